@@ -1,2 +1,2 @@
-"""The command line: one file a verb family, `main` to choose, `compose` to wire. See
-`perdure.cli.main`."""
+"""The command line: one file for each family of verbs, `main` to find the verb, `compose` to wire
+the engine. See `perdure.cli.main`."""

@@ -1,8 +1,8 @@
-"""What the words of a command ask for: values of flags, the prompt, the files, and all of it as a
+"""Turns a command's arguments into values: flags, the prompt, the files, and all of it as a
 TaskSpec.
 
-`run` and the verbs like it use all of it; the verbs of a cluster read the same words, and write a
-resource of them.
+`run` and similar verbs use all of it. The verbs of a cluster read the same arguments, and create a
+resource from them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 from perdure.errors import NotFound, UsageError
 
-TYPE_CHECKING = False  # a verb's words are read before any noun is loaded
+TYPE_CHECKING = False  # a verb's arguments are parsed before any model class is loaded
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,8 +45,8 @@ def rounds_of(text: str) -> int:
 def read_prompt(
     arguments: argparse.Namespace, asked: str = 'perdure run "what the agent is to do"'
 ) -> str:
-    """The prompt by argument, file or standard input; exactly one of them. Raises UsageError,
-    NotFound; `asked` is the hint where there is none of them."""
+    """Return the prompt from exactly one of argument, file and standard input. Raises UsageError,
+    NotFound. `asked` is the hint if none of them is given."""
     given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
         raise UsageError(
@@ -75,7 +75,7 @@ def read_prompt(
 
 
 def files_of(arguments: argparse.Namespace) -> FileRequest | None:
-    """The files that were asked for; None for none."""
+    """Return the files that were asked for; None if there are none."""
     if not arguments.file and not arguments.context:
         return None
     from pathlib import Path
@@ -100,7 +100,7 @@ def _say(text: str) -> None:
 
 
 def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskSpec:
-    """The command's flags over the settings, as a TaskSpec. Raises UsageError."""
+    """Return the command's flags over the settings, as a TaskSpec. Raises UsageError."""
     if arguments.here and (
         arguments.repo or arguments.service or arguments.branch or arguments.base
     ):
@@ -168,8 +168,8 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
 
 
 def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
-    """A project's own check is a command of the repository: it is not run for a task that may only
-    look."""
+    """Return the check command. A project's own check is a command of the repository, so it is not
+    run for a read-only task."""
     from perdure.model import Permissions
 
     if arguments.verify is not None:

@@ -1,4 +1,5 @@
-"""What a flag may say, as plain text: a verb's words are read before any noun is loaded.
+"""Values of flags as plain text, because a verb's arguments are parsed before any model class is
+loaded.
 
 Each list holds the values of one enumeration of `perdure.model`, in its order.
 """

@@ -1,8 +1,9 @@
-"""`completion`: what a shell needs to complete perdure, made from the parsers themselves.
+"""`completion`: prints what a shell needs to complete perdure, generated from the parsers
+themselves.
 
-Names of runs come from `perdure ls` at the moment of the Tab. There are three small writers and no
-library: shtab, the one that would fit, knows neither lazy verbs nor values that a program gives
-(see docs/decisions).
+Names of runs come from `perdure ls` when Tab is pressed. There are three small writers instead of a
+library: shtab, the one that would fit, supports neither lazily loaded verbs nor values that a
+program supplies (see docs/decisions).
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ AGENTS = 'perdure agents --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """Something that a verb takes. `kind` of its value: `none` (a switch), `one of`, `run`,
-    `agent`, `file`, `directory`, `text`."""
+    """An argument of a verb. `kind` of its value: `none` (a switch), `one of`, `run`, `agent`,
+    `file`, `directory`, `text`."""
 
     flags: tuple[str, ...]
     kind: str
@@ -40,7 +41,7 @@ def completion_verb(arguments: argparse.Namespace) -> int:
 
 
 def words() -> dict[str, tuple[str, list[Word]]]:
-    """Every verb with its sentence and what it takes."""
+    """Return every verb with its summary and its arguments."""
     from perdure.cli.main import VERBS, parser_of
 
     shown = {verb: text for verb, (_, text) in VERBS.items() if text}
@@ -71,7 +72,7 @@ def _kind(dest: str, metavar: str, is_flag: bool) -> str:
 
 
 def bash() -> str:
-    """For bash 4.4 and newer."""
+    """Return the completion for bash 4.4 and newer."""
     return "\n".join(
         [
             "# perdure completion bash",
@@ -120,7 +121,7 @@ def _bash_values(word: Word) -> str:
 
 
 def zsh() -> str:
-    """As a function file of the name _perdure, or by eval."""
+    """Return the completion for zsh, for a function file named _perdure, or for eval."""
     verbs = [f"    {_quoted(f'{verb}:{text}')}" for verb, (text, _) in words().items()]
     return "\n".join(
         [
@@ -168,7 +169,8 @@ def _zsh_verb(verb: str, taken: list[Word]) -> Iterator[str]:
 
 
 def fish() -> str:
-    """For ~/.config/fish/completions/perdure.fish, or `| source`."""
+    """Return the completion for fish, for ~/.config/fish/completions/perdure.fish, or `|
+    source`."""
     lines = ["# perdure completion fish", "complete -c perdure -f"]
     for verb, (text, taken) in words().items():
         lines.append(
@@ -197,7 +199,7 @@ def _fish_word(word: Word) -> str:
 
 
 def _quoted(text: str) -> str:
-    """For bash and zsh."""
+    """Return the text quoted for bash and zsh."""
     return "'" + text.replace("'", "'\\''") + "'"
 
 

@@ -1,5 +1,5 @@
-"""What every verb begins with: the settings, the wired engine, and a first Ctrl-C that ends things
-in good order."""
+"""What every verb starts with: the settings, the wired engine, and a first Ctrl-C that stops in
+good order."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = [
 
 
 def settings() -> Settings:
-    """The settings of this invocation, which from here on has the account of `run_as`. Raises
-    ConfigError, UsageError."""
+    """Return the settings of this invocation. From here on the process has the account of `run_as`.
+    Raises ConfigError, UsageError."""
     chosen = load(os.environ, Path.cwd())
     if chosen.run_as:
         from perdure.host.privileges import adopt
@@ -45,8 +45,8 @@ def settings() -> Settings:
 
 
 def environment(chosen: Settings) -> Mapping[str, str]:
-    """The user's environment, with where homes are that were linked to a volume: what a driver is
-    to be asked with."""
+    """Return the user's environment for drivers, with the places of homes that were linked to a
+    volume."""
     from perdure.host.homes import remembered
 
     return remembered.environment(chosen.state, os.environ)
@@ -59,13 +59,13 @@ def open_engine(
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Everything wired, for verbs that act; see `wiring`."""
+    """Return the wired engine, for verbs that act; see `wiring`."""
     return wiring.open_engine(chosen, os.environ, observers, guarded=guarded, secrets=secrets)
 
 
 class Stopper:
-    """Turns the first SIGINT or SIGTERM into a wish that the attempt sees; a lost terminal (SIGHUP)
-    is no reason to end."""
+    """Turns the first SIGINT or SIGTERM into a request to stop, which the attempt sees. A lost
+    terminal (SIGHUP) does not end the command."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -84,5 +84,5 @@ class Stopper:
         self.asked = True
 
     def attach(self, engine: Engine) -> Engine:
-        """The engine, which now listens."""
+        """Return the engine, which now sees the request to stop."""
         return replace(engine, stopping=lambda: self.asked)

@@ -1,6 +1,7 @@
-"""`doctor`: what this machine offers a run, and what an agent would be given. It leaves nothing
-changed; an agent's CLI that is asked whether it is logged in may touch its own settings, as at any
-start."""
+"""`doctor`: checks what this machine offers a run, and what an agent would be given.
+
+perdure itself changes nothing. An agent's CLI that is asked whether it is logged in may touch its
+own settings, as at any start."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DoctorFinding:
-    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a run would
-    fail)."""
+    """The result of one check. `state`: `ok`, `warn` (works, with a reservation) or `bad` (a run
+    would fail)."""
 
     topic: str
     state: str
@@ -81,7 +82,8 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
 
 
 def _say(text: str, state: str = "") -> None:
-    """Print clean text, on a terminal wrapped behind its topic and in the color of its state."""
+    """Print clean text. On a terminal it is wrapped, indented after its topic, and in the color of
+    its state."""
     style = {"ok": "", "warn": "warn", "bad": "bad", "good": "good"}.get(state, "")
     for line in wrapped(text, columns(sys.stdout), 19).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))
@@ -115,8 +117,8 @@ def _worst(findings: list[DoctorFinding]) -> str:
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
-    """Settings that are not defaults: their value, as a person would write it, and where it came
-    from."""
+    """Return the settings that are not defaults: their value, as it may be written in a file, and
+    where it came from."""
     return {
         name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
     }
@@ -125,7 +127,7 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
 def examine(
     chosen: Settings, agents: list[str], *, serving: bool = False
 ) -> Iterator[DoctorFinding]:
-    """Looks at everything that a run relies on; `serving`: for the service itself."""
+    """Check everything that a run relies on. `serving`: the service itself asks."""
     yield DoctorFinding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     if not Path("/proc/self/stat").exists():
         yield DoctorFinding("/proc", "bad", ". ".join(NO_PROC))
@@ -143,7 +145,7 @@ def examine(
 
 
 def _session_cache(chosen: Settings) -> DoctorFinding:
-    """A cache that is away is no reason for a run to fail."""
+    """Check the session cache. A run does not fail because the cache is down."""
     place = without_password(chosen.session_cache)
     try:
         from perdure.store.session_cache.redis import problem
@@ -171,7 +173,8 @@ def _git() -> Iterator[DoctorFinding]:
 
 
 def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorFinding]:
-    """`ask`: also start each CLI to ask whether it is logged in, which takes seconds."""
+    """Check the agents. `ask`: also start each CLI to ask whether it is logged in, which takes
+    seconds."""
     from perdure.agents import registry
     from perdure.engine.attempt.agent_home import check_home
     from perdure.host.homes.remembered import Remembered
@@ -218,7 +221,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
 
 
 def _usual_agent(chosen: Settings) -> Iterator[DoctorFinding]:
-    """The agent that the settings choose, where nobody knows it."""
+    """Report a default agent in the settings that perdure does not know."""
     from perdure.agents import registry
 
     try:
@@ -232,7 +235,7 @@ def _usual_agent(chosen: Settings) -> Iterator[DoctorFinding]:
 
 
 def removes(kept: Retention) -> str:
-    """What the agent's own clean-up does, and what to do about it."""
+    """Return a sentence on what the agent's own clean-up deletes, and what to do about it."""
     return (
         f"it deletes conversations after {kept.days:g} days when you run it yourself; perdure "
         f"keeps copies. To keep them all: {kept.setting}"
@@ -263,7 +266,7 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
 
 
 def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
-    """Try what every checkpoint does: hand objects over from the root to the repository of the
+    """Try what every checkpoint does: pass git objects from the root to the repository of the
     current directory."""
     from perdure.workspace import Workspaces
 
@@ -312,7 +315,7 @@ def _store(chosen: Settings) -> Iterator[DoctorFinding]:
 
 
 def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str, str]]]:
-    """By agent: the variables that reach it, with the values masked where they may be secret."""
+    """Yield each agent with the variables that reach it. Values that may be secret are masked."""
     from perdure.agents import registry
     from perdure.engine.attempt.engine import ORDINARY, is_passed
 
@@ -332,8 +335,8 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
 
 
 def mask(name: str, value: str, ordinary: bool) -> str:
-    """A value that may be shown: whole for what is no secret by its nature, else its first
-    characters and its length."""
+    """Return a value that may be shown: whole if it is ordinary, or else its first characters and
+    its length."""
     if ordinary:
         return value
     return f"{value[:3]}… ({len(value)} characters)" if len(value) > 12 else "…" * bool(value)

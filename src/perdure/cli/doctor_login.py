@@ -1,5 +1,5 @@
-"""Asks an agent's CLI whether it is logged in: without a network, for a bounded time, and without
-making a home where there is none."""
+"""Asks an agent's CLI whether it is logged in: without the network, with a time limit, and without
+creating a home if there is none."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from perdure.model import Program
 from perdure.protocols import AgentDriver
 
 ASK_S = 20.0
-"""The longest that a CLI may take to answer: 0.2 to 3 s on an idle machine."""
+"""Timeout for a CLI's answer, in seconds. On an idle machine it takes 0.2 to 3 s."""
 _NOWHERE = dict.fromkeys(
     ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     "http://127.0.0.1:9",
 )
-"""A proxy that is not there keeps the CLI from the network, so that an expired login is not renewed
-by the way."""
+"""A nonexistent proxy keeps the CLI off the network, so that asking does not renew an expired
+login."""
 
 
 def finding(
     driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool
 ) -> tuple[str, str] | None:
-    """State and message of what the agent lacks; None where nothing is known to be missing.
-    `usual`: runs go to this agent."""
+    """Return state and message of what the agent lacks; None if nothing is known to be missing.
+    `usual`: the agent is the default one, or was asked for."""
     from perdure.agents.registry import names
     from perdure.agents.shared import logins
     from perdure.engine.attempt.engine import ORDINARY, is_passed

@@ -1,6 +1,6 @@
-"""The command `perdure`: finds the verb, loads only its module, and maps every error once.
-
-Nothing heavy is imported here: `perdure ls` must not pay for what another verb needs.
+"""The command `perdure`: finds the verb, loads only its module, and handles all errors in one
+place. Nothing heavy is imported here, so that `perdure ls` does not load what only other verbs
+need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 from perdure.errors import NO_PROC, ConfigError, PerdureError
 
-TYPE_CHECKING = False  # typing is too dear for `perdure ls` and `--help`
+TYPE_CHECKING = False  # importing typing is too slow for `perdure ls` and `--help`
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Serve", "serve", "work token inbox operator entrypoint"),
     ("Set up", "doctor config demo", "agents prove key home completion"),
 )
-"""Every verb once: a heading, the verbs that `perdure --help` shows, and those that only
+"""All verbs, by group: a heading, the verbs that `perdure --help` shows, and those that only
 `perdure help all` shows."""
 
 ALIASES = {
@@ -130,7 +130,7 @@ ALIASES = {
     "undo": "restore",
     "close": "take-back",
 }
-"""What people type for a verb."""
+"""Other words that people type for a verb."""
 
 GUESSES = {
     "version": "perdure --version",
@@ -148,12 +148,12 @@ GUESSES = {
     "push": "perdure move NAME --to STORE",
     "pull": "perdure move NAME --from STORE",
 }
-"""What to say to words that are no verb, where the nearest verb would be a wrong guess."""
+"""Hints for words that are not verbs, where the nearest verb would be a wrong guess."""
 
 HOLDS_SECRETS = frozenset(
     "run retry update resume fork plan work serve operator move export import top _drive".split()
 )
-"""Verbs that hold tokens and passwords while agents of the same user live."""
+"""Verbs that hold tokens and passwords while agents of the same user are running."""
 
 
 _UNWRITABLE = "perdure-escape"
@@ -161,8 +161,9 @@ _UNWRITABLE = "perdure-escape"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb. Returns the exit code."""
-    # What is imported stays: looking through it again and again for garbage was 7 % of a start.
+    """Run one verb. Return the exit code."""
+    # Imported modules stay in memory: collecting garbage among them again and again took 7 % of the
+    # start.
     gc.set_threshold(50_000, 20, 20)
     words = list(sys.argv[1:] if argv is None else argv)
     return _guarded(lambda: _perform(words))
@@ -192,8 +193,8 @@ def _perform(words: list[str]) -> int:
 
         forbid_reading()
     parser = parser_of(verb)
-    # Only words without a dash can be mixed in, and the mixing costs a second parser; a command to
-    # the end of the line (`...`) cannot.
+    # Only positional arguments can be mixed with flags, and mixing them needs a second parser. A
+    # command that extends to the end of the line (`...`) cannot be mixed.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
     if getattr(arguments, "any_run", False) and arguments.name is None:
@@ -205,7 +206,7 @@ def _perform(words: list[str]) -> int:
 
 
 def kubectl_perdure() -> int:
-    """The command `kubectl-perdure`, which kubectl finds for `kubectl perdure`."""
+    """Run the command `kubectl-perdure`, which kubectl finds for `kubectl perdure`."""
     return _guarded(lambda: _on_cluster(sys.argv[1:], "kubectl perdure"))
 
 
@@ -216,10 +217,10 @@ def _on_cluster(words: Sequence[str], prog: str) -> int:
 
 
 def _guarded(run: Callable[[], int]) -> int:
-    """What a verb returns, or what its error is worth."""
+    """Run a verb. Return its exit code, or the exit code of its error."""
     _open_streams()
     if not faulthandler.is_enabled():
-        faulthandler.enable(2)  # Else a fault in a library ends it without a word.
+        faulthandler.enable(2)  # Otherwise a crash in a library leaves no trace.
     code = 0
     try:
         code = run()
@@ -233,7 +234,7 @@ def _guarded(run: Callable[[], int]) -> int:
     except PerdureError as error:
         return _refuse(str(error), error.hint, error.exit_code)
     except BrokenPipeError:
-        return code  # The reader went away (`perdure logs | head`); nothing is wrong.
+        return code  # The reader closed the pipe (`perdure logs | head`); that is no error.
     except KeyboardInterrupt:
         return 130
     except OSError as error:
@@ -253,8 +254,7 @@ def _guarded(run: Callable[[], int]) -> int:
 
 
 def _open_streams() -> None:
-    """Where a program was started without a standard stream (`perdure ls >&-`), nothing is what it
-    writes to and reads."""
+    """Open the null device in place of a standard stream that is closed (`perdure ls >&-`)."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
@@ -266,8 +266,8 @@ def _open_streams() -> None:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """What the stream's encoding does not have (a locale that is not UTF-8, a file name that is no
-    text), as JSON escapes it: so the output of --json stays what it says."""
+    """Escape as JSON what the stream's encoding lacks (a locale that is not UTF-8, a file name that
+    is not text), so that the output of --json keeps its meaning."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
@@ -275,8 +275,8 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def _let_go() -> None:
-    """What cannot be written any more is dropped: else Python tries again at its exit, complains,
-    and makes a code of its own of it."""
+    """Drop output that can no longer be written. Otherwise Python tries again at exit, complains,
+    and changes the exit code."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -284,16 +284,16 @@ def _let_go() -> None:
 
 
 def parser_of(verb: str) -> argparse.ArgumentParser:
-    """The verb's own parser: what it takes is read here by the command, its reference, its manual
-    page and the completion."""
+    """Return the verb's own parser. The command, its reference, its manual page and the completion
+    all use it."""
     import argparse
 
     from perdure.cli.parser import Parser
     from perdure.cli.text import columns
 
     def form(prog: str) -> argparse.HelpFormatter:
-        # With a width of its own, because argparse would load shutil (and its compressors) for each
-        # flag to find one.
+        # Set the width, because argparse would otherwise load shutil (and its compressors) to find
+        # it for each flag.
         return argparse.HelpFormatter(prog, width=(columns(sys.stdout) or 100) - 2)
 
     parser = Parser(
@@ -346,8 +346,8 @@ def _refuse(message: str, hint: str = "", code: int = 2) -> int:
 
 
 def _page_of(code: int) -> Callable[[], str]:
-    """Return what finds the address of the page about an exit code: it is in the metadata of a
-    released distribution; a checkout has none."""
+    """Return a function that finds the address of the page about an exit code. The address is in
+    the metadata of a released distribution; a checkout has none."""
 
     def address() -> str:
         from importlib.metadata import PackageNotFoundError, metadata
@@ -372,5 +372,5 @@ def _near(verb: str) -> str:
     near = get_close_matches(verb, known, 2)
     if near:
         return f"Did you mean: {' or '.join(f'perdure {name}' for name in near)}"
-    # A sentence in place of a verb is a prompt.
+    # A sentence instead of a verb is probably a prompt.
     return f'perdure run "{verb}"' if " " in verb.strip() else "perdure --help"

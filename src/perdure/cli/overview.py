@@ -1,4 +1,4 @@
-"""`agents` and `config`: what perdure has to work with. Both only look."""
+"""`agents` and `config`: show the agents and the settings that perdure has. Both are read-only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def agents_verb(arguments: argparse.Namespace) -> int:
 
 
 def _words(abilities: dict[str, Any]) -> list[str]:
-    """The abilities that are there, in plain words; a limit with its number."""
+    """Return the abilities that an agent has, in plain words; a limit with its number."""
     said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
     return said + [
         f"{key.replace('_', ' ')} {value:,}"
@@ -91,8 +91,8 @@ def config_verb(arguments: argparse.Namespace) -> int:
 
 
 def printed(name: str, value: Any) -> str:
-    """A setting's value for a person: a duration as it may be written in a file, the parts of a
-    list one after the other."""
+    """Return a setting's value as a person reads it: a duration as it may be written in a file, the
+    items of a list one after the other."""
     return written(value) if name in DURATIONS else str(_plain(shown(name, value)))
 
 

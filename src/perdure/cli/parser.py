@@ -1,5 +1,5 @@
-"""The parser of a verb: argparse, which says in one sentence what it cannot take, with the nearest
-flag or choice, and where to read on."""
+"""The parser of a verb: argparse with errors of one sentence, which name the nearest flag or choice
+and where to read on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 
 from perdure.cli.text import clean
 
-TYPE_CHECKING = False  # typing is too dear for `perdure ls`
+TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -17,8 +17,8 @@ _CHOICE = re.compile(r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's own, but for how it refuses: as every other error of perdure is told. The exit
-    code is 2 as always."""
+    """argparse's parser, except that its errors look like every other error of perdure. The exit
+    code is 2, as usual."""
 
     def error(self, message: str) -> NoReturn:
         said = message.removeprefix("argument ")
@@ -40,7 +40,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"perdure {verb}: {clean(said)}\n  {clean(hint)}\n")
 
     def _unknown(self, words: str) -> tuple[str, str]:
-        """Return what is wrong with words that nothing takes, and a hint."""
+        """Return what is wrong with unknown arguments, and a hint."""
         first = words.split(" ")[0].partition("=")[0]
         flags = list(chain.from_iterable(action.option_strings for action in self._actions))
         if first.startswith("-"):
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def optional_name(parser: argparse.ArgumentParser) -> None:
-    """Add NAME, which `main` fills in where it is left out."""
+    """Add NAME, which `main` fills in if it is omitted."""
     parser.set_defaults(any_run=True)
     parser.add_argument(
         "name",

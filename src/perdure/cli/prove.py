@@ -1,4 +1,5 @@
-"""`prove`: the installed agents against perdure's own model server, and a table of what holds."""
+"""`prove`: runs the installed agents against perdure's own model server, and prints a table of
+which promises hold."""
 
 from __future__ import annotations
 
@@ -99,12 +100,12 @@ def _program(given: str) -> tuple[str, str]:
             f"--program {given!r} is not of the form AGENT=PATH.",
             "perdure prove --program claude=/opt/claude/claude",
         )
-    # As the shell writes it: links are not resolved.
+    # Absolute, as in a shell: symbolic links are not resolved.
     return name, os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def table(proof: ProveResult, width: int) -> str:
-    """One program's answers. `width` in columns; 0: as wide as it comes."""
+    """Return the answers of one program as a table. `width` in columns; 0 for no limit."""
     head = f"{proof.agent} {proof.version}  {proof.program}"
     left = max(len(check.id) for check in proof.checks) if proof.checks else 0
     lines = [clean(head), f"  {'CHECK'.ljust(left)}  RESULT   RELIED  SEEN"]
@@ -143,7 +144,7 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
 
 
 def verdict(proofs: Sequence[ProveResult]) -> str:
-    """The last line."""
+    """Return the last line of the output."""
     broken = {
         f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
         for proof in proofs

@@ -1,7 +1,7 @@
-"""Colors, symbols and word wrap for a terminal. Plain text where there is none.
+"""Colors, symbols and word wrap for a terminal; plain text if the stream is not a terminal.
 
-A library is not used here, because `perdure ls` must not load one. NO_COLOR turns colors off,
-CLICOLOR_FORCE turns them on into a pipe.
+It uses no library, because `perdure ls` must not load one. NO_COLOR turns colors off;
+CLICOLOR_FORCE turns them on even for a pipe.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import re
 from itertools import chain
 
-TYPE_CHECKING = False  # typing is too dear for `perdure ls`
+TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TextIO
@@ -26,7 +26,7 @@ STATES = {
     "pending": "dim",
     "cancelled": "dim",
 }
-"""The style of each state of a run, and of what is shown in place of one."""
+"""The style of each state of a run, and of liveness values that are shown in place of a state."""
 SYMBOLS = {
     "succeeded": "✓",
     "failed": "✗",
@@ -48,14 +48,14 @@ PLAIN = {
     "…": "...",
     "≈": "~",
 }
-"""What stands for a symbol of perdure's own where the terminal's encoding does not have it."""
+"""Replacements for perdure's symbols in a terminal whose encoding lacks them."""
 _CODE = re.compile("\x1b\\[[0-9;]*m")
 LEAST = 20
-"""Width below which lines are not wrapped: the terminal does it."""
+"""Width in columns below which the terminal itself wraps the lines."""
 
 
 def is_colored(stream: TextIO) -> bool:
-    """Return whether colors belong there: on a terminal that is not dumb, if NO_COLOR is not set;
+    """Return whether to use colors: on a terminal that is not dumb, unless NO_COLOR is set;
     anywhere with CLICOLOR_FORCE."""
     if os.environ.get("NO_COLOR"):
         return False
@@ -104,8 +104,8 @@ def width_of(text: str) -> int:
 
 
 def wrapped(text: str, width: int, hang: int = 2) -> str:
-    """Return the text wrapped at words: what goes on is indented by `hang` more than its line. A
-    word that is too long, such as a path, stays whole. `width` 0 is any."""
+    """Return the text wrapped at words. Continuation lines are indented by `hang` more than the
+    first. A word that is too long, such as a path, is not broken. `width` 0 means no limit."""
     if width < LEAST:
         return text
     return "\n".join(chain.from_iterable(_pieces(line, width, hang) for line in text.split("\n")))

@@ -1,5 +1,5 @@
-"""Text for a terminal: how wide it is, and lines cut to it. What is cleaned, and how, is
-`perdure.rules.text`'s."""
+"""Text for a terminal: its width, and lines cut to fit. `perdure.rules.text` decides what is
+cleaned, and how."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from perdure.rules.text import (
     visible,
 )
 
-TYPE_CHECKING = False  # typing is too dear for `perdure ls`
+TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from typing import TextIO
 
@@ -40,8 +40,8 @@ __all__ = [
 
 
 def columns(stream: TextIO) -> int:
-    """How many columns there are to write in; 0 where it is no terminal, so that nothing need be
-    cut."""
+    """Return the number of columns of a terminal; 0 if the stream is not one, so that nothing needs
+    to be cut."""
     if not stream.isatty():
         return 0
     try:
@@ -51,13 +51,13 @@ def columns(stream: TextIO) -> int:
 
 
 def shown_path(path: str, stream: TextIO) -> str:
-    """Return a clean path: whole into a pipe, from `~` on for a person at a terminal."""
+    """Return a clean path: whole for a pipe, with `~` for a person at a terminal."""
     return at_home(path) if stream.isatty() else clean(path)
 
 
 def cut(line: str, width: int) -> str:
-    """A clean line in so many columns, with a mark where it was cut; 0 is any number. Wide
-    characters take two."""
+    """Return a clean line cut to this many columns, with a mark where it was cut; 0 means no limit.
+    Wide characters take two columns."""
     if not width or (line.isascii() and len(line) <= width):
         return line
     from unicodedata import combining, east_asian_width

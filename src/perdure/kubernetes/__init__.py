@@ -1,7 +1,7 @@
-"""A TaskRun resource in, a Job for each attempt out, its status back.
+"""Run TaskRun resources: one Job for each attempt, and the result in the TaskRun's status.
 
-The operator (`perdure operator`) owns the retries; a Job's pod (`perdure work --run`) performs
-exactly one attempt, with the same engine as at a terminal. They speak by two small documents:
-`order` says what the pod is to do, `result` how it ended. What names Kubernetes' own client is
-imported late, by the operator alone: a pod needs none of it.
+The operator (`perdure operator`) owns the retries. A Job's pod (`perdure work --run`) performs
+exactly one attempt, with the same engine as at a terminal. Operator and pod exchange two small
+documents: `order` says what the pod has to do, `result` says how the attempt ended. Only the
+operator imports Kubernetes' own client, and imports it late; a pod does not need it.
 """

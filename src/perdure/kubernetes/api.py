@@ -1,10 +1,11 @@
-"""The API server, as the reconciling part of the operator uses it: plain objects in and out, over
+"""The API server as the reconciling part of the operator uses it: plain objects in and out, over
 lightkube.
 
-What time mends (a server that restarts, 429, 5xx, a lost connection) is tried again a few times at
-once, with growing and random delays, then raised as `Away`; what the server refuses is `Refused`. A
-write may have been carried out although its answer was lost: every write here can be made twice (a
-name that is its own, a version that it follows, an end).
+Transient failures (a server that restarts, 429, 5xx, a lost connection) are retried a few times
+immediately, with growing, random delays, and then raised as `Away`. A request that the server
+refuses raises `Refused`. A write may have been carried out although its answer was lost, so every
+write here is safe to repeat: it has a unique name, names the version that it follows, or is a
+deletion.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ AGENT = "perdure-operator"
 
 
 class Refused(Exception):
-    """The API server understood and said no."""
+    """The API server understood the request and refused it."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -55,11 +56,11 @@ class Refused(Exception):
 
 
 class Away(Exception):
-    """The API server did not answer, or not now."""
+    """The API server did not answer, or cannot answer at the moment."""
 
 
 class Api:
-    """One client. `counted` is how many requests were sent, by verb and kind."""
+    """One client. `counted` is the number of requests sent, by verb and kind."""
 
     def __init__(self, config: SingleConfig) -> None:
         self._client = AsyncClient(
@@ -70,7 +71,7 @@ class Api:
         self.retried = 0
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        """The object; None where there is none."""
+        """Return the object, or None if there is none."""
         try:
             found: dict[str, Any] = await self._send(
                 "get", kind, lambda: self._client.get(self._kinds[kind], name, namespace=namespace)
@@ -84,7 +85,7 @@ class Api:
     async def items(
         self, kind: str, namespace: str, labels: dict[str, Any] | None = None, fields: str = ""
     ) -> list[dict[str, Any]]:
-        """All objects with these labels."""
+        """Return all objects with these labels."""
         selector: Any = (
             {part.split("=")[0]: part.split("=")[1] for part in fields.split(",")}
             if fields
@@ -101,11 +102,11 @@ class Api:
         return found
 
     async def ours(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        """All objects that were made for TaskRuns."""
+        """Return all objects that were made for TaskRuns."""
         return await self.items(kind, namespace, {UID_LABEL: operators.exists()})
 
     async def probe(self, kind: str, namespace: str) -> None:
-        """Asks for one object. Raises Refused where that is not allowed, or the kind is not
+        """List one object at most. Raises Refused where that is not allowed, or the kind is not
         known."""
 
         async def read() -> None:
@@ -115,9 +116,12 @@ class Api:
         await self._send("list", kind, read)
 
     async def create(self, kind: str, body: dict[str, Any]) -> dict[str, Any]:
-        """In the namespace that its metadata names. What is there already is refused with 409;
-        where others were in the way, as at a quota that many count on (409 too, with reason
-        Conflict), nothing was made, and it is `Away`."""
+        """Create the object in the namespace that its metadata names. Return it as the server has
+        it.
+
+        Raises Refused with code 409 if it exists already. A 409 with the reason Conflict means that
+        others were in the way, as at a quota that many requests count on. Then nothing was created,
+        and `Away` is raised."""
         try:
             found: dict[str, Any] = await self._send(
                 "create", kind, lambda: self._client.create(self._kinds[kind].from_dict(body))
@@ -131,8 +135,8 @@ class Api:
     async def patch(
         self, kind: str, namespace: str, name: str, body: dict[str, Any], *, status: bool = False
     ) -> dict[str, Any]:
-        """A merge patch; with `metadata.resourceVersion` in it, it is refused (409) where the
-        object is another by now."""
+        """Apply a merge patch. If it contains `metadata.resourceVersion`, it is refused (409) when
+        the object has changed since that version."""
         resource: Any = self._kinds[kind].Status if status else self._kinds[kind]
         found: dict[str, Any] = await self._send(
             "patch",
@@ -146,8 +150,9 @@ class Api:
     async def delete(
         self, kind: str, namespace: str, name: str, *, uid: str, version: str = ""
     ) -> None:
-        """Exactly this object, in this version if one is named; another of its name is refused
-        (409). In the background: what it owns goes after it. What is gone already is no error."""
+        """Delete exactly this object, and only in this version if one is given. Another object of
+        the same name is refused (409). Deletion is in the background: what the object owns is
+        deleted after it. An object that is already gone is no error."""
         # lightkube 1.0's own `delete` takes no preconditions; the API server reads them from the
         # query too (apimachinery, conversion.go).
         params = {"propagationPolicy": "Background", "uid": uid, "resourceVersion": version or None}
@@ -196,7 +201,7 @@ class Api:
 
 
 def _passing(error: Exception) -> bool:
-    """Whether time may mend it."""
+    """Return whether the error may be transient."""
     if isinstance(error, ApiError):
         return (error.status.code or 0) >= 500 or error.status.code == 429
     if isinstance(error, httpx2.HTTPStatusError):
@@ -206,8 +211,8 @@ def _passing(error: Exception) -> bool:
 
 @functools.cache
 def _resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
-    """A kind as plain dicts: what a newer cluster's objects have and lightkube's models lack stays
-    in them."""
+    """Return a kind whose objects are plain dicts. They keep fields of newer clusters that
+    lightkube's models lack."""
     return create_namespaced_resource(group, version, kind, plural)
 
 

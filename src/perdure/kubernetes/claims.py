@@ -1,10 +1,11 @@
-"""The claim of a task: made and checked before a pod gets it (`launch`), deleted with a TaskRun
-that says so (`reconciler`).
+"""The volume claim of a task: created and checked before a pod gets it (`launch`), and deleted with
+a TaskRun that asks for that (`reconciler`).
 
-It goes only with all work on it: every TaskRun that works on it says `reclaim: Delete` (the first
-that does not takes the label `perdure.dev/reclaim: Delete` off for good), each of them went when
-its work was saved, and none is left. Who comes to it marks it as his before a pod gets it, and it
-is deleted only as it was when it was looked at, so that nobody who came in between loses it.
+A claim is deleted only with all work on it. Every TaskRun that works on it must say `reclaim:
+Delete`; the first that does not removes the label `perdure.dev/reclaim: Delete` for good. Each of
+them must have been deleted when its work was saved, and none may be left. A TaskRun marks the claim
+as its own before a pod gets it. The claim is deleted only in the version that was checked, so that
+a TaskRun that came in between does not lose it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 
 async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held:
-    """The name of the claim of mode Claim; made, or of the TaskRun whose conversation is gone on
-    with. Empty for the other modes.
+    """Return the name of the claim in mode Claim. It is created if needed, or is the claim of the
+    TaskRun whose conversation is continued. Returns an empty string in the other modes, and Held if
+    the claim cannot be used.
 
     Raises Refused."""
     if run.spec.workspace.mode != "Claim":
@@ -56,11 +58,12 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
 
 
 async def drop(api: Api, run: WantedRun, name: str) -> None:
-    """Deletes the claim with this TaskRun, if nothing of anybody else may lie on it."""
+    """Delete the claim with this TaskRun, unless work of another TaskRun may be on it."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or not is_claim(body) or _labels(body).get(manifests.RECLAIM_LABEL) != "Delete":
         return
-    # Asked for, not remembered: just after its start an operator has not heard of all of them.
+    # Ask the API server instead of the memory: shortly after its start an operator does not know
+    # all TaskRuns yet.
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
     if not any(each.uid != run.uid and each.lies_on(name, run.name) for each in others):
         meta = body["metadata"]
@@ -70,7 +73,8 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
 
 
 async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
-    """A claim that is there, marked as worked on by this TaskRun."""
+    """Mark an existing claim as used by this TaskRun. Return its name, or Held if it cannot be
+    used."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or body["metadata"].get("deletionTimestamp"):
         return _going(name)

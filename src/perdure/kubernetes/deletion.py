@@ -1,7 +1,7 @@
-"""Whether a TaskRun may go, and what goes with it. Pure; asked by `step`.
+"""Whether a TaskRun may be deleted, and what is deleted with it. Pure; called by `step`.
 
-The finalizer holds it while work may be lost with it, and, where its claim is to go with it
-(`workspace.reclaim: Delete`), until it is deleted.
+The finalizer keeps the TaskRun while work may be lost with it. If its claim is to be deleted with
+it (`workspace.reclaim: Delete`), the finalizer keeps it until the claim is deleted.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from perdure.kubernetes.wanted import GROUP, WantedRun
 
 
 def safe(run: WantedRun, status: TaskRunStatus) -> bool:
-    """Whether nothing would be lost with the TaskRun: all is saved elsewhere, or stays on a claim
-    that is kept, or no attempt began.
+    """Return whether nothing would be lost with the TaskRun: all work is saved elsewhere, or stays
+    on a claim that is kept, or no attempt began.
 
-    Of an attempt without a Job it is not known that it did nothing: its Job may have come and gone
-    while no operator looked."""
+    An attempt without a Job may still have done something: its Job may have come and gone while no
+    operator was watching."""
     volume = run.spec.workspace
     kept = volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
     return kept or status.workspace.saved or not status.attempt
 
 
 def claim_to_go(run: WantedRun) -> str:
-    """The claim that goes with the TaskRun; empty where it stays."""
+    """Return the claim that is deleted with the TaskRun; empty if the claim stays."""
     volume = run.spec.workspace
     return run.claim if volume.mode == "Claim" and volume.reclaim == "Delete" else ""
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
-    """Where work lies that would be lost with the TaskRun, and what to do."""
+    """Return a sentence that says where the work is that would be lost with the TaskRun, and what
+    to do."""
     where = f"lies only on the claim {status.workspace.claim_name or run.claim}"
     if run.spec.workspace.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"

@@ -1,9 +1,10 @@
-"""What has to exist before an attempt's pod can: the recorded instructions, the order, the claim,
-the Job. Called by `reconciler`.
+"""Creates what an attempt's pod needs: the recorded instructions, the order, the claim, the Job.
+Called by `reconciler`.
 
-Each is made once and may be made twice: a version's text is never rewritten, a name that is taken
-by our own is as good as made. What the API server refuses (quota, rights, an invalid pod) or what
-is missing comes back as `Held`: a condition, tried again later, not for ever.
+Each of them is created once, and creating it again does no harm: the text of a version is never
+rewritten, and a name that is taken by an object of our own counts as created. If the API server
+refuses (quota, rights, an invalid pod) or something is missing, the functions return `Held`. It
+becomes a condition, and is retried later for a limited time.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 LONGEST_TEXT = 131_072 * 4
 LONGEST_TEXTS = 900_000
-"""Bytes of instructions; a ConfigMap holds 1 MiB, and the orders stand there too."""
+"""Limit for all versions of the instructions together, in bytes. A ConfigMap holds 1 MiB and
+contains the orders too."""
 _VERSION = re.compile(r"context-([1-9][0-9]{0,9})")
 
 
 async def record(
     api: Api, memory: ClusterMemory, run: WantedRun, known: RememberedRun
 ) -> Held | None:
-    """Keeps the text of the newest instructions, unless it is kept."""
+    """Record the text of the newest instructions in the ConfigMap, unless it is recorded. Return
+    Held if that cannot be done."""
     if run.spec.prompt == LEFT_OUT:
         body = await api.get(kinds.RUN, run.namespace, run.name)
         if body is None:
@@ -81,7 +84,8 @@ async def launch(
     attempt: AttemptStatus,
     told: manifests.Cluster,
 ) -> Held | None:
-    """Makes the Job of the open attempt, and before it what its pod needs."""
+    """Create the Job of the open attempt, and before it what its pod needs. Return Held if that
+    cannot be done."""
     try:
         contexts = await _ordered(api, run, known, attempt)
         if isinstance(contexts, Held):
@@ -139,7 +143,7 @@ async def _text(api: Api, run: WantedRun) -> str | Held:
 
 
 async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, Any] | Held:
-    """The ConfigMap, made with these texts unless it was there."""
+    """Create the ConfigMap with these texts, or return the existing one."""
     try:
         return await api.create(kinds.MAP, manifests.config_map(run, texts))
     except Refused as error:
@@ -149,8 +153,8 @@ async def _made(api: Api, run: WantedRun, texts: dict[str, str]) -> dict[str, An
 
 
 async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Held | None:
-    """The ConfigMap as it is. One that was made by somebody else is not believed: the instructions
-    stand in it."""
+    """Return the ConfigMap as it is, None if there is none. One that somebody else created is not
+    trusted, because the instructions are read from it: then Held is returned."""
     body = await api.get(kinds.MAP, run.namespace, run.named)
     if body is not None and not owned(body, run):
         return Held(
@@ -162,7 +166,8 @@ async def _kept(api: Api, run: WantedRun) -> dict[str, Any] | Held | None:
 async def _ordered(
     api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Held:
-    """The order is in the ConfigMap. Returns the versions of the instructions that go with it."""
+    """Write the order into the ConfigMap. Return the versions of the instructions that belong to
+    it."""
     kept = await _kept(api, run)
     if isinstance(kept, Held):
         return kept
@@ -190,8 +195,10 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Held:
-    """There is no ConfigMap: all instructions stand in Secrets, or somebody took it away. The
-    newest text still stands in the TaskRun; what the agent was told before, it was told."""
+    """Create the missing ConfigMap. Either all instructions are in Secrets, or somebody deleted it.
+
+    The newest text is still in the TaskRun. Older texts are not needed: the agent was given them in
+    earlier attempts."""
     texts, contexts = {}, _up_to(attempt, run.secrets.keys())
     if attempt.context_version not in contexts:
         body = await api.get(kinds.RUN, run.namespace, run.name)
@@ -218,8 +225,8 @@ async def _lost(
 
 
 def _gone(run: WantedRun, there: int) -> int:
-    """How many versions of the instructions were there once and are not: what the pod counts them
-    by."""
+    """Return how many versions of the instructions existed once and are gone, so that the pod
+    numbers the others correctly."""
     return max(0, run.status.contexts - there)
 
 
@@ -228,7 +235,7 @@ def _up_to(attempt: AttemptStatus, versions: Iterable[int]) -> tuple[int, ...]:
 
 
 def _refused(error: Refused) -> Held:
-    """What the API server says no to, as a condition."""
+    """Return the API server's refusal as a condition."""
     held = of_words(str(error))
     reason = {403: "Forbidden", 422: "InvalidPod", 400: "InvalidPod", 404: "NamespaceLeaving"}.get(
         error.code, "Refused"

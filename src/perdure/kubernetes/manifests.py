@@ -1,8 +1,8 @@
-"""The objects of an attempt: its Job, the ConfigMap with its order, its claim. Pure.
+"""Builds the objects of an attempt: its Job, the ConfigMap with its order, its claim. Pure.
 
-What keeps state, secrets and rights apart is the same for every pod. `spec.pod` adds to it and
-takes nothing away: names, labels, mounts and places that are perdure's own are passed over there
-(the resource's schema refuses them, with a sentence).
+Every pod has the same protection for state, secrets and rights. `spec.pod` can add to a pod but not
+weaken it: names, labels, mounts and paths that belong to perdure are ignored there (the resource's
+schema refuses them with an explanation).
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from perdure.model import OutcomeKind
 
 USER = 10001
 SLACK_S = 300
-"""What a pod may take beyond its agent and its check: to bring state here, to save it."""
+"""Seconds that a pod may take beyond its agent and its check, to fetch and to save state."""
 BEYOND_S = 600
-"""The Job's deadline comes so long after its pod's: it deletes the pod, with everything that the
-pod could have said."""
+"""Seconds by which the Job's deadline is later than its pod's. A Job that reaches its deadline
+deletes the pod, and the pod's result is lost with it."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
 HOME = "/home/perdure"
-"""Of the image's user: the agents' homes are linked from there to the volume."""
+"""Home directory of the image's user. The agents' homes are linked from there to the volume."""
 OWN_MOUNTS = ("/data", "/perdure", "/tmp", "/dev", HOME)
 OWN_LABELS = ("perdure.dev/", "kubernetes.io/", "k8s.io/")
 MADE_BY = ("app.kubernetes.io/managed-by", "perdure")
 FENCED = "file:///data/checkpoints"
 RECLAIM_LABEL = f"{GROUP}/reclaim"
-"""`Delete` on a claim that goes with the last TaskRun that lies on it."""
+"""Label of a claim. `Delete` means that the claim is deleted with the last TaskRun that uses it."""
 
 
 class Cluster(TypedDict):
-    """What the operator was told for all attempts."""
+    """Settings of the operator for all attempts."""
 
     image: str
     account: str
 
 
 def labels(run: WantedRun, attempt: int = 0) -> dict[str, str]:
-    """The labels of everything that belongs to a TaskRun."""
+    """Return the labels of every object that belongs to a TaskRun."""
     found = {
         MADE_BY[0]: MADE_BY[1],
         f"{GROUP}/taskrun": run.name[:63].rstrip("-."),
@@ -75,7 +75,8 @@ def config_map(run: WantedRun, texts: dict[str, str]) -> dict[str, Any]:
 
 
 def claim(run: WantedRun) -> dict[str, Any]:
-    """The volume of mode Claim. It has no owner: the work outlives its TaskRun."""
+    """Return the volume claim of mode Claim. It has no owner, because the work outlives its
+    TaskRun."""
     spec = run.spec
     told = {
         f"{GROUP}/{name}": value
@@ -101,8 +102,8 @@ def claim(run: WantedRun) -> dict[str, Any]:
 def order(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], unlisted: int = 0
 ) -> bytes:
-    """The order of an attempt. `unlisted` versions of the instructions are gone. Raises UsageError
-    for what no pod would take."""
+    """Return the encoded order of an attempt. `unlisted` is the number of versions of the
+    instructions that are gone. Raises UsageError if no pod would accept the order."""
     spec, status, volume = run.spec, run.status, run.spec.workspace
     earlier = tuple(
         orders.Earlier(number=each.number, outcome=OutcomeKind(each.outcome), detail=each.detail)
@@ -132,7 +133,7 @@ def order(
 def job(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str, told: Cluster
 ) -> dict[str, Any]:
-    """The Job of an attempt: one pod, once."""
+    """Return the Job of an attempt. It starts one pod, and only once."""
     mine = labels(run, record.number)
     deadline = _deadline(run.spec)
     pod = _pod(run, record, contexts, claim_name, told)
@@ -168,7 +169,8 @@ def job(
 
 
 def _deadline(spec: Spec) -> int:
-    """When the pod is ended from outside, should it not end itself; 0: its agent has no limit."""
+    """Return after how many seconds Kubernetes ends a pod that has not ended itself; 0 if its agent
+    or check has no time limit."""
     policy = spec.policy
     if not policy.timeout_seconds or (policy.verify and not policy.verify_timeout_seconds):
         return 0
@@ -246,8 +248,8 @@ def _pod(
 def _storage(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """What the pod finds at /data, /perdure, /tmp and at home; nothing else of it can be
-    written."""
+    """Return the pod's volumes and their mounts: /data, /perdure, /tmp and home. The pod cannot
+    write anywhere else."""
     spec, volume = run.spec, run.spec.workspace
     volumes: list[dict[str, Any]] = [
         {
@@ -296,9 +298,10 @@ def _storage(
 def _order_sources(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The order and its instructions, those that stand in Secrets from there. Of them only the
-    newest has to be there: a version before it is known to the run, as a rule, and its Secret may
-    be gone."""
+    """Return the sources of the order and its instructions; some instructions come from Secrets.
+
+    Only the newest instructions must exist. The run usually knows the older versions already, and
+    their Secrets may be gone."""
     secrets = run.secrets
     items = [{"key": f"order-{record.number}", "path": orders.FILE}]
     items += [
@@ -320,8 +323,8 @@ def _order_sources(
 
 
 def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A node that does not answer is left after 30 s and not after 300, unless the TaskRun says
-    otherwise."""
+    """Return tolerations with which a pod leaves an unresponsive node after 30 s instead of 300 s,
+    unless the TaskRun has its own."""
     keys = {toleration.get("key") for toleration in given}
     return [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_S}

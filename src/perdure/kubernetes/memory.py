@@ -1,9 +1,9 @@
-"""What the operator remembers of the cluster: the watches fill it, its own writes too, a reconcile
+"""What the operator remembers of the cluster. The watches and its own writes fill it; a reconcile
 reads it.
 
-It may be old, and `step` reckons with that. It is small: Jobs and pods are cut down (`snapshot`),
-of a TaskRun goes what nobody asks for, the text of its instructions included. Of two versions of an
-object the newer one stays, whichever way it came.
+It may be out of date, and `step` allows for that. It is small: Jobs and pods are cut down
+(`snapshot`), and of a TaskRun only the needed parts are kept, without long instructions. Of two
+versions of an object the newer one stays, regardless of the order in which they arrive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 Key = tuple[str, str]
 """Namespace and name of a TaskRun."""
 LONG = 2048
-"""Longer instructions are read anew when they are needed."""
+"""Longest instructions that are kept, in characters. Longer ones are read again when they are
+needed."""
 LEFT_OUT = "(left out)"
 
 
@@ -33,11 +34,11 @@ class RememberedRun(msgspec.Struct):
     pods: dict[str, PodSeen] = {}
     recorded: frozenset[int] | None = None
     notes: dict[str, str] = {}
-    """What events said, by the uid of their object."""
+    """Messages of events, by the uid of the object that they are about."""
 
 
 class ClusterMemory:
-    """All TaskRuns that the operator answers for."""
+    """All TaskRuns that the operator is responsible for."""
 
     def __init__(self) -> None:
         self._runs: dict[str, RememberedRun] = {}
@@ -50,12 +51,12 @@ class ClusterMemory:
         return iter(list(self._names))
 
     def key(self, uid: str) -> Key | None:
-        """The TaskRun with this uid."""
+        """Return the key of the TaskRun with this uid; None if it is not known."""
         run = self._runs.get(uid)
         return _key(msgspec.json.decode(run.body)) if run is not None and run.body else None
 
     def of(self, key: Key) -> tuple[WantedRun, RememberedRun] | None:
-        """A TaskRun by its name."""
+        """Return a TaskRun by its key; None if it is not known."""
         uid = self._names.get(key, "")
         run = self._runs.get(uid)
         return (
@@ -63,15 +64,13 @@ class ClusterMemory:
         )
 
     def keep(self, body: dict[str, Any]) -> Key:
-        """Remembers a TaskRun. Returns its key."""
+        """Remember a TaskRun. Return its key."""
         key, uid = _key(body), sys.intern(body["metadata"]["uid"])
         version = _number(body["metadata"].get("resourceVersion", ""))
         was = self._names.get(key, uid)
         if was != uid and was in self._runs:
             if version < self._runs[was].version:
-                return (
-                    key  # the late answer about one that was deleted: another has its name by now
-                )
+                return key  # a late answer about a deleted TaskRun; a new one has its name
             del self._runs[was]
         run = self._runs.setdefault(uid, RememberedRun())
         if version >= run.version:
@@ -80,7 +79,7 @@ class ClusterMemory:
         return key
 
     def forget(self, key: Key, uid: str) -> None:
-        """A TaskRun is gone, with everything that belongs to it."""
+        """Forget a TaskRun and everything that belongs to it."""
         self._runs.pop(uid, None)
         if self._names.get(key) == uid:
             del self._names[key]
@@ -89,7 +88,7 @@ class ClusterMemory:
         return self._names.get(key, "")
 
     def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """All that there are."""
+        """Replace all Jobs and pods by these, which are all that exist."""
         for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
             self._runs.setdefault(sys.intern(uid), RememberedRun())
         for uid, run in list(self._runs.items()):
@@ -116,7 +115,7 @@ class ClusterMemory:
         return self.key(job.run)
 
     def keep_pod(self, pod: PodSeen) -> Key | None:
-        """Remembers a pod; one that is gone too, as it was seen last, until its attempt is
+        """Remember a pod. A pod that is gone is kept as it was last seen, until its attempt is
         closed."""
         if pod.gone and pod.run not in self._runs:
             return None
@@ -129,7 +128,8 @@ class ClusterMemory:
         return self.key(pod.run)
 
     def replace(self, run: RememberedRun, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """What a fresh look found. Pods that are gone stay as they were seen last."""
+        """Replace a TaskRun's Jobs and pods by those just read. Pods that are gone stay as they
+        were last seen."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
         missing = {
@@ -140,7 +140,7 @@ class ClusterMemory:
         run.pods = missing | there
 
     def tidy(self, run: RememberedRun, closed: int) -> None:
-        """Leaves out what is gone and belongs to attempts that have ended."""
+        """Forget pods that are gone and belong to attempts that have ended."""
         if any(pod.gone and pod.attempt <= closed for pod in run.pods.values()):
             run.pods = {
                 uid: pod
@@ -155,8 +155,8 @@ def _key(body: dict[str, Any]) -> Key:
 
 
 def _number(version: str) -> int:
-    """Resource versions of one kind are numbers that grow (Kubernetes says so since 1.35, and etcd
-    always did)."""
+    """Return a resource version as a number. Resource versions of one kind are growing numbers
+    (guaranteed since Kubernetes 1.35; etcd has always done so)."""
     return int(version) if version.isdecimal() else 0
 
 

@@ -1,5 +1,5 @@
-"""The operator's numbers for Prometheus, and the small web server that gives them: /metrics,
-/healthz, /readyz."""
+"""The operator's metrics for Prometheus, and the small web server for /metrics, /healthz and
+/readyz."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Numbers:
-    """A registry of its own: nothing of the process but what is named here."""
+    """The operator's metrics in a separate registry, which has no default metrics of the
+    process."""
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class Numbers:
 
 
 class _Requests(Collector):
-    """What was asked of the API server, beside the watches."""
+    """Number of requests to the API server, without the watches."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
@@ -99,9 +100,10 @@ class _Requests(Collector):
 async def serve(
     port: int, numbers: Numbers, ill: Callable[[], str], unready: Callable[[], str]
 ) -> tuple[web.AppRunner, int]:
-    """Answers on all addresses. `ill` and `unready` say what is wrong; empty: nothing.
+    """Start a web server on all addresses. `ill` and `unready` return what is wrong; empty if
+    nothing is.
 
-    Returns what ends it, and the port. Raises OSError."""
+    Returns the runner, whose `cleanup` stops the server, and the port. Raises OSError."""
 
     def probe(ask: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(_: web.Request) -> web.StreamResponse:
@@ -120,7 +122,7 @@ async def serve(
     app.router.add_get("/metrics", metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    if not port:  # a free one, and the same for IPv4 and IPv6
+    if not port:  # choose a free port, the same for IPv4 and IPv6
         with socket.create_server(("", 0)) as free:
             port = int(free.getsockname()[1])
     site = web.TCPSite(runner, port=port)

@@ -1,12 +1,12 @@
-"""`perdure operator`: TaskRuns become Jobs, and what became of them is written into their status.
+"""`perdure operator`: turns TaskRuns into Jobs and writes the results into their status.
 
-Watches (`watches`) fill a memory and a queue; workers take TaskRuns from the queue and bring each
-on (`reconciler`), as the pure `step` says. Nothing is kept anywhere but in the cluster: whenever
-it is killed, its next start goes on from there. Two at once are a waste and no harm. Every ten
-minutes everything is listed once more, whether or not a watch has lost something.
+Watches (`watches`) fill a memory and a queue. Workers take TaskRuns from the queue and do
+(`reconciler`) what the pure `step` decides. All state is in the cluster: an operator that is killed
+continues from there at its next start. Two operators at once waste work but do no harm. Every ten
+minutes everything is listed again, in case a watch has lost something.
 
-It counts as ill, and is to be started anew, when a watch has been deaf for three minutes or a
-worker stuck for five.
+The operator reports itself as unhealthy, so that it is restarted, when a watch has been silent for
+three minutes or a worker stuck for five.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How the operator was started."""
+    """The operator's options."""
 
     namespaces: tuple[str, ...]
-    """Empty: all of them."""
+    """The namespaces to watch; empty for all."""
     image: str
     account: str = ""
     port: int = 8080
@@ -60,8 +60,8 @@ class Options:
 
 
 def connection() -> SingleConfig:
-    """The cluster that is meant: the pod's own, else that of KUBECONFIG. Raises UsageError where
-    there is none."""
+    """Return the connection to the cluster: the pod's own, or else that of KUBECONFIG. Raises
+    UsageError if there is none."""
     try:
         found = KubeConfig.from_env().get()
     except (NoConfig, OSError) as error:
@@ -78,7 +78,7 @@ def connection() -> SingleConfig:
 
 
 class Operator:
-    """Runs in one event loop, from `run` to its end."""
+    """One operator. It runs in one event loop, from the start of `run` to its end."""
 
     def __init__(self, config: SingleConfig, options: Options, say: Say) -> None:
         self._config, self._options, self._say = config, options, say
@@ -106,7 +106,7 @@ class Operator:
         return self.ears.age_s(3 * max(len(self._options.namespaces), 1))
 
     async def run(self) -> None:
-        """Until `stop` is set. Raises PerdureError where it cannot begin."""
+        """Run until `stop` is set. Raises PerdureError if it cannot start."""
         stamina.instrumentation.set_on_retry_hooks([])
         await self._check()
         try:
@@ -143,12 +143,12 @@ class Operator:
             self._say("operator: ended; what is at work goes on, and the next start takes it up")
 
     def put(self, key: Key) -> None:
-        """Something happened to a TaskRun."""
+        """Queue a TaskRun to which something happened."""
         self._put.setdefault(key, time.monotonic())
         self.queue.put(key)
 
     def ill(self) -> str:
-        """Why it should be started anew."""
+        """Return why the operator should be restarted; empty if it is healthy."""
         deaf = self.ear_age_s()
         if deaf > self._options.deaf_s:
             return f"a watch has not been heard for {deaf:.0f} s"
@@ -188,8 +188,8 @@ class Operator:
         )
 
     async def _check(self) -> None:
-        """That there is a cluster, that it knows TaskRuns, and that this account may see what it
-        has to."""
+        """Check that the cluster answers, that it knows TaskRuns, and that this account may list
+        what the operator needs. Raises PerdureError."""
         for namespace in self._options.namespaces or (ALL,):
             for kind in (kinds.RUN, kinds.JOB, kinds.POD):
                 where = f"in namespace {namespace}" if namespace != ALL else "in all namespaces"
@@ -220,7 +220,7 @@ class Operator:
                     ) from error
 
     async def _relist(self) -> None:
-        """A net below the watches."""
+        """List everything at intervals, in case a watch lost something."""
         while True:
             await asyncio.sleep(RELIST_S)
             try:
@@ -229,7 +229,7 @@ class Operator:
                 self._say(f"not everything could be listed: {said(str(error), 200)}")
 
     async def look_at_all(self) -> None:
-        """Everything as it is now, and every TaskRun once more."""
+        """List everything as it is now, and queue every TaskRun."""
         for namespace in self._options.namespaces or (ALL,):
             asked = {key for key in self.memory if namespace in (ALL, key[0])}
             jobs, pods = (
@@ -247,8 +247,8 @@ class Operator:
                 self.put(key)
 
     def _login(self) -> kopf.ConnectionInfo:
-        """The same credentials for the watches; a token's file is read anew each time that the old
-        one is refused."""
+        """Return the same credentials for the watches. A token file is read again each time the old
+        token is refused."""
         cluster, user = self._config.cluster, self._config.user
         if user is None or user.exec is not None:
             raise kopf.PermanentError(
@@ -281,7 +281,7 @@ class Operator:
 
 
 def operate(options: Options, say: Say) -> None:
-    """Until SIGTERM or SIGINT; a second one ends it at once."""
+    """Run the operator until SIGTERM or SIGINT. A second signal ends it immediately."""
 
     async def main() -> None:
         operator = Operator(connection(), options, say)
@@ -300,7 +300,8 @@ def operate(options: Options, say: Say) -> None:
 
 
 def namespaces(asked: Sequence[str], everywhere: bool, own: str) -> tuple[str, ...]:
-    """Those that are meant: all (empty), those named, else the one that it runs in."""
+    """Return the namespaces to watch: all (empty), those named, or else the operator's own. Raises
+    UsageError."""
     if everywhere and asked:
         raise UsageError("--namespace and --all-namespaces exclude each other")
     return () if everywhere else tuple(dict.fromkeys(asked)) or (own,)

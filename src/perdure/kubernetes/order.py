@@ -1,13 +1,14 @@
 """The order: what the operator asks of one attempt's pod. Pure.
 
-The operator writes it into a ConfigMap (`encode`), the pod reads it from a directory (`read`, with
-a function that reads a file of it):
+The operator writes it into a ConfigMap (`encode`). The pod reads it from a directory (`read`, with
+a function that reads one file):
 
-    order.json           this document contexts/{version}   the text of each version of the
-    instructions, as it was first seen, or as it stands in its Secret
+    order.json            this document
+    contexts/{version}    the text of each version of the instructions, as it was first seen, or as
+                          it is in its Secret
 
-Anyone who may write ConfigMaps can write one, so nothing of it is believed before it is checked:
-types, bounds, and that its parts agree. What does not fit raises UsageError with the field's name.
+Anyone who may write ConfigMaps can write an order, so it is checked before use: types, bounds, and
+that its parts agree. An invalid order raises UsageError with the field's name.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ VERSION = 1
 FILE = "order.json"
 CONTEXTS = "contexts"
 LONGEST = 1 << 20
-"""A ConfigMap holds no more (bytes)."""
+"""Maximum size of an order in bytes; a ConfigMap holds no more."""
 MOST_ATTEMPTS = 100_000
 MOST_CONTEXTS = 10_000
 MOST_EARLIER = 2_000
@@ -40,7 +41,7 @@ URL = re.compile(r"(?:file|s3|gs|az|azure|abfs|abfss)://[^\s@?]{1,2000}")
 
 
 class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An attempt before this one, as the operator knows it."""
+    """An earlier attempt, as the operator knows it."""
 
     number: int
     outcome: OutcomeKind
@@ -48,48 +49,48 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which conversation the run's first attempt begins with: what perdure finds for the task, a
-    new one, or exactly this one."""
+    """The conversation with which the run's first attempt begins: the one that perdure finds for
+    the task, a new one, or exactly this one."""
 
     mode: Literal["Auto", "Fresh", "Session"] = "Auto"
     session_id: str = ""
     from_: str = msgspec.field(default="", name="from")
-    """Name of the TaskRun in whose state it lies; empty: in this one's."""
+    """Name of the TaskRun whose state has the conversation; empty for this TaskRun."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """One attempt of a TaskRun. `contexts` are the versions of the instructions in their order; the
-    newest is the last."""
+    """One attempt of a TaskRun. `contexts` are the versions of the instructions in order, the
+    newest last."""
 
     version: int = VERSION
     run: str
     """The TaskRun's uid."""
     name: str
-    """The run's name: `name_of` makes it of the TaskRun's."""
+    """The run's name, which `name_of` derives from the TaskRun's."""
     attempt: int
     attempts_allowed: int
     spec: TaskSpec
-    """Without its prompt, which is the first of the contexts."""
+    """The task without its prompt, which is the first of the contexts."""
     contexts: tuple[int, ...]
     unlisted: int = 0
-    """So many versions came before, of which the cluster has nothing any more."""
+    """Number of earlier versions of which nothing is left in the cluster."""
     earlier: tuple[Earlier, ...] = ()
     resume: ResumeOrder = ResumeOrder()
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"
-    """Where the run's state lies between attempts: on the volume (and in the checkpoint store, if
-    one is named), or there alone."""
+    """Where the run's state is kept between attempts: on the volume (and in the checkpoint store,
+    if one is named), or only in the checkpoint store."""
 
     @property
     def run_id(self) -> str:
-        """The uid as perdure writes ids: 32 hexadecimal digits."""
+        """The TaskRun's uid in the form of perdure's ids: 32 hexadecimal digits."""
         return self.run.replace("-", "")
 
 
 def name_of(name: str, uid: str) -> str:
-    """The run's name for a TaskRun's: the same, or as much of it as a run may be called, and eight
-    digits of its uid."""
+    """Return the run's name for a TaskRun: the same name if it is valid, or else as much of it as
+    fits, with eight digits of the uid."""
     if NAME.fullmatch(name):
         return name
     plain = re.sub(r"[^a-z0-9-]", "-", name.lower()).strip("-")[:54].rstrip("-")
@@ -97,12 +98,13 @@ def name_of(name: str, uid: str) -> str:
 
 
 def encode(order: Order) -> bytes:
-    """The order as JSON. Raises UsageError for one that no pod would take."""
+    """Return the order as JSON. Raises UsageError if no pod would accept it."""
     return msgspec.json.encode(_checked(order))
 
 
 def decode(content: bytes) -> Order:
-    """An order from anywhere. Raises UsageError with what is wrong, and where."""
+    """Decode an order that is not trusted. Raises UsageError that says what is wrong, and in which
+    field."""
     if len(content) > LONGEST:
         _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
     try:
@@ -115,11 +117,11 @@ def decode(content: bytes) -> Order:
 
 
 def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str | None, ...]]:
-    """The order in a directory and the texts of its contexts. `get` gives a file's bytes, and
-    raises FileNotFoundError.
+    """Return the order in a directory and the texts of its contexts. `get` returns a file's bytes
+    and raises FileNotFoundError.
 
-    A text before the newest is None where it is not there: the Secret in which it stood is gone.
-    Raises UsageError."""
+    The text of an older version is None if it is missing, as when its Secret is gone. Raises
+    UsageError if the newest text is missing or the order is invalid."""
     try:
         order = decode(get(FILE))
     except FileNotFoundError:
@@ -138,12 +140,13 @@ def read(get: Callable[[str], bytes]) -> tuple[Order, tuple[str | None, ...]]:
 
 
 def missing(version: int) -> NoReturn:
-    """Raises UsageError for a version of the instructions that is needed and not there."""
+    """Raise UsageError for a version of the instructions that is needed but missing."""
     _refuse(f"the text of {CONTEXTS}/{version} is missing")
 
 
 def _checked(order: Order) -> Order:
-    """Raises UsageError for values that are out of their bounds, or do not agree."""
+    """Return the order if its values are valid. Raises UsageError for values that are out of bounds
+    or do not agree."""
     if order.version != VERSION:
         _refuse(f"version: it is {order.version}, and this perdure reads {VERSION}")
     _match("run", UID, order.run, "a uid")

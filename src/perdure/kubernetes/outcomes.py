@@ -1,14 +1,14 @@
-"""How an attempt ended, and what keeps one from beginning: from its pod's words, then its pod's
-state, then from what is not there. Pure.
+"""How an attempt ended, and what keeps one from starting. Pure.
 
-The words are the result in the termination message, which the agent could have written too: only
-one that agrees with the exit code and the attempt is believed. The state is the kubelet's and the
-controllers': out of memory, evicted, past its deadline, no image. What is not there is the last
-resort: a Job that was deleted, a pod that is gone.
+The answer comes from three sources, in this order. First, the result in the pod's termination
+message: the agent could have written it too, so only a result that agrees with the exit code and
+the attempt is trusted. Second, the pod's state, as the kubelet and the controllers set it: out of
+memory, evicted, past its deadline, no image. Last, missing objects: a Job that was deleted, a pod
+that is gone.
 
-What ended an attempt without being the task's doing (eviction, preemption, a lost node, a deleted
-pod) is `infrastructure`: it uses up none of the attempts, and is free only so often in a row as
-`lifecycle.FREE_LIMIT` says.
+An end that the task did not cause (eviction, preemption, a lost node, a deleted pod) is
+`infrastructure`. It uses up none of the attempts, but only as many times in a row as
+`lifecycle.FREE_LIMIT` allows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 OVERDUE_MS = 10_000
-"""So long after it has to be gone a pod that is still there has lost its node: a kubelet that lives
-would have removed it."""
+"""Milliseconds after its deletion was due. A pod that still exists then has lost its node, because
+a live kubelet would have removed it."""
 QUIET_MS = 10_000
-"""So long nothing is asked about a pod that has not begun."""
+"""Milliseconds for which a pod that has not started is left alone."""
 
 DISRUPTED = frozenset(
     {
@@ -74,7 +74,7 @@ CODES: dict[int, tuple[OutcomeKind, str]] = {
     127: (OutcomeKind.CONFIG_ERROR, "the image has no perdure (exit code 127)"),
     128: (OutcomeKind.CONFIG_ERROR, "the container could not be started (exit code 128)"),
 }
-"""What exit codes say where there is no result."""
+"""Meaning of exit codes when there is no result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +86,12 @@ class End:
     result: AttemptResult | None = None
     pod: PodSeen | None = None
     absent: bool = False
-    """It rests on something that is not there: to be believed only after a fresh look."""
+    """The end was concluded from a missing object, so it needs a fresh look before it counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What keeps an attempt from going on, and what to do about it."""
+    """Why an attempt cannot proceed, and what to do about it."""
 
     reason: str
     message: str
@@ -100,11 +100,12 @@ class Held:
 def ended(
     attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int
 ) -> End | None:
-    """How the attempt ended; None while something of it may be at work. `asked`: a person wants it
-    to stop; `pods`: those of the attempt."""
+    """Return how the attempt ended; None while something of it may be running. `asked` means that a
+    person wants it to stop. `pods` are those of the attempt."""
     live = [pod for pod in pods if pod.live]
     if live:
-        # Where a term fences whoever is left behind, a pod on a lost node is nobody to wait for.
+        # Outside mode Claim, a term fences a pod that is left behind, so a pod on a lost node need
+        # not be waited for.
         if mode == "Claim" or not all(overdue(pod, now) for pod in live):
             return None
         return _stopped(asked, "its node is lost", pod=live[-1])
@@ -138,12 +139,13 @@ def ended(
 
 
 def overdue(pod: PodSeen, now: int) -> bool:
-    """Whether a pod had to be gone by now."""
+    """Return whether a pod should be gone by now."""
     return bool(pod.deleted) and now > pod.deleted + OVERDUE_MS
 
 
 def _told(pod: PodSeen) -> tuple[bool, int, str]:
-    """Pods in order of how much they tell: one that ended by itself, then the newer."""
+    """Return a sort key by how much a pod can tell: one whose container ended comes last, then the
+    newer."""
     return pod.ended is not None, pod.created, pod.name
 
 
@@ -213,7 +215,7 @@ def _stopped(asked: bool, why: str, *, pod: PodSeen | None = None, absent: bool 
 
 
 def _disruption(pod: PodSeen) -> str:
-    """Why the cluster ended the pod; empty where it did not."""
+    """Return why the cluster ended the pod; empty if it did not."""
     words = {
         "PreemptionByScheduler": "its pod was preempted by one of a higher priority",
         "DeletionByTaintManager": "its pod was ended because its node is not ready or tainted",
@@ -233,7 +235,7 @@ def _disruption(pod: PodSeen) -> str:
 
 
 def _killed(code: int | None) -> str:
-    """What an exit code says that is not perdure's own."""
+    """Return the meaning of an exit code that is not perdure's own."""
     if code == 75:
         return "its pod asks for another try (exit code 75)"
     try:
@@ -243,8 +245,8 @@ def _killed(code: int | None) -> str:
 
 
 def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> Held | None:
-    """What keeps an attempt from its beginning; None where nothing does, or it has begun. `notes`:
-    what events say of it."""
+    """Return what keeps an attempt from starting; None if nothing does, or it has started. `notes`
+    is what events say about it."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:
@@ -284,13 +286,13 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
         place = _of_place(said(pod.unscheduled, 500))
         return (
             place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
-        )  # a volume takes a while to be made
+        )  # creating a volume takes a while
     return _of_notes(notes, "", "") if now > pod.created + QUIET_MS else None
 
 
 def unexplained(job: JobSeen | None, pods: Sequence[PodSeen], now: int) -> str:
-    """The uid of the Job or the pod whose events should be read: it has not begun for a while, and
-    its status does not say why."""
+    """Return the uid of the Job or pod whose events should be read, because it has not started for
+    a while and its status does not say why. Returns an empty string if there is none."""
     live = [pod for pod in pods if pod.live]
     if job is None or job.suspended or job.finished or now <= job.created + QUIET_MS:
         return ""
@@ -328,7 +330,8 @@ _WORDS = (
 
 
 def of_words(text: str) -> Held | None:
-    """What an error of the API server or an event says, and what to do about it."""
+    """Return what an error of the API server or an event means, and what to do; None if it is not
+    known."""
     lower = text.lower()
     for words, reason, what in _WORDS:
         if words in lower:

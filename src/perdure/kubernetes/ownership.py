@@ -1,10 +1,10 @@
-"""What belongs to a TaskRun, and what only looks like it. Pure; asked by `step` and `launch`.
+"""What belongs to a TaskRun, and what only looks like it. Pure; called by `step` and `launch`.
 
-Labels and names can be anybody's: a copy of a pod keeps its labels, a ConfigMap's name can be taken
-before. What the operator makes for a TaskRun has it for its controller (Jobs, ConfigMaps), or has
-such a Job (pods). A claim has no owner, since the work outlives its TaskRun: it is named after its
-task, bears perdure's labels, and one pod at a time can write to it. All else is passed over, told,
-and left alone.
+Labels and names prove nothing: a copy of a pod keeps its labels, and a ConfigMap's name may already
+be taken. Jobs and ConfigMaps that the operator creates have the TaskRun as their controller; pods
+have such a Job. A claim has no owner, since the work outlives its TaskRun. It is recognized by its
+name, by perdure's labels, and because only one pod at a time can write to it. All other objects are
+ignored, reported, and left alone.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ MOST_NAMED = 3
 
 
 def owned(body: dict[str, Any], run: WantedRun) -> bool:
-    """Whether an object was made for this TaskRun."""
+    """Return whether an object was made for this TaskRun."""
     return controller(body["metadata"]) == (KIND, run.uid)
 
 
 def apart(
     pods: Sequence[PodSeen], jobs: Sequence[JobSeen], status: TaskRunStatus
 ) -> tuple[list[PodSeen], list[PodSeen]]:
-    """The pods of the TaskRun's own Jobs, and those that are there, bear its labels and are of none
-    of them."""
+    """Split the pods into those of the TaskRun's own Jobs, and existing pods that have its labels
+    but belong to none of its Jobs."""
     mine = {(job.uid, job.attempt) for job in jobs} | {
         (each.job_uid, each.number) for each in status.attempts if each.job_uid
     }
@@ -38,7 +38,7 @@ def apart(
 
 
 def told_of(foreign: Sequence[PodSeen]) -> str:
-    """The sentence on such pods; empty where there are none."""
+    """Return the sentence that reports foreign pods; empty if there are none."""
     if not foreign:
         return ""
     names = sorted(pod.name for pod in foreign)
@@ -50,8 +50,7 @@ def told_of(foreign: Sequence[PodSeen]) -> str:
 
 
 def is_claim(body: dict[str, Any]) -> bool:
-    """Whether a claim was made by perdure, which names it after its task, and lets one pod at a
-    time write."""
+    """Return whether a claim was made by perdure, and lets only one pod at a time write."""
     labels = body["metadata"].get("labels") or {}
     ours = labels.get(MADE_BY[0]) == MADE_BY[1] and bool(labels.get(UID_LABEL))
     return ours and (body.get("spec") or {}).get("accessModes") == ["ReadWriteOncePod"]

@@ -1,11 +1,11 @@
-"""One attempt's pod: follows its order with the engine of a terminal, and says how it ended. Called
-by `perdure work --run`.
+"""Performs the attempt of one pod: follows its order with the same engine as at a terminal, and
+reports how the attempt ended. Called by `perdure work --run`.
 
-The operator counts the attempts, and the run's own record must count the same. So attempts that
-never reached this record are claimed and closed here with what the operator says of them; one that
-it takes for running is taken over first (its pod is gone: this pod has the volume, or the
-checkpoint store's term); and an attempt that was begun here once is not begun again: its end is
-told.
+The operator numbers the attempts, and the run's own record must use the same numbers. Attempts that
+never reached this record are therefore claimed and closed here with the outcome that the operator
+knows. An attempt that the record shows as running is taken over first: its pod is gone, because
+this pod has the volume or the checkpoint store's term. An attempt that was already begun here is
+not begun again: its outcome is reported.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from perdure.kubernetes.termination import result_of
 from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
 
 LOCK = "pod.lock"
-"""In the state directory: held while a pod works with it."""
+"""Lock file in the state directory, held while a pod works with it."""
 GONE = "(This version of the instructions is gone.)"
-"""In the place of a version of which neither the cluster nor the run has anything, so that those
-after it keep theirs."""
+"""Placeholder for a version that neither the cluster nor the run has any more, so that later
+versions keep their numbers."""
 UNBEGUN = "its pod was asked to end before the attempt had begun"
 
 
 def follow(
     engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str] = ()
 ) -> AttemptResult:
-    """Performs the order's attempt, if nobody has. `texts` are those of its contexts (None: not
-    there, which matters only if the run does not know it), `variables` the names that the agent
-    gets besides.
+    """Perform the order's attempt, unless it was performed already. Return its result.
 
-    Never raises a PerdureError: trouble of perdure's own is an outcome."""
+    `texts` are those of its contexts. None is a missing text, which matters only if the run does
+    not know it. `variables` are the names of additional variables for the agent.
+
+    Never raises a PerdureError or an OSError: perdure's own trouble becomes an outcome."""
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with durable.lock(engine.state / LOCK, "another pod is at work with this state"):
@@ -51,8 +52,10 @@ def follow(
 
 
 def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
-    """Trouble before an attempt as its outcome: what time may mend, who else is on it, or what a
-    person has to set right. Of what nobody foresaw kind and place are told: its words may be
+    """Return trouble before an attempt as an outcome: transient, in conflict with another writer,
+    or a person's to fix.
+
+    For an unexpected error only its type and place are reported, because its message may contain
     anything."""
     if not isinstance(error, PerdureError | OSError):
         frames = traceback.extract_tb(error.__traceback__)
@@ -104,8 +107,7 @@ def _follow(
 
 
 def _taken_over(engine: Engine, claim: Claim) -> None:
-    """Ends an attempt whose pod is gone. Where its files are gone too, its record is closed all the
-    same."""
+    """End an attempt whose pod is gone. If its files are gone too, its record is closed anyway."""
     try:
         take_over(engine, claim)
     except LostLease:
@@ -120,16 +122,16 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 
 def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
-    """The run with the order's spec. Its prompt and the scope of its conversation stay, and so does
-    the number of its attempts."""
+    """Return the run with the order's spec. The prompt, the scope of the conversation and the
+    number of attempts stay as they are."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
     spec = replace(spec, scope=run.spec.scope, attempts=run.spec.attempts)
     return run if spec == run.spec else engine.store.reassign(run.id, spec)
 
 
 def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str | None]) -> TaskRun:
-    """The run with every version of the instructions. Raises UsageError for one that is not there,
-    Conflict for an order that is older than what the run knows."""
+    """Return the run with every version of the instructions. Raises UsageError if one is missing,
+    and Conflict if the order is older than what the run knows."""
     if run.context_version > len(texts):
         raise Conflict(
             f"{run.name} has {run.context_version} versions of its instructions, and the order of "
@@ -146,8 +148,8 @@ def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str 
 
 
 def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
-    """The run with all attempts before the order's: those of which nothing is here are closed with
-    the operator's word on them."""
+    """Return the run with all attempts before the order's. Those that this record does not have are
+    closed with the outcome that the operator reports."""
     told = {each.number: each for each in order.earlier}
     while run.attempt < order.attempt - 1:
         claim = _claimed(engine, run)
@@ -156,8 +158,8 @@ def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
 
 
 def _unseen(was: Earlier | None) -> Outcome:
-    """How an attempt ended of which this record knows nothing. What it had done is not here,
-    whatever became of it."""
+    """Return the outcome of an attempt that this record does not have. Its work is not here, even
+    if it succeeded."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     kind = OutcomeKind.LOST if was is None or lost else was.outcome
     if was is not None and lost:
@@ -176,7 +178,7 @@ def _unseen(was: Earlier | None) -> Outcome:
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim:
-    """The run's next attempt, whatever this record thought of it: the operator decides. Raises
+    """Claim the run's next attempt, whatever state this record has: the operator decides. Raises
     Conflict."""
     if run.state is not RunState.QUEUED or run.run_after > engine.store.now():
         run = engine.store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")

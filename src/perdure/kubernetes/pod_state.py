@@ -1,8 +1,8 @@
-"""Brings a run's state into a pod that has none: from the checkpoint store, or by adding the run.
+"""Fetches a run's state into a pod that has none: from the checkpoint store, or by adding the run.
 
-Called by `pod`, before anything else of an attempt. Taking a run out of the store begins a
-term: whoever had it before may publish no more, sees that, and stops. So does adding a run that
-another pod began to publish and never did.
+Called by `pod` before anything else of an attempt. Taking a run out of the store begins a term. The
+previous holder may then publish no more, notices that, and stops. A term begins even if the store
+has nothing of the run yet, because another pod may be about to publish it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from perdure.rules.text import tell
 
 
 def known(engine: Engine, run_id: str) -> TaskRun | None:
-    """The run with exactly this id, if it is here."""
+    """Return the run with exactly this id, or None."""
     try:
         run = engine.store.get(run_id)
     except NotFound:
@@ -38,8 +38,8 @@ def known(engine: Engine, run_id: str) -> TaskRun | None:
 
 
 def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
-    """The order's spec with its prompt; the agent gets these variables besides. A branch of its own
-    has the run's name, in every pod."""
+    """Return the order's spec with its prompt and these additional variables for the agent. The
+    run's own branch is named after the run, in every pod."""
     spec = order.spec
     branch = spec.branch or (f"perdure/{order.name}" if spec.repo else "")
     passed = tuple(dict.fromkeys((*spec.pass_env, *variables)))
@@ -49,10 +49,10 @@ def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
 
 
 def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
-    """The run as the checkpoint store has it, here and this pod's from now on; None where the store
-    has nothing of it.
+    """Take the run out of the checkpoint store into this pod. Return None if the store has nothing
+    of it.
 
-    Raises StoreAway where that cannot be known, Conflict where another pod was quicker."""
+    Raises StoreAway if the store cannot be asked, and Conflict if another pod was quicker."""
     store = open_store(order.checkpoints)
     _take_place(engine, store, order.run_id)
     try:
@@ -66,9 +66,11 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
 
 
 def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
-    """Fences whoever had the run before, or is about to begin to publish it, before it is looked
-    what there is: what an older pod brings out after that look would be lost, and it would not
-    know."""
+    """Begin a term before looking for checkpoints, which fences any pod that had the run or is
+    about to publish it.
+
+    Otherwise a checkpoint that an older pod publishes after the look would be lost without
+    notice."""
     term, mine = store.term(run_id), machine(engine)
     if term is None or term.owner != mine:
         number = term.number + 1 if term is not None else 1
@@ -79,8 +81,8 @@ def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
 
 
 def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
-    """The run, new here. Which conversation it begins with is as the order says. Raises what
-    `service.submit` does."""
+    """Add the run here and return it. The order says with which conversation it begins. Raises what
+    `service.submit` raises."""
     service.check_task(engine, spec, Path("/"))
     place = engine.workspaces.plan(spec, order.name, Path("/"))
     if order.resume.mode == "Session":
@@ -92,7 +94,8 @@ def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
 
 
 def _free_name(engine: Engine, order: Order) -> str:
-    """A volume that outlived a TaskRun still has its run, by its name."""
+    """Return a name for the run that is free. A volume that outlived a TaskRun still has that
+    TaskRun's run under its name."""
     taken = {row.name for row in engine.store.find(limit=100_000)}
     return (
         f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}" if order.name in taken else order.name
@@ -100,8 +103,8 @@ def _free_name(engine: Engine, order: Order) -> str:
 
 
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
-    """The scope of the conversation that the order names, which is taken in where perdure does not
-    know it. Raises NotFound, Conflict."""
+    """Return the scope of the conversation that the order names. A conversation that perdure does
+    not know is taken in. Raises NotFound, Conflict."""
     wanted, agent = order.resume.session_id, spec.agent
     driver = engine.driver(agent)
     home = driver.home({**engine.environ, **spec.env})
@@ -155,8 +158,8 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
 
 
 def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
-    """Another run's conversation becomes an own copy here; from there it goes into the agent's
-    home. Raises NotFound, CapsuleError."""
+    """Fetch another run's conversation as an own copy, from which it goes into the agent's home.
+    Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
     manifest = store.newest(find(store, order.resume.from_))[1]
     carried = next(

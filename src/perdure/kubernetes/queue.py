@@ -1,9 +1,9 @@
-"""Which TaskRuns are to be looked at: each at once after an event, by one worker at a time, and
-again when its time has come.
+"""The queue of TaskRuns to look at: each as soon as possible after an event, by one worker at a
+time, and again when its time has come.
 
-A key that is put while it is worked on is worked on once more afterwards; put twice while it waits,
-it is worked on once. What failed comes back later, each time after a longer while; what moved on in
-between begins with the shortest again.
+A key that is put while a worker has it is processed once more afterwards. A key that is put twice
+while it waits is processed once. A key that failed comes back later, with a growing delay; once it
+has made progress, the delay starts from the shortest again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 
 class Queue:
-    """`work` is told a key and returns when (seconds from now) to look again; None: when it is put.
-    An exception is a failure.
+    """A queue that calls `work` with each key. `work` returns after how many seconds to look again,
+    or None to wait until the key is put. An exception is a failure.
 
-    Of the event loop that it is used in, and of no other thread."""
+    Use it only in the thread of its event loop."""
 
     def __init__(
         self,
@@ -39,18 +39,18 @@ class Queue:
         self._failures: dict[Key, int] = {}
         self._something = asyncio.Event()
         self._since: dict[Key, float] = {}
-        """When a worker began with a key (monotonic)."""
+        """When a worker started on a key (monotonic clock, in seconds)."""
 
     def __len__(self) -> int:
         return len(self._due)
 
     @property
     def slowest_s(self) -> float:
-        """How long the slowest worker has been at it."""
+        """Return for how many seconds the slowest worker has been busy with its key."""
         return time.monotonic() - min(self._since.values()) if self._since else 0.0
 
     def put(self, key: Key) -> None:
-        """The key is looked at as soon as there is a worker."""
+        """Have the key processed as soon as a worker is free."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._busy:
@@ -61,7 +61,7 @@ class Queue:
             self._something.set()
 
     def put_later(self, key: Key, seconds: float) -> None:
-        """The key is looked at then, or sooner if it is put."""
+        """Have the key processed after this delay, or sooner if it is put."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key not in self._waiting:
@@ -70,7 +70,7 @@ class Queue:
             )
 
     def moved(self, key: Key) -> None:
-        """Something was achieved: what fails now is a new trouble."""
+        """Record that a key made progress: its next failure counts as the first."""
         self._failures.pop(key, None)
 
     def forget(self, key: Key) -> None:
@@ -79,7 +79,7 @@ class Queue:
         self._failures.pop(key, None)
 
     async def worker(self) -> None:
-        """Works for ever; ends by being cancelled, between two keys or in the midst of one."""
+        """Process keys until cancelled, between two keys or in the middle of one."""
         while True:
             while not self._due:
                 self._something.clear()
@@ -92,7 +92,7 @@ class Queue:
             try:
                 later = await self._work(key)
                 self._failures.pop(key, None)
-            except Exception as error:  # whatever one TaskRun does, the others go on
+            except Exception as error:  # an error of one TaskRun must not stop the others
                 count = self._failures[key] = self._failures.get(key, 0) + 1
                 later = min(FIRST_S * 2 ** min(count - 1, 12), LONGEST_S) * (
                     0.8 + 0.4 * random.random()

@@ -1,10 +1,10 @@
-"""Does what `step` says, for one TaskRun, until there is rest. Called by the operator's queue, for
-one TaskRun once at a time.
+"""Carries out the steps that `step` decides for one TaskRun, until there is nothing left to do.
+Called by the operator's queue, never twice at once for the same TaskRun.
 
-Every write says what it follows or has a name of its own; a 409 is read again and derived again. An
-attempt is written down in this order: the status (attempt N, before anything of it exists), the
-order and the instructions (ConfigMap), the claim, the Job. Killed between any two of them, the next
-reconcile goes on with what is missing.
+Every write names the version that it follows or has a unique name. After a 409 the object is read
+again, and the step is decided again. An attempt is written in this order: the status (attempt N,
+before anything of it exists), the order and the instructions (ConfigMap), the claim, the Job. If
+the operator is killed between two of them, the next reconcile continues with the missing one.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from perdure.kubernetes.wanted import FINALIZER, WantedRun
 from perdure.lateclass import dataclass
 
 MOST_STEPS = 40
-"""More in a row, and somebody writes against us: it is left for a while."""
+"""Maximum number of steps in a row. More means that somebody else writes the same objects; the
+TaskRun is then left alone for a while."""
 MOST_EVENTS = 5
 
 
 @dataclass(slots=True)
 class TaskRunReconciler:
-    """`began` and `ended` hear of every attempt that did: the TaskRun and the record. `moved` hears
-    of each write that was taken."""
+    """Reconciles TaskRuns. `began` and `ended` are called with the TaskRun and the record of each
+    attempt that did. `moved` is called after each write that was accepted."""
 
     api: Api
     memory: ClusterMemory
@@ -49,8 +50,8 @@ class TaskRunReconciler:
     now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
 
     async def reconcile(self, key: Key) -> int | None:
-        """Brings one TaskRun on. Returns when (ms) to look again; None: when something happens.
-        Raises Away and Refused."""
+        """Carry out the steps of one TaskRun. Return when to look again (ms since 1970); None to
+        wait for an event. Raises Away and Refused."""
         fresh, trouble = False, None
         notes: dict[str, str] = {}
         for _ in range(MOST_STEPS):
@@ -84,7 +85,7 @@ class TaskRunReconciler:
         )
 
     async def _do(self, step: steps.Step, run: WantedRun, known: RememberedRun) -> Held | None:
-        """One write. Returns why it could not be done, where a condition is to say so."""
+        """Carry out one write. Return why it could not be done, if a condition is to report it."""
         held = None
         try:
             match step:
@@ -124,7 +125,7 @@ class TaskRunReconciler:
     def _notice(
         self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: RememberedRun
     ) -> None:
-        """Tells who counts of what has just been written."""
+        """Report attempts that have just begun or ended."""
         before = {each.number: each for each in was.status.attempts[-2:]}
         for each in attempts[-2:]:
             if each.number not in before:
@@ -134,7 +135,7 @@ class TaskRunReconciler:
                 self.ended(was, each)
 
     async def _again(self, run: WantedRun) -> None:
-        """The TaskRun as it is now."""
+        """Read the TaskRun again."""
         body = await self.api.get(kinds.RUN, run.namespace, run.name)
         if body is None or body["metadata"]["uid"] != run.uid:
             self.memory.forget(run.key, run.uid)
@@ -142,8 +143,8 @@ class TaskRunReconciler:
             self.memory.keep(body)
 
     async def _look(self, run: WantedRun, known: RememberedRun) -> None:
-        """Jobs and pods as they are now, and after them the TaskRun: what made a Job is in its
-        status then."""
+        """Read Jobs and pods, and then the TaskRun: by then its status includes the attempt of
+        every Job."""
         mine = {UID_LABEL: run.uid}
         jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
         pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
@@ -155,7 +156,7 @@ class TaskRunReconciler:
         await self._again(run)
 
     async def _events(self, run: WantedRun, uid: str) -> str:
-        """What went wrong with an object, as events say."""
+        """Return what went wrong with an object, from the warnings among its events."""
         try:
             found = await self.api.items(
                 kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}"

@@ -1,11 +1,12 @@
-"""The result: what an attempt's pod says of its end, in the container's termination message. Pure.
+"""The result: an attempt's outcome, which its pod writes into the container's termination message.
+Pure.
 
-The kubelet keeps 4096 bytes of it, so `encode` leaves out what can be left out until it fits:
-reasons first, then what happened before, then the words of the outcome; what decides (attempt,
-kind, conversation, verdicts, usage) always stays.
+The kubelet keeps 4096 bytes of the message, so `encode` shortens the result until it fits: first
+the reasons, then earlier attempts, then the text of the outcome. The fields that decide something
+(attempt, kind, conversation, verdicts, usage) are always kept.
 
-The file is writable for the agent too, which runs as the pod's user: `believed` takes only a result
-whose outcome agrees with the exit code, which is perdure's own to give.
+The agent runs as the pod's user and can write the file too. `believed` therefore accepts only a
+result whose outcome agrees with the exit code, which only perdure sets.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from perdure.model.work import WorkVerdict
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 VERSION = 1
 LONGEST = 4096
-"""Bytes of a termination message that the kubelet keeps, for each container."""
+"""Number of bytes of a termination message that the kubelet keeps for each container."""
 LONGEST_NAME = 1000
 TEXT = 400
-"""Characters of a sentence in the first cut."""
+"""Maximum number of characters of a sentence after the first cut."""
 MOST_EARLIER = 1000
 
 EXIT_CODES: dict[OutcomeKind, int] = {
@@ -53,8 +54,7 @@ EXIT_CODES: dict[OutcomeKind, int] = {
     OutcomeKind.WRITER_CONFLICT: 75,
     OutcomeKind.CANCELLED: 130,
 }
-"""The exit code of a pod, by its attempt's outcome: what it means is perdure's own, as at a
-terminal."""
+"""The exit code of a pod by its attempt's outcome. The codes mean the same as at a terminal."""
 
 
 class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +78,7 @@ class WorkSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the attempt worked, in its pod, and what the workdir stood at."""
+    """The attempt's workdir in its pod, with its branch and commit."""
 
     path: str = ""
     branch: str = ""
@@ -86,7 +86,7 @@ class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Before(msgspec.Struct, frozen=True, kw_only=True):
-    """An attempt before this one, as the run's own record has it."""
+    """An earlier attempt, as the run's own record has it."""
 
     number: int
     outcome: OutcomeKind | None = None
@@ -105,22 +105,23 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
-    """The newest version of the instructions that the attempt was given, in the TaskRun's count."""
+    """The newest version of the instructions that the attempt was given, by the TaskRun's
+    numbers."""
     workspace: PlaceResult = PlaceResult()
     saved: bool = False
-    """Nothing lies in the pod or on its volume alone: all of it is in the checkpoint store, or
-    clean and pushed."""
+    """Whether nothing exists only in the pod or on its volume: all of it is in the checkpoint
+    store, or clean and pushed."""
     earlier: tuple[Before, ...] = ()
-    """Oldest first; the oldest are left out where there is no room."""
+    """Earlier attempts, oldest first; the oldest are left out if there is no room."""
 
 
 def exit_code(result: AttemptResult) -> int:
-    """What the pod exits with."""
+    """Return the exit code of the pod."""
     return EXIT_CODES[result.outcome.kind]
 
 
 def encode(result: AttemptResult, longest: int = LONGEST) -> bytes:
-    """The result as JSON of at most so many bytes (1200 or more)."""
+    """Return the result as JSON of at most `longest` bytes (1200 or more)."""
     result = _clean(result)
     for cut in _CUTS:
         content = msgspec.json.encode(result)
@@ -131,7 +132,7 @@ def encode(result: AttemptResult, longest: int = LONGEST) -> bytes:
 
 
 def decode(content: bytes | str) -> AttemptResult | None:
-    """A result from anywhere; None for what is none."""
+    """Decode a result that is not trusted. Return None if it is not valid."""
     try:
         result = msgspec.json.decode(content, type=resolved(AttemptResult))
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -158,8 +159,8 @@ def decode(content: bytes | str) -> AttemptResult | None:
 
 
 def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
-    """The result in a container's termination message; None where there is none, where it is of
-    another attempt, or where it says something else than the container's exit code."""
+    """Return the result in a container's termination message. Return None if there is none, if it
+    is another attempt's, or if it contradicts the container's exit code."""
     result = decode(message)
     if result is None or result.attempt not in (attempt, 0) or code != exit_code(result):
         return None
@@ -167,7 +168,8 @@ def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptRes
 
 
 def _clean(result: AttemptResult) -> AttemptResult:
-    """Without what JSON cannot carry, and with names that are no longer than names are."""
+    """Return the result without characters that JSON cannot contain, and with names cut to a
+    maximum length."""
 
     def text(value: str, longest: int = LONGEST_NAME) -> str:
         return value.encode("utf-8", "replace").decode()[:longest]
@@ -223,7 +225,7 @@ def _shorter_detail(result: AttemptResult, _: int) -> AttemptResult:
 
 
 def _less_of_before(result: AttemptResult, over: int) -> AttemptResult:
-    """Leaves out the oldest, as many as have to go; the last five stay."""
+    """Leave out as many of the oldest attempts as needed; the last five stay."""
     earlier = list(result.earlier)
     while over > 0 and len(earlier) > 5:
         over -= len(msgspec.json.encode(earlier.pop(0))) + 1

@@ -1,14 +1,15 @@
-"""The Secrets of an attempt's pod: directories with a file for each key, below one directory.
+"""The Secrets of an attempt's pod: one directory for each, with a file for each key.
 
-    credentials/   each key is a variable for the agent repository/    `token`, or `username` and
-    `password`: for git, by perdure's askpass helper; the agent is not given them checkpoints/
-    each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID ...); the agent is
-    not given them
+    credentials/    each key is a variable for the agent
+    repository/     `token`, or `username` and `password`: for git, by perdure's askpass helper; the
+                    agent is not given them
+    checkpoints/    each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID
+                    ...); the agent is not given them
 
-They are files and not variables of the pod, because those stand in the pod's description. An agent
-that looks for them can read them all: it runs as the user that perdure runs as, the one that a
-restricted pod has (docs/reference/pod.md). A value is never written down: what is stored of a run
-has the names of its variables alone.
+They are files and not variables of the pod, because variables appear in the pod's description. An
+agent that looks for them can read them all: it runs as the same user as perdure, the only one that
+a restricted pod has (docs/reference/pod.md). A value is never written down: only the names of the
+variables are stored with a run.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from perdure.lateclass import dataclass
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 LONGEST = 1 << 20
-"""A Secret holds no more (bytes)."""
+"""Maximum size of a value in bytes; a Secret holds no more."""
 WORDS = re.compile(r"[a-z]+(?:[-_.][a-z]+)+")
 LIKELY = 20
-"""A value of so many characters, whatever it is called, may be a key."""
+"""Length in characters from which a value may be a key, regardless of its name."""
 OWN = "PERDURE_"
 CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
-"""What the client of a checkpoint store reads."""
+"""Beginnings of the variables that clients of checkpoint stores read."""
 REPOSITORY_KEYS = frozenset({"token", "username", "password"})
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """What a pod was given. None of it is shown."""
+    """The secrets that a pod was given. None of them is shown."""
 
     agent: dict[str, str] = field(default_factory=dict, repr=False)
     git: dict[str, str] = field(default_factory=dict, repr=False)
@@ -44,9 +45,11 @@ class Secrets:
     store: dict[str, str] = field(default_factory=dict, repr=False)
 
     def values(self) -> list[str]:
-        """All that is never to be written down: what its name calls a secret, and any value that
-        could be one. A region or an address, which stand beside a key, would be missed in what the
-        agent says."""
+        """Return the values that must never be written down: those whose name says that they are
+        secret, and any that could be a key.
+
+        Regions, addresses and the like are not among them, so that they stay readable in the
+        agent's output."""
         every = [*self.agent.items(), *self.store.items(), *self.git.items()]
         plain = [
             value
@@ -56,21 +59,21 @@ class Secrets:
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:
-        """For all of them."""
+        """Return a redactor for all these values."""
         return Redactor.of(
             {f"SECRET_{number}": value for number, value in enumerate(self.values())}
         )
 
 
 def _password(value: str) -> str:
-    """What stands in an address before its host, as in a database's."""
+    """Return the password in an address such as a database's; empty if there is none."""
     found = re.search(r"://[^/\s:@]*:([^/\s@]+)@", value)
     return found[1] if found else ""
 
 
 def _speaks(value: str) -> bool:
-    """An address, a path, a sentence, or words with hyphens between them, as buckets and accounts
-    are called."""
+    """Return whether a value is readable text: an address, a path, a sentence, or words with
+    hyphens between them, like names of buckets and accounts."""
     return (
         "://" in value
         or value.startswith("/")
@@ -80,8 +83,8 @@ def _speaks(value: str) -> bool:
 
 
 def read(directory: Path, repository: str) -> Secrets:
-    """The secrets below a directory, for a run that works on this repository. Raises UsageError for
-    what is none, without a value of it."""
+    """Return the secrets below a directory, for a run that works on this repository. Raises
+    UsageError if one is not valid; the message contains no value."""
     agent, store = _variables(directory / "credentials"), _for_store(directory / "checkpoints")
     return Secrets(agent, _for_git(_files(directory / "repository"), repository), store)
 
@@ -129,8 +132,8 @@ def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
 
 
 def _files(directory: Path) -> dict[str, str]:
-    """Each key and its value, without the line's end that an editor leaves. The kubelet's own links
-    begin with two dots."""
+    """Return each key and its value, without the final line break that an editor adds. Names that
+    begin with two dots are the kubelet's own links, and are skipped."""
     found = {}
     try:
         entries = sorted(directory.iterdir())

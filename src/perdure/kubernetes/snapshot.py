@@ -1,7 +1,8 @@
-"""Jobs and pods as the watch shows them, cut down to what the operator decides by. Pure.
+"""Jobs and pods from the watch, reduced to what the operator needs for its decisions. Pure.
 
-Of a thousand objects it keeps a few hundred bytes each. What containers, kubelets and users wrote
-into them is hostile: it is only ever compared, counted, or shown after `wanted.said`.
+There may be thousands of objects, so only a few hundred bytes of each are kept. Text in them that
+containers, kubelets or users wrote is untrusted: it is only compared, counted, or shown after
+`status.said`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     version: str = ""
     owner: str = ""
-    """The uid of the Job that it is a pod of."""
+    """The uid of the Job that owns the pod."""
     node: str = ""
     claim: str = ""
     phase: str = ""
@@ -43,17 +44,18 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     created: int = 0
     deleted: int = 0
-    """When it has to be gone (ms); 0: nobody wants it to go."""
+    """When the pod has to be gone (ms since 1970); 0 if it is not being deleted."""
     gone: bool = False
-    """The object is deleted: this is what was seen of it last."""
+    """Whether the object is deleted; the other fields are then as they were last seen."""
     disruption: str = ""
-    """The reason of its condition DisruptionTarget: it was evicted, preempted, or lost its node."""
+    """The reason of the condition DisruptionTarget: the pod was evicted, preempted, or lost its
+    node."""
     unscheduled: str = ""
     """Why no node was found for it."""
     waiting: str = ""
     waiting_message: str = ""
     started: bool = False
-    """Its container was at work at least once."""
+    """Whether its container has run at least once."""
     ended: Ended | None = None
 
     @property
@@ -62,7 +64,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def live(self) -> bool:
-        """Something of it may be at work, as far as anybody can tell."""
+        """Whether something of the pod may still be running."""
         return not self.gone and not self.terminal
 
 
@@ -88,7 +90,7 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
-    """A pod, where it is one of ours."""
+    """Return a pod if it has our labels, or else None."""
     meta, status = body["metadata"], body.get("status") or {}
     run, attempt = _whose(meta)
     if not run:
@@ -139,7 +141,7 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
 
 
 def job_seen(body: dict[str, Any]) -> JobSeen | None:
-    """A Job, where it is one of ours: made for a TaskRun, which owns it."""
+    """Return a Job if it is ours, which means that a TaskRun owns it; or else None."""
     meta, status = body["metadata"], body.get("status") or {}
     run, attempt = _whose(meta)
     if not run or controller(meta) != (KIND, run):
@@ -166,14 +168,14 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
 
 
 def controller(meta: dict[str, Any]) -> tuple[str, str]:
-    """Kind and uid of what made an object, by its owner references; empty where it was made by
-    itself."""
+    """Return kind and uid of an object's controller, from its owner references; empty if it has
+    none."""
     found = (each for each in meta.get("ownerReferences") or () if each.get("controller"))
     return next(((str(each.get("kind", "")), str(each.get("uid", ""))) for each in found), ("", ""))
 
 
 def _whose(meta: dict[str, Any]) -> tuple[str, int]:
-    """The TaskRun's uid and the attempt that an object is labelled with; empty where it is not
+    """Return the TaskRun's uid and the attempt from an object's labels; empty if the object is not
     ours."""
     labels = meta.get("labels") or {}
     number = labels.get(ATTEMPT_LABEL, "")
@@ -185,7 +187,7 @@ def _whose(meta: dict[str, Any]) -> tuple[str, int]:
 
 
 def _claim(spec: dict[str, Any]) -> str:
-    """The claim that lies at /data; empty where none does."""
+    """Return the claim that is mounted at /data; empty if there is none."""
     data: dict[str, Any] = next(
         (each for each in spec.get("volumes") or () if each.get("name") == "perdure-data"), {}
     )

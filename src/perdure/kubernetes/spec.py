@@ -1,8 +1,8 @@
-"""`spec` of a TaskRun: what is asked for, as `msgspec` reads it, and as the task that it is in the
-rest of perdure. Pure.
+"""`spec` of a TaskRun: its fields as `msgspec` reads them, and their conversion to perdure's own
+TaskSpec. Pure.
 
-`wanted` reads it and asks `check` for what a schema cannot say; `manifests` and `status_moves` go
-by it.
+`wanted` reads it and calls `check` for rules that a schema cannot express. `manifests` and
+`status_moves` use it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Mode = Literal["Claim", "Shared", "Checkpoints"]
 
 
 class Invalid(ValueError):
-    """What the TaskRun asks for cannot be done; the message names the field."""
+    """The spec of the TaskRun is not valid; the message names the field."""
 
 
 class Camel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A part of a TaskRun, its fields named as the API server names them."""
+    """Base of the parts of a TaskRun; fields have camel-case names, as in the API server."""
 
 
 class KeyRef(Camel, frozen=True):
@@ -38,7 +38,7 @@ class PromptFrom(Camel, frozen=True):
 
 
 class SpecSource(Camel, frozen=True):
-    """The key of a Secret in which a version of the instructions stands."""
+    """The key of a Secret that contains a version of the instructions."""
 
     version: int
     name: str
@@ -77,7 +77,7 @@ class Policy(Camel, frozen=True):
 
 
 class SpecVolume(Camel, frozen=True):
-    """`spec.workspace`: where the task's state lies between two attempts."""
+    """`spec.workspace`: where the task's state is kept between two attempts."""
 
     mode: Mode = "Claim"
     claim_name: str = ""
@@ -89,8 +89,8 @@ class SpecVolume(Camel, frozen=True):
 
 
 class Pod(Camel, frozen=True):
-    """`spec.pod`: what is particular about the pods of the attempts. Parts of a pod's own schema
-    stay as they are given."""
+    """`spec.pod`: settings for the pods of the attempts. Parts of a pod's own schema are passed on
+    unchanged."""
 
     image: str = ""
     resources: dict[str, Any] = {}
@@ -131,8 +131,8 @@ class Spec(Camel, frozen=True):
 
     @property
     def secret(self) -> SpecSource | None:
-        """Where the newest instructions stand, if that is a Secret: the operator does not read it,
-        the pod does."""
+        """Where the newest instructions are, if that is a Secret. Only the pod reads it, not the
+        operator."""
         ref = self.prompt_from.secret_key_ref if self.prompt_from is not None else None
         return (
             SpecSource(version=self.context_version, name=ref.name, key=ref.key)
@@ -142,7 +142,7 @@ class Spec(Camel, frozen=True):
 
 
 def check(spec: Spec, uid: str) -> None:
-    """What every later step relies on. Raises Invalid."""
+    """Check the rules that every later step relies on. Raises Invalid."""
     if not UID.fullmatch(uid):
         raise Invalid("metadata.uid is no uid")
     source = spec.prompt_from
@@ -168,7 +168,8 @@ def check(spec: Spec, uid: str) -> None:
 
 
 def task_spec(spec: Spec) -> TaskSpec:
-    """What the pod is to do, as everywhere in perdure; the prompt goes its own way."""
+    """Return the pod's task as perdure's TaskSpec, without the prompt, which is passed on
+    separately."""
     policy, repository = spec.policy, spec.repository
     return TaskSpec(
         prompt="",

@@ -1,8 +1,7 @@
-"""`status` of a TaskRun: where it stands, and how sentences and times are written there. Pure.
+"""`status` of a TaskRun: its state, and how sentences and times are written there. Pure.
 
-The operator alone is to write it, but whoever has the right may write anything: a status that does
-not fit is taken for one that is not there, as far as it does not fit. Nothing that a status says
-may stop the operator.
+Only the operator should write it, but anyone with the right can write anything. Parts of a status
+that are not valid count as missing. Nothing in a status may stop the operator.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from perdure.rules.text import clean
 MOST_RECORDS = 50
 
 SENTENCE = 2000
-"""Characters of a sentence in a status."""
+"""Maximum number of characters of a sentence in a status."""
 
 FINAL: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
 
@@ -56,7 +55,7 @@ class WorkOfRecord(Camel, frozen=True):
 
 
 class AttemptStatus(Camel, frozen=True):
-    """One attempt. It is at work as long as it has no outcome."""
+    """One attempt. It is running as long as it has no outcome."""
 
     number: int
     job: str = ""
@@ -77,7 +76,7 @@ class AttemptStatus(Camel, frozen=True):
 
 
 class Lying(Camel, frozen=True):
-    """`status.workspace`: where the work lies."""
+    """`status.workspace`: where the work is."""
 
     claim_name: str = ""
     path: str = ""
@@ -88,7 +87,7 @@ class Lying(Camel, frozen=True):
 
 
 class StatusCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A condition. All of it is always written: the API server asks for it."""
+    """A condition. All fields are always written, because the API server requires them."""
 
     type: str
     status: str
@@ -104,7 +103,7 @@ class TaskRunStatus(Camel, frozen=True):
     attempt: int = 0
     attempts_allowed: int = 0
     used_before: int = 0
-    """Attempts that used up one of those allowed and stand in `attempts` no more."""
+    """Number of attempts that used up an allowed one and are no longer in `attempts`."""
     run_after: str = ""
     reason: str = ""
     session_id: str = ""
@@ -117,27 +116,27 @@ class TaskRunStatus(Camel, frozen=True):
     conditions: tuple[StatusCondition, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
     contexts: int = 0
-    """How many versions of the instructions there were."""
+    """Number of versions of the instructions that ever existed."""
     instructions_from: tuple[SpecSource, ...] = ()
-    """The newest versions that stand in Secrets. Not in the ConfigMap: who may write that would
-    choose the Secret that is read."""
+    """The newest versions that are in Secrets. They are not recorded in the ConfigMap, because
+    anyone who may write that could then choose the Secret that is read."""
 
     @property
     def open(self) -> AttemptStatus | None:
-        """The attempt that is at work."""
+        """The attempt that is running; None if there is none."""
         last = self.attempts[-1] if self.attempts else None
         return last if last is not None and not last.outcome else None
 
     def condition(self, type: str) -> StatusCondition | None:
-        """The condition of a type, where it is true."""
+        """Return the condition of a type if it is true, or else None."""
         return next(
             (each for each in self.conditions if each.type == type and each.status == "True"), None
         )
 
 
 def status_of(raw: dict[str, Any]) -> TaskRunStatus:
-    """What fits of a status. Its parts are read one by one, so that a part that does not fit takes
-    no other with it."""
+    """Return the valid parts of a status. The parts are read one by one, so that an invalid one
+    does not spoil the others."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(TaskRunStatus):
         if field.encode_name in raw:
@@ -149,14 +148,15 @@ def status_of(raw: dict[str, Any]) -> TaskRunStatus:
 
 
 def said(text: str, most: int = SENTENCE) -> str:
-    """What somebody else said, fit for a status: without control characters, on one line, cut."""
+    """Return untrusted text for use in a status: on one line, without control characters, and
+    cut."""
     line = " ".join(clean(text).split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def stamp(ms: int) -> str:
-    """Milliseconds since 1970 as RFC 3339 in UTC, with milliseconds: `metadata`'s own format has
-    none, and attempts need them."""
+    """Return milliseconds since 1970 as RFC 3339 in UTC, with milliseconds. The format of
+    `metadata` has none, but attempts need them."""
     return (
         datetime.fromtimestamp(ms / 1000, UTC)
         .isoformat(timespec="milliseconds")
@@ -165,7 +165,7 @@ def stamp(ms: int) -> str:
 
 
 def moment(text: str) -> int:
-    """RFC 3339 as milliseconds; 0 for what is none."""
+    """Return an RFC 3339 time as milliseconds since 1970; 0 if it is not valid."""
     try:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):

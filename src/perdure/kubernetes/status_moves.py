@@ -1,9 +1,9 @@
-"""The status of a TaskRun, and how it moves: an attempt begins, ends, is asked for again. Pure;
-`step` decides when.
+"""Changes of a TaskRun's status: an attempt begins, ends, or is requested again. Pure; `step`
+decides when.
 
-What follows an attempt is `lifecycle.decide`'s to say, from the same tally as at a terminal, made
-here of `status.attempts`: attempts that infrastructure ended are free, as are the outcomes of
-`lifecycle.FREE`, and a stop by a person counts for nothing.
+`lifecycle.decide` says what follows an attempt, from the same tally as at a terminal. The tally is
+made here from `status.attempts`. Attempts that infrastructure ended are free, as are the outcomes
+of `lifecycle.FREE`. An attempt that a person stopped is not counted.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ PHASES = {
 
 
 def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskRunStatus:
-    """With one more attempt at work. The number is in the status before anything of the attempt
-    exists."""
+    """Return the status with one more running attempt. Its number is in the status before anything
+    of the attempt exists."""
     record = AttemptStatus(
         number=number,
         job=run.job(number),
@@ -80,7 +80,7 @@ def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskR
 def closed(
     status: TaskRunStatus, end: End, run: WantedRun, now: int, jitter: float
 ) -> TaskRunStatus:
-    """With the open attempt's one outcome, and what follows it."""
+    """Return the status with the outcome of the open attempt, and with what follows it."""
     record, result = status.attempts[-1], end.result
     asked = run.spec.suspend or run.deleting
     record = replace(
@@ -139,7 +139,7 @@ def closed(
 
 
 def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
-    """With the condition Complete as the phase has it, for `kubectl wait`."""
+    """Return the status with the condition Complete set to match the phase, for `kubectl wait`."""
     last = status.attempts[-1].outcome if status.attempts else ""
     if status.phase == "Succeeded":
         reason = "Succeeded"
@@ -152,7 +152,7 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 
 def reopened(status: TaskRunStatus, reason: str, now: int) -> TaskRunStatus:
-    """Queued again, due now, with at least one more attempt allowed."""
+    """Return the status queued again, due now, with at least one more attempt allowed."""
     status = _without(status, "NeedsPerson", "Waiting", now=now)
     return settled(
         replace(allowed_more(status), phase="Queued", run_after=stamp(now), reason=reason), now
@@ -160,7 +160,8 @@ def reopened(status: TaskRunStatus, reason: str, now: int) -> TaskRunStatus:
 
 
 def allowed_more(status: TaskRunStatus) -> TaskRunStatus:
-    """With at least one attempt to come; the one at work may use up what it has."""
+    """Return the status with at least one further attempt allowed, even if the running one uses up
+    an allowed attempt."""
     return replace(
         status,
         attempts_allowed=max(
@@ -170,30 +171,32 @@ def allowed_more(status: TaskRunStatus) -> TaskRunStatus:
 
 
 def allowed_anew(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
-    """With all the attempts of new instructions to come. Where one is at work, its end says so
-    again: it is of those before."""
+    """Return the status with all the attempts that new instructions allow. The end of a running
+    attempt calls this again, because that attempt belongs to the earlier instructions."""
     return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
 
 
 def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskRunStatus:
-    """Failed before an attempt could begin; a person is needed."""
+    """Return the status failed before an attempt could begin, with a condition that a person is
+    needed."""
     status = told(_without(status, "Waiting", now=now), "NeedsPerson", reason, message, now)
     return settled(replace(status, phase="Failed", run_after="", reason=said(message)), now)
 
 
 def waits(status: TaskRunStatus, held: Held, now: int) -> TaskRunStatus:
-    """With the condition Waiting. Its time is when the wait began, whatever it waited for first."""
+    """Return the status with the condition Waiting. Its time is the start of the whole wait, even
+    if the reason has changed."""
     return told(status, "Waiting", held.reason, held.message, now)
 
 
 def goes_on(status: TaskRunStatus, now: int) -> TaskRunStatus:
-    """Without it."""
+    """Return the status without the condition Waiting."""
     return _without(status, "Waiting", now=now)
 
 
 def beset(status: TaskRunStatus, sentence: str, now: int) -> TaskRunStatus:
-    """With what is told of objects that only look like the TaskRun's; without it where the sentence
-    is empty."""
+    """Return the status with the condition Foreign, which reports objects that only look like the
+    TaskRun's. An empty sentence removes it."""
     return (
         told(status, "Foreign", "NotOwned", sentence, now)
         if sentence
@@ -202,7 +205,7 @@ def beset(status: TaskRunStatus, sentence: str, now: int) -> TaskRunStatus:
 
 
 def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> TaskRunStatus:
-    """With what is seen of the open attempt."""
+    """Return the status with the open attempt's Job, pod, node and claim."""
     if pod is not None and pod.claim:
         status = replace(status, workspace=replace(status.workspace, claim_name=pod.claim))
     return replace(status, attempts=(*status.attempts[:-1], _placed(status.attempts[-1], job, pod)))
@@ -211,8 +214,8 @@ def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> T
 def told(
     status: TaskRunStatus, type: str, reason: str, message: str, now: int, *, holds: bool = True
 ) -> TaskRunStatus:
-    """With a condition. The time of its transition changes with its truth, and with nothing
-    else."""
+    """Return the status with a condition. The transition time changes only when the condition
+    becomes true or false."""
     was = next((each for each in status.conditions if each.type == type), None)
     word = "True" if holds else "False"
     since = (
@@ -229,7 +232,7 @@ def told(
 
 
 def tally(status: TaskRunStatus, spec: Spec) -> Tally:
-    """What the attempts of a status add up to, the newest one ended."""
+    """Return the tally of a status whose newest attempt has ended."""
     counted = [
         record
         for record in status.attempts
@@ -265,12 +268,13 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
 
 
 def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
-    """The merge patch that makes the stored status this one; empty where it is."""
+    """Return the merge patch that turns the stored status into this one; empty if they are
+    equal."""
     now: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(status))
     changed = {name: value for name, value in now.items() if was.get(name) != value}
     if (
         "workspace" in changed or "usage" in changed
-    ):  # objects are merged: what is gone has to be named
+    ):  # a merge patch keeps fields that it does not name
         for name in ("workspace", "usage"):
             if name in changed and isinstance(was.get(name), dict):
                 changed[name] = {
@@ -281,17 +285,17 @@ def patch(was: dict[str, Any], status: TaskRunStatus) -> dict[str, Any]:
 
 
 def camel(words: str) -> str:
-    """`auth_failed` as Kubernetes writes reasons."""
+    """Return a name such as `auth_failed` as Kubernetes writes reasons: `AuthFailed`."""
     return "".join(part.capitalize() for part in words.split("_"))
 
 
 def _used_up(status: TaskRunStatus) -> int:
-    """How many of the attempts allowed are gone."""
+    """Return how many of the allowed attempts are used up."""
     return status.used_before + sum(map(_used, status.attempts))
 
 
 def _used(record: AttemptStatus) -> bool:
-    """Whether it used up one of the attempts that are allowed."""
+    """Return whether an attempt used up one of those allowed."""
     free = (
         record.infrastructure
         or record.outcome in UNCOUNTED
@@ -301,7 +305,8 @@ def _used(record: AttemptStatus) -> bool:
 
 
 def _trimmed(status: TaskRunStatus) -> TaskRunStatus:
-    """The newest records; what those that go had used up is kept as a number."""
+    """Return the status with only its newest records. The number of attempts that the dropped
+    records used up is kept."""
     over = status.attempts[:-MOST_RECORDS]
     return replace(
         status,
@@ -319,10 +324,10 @@ def _placed(record: AttemptStatus, job: JobSeen | None, pod: PodSeen | None) -> 
 def _learnt(
     status: TaskRunStatus, record: AttemptStatus, result: AttemptResult | None, run: WantedRun
 ) -> TaskRunStatus:
-    """What the attempt tells of the run as a whole."""
+    """Return the status with what an ended attempt says about the run as a whole."""
     volume = run.spec.workspace
-    # Of an attempt that tells nothing it is not known that it did nothing: its Job may have come
-    # and gone unseen.
+    # An attempt without a result may still have done something: its Job may have come and gone
+    # unseen.
     lying = replace(status.workspace, saved=False, checkpoints=volume.checkpoints)
     if result is not None:
         place = result.workspace
@@ -339,14 +344,14 @@ def _learnt(
             status, usage=_spent(total), session_id=_id(result.session_id) or status.session_id
         )
     verdict = record.receipt.verdict if record.receipt is not None else ""
-    # Of an attempt whose pod told nothing, nothing is known of the work.
+    # Without a result, nothing is known about the attempt's work.
     work = record.work.verdict if record.work is not None else ""
     return replace(status, workspace=lying, receipt=verdict or status.receipt, work=work)
 
 
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
-    """Receipts of attempts that could not tell them themselves; their outcomes stay as they were
-    told."""
+    """Return the status with receipts and conversations of earlier attempts that had no result
+    themselves. Their outcomes stay as they are."""
     before = {each.number: each for each in result.earlier} if result is not None else {}
 
     def fill(record: AttemptStatus) -> AttemptStatus:
@@ -361,8 +366,8 @@ def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunSt
 
 
 def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
-    """As `engine.attempt.finish` has it: of a conversation that is too long, strict forbids a new
-    one, not a shorter one."""
+    """Return the policy as `engine.attempt.finish` applies it. For a conversation that is too long,
+    strict forbids a new conversation, but not a shorter one."""
     if kind is not OutcomeKind.CONTEXT_EXHAUSTED:
         return spec.policy.continuity
     when, strict = spec.policy.when_full, spec.policy.continuity is ContinuityPolicy.STRICT
@@ -374,8 +379,8 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
 
 
 def _attempt(record: AttemptStatus) -> Attempt:
-    """A record as `crashes` looks at it. Where nothing was told of an attempt, it is not held to
-    have been in vain."""
+    """Return a record in the form that `crashes` examines. An attempt that reported nothing does
+    not count as futile."""
     told = record.receipt is not None or record.usage is not None
     receipt = Receipt(
         verdict=Judged.NATIVE,
@@ -396,7 +401,8 @@ def _attempt(record: AttemptStatus) -> Attempt:
 
 
 def _kind(word: str) -> OutcomeKind:
-    """A status can be written by others: an unknown word is a failure."""
+    """Return the kind of an outcome. Others can write a status, so an unknown word counts as a
+    failure."""
     return OutcomeKind(word) if word in set(OutcomeKind) else OutcomeKind.FAILED
 
 
@@ -435,7 +441,8 @@ def _work(result: AttemptResult) -> WorkOfRecord | None:
 
 
 def _bounded(number: int) -> int:
-    """A count that the resource takes (int32); the pod's agent could have written it."""
+    """Return a count within the resource's limits (int32); the agent in the pod could have written
+    it."""
     return min(max(number, 0), 2**31 - 1)
 
 

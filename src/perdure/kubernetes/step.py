@@ -1,11 +1,11 @@
-"""The next step for one TaskRun, from what is seen of it, its Jobs and its pods: level-based, and
-pure.
+"""Decides the next step for one TaskRun, from what is seen of it, its Jobs and its pods.
+Level-based and pure.
 
-A step is one thing to do; after it everything is looked at again. So it does not matter which
-events came, in which order, how often, or whether the operator died in between. What is seen may be
-old: a write to the status says which version it follows and is refused otherwise, attempt numbers
-only grow, a Job's name holds its attempt's number, and nothing is concluded from what is *not* seen
-before a fresh look.
+A step is one action; after it everything is looked at again. So it does not matter which events
+came, in which order, how often, or whether the operator died in between. The snapshot may be out of
+date. This does no harm: a write to the status names the version that it follows, and is refused if
+there is a newer one; attempt numbers only grow; a Job's name contains its attempt's number; and a
+*missing* object counts only after a fresh look.
 
 One attempt, as steps: Hold (the finalizer) -> Record (the instructions) -> Tell (attempt N is in
 the status) -> Launch (its Job) -> Tell (its Job's uid) -> Tell (its outcome, and what follows).
@@ -36,86 +36,87 @@ from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 PATIENCE_MS = 1_800_000
-"""So long an attempt waits for what keeps it from beginning; then it needs a person."""
+"""Milliseconds for which an attempt waits for an obstacle to go away; after that a person is
+needed."""
 LOOK_AGAIN_MS = 15_000
 MOST_LOOK_AGAIN_MS = 300_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What is known of a TaskRun at a moment."""
+    """What is known of a TaskRun at one moment."""
 
     run: WantedRun
     jobs: Sequence[JobSeen] = ()
     pods: Sequence[PodSeen] = ()
-    """Those too that are gone, as they were seen last."""
+    """Includes pods that are gone, as they were last seen."""
     foreign: Sequence[PodSeen] = ()
-    """Of them (`next_step` tells them apart) those that bear the TaskRun's labels and are of none
-    of its Jobs."""
+    """Pods that have the TaskRun's labels but belong to none of its Jobs. `next_step` separates
+    them from `pods`."""
     fresh: bool = False
-    """Jobs and pods were read just now, not remembered."""
+    """Whether Jobs and pods were read just now, and not remembered."""
     recorded: frozenset[int] | None = None
-    """The versions of the instructions that are kept; None: not known."""
+    """The recorded versions of the instructions; None if not known."""
     trouble: Held | None = None
-    """Why the newest thing that was tried could not be done."""
+    """Why the last step could not be carried out."""
     notes: dict[str, str] = field(default_factory=dict)
-    """What events say, by the uid of the object that they are about."""
+    """Messages of events, by the uid of the object that they are about."""
     patience_ms: int = PATIENCE_MS
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """Nothing is to be done before something happens, or `until` (ms)."""
+    """Do nothing until something happens, or until the time `until` (ms since 1970)."""
 
     until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LookAgain:
-    """Jobs and pods are to be read anew."""
+    """Read Jobs and pods again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Events about an object are to be read."""
+    """Read the events about an object."""
 
     uid: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecordContext:
-    """The text of the newest instructions is to be kept, unless it is."""
+    """Record the text of the newest instructions, unless it is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """The status is to become this."""
+    """Write this status."""
 
     status: TaskRunStatus
 
 
 @dataclass(frozen=True, slots=True)
 class HoldFinalizer:
-    """The finalizer is to be set."""
+    """Set the finalizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The finalizer is to go; before it the claim, where it is named."""
+    """Remove the finalizer, and before it delete the claim if one is named."""
 
     claim: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPod:
-    """The Job of the open attempt is to be made, and before it what its pod needs."""
+    """Create the Job of the open attempt, and before it what its pod needs."""
 
     record: AttemptStatus
 
 
 @dataclass(frozen=True, slots=True)
 class StopPod:
-    """A Job is to be deleted, and with it its pod: in good order, within its grace period."""
+    """Delete a Job and its pod. The pod ends in good order, within its grace period."""
 
     job: JobSeen
 
@@ -124,7 +125,7 @@ Step = Rest | LookAgain | Ask | RecordContext | Tell | HoldFinalizer | Release |
 
 
 def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
-    """The one thing to do next. `now` in ms; `jitter` in [0, 1) spreads delays."""
+    """Return the next step. `now` is in ms since 1970; `jitter` in [0, 1) spreads delays."""
     run, status = seen.run, seen.run.status
     if run.deleting and not run.held:
         return Rest()
@@ -164,7 +165,7 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
         if status.open is None:
             return _unable(seen, status, seen.trouble, now)
     if status.open is not None:
-        if run.retry and run.retry != status.retried:  # it is at work: it may fail once more
+        if run.retry and run.retry != status.retried:  # it is running: allow one more failure
             status = replace(status_moves.allowed_more(status), retried=run.retry)
         return _at_work(seen, status, status.attempts[-1], now, jitter)
     if run.deleting:
@@ -177,8 +178,8 @@ def _runs(job: JobSeen) -> bool:
 
 
 def _is_over(seen: Seen, attempt: int) -> bool:
-    """Whether a pod of an attempt has ended: then its Job will, and its logs are kept as long as it
-    is."""
+    """Return whether a pod of an attempt has ended. Its Job will then end too, and must stay so
+    that the logs are kept."""
     told = any(
         record.number == attempt and record.exit_code is not None
         for record in seen.run.status.attempts
@@ -187,8 +188,8 @@ def _is_over(seen: Seen, attempt: int) -> bool:
 
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
-    """The newest instructions are kept. What had ended goes on with them; what is at work is given
-    them afterwards."""
+    """Return the status after the newest instructions were recorded. A run that had ended continues
+    with them; a running attempt is followed by one that has them."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version, contexts=status.contexts + 1)
     if run.spec.secret is not None:
@@ -210,7 +211,7 @@ def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
 
 
 def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
-    """What is needed before an attempt could be had: it is waited for, and not for ever."""
+    """Wait, for a limited time, for something that is missing before an attempt can begin."""
     run = seen.run
     phase = "Pending" if status.phase in FINAL else status.phase or "Pending"
     waits = status_moves.waits(
@@ -228,12 +229,12 @@ def _since(status: TaskRunStatus, now: int) -> int:
 
 
 def _again(since: int, now: int) -> int:
-    """When to try once more: seldomer, the longer it has lasted."""
+    """Return when to try again: less often the longer it has lasted."""
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
 def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
-    """The status is written where it changed, else there is rest."""
+    """Write the status if it changed; otherwise rest."""
     status = _seen(run, status)
     return Tell(status) if status_moves.patch(run.raw_status, status) else Rest(until)
 
@@ -241,7 +242,7 @@ def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
 def _at_work(
     seen: Seen, status: TaskRunStatus, record: AttemptStatus, now: int, jitter: float
 ) -> Step:
-    """An attempt is open: it is launched, watched, stopped, closed."""
+    """Launch, watch, stop or close the open attempt."""
     run = seen.run
     asked = run.spec.suspend or run.deleting
     job = next((each for each in seen.jobs if each.attempt == record.number), None)
@@ -263,9 +264,7 @@ def _at_work(
                 )
             )
     if asked and job is not None and _runs(job):
-        if (
-            record.job_uid != job.uid
-        ):  # afterwards nothing else would say whose pod it is that ends its work
+        if record.job_uid != job.uid:  # once the Job is deleted, only this uid identifies its pod
             return Tell(_seen(run, status_moves.placed(status, job, None)))
         return StopPod(job)
     if not launched:
@@ -285,7 +284,7 @@ def _watched(
     now: int,
     jitter: float,
 ) -> Step:
-    """Nothing has ended: what is seen is told, and what keeps it from beginning."""
+    """Report what is seen of an attempt that has not ended, and what keeps it from starting."""
     live = [pod for pod in pods if pod.live]
     status = status_moves.placed(status, job, live[-1] if live else None)
     uid = outcomes.unexplained(job, pods, now)
@@ -310,8 +309,9 @@ def _watched(
 
 
 def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:
-    """The open attempt cannot begin. After a while that is its outcome; a lost node alone is waited
-    for as long as it takes, since what is on it may still write."""
+    """Wait for an obstacle of the open attempt. After a while the obstacle becomes its outcome.
+
+    Only a lost node is waited for without a limit, since what is on it may still write."""
     status = status_moves.waits(status, held, now)
     since = _since(status, now)
     if now - since > seen.patience_ms and held.reason != "NodeLost":
@@ -327,7 +327,7 @@ def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: floa
 
 
 def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """No attempt is open."""
+    """Decide what to do while no attempt is open."""
     run = seen.run
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)
@@ -380,7 +380,7 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
 
 
 def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """The TaskRun is to be deleted, and nothing of it is at work."""
+    """Let a TaskRun be deleted that has no running attempt, or report its unsaved work."""
     run = seen.run
     if deletion.safe(run, status):
         return Release(deletion.claim_to_go(run))

@@ -1,9 +1,9 @@
-"""The TaskRuns of a cluster, as somebody with a kubeconfig may see and ask for them. Called by
-`perdure --cluster` (kubectl perdure).
+"""The TaskRuns of a cluster, read and written with the rights of a kubeconfig. Called by `perdure
+--cluster` (kubectl perdure).
 
 Every failure is one sentence and a next step: no configuration, no answer, no such resource, no
-right, no such TaskRun, a refusal with the API server's own words (which name the field). What comes
-back is plain JSON. Needs the extra `kubernetes`, which is loaded late.
+permission, no such TaskRun, or a refusal in the API server's own words (which name the field).
+Results are plain JSON. Needs the extra `kubernetes`, which is loaded late.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ Object = dict[str, Any]
 
 
 class TaskRuns:
-    """`namespace`: the one that is meant where none is named. Close it after use."""
+    """The TaskRuns of one cluster. `namespace` is used where none is given. Close it after use."""
 
     def __init__(self, kubeconfig: str = "", context: str = "", namespace: str = "") -> None:
-        """Raises UsageError where no cluster is named. Nothing is sent."""
+        """Raise UsageError if no cluster is configured. Nothing is sent."""
         _need_library()
         from lightkube import Client
         from lightkube.generic_resource import create_namespaced_resource
@@ -52,7 +52,7 @@ class TaskRuns:
         self._client.close()
 
     def list(self, *, everywhere: bool = False) -> list[Object]:
-        """All of the namespace, or of all namespaces."""
+        """Return all TaskRuns of the namespace, or of all namespaces."""
         with self._said(""):
             return [
                 dict(each)
@@ -66,16 +66,16 @@ class TaskRuns:
             return dict(self._client.get(self._kind, name, namespace=self.namespace))
 
     def create(self, body: Object) -> Object:
-        """Raises Conflict where the name is taken, UsageError with the API server's words for what
-        it does not take."""
+        """Create a TaskRun and return it. Raises Conflict if the name is taken, and UsageError with
+        the API server's words if the server rejects it."""
         name = str(body["metadata"]["name"])
         with self._said(name):
             made = self._kind(apiVersion=f"{GROUP}/{VERSION}", kind=KIND, **body)
             return dict(self._client.create(made, namespace=self.namespace))
 
     def patch(self, name: str, change: Object, *, seen: Object | None = None) -> Object:
-        """A merge patch. `snapshot`: only if the TaskRun is still as it was there; raises Conflict
-        else."""
+        """Apply a merge patch. With `seen`, apply it only if the TaskRun is unchanged since then;
+        raises Conflict otherwise."""
         from lightkube.types import PatchType
 
         if seen is not None:
@@ -94,8 +94,8 @@ class TaskRuns:
             )
 
     def log(self, pod: str, *, follow: bool = False) -> Iterator[str]:
-        """The lines of a pod's log, hostile as they are. Raises NotFound for a pod that is gone,
-        Conflict for one that has yet to begin."""
+        """Yield the lines of a pod's log; they are untrusted and not cleaned. Raises NotFound for a
+        pod that is gone, Conflict for one that has not started yet."""
         with self._said(pod, what="pod"):
             for line in self._client.log(
                 pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False
@@ -104,7 +104,7 @@ class TaskRuns:
 
     @contextmanager
     def _said(self, name: str, what: str = "TaskRun") -> Iterator[None]:
-        """The errors of the library and of the API server, as perdure's own."""
+        """Turn errors of the library and of the API server into perdure's own."""
         import httpx2
         from lightkube.core.exceptions import ApiError, ConfigError
 
@@ -192,8 +192,8 @@ def _need_library() -> None:
 
 
 def _configuration(kubeconfig: str, context: str) -> Any:
-    """As kubectl finds it: the given file, KUBECONFIG, the user's own; within a pod its account.
-    Raises UsageError."""
+    """Return the configuration that kubectl would use: the given file, KUBECONFIG, the user's own,
+    or a pod's service account. Raises UsageError."""
     from lightkube import KubeConfig
     from lightkube.core.exceptions import ConfigError
 
@@ -234,9 +234,11 @@ def _configuration(kubeconfig: str, context: str) -> Any:
 
 
 def _with_newer_login(one: Any) -> Any:
-    """A configuration whose login program speaks v1 of its protocol, as lightkube 1.0.1 calls one:
-    it knows the two before, which differ from v1 in nothing that it uses, and does not say which
-    one it speaks."""
+    """Return the configuration with a login program that speaks v1 of its protocol, for lightkube
+    1.0.1.
+
+    lightkube knows only the two versions before v1, which differ from it in nothing that lightkube
+    uses. It does not tell the program which version it speaks."""
     from lightkube.config.models import NameValue
 
     login = one.user.exec

@@ -1,5 +1,4 @@
-"""What is told of an attempt, from the run's own record: the `AttemptResult` that the operator
-reads."""
+"""Builds the `AttemptResult` that the operator reads, from the run's own record."""
 
 from __future__ import annotations
 
@@ -20,7 +19,7 @@ DISPLACED = "another pod has taken the run over"
 
 
 def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
-    """How the order's attempt ended. It is in the record, and has ended."""
+    """Return how the order's attempt ended. The attempt must be in the record, and ended."""
     attempts = engine.store.attempts(run.id)
     attempt = next(each for each in attempts if each.number == order.attempt)
     receipt = attempt.receipt
@@ -62,8 +61,8 @@ def _work(engine: Engine, attempt: Attempt) -> WorkSummary | None:
 
 
 def _outcome(engine: Engine, attempt: Attempt) -> Outcome:
-    """As it is in the record. One that was stopped because another pod has the run is not a
-    person's stop."""
+    """Return the outcome from the record. An attempt that stopped because another pod has the run
+    does not count as stopped by a person."""
     outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
     if outcome.kind is OutcomeKind.CANCELLED and any(
         record.attempt == attempt.number and isinstance(record.event, PlaceLost)
@@ -94,8 +93,8 @@ def _place(engine: Engine, run: TaskRun) -> PlaceResult:
 
 
 def _saved(engine: Engine, run: TaskRun) -> bool:
-    """Whether the pod, and its volume, could go without loss. A pod that is to end does not ask the
-    repository's server."""
+    """Return whether the pod and its volume could be deleted without loss. A pod that is about to
+    end does not ask the repository's server."""
     if engine.publisher is not None and engine.publisher.settled(run.id):
         return True
     if engine.stopping() or run.workspace is None:

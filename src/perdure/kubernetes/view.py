@@ -1,9 +1,8 @@
-"""A TaskRun as `perdure --cluster` shows it: a row, and one stable, versioned object as `--json`
-prints it. Pure.
+"""A TaskRun as `perdure --cluster` shows it: a row of a list, and one stable, versioned object for
+`--json`. Pure.
 
-Called with what the API server gave. Whoever may write a status may write anything into it: what is
-not of the kind that it should be counts as not there, and what is shown is cleaned where it is
-printed.
+Called with objects from the API server. Anyone who may write a status can write anything into it,
+so a value of the wrong type counts as missing, and text is cleaned where it is printed.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ STATES = {
     "Cancelled": RunState.CANCELLED,
     "Suspended": RunState.CANCELLED,
 }
-"""What a phase is among the six states of a run."""
+"""The state of a run that corresponds to each phase."""
 OVER = ("Succeeded", "Failed", "Cancelled", "Suspended")
 
 Object = dict[str, Any]
 
 
 def part(body: Object, path: str) -> Object:
-    """The object at a path such as `spec.workspace`; empty where there is none."""
+    """Return the object at a path such as `spec.workspace`; empty if there is none."""
     found: Any = body
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
@@ -38,46 +37,46 @@ def part(body: Object, path: str) -> Object:
 
 
 def word(body: Object, path: str) -> str:
-    """The text at a path; empty where there is none."""
+    """Return the text at a path; empty if there is none."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
     return found if isinstance(found, str) else ""
 
 
 def count(body: Object, path: str) -> int:
-    """The whole number at a path; 0 where there is none."""
+    """Return the integer at a path; 0 if there is none."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
     return found if isinstance(found, int) and not isinstance(found, bool) else 0
 
 
 def several(body: Object, path: str) -> list[Object]:
-    """The objects of the list at a path."""
+    """Return the objects of the list at a path."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
     return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def phase(body: Object) -> str:
-    """`Pending` where the operator has not looked yet."""
+    """Return the phase; `Pending` if the operator has not looked at the TaskRun yet."""
     return word(body, "status.phase") or "Pending"
 
 
 def is_over(body: Object) -> bool:
-    """Whether nothing more happens by itself: the status is of the spec as it is, and its phase is
-    a last one."""
+    """Return whether nothing more happens by itself: the status belongs to the current spec, and
+    its phase is a final one."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
     return seen and not unrecorded(body) and phase(body) in OVER
 
 
 def unrecorded(body: Object) -> bool:
-    """Whether the operator has yet to read the newest instructions; until then nobody may replace
-    them."""
+    """Return whether the operator still has to read the newest instructions. Until then they must
+    not be replaced."""
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 
 def condition(body: Object, kind: str) -> Object:
-    """The condition of a type, where it is true; else empty."""
+    """Return the condition of a type if it is true, or else an empty object."""
     true = (
         each
         for each in several(body, "status.conditions")
@@ -87,7 +86,7 @@ def condition(body: Object, kind: str) -> Object:
 
 
 def last_outcome(body: Object) -> OutcomeKind | None:
-    """The kind of the newest attempt's outcome, where it has one that perdure knows."""
+    """Return the kind of the newest attempt's outcome; None if it has none that perdure knows."""
     attempts = several(body, "status.attempts")
     try:
         return OutcomeKind(word(attempts[-1], "outcome")) if attempts else None
@@ -96,7 +95,7 @@ def last_outcome(body: Object) -> OutcomeKind | None:
 
 
 def row_of(body: Object) -> Object:
-    """A TaskRun of a list."""
+    """Return a TaskRun as a row of a list."""
     waiting = condition(body, "Waiting")
     return {
         "namespace": word(body, "metadata.namespace"),
@@ -116,8 +115,8 @@ def row_of(body: Object) -> Object:
 
 
 def report_of(body: Object) -> Object:
-    """A TaskRun with its attempts, as `show --json` prints it. Times are milliseconds since 1970
-    (UTC), money is US dollars."""
+    """Return a TaskRun with its attempts, as `show --json` prints it. Times are milliseconds since
+    1970 (UTC), costs are US dollars."""
     policy, place, where = (
         part(body, "spec.policy"),
         part(body, "status.workspace"),
@@ -148,7 +147,7 @@ def report_of(body: Object) -> Object:
 
 
 def why_of(report: Object) -> Object:
-    """The part of a report that `why --json` prints."""
+    """Return the part of a report that `why --json` prints."""
     kept = (
         "schema_version",
         "namespace",
@@ -164,7 +163,7 @@ def why_of(report: Object) -> Object:
 
 
 def milliseconds(text: str) -> int:
-    """RFC 3339 as milliseconds since 1970; 0 for what is none."""
+    """Return an RFC 3339 time as milliseconds since 1970; 0 if it is not valid."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:

@@ -1,8 +1,7 @@
-"""A TaskRun as the API server gives it: what is asked for (`spec`), where it stands (`status`), and
-what its objects are called. Pure.
+"""A TaskRun from the API server: its `spec`, its `status`, and the names of its objects. Pure.
 
-The schema of the resource is checked by the API server, but a cluster may carry another version of
-it: a spec that does not fit is `Invalid`, with the field's name, and becomes a condition.
+The API server checks the schema of the resource, but a cluster may have another version of that
+schema. A spec that does not fit is `Invalid`, with the field's name, and becomes a condition.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ QUEUE_LABELS = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
 
 
 class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A TaskRun: what is asked for, and where it stands."""
+    """A TaskRun: the task that is wanted, and its state."""
 
     namespace: str
     name: str
     uid: str
     version: str
-    """`metadata.resourceVersion`: every write to the status says that it is still this one."""
+    """`metadata.resourceVersion`. Every write to the status requires that this version is still the
+    current one."""
     generation: int
     deleting: bool
     finalizers: tuple[str, ...]
@@ -38,7 +38,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     abandoned: bool
     spec: Spec
     invalid: str
-    """Why the spec cannot be used; empty where it can. Then `spec` holds what every TaskRun has."""
+    """Why the spec cannot be used; empty if it can."""
     status: TaskRunStatus
     raw_status: dict[str, Any]
 
@@ -56,12 +56,12 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def named(self) -> str:
-        """What its objects are called, but the claim and the Jobs."""
+        """The name of the TaskRun's objects, except the claim and the Jobs."""
         return f"{self.name[:40].rstrip('-.')}-{self.hash}"
 
     @property
     def secrets(self) -> dict[int, SpecSource]:
-        """The versions of the instructions that stand in Secrets, as far as they are known."""
+        """The versions of the instructions that are in Secrets, as far as known."""
         newest = (self.spec.secret,) if self.spec.secret is not None else ()
         return {each.version: each for each in (*self.status.instructions_from, *newest)}
 
@@ -70,7 +70,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def claim(self) -> str:
-        """The claim of mode Claim: the same for all TaskRuns of one task and agent."""
+        """The name of the claim in mode Claim. All TaskRuns of one task and agent share it."""
         spec = self.spec
         if not spec.task:
             return self.named
@@ -79,8 +79,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return f"{told}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     def lies_on(self, claim: str, maker: str) -> bool:
-        """Whether work of this TaskRun may lie on a claim, which the TaskRun `maker` made. Where
-        its spec cannot be read, it may."""
+        """Return whether work of this TaskRun may be on a claim that the TaskRun `maker` created.
+        If its spec is not valid, it may be."""
         return (
             bool(self.invalid)
             or claim in (self.claim, self.status.workspace.claim_name)
@@ -89,8 +89,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def wanted(body: dict[str, Any]) -> WantedRun:
-    """The TaskRun in an object of the API server. Never raises for what is in `spec` or
-    `status`."""
+    """Return the TaskRun in an object of the API server. Never raises because of the contents of
+    `spec` or `status`."""
     meta = body["metadata"]
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     spec, invalid = Spec(), ""

@@ -1,10 +1,11 @@
-"""The watches, by kopf: events of TaskRuns, their Jobs and their pods go into the memory and the
-queue. Nothing is decided here.
+"""The watches, run by kopf: events of TaskRuns, their Jobs and their pods go into the memory and
+the queue. Nothing is decided here.
 
-kopf is used for what it does best and no further: list and watch, bookmarks, 410, a reconnect after
-silence. Only `on.event` is registered: no finalizer, no annotation, no event, no peering of its
-own. Every byte of a watch is heard, bookmarks too, so that a watch that went deaf can be told from
-a cluster in which nothing happens (the API server sends a bookmark about once a minute).
+Only kopf's watching is used: list and watch, bookmarks, 410, reconnection after silence. Only
+`on.event` is registered, so kopf sets no finalizers or annotations, posts no events, and does no
+peering. Every byte of a watch is noticed, including bookmarks. So a watch that has gone silent can
+be distinguished from a cluster in which nothing happens (the API server sends a bookmark about once
+a minute).
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from perdure.kubernetes.status import said as shown
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
 
 SILENT_S = 70.0
-"""A watch that says nothing for so long is begun anew. Bookmarks come once a minute (kube-apiserver
+"""Seconds of silence after which a watch is restarted. Bookmarks come once a minute (kube-apiserver
 1.36, cacher.go)."""
 SERVER_S = 300
-"""A whole number: the API server takes no other."""
+"""Maximum duration of a watch request, in seconds. The API server accepts only a whole number."""
 CHUNK = 500
 
 
 class Ears:
-    """When each watch was heard last."""
+    """The time of the last byte of each watch."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -42,14 +43,14 @@ class Ears:
         self.heard[what] = time.monotonic()
 
     def age_s(self, wanted: int = 3) -> float:
-        """How long the watch that was silent longest has been; before all have spoken, since the
-        start."""
+        """Return for how many seconds the most silent watch has said nothing; since the start,
+        until all watches have been heard."""
         last = min(self.heard.values()) if len(self.heard) >= wanted else self.began
         return time.monotonic() - last
 
 
 class _Ear:
-    """A response's content that tells of each piece that is read."""
+    """A response's content that calls `hear` for each piece that is read."""
 
     def __init__(self, content: Any, hear: Callable[[], None]) -> None:
         self._content, self._hear = content, hear
@@ -64,7 +65,8 @@ class _Ear:
 
 
 def _session(info: Any, ears: Ears) -> aiohttp.ClientSession:
-    """As kopf makes it from the same credentials, and with ears."""
+    """Return a session as kopf makes it from the same credentials, which also records when each
+    watch was heard."""
 
     class Response(aiohttp.ClientResponse):
         async def start(self, connection: Any) -> aiohttp.ClientResponse:
@@ -90,7 +92,7 @@ def registry(
     ears: Ears,
     login: Callable[[], Any],
 ) -> Any:
-    """What kopf is to call."""
+    """Return the registry of the functions that kopf calls."""
     found = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=found)
@@ -124,7 +126,7 @@ def registry(
 
 
 def settings() -> Any:
-    """kopf, kept to watching."""
+    """Return kopf's settings, which limit it to watching."""
     found = kopf.OperatorSettings()
     found.posting.enabled = False
     found.posting.loggers = False
@@ -147,9 +149,9 @@ async def listen(
     ready: asyncio.Event,
     said: Callable[[str], None],
 ) -> None:
-    """Watches until `stop`, which is set here where a signal ends kopf (it takes both signals for
-    itself while it runs). What else ends it, an error within a watch or its own, is told, and it is
-    begun anew."""
+    """Watch until `stop` is set. kopf handles both signals itself while it runs, so `stop` is set
+    here when a signal ends kopf. An error ends kopf too; it is reported, and kopf is started
+    again."""
     logging.getLogger("kopf").setLevel(logging.CRITICAL + 1)
     logging.getLogger("kopf").propagate = False
     while not stop.is_set():

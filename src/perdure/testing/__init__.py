@@ -1,7 +1,9 @@
-"""Conformance suites, for perdure's own implementations and for those from outside.
+"""Conformance suites for implementations of perdure's protocols, both perdure's own and external
+ones.
 
-A suite is a pytest base class: subclass it in your tests, give the fixture that it asks for, and
-every promise of the protocol's docstrings is checked. This package needs pytest (the extra `test`).
+A suite is a pytest base class. Subclass it in your tests and supply the fixture that it asks for;
+it then checks every promise in the protocol's docstrings. This package needs pytest (the extra
+`test`).
 """
 
 from __future__ import annotations

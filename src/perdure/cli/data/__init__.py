@@ -1,1 +1,1 @@
-"""Verbs on what perdure keeps: conversations, capsules, homes, clean-up."""
+"""Verbs for the data that perdure keeps: conversations, capsules, homes, clean-up."""

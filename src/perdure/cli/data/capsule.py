@@ -1,4 +1,4 @@
-"""`export`, `import` and `move`: a run with its conversation and its files, on its way to another
+"""`export`, `import` and `move`: transfer a run with its conversation and its files to another
 machine."""
 
 from __future__ import annotations
@@ -292,7 +292,7 @@ def _list(engine: Engine, url: str, as_json: bool) -> int:
 
 
 def _report(manifest: Manifest) -> dict[str, Any]:
-    """What a capsule holds, as --json shows it."""
+    """Return the contents of a capsule, as --json shows them."""
     return {
         "name": manifest.name,
         "id": manifest.run,

@@ -1,4 +1,4 @@
-"""`gc`, `trash`, `reset`, `du`: clean up, and the way back."""
+"""`gc`, `trash`, `reset`, `du`: clean up, restore what was removed, and show disk usage."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _line(row: Row, dry: bool) -> tuple[str, ...]:
 
 
 def size(count: int) -> str:
-    """`12 B`, `3.4 KB`, `1.2 GB`: in steps of 1024."""
+    """Return a number of bytes as `12 B`, `3.4 KB`, `1.2 GB`, in steps of 1024."""
     number, unit = float(count), "B"
     for unit in ("B", "KB", "MB", "GB", "TB"):
         if number < 1024 or unit == "TB":

@@ -1,5 +1,5 @@
-"""`home`: agents' homes kept on a volume. `link` moves them there, `status` and `verify` look,
-`unlink` gives them back."""
+"""`home`: keeps agents' homes on a volume. `link` moves them there, `status` and `verify` check
+them, `unlink` moves them back."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def home_verb(arguments: argparse.Namespace) -> int:
 
 
 def agents_of(wanted: Sequence[str]) -> list[str]:
-    """The agents that are meant, those over ACP by the name of the agent itself. Raises
-    NotFound."""
+    """Return the agents that are meant, or all if none is named; `acp-NAME` means the agent NAME.
+    Raises NotFound."""
     from perdure.agents.shared.homes import HOMES, home_of
 
     for name in wanted:
@@ -137,7 +137,7 @@ def _unlink(arguments: argparse.Namespace) -> int:
 
 
 def _progress() -> Any:
-    """On a terminal the step at hand is shown, on one line."""
+    """Return a function that shows the current step on one line of a terminal."""
     from perdure.host.homes.link import quiet
 
     if not sys.stderr.isatty():

@@ -1,5 +1,5 @@
-"""What goes on beside a pool: the daily sweep, the ballast, and a word when the disk gets full or
-has room again."""
+"""Housekeeping beside a pool: the daily sweep, the ballast, and a message when the disk gets full
+or has room again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from perdure.engine.sweeper import due, rules_of, sweep
 
 EVERY_S = 60.0
 KNOWN_MS = 365 * 86_400_000
-"""So long a delivery that comes again is known, whatever became of its body."""
+"""Milliseconds for which a repeated delivery is recognized, even after its body was deleted."""
 
 
 class Housekeeping:
-    """A thread beside the pool, from `with` to its end; a sweep that has begun is waited for. `say`
-    gets one line at a time.
+    """A thread beside the pool that runs for the duration of `with`. Leaving waits for a sweep that
+    has begun. `say` gets one line at a time.
 
     `every_s` is the time between two rounds, in seconds.
     """
@@ -57,7 +57,7 @@ class Housekeeping:
             self._try(self.look, "how much room there is cannot be looked at")
 
     def _try(self, step: Callable[[], None], trouble: str) -> None:
-        """Whatever is wrong is told, once a round: nobody would notice that this thread has
+        """Call a step and report any error, because nobody would notice that this thread had
         ended."""
         try:
             step()
@@ -65,8 +65,8 @@ class Housekeeping:
             self._say(f"{trouble}: {error or type(error).__name__}")
 
     def look(self) -> None:
-        """Tells once when new work must wait for room, and once when it need not any more; makes
-        the ballast where it can."""
+        """Report once when new work must wait for room, and once when there is room again. Make the
+        ballast if possible."""
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
             self._say(

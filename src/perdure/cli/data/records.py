@@ -1,5 +1,5 @@
-"""`sessions stats`, `rebuild`, `create`, `extend` and `close`: what perdure's records of
-conversations add up to, and changes of them."""
+"""`sessions stats`, `rebuild`, `create`, `extend` and `close`: statistics of perdure's records of
+conversations, and changes to these records."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
-    """Prints what the attempts of a span say of continuity; of all agents, or of those that are
-    named."""
+    """Print how often the attempts of a period continued their conversation; for all agents, or
+    only those named."""
     from perdure.engine.sessions import statistics
     from perdure.errors import UsageError
     from perdure.model.durations import duration
@@ -111,8 +111,8 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
 
 
 def rebuild(*, as_json: bool) -> int:
-    """Makes lost records again and prints which; 6 if some could not be stored, because an attempt
-    is at work there."""
+    """Rebuild lost records and print them. Return 6 if some could not be stored because an attempt
+    is running there."""
     from perdure.engine.sessions import Sessions
 
     chosen = settings()

@@ -1,5 +1,5 @@
-"""`sessions check` and `sessions mend`: what is wrong with transcripts, and what would mend one.
-`mend` changes nothing without --write."""
+"""`sessions check` and `sessions mend`: report what is wrong with transcripts, and make mended
+copies. `mend` changes nothing without --write."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from perdure.engine.conversations.repair import Diagnosis
 
 LISTED = 40
-"""So many findings and edits of one conversation."""
+"""Maximum number of findings, and of edits, shown for one conversation."""
 CHANGED = 12
-"""So many lines of a change are shown."""
+"""Maximum number of lines shown of a change."""
 
 
 def check(
     shelf: ConversationShelf, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
 ) -> int:
-    """These conversations, or those that `ls` lists. Exit code 1 where one is refused by its agent,
-    or quietly lost a part."""
+    """Check these conversations, or those that `ls` lists. Return 1 if an agent would refuse one,
+    or one silently lost a part."""
     from perdure.engine.conversations.repair import diagnose, diagnosis
     from perdure.rules.transcript_repair import Harm
 
@@ -69,8 +69,8 @@ def print_findings(found: Diagnosis) -> None:
 def mend(
     chosen: Settings, shelf: ConversationShelf, ref: str, *, write: bool, as_json: bool
 ) -> int:
-    """The findings, the edit log and the change of one; with `write` it is done. Exit code 1 where
-    it cannot be mended."""
+    """Print the findings, the edit log and the change of one conversation; with `write`, apply it.
+    Return 1 if it cannot be mended."""
     from perdure.engine.conversations.repair import diagnose, put_in_place
 
     found = diagnose(shelf, ref)
@@ -125,7 +125,7 @@ def _print_changes(found: Diagnosis) -> None:
 
 
 def _common(one: Sequence[bytes], other: Sequence[bytes]) -> int:
-    """How many lines both begin with."""
+    """Return the number of lines at the beginning that both have in common."""
     at = 0
     while at < min(len(one), len(other)) and one[at] == other[at]:
         at += 1

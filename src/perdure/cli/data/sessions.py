@@ -1,5 +1,5 @@
-"""`sessions`: every conversation, known to perdure or not: listed, read, checked, mended, counted;
-and perdure's own records of them.
+"""`sessions`: lists, reads, checks, mends and counts all conversations, whether perdure knows them
+or not, and shows perdure's own records of them.
 
 Only `create`, `extend`, `close`, `mend --write` and `rebuild` change anything.
 """
@@ -121,8 +121,8 @@ def _one(ids: Sequence[str]) -> str:
 
 
 def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
-    """Where this user's conversations are looked for. Raises AgentMissing for an agent that is not
-    known."""
+    """Return the shelf in which this user's conversations are found. Raises AgentMissing for an
+    unknown agent."""
     from perdure.agents import registry
     from perdure.engine.conversations import ConversationShelf
     from perdure.errors import PerdureError
@@ -138,12 +138,13 @@ def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
 
 
 def project(cwd: Path) -> Path:
-    """The top of the repository that one stands in, else the directory itself."""
+    """Return the top of the repository that contains a directory, or else the directory itself."""
     return next((place for place in (cwd, *cwd.parents) if (place / ".git").exists()), cwd)
 
 
 def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bool) -> None:
-    """The conversations as JSON or as a table: whole into a pipe, on a terminal as wide as that."""
+    """Print the conversations as JSON or as a table, which is cut to the width of a terminal, but
+    not for a pipe."""
     if as_json:
         print(
             json.dumps(
@@ -173,7 +174,7 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
     room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # The directory gives way first, then the run's name: what it begins with must be seen.
+        # Shorten the directory first, then the run's name: its beginning must stay visible.
         for column, least in ((6, 9), (5, 10)):
             over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
             widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
@@ -190,12 +191,12 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
 
 
 def _fit(cell: str, width: int) -> str:
-    """The end of a long cell: of a path it tells more than the beginning."""
+    """Return the end of a long cell, because the end of a path says more than its beginning."""
     return cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
 
 
 def short_ids(ids: Sequence[str]) -> dict[str, str]:
-    """Each id's shortest beginning that no other one here has, at least 8 characters."""
+    """Return the shortest unique prefix of each id, with at least 8 characters."""
     shortened = {}
     for each in ids:
         length = LEAST

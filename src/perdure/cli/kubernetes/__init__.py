@@ -1,1 +1,1 @@
-"""Verbs of a Kubernetes cluster, and the programs that run in its pods."""
+"""Verbs for a Kubernetes cluster, and the programs that run in its pods."""

@@ -1,15 +1,15 @@
-"""`entrypoint`: what a container begins with. The volume is checked, the homes are linked to it,
-and the command runs under an init.
+"""`entrypoint`: the first process of a container. It checks the volume, links the homes to it, and
+runs the command under an init.
 
     ENTRYPOINT ["perdure", "entrypoint", "--volume", "/data", "--"]
 
-perdure's own state and workdirs lie on the volume too, unless PERDURE_STATE and PERDURE_ROOT say
-otherwise: a container that was made anew has everything that the one before had. Nothing is started
-where the volume is not the one that is expected.
+perdure's own state and workdirs are on the volume too, unless PERDURE_STATE and PERDURE_ROOT say
+otherwise. So a new container has everything that the previous one had. Nothing is started if the
+volume is not the expected one.
 
-The homes are linked at their usual places. A variable would reach COMMAND and its children alone,
+The homes are linked at their usual places. A variable would reach only COMMAND and its children,
 and an agent in a second shell (`docker exec`) would find no conversation. perdure does not guess
-whether it is in a container: what this verb begins is one.
+whether it is in a container: this verb says so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VOLUME = Path("/data")
 POLL_S = 0.2
 NEIGHBOUR_S = 30.0
-"""What another container that begins on the same volume may take."""
+"""Seconds to wait for another container that starts on the same volume."""
 Result = TypeVar("Result")
 
 
@@ -105,7 +105,8 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     from perdure.cli.kubernetes.pod import REST_S, is_pod, told_before_it_began
 
     if os.getpid() == 1:
-        # The kernel drops what PID 1 has no action for: kept back, it reaches the command.
+        # The kernel drops signals for which PID 1 has no handler; blocked until then, SIGTERM
+        # reaches the command.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         environ = _linked(arguments)
@@ -120,7 +121,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
 
 
 def _linked(arguments: argparse.Namespace) -> dict[str, str]:
-    """Links the homes to the volume. Returns the environment of the command."""
+    """Link the homes to the volume. Return the environment of the command."""
     from perdure.agents.shared.homes import home_of
     from perdure.config.files import load
     from perdure.errors import Conflict
@@ -146,7 +147,8 @@ def _linked(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 def _volume(arguments: argparse.Namespace) -> Volume:
-    """The volume, as soon as it is there. Raises WorkspaceError when the patience is over."""
+    """Return the volume as soon as it is there. Raises WorkspaceError when the waiting time is
+    over."""
     from perdure.errors import WorkspaceError
     from perdure.host.homes.volume import volume_at
 
@@ -159,7 +161,7 @@ def _volume(arguments: argparse.Namespace) -> Volume:
 def _patiently(
     act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float
 ) -> Result:
-    """Tries until it works; raises the obstacle when the patience is over."""
+    """Try until it works. Raises the obstacle when the waiting time is over."""
     until = time.monotonic() + patience_s
     while True:
         try:

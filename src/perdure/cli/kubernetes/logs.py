@@ -1,7 +1,7 @@
-"""`logs` of `perdure --cluster`, and following a TaskRun to its end: what the attempts' pods said,
-one attempt after the other.
+"""`logs` of `perdure --cluster`, and following a TaskRun to its end: prints the logs of the
+attempts' pods, one attempt after the other.
 
-A log lies with its pod, and goes with it: what is gone is told. Lines are hostile and are cleaned.
+A log is deleted with its pod; a missing log is reported. Lines are untrusted and are cleaned.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 EVERY_S = 1.0
-"""Between two looks at a TaskRun that is followed."""
+"""Seconds between two looks at a TaskRun that is followed."""
 
 
 def logs_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,8 +57,8 @@ def followed(
     told: PodLogs | None = None,
     heard: Callable[[Object], bool] = lambda body: True,
 ) -> Object:
-    """The TaskRun when it is over, and what was asked of it was `heard`. Meanwhile `told` tells its
-    log; an API server that is away for a while is waited for."""
+    """Return the TaskRun when it is over and `heard` confirms that the request was acted on.
+    Meanwhile `told` prints its log. An API server that is temporarily unavailable is waited for."""
     trouble = ""
     while True:
         try:
@@ -69,7 +69,8 @@ def followed(
             if is_over(body) and heard(body):
                 return body
         except StoreError as error:
-            # The API server or the network is restarted; the TaskRun goes on without this reader.
+            # The API server or the network may be restarting; the TaskRun continues without this
+            # reader.
             if not error.transient:
                 raise
             if str(error) != trouble:
@@ -79,18 +80,18 @@ def followed(
 
 
 class PodLogs:
-    """The logs of attempts, each line once, whatever breaks in between."""
+    """Prints the logs of attempts, each line once, even if the connection breaks in between."""
 
     def __init__(
         self, taskruns: TaskRuns, say: Callable[[str], None], only: int = 0, after: int = 0
     ) -> None:
-        """`only`: of one attempt alone; `after`: of those after this one."""
+        """Print only the attempt `only` (0 for all), and only those after the attempt `after`."""
         self.taskruns, self.say, self.only, self.after = taskruns, say, only, after
         self._lines: dict[str, int] = {}
         self._done: set[str] = set()
 
     def look(self, body: Object, *, follow: bool) -> None:
-        """Says what is new of each attempt's pod; follows the one at work until it ends."""
+        """Print the new lines of each attempt's pod; follow the running one until it ends."""
         for attempt in several(body, "status.attempts"):
             pod, number = word(attempt, "pod"), count(attempt, "number")
             if (
@@ -111,7 +112,7 @@ class PodLogs:
                 )
                 self._done.add(pod)
                 continue
-            except Conflict:  # it has yet to begin
+            except Conflict:  # it has not started yet
                 continue
             if ended:
                 self._done.add(pod)

@@ -1,4 +1,5 @@
-"""`operator`: TaskRuns of a Kubernetes cluster become Jobs; see `perdure.kubernetes.operator`."""
+"""`operator`: turns TaskRuns of a Kubernetes cluster into Jobs; see
+`perdure.kubernetes.operator`."""
 
 from __future__ import annotations
 

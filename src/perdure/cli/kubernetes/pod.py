@@ -1,9 +1,9 @@
-"""`work --run`: the attempt of one pod, as its order says. Its end is told in the container's
-termination message and the exit code.
+"""`work --run`: performs the attempt of one pod, according to its order. The outcome goes into the
+container's termination message and the exit code.
 
-SIGTERM ends the agent in good order, as `perdure stop` would, but the attempt is `lost` ("its pod
-was asked to end") and not cancelled: the operator goes on with it elsewhere. A second SIGTERM, or
-the last seconds of the grace, end perdure at once with what is saved.
+SIGTERM ends the agent in good order, as `perdure stop` would. But the attempt is then `lost` ("its
+pod was asked to end") and not cancelled: the operator continues it elsewhere. A second SIGTERM, or
+the last seconds of the grace period, ends perdure immediately with what is saved.
 """
 
 from __future__ import annotations
@@ -34,25 +34,27 @@ if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
 
 MESSAGE = Path("/dev/termination-log")
-"""Where the kubelet reads a container's termination message, unless the pod says otherwise."""
+"""File from which the kubelet reads a container's termination message, unless the pod has
+another."""
 ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good order within the grace"
 LAST_S = 3.0
-"""So long before the grace's end perdure leaves with what is saved."""
+"""Seconds before the end of the grace period at which perdure exits with what is saved."""
 REST_S = 2.0
-"""What perdure leaves behind gets so long to end, so that the pod's first process is gone before
-the kubelet kills it: nobody would believe the result."""
+"""Seconds that leftover processes get to end. The pod's first process must exit before the kubelet
+kills it, or the result would not be believed."""
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
-"""What is not in the checkpoint store goes with a pod that has no volume: of its time as much goes
-into checkpoints as may (`SHARE`)."""
+"""Seconds between checkpoints in a pod without a volume, whose work is lost unless it is in the
+checkpoint store. `SHARE` limits the time that checkpoints take."""
 WIDTH = 2_000
 
 
 class Farewell:
-    """Says the attempt's end exactly once: when it is there, or when there is no more time for it.
+    """Writes the attempt's result exactly once: when it is known, or when there is no more time for
+    it.
 
-    Signals are heard by a thread of its own: the main thread hears none as long as it waits in a
+    A separate thread waits for signals, because the main thread handles none while it waits in a
     library for a checkpoint store."""
 
     def __init__(self, place: Path | None, grace_s: float) -> None:
@@ -69,8 +71,10 @@ class Farewell:
         threading.Thread(target=self._watch, name="farewell", daemon=True).start()
 
     def say(self, result: AttemptResult) -> int:
-        """Writes the result, if nobody has. Returns the exit code that goes with what was written.
-        A result that cannot be written leaves the exit code to say how it ended."""
+        """Write the result, unless one was written. Return the exit code of the result that was
+        written.
+
+        If the result cannot be written, the exit code alone reports the outcome."""
         with self._turn:
             if self._code is None:
                 try:
@@ -89,7 +93,7 @@ class Farewell:
             write(self.place, message)
 
     def _watch(self) -> None:
-        """Leaves, where the main thread does not come to an end."""
+        """Exit if the main thread does not end in time after a signal."""
         self._listen(None)
         until = time.monotonic() + max(self.grace_s - LAST_S, self.grace_s / 2)
         with suppress(OSError):
@@ -105,18 +109,18 @@ class Farewell:
         )
 
     def _listen(self, longest_s: float | None) -> None:
-        """Waits for the next signal that asks for the end, or so long."""
+        """Wait for the next signal that asks perdure to end, or until the time is over."""
         before = self.asked
         while self.asked == before and select.select([self._signals], [], [], longest_s)[0]:
             self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
 
 
 def _heard_elsewhere(number: int, frame: FrameType | None) -> None:
-    """A signal without a handler would be none for `set_wakeup_fd`."""
+    """Do nothing: `set_wakeup_fd` reports only signals that have a handler."""
 
 
 def write(place: Path, message: bytes) -> None:
-    """The message, in the file that the kubelet reads: one that is there already, and cannot be
+    """Write the message into the file that the kubelet reads. The file exists already and cannot be
     replaced."""
     fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
@@ -130,13 +134,15 @@ def write(place: Path, message: bytes) -> None:
 
 
 def is_pod(command: Sequence[str]) -> bool:
-    """Whether it is this verb."""
+    """Return whether the command is this verb."""
     return "work" in command and "--run" in command
 
 
 def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
-    """For the container's entrypoint, where it cannot start this verb: the attempt's result says
-    why. Returns the exit code that goes with it; None for another command."""
+    """Report an error for the container's entrypoint, when it cannot start this verb: write it as
+    the attempt's result.
+
+    Return the exit code of that result; None for another command."""
     if not is_pod(command):
         return None
     from perdure.cli.main import parser_of
@@ -152,13 +158,13 @@ def told_before_it_began(command: Sequence[str], error: Exception) -> int | None
 
 
 def pod_verb(arguments: argparse.Namespace) -> int:
-    """Performs the attempt of the order. Returns the exit code that goes with its outcome."""
+    """Perform the attempt of the order. Return the exit code of its outcome."""
     if arguments.order is None:
         raise UsageError(
             "--run needs --order DIR", "the operator gives it; or write one: docs/reference/pod.md"
         )
     if os.getpid() == 1:
-        # Without an init nobody would collect the orphans of agents: this one becomes it.
+        # As PID 1, run as an init, because nobody else would reap the orphans of agents.
         from perdure.host.process.init import run_as_init
 
         return run_as_init(
@@ -175,7 +181,7 @@ def pod_verb(arguments: argparse.Namespace) -> int:
             arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
         )
         result = _performed(order, texts, secrets, farewell)
-    except Exception as error:  # whatever it is: a pod without a result tells nobody anything
+    except Exception as error:  # any error: a pod without a result says nothing
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
     detail = f": {result.outcome.detail}" if result.outcome.detail else ""
@@ -184,8 +190,8 @@ def pod_verb(arguments: argparse.Namespace) -> int:
 
 
 def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> AttemptResult:
-    """The result of an attempt that ended in this. How it came to what nobody foresaw stands in the
-    log."""
+    """Return the result of an attempt that ended with this error. The traceback of an unexpected
+    error goes into the log."""
     from perdure.kubernetes.pod import outcome_of
 
     redactor, outcome = secrets.redactor(), outcome_of(error)
@@ -205,7 +211,7 @@ def _performed(
     from perdure.kubernetes.pod import follow
 
     environ = {**os.environ, **secrets.git, **secrets.agent}
-    # The checkpoint store's client reads these of the process; an agent gets its variables from
+    # The checkpoint store's client reads these from the process; an agent gets its variables from
     # `environ`.
     os.environ.update(secrets.store)
     engine = replace(
@@ -220,11 +226,10 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     from perdure.model.events import Record
     from perdure.rules.log_line import line_of
 
-    # No perdure.toml of a directory counts: the working directory is on a volume, where agents
-    # write.
+    # Load no perdure.toml from the working directory: it is on a volume where agents can write.
     chosen = load(environ, Path("/"))
-    # A file with a secret in it stays here, which is told; refused, nothing of the run would ever
-    # leave the pod.
+    # A file that contains a secret is left out of the checkpoint and reported. With `refuse`,
+    # nothing of the run would ever leave the pod.
     leave_out = "refuse" if "PERDURE_CHECKPOINT_SECRETS" in environ else "leave-out"
     chosen = replace(
         chosen,

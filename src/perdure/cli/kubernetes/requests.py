@@ -1,8 +1,8 @@
-"""`run`, `retry`, `update`, `stop`, `resume` of `perdure --cluster`: each a small change of a
-TaskRun, which the operator acts on.
+"""`run`, `retry`, `update`, `stop`, `resume` of `perdure --cluster`: each makes a small change to a
+TaskRun, on which the operator acts.
 
-An update never takes another one's place: while the operator has yet to read the newest
-instructions, nobody replaces them.
+An update never replaces an earlier one that the operator has not read: until the operator has
+recorded the newest instructions, no others are accepted.
 """
 
 from __future__ import annotations
@@ -37,12 +37,11 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 PATIENCE_S = 60.0
-"""How long an update waits for the operator to read the one before it."""
+"""Seconds that an update waits for the operator to record the update before it."""
 
 
 class NotYet(PerdureError):
-    """Something has to happen first that has not happened in time; the same command later may
-    do."""
+    """A precondition was not met in time; the same command may succeed later."""
 
     exit_code = 75
 
@@ -200,8 +199,8 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 
 def spec_of(arguments: argparse.Namespace) -> Object:
-    """The flags as a TaskRun's spec; what is not given is left to the API server's defaults. Raises
-    UsageError."""
+    """Return the flags as a TaskRun's spec. Flags that are not given are left to the API server's
+    defaults. Raises UsageError."""
     policy = {
         "attempts": arguments.attempts,
         "timeoutSeconds": _whole(arguments.timeout),
@@ -250,7 +249,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
 
 
 def _given(found: Object) -> Object:
-    """Without what nobody gave."""
+    """Return the object without values that were not given."""
     pruned = {
         name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
     }
@@ -321,7 +320,7 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
                     taskruns, asked, arguments, f"has version {version + 1} of its instructions"
                 )
             except Conflict:
-                pass  # somebody wrote in between: look again
+                pass  # somebody else wrote in between: read it again
         if time.monotonic() > end:
             raise NotYet(
                 f"version {version} of {name}'s instructions is not recorded yet, and yours would "
@@ -369,8 +368,8 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 def _told(
     taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = ""
 ) -> int:
-    """Says what was asked; with --follow, waits for its end. `wish`: the retry that is to be acted
-    on first. Returns the exit code."""
+    """Print what was requested; with --follow, wait for the end. `wish` is the retry that must be
+    acted on first. Return the exit code."""
     from perdure.engine.service import code_of
 
     name, code = body["metadata"]["name"], 0

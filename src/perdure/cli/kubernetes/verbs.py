@@ -1,8 +1,7 @@
-"""`perdure --cluster`, which is also `kubectl perdure`: the TaskRuns of a Kubernetes cluster, seen
-and asked for with a kubeconfig.
+"""`perdure --cluster`, also known as `kubectl perdure`: shows and changes the TaskRuns of a
+Kubernetes cluster, with the rights of a kubeconfig.
 
-The words before and after the verb are the same: `-n`, `--context` and `--kubeconfig` may stand on
-either side, as kubectl has it.
+`-n`, `--context` and `--kubeconfig` may be before or after the verb, as with kubectl.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 
 def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
-    """Runs one verb; raises PerdureError. Returns the exit code."""
+    """Run one verb. Return the exit code. Raises PerdureError."""
     from perdure.errors import UsageError
     from perdure.kubernetes.taskruns import TaskRuns
 
@@ -62,7 +61,7 @@ def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
 
 
 def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentParser:
-    """The verb's own parser; that of `where` stands beside it in its help."""
+    """Return the verb's own parser. Its help includes the flags that choose the cluster."""
     parser = Parser(
         prog=f"{prog} {verb}", description=VERBS[verb][1], allow_abbrev=False, parents=[_where()]
     )

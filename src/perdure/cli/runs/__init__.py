@@ -1,1 +1,1 @@
-"""Verbs on runs, plans and the conversations of runs."""
+"""Verbs for runs, plans and the conversations of runs."""

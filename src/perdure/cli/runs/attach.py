@@ -1,5 +1,5 @@
-"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or in silence.
-Both only look: Ctrl-C leaves, and the run continues."""
+"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or silently. Both
+are read-only: Ctrl-C leaves, and the run continues."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def attach_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
-    # A flag, and no KeyboardInterrupt: one that is raised inside a callback of C code is lost.
+    # A flag instead of KeyboardInterrupt, which is lost when it is raised inside a callback of C
+    # code.
     with Stopper() as stopper, Progress() as progress:
         run = _follow(store, run, progress, stopper)
         if stopper.asked:
@@ -98,8 +99,8 @@ def _exit_code(store: RunStore, run: TaskRun) -> int:
 
 
 def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
-    """Shows what was and what comes, until the run is over, nobody works on it, or one is asked to
-    leave. Returns it as it is then."""
+    """Show past and new records until the run is over, nobody works on it, or the person leaves.
+    Return the run as it is then."""
     from perdure.rules.lifecycle import FINAL
 
     progress.introduce(run)
@@ -122,8 +123,8 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
 
 
 def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Whether nobody works on the run, nor is going to: its supervisor died, or it is due and none
-    takes it."""
+    """Return whether nobody works on the run or is about to: its supervisor died, or it is due but
+    no worker has claimed it."""
     from perdure.cli.compose import probe, settings
     from perdure.engine.worker import LEFT_ALONE_MS
 

@@ -1,5 +1,5 @@
-"""`diff`, `apply`, `rm`: what a run changed, into one's own checkout with it, and away with what is
-no longer needed."""
+"""`diff`, `apply`, `rm`: show a run's changes, apply them to one's own checkout, and remove a run
+that is no longer needed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def diff_verb(arguments: argparse.Namespace) -> int:
 
 
 def _show(text: str) -> None:
-    """Plain into a pipe or file; on a terminal in colour, and in the user's pager."""
+    """Print plain text into a pipe or file, or colored text through the user's pager on a
+    terminal."""
     if not sys.stdout.isatty():
         sys.stdout.write(text)
         return

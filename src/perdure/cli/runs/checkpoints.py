@@ -1,5 +1,5 @@
-"""`checkpoints` and `restore`: what was saved of a run, workdir and conversation together, and the
-way back to it."""
+"""`checkpoints` and `restore`: list what was saved of a run, workdir and conversation together, and
+restore it."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ MOMENTS = {
     "restore": "before a restore",
     "clean-up": "before a clean-up",
 }
-"""What a person reads for `Checkpoint.why`."""
+"""Text that is shown for each `Checkpoint.why`."""
 
 
 def _line(checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ GROUPINGS = ("run", "agent", "repo", "day")
 
 
 class Consumption(msgspec.Struct):
-    """What the attempts of one group used."""
+    """Tokens and costs of one group's attempts."""
 
     key: str
     runs: int = 0
@@ -85,7 +85,7 @@ def cost_verb(arguments: argparse.Namespace) -> int:
     for key, group in groups.items():
         group.runs = len(members[key])
     total.runs = len(set().union(*members.values()))
-    # Days in their order; of everything else, what cost most stands first.
+    # Days in order; all other groups by cost, the highest first.
     rows = sorted(
         groups.values(), key=lambda each: each.key if by == "day" else (-each.cost_usd, each.key)
     )
@@ -98,7 +98,7 @@ def cost_verb(arguments: argparse.Namespace) -> int:
 
 
 def _attempts(store: RunStore, names: list[str], after: int) -> Iterator[tuple[TaskRun, Attempt]]:
-    """The attempts that started after a moment, of these runs or of all."""
+    """Yield the attempts that started after a time, of these runs or of all."""
     if names:
         runs = (store.get(name) for name in names)
     else:

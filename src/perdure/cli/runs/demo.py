@@ -33,10 +33,10 @@ PACKAGES = {
     "claude": ("@anthropic-ai/claude-code@2.1.329", "@anthropic-ai/claude-code-linux-*/claude"),
     "codex": ("@openai/codex@0.169.0", "@openai/codex-linux-*/vendor/*/bin/codex"),
 }
-"""What is installed where no agent is, and the native program in it."""
+"""Package to install if there is no agent, and the path of the native program in it."""
 KEYS = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}
 OWN = ("LANG", "LC_ALL", "TERM", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "IS_SANDBOX")
-"""Variables of the user that an agent gets."""
+"""Variables of the user that are passed to the agent."""
 FILES = {
     "shop.py": "def total(prices):\n    return sum(prices)\n",
     "test_shop.py": (
@@ -88,8 +88,8 @@ def demo_verb(arguments: argparse.Namespace) -> int:
 
 
 def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return an agent and its program: one that is installed, else one in perdure's cache, where it
-    is installed first. Raises AgentMissing where that fails."""
+    """Return an agent and its program: an installed one, or else one in perdure's cache, where it
+    is installed if needed. Raises AgentMissing if that fails."""
     from perdure.agents import registry
     from perdure.host.process import npm
 
@@ -114,13 +114,14 @@ def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str
 
 
 def _fits(path: Path) -> bool:
-    """Codex has one program, built with musl; of Claude Code the one for glibc is taken."""
+    """Return whether the program fits. Codex has one program, built with musl; of Claude Code's,
+    take the one for glibc."""
     return "claude" not in path.name or "musl" not in path.parent.name
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Where the demonstration takes place, and with which agent."""
+    """The directories and the agent of the demonstration."""
 
     scratch: Path
     agent: str
@@ -132,7 +133,7 @@ class Scene:
         return self.scratch / "shop"
 
     def environ(self, rehearsal: Rehearsal) -> dict[str, str]:
-        """Return the environment: the user's home, settings and keys are not in it."""
+        """Return the environment, without the user's home, settings and keys."""
         home = self.scratch / "home"
         environ = {
             "PATH": os.environ.get("PATH", os.defpath),

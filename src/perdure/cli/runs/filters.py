@@ -1,5 +1,5 @@
-"""The long way of `ls`: for a database that cannot be read at a glance, and for filters on what is
-in no column of its own."""
+"""The slower way of `ls`: for a database that the fast way cannot read, and for filters on data
+without a column."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.protocols import RunRow, RunStore
 def the_long_way(
     states: Sequence[str], limit: int, agents: Sequence[str], since: int
 ) -> list[dict[str, Any]]:
-    """Return what `store.glance.newest` would. Raises what any other verb raises."""
+    """Return the same rows as `store.glance.newest`. Raises what any other verb raises."""
     store = open_to_read(settings())
     read = limit if not agents and not since else 1_000_000
     rows = store.last_changed([RunState(state) for state in states], read)
@@ -44,7 +44,8 @@ def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: s
 
 
 def _is_repository(repo: str, asked: str) -> bool:
-    """By its whole path or URL, by its last part, or as the directory that `asked` is."""
+    """Return whether a repository is meant: by its whole path or URL, by its last part, or as the
+    directory `asked`."""
     here = Path(asked).expanduser()
     top = repository_of(here.resolve()) if here.is_dir() else None
     last = repo.rstrip("/").rpartition("/")[2].removesuffix(".git")

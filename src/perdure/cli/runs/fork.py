@@ -1,4 +1,4 @@
-"""`fork`: a new run whose conversation and files begin where another run's stand."""
+"""`fork`: makes a new run that starts with the conversation and files of another run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fork_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.conversations import Branching, fork
 
     if arguments.at:
-        # `--at` is a checkpoint wherever else it stands.
+        # For all other verbs, `--at` is a checkpoint.
         print(
             f"perdure: fork --at is deprecated and means a turn: use --turn {arguments.at}",
             file=sys.stderr,

@@ -1,9 +1,9 @@
-"""A terminal for a full screen: keys in, lines out, and the terminal as it was afterwards, whatever
-happens.
+"""A full-screen terminal: keys in, lines out. The terminal is always restored afterwards. Used by
+`picker`.
 
-Used by `picker`. It reads standard input and draws on standard error, so that standard output can
-go into a pipe. Ctrl-C and Ctrl-Z come as keys here; a signal that ends the process (TERM, HUP) ends
-it after the terminal was restored.
+It reads standard input and draws on standard error, so that standard output can go into a pipe.
+Ctrl-C and Ctrl-Z arrive as keys here. A signal that ends the process (TERM, HUP) does so after the
+terminal was restored.
 """
 
 from __future__ import annotations
@@ -53,13 +53,14 @@ _SEQUENCES = {
     "8~": END,
 }
 _PATIENCE_S = 0.05
-"""So long the rest of an escape sequence may take to come; what comes alone is the Escape key."""
+"""Seconds to wait for the rest of an escape sequence; an escape character alone is the Escape
+key."""
 _TICK_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 class FullScreen:
-    """The terminal, taken over from `with` to its end."""
+    """The terminal, taken over for the duration of `with`."""
 
     def __init__(self) -> None:
         self._keyboard, self._screen = sys.stdin.fileno(), sys.stderr.fileno()
@@ -95,18 +96,18 @@ class FullScreen:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Columns and lines."""
+        """Return the number of columns and lines."""
         found = os.get_terminal_size(self._screen)
         return found.columns or 80, found.lines or 24
 
     def draw(self, lines: Sequence[str]) -> None:
-        """Shows these lines, which fit, from the top."""
+        """Draw these lines from the top of the screen. They must fit."""
         self._drawn = self.size
         self._write("\x1b[H" + "\r\n".join(f"{line}\x1b[0m\x1b[K" for line in lines) + "\x1b[J")
 
     def key(self) -> str:
-        """The next key: one of the names above, a character, or RESIZED. Escape where the terminal
-        has gone."""
+        """Return the next key: one of the names above, a character, or RESIZED. Return Escape if
+        the terminal is gone."""
         while not self._waiting:
             if self.size != self._drawn:
                 return RESIZED
@@ -134,7 +135,7 @@ class FullScreen:
 
 
 def keys(text: str) -> list[str]:
-    """What was typed, key by key. Sequences that mean nothing here are passed over."""
+    """Return the keys in the typed text. Sequences without a meaning here are skipped."""
     found = []
     at = 0
     while at < len(text):
@@ -158,7 +159,7 @@ def keys(text: str) -> list[str]:
 
 
 def _is_cut(got: bytes) -> bool:
-    """Whether it ends in the middle of a character."""
+    """Return whether the bytes end in the middle of a character."""
     try:
         got.decode()
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""`show`, `logs`, `why`: the verbs that only look at one run."""
+"""`show`, `logs`, `why`: the read-only verbs for one run."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from perdure.protocols import Retention, RunStore
 
 PATIENCE_S = 3.0
-"""A run is looked at again after so long before one says that nobody attends it: a worker pool may
-be about to take it over."""
+"""Seconds to wait before a run is reported as unattended: a worker pool may be about to take it
+over."""
 UNATTENDED = 75
-"""The exit code of a verb that follows a run which nobody attends."""
+"""Exit code of a verb that follows a run which nobody attends."""
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,12 +54,12 @@ def _report(ref: str) -> dict[str, Any]:
     store = open_to_read(chosen)
     run = store.get(ref)
     liveness = probe(chosen).liveness(run, store.now(), lambda: store.get(run.id))
-    # What ended meanwhile is shown as it ended.
+    # A run that ended in the meantime is shown as it ended.
     return report_of(store, store.get(run.id) if liveness is None else run, liveness=liveness)
 
 
 def shown_state(report: Mapping[str, Any]) -> str:
-    """The one word for how a run stands: its state, or that nobody attends it."""
+    """Return the run's state in one word, or how it is unattended."""
     return str(
         report["liveness"]
         if report["liveness"] not in (None, Liveness.ATTENDED)
@@ -72,7 +72,8 @@ def _advice(report: Mapping[str, Any]) -> str:
 
 
 def _say(text: str, style: str = "") -> None:
-    """Print clean text: on a terminal wrapped at words behind its label, and in color."""
+    """Print clean text. On a terminal it is wrapped at words, indented after its label, and in
+    color."""
     hang = 10 if text.startswith(" ") else 12
     for line in wrapped(text, columns(sys.stdout), hang).split("\n"):
         print(paint(fitted(line, sys.stdout), style, sys.stdout))
@@ -124,7 +125,7 @@ def show_verb(arguments: argparse.Namespace) -> int:
 
 
 def _agent_pid(report: Mapping[str, Any]) -> int:
-    """Return the process of an agent that runs on this host; 0 where there is none."""
+    """Return the process id of an agent that runs on this host; 0 if there is none."""
     if report["liveness"] not in (Liveness.ATTENDED, Liveness.UNATTENDED):
         return 0
     try:
@@ -194,7 +195,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
 
 
 def told(posting: dict[str, Any] | None) -> list[str]:
-    """What stands of a run on its forge, and what could not be told."""
+    """Return lines about a run's postings on its forge, and about postings that failed."""
     if posting is None:
         return []
     lines = [f"told at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
@@ -216,7 +217,7 @@ def told(posting: dict[str, Any] | None) -> list[str]:
 
 
 def _waits_for(report: dict[str, Any]) -> str:
-    """Which host goes on with a run whose files are not here, in a shared database."""
+    """Return which host continues a run whose files are not here, in a shared database."""
     chosen = settings()
     here = this_host(chosen)
     if not here.id or report["host_id"] in ("", here.id):
@@ -236,7 +237,7 @@ def _waits_for(report: dict[str, Any]) -> str:
 
 
 def _retention(agent: str) -> Retention | None:
-    """The agent's own clean-up, where it has one and can be asked."""
+    """Return the retention of the agent's own clean-up, if it has one and can be asked."""
     from perdure.agents import registry
     from perdure.errors import PerdureError
 
@@ -303,7 +304,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
             elif text:
                 kept.append(text)
         if not records and tail is not None:
-            # All that was there has been read: the rest is followed as it comes.
+            # The existing entries have been read; new ones are followed as they come.
             for text in kept[max(0, len(kept) - tail) :]:
                 print(text)
             tail = None
@@ -319,7 +320,8 @@ def logs_verb(arguments: argparse.Namespace) -> int:
 def _entries(
     arguments: argparse.Namespace, store: RunStore, run: TaskRun
 ) -> Callable[[Record], str]:
-    """Return what makes an entry of a record, as the flags ask for it; empty for none."""
+    """Return a function that renders a record as the flags ask for it, or as an empty string to
+    skip it."""
     from perdure.cli.runs.progress import style_of
     from perdure.model.codec import encode
 
@@ -361,7 +363,7 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
 
 
 class LeftAlone:
-    """Tells whether a run that is followed is left alone for good, and says so once."""
+    """Determines whether a followed run is permanently unattended, and says so once."""
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._probe, self._store = probe(chosen), store

@@ -1,9 +1,9 @@
-"""`ls`: the list of runs. It has to be there at once, so it goes a short way of its own, without
-settings, nouns and drivers.
+"""`ls`: lists runs. It must be fast, so it has a short way without settings, model classes and
+drivers.
 
-What the short way cannot tell (a configuration that moves the state directory, a database of
-another schema, any error) is left to the long one. Nothing is imported above that costs more than
-the list itself: see docs/performance.md.
+Cases that the short way cannot handle are left to the long one: a configuration that moves the
+state directory, a database of another schema, any error. Nothing is imported at the top that costs
+more than the list itself: see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.cli.style import SYMBOLS, fitted, is_colored, paint
 from perdure.cli.text import age, columns, cut, dollars, one_line
 from perdure.rules.text import soon
 
-TYPE_CHECKING = False  # typing would be a tenth of the whole
+TYPE_CHECKING = False  # importing typing would take a tenth of the total time
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 
 DATABASE = "perdure.db"
 WIDE, WIDEST = 100, 140
-"""Columns from which on a terminal the repository is shown, and from which on the branch."""
+"""Width of a terminal in columns from which the repository is shown, and from which the branch
+is."""
 LEAST = 16
-"""So many columns of a name are shown on the narrowest terminal."""
+"""Minimum number of columns of a name, on the narrowest terminal."""
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 SHOWN = (
     *(
@@ -51,10 +52,10 @@ READ = (
     *(name for name in SHOWN[:-6] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
-"""The columns that both ways to the list read."""
+"""The columns that both the short and the long way read."""
 WATCH_S = 2.0
 EVERYTHING = 1_000_000
-"""A limit where rows are chosen after they were read."""
+"""Limit when rows are filtered after reading."""
 Row = dict[str, "str | int | float | dict[str, str] | None"]
 
 
@@ -141,7 +142,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Row]:
-    """The rows that the flags ask for. What is in no column of its own is looked at row by row."""
+    """Return the rows that the flags ask for. Filters on data without a column are applied row by
+    row."""
     since = 0
     if arguments.since:
         since = _since(arguments.since)
@@ -180,7 +182,8 @@ def _fields(text: str) -> tuple[str, ...]:
 
 
 def _filled(template: str, row: Row) -> str:
-    """Return the template with each `{field}` replaced; nothing else in it is special."""
+    """Return the template with each `{field}` replaced; nothing else in it has a special
+    meaning."""
     import re
 
     def value(found: re.Match[str]) -> str:
@@ -190,8 +193,9 @@ def _filled(template: str, row: Row) -> str:
 
 
 def looked_at(rows: Sequence[Row]) -> list[Row]:
-    """The rows with what is alive of those that are running. Only a run whose supervisor is not
-    seen at once costs more than the list."""
+    """Return the rows with the liveness of those that are running.
+
+    This is fast unless a supervisor is not found immediately."""
     looked: list[Row] = [
         {**row, "liveness": "attended" if row["state"] == "running" else None} for row in rows
     ]
@@ -206,8 +210,8 @@ def looked_at(rows: Sequence[Row]) -> list[Row]:
 
 
 def _supervised(worker: str) -> bool:
-    """Whether a run's supervisor is a live process of this host, by its name for itself (see
-    `host.process.identity`), without its imports."""
+    """Return whether a run's supervisor is a live process of this host. This uses the supervisor's
+    name for itself (see `host.process.identity`), but avoids that module's imports."""
     from perdure.host.shim import stat
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
@@ -238,7 +242,7 @@ def _probed(row: Row, store: RunStore, probe: Probe) -> Row:
 
 
 def _advice(rows: Sequence[Row]) -> list[str]:
-    """What to do for the runs that nobody attends."""
+    """Return advice on the runs that nobody attends."""
     words = []
     for liveness, one, many in (
         ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
@@ -259,7 +263,7 @@ def _advice(rows: Sequence[Row]) -> list[str]:
 def runs(
     states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
 ) -> list[Row]:
-    """The runs that changed last, by the short way if it leads there. Raises what the long way
+    """Return the runs that changed last, by the short way if possible. Raises what the long way
     raises."""
     from perdure.store.glance import newest
 
@@ -273,7 +277,7 @@ def runs(
 
 
 def _typed(row: dict[str, str | int]) -> Row:
-    """A row of the short way with the values that JSON shows."""
+    """Return a row of the short way with the values that JSON shows."""
     labels: dict[str, str] = {}
     if row["labels"] not in ("{}", None):
         import json
@@ -283,8 +287,8 @@ def _typed(row: dict[str, str | int]) -> Row:
 
 
 def state_directory() -> str:
-    """Where `config` has it, as long as nothing but the environment says so; else empty. A
-    project's file has no say in it."""
+    """Return the state directory, the same as `config` does, if only the environment affects it;
+    otherwise return an empty string. A project's file cannot set it."""
     home = os.environ.get("HOME") or "/"
     given = os.environ.get("PERDURE_STATE", "")
     if os.environ.get("PERDURE_DATABASE"):
@@ -315,7 +319,7 @@ def _shown_state(row: Row) -> str:
 
 
 def _columns(rows: Sequence[Row], now: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The head and the lines. Where and on which branch is left out of a narrow terminal."""
+    """Return the head and the rows. Repository and branch are omitted on a narrow terminal."""
     room = columns(sys.stdout)
     head = ["NAME", "STATE", "AGENT", "ATTEMPT", "AGE", "COST"]
     head += ["REPO"] if not room or room >= WIDE else []
@@ -350,7 +354,7 @@ def _spent(row: Row) -> str:
 
 
 def _about(row: Row, now: int) -> str:
-    """Why it waits or failed; for all else the beginning of the prompt."""
+    """Return why a run waits or failed, or else the beginning of its prompt."""
     reason = one_line(str(row["reason"]), 200)
     after = _number(row["run_after"])
     if row["state"] == "queued" and after > now:
@@ -370,7 +374,7 @@ def table(
     room = columns(sys.stdout)
     colored = bool(marks) and is_colored(sys.stdout)
     if room and marks:
-        # A mark that everybody sees, colors or not.
+        # A mark that is visible with or without colors.
         rows = [
             (row[0], f"{SYMBOLS.get(mark, ' ')} {row[1]}", *row[2:])
             for row, mark in zip(rows, marks, strict=True)
@@ -379,21 +383,22 @@ def table(
     rows = [tuple(fitted(cell, sys.stdout) for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # A long name gives way before all that is after it is lost; but it is what the next
-        # command needs.
+        # Shorten a long name before the columns after it are lost. But keep some of it, because the
+        # next command needs it.
         others = sum(width + 2 for width in widths[1:-1])
         widths[0] = min(widths[0], max(LEAST, room - others - len(head[-1]) - 2))
     for number, row in enumerate((head, *rows)):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)  # the mark of the cut
+        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)  # also for the cut's mark
         if colored:
             line = _painted(line, len(padded[0]) + 2, len(cells[1]), ("", *marks)[number])
         print(line)
 
 
 def _painted(line: str, start: int, length: int, mark: str) -> str:
-    """A line with its second cell in the color of its state; the head, without one, is dim."""
+    """Return a line with its second cell in the color of its state. The head has no state and is
+    dim."""
     if not mark:
         return paint(line, "dim", sys.stdout)
     end = start + length

@@ -1,4 +1,4 @@
-"""`map`: the project map of a directory or of a run's workdir, as an agent would get it."""
+"""`map`: prints the project map of a directory or of a run's workdir, as an agent would get it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run that a verb means when none is named: the newest one of this repository."""
+"""Finds the run for a verb without a name: the newest one of this repository."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WANTED: dict[str, tuple[RunState, ...]] = {
     "retry": (RunState.FAILED, RunState.CANCELLED, *ACTIVE),
     "apply": (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED),
 }
-"""States of the run that a verb can mean; any state for the others."""
+"""States of the runs to which a verb can apply; any state for other verbs."""
 ONLY_ONE = ("stop", "retry", "apply", "open")
-"""Verbs that act: if several runs fit, they must be told which."""
+"""Verbs that act. If several runs fit, they need a name."""
 
 
 def newest_here(verb: str) -> str:
@@ -68,8 +68,8 @@ def _runs_of(store: RunStore, here: Path, states: tuple[RunState, ...]) -> Itera
 
 
 def repository_of(here: Path) -> Path | None:
-    """Return the top of the repository that contains a directory, of a linked worktree that of its
-    main one; None outside of one."""
+    """Return the top of the repository that contains a directory; for a linked worktree, that of
+    its main worktree. Return None outside of a repository."""
     for place in (here, *here.parents):
         mark = place / ".git"
         if mark.is_dir():

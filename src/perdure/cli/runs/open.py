@@ -1,5 +1,5 @@
-"""`open` and `take-back`: a person goes on by hand in the agent's own program, and perdure takes
-over again afterwards."""
+"""`open` and `take-back`: lend a run's conversation to a person who continues it in the agent's own
+program, and take it back."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def open_verb(arguments: argparse.Namespace) -> int:
 
 
 def command_line(found: ByHand) -> str:
-    """One line for a shell: the directory, the variables, the command."""
+    """Return one line for a shell: the directory, the variables, the command."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in found.env.items()]
     return clean(f"cd {shlex.quote(found.cwd)} && {' '.join([*variables, shlex.join(found.argv)])}")
 

@@ -1,4 +1,4 @@
-"""`path`: where a run works, for `cd`."""
+"""`path`: prints the workdir of a run, for `cd`."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ def path_verb(arguments: argparse.Namespace) -> int:
             f"the workdir of {run.name} is not here: {place or 'it has none yet'}",
             f"perdure restore {run.name}" if run.attempt else f"perdure retry {run.name}",
         )
-    # Byte for byte into a pipe: a shell is to find the directory.
+    # Unchanged into a pipe, so that a shell finds the directory.
     print(clean(place) if sys.stdout.isatty() else place)
     return 0

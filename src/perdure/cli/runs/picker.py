@@ -1,9 +1,9 @@
-"""Choosing a conversation on a terminal: a list with search and preview, keys as in the agents' own
-pickers.
+"""Choosing a conversation on a terminal: a list with search and preview, with the keys of the
+agents' own pickers.
 
-`Picker` is the state and what each key does to it, `screen` is how that looks in so many columns
-and lines; `pick` puts them on the terminal. Without colour (NO_COLOR, a dumb terminal) the chosen
-line is known by its mark alone.
+`Picker` is the state and what each key does to it. `screen` renders it for a given number of
+columns and lines. `pick` puts both on the terminal. Without color (NO_COLOR, a dumb terminal), only
+a mark shows which line is chosen.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 LOADED = 200
 WIDE = 120
 FRAME = 6
-"""Lines besides the list: title, search, head, two of details, keys."""
+"""Number of lines besides the list: title, search, head, two of details, keys."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Picker:
-    """What is shown, and what was chosen."""
+    """The state of the picker: the visible list, and the choice."""
 
     load: Callable[[bool], Sequence[ConversationEntry]]
-    """The conversations of this directory, or (True) of all."""
+    """Returns the conversations of this directory, or with True those of all directories."""
     spoken: Callable[[ConversationEntry], Sequence[Spoken]]
     workdir: Callable[[ConversationEntry], str]
     place: str
@@ -47,7 +47,7 @@ class Picker:
     preview: bool = False
     at: int = 0
     back: int = 0
-    """Lines that the preview was moved back."""
+    """Number of lines by which the preview was scrolled back."""
     over: bool = False
     chosen: ConversationEntry | None = None
     _said: dict[str, Sequence[Spoken]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Picker:
 
     @property
     def shown(self) -> list[ConversationEntry]:
-        """The conversations that have every word of the search somewhere."""
+        """Return the conversations that contain every word of the search."""
         words = self.search.lower().split()
         return [entry for entry in self.entries if all(word in _haystack(entry) for word in words)]
 
@@ -68,7 +68,7 @@ class Picker:
         return shown[min(self.at, len(shown) - 1)] if shown else None
 
     def press(self, key: str) -> None:
-        """One key."""
+        """Handle one key."""
         if key == keys.CTRL_C:
             self.over = True
         elif key == keys.CTRL_A:
@@ -128,13 +128,13 @@ class Picker:
         self.at = 0
 
     def said(self, entry: ConversationEntry) -> Sequence[Spoken]:
-        """What was said last in it, read once."""
+        """Return the last messages of a conversation; they are read only once."""
         if entry.id not in self._said:
             self._said[entry.id] = self.spoken(entry)
         return self._said[entry.id]
 
     def state(self, entry: ConversationEntry) -> str:
-        """The state of its workdir, looked at once."""
+        """Return the state of a conversation's workdir; it is examined only once."""
         if entry.id not in self._states:
             self._states[entry.id] = self.workdir(entry)
         return self._states[entry.id]
@@ -150,7 +150,7 @@ def _haystack(entry: ConversationEntry) -> str:
 
 
 def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> list[str]:
-    """The lines of the screen, as many as fit."""
+    """Return the lines of the screen, as many as fit."""
     shown, current = picker.shown, picker.current
     rows = max(1, height - FRAME)
     spoken = rows // 2 if picker.preview and current is not None and rows >= 6 else 0
@@ -195,8 +195,8 @@ def _search(picker: Picker) -> str:
 
 
 def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[str]:
-    """The names of the columns, and one line for each conversation. No column is wider than what
-    stands in it, or than its share."""
+    """Return the names of the columns, and one line for each conversation. No column is wider than
+    its contents or its share."""
     wide = width >= WIDE
     table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH")]
     for entry in entries:
@@ -232,7 +232,7 @@ def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
 
 
 def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) -> list[str]:
-    """The end of what was said, with a rule above."""
+    """Return the end of the conversation, with a rule above it."""
     lines: list[str] = []
     for said in picker.said(entry):
         lines += _wrapped("agent:  " if said.by_agent else "person: ", clean(said.text), width)
@@ -243,7 +243,7 @@ def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) 
 
 
 def _wrapped(head: str, text: str, width: int) -> list[str]:
-    """The text in lines, broken between words where it can be."""
+    """Return the text wrapped between words where possible."""
     import textwrap
 
     from rich.cells import chop_cells
@@ -272,7 +272,7 @@ def _help(picker: Picker, width: int) -> str:
 
 
 def _fit(text: str, width: int) -> str:
-    """Exactly so many columns; a cut is marked."""
+    """Return the text in exactly this many columns, with a mark if it was cut."""
     from rich.cells import cell_len, set_cell_size
 
     return (
@@ -297,7 +297,7 @@ def _reversed(line: str, plain: bool) -> str:
 def pick(
     shelf: ConversationShelf, here: Path, workspaces: Workspaces, everywhere: bool = False
 ) -> ConversationEntry | None:
-    """Lets a person choose; None if they leave."""
+    """Let a person choose a conversation. Return None if they leave."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
     picker = Picker(
         load=lambda all_of_them: shelf.entries(LOADED, None if all_of_them else here),
@@ -314,7 +314,7 @@ def pick(
 
 
 def describe(workspaces: Workspaces, entry: ConversationEntry) -> str:
-    """The state of the directory in which it would go on, in a few words."""
+    """Return in a few words the state of the directory in which the conversation would continue."""
     if not entry.cwd or not Path(entry.cwd).is_dir():
         return "the directory is gone"
     try:

@@ -1,4 +1,4 @@
-"""`plan`: what a plan file says (`check`, `graph`), and the plan at work (`run`, `show`, `retry`,
+"""`plan`: examines a plan file (`check`, `graph`), and runs plans (`run`, `show`, `retry`,
 `ls`)."""
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _look(arguments: argparse.Namespace) -> int:
 
 
 def checked_plan(file: Path, chosen: Settings) -> Plan:
-    """The plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and
+    """Return the plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and
     AgentMissing for an unknown agent."""
     from perdure.agents import registry
     from perdure.engine.plans.reader import read_plan
@@ -114,7 +114,7 @@ def _forking(agent: str) -> Forking:
 
 
 def _drawn(plan: Plan, strands: dict[str, Strand]) -> str:
-    """One line a task, in order, moved in by how deep it stands in the plan."""
+    """Return one line per task, in order, indented by the task's depth in the plan."""
     depth: dict[str, int] = {}
     lines = []
     for task in order(plan):

@@ -1,5 +1,5 @@
-"""Progress of a plan on standard error: on a terminal a table with one line a task, else a line
-whenever a task moves on."""
+"""Progress of a plan on standard error: a table with one line per task on a terminal, or else a
+line whenever a task's state changes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TOLD = (AttemptStarted, AttemptEnded, RunQueued, RunFinished)
 
 
 class PlanProgress:
-    """An Observer for a person. Tasks run in threads, so it may be called by several at once. It
-    never raises for a lost terminal."""
+    """Shows a plan's progress to a person. Tasks run in threads, so several of them may call it at
+    once. It never raises because of a lost terminal."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -51,12 +51,12 @@ class PlanProgress:
 
     def __exit__(self, *_: object) -> None:
         if self._live is not None:
-            self._read = 0.0  # the last table that stays is as it is at the end
+            self._read = 0.0  # read again, so that the final table is current
             self._live.__exit__(None, None, None)
             self._live = None
 
     def introduce(self, engine: Engine) -> Callable[[PlanRun], None]:
-        """What is to be called with the plan, once it is this process's."""
+        """Return a function to be called with the plan as soon as this process has it."""
 
         def began(plan: PlanRun) -> None:
             self._engine, self._plan = engine, plan
@@ -82,7 +82,7 @@ class PlanProgress:
             self._say(text)
 
     def conclude(self, report: dict[str, Any]) -> None:
-        """The last word: where the result lies, or what to do next."""
+        """Print the last lines: where the result is, or what to do next."""
         name, result = report["name"], report["result"]
         used = report["usage"]
         total = consumption(used)
@@ -127,7 +127,7 @@ class PlanProgress:
                 return ""
 
     def _task(self, run_id: str) -> str:
-        """The task of a run; its name for a run of nobody's plan."""
+        """Return the name of a run's task; the run's own name if it belongs to no plan."""
         with self._lock:
             if run_id not in self._names and self._engine is not None:
                 run = self._engine.store.get(run_id)
@@ -163,8 +163,8 @@ class PlanProgress:
 
 
 def cells(task: dict[str, Any], now_ms: int) -> list[str]:
-    """One task as a line of a table: name, state, attempts, verdict, time, cost, and a word
-    more."""
+    """Return one task as the cells of a table row: name, state, attempts, verdict, time, cost, and
+    a remark."""
     took = ((task["ended"] or now_ms) - task["started"]) // 1000 if task["started"] else None
     used = task["usage"]
     more = task["reason"] if task["state"] not in ("succeeded", "running") else ""

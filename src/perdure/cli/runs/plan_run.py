@@ -1,7 +1,7 @@
-"""`plan run` and `plan retry`: drive a plan in this process, with a line for each task.
+"""`plan run` and `plan retry`: run a plan in this process, with a line for each task.
 
-Ctrl-C stops the agents in good order, as `perdure stop` would; `plan run` again goes on where they
-stopped.
+Ctrl-C stops the agents in good order, as `perdure stop` would; another `plan run` continues where
+they stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """`plan run FILE`."""
+    """Run `plan run FILE`."""
     from perdure.engine import plans
     from perdure.engine.plans.reader import seed_of
 
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def retry(arguments: argparse.Namespace) -> int:
-    """`plan retry NAME [TASK]`."""
+    """Run `plan retry NAME [TASK]`."""
     from perdure.engine import plans
     from perdure.engine.plans.reader import is_file, seed_of
 

@@ -1,4 +1,4 @@
-"""`plan show` and `plan ls`: how plans stand. They only look, and need no plan file."""
+"""`plan show` and `plan ls`: show the state of plans. They are read-only, and need no plan file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HEADINGS = ["TASK", "STATE", "ATTEMPTS", "RECEIPT", "TIME", "COST", ""]
 
 
 def show(arguments: argparse.Namespace) -> int:
-    """`plan show NAME|FILE`."""
+    """Run `plan show NAME|FILE`."""
     from perdure.engine.plans.prompts import report_of
     from perdure.engine.plans.reader import name_of
     from perdure.host.process import Probe
@@ -52,7 +52,7 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def ls(arguments: argparse.Namespace) -> int:
-    """`plan ls`."""
+    """Run `plan ls`."""
     from perdure.engine.plans.prompts import row_of
 
     chosen = settings()
@@ -89,7 +89,7 @@ def _table(rows: list[list[str]]) -> None:
 
 
 def _explain(task: dict[str, Any]) -> None:
-    """What a task's line has no room for."""
+    """Print the details that do not fit into a task's line."""
     print(f"{task['name']}: {task['agent']}, {task['how']}")
     if task["run"]:
         commit = f" at {task['commit'][:12]}" if task["commit"] else ""

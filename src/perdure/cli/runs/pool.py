@@ -1,8 +1,8 @@
-"""`work`: the local pool. It performs whatever is due, and takes over what lost its supervisor.
+"""`work`: the local pool. It runs queued attempts, and takes over runs whose supervisor died.
 
-The first SIGTERM or Ctrl-C drains: nothing new is begun, and it ends when what is at work has
-ended. The second one stops the agents in good order, as `perdure stop` would, so that a retry goes
-on where they stopped.
+The first SIGTERM or Ctrl-C drains the pool: it starts nothing new, and exits when the running
+attempts have ended. The second one stops the agents in good order, as `perdure stop` would, so that
+a retry continues where they stopped.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def say(text: str) -> None:
 
 
 class Wishes:
-    """What signals ask for: to drain, then to stop the agents."""
+    """The requests that signals make: first to drain, then to stop the agents."""
 
     def __init__(self) -> None:
         self.asked = 0
@@ -100,7 +100,7 @@ class Wishes:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1
-        # Not by print: a signal may come in the middle of one.
+        # Not by print: the signal may have interrupted one.
         os.write(
             2,
             b"perdure: draining; once more stops the agents\n"
@@ -112,9 +112,11 @@ class Wishes:
 def open_pool(
     chosen: Settings, wishes: Wishes, *, guarded: bool = False, secrets: Sequence[str] = ()
 ) -> Engine:
-    """The engine of a pool: it tells on standard error how its attempts go, and stops its agents
-    when that is asked. `guarded`: whoever gives it work is not at this terminal, as always where
-    webhooks or agents are configured."""
+    """Return the engine of a pool. It reports the progress of its attempts on standard error, and
+    stops its agents on request.
+
+    `guarded`: work comes from people who are not at this terminal. This is always so if webhooks or
+    agents are configured."""
     names: dict[str, str] = {}
 
     def tell(record: Record) -> None:

@@ -41,7 +41,7 @@ CAUGHT_UP = 20
 
 
 def _changes_needed(report: dict[str, Any]) -> str:
-    """The flag without which a retry would end as the last attempt did; empty where none is
+    """Return the flag without which a retry would end like the last attempt; empty if none is
     known."""
     last = next((each["outcome"] for each in reversed(report["attempts"]) if each["outcome"]), None)
     kind = last["kind"] if last else ""
@@ -51,15 +51,15 @@ def _changes_needed(report: dict[str, Any]) -> str:
 
 
 def ways_home(name: str, place: dict[str, Any], head: str) -> str:
-    """Return the commands that take a result over. A merge is one only where the branch is in the
-    user's repository and has moved."""
+    """Return the commands that take over a result. A merge is among them only if the branch is in
+    the user's repository and has moved."""
     moved = place["backend"] == Backend.WORKTREE and head not in ("", place["base"])
     merge = f", or git merge {clean(place['branch'])}" if moved else ""
     return f"perdure apply {name}{merge}"
 
 
 def style_of(record: Record) -> str:
-    """Return the style of a record's line: what failed stands out, what is only noted is dim."""
+    """Return the style of a record's line: failures stand out, minor notes are dim."""
     match record.event:
         case AttemptStarted():
             return "strong"
@@ -82,7 +82,7 @@ def style_of(record: Record) -> str:
 
 
 class Progress:
-    """An Observer for a person. It never raises for a terminal that went away."""
+    """Shows a run's progress to a person. It never raises because of a lost terminal."""
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -115,7 +115,7 @@ class Progress:
             self._live = None
 
     def introduce(self, run: TaskRun) -> None:
-        """Says which run this is and where it works."""
+        """Print which run this is and where it works."""
         self._name, self._attempt = run.name, run.attempt
         place = f" in {shown_path(run.workspace.path, sys.stderr)}" if run.workspace else ""
         self._say(f"{run.name}: {run.spec.agent}{place}")
@@ -125,7 +125,7 @@ class Progress:
         self._show(record)
 
     def catch_up(self, records: Sequence[Record], began_ms: int, now_ms: int) -> None:
-        """Takes in what was before one looked: it counts, and its last lines are shown."""
+        """Process earlier records: they count in the totals, and their last lines are shown."""
         self._began -= max(0, now_ms - began_ms) / 1000
         for record in records:
             self._count(record)
@@ -133,7 +133,7 @@ class Progress:
             self._show(record)
 
     def part(self, text: str) -> None:
-        """A last word of the verb's own."""
+        """Print a line for the verb."""
         self._say(text)
 
     def conclude(self, report: dict[str, Any], changes: str = "") -> None:

@@ -1,5 +1,5 @@
-"""`logs --raw`: the agent's own output, byte for byte into a pipe or file; on a terminal without
-what could harm it."""
+"""`logs --raw`: prints the agent's own output: unchanged into a pipe or file, and cleaned of
+harmful characters on a terminal."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ NAP_S = 0.2
 
 
 def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAlone) -> int:
-    """Prints the standard output of one attempt, or of all (`only` 0), one after the other;
-    `follow` until the run is over, or left alone. Returns the exit code."""
+    """Print the standard output of one attempt, or of all in order (`only` 0). With `follow`,
+    continue until the run is over or unattended. Return the exit code."""
     number = only or 1
     while True:
         over = store.get(run_id).state in FINAL
@@ -45,11 +45,12 @@ def raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAlo
 def _copy(
     store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: LeftAlone
 ) -> bool:
-    """False where it was followed, and is left alone."""
+    """Print one attempt's output. Return False if it was followed and the run is unattended."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
     offset = 0
     while True:
-        # Asked before the file is read: what came before the end is then read for certain.
+        # Check for the end before reading the file, so that everything written before the end is
+        # read.
         ended = not follow or any(
             attempt.number == number and attempt.ended for attempt in store.attempts(run_id)
         )

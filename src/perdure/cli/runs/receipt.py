@@ -1,4 +1,5 @@
-"""`receipt` and `key`: what is known of an attempt as a signed statement, and the keys for it."""
+"""`receipt` and `key`: print an attempt's facts as a signed statement, and manage the keys for
+it."""
 
 from __future__ import annotations
 
@@ -117,7 +118,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _told(predicate: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the main facts of a statement. Its fields are those of whoever signed it."""
+    """Return the main facts of a statement. Its fields are as its signer wrote them."""
     continuity, work = predicate.get("continuity"), predicate.get("work")
     attempt = predicate.get("attempt")
     outcome = attempt.get("outcome") if isinstance(attempt, dict) else None
@@ -138,7 +139,7 @@ def _told(predicate: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _expected(statement: Statement, run: str, commit: str) -> None:
-    """Raise NotVerified where the statement is genuine, and about something else."""
+    """Raise NotVerified if the statement is genuine but about another run or commit."""
     if run and run not in statement.run:
         name = one_line(statement.run[1] or statement.run[0], 80)
         raise NotVerified(
@@ -165,7 +166,8 @@ def _content(name: str) -> bytes:
 
 
 def _keys(given: Path | None) -> dict[str, tuple[str, Ed25519PublicKey]]:
-    """Return the keys that count. With a key nothing of this host is read: not its state either."""
+    """Return the trusted keys. If a key is given, nothing is read from this host, not even its
+    state directory."""
     from perdure.engine.attestation import hostkey
     from perdure.engine.attestation.envelope import key_id
 

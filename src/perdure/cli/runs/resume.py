@@ -1,5 +1,5 @@
-"""`resume`: goes on with a chosen conversation, also one that was begun by hand. Without a choice,
-on a terminal, a picker."""
+"""`resume`: continues a chosen conversation, even one that was started manually. Without a choice,
+a picker opens on a terminal."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def resume_verb(arguments: argparse.Namespace) -> int:
 
 
 def _named(arguments: argparse.Namespace) -> ConversationEntry:
-    """What is meant by a name or an id: a run's conversation, or one on disk. Raises NotFound,
+    """Return the conversation with this name or id: a run's, or one on disk. Raises NotFound,
     UsageError."""
     from perdure.engine.conversations import ConversationEntry
     from perdure.model import SessionKey
@@ -103,8 +103,8 @@ def _named(arguments: argparse.Namespace) -> ConversationEntry:
 
 
 def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntry | None:
-    """The one that is chosen on the terminal, or None. Raises UsageError without a terminal, after
-    a list of the candidates."""
+    """Return the conversation chosen on the terminal, or None. Without a terminal, print a list of
+    the candidates and raise UsageError."""
     store = open_to_read(chosen)
     shelf = shelf_of(store, arguments.agent)
     here = project(Path.cwd())
@@ -124,8 +124,8 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
 
 
 def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
-    """What was given; else on a terminal it is asked for. Empty only where the run itself knows
-    what is to be done."""
+    """Return the given prompt, or ask for one on a terminal. It is empty only if the run itself
+    knows what to do."""
     if arguments.prompt is not None or arguments.prompt_file is not None:
         return read_prompt(arguments)
     unfinished = entry.run is not None and entry.run.state is not RunState.SUCCEEDED
@@ -150,8 +150,8 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
 
 
 def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskSpec:
-    """The settings of this machine, and the flags. The agent and the place follow from the
-    conversation."""
+    """Return the spec from this machine's settings and the flags. The agent and the place follow
+    from the conversation."""
     permissions = (
         Permissions(arguments.permissions) if arguments.permissions else chosen.permissions
     )

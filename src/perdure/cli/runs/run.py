@@ -18,7 +18,7 @@ from perdure.cli.parser import optional_name
 from perdure.cli.text import clean
 from perdure.errors import NotFound, PerdureError
 
-TYPE_CHECKING = False  # `perdure retry NAME` must not pay for what only a run that is there needs
+TYPE_CHECKING = False  # `perdure retry NAME` must not load what only new runs need
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -269,8 +269,8 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
         or is_remote(run.spec.repo)
     ):
         return
-    # A workdir that is there already has changes of its own; a repository that cannot be looked at
-    # fails with the run.
+    # An existing workdir has changes of its own. A repository that cannot be read will fail the run
+    # anyway.
     if run.attempt or Path(place.path).exists():
         return
     with suppress(PerdureError):
@@ -286,7 +286,7 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
 
 
 def check_known(name: str) -> None:
-    """Raise NotFound for a name that leads to no run, before anything is loaded that works on
+    """Raise NotFound for a name that matches no run, before any module is loaded that works on
     one."""
     from perdure.cli.runs.ls import DATABASE, state_directory
     from perdure.store.glance import names_beside
@@ -336,7 +336,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
 
 
 def drive_verb(arguments: argparse.Namespace) -> int:
-    """The detached supervisor: follows one run in silence."""
+    """Supervise one run silently, in the background."""
     from perdure.cli.compose import Stopper, open_engine, settings
     from perdure.engine.worker import drive
 
@@ -352,8 +352,8 @@ def followed(
     new: bool = False,
     updated: bool = False,
 ) -> int:
-    """Begins, then drives the run to its end with progress, or leaves it to a supervisor of its
-    own."""
+    """Start the run. Then drive it to its end with progress, or leave it to a supervisor in the
+    background. Return the exit code."""
     from contextlib import nullcontext
 
     from perdure.cli.compose import Stopper, open_engine
@@ -386,8 +386,7 @@ def followed(
             except PerdureError:
                 now = engine.store.get(run.id)
                 if now.state is RunState.RUNNING and now.worker != engine.worker:
-                    # Another supervisor (perdure work) was quicker: it is as good as one of our
-                    # own.
+                    # Another supervisor (perdure work) was quicker, which is just as good.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:
                     if new and now.attempt == 0:
@@ -415,8 +414,8 @@ def followed(
 
 
 def answer(report: dict[str, Any], *, shown: bool) -> None:
-    """Print the final message of a run that succeeded on standard output, without what could harm
-    a terminal. Where progress and output share a terminal, it stands there already (`shown`)."""
+    """Print the final message of a successful run on standard output, cleaned for a terminal. If
+    progress and output share a terminal, the message is there already (`shown`)."""
     text = clean(report["result"]).strip()
     if report["state"] != "succeeded" or not text:
         return
@@ -425,7 +424,7 @@ def answer(report: dict[str, Any], *, shown: bool) -> None:
 
 
 def warn(report: dict[str, Any]) -> None:
-    """Say on standard error which promise does not hold for this run, --quiet or not."""
+    """Say on standard error which promise does not hold for this run, even with --quiet."""
     from perdure.rules.explanation import missed_checkpoint
 
     text = missed_checkpoint(report)
@@ -434,7 +433,7 @@ def warn(report: dict[str, Any]) -> None:
 
 
 def detach(chosen: Settings, run: TaskRun) -> None:
-    """Leaves a run to a supervisor of its own, in the background."""
+    """Start a supervisor for a run in the background."""
     from perdure.host.process.detached import spawn_detached
 
     log = chosen.state / "runs" / run.id / "supervisor.log"

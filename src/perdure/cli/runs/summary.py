@@ -21,7 +21,7 @@ _STAT = re.compile(
 )
 
 DOUBTS = ("incomplete", "blocked", "refused")
-"""Verdicts on the work that a person should see beside a run that succeeded."""
+"""Verdicts on the work that are shown to a person even if the run succeeded."""
 
 
 def changes_of(engine: Engine, ref: str) -> str:
@@ -31,7 +31,7 @@ def changes_of(engine: Engine, ref: str) -> str:
 
     place = engine.store.get(ref).workspace
     if place is None or place.backend is Backend.HERE:
-        return ""  # What stands in the user's own directory may not be the agent's.
+        return ""  # changes in the user's own directory may not be the agent's
     with suppress(PerdureError):
         if _is_as_it_began(engine, ref, place):
             return ""
@@ -44,8 +44,8 @@ def changes_of(engine: Engine, ref: str) -> str:
 
 
 def _is_as_it_began(engine: Engine, ref: str, place: Workspace) -> bool:
-    """Whether the checkpoint at the end of the last attempt shows that nothing was changed; only
-    then git need not be asked."""
+    """Return whether the checkpoint at the end of the last attempt shows no changes, so that git
+    need not be asked."""
     run = engine.store.get(ref)
     last = max(engine.store.checkpoints(run.id), key=lambda each: each.number, default=None)
     if last is None or last.why != "end" or last.attempt != run.attempt:
@@ -56,7 +56,8 @@ def _is_as_it_began(engine: Engine, ref: str, place: Workspace) -> bool:
 
 
 def summary(report: dict[str, Any], changes: str = "") -> str:
-    """Return how a run stands, as `✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued ✓`."""
+    """Return a run's state in one line, as `✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued
+    ✓`."""
     attempts, used, state = report["attempts"], report["usage"], report["state"]
     worked = sum((each["ended"] or each["started"]) - each["started"] for each in attempts)
     receipt = attempts[-1]["receipt"] if attempts else None
@@ -79,7 +80,7 @@ def summary(report: dict[str, Any], changes: str = "") -> str:
 
 
 def say_summary(report: dict[str, Any], changes: str = "") -> None:
-    """Print it on standard error, the state in its color."""
+    """Print the summary on standard error, with the state in its color."""
     line = fitted(wrapped(summary(report, changes), columns(sys.stderr)), sys.stderr)
     with suppress(OSError):
         print(paint(line, STATES.get(report["state"], ""), sys.stderr), file=sys.stderr, flush=True)

@@ -1,5 +1,5 @@
-"""`top`: all runs at once in this terminal. It looks through a connection of its own; what acts is
-opened when it is asked for."""
+"""`top`: shows all runs in this terminal. It reads through a read-only connection; a writing one is
+opened only for an action."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def top_verb(arguments: argparse.Namespace) -> int:
         ) from error
     chosen = settings()
     if not chosen.database and not (chosen.state / DATABASE).exists():
-        # Who waits for the first run is to see it come: a connection that only looks would show an
-        # empty board for ever.
+        # Create the database if there is none. A read-only connection could not see the first run
+        # appear.
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)
@@ -54,7 +54,7 @@ def top_verb(arguments: argparse.Namespace) -> int:
 
 
 class _Acts:
-    """What a person may do from the board, as the verbs of the same names do it."""
+    """The actions of the board, which do the same as the verbs of the same names."""
 
     def __init__(self, chosen: Settings) -> None:
         self._chosen = chosen

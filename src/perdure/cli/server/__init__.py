@@ -1,1 +1,1 @@
-"""Verbs of `perdure serve`: the server, its tokens and its inbox."""
+"""Verbs for `perdure serve`: the server, its tokens and its inbox."""

@@ -1,5 +1,5 @@
-"""What `perdure serve` relies on, for `perdure doctor` and the dashboard's settings page: looked at
-where a forge is configured."""
+"""Checks of what `perdure serve` relies on, for `perdure doctor` and the dashboard's settings page.
+They run only where a forge is configured."""
 
 from __future__ import annotations
 
@@ -21,8 +21,10 @@ LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
 
 
 def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
-    """Topic, state (as in `doctor.Finding`) and sentence. `serving`: asked by the service itself,
-    which has taken its secrets out of the environment, and would not have begun with a bad one."""
+    """Yield topic, state (as in `doctor.DoctorFinding`) and sentence of each check.
+
+    `serving`: the service itself asks. It has removed its secrets from the environment, and would
+    not have started with an invalid one."""
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         yield (
             "serve",
@@ -39,8 +41,8 @@ def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, 
 
 
 def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """The secrets of the webhooks, the tokens for the forges, the templates of the agents: there,
-    readable, not to be guessed."""
+    """Check the secrets of the webhooks, the tokens for the forges and the templates of the agents:
+    present, readable, hard to guess."""
     from perdure.forge.clients.connections import forges
     from perdure.forge.dispatch.prompts import Prompts
     from perdure.server.secrets import secrets_of
@@ -82,7 +84,7 @@ def _has_credentials(chosen: Settings) -> bool:
 
 
 def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Each agent of the team has its program here."""
+    """Check that the program of each agent in the rules is installed here."""
     from perdure.agents import registry
 
     for rule in chosen.agents:
@@ -99,7 +101,7 @@ def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Whether anybody gets in, and whether more do than should."""
+    """Check whether there is a valid token, and whether the service can be reached from outside."""
     try:
         with closing(open_to_read(chosen)) as store:
             now = store.now()
@@ -140,7 +142,7 @@ def _is_public(listen: str) -> bool:
 
 
 def wanted(chosen: Settings) -> bool:
-    """Whether this is a place where `perdure serve` is to run."""
+    """Return whether `perdure serve` is meant to run here."""
     return bool(
         chosen.webhooks
         or chosen.agents

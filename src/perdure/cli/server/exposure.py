@@ -1,5 +1,5 @@
-"""What an agent could read and change on this machine, in sentences: for `perdure serve` at its
-start, and for `perdure doctor`."""
+"""Describes what an agent could read and change on this machine, for `perdure serve` at its start
+and for `perdure doctor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from perdure.host.privileges import is_separate
 from perdure.host.secrecy import holders
 
 CAP_SYS_PTRACE = 19
-"""With it a process reads the memory of any other (capabilities(7))."""
+"""Number of the capability to read the memory of any process (capabilities(7))."""
 HOW = "docs: how-to/separate-user"
 NAMED_MOST = 3
 
@@ -35,7 +35,7 @@ def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
 
 def reach(chosen: Settings) -> str:
     """Say in one sentence or two what an agent could read and change."""
-    # By the real ids: with `run_as` those are the agents', and not this process's own.
+    # os.access checks the real ids: with `run_as` those are the agents', not this process's own.
     open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
     if is_separate():
         return _apart(chosen, open_files)
@@ -59,7 +59,7 @@ def reach(chosen: Settings) -> str:
 
 
 def _apart(chosen: Settings, open_files: Sequence[Path]) -> str:
-    """The sentences where `run_as` is in force."""
+    """Return the sentences for the case that `run_as` is in force."""
     holes = ""
     if open_files:
         holes = f". But {', '.join(map(str, sorted(open_files)))} can be read by them: chmod o-r"

@@ -1,5 +1,5 @@
-"""`inbox`: what forges delivered, and what became of it. What people wrote on a forge is hostile,
-and cleaned before it is shown."""
+"""`inbox`: shows the deliveries of forges, and what became of them. Text that people wrote on a
+forge is untrusted, and cleaned before it is shown."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _waits(name: str, each: Posting) -> tuple[str, ...]:
 
 
 def _tell(arguments: argparse.Namespace) -> int:
-    """`perdure serve` tells the forges of these runs now, whatever they wait for."""
+    """Have `perdure serve` post the state of these runs now, without waiting until it is due."""
     store = open_engine(settings()).store
     runs = [store.get(ref) for ref in arguments.id]
     for run in runs:
@@ -160,8 +160,8 @@ def _said(intent: Intent | None) -> list[tuple[str, str]]:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """Reads the kept body as this perdure reads it, so that what an older one passed over can still
-    be taken up."""
+    """Read the kept body again with this version of perdure, so that a delivery that an older
+    version ignored can still be handled."""
     from perdure.forge.webhooks import parsed, read
 
     store = open_engine(settings()).store
@@ -190,7 +190,7 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 
 def plain(delivery: Delivery | Posting) -> dict[str, Any]:
-    """A delivery, or what a forge was told, as `--json` shows it."""
+    """Return a delivery or a posting as `--json` shows it."""
     from perdure.model.codec import plain as as_json
 
     found: dict[str, Any] = as_json(delivery)

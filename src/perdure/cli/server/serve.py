@@ -1,8 +1,8 @@
-"""`serve`: webhooks in, health out, and the local pool beside them, in one process.
+"""`serve`: runs the web server (webhooks, health, API) and the local pool in one process.
 
-The first SIGTERM or Ctrl-C drains: nothing new is begun, deliveries are still kept until what is at
-work has ended, then the server ends. The second one stops the agents in good order. A kill costs
-nothing that was acknowledged: live attempts are adopted by the next start.
+The first SIGTERM or Ctrl-C drains: nothing new is started, deliveries are still accepted until the
+running attempts have ended, then the server ends. The second one stops the agents in good order. A
+kill loses nothing that was acknowledged: live attempts are adopted by the next start.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _any_token(chosen: Settings) -> bool:
 
 
 def _has_token(store: EngineStore) -> bool:
-    """Whether there is a token that is good now."""
+    """Return whether there is a token that is valid now."""
     now = store.now()
     return any(not token.expires or token.expires > now for token in store.tokens())
 
@@ -120,7 +120,8 @@ def _serve(
 
     wishes = Wishes()
     with ExitStack() as stack:
-        # Before the engine: it is told of the environment that is left then.
+        # Create the clients before the engine, which gets the environment without the service's
+        # secrets.
         clients = stack.enter_context(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
@@ -142,7 +143,8 @@ def _serve(
         )
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        # Who asks is found out beside whatever else is looked for, however long that takes.
+        # A separate connection identifies callers, so that a slow query on the other one does not
+        # delay that.
         knowing = open_to_read(chosen)
         stack.callback(knowing.close)
         principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
@@ -170,7 +172,7 @@ def _serve(
             proxies,
         )
         web = stack.enter_context(Listening(served, sockets, proxies))
-        # Ends before the server does, so that it need not wait for those who listen.
+        # Ends before the server does, so that the server need not wait for listeners.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
@@ -207,7 +209,7 @@ def secret_variables(chosen: Settings) -> frozenset[str]:
 def _dispatching(
     stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
 ) -> Callable[[], None]:
-    """Begins to give deliveries to agents. Returns what wakes it."""
+    """Start to dispatch deliveries to agents. Return a function that wakes the dispatcher."""
     from perdure.forge.dispatch import Dispatcher, Reconciler
 
     wake = stack.enter_context(
@@ -229,7 +231,7 @@ def _dispatching(
 
 
 def _seed(chosen: Settings) -> TaskSpec:
-    """What a task has that nobody was asked for."""
+    """Return the settings of a task for which the delivery does not specify them."""
     from perdure.model import TaskSpec
 
     return TaskSpec(
@@ -250,7 +252,7 @@ def _seed(chosen: Settings) -> TaskSpec:
 
 
 def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:
-    """Begins to tell forges what became of their deliveries."""
+    """Start to post results of deliveries to their forges."""
     from perdure.forge.replies import Answering, Poster
 
     def login(source: str, rule: str) -> Callable[[str], tuple[str, str] | None]:
@@ -289,7 +291,7 @@ def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) ->
 
 
 def _problems(engine: Engine, wishes: Wishes) -> list[str]:
-    """Why no new work can be taken."""
+    """Return the reasons why no new work can be accepted."""
     found = ["perdure is draining"] if wishes.draining else []
     try:
         engine.store.inbox(limit=1)

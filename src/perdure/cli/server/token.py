@@ -1,5 +1,5 @@
-"""`token`: who may ask `perdure serve`. A token is shown once, when it is made; perdure keeps its
-SHA-256 and nothing else of it."""
+"""`token`: manages access to `perdure serve`. A token is shown once, when it is created; perdure
+keeps only its SHA-256."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`perdure top`: all runs at once in a terminal, grouped by what they ask of a person. Textual has
-this one room, and is imported late.
+"""`perdure top`: all runs in a terminal, grouped by what they need from a person.
 
-`view` looks into the store and says what is on the board; `lines` has each row and panel as text,
-cleaned; `app` is the board and its keys, `screens` what lies over it: the log of a run, the keys, a
-question. It only looks: what acts (retry, stop) is handed in.
+Only this package uses Textual, which is imported late. `view` reads the store and decides what is
+on the board. `lines` renders each row and panel as cleaned text. `app` is the board and its keys.
+`screens` are the layers over it: a run's log, the keys, a question. The board itself is read-only:
+its actions (retry, stop) are passed in.
 """

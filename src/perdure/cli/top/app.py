@@ -1,5 +1,5 @@
-"""The board: one list under headings, a panel on the chosen run, and the keys. The store is asked
-once a second, in a thread."""
+"""The board: one list with headings, a panel for the chosen run, and the keys. A thread reads the
+store once a second."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from perdure.rules.text import clean
 
 LOOK_S = 1.0
 REST = 4
-"""After a look there is none for so many times as long as it took: to search in many runs takes a
-while."""
+"""Factor of the pause after a read: the pause is this many times as long as the read took, since
+searching many runs is slow."""
 PEEKED = 400
-"""So many of a run's newest records are looked through for the panel."""
+"""Number of a run's newest records that are read for the panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "clear"})
 EMPTY = 'no runs yet; begin with: perdure run "what the agent is to do"'
 
 
 class RunsApp(OptionList):
-    """The list; Enter is told of at the bottom, as the other keys are."""
+    """The list. Its binding shows Enter in the footer, like the other keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "log")]
 
 
 class Board(App[None]):
-    """`perdure top`."""
+    """The application of `perdure top`."""
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "perdure"
@@ -85,7 +85,7 @@ class Board(App[None]):
         self._rests_until = 0.0
         self._peeking = False
         self._peeked = ""
-        """The run whose records were asked for last."""
+        """The run whose records were last requested."""
         self._records: list[Record] = []
 
     def compose(self) -> ComposeResult:
@@ -97,14 +97,14 @@ class Board(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        # The terminal's own colours, so that it is legible on a light and on a dark one.
+        # The terminal's own colors, which are legible on light and dark backgrounds.
         self.theme = "ansi-dark"
         self.query_one("#runs").focus()
         self._look()
         self.set_interval(self._look_s, self._look_again)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The board's keys are not those of what lies over it."""
+        """Disable the board's keys while another screen is over it."""
         return action not in ON_BOARD or len(self.screen_stack) == 1
 
     # --- looking
@@ -112,7 +112,7 @@ class Board(App[None]):
 
     @property
     def chosen(self) -> str:
-        """The id of the run that the cursor is on; empty where there is none."""
+        """The id of the run under the cursor; empty if there is none."""
         runs = self.query_one("#runs", OptionList)
         if runs.highlighted is None:
             return ""
@@ -146,7 +146,7 @@ class Board(App[None]):
         self._draw()
 
     def _draw(self) -> None:
-        """Puts the view on the screen. The cursor stays on its run, wherever that has moved to."""
+        """Draw the view. The cursor stays on its run, even if that has moved."""
         runs = self.query_one("#runs", OptionList)
         chosen, at = self.chosen, runs.highlighted
         options = []
@@ -200,7 +200,7 @@ class Board(App[None]):
         while_there(self._move_panel)
 
     def _move_panel(self) -> None:
-        # A redraw puts the cursor where it was, which is told as a move too.
+        # Restoring the cursor after a redraw is reported as a move too.
         if self._peeking and self.chosen != self._peeked:
             self._draw_panel()
             self._look()
@@ -264,7 +264,7 @@ class Board(App[None]):
         self.push_screen(Question(question), answered)
 
     def _act(self, act: Act, run_id: str) -> None:
-        """In a thread: to stop an agent in good order takes a while."""
+        """Act in a thread, because stopping an agent in good order takes a while."""
 
         def do() -> None:
             try:
@@ -286,8 +286,8 @@ class Board(App[None]):
 
 
 def _place(ids: list[str | None], chosen: str, at: int) -> int | None:
-    """Where the cursor goes: to its run, else to the nearest one above where it was, else to the
-    first; None where there is none."""
+    """Return the new index of the cursor: its run, or else the nearest run above its old place, or
+    else the first; None if there is none."""
     if chosen in ids:
         return ids.index(chosen)
     runs = [index for index, id_ in enumerate(ids) if id_]

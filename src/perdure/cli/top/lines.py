@@ -1,5 +1,5 @@
-"""Rows and panels as text. All that an agent, a repository or a forge wrote is cleaned here; styles
-are never read from a text."""
+"""Rows and panels as text. Text from an agent, a repository or a forge is cleaned here, and markup
+in it is never interpreted."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ STYLES = {
     "pending": "dim",
 }
 PEEKED = 8
-"""Lines of the log in the panel."""
+"""Number of lines of the log in the panel."""
 ATTEMPTS = 4
 
 
 def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
-    """One word for how a run stands; `alive`: what lives of one that is running."""
+    """Return a run's state in one word. `alive` is the liveness of a running one."""
     if row.state is RunState.RUNNING and alive in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
         return str(alive)
     if row.opened:
@@ -51,7 +51,7 @@ def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
 
 
 def heading(group: Group) -> Text:
-    """A group's name, with how many runs are in it."""
+    """Return a group's name with the number of its runs."""
     more = f" (the newest {len(group.rows)} are shown)" if group.many > len(group.rows) else ""
     return Text.assemble(
         (group.name, "bold underline"),
@@ -62,8 +62,7 @@ def heading(group: Group) -> Text:
 
 
 def run_line(row: BoardRow, view: View) -> Text:
-    """A run on one line: name, agent, state, attempts, age, and what a person most likely wants to
-    know."""
+    """Return a run on one line: name, agent, state, attempts, age, and the most useful detail."""
     state = state_of(row, view.now, view.alive.get(row.id))
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(_cell(row.name, NAME))
@@ -98,8 +97,8 @@ def _about(row: BoardRow, view: View, state: str) -> str:
 
 
 def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
-    """The panel on one run: where it works, its attempts with their receipts, and the end of its
-    log."""
+    """Return the panel of one run: its workdir, its attempts with their receipts, and the end of
+    its log."""
     panel = Text(no_wrap=True, overflow="ellipsis")
     place = row.workspace
     branch = f" on {one_line(place.branch, 80)}" if place.branch else ""
@@ -142,7 +141,7 @@ def _attempt(attempt: Attempt, now: int) -> str:
 
 
 def log_line(record: Record) -> Text | None:
-    """A record in the log; None for one that says nothing to a person."""
+    """Return a record as a line of the log; None if it says nothing to a person."""
     line = line_of(record)
     if not line:
         return None

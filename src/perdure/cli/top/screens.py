@@ -1,4 +1,4 @@
-"""What lies over the board: the log of a run, the keys, a question before something is stopped."""
+"""The screens over the board: a run's log, the keys, a question before something is stopped."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from perdure.rules.text import clean, one_line
 
 LOOK_S = 0.5
 BEGIN = 2000
-"""So many of the newest records of a run are shown at first."""
+"""Number of a run's newest records that are shown at first."""
 KEPT = 10_000
-"""Lines of a log that are kept on the screen."""
+"""Maximum number of lines of a log on the screen."""
 
 KEYS = (
     ("up, down, j, k", "choose a run"),
@@ -42,7 +42,7 @@ KEYS = (
 
 
 def while_there(do: Callable[..., None], *arguments: Any) -> None:
-    """Shows what a thread has found, unless the widgets for it were taken away meanwhile."""
+    """Show what a thread has found, unless its widgets were removed in the meantime."""
     with suppress(NoMatches):
         do(*arguments)
 
@@ -93,7 +93,7 @@ class LogScreen(Screen[None]):
         log = self.query_one(RichLog)
         at_end = log.is_vertical_scroll_end
         for record in records:
-            # Two looks may have read the same: each is shown once.
+            # Two reads may return the same record; show it only once.
             if record.seq > self._seen:
                 self._seen = record.seq
                 if (line := log_line(record)) is not None:
@@ -112,7 +112,7 @@ class LogScreen(Screen[None]):
 
 
 class HelpScreen(ModalScreen[None]):
-    """The keys."""
+    """Shows the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,enter,space", "dismiss", "back")
@@ -127,7 +127,7 @@ class HelpScreen(ModalScreen[None]):
 
 
 class Question(ModalScreen[bool]):
-    """Asks before something is done. Only `y` does it."""
+    """Asks before something is done. Only `y` confirms."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("y", "answer(True)", "yes"),
@@ -149,5 +149,4 @@ class Question(ModalScreen[bool]):
 
 
 Act = Callable[[str], str]
-"""Does something to the run with this id, and says in a sentence what became of it. Raises
-PerdureError."""
+"""Acts on the run with this id, and returns a sentence on the result. Raises PerdureError."""

@@ -1,4 +1,5 @@
-"""What is on the board at one moment, read from the store in one go. No terminal here."""
+"""The contents of the board at one moment, read from the store at once. Independent of the
+terminal."""
 
 from __future__ import annotations
 
@@ -16,16 +17,16 @@ from perdure.rules.liveness import Liveness
 
 ASKING = "asking"
 SHOWN = 100
-"""Rows of a list; the counts are of all."""
+"""Maximum number of rows of a list; the counts include all runs."""
 
 
 class Looked(RunStore, BoardStore, Protocol):
-    """What the board looks into."""
+    """The parts of a store that the board reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A heading and its runs. `lists` are those of the store that it is made of."""
+    """A heading and its runs. `lists` are the lists of the store that it combines."""
 
     name: str
     lists: tuple[str, ...]
@@ -43,16 +44,17 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """The board. `words`: the latest of each agent at work, by the run's id."""
+    """The contents of the board. `words` has the latest message of each running agent, by the run's
+    id."""
 
     now: int = 0
     groups: Sequence[Group] = GROUPS
     words: Mapping[str, str] = field(default_factory=dict)
     alive: Mapping[str, Liveness | None] = field(default_factory=dict)
-    """What lives of those that are running, by the run's id."""
+    """The liveness of running runs, by the run's id."""
 
     def row(self, run_id: str) -> BoardRow | None:
-        """The row of a run, if it is on the board."""
+        """Return the row of a run, if it is on the board."""
         return next(
             (
                 row
@@ -64,8 +66,8 @@ class View:
 
 
 def look(store: Looked, probe: Probe, words: str = "") -> View:
-    """The board as it is now; with `words` only what has them in name, workdir, scope or
-    instructions. Raises StoreError."""
+    """Return the board as it is now. With `words`, only runs that contain them in name, workdir,
+    scope or instructions. Raises StoreError."""
     counts = store.board_counts(words=words)
     groups = []
     for group in GROUPS:

@@ -29,4 +29,4 @@ __all__ = ["Bench", "DriverConformance"]
 
 
 class DriverConformance(StartSuite, GoingOn, Transcripts, Failing):
-    """Every promise of `AgentDriver` that the real CLI can show."""
+    """All promises of `AgentDriver` that can be checked with the real CLI."""

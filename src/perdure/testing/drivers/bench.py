@@ -1,7 +1,6 @@
-"""The bench on which a driver is tried: its CLI, the environment of that, and the rehearsal that it
-talks to.
+"""The test bench for a driver: its CLI, the CLI's environment, and the rehearsal that it talks to.
 
-Every part of the suite tells its story with it, and so may the tests of a single driver.
+All parts of the suite use it, and the tests of a single driver may use it too.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ PATIENCE_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class BenchRun:
-    """One run of the CLI, as the driver tells it."""
+    """One run of the CLI, as the driver reports it."""
 
     events: list[AgentEvent]
     exit: Exit
@@ -79,8 +78,8 @@ class Bench:
         transcript: str = "",
         **spec: object,
     ) -> Launch:
-        """A launch in the bench's directory; without a continuation a fresh one, with an id where
-        the CLI takes one."""
+        """Return a launch in the bench's directory. Without a continuation it is fresh, with an id
+        if the CLI accepts one."""
         first = Continuation(
             kind=Start.FRESH,
             session_id=str(uuid.uuid4()) if self.driver.abilities.choose_id else "",
@@ -106,7 +105,7 @@ class Bench:
         compact_at: CompactAt | None = None,
         **spec: object,
     ) -> BenchRun:
-        """Runs the CLI to its end."""
+        """Run the CLI to its end."""
         launch = self.launch(prompt, asked, transcript=transcript, **spec)
         command = self.driver.command(replace(launch, compact_at=compact_at))
         with self._process(command) as process:
@@ -114,8 +113,8 @@ class Bench:
         return self.read(process.returncode, out, err)
 
     def run_until(self, prompt: str, retries: int) -> BenchRun:
-        """Runs a CLI that would ask again for ever until it did so as often, as an attempt does;
-        one that gives up (0) to its end."""
+        """Run a CLI until it has retried as often as `retries`, because it would retry forever.
+        With 0 retries, run it to its end."""
         if not retries:
             return self.run(prompt)
         said: list[bytes] = []
@@ -138,7 +137,7 @@ class Bench:
         return BenchRun(events, end, self.driver.outcome(end, events))
 
     def read(self, returncode: int, out: bytes, err: bytes) -> BenchRun:
-        """What the driver makes of output and end."""
+        """Return the driver's interpretation of output and exit."""
         events = list(chain.from_iterable(self.driver.parse(line) for line in out.split(b"\n")))
         killed = -returncode if returncode < 0 else None
         end = Exit(
@@ -153,8 +152,8 @@ class Bench:
     def running(
         self, prompt: str, asked: Continuation | None = None
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """The CLI, left running until its request has reached the model; killed at the end of the
-        block."""
+        """Run the CLI until its request has reached the model, and yield its process. It is killed
+        at the end of the block."""
         command = self.driver.command(self.launch(prompt, asked))
         before = len(self.rehearsal.requests)
         with self._process(command) as process:
@@ -187,24 +186,24 @@ class Bench:
                     process.kill()
 
     def content(self, session_id: str) -> bytes:
-        """The conversation as it lies on disk, from its own file or from the archive."""
+        """Return the conversation on disk, from its own file or from the archive."""
         found = self.find(session_id)
         assert found is not None, f"no transcript of {session_id} in {self.home}"
         return found
 
     def find(self, session_id: str) -> bytes | None:
-        """The same, or None."""
+        """Return the conversation on disk, or None if there is none."""
         if self.driver.archive is not None:
             return self.driver.archive.read(self.home, session_id)
         path = self.driver.transcript(self.home, session_id)
         return path.read_bytes() if path else None
 
     def prompts(self, session_id: str) -> list[str]:
-        """The prompts that stand in the conversation's transcript."""
+        """Return the prompts in the conversation's transcript."""
         return [prompt.text for prompt in self.driver.prompts(self.content(session_id))]
 
     def lose(self, session_id: str) -> None:
-        """Takes the conversation away: its file, or the whole archive."""
+        """Delete the conversation: its file, or the whole archive."""
         path = (
             self.home
             if self.driver.archive is not None
@@ -215,7 +214,7 @@ class Bench:
             each.unlink()
 
     def put_back(self, session_id: str, copy: Path) -> None:
-        """Puts an own copy in place, as the driver says."""
+        """Restore an own copy, as the driver says."""
         if self.driver.archive is None:
             place = self.driver.place(self.home, session_id, self.cwd, copy)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +228,7 @@ class Bench:
             process.communicate(command.stdin, timeout=PATIENCE_S)
 
     def reached_the_model(self) -> str:
-        """All words of the last request, as one text."""
+        """Return the whole text of the last request."""
         return "\n".join(message.text for message in self.rehearsal.last.messages)
 
 
@@ -241,19 +240,19 @@ Make = Callable[..., Bench]
 
 
 class Suite:
-    """What every part of the suite asks for: the fixture, and what is particular about the
-    agent."""
+    """Base of all parts of the suite: the fixture, and what is specific to the agent."""
 
     model = "some-model"
-    """A model's name in the agent's own way of naming them."""
+    """A model's name, as the agent spells it."""
 
     def unknown_id(self) -> str:
-        """An id in the agent's own grammar that no conversation has."""
+        """Return an id that is valid for the agent but belongs to no conversation."""
         return str(uuid.uuid4())
 
     @pytest.fixture
     def bench(self) -> Make:
-        """Makes a bench whose model plays the given script. To be given by the subclass."""
+        """Return a function that makes a bench whose model plays a given script. Subclasses must
+        override it."""
         raise NotImplementedError
 
     @staticmethod

@@ -1,5 +1,5 @@
-"""How a conversation goes on: by id, by path, as a fork, after a kill, from a copy that was put
-back, and never beside a second writer."""
+"""Tests of how a conversation continues: by id, by path, as a fork, after a kill, from a restored
+copy, and never beside a second writer."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from perdure.testing.drivers.bench import PATIENCE_S, Make, Suite, resume
 
 
 class GoingOn(Suite):
-    """Every way in which a conversation goes on, and that none begins anew instead."""
+    """Tests every way to continue a conversation, and that none silently starts a new one."""
 
     def test_a_resume_by_id_goes_on(self, bench: Make) -> None:
-        """The same id comes back, both turns reach the model, and the file only grew."""
+        """The id stays the same, both turns reach the model, and the file only grew."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         before = stage.content(first.session_id)
@@ -34,8 +34,7 @@ class GoingOn(Suite):
         ]
 
     def test_a_resume_by_path_goes_on(self, bench: Make) -> None:
-        """Where a transcript can be named by its file, the same conversation goes on in the same
-        file."""
+        """If the agent can resume from a file, the same conversation continues in the same file."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -51,7 +50,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two"]
 
     def test_a_fork_leaves_its_parent_alone(self, bench: Make) -> None:
-        """A new id, the whole history at the model, not a byte of the parent changed."""
+        """A fork has a new id, the model gets the whole history, and the parent is unchanged byte
+        for byte."""
         stage = bench("say One.\n---\nsay Two.")
         if not stage.driver.abilities.fork:
             return
@@ -67,15 +67,16 @@ class GoingOn(Suite):
         assert stage.prompts(forked.session_id)[-1] == "another way"
 
     def test_an_unknown_conversation_is_said_to_be_missing(self, bench: Make) -> None:
-        """Nothing starts afresh: no request reaches the model, and the outcome names the cause."""
+        """No new conversation starts: no request reaches the model, and the outcome names the
+        cause."""
         stage = bench("say Never.")
         ran = stage.run("go on", resume(self.unknown_id()))
         assert ran.outcome.kind is OutcomeKind.SESSION_MISSING, ran.outcome
         assert stage.rehearsal.requests == []
 
     def test_a_kill_in_the_reply_is_a_failure_that_can_be_gone_on_from(self, bench: Make) -> None:
-        """SIGKILL is named in the outcome; the prompt stands in the transcript, and a resume goes
-        on from it."""
+        """The outcome names SIGKILL; the transcript contains the prompt, and a resume continues
+        from it."""
         stage = bench("say One.\n---\nsay Two is half\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         with stage.running("hello two", resume(first.session_id)) as process:
@@ -91,8 +92,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two", "what was I saying?"]
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """While a process has the conversation open its id is in the register, and no longer after
-        it was killed."""
+        """While a process has the conversation open, its id is in the register; after the process
+        is killed it is not."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -104,8 +105,8 @@ class GoingOn(Suite):
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
 
     def test_a_copy_put_back_in_place_goes_on(self, bench: Make, tmp_path: Path) -> None:
-        """After the transcript was deleted the CLI finds nothing; the copy at the driver's place is
-        found by its id."""
+        """After the transcript is deleted, the CLI does not find the conversation; after the copy
+        is restored, it does."""
         stage = bench("say The word is plum.\n---\nsay Plum.")
         first = stage.run("tell me a word")
         copy = tmp_path / "main"

@@ -1,5 +1,5 @@
-"""How an attempt fails: what the model service refuses is told apart, because something else
-follows each time."""
+"""Tests of how an attempt fails. The model service's refusals are distinguished, because each is
+handled differently."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ class Failing(Suite):
     """Refused keys, limits, overload, and conversations that are too long."""
 
     def test_a_conversation_that_is_too_long_is_told_apart(self, bench: Make) -> None:
-        """A request that the service refuses as too long is neither a failure of the task nor of
-        the service."""
+        """A request that the service refuses as too long has its own outcome, CONTEXT_EXHAUSTED."""
         stage = bench("full x99\nsay Never.")
         ran = stage.run_until("hello", stage.driver.abilities.retries_in_a_row)
         assert ran.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED, ran.outcome
@@ -32,11 +31,11 @@ class Failing(Suite):
     def test_a_failing_service_is_told_apart(
         self, bench: Make, status: int, kind: OutcomeKind
     ) -> None:
-        """A refused key, a limit and an overloaded service are three things."""
+        """A refused key, a limit and an overloaded service have different outcomes."""
         assert bench(f"fail {status} x99\nsay Never.").run("hello").outcome.kind is kind
 
     def test_the_end_of_a_usage_limit_is_known(self, bench: Make) -> None:
-        """A limit that ends in two hours is waited for until then, to the minute."""
+        """The outcome of a limit that ends in two hours has that time, to the minute."""
         before = int(time.time() * 1000)
         ran = bench("limit 7200 x99\nsay Never.", subscription=True).run("hello")
         assert ran.outcome.kind is OutcomeKind.RATE_LIMITED, ran.outcome

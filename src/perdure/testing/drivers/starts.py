@@ -1,4 +1,4 @@
-"""How a conversation begins: its id and its place, what may be done in it, and which words reach
+"""Tests of how a conversation starts: its id and its place, its permissions, and which text reaches
 the model."""
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ AWKWARD = (
 
 
 class StartSuite(Suite):
-    """A first prompt, and what goes with it."""
+    """Tests of the first prompt and its options."""
 
     def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
-        """The id is the one asked for, the transcript lies where the driver says and holds the
-        prompt, every line is known."""
+        """The id is the requested one, the transcript is where the driver says and contains the
+        prompt, and every line is known."""
         stage = bench("say Hello there.")
         launch = stage.launch("hello one")
         ran = stage.run("hello one", launch.continuation)
@@ -46,8 +46,8 @@ class StartSuite(Suite):
         assert [event.ok for event in ran.events if isinstance(event, TurnEnded)] == [True]
 
     def test_a_tool_runs_where_editing_is_allowed(self, bench: Make) -> None:
-        """At the level `edit` a command changes the workdir without being asked for, and its start
-        and end are events."""
+        """At the level `edit`, a command changes the workdir without asking, and its start and end
+        are events."""
         stage = bench("run echo made > made.txt\n---\nsay Made.")
         ran = stage.run("make it", permissions=Permissions.EDIT)
         assert ran.outcome.ok, ran.outcome
@@ -77,8 +77,8 @@ class StartSuite(Suite):
         ).outcome.ok
 
     def test_exactly_the_prompts_that_were_sent_are_found(self, bench: Make) -> None:
-        """No prompt is eaten as a command, each reaches the model, and the transcript gives back
-        these and no others."""
+        """No prompt is taken for a command, each reaches the model, and the transcript contains
+        exactly these prompts."""
         stage = bench("say Yes.")
         session = ""
         for prompt in AWKWARD:
@@ -110,7 +110,8 @@ class StartSuite(Suite):
                 stage.driver.place(stage.home, bad, stage.cwd, stage.cwd / "copy")
 
     def test_what_a_person_types_names_the_conversation(self, bench: Make) -> None:
-        """The agent's own program, this conversation, and its home; a bad id is refused."""
+        """The command for a person names the agent's own program, this conversation and its home;
+        an invalid id is refused."""
         stage = bench("say One.")
         launch = stage.launch("", resume(self.unknown_id()))
         command = stage.driver.by_hand(launch)

@@ -1,5 +1,5 @@
-"""What the driver reads of conversations on disk: which there are, what was said, what it cost, how
-full they are, if they are whole."""
+"""Tests of what the driver reads from conversations on disk: a list, the messages, the usage, how
+full they are, and whether they are whole."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Transcripts(Suite):
     """The transcript that the CLI itself wrote, as the driver reads it."""
 
     def test_conversations_on_disk_are_listed_and_read(self, bench: Make) -> None:
-        """The newest first, each with its directory, first prompt and turns; one of them by its id;
-        what was said, without tools."""
+        """Conversations are listed newest first, each with directory, first prompt and turns; one
+        is found by id, and its messages are read without tool calls."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two")
@@ -47,8 +47,8 @@ class Transcripts(Suite):
         ]
 
     def test_the_running_total_is_read_where_it_is_cumulative(self, bench: Make) -> None:
-        """What the transcript says is what the CLI said last; zero where its counts stand for one
-        launch alone."""
+        """The total in the transcript equals the one that the CLI last reported; it is zero if the
+        counts are for one launch only."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two", resume(first.session_id))
@@ -57,8 +57,8 @@ class Transcripts(Suite):
         assert total == (told if stage.driver.abilities.cumulative_usage else Usage())
 
     def test_how_full_a_conversation_is_stands_in_its_transcript(self, bench: Make) -> None:
-        """What the newest request carried, cached parts included, and no bytes make the driver
-        raise."""
+        """The fill is the size of the newest request, including cached parts; invalid bytes never
+        make the driver raise."""
         stage = bench(
             "by history\nsay One.\nusage in=5000 out=9 cached=1000\n---\nsay Two.\nusage in=70000 "
             "out=9 cached=30000"
@@ -84,8 +84,8 @@ class Transcripts(Suite):
             stage.driver.fill(broken)
 
     def test_a_level_for_compacting_is_kept_to(self, bench: Make) -> None:
-        """Where a launch can say at which fill the conversation is compacted, it is: the file only
-        grew, the model got the summary."""
+        """If a launch can set the fill at which the conversation is compacted, it takes effect: the
+        file only grew, and the model got the summary."""
         stage = bench(
             "summary The word was plum.\nrun echo one\n---\nrun echo two\n---\nsay One.\nusage "
             "in=90000\n---\nsay Two."
@@ -112,8 +112,8 @@ class Transcripts(Suite):
         assert "The word was plum." in stage.reached_the_model()
 
     def test_a_whole_transcript_needs_no_mending(self, bench: Make) -> None:
-        """What the CLI wrote itself is taken as it is, its file is among its remains, and no bytes
-        make the driver raise."""
+        """A transcript that the CLI wrote is accepted unchanged, and its file is among the
+        conversation's remains. Invalid bytes never make the driver raise."""
         stage = bench("run echo one\n---\nsay One.\n---\nsay Two.")
         ran = stage.run("hello one")
         stage.run("hello two", resume(ran.session_id))

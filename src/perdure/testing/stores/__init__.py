@@ -48,4 +48,4 @@ class StoreConformance(
     TokenSuite,
     CountSuite,
 ):
-    """Every promise of the protocols. The fixture `store` must be empty for each test."""
+    """All promises of the protocols. The fixture `store` must be empty for each test."""

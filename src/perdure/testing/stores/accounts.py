@@ -1,4 +1,4 @@
-"""Accounts: seats, what is parked, and runs that wait without an attempt."""
+"""Tests of accounts: seats, parking, and runs that wait without an attempt."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class AccountSuite:
     `latest_attempts`."""
 
     def test_an_account_has_so_many_seats(self, store: Store) -> None:
-        """As many runs of an account are claimed at once as it has seats; an end frees one, and
-        another account has its own."""
+        """Only as many runs of an account are claimed at once as it has seats. An ended run frees
+        its seat; other accounts have their own."""
         runs = [submit(store) for _ in range(4)]
         two = replace(ONE, jobs=2)
         taken = [store.claim("ann", LEASE_S, run.id, two) for run in runs]
@@ -45,8 +45,7 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[3].id, two) is not None
 
     def test_no_number_is_any_number(self, store: Store) -> None:
-        """With `jobs` 0, and for a claim without a seat, nothing is counted; the next of many is
-        claimed with a seat as well."""
+        """With `jobs` 0, or for a claim without a seat, the number of runs is not limited."""
         for _ in range(3):
             submit(store)
             assert store.claim("ann", LEASE_S, seat=replace(ONE, jobs=0)) is not None
@@ -55,8 +54,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S) is not None
 
     def test_a_rule_has_so_many_seats(self, store: Store) -> None:
-        """As many runs under a rule are claimed at once as it may have, whatever their accounts;
-        another rule's are not counted."""
+        """Only as many runs of a rule are claimed at once as it allows, whatever their accounts;
+        runs of other rules are not counted."""
         runs = [
             submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
         ]
@@ -75,8 +74,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, runs[1].id, seats[1]) is not None
 
     def test_nothing_is_claimed_on_what_is_parked(self, store: Store) -> None:
-        """An account that is parked launches nothing, nor does an agent; with another account or
-        agent a run goes on."""
+        """A parked account launches nothing, nor does a parked agent; runs with another account or
+        agent are claimed."""
         run = submit(store)
         until = store.now() + HOUR
         for what in ("claude/1", "claude"):
@@ -92,7 +91,7 @@ class AccountSuite:
         assert store.get(run.id).attempt == 1
 
     def test_a_limit_of_one_model_holds_up_that_model(self, store: Store) -> None:
-        """What is parked for a model lets runs of other models pass; `unpark` frees all of them."""
+        """Parking for one model does not block runs of other models; `unpark` frees all of them."""
         run, other = submit(store), submit(store)
         store.park(
             Parking(what="claude/1", model="opus", until=store.now() + HOUR, reason="limited")
@@ -106,7 +105,7 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, replace(ONE, model="opus", jobs=0)) is not None
 
     def test_a_parking_is_over_at_its_time(self, store: Store) -> None:
-        """A time that is past holds up nothing and is not listed; a new time takes the place of the
+        """A parking whose time is past blocks nothing and is not listed; a new time replaces the
         old one."""
         run = submit(store)
         store.park(Parking(what="claude/1", until=store.now() + HOUR, reason="later"))
@@ -115,8 +114,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, ONE) is not None
 
     def test_an_ending_parks(self, store: Store) -> None:
-        """What an attempt met with is parked in the same step as its end; a claim that was lost
-        parks nothing."""
+        """A limit that an attempt met is parked in the same step as its end; a lost claim parks
+        nothing."""
         run = submit(store)
         claim = claimed(store, run)
         until = store.now() + HOUR
@@ -135,8 +134,8 @@ class AccountSuite:
         assert [parking.what for parking in store.parked()] == ["claude/1"]
 
     def test_a_run_that_waits_uses_up_no_attempt(self, store: Store) -> None:
-        """`defer` moves a queued run's time and says why, in its reason and in the journal; it
-        moves no other run."""
+        """`defer` postpones a queued run and records why, in its reason and in the journal; runs in
+        other states are unchanged."""
         run = submit(store)
         until = store.now() + HOUR
         deferred = store.defer(run.id, until, "parked: limited")
@@ -160,8 +159,8 @@ class AccountSuite:
         assert store.get(run.id).state is RunState.SUCCEEDED
 
     def test_the_latest_attempts_of_an_agent(self, store: Store) -> None:
-        """The ended ones of all its runs, the newest first; those of other agents, and those at
-        work, are left out."""
+        """The ended attempts of all the agent's runs come newest first, without other agents'
+        attempts and running ones."""
         first, second, codex = (
             submit(store),
             submit(store),

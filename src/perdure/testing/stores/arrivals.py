@@ -1,4 +1,5 @@
-"""Runs from another machine: stored whole, at their end, and gone on with like any other."""
+"""Tests of runs from another machine: they are stored whole, in a final state, and continue like
+any other run."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ LOST = Outcome(kind=OutcomeKind.LOST)
 
 
 def arrival(number: int = 1, state: RunState = RunState.CANCELLED) -> Arrival:
-    """A run with two attempts, two versions of its instructions, a conversation and a few
+    """Return a run with two attempts, two versions of its instructions, a conversation and a few
     records."""
     run = TaskRun(
         id=f"{number:032x}",
@@ -71,11 +72,11 @@ def arrival(number: int = 1, state: RunState = RunState.CANCELLED) -> Arrival:
 
 
 class Arriving:
-    """`take_in`."""
+    """Tests of `take_in`."""
 
     def test_a_run_from_another_machine_is_stored_whole(self, store: Store) -> None:
-        """Its attempts, instructions, conversation, checkpoint and journal are there, with the
-        times that they had."""
+        """Its attempts, instructions, conversation, checkpoint and journal are stored with their
+        original times."""
         given = arrival()
         run = store.take_in(given)
         assert store.get(run.name) == run
@@ -97,7 +98,7 @@ class Arriving:
         assert told[3].event == given.event
 
     def test_nothing_claims_it_before_a_person_asks(self, store: Store) -> None:
-        """It is never due by its coming; a person's retry makes it so, and its next attempt has the
+        """Arriving does not make a run due. A person's retry does, and its next attempt has the
         next number."""
         run = store.take_in(arrival())
         assert store.claim("ann", LEASE_S) is None
@@ -106,8 +107,8 @@ class Arriving:
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 
     def test_a_name_or_an_id_that_is_taken_is_refused_whole(self, store: Store) -> None:
-        """Conflict, and nothing of the arrival is stored; one that would not be at its end is
-        refused as well."""
+        """Raises Conflict and stores nothing of the arrival; a run that would not be in a final
+        state is refused as well."""
         there = submit(store)
         given = arrival()
         for clash in (replace(given.run, name=there.name), replace(given.run, id=there.id)):

@@ -1,4 +1,4 @@
-"""What one attempt writes, and the conversations beside it."""
+"""Tests of what one attempt writes, and of sessions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from perdure.testing.stores.samples import (
 
 
 class Performing:
-    """One attempt, from its start to its one end."""
+    """Tests of one attempt, from its start to its end."""
 
     def test_the_start_is_stored_before_the_launch(self, store: Store) -> None:
         """`begin` keeps the continuation, flags, version, session and workspace; a second `begin`
@@ -83,8 +83,8 @@ class Performing:
         assert store.history(run.id)[-1].event == SessionPinned(session_id="s-9")
 
     def test_what_a_live_attempt_uses_is_stored(self, store: Store) -> None:
-        """`record` with a usage stores it in the attempt, again and again, and nowhere else; the
-        ending's takes its place."""
+        """`record` with a usage stores it in the attempt only, any number of times; the usage of
+        the ending replaces it."""
         run = submit(store)
         claim = claimed(store, run)
         for count in (10, 20):
@@ -139,7 +139,7 @@ class Performing:
         ]
 
     def test_an_ending_that_cannot_be_whole_is_not_there_at_all(self, store: Store) -> None:
-        """A session that may not be stored takes what was written before it back: events, other
+        """If a session cannot be stored, everything written with it is undone: events, other
         sessions, outcome, state."""
         run = submit(store)
         claim = claimed(store, run)
@@ -161,8 +161,8 @@ class Performing:
         store.finish(claim, SUCCESS)
 
     def test_an_attempt_ends_once(self, store: Store) -> None:
-        """The second outcome of an attempt is refused, and a caller's own AttemptEnded never counts
-        as one."""
+        """A second outcome of an attempt is refused, and an AttemptEnded event from a caller never
+        counts as one."""
         run = submit(store)
         claim = claimed(store, run)
         store.record(claim, [AttemptEnded(outcome=FAILURE.outcome)])
@@ -191,8 +191,8 @@ class Performing:
         assert isinstance(store.history(run.id)[-2].event, RunQueued)
 
     def test_conditions_are_one_of_each_type(self, store: Store) -> None:
-        """A new condition replaces the old of its type; `needs_person` ends when the run goes on or
-        succeeds."""
+        """A new condition replaces the old one of its type; `needs_person` ends when the run
+        continues or succeeds."""
         run = submit(store)
         asked, seen = (
             Condition(type="needs_person", message="log in", at=1),
@@ -211,7 +211,7 @@ class Performing:
 
 
 class SessionSuite:
-    """Conversations by agent and scope."""
+    """Tests of sessions by agent and scope."""
 
     def test_one_live_conversation_per_key(self, store: Store) -> None:
         """A second live session of a key is refused until the first is retired; the lineage keeps
@@ -241,7 +241,7 @@ class SessionSuite:
         assert list(store.lineage(key)) == [retired, second]
 
     def test_putting_again_replaces(self, store: Store) -> None:
-        """The same key and id is the same session, as it was put last."""
+        """A session with the same key and id is replaced by the one stored last."""
         key = SessionKey("claude", "issue-7")
         session = Session(key=key, id="s-1", state=SessionState.PINNED, created=1, updated=1)
         store.put_session(session)
@@ -263,8 +263,8 @@ class SessionSuite:
         )
 
     def test_a_record_is_amended_as_it_was_read(self, store: Store) -> None:
-        """Whoever read a record before somebody else stored it is refused, and so is who changes
-        one that an attempt is at work with; several records are stored together or not at all."""
+        """Changing a record is refused if somebody else stored it after it was read, or if an
+        attempt is using it. Several records are stored together or not at all."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.put_session(session_of(run, "s-1"))
         read = store.session(SessionKey("claude", "talk"))
@@ -289,8 +289,8 @@ class SessionSuite:
             store.amend_sessions([replace(named, tasks=2)])
 
     def test_what_statistics_and_rebuilding_ask(self, store: Store) -> None:
-        """Attempts by when they ended, with their keys; the runs of a scope, oldest first and
-        removed ones too."""
+        """Attempts are found by the time of their end, with their keys; the runs of a scope come
+        oldest first, including removed ones."""
         first = submit(store, TaskSpec(prompt="do it", scope="talk"))
         store.finish(claimed(store, first), SUCCESS)
         store.remove(first.id)
@@ -312,8 +312,8 @@ class SessionSuite:
         assert not store.ended(0, 2**53, "codex") and not store.ended(0, 2**53, "claude", "other")
 
     def test_a_lookup_gives_the_live_one(self, store: Store) -> None:
-        """Where nothing is late, a lookup and the store say the same: the live session, another one
-        after it, none."""
+        """Without delay, a lookup returns the same as the store: the live session, none after it
+        was retired, then its successor."""
         run = submit(store, TaskSpec(prompt="do it", scope="talk"))
         key, first = SessionKey("claude", "talk"), session_of(run, "s-1")
         assert store.look_up(key) is None
@@ -330,6 +330,6 @@ class SessionSuite:
             )
 
     def test_a_store_knows_itself(self, store: Store) -> None:
-        """The identity and its secret are made once and stay."""
+        """The store's identity and its secret are created once and stay the same."""
         name, secret = store.identity()
         assert (name, secret) == store.identity() and len(name) >= 16 and len(secret) >= 32

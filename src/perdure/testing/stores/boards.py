@@ -1,4 +1,4 @@
-"""The board: lists, their counts, their pages, and what failed."""
+"""Tests of the board: lists, their counts, their pages, and failed attempts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class BoardSuite:
     """`board`, `board_counts`, `board_agents`, `latest_word`, `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
-        """What asks for a person is on its own list and on no other, a collision alone does not;
-        what is off the list is on none."""
+        """A run that needs a person is only on the list for that, for which a collision is not
+        enough; a removed run is on no list."""
         ended = {}
         for name, how in (
             ("asks", ASKS),
@@ -64,8 +64,8 @@ class BoardSuite:
         } == {"succeeded": 1}
 
     def test_pages_have_all_and_nothing_twice(self, store: Store) -> None:
-        """Page by page, each begun below the last row of the one before, all come, the newest
-        change first."""
+        """Pages that each start below the previous page's last row together contain all runs once,
+        the latest change first."""
         names = [submit(store).name for _ in range(7)]
         found, place = [], (2**62, 2**62)
         while rows := store.board("queued", before=place, limit=3):
@@ -74,8 +74,8 @@ class BoardSuite:
         assert sorted(found) == sorted(names) and found == list(reversed(names))
 
     def test_words_are_words(self, store: Store) -> None:
-        """A search finds name, workdir, scope and first instructions in any case; its `%` and `_`
-        are what they are."""
+        """A search looks in name, workdir, scope and first instructions and ignores case; `%` and
+        `_` are ordinary characters."""
         submit(
             store, TaskSpec(prompt="Make it 100% GREEN", scope="shop#7", agent="codex"), name="one"
         )
@@ -93,8 +93,8 @@ class BoardSuite:
         assert found("it") == ["one", "two"] and store.board_agents() == ["claude", "codex"]
 
     def test_a_row_tells_of_its_attempts(self, store: Store) -> None:
-        """A row has its first instructions and its newest attempts; the latest word is what the
-        agent said or did last."""
+        """A row has the run's first instructions and newest attempts; the latest word is the
+        agent's last message or action."""
         run = submit(store, TaskSpec(prompt="first line\nmore"))
         store.finish(claimed(store, run), AGAIN)
         claim = claimed(store, run)
@@ -109,7 +109,8 @@ class BoardSuite:
         assert row.workspace == run.workspace and "look around" in store.latest_word(run.id)
 
     def test_what_failed(self, store: Store) -> None:
-        """Attempts that ended without success, the newest first, with their run as it is by now."""
+        """Attempts that ended without success come newest first, with the current state of their
+        run."""
         run = submit(store, name="one")
         store.finish(claimed(store, run), AGAIN)
         store.finish(claimed(store, run), SUCCESS)

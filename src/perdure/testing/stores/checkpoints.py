@@ -1,4 +1,5 @@
-"""Checkpoints: published under the claim's fence, counted by workspace, forgotten one by one."""
+"""Tests of checkpoints: published under the claim's fence, numbered by workspace, forgotten one by
+one."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from perdure.testing.stores.samples import (
 
 
 def checkpoint(run: TaskRun, number: int = 1, attempt: int = 1) -> Checkpoint:
-    """One with everything in it."""
+    """Return a checkpoint in which every field is set."""
     return Checkpoint(
         run=run.id,
         number=number,
@@ -50,7 +51,7 @@ class CheckpointSuite:
     """`add_checkpoint`, `next_checkpoint`, `checkpoints`, `forget_checkpoints` and `restored`."""
 
     def test_a_checkpoint_is_kept_as_it_was_taken(self, store: Store) -> None:
-        """It comes back whole, oldest first, and the journal names it once."""
+        """A checkpoint is returned whole, oldest first, and the journal mentions it once."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.add_checkpoint(checkpoint(run), claim)
@@ -67,8 +68,8 @@ class CheckpointSuite:
         )
 
     def test_only_the_worker_of_the_attempt_adds_one(self, store: Store) -> None:
-        """After another one took the attempt over, and after its end, the late checkpoint is
-        refused and nothing is stored."""
+        """A checkpoint from a worker that lost the attempt, or after the attempt's end, is refused
+        and not stored."""
         run = submit(store)
         late = claimed(store, run, "ann", LAPSED_S)
         store.finish(store.adopt(late, "ben", LEASE_S), AGAIN)
@@ -77,8 +78,8 @@ class CheckpointSuite:
         assert store.checkpoints(run.id) == []
 
     def test_without_a_claim_the_run_must_be_at_rest(self, store: Store) -> None:
-        """A person's checkpoint is a Conflict while an attempt is at work, and taken before and
-        after; a claim alone is no work."""
+        """A person's checkpoint raises Conflict while an attempt is running, and succeeds before
+        and after; a claim alone does not count as running."""
         run = submit(store)
         store.add_checkpoint(checkpoint(run, attempt=0))
         claim = claimed(store, run)
@@ -91,7 +92,8 @@ class CheckpointSuite:
         assert [each.number for each in store.checkpoints(run.id)] == [1, 2, 3]
 
     def test_numbers_are_of_the_workspace(self, store: Store) -> None:
-        """Runs that share a workdir never share a number; a taken one is a Conflict."""
+        """Runs that share a workdir never share a number; a number that is taken raises
+        Conflict."""
         first, second = submit(store, where="shared"), submit(store, where="shared")
         assert store.next_checkpoint("shared") == 1
         store.add_checkpoint(checkpoint(first))
@@ -102,8 +104,8 @@ class CheckpointSuite:
         assert [each.number for each in store.checkpoints(first.id)] == [1]
 
     def test_what_is_forgotten_is_gone(self, store: Store) -> None:
-        """Only the named ones of the run go, and again for those that are gone is no error; the
-        journal keeps its word of them."""
+        """Only the named checkpoints of the run are forgotten; forgetting them again is no error.
+        The journal keeps its records."""
         run = submit(store, where="shared")
         beside = submit(store, where="shared")
         for number in (1, 2, 3):
@@ -118,8 +120,8 @@ class CheckpointSuite:
         )
 
     def test_a_restore_stores_conversations_and_its_word_together(self, store: Store) -> None:
-        """The session that was left is retired and the restored one is live; refused, with nothing
-        stored, while an attempt is at work."""
+        """A restore retires the old session and makes the restored one live. While an attempt runs
+        it is refused, and nothing is stored."""
         run = submit(store, TaskSpec(prompt="x", scope="talk"))
         old, new = session_of(run, "newer"), session_of(run, "older", SessionState.CONFIRMED)
         store.put_session(old)

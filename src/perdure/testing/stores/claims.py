@@ -1,4 +1,4 @@
-"""Who works on a run: claims, leases, adoption, and the fence."""
+"""Tests of who works on a run: claims, leases, adoption, and the fence."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from perdure.testing.stores.samples import (
 
 
 class Claiming:
-    """Who may work on what."""
+    """Tests of who may work on which run."""
 
     def test_a_claim_is_the_next_attempt(self, store: Store) -> None:
         """Claiming makes the run running, counts the attempt and stores a row for it, before
@@ -53,8 +53,7 @@ class Claiming:
         assert store.claim("bob", LEASE_S, run.id) is None
 
     def test_the_oldest_due_run_comes_first(self, store: Store) -> None:
-        """Without a name the claims go by due time, then by age; when nothing is due there is
-        None."""
+        """Without a name, runs are claimed by due time, then by age; None if nothing is due."""
         first, second = submit(store), submit(store)
         waiting = submit(store)
         store.finish(
@@ -70,8 +69,8 @@ class Claiming:
         assert store.claim("ann", LEASE_S, "no such id") is None
 
     def test_what_is_due_is_listed_as_it_is_claimed(self, store: Store) -> None:
-        """In the order of the claims, without what waits, what is at work and what stands beside
-        it; listing takes nothing."""
+        """Due runs are listed in the order of claims, without runs that wait, that are running, or
+        that share a workdir or conversation with a running one. Listing claims nothing."""
         first, beside, second = (
             submit(store, where="shared"),
             submit(store, where="shared"),
@@ -90,8 +89,8 @@ class Claiming:
         assert [run.id for run in store.due()] == [second.id]
 
     def test_one_writer_per_workspace(self, store: Store) -> None:
-        """Two runs on one workspace: the second waits until the first has ended, others pass it
-        by."""
+        """Of two runs on one workspace, the second waits until the first has ended; other runs go
+        first."""
         first, second, other = (
             submit(store, where="shared"),
             submit(store, where="shared"),
@@ -120,7 +119,7 @@ class Claiming:
         claimed(store, second, "bob")
 
     def test_renewing_extends_the_lease(self, store: Store) -> None:
-        """`renew` moves the end of the lease and shows a request to stop."""
+        """`renew` extends the lease and returns a request to stop."""
         run = submit(store)
         claim = claimed(store, run, lease_s=LAPSED_S)
         assert [lapsed.run.id for lapsed in store.lapsed()] == [run.id]
@@ -131,11 +130,11 @@ class Claiming:
 
 
 class Adopting:
-    """What happens to the attempts of dead workers."""
+    """Tests of attempts whose worker died."""
 
     def test_a_lapsed_attempt_is_adopted_once(self, store: Store) -> None:
-        """Of two that adopt the same attempt one gets it; the number stays, and the old worker may
-        write nothing more."""
+        """If two workers adopt the same attempt, one succeeds; the number stays, and the old worker
+        can write no more."""
         run = submit(store)
         old = claimed(store, run, lease_s=LAPSED_S)
         [seen] = store.lapsed()
@@ -150,7 +149,8 @@ class Adopting:
         assert store.finish(new, AGAIN).state is RunState.QUEUED
 
     def test_an_owner_that_renewed_is_not_robbed(self, store: Store) -> None:
-        """A lease that was renewed after it had been seen as lapsed belongs to a living worker."""
+        """If a lease was seen as expired but then renewed, its worker is alive and keeps the
+        attempt."""
         claim = claimed(store, submit(store), lease_s=LAPSED_S)
         [seen] = store.lapsed()
         store.renew(claim, LEASE_S)
@@ -204,7 +204,7 @@ class Fencing:
         )
 
     def test_another_worker_is_not_the_holder(self, store: Store) -> None:
-        """The right run and number with the wrong worker is no claim."""
+        """The right run and number with the wrong worker is not a valid claim."""
         claim = claimed(store, submit(store))
         with pytest.raises(LostLease):
             store.record(replace(claim, worker="bob"), [Said(text="me too")])

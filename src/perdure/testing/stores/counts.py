@@ -1,5 +1,5 @@
-"""The counts: what they count, and that no attempt that has ended is missed by who reads page after
-page."""
+"""Tests of the counts: what they count, and that reading ended attempts page by page misses
+none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CountSuite:
     """`counts`, `ended_after`, `attempt_marks`."""
 
     def test_an_empty_store_counts_nothing(self, store: Store) -> None:
-        """All numbers are zero, and there is no oldest of anything."""
+        """All counts are zero, and there is no oldest entry."""
         found = store.counts()
         assert (
             found.runs,
@@ -49,7 +49,7 @@ class CountSuite:
         assert store.ended_after(0, "", 0) == []
 
     def test_runs_are_counted_by_agent_and_state(self, store: Store) -> None:
-        """Each run stands in one place; what is removed stands nowhere."""
+        """Each run is counted once; removed runs are not counted."""
         for _ in range(2):
             submit(store, TaskSpec(prompt="do it", agent="codex"))
         done = submit(store)
@@ -63,7 +63,7 @@ class CountSuite:
         }
 
     def test_who_waits_and_who_is_at_work(self, store: Store) -> None:
-        """What is due is counted, with the time since when; of what is at work, whose lease nobody
+        """Due runs are counted, with the time since when; so are running ones whose lease was not
         renewed."""
         waits = submit(store)
         later = submit(store)
@@ -80,7 +80,8 @@ class CountSuite:
         ) and 0 < at_work.lease_until <= found.at
 
     def test_who_needs_a_person(self, store: Store) -> None:
-        """Only `needs_person` counts, until it is lifted, and no message looks like one."""
+        """Only the condition `needs_person` counts, until it is lifted; a message with that text
+        does not."""
         asking, other = submit(store), submit(store)
         store.finish(claimed(store, asking), NEEDS_PERSON)
         lure = Condition(type="drift", message='[{"type":"needs_person"}]', at=2)
@@ -112,8 +113,7 @@ class CountSuite:
         assert found.trouble == {("claude", "collision_seen"): 1}
 
     def test_ended_attempts_come_page_by_page(self, store: Store) -> None:
-        """Whatever the size of the pages, each attempt that has ended comes once, in order; what is
-        at work does not come."""
+        """With any page size, each ended attempt comes once, in order; running ones do not come."""
         ended = []
         for _ in range(5):
             run = submit(store)
@@ -132,7 +132,7 @@ class CountSuite:
         assert (key.agent, attempt.outcome) == ("claude", SUCCESS.outcome)
 
     def test_the_newest_records(self, store: Store) -> None:
-        """As many as were asked for, the newest of the run, oldest first."""
+        """As many of the run's newest records as requested, oldest first."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.record(claim, [Said(text=f"{number}") for number in range(5)])
@@ -147,8 +147,8 @@ class CountSuite:
         )
 
     def test_the_marks_of_an_attempt(self, store: Store) -> None:
-        """What perdure did in this attempt comes, in order; what the agent said, and other
-        attempts, do not."""
+        """perdure's own events in this attempt come in order; the agent's messages and other
+        attempts do not."""
         run = submit(store)
         claim = claimed(store, run)
         store.begin(claim, begun(run))

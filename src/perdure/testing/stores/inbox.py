@@ -1,5 +1,5 @@
-"""The inbox: every delivery once, whatever comes again, and nothing that waits is ever thinned
-out."""
+"""Tests of the inbox: every delivery is kept once, even if it is sent again, and a waiting one is
+never thinned out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DULL = PayloadReading(None, "nothing follows from it")
 def arrived(
     id: str = "", body: str = "", *, source: str = "shop", reading: PayloadReading | None = None
 ) -> Arrived:
-    """A delivery of a comment."""
+    """Return a delivery of a comment."""
     number = next(_numbers)
     body = body or f'{{"number": {number}}}'
     intent = Intent(
@@ -56,8 +56,8 @@ class InboxSuite:
     `replay_delivery`, `thin_inbox`."""
 
     def test_a_delivery_is_kept_whole(self, store: Store) -> None:
-        """It comes back as it arrived, body and intent, by number, id and the beginning of its id;
-        the newest stands first."""
+        """A delivery is returned as it arrived, with body and intent, by number, id and prefix of
+        its id; the newest comes first."""
         first, second = arrived(), arrived(reading=DULL)
         accepted = store.accept([first, second])
         assert [each.new for each in accepted] == [True, True] and accepted[0].number < accepted[
@@ -93,8 +93,8 @@ class InboxSuite:
         )
 
     def test_once_by_id_and_by_body(self, store: Store) -> None:
-        """The same id, or the same body under another id, is counted and not kept again; another
-        source's is its own."""
+        """A delivery with a known id, or a known body under another id, is counted but not kept
+        again; this applies within one source."""
         first = arrived("one", '{"a": 1}')
         (accepted,) = store.accept([first])
         again = store.accept([first, arrived("two", '{"a": 1}'), arrived("one", '{"a": 2}')])
@@ -105,12 +105,13 @@ class InboxSuite:
         assert len(store.inbox()) == 2
 
     def test_twice_in_one_transaction(self, store: Store) -> None:
-        """Of the same delivery twice in one batch only the first is new."""
+        """If the same delivery is in a batch twice, only the first is new."""
         each = arrived()
         assert [accepted.new for accepted in store.accept([each, each])] == [True, False]
 
     def test_filters_and_pages(self, store: Store) -> None:
-        """By state, by source, and from a number down; what waits is listed from the oldest."""
+        """Deliveries are filtered by state and by source, and listed from a number downwards;
+        waiting ones come oldest first."""
         numbers = [
             each.number
             for each in store.accept(
@@ -128,7 +129,7 @@ class InboxSuite:
         assert [each.number for each in store.waiting_deliveries(2)] == numbers[:2]
 
     def test_settled_once(self, store: Store) -> None:
-        """The first settles a delivery; the second is told that he was late and changes nothing."""
+        """The first call settles a delivery; the second is reported as late and changes nothing."""
         (accepted,) = store.accept([arrived()])
         assert store.settle_delivery(accepted.number, DeliveryState.HANDLED, "run a")
         assert not store.settle_delivery(accepted.number, DeliveryState.FAILED, "late")
@@ -137,8 +138,8 @@ class InboxSuite:
         assert store.waiting_deliveries() == []
 
     def test_handled_with_its_run(self, store: Store) -> None:
-        """A run and the delivery that asks for it are stored together, and so are new instructions;
-        a delivery that is settled makes neither, and the same key later on is the same run."""
+        """A run or new instructions are stored together with the delivery that asks for them. A
+        settled delivery adds neither, and the same key later leads to the same run."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         spec = TaskSpec(prompt="do it", key="a key of a delivery")
         run = store.add(spec, "d" * 32, "delivered", place("delivered"), deliveries=[numbers[0]])
@@ -160,8 +161,8 @@ class InboxSuite:
         assert store.waiting_deliveries() == []
 
     def test_several_in_one_update(self, store: Store) -> None:
-        """Several deliveries are handled by one update; if one of them was settled already, none
-        is, and nothing is added."""
+        """One update handles several deliveries; if one of them is already settled, none is handled
+        and nothing is added."""
         numbers = [each.number for each in store.accept([arrived(), arrived(), arrived()])]
         run = store.add(TaskSpec(prompt="do it"), "d" * 32, "delivered", place("delivered"))
         assert store.update(run.id, "more", deliveries=numbers[:2]).context_version == 2
@@ -171,7 +172,7 @@ class InboxSuite:
         assert store.get(run.id).context_version == 2
 
     def test_why_it_waits(self, store: Store) -> None:
-        """A delivery that waits says why; one that is settled keeps what was said then."""
+        """A waiting delivery has a reason; a settled one keeps the reason it had then."""
         (accepted,) = store.accept([arrived()])
         store.delay_delivery(accepted.number, "the agent is at work")
         assert store.waiting_deliveries()[0].reason == "the agent is at work"
@@ -180,7 +181,7 @@ class InboxSuite:
         assert store.delivery(str(accepted.number))[0].reason == "done"
 
     def test_replayed(self, store: Store) -> None:
-        """A settled delivery waits again with what it was read as now; one that says nothing now is
+        """A replayed delivery waits again with its new reading; one without an intent is
         ignored."""
         first = arrived(reading=DULL)
         (accepted,) = store.accept([first])
@@ -197,8 +198,7 @@ class InboxSuite:
             store.replay_delivery(10**9, DULL)
 
     def test_names_that_lead_nowhere(self, store: Store) -> None:
-        """An unknown number or id is not found, and of several that begin the same none is
-        taken."""
+        """An unknown number or id raises NotFound; a prefix of several ids raises Conflict."""
         store.accept([arrived("same-1"), arrived("same-2")])
         for ref in ("", "999999999", "9" * 40, "none", "\u00b2", "same-3", "sam"):
             with pytest.raises(NotFound):
@@ -208,8 +208,8 @@ class InboxSuite:
         assert store.delivery("same-1")[0].id == "same-1"
 
     def test_thinned_out(self, store: Store) -> None:
-        """Old settled deliveries lose their body, then their row; what waits and what failed stays
-        whole, and a thin one is still known."""
+        """Old settled deliveries lose their body, then their row. Waiting and failed ones stay
+        whole, and one without a body is still recognized."""
         waits, failed, done = arrived(), arrived(), arrived()
         numbers = [each.number for each in store.accept([waits, failed, done])]
         store.settle_delivery(numbers[1], DeliveryState.FAILED, "no")

@@ -1,4 +1,5 @@
-"""A run that a person has open: nobody else works on it, on its workdir, or on its conversation."""
+"""Tests of a run that a person has open: nothing else works on it, on its workdir, or on its
+conversation."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ OPEN = Condition(type="open", message="a person has it", at=1)
 
 
 def opened(store: Store, run: TaskRun) -> TaskRun:
-    """The run, open."""
+    """Open the run and return it."""
     return store.open_run(run.id, OPEN, session_of(run, "native", SessionState.CONFIRMED))
 
 
@@ -23,7 +24,8 @@ class Opening:
     """`open_run` and `take_back`."""
 
     def test_no_attempt_starts_while_a_person_has_it(self, store: Store) -> None:
-        """A queued run that is open is not claimed by name or by turn; taken back, it is."""
+        """An open queued run is not claimed, neither by name nor as the next one due; after it is
+        taken back, it is."""
         run = submit(store)
         assert opened(store, run).conditions == (OPEN,)
         assert store.claim("ann", LEASE_S) is None
@@ -33,7 +35,7 @@ class Opening:
         assert claimed(store, run).attempt == 1
 
     def test_its_neighbours_wait_as_well(self, store: Store) -> None:
-        """Runs in the same workdir or the same conversation are not claimed either; others are."""
+        """Runs in the same workdir or conversation are not claimed either; other runs are."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, same_talk, same_place = (
             submit(store, shared, where="here"),
@@ -52,8 +54,8 @@ class Opening:
         assert claimed(store, other).attempt == 1
 
     def test_a_run_at_work_is_not_opened(self, store: Store) -> None:
-        """Neither while it runs, nor while a neighbour does, nor twice: each is a Conflict, and
-        nothing is stored."""
+        """Opening a run raises Conflict and stores nothing while it or a neighbor runs, or if it is
+        already open."""
         shared = TaskSpec(prompt="x", scope="talk")
         run, neighbour = submit(store, shared), submit(store, shared)
         claim = claimed(store, neighbour)
@@ -68,8 +70,8 @@ class Opening:
                 opened(store, each)
 
     def test_what_became_of_the_conversation_is_stored_with_it(self, store: Store) -> None:
-        """Taking back stores the sessions and tells the journal, together; a second time it only
-        tells."""
+        """Taking back stores the sessions and their events together; a second call only adds
+        events."""
         run = submit(store)
         opened(store, run)
         old, new = (
@@ -89,7 +91,8 @@ class Opening:
             store.take_back("nobody", [], told)
 
     def test_sessions_are_found_by_id_and_runs_by_conversation(self, store: Store) -> None:
-        """All sessions, newest first; those with one id; the newest run of a conversation."""
+        """Finds all sessions, newest first; the sessions with one id; and the newest run of a
+        conversation."""
         first, second = (
             submit(store, TaskSpec(prompt="x", scope="talk")),
             submit(store, TaskSpec(prompt="y", scope="talk")),
@@ -104,8 +107,8 @@ class Opening:
         assert store.run_of(SessionKey("claude", "silence")) is None
 
     def test_the_run_under_a_rule(self, store: Store) -> None:
-        """The newest run of a rule and a scope is found, also when another agent has taken it over;
-        one that was removed is not."""
+        """The newest run of a rule and a scope is found, even if another agent has taken it over; a
+        removed run is not."""
         submit(store, TaskSpec(prompt="x", scope="talk"))
         run = submit(store, TaskSpec(prompt="y", scope="talk", rule="dev"))
         store.reassign(run.id, replace(run.spec, agent="codex"))

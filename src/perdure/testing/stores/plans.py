@@ -1,4 +1,4 @@
-"""Plans: kept as they were begun, written by the holder of the lease alone."""
+"""Tests of plans: stored as they were started, and written only by the holder of the lease."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _numbers = count(1)
 
 
 def plan_of(name: str = "") -> PlanRun:
-    """A plan of two tasks."""
+    """Return a plan of two tasks."""
     number = next(_numbers)
     tasks = (
         PlanTask(name="a", prompt="Do a.", agent="claude"),
@@ -41,8 +41,8 @@ class PlanSuite:
     `put_planned`, `planned`."""
 
     def test_a_plan_is_kept_as_it_was_begun(self, store: Store) -> None:
-        """It comes back whole by name and by id, the newest first in the list; a second one of the
-        name is a Conflict."""
+        """A plan is found by name and by id, and listed newest first; a second plan with the name
+        raises Conflict."""
         first, second = store.add_plan(plan_of("shop")), store.add_plan(plan_of())
         assert first.created > 0
         assert replace(store.plan("shop"), created=0, updated=0) == replace(
@@ -57,8 +57,8 @@ class PlanSuite:
         assert "shop" in missing.value.hint
 
     def test_one_worker_at_a_time(self, store: Store) -> None:
-        """A claim holds while worker and lease are as they were seen; who was slower gets nothing,
-        and after a renewal nobody does."""
+        """A claim succeeds only if worker and lease are unchanged since they were seen: of two
+        workers the slower one gets nothing, and after a renewal neither does."""
         seen = store.add_plan(plan_of())
         held = store.claim_plan(seen, "ann", LEASE_S)
         assert held is not None and held.worker == "ann" and held.lease_until > store.now()
@@ -71,8 +71,8 @@ class PlanSuite:
             store.renew_plan(held, LEASE_S)
 
     def test_only_the_holder_writes(self, store: Store) -> None:
-        """State and tasks are written under the lease; the late one is refused and nothing of his
-        is stored; a release is the holder's."""
+        """State and tasks are written only under the lease. A late worker is refused and none of
+        its data stored; only the holder can release."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         store.put_plan(replace(held, state=PlanState.FAILED, reason="b failed"))
@@ -91,8 +91,8 @@ class PlanSuite:
         assert (store.plan(held.id).worker, store.plan(held.id).lease_until) == ("", 0)
 
     def test_instructions_stand_with_what_is_known_of_them(self, store: Store) -> None:
-        """New instructions for runs of the plan are stored with the plan, or with the task, or not
-        at all: who lost the lease, or names a run that is not there, changes nothing."""
+        """New instructions for runs of a plan are stored together with the plan or the task, or not
+        at all. If the lease was lost, or a run does not exist, nothing changes."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None
         one, two = submit(store), submit(store)
@@ -118,8 +118,8 @@ class PlanSuite:
         assert (store.get(one.id).context_version, store.get(two.id).context_version) == (3, 2)
 
     def test_what_became_of_the_tasks(self, store: Store) -> None:
-        """Each task once, as it was last told, in the order in which they were begun; plans do not
-        see each other's."""
+        """Each task is returned once, as last stored, in the order of starting; other plans' tasks
+        are not included."""
         held = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         other = store.claim_plan(store.add_plan(plan_of()), "ann", LEASE_S)
         assert held is not None and other is not None

@@ -1,5 +1,5 @@
-"""Postings: one for each run that a delivery began, seen to be due by comparing, and held by one
-host at a time."""
+"""Tests of postings: one for each run that a delivery started, due when the run has changed, and
+held by one host at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from perdure.testing.stores.samples import LEASE_S, Store, claimed, place, submi
 
 
 def delivered(store: Store, number: int) -> TaskRun:
-    """A run that a delivery began."""
+    """Return a run that a delivery started."""
     (accepted,) = store.accept([arrived()])
     return store.add(
         TaskSpec(prompt="do it"),
@@ -32,8 +32,8 @@ class PostingSuite:
     `hurry_posting`, `tell_run`."""
 
     def test_due_when_its_run_changed(self, store: Store) -> None:
-        """A delivered run is due, then not any more, and due again when it was claimed; a person's
-        run has no posting."""
+        """A delivered run's posting is due, then done, and due again after the run is claimed; a
+        person's run has no posting."""
         own, run = submit(store), delivered(store, 1)
         assert (
             store.posting(own.id) is None
@@ -58,8 +58,8 @@ class PostingSuite:
         assert [each.comment for each in store.postings_due()] == ["7"]
 
     def test_what_waits(self, store: Store) -> None:
-        """What could not be done waits until it is due, is listed, and can be hurried; a run off
-        the list is told of no more."""
+        """A failed posting waits until it is due, is listed, and can be hurried; a removed run has
+        no more postings."""
         first, second = delivered(store, 1), delivered(store, 2)
         later = store.now() + 3_600_000
         for run, due in ((first, later), (second, 0)):
@@ -88,7 +88,7 @@ class PostingSuite:
         )
 
     def test_nothing_is_stored_by_who_does_not_hold_it(self, store: Store) -> None:
-        """Without holding a posting nobody writes it."""
+        """Only the holder of a posting can write it."""
         run = delivered(store, 1)
         with pytest.raises(LostLease):
             store.put_posting(Posting(run=run.id, seen=1))
@@ -96,8 +96,8 @@ class PostingSuite:
         assert found is not None and found.seen == 0
 
     def test_told_beside_the_attempts(self, store: Store) -> None:
-        """An event and a condition are added to a run whatever its state, one condition of a type,
-        and taken away again."""
+        """Events and conditions are added to a run in any state, one condition of each type, and
+        conditions can be removed."""
         run = delivered(store, 1)
         store.tell_run(
             run.id,

@@ -1,4 +1,4 @@
-"""Runs as they come in, are found again, and answer to a person."""
+"""Tests of how runs are added, found, and changed by a person."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ FILES = Given(
 
 
 class Adding:
-    """What may be added, and what is refused."""
+    """Tests of which runs may be added, and which are refused."""
 
     def test_a_new_run_is_queued_and_due(self, store: Store) -> None:
-        """`add` gives a queued run with its first context, as `get` and `find` show it
-        afterwards."""
+        """`add` returns a queued run with its first context; `get` and `find` then return the
+        same."""
         run = submit(store, TaskSpec(prompt="write it", attempts=5, labels={"a": "b"}))
         assert (run.state, run.attempt, run.context_version, run.attempts_allowed) == (
             RunState.QUEUED,
@@ -55,7 +55,7 @@ class Adding:
         assert [row.id for row in store.find([RunState.QUEUED])] == [run.id]
 
     def test_the_same_key_is_the_same_run(self, store: Store) -> None:
-        """An equal spec with a known key gives the run that is there, even while it runs."""
+        """An equal spec with a known key returns the existing run, even while it runs."""
         spec = TaskSpec(prompt="x", key="delivery-1", env={"A": "1"}, agent_args=("-v",))
         run = submit(store, spec)
         claimed(store, run)
@@ -71,7 +71,7 @@ class Adding:
         assert len(store.find()) == 1
 
     def test_the_same_key_means_the_same_files(self, store: Store) -> None:
-        """Files are part of what a key stands for: with other files, or none, it is refused."""
+        """Files are part of a key's meaning: the same key with other files, or none, is refused."""
         spec = TaskSpec(prompt="x", key="k")
         run = store.add(spec, "feedc0de01", "calm-owl", place("p"), FILES)
         assert store.add(spec, "feedc0de02", "wild-elk", place("p"), FILES).id == run.id
@@ -84,14 +84,14 @@ class Adding:
                 store.add(spec, "feedc0de03", "wild-elk", place("p"), other)
 
     def test_a_taken_name_is_refused(self, store: Store) -> None:
-        """A name belongs to one run for ever."""
+        """A name that another run has is refused."""
         submit(store, name="calm-owl")
         with pytest.raises(Conflict, match="calm-owl") as refused:
             submit(store, name="calm-owl")
         assert "perdure logs -f calm-owl" in refused.value.hint
 
     def test_a_workdir_or_conversation_at_work_is_refused(self, store: Store) -> None:
-        """While a run is running nothing else may be added to its workspace or scope; afterwards it
+        """While a run is running, no other may be added to its workspace or scope; afterwards it
         may."""
         run = submit(store, TaskSpec(prompt="x", scope="issue-7"), where="shared")
         claim = claimed(store, run)
@@ -105,7 +105,7 @@ class Adding:
 
 
 class FindSuite:
-    """How a run is found again."""
+    """Tests of how a run is found."""
 
     def test_a_run_answers_to_four_names(self, store: Store) -> None:
         """Id, name, key and a unique beginning of the id all lead to the run."""
@@ -114,8 +114,8 @@ class FindSuite:
             assert store.get(ref) == run
 
     def test_no_such_run_is_told_with_near_names(self, store: Store) -> None:
-        """What is not there raises NotFound; a near name stands in the hint; three characters are
-        too few."""
+        """A missing run raises NotFound with similar names in the hint; a prefix of three
+        characters is too short."""
         store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"))
         with pytest.raises(NotFound) as missing:
             store.get("calm-owls")
@@ -148,8 +148,8 @@ class FindSuite:
         assert [row.id for row in store.find([RunState.QUEUED], limit=1)] == [runs[4].id]
 
     def test_lists_by_change_begin_with_the_latest(self, store: Store) -> None:
-        """`last_changed` orders by the time that it shows, whatever was made first, and stops at
-        the limit."""
+        """`last_changed` orders by the time of the last change, regardless of creation, and stops
+        at the limit."""
         first, second, third = [submit(store) for _ in range(3)]
         store.request_cancel(first.id)
         found = store.last_changed()
@@ -164,8 +164,8 @@ class FindSuite:
         )
 
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
-        """Page after page gives every run once, newest first, also while runs are added; of one
-        agent, or of one scope, if asked."""
+        """All pages together have every run once, newest first, even while runs are added;
+        optionally of one agent or scope."""
         runs = [
             submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
             for number in range(5)
@@ -185,7 +185,8 @@ class FindSuite:
         assert store.find(scope="nobody's") == [] and store.find(before=1) == []
 
     def test_the_journal_of_all_runs(self, store: Store) -> None:
-        """All records in the order of their numbers, in pages, and the number of the newest."""
+        """All records come in the order of their numbers, in pages, with the number of the
+        newest."""
         assert store.newest_record() == 0 and store.journal() == []
         runs = [submit(store) for _ in range(3)]
         store.request_cancel(runs[0].id)
@@ -203,7 +204,7 @@ class FindSuite:
 
 
 class Persons:
-    """What a person asks for: update, retry, stop."""
+    """Tests of a person's requests: update, retry, stop."""
 
     def test_new_instructions_reopen_a_final_run(self, store: Store) -> None:
         """`update` appends a context; a final run is queued, due, and may try once more."""
@@ -228,8 +229,7 @@ class Persons:
         ]
 
     def test_files_stay_with_their_version(self, store: Store) -> None:
-        """Each version of the instructions keeps the task files that came with it, and none where
-        none came."""
+        """Each version of the instructions keeps the task files that came with it, if any."""
         run = store.add(TaskSpec(prompt="x"), "feedc0de01", "calm-owl", place("p"), FILES)
         store.update(run.id, "no files")
         store.update(run.id, "again", replace(FILES, on_edit=OnEdit.REPLACE))
@@ -240,7 +240,7 @@ class Persons:
         ]
 
     def test_new_instructions_for_a_running_attempt_come_next(self, store: Store) -> None:
-        """What a person adds while an attempt runs makes its final state `queued`; the next attempt
+        """Instructions added while an attempt runs make its final state `queued`; the next attempt
         has the new version."""
         for end in (SUCCESS, FAILURE):
             run = submit(store, TaskSpec(prompt="x", attempts=1))
@@ -256,8 +256,8 @@ class Persons:
             assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
 
     def test_stopped_stays_stopped(self, store: Store) -> None:
-        """A cancelled attempt ends the run even if newer instructions came; a wished stop beats
-        another try."""
+        """A cancelled attempt ends the run even if newer instructions came; a requested stop takes
+        precedence over another try."""
         run, other = submit(store), submit(store)
         claim = claimed(store, run)
         store.update(run.id, "and this")
@@ -289,7 +289,7 @@ class Persons:
         assert store.requeue(run.id, "asked for", 5).attempts_allowed == 9
 
     def test_a_retry_is_refused_while_running_and_after_success(self, store: Store) -> None:
-        """Both are a Conflict that says what to do."""
+        """Both raise Conflict, which says what to do."""
         run = submit(store)
         claim = claimed(store, run)
         with pytest.raises(Conflict, match=run.name) as running:
@@ -300,8 +300,8 @@ class Persons:
         assert "logs" in running.value.hint and "update" in done.value.hint
 
     def test_a_stop_is_a_wish_while_running(self, store: Store) -> None:
-        """A queued run is cancelled at once, a running one is marked, a final one stays; asking
-        twice is asking once."""
+        """A stop cancels a queued run at once, marks a running one, and leaves a final one; a
+        second stop changes nothing."""
         queued, run = submit(store), submit(store)
         assert store.request_cancel(queued.id).state is RunState.CANCELLED
         assert store.get(queued.id).finished is not None
@@ -314,8 +314,8 @@ class Persons:
         assert not store.requeue(run.id, "after all").cancel_requested
 
     def test_a_removed_run_is_gone_from_the_list(self, store: Store) -> None:
-        """No reference finds it and no verb moves it; name and key are free again; its journal and
-        attempts stay by its id."""
+        """No reference finds it and no verb changes it. Its name and key are free again; journal
+        and attempts remain available by id."""
         run = submit(store, TaskSpec(prompt="x", key="order-1"), name="calm-owl")
         store.finish(claimed(store, run), SUCCESS)
         history = store.history(run.id)
@@ -337,7 +337,8 @@ class Persons:
         assert store.get("calm-owl").id == store.get("order-1").id == again.id
 
     def test_only_a_finished_run_is_removed(self, store: Store) -> None:
-        """One that waits or runs is a Conflict that says what to do, and stays."""
+        """Removing a run that waits or runs raises Conflict, which says what to do, and the run
+        stays."""
         run = submit(store)
         with pytest.raises(Conflict, match=run.name):
             store.remove(run.id)
@@ -347,7 +348,7 @@ class Persons:
         assert "stop" in running.value.hint and store.get(run.id).state is RunState.RUNNING
 
     def test_unknown_runs_are_not_found(self, store: Store) -> None:
-        """The verbs of a person raise NotFound; what is only read is empty."""
+        """Requests of a person raise NotFound; reads return nothing."""
         verbs: list[Callable[[], object]] = [
             lambda: store.requeue("nobody", ""),
             lambda: store.update("nobody", "x"),

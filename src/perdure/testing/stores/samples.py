@@ -1,4 +1,4 @@
-"""What the suite's tests are told with: runs, claims, sessions and endings, each in one call."""
+"""Sample data for the tests: runs, claims, sessions and endings, each made by one call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from perdure.protocols import (
 
 LEASE_S = 60.0
 LAPSED_S = 0.0
-"""A lease that has run out as soon as it is given."""
+"""Length of a lease that expires immediately, in seconds."""
 
 _numbers = count(1)
 
@@ -53,18 +53,18 @@ class Store(
     CountingStore,
     Protocol,
 ):
-    """All that a store keeps."""
+    """All the store protocols together."""
 
 
 def place(name: str) -> Workspace:
-    """A workspace of that name; none is made on disk."""
+    """Return a workspace with this name; nothing is created on disk."""
     return Workspace(id=name, path=f"/tmp/{name}", backend=Backend.TASK)
 
 
 def submit(
     store: RunStore, spec: TaskSpec | None = None, *, name: str = "", where: str = ""
 ) -> TaskRun:
-    """A new run, in a workspace of its own unless one is named."""
+    """Add a run, in its own workspace unless one is named."""
     number = next(_numbers)
     return store.add(
         spec or TaskSpec(prompt="do it"),
@@ -75,21 +75,21 @@ def submit(
 
 
 def claimed(store: RunStore, run: TaskRun, worker: str = "ann", lease_s: float = LEASE_S) -> Claim:
-    """A claim on that run, which must be due."""
+    """Claim this run, which must be due."""
     claim = store.claim(worker, lease_s, run.id)
     assert claim is not None
     return claim
 
 
 def session_of(run: TaskRun, id: str, state: SessionState = SessionState.PINNED) -> Session:
-    """A session in the run's scope."""
+    """Return a session in the run's scope."""
     return Session(
         key=SessionKey(run.spec.agent, run.scope), id=id, state=state, created=1, updated=1
     )
 
 
 def begun(run: TaskRun, session: Session | None = None, where: Workspace | None = None) -> Begun:
-    """What is stored before a launch."""
+    """Return the record that is stored before a launch."""
     assert run.workspace is not None
     return Begun(
         continuation=Continuation(
@@ -113,7 +113,7 @@ def ending(
     reason: str = "",
     condition: Condition | None = None,
 ) -> Ending:
-    """An ending with that outcome and decision."""
+    """Return an ending with this outcome and decision."""
     return Ending(
         outcome=Outcome(kind=kind),
         decision=Decision(state=state, run_after=run_after, reason=reason, condition=condition),

@@ -1,4 +1,5 @@
-"""Tokens and sign-ins: known by a digest, gone at once when they are taken away or have expired."""
+"""Tests of tokens and sign-ins: they are known by a digest, and invalid as soon as they are removed
+or have expired."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ def digest(secret: str) -> str:
 
 
 def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> Token:
-    """As a caller hands it in; the store sets when it was made."""
+    """Return a token as a caller passes it in; the store sets its creation time."""
     return Token(name=name, scope=scope, created=0, expires=expires)
 
 
@@ -27,8 +28,8 @@ class TokenSuite:
     `sign_out`."""
 
     def test_a_token_is_known_by_its_digest(self, store: Store) -> None:
-        """It is found by the digest of its secret and by nothing else; tokens are listed in the
-        order in which they were made."""
+        """A token is found only by the digest of its secret; tokens are listed in the order of
+        their creation."""
         first = store.add_token(token("ci", TokenScope.DISPATCH), digest("one"))
         second = store.add_token(token("board"), digest("two"))
         assert first.created > 0 and first.scope is TokenScope.DISPATCH
@@ -41,8 +42,8 @@ class TokenSuite:
         )
 
     def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
-        """A second token of a name, or with the same secret, is refused, and the first one stays
-        what it was."""
+        """A second token with the same name or secret is refused, and the first one stays
+        unchanged."""
         first = store.add_token(token("ci"), digest("one"))
         for name, secret in (("ci", "two"), ("other", "one")):
             with pytest.raises(Conflict):
@@ -50,8 +51,8 @@ class TokenSuite:
         assert list(store.tokens()) == [first] and store.token_of(digest("two")) is None
 
     def test_a_token_expires(self, store: Store) -> None:
-        """After its time it is listed and no longer good, nor is a sign-in with it; before its time
-        it is."""
+        """An expired token is still listed but not valid, nor is a sign-in with it; before that,
+        both are."""
         now = store.now()
         store.add_token(token("old", expires=now - 1), digest("old"))
         store.add_token(token("new", expires=now + 3_600_000), digest("new"))
@@ -60,8 +61,8 @@ class TokenSuite:
         assert store.token_of(digest("new")) is not None and len(store.tokens()) == 2
 
     def test_a_token_is_taken_away(self, store: Store) -> None:
-        """Then neither it nor a sign-in with it is good, also not when another token takes its
-        name; once more is NotFound."""
+        """Neither a removed token nor a sign-in with it is valid, even if a new token takes its
+        name; removing it again is NotFound."""
         store.add_token(token("ci"), digest("one"))
         store.sign_in("ci", digest("cookie"), LONG_S)
         store.remove_token("ci")
@@ -72,8 +73,8 @@ class TokenSuite:
             store.remove_token("ci")
 
     def test_a_sign_in_lasts(self, store: Store) -> None:
-        """It is good for as long as was said, and until it is signed out; others with the same
-        token are not touched."""
+        """A sign-in is valid until its time is over or it is signed out; other sign-ins with the
+        same token are unaffected."""
         made = store.add_token(token("ci", TokenScope.ADMIN), digest("one"))
         for cookie in ("a", "b"):
             store.sign_in("ci", digest(cookie), LONG_S)
@@ -85,7 +86,7 @@ class TokenSuite:
         assert store.token_of(digest("b")) is None, "a browser's secret is no token"
 
     def test_a_use_is_written_down(self, store: Store) -> None:
-        """Once within the hour; of a token that is gone nothing is."""
+        """A use is stored at most once an hour, and never for a token that is gone."""
         store.add_token(token("ci"), digest("one"))
         store.use_token("ci")
         used = store.tokens()[0].used
