@@ -1,4 +1,4 @@
-"""The agents: one folder for each CLI, what they share, perdure's copies of their transcripts, and
-the rehearsal.
+"""The agents: one package for each CLI, the code that they share, perdure's copies of their
+transcripts, and the rehearsal (a scripted model server).
 
-`registry` finds a driver by its name."""
+`registry` loads a driver by its name."""

@@ -1,5 +1,4 @@
-"""The agents as `perdure agents --json` shows them: what is installed, where its home is, what it
-can."""
+"""The agents as `perdure agents --json` shows them: installed version, home, abilities."""
 
 from __future__ import annotations
 
@@ -15,8 +14,9 @@ from perdure.errors import AgentMissing, PerdureError
 def installed(
     running: Iterable[str], environ: Mapping[str, str], homes: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Every agent. `running`: the agents of the runs at work; `environ`: where programs are looked
-    for; `homes`: the same, with where homes are that were linked to a volume."""
+    """Return one entry for each agent. `running`: the agent of each run in progress; `environ`: the
+    environment in which programs are searched; `homes`: the same environment, with the homes that
+    are linked to a volume."""
     at_work = Counter(running)
     return [_agent(name, at_work[name], environ, homes) for name in names()]
 
@@ -24,7 +24,8 @@ def installed(
 def _agent(
     name: str, running: int, environ: Mapping[str, str], homes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """One agent; a driver that cannot be loaded is said to be so, and hides no other."""
+    """Return the entry of one agent. A driver that cannot be loaded gets a `problem`, so that the
+    other agents are still listed."""
     found = {
         "name": name,
         "installed": False,

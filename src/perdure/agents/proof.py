@@ -1,11 +1,12 @@
-"""Does the installed agent go on from this transcript? Shown, not assumed: in a scratch home,
+"""Proof that the installed agent can go on from a transcript: a real resume in a scratch home,
 against a rehearsed model.
 
-Handed to the engine by `wiring` as `Engine.prove`, and called by `perdure sessions mend`. The agent
-is started as an attempt would start it, resumes the mended copy, and what it then tells its model
-is held against what stands in the copy. Nothing of the user's is read but the agent's program, and
-the transcripts of the conversations that this one was forked from; no network but 127.0.0.1, no
-token, no cost. The rehearsal is strict: it refuses what the real services refuse.
+`wiring` passes it to the engine as `Engine.prove`; `perdure sessions mend` calls it. The agent is
+started as an attempt would start it and resumes the mended copy. Its requests to the model are
+compared with the content of the copy. Only the agent's program and the transcripts of the
+conversations that this one was forked from are read from the user's files. It uses no network but
+127.0.0.1, no token, and costs nothing. The rehearsal is strict: it refuses what the real services
+refuse.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ COMPACTED = (
     b'"type":"compacted"',
     b"Got it. Thanks for the additional context!",
 )
-"""Where one of these stands in a transcript, its beginning is told as a summary."""
+"""Marks of a compaction: a transcript that contains one is sent to the model with a summary in
+place of its beginning."""
 
 Prove = Callable[[AgentDriver, str, bytes, str, Path], str]
-"""Driver, conversation, content, the file's name, the agent's own home -> why it is not proven;
-empty if it is."""
+"""Takes the driver, the conversation's id, the content, the file's name and the agent's own home.
+Returns why the copy is not proven, or an empty string if it is."""
 
 
 def prover(environ: Mapping[str, str]) -> Prove:
-    """A prover for the agents that this environment finds."""
+    """Return a prover for the agents that are found in this environment."""
 
     def prove(driver: AgentDriver, session_id: str, content: bytes, name: str, home: Path) -> str:
         try:
@@ -76,7 +78,7 @@ class _Trial:
     def run(self) -> str:
         for folder in ("work", "home", "tmp"):
             (self.scratch / folder).mkdir()
-        from perdure.agents.rehearsal import Rehearsal  # a whole server, and hardly ever needed
+        from perdure.agents.rehearsal import Rehearsal  # a whole server, rarely needed
 
         with Rehearsal("say I am here.", strict=True) as rehearsal:
             places = {"HOME": str(self.scratch / "home"), "TMPDIR": str(self.scratch / "tmp")}
@@ -111,7 +113,8 @@ class _Trial:
         )
 
     def put_in_place(self) -> None:
-        """The copy, and those that it was forked from, where a resume finds them."""
+        """Put the copy, and the conversations that it was forked from, where a resume finds
+        them."""
         if self.driver.archive is not None:
             self.process(
                 self.driver.archive.restore(self.program, self.session_id, self.content), "restore"
@@ -153,8 +156,9 @@ class _Trial:
             started.kill()
 
     def missing(self, told: str) -> str:
-        """What of the copy the model was not told, in order; empty if it was told all. Of a
-        compacted one the beginning may be missing."""
+        """Return an error that quotes the first text of the copy that the model was not sent; empty
+        if it was sent all of them in order. The beginning of a compacted conversation may be
+        missing."""
         spoken = [
             words for each in self.driver.spoken(self.content) if (words := _plain(each.text))
         ]

@@ -1,9 +1,10 @@
-"""The agents that perdure can drive, by name. Loaded late: `perdure ls` pays for none of them.
+"""The agents that perdure can drive, by name. Drivers are imported only when they are needed, so
+`perdure ls` imports none of them.
 
-Called by the composition root alone. Built-in drivers stand in `BUILT_IN`; a driver from outside is
-an entry point of the group `perdure.drivers`, named like the agent, whose object is a driver or a
-class that makes one without arguments. The suite in `perdure.testing.drivers` shows whether it
-keeps the contract.
+Called by the composition root only. Built-in drivers are listed in `BUILT_IN`. A third-party driver
+is an entry point of the group `perdure.drivers` with the agent's name; its object is a driver, or a
+class that creates one without arguments. The test suite in `perdure.testing.drivers` checks that a
+driver keeps the contract.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ BUILT_IN = {
 }
 GROUP = "perdure.drivers"
 ACP = "acp-"
-"""How the names of agents begin that are driven over ACP: `acp-codex`. They stand in no list,
-because any of them may be there."""
+"""Name prefix of the agents that are driven over ACP, as in `acp-codex`. `names` does not list
+them, because the set of possible ACP agents is open."""
 
 
 def names() -> list[str]:
-    """Every agent that `load` knows, sorted."""
+    """Return the sorted names of the built-in and third-party agents."""
     return sorted({*BUILT_IN, *(point.name for point in _from_outside())})
 
 
 def load(name: str) -> AgentDriver:
-    """The driver of that name. Raises AgentMissing if there is none, DriverError if it cannot be
-    loaded or is not a driver."""
+    """Return the driver with that name. Raise AgentMissing if there is none, DriverError if it
+    cannot be loaded or is not a driver."""
     if place := BUILT_IN.get(name):
         module, _, attribute = place.partition(":")
         return cast(AgentDriver, getattr(import_module(module), attribute))
@@ -66,15 +67,15 @@ def load(name: str) -> AgentDriver:
 
 
 def _from_outside() -> Iterable[EntryPoint]:
-    # To look at what is installed costs more than all the rest of a start, and no built-in agent
-    # needs it.
+    # Listing the installed entry points takes longer than the rest of the start-up, and no built-in
+    # agent needs it.
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
 
 
 def _checked(driver: Any, name: str, place: str) -> AgentDriver:
-    """The object, if it has all that a driver has."""
+    """Return the object if it has every attribute of AgentDriver; else raise DriverError."""
     wanted = [
         *AgentDriver.__annotations__,
         *(word for word in vars(AgentDriver) if not word.startswith("_")),

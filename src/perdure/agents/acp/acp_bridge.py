@@ -1,24 +1,24 @@
-"""A program: one turn with one agent that speaks ACP (agentclientprotocol.com, version 1), told as
-JSON lines on stdout.
+"""A program that runs one turn of an agent that speaks ACP (agentclientprotocol.com, version 1),
+and prints it as JSON lines on stdout.
 
-`AcpDriver` starts it, by its path and with `python -P`, so that nothing of the workdir is ever
-imported. The one argument is the order as JSON (`AcpDriver.command` writes it), the prompt comes by
-stdin, the agent's environment is this process's own. It needs the library `agent-client-protocol`
-(written against 0.12.1), and nothing of perdure.
+`AcpDriver` starts it by its path with `python -P`, so that nothing is imported from the workdir.
+The one argument is the order as JSON (written by `AcpDriver.command`), the prompt is read from
+stdin, and the agent inherits this process's environment. It needs the library
+`agent-client-protocol` (written against 0.12.1), and nothing of perdure.
 
-What it guarantees: no prompt is sent into another conversation than the one asked for; the id is
-printed before the prompt goes out; what the agent replays of an old conversation is never printed
-as its answer; the agent has ended when this program ends.
+Guarantees: no prompt is sent to another conversation than the requested one; the id is printed
+before the prompt is sent; the replay of an old conversation is never printed as an answer; the
+agent has ended when this program ends.
 
-Where the order has `known`, the agent's transcripts cannot be read: a conversation is loaded rather
-than resumed, and its replay has to hold all known items before the prompt is sent; an id is told
-only if the agent can go on with it.
+If the order has `known`, perdure cannot read the agent's transcripts. Then a conversation is loaded
+rather than resumed, and its replay must contain all known items before the prompt is sent. The id
+is printed only if the agent can resume or load a conversation.
 
-Lines: `session` (the id), `marks` (hashes of what was said), `prompted`, `tool` (a call that was
-begun), `update` (as the agent sent it), `notice` (words that are not the model's), `again` (a new
-answer in place of one that broke off), `asked` (a permission and the answer), `end` (the stop
-reason and the usage), `error` (the stage that failed, code, message). Exit codes: 0 the turn came
-to an end of its own, 1 it did not, 3 the library is not installed, 143 stopped.
+Lines: `session` (the id), `marks` (hashes of the items), `prompted`, `tool` (a call that has
+begun), `update` (as the agent sent it), `notice` (text that is not the model's), `again` (a new
+answer replaces one that broke off), `asked` (a permission request and the answer), `end` (stop
+reason and usage), `error` (the stage that failed, code, message). Exit codes: 0 the turn ended by
+itself, 1 it did not, 3 the library is not installed, 143 stopped.
 """
 
 from __future__ import annotations
@@ -42,28 +42,28 @@ if TYPE_CHECKING:
 
 PROTOCOL = 1
 LINE_LIMIT = 1 << 30
-"""Bytes of one message of the agent. asyncio's own limit is 64 KiB."""
+"""Maximum length of one message of the agent, in bytes. asyncio's default is 64 KiB."""
 PIECES = 200
-"""Number of pieces of one text up to which each run of neighbors is compared."""
+"""Maximum number of pieces of one text for which every run of adjacent pieces is compared."""
 QUIET_S = 0.5
-"""A replay is over when nothing came for so long: Gemini CLI 0.61.0 sends a part of it after its
+"""Silence after which a replay is over, in seconds: Gemini CLI 0.61.0 sends a part of it after its
 answer to `session/load`."""
 LATE_S = 10.0
-"""Time limit for the rest of a replay that lacks known items."""
+"""Time limit for the rest of a replay that lacks known items, in seconds."""
 CANCEL_S = 1.0
 END_S = 3.0
-"""What the agent gets to end by itself after its input was closed, and then again after SIGTERM."""
+"""Time for the agent to exit after its input was closed, and again after SIGTERM, in seconds."""
 NOT_INSTALLED = 3
 STOPPED = 143
 LOOKING = ("read", "search", "think")
 
 
 class BridgeRefused(Exception):
-    """The agent cannot do what was ordered."""
+    """The agent cannot carry out the order."""
 
 
 def say(kind: str, **fields: Any) -> None:
-    """One line for the driver, at once."""
+    """Write one line for the driver to stdout and flush it."""
     sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
     sys.stdout.flush()
 
@@ -73,8 +73,8 @@ class Lacking(Exception):
 
 
 class Items:
-    """What was said in a conversation: prompts, answers and tool calls, in order. A text has its
-    pieces apart."""
+    """The prompts, answers and tool calls of a conversation, in order. The pieces of a text are
+    kept separately."""
 
     def __init__(self) -> None:
         self.all: list[tuple[str, list[tuple[str, str]]]] = []
@@ -97,8 +97,8 @@ class Items:
             self.all[-1][1].append((str(update.get("messageId") or ""), words))
 
     def marks(self) -> list[str]:
-        """One mark for each answer and each completed call of this turn."""
-        # codex-acp 2.6.0 sends warnings as pieces of an answer, without the message id that its
+        """Return one mark for each answer and each completed call of this turn."""
+        # codex-acp 2.6.0 sends warnings as pieces of an answer, but without the message id that its
         # answers have.
         said = chain.from_iterable(pieces for role, pieces in self.all if role == "said")
         named = any(name for name, _ in said)
@@ -110,25 +110,27 @@ class Items:
         return found
 
     def possible(self) -> set[str]:
-        """The marks of all that a replay can mean: also of pieces that stand next to each other."""
+        """Return the marks of every text that a replay may contain: a replay may merge messages, so
+        each run of adjacent pieces counts."""
         found: set[str] = set()
         for role, pieces in self.all:
             words = [text for _, text in pieces]
             for first in range(len(words)):
-                # A replay in thousands of pieces is compared from its whole messages only.
+                # In a replay of thousands of pieces, only runs up to the end of the text are
+                # compared.
                 ends = range(first + 1, len(words) + 1) if len(words) <= PIECES else (len(words),)
                 found.update(mark(role, "".join(words[first:end])) for end in ends)
         return found
 
 
 def mark(role: str, text: str) -> str:
-    """A mark that does not depend on white space."""
+    """Return a hash that does not depend on white space."""
     plain = " ".join(text.split()).encode("utf-8", "surrogatepass")
     return f"{role}:{hashlib.sha256(plain).hexdigest()[:16]}"
 
 
 class Tale:
-    """What the agent tells of its turn, message by message and in order, made into lines."""
+    """Converts the agent's messages of the turn into lines, in order."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         self.notices: bool = order["notices"]
@@ -146,13 +148,14 @@ class Tale:
         elif kind == "agent_message_chunk":
             self._said(update)
         elif kind == "session_info_update":
-            # codex-acp 2.6.0 ends a failed turn with `end_turn`; this alone says that it failed.
+            # codex-acp 2.6.0 ends a failed turn with `end_turn`; only this status says that it
+            # failed.
             status = ((update.get("_meta") or {}).get("codex") or {}).get("threadStatus") or {}
             self.failed = self.failed or status.get("type") == "systemError"
 
     def _tool(self, update: dict[str, Any]) -> None:
-        """A call is told once, when it is really begun: OpenCode announces it before it knows the
-        command."""
+        """Print a call once, when it has really begun: OpenCode announces a call before it knows
+        the command."""
         self.answer = ""
         key = str(update.get("toolCallId"))
         self.calls[key] = {
@@ -178,8 +181,8 @@ class Tale:
 
 
 class Ear(Tale):
-    """What the agent may ask of us: a permission, and nothing else. Files and terminals are its
-    own."""
+    """Answers the agent's requests: only permissions are supported. The agent handles files and
+    terminals itself."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         super().__init__(order)
@@ -190,8 +193,8 @@ class Ear(Tale):
         self.items = Items()
 
     def observe(self, event: Any) -> None:
-        """Every message as it came, known to the library's schema or not. What comes before the
-        prompt is a replay, or news of no interest."""
+        """Process every incoming message, whether or not the library's schema knows it. Messages
+        before the prompt are a replay, or not relevant."""
         message = event.message
         self.heard = time.monotonic()
         update = (
@@ -205,7 +208,7 @@ class Ear(Tale):
                 self.tell(update)
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
-        """Seen by `observe` already, which knows no schema."""
+        """Do nothing: `observe` has processed the message already, without the schema."""
 
     async def request_permission(
         self, session_id: str, tool_call: Any, options: list[Any], **_: Any
@@ -231,8 +234,9 @@ class Ear(Tale):
         )
 
     def permits(self, kind: str, places: list[str]) -> bool:
-        """`nothing`: where the agent's own mode is the limit; `look`; `work`: all but known places
-        outside the workdir; `anything`."""
+        """Return whether a call is granted. By `allow`: `nothing` (the agent's own mode is the
+        limit), `look` (reading only), `work` (all but known paths outside of the workdir),
+        `anything`."""
         inside = all((self.cwd / place).resolve().is_relative_to(self.cwd) for place in places)
         return (
             self.allow == "anything"
@@ -241,7 +245,7 @@ class Ear(Tale):
         )
 
     async def quiet(self) -> None:
-        """Waits until the agent has said nothing for a while."""
+        """Wait until the agent has sent nothing for QUIET_S."""
         while (left := self.heard + QUIET_S - time.monotonic()) > 0:
             await asyncio.sleep(left)
 
@@ -249,7 +253,8 @@ class Ear(Tale):
 async def converse(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], prompt: str
 ) -> int:
-    """One turn. Every failure of the agent is one `error` line."""
+    """Run one turn and return the exit code. Every failure of the agent is printed as one `error`
+    line."""
     from acp import RequestError, text_block
 
     stage = "initialize"
@@ -324,8 +329,8 @@ async def converse(
 async def open_session(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
 ) -> tuple[str, Any]:
-    """A new conversation, or the one asked for: resumed where the agent can (there is no replay
-    then), else loaded, and forked."""
+    """Open a new conversation, or fork or continue the requested one; return its id and the agent's
+    answer. It is resumed if the agent can do this (then there is no replay), else loaded."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     sessions = getattr(can, "session_capabilities", None)
     if getattr(sessions, "additional_directories", None):
@@ -353,7 +358,7 @@ async def open_session(
 
 
 def keeps(can: Any) -> bool:
-    """Whether the agent says that it can go on with a conversation."""
+    """Return whether the agent says that it can load or resume a conversation."""
     return bool(
         getattr(can, "load_session", False)
         or getattr(getattr(can, "session_capabilities", None), "resume", None)
@@ -363,8 +368,8 @@ def keeps(can: Any) -> bool:
 async def take_up(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Load the conversation, else resume it. Return the answer, and how it was opened. Raises
-    Lacking, Refused."""
+    """Load the conversation, or resume it if the agent cannot load. Return the answer, and how the
+    conversation was opened. Raise Lacking or BridgeRefused."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     if not getattr(can, "load_session", False):
         if not keeps(can):
@@ -395,8 +400,8 @@ async def take_up(
 
 
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
-    """Whether the agent's own list is without the conversation: the only proof, where the error
-    names no cause."""
+    """Return whether the agent's own list lacks the conversation. This is the only proof if the
+    error names no cause."""
     if not getattr(getattr(can, "session_capabilities", None), "list", None):
         return False
     cursor: str | None = None
@@ -414,7 +419,7 @@ async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> boo
 async def settle(
     agent: ClientSideConnection, session: str, opened: Any, order: dict[str, Any]
 ) -> None:
-    """Mode and model, set again for every turn. What the agent does not offer is an error: no turn
+    """Set mode and model, for every turn again. Raise if the agent does not offer them: no turn
     runs with other settings."""
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
@@ -438,7 +443,7 @@ async def settle(
 
 
 def values(options: list[Any]) -> Iterator[str]:
-    """The values of a choice, also of one that is in groups."""
+    """Yield the values of an option, also of one with groups."""
     for option in options:
         if hasattr(option, "options"):
             yield from values(option.options)
@@ -447,7 +452,7 @@ def values(options: list[Any]) -> Iterator[str]:
 
 
 async def carry_out(order: dict[str, Any], prompt: str) -> int:
-    """Starts the agent, has the turn, ends the agent."""
+    """Start the agent, run the turn and end the agent; return the exit code."""
     from acp.client.connection import ClientSideConnection
 
     pipe = asyncio.subprocess.PIPE
@@ -486,8 +491,8 @@ async def carry_out(order: dict[str, Any], prompt: str) -> int:
 
 
 async def end(process: asyncio.subprocess.Process) -> None:
-    """Its input is closed, then it is asked, then it is made to. What it has left behind is for the
-    shim."""
+    """End the agent: close its input, then send SIGTERM, then SIGKILL. The shim handles its
+    leftovers."""
     assert process.stdin is not None
     process.stdin.close()
     for last_word in (process.terminate, process.kill):

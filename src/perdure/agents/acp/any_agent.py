@@ -1,12 +1,12 @@
 """The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its
 command.
 
-Made by `driver.make`. perdure does not know where such an agent keeps its conversations, so it can
-never prove by itself that one went on. An agent that offers to load its conversations replays them:
-the bridge holds the replay against what perdure knows, before the prompt is sent. One that only
-offers to resume them is believed. One that offers neither begins a new conversation in each
-attempt, and is given the project map. What reaches the agent of the user's environment besides the
-ordinary variables is named with `--env`.
+Made by `driver.make`. perdure does not know where such an agent keeps its conversations, so it
+cannot prove from files that one went on. If the agent can load its conversations, it replays them,
+and the bridge compares the replay with what perdure knows before the prompt is sent. If it can only
+resume them, perdure relies on its word. If it can do neither, each attempt begins a new
+conversation and is given the project map. The user names further environment variables for the
+agent with `--env`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, War
 from perdure.rules.transcript_repair import Mended
 
 ALLOW = {Permissions.EDIT: "work", Permissions.FULL: "anything"}
-"""What is granted when it asks, in the bridge's words. Nothing else holds it, so `read` is
-refused."""
+"""Permissions that the bridge grants by level, in the bridge's terms. Nothing else restricts the
+agent, so `read` is refused."""
 
 
 class AnyAcpDriver:
@@ -70,7 +70,7 @@ class AnyAcpDriver:
         self.variable = f"PERDURE_ACP_{name.replace('-', '_').upper()}"
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """The agent's whole command, as words of a shell. Raises AgentMissing."""
+        """Return the agent's whole command as shell words. Raise AgentMissing."""
         if find_spec("acp") is None:
             raise AgentMissing(
                 f"{self.name} needs the library agent-client-protocol.",
@@ -89,7 +89,7 @@ class AnyAcpDriver:
         return Program(path=shlex.join(words), version=programs.version(Path(found)))
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """Not known."""
+        """Return the user's home: the agent's own home is not known."""
         return Path(environ.get("HOME") or "/")
 
     def refuse(self, launch: Launch) -> str:
@@ -101,7 +101,8 @@ class AnyAcpDriver:
         return ""
 
     def command(self, launch: Launch) -> Command:
-        """The bridge, with the order as its argument. Raises ValueError for a fork."""
+        """Return the bridge's command, with the order as its argument. Raise ValueError for a
+        fork."""
         asked = launch.continuation
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME):
             raise ValueError(f"{self.name} has no continuation {asked.kind}")
@@ -133,11 +134,12 @@ class AnyAcpDriver:
         return outcome.outcome(exit, events, None)
 
     def by_hand(self, launch: Launch) -> Command:
-        """A new start of the agent: nothing is known of how to go on."""
+        """Return the command that starts the agent: how it continues a conversation is not
+        known."""
         return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
 
-    # Where its conversations lie, and what they look like, nobody here knows: they are looked for
-    # and never found.
+    # The place and the format of its conversations are not known, so the methods below find
+    # nothing.
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
         return None

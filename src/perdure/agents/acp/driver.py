@@ -1,18 +1,18 @@
 """The driver for agents that speak ACP: `acp-NAME`. Written against version 1 of the protocol and
 `agent-client-protocol` 0.12.1.
 
-Loaded by `perdure.agents.registry.load`. The agent is not started itself: `acp_bridge` is, which
-has one turn with it and tells it in lines. The command of the agent is the one in `KNOWN`, or the
-words of the variable PERDURE_ACP_NAME.
+Loaded by `perdure.agents.registry.load`. The driver starts `acp_bridge`, which starts the agent,
+runs one turn with it and prints the turn as lines. The agent's command is the one in `KNOWN`, or
+the value of the variable PERDURE_ACP_NAME.
 
-What the protocol says of a conversation is no evidence of it, and the agent keeps the same
-conversation under the same id as its own command line: so transcripts, copies, prompts, writers and
-the words of its failures are left to the agent's native driver. An agent that has none is driven
-without sessions, by `any_agent`.
+Messages of the protocol are no evidence of a conversation. But the agent keeps the conversation
+under the same id as its own command line does. So the agent's native driver handles transcripts,
+copies, prompts, writers and error messages. An agent without a native driver is driven by
+`any_agent`.
 
-Permissions, set again for every turn: Codex by its modes (its own sandbox; what it asks for beyond
-that is refused), OpenCode and Gemini CLI as on their command lines. Claude Code has only its
-questions, which are answered by the level; so `read` is refused.
+Permissions are set again for every turn. Codex has modes (its own sandbox; requests beyond it are
+refused). OpenCode and Gemini CLI are restricted as on their command lines. Claude Code only asks
+for permissions, which are answered by the level; so `read` is refused.
 """
 
 from __future__ import annotations
@@ -70,28 +70,27 @@ BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
-"""A prompt that begins so gets the label before it: agents take `/word` for a command of their
-own."""
+"""Beginning of a prompt that gets the label: agents take `/word` for a command of their own."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAgent:
-    """An agent of which it is known how it is started and kept in bounds. `command`: a program of
-    its own; empty: the native one."""
+    """How a known agent is started and restricted. `command`: the program that speaks ACP; empty if
+    it is the native one."""
 
     command: str = ""
     words: tuple[str, ...] = ()
     install: str = ""
     variable: str = ""
-    """The one by which the agent's own program is told to it."""
+    """Variable that tells the ACP program the path of the agent's native program."""
     modes: Mapping[Permissions, str] = field(default_factory=dict)
     allow: Mapping[Permissions, str] = field(default_factory=lambda: _OWN)
-    """What is granted when it asks, in the bridge's words."""
+    """Permissions that the bridge grants by level, in the bridge's terms."""
     fork: bool = False
     retries: int = 0
     notices: bool = False
-    """It tells warnings and errors as if the model had said them, without a message id."""
+    """Whether it sends warnings and errors like text of the model, but without a message id."""
 
 
 KNOWN = {
@@ -117,13 +116,13 @@ KNOWN = {
         fork=True,
     ),
 }
-"""codex-acp 2.6.0, OpenCode 1.18.33, Gemini CLI 0.61.0; claude-agent-acp as documented for 0.100.0,
-not run by the tests."""
+"""Written against codex-acp 2.6.0, OpenCode 1.18.33 and Gemini CLI 0.61.0; claude-agent-acp as
+documented for 0.100.0, not run by the tests."""
 
 
 @dataclass(frozen=True, slots=True)
 class AcpArchive:
-    """An `Archive`: the native driver's, restored into by the agent's program without the words
+    """The native driver's `Archive`. To restore, it runs the agent's program without the arguments
     that make it speak ACP."""
 
     native: Archive
@@ -133,12 +132,12 @@ class AcpArchive:
         return self.native.read(home, session_id)
 
     def find(self, home: Path, mark: str) -> str:
-        """Empty: over ACP a conversation gets no title, and needs none, for its id is told before
-        the model is asked."""
+        """Return an empty string: over ACP a conversation has no title. It needs none, because its
+        id is printed before the model is asked."""
         return ""
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Nothing: over ACP a tool is told when it begins."""
+        """Return nothing: over ACP a tool is printed when it begins."""
         return ()
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
@@ -156,7 +155,7 @@ class AcpArchive:
 
 
 class AcpDriver:
-    """An `AgentDriver`, over that of the agent's own command line."""
+    """An `AgentDriver` that builds on the agent's native driver."""
 
     def __init__(self, name: str, native: AgentDriver) -> None:
         self.name, self.native, self.known = f"acp-{name}", native, KNOWN[name]
@@ -177,8 +176,8 @@ class AcpDriver:
         )
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """The agent's whole command, as words of a shell. Raises AgentMissing, also where perdure's
-        own extra is not installed."""
+        """Return the agent's whole command as shell words. Raise AgentMissing, also if perdure's
+        extra `acp` is not installed."""
         if find_spec("acp") is None:
             raise AgentMissing(
                 f"{self.name} needs the library agent-client-protocol.",
@@ -210,7 +209,8 @@ class AcpDriver:
         return self.native.home(environ)
 
     def refuse(self, launch: Launch) -> str:
-        """As on the agent's command line, and a level that nothing enforces."""
+        """Return why the launch is refused: a level that nothing enforces, or the native driver's
+        reason; empty if it is not."""
         if launch.spec.permissions not in self.known.allow:
             return (
                 f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "
@@ -219,7 +219,8 @@ class AcpDriver:
         return self.native.refuse(launch)
 
     def command(self, launch: Launch) -> Command:
-        """The bridge, with the order as its argument. Raises ValueError for a bad id."""
+        """Return the bridge's command, with the order as its argument. Raise ValueError for an
+        invalid id."""
         asked, level = launch.continuation, launch.spec.permissions
         if asked.rung is Rung.PATH or asked.kind not in (
             Start.FRESH,
@@ -249,19 +250,19 @@ class AcpDriver:
         )
 
     def _fresh(self, launch: Launch) -> Command:
-        """What the native driver would start for a new conversation: its variables and flags hold
+        """Return the native driver's command for a new conversation: its variables and flags apply
         here too."""
         return self.native.command(replace(launch, continuation=Continuation(kind=Start.FRESH)))
 
     def _checked(self, session_id: str, launch: Launch) -> str:
-        """The id, in the native driver's grammar. Raises ValueError."""
+        """Return the id. Raise ValueError if the native driver does not accept it."""
         asked = Continuation(kind=Start.RESUME, session_id=session_id)
         self.native.command(replace(launch, continuation=asked))
         return session_id
 
     def _arguments(self, launch: Launch) -> list[str]:
-        """For Gemini CLI the flags of its command line hold over ACP too; the others get the user's
-        own arguments."""
+        """Return the agent's arguments. Gemini CLI takes the flags of its command line over ACP
+        too; the others get only the user's arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
         return [
@@ -269,7 +270,7 @@ class AcpDriver:
         ]
 
     def _directories(self, launch: Launch) -> Sequence[Path]:
-        """What Codex's sandbox must let it write for a commit."""
+        """Return the directories that Codex must be able to write to for a commit."""
         commits = (
             self.native.name == "codex"
             and launch.spec.permissions is Permissions.EDIT
@@ -278,8 +279,9 @@ class AcpDriver:
         return driver.git_roots(Path(launch.cwd)) if commits else ()
 
     def _hold(self, launch: Launch) -> str:
-        """The file that Gemini CLI 0.61.0 would empty by loading the conversation again within one
-        minute: it is waited until the minute is over."""
+        """Return a pattern for the file that Gemini CLI 0.61.0 would empty if it loaded the
+        conversation again within one minute. While the file exists, the bridge waits for the next
+        minute."""
         if self.native.name != "gemini":
             return ""
         return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"
@@ -305,14 +307,14 @@ class AcpDriver:
         )
 
     def _sent(self, prompt: str) -> str:
-        """The prompt with a word before what an agent would take for a command. Gemini's own driver
-        knows more of those."""
+        """Return the prompt, with a label before one that an agent would take for a command.
+        Gemini's own driver knows more such prompts."""
         if self.native.name == "gemini":
             return gemini_files.sent(prompt)
         return f"{LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
 
     def _original(self, words: str) -> str:
-        """What was to be sent; Gemini's own driver has taken the word away already."""
+        """Return the prompt without the label. Gemini's own driver has removed it already."""
         return (
             words.removeprefix(LABEL)
             if self.native.name != "gemini" and _COMMAND.match(words)
@@ -350,25 +352,26 @@ class AcpDriver:
         return self.native.replies(transcript)
 
     def total(self, transcript: bytes) -> Usage:
-        """Zero: over ACP usage is told for each turn."""
+        """Return zero: over ACP, usage is reported for each turn."""
         return Usage()
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         return self.native.untold(content) if isinstance(self.native, Untold) else ()
 
     def by_hand(self, launch: Launch) -> Command:
-        """The agent's own program, by its name."""
+        """Return the interactive command of the agent's native program, found by its name."""
         return self.native.by_hand(replace(launch, program=Program(path=self.native.name)))
 
     def writers(self, home: Path, session_id: str) -> Sequence[int]:
-        """By the agent's own register; where it has none, also the bridges whose order names the
-        conversation."""
+        """Return the writers that the native driver finds. For agents other than Codex, add the
+        bridges whose order names the conversation."""
         own = self.native.writers(home, session_id)
         return own if self.native.name == "codex" else sorted({*own, *_bridges(home, session_id)})
 
 
 def _bridges(home: Path, session_id: str) -> Iterator[int]:
-    """Reads the command lines of all processes that it may see."""
+    """Yield the bridges whose order names this conversation. Reads the command lines of all visible
+    processes."""
     for entry in Path("/proc").iterdir() if session_id else ():
         if not entry.name.isdecimal():
             continue
@@ -384,8 +387,8 @@ def _bridges(home: Path, session_id: str) -> Iterator[int]:
 
 
 def make(name: str) -> AgentDriver:
-    """The driver of `acp-NAME`: with sessions, where a native driver can read its conversations.
-    Raises AgentMissing for what can be no name."""
+    """Return the driver of `acp-NAME`; it reads conversations if there is a native driver for the
+    agent. Raise AgentMissing for an invalid name."""
     from perdure.agents.registry import load
 
     if name in KNOWN:

@@ -1,8 +1,7 @@
 """The lines of `acp_bridge` as events. Pure; written against version 1 of the protocol.
 
-An agent tells its usage, if at all, once at the end of a turn, and for that turn alone. Its words
-come in pieces. What it wants to run is named in fields that differ from agent to agent, so the
-command is looked for in several.
+An agent reports its usage, if at all, once at the end of a turn and for that turn only. Its text
+comes in pieces. Agents use different fields for the command of a call, so several are searched.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ _HINTS = {
     "move": "edits",
     "execute": "runs",
 }
-"""What a call's kind says of it. `other` says nothing."""
+"""Effect hints by a call's kind. `other` has none."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """The events of one line; never raises."""
+    """Return the events of one line; never raise."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -95,7 +94,7 @@ def _marked(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _asked(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """A permission that was not granted: the call does not run."""
+    """Return a denied call for a permission that was not granted."""
     if found.get("granted") is not False:
         return ()
     title = json_lines.text(found.get("title"), SUMMARY)
@@ -171,8 +170,8 @@ def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _usage(used: Any) -> Usage:
-    """Of one turn. The agents take the cached parts out of the input; here they are put back, as
-    everywhere in perdure."""
+    """Return the usage of one turn. The agents exclude the cached parts from the input; here the
+    input includes them, as everywhere in perdure."""
     cached, written = (
         json_lines.whole(json_lines.part(used, "cachedReadTokens")),
         json_lines.whole(json_lines.part(used, "cachedWriteTokens")),
@@ -186,7 +185,7 @@ def _usage(used: Any) -> Usage:
 
 
 def _error(found: dict[str, Any]) -> TurnEnded:
-    """The agent's message and what its `data` says beyond it."""
+    """Return the failed turn, with the agent's message and the details in its `data`."""
     more = (
         json_lines.text(json_lines.part(found, "data", key), SUMMARY)
         for key in ("details", "message", "errorName", "codexErrorInfo")

@@ -1,8 +1,9 @@
 """How a turn over ACP ended. Pure.
 
-Success is the stop reason `end_turn` and exit code 0 of the bridge. A failure is a JSON-RPC error
-whose words are the agent's own: `native` reads them where it can, because they are the words of its
-command line too. What was seen over ACP alone is named here.
+A turn succeeded if its stop reason is `end_turn` and the bridge's exit code is 0. A failure is a
+JSON-RPC error with the agent's own message. The native driver's classifier (`native`) reads it,
+because the agent's command line prints the same messages. Messages that were observed only over ACP
+are listed here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _K = OutcomeKind
 
 AUTH_REQUIRED = "-32000"
 NOT_FOUND = "-32002"
-"""The protocol's own codes."""
+"""Error codes of the protocol."""
 NOT_INSTALLED = 3
 STOPPED = 143
 
@@ -26,8 +27,8 @@ _GONE = rule(
     r"no rollout found|thread not found|Invalid session identifier|No previous sessions "
     r"found|Resource not found",
 )
-"""The second one comes from codex-acp 2.6.0 with the prompt: the resume of a thread whose file is
-gone succeeds."""
+"""Messages for a lost conversation. codex-acp 2.6.0 sends the second one only at the prompt: its
+resume of a thread whose file is gone succeeds."""
 _WORDS = (
     rule(
         _K.CONTEXT_EXHAUSTED, r"context.?length|context window|prompt is too long|maximum context"
@@ -50,7 +51,7 @@ Native = Callable[[Exit, Sequence[AgentEvent]], Outcome]
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> Outcome:
-    """The one outcome of the attempt."""
+    """Return the outcome of the attempt."""
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
@@ -77,8 +78,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> 
 
 
 def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
-    """What stage, code and stop reason say by themselves. That a conversation could not be opened
-    is no proof that it is lost."""
+    """Return the kind that follows from stage, code and stop reason, or None. A conversation that
+    could not be opened is not necessarily lost."""
     stage, code = ended.facts.get("stage", ""), ended.facts.get("code", "")
     if stop := ended.facts.get("stop"):
         return _STOPS.get(stop, _K.FAILED)

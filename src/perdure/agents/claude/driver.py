@@ -1,22 +1,22 @@
 """The driver for Claude Code: how it is started, and what its output and files mean. Written
 against 2.1.329.
 
-Loaded by `perdure.agents.registry.load`. The events, the classifier and the files have rooms of
-their own beside this one.
+Loaded by `perdure.agents.registry.load`. Events, outcomes and transcripts are in modules of their
+own beside this one.
 
 Permissions, and why these flags:
 
-- `read`: `dontAsk` denies whatever would be asked for, so only reading tools and shell commands
-  that the CLI knows to be harmless run; the editing tools are taken away as well, because the
-  user's own settings may allow them.
+- `read`: `dontAsk` denies every call that would need a permission, so only reading tools run, and
+  shell commands that the CLI knows to be harmless. The editing tools are disallowed as well,
+  because the user's own settings may allow them.
 - `edit`: files in the workdir may be changed (`acceptEdits`) and any shell command runs (`Bash`
-  allowed): tests and git are of no use otherwise. A shell command is not confined to the workdir.
-  Everything else that would be asked for is denied.
-- `full`: nothing is asked. As root the CLI refuses this unless IS_SANDBOX=1 is in the user's
+  allowed), because the agent could not run tests or git otherwise. A shell command is not confined
+  to the workdir. Every other call that would need a permission is denied.
+- `full`: every call runs. As root the CLI refuses this mode unless IS_SANDBOX=1 is in the user's
   environment.
 
-A word `@file` in a prompt is replaced by nothing, but the CLI adds the file to the request, as it
-does for a person.
+A word `@file` stays in the prompt, and the CLI adds the file to the request, as it does for a
+person.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ if TYPE_CHECKING:
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
 
 MAX_PROMPT_BYTES = 10 * 1024 * 1024
-"""One byte more is refused: `piped stdin input exceeds 10MB`."""
+"""Maximum length of a prompt, in bytes. The CLI refuses one byte more: `piped stdin input exceeds
+10MB`."""
 
 _PERMISSIONS = {
     Permissions.READ: ("--permission-mode=dontAsk", "--disallowedTools=Edit,Write,NotebookEdit"),
@@ -72,12 +73,12 @@ _UNATTENDED = {
     "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     "CLAUDE_CODE_MAX_RETRIES": "3",
 }
-"""Defaults, which the user's own variables go before. Three tries of the CLI's own (ten take
-minutes): perdure waits better."""
+"""Default environment; the user's own variables take precedence. The CLI retries three times: its
+ten retries take minutes, and perdure schedules retries itself."""
 
 ANSWER = 20_000
-"""Tokens of a window that 2.1.329 keeps free for the answer: with 50 % of 1,000,000 it compacts at
-490,000."""
+"""Number of tokens of the window that 2.1.329 keeps free for the answer: at 50 % of 1,000,000 it
+compacts at 490,000."""
 
 _RESERVED = frozenset(
     {
@@ -173,24 +174,25 @@ class ClaudeDriver:
         ),
         *("!CLAUDE_CODE_SSE_PORT", "!CLAUDE_CODE_RESUME_*", "!CLAUDE_CODE_SKIP_PROMPT_HISTORY"),
     )
-    """`!pattern` takes names out again: what a running Claude Code sets for its children would tie
-    the agent to that session, and two settings would resume by themselves or keep the conversation
-    from being saved."""
+    """Patterns of the variables that the agent is given; `!pattern` excludes names. Excluded are
+    the variables that a running Claude Code sets for its children, which would tie the agent to
+    that session, and two settings that would resume a conversation or prevent it from being
+    saved."""
 
     def __init__(self) -> None:
         self.warm = ClaudeWarm(self.command)
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_CLAUDE, else the first `driver` on PATH; the npm wrapper is followed to the
-        native program."""
+        """Return the program that PERDURE_CLAUDE names, else the first `claude` on PATH. An npm
+        wrapper is resolved to the native program."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """CLAUDE_CONFIG_DIR (which the CLI does not expand), else `~/.claude`."""
+        """Return CLAUDE_CONFIG_DIR unchanged (the CLI does not expand it), else `~/.claude`."""
         return Path(environ.get("CLAUDE_CONFIG_DIR") or user_home(environ) / ".claude")
 
     def refuse(self, launch: Launch) -> str:
-        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        """Return why the launch is refused (prompt, arguments or settings); empty if it is not."""
         if len(claude_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Claude "
@@ -203,8 +205,8 @@ class ClaudeDriver:
         )
 
     def command(self, launch: Launch) -> Command:
-        """The prompt goes by stdin, so that no flag can eat it and none of it is read as a flag.
-        Raises ValueError for a bad id."""
+        """Return the command line, with the prompt on stdin, so that no flag takes it as a value
+        and none of it is read as a flag. Raise ValueError for an invalid id."""
         argv = [
             launch.program.path,
             "-p",
@@ -212,8 +214,8 @@ class ClaudeDriver:
             "--verbose",
             *_conversation(launch),
         ]
-        # Only these lines tell what a reply costs when it begins: an agent that is killed in one
-        # has told it before.
+        # Only these lines report a reply's usage when the reply begins. Without them, the usage of
+        # an agent that is killed during a reply would be unknown.
         argv.append("--include-partial-messages")
         own = settings(launch)
         argv += [own.argument, *_PERMISSIONS[launch.spec.permissions]]
@@ -225,8 +227,8 @@ class ClaudeDriver:
         if launch.budget_usd and not any(
             argument.startswith("--max-budget-usd") for argument in launch.spec.agent_args
         ):
-            # It counts this process alone, also after a resume (2.1.329), and is looked at after
-            # each reply.
+            # The CLI counts the cost of this process only, also after a resume (2.1.329), and
+            # checks it after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
         env = {
             name: value
@@ -295,7 +297,8 @@ class ClaudeDriver:
         return ()
 
     def by_hand(self, launch: Launch) -> Command:
-        """With the same guard against the clean-up as an attempt has."""
+        """Return the interactive command, with the same guard against the CLI's clean-up as an
+        attempt has."""
         argv = [
             launch.program.path,
             "--resume",
@@ -310,7 +313,8 @@ class ClaudeDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Which conversation: chosen, resumed by id or by path, or forked from."""
+    """Return the flags that select the conversation: a chosen id, a resume by id or path, or a
+    fork."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
@@ -332,7 +336,8 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> dict[str, str]:
-    """The level of the CLI's own compaction, in percent of what it uses of the window."""
+    """Return the variables that set the level of the CLI's own compaction, in percent of the window
+    without the part kept free for the answer."""
     at = launch.compact_at
     if at is None:
         return {}
@@ -343,8 +348,8 @@ def _compact(launch: Launch) -> dict[str, str]:
 
 
 def _fork(launch: Launch) -> list[str]:
-    """The fork's own id, and the point of the parent's transcript (which is read here) that it goes
-    on from."""
+    """Return the flags for the fork's own id and for the point of the parent's transcript that it
+    continues from. Reads the parent's transcript."""
     asked = launch.continuation
     named = [f"--session-id={checked(asked.fork_id)}"] if asked.fork_id else []
     if not asked.fork_at:

@@ -1,8 +1,8 @@
 """Claude Code's `stream-json` lines as events. Pure.
 
-Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One run may print several
-pairs of `init` and `result`: a background task that ends starts another turn. Each `result` counts
-what was used since the one before.
+Read from 2.1.329 (`claude -p --output-format stream-json --verbose`). One process may print several
+pairs of `init` and `result`, because a background task that ends starts another turn. Each `result`
+counts the usage since the previous one.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from perdure.model.events import (
 SUMMARY = 500
 _PIECE = b'{"type":"stream_event"'
 _COUNTS = (b'"message_start"', b'"message_delta"')
-"""The events of a reply that tell its usage. The others are its words, which come whole later, and
-there are thousands of them."""
+"""The events of a reply that report its usage. The thousands of other events are fragments of its
+text, which a later line repeats in full."""
 _ARGUMENTS = (
     "command",
     "file_path",
@@ -63,16 +63,18 @@ _FACTS = (
     "result_index",
 )
 _EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
-"""The beginning of a failed command's result. Nothing is said of a command that ended with 0."""
+"""Beginning of a failed command's result. A command that ended with 0 has no exit code in its
+result."""
 _COMMAND = "local_bash"
 """The type of a background task that is a command of the shell tool. All others are helpers."""
 _BARRED = re.compile(
     r"<tool_use_error>Error: No such tool available: "
     r"(Bash|Edit|NotebookEdit|Task|WebFetch|WebSearch|Write)\b"
 )
-"""A level of permissions takes tools away; a tool that never was is no denial."""
+"""Result of a call of a tool that the permissions level removed. Only real tools are listed: a call
+of a tool that never existed is not a denial."""
 _LIMIT_HIT = "Output token limit hit"
-"""How the prompt begins that 2.1.329 sends by itself after an answer that was cut."""
+"""Beginning of the prompt that 2.1.329 sends on its own after an answer that was cut off."""
 _QUIET = frozenset(
     {
         "command_lifecycle",
@@ -82,12 +84,12 @@ _QUIET = frozenset(
         "prompt_suggestion",
     }
 )
-"""Known types that say nothing about the attempt; so do all subtypes of `system` that are not read
-below."""
+"""Known types that say nothing about the attempt. The same is true of every subtype of `system`
+that `_system` does not match."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """The events of one line; never raises."""
+    """Return the events of one line; never raise."""
     if not line.strip():
         return ()
     if line.startswith(_PIECE) and not any(mark in line for mark in _COUNTS):
@@ -157,8 +159,8 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """An API error is no word of the agent, though the CLI prints it as one; the result repeats
-    it."""
+    """Yield the events of an assistant line. An API error is skipped: the CLI prints it like the
+    agent's text, and the result repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
         return
     if (reply := transcript.reply(found.get("message"))) is not None:
@@ -180,7 +182,8 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """The CLI prompts the model by itself after an answer that was refused, cut or empty."""
+    """Yield an event where the CLI prompted the model on its own because an answer was refused or
+    cut off."""
     if found.get("isSynthetic") is not True:
         return
     said = [
@@ -194,7 +197,7 @@ def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """What a reply has used: its input when it starts, its output when it ends."""
+    """Return the usage of a reply so far: its input when it starts, its output when it ends."""
     event = found.get("event")
     message = (
         json_lines.part(event, "message")
@@ -209,7 +212,7 @@ def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _argument(given: Any) -> str:
-    """The tool's main argument, on one line's length."""
+    """Return the tool's main argument, cut to a length limit."""
     if not isinstance(given, dict):
         return ""
     if command := json_lines.text(given.get("command"), json_lines.COMMAND):
@@ -226,7 +229,7 @@ def _argument(given: Any) -> str:
 
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
-    """Who rejected a call, by its id: `hook`, else the permissions."""
+    """Return the rejected calls by id, each with what rejected it: `hook` or `permissions`."""
     told = {
         json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
         for meta in json_lines.items(found.get("tool_result_meta"))
@@ -262,7 +265,8 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """Warnings of a limit that is near (`allowed_warning`) are not a limit."""
+    """Return the limit if it was reached. A warning that it is near (`allowed_warning`) is not an
+    event."""
     limit = found.get("rate_limit_info")
     if json_lines.part(limit, "status") != "rejected":
         return ()
@@ -306,8 +310,8 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """The calls that did not run, as the result lists them: a version that does not tell the
-    decision with each call names them here."""
+    """Yield the calls that did not run, as the result lists them. Versions that do not report the
+    decision with each call list them only here."""
     for denial in json_lines.items(found.get("permission_denials")):
         yield _not_run(denial, "tool_name", "tool_use_id", "tool_input")
     deferred = found.get("deferred_tool_use")
@@ -328,13 +332,13 @@ def _not_run(
 
 
 def _worded(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """The last word in the form that was asked for, where the agent gave one."""
+    """Yield the structured last word if the agent gave one."""
     if (word := last_word(found.get("structured_output"))) is not None:
         yield word
 
 
 def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """What each model takes; those of subagents are among them."""
+    """Return the context window of each model, including the models of subagents."""
     models = found.get("modelUsage")
     told = models.items() if isinstance(models, dict) else ()
     sizes = (
@@ -345,11 +349,13 @@ def _windows(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _usage(found: dict[str, Any]) -> Usage:
-    """What was used since the last result, by all models: `usage` is without the CLI's own requests
-    beside the conversation. The input is counted with its cached parts, which the API counts apart.
+    """Return the usage of all models since the last result. The field `usage` is not enough: it
+    lacks the CLI's own requests outside of the conversation. The input includes its cached parts,
+    which the API counts separately.
 
-    `total_cost_usd` runs on over resumes since some version after 2.1.240, so it is read only where
-    the CLI is too old to say what the turn cost (then it counts the process alone).
+    Since some version after 2.1.240, `total_cost_usd` accumulates over resumes. So it is read only
+    if the CLI is too old to report the cost of the turn; in those versions it counts the process
+    only.
     """
     models = found.get("model_usage_since_last_result")
     if isinstance(models, dict) and models:

@@ -1,22 +1,23 @@
-"""What Claude Code shows to the model after a resume, from a transcript. Pure; called by the
-driver. Every rule was tried on 2.1.329.
+"""Computes from a transcript what Claude Code sends to the model after a resume. Pure; called by
+the driver. Every rule was observed with 2.1.329.
 
 Each record names its parent, and a resume loads the chain from one record (the leaf) back to its
 root or to a compact boundary:
 
-- The leaf is the last record of the file, without sidechains; records of type `progress` are none.
-  A `last-prompt` record names another one: it wins, unless the last record comes behind it or
-  belongs to the same tool calls.
-- A parent that is not in the file is replaced by the record that was written last before, if that
-  is not longer ago than five seconds; else the chain ends there, and everything before a lost
-  record is lost to the model. Of two records with one id the later one counts.
-- The tool calls of one reply are one record each, in a row, and their results hang on their own
-  calls: all records of a reply that is on the chain are loaded, and every result of its calls.
-- A boundary names records that are kept behind the summary. If one of them is missing, none is
+- The leaf is the last record of the file. Sidechain records and records of type `progress` do not
+  count. If a `last-prompt` record names another leaf, that one wins, unless the last record
+  descends from it or belongs to the same tool calls.
+- A parent that is not in the file is replaced by the record written last before it, if that is at
+  most five seconds older. Else the chain ends there, and the model sees nothing from before the
+  lost record. If two records have one id, the later one counts.
+- Each tool call of a reply is a record of its own, one after the other, and the parent of a result
+  is its call. If one record of a reply is on the chain, all its records are loaded, and all results
+  of its calls.
+- A boundary names the records that are kept after the summary. If one of them is missing, none is
   kept.
-- A call without a result is closed with "outcome unknown" if nothing was said after it, and left
-  out else; a result without a call is left out, and so is a second one. An unanswered end gets "No
-  response requested.". These words are written into the file by the resume.
+- A call without a result gets the result "outcome unknown" if nothing was said after it; else the
+  call is left out. A result without a call is left out, and so is a second result of a call. If the
+  end is unanswered, "No response requested." is added. The resume writes these texts into the file.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ from perdure.model.loaded import call, item
 _LINKED = frozenset({"user", "assistant", "attachment", "system", "progress"})
 _UNKNOWN = "[Tool call interrupted: the session ended before this call's result was recorded"
 _SYNTHETIC = "<synthetic>"
-"""The name of the model in records that the CLI wrote by itself."""
+"""Name of the model in records that the CLI itself wrote."""
 _BRIDGED_MS = 5000
-"""A gap of five seconds was bridged, one of seven was not."""
+"""Largest gap to a lost parent that is bridged, in milliseconds. A gap of five seconds was observed
+to be bridged, one of seven was not."""
 _NO_RESPONSE = "No response requested."
 _ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
 
@@ -50,31 +52,31 @@ class _Record:
     kind: str
     stamp: str
     message: str
-    """The id of the reply that an assistant's record is a part of."""
+    """Id of the reply that an assistant record is a part of."""
     items: tuple[Item, ...]
     boundary: dict[str, Any] | None
-    """Of a compact boundary: what it says of itself."""
+    """Metadata of a compact boundary; None for other records."""
     before: str
-    """What a boundary stands behind: its logical parent, else the record before it."""
+    """Id of the record that a boundary follows: its logical parent, else the previous record."""
     error: bool
-    """An API error, which is printed and never sent."""
+    """Whether it is an API error, which the CLI prints but never sends."""
 
 
 @dataclass(slots=True, eq=False)
 class _File:
-    """The records by their ids, in the order in which they stand."""
+    """The records by id, in file order."""
 
     records: dict[str, _Record]
     last: str
-    """The newest record that a resume may begin from."""
+    """Id of the newest record that a resume may start from."""
     leaf: str | None
-    """What the newest `last-prompt` names."""
+    """Id that the newest `last-prompt` names."""
     aside: bool = False
-    """That is a sidechain's record, and the CLI finds no conversation."""
+    """Whether `leaf` is a sidechain record; the CLI then finds no conversation."""
 
 
 def loads(content: bytes) -> Loaded:
-    """The items that a resume would send, with those that it would not."""
+    """Return the items that a resume would send, and those that it would leave out."""
     file = _read(content)
     chain = [] if file.aside else _chain(file, _leaf(file))
     shown, condensed, compactions = _behind_boundary(file, chain)
@@ -122,7 +124,7 @@ def _read(content: bytes) -> _File:
 
 
 def _bridge(records: dict[str, _Record]) -> None:
-    """Replace parents that are not in the file."""
+    """Replace parents that are not in the file, by the rule above."""
     torn = {
         record.key
         for record in records.values()
@@ -207,7 +209,8 @@ def _items(entry: dict[str, Any], kind: str) -> Iterator[Item]:
         if words := transcript.prompt_of(entry):
             yield item(ItemKind.PROMPT, transcript.as_given(words))
     elif kind == "attachment":
-        # What was said while the agent was at work: the model is shown it beside the next result.
+        # A prompt that was sent while the agent was running: the model sees it with the next
+        # result.
         attached = entry.get("attachment")
         queued = (
             json_lines.part(attached, "type") == "queued_command"
@@ -222,7 +225,7 @@ def _argument(given: Any) -> str:
 
 
 def _text(content: Any) -> str:
-    """The words of a content; what is no text in it by its kind and its data."""
+    """Return the text of a content; a block that is not text is included as its `repr`."""
     if isinstance(content, str):
         return content
     return "\n".join(
@@ -232,7 +235,8 @@ def _text(content: Any) -> str:
 
 
 def _chain(file: _File, leaf: str) -> list[_Record]:
-    """From the root, or from a compact boundary without a parent, to the leaf."""
+    """Return the records from the root, or from a compact boundary without a parent, to the
+    leaf."""
     found: dict[str, _Record] = {}
     at = file.records.get(leaf)
     while at is not None and at.key not in found:
@@ -242,15 +246,15 @@ def _chain(file: _File, leaf: str) -> list[_Record]:
 
 
 def _leaf(file: _File) -> str:
-    """Where the chain ends."""
+    """Return the id of the record at which the chain ends."""
     named = file.records.get(file.leaf or "")
     if named is None or file.leaf is None:
         return file.last
     newest = _chain(file, file.last)
     if any(record is named for record in newest):
         return file.last
-    # The results of parallel calls hang on their own calls: the newest record may be a cousin of
-    # the named one, and both of one turn.
+    # The parent of a result is its own call, also of parallel calls. So the newest record may be on
+    # another branch than the named one although both belong to one turn.
     while named is not None and not named.message and named.parent and not _is_said(named):
         named = file.records.get(named.parent)
     calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
@@ -260,12 +264,13 @@ def _leaf(file: _File) -> str:
 
 
 def _is_said(record: _Record) -> bool:
-    """A user's record that is more than the result of a tool."""
+    """Return whether it is a user record that does not hold tool results."""
     return record.kind == "user" and not any(each.kind is ItemKind.RESULT for each in record.items)
 
 
 def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record], int]:
-    """What the model is shown of a chain, what summaries stand for, and how many there are."""
+    """Return the records of a chain that the model sees, those that summaries replace, and the
+    number of summaries."""
     shown, hidden = _cut(file, chain)
     compactions, condensed = 0, list[_Record]()
     while hidden is not None:
@@ -279,8 +284,8 @@ def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], 
 
 
 def _cut(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record] | None]:
-    """The part behind the newest boundary with what that one keeps, and the chain before it; None
-    where there is no boundary."""
+    """Return the records after the newest boundary with those that it keeps, and the chain before
+    it (None if there is no boundary)."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
@@ -297,7 +302,7 @@ def _cut(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record
 
 
 def _kept(file: _File, told: dict[str, Any]) -> list[_Record]:
-    """The records before a boundary that the model is still shown."""
+    """Return the records before a boundary that the model still sees."""
     names = json_lines.part(told, "preservedMessages", "uuids")
     if isinstance(names, list):
         kept = [file.records.get(_name(name)) for name in names]
@@ -313,7 +318,7 @@ def _kept(file: _File, told: dict[str, Any]) -> list[_Record]:
 
 
 def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
-    """The chain with all records of its replies, and all results of their calls."""
+    """Return the chain with all records of its replies and all results of their calls."""
     replies: dict[str, list[_Record]] = {}
     results: dict[str, list[_Record]] = {}
     for record in file.records.values():
@@ -349,7 +354,7 @@ def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
 
 
 def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
-    """The items as the request has them, and those that it has not."""
+    """Return the items in the order of the request, and those that are left out of it."""
     calls = {each.key for each in _flat(shown) if each.kind is ItemKind.CALL}
     results: dict[str, Item] = {}
     for each in _flat(shown):
@@ -386,7 +391,7 @@ def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
 
 
 def _made_up(sent: list[Item], end: _Record | None) -> Iterator[Item]:
-    """What the CLI adds at the end, so that the request is complete."""
+    """Yield the items that the CLI adds at the end to complete the request."""
     closed = {each.key for each in sent if each.kind is ItemKind.RESULT}
     dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]
     for key in dangling:

@@ -1,8 +1,8 @@
 """How a run of Claude Code ended. Pure; every sentence below was printed by 2.1.329.
 
-Neither the exit code nor the result's `subtype` can be believed alone: SIGINT ends with code 0, an
-API error says `subtype: success`. Success is a last result without error, with a turn in it, after
-which no other turn began, and code 0.
+Neither the exit code nor the result's `subtype` is reliable alone: SIGINT ends with code 0, and an
+API error has `subtype: success`. An attempt succeeded if its last result has no error and at least
+one turn, no other turn began after it, and the exit code is 0.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _FACTS = {
     ("api_error", "usage_limit_reached"): _K.RATE_LIMITED,
     ("api_error", "connection_failed"): _K.OVERLOADED,
 }
-"""The result's own fields, where they leave no doubt."""
+"""Fields of the result that determine the outcome on their own."""
 
 _WORDS = (
     rule(_K.SESSION_MISSING, r"No conversation found"),
@@ -103,7 +103,7 @@ _WORDS = (
         r"hang up|fetch failed",
     ),
 )
-"""What the CLI says, most telling first."""
+"""Messages of the CLI, the most specific first."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -115,10 +115,11 @@ _STATUS = {
 }
 
 _NO_ANSWER = re.compile(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
-"""Errors that were seen to be reported as the agent's answer in a successful result."""
+"""Errors that were observed as the agent's answer in a successful result."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
-"""Reasons of a turn that came to its end. A deferred call is judged by its own event."""
+"""Values of `terminal_reason` for a turn that was completed. A deferred call is judged by its own
+event."""
 
 _HOOK = (
     "a hook of the repository or of the user ended the turn: look at .claude/settings.json and at "
@@ -132,7 +133,7 @@ _ROOT = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """The one outcome of the attempt."""
+    """Return the outcome of the attempt."""
     if stopped := by_supervisor(exit):
         return stopped
     ended = _last_turn(events)
@@ -162,8 +163,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 
 
 def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
-    """A result without an error: its own fields may say all the same that the turn was cut
-    short."""
+    """Return the outcome of a result without an error. Its fields may still say that the turn was
+    cut short."""
     kind = _by_facts(ended.facts)
     reason = ended.facts.get("terminal_reason", "")
     if kind is _K.CONFIG_ERROR:
@@ -176,7 +177,7 @@ def _reported(ended: TurnEnded, exit: Exit) -> Outcome:
 
 
 def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
-    """The last result, unless another turn began after it and never ended."""
+    """Return the last result; None if another turn began after it and never ended."""
     for event in reversed(events):
         if isinstance(event, TurnEnded):
             return event
@@ -186,7 +187,8 @@ def _last_turn(events: Sequence[AgentEvent]) -> TurnEnded | None:
 
 
 def _without_result(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """Killed, or refused before the first word: the error stream may say why."""
+    """Return the outcome of a process that was killed or failed before its first reply. The error
+    stream may say why."""
     kind = judge(exit.stderr_tail, _WORDS)
     if kind and exit.code not in (None, 0) and not exit.signal:
         said = next(
@@ -207,8 +209,8 @@ def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """The outcome, with the end of a limit and with what to do where the CLI's own sentence does
-    not help."""
+    """Return the outcome, with the time at which a limit ends, and with advice where the CLI's own
+    sentence does not help."""
     if kind is _K.RATE_LIMITED:
         return ending(kind, words, exit, _until(words, exit, events))
     found = ending(kind, words, exit)
@@ -224,7 +226,7 @@ def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEven
 
 
 def _until(words: str, exit: Exit, events: Sequence[AgentEvent]) -> int | None:
-    """From the limit's own event, which is exact, else from the words."""
+    """Return when the limit ends: from its own event, which is exact, else from the text."""
     named = next(
         (event.until for event in reversed(events) if isinstance(event, LimitSeen) and event.until),
         None,

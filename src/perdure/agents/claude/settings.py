@@ -1,10 +1,11 @@
-"""The settings of a launch of Claude Code: the user's own, from `--settings` in the arguments, with
-what perdure relies on. Called by the driver. Observed on 2.1.329: a second `--settings` replaces
-the first one, so there must be one; what begins with a brace is JSON, all else is a file.
+"""The settings of a launch of Claude Code: the user's own `--settings` arguments, merged with the
+settings that perdure needs. Called by the driver. Observed with 2.1.329: a second `--settings`
+replaces the first one, so perdure passes exactly one; a value that begins with a brace is JSON, any
+other value is a file.
 
-Reads the files that the user names, relative to the launch's directory. A file that sets variables
-of the environment may hold secrets, so its content is not put into a command line: such a file has
-to have perdure's key itself.
+Reads the files that the user names, relative to the launch's directory. A file that sets
+environment variables may hold secrets, so its content is not put into a command line: such a file
+must contain perdure's key itself.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ from perdure.model import Launch
 FLAG = "--settings"
 KEPT_DAYS = 3650
 NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
-"""Else any run that lives a few seconds deletes every conversation that is older than 30 days, also
-those of others."""
+"""Settings that perdure needs. Without them, any run that lasts a few seconds deletes every
+conversation older than 30 days, also those of other programs."""
 _LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ClaudeSettings:
-    """What a launch is given."""
+    """The settings argument of a launch, and the other arguments."""
 
     argument: str
     rest: tuple[str, ...]
     """The user's arguments without their settings."""
     problem: str = ""
-    """One sentence, where the launch cannot be made."""
+    """Why the launch is impossible, in one sentence; else empty."""
     note: str = ""
-    """One sentence, where a value of the user's is not used."""
+    """Which value of the user's is ignored, in one sentence; else empty."""
 
 
 def settings(launch: Launch) -> ClaudeSettings:
-    """Return the one argument `--settings` of a launch. Later settings of the user's go before
-    earlier ones, key by key."""
+    """Return the one argument `--settings` of a launch. The user's later settings override earlier
+    ones, key by key."""
     rest, given = _split(launch.spec.agent_args)
     merged: dict[str, Any] = {}
     for value in given:
@@ -66,8 +67,8 @@ def settings(launch: Launch) -> ClaudeSettings:
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """The other arguments, and the values of the flag in both of its forms. A flag without a value
-    stays: the CLI complains of it."""
+    """Return the other arguments, and the values of the flag in both of its forms. A flag without a
+    value stays in the arguments, so that the CLI reports it."""
     rest: list[str] = []
     values: list[str] = []
     left = list(arguments)
@@ -83,8 +84,8 @@ def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
 
 
 def _read(value: str, cwd: Path) -> tuple[dict[str, Any] | None, str]:
-    """The settings of one value, or None: then with what is wrong. A file that is not there is left
-    to the CLI, which says so."""
+    """Return the settings of one value, or None, and the problem in one sentence. A missing file is
+    not a problem here: the CLI reports it."""
     if value.lstrip().startswith("{"):
         return _object(value, "The JSON of the argument --settings")
     path = cwd / value
@@ -117,7 +118,8 @@ def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Objects are merged key by key; everything else is replaced."""
+    """Return `below` overridden by `above`: objects are merged key by key, everything else is
+    replaced."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)

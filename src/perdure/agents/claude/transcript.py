@@ -1,4 +1,5 @@
-"""Claude Code's own files: where a conversation lies, what stands in it, and who has it open.
+"""Claude Code's own files: where a conversation is stored, what it contains, and which processes
+have it open.
 
 Layout of 2.1.329: `{home}/projects/{slug of the cwd}/{session}.jsonl`, beside it a directory
 `{session}` with spilled tool output and subagents; `{home}/sessions/{pid}.json` for each live
@@ -35,17 +36,19 @@ _OWN_WORDS = (
         "This session is being continued from a previous conversation",
     ),
 )
-"""How the CLI's own user lines begin, for versions that do not say where a prompt comes from."""
+"""Beginnings of the user lines that the CLI itself writes, for versions that do not record the
+source of a prompt."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """The conversation's file; of several, the one that was written to last. It may be empty or
-    damaged."""
+    """Return the conversation's file, or None; if there are several, the one written last. It may
+    be empty or damaged."""
     return next(iter(remains(home, session_id)), None)
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """All its files, the newest first: a conversation may lie in the folders of two directories."""
+    """Return all files of the conversation, newest first: it may have files in the folders of two
+    working directories."""
     found = (
         [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
         if is_id(session_id)
@@ -62,13 +65,14 @@ def _written(path: Path) -> float:
 
 
 def place(home: Path, session_id: str, cwd: Path) -> Path:
-    """In the folder of the directory in which it is resumed: every version looks there first."""
+    """Return the path in the folder of the directory in which the conversation is resumed: every
+    version looks there first."""
     return home / "projects" / slug(cwd) / f"{checked(session_id)}.jsonl"
 
 
 def slug(cwd: Path) -> str:
-    """The folder's name for a directory: every UTF-16 unit that is no ASCII letter or digit is a
-    dash; long ones end in a hash."""
+    """Return the folder name for a working directory: each UTF-16 unit that is not an ASCII letter
+    or digit becomes a dash; a long name is cut and ends in a hash."""
     real = str(cwd.resolve())
     units = real.encode("utf-16-le", "surrogatepass")
     codes = [units[at] | units[at + 1] << 8 for at in range(0, len(units), 2)]
@@ -91,32 +95,32 @@ def _base36(number: int) -> str:
 
 
 def belongings(transcript: Path) -> Sequence[Path]:
-    """The directory with spilled tool output and subagents, where there is one."""
+    """Return the directory with spilled tool output and subagents, if there is one."""
     beside = transcript.with_suffix("")
     return (beside,) if beside != transcript and beside.is_dir() else ()
 
 
 def sent(prompt: str) -> str:
-    """The prompt as it is written to stdin. A space before a leading slash, else the CLI takes
-    `/cost` for its own command."""
+    """Return the prompt as it is written to stdin: with a space before a leading slash, because the
+    CLI would take `/cost` for its own command."""
     return f" {prompt}" if re.match(r" */", prompt) else prompt
 
 
 def as_given(words: str) -> str:
-    """The prompt as it was before `sent`."""
+    """Return the prompt as it was before `sent`."""
     return words[1:] if re.match(r" +/", words) else words
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts of people and programs, in order; the CLI's own user lines and unreadable lines
-    are passed over."""
+    """Yield the prompts of people and programs, in order; the CLI's own user lines and unreadable
+    lines are skipped."""
     for line in content.split(b"\n"):
         if b'"user"' in line and (entry := json_lines.read(line)) and (words := prompt_of(entry)):
             yield Prompt(as_given(words))
 
 
 def prompt_of(entry: dict[str, Any]) -> str:
-    """The words of a prompt; empty for all other lines."""
+    """Return the text of a prompt; empty for all other lines."""
     if entry.get("type") != "user" or any(
         entry.get(mark)
         for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")
@@ -141,8 +145,8 @@ def prompt_of(entry: dict[str, Any]) -> str:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Those of all directories. Files of subagents lie deeper, and a file without a prompt is no
-    conversation yet."""
+    """Return the conversations of all working directories. Subagents' files are in deeper folders
+    and not matched; a file without a prompt is not a conversation yet."""
     if only and not is_id(only):
         return ()
     return listing_order.newest(home.glob(f"projects/*/{only or '*'}.jsonl"), limit, _conversation)
@@ -176,7 +180,7 @@ def _told(line: bytes) -> dict[str, Any] | None:
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Prompts, and the agent's text."""
+    """Yield the prompts and the agent's texts."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"user"' in line or b'"assistant"' in line else None
         if entry is None:
@@ -199,8 +203,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def fill(content: bytes) -> Fill:
-    """By the usage of the newest answer, or what a compaction after it left over. The window stands
-    in no transcript."""
+    """Return the fill by the usage of the newest answer, or by what a compaction after it left. A
+    transcript does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         entry = (
@@ -221,16 +225,16 @@ def fill(content: bytes) -> Fill:
 
 
 def carried_by(entry: dict[str, Any]) -> int:
-    """The tokens that an answer's request carried, by its own count; 0 for what the CLI wrote by
-    itself."""
+    """Return the number of tokens of the request that an answer belongs to, as the answer counts
+    them; 0 for answers that the CLI itself wrote."""
     used = json_lines.part(entry, "message", "usage")
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(json_lines.whole(json_lines.part(used, name)) for name in names)
 
 
 def usage(told: Any) -> Usage:
-    """The counts of a reply. The API tells the cached parts of the input apart; here they are parts
-    of it."""
+    """Return the usage of a reply. The API counts the cached parts of the input separately; here
+    the input includes them."""
     cached, written = (
         json_lines.whole(json_lines.part(told, "cache_read_input_tokens")),
         json_lines.whole(json_lines.part(told, "cache_creation_input_tokens")),
@@ -244,8 +248,8 @@ def usage(told: Any) -> Usage:
 
 
 def reply(message: Any, at: int = 0) -> Reply | None:
-    """What a message of the model, or the end of one, says that it used; None where it says
-    nothing, as one that the CLI made itself."""
+    """Return the usage that a message of the model, or its last event, reports; None if it reports
+    none, like a message that the CLI itself made."""
     used = json_lines.part(message, "usage")
     counted = usage(used)
     if not (counted.input or counted.output):
@@ -260,8 +264,8 @@ def reply(message: Any, at: int = 0) -> Reply | None:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """The model's replies. One has a line for each of its parts; all tell the final count, if it
-    was known when they were written."""
+    """Yield the model's replies. A reply has one line for each of its parts. Every line has the
+    final count, if it was known when the line was written."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"usage"' in line and b'"assistant"' in line else None
         if entry is None or entry.get("type") != "assistant" or entry.get("isApiErrorMessage"):
@@ -272,8 +276,8 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def end_of_turn(content: bytes, turn: int) -> str:
-    """The id of the last message of a turn, as `--resume-session-at` takes it. Raises ValueError if
-    there is no such turn, or no answer in it."""
+    """Return the id of the last message of a turn, for `--resume-session-at`. Raise ValueError if
+    there is no such turn or it has no answer."""
     at, last = 0, ""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"uuid"' in line else None
@@ -290,8 +294,8 @@ def end_of_turn(content: bytes, turn: int) -> str:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Live processes that registered themselves with this conversation. The register outlives a
-    SIGKILL: start times are compared."""
+    """Return the live processes that registered for this conversation. The registration survives a
+    SIGKILL, so start times are compared."""
     found = []
     for path in sorted(home.glob("sessions/*.json")) if is_id(session_id) else ():
         try:
@@ -306,8 +310,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _started(pid: int) -> str:
-    """The process's start in clock ticks since boot (field 22 of its stat); empty if it is gone or
-    only waits to be reaped."""
+    """Return the start of the process in clock ticks since boot (field 22 of its stat); empty if it
+    is gone or a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         return "" if fields[0] in (b"Z", b"X") else fields[19].decode()

@@ -1,9 +1,9 @@
-"""Claude Code as a process that has many turns: `--input-format stream-json`. Observed on 2.1.329.
+"""Claude Code as a process for many turns: `--input-format stream-json`. Observed with 2.1.329.
 
-It reads a line for each prompt, answers with an `init` and a `result`, and leaves with code 0 when
-its input is closed and its turn is over. The line of an answer carries the id under which it stands
-in the transcript. Tasks in the background are listed whenever the list changes; one that ends
-begins a turn by itself.
+It reads one line for each prompt, answers with an `init` and a `result`, and exits with code 0 when
+its input is closed and its turn is over. The line of an answer has the id of its record in the
+transcript. The list of background tasks is printed whenever it changes; a background task that ends
+starts a turn.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from perdure.model import Command, Launch
 from perdure.protocols import Heard
 
 COUNTED = ("--max-turns", "--max-budget-usd")
-"""Arguments that count over the whole life of a process."""
+"""Arguments whose limits count over the whole life of a process, so they cannot apply to one
+turn."""
 _NOT_READ = b'{"type":"user"'
-"""So begin the lines with the results of tools, which may be long. A `result` has its type
-anywhere."""
+"""Beginning of the lines with tool results. They are skipped without parsing, because they may be
+long. A `result` line may have its type anywhere."""
 
 
 class ClaudeWarm:
-    """A `Warm`. `command`: what starts a process for one prompt."""
+    """A `Warm`. `command`: makes the command that starts a process for one prompt."""
 
     def __init__(self, command: Callable[[Launch], Command]) -> None:
         self._command = command

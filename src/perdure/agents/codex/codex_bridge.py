@@ -1,21 +1,22 @@
-"""A program: one thread of `codex app-server` with a turn for each line of its input, told as
-`codex exec --json` tells a turn.
+"""A program that drives one thread of `codex app-server`: one turn for each input line, printed in
+the format of `codex exec --json`.
 
-`CodexWarm` starts it by its path and with `python -I -S`: it needs the standard library alone. The
-one argument is the order as JSON (`CodexWarm.command` writes it); an input line is `{"prompt":
-...}`; the server's environment and directory are this process's own. Written against 0.169.0, whose
-`exec` is itself a client of the app server, within one process.
+`CodexWarm` starts it by its path with `python -I -S`, so it uses only the standard library. Its one
+argument is the order as JSON (written by `CodexWarm.command`). An input line is `{"prompt": ...}`.
+The server inherits this process's environment and directory. Written against 0.169.0, whose `exec`
+is itself a client of the app server, within one process.
 
-What it guarantees: the id is printed before a prompt goes out, and no prompt goes into another
-thread than the one asked for. Sandbox and approvals are those of the order, or the turn does not
-begin; whatever the server asks for is refused, as `exec` refuses it. When a turn is told as over,
-nothing that it started runs in the background. What this program cannot do ends it, with the words
-of `exec` on stderr and code 1. It ends as the server ends (by the same signal, too); when its input
-is closed, it ends after its turn, and so it does when the server begins one that nobody asked for:
-with code 0 if the last turn was completed.
+Guarantees: the thread's id is printed before a prompt is sent, and no prompt is sent to another
+thread than the requested one. Sandbox and approvals are those of the order, or the turn does not
+begin. Every request of the server is refused, as `exec` refuses it. When the end of a turn is
+printed, no terminal of the turn runs in the background. If the server refuses a request, the
+program prints the words of `exec` on stderr and exits with code 1. If the server ends, the program
+ends in the same way (by the same signal, too). It ends after its turn when its input is closed, and
+also when the server begins a turn that was not requested; the exit code is then 0 if the last turn
+was completed.
 
-Beside the lines of `exec`, `turn.completed` has `turn_id`, under which the end of the turn stands
-in the rollout.
+In addition to the fields of `exec`, `turn.completed` has `turn_id`, which identifies the end of the
+turn in the rollout.
 """
 
 # ruff: noqa: PTH109 (pathlib would double the start-up time)
@@ -37,14 +38,13 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 CHUNK = 1 << 18
 END_S = 3.0
-"""What the server gets to end by itself after its input was closed, and then again after
-SIGTERM."""
+"""Time for the server to exit after its input was closed, and again after SIGTERM, in seconds."""
 SERVERS_S = 10.0
-"""How long a first turn waits for the user's MCP servers: one that is started later would look like
-something the turn left behind."""
+"""Maximum wait for the user's MCP servers before the first turn, in seconds. A server that starts
+later would look like a leftover of the turn."""
 TICKS_S = 0.03
-"""Longer than the kernel's clock of process starts is exact: what they began by then is older than
-the first word."""
+"""Wait after the MCP servers are up, in seconds: more than the resolution of process start times,
+so that their processes are older than the first output line."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 MODES = {
     "read-only": "readOnly",
@@ -55,11 +55,12 @@ TOLD = frozenset(
     "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall "
     "collabAgentToolCall webSearch imageView".split()
 )
-"""Items that are the agent's doing."""
+"""Types of the items that the agent itself caused; only these are printed."""
 
 
 class ServerRefused(Exception):
-    """The server does not do what was ordered; the words are those of `exec`."""
+    """The server refused a request or did not follow the order; the message has the words of
+    `exec`."""
 
 
 class Over(Exception):
@@ -67,7 +68,7 @@ class Over(Exception):
 
 
 def say(kind: str, **fields: Any) -> None:
-    """One line of stdout, at once."""
+    """Write one line to stdout and flush it."""
     sys.stdout.write(json.dumps({"type": kind, **fields}) + "\n")
     sys.stdout.flush()
 
@@ -77,14 +78,14 @@ def snake(name: str) -> str:
 
 
 class BridgeLines:
-    """What comes in by a descriptor, line by line."""
+    """Reads lines from a file descriptor."""
 
     def __init__(self, fd: int) -> None:
         self.fd, self.open = fd, True
         self._rest: list[bytes] = []
 
     def read(self) -> list[bytes]:
-        """Waits for more, and returns the lines that are whole by then."""
+        """Wait for input and return the lines that are complete."""
         piece = os.read(self.fd, CHUNK)
         self.open = piece != b""
         *whole, rest = piece.split(b"\n")
@@ -97,16 +98,16 @@ class BridgeLines:
 
 
 def die_with(parent: int) -> None:
-    """In the new process: it is killed as soon as its parent has ended. A server that is only left
-    alone, or asked to end, notes in the thread that the user has interrupted the turn on purpose;
-    `exec`, when it is killed, notes nothing."""
+    """Have this new process killed as soon as its parent ends. A server that loses its client, or
+    is asked to end, records in the thread that the user interrupted the turn on purpose; a killed
+    `exec` records nothing."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
 class Server:
-    """The app server, and what it has said and nobody has looked at yet."""
+    """The app server, with its answers and notifications that are not processed yet."""
 
     def __init__(self, command: list[str]) -> None:
         pipe = subprocess.PIPE
@@ -128,7 +129,7 @@ class Server:
             raise Over from None
 
     def read(self) -> None:
-        """Waits for the next words. Raises Over."""
+        """Wait for the next messages. Raise Over if the server has ended."""
         for line in self.lines.read():
             message = json.loads(line)
             if "method" not in message:
@@ -142,7 +143,7 @@ class Server:
             raise Over
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer to one request. Raises Refused, Over."""
+        """Return the result of one request. Raise ServerRefused or Over."""
         self.asked += 1
         self.write({"id": self.asked, "method": method, "params": params})
         while self.asked not in self.answers:
@@ -156,8 +157,8 @@ class Server:
         return result
 
     def end(self) -> int:
-        """Its input is closed, then it is asked, then it is made to. Returns how it ended, as
-        `Popen` says it."""
+        """End the server: close its input, then send SIGTERM, then SIGKILL. Return its `returncode`
+        as `Popen` reports it."""
         assert self.process.stdin is not None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
@@ -169,7 +170,7 @@ class Server:
 
 
 class Thread:
-    """One conversation on the server, which is opened with the first prompt."""
+    """One conversation on the server; it is opened with the first prompt."""
 
     def __init__(self, server: Server, order: dict[str, Any]) -> None:
         self.server, self.order = server, order
@@ -180,11 +181,11 @@ class Thread:
         self.turn_id = ""
         self.ended: dict[str, Any] = {}
         self.alone = False
-        """The server has begun a turn that nobody asked for."""
+        """Whether the server has begun a turn that was not requested."""
 
     def open(self) -> None:
-        """Resumes or begins the thread. No directory is named: the server would note it as one that
-        the user trusts. Raises Refused."""
+        """Resume or begin the thread. No directory is passed, because the server would record it as
+        trusted by the user. Raise ServerRefused."""
         order, call = self.order, self.server.call
         about = {"name": "perdure", "title": "perdure", "version": order["version"]}
         call(
@@ -215,7 +216,8 @@ class Thread:
         self.wait_for(config.get("mcp_servers") or {})
 
     def check(self, found: dict[str, Any]) -> None:
-        """Nothing may be wider than it was ordered. Raises Refused."""
+        """Check that sandbox and approvals are not wider than the order. Raise ServerRefused if
+        they are."""
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
         if policy != "never" or WIDTH.get(str(given), 9) > WIDTH[MODES[self.order["sandbox"]]]:
             raise ServerRefused(
@@ -224,8 +226,9 @@ class Thread:
             )
 
     def wait_for(self, servers: dict[str, Any]) -> None:
-        """Until the user's MCP servers are up, or are too slow. Nothing is said before: with the
-        first word the process is complete."""
+        """Wait until the user's MCP servers have started or failed, or the wait is over. Nothing is
+        printed before, because the first output line means that all long-lived processes are
+        running."""
         names = {
             name
             for name, each in servers.items()
@@ -238,7 +241,7 @@ class Thread:
         time.sleep(TICKS_S if names else 0)
 
     def started(self) -> set[str]:
-        """The MCP servers that are up, or will not be."""
+        """Return the names of the MCP servers that have started or failed."""
         told = [
             message.get("params") or {}
             for message in self.server.news
@@ -247,7 +250,7 @@ class Thread:
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str) -> bool:
-        """One turn, from its prompt to its end. Raises Refused, Over."""
+        """Run one turn; return whether it was completed. Raise ServerRefused or Over."""
         if not self.id:
             self.open()
         self.error, self.ended = "", {}
@@ -281,7 +284,7 @@ class Thread:
         return False
 
     def tell(self) -> None:
-        """What the server has said since, as far as it is about this thread."""
+        """Process the server's new notifications about this thread."""
         news, self.server.news = self.server.news, []
         for message in news:
             told = message.get("params") or {}
@@ -322,8 +325,8 @@ class Thread:
 
 
 def serve(thread: Thread) -> int:
-    """A turn for each line of input, until there are no more or the server goes on by itself, which
-    `exec` would not see either. Returns the exit code. Raises Refused, Over."""
+    """Run a turn for each input line, until the input ends or the server begins a turn on its own,
+    which `exec` would not see either. Return the exit code. Raise ServerRefused or Over."""
     prompts, server, good = BridgeLines(0), thread.server, True
     poll = select.poll()
     poll.register(prompts.fd, select.POLLIN)
@@ -353,7 +356,7 @@ def main(order: dict[str, Any]) -> int:
     except ServerRefused as refused:
         sys.stderr.write(f"Error: {refused}\n")
         code = 1
-    except BrokenPipeError:  # nobody listens any more
+    except BrokenPipeError:  # the reader has gone
         return 1
     except Over:
         ended = server.end()

@@ -1,14 +1,14 @@
 """The driver for the Codex CLI: how it is started, and what its output and files mean. Written
 against 0.169.0.
 
-Loaded by `perdure.agents.registry.load`. The events, the classifier and the files have rooms of
-their own beside this one.
+Loaded by `perdure.agents.registry.load`. Events, outcomes and rollouts are in modules of their own
+beside this one.
 
-Permissions are the CLI's own sandbox, which it forgets on resume, so it is set every time: `read`
+Permissions use the CLI's own sandbox. The CLI forgets it on resume, so it is set every time: `read`
 is read-only, `edit` is workspace-write (the workdir and temporary directories; no network), `full`
-is none. Codex keeps the git directory read-only in the sandbox; for `edit` the parts that a commit
-needs are made writable, except in the user's own checkout (`here`), and in a linked worktree
-without the repository's hooks and configuration.
+has no sandbox. Codex keeps the git directory read-only in the sandbox. For `edit`, the parts that a
+commit needs are made writable, except in the user's own checkout (`here`). In a linked worktree,
+the repository's hooks and configuration stay read-only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 PACKAGE = programs.Package("codex", "PERDURE_CODEX", "@openai", "codex", "vendor/*/bin/codex")
 
 MAX_PROMPT_CHARACTERS = 1 << 20
-"""One more is refused: `Input exceeds the maximum length of 1048576 characters`."""
+"""Maximum length of a prompt, in characters. The CLI refuses one more: `Input exceeds the maximum
+length of 1048576 characters`."""
 
 _ALWAYS = (
     "--disable=plugins",
@@ -59,8 +60,8 @@ _ALWAYS = (
     "-c",
     "check_for_update_on_startup=false",
 )
-"""Without plugins a run looks up no foreign host; without the second switch it waits for ever where
-the network is gone."""
+"""Arguments of every launch. With plugins, a run would contact other hosts. With unbounded retries,
+it would wait forever if the network is gone."""
 
 COMPACT_AT = "model_auto_compact_token_limit"
 
@@ -125,22 +126,23 @@ class CodexDriver:
         ),
         *("!CODEX_SANDBOX*", "!CODEX_MANAGED_*", "!CODEX_APPLY_PATCH_*"),
     )
-    """`!pattern` takes names out again: what a running Codex sets for its children."""
+    """Patterns of the variables that the agent is given; `!pattern` excludes the names that a
+    running Codex sets for its children."""
 
     def __init__(self) -> None:
         self.warm = CodexWarm(_settings)
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_CODEX, else the first `driver` on PATH; the npm wrapper is followed to the native
-        program."""
+        """Return the program that PERDURE_CODEX names, else the first `codex` on PATH. An npm
+        wrapper is resolved to the native program."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """CODEX_HOME, else `~/.codex`."""
+        """Return CODEX_HOME, else `~/.codex`."""
         return Path(environ.get("CODEX_HOME") or user_home(environ) / ".codex")
 
     def refuse(self, launch: Launch) -> str:
-        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        """Return why the launch is refused (its prompt or arguments); empty if it is not."""
         if len(launch.prompt) > MAX_PROMPT_CHARACTERS:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_CHARACTERS} characters that Codex "
@@ -149,9 +151,10 @@ class CodexDriver:
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """All flags stand before `resume`, which takes few of them; after the user's own comes one
-        of ours, so that none of them eats the subcommand. Raises ValueError for a bad id: Codex
-        would silently start anew."""
+        """Return the command line. All flags are placed before `resume`, which takes few of them. A
+        flag of perdure's follows the user's arguments, so that none of them takes the subcommand as
+        its value. Raise ValueError for an invalid id, with which Codex would silently start a new
+        conversation."""
         argv = [
             launch.program.path,
             "exec",
@@ -226,8 +229,8 @@ class CodexDriver:
         return untold.untold(content)
 
     def by_hand(self, launch: Launch) -> Command:
-        """Without the background server, which would hold the thread for a minute after the person
-        has left."""
+        """Return the interactive command, without the background server, which would hold the
+        thread for a minute after the person has left."""
         argv = [
             launch.program.path,
             "resume",
@@ -244,7 +247,8 @@ class CodexDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Which thread: a new one, one that goes on, or one that is forked from."""
+    """Return the arguments that select the thread: none for a new one, `resume` or `fork` with an
+    id."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
@@ -258,8 +262,8 @@ def _conversation(launch: Launch) -> list[str]:
 
 
 def _compact(launch: Launch) -> list[str]:
-    """The level of the CLI's own compaction, unless the user's own arguments have it. It is checked
-    before a turn's first request too."""
+    """Return the setting for the CLI's own compaction, unless the user's arguments have it. The CLI
+    checks this level before the first request of a turn, too."""
     at = launch.compact_at
     if (
         at is None
@@ -277,13 +281,13 @@ def _sandbox(launch: Launch) -> list[str]:
 
 
 def _settings(launch: Launch) -> list[str]:
-    """What is set in the CLI's own words, for one turn and for a kept process alike."""
+    """Return the settings that apply to a process for one turn and to a kept process."""
     return [*_ALWAYS, *_roots(launch), *_compact(launch), *_index(launch)]
 
 
 def _index(launch: Launch) -> list[str]:
-    """The thread's own index, where the home's leads elsewhere, unless the user's arguments name
-    one. Reads the file system."""
+    """Return the setting for the thread's own index if the home's index points elsewhere, unless
+    the user's arguments name an index. Reads the file system."""
     asked = launch.continuation
     goes_on = asked.kind in (Start.RESUME, Start.FORK) and asked.session_id
     if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
@@ -297,7 +301,7 @@ def _index(launch: Launch) -> list[str]:
 
 
 def _roots(launch: Launch) -> list[str]:
-    """What is writable beside the workdir."""
+    """Return the setting for the directories that are writable in addition to the workdir."""
     if launch.spec.permissions is not Permissions.EDIT:
         return []
     roots = [] if launch.spec.here else [str(root) for root in git_roots(Path(launch.cwd))]
@@ -306,11 +310,11 @@ def _roots(launch: Launch) -> list[str]:
 
 
 def git_roots(cwd: Path) -> list[Path]:
-    """What a commit from this directory must be able to write, outside of what the sandbox allows.
-    Reads the file system.
+    """Return the paths that a commit from this directory must write to and the sandbox does not
+    allow. Reads the file system.
 
-    A linked worktree is believed only if its repository knows it: an agent could have written any
-    path into the `.git` file.
+    A linked worktree is trusted only if its repository knows it, because an agent could have
+    written any path into the `.git` file.
     """
     mark = cwd / ".git"
     if mark.is_symlink():

@@ -1,7 +1,7 @@
 """Codex's `exec --json` lines as events. Pure. Read from 0.169.0.
 
-Neither an item of type `error` nor a line `error` is a failure; only `turn.failed` is. `usage`
-counts over the whole thread, also across resumes and forks, and its input includes the cached part.
+Only `turn.failed` is a failure; an item or a line of type `error` is not. `usage` counts the whole
+thread, also across resumes and forks, and its input includes the cached part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _STATUS = re.compile(r"status:? (\d{3})")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """The events of one line; never raises."""
+    """Return the events of one line; never raise."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -66,7 +66,7 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     name = json_lines.text(item.get("type"), SUMMARY)
     if name == "agent_message" and kind == "item.completed":
         said = json_lines.text(item.get("text"))
-        # An answer in the form that was asked for; 0.169.0 lets any other one pass as well.
+        # The answer may have the requested form; 0.169.0 also lets other answers pass.
         word = last_word(json_lines.read(said.encode())) if said.startswith("{") else None
         if word is not None:
             return (Said(word.summary or said), word)
@@ -86,7 +86,7 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _argument(item: dict[str, Any]) -> str:
-    """The command, the tool of a server, the search, or the files that change."""
+    """Return the command, the tool of an MCP server, the search query, or the changed files."""
     if changes := json_lines.items(item.get("changes")):
         return json_lines.text(
             ", ".join(json_lines.text(change.get("path")) for change in changes), SUMMARY
@@ -99,7 +99,8 @@ def _argument(item: dict[str, Any]) -> str:
 
 
 def _error(message: str) -> Sequence[AgentEvent]:
-    """What Codex says before it tries again; its last error is repeated by `turn.failed`."""
+    """Return a retry event for a message that Codex prints before it tries again. Other errors are
+    skipped, because `turn.failed` repeats the last one."""
     if not message.startswith("Reconnecting"):
         return ()
     status = _STATUS.search(message)
@@ -107,7 +108,7 @@ def _error(message: str) -> Sequence[AgentEvent]:
 
 
 def _usage(used: Any) -> Usage:
-    """The input includes its cached parts, as the API counts it."""
+    """Return the usage. The input includes its cached parts, as the API counts it."""
     return Usage(
         input=json_lines.whole(json_lines.part(used, "input_tokens")),
         output=json_lines.whole(json_lines.part(used, "output_tokens")),

@@ -1,11 +1,11 @@
-"""Codex's own index of its threads, where it leads away from its home. Called by the driver. Reads,
-and never writes. As of 0.169.0.
+"""Detects that Codex's own index of its threads points outside of its home. Called by the driver.
+Reads, and never writes. As of 0.169.0.
 
 `{home}/state_5.sqlite` holds the absolute path of every rollout. After the home was moved, Codex
-finds none of its threads ("no rollout found") although they lie there; after it was copied, it goes
-on in the old place. Moving the database aside would lose what else the user keeps in it. So such a
-thread is given an index of its own (`CODEX_SQLITE_HOME`), which Codex fills from the rollouts of
-its home.
+finds none of its threads ("no rollout found") although their files are there. After it was copied,
+Codex continues in the old files. Moving the database aside would lose the other data that the user
+keeps in it. So perdure gives such a thread an index of its own (`CODEX_SQLITE_HOME`), which Codex
+fills from the rollouts of its home.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from perdure.agents.codex import transcript
 
 VARIABLE = "CODEX_SQLITE_HOME"
 SETTING = "sqlite_home"
-"""The same in the configuration."""
+"""Name of the same setting in the configuration."""
 _OWN = "perdure-index"
 _ROLLOUT = "select rollout_path from threads where id = ?"
 PATIENCE_S = 2.0
 
 
 def own_index(home: Path, session_id: str) -> Path | None:
-    """Return the directory for the thread's own index; None where the home's index has the thread's
-    file, or does not know it."""
+    """Return the directory for the thread's own index; None if the home's index has the right path
+    for the thread, or no entry for it."""
     there = transcript.remains(home, session_id)
     told = _told(home, session_id)
     if not there or told is None or any(_same(told, path) for path in there):
@@ -35,7 +35,7 @@ def own_index(home: Path, session_id: str) -> Path | None:
 
 
 def _told(home: Path, session_id: str) -> Path | None:
-    """Where the newest index says that the thread's file is."""
+    """Return the path of the thread's file according to the newest index; None if it has none."""
     indexes = sorted(home.glob("state_*.sqlite"), key=lambda path: (len(path.name), path.name))
     if not indexes:
         return None

@@ -1,15 +1,15 @@
-"""What Codex shows to the model after a resume, from a rollout. Pure; called by the driver. Every
-rule was tried on 0.169.0.
+"""Computes from a rollout what Codex sends to the model after a resume. Pure; called by the driver.
+Every rule was observed with 0.169.0.
 
-- Items are the `response_item` records in the order of the file; Codex's own user messages are
-  none.
-- A `compacted` record replaces all items before it by its own history: the prompts, and a summary
-  in the place of the rest.
+- Items are the `response_item` records in file order, without the user messages that Codex itself
+  wrote.
+- A `compacted` record replaces all items before it with its own history: the prompts, and a summary
+  in place of the rest.
 - Going back (`thread/revert`, the Esc key twice) begins a new file for the same thread. Like the
-  file of a fork it holds only what came afterwards, and its first record names the file that it
-  goes on from, and up to which ordinal (`history_base`). Older versions wrote a record
+  file of a fork, it holds only the later records. Its first record names the file that it
+  continues, and the ordinal up to which it does so (`history_base`). Older versions wrote a record
   `thread_rolled_back` with the number of turns instead.
-- A call without a result is closed with `aborted`; a result without a call is left out.
+- A call without a result gets the result `aborted`; a result without a call is left out.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _History:
         self.compactions = 0
 
     def compact(self, payload: Any) -> None:
-        """Replace everything by what the record says."""
+        """Replace all items with the history in the record."""
         given = json_lines.part(payload, "replacement_history")
         summary = json_lines.text(json_lines.part(payload, "message"))
         entries = json_lines.items(given) if isinstance(given, list) else None
@@ -57,7 +57,7 @@ class _History:
         self.items, self.compactions = now, self.compactions + 1
 
     def roll_back(self, turns: int) -> None:
-        """Take the newest turns back."""
+        """Drop the newest turns."""
         starts = [at for at, each in enumerate(self.items) if each.kind is ItemKind.PROMPT]
         if turns and starts:
             at = starts[max(0, len(starts) - turns)]
@@ -66,11 +66,11 @@ class _History:
 
 
 def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
-    """The items that a resume would send. `bases`: the files that this one goes on from, the
-    nearest first."""
+    """Return the items that a resume would send. `bases`: contents of the files that this one
+    continues, the nearest first."""
     history = _History()
     ends = [_end(each) for each in (content, *bases)]
-    # The last of the bases has no limit of its own: the one before it says how far it is read.
+    # Each file says how far its base is read; the newest file is read completely.
     thread = transcript.meta_of(content).get("id")
     for each, end in reversed(list(zip((content, *bases), (None, *ends), strict=False))):
         _read(history, each, end, own=transcript.meta_of(each).get("id") == thread)
@@ -83,14 +83,14 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
 
 
 def _end(content: bytes) -> int | None:
-    """The first ordinal of the base that a file does not go on from; None where it names none."""
+    """Return the ordinal of the base at which a file stops using it; None if it names none."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
     return found if isinstance(found, int) else None
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
-    """Take a file in, up to an ordinal. What stands behind that was taken back, unless the file is
-    another thread's."""
+    """Read a file up to an ordinal. Later items were rolled back, unless the file is another
+    thread's."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if any(mark in line for mark in _TOLD) else None
         if entry is None:
@@ -122,8 +122,8 @@ def _items(payload: Any) -> Iterator[Item]:
 
 
 def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
-    """An entry of a replacement history. The message in which Codex gives the summary is none of
-    the user's."""
+    """Yield the items of an entry of a replacement history. The message with Codex's summary is not
+    a prompt of the user."""
     if (
         json_lines.part(entry, "type") == "message"
         and summary
@@ -162,7 +162,8 @@ def _name(value: Any) -> str:
 
 
 def _closed(items: Sequence[Item]) -> Iterable[Item]:
-    """As the request has them: every call with a result, every result with a call."""
+    """Yield the items as the request has them: every call with a result, every result with a
+    call."""
     calls = {each.key for each in items if each.kind is ItemKind.CALL}
     results = {each.key for each in items if each.kind is ItemKind.RESULT}
     for each in items:

@@ -1,8 +1,8 @@
 """How a run of Codex ended. Pure; every sentence below was printed by 0.169.0.
 
-Success is a `turn.completed` and exit code 0. All else is prose: of `turn.failed` where the turn
-began, else of the error stream. SIGINT ends with code 1 and no word at all, so it is known only
-where perdure sent it.
+An attempt succeeded if there is a `turn.completed` and the exit code is 0. Everything else is
+decided by prose: that of `turn.failed` if there is one, else that of the error stream. SIGINT ends
+with code 1 and no message, so it is recognized only if perdure sent it.
 """
 
 from __future__ import annotations
@@ -66,11 +66,10 @@ _WORDS = (
         r"failed|error sending request",
         r"waiting for network|timed? ?out|connection (closed|reset|refused)",
     ),
-    # Whatever else it says when it refuses to resume: no turn has begun, so another copy may be
-    # tried.
+    # Any other refusal to resume: no turn has begun, so another copy may be tried.
     rule(_K.SESSION_BROKEN, r"thread/resume"),
 )
-"""What the CLI says, most telling first."""
+"""Messages of the CLI, the most specific first."""
 
 _INDEX = (
     "Codex's own index is damaged: move state_5.sqlite and thread_history_1.sqlite out of its "
@@ -79,7 +78,7 @@ _INDEX = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """The one outcome of the attempt."""
+    """Return the outcome of the attempt."""
     if stopped := by_supervisor(exit):
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)

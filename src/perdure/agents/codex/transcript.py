@@ -1,9 +1,9 @@
-"""Codex's own files: where a thread lies, what stands in it, and who has it open.
+"""Codex's own files: where a thread is stored, what it contains, and which processes have it open.
 
-Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` behind
-the thread where it was begun by going back in the thread;
+Layout of 0.169.0: `{home}/sessions/YYYY/MM/DD/rollout-<time>-<thread>.jsonl`, with `_<file>` after
+the thread if the file was begun by going back in the thread;
 `{home}/thread-writer-locks/<thread>.lock`, held by flock while a process writes. A fork's file
-holds only what came after the fork and names its parent (`forked_from_id`).
+holds only the records after the fork and names its parent (`forked_from_id`).
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ _OWN_WORDS = (
     ),
     *("<subagent_notification>", "<model_switch>", "<recommended_plugins>", "<goal_context>"),
 )
-"""How Codex's own user messages begin, for versions that do not say where a message comes from."""
+"""Beginnings of the user messages that Codex itself writes, for versions that do not record the
+source of a message."""
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """The thread's rollout; of several, the one with the newest date in its name."""
+    """Return the thread's rollout, or None; if there are several, the one with the newest date in
+    its name."""
     return next(iter(remains(home, session_id)), None)
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """All its files, by the date in their names, the newest first. Going back in a thread begins a
-    further one (0.169.0)."""
+    """Return all files of the thread by the date in their names, newest first. Going back in a
+    thread begins another file (0.169.0)."""
     found = home.glob(f"sessions/*/*/*/rollout-*-{session_id}*.jsonl") if is_id(session_id) else ()
     found = (path for path in found if path.stem.partition(session_id)[2][:1] in ("", "_"))
     return sorted(
@@ -55,8 +57,8 @@ def remains(home: Path, session_id: str) -> Sequence[Path]:
 
 
 def bases(home: Path, content: bytes) -> Sequence[Path]:
-    """The files that a rollout goes on from, the nearest first. Each is named by the last id in its
-    name."""
+    """Return the files that a rollout continues, the nearest first. A file is identified by the
+    last id in its name."""
     found: list[Path] = []
     head = content.partition(b"\n")[0]
     while (path := _base(home, head)) is not None and path not in found:
@@ -66,7 +68,8 @@ def bases(home: Path, content: bytes) -> Sequence[Path]:
 
 
 def _base(home: Path, head: bytes) -> Path | None:
-    """The file that a first line names; of several, the one with the newest date in its name."""
+    """Return the file that a first line names as its base, or None; if there are several, the one
+    with the newest date in its name."""
     named = json_lines.text(json_lines.part(meta_of(head), "history_base", "thread_id"))
     files = home.glob(f"sessions/*/*/*/rollout-*{named}.jsonl") if is_id(named) else ()
     fitting = [path for path in files if path.stem.endswith((f"-{named}", f"_{named}"))]
@@ -82,10 +85,10 @@ def _head(path: Path) -> bytes:
 
 
 def place(home: Path, session_id: str, copy: Path) -> Path:
-    """Where the rollout lay: over what is left of it, else by the date in the copy's name, else by
-    its first line.
+    """Return the path for the rollout: that of its remaining file, else by the date in the copy's
+    name, else by the date in the copy's first line.
 
-    Raises ValueError if the copy is no rollout of this thread.
+    Raise ValueError if the copy is not a rollout of this thread.
     """
     checked(session_id)
     if there := transcript(home, session_id):
@@ -109,8 +112,8 @@ def place(home: Path, session_id: str, copy: Path) -> Path:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts of people and programs, in order; Codex's own user messages and unreadable lines
-    are passed over."""
+    """Yield the prompts of people and programs, in order; Codex's own user messages and unreadable
+    lines are skipped."""
     for line in content.split(b"\n"):
         if (
             b'"user"' in line
@@ -127,7 +130,7 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def prompt_of(message: Any) -> str:
-    """The words of a prompt; empty for what Codex put in itself."""
+    """Return the text of a prompt; empty for a message that Codex itself added."""
     texts = [
         item["text"]
         for item in json_lines.items(json_lines.part(message, "content"))
@@ -148,7 +151,7 @@ def prompt_of(message: Any) -> str:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """The threads that people and programs began; those of subagents are left out."""
+    """Return the threads that people and programs began, without those of subagents."""
     if only and not is_id(only):
         return ()
     return listing_order.newest(
@@ -179,20 +182,22 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 
 
 def meta_of(content: bytes) -> dict[str, Any]:
-    """What a rollout's first line says of the thread."""
+    """Return the thread's metadata from the first line of a rollout; empty if it has none."""
     head = json_lines.read(content.partition(b"\n")[0]) or {}
     meta = head.get("payload") if head.get("type") == "session_meta" else None
     return meta if isinstance(meta, dict) else {}
 
 
 def parent(content: bytes) -> str:
-    """The thread that this one was forked from: its rollout is needed as well."""
+    """Return the id of the thread that this one was forked from, or an empty string. A resume needs
+    the parent's rollout, too."""
     named = json_lines.text(meta_of(content).get("forked_from_id"))
     return named if is_id(named) else ""
 
 
 def total(content: bytes) -> Usage:
-    """The newest count; it runs on over resumes and forks. The input includes its cached parts."""
+    """Return the newest total, which accumulates over resumes and forks. The input includes its
+    cached parts."""
     for line in reversed(content.split(b"\n")):
         if b'"token_count"' in line and (
             used := json_lines.part(json_lines.read(line), "payload", "info", "total_token_usage")
@@ -202,7 +207,8 @@ def total(content: bytes) -> Usage:
 
 
 def usage(told: Any) -> Usage:
-    """One of Codex's counts. The input includes its cached parts, as the API counts it."""
+    """Return one of Codex's counts as usage. The input includes its cached parts, as the API counts
+    it."""
     return Usage(
         input=json_lines.whole(json_lines.part(told, "input_tokens")),
         output=json_lines.whole(json_lines.part(told, "output_tokens")),
@@ -212,9 +218,9 @@ def usage(told: Any) -> Usage:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """The model's replies. 0.169.0 writes a record as soon as one has come, and the thread's count
-    only when its tools have ended: a resume goes on from that count, without what was lost in
-    between. Older versions write the count alone."""
+    """Yield the model's replies. 0.169.0 writes a record as soon as a reply has arrived, but the
+    thread's total only when the reply's tools have ended. After a kill in between, a resume
+    continues from the older total. Older versions write only the total."""
     model = ""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if any(mark in line for mark in _COUNTED) else None
@@ -246,8 +252,8 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def fill(content: bytes) -> Fill:
-    """By the newest count of one request; after a compaction, and after a request that was refused
-    as too long, Codex's own estimate."""
+    """Return the fill by the newest count of one request; after a compaction, or after a request
+    that was refused as too long, by Codex's own estimate."""
     tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
     counts: list[int] = []
     for line in content.split(b"\n"):
@@ -255,8 +261,8 @@ def fill(content: bytes) -> Fill:
             continue
         entry = json_lines.read(line) or {}
         if entry.get("type") == "compacted":
-            # The newest count is that of the request for the summary, which carried the
-            # conversation as well.
+            # The newest count is that of the request for the summary, which included the
+            # conversation.
             compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(entry, "payload", "model")) or model
@@ -284,7 +290,7 @@ def fill(content: bytes) -> Fill:
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Prompts, and the agent's messages."""
+    """Yield the prompts and the agent's messages."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"message"' in line else None
         if (
@@ -306,8 +312,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Processes that hold the thread's lock, as the kernel lists them. The lock itself is not
-    touched: a probe by flock would make a Codex that starts at that moment fail."""
+    """Return the processes that hold the thread's lock, according to the kernel. The lock is not
+    probed with flock, because that would make a Codex that starts at that moment fail."""
     lock = home / "thread-writer-locks" / f"{session_id}.lock"
     if not is_id(session_id):
         return ()
@@ -326,8 +332,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:
-    """Whether it is really this file: inode numbers repeat over devices. Where the kernel does not
-    let us look, it may be."""
+    """Return whether the process has this file open: inode numbers are unique only within a device.
+    Return True if the process's descriptors may not be read."""
     try:
         descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
     except PermissionError:

@@ -1,7 +1,8 @@
-"""What Codex's output does not tell of its calls, read from the rollout. Pure; read from 0.169.0.
+"""Reads from the rollout the events about calls that Codex does not print. Pure; written against
+0.169.0.
 
-`exec --json` has no line for a call that was rejected, nor for a question to the user: both stand
-in the rollout alone, as the result of a `function_call`.
+`exec --json` has no line for a rejected call or for a question to the user. Both are only in the
+rollout, as the result of a `function_call`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _REJECTED = re.compile(
     r"|Command blocked by|Tool call blocked by",
     re.IGNORECASE,
 )
-"""How the result of a call begins that was not allowed to run."""
+"""Beginning of the result of a call that was not allowed to run."""
 _FAILED = re.compile(r"Process exited with code [1-9]")
 _LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", "view_image"})
 _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
 
 def untold(content: bytes) -> list[AgentEvent]:
-    """The questions and the rejected calls since the newest prompt, without the calls that ran
-    later."""
+    """Return the questions and the rejected calls since the newest prompt, without rejected calls
+    that later ran."""
     calls: dict[str, dict[str, Any]] = {}
     found: list[AgentEvent] = []
     for line in content.split(b"\n"):
@@ -55,7 +56,7 @@ def untold(content: bytes) -> list[AgentEvent]:
 def _after(
     found: list[AgentEvent], key: str, call: dict[str, Any], output: str
 ) -> list[AgentEvent]:
-    """What is known once this call has its result."""
+    """Return the events after this call has its result."""
     name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
     if name == _ASKS:
         return [*found, question(key, json_lines.read(str(call.get("arguments") or "").encode()))]
@@ -71,7 +72,7 @@ def _after(
         return found
     if _FAILED.search(output[:SUMMARY]):
         return found
-    # A sandbox stops a command anywhere in it: an agent that went on has found its way.
+    # The agent went on with another call, so an earlier stop by the sandbox no longer blocks it.
     kept = [
         each
         for each in found
@@ -83,7 +84,7 @@ def _after(
 
 
 def _argument(call: dict[str, Any]) -> str:
-    """The command, or all that the tool was given."""
+    """Return the command, or all arguments of the tool."""
     raw = call.get("arguments") or call.get("input")
     given = json_lines.read(str(raw or "").encode()) or {}
     named = (given.get(key) for key in _ARGUMENTS)

@@ -1,10 +1,10 @@
-"""Codex as a process that has many turns: `codex app-server`, with `codex_bridge` between it and
-its keeper. Observed on 0.169.0.
+"""Codex as a process for many turns: `codex app-server`, with `codex_bridge` between it and its
+keeper. Observed with 0.169.0.
 
-The bridge prints what `codex exec --json` would, so the driver reads both alike. What `exec` takes
-as flags and the server does not, the bridge asks for when it opens the thread. A thread that is
-forked, arguments that only `exec` has, and a Codex that is older or does not tell its version get a
-process for one turn.
+The bridge prints what `codex exec --json` would print, so the driver parses both in the same way.
+Options that are flags of `exec` but not of the server are set by the bridge when it opens the
+thread. A fork, arguments that only `exec` has, and a Codex that is older or of unknown version get
+a process for one turn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from perdure.protocols import Heard
 BRIDGE = Path(__file__).with_name("codex_bridge.py")
 
 OLDEST = (0, 169)
-"""Others have one turn per process, as their `exec` was always run."""
+"""Oldest version whose app server is used. Older versions get one process for each turn."""
 
 SANDBOX = {
     Permissions.READ: "read-only",
@@ -63,7 +63,8 @@ class CodexWarm:
             "thread": checked(asked.session_id) if asked.kind is Start.RESUME else "",
             "sandbox": SANDBOX[launch.spec.permissions],
             "model": launch.spec.model,
-            # The package is on no floor, and importlib.metadata loads 32 modules.
+            # This module may not import the package itself, and importlib.metadata would load 32
+            # modules.
             "version": sys.modules["perdure"].__version__,
         }
         argv = (sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order))
@@ -85,15 +86,15 @@ class CodexWarm:
 
 
 def known(version: str) -> bool:
-    """Whether the app server of this version is one that speaks as the oldest that was tried, or a
-    newer one. Empty is unknown."""
+    """Return whether this version is at least the oldest one whose app server was tested. An empty
+    version is unknown, so False."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST
 
 
 def shared(arguments: Sequence[str]) -> bool:
-    """Whether the app server takes these arguments of `exec`: settings and features, and nothing
-    else."""
+    """Return whether the app server takes all these arguments of `exec`: it takes only settings and
+    features."""
     left = iter(arguments)
     for argument in left:
         if argument in _SHARED_WITH_VALUE:

@@ -1,23 +1,23 @@
 """The driver for the Gemini CLI: how it is started, and what its output and files mean. Written
 against 0.61.0.
 
-Loaded by `perdure.agents.registry.load`. The events, the classifier and the files have rooms of
-their own beside this one.
+Loaded by `perdure.agents.registry.load`. Events, outcomes and chat files are in modules of their
+own beside this one.
 
 Three things are set for every launch, because a conversation would be lost without them:
 
-- `gemini_keep.mjs` is loaded into the process: the CLI's clean-up at the start deletes each
-  conversation that was ever resumed, live ones too. Its switch can only be set in the user's own
-  settings, or in a file that belongs to root. It also prints why the model's last answer ended,
-  which the CLI tells nowhere.
-- GEMINI_CLI_NO_RELAUNCH: else the CLI is two processes, of which the first ignores SIGTERM and dies
-  without the second.
-- A prompt that begins like a command (`/`, `?`) gets a word before it: a resume throws such prompts
-  out of the history.
+- `gemini_keep.mjs` is loaded into the process, because the CLI's clean-up at the start deletes
+  every conversation that was ever resumed, also live ones. The clean-up can be switched off only in
+  the user's own settings, or in a file that belongs to root. The script also prints why the model's
+  last answer ended, which the CLI does not report.
+- GEMINI_CLI_NO_RELAUNCH is set. Without it, the CLI is two processes: the first one ignores
+  SIGTERM, and the second one survives its death.
+- A prompt that begins like a command (`/`, `?`) gets a label before it, because a resume drops such
+  prompts from the history.
 
 Permissions: `read` denies shell and writing tools by a policy of the highest tier; `edit` allows
-editing tools, and the shell as a whole, because tests and git are of no use otherwise; `full` is
-yolo. The workdir is trusted, as by whoever starts the CLI there.
+the editing tools and every shell command, because the agent could not run tests or git otherwise;
+`full` is yolo. The workdir is trusted, as if a person had started the CLI there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 PACKAGE = programs.Package("gemini", "PERDURE_GEMINI", "@google", "gemini-cli", "")
 
 MAX_PROMPT_BYTES = 8 * 1024 * 1024
-"""What is longer is cut by the CLI without a word on stdout."""
+"""Maximum length of a prompt, in bytes. The CLI cuts a longer one without a message on stdout."""
 
 KEEP = Path(__file__).with_name("gemini_keep.mjs")
 READ = Path(__file__).with_name("gemini_read.toml")
@@ -128,23 +128,23 @@ class GeminiDriver:
             "!GEMINI_PTY_INFO",
         ),
     )
-    """`!pattern` takes names out again: what a running Gemini CLI, or the editor around it, sets
-    for its children."""
+    """Patterns of the variables that the agent is given; `!pattern` excludes the names that a
+    running Gemini CLI, or the editor around it, sets for its children."""
 
     archive = None
     warm = None
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_GEMINI, else the first `driver` on PATH, followed to the script that node
-        runs."""
+        """Return the program that PERDURE_GEMINI names, else the first `gemini` on PATH, resolved
+        to the script that node runs."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """`.gemini` in GEMINI_CLI_HOME, else in the user's home."""
+        """Return `.gemini` in GEMINI_CLI_HOME, else in the user's home."""
         return Path(environ.get("GEMINI_CLI_HOME") or user_home(environ)) / ".gemini"
 
     def refuse(self, launch: Launch) -> str:
-        """A prompt that is empty or too long, arguments that are perdure's to set."""
+        """Return why the launch is refused (its prompt or arguments); empty if it is not."""
         if len(gemini_files.sent(launch.prompt).encode("utf-8", "replace")) > MAX_PROMPT_BYTES:
             return (
                 f"The prompt is longer than the {MAX_PROMPT_BYTES // 1024 // 1024} MB that Gemini "
@@ -153,8 +153,8 @@ class GeminiDriver:
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """The prompt goes by stdin, so that none of it is read as a flag. Raises ValueError for a
-        bad id, or for a fork of a conversation that is not there."""
+        """Return the command line, with the prompt on stdin, so that none of it is read as a flag.
+        Raise ValueError for an invalid id, or for a fork of a conversation that does not exist."""
         argv = [
             launch.program.path,
             *launch.spec.agent_args,
@@ -224,7 +224,8 @@ class GeminiDriver:
         return ()
 
     def by_hand(self, launch: Launch) -> Command:
-        """With the same guard against the clean-up as an attempt has."""
+        """Return the interactive command, with the same guard against the CLI's clean-up as an
+        attempt has."""
         argv = [launch.program.path, f"--resume={checked(launch.continuation.session_id)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
         keep = {"NODE_OPTIONS": f"--import={KEEP.as_uri()}", "GEMINI_CLI_NO_RELAUNCH": "true"}
@@ -239,8 +240,8 @@ class GeminiDriver:
 
 
 def _environ(given: Mapping[str, str]) -> dict[str, str]:
-    """The two switches, and what is to be loaded before the CLI, beside what the task wants
-    loaded."""
+    """Return the two switches, and NODE_OPTIONS with perdure's script after the task's own
+    options."""
     options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
     return {
         "NODE_OPTIONS": options,
@@ -250,7 +251,8 @@ def _environ(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Which conversation: chosen, resumed by id, or the copy of another under a new id."""
+    """Return the flag that selects the conversation: a chosen id, a resume by id, or a copy of
+    another one under a new id."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:

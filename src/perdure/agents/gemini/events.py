@@ -1,8 +1,8 @@
 """Gemini CLI's `stream-json` lines as events. Pure. Read from 0.61.0.
 
-An answer comes in pieces, which the watcher joins. The counts of a result are those of this launch
-alone, and their input includes the cached part. A line `error` of that severity is a failure,
-whatever the result after it says; a warning is none.
+An answer is printed in pieces, which the watcher joins. The counts of a result are those of this
+launch only, and their input includes the cached part. A line `error` with severity `error` is a
+failure, even if the result after it says success; a warning is not.
 """
 
 from __future__ import annotations
@@ -42,16 +42,17 @@ _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_works
 _ASKS = "ask_user"
 _BARRED = re.compile(
     "Path not in workspace|"
-    # A level of permissions takes tools away; a tool that never was is no denial.
+    # A permissions level removes tools. Only real tools are listed: a call of a tool that never
+    # existed is not a denial.
     r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not '
     r"found"
 )
-"""How the error of a call begins that was not allowed."""
+"""Beginning of the error of a call that was not allowed."""
 _ARGUMENTS = ("command", "file_path", "dir_path", "pattern", "query", "prompt", "url", "name")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """The events of one line; never raises."""
+    """Return the events of one line; never raise."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -97,7 +98,8 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 
 
 def _finish(reason: str) -> Sequence[AgentEvent]:
-    """Why an answer of the model ended, from `gemini_keep.mjs`."""
+    """Return an event if the model's answer was cut off, by the reason that `gemini_keep.mjs`
+    prints."""
     if reason in _ENDED:
         return ()
     return (ReplyCut(_REASONS.get(reason, reason)),)
@@ -113,7 +115,7 @@ def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _argument(given: Any) -> str:
-    """The tool's main argument, on one line's length."""
+    """Return the tool's main argument, cut to a length limit."""
     if not isinstance(given, dict):
         return ""
     if command := json_lines.text(given.get("command"), json_lines.COMMAND):
@@ -130,7 +132,8 @@ def _argument(given: Any) -> str:
 
 
 def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:
-    """The result that follows has no words for it, and after too many turns even says `success`."""
+    """Return a failed turn. The result that follows has no message for this error, and after too
+    many turns it even says `success`."""
     if found.get("severity") != "error":
         return ()
     return (TurnEnded(ok=False, text=json_lines.text(found.get("message"))),)

@@ -1,15 +1,15 @@
-"""What Gemini CLI shows to the model after a resume, from its chat file. Pure; called by the
+"""Computes from a chat file what Gemini CLI sends to the model after a resume. Pure; called by the
 driver. Written against 0.61.0.
 
-- A message stands in the history under its id, at the place where the id came first; `$set` with
-  `messages` replaces all of them, and `$rewindTo` takes away the message and what follows it, or
-  everything if there is no such message.
-- Prompts that look like commands are passed over. A file that a prompt names with `@` is sent
-  behind the prompt, and is no item.
-- A compression replaces messages by a summary and a fixed answer to it.
-- Results stand with their calls, and once more in a message of their own; every resume doubles them
-  (gemini-cli#29365). Each is one item.
-- The call of a tool that was at work in a kill is not recorded.
+- The newest version of a message counts, at the position where its id came first. `$set` with
+  `messages` replaces all messages. `$rewindTo` removes the named message and all that follow it, or
+  all messages if there is no such message.
+- Prompts that look like commands are skipped. A file that a prompt names with `@` is sent after the
+  prompt, and is not an item.
+- A compression replaces messages with a summary and a fixed answer to it.
+- A result is recorded with its call, and again in a message of its own; every resume duplicates
+  them (gemini-cli#29365). Each result is one item.
+- A tool call that was running at a kill is not recorded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Message = dict[str, Any]
 
 
 def loads(content: bytes) -> Loaded:
-    """The items that a resume would send, with those that it would not."""
+    """Return the items that a resume would send, and those that it would leave out."""
     now: dict[str, Message] = {}
     known: dict[str, Message] = {}
     condensed: dict[str, Message] = {}
@@ -78,7 +78,8 @@ def _key(message: Message) -> str:
 def _acknowledged(
     now: dict[str, Message], sent: dict[str, list[Item]], summaries: set[str]
 ) -> Iterator[list[Item]]:
-    """The items of each message; the fixed answer to a summary is no answer of the model."""
+    """Yield the items of each message. The fixed answer to a summary is marked as made up, because
+    it is not the model's."""
     before = ""
     for key in now:
         made_up = before in summaries
@@ -121,7 +122,8 @@ def _items(message: Message, summary: bool) -> Iterator[Item]:
 
 
 def _results(told: Message) -> Iterator[Item]:
-    """What stands with a call as its result: the text, or the parts of the message that gave it."""
+    """Yield the results recorded with a call: the text, or the parts of the message that gave
+    it."""
     result = told.get("result")
     if isinstance(result, str):
         yield item(ItemKind.RESULT, result, _key(told))
@@ -145,7 +147,7 @@ def _text(parts: Any) -> str:
 
 
 def _once(items: Iterator[Item]) -> tuple[Item, ...]:
-    """Without the second and further tellings of a call or result."""
+    """Return the items without repetitions of a call or result."""
     seen: set[tuple[str, str]] = set()
     found: list[Item] = []
     for each in items:

@@ -1,8 +1,9 @@
 """How a run of the Gemini CLI ended. Pure; every sentence below was printed by 0.61.0.
 
-Success is a result with `status: success`, no error before it, and exit code 0. SIGTERM and SIGINT
-end with code 0 and no result; a failed request with its HTTP status modulo 256 (429 is 173), and
-what failed before the result with a small code of the CLI's own.
+An attempt succeeded if its result has `status: success`, no error came before it, and the exit code
+is 0. After SIGTERM and SIGINT the code is 0, but there is no result. After a failed request the
+code is the HTTP status modulo 256 (429 is 173). After other failures before the result it is a
+small code of the CLI's own.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ _WORDS = (
         r"ECONN\w+|ENOTFOUND|ETIMEDOUT|EAI_AGAIN|timed? ?out|stream ended without|empty response",
     ),
 )
-"""What the CLI says, most telling first."""
+"""Messages of the CLI, the most specific first."""
 
 _USAGE = (
     "Gemini CLI does not know an argument, or does not take its value, and printed its long usage"
@@ -82,7 +83,8 @@ _CODES = {
     55: _K.CONFIG_ERROR,
     130: _K.CANCELLED,
 }
-"""The CLI's own codes. 42 (a bad input or session) and 54 (a tool) say nothing by themselves."""
+"""The CLI's own exit codes. 42 (invalid input or session) and 54 (a tool) do not determine an
+outcome."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -94,7 +96,7 @@ _STATUS = {
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """The one outcome of the attempt."""
+    """Return the outcome of the attempt."""
     if stopped := by_supervisor(exit):
         return stopped
     turns = [event for event in events if isinstance(event, TurnEnded)]
@@ -127,7 +129,7 @@ def _by_code(exit: Exit) -> OutcomeKind | None:
 
 
 def _said(exit: Exit) -> str:
-    """The line of the error stream that says why; else its last one."""
+    """Return the line of the error stream that explains the failure, else its last line."""
     plain = _COLOUR.sub("", exit.stderr_tail)
     return next(
         (line.strip() for line in plain.splitlines() if judge(line, _WORDS)), last_line(plain)

@@ -1,14 +1,15 @@
-"""Gemini CLI's own files: where a conversation lies, what stands in it, and who works on it.
+"""Gemini CLI's own files: where a conversation is stored, what it contains, and which processes use
+it.
 
 Layout of 0.61.0: `{home}/tmp/{project}/chats/session-{minute}-{first 8 of the id}.jsonl`;
 `{home}/projects.json` gives the project's name for a directory, and
-`{home}/tmp/{project}/.project_root` the directory for a name. Records are only ever appended, but a
-record may replace or rewind all messages before it, so what is still in the conversation follows
-from the whole file.
+`{home}/tmp/{project}/.project_root` the directory for a name. Records are only appended, but a
+record may replace or rewind all messages before it. So the whole file must be read to know what is
+still in the conversation.
 
-A resume leaves an empty file of the same id behind (or, within the same minute, writes an empty
-list of messages into the conversation's own file, followed at once by the full one). Of several
-files the CLI takes the one with messages in it that was written to last, and so does `transcript`.
+A resume leaves an empty file with the same id behind (or, within the same minute, writes an empty
+list of messages into the conversation's own file, followed at once by the full one). If there are
+several files, the CLI takes the one with messages that was written last, and so does `transcript`.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ _FIRST = 500
 _STARTED = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
 _COMMAND = re.compile(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
-"""How a prompt begins that gets the label before it: like what a resume throws away, or like the
-label and that."""
+"""Beginning of a prompt that gets the label: a prompt that a resume would drop, or one that already
+begins with the label and such a prompt."""
 _IGNORED = re.compile(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
 
 
 def sent(prompt: str) -> str:
-    """The prompt as it is written to stdin, with a word before what would be lost on the next
-    resume."""
+    """Return the prompt as it is written to stdin, with a label before a prompt that the next
+    resume would drop."""
     return f"{_LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
-    """The conversation's file; of several, the one that a resume takes. It may hold no prompt."""
+    """Return the conversation's file, or None; if there are several, the one that a resume takes.
+    It may hold no prompt."""
     if not is_id(session_id):
         return None
     found = [
@@ -56,8 +58,8 @@ def transcript(home: Path, session_id: str) -> Path | None:
 
 
 def remains(home: Path, session_id: str) -> Sequence[Path]:
-    """Its files, the one that a resume takes first, also those whose first line does not tell whose
-    they are; not the empty ones that each resume leaves behind."""
+    """Return the conversation's files, with the one that a resume takes first. Files whose first
+    line has no id are included; the empty files that each resume leaves behind are not."""
     named = home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl") if is_id(session_id) else ()
     ids = {path: _id_of(path) for path in named if path.is_file()}
     own = [path for path, each in ids.items() if each == session_id or not each]
@@ -84,10 +86,10 @@ def _rank(path: Path) -> tuple[bool, float, str]:
 
 
 def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-    """In the project's folder of the directory in which it is resumed, under the name of the minute
-    in which it began.
+    """Return the path in the project folder of the directory in which the conversation is resumed,
+    named by the minute in which it began.
 
-    Raises ValueError if the copy is no conversation of this id.
+    Raise ValueError if the copy is not the conversation with this id.
     """
     checked(session_id)
     with copy.open("rb") as file:
@@ -105,7 +107,8 @@ def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
 
 
 def project(home: Path, cwd: Path) -> str:
-    """The name that the CLI has for a directory, or will give it. Reads the file system."""
+    """Return the project name that the CLI has for a directory, or will give it. Reads the file
+    system."""
     root = str(cwd.resolve())
     try:
         known = json_lines.part(json_lines.read((home / "projects.json").read_bytes()), "projects")
@@ -135,7 +138,7 @@ def project(home: Path, cwd: Path) -> str:
 
 
 def _owner(home: Path, name: str) -> str:
-    """The directory to which a project's name belongs; empty if it is free."""
+    """Return the directory to which a project name belongs; empty if the name is free."""
     try:
         return (home / "tmp" / name / ".project_root").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
@@ -143,16 +146,17 @@ def _owner(home: Path, name: str) -> str:
 
 
 def belongings(transcript: Path) -> Sequence[Path]:
-    """The directory with the sub-agents' conversations, where there is one."""
+    """Return the directory with the subagents' conversations, if there is one."""
     beside = transcript.parent / _id_of(transcript)
     return (beside,) if beside != transcript.parent and beside.is_dir() else ()
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts that are in the conversation at the end of these records, in order; without those
-    that were rolled back.
+    """Yield the prompts that are in the conversation at the end of these records, in order; prompts
+    that were rolled back are skipped.
 
-    What the CLI itself condensed into a summary stays: the conversation went on from it.
+    Prompts that the CLI condensed into a summary are included, because the conversation went on
+    from them.
     """
     said: dict[str, str] = {}
     alive: set[str] = set()
@@ -191,11 +195,11 @@ def _key(message: dict[str, Any]) -> str:
 
 
 def words_of(message: dict[str, Any]) -> str:
-    """The words of a prompt; empty for tool results, for what the CLI put in itself, and for what a
-    resume throws away.
+    """Return the text of a prompt; empty for tool results, for text that the CLI itself added, and
+    for prompts that a resume drops.
 
-    A prompt that names a file with `@` is recorded with the file's content; `displayContent` has it
-    as it was given.
+    A prompt that names a file with `@` is recorded with the file's content; `displayContent` has
+    the prompt as it was given.
     """
     parts = _parts(message.get("content"))
     if any("functionResponse" in part for part in parts):
@@ -215,13 +219,13 @@ def _joined(parts: Sequence[dict[str, Any]]) -> str:
 
 
 def as_given(words: str) -> str:
-    """The prompt as it was before `sent`."""
+    """Return the prompt as it was before `sent`."""
     return words.removeprefix(_LABEL) if _COMMAND.match(words) else words
 
 
 def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
-    """The id of the message in which the CLI condensed what came before; it is followed by a fixed
-    answer."""
+    """Return the id of the message with the CLI's summary of the earlier messages, or None. A fixed
+    answer follows it."""
     for message, answer in pairwise(messages):
         if answer.get("type") == "gemini" and _ACKNOWLEDGED in str(answer.get("content"))[:200]:
             return json_lines.text(message.get("id"))
@@ -229,7 +233,8 @@ def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """Those of all projects. The empty files that a resume leaves behind are passed over."""
+    """Return the conversations of all projects. The empty files that a resume leaves behind are
+    skipped."""
     if only and not is_id(only):
         return ()
     found = listing_order.newest(
@@ -257,7 +262,8 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Prompts, and the agent's text, as they were recorded: what was rolled back later is in it."""
+    """Yield the prompts and the agent's texts as they were recorded, including those that were
+    rolled back later."""
     told: set[str] = set()
     for line in content.split(b"\n"):
         record = json_lines.read(line) if line.strip() else None
@@ -274,7 +280,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def fill(content: bytes) -> Fill:
-    """By the newest answer that has a count. The window stands in no transcript."""
+    """Return the fill by the newest answer that has a count. A transcript does not contain the size
+    of the window."""
     tokens, model, condensed = 0, "", set()
     for line in content.split(b"\n"):
         record = json_lines.read(line) if b'"tokens"' in line or b'"$set"' in line else None
@@ -290,7 +297,8 @@ def fill(content: bytes) -> Fill:
 
 
 def replies(content: bytes) -> Iterator[Reply]:
-    """The model's replies. One has a line when it has come, and more when its tools have ended."""
+    """Yield the model's replies. A reply is recorded when it has arrived, and again when its tools
+    have ended."""
     for line in content.split(b"\n"):
         record = json_lines.read(line) if b'"tokens"' in line else None
         for message in (
@@ -317,8 +325,9 @@ def replies(content: bytes) -> Iterator[Reply]:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Processes of this user that were started on the conversation. The CLI has no register, so
-    their command lines are read; who went to it from inside the program is not seen."""
+    """Return the processes that were started with this conversation. The CLI registers none, so
+    command lines are read. A process that switched to the conversation from inside the program is
+    not found."""
     if not is_id(session_id):
         return ()
     wanted = session_id.encode()
@@ -339,8 +348,7 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _same_home(process: Path, home: Path) -> bool:
-    """Whether the process keeps its conversations here too; yes where its environment cannot be
-    read."""
+    """Return whether the process has the same home; True if its environment cannot be read."""
     try:
         environ = dict(
             pair.split(b"=", 1)

@@ -1,13 +1,13 @@
-"""OpenCode's database: one SQLite file with the sessions of all directories. It is read, and never
-written. `home` is that file.
+"""Reads OpenCode's database: one SQLite file with the sessions of all directories. The file is
+never written. `home` is that file.
 
 Layout of 1.18.33: tables `session`, `message`, `part`, the latter two with their content as JSON. A
-conversation is told in lines: one for the session, one for each message, one for each part, in the
-order in which the CLI reads them, keys sorted. What the CLI changes afterwards in rows that are
-complete (a summary of changes on a prompt, the mark of a pruned tool output) is left out, so lines
-that were read once stay as they are while the conversation only goes on. A process that was killed
-leaves rows that are not complete; no later one completes them. While a session is reverted, a last
-line says to which place: its next prompt deletes what stands behind that.
+conversation is returned as lines: one for the session, one for each message and one for each part,
+in the order in which the CLI reads them, with sorted keys. Later changes of complete rows (a
+summary of changes on a prompt, the mark of a pruned tool output) are left out, so the lines of
+complete rows do not change while the conversation goes on. A killed process leaves incomplete rows,
+which no later process completes. While a session is reverted, a last line names the place to which
+it is reverted: the next prompt deletes everything from there on.
 """
 
 from __future__ import annotations
@@ -54,21 +54,21 @@ def is_id(session_id: str) -> bool:
 
 
 def checked(session_id: str) -> str:
-    """The id itself. Raises ValueError if it is none: the CLI takes an empty one for a wish to
-    start anew."""
+    """Return the id. Raise ValueError if it is not a session id: with an empty one, the CLI would
+    start a new session."""
     if not is_id(session_id):
         raise ValueError(f"{session_id!r} is no session id of OpenCode")
     return session_id
 
 
 def title(mark: str) -> str:
-    """The session's title, by which it is found again. With a title given, the CLI asks no model
-    for one."""
+    """Return the session's title, by which it is found later. With a given title, the CLI does not
+    ask a model for one."""
     return f"perdure {mark}"
 
 
 def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
-    """What the database answers; nothing where it is not there or cannot be read."""
+    """Return the rows of a query; none if the database is missing or cannot be read."""
     try:
         with closing(
             sqlite3.connect(f"{home.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
@@ -79,7 +79,8 @@ def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
 
 
 def directory(home: Path, session_id: str) -> Path | None:
-    """Where the session began, and where alone it can go on."""
+    """Return the directory in which the session began, which is the only one in which it can go on;
+    None if there is no such session."""
     rows = _rows(home, _SESSION, session_id)
     return Path(rows[0][1]) if rows else None
 
@@ -88,7 +89,7 @@ class OpenCodeArchive:
     """An `Archive`."""
 
     def read(self, home: Path, session_id: str) -> bytes | None:
-        """The session's lines. See the module's story."""
+        """Return the session's lines (see the module's docstring), or None."""
         head = _rows(home, _SESSION, session_id) if is_id(session_id) else []
         if not head:
             return None
@@ -134,13 +135,14 @@ class OpenCodeArchive:
         return b"".join(told)
 
     def find(self, home: Path, mark: str) -> str:
-        """By the title that the launch gave it."""
+        """Return the id of the session with the title that the launch gave it; empty if there is
+        none."""
         rows = _rows(home, _TITLED, title(mark))
         return str(rows[0][0]) if rows else ""
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
-        """The CLI prints a tool when it has ended: one that was running at a kill stands in its row
-        alone."""
+        """Return the tools that were running at a kill. The CLI prints a tool only when it has
+        ended, so these are only in the database."""
         told = (
             entry
             for line in piece.split(b"\n")
@@ -154,8 +156,8 @@ class OpenCodeArchive:
         )
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
-        """The copy as it reads when it was restored in this directory, to which the session belongs
-        then."""
+        """Return the copy as it would be read after a restore in this directory, to which the
+        session then belongs."""
         first, _, rest = copy.partition(b"\n")
         head = json_lines.read(first) or {}
         return (
@@ -165,8 +167,9 @@ class OpenCodeArchive:
         )
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
-        """`opencode import` of the copy, in the form of an export. It adds rows that are missing
-        and changes none; the session then belongs to the directory in which this runs."""
+        """Return the command `opencode import` with the copy as an export on stdin. It adds missing
+        rows and changes none; the session then belongs to the directory in which the command
+        runs."""
         told = [entry for line in copy.split(b"\n") if (entry := json_lines.read(line))]
         head = next((entry for entry in told if entry.get("type") == "session"), {})
         if head.get("id") != checked(session_id):
@@ -208,13 +211,13 @@ def _messages(session_id: str, told: Sequence[dict[str, Any]]) -> list[dict[str,
 
 
 def _row(content: Any) -> dict[str, Any]:
-    """A row's JSON; what cannot be read is kept as it stands."""
+    """Return the JSON of a row; text that is not JSON is kept under `unreadable`."""
     found = json_lines.read(content.encode() if isinstance(content, str) else bytes(content or b""))
     return found if found is not None else {"unreadable": str(content)}
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
-    """Without the mark that a tool's old output is not sent any more."""
+    """Return the part without the mark that a tool's old output is no longer sent."""
     if isinstance(time := json_lines.part(part, "state", "time"), dict):
         time.pop("compacted", None)
     return part
@@ -225,8 +228,8 @@ def _line(entry: dict[str, Any]) -> bytes:
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
-    """The prompts of people and programs, in order; the CLI's own additions and unreadable lines
-    are passed over."""
+    """Yield the prompts of people and programs, in order; the CLI's own additions and unreadable
+    lines are skipped."""
     for line in content.split(b"\n"):
         if (
             b'"user"' in line
@@ -245,8 +248,8 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
-    """The sessions that people and programs began, of all directories; those of subagents have a
-    parent and are left out."""
+    """Return the sessions of all directories that people and programs began. Sessions of subagents,
+    which have a parent, are left out."""
     found = []
     for key, where, updated in _rows(home, _NEWEST, only, only, str(limit)):
         turns, first, _ = (_rows(home, _PROMPTS, key) or [(0, "", "")])[0]
@@ -266,7 +269,7 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
-    """Prompts, and the agent's text."""
+    """Yield the prompts and the agent's texts."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"part"' in line else None
         part = entry.get("data") if entry is not None and entry.get("type") == "part" else None
@@ -281,8 +284,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def fill(content: bytes) -> Fill:
-    """By the newest answer that has a count; right after a compaction by the length of its summary.
-    The window stands in no row."""
+    """Return the fill by the newest answer that has a count, or right after a compaction by the
+    length of its summary. The database does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"tokens"' in line and b'"message"' in line else None
@@ -306,8 +309,8 @@ def fill(content: bytes) -> Fill:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Live processes that were told on their command line to go on with this session. The CLI has
-    no register: one that opened the session in another way is not seen here, only by what it
+    """Return the live processes whose command line names this session. The CLI registers none, so a
+    process that opened the session in another way is not found here, only through what it
     writes."""
     found = []
     for folder in Path("/proc").glob("[0-9]*") if is_id(session_id) else ():
@@ -322,8 +325,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _has_open(folder: Path, database: Path) -> bool:
-    """Whether the process has this very database open. Where the kernel does not let us look, it
-    may have."""
+    """Return whether the process has this database open; True if its descriptors may not be
+    read."""
     try:
         return any(
             descriptor.resolve() == database.resolve() for descriptor in (folder / "fd").iterdir()

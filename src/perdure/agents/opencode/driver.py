@@ -1,17 +1,18 @@
 """The driver for OpenCode: how it is started, and what its output and database mean. Written
 against 1.18.33.
 
-Loaded by `perdure.agents.registry.load`. The events, the classifier and the archive have rooms of
-their own beside this one.
+Loaded by `perdure.agents.registry.load`. Events, outcomes and the archive are in modules of their
+own beside this one.
 
-Permissions, and why this way: the CLI has no sandbox, and what it would ask for it rejects, which
-ends the run with exit code 0 and without a word. So nothing is left to be asked:
-`OPENCODE_PERMISSION`, which stands over every configuration, is always set.
+Permissions, and why they are set in this way: the CLI has no sandbox. It rejects every call that
+needs a permission, and then ends with exit code 0 and without a message. So perdure always sets
+`OPENCODE_PERMISSION`, which overrides every configuration, and decides each call in advance.
 
-- `read`: every tool but those that look is denied. The project's own configuration, which could
-  widen that for an agent of its own, is not read; with it goes the project's AGENTS.md.
-- `edit`: everything but paths outside the workdir. A shell command is not confined to the workdir.
-- `full`: everything.
+- `read`: only reading tools are allowed. The project's own configuration could widen this for an
+  agent of its own, so it is not read; the project's AGENTS.md is not read then, either.
+- `edit`: everything is allowed except paths outside of the workdir. A shell command is not confined
+  to the workdir.
+- `full`: everything is allowed.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ PACKAGE = programs.Package(
 )
 
 RETRIES_IN_A_ROW = 5
-"""A stream that was cut is asked for again at once, for ever (617 times in 80 s): so often is
-enough."""
+"""Maximum number of retries in a row. The CLI repeats the request of a broken stream at once, and
+without limit (617 times in 80 s)."""
 
 _LOOKING = (
     "read",
@@ -96,8 +97,8 @@ _PERMISSIONS: dict[Permissions, dict[str, str]] = {
 }
 
 _LOGS = ("--print-logs", "--log-level=ERROR")
-"""Else the cause of many a failure stands in a log file alone: `Unexpected server error. Check
-server logs for details.`"""
+"""Flags that print errors on stderr. Without them, the cause of many failures is only in a log
+file: `Unexpected server error. Check server logs for details.`"""
 
 _RESERVED = frozenset(
     {
@@ -190,25 +191,25 @@ class OpenCodeDriver:
             "!OPENCODE_AUTO_SHARE",
         ),
     )
-    """The CLI reads the keys of a hundred providers, each from the provider's own variable: those
-    that are not here are named with
-    --env. `!pattern` takes names out again."""
+    """Patterns of the variables that the agent is given; `!pattern` excludes names. The CLI reads
+    the keys of a hundred providers, each from the provider's own variable; the user names those
+    that are not listed here with `--env`."""
 
     def locate(self, environ: Mapping[str, str]) -> Program:
-        """PERDURE_OPENCODE, else the first `driver` on PATH; the npm wrapper is followed to the
-        native program."""
+        """Return the program that PERDURE_OPENCODE names, else the first `opencode` on PATH. An npm
+        wrapper is resolved to the native program."""
         return programs.locate(PACKAGE, environ)
 
     def home(self, environ: Mapping[str, str]) -> Path:
-        """The database: OPENCODE_DB, by default `driver.db`, in `driver` below XDG_DATA_HOME,
-        else below `~/.local/share`."""
+        """Return the path of the database: OPENCODE_DB (default: `opencode.db`) in the directory
+        `opencode` below XDG_DATA_HOME, else below `~/.local/share`."""
         shared = Path(environ.get("XDG_DATA_HOME") or user_home(environ) / ".local/share")
         return shared / "opencode" / (environ.get("OPENCODE_DB") or "opencode.db")
 
     def refuse(self, launch: Launch) -> str:
-        """A prompt that is empty, arguments that are perdure's to set, and a conversation of
-        another directory: resumed from here the CLI would do the turn, print nothing and never end.
-        Reads the database."""
+        """Return why the launch is refused (its prompt or arguments, or a conversation of another
+        directory); empty if it is not. If such a conversation were resumed from here, the CLI would
+        run the turn, print nothing and never end. Reads the database."""
         asked = launch.continuation
         if asked.kind in (Start.RESUME, Start.FORK) and asked.session_id:
             began = opencode_archive.directory(Path(launch.home), asked.session_id)
@@ -220,8 +221,9 @@ class OpenCodeDriver:
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """The prompt goes by stdin: as an argument it would arrive in quotes. Raises ValueError for
-        a bad id: with an empty one OpenCode would silently start anew."""
+        """Return the command line, with the prompt on stdin, because as an argument it would arrive
+        in quotes. Raise ValueError for an invalid id: with an empty one, OpenCode would silently
+        start a new session."""
         argv = [
             launch.program.path,
             "run",
@@ -247,11 +249,11 @@ class OpenCodeDriver:
         return outcome.outcome(exit, events)
 
     def transcript(self, home: Path, session_id: str) -> Path | None:
-        """None: no conversation has a file of its own; see `archive`."""
+        """Return None: conversations have no files of their own; see `archive`."""
         return None
 
     def place(self, home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-        """Raises ValueError: a copy goes back by `archive.restore`."""
+        """Raise ValueError: a copy is put back by `archive.restore`."""
         raise ValueError(f"OpenCode keeps {session_id!r} in its database, not in a file")
 
     def belongings(self, transcript: Path) -> Sequence[Path]:
@@ -284,7 +286,8 @@ class OpenCodeDriver:
         return opencode_archive.fill(transcript)
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:
-        """Nothing: the CLI prints what a step has used at the moment when it writes it down."""
+        """Return nothing: the CLI prints the usage of a step at the moment when it stores it, so
+        the database has no usage that was not printed."""
         return ()
 
     def total(self, transcript: bytes) -> Usage:
@@ -308,8 +311,8 @@ class OpenCodeDriver:
 
 
 def _conversation(launch: Launch) -> list[str]:
-    """Which session: a new one with the attempt's mark as its title, one that goes on, or one that
-    is forked from."""
+    """Return the flags that select the session: the title of a new one (with the attempt's mark),
+    or the id of the one to resume or fork."""
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:

@@ -1,8 +1,9 @@
 """OpenCode's `run --format json` lines as events. Pure. Read from 1.18.33.
 
-A line comes when a part is complete, so a tool is seen only when it has ended. Tokens count for one
-step, and are told when its tools have ended: until then it is only known that it was begun.
-`step_finish` with the reason `unknown` means that the stream was cut: the CLI asks again at once.
+A line is printed when a part is complete, so a tool is seen only when it has ended. Tokens are
+counted for each step and printed when the tools of the step have ended; before, it is only known
+that the step has begun. `step_finish` with the reason `unknown` means that the stream broke off:
+the CLI asks again at once.
 """
 
 from __future__ import annotations
@@ -33,18 +34,18 @@ SUMMARY = 500
 _REASONS = {"length": "max_tokens", "content-filter": "refusal"}
 _ASKS = "question"
 _OWN = frozenset({"bash", "edit", "task", "webfetch", "websearch", "write"})
-"""Tools that a level of permissions takes away; one that never was is no denial."""
+"""Tools that a permissions level removes. A call of a tool that never existed is not a denial."""
 _DENIED = re.compile(r"The user (has specified a rule which prevents|rejected permission)")
-"""How the error of a call reads that was not allowed."""
+"""Beginning of the error of a call that was not allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
-"""The status that a refusal as too long is told with."""
+"""Status of the retry event for a request that was refused as too long."""
 _ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
-    """The events of one line; never raises."""
+    """Return the events of one line; never raise."""
     if not line.strip():
         return ()
     found = json_lines.read(line) or {}
@@ -78,7 +79,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
 
 
 def begun(part: Any) -> ToolStarted:
-    """A tool's call, with its command or main argument."""
+    """Return the start of a tool call, with its command or main argument."""
     given = json_lines.part(part, "state", "input")
     values = given.values() if isinstance(given, dict) else ()
     named = (json_lines.part(given, argument) for argument in _ARGUMENTS)
@@ -98,7 +99,7 @@ def begun(part: Any) -> ToolStarted:
 
 
 def _tool(part: Any) -> Sequence[AgentEvent]:
-    """Start and end at once: there is no line when a tool starts."""
+    """Return the start and the end of a tool call: the CLI prints no line when a tool starts."""
     state, started = json_lines.part(part, "state"), begun(part)
     code = json_lines.part(state, "metadata", "exit")
     ok = json_lines.part(state, "status") == "completed" and not code
@@ -144,14 +145,14 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
 
 
 def _overflow(error: Any) -> Sequence[AgentEvent]:
-    """A request that was refused as too long is no end: the CLI compacts the conversation and asks
-    again, for ever where that does not help."""
+    """Return a retry event for a request that was refused as too long. This is not the end: the CLI
+    compacts the conversation and asks again, without limit if that does not help."""
     too_long = json_lines.text(json_lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
     return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),) if too_long else ()
 
 
 def _error(error: Any) -> AgentEvent:
-    """The last word of a run that failed; the CLI's own retries came before it, in silence."""
+    """Return the end of a failed run. The CLI's own retries came before it, without any output."""
     name, status = (
         json_lines.text(json_lines.part(error, "name"), SUMMARY),
         json_lines.whole(json_lines.part(error, "data", "statusCode")),
@@ -166,8 +167,8 @@ def _error(error: Any) -> AgentEvent:
 
 
 def _usage(part: Any) -> Usage:
-    """Of one step. OpenCode takes the cached parts out of the input; here they are put back, as
-    everywhere in perdure."""
+    """Return the usage of one step. OpenCode excludes the cached parts from the input; here the
+    input includes them, as everywhere in perdure."""
     tokens = json_lines.part(part, "tokens")
     cached, written = (
         json_lines.whole(json_lines.part(tokens, "cache", "read")),

@@ -1,13 +1,13 @@
-"""What OpenCode shows to the model after a resume, from the lines of its archive. Pure; called by
-the driver. Written against 1.18.33.
+"""Computes from the lines of the archive what OpenCode sends to the model after a resume. Pure;
+called by the driver. Written against 1.18.33.
 
-- Messages and their parts stand in the order in which the CLI reads them. An answer that failed is
-  left out, unless it was interrupted and has something in it.
-- A finished summary (an answer with the mark `summary`) stands for everything before the request
-  that it answers.
-- While a session is reverted, what stands at and behind the reverted place is left out; the next
-  prompt deletes it.
-- A tool that was running in a kill gets "[Tool execution was interrupted]" as its result.
+- Messages and their parts are in the order in which the CLI reads them. A failed answer is left
+  out, unless it was interrupted and has content.
+- A finished summary (an answer with the mark `summary`) replaces everything before the request that
+  it answers.
+- While a session is reverted, everything from the reverted place on is left out; the next prompt
+  deletes it.
+- A tool that was running at a kill gets the result "[Tool execution was interrupted]".
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Message:
 
 
 def loads(content: bytes) -> Loaded:
-    """The items that a resume would send, with those that it would not."""
+    """Return the items that a resume would send, and those that it would leave out."""
     messages, revert = _read(content)
     shown, dropped = _reverted(messages, revert)
     at, compactions = _behind_summary(shown)
@@ -85,7 +85,8 @@ def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:
 def _reverted(
     messages: list[_Message], revert: dict[str, Any]
 ) -> tuple[list[_Message], list[_Message]]:
-    """The messages before the place to which the session was reverted, and those behind it."""
+    """Return the messages before the place to which the session was reverted, and those from there
+    on."""
     at = next(
         (at for at, message in enumerate(messages) if message.key == revert.get("messageID")), None
     )
@@ -105,7 +106,7 @@ def _reverted(
 
 
 def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
-    """Where the loaded part begins, and how many summaries there are."""
+    """Return the index at which the loaded part begins, and the number of summaries."""
     summaries = [message for message in messages if message.is_summary]
     if not summaries:
         return 0, 0
@@ -155,7 +156,7 @@ def _failed(message: _Message) -> bool:
 
 
 def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
-    """A call and its result. The results of one step are sent behind all of its calls."""
+    """Return a call and its result. The results of a step are sent after all of its calls."""
     key, state = json_lines.text(part.get("callID")), part.get("state")
     given = json_lines.part(state, "input")
     asked = call(

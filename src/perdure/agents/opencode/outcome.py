@@ -1,8 +1,8 @@
 """How a run of OpenCode ended. Pure; written against 1.18.33.
 
-Success is a last step with the reason `stop` and exit code 0. Exit code 0 alone is none: a rejected
-permission ends the run so, without a final word. Failures of the service have a status; all else is
-prose on stderr.
+An attempt succeeded if the last step has the reason `stop` and the exit code is 0. Exit code 0
+alone is not enough: a rejected permission also ends the run with it, without a final message.
+Failures of the service have a status; other failures are prose on stderr.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ _WORDS = (
         r"(closed|reset|refused)",
     ),
 )
-"""What the CLI says, most telling first."""
+"""Messages of the CLI, the most specific first."""
 
 _CAUSE = re.compile(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
-"""How the cause of an `Unexpected server error` is logged on stderr."""
+"""Log line on stderr with the cause of an `Unexpected server error`."""
 
 _STATUS = {
     401: _K.AUTH_FAILED,
@@ -80,7 +80,7 @@ _REJECTED = (
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
-    """The one outcome of the attempt."""
+    """Return the outcome of the attempt."""
     if exit.cause == "retrying" and any(
         isinstance(event, RetrySeen) and event.status == TOO_LONG for event in events
     ):
@@ -125,7 +125,8 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 
 
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
-    """By the words where they tell of the conversation, else by the status, else by the words."""
+    """Return the outcome of a failed turn. The text decides if it is about the conversation; else
+    the status decides; else the text."""
     cause = _CAUSE.search(exit.stderr_tail) if "Unexpected server error" in ended.text else None
     said = cause[1].replace('\\"', '"') if cause else ended.text
     words = f"{ended.facts.get('name', '')} {said}"

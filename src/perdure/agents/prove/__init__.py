@@ -1,10 +1,10 @@
-"""`perdure prove`: the installed agents against the rehearsal. What of all that perdure relies on
-holds for these very programs?
+"""`perdure prove`: tests the installed agents against the rehearsal, to find out whether the
+behavior that perdure relies on holds for these programs.
 
-Called by `cli.prove`. It needs no key, no network and no tokens: every scene has a scratch home, an
-empty workdir and a model server of its own on 127.0.0.1, and drives the real program through its
-driver. Guarantees: the user's own homes are neither read nor written; nothing that was started is
-left alive, and nothing that was written is left behind, also after SIGINT or SIGTERM.
+Called by `cli.prove`. It needs no key, no network and no tokens. Every scene has a scratch home, an
+empty workdir and its own model server on 127.0.0.1, and runs the real program through its driver.
+Guarantees: the user's own homes are neither read nor written; no process and no file is left
+behind, also after SIGINT or SIGTERM.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ HOLDS, DIFFERS, BROKEN = "holds", "differs", "broken"
 
 @dataclass(frozen=True, slots=True)
 class ProveCandidate:
-    """A program to be proven."""
+    """A program to test, with its driver."""
 
     driver: AgentDriver
     program: Program
@@ -56,31 +56,31 @@ class ProveCandidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowCheck:
-    """One row's answer. `known` is what another result or other words were known of
-    `ProveResult.known`."""
+    """The answer of one row. `known` is the answer recorded for the version `ProveResult.known`, if
+    it differs from this one."""
 
     id: str
     asks: str
     relied: bool
     result: str
     """`holds`; `differs`: it does not hold, and perdure does not rely on it; `broken`: it does not
-    hold, and perdure does."""
+    hold, and perdure relies on it."""
     seen: str
     detail: str
     seconds: float
-    """Of its whole scene."""
+    """Duration of the row's whole scene, in seconds."""
     known: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProveResult:
-    """One program's answers, in the order of ROWS."""
+    """The answers of one program, in the order of ROWS."""
 
     agent: str
     version: str
     program: str
     known: str
-    """The version that it was compared with; empty if nothing is known of the agent."""
+    """The version that it was compared with; empty if no answers of the agent are recorded."""
     checks: tuple[RowCheck, ...]
 
     @property
@@ -95,9 +95,9 @@ class ProveResult:
 def candidates(
     wanted: Sequence[str], programs: Sequence[tuple[str, str]], environ: Mapping[str, str]
 ) -> tuple[list[ProveCandidate], list[str]]:
-    """The programs to be proven: those given by path, the wanted agents as the driver finds them,
-    or else every agent that is installed; and a sentence for each that was passed over. Raises
-    AgentMissing for a wanted one."""
+    """Return the programs to test, and a sentence for each agent that was skipped. The programs are
+    those given by path and the wanted agents as their drivers find them; if neither is given, all
+    installed agents. Raise AgentMissing if a wanted agent, or every agent, is missing."""
     found: list[ProveCandidate] = []
     passed: list[str] = []
     for name, path in programs:
@@ -123,7 +123,7 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
     program = driver.locate(environ)
     agents.environ(
         "http://127.0.0.1", name
-    )  # raises UsageError for an agent that the rehearsal cannot lead to itself
+    )  # raises UsageError for an agent that cannot be directed to the rehearsal
     return ProveCandidate(
         driver,
         program
@@ -133,8 +133,8 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
 
 
 def _told(path: str, environ: Mapping[str, str]) -> str:
-    """The version that the program itself tells. Over ACP `path` is a whole command, which is not
-    asked."""
+    """Return the version that the program prints for `--version`; "unknown" if it prints none. Over
+    ACP, `path` is a whole command, which is not run."""
     if not Path(path).exists():
         return "unknown"
     with tempfile.TemporaryDirectory(prefix="pp") as scratch:
@@ -166,9 +166,9 @@ def prove(
     stopping: Callable[[], bool] = lambda: False,
     known_file: Path = FILE,
 ) -> Iterator[ProveResult]:
-    """Proves each program in turn. `only`: the rows to answer, by id (with them come those of the
-    same scenes). `jobs`: scenes at once; 0: as many as processors. Raises Interrupted when
-    `stopping` becomes true, UsageError for an unknown row."""
+    """Test each program in turn and yield its result. `only`: ids of the rows to answer; all rows
+    of their scenes are answered. `jobs`: number of scenes at once; 0 means the number of
+    processors. Raise Interrupted when `stopping` becomes true, UsageError for an unknown row."""
     if strangers := sorted(set(only) - set(ROWS)):
         raise UsageError(
             f"There is no check named {strangers[0]!r}.", f"One of: {', '.join(ROWS)}."
@@ -205,7 +205,8 @@ def _play(
     environ: Mapping[str, str],
     stopping: Callable[[], bool],
 ) -> dict[str, tuple[RowFinding, float]]:
-    """All answers of one scene, with the seconds that it took."""
+    """Play one scene. Return the answers to all its rows, each with the duration of the scene in
+    seconds."""
     began = time.monotonic()
     found: dict[str, RowFinding] = {}
     missing = RowFinding("", False, "not seen")
@@ -232,7 +233,7 @@ def _play(
             missing = RowFinding("", False, "the driver refuses it", str(failure))
         except (
             OSError
-        ) as failure:  # a program that ended a moment before it was killed, a file that went away
+        ) as failure:  # a program that ended just before it was killed, or a file that was removed
             missing = RowFinding("", False, "not seen", str(failure))
         finally:
             stage.close()

@@ -1,5 +1,5 @@
-"""`python -m perdure.agents.prove REPORT.json ...`: the answers of `perdure prove --json` become
-what is known of these versions."""
+"""`python -m perdure.agents.prove REPORT.json ...`: records the answers of `perdure prove --json`
+as the known ones of these versions."""
 
 from __future__ import annotations
 

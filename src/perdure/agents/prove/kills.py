@@ -1,5 +1,5 @@
-"""The scenes in which the agent is killed, stopped, doubled, or given other flags than before. See
-`scenes`."""
+"""The scenes in which the agent is killed, stopped, started twice, or given other flags than
+before. See `scenes`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def first_reply(stage: Stage) -> Iterator[RowFinding]:
 
 
 def known_before(stage: Stage, begun: StageRun) -> RowFinding:
-    """How the id is known while the model has not yet said anything."""
+    """Return how the id is known before the model has answered."""
     row = "id-before-answer"
     if begun.launch.continuation.session_id:
         return RowFinding(row, True, "chosen by the caller")
@@ -77,7 +77,8 @@ def known_before(stage: Stage, begun: StageRun) -> RowFinding:
 
 
 def kill(stage: Stage, begun: StageRun, prompt: str) -> StageExit:
-    """Kills the program when its prompt is written down, or when it has had the time for it."""
+    """Kill the program when its prompt is in the transcript, or after the time limit for that.
+    Return the killed run; raise Failed if its conversation's id is not known."""
     asked = begun.launch.continuation.session_id
     stage.until(lambda: prompt in stage.prompts(asked or begun.session_id()), SETTLE_S)
     begun.kill()
@@ -85,7 +86,7 @@ def kill(stage: Stage, begun: StageRun, prompt: str) -> StageExit:
 
 
 def conversation(ran: StageExit) -> StageExit:
-    """The killed run, with the id of its conversation if that is known at all."""
+    """Return the killed run with the id of its conversation. Raise Failed if no id is known."""
     if not (ran.session_id or ran.asked):
         raise Failed("no id is known after the kill", ran.outcome.detail)
     return replace(ran, session_id=ran.session_id or ran.asked)
@@ -125,7 +126,7 @@ def tool(stage: Stage) -> Iterator[RowFinding]:
 
 
 def the_call(ran: StageExit) -> RowFinding:
-    """What the model sees of a call that was killed."""
+    """Return what the model sees of a call that was killed."""
     row = "call-after-kill"
     messages = ran.requests[-1].messages if ran.requests else ()
     call = next(
@@ -215,7 +216,7 @@ def model(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _asked(ran: StageExit) -> str:
-    """The model's name in the last request: in its body, or in its path (Gemini)."""
+    """Return the model's name in the last request, from its body or its path (Gemini)."""
     if not ran.requests:
         return ""
     found = re.search(r"/models/([^/:?]+)", ran.requests[-1].path)

@@ -1,9 +1,8 @@
-"""What is known of the agents' versions: the answers that each gave when it was proven, in
-`known.json`.
+"""The recorded answers of the agents' versions from earlier tests, in `known.json`.
 
-A program is compared with its own version where that is known, else with the newest known one of
-its agent. `python -m perdure.agents.prove REPORT.json` takes over the answers of a `perdure prove
---json`.
+A program is compared with its own version if that is recorded, else with the newest recorded
+version of its agent. `python -m perdure.agents.prove REPORT.json` records the answers of a `perdure
+prove --json`.
 """
 
 from __future__ import annotations
@@ -17,24 +16,24 @@ from perdure.lateclass import dataclass
 
 FILE = Path(__file__).with_name("known.json")
 Answers: TypeAlias = dict[str, list[str]]
-"""By row: the result and what was seen."""
+"""The result and what was seen, by row."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswers:
-    """One version's answers."""
+    """The recorded answers of one version."""
 
     version: str
     answers: Answers
 
     def change(self, row: str, result: str, seen: str) -> list[str] | None:
-        """The known answer, if this one is another."""
+        """Return the recorded answer if it differs from this one, else None."""
         before = self.answers.get(row)
         return before if before and before != [result, seen] else None
 
 
 def known(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
-    """What to compare with, or None if nothing is known of the agent."""
+    """Return the answers to compare with, or None if none are recorded for the agent."""
     versions = read(file).get(agent, {})
     if not versions:
         return None
@@ -43,7 +42,7 @@ def known(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
 
 
 def read(file: Path = FILE) -> dict[str, dict[str, Answers]]:
-    """By agent and version."""
+    """Return all recorded answers, by agent and version."""
     agents: dict[str, dict[str, Answers]] = (
         json.loads(file.read_text(encoding="utf-8"))["agents"] if file.exists() else {}
     )
@@ -55,7 +54,7 @@ def _order(version: str) -> list[int]:
 
 
 def take_over(report: Path, file: Path = FILE) -> None:
-    """Writes the report's answers into the file, in place of those of the same agents and
+    """Write the report's answers into the file. They replace those of the same agents and
     versions."""
     agents = read(file)
     for proof in json.loads(report.read_text(encoding="utf-8"))["agents"]:

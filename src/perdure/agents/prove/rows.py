@@ -1,8 +1,8 @@
-"""What `perdure prove` asks: one row a question, with the reason why perdure needs the answer to be
-yes, or does not.
+"""The questions of `perdure prove`: one row for each, with a rule for whether perdure relies on a
+yes.
 
 Read by `scenes` (which answers them), by the command line and by the documents. A row's id is
-stable: it stands in JSON, in `known.json` and in docs/reference/prove.md. Pure.
+stable: it is used in JSON, in `known.json` and in docs/reference/prove.md. Pure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ProveRow:
 
 @dataclass(frozen=True, slots=True)
 class RowFinding:
-    """One answer. `seen` is in words that stay the same from run to run, `detail` is not."""
+    """One answer. The text of `seen` is the same in every run; that of `detail` may differ."""
 
     row: str
     holds: bool

@@ -1,8 +1,7 @@
-"""The scenes: a scripted model, the real program, and what is to be seen of them. Each answers one
-row or a few.
+"""The scenes: each runs the real program against a scripted model and answers one or a few rows.
 
-Played by `prove`, each on a `Stage` of its own. A scene yields its answers as it comes to them;
-what it cannot come to, because something before it failed, `prove` answers for it.
+Played by `prove`, each on a `Stage` of its own. A scene yields its answers one by one. If it fails,
+`prove` answers its remaining rows.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ASKED, ANSWERED, AGAIN = "tell me a word", "The word is plum.", "which word was 
 
 @dataclass(frozen=True, slots=True)
 class ProveScene:
-    """`rows`: what it answers. `quick`: also played by `--quick`."""
+    """`rows`: ids of the rows that it answers. `quick`: also played by `--quick`."""
 
     rows: tuple[str, ...]
     script: str
@@ -41,8 +40,8 @@ class ProveScene:
 
 
 def went_on(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
-    """Whether the second run went on with the first one's conversation, with all these words before
-    the model."""
+    """Return whether the second run continued the conversation of the first one, and all these
+    words reached the model."""
     if not second.requests:
         return RowFinding(row, False, f"{ended(second)}, no request", second.outcome.detail)
     if not second.reached(*words):
@@ -58,7 +57,7 @@ def went_on(row: str, first: StageExit, second: StageExit, *words: str) -> RowFi
 
 
 def first_turn(stage: Stage) -> StageExit:
-    """A turn to go on from."""
+    """Run and return a first turn to continue from. Raise Failed if it does not succeed."""
     ran = stage.run(ASKED)
     if not ran.ok or not ran.session_id:
         raise Failed(f"the first turn {ended(ran)}", ran.outcome.detail)
@@ -66,7 +65,7 @@ def first_turn(stage: Stage) -> StageExit:
 
 
 class Failed(Exception):
-    """A scene cannot go on: stable words, and the details."""
+    """A scene cannot continue: `seen` is a stable text, `detail` may differ from run to run."""
 
     def __init__(self, seen: str, detail: str = "") -> None:
         super().__init__(seen)
@@ -111,8 +110,8 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
 
 
 def by_its_word(stage: Stage) -> Iterator[RowFinding]:
-    """An agent whose transcripts cannot be read: whether it loads a conversation, replays it, and
-    tells the model all of it."""
+    """Test an agent whose transcripts cannot be read: whether it loads a conversation, replays it,
+    and sends all of it to the model."""
     first = stage.run(ASKED)
     yield RowFinding("start", first.ok, ended(first), first.outcome.detail)
     if not first.ok:
@@ -202,7 +201,7 @@ def unknown_session(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _unknown(session_id: str) -> str:
-    """An id of the same form that no conversation has."""
+    """Return an id of the same form that no conversation has."""
     try:
         UUID(session_id)
     except ValueError:
@@ -235,7 +234,7 @@ def moved_home(stage: Stage) -> Iterator[RowFinding]:
 
 
 def _not_a_file(folder: str, names: list[str]) -> list[str]:
-    """Sockets and pipes, which cannot be copied."""
+    """Return the names of sockets and pipes, which cannot be copied."""
     return [
         name
         for name in names
@@ -257,7 +256,8 @@ def own_copy(stage: Stage) -> Iterator[RowFinding]:
 
 
 def fails(row: str, *kinds: OutcomeKind) -> Play:
-    """A scene in which the service fails, and the driver must call it one of these."""
+    """Return a scene in which the service fails and the driver must report one of these
+    outcomes."""
 
     def play(stage: Stage) -> Iterator[RowFinding]:
         ran = stage.run("hello", patience_s=2 * PATIENCE_S)
@@ -294,7 +294,7 @@ PROMPTS = (
     "'single' \"double\" $HOME `date` \\n %s {x}",
     "two\n\nparagraphs, with ümläuts, 日本 and 🙂\n# no heading",
 )
-"""What a command line, a shell, or the agent itself might take for something else."""
+"""Prompts that a command line, a shell or the agent itself might misinterpret."""
 
 
 def prompts(stage: Stage) -> Iterator[RowFinding]:
@@ -360,4 +360,4 @@ BY_ITS_WORD = (
     ProveScene(("start", "resume"), TWO, by_its_word, quick=True),
     ProveScene(("unknown-session",), TWO, unknown_session, quick=True),
 )
-"""For an agent whose transcripts cannot be read."""
+"""The scenes for an agent whose transcripts cannot be read."""

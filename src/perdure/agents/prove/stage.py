@@ -1,10 +1,10 @@
-"""One check's own machine: a scratch home, an empty workdir, a rehearsed model, and the agent's
-program started in between.
+"""The environment of one scene: a scratch home, an empty workdir, a rehearsed model, and the
+agent's program.
 
-Made by `prove` for each scene and closed after it. It starts programs only through `process`, so
-nothing that an agent begins outlives its scene; it reads the agent only through its driver. The
-user's home and environment are not touched: of the environment an agent gets PATH, the language,
-IS_SANDBOX, and what `agents.rehearsal.agents.environ` gives it.
+Made by `prove` for each scene and closed after it. It starts programs only through `process`, so no
+process of an agent outlives its scene. It reads the agent's data only through the driver. The
+user's home is not touched. The agent's environment has only PATH, IS_SANDBOX, a fixed language,
+scratch directories, and the variables of `agents.rehearsal.agents.environ`.
 """
 
 from __future__ import annotations
@@ -40,49 +40,49 @@ from perdure.model.events import AgentEvent, RetrySeen, SessionSeen, UsageSeen
 from perdure.protocols import AgentDriver
 
 PATIENCE_S = 120.0
-"""An agent that has not ended by then is ended: long, so that a slow machine gives the same
-answers. OpenCode's own retries alone take 73 s."""
+"""Time limit of an agent's run, in seconds. It is long, so that a slow machine gives the same
+answers; OpenCode's own retries alone take 73 s."""
 SHORT_S = 45.0
-"""For a turn that hangs for ever on some CLI."""
+"""Time limit of a turn that hangs forever on some CLIs, in seconds."""
 SETTLE_S = 10.0
-"""How long a program that waits for its model has to write down what it knows, and an orphan to end
-by itself."""
+"""Time limit for a program that waits for its model to write its transcript, in seconds. Half of it
+is the limit for a leftover to end by itself."""
 GRACE_S = 5.0
 TICK_S = 0.05
 
 MODELS = {"opencode": ("rehearsal/rehearsal", "rehearsal/some-model")}
-"""Names of models that a CLI lets through to the service, where not every name does."""
+"""Two model names for a CLI that does not pass every name on to the service."""
 
 
 class Interrupted(Exception):
-    """Somebody asked perdure to end."""
+    """perdure was asked to end."""
 
 
 class Unseen(Exception):
-    """What a scene waited for did not come. The text is short and always the same: it is compared
-    between versions."""
+    """An event that a scene waited for did not happen. The text is short and stable, because it is
+    compared between versions."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageExit:
-    """One run of the agent's program, from its end."""
+    """The result of one run of the agent's program."""
 
     session_id: str
     outcome: Outcome
     events: tuple[AgentEvent, ...]
     requests: tuple[Request, ...]
-    """What reached the model in this run."""
+    """The requests that reached the model in this run."""
     asked: str = ""
-    """The id that it was given: chosen, resumed or forked from."""
+    """The id that the program was given: chosen, resumed or forked from."""
     alive: int = 0
-    """Processes of the attempt that live now: none should."""
+    """Number of processes of the attempt that are still alive; 0 is expected."""
 
     @property
     def ok(self) -> bool:
         return self.outcome.ok
 
     def reached(self, *words: str) -> bool:
-        """Whether the last request told the model all of this."""
+        """Return whether the last request to the model contains all these words."""
         said = (
             "\n".join(message.text for message in self.requests[-1].messages)
             if self.requests
@@ -92,8 +92,8 @@ class StageExit:
 
     @property
     def usage(self) -> Usage | None:
-        """What the program said it used: the last count where it adds up by itself, else all counts
-        together."""
+        """The usage that the program reported: the last count if the counts are cumulative, else
+        their sum."""
         seen = [event for event in self.events if isinstance(event, UsageSeen)]
         if not seen:
             return None
@@ -104,7 +104,8 @@ class StageExit:
 
 @dataclass
 class Stage:
-    """`agent_home` is the directory that the agent is told to keep its conversations in."""
+    """The environment of one scene. `agent_home` is the directory in which the agent is configured
+    to keep its conversations."""
 
     directory: Path
     driver: AgentDriver
@@ -115,7 +116,7 @@ class Stage:
     stopping: Callable[[], bool] = lambda: False
     running: list[process.Process] = field(default_factory=list)
     marks: tuple[str, ...] = ()
-    """What is known of the conversation, for an agent whose transcripts cannot be read."""
+    """Marks of the conversation's known items, for an agent whose transcripts cannot be read."""
 
     def __post_init__(self) -> None:
         self.work = self.directory / "work"
@@ -124,8 +125,8 @@ class Stage:
         self.live_in(self.directory / "home" / self.driver.name)
 
     def live_in(self, agent_home: Path) -> None:
-        """From now on the agent's home is this one; what leads it to the rehearsal is written
-        there."""
+        """Make this the agent's home, and write the settings there that direct the agent to the
+        rehearsal."""
         self.agent_home = agent_home
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
@@ -141,13 +142,12 @@ class Stage:
         self.own_environ = {**kept, **places, **own}
 
     def close(self) -> None:
-        """Ends what is left."""
+        """End the remaining processes and the rehearsal."""
         for one in self.running:
             one.kill()
         self.rehearsal.stop()
 
-    # --- the agent's program
-    # -------------------------------------------------------------------------------------
+    # The agent's program
 
     def run(
         self,
@@ -157,7 +157,7 @@ class Stage:
         patience_s: float = PATIENCE_S,
         **options: str,
     ) -> StageExit:
-        """Runs the program to its end. Options: those of `launch`."""
+        """Run the program to its end and return the result. `options`: those of `launch`."""
         with self.begun(prompt, asked, **options) as begun:
             return begun.end(patience_s)
 
@@ -165,7 +165,7 @@ class Stage:
     def begun(
         self, prompt: str, asked: Continuation | None = None, **options: str
     ) -> Iterator[StageRun]:
-        """The program, running. It is ended with the block."""
+        """Start the program; it is killed at the end of the `with` block."""
         launch = self.launch(prompt, asked, **options)
         command = self.driver.command(launch)
         argv, env = command.argv, command.env
@@ -195,8 +195,8 @@ class Stage:
         model: str = "",
         permissions: str = "edit",
     ) -> Launch:
-        """Without a continuation a fresh one, with an id where the CLI takes one. `permissions`
-        empty: no word about them."""
+        """Return a launch. Without a continuation it is a fresh one, with a chosen id if the CLI
+        takes one. Empty `permissions`: the caller removes the arguments that set them."""
         chosen = str(uuid4()) if self.driver.abilities.choose_id else ""
         return Launch(
             spec=TaskSpec(
@@ -216,8 +216,8 @@ class Stage:
         )
 
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
-        """The command line and variables without those that differ from level to level: what is
-        left says nothing of them."""
+        """Return the command line and variables without those that differ between the permissions
+        levels."""
         commands = [
             self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
             for level in Permissions
@@ -232,15 +232,14 @@ class Stage:
         }
         return argv, env
 
-    # --- what it keeps
-    # -------------------------------------------------------------------------------------------
+    # The agent's conversations
 
     @property
     def home(self) -> Path:
         return self.driver.home(self.own_environ)
 
     def history(self, session_id: str) -> bytes | None:
-        """The conversation as the CLI keeps it."""
+        """Return the conversation as the CLI keeps it, or None."""
         if not session_id:
             return None
         if self.driver.archive is not None:
@@ -249,11 +248,11 @@ class Stage:
         return path.read_bytes() if path else None
 
     def prompts(self, session_id: str) -> list[str]:
-        """The prompts in it."""
+        """Return the prompts in the conversation."""
         return [prompt.text for prompt in self.driver.prompts(self.history(session_id) or b"")]
 
     def put_back(self, session_id: str, copy: bytes) -> None:
-        """Puts an own copy where a resume finds it."""
+        """Put perdure's own copy where a resume finds it."""
         if self.driver.archive is None:
             kept = self.directory / "copy"
             kept.write_bytes(copy)
@@ -281,7 +280,7 @@ class Stage:
             raise Interrupted
 
     def until(self, met: Callable[[], bool], patience_s: float) -> bool:
-        """Waits for something; False if it did not come in time."""
+        """Wait until the condition is met; return False if it is not met in time."""
         end = time.monotonic() + patience_s
         while not met():
             self.look_up()
@@ -293,7 +292,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageRun:
-    """A program that was started."""
+    """A run of the agent's program that was started."""
 
     stage: Stage
     launch: Launch
@@ -301,7 +300,7 @@ class StageRun:
     before: int
 
     def events(self) -> list[AgentEvent]:
-        """What it has said so far, in whole lines."""
+        """Return the events of the complete lines that it has printed so far."""
         try:
             said = self.process.stdout.read_bytes()
         except OSError:
@@ -315,7 +314,7 @@ class StageRun:
         )
 
     def session_id(self, told_only: bool = False) -> str:
-        """The conversation's id: as told, else as the archive has it."""
+        """Return the conversation's id: as printed, else from the archive."""
         told = next(
             (
                 event.session_id
@@ -329,7 +328,7 @@ class StageRun:
         return self.stage.driver.archive.find(self.stage.home, self.launch.mark)
 
     def asks_the_model(self) -> None:
-        """Waits for its first request."""
+        """Wait for its first request to the model. Raise Unseen if there is none."""
         come = self.stage.until(
             lambda: len(self.stage.rehearsal.requests) > self.before or not self.process.alive(),
             PATIENCE_S,
@@ -338,14 +337,14 @@ class StageRun:
             raise Unseen("no request reached the model")
 
     def kill(self) -> None:
-        """SIGKILL to the program alone, as the kernel does when memory is short."""
+        """Send SIGKILL to the program only, as the kernel does when memory is short."""
         pid = self.process.agent_pid
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
 
     def leaves_something(self) -> bool:
-        """Kills it, and whether what it started lives on by itself. The shim, which would end it at
-        once, is held meanwhile."""
+        """Kill the program; return whether processes that it started live on. The shim, which would
+        end them at once, is stopped meanwhile."""
         shim = self.process.shim
         if shim is None:
             return False
@@ -359,7 +358,8 @@ class StageRun:
             shim.send(signal.SIGCONT)
 
     def end(self, patience_s: float = PATIENCE_S) -> StageExit:
-        """Waits for its end."""
+        """Wait for the end of the program and return the result. Stop it if it exceeds the time
+        limit or retries without limit."""
         until = time.monotonic() + patience_s
         found: Exit | None = None
         stopped = ""
@@ -383,7 +383,8 @@ class StageRun:
         return StageExit(self.session_id(), outcome, tuple(events), requests, asked, alive)
 
     def _asks_for_ever(self) -> bool:
-        """The engine's own rule: so many retries, and no answer between them."""
+        """Return whether the driver's limit of retries in a row is reached, with no answer between
+        them. This is the engine's own rule."""
         enough = self.stage.driver.abilities.retries_in_a_row
         told = (
             [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
@@ -400,7 +401,7 @@ def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:
 
 
 def ended(ran: StageExit) -> str:
-    """An ending in stable words."""
+    """Return how a run ended, in stable words."""
     if ran.outcome.kind is OutcomeKind.TIMED_OUT:
         return "never ends"
     return "succeeds" if ran.ok else f"ends as {ran.outcome.kind}"

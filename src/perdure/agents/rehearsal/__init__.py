@@ -1,4 +1,4 @@
-"""Scripted model servers on loopback, so that the real agent CLIs can be rehearsed without a key, a
+"""Scripted model servers on loopback, against which the real agent CLIs run without a key, a
 network or a token.
 
     with Rehearsal("run echo hello\\n---\\nsay It said hello.") as rehearsal:

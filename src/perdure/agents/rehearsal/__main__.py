@@ -1,8 +1,8 @@
 """The rehearsal as a program: `python -m perdure.agents.rehearsal --script FILE [--port N]
 [--port-file F] [--record F.jsonl]`.
 
-Prints its address, serves until SIGINT or SIGTERM, ends with 0. The port file is written by rename
-once it listens.
+It prints its address, serves until SIGINT or SIGTERM, and exits with 0. The port file is written
+atomically when the server listens.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""What the real CLIs need so that they talk to the rehearsal, with a dummy key, and to no other
-network.
-
-Observed on Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33. Nothing
-here starts anything.
+"""Settings with which the real CLIs use the rehearsal, with a dummy key, and no other network.
+Observed with Claude Code 2.1.329, Codex CLI 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33.
+Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -21,17 +19,18 @@ BUILT_IN = ("claude", "codex", "gemini", "opencode")
 def environ(
     url: str, agent: str, home: Path | None = None, retries: int = 1, subscription: bool = False
 ) -> dict[str, str]:
-    """The agent's variables, to be put over an environment that has at least PATH, HOME and TMPDIR.
+    """Return the agent's variables. They override an environment that has at least PATH, HOME and
+    TMPDIR.
 
-    `agent` is a built-in one, that one over ACP, or `acp-` and any other name: then the variables
-    are those of all built-in ones, because nothing says which the agent reads. Another name raises
-    UsageError.
+    `agent` is a built-in agent, a built-in agent over ACP, or `acp-` and any other name. For such a
+    name, the variables of all built-in agents are returned, because it is not known which ones the
+    agent reads. Raise UsageError for any other name.
 
     `home`: the directory where the agent keeps its conversations, set by the agent's own variable;
     Codex's and Gemini's settings are written there (see `write_codex_home`, `write_gemini_home`),
-    and for Codex without a home the arguments of `codex_args` are needed. `retries`: how often the
-    CLI itself asks again after a failure. `subscription`: Claude gets a subscriber's token in place
-    of an API key; only then does it read when a usage limit ends.
+    and for Codex without a home the arguments of `codex_args` are needed. `retries`: number of the
+    CLI's own retries after a failure. `subscription`: Claude Code gets a subscription's token in
+    place of an API key; only then does it read when a usage limit ends.
     """
     if agent.startswith("acp-"):
         behind = agent.removeprefix("acp-")
@@ -88,11 +87,9 @@ def environ(
 
 
 def write_gemini_home(home: Path, retries: int = 1) -> None:
-    """Writes the settings below GEMINI_CLI_HOME, in place of those that are there. A named model
-    spares the calls that choose one.
-
-    What is not set here: the clean-up of old conversations, which stays as the CLI has it, so that
-    it can be rehearsed too.
+    """Write the settings below GEMINI_CLI_HOME; existing ones are replaced. A model is named, so
+    that the CLI makes no calls to choose one. The clean-up of old conversations keeps its default,
+    so that it can be rehearsed too.
     """
     settings = {
         "security": {"auth": {"selectedType": "gemini-api-key"}},
@@ -116,12 +113,12 @@ _OPENCODE_QUIET = dict.fromkeys(
     ),
     "1",
 )
-"""Without the third one every run looks up the registry of packages."""
+"""Without the third variable, every run contacts the package registry."""
 
 
 def _opencode(url: str) -> dict[str, Any]:
-    """The provider's package is built into OpenCode. Its own retries cannot be set: six requests in
-    73 s."""
+    """Return OpenCode's configuration. The provider's package is built into OpenCode. The number of
+    its retries cannot be set: six requests in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
     models = {
         name: {"limit": {"context": 100_000, "output": 4_000}}
@@ -142,7 +139,8 @@ def _opencode(url: str) -> dict[str, Any]:
 
 
 def _xdg(home: Path | None) -> dict[str, str]:
-    """The database lies in `opencode` below the home; the user's own configuration is not read."""
+    """Return the variables that put the database into `opencode` below the home and hide the user's
+    configuration."""
     if home is None:
         return {}
     return {
@@ -153,8 +151,7 @@ def _xdg(home: Path | None) -> dict[str, str]:
 
 
 def codex_args(url: str, retries: int = 1) -> list[str]:
-    """The same configuration as `write_codex_home`, as arguments to stand behind `codex` or `codex
-    exec`."""
+    """Return the configuration of `write_codex_home` as arguments for `codex` or `codex exec`."""
     return list(
         chain.from_iterable(
             ("-c", f"{name}={value}") for name, value in _settings(url, retries).items()
@@ -163,16 +160,16 @@ def codex_args(url: str, retries: int = 1) -> list[str]:
 
 
 def write_codex_home(url: str, home: Path, retries: int = 1) -> None:
-    """Makes the directory and writes its `config.toml`, in place of one that is there."""
+    """Create the directory and write its `config.toml`; an existing one is replaced."""
     home.mkdir(parents=True, exist_ok=True)
     lines = [f"{name} = {value}\n" for name, value in _settings(url, retries).items()]
     (home / "config.toml").write_text("".join(lines), encoding="utf-8")
 
 
 def _settings(url: str, retries: int) -> dict[str, str]:
-    """Dotted names and values of TOML. Without `plugins = false` every run looks up hosts on the
-    internet; without the second feature switch Codex waits for ever when the server does not
-    answer."""
+    """Return the settings as dotted names and TOML values. Without `plugins = false`, every run
+    contacts hosts on the internet. Without the second feature switch, Codex waits forever if the
+    server does not answer."""
     return {
         "model": '"rehearsal"',
         "model_provider": '"rehearsal"',

@@ -28,8 +28,8 @@ from perdure.agents.rehearsal.wire import Refusal, Step, event, items, paced
 
 _REMINDER = re.compile(r"\s*(<system-reminder>.*?</system-reminder>\s*)+", re.DOTALL)
 _SUMMARY = "Your task is to create a detailed summary"
-"""How Claude Code 2.1.329 asks for a compaction. A reply without a `<summary>` block is asked for
-once more."""
+"""Beginning of the request with which Claude Code 2.1.329 asks for a compaction. If the reply has
+no `<summary>` block, the CLI asks again."""
 
 _ERRORS = {
     400: ("invalid_request_error", "The request was refused by the rehearsal."),
@@ -157,8 +157,9 @@ class Anthropic:
 
 
 def _limit_headers(limit: Limit, now: float) -> dict[str, str]:
-    """A subscriber's five-hour window is spent. Claude Code 2.1.329 reads these headers only with a
-    subscription's token; with an API key it prints the body's message, and no time."""
+    """Return the headers for a subscription whose five-hour window is used up. Claude Code 2.1.329
+    reads them only with a subscription's token; with an API key it prints the body's message,
+    without a time."""
     reset = str(int(now + limit.seconds))
     unified = {
         "status": "rejected",
@@ -242,7 +243,7 @@ def _message(
 
 
 def _tool_use(run: RunTool) -> dict[str, Any]:
-    # Ten minutes is the longest that the tool of 2.1.329 waits.
+    # Ten minutes is the maximum timeout of the tool in 2.1.329.
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     return {
         "type": "tool_use",

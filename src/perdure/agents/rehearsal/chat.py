@@ -67,7 +67,8 @@ class Chat:
     def conversation(
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation:
-        """Titles and summaries are asked for without tools; so is nothing else of OpenCode's."""
+        """Return the request in the common form. OpenCode sends a request without tools only for
+        titles and summaries, so such a request is a side request."""
         tools = [
             str(tool["function"].get("name", ""))
             for tool in items(body, "tools")
@@ -130,8 +131,8 @@ class Chat:
         }
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
-        """The API names the end of a usage limit in no field of its own; the waiting time stands in
-        the usual header."""
+        """Return the API's error response. The API has no field for the end of a usage limit; the
+        waiting time is in the usual header."""
         if isinstance(failure, Limit):
             error = {
                 "message": "The usage limit has been reached",
@@ -186,7 +187,8 @@ def _usage(tokens: TokenCounts) -> dict[str, Any]:
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
-    """The command as a call of the shell tool. Ten minutes, in ms: its own patience is two."""
+    """Return the command as a call of the shell tool, with a timeout of ten minutes (in ms): the
+    tool's default is two."""
     shell = {"command": run.command, "description": "A scripted command", "timeout": 600_000}
     given = run.arguments if run.tool else shell
     function = {"name": run.tool or conversation.shell, "arguments": json.dumps(given)}

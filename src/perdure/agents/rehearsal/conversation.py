@@ -1,8 +1,8 @@
-"""A request of any dialect, brought to one form: who said what, without what the CLI adds by
-itself.
+"""A request of any dialect in a common form: the messages with their roles, without those that the
+CLI itself adds.
 
 Made by the dialects (`anthropic.conversation`, `openai.conversation`), read by `cues` and by every
-test that asks what history reached the model. Pure.
+test that checks which history reached the model. Pure.
 """
 
 from __future__ import annotations
@@ -15,46 +15,48 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One thing said or done. `role` is user, assistant, tool_call or tool_result."""
+    """One message or tool call. `role` is user, assistant, tool_call or tool_result."""
 
     role: str
     text: str
-    """Of a shell tool's call the command; for another tool its name and its arguments as JSON."""
+    """The text. For a call of the shell tool the command; for another tool its name and its
+    arguments as JSON."""
     call: str = ""
-    """The id that joins a tool_call with its tool_result."""
+    """The id that connects a tool_call with its tool_result."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScriptedConversation:
-    """What reached the model in one request."""
+    """The content of one request to the model."""
 
     messages: tuple[ChatMessage, ...]
     session: str = ""
-    """The CLI's own id of the conversation, from headers or body; empty where it sent none."""
+    """The CLI's own id of the conversation, from headers or body; empty if it sent none."""
     side: bool = False
-    """A call beside the conversation: a title, a summary, a sub-agent."""
+    """Whether the request is outside of the conversation: a title, a summary, a subagent."""
     summary: str = ""
-    """Of a side call that asks for a summary, with which the conversation then goes on: the form
-    that the CLI wants, `{}` the text."""
+    """For a side request for a summary with which the conversation then continues: the format that
+    the CLI expects, with `{}` in place of the text."""
     streamed: bool = True
     model: str = ""
     shell: str = ""
-    """The name of the shell tool that the request offers."""
+    """Name of the shell tool that the request offers."""
     waiting: str = ""
-    """The last tool result says that its command still runs, under this number (Codex)."""
+    """Number of the command that is still running according to the last tool result (Codex); else
+    empty."""
     unfinished: frozenset[str] = frozenset()
     """Calls whose result says that they are still running."""
 
     @property
     def prompts(self) -> list[str]:
-        """What the user said, in order."""
+        """Return the user's prompts, in order."""
         return [message.text for message in self.messages if message.role == "user"]
 
     def marks(self) -> list[tuple[Mark, bool]]:
-        """What the model said and did, in order, each with: it is complete. A text always is; a
-        tool call is when it has a result, and the result does not say that the call was interrupted
-        or its command killed. Between them stands a mark ("user", "") for each prompt: no reply
-        reaches over it."""
+        """Return the model's texts and calls in order, each with whether it is complete. A text
+        always is. A tool call is complete if it has a result, and the result does not say that the
+        call was interrupted or its command killed. Each prompt is a mark ("user", ""), so that no
+        reply extends across it."""
         results = {
             message.call: message.text for message in self.messages if message.role == "tool_result"
         }

@@ -1,19 +1,18 @@
-"""Which reply comes next. Asked once by the server for each request of a conversation; safe for
-many threads.
+"""Selects the next reply. Called once by the server for each request of a conversation;
+thread-safe.
 
-`by request` (the default): the n-th request that a script answers gets its n-th reply, whatever the
-history says. A `fail` or `limit` answers a request without using the reply up; a reply with a
-`hang` or `cut` is used up by the last of these. A CLI that asks again by itself after a cut gets
-the next reply.
+`by request` (the default): the n-th request that a script answers gets its n-th reply, independent
+of the history. A `fail` or `limit` answers a request without using the reply up; a reply with a
+`hang` or `cut` is used up by the last of these. A CLI that retries on its own after a cut gets the
+next reply.
 
-`by history`: the next reply follows from what reached the model, so that after a kill and a resume
-the script goes on where the conversation stands, and a conversation that lost its history starts
-over. The history is read from its beginning. A reply counts as given when all its texts and
-commands stand there in its order and every command is complete; replies that are missing in between
-(lost lines) are passed over. What is only the beginning of the expected reply (a text without its
-command, a text cut short, a command that was interrupted) counts as not given: the whole reply is
-given again. So a command that took effect just before a kill, and whose result was not yet in the
-transcript, runs twice.
+`by history`: the next reply depends on the history that reached the model. So after a kill and a
+resume the script continues at the right place, and a conversation that lost its history starts
+over. The history is read from its beginning. A reply counts as given if all its texts and commands
+are there in order and every command is complete; missing replies in between (lost lines) are
+skipped. If only the beginning of the expected reply is there (a text without its command, a text
+cut short, an interrupted command), the whole reply is given again. So a command that took effect
+just before a kill, but has no result in the transcript yet, runs twice.
 """
 
 from __future__ import annotations
@@ -43,16 +42,17 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What to answer to one request: a failure, or actions to send."""
+    """The answer to one request: a failure, or actions to send."""
 
     actions: tuple[Action, ...] = ()
     failure: Fail | Limit | None = None
     script: int | None = None
-    """Index of the script that answers; None where none matches."""
+    """Index of the script that answers; None if none matches."""
     reply: int | None = None
     """Index of the reply in its script; None after the last one."""
     waits: str = ""
-    """No reply, but a call that waits on for the command of this number (Codex)."""
+    """Number of a running command. If it is set, the answer is a call that continues to wait for it
+    (Codex)."""
 
     @property
     def tokens(self) -> TokenCounts:
@@ -63,7 +63,7 @@ class Cue:
 
     @property
     def stop(self) -> str:
-        """Why the answer ends, in the provider's own word; empty for the usual one."""
+        """Return the provider's own stop reason; empty for the usual one."""
         return next(
             (action.reason for action in reversed(self.actions) if isinstance(action, Stop)), ""
         )
@@ -73,21 +73,23 @@ DONE: tuple[Action, ...] = (Say("Done."),)
 
 
 class Player(Protocol):
-    """Whatever says what comes next: scripts (`Cues`), or a model of one's own that looks at what
-    reached it. Safe for many threads."""
+    """Chooses the answers: scripts (`Cues`), or a custom model that computes them from the
+    conversation. Thread-safe."""
 
     def next(self, conversation: ScriptedConversation) -> Cue:
-        """The answer to this request; a `Cue` with a `script`, or the request is not answered."""
+        """Return the answer to this request. A `Cue` without a `script` means that there is
+        none."""
         ...
 
     def summary(self, conversation: ScriptedConversation) -> str:
-        """What is answered where the CLI asks for a summary of this conversation; empty for the
-        usual."""
+        """Return the answer when the CLI asks for a summary of this conversation; empty for the
+        usual one."""
         ...
 
 
 class Cues:
-    """The scripts, how far each one is, and which disturbances have already happened."""
+    """The scripts, with the position in each one and the disturbances that have already
+    happened."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts = tuple(scripts)
@@ -96,7 +98,7 @@ class Cues:
         self._lock = threading.Lock()
 
     def next(self, conversation: ScriptedConversation) -> Cue:
-        """The answer to this request. `Cue()` if no script matches."""
+        """Return the answer to this request; `Cue()` if no script matches."""
         for number, script in enumerate(self.scripts):
             if any(script.match in prompt for prompt in conversation.prompts) or not script.match:
                 with self._lock:
@@ -104,8 +106,8 @@ class Cues:
         return Cue()
 
     def summary(self, conversation: ScriptedConversation) -> str:
-        """What is answered where the CLI asks for a summary of this conversation; empty where no
-        script says it."""
+        """Return the answer when the CLI asks for a summary of this conversation; empty if no
+        script has one."""
         matching = (
             each
             for each in self.scripts
@@ -131,8 +133,8 @@ class Cues:
         return Cue(DONE, script=number)
 
     def _play(self, number: int, index: int, reply: ScriptedReply) -> tuple[Cue, bool]:
-        """The reply up to the first disturbance that is still due, without those that are over; and
-        whether this request uses it up."""
+        """Return the reply up to its first disturbance that is still due, and whether this request
+        uses the reply up."""
         left: list[Action] = []
         for place, action in enumerate(reply.actions):
             if not isinstance(action, (Fail, Limit, Hang, Cut)):
@@ -149,8 +151,8 @@ class Cues:
 
 
 def position(replies: Sequence[ScriptedReply], history: Sequence[tuple[Mark, bool]]) -> int:
-    """Index of the reply after the last one that stands in the history; `len(replies)` when all
-    do."""
+    """Return the index of the reply after the last one in the history; `len(replies)` if the last
+    reply is in it."""
     expected, at = 0, 0
     while at < len(history):
         length = 1
@@ -174,8 +176,8 @@ def _stands(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> bool
 
 
 def _begun(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
-    """How many marks at the head of the history are a beginning of the reply; the last may be a
-    text cut short."""
+    """Return how many marks at the start of the history match the beginning of the reply. The last
+    one may be a text cut short."""
     length = 0
     for mark, (found, _) in zip(marks, history, strict=False):
         if not _same(mark, found):

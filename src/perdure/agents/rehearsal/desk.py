@@ -1,7 +1,8 @@
-"""The HTTP side of the rehearsal: sockets, threads, chunks. It knows no script and no provider.
+"""The HTTP side of the rehearsal: sockets, threads, chunks. It is independent of scripts and
+providers.
 
-One thread a connection. An answer is watched while it pauses or hangs: it ends when the client goes
-or the desk stops.
+Each connection has a thread. While an answer pauses or hangs, it ends if the client disconnects or
+the desk stops.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _MODELS = {
 
 
 class RehearsalDesk(ThreadingHTTPServer):
-    """Listens from the moment it is made. `answer` and `other` are called from many threads."""
+    """Listens as soon as it is created. `answer` and `other` are called from many threads."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -74,7 +75,7 @@ class RehearsalDesk(ThreadingHTTPServer):
         return int(self.server_address[1])
 
     def stop(self) -> None:
-        """Ends all answers, closes all sockets and waits for the threads, ten seconds at most."""
+        """End all answers, close all sockets and wait for the threads, for at most ten seconds."""
         if self.stopping.is_set():
             return
         self.stopping.set()
@@ -91,7 +92,7 @@ class RehearsalDesk(ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def visit(self, connection: socket.socket) -> Iterator[None]:
-        """Keeps the connection in the list of what `stop` has to end."""
+        """Register the connection with `stop` while the block runs."""
         with self._lock:
             self._open[connection] = threading.current_thread()
         if self.stopping.is_set():
@@ -103,7 +104,7 @@ class RehearsalDesk(ThreadingHTTPServer):
                 self._open.pop(connection, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that vanished is no error; what else goes wrong is shown."""
+        """Show an error, unless it is that of a client that disconnected."""
         if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
@@ -168,7 +169,7 @@ class _Visit(BaseHTTPRequestHandler):
         self._play(*found)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the record tells it."""
+        """Log nothing: the record has every request."""
 
     def _play(
         self, dialect: Dialect, cue: Cue, conversation: ScriptedConversation, report: Report
@@ -209,7 +210,7 @@ class _Visit(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
 
     def _go_on(self, step: Slow | Hold | Hang | Cut) -> bool:
-        """Pauses; False when the answer ends here, and the connection with it."""
+        """Pause; return False if the answer ends here. The connection is then closed."""
         if isinstance(step, Cut):
             over = True
         elif isinstance(step, Hold):
@@ -224,8 +225,8 @@ class _Visit(BaseHTTPRequestHandler):
         return not over
 
     def _pause(self, seconds: float | None, file: Path | None = None) -> bool:
-        """Return True if the client went or the desk stopped before the time was over or the file
-        existed."""
+        """Wait for the time to pass or the file to exist. Return True if the client disconnected or
+        the desk stopped before."""
         end = None if seconds is None else time.monotonic() + seconds
         gone = select.poll()
         gone.register(self.connection, select.POLLIN)
@@ -233,7 +234,8 @@ class _Visit(BaseHTTPRequestHandler):
             left = 0.1 if end is None else min(0.1, end - time.monotonic())
             if left <= 0 or (file is not None and file.exists()):
                 return False
-            # A client that waits for an answer sends nothing: readable means that it has gone.
+            # A client that waits for an answer sends nothing, so a readable socket means that it
+            # has disconnected.
             if gone.poll(1 + int(left * 1000)):
                 return self.connection.recv(1, socket.MSG_PEEK) == b"" or self.server.stopping.wait(
                     left

@@ -30,7 +30,7 @@ _OWN = (
     "<hook_context>",
     "[The previous response was interrupted before it completed.]",
 )
-"""How the texts begin that the CLI writes by itself, for either side."""
+"""Beginnings of the texts that the CLI itself writes, for the user or the model."""
 
 _ERRORS = {
     400: ("INVALID_ARGUMENT", "The request was refused by the rehearsal."),
@@ -46,7 +46,7 @@ _FULL = "The input token count (1050000) exceeds the maximum number of tokens al
 
 
 class Gemini:
-    """POST /v1beta/models/MODEL:streamGenerateContent, and :generateContent where it is not
+    """POST /v1beta/models/MODEL:streamGenerateContent, or :generateContent if it is not
     streamed."""
 
     name = "gemini"
@@ -65,7 +65,7 @@ class Gemini:
                 items(entry, "functionDeclarations") for entry in items(body, "tools")
             )
         )
-        # The service's requests carry no id of the conversation. Routing, summaries and
+        # The requests have no id of the conversation. Requests for routing, summaries and
         # compressions offer no tools.
         beside = "GeminiCLI" in headers.get("user-agent", "") and not tools
         return ScriptedConversation(
@@ -125,7 +125,8 @@ class Gemini:
 
 
 def _limit(limit: Limit) -> dict[str, Any]:
-    """A quota that is used up for so many seconds, in the details of google.rpc."""
+    """Return the error for a quota that is used up for the limit's seconds, with google.rpc
+    details."""
     delay = f"{limit.seconds:g}s"
     violation = {
         "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",
@@ -182,7 +183,7 @@ def _call(run: RunTool) -> dict[str, Any]:
 
 
 def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:
-    """The last event of a stream, or the whole answer."""
+    """Return the last event of a stream, or the complete answer."""
     tokens = cue.tokens
     usage = {
         "promptTokenCount": tokens.input,

@@ -28,7 +28,7 @@ _OWN = re.compile(
     r"\s*(<(environment_context|user_instructions|permissions|skill|turn_aborted"
     r"|user_shell_command)\b|# AGENTS\.md instructions)"
 )
-"""How the user messages begin that Codex writes by itself."""
+"""Beginnings of the user messages that Codex itself writes."""
 
 _SUMMARY = "You are performing a CONTEXT CHECKPOINT COMPACTION"
 _RUNNING = re.compile(r"^Process running with session ID (\d+)", re.MULTILINE)
@@ -226,7 +226,7 @@ def _said(id: str, text: str) -> dict[str, Any]:
 
 
 def _response(id: str, model: str, cue: Cue | None, output: list[dict[str, Any]]) -> dict[str, Any]:
-    """The answer: in progress, complete, or ended early for the reason of the script's `stop`."""
+    """Return the answer: in progress, complete, or ended early for the script's `stop` reason."""
     usage, status, reason = None, "in_progress", None
     if cue is not None:
         tokens, status = cue.tokens, "completed"
@@ -256,11 +256,12 @@ def _shell(tools: list[dict[str, Any]]) -> str:
 
 
 def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
-    """The command as a call of the shell tool that the request offered, or the other tool's."""
+    """Return the command as a call of the shell tool that the request offers, or the call of
+    another tool."""
     if run.tool:
         return _function(run.tool, run.arguments)
     if conversation.shell == "exec_command":
-        # 30 s is the longest that the tool of 0.169.0 waits; `_wait` waits on.
+        # 30 s is the maximum wait of the tool in 0.169.0; `_wait` continues to wait.
         return _function("exec_command", {"cmd": run.command, "yield_time_ms": 30_000})
     if conversation.shell == "shell_command":
         return _function("shell_command", {"command": run.command, "timeout_ms": 600_000})
@@ -278,7 +279,8 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
 
 
 def _wait(number: str) -> dict[str, Any]:
-    """Waits on for a command that outlived the shell tool's patience. Not part of any script."""
+    """Return a call that continues to wait for a command that runs longer than the shell tool
+    waits. Not part of any script."""
     return _function(
         "write_stdin", {"session_id": int(number), "chars": "", "yield_time_ms": 300_000}
     )
@@ -350,7 +352,8 @@ def _call_text(entry: dict[str, Any]) -> str:
 
 
 def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Number of a command that still runs -> the calls that started it and waited for it."""
+    """Return, by number of each command that is still running, the calls that started it and waited
+    for it."""
     running: dict[str, set[str]] = {}
     waits: dict[str, str] = {}
     for entry in entries:

@@ -1,10 +1,9 @@
-"""What the real services refuse in a history, as far as it is known: only then does a resume
-against the rehearsal prove anything.
-
-Asked by the server where it is `strict`. The sentences are the services' own, because the CLIs and
-perdure's classifiers read them. Anthropic's and OpenAI's rules are those of their documents and of
-the field (claude-code#9346, #21726, #63147; codex "No tool output found"). Of Gemini no rule is
-applied: Gemini CLI 0.61.0 tells every tool result twice after a resume (gemini-cli#29365). Pure.
+"""The known reasons for which the real services refuse a history. Without these checks, a resume
+against the rehearsal would prove nothing. Called by the server if it is `strict`. The messages are
+the services' own, because the CLIs and perdure's classifiers read them. Anthropic's and OpenAI's
+rules are taken from their documentation and from reported errors (claude-code#9346, #21726, #63147;
+codex "No tool output found"). No rule is applied to Gemini, because Gemini CLI 0.61.0 sends every
+tool result twice after a resume (gemini-cli#29365). Pure.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from typing import Any
 from perdure.agents.rehearsal.wire import items
 
 IMAGE_LIMIT = 5 * 1024 * 1024
-"""Characters of base64 that Anthropic takes for one image."""
+"""Maximum length of one image for Anthropic, in base64 characters."""
 
 
 def refusal(dialect: str, body: Mapping[str, Any]) -> str:
-    """The sentence with which the service refuses the request (status 400), or nothing."""
+    """Return the message with which the service refuses the request (status 400), or an empty
+    string."""
     match dialect:
         case "anthropic":
             return _anthropic(body)

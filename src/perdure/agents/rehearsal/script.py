@@ -1,5 +1,5 @@
-"""The script language: what the rehearsed model says and does, one action a line, the same for
-every dialect.
+"""The script language: what the rehearsed model says and does, with one action on each line, the
+same for every dialect.
 
 Read by `parse`; played by `cues` (which reply is next) and by the dialects (how it looks on the
 wire). Pure.
@@ -22,15 +22,15 @@ A script is a list of replies separated by a line `---`. A reply is a list of ac
     usage in=N out=N cached=N
                        the tokens reported, word for word (default in=100 out=7 cached=0)
 
-`xK`: so many times (default once), counted over all requests; after that the line is passed over.
+`xK`: the number of times (default: 1), counted over all requests; after that the line is skipped.
 So a `hang` in a reply that is given again (after a kill, `by history`) does not hang again. A reply
-of which nothing is left to send is passed over. `fail`, `limit` and `full` stand before everything
-that the reply sends. After the last reply the model says `Done.`.
+with nothing left to send is skipped. `fail`, `limit` and `full` must come before everything that
+the reply sends. After the last reply the model says `Done.`.
 
-At the top of a script may stand `match TEXT` (this script answers only where TEXT stands in a
-prompt of the user) and `by history` (see `cues`), and `summary TEXT`: what the model says when the
-CLI asks for a summary of a long conversation. Several scripts are separated by a line `===`; the
-first that matches answers. Lines that begin with `#` and blank lines are passed over.
+A script may begin with `match TEXT` (it answers only if a prompt of the user contains TEXT), `by
+history` (see `cues`), and `summary TEXT` (the answer when the CLI asks for a summary of a long
+conversation). Scripts are separated by a line `===`; the first one that matches answers. Lines that
+begin with `#` and blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Say:
     text: str
 
     def pieces(self, most: int = 12) -> list[str]:
-        """The text as at most so many parts, cut before words."""
+        """Return the text in at most `most` parts, cut before words."""
         words = re.findall(r"\s*\S+\s*$|\s*\S+", self.text) or [self.text]
         step = -(-len(words) // most)
         return ["".join(words[at : at + step]) for at in range(0, len(words), step)]
@@ -62,13 +62,14 @@ class Say:
 @dataclass(frozen=True, slots=True)
 class RunTool:
     command: str
-    """The command; of another tool its name and its arguments as JSON, as a history has them."""
+    """The shell command; for another tool its name and its arguments as JSON, in the form of a
+    history."""
     tool: str = ""
     """The name of the tool; empty for the CLI's own shell."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What another tool than the shell is called with."""
+        """Return the arguments of a tool that is not the shell."""
         given: dict[str, Any] = json.loads(self.command.removeprefix(self.tool))
         return given
 
@@ -104,7 +105,7 @@ class Fail:
     status: int
     times: int = 1
     words: str = ""
-    """The service's own sentence, where it is not the usual one of the status."""
+    """The service's error message; empty for the usual one of the status."""
     full: bool = False
     """The conversation is too long for the model."""
 
@@ -117,8 +118,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """What a reply reports. `cached` is sent beside `input`, in the provider's own field, nothing
-    is added or taken off."""
+    """The usage that a reply reports. The numbers are sent unchanged, each in the provider's own
+    field."""
 
     input: int = 100
     output: int = 7
@@ -134,7 +135,7 @@ Action: TypeAlias = (
     Say | RunTool | Nothing | Slow | Hold | Hang | Cut | Fail | Limit | TokenCounts | Stop
 )
 Mark: TypeAlias = tuple[str, str]
-"""What a reply leaves in a history: ("say", text) or ("run", command)."""
+"""The trace of a reply in a history: ("say", text) or ("run", command)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,7 @@ class ScriptedReply:
 
     @property
     def marks(self) -> tuple[Mark, ...]:
-        """What stands in the history once the reply was given in full."""
+        """Return the marks that the complete reply leaves in a history."""
         return marks(self.actions)
 
 
@@ -153,11 +154,11 @@ class Script:
     match: str = ""
     by_history: bool = False
     summary: str = ""
-    """What is answered where the CLI asks for a summary."""
+    """The answer when the CLI asks for a summary."""
 
 
 def content(actions: tuple[Action, ...]) -> list[Say | RunTool]:
-    """The texts (lines of one text joined) and calls of these actions, in order."""
+    """Return the texts (with the lines of one text joined) and calls of these actions, in order."""
     found: list[Say | RunTool] = []
     for action in actions:
         last = found[-1] if found else None
@@ -171,7 +172,7 @@ def content(actions: tuple[Action, ...]) -> list[Say | RunTool]:
 
 
 def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
-    """What these actions leave in a history, in order."""
+    """Return the marks that these actions leave in a history, in order."""
     return tuple(
         ("say", action.text) if isinstance(action, Say) else ("run", action.command)
         for action in content(actions)
@@ -179,8 +180,8 @@ def marks(actions: tuple[Action, ...]) -> tuple[Mark, ...]:
 
 
 def parse(text: str) -> tuple[Script, ...]:
-    """All scripts of a file, at least one. Raises ScriptError with the number of the first bad
-    line."""
+    """Return all scripts of a file, at least one. Raise ScriptError with the number of the first
+    invalid line."""
     scripts: list[Script] = []
     draft = _Draft()
     number = 0
@@ -198,7 +199,7 @@ def parse(text: str) -> tuple[Script, ...]:
 
 
 class _Draft:
-    """One script while it is read."""
+    """One script while it is parsed."""
 
     def __init__(self) -> None:
         self.replies: list[ScriptedReply] = []

@@ -1,11 +1,11 @@
 """The rehearsal: a model server on 127.0.0.1 that plays a script and remembers every request.
 
-For tests, for the demo and for `perdure prove`: the real agent CLIs talk to it as to their own
-service, without a key and without another network. One process and one port serve every dialect.
+For tests, for the demo and for `perdure prove`: the real agent CLIs use it like their own service,
+without a key or another network. One process and one port serve every dialect.
 
 Guarantees: a request is in the record before the first byte of its answer is sent; a client that
-vanishes ends only its own answer; `stop` ends every answer, hanging ones too, and returns within
-seconds.
+disconnects ends only its own answer; `stop` ends every answer, also hanging ones, and returns
+within seconds.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Request:
     """One request as it arrived."""
 
     number: int
-    """Counts all requests from 1."""
+    """Number of the request, counted over all requests from 1."""
     time: int
     """Milliseconds since 1970 (UTC)."""
     dialect: str
-    """anthropic, openai, chat, gemini, or empty for what is not a call of the model."""
+    """anthropic, openai, chat or gemini; empty if it is not a call of the model."""
     path: str
     """Method and path, for example `POST /v1/messages?beta=true`."""
     session: str
@@ -64,14 +64,15 @@ class Request:
     """`reply`, `fail`, `limit`, `wait` (for a running command), `side`, `unmatched` or `other`."""
     script: int | None = None
     reply: int | None = None
-    """Indices from 0 of what answers; None where no script does, and for `Done.` after the last
-    reply."""
+    """Indices of the script and the reply that answer, from 0. None if no script answers; `reply`
+    is also None for `Done.` after the last reply."""
     model: str = ""
-    """The name of the model that is asked."""
+    """Name of the requested model."""
 
     @property
     def side(self) -> bool:
-        """Not a step of the conversation: it does not advance a script."""
+        """Return whether the request is not a step of the conversation, so that it does not advance
+        a script."""
         return self.answer in ("side", "wait", "other")
 
     @property
@@ -79,7 +80,7 @@ class Request:
         return [message.text for message in self.messages if message.role == "user"]
 
     def line(self) -> str:
-        """The request as one line of JSON."""
+        """Return the request as one line of JSON."""
         said = [{"role": message.role, "text": message.text} for message in self.messages]
         head = {
             "number": self.number,
@@ -103,9 +104,9 @@ class Request:
 class Rehearsal:
     """A scripted model server. Use it as a context manager, or call `start` and `stop`.
 
-    `script`: the text of a script, parsed ones, or a `Player` that answers as it likes. `port` 0
-    lets the system choose. `record`: a file to which every request is appended as a line of JSON,
-    flushed before it is answered. `strict`: a history that the real service refuses is refused.
+    `script`: the text of a script, parsed scripts, or a `Player` that computes its answers. `port`
+    0 lets the system choose one. `record`: a file to which every request is appended as a line of
+    JSON, flushed before the answer. `strict`: refuse a history that the real service refuses.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class Rehearsal:
         self._desk: RehearsalDesk | None = None
 
     def start(self) -> Rehearsal:
-        """Listens. Raises OSError when the port is taken or the record cannot be opened."""
+        """Start to listen. Raise OSError if the port is in use or the record cannot be opened."""
         self._file = self._record.open("a", encoding="utf-8") if self._record else None
         try:
             self._desk = RehearsalDesk(self._wanted_port, self._answer, self._other)
@@ -144,7 +145,7 @@ class Rehearsal:
         return self
 
     def stop(self) -> None:
-        """Ends every answer and every connection. May be called twice."""
+        """End every answer and every connection. May be called twice."""
         if self._desk is not None:
             self._desk.stop()
         self._close_file()
@@ -172,37 +173,38 @@ class Rehearsal:
 
     @property
     def requests(self) -> list[Request]:
-        """The steps of the conversations, in order of arrival, without side requests."""
+        """Return the steps of the conversations in order of arrival, without side requests."""
         return [request for request in self.everything if not request.side]
 
     @property
     def everything(self) -> list[Request]:
-        """All requests, side requests included."""
+        """Return all requests, including side requests."""
         with self._arrived:
             return list(self._all)
 
     @property
     def reported(self) -> dict[int, TokenCounts]:
-        """The usage that was reported to the client by now, by the number of its request. An answer
-        that was cut off may have reported a part of it, or nothing, as the dialect does."""
+        """Return the usage that was reported to the client so far, by number of the request. An
+        answer that was cut off may have reported a part of it or nothing, depending on the
+        dialect."""
         with self._arrived:
             return dict(self._reported)
 
     @property
     def last(self) -> Request:
-        """The last of `requests`. Raises LookupError when there is none."""
+        """Return the last of `requests`. Raise LookupError if there is none."""
         requests = self.requests
         if not requests:
             raise LookupError("no request has reached the rehearsal")
         return requests[-1]
 
     def prompts(self) -> list[str]:
-        """What the user said, as the last request tells it."""
+        """Return the user's prompts in the last request."""
         return self.last.prompts
 
     def wait_for(self, requests: int, timeout: float = 300.0) -> Request:
-        """Waits until so many requests (without side requests) have arrived; returns the one of
-        that number, counted from 1. Raises TimeoutError after `timeout` seconds."""
+        """Wait until this number of requests (without side requests) has arrived. Return the
+        request with that number, counted from 1. Raise TimeoutError after `timeout` seconds."""
         with self._arrived:
             met = self._arrived.wait_for(
                 lambda: sum(not request.side for request in self._all) >= requests, timeout
@@ -231,7 +233,8 @@ class Rehearsal:
     def _answer(
         self, path: str, headers: dict[str, str], body: dict[str, Any]
     ) -> tuple[Dialect, Cue, ScriptedConversation, Report] | None:
-        """What the desk asks for each POST with a JSON body. None: not a call of the model."""
+        """Return the answer to a POST with a JSON body; None if it is not a call of the model.
+        Called by the desk."""
         place = path.partition("?")[0]
         dialect = DIALECTS.get(place) or (
             VERBS.get(place.rpartition(":")[2]) if "/models/" in place else None
@@ -280,7 +283,7 @@ class Rehearsal:
         said: ScriptedConversation | None = None,
         cue: Cue | None = None,
     ) -> int:
-        """With the condition held. Returns the request's number."""
+        """Record a request and return its number. The caller holds the condition."""
         said, cue = said or ScriptedConversation(()), cue or Cue()
         request = Request(
             number=len(self._all) + 1,

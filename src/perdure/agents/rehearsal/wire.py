@@ -1,4 +1,4 @@
-"""What the dialects put on the wire: the seam between them and the server. Pure."""
+"""The interface between the dialects (the providers' wire formats) and the server. Pure."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, S
 from perdure.lateclass import dataclass
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
-"""Bytes to send, or what happens between them. Nothing follows a Hang or a Cut. `TokenCounts`: the
-usage that was reported by now."""
+"""Bytes to send, or an action between them. Nothing follows a Hang or a Cut. `TokenCounts`: the
+usage reported so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +36,32 @@ class Dialect(Protocol):
     ) -> ScriptedConversation: ...
 
     def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
-        """The reply as server-sent events. The events of a text come apart, so that a client sees
-        it grow."""
+        """Yield the reply as server-sent events. A text is sent in several events, so that a client
+        sees it grow."""
         ...
 
     def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
-        """The reply as one JSON body."""
+        """Return the reply as one JSON body."""
         ...
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
-        """`now`: seconds since 1970."""
+        """Return the provider's error response. `now`: seconds since 1970."""
         ...
 
 
 def event(name: str, payload: Mapping[str, Any]) -> bytes:
-    """One server-sent event; the payload gets its `type`."""
+    """Return one server-sent event; `name` is added to the payload as its `type`."""
     return f"event: {name}\ndata: {json.dumps({'type': name, **payload})}\n\n".encode()
 
 
 def paced(say: Say, seconds: float) -> Iterator[tuple[str, Slow]]:
-    """The pieces of a text, each with the pause that follows it."""
+    """Yield the pieces of a text, each with the pause that follows it."""
     pieces = say.pieces()
     for piece in pieces:
         yield piece, Slow(seconds / len(pieces))
 
 
 def items(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    """The JSON objects in a list of the body; what else stands there is passed over."""
+    """Return the JSON objects in a list of the body; other values are skipped."""
     found = body.get(name)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []

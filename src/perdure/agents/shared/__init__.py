@@ -1,1 +1,1 @@
-"""What the drivers share: endings, ids, JSON lines, logins, programs, retention."""
+"""Code that the drivers share: endings, ids, JSON lines, logins, programs, retention."""

@@ -1,4 +1,4 @@
-"""What the calls of all agents have in common: the form of a question, the words of a sandbox.
+"""Parts of tool calls that are the same for all agents: questions, the last word, sandbox errors.
 Pure.
 
 Claude Code's `AskUserQuestion`, Codex's `request_user_input`, Gemini CLI's `ask_user` and
@@ -21,21 +21,21 @@ MOST = 20
 
 
 LAST_WORD = Path(__file__).with_name("last_word.json")
-"""The schema of the last word that an agent is asked for."""
+"""JSON schema of the last word: the structured final answer that an agent is asked for."""
 _FIELDS = {"status", "summary", "questions", "follow_ups"}
 _STATUS = ("done", "nothing_to_do", "incomplete", "blocked")
 _SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|landlock")
-"""How a command says that a sandbox stopped it."""
+"""Error texts of a command that a sandbox stopped."""
 
 
 def sandboxed(output: str) -> bool:
-    """Whether a sandbox stopped the command that failed with this output."""
+    """Return whether a sandbox stopped the command that failed with this output."""
     return _SANDBOX.search(output) is not None
 
 
 def last_word(given: Any) -> LastWordGiven | None:
-    """The agent's last word, if it has the form that was asked for (`last_word.json`); its texts
-    are cut to what an event carries."""
+    """Return the agent's last word, or None if it does not match `last_word.json`. Its texts are
+    cut to the limits of an event."""
     if not isinstance(given, dict) or set(given) != _FIELDS or given["status"] not in _STATUS:
         return None
     lists = [given["questions"], given["follow_ups"]]
@@ -52,7 +52,7 @@ def last_word(given: Any) -> LastWordGiven | None:
 
 
 def question(tool_id: str, given: Any) -> QuestionAsked:
-    """All questions of one call as one, with the answers that it offers."""
+    """Return all questions of one call as one event, with the offered answers."""
     asked = json_lines.items(json_lines.part(given, "questions"))
     options = list(chain.from_iterable(json_lines.items(each.get("options")) for each in asked))
     return QuestionAsked(

@@ -1,8 +1,7 @@
-"""What the end of a process says by itself, before and after the agent's own word is heard. Shared
-by the classifiers.
+"""Outcomes that follow from how the process ended. Shared by the drivers' classifiers.
 
-`by_supervisor` comes first: who was stopped by perdure did not fail. `by_process` comes last: no
-word of the agent explains it.
+`by_supervisor` is asked first: an agent that perdure stopped did not fail. `by_process` is asked
+last, when the agent's own output explains nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from perdure.agents.shared import json_lines
 from perdure.model import Exit, Outcome, OutcomeKind
 
 DETAIL = 600
-"""Characters of an agent's words that an outcome carries."""
+"""Maximum length of an outcome's detail, in characters."""
 
 Rules = Sequence[tuple[OutcomeKind, re.Pattern[str]]]
 
@@ -43,24 +42,25 @@ _NOT_STARTED = (126, 127)
 
 
 def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str]]:
-    """One line of a table: the kind that any of the patterns means, in any case of letters."""
+    """Return one row of a rule table: the kind, and a case-insensitive pattern that matches any of
+    the patterns."""
     return kind, re.compile("|".join(patterns), re.IGNORECASE)
 
 
 def judge(words: str, rules: Rules) -> OutcomeKind | None:
-    """The kind of the first rule that fits."""
+    """Return the kind of the first rule that matches; None if none does."""
     return next((kind for kind, pattern in rules if pattern.search(words)), None)
 
 
 def by_supervisor(exit: Exit) -> Outcome | None:
-    """The outcome if perdure itself ended the process, or nobody saw the end."""
+    """Return the outcome if perdure ended the process or its end was not observed; else None."""
     found = _CAUSES.get(exit.cause)
     return ending(found[0], found[1], exit) if found else None
 
 
 def by_process(exit: Exit, silent: str) -> Outcome:
-    """The outcome where the agent said nothing of use; `silent` is the sentence for an end by
-    itself."""
+    """Return the outcome where the agent's output does not explain the end. `silent` is the
+    sentence for a process that exited without a signal."""
     number = exit.signal or (exit.code - 128 if exit.code and 128 < exit.code < 160 else 0)
     if number == signal.SIGINT:
         return ending(OutcomeKind.CANCELLED, "it was interrupted (SIGINT)", exit)
@@ -68,8 +68,8 @@ def by_process(exit: Exit, silent: str) -> Outcome:
         return ending(OutcomeKind.FAILED, f"killed by {_name(number)}", exit)
     said = last_line(exit.stderr_tail)
     if exit.code in _NOT_STARTED:
-        # What a shell, env(1) and perdure's shim answer where a program is missing or cannot be
-        # run: so would the next attempt end.
+        # A shell, env(1) and perdure's shim exit with these codes if a program is missing or cannot
+        # be run. The next attempt would end in the same way.
         return ending(
             OutcomeKind.CONFIG_ERROR,
             f"the agent could not be started (exit code {exit.code}): {said}".rstrip(": "),
@@ -80,7 +80,7 @@ def by_process(exit: Exit, silent: str) -> Outcome:
 
 
 def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None) -> Outcome:
-    """An outcome with the exit's numbers in it."""
+    """Return an outcome with the code and the signal of the exit."""
     return Outcome(
         kind=kind,
         detail=json_lines.text(" ".join(detail.split()), DETAIL),
@@ -91,12 +91,12 @@ def ending(kind: OutcomeKind, detail: str, exit: Exit, until: int | None = None)
 
 
 def explained(outcome: Outcome, sentence: str) -> Outcome:
-    """The same outcome with what to do said before the agent's own words."""
+    """Return the outcome with the sentence placed before the agent's own words."""
     return replace(outcome, detail=json_lines.text(f"{sentence} ({outcome.detail})", DETAIL))
 
 
 def last_line(words: str) -> str:
-    """The last line that is not blank."""
+    """Return the last line that is not blank; empty if there is none."""
     return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "")
 
 

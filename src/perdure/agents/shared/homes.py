@@ -1,13 +1,13 @@
-"""What belongs to each agent's home, and which variable moves it. Read by `perdure home` and
-`perdure entrypoint`.
+"""The folders of each agent's home, and the environment variables that move them. Read by `perdure
+home` and `perdure entrypoint`.
 
 Measured on Claude Code 2.1.329, Codex 0.169.0, Gemini CLI 0.61.0 and OpenCode 1.18.33:
 
-- Claude Code keeps `~/.claude.json` beside its directory, and inside of it where CLAUDE_CONFIG_DIR
-  is set.
-- Codex keeps an index (`state_5.sqlite`) of the absolute paths of its rollouts. Moved with the
-  directory it leads to the old place, and every conversation is lost from sight; where it is
-  missing, Codex makes it anew from the rollouts.
+- Claude Code keeps `.claude.json` beside its directory (in `~`), but inside of the directory if
+  CLAUDE_CONFIG_DIR is set.
+- Codex keeps an index (`state_5.sqlite`) of the absolute paths of its rollouts. If the index is
+  moved with the directory, it points to the old paths and Codex finds no conversation. If it is
+  missing, Codex rebuilds it from the rollouts.
 - OpenCode has no variable of its own: XDG_DATA_HOME would move the files of every program that it
   starts.
 """
@@ -69,8 +69,8 @@ HOMES = {
 
 
 def home_of(agent: str) -> Home:
-    """The agent's home; over ACP it is that of the agent itself. Raises NotFound for a driver from
-    outside."""
+    """Return the agent's home; an ACP agent has the home of the agent behind it. Raise NotFound for
+    a third-party driver."""
     found = HOMES.get(agent.removeprefix("acp-"))
     if found is None:
         raise NotFound(

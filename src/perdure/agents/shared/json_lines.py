@@ -1,7 +1,7 @@
-"""One line of an agent's JSON output, read without trust: what is not there, or of another type,
-reads as empty.
+"""Reads untrusted JSON lines of an agent: a value that is missing or has the wrong type reads as
+empty.
 
-Used by the parsers of all agents, and by the readers of transcripts.
+Used by the event parsers and the transcript readers of all agents.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import msgspec
 from perdure.model.events import MAX_TEXT
 
 COMMAND = 4096
-"""Characters of a shell command that are kept: the effect ledger reads them."""
+"""Maximum length of a shell command, in characters; longer than other texts, because the effect
+ledger reads it."""
 _CUT = 64
 _DECODER = msgspec.json.Decoder()
 
 
 def read(line: bytes) -> dict[str, Any] | None:
-    """The object that stands on the line, or None. A line with broken characters in it is still
-    read."""
+    """Return the JSON object on the line, or None. A line with invalid UTF-8 is still read."""
     try:
         found = _DECODER.decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -36,20 +36,20 @@ def read(line: bytes) -> dict[str, Any] | None:
 
 
 def part(value: Any, *path: str) -> Any:
-    """What lies at the path of keys, or None."""
+    """Return the value at the path of keys, or None."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def items(value: Any) -> list[dict[str, Any]]:
-    """The objects in a list; everything else is passed over."""
+    """Return the objects in a list; everything else is skipped."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def text(value: Any, limit: int = MAX_TEXT) -> str:
-    """A string that can be written as UTF-8, no longer than the limit (in characters); a cut is
-    said."""
+    """Return the string as valid UTF-8 text of at most `limit` characters. If it is cut, its end
+    says by how many characters."""
     if not isinstance(value, str):
         return ""
     kept = (
@@ -61,21 +61,21 @@ def text(value: Any, limit: int = MAX_TEXT) -> str:
 
 
 def whole(value: Any) -> int:
-    """A count: never negative, 0 for what is not a number."""
+    """Return a count: never negative, 0 if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0
     return min(max(int(value), 0), 1 << 53)
 
 
 def exit_code(value: Any) -> int | None:
-    """An exit code, or the negative number of a signal; None for what is none."""
+    """Return an exit code, or the negative number of a signal; None if the value is neither."""
     if isinstance(value, bool) or not isinstance(value, int) or abs(value) > 0xFFFF:
         return None
     return value
 
 
 def moment(value: Any) -> int:
-    """A time as RFC 3339 writes it, in ms since 1970; 0 for what is none."""
+    """Return the time of an RFC 3339 string in milliseconds since 1970; 0 if it is not one."""
     with suppress(TypeError, ValueError, OverflowError):
         at = datetime.fromisoformat(value)
         return max(0, int(at.replace(tzinfo=at.tzinfo or UTC).timestamp() * 1000))
@@ -83,7 +83,7 @@ def moment(value: Any) -> int:
 
 
 def dollars(value: Any) -> float:
-    """An amount of money: never negative, 0.0 for what is not a number."""
+    """Return an amount of money: never negative, 0.0 if the value is not a number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return 0.0
     return round(min(max(float(value), 0.0), 1e9), 6)

@@ -1,8 +1,7 @@
-"""Conversations on disk, the newest first, without reading long ones whole. Shared by the drivers
-whose transcripts are files.
+"""Lists conversations on disk, newest first, without reading long ones completely. Shared by the
+drivers whose transcripts are files.
 
-Called by the drivers' `conversations`; what a file says of itself is read by the driver's own
-reader.
+Called by the drivers' `conversations`; each driver passes the function that reads one file.
 """
 
 from __future__ import annotations
@@ -15,25 +14,26 @@ from pathlib import Path
 from perdure.model import Conversation
 
 HEAD = 256 * 1024
-"""So much of a long transcript is read: the first prompt stands in it."""
+"""Number of bytes that are read of a long transcript; the first prompt is among them."""
 WHOLE = 4 * 1024 * 1024
-"""Up to this size a transcript is read whole, so that its turns can be counted."""
+"""Maximum size of a transcript that is read completely, in bytes, so that its turns can be
+counted."""
 
 Reader = Callable[[Path, bytes, bool, int], Conversation | None]
-"""Path, content (or its head), whether that is all of it, time of the last write (ms) -> what
-stands there, if it is one."""
+"""Takes the path, the content (or its head), whether the content is complete, and the time of the
+last write (ms). Returns the conversation, or None if the file is not one."""
 
 
 def newest(paths: Iterable[Path], limit: int, read: Reader) -> Sequence[Conversation]:
-    """The newest files that the reader takes for conversations, at most `limit`. What cannot be
-    read is passed over."""
+    """Return the newest conversations that the reader recognizes, at most `limit`. Unreadable files
+    are skipped."""
     found: list[Conversation] = []
     dated = [
         (state.st_mtime_ns, path, state.st_size)
         for path in paths
         if (state := _state(path)) is not None
     ]
-    # A few more than asked for: some files are no conversations.
+    # Look at more files than asked for, because some files are not conversations.
     for written, path, size in nlargest(limit * 2 + 20, dated):
         if len(found) >= limit:
             break

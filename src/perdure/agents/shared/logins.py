@@ -1,5 +1,5 @@
-"""Whether an agent's CLI is logged in, by what it knows without a network. `doctor` asks; nothing
-here starts anything.
+"""Finds out, without a network, whether an agent's CLI is logged in. Called by `doctor`, which also
+runs the command that `question` returns; nothing here starts a process.
 
 Observed with an empty home and no network: `claude auth status` (2.1.329) answers JSON and ends
 with 1, `codex login status` (0.169.0) says `Not logged in` and ends with 1. Gemini CLI (0.61.0) has
@@ -32,7 +32,8 @@ _GEMINI_VARIABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What is missing before the agent can work. `certain`: a run would fail."""
+    """A missing prerequisite of the agent, and its remedy. `certain`: a run would certainly
+    fail."""
 
     sentence: str
     remedy: str
@@ -40,7 +41,7 @@ class Missing:
 
 
 def question(agent: str, program: Program) -> tuple[str, ...]:
-    """The command that says whether the CLI is logged in; empty where it has none."""
+    """Return the command that reports whether the CLI is logged in; empty if the CLI has none."""
     words = {"claude": ("auth", "status"), "codex": ("login", "status")}.get(agent)
     return (program.path, *words) if words else ()
 
@@ -48,8 +49,8 @@ def question(agent: str, program: Program) -> tuple[str, ...]:
 def missing(
     agent: str, home: Path, environ: Mapping[str, str], code: int = 0, said: str = ""
 ) -> Missing | None:
-    """What the agent lacks; None where it is logged in, or nobody can tell. `code` and `said` are
-    the answer to `question`."""
+    """Return what the agent lacks; None if it is logged in or this cannot be found out. `code` and
+    `said`: exit code and output of the command of `question`."""
     if agent == "claude":
         return _claude(said)
     if agent == "codex":
@@ -138,6 +139,6 @@ def _table(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def native_name(agent: str, known: Sequence[str]) -> str:
-    """The CLI behind an agent: `acp-codex` is logged in as Codex is."""
+    """Return the name of the CLI behind an agent: `acp-codex` uses the login of `codex`."""
     inner = agent.removeprefix("acp-")
     return inner if inner in known else agent

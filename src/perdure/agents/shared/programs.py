@@ -1,5 +1,5 @@
-"""Where an agent's native program lies. The npm wrapper is never started: a kill would end it and
-leave the agent running.
+"""Finds an agent's native program. The npm wrapper is never started: a kill would end the wrapper
+and leave the agent running.
 
 Used by the drivers' `locate`. Layouts as of `@anthropic-ai/claude-code` 2.1.329 and `@openai/codex`
 0.169.0 and `opencode-ai` 1.18.33.
@@ -25,9 +25,10 @@ _NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """How an agent is installed: its command, its npm scope (or `node_modules`, without one) and
-    name, and its file inside the platform package (a glob; empty where a script is all there is),
-    which is named `platform`-linux-x64 and so on."""
+    """How an agent is installed. `variable` names the environment variable with its path; `scope`
+    is its npm scope, or `node_modules` if it has none; `native` is a glob for the program inside
+    the platform package, empty if the agent is only a script. The platform package is named
+    `platform`-linux-x64 and so on."""
 
     command: str
     variable: str
@@ -35,7 +36,7 @@ class Package:
     name: str
     native: str
     platform: str = ""
-    """Empty: like the package."""
+    """Prefix of the platform package's name; empty if it is the package's own name."""
 
     @property
     def install(self) -> str:
@@ -43,7 +44,8 @@ class Package:
 
 
 def locate(package: Package, environ: Mapping[str, str]) -> Program:
-    """The program named by the package's variable, else the first on PATH. Raises AgentMissing."""
+    """Return the program named by the package's variable, else the first one on PATH. Raise
+    AgentMissing if there is none or it cannot be started."""
     given = environ.get(package.variable, "")
     found = given if given else shutil.which(package.command, path=environ.get("PATH", os.defpath))
     if found is None:
@@ -66,7 +68,7 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
 
 
 def native(package: Package, path: Path) -> Path:
-    """The native file behind the npm wrapper; any other program is taken as it is."""
+    """Return the native file behind the npm wrapper; any other program is returned unchanged."""
     real = path.resolve()
     scope = next((folder for folder in real.parents if folder.name == package.scope), None)
     if scope is None or package.name not in (folder.name for folder in real.parents):
@@ -85,8 +87,8 @@ def native(package: Package, path: Path) -> Path:
 
 
 def interpreter(path: Path) -> str:
-    """The program that a script is run by (`#!/usr/bin/env node`); empty for a program that needs
-    none, or one that cannot be read."""
+    """Return the interpreter of a script (`#!/usr/bin/env node`); empty if the file is not a script
+    or cannot be read."""
     try:
         with path.open("rb") as file:
             first = file.readline(256)
@@ -99,8 +101,8 @@ def interpreter(path: Path) -> str:
 
 
 def version(program: Path) -> str:
-    """From the package file beside the program, or from its own name (as the native installer has
-    it); empty if neither says."""
+    """Return the version from the program's file name (the native installer's layout) or from a
+    package file above it; empty if neither has one."""
     real = program.resolve()
     if _NUMBER.fullmatch(real.name):
         return real.name

@@ -1,5 +1,5 @@
-"""Launches that cannot work with any agent, each as one sentence for a person. Shared by the
-drivers' `refuse`."""
+"""Checks for launches that cannot work with any agent. Each returns one sentence for a person, or
+an empty string. Shared by the drivers' `refuse`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perdure.model import Launch
 
 
 def prompt(launch: Launch) -> str:
-    """An empty prompt, or one that cannot be written."""
+    """Return why the prompt cannot be sent (it is empty, or not valid Unicode); empty if it can."""
     if not launch.prompt.strip():
         return "The prompt is empty."
     try:
@@ -20,9 +20,9 @@ def prompt(launch: Launch) -> str:
 
 
 def arguments(launch: Launch, reserved: frozenset[str]) -> str:
-    """An argument for the agent that perdure sets itself, in any form in which the CLIs read it:
-    `--name=value`, `-nvalue`, and `--camelCase` for `--camel-case` (yargs, of Gemini CLI and
-    OpenCode)."""
+    """Return why the agent's arguments are refused: one has a NUL character, or is reserved for
+    perdure; empty if they are fine. Recognize every form that the CLIs accept: `--name=value`,
+    `-nvalue`, and `--camelCase` for `--camel-case` (yargs, of Gemini CLI and OpenCode)."""
     for argument in launch.spec.agent_args:
         if "\0" in argument:
             return "An argument for the agent has a NUL character in it."

@@ -1,9 +1,10 @@
-"""When a usage limit ends, read from an agent's prose. Pure: the clock and the zone are handed in.
+"""Reads from an agent's prose when a usage limit ends. Pure: the caller passes the clock and the
+time zone.
 
 Sentences as printed by Claude Code 2.1.329 ("resets 8:41am (UTC)", "resets Nov 24, 8:48am
 (Europe/Berlin)", "resets Jun 9, 2027, 9:48am (..)"), by older ones ("usage limit
 reached|1749924000") and by Codex 0.169.0 ("try again at 5:46 AM.", "try again at Nov 24th, 2026
-10:42 AM."; local time). Prose is cut to the minute, so the whole of that minute is waited for.
+10:42 AM."; local time). The sentences name no seconds, so the end of the named minute is returned.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ _FURTHEST = timedelta(days=400)
 
 
 def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
-    """Milliseconds since 1970, later than `now` (ms), or None if the words name no time. `zone`:
-    None is the machine's own."""
+    """Return the end of the limit in milliseconds since 1970, or None if the words name no usable
+    time. `now` is in milliseconds; `zone` None is the machine's own time zone."""
     if found := _EPOCH.search(words):
         return int(found[1]) * 1000
     if found := _CLOCK.search(words):
@@ -69,7 +70,7 @@ def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
 
 
 def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
-    """The next time that the clock (and the calendar, where a day is named) shows this."""
+    """Return the next moment with this time of day (and this date, if one is named), or None."""
     try:
         here = datetime.fromtimestamp(now / 1000, UTC).astimezone(_zone(found["zone"], zone))
         hour = int(found["hour"]) % 12 + (12 if found["half"].lower() == "p" else 0)
@@ -93,7 +94,7 @@ def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
 def _zone(name: str | None, otherwise: tzinfo | None) -> tzinfo | None:
     if not name:
         return otherwise
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # dear, and hardly ever needed
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # slow to import, rarely needed
 
     try:
         return ZoneInfo(name)

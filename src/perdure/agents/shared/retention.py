@@ -1,9 +1,9 @@
-"""How long a CLI keeps conversations where perdure does not start it: its own clean-up, as the
-user's settings have it.
+"""How long a CLI keeps conversations when it is started without perdure: its own clean-up, as set
+in the user's settings.
 
-In perdure's own launches it removes none (`claude.SETTINGS`, `gemini_keep.mjs`), and the user's
-settings are never edited. Read for `perdure doctor` and `perdure why`. As of Claude Code 2.1.329
-and Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have none.
+When perdure starts a CLI, its clean-up removes nothing (`claude.SETTINGS`, `gemini_keep.mjs`). The
+user's settings are never edited. Read for `perdure doctor` and `perdure why`. As of Claude Code
+2.1.329 and Gemini CLI 0.61.0; Codex 0.169.0 and OpenCode 1.18.33 have none.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from perdure.agents.shared import json_lines
 from perdure.protocols import Retention
 
 DAYS = 30.0
-"""The default of both."""
+"""Default retention of both CLIs, in days."""
 _UNITS = {"h": 1 / 24, "d": 1.0, "w": 7.0, "m": 30.0}
 _LARGEST = 4 * 1024 * 1024
 
 
 def claude(home: Path) -> Retention | None:
-    """`cleanupPeriodDays`, counted from the last write; 0 was seen to sweep nothing."""
+    """Return the retention by `cleanupPeriodDays`, counted from the last write; None for 0, which
+    was observed to delete nothing."""
     days = _settings(home).get("cleanupPeriodDays")
     days = (
         float(days)
@@ -35,8 +36,8 @@ def claude(home: Path) -> Retention | None:
 
 
 def gemini(home: Path) -> Retention | None:
-    """`general.sessionRetention`: on by default; besides, it removes each conversation that was
-    ever resumed."""
+    """Return the retention by `general.sessionRetention`; None if it is disabled. It is on by
+    default. It also removes every conversation that was ever resumed."""
     kept = json_lines.part(_settings(home), "general", "sessionRetention")
     if json_lines.part(kept, "enabled") is False:
         return None

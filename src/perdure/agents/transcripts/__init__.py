@@ -1,12 +1,12 @@
-"""perdure's own copies of the agents' transcripts, and what is observed of a transcript for the
+"""perdure's own copies of the agents' transcripts, and the observations of a transcript for the
 receipt.
 
-The agent's file is only ever read, except when a copy is put back where the file is gone. Copies
-(`copies`) lie under `{state}/transcripts/{agent}/{session}/`: `main` is the newest; a copy that the
-agent's file does not begin with any more is moved aside to `main.<n>`, never overwritten. It holds
-complete lines only, without the secrets of the environment (`redaction`, which keeps every length),
-and only what is new is written (`copy_file`). Files are 0600, directories 0700: a transcript holds
-whatever the agent saw.
+The agent's file is only read, except when a copy is put back. Copies (`copies`) are stored under
+`{state}/transcripts/{agent}/{session}/`. `main` is the newest copy. If the agent's file no longer
+begins with a copy, the copy is moved aside to `main.<n>`, never overwritten. A copy holds complete
+lines only. Secrets of the environment are redacted without a change of length (`redaction`), and
+only new content is written (`copy_file`). Files are 0600, directories 0700, because a transcript
+holds everything that the agent saw.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ __all__ = ["Copies", "begins_with", "fingerprint", "loaded", "locate", "prompts_
 
 
 def fingerprint(prompt: str) -> str:
-    """A prompt's mark, the same for the text as sent and as it stands in a transcript."""
+    """Return a hash of the prompt that is the same for the sent text and for the text in a
+    transcript (white space does not count)."""
     return hashlib.sha256(" ".join(prompt.split()).encode("utf-8", "surrogatepass")).hexdigest()[
         :16
     ]
 
 
 def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
-    """What the transcript is now; None where there is none, or it cannot be read."""
+    """Return the present state of the transcript; None if there is none or it cannot be read."""
     if path is None:
         return None
     try:
@@ -43,9 +44,8 @@ def snapshot(driver: AgentDriver, path: Path | None) -> Snapshot | None:
 
 
 def begins_with(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
-    """Whether the conversation begins as it was: the file's first bytes are those of the snapshot
-    and, where later records can take earlier ones back, the prompts that stood there still
-    stand."""
+    """Return whether the conversation still begins with the snapshot: the file begins with the same
+    bytes and, for agents whose later records can undo earlier ones, the same prompts."""
     return prefix(path, earlier.size) == earlier.sha256 and (
         not driver.abilities.rewinds or _same_prompts(driver, path, earlier)
     )
@@ -62,10 +62,10 @@ def _same_prompts(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
 
 
 def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return what a resume would load from a transcript; None where the driver cannot say (an
-    installed one may not know `loads`).
+    """Return what a resume would load from a transcript; None if the driver cannot tell (a
+    third-party driver may lack `loads`).
 
-    Reads the files that the transcript goes on from; one that cannot be read counts as empty.
+    Reads the files that the transcript continues; an unreadable one counts as empty.
     """
     loads, find = getattr(driver, "loads", None), getattr(driver, "bases", None)
     if loads is None:
@@ -84,7 +84,7 @@ def _content(path: Path) -> bytes:
 
 
 def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> list[str]:
-    """Fingerprints of the prompts that came after the snapshot."""
+    """Return the fingerprints of the prompts after the snapshot."""
     try:
         with path.open("rb") as file:
             if earlier and driver.abilities.rewinds:

@@ -1,10 +1,11 @@
-"""The store of perdure's own copies: brought up to the agents' files, pointed at by checkpoints,
-put back where an agent looks.
+"""The store of perdure's own copies: updated from the agents' files, referenced by checkpoints, put
+back where an agent looks.
 
-A copy and what lies beside it (`beside/`: spilled tool output, sub-agents) only ever grow; what
-they no longer begin with is moved aside and stays. So a checkpoint need not copy anything again: it
-names how much of which copy it means (`CopyPart`), and that part is found by its SHA-256, whatever
-was moved aside since. One writer at a time: a lock file in the conversation's directory.
+A copy and the files beside it (`beside/`: spilled tool output, subagents) only grow. If the agent's
+file no longer begins with its copy, the copy is moved aside and kept. So a checkpoint does not copy
+anything: it names the length of a copy that belongs to it (`CopyPart`), and that part is found by
+its SHA-256, even if the copy was moved aside later. A lock file in the conversation's directory
+allows one writer at a time.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from perdure.model import CopyPart
 from perdure.protocols import AgentDriver
 
 UNUSABLE = ".perdure-unusable"
-"""Stands in the names of files that were moved aside in an agent's home, and beside a copy."""
+"""Suffix in the names of files that were moved aside in an agent's home, or beside a copy."""
 MAIN = "main"
 BESIDE = "beside"
 
 
 def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) -> Path | None:
-    """The file to judge a conversation by, or None: the agent's own; from an archive it is written
-    into `directory`, as it stands there now."""
+    """Return the conversation's file, or None. It is the agent's own file; for an agent with an
+    archive, the present content is written to a file in `directory`."""
     if driver.archive is None:
         return driver.transcript(home, session_id)
     content = driver.archive.read(home, session_id)
@@ -71,7 +72,7 @@ class Copies:
     redactor: Redactor = NO_SECRETS
 
     def of(self, agent: str, session_id: str) -> Path:
-        """Where the newest copy of a conversation lies, whether or not it is there."""
+        """Return the path of the newest copy of a conversation, whether or not it exists."""
         name = hashlib.sha256(session_id.encode()).hexdigest()[:32]
         return self.directory / agent / name / MAIN
 
@@ -83,12 +84,13 @@ class Copies:
         *,
         replace: bool = False,
     ) -> bool:
-        """Append to the copy what is new in the transcript. Raises WorkspaceError (full disk).
+        """Append new content of the transcript to the copy; return whether the transcript was
+        taken. Raise WorkspaceError (as on a full disk).
 
-        The copy is what perdure knows of the conversation, so a transcript that no longer begins
-        with it is not taken: then nothing is written, and the result is False. `replace`: it is
-        taken all the same, because a person or perdure itself put it there; the copy before is
-        moved aside.
+        The copy is what perdure knows of the conversation. So a transcript that no longer begins
+        with it is not taken: nothing is written, and the result is False. `replace`: it is taken
+        nevertheless, because a person or perdure itself put it there; the earlier copy is moved
+        aside.
         """
         copy = self.of(driver.name, session_id)
         try:
@@ -104,9 +106,7 @@ class Copies:
                 }
                 for name, source in pairs.items():
                     main = name == MAIN
-                    with suppress(
-                        FileNotFoundError
-                    ):  # the agent may delete a file while it is looked at
+                    with suppress(FileNotFoundError):  # the agent may delete it meanwhile
                         found = grow(
                             source,
                             copy.parent / name,
@@ -130,10 +130,8 @@ class Copies:
             ) from error
 
     def continued_by(self, driver: AgentDriver, session_id: str, transcript: Path) -> bool | None:
-        """Return whether the transcript begins with the copy; None where there is no copy.
-
-        Raises WorkspaceError.
-        """
+        """Return whether the transcript begins with the copy; None if there is no copy. Raise
+        WorkspaceError."""
         copy = self.of(driver.name, session_id)
         if not copy.is_file():
             return None
@@ -150,8 +148,8 @@ class Copies:
             ) from error
 
     def take_line(self, driver: AgentDriver, home: Path, session_id: str, directory: Path) -> None:
-        """`take` of a conversation and of those that it goes on from: a fork may be of no use
-        without them. `directory` as for `locate`."""
+        """Call `take` for a conversation and its ancestors: a fork may be unusable without them.
+        `directory` as for `locate`."""
         seen: set[str] = set()
         while session_id and session_id not in seen:
             seen.add(session_id)
@@ -162,8 +160,8 @@ class Copies:
             session_id = driver.parent(path.read_bytes())
 
     def parts(self, driver: AgentDriver, session_id: str) -> tuple[CopyPart, ...]:
-        """What the copies of a conversation and of those that it goes on from hold now; the
-        conversation's own transcript is the first. Nothing where there is no copy. Raises
+        """Return the present content of the copies of a conversation and its ancestors as parts;
+        the conversation's own transcript is the first. Empty if there is no copy. Raise
         WorkspaceError."""
         found: list[CopyPart] = []
         seen: set[str] = set()
@@ -184,7 +182,7 @@ class Copies:
         return tuple(found)
 
     def content(self, agent: str, session_id: str, parts: Sequence[CopyPart] = ()) -> bytes:
-        """The transcript's newest copy, or the part of one that a checkpoint names. Raises
+        """Return the content of the newest copy, or of the part that a checkpoint names. Raise
         WorkspaceError."""
         try:
             if not parts:
@@ -196,8 +194,8 @@ class Copies:
             ) from error
 
     def find(self, agent: str, part: CopyPart) -> Path | None:
-        """The file whose beginning is this part, also one that was moved aside since; None if it is
-        lost."""
+        """Return the file that begins with this part, even if it was moved aside later; None if the
+        part is lost."""
         path = self.of(agent, part.session_id).parent / part.name
         aside = "" if part.name == MAIN else UNUSABLE
         return next(
@@ -205,9 +203,9 @@ class Copies:
         )
 
     def bring(self, agent: str, part: CopyPart, source: Path) -> Path | None:
-        """Makes a part from another machine one of the own copies; what lies in its place is moved
-        aside, never overwritten. Returns the new file, or None where the part was there already.
-        The name is checked by the caller. Raises WorkspaceError."""
+        """Add a part from another machine to the copies; a file in its place is moved aside, never
+        overwritten. Return the new file, or None if the part already exists. The caller has checked
+        the name. Raise WorkspaceError."""
         place = self.of(agent, part.session_id).parent / part.name
         try:
             private_directories(place.parent)
@@ -236,12 +234,12 @@ class Copies:
         *,
         exactly: bool = False,
     ) -> Path:
-        """Puts a copy where the agent looks for it; what lies there is moved aside. Returns the
-        place. Raises WorkspaceError.
+        """Put a copy where the agent looks for it; a file in its place is moved aside. Return the
+        path. Raise WorkspaceError.
 
-        `parts`: what a checkpoint names, instead of the newest copies. `exactly`: files beside it
-        that have grown since become what they were; else they stay. A parent that is there is left
-        as it is: it may be another run's.
+        `parts`: the parts that a checkpoint names, instead of the newest copies. `exactly`: files
+        beside it that have grown since are put back to their parts, too; else they stay. An
+        existing file of a parent is left unchanged: it may belong to another run.
         """
         chosen = tuple(parts) or self.parts(driver, session_id)
         try:
@@ -262,12 +260,12 @@ class Copies:
         content: bytes,
         place: Path | None = None,
     ) -> tuple[Path, list[str]]:
-        """Puts mended bytes where the agent looks (or in `place`); every file of the conversation
-        is moved aside first, as it is. Returns the place and the files that were moved. Raises
+        """Put a mended transcript where the agent looks (or at `place`); every file of the
+        conversation is first moved aside unchanged. Return the path and the moved files. Raise
         WorkspaceError."""
         remains = driver.remains(home, session_id)
         copy = self.of(driver.name, session_id)
-        # By the file's name a driver may know where it belongs.
+        # A driver may derive the place from the file's name.
         mended = copy.parent / f"mended-{os.getpid()}" / (remains[0].name if remains else copy.name)
         try:
             private_directories(mended.parent)
@@ -294,7 +292,7 @@ class Copies:
         return place, aside
 
     def begins_with(self, path: Path, part: CopyPart) -> bool:
-        """Whether an agent's file begins with the part, secrets aside."""
+        """Return whether an agent's file begins with the part, apart from redacted secrets."""
         try:
             if path.is_symlink() or path.stat().st_size < part.size:
                 return False
@@ -307,12 +305,12 @@ class Copies:
             return False
 
     def is_exactly(self, path: Path, part: CopyPart) -> bool:
-        """Whether an agent's file is the part, secrets aside."""
+        """Return whether an agent's file equals the part, apart from redacted secrets."""
         return self.begins_with(path, part) and path.stat().st_size == part.size
 
     def move_aside(self, paths: Sequence[Path]) -> list[str]:
-        """Gives files of an agent names under which it does not find them. Returns the names.
-        Raises WorkspaceError."""
+        """Rename files of an agent so that it does not find them. Return the new names. Raise
+        WorkspaceError."""
         try:
             return [str(move_aside(path, UNUSABLE)) for path in paths]
         except OSError as error:
@@ -355,17 +353,18 @@ class Copies:
         return place
 
     def _put_beside(self, source: Path, part: CopyPart, place: Path, exactly: bool) -> None:
-        """A file beside the transcript. One that has grown since stays, unless `exactly`."""
+        """Put back a file beside the transcript. One that has grown since stays, unless
+        `exactly`."""
         stays = self.is_exactly if exactly else self.begins_with
         if not stays(place, part):
             self._put(source, part, place, [place] if os.path.lexists(place) else [])
 
     def _put(self, source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
-        """Writes the part to its place; what lies in its way, or as an older file of the same
-        conversation, is moved aside first."""
+        """Write the part to its place. Files in the way, and older files of the same conversation,
+        are first moved aside."""
         private_directories(place.parent)
         staged = place.with_name(f".{place.name}.perdure")
-        # The agent's own file still has what the copy must not have: its secrets.
+        # Prefer the agent's own file: it still has the secrets, which are redacted in the copy.
         own = next((old for old in olds if self.begins_with(old, part)), source)
         try:
             _copy_new(own, staged, part.size)
@@ -379,17 +378,17 @@ class Copies:
 
 
 def _same_rows(copy: Path, transcript: Path) -> bool:
-    """Whether a conversation of an archive still has the rows of its copy, in their order.
+    """Return whether a conversation in an archive still begins with the rows of its copy, in order.
 
-    OpenCode 1.18.33 changes a row until it is complete, so a copy that was taken within a turn has
-    some that are not what they become. Raises OSError.
+    OpenCode 1.18.33 changes a row until it is complete, so a copy from within a turn may have rows
+    that change later. Only kind and id are compared. Raise OSError.
     """
     old, new = _rows(copy.read_bytes()), _rows(transcript.read_bytes())
     return bool(old) and new[: len(old)] == old
 
 
 def _rows(content: bytes) -> list[tuple[str, str]]:
-    """Kind and id of each row; the place to which a session is reverted is none."""
+    """Return kind and id of each row, without the `revert` line."""
     found = []
     for line in content.splitlines():
         try:
@@ -419,14 +418,14 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
 
 
 def _head(copy: Path) -> bytes:
-    """The beginning of a copy, in which it names its parent."""
+    """Return the beginning of a copy, which names its parent."""
     with copy.open("rb") as file:
         return file.read(CHUNK)
 
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Waits for other threads and processes at the same copy."""
+    """Lock the copy: wait for other threads and processes."""
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -436,8 +435,8 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _copy_new(source: Path, target: Path, size: int) -> None:
-    """So many bytes into a new private file. What lies in its place is removed, and a link there is
-    not written through."""
+    """Copy `size` bytes into a new private file. An existing file is removed first, so a link in
+    its place is not followed."""
     target.unlink(missing_ok=True)
     with source.open("rb") as content, open(target, "xb", opener=private) as file:
         while size and (chunk := content.read(min(CHUNK, size))):
@@ -448,8 +447,8 @@ def _copy_new(source: Path, target: Path, size: int) -> None:
 
 
 def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
-    """The files that belong to a conversation, by the names of their copies; those that perdure
-    moved aside are none of them."""
+    """Return the files that belong to a conversation, by the names of their copies, without files
+    that perdure moved aside."""
     found = [
         file
         for file in chain.from_iterable(_regular_files(source) for source in sources)
@@ -459,8 +458,8 @@ def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
 
 
 def _regular_files(top: Path) -> Iterator[Path]:
-    """Below a directory of the agent's, in which links may lead anywhere and special files wait for
-    ever: neither is followed."""
+    """Yield the regular files below a directory of the agent's. Links may lead anywhere and special
+    files may block forever, so both are skipped."""
     if top.is_symlink():
         return
     for folder, _, names in os.walk(top, followlinks=False):

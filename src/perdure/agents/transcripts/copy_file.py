@@ -1,11 +1,11 @@
-"""One file of an agent's conversation and perdure's copy of it, which only ever grows.
+"""One file of an agent's conversation and perdure's copy of it, which only grows.
 
-Called by `Copies` for the transcript and for each file beside it. What is known of a pair
-(`KnownCopy`) makes the next look cheap: the source's earlier bytes are hashed and not read into
-memory, only what is new is redacted and written, and a source that was not touched is not read at
-all. A `KnownCopy` is a shortcut and never the truth, kept beside the copies: where it does not fit,
-or cannot be read, both files are compared whole. A copy that its source no longer begins with is
-moved aside under a number, and a new one begins.
+Called by `Copies` for the transcript and for each file beside it. A `KnownCopy` records what is
+known of such a pair and makes the next update cheap: the source's earlier bytes are only hashed,
+only new content is redacted and written, and an unchanged source is not read at all. It is stored
+beside the copies, as a cache: if it does not match or cannot be read, both files are compared
+completely. If the source no longer begins with its copy, the copy is moved aside under a number,
+and a new one begins.
 """
 
 from __future__ import annotations
@@ -28,32 +28,34 @@ from perdure.lateclass import dataclass
 CHUNK = 1 << 20
 KNOWN = "known.json"
 SETTLED_NS = 2_000_000_000
-"""A file that was written less than so long ago may be written again without a change of its
-times."""
+"""Age from which a file's times are reliable, in nanoseconds: a file that was written more recently
+may be written again without a change of its times."""
 
 STARRED = re.compile(rb"\*{4,}")
-"""What `Redactor` leaves of a secret, or of the part of one that base64 shows."""
+"""Stars that `Redactor` writes in place of a secret, or of the part of one that is visible in
+base64."""
 
 Identity = tuple[int, int, int, int]
-"""Inode, size, last write and last change of a file (ns): the same as long as nobody touched it."""
+"""Inode, size, last write and last change of a file (ns): equal as long as the file was not
+touched."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnownCopy:
-    """What is known of a copy. `copy` and `source` are the files as they were then."""
+    """Facts about a copy of `size` bytes. `copy` and `source` identify the files at that time."""
 
     size: int
     raw: str
     """SHA-256 of the source's first `size` bytes."""
     kept: str
-    """SHA-256 of the copy, which has no secrets in it."""
+    """SHA-256 of the copy, in which secrets are redacted."""
     copy: Identity
     source: Identity | None = None
-    """None where the source had only just been written."""
+    """None if the source had been written too recently."""
 
 
 class CopyDiverged(Exception):
-    """The source no longer begins with what the copy holds; the copy was left as it is."""
+    """The source no longer begins with the content of the copy; the copy was not changed."""
 
 
 def grow(
@@ -66,11 +68,11 @@ def grow(
     lines: bool = False,
     replace: bool = True,
 ) -> KnownCopy | None:
-    """Append to the copy what is new in its source. Return None where there is nothing to keep.
+    """Append new content of the source to the copy. Return None if there is nothing to keep.
 
-    `lines`: whole lines only, and the source may be a link. `replace`: a copy that the source no
-    longer begins with is moved aside (`aside` goes into its new name) and a new one begins.
-    Raises Diverged instead where `replace` is false, and OSError.
+    `lines`: copy complete lines only; the source may be a link. `replace`: if the source no longer
+    begins with the copy, the copy is moved aside (with `aside` in its new name) and a new one
+    begins; if `replace` is false, raise CopyDiverged instead. Raise OSError.
     """
     with _opened(source, follow=lines) as file:
         seen = _identity(os.fstat(file.fileno()))
@@ -88,7 +90,8 @@ def grow(
 
 
 def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """Return whether the source begins with what the copy holds, secrets aside. Raises OSError."""
+    """Return whether the source begins with the content of the copy, apart from secrets. Raise
+    OSError."""
     with _opened(source, follow=True) as file:
         seen = _identity(os.fstat(file.fileno()))
         if known is not None and known.copy == identity(copy) and known.source == seen:
@@ -97,8 +100,9 @@ def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redac
 
 
 def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
-    """The same for an open source, which is read from its beginning."""
-    # The copy may have been damaged, and the source not: what is noted of the source decides.
+    """Return the same as `continues`, for an open source at its beginning."""
+    # The copy may be damaged although the source is not, so the recorded hash of the source
+    # decides.
     if known is not None and known.raw:
         digest = hashlib.sha256()
         if _feed(digest, file, known.size) and digest.hexdigest() == known.raw:
@@ -114,8 +118,8 @@ def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Re
 def _alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
     """Return whether two redacted texts of one length are the same.
 
-    The environment may have other secrets than it had when the copy was made: what is starred in
-    the copy may be anything now, and what is a secret now may stand in the copy.
+    The environment may have other secrets now than when the copy was made. So a starred part of the
+    copy matches anything, and the copy may contain text that is a secret now.
     """
     if old == new:
         return True
@@ -128,8 +132,8 @@ def _alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
 
 
 def known_of(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> KnownCopy | None:
-    """What a copy holds, by what is known of it or else by reading it. None if there is none, or
-    nothing in it."""
+    """Return what is known of a copy, reading the copy if necessary. None if there is no copy, or
+    (with `lines`) no complete line in it."""
     now = identity(copy)
     if now is None:
         return None
@@ -142,8 +146,8 @@ def known_of(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> Kno
 
 
 def read_known(directory: Path) -> dict[str, KnownCopy]:
-    """What is known of the copies; nothing where that cannot be read: then they are read
-    themselves."""
+    """Return what is known of the copies; empty if the file cannot be read, so that the copies
+    themselves are read."""
     try:
         found = json.loads((directory / KNOWN).read_bytes())
         return {name: _from_json(entry) for name, entry in found.items()}
@@ -161,7 +165,7 @@ def _from_json(entry: dict[str, object]) -> KnownCopy:
 
 
 def write_known(directory: Path, known: dict[str, KnownCopy]) -> None:
-    """Keeps it beside the copies. Raises OSError."""
+    """Store what is known beside the copies. Raise OSError."""
     staged = directory / f"{KNOWN}.new"
     with open(staged, "w", encoding="utf-8", opener=private) as file:
         json.dump({name: asdict(entry) for name, entry in known.items()}, file)
@@ -169,7 +173,8 @@ def write_known(directory: Path, known: dict[str, KnownCopy]) -> None:
 
 
 def prefix(path: Path, size: int) -> str | None:
-    """SHA-256 of a file's first `size` bytes; None if it is shorter, or cannot be read."""
+    """Return the SHA-256 of a file's first `size` bytes; None if it is shorter or cannot be
+    read."""
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
@@ -179,7 +184,7 @@ def prefix(path: Path, size: int) -> str | None:
 
 
 def move_aside(path: Path, suffix: str = "") -> Path:
-    """Gives a file the next free number. Returns where it is."""
+    """Rename a file with the next free number. Return its new path."""
     number = 1
     while os.path.lexists(aside := path.with_name(f"{path.name}{suffix}.{number}")):
         number += 1
@@ -187,7 +192,7 @@ def move_aside(path: Path, suffix: str = "") -> Path:
 
 
 def versions(path: Path, suffix: str = "") -> Iterator[Path]:
-    """The file and those of its name that were moved aside, the newest first."""
+    """Yield the file and the versions of it that were moved aside, newest first."""
     numbered = [
         each
         for each in path.parent.glob(f"{_literal(path.name + suffix)}.*")
@@ -201,7 +206,7 @@ def versions(path: Path, suffix: str = "") -> Iterator[Path]:
 
 
 def identity(path: Path) -> Identity | None:
-    """The file as it is now; None if there is no regular file."""
+    """Return the present identity of a file; None if there is no regular file."""
     with suppress(OSError):
         found = path.lstat()
         return _identity(found) if stat.S_ISREG(found.st_mode) else None
@@ -214,8 +219,8 @@ def private(path: str, flags: int) -> int:
 
 
 def private_directories(path: Path) -> None:
-    """Makes what is missing of the path. `mkdir` alone gives its mode to the last directory
-    only."""
+    """Create the missing directories of the path with mode 0700. `mkdir(parents=True)` would apply
+    its mode only to the last one."""
     for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
         missing.mkdir(mode=0o700, exist_ok=True)
 
@@ -223,8 +228,8 @@ def private_directories(path: Path) -> None:
 def _append(
     file: BinaryIO, copy: Path, known: KnownCopy, redactor: Redactor, lines: bool
 ) -> KnownCopy | None:
-    """Copies what came after the known part; None if the source does not begin with that, or a
-    secret may stand across its end."""
+    """Append the source's content after the known part. Return None if the source does not begin
+    with that part, or if a secret may cross its end."""
     digest = hashlib.sha256()
     if not _feed(digest, file, known.size) or digest.hexdigest() != known.raw:
         return None
@@ -251,7 +256,7 @@ def _append(
 def _compare(
     file: BinaryIO, copy: Path, redactor: Redactor, lines: bool, aside: str
 ) -> KnownCopy | None:
-    """Both files whole: the way for a first copy, and wherever there is doubt."""
+    """Compare both files completely: for a first copy, and in every case of doubt."""
     raw = file.read()
     content = redactor.bytes(raw)
     content = content[: content.rfind(b"\n") + 1] if lines else content
@@ -293,7 +298,7 @@ def _write(copy: Path, content: bytes) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Makes the names in a directory durable."""
+    """Make the names in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -302,7 +307,8 @@ def sync(directory: Path) -> None:
 
 
 def _opened(path: Path, *, follow: bool) -> BinaryIO:
-    """A regular file of the agent's, opened to be read: a pipe in its place would wait for ever."""
+    """Open a regular file of the agent's for reading. Raise FileNotFoundError for anything else: a
+    pipe would block forever."""
     fd = os.open(
         path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     )
