@@ -1,1 +1,2 @@
-"""This machine: git, processes, agents' homes, volumes, wake-ups, and what keeps secrets in."""
+"""Access to this machine: git, processes, agents' homes, volumes, wake-ups, privileges and
+secrets."""

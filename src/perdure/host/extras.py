@@ -1,8 +1,8 @@
-"""Says how an extra of perdure is installed here: by the tool that installed perdure itself.
+"""Says how to install an extra of perdure here, with the tool that installed perdure itself.
 
-`pip install 'perdure[plans]'` goes into another environment than the one of a perdure that pipx or
-uv installed, and finds nothing where perdure was installed from a checkout. Called for hints, when
-a library is missing.
+If pipx or uv installed perdure, `pip install 'perdure[plans]'` installs into another environment.
+If perdure was installed from a checkout, that command finds no package. Called for hints, when a
+library is missing.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ def install_command(extra: str) -> str:
 
 
 def _requirement(extras: list[str]) -> tuple[bool, str]:
-    """Return whether perdure is installed in place, and what to install: by its name, or the
-    checkout that it was installed from, while that is there."""
+    """Return whether perdure is installed in place, and the requirement to install. The requirement
+    is the checkout that perdure was installed from, if that still exists, otherwise the package's
+    name."""
     from urllib.parse import unquote, urlparse
 
     source = _source()
@@ -51,7 +52,7 @@ def _requirement(extras: list[str]) -> tuple[bool, str]:
 
 
 def _source() -> dict[str, Any]:
-    """Return where perdure was installed from (PEP 610); nothing where it was a package index."""
+    """Return where perdure was installed from (PEP 610), or {} if that was a package index."""
     try:
         found = json.loads(_record("direct_url.json") or "{}")
     except ValueError:
@@ -64,7 +65,7 @@ def _installer() -> str:
 
 
 def _record(name: str) -> str:
-    """Return a file of the installation's record, empty where there is none."""
+    """Return a file of the installation's metadata, or "" if there is none."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:
@@ -74,7 +75,8 @@ def _record(name: str) -> str:
 
 
 def _of_receipt(place: Path) -> list[str]:
-    """Return the extras that uv was asked for: a new installation replaces the old one."""
+    """Return the extras that uv installed before: a new installation replaces the old one, so it
+    has to name them again."""
     import tomllib
 
     try:

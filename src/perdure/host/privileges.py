@@ -1,14 +1,16 @@
-"""Gives agents an account of their own: the setting `run_as`, `USER:GROUP`.
+"""Gives agents a user account of their own: the setting `run_as`, `USER:GROUP`.
 
-`settings()` of the command line calls `adopt` before a verb does anything. perdure then is the
-agents' user, with the service's group as its effective group; what it keeps from agents is below
-directories that belong to root and to that group. A process that it starts for an agent loses the
-group for good. Guarantees, on Linux: without the group no path leads to those directories, and the
-kernel refuses to show or trace a process that has it (ptrace(2): all user and group ids must be
-equal). What stays possible among processes of one user: signals.
+`settings()` of the command line calls `adopt` before a verb does anything. From then on perdure
+runs as the agents' user, with the service's group as its effective group. Everything that agents
+must not see is below directories that belong to root and to that group. A process that perdure
+starts for an agent loses the group permanently. Guarantees, on Linux: without the group no path
+leads to those directories, and the kernel refuses to show or trace a process that has it
+(ptrace(2): all user and group ids must be equal). Processes of one user can still send each other
+signals.
 
-The real group stays the agents' own, so that dropping needs no rights: the shim and the keeper
-start the agent with its effective ids reset (`shim.spawn`), everything else asks `dropped`.
+The real group remains the agents' own, so that dropping the service's group needs no rights. The
+shim and the keeper start the agent with its effective ids reset (`shim.spawn`); everything else
+asks `dropped`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ HOW = "docs: how-to/separate-user"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentIdentity:
-    """The ids that `run_as` names. `group` is the agents' own group, `service` the one that opens
-    what is kept from them. `home` is empty for a user that the system has no entry of."""
+    """The ids that `run_as` names. `group` is the agents' own group. `service` is the group that
+    can read what is kept from agents. `home` is empty for a user without an entry in the system's
+    accounts."""
 
     user: int
     group: int
@@ -40,7 +43,7 @@ class AgentIdentity:
 
     @property
     def is_in_force(self) -> bool:
-        """Whether this process has them."""
+        """Whether this process has these ids."""
         return (os.getresuid(), os.getresgid()[:2]) == (
             (self.user,) * 3,
             (self.group, self.service),
@@ -82,9 +85,12 @@ def identity(run_as: str) -> AgentIdentity:
 
 
 def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
-    """Become what `run_as` says, for good, with this process's environment to match. `config`: the
-    user's settings file, if there is one. Nothing happens where it is in force already. Raises
-    UsageError where it cannot be, or would keep nothing from agents."""
+    """Switch to the user and group of `run_as`, permanently, and set this process's environment to
+    match.
+
+    `config`: the user's settings file, if there is one. Does nothing if the ids are already in
+    force. Raises UsageError if the switch is impossible, or if it would hide nothing from agents.
+    """
     wanted = identity(run_as)
     if wanted.is_in_force:
         return
@@ -129,8 +135,8 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
 
 
 def require(run_as: str) -> None:
-    """Raise UsageError where this process does not have what `run_as` says: without it, agents
-    would run with all that perdure has."""
+    """Raise UsageError if `run_as` is set but not in force in this process: agents would then run
+    with all the rights of perdure."""
     if run_as and not identity(run_as).is_in_force:
         raise UsageError(
             f"run_as = {run_as!r} is the command line's: perdure serve, work, run and plan take it",
@@ -140,7 +146,7 @@ def require(run_as: str) -> None:
 
 def _make_root(wanted: AgentIdentity, root: Path) -> None:
     """Make the directory of the workdirs, as the agents' user: as root, a link that an agent put
-    there would be followed. What perdure makes below gets the agents' group, and not the
+    there would be followed. Directories that perdure makes below it get the agents' group, not the
     service's."""
     if root.exists():
         return
@@ -158,7 +164,7 @@ def _make_root(wanted: AgentIdentity, root: Path) -> None:
 
 
 def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
-    """Say which rights on the way to `path`, or on itself, let agents in."""
+    """Say which permissions on `path`, or on a directory above it, let agents in."""
     own = path.stat() if path.exists() else None
     if own and (own.st_mode & 0o007 or wanted.group == own.st_gid or wanted.user == own.st_uid):
         yield (
@@ -177,23 +183,26 @@ def _openings(path: Path, wanted: AgentIdentity) -> Iterator[str]:
 
 
 def is_separate() -> bool:
-    """Whether agents of this process run without a group that it has."""
+    """Return whether this process has a group that its agents run without."""
     return os.getgid() != os.getegid()
 
 
 def dropped() -> int | None:
-    """Return the group for a child that is not to have the service's, for `Popen(group=)`; None
-    where there is nothing to drop."""
+    """Return the group for a child that must not have the service's group, for `Popen(group=)`;
+    None if there is no group to drop."""
     return os.getgid() if is_separate() else None
 
 
 def kept() -> int | None:
-    """Return the group for a child that stays the service's alone, such as git: with it as the
-    real one too, such processes may look at each other, and shells do not drop it."""
+    """Return the group for a child that belongs to the service alone, such as git; None if there is
+    no such group.
+
+    With it as the real group too, such processes may inspect each other, and shells do not drop it.
+    """
     return os.getegid() if is_separate() else None
 
 
 def drop() -> None:
-    """Give the service's group up in this process, before it becomes another program."""
+    """Give up the service's group in this process, before it executes another program."""
     if is_separate():
         os.setresgid(os.getgid(), os.getgid(), os.getgid())

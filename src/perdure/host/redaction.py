@@ -1,10 +1,9 @@
-"""Keeps secrets out of what perdure writes: events, copies of transcripts, logs that are no longer
-written to.
+"""Removes secrets from what perdure writes: events, copies of transcripts, finished logs.
 
-The secrets are the values of the environment's variables whose names say so. Each is replaced by as
-many asterisks as it has bytes, so that sizes and places stay what they were. Called by `attempt`
-for every event and file; the agent's own files are not touched. What cannot be seen: a secret that
-the agent changed before it wrote it down.
+The secrets are the values of environment variables whose names suggest one (`TELLING`). Each is
+replaced by as many asterisks as it has bytes, so that sizes and offsets do not change. Called by
+`attempt` for every event and file; the agent's own files are not touched. Limit: a secret that the
+agent transformed before writing it is not recognized.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ TELLING = re.compile(
     r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE",
     re.IGNORECASE,
 )
-"""But not who has it (AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER) and what for
-(PERDURE_GIT_TOKEN_HOST, which every message about the forge would miss): those may be plain words.
-And not GIT_AUTHOR_NAME."""
+"""Names of variables that hold a secret. Excluded are those that say whose secret it is
+(AWS_ACCESS_KEY_ID, PERDURE_GIT_TOKEN_USER) or what it is for (PERDURE_GIT_TOKEN_HOST): their values
+may be plain words, which many messages contain. GIT_AUTHOR_NAME is excluded too."""
 SHORTEST = 8
-"""A shorter value is not replaced: it could be any word."""
+"""Minimum length of a value that is replaced, in characters. A shorter one could be any word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,38 +37,41 @@ class Redactor:
 
     pattern: re.Pattern[bytes] | None = None
     reach: int = 0
-    """So many bytes before a place may belong to a secret that goes on after it."""
+    """Length of the longest form of a secret, in bytes: this many bytes before a cut may be the
+    beginning of a secret that continues after it."""
     forms: frozenset[bytes] = field(default=frozenset(), repr=False)
-    """The secrets, as they are written down."""
+    """The secrets, in every form in which they may be written."""
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:
-        """For the secrets in these variables, plain and as JSON, URLs and base64 write them."""
+        """Return a redactor for the secrets in these variables: plain, and as JSON, URLs and base64
+        write them."""
         forms: set[bytes] = set()
         for name, value in environ.items():
             telling = TELLING.search(name) and len(value) >= SHORTEST
-            # `Path` raises, with the value, for one that no file could be called.
+            # `Path.exists` raises for a value that cannot be a file name, with the value in the
+            # message.
             if telling and not os.path.exists(value):  # noqa: PTH110
                 forms |= set(_forms(value))
         return _replacing(frozenset(forms))
 
     def also(self, environ: Mapping[str, str]) -> Redactor:
-        """For the secrets in these variables besides."""
+        """Return a redactor for the secrets in these variables as well."""
         return _replacing(self.forms | Redactor.of(environ).forms)
 
     def bytes(self, content: bytes) -> bytes:
-        """The content without secrets, of the same length."""
+        """Return the content with the secrets replaced, at the same length."""
         return self.pattern.sub(_stars, content) if self.pattern else content
 
     def text(self, text: str) -> str:
-        """The text without secrets."""
+        """Return the text with the secrets replaced."""
         if self.pattern is None:
             return text
         return self.bytes(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def file(self, path: Path) -> int:
-        """Replaces the secrets in a file that nobody writes to any more, in place. Returns how many
-        there were."""
+        """Replace the secrets in a file in place; no process may write to it any more. Return how
+        many were replaced."""
         if self.pattern is None or not path.is_file() or not path.stat().st_size:
             return 0
         with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as view:
@@ -84,7 +86,7 @@ class Redactor:
 def _replacing(forms: frozenset[bytes]) -> Redactor:
     if not forms:
         return Redactor()
-    # The longest first: one secret may begin as another does.
+    # The longest first: one secret may be the beginning of another.
     pattern = re.compile(
         b"|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
     )
@@ -92,8 +94,9 @@ def _replacing(forms: frozenset[bytes]) -> Redactor:
 
 
 def _forms(value: str) -> Iterator[bytes]:
-    """A secret as it is written down: plain, in JSON, in URLs, and in base64 of either alphabet,
-    also inside of a longer text (a password after its user's name)."""
+    """Return the forms in which a secret may be written: plain, in JSON, in URLs, and in base64 of
+    either alphabet. The base64 forms include those inside a longer text (a password after its user
+    name)."""
     raw = value.encode("utf-8", "surrogateescape")
     yield from (raw, json.dumps(value)[1:-1].encode())
     yield from (quote(value, safe=safe, errors="replace").encode() for safe in ("", "/"))
@@ -101,12 +104,12 @@ def _forms(value: str) -> Iterator[bytes]:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield from (encode(raw), encode(raw).rstrip(b"="))
         for before in range(3):
-            # The letters that no neighbour has a bit in.
+            # Only the letters that share no bits with the bytes before or after the secret.
             yield encode(bytes(before) + raw)[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
 
 
 NO_SECRETS = Redactor()
-"""Replaces nothing."""
+"""A redactor that replaces nothing."""
 
 
 def _stars(match: re.Match[bytes]) -> bytes:

@@ -1,33 +1,36 @@
-"""The parent of one agent: it outlives its supervisor, holds the workspace lock, and knows for
-certain how the agent ended.
+"""The parent of one agent: it outlives its supervisor, holds the workspace lock, and records
+reliably how the agent ended.
 
 `perdure.host.process.start` runs this file as `python -I -S shim.py DIRECTORY`, in a session of its
-own. It stands alone (standard library only) so that it starts in milliseconds and stays small.
-DIRECTORY is the attempt's own; in it lie
+own. It needs only the standard library, so that it starts in milliseconds and stays small.
+DIRECTORY belongs to the attempt and contains:
 
-    launch      read: deadline, grace, output cap, mark, cwd and argv, separated by NUL; locked by
-    this process while it lives stdin       read: what the agent gets as its input lease       read:
-    until when the agent may work without another word of its supervisor, and when it is killed
-    after that (seconds
-                on the boot clock); there only where several hosts share a database
-    cause       read: the word for `exit.json`, where a supervisor wrote one before SIGTERM
-    leftover    read: what becomes of processes that outlive the agent: `end`, `keep` or `wait`
-    kept        read: the processes that are not ended with the agent, where only some are kept
-    shim.json   written before the agent starts: who this process is agent.json  written when the
-    agent has started stdout, stderr   the agent's output, appended to by the agent itself: no pipe
-    that could break, fill or stay open exit.json   written last, when nothing of the attempt lives
-    any more
+    launch      read: deadline, grace, output cap, mark, whether a lock is passed, cwd and argv,
+                separated by NUL; locked by this process while it lives
+    stdin       read: the agent's input
+    lease       read: until when the agent may work without further word from its supervisor, and
+                when it is killed after that (seconds on the boot clock); exists only if several
+                hosts share a database
+    cause       read: the cause for `exit.json`, if a supervisor wrote one before SIGTERM
+    leftover    read: what to do with processes that outlive the agent: `end`, `keep` or `wait`
+    kept        read: the processes that are not ended with the agent, if only some are kept
+    shim.json   written before the agent starts: the identity of this process
+    agent.json  written when the agent has started
+    stdout, stderr
+                the agent's output, appended to by the agent itself: there is no pipe that could
+                break, fill up or stay open
+    exit.json   written last, when nothing of the attempt runs any more
 
-What it guarantees: "exit.json exists" implies that the agent and everything that it ever started
-have ended, whatever they did to get away (own session, double fork, empty environment, closed
-files); only what `leftover` and `kept` spare runs on. As a child subreaper this process inherits
-every orphan below it, so the tree is empty exactly when there is no child left to wait for. The
-lock, an open file description that the supervisor has already locked, comes in as descriptor 4, is
-not passed on, and so lives exactly as long as this process.
+Guarantee: if exit.json exists, the agent and everything that it ever started have ended, whatever
+they did to escape (own session, double fork, empty environment, closed files). Only what `leftover`
+and `kept` spare runs on. As a child subreaper this process inherits every orphan below it, so the
+tree is empty exactly when no child is left to wait for. The supervisor passes the lock as
+descriptor 4: an open file description that is already locked. It is not passed on, so the lock is
+held exactly as long as this process lives.
 
-SIGTERM means stop: TERM to the agent, the grace, then KILL to all. All other signals that can be
-blocked are blocked: the supervisor may vanish with its terminal. The environment arrives as this
-process's own and goes to the agent unchanged; it is never written down.
+SIGTERM means stop: TERM to the agent, the grace, then KILL to everything. All other signals that
+can be blocked are blocked: the supervisor may vanish with its terminal. The environment arrives as
+this process's own and goes to the agent unchanged; it is never written to a file.
 """
 
 # ruff: noqa: PTH104, PTH110, PTH123, PTH208 (pathlib would double the start-up time)
@@ -40,41 +43,42 @@ import sys
 import time
 
 LAUNCH_FD = 3
-"""The file `launch`, locked by the supervisor: whoever finds it unlocked knows that no shim lives,
-nor is just starting."""
+"""Descriptor of the file `launch`, locked by the supervisor. If it is unlocked, no shim is alive or
+starting."""
 LOCK_FD = 4
 ORPHAN_GRACE_S = 2.0
-"""What processes that the agent left behind get between TERM and KILL."""
+"""Time between TERM and KILL for processes that the agent left behind, in seconds."""
 OVER_GRACE_S = 1.0
-"""The longest grace of an agent whose turn is over, and of what it left behind."""
+"""Maximum grace for an agent whose turn is over, and for what it left behind, in seconds."""
 SETTLE_S = 0.1
-"""Time for the agent's own helpers to end with it, before they count as left behind."""
+"""Time in which the agent's own helpers may end with it before they count as left behind, in
+seconds."""
 OVER = "over"
-"""The cause of an end where the agent's turn was over and the agent did not end by itself."""
+"""Cause of an end where the agent's turn was over but the agent did not exit by itself."""
 COMMAND_CAP = 500
 LEFT_CAP = 50
-"""Number of processes that `exit.json` names."""
+"""Maximum number of processes that `exit.json` names."""
 FLOOD_RATE = 2 * 1024**3
-"""Bytes per second that no agent writes faster than: it bounds how long one may go without looking
-at the sizes."""
+"""Upper bound of an agent's output rate, in bytes per second. It limits how long the shim may wait
+between two looks at the sizes."""
 RLIMIT_LOCKS = 10
-"""A resource limit that Linux has not enforced since 2.4.25, but still hands down to every child
-(getrlimit(2)). It carries the attempt's mark where the environment cannot: no `env -i`, setsid or
-exec takes it away."""
+"""A resource limit that Linux has not enforced since 2.4.25, but that every child still inherits
+(getrlimit(2)). It carries the attempt's mark where the environment cannot: `env -i`, setsid and
+exec do not remove it."""
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
 
 
 def boottime() -> float:
-    """Seconds on the clock that counts suspended time too and never jumps."""
+    """Return the seconds on the boot clock, which includes suspended time and never jumps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def write_once(name: str, text: str) -> None:
-    """A file in the current directory, there whole or not at all; it and its name survive a power
-    cut. Raises OSError."""
+    """Write a file in the current directory, completely or not at all. The file and its name
+    survive a power cut. Raises OSError."""
     fd = os.open(name + ".part", os.O_WRONLY | os.O_CREAT, 0o600)
     try:
-        # In place, so that the blocks that were reserved for it serve on a full disk.
+        # Overwritten in place, so that the blocks reserved for it can be used on a full disk.
         os.pwrite(fd, text.encode(), 0)
         os.ftruncate(fd, len(text.encode()))
         os.fsync(fd)
@@ -89,8 +93,8 @@ def write_once(name: str, text: str) -> None:
 
 
 def stat(pid: int | str) -> tuple[str, int, int, int] | None:
-    """State, parent, threads and start time (clock ticks since boot) of a process, from
-    /proc/PID/stat; None if gone."""
+    """Return state, parent, threads and start time (clock ticks since boot) of a process, from
+    /proc/PID/stat; None if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -100,13 +104,13 @@ def stat(pid: int | str) -> tuple[str, int, int, int] | None:
 
 
 def pids() -> list[int]:
-    """All processes that this one can see."""
+    """Return all processes that this one can see."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
 def children() -> list[int]:
-    """The direct children of this process, ended ones included. Only this process reaps them: the
-    ids are certain."""
+    """Return the direct children of this process, ended ones included. Only this process reaps
+    them, so their ids cannot be reused meanwhile."""
     try:
         with open("/proc/thread-self/children", "rb") as file:
             return [int(pid) for pid in file.read().split()]
@@ -115,8 +119,8 @@ def children() -> list[int]:
 
 
 def reap(leader: int) -> tuple[bool, int | None]:
-    """Collects all ended children. Returns (is there any child left, the leader's wait status if it
-    was among them)."""
+    """Reap all ended children. Return whether any child is left, and the leader's wait status if
+    the leader was among those reaped."""
     status = None
     while True:
         try:
@@ -132,7 +136,7 @@ def reap(leader: int) -> tuple[bool, int | None]:
 def watch(
     leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: float, cap: int
 ) -> tuple[str, int]:
-    """Waits until the leader has ended, and ends it where it must be. Returns the cause and the
+    """Wait until the leader has ended, and end it if it must be ended. Return the cause and the
     wait status."""
     cause, kill_at = "exited", float("inf")
     deadline = boottime() + deadline_s if deadline_s > 0 else float("inf")
@@ -140,20 +144,20 @@ def watch(
     while True:
         status = reap(leader)[1]
         if status is not None:
-            # A stop that came just before the end was the reason for it.
+            # If a stop request came just before the end, it is the cause.
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_word() if asked else cause, status
         now = boottime()
         until, end_by = lease(now)
         if cause != "lapsed" and now >= until:
-            # Another host takes the task over soon: there must be nothing left of it here by then.
+            # Another host will take the task over soon: nothing of it may be left here by then.
             if kill_at > end_by:
                 os.kill(leader, signal.SIGTERM)
             cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)
         room = cap - max(os.fstat(fd).st_size for fd in outputs)
         if cause == "exited" and (stop_asked or now >= deadline):
             cause = stop_word() if stop_asked else "deadline"
-            # An agent that is asked to end takes its commands with it.
+            # On SIGTERM the agent would also end its commands, so KILL if some are to be kept.
             os.kill(leader, signal.SIGKILL if kept() else signal.SIGTERM)
             grace = min(grace_s, OVER_GRACE_S) if cause == OVER else grace_s
             deadline, kill_at = float("inf"), now + grace
@@ -172,20 +176,20 @@ def watch(
 
 
 def lease(now: float) -> tuple[float, float]:
-    """Until when the agent may work, and when it is killed after that; for ever where nobody says
-    so."""
+    """Return until when the agent may work, and when it is killed after that; infinity if no lease
+    was written."""
     try:
         with open("lease", "rb") as file:
             until, end_by = map(float, file.read(64).split())
     except OSError:
         return float("inf"), float("inf")
-    except ValueError:  # just being written
+    except ValueError:  # it is being written at this moment
         return now + 1.0, now + 1.0
     return until, end_by
 
 
 def stop_word() -> str:
-    """Why the supervisor stops the agent: the word in the file `cause`, or `stopped`."""
+    """Return why the supervisor stops the agent: the word in the file `cause`, or `stopped`."""
     try:
         with open("cause", "rb") as file:
             word = file.read(64).decode("ascii", "replace").strip()
@@ -195,7 +199,7 @@ def stop_word() -> str:
 
 
 def leftover_word() -> str:
-    """What becomes of processes that outlive the agent."""
+    """Return what to do with processes that outlive the agent: `end`, `keep` or `wait`."""
     try:
         with open("leftover", "rb") as file:
             return file.read(16).decode("ascii", "replace").strip()
@@ -204,7 +208,7 @@ def leftover_word() -> str:
 
 
 def kept() -> frozenset[int]:
-    """The processes that are not to be ended with the agent."""
+    """Return the processes that must not be ended with the agent."""
     try:
         with open("kept", "rb") as file:
             return frozenset(int(word) for word in file.read().split())
@@ -213,8 +217,8 @@ def kept() -> frozenset[int]:
 
 
 def below() -> list[int]:
-    """The live processes below this one that have no child, which are the commands themselves and
-    not the shells around them."""
+    """Return the live processes below this one that have no children: the commands themselves,
+    without the shells around them."""
     parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
     family, found = {os.getpid()}, set()
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
@@ -224,7 +228,7 @@ def below() -> list[int]:
 
 
 def describe(found: list[int]) -> list[dict[str, object]]:
-    """Command line and age of these processes."""
+    """Return pid, command line and age of these processes."""
     ticks, now = os.sysconf("SC_CLK_TCK"), boottime()
     told: list[dict[str, object]] = []
     for pid in found[:LEFT_CAP]:
@@ -241,8 +245,8 @@ def describe(found: list[int]) -> list[dict[str, object]]:
 
 
 def outlived(deadline: float) -> tuple[list[dict[str, object]], int]:
-    """What outlives the agent, and how many processes these are. Where that was asked for, their
-    end is waited for first, up to the deadline or a stop."""
+    """Return the processes that outlived the agent, and how many there are. With `leftover` set to
+    `wait`, first wait for their end, until the deadline or a stop."""
     if not reap(0)[0]:
         return [], 0
     until = boottime() + SETTLE_S
@@ -257,11 +261,11 @@ def outlived(deadline: float) -> tuple[list[dict[str, object]], int]:
 
 
 def sweep(grace_s: float, spared: frozenset[int] = frozenset()) -> int:
-    """Ends everything that the leader left behind, until no child remains but the spared ones.
-    Returns how many processes were signalled.
+    """End everything that the leader left behind, until only the spared children remain. Return how
+    many processes were signalled.
 
-    Whoever ends hands its own children up to this process: looking at direct children alone reaches
-    the whole tree.
+    When a process ends, its children become children of this process: signalling direct children is
+    enough to reach the whole tree.
     """
     kill_at = boottime() + grace_s
     asked: set[int] = set()
@@ -279,8 +283,8 @@ def sweep(grace_s: float, spared: frozenset[int] = frozenset()) -> int:
 
 
 def send(pid: int, number: int) -> None:
-    """A signal to a child. One that runs as another user cannot be ended: then its own end is
-    waited for."""
+    """Send a signal to a child. A child that runs as another user cannot be signalled; its own end
+    is waited for."""
     try:
         os.kill(pid, number)
     except PermissionError:
@@ -288,8 +292,8 @@ def send(pid: int, number: int) -> None:
 
 
 def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
-    """Starts the agent in a session of its own, with fresh signals and the environment that came
-    in. Raises OSError."""
+    """Start the agent in a session of its own, with default signal handling and the environment
+    that this process was given. Return its pid. Raises OSError."""
     stdin, here = os.open("stdin", os.O_RDONLY), os.open(".", os.O_RDONLY)
     files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((stdin, *outputs))]
     defaults = [
@@ -304,7 +308,7 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
             argv,
             environment(),
             file_actions=files,
-            # Without the group of the service, if it runs with one (see perdure.host.privileges).
+            # Drops the service's group, if this process has it (see perdure.host.privileges).
             resetids=True,
             setsid=True,
             setsigmask=(),
@@ -317,25 +321,25 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
 
 
 def environment() -> dict[bytes, bytes]:
-    """The environment as it came in: Python adds LC_CTYPE to os.environ under the C locale (PEP
-    538)."""
+    """Return the environment that this process was given: Python adds LC_CTYPE to os.environ under
+    the C locale (PEP 538)."""
     with open("/proc/self/environ", "rb") as file:
         pairs = (entry.partition(b"=") for entry in file.read().split(b"\0"))
         return {name: value for name, sign, value in pairs if name and sign}
 
 
 def prepare(mark: bytes, locked: bool) -> None:
-    """Makes this process what its children rely on, and says who it is before anything is
-    started."""
+    """Set up what the children rely on (subreaper, mark, descriptors), and write `shim.json` before
+    anything is started."""
     import ctypes
 
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
     if os.getgid() != os.getegid():
-        # The kernel closes /proc/self to a process with two groups. No other one can look there:
-        # their groups are not the same.
+        # The kernel closes /proc/self to a process whose real and effective groups differ. Other
+        # processes still cannot look: their groups are not the same.
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-        # A program of the agent's making could otherwise have the service's group by its mode
+        # Otherwise a program made by the agent could get the service's group from its mode
         # (S_ISGID), if perdure can be made to copy it.
         ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     soft, hard = int(mark), resource.getrlimit(RLIMIT_LOCKS)[1]
@@ -396,7 +400,7 @@ def main(directory: str) -> None:
         started = known[3] if known else 0
         write_once("agent.json", f'{{"pid": {leader}, "starttime": {started}}}\n')
     except OSError as error:
-        # An agent that nobody can see is not to run on.
+        # Without its record nobody could find this agent, so it must not run.
         send(leader, signal.SIGKILL)
         complain(
             outputs[1],
@@ -425,14 +429,15 @@ def main(directory: str) -> None:
 
 
 def orphan_grace(cause: str, code: int, grace_s: float) -> float:
-    """What processes that the agent left behind get between TERM and KILL."""
+    """Return the time between TERM and KILL for processes that the agent left behind, in
+    seconds."""
     if cause == "lapsed" or (code == -signal.SIGKILL and cause not in ("exited", OVER)):
         return 0
     return min(OVER_GRACE_S if cause == OVER else ORPHAN_GRACE_S, grace_s)
 
 
 def complain(stderr: int, words: bytes) -> None:
-    """Says something in the agent's stead, where there is room for it."""
+    """Write a message to the agent's stderr, if there is room for it."""
     try:
         os.write(stderr, words)
     except OSError:
@@ -448,7 +453,7 @@ def conclude(
     killed: int,
     left: tuple[list[dict[str, object]], int] = ([], 0),
 ) -> None:
-    """Writes exit.json. The output is made durable first: a recorded end never lacks the words that
+    """Write exit.json. The output is made durable first: a recorded end never lacks output that
     came before it."""
     for fd in outputs:
         os.fdatasync(fd)

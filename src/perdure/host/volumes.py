@@ -1,13 +1,13 @@
-"""Room on the volumes: a warning while there is still some, a refusal of new work before there is
-none, and a ballast.
+"""Watches the free space of volumes: warns early, refuses new work before a disk is full, and keeps
+a ballast.
 
-A full disk is survivable as long as perdure's own database can write: SQLite needs room even to
-delete. So new work is refused early, what is at work may end, reading always goes on; and beside
-the database lies a ballast, a file of nothing that is given up first. Nothing has to be done by
-hand afterwards: the next look finds the room, and the ballast is made again.
+A full disk is survivable as long as perdure's own database can write, and SQLite needs room even to
+delete. So new work is refused early, running work may finish, and reading always works. Beside the
+database there is also a ballast, a placeholder file that is given up first. Nobody has to clean up
+manually afterwards: the next check sees that there is room and makes the ballast again.
 
-`Volumes` is asked by `service` (before a task is accepted) and `worker` (before an attempt is
-claimed); `Ballast` by the store, before a transaction and after one that found no room.
+`service` asks `Volumes` before it accepts a task, `worker` before it claims an attempt. The store
+asks `Ballast` before a transaction, and after one that found no room.
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ from perdure.lateclass import dataclass
 
 NAME = "ballast"
 NEEDED = 8 * 1024**2
-"""With less than this free, a transaction (and the log that it may have to write back) may not
-fit."""
+"""Free space that a transaction may need, with the log that it may have to write back, in bytes."""
 FEW_FILES = 10_000
 WARN_ABOVE = 1.5
-"""A warning comes at so many times the bytes at which work is refused."""
+"""Factor on the refusal threshold in bytes below which a warning is given."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiskRoom:
-    """What is free of the volume that a path lies on, in bytes and in files that can still be made;
-    0 of 0 where it has no limit."""
+    """Free and total space of the volume that holds a path, in bytes and in files. Both are 0 on a
+    volume without a limit."""
 
     path: Path
     free: int
@@ -45,7 +44,9 @@ class DiskRoom:
         return 100 * self.free / self.size if self.size else 100.0
 
     def is_below(self, percent: float, size: float) -> bool:
-        """Whether less than both is free: a tenth of a large disk is a lot."""
+        """Return whether the free share is below `percent`, and either the free bytes are below
+        `size` or few files can be made. The share alone is not enough: a tenth of a large disk is a
+        lot."""
         few_files = bool(self.files) and self.files_free < min(
             self.files * percent / 100, FEW_FILES
         )
@@ -59,8 +60,8 @@ class DiskRoom:
 
 
 def room(path: Path) -> DiskRoom:
-    """Raises OSError where not even the root can be asked. A path that is not there yet lies where
-    its nearest parent does."""
+    """Return the free space at a path. For a path that does not exist, its nearest parent counts.
+    Raises OSError if not even the root can be queried."""
     for each in (path, *path.parents):
         with suppress(FileNotFoundError, NotADirectoryError):
             found = os.statvfs(each)
@@ -73,7 +74,7 @@ def room(path: Path) -> DiskRoom:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Volumes:
-    """The watermarks and the places that they hold for. Without places, nothing is ever refused."""
+    """The thresholds, and the paths that are watched. Without paths, nothing is ever refused."""
 
     places: tuple[Path, ...] = ()
     warn: float = 15.0
@@ -82,7 +83,7 @@ class Volumes:
     ballast: Ballast | None = None
 
     def crowded(self, more: Sequence[Path] = ()) -> str:
-        """Why no new work may begin, as a sentence; empty if there is room."""
+        """Return why no new work may begin, as a sentence; "" if there is room."""
         for path in (*self.places, *more):
             with suppress(OSError):
                 if self.refuse and (found := room(path)).is_below(self.refuse, self.refuse_bytes):
@@ -90,8 +91,7 @@ class Volumes:
         return ""
 
     def check(self, more: Sequence[Path] = ()) -> None:
-        """Raises DiskFull where no new work may begin. Makes the ballast again where there is room
-        for it."""
+        """Raise DiskFull if no new work may begin. If there is room, make the ballast again."""
         if why := self.crowded(more):
             raise DiskFull(
                 why,
@@ -102,7 +102,7 @@ class Volumes:
             self.ballast.make(spare=self.refuse_bytes)
 
     def warnings(self, more: Sequence[Path] = ()) -> list[str]:
-        """A sentence for each place with little room."""
+        """Return a sentence for each volume with little room."""
         found = []
         for path in (*self.places, *more):
             with suppress(OSError):
@@ -113,8 +113,8 @@ class Volumes:
 
 @dataclass(frozen=True, slots=True)
 class Ballast:
-    """A file of `size` bytes that are really taken, in the directory of the database. Size 0: there
-    is none."""
+    """A file of `size` allocated bytes, in the directory of the database. Size 0 means no
+    ballast."""
 
     directory: Path
     size: int
@@ -124,9 +124,11 @@ class Ballast:
         return self.directory / NAME
 
     def make(self, spare: int = 0) -> bool:
-        """Makes it, if it is not there and the volume is roomy: `spare` bytes stay free, or nine
-        tenths of what there is. Returns whether it is there. Never raises: a ballast that cannot be
-        made is none."""
+        """Make the file, if it is missing and the volume has room. At least `spare` bytes, or a
+        tenth of the volume if that is less, stay free.
+
+        Return whether the file is there. Never raises: failing to make a ballast is no error.
+        """
         try:
             if self.path.stat().st_size >= self.size:
                 return True
@@ -152,7 +154,7 @@ class Ballast:
             return False
 
     def give_up(self) -> bool:
-        """Frees its space. Returns whether there was any."""
+        """Free the space of the ballast. Return whether there was any."""
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError:
@@ -160,8 +162,7 @@ class Ballast:
         try:
             taken = os.fstat(fd).st_blocks > 0
             os.ftruncate(fd, 0)
-            # The space of a file that was cut is free once that is in the file system's own
-            # journal.
+            # The space of a truncated file is free only once the file system's own journal has it.
             os.fsync(fd)
             return taken
         except OSError:
@@ -170,7 +171,7 @@ class Ballast:
             os.close(fd)
 
     def ease(self) -> None:
-        """Gives it up where a transaction might not find room."""
+        """Give the ballast up if a transaction might not find enough room."""
         with suppress(OSError):
             if room(self.directory).free < NEEDED:
                 self.give_up()

@@ -1,8 +1,8 @@
-"""A pool is told at once that something is due, instead of asking the store again and again.
+"""Wakes a worker pool when work becomes due, so that it does not have to poll the store.
 
-Every pool of a state directory hangs up a bell: a datagram socket below `bells/`. Who submits work
-that a pool is to do rings them all. A bell is only a kick: it carries nothing, may be lost, and a
-pool looks into the store once a second in any case.
+Every pool of a state directory has a bell: a datagram socket below `bells/`. A process that submits
+work for a pool rings all of them. The message carries no data and may be lost: a pool looks into
+the store once a second in any case.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 
 class Bell:
-    """One pool's bell. `ring` may be called from any thread and in a signal's function."""
+    """One pool's bell. `ring` may be called from any thread and from a signal handler."""
 
     def __init__(self, state: Path) -> None:
         directory = _directory(state)
@@ -31,14 +31,15 @@ class Bell:
             end.setblocking(False)
 
     def ring(self) -> None:
-        """Wakes this pool."""
+        """Wake this pool."""
         _kick(self._own)
 
     def wait(self, timeout_s: float) -> None:
-        """Until it rings, or the time is over. What rang while nobody waited counts."""
+        """Wait until the bell rings or the time is over. A ring that came before the wait
+        counts."""
         ready = (
             select.poll()
-        )  # and not select(), which knows no descriptor above 1023: a server for many has them
+        )  # not select(): it takes no descriptor above 1023, and a busy server has those
         for end in (self._socket, self._own_end):
             ready.register(end, select.POLLIN)
         ready.poll(1 + int(timeout_s * 1000))
@@ -54,7 +55,7 @@ class Bell:
 
 
 def ring(state: Path) -> None:
-    """Rings all bells of a state directory: something has become due that nobody works on yet.
+    """Ring all bells of a state directory: something has become due that no pool works on yet.
     Never raises."""
     directory = _directory(state)
     try:
@@ -70,7 +71,7 @@ def ring(state: Path) -> None:
                 end.connect(f"{short}/{name}")
                 _kick(end)
             except ConnectionRefusedError:
-                # Its pool was killed.
+                # The pool of this bell was killed.
                 (directory / name).unlink(missing_ok=True)
             except OSError:
                 continue
@@ -82,7 +83,7 @@ def _directory(state: Path) -> Path:
 
 @contextlib.contextmanager
 def _short(directory: Path) -> Iterator[str]:
-    """The directory by a name that fits into a socket's address (108 bytes)."""
+    """Yield a path of the directory that fits into a socket's address (108 bytes)."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{fd}"

@@ -1,16 +1,17 @@
-"""Where runs, conversations and the journal are kept. `open` is the door; `perdure.cli.compose` is
-who calls it.
+"""Stores runs, conversations and the journal. `open` is the entry point; `perdure.cli.compose`
+calls it.
 
-The rooms: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
-(what holds for every write), `reads` (what is asked), `queries.sql` (every statement by name),
-`rows` (rows to nouns and back), `dialect` (what a database is to them), `sqlite` and `postgres`
-(the two), `migrate` and `migrations/` (the schema), `disk` (where a database file may lie).
-Importing this package costs nothing: everything comes with the first `open`.
+The modules: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
+(what every write has to respect), `reads` (queries), `queries.sql` (every statement by name),
+`rows` (conversion between rows and model objects), `dialect` (what a database has to offer),
+`sqlite` and `postgres` (the two databases), `migrate` and `migrations/` (the schema), `disk` (where
+a database file may be). Importing this package costs nothing: everything is imported by the first
+`open`.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing is too dear for `perdure ls`
+TYPE_CHECKING = False  # importing typing takes too long for `perdure ls`
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from perdure.store.sql import SqlStore
 
 
-def open(  # noqa: A001 - read as stores.open
+def open(  # noqa: A001 - used as stores.open
     url_or_path: str | Path,
     *,
     read_only: bool = False,
@@ -30,13 +31,14 @@ def open(  # noqa: A001 - read as stores.open
     ballast: Ballast | None = None,
     host: Host | None = None,
 ) -> SqlStore:
-    """The store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL; made, or brought
-    up to date, where needed.
+    """Open the store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL. Create or
+    upgrade it if needed.
 
-    `read_only` changes nothing, and shows an empty store where there is none. `observers` are
-    called with each committed Record. `host` is who shares the database. `allow_network` lets the
-    database file lie on a network file system, for people who know theirs to be safe. Raises
-    StoreError with one sentence: not writable, full, damaged, out of reach, of a newer perdure.
+    `read_only` changes nothing, and shows an empty store if there is none. `observers` are called
+    with each committed Record. `host` identifies this machine among those that share the database.
+    `allow_network` permits a database file on a network file system, for users who know that theirs
+    is safe. Raises StoreError with one sentence if the database is not writable, full, damaged,
+    unreachable or of a newer perdure.
     """
     from pathlib import Path
 
@@ -79,8 +81,8 @@ def _postgres(
 
 
 def examine(url: str) -> Iterator[tuple[str, str]]:
-    """What `perdure doctor` says of a database at a `postgresql://` URL: findings as (`ok`, `warn`
-    or `bad`, a sentence)."""
+    """Check a database at a `postgresql://` URL for `perdure doctor`. Yields findings: `ok`, `warn`
+    or `bad`, and a sentence."""
     from contextlib import closing
 
     from perdure.errors import StoreError
@@ -95,8 +97,8 @@ def examine(url: str) -> Iterator[tuple[str, str]]:
 
 
 def sqlite_warning() -> str:
-    """One sentence if the SQLite in use has a known bug that a person should know of, else
-    empty."""
+    """Return a sentence if the SQLite in use has a known bug that matters to the user, otherwise
+    ""."""
     from perdure.store.disk import sqlite_warning
 
     return sqlite_warning()

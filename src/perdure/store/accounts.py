@@ -1,10 +1,10 @@
-"""Accounts in SQL: how many runs are at work on one, and what is parked until a time. Part of
+"""Accounts in SQL: the number of runs in progress on each, and what is parked until a time. Part of
 `perdure.protocols.RunStore`.
 
-The claim asks `no_seat` in its own transaction, so no two workers take the last seat of an account.
-What is parked stays so across restarts; a row whose time is over says nothing any more, and goes
-with the next write that is about parking alone (ends of attempts are written side by side, and
-would wait for each other).
+The claim calls `no_seat` in its own transaction, so no two workers take the last seat of an
+account. Parking survives restarts. An expired row has no effect, and is deleted by the next write
+that only concerns parking. Ends of attempts do not delete it: they are written concurrently, and
+would wait for each other.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Accounts(Keeping):
-    """A `Keeping` that knows accounts as well."""
+    """A `Keeping` that also stores accounts."""
 
     def parked(self) -> Sequence[Parking]:
         return [_parking(row) for row in self._rows("parked", now=self.now())]
@@ -64,8 +64,8 @@ class Accounts(Keeping):
 
 
 def no_seat(write: Write, seat: Seat) -> bool:
-    """Whether a run may not begin now: its account or agent is parked, or as many runs of the
-    account, or under its rule, are at work as may be."""
+    """Return whether a run may not begin now. Its account or agent may be parked, or the maximum
+    number of runs of its account or its rule may be in progress."""
     if (
         write.one(
             "parked_for", account=seat.account, agent=seat.agent, model=seat.model, now=write.now
@@ -87,7 +87,7 @@ def no_seat(write: Write, seat: Seat) -> bool:
 
 
 def put(write: Write, parking: Parking) -> None:
-    """Parks, or moves the end of what is parked already."""
+    """Park it, or change the end if it is parked already."""
     until = min(parking.until, MAX_TIME)
     write.do(
         "park",

@@ -1,4 +1,4 @@
-"""The board in SQL: `perdure.protocols.BoardStore`. Counted and paged by indexes, so that ten
+"""The board in SQL: `perdure.protocols.BoardStore`. Counts and pages use indexes, so that ten
 thousand runs cost no more than a hundred."""
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 NEWEST = (2**62, 2**62)
 ASKING = "asking"
-"""The list of what asks for a person, beside those of the states."""
+"""Name of the list of runs that need a person, beside the lists by state."""
 PIPS = 8
-"""So many attempts of a run are told of on a list."""
+"""Maximum number of attempts that a list shows of a run."""
 
 
 class Boards(StoreReads):
-    """A `StoreReads` for those who want to see everything at once."""
+    """A `StoreReads` with the queries of the board."""
 
     def board(
         self,
@@ -101,7 +101,8 @@ class Boards(StoreReads):
 
 
 def _pattern(words: str) -> str:
-    """For LIKE with `!` as its escape: anywhere, in any case."""
+    """Return a pattern for LIKE, with `!` as its escape, that matches the words anywhere and in any
+    case."""
     if not words:
         return ""
     escaped = words.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")

@@ -1,5 +1,5 @@
-"""What is counted of all runs, for metrics and for whoever shows many at once. Every count walks an
-index, in one view of the database."""
+"""Counts over all runs, for metrics and overviews. Every count uses an index, and all are taken in
+one view of the database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StoreCounts(StoreReads):
-    """A `StoreReads` that counts. The methods are those of `CountingStore`."""
+    """A `StoreReads` that also counts: the methods of `CountingStore`."""
 
     def counts(self) -> Counts:
         from perdure.protocols import AtWork, Counts

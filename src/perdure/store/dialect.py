@@ -1,8 +1,7 @@
-"""What a database offers to the store that lies over it: four doors and a name. `sqlite` and
-`postgres` are the two there are.
+"""The interface between the store and a database. `sqlite` and `postgres` implement it.
 
-A cursor takes the statements of `queries.sql` as they stand there, and gives rows by column name,
-in both.
+In both, a cursor takes the statements of `queries.sql` unchanged, and returns rows with columns by
+name.
 """
 
 from __future__ import annotations
@@ -15,29 +14,30 @@ class Database(Protocol):
     """An open database. Threads may share it."""
 
     place: str
-    """What it is called in sentences: a path, or an address without its password."""
+    """Its name in messages: a path, or an address without its password."""
 
     def now(self) -> int:
-        """The database's clock, in ms since 1970. Leases end by this clock and by no other."""
+        """Return the database's clock, in ms since 1970. Leases depend on this clock alone."""
         ...
 
     def reading(self) -> AbstractContextManager[Any]:
-        """A cursor on one view of the database as it is now; writers are not held up. Raises
+        """Yield a cursor on one view of the database as it is now. Writers are not blocked. Raises
         StoreError."""
         ...
 
     def writing(self, *, claimed: bool = False) -> AbstractContextManager[tuple[Any, int]]:
-        """A cursor in one durable transaction, and the time in it: all is stored when the block
-        ends, or nothing.
+        """Yield a cursor in one durable transaction, and the time in it. Everything is stored when
+        the block ends, or nothing.
 
-        Nobody else writes meanwhile, unless both are `claimed`: then each has the one run that it
-        holds to itself. Raises StoreError, Conflict."""
+        There is no other writer at the same time, unless both are `claimed`: then each writes only
+        about the one run that it holds. Raises StoreError, Conflict.
+        """
         ...
 
     def problems(self) -> list[str]:
-        """What a quick check finds wrong; empty if all is well."""
+        """Return the problems that a quick check finds; empty if there are none."""
         ...
 
     def close(self) -> None:
-        """Lets go of it. Twice is harmless."""
+        """Close the database. Closing twice is harmless."""
         ...

@@ -1,7 +1,7 @@
-"""Whether a database may lie where it is to lie: local disk yes, network no.
+"""Decides whether a database may be on a file system: local disk yes, network no.
 
-SQLite's write-ahead log needs shared memory and honest locks. On a network file system both fail
-quietly, and two hosts corrupt the database at once (sqlite.org/wal.html: "does not work over a
+SQLite's write-ahead log needs shared memory and reliable locks. On a network file system both fail
+silently, and two hosts corrupt the database at once (sqlite.org/wal.html: "does not work over a
 network filesystem"). Called by `sqlite.connect`; `sqlite_warning` by `perdure doctor`.
 """
 
@@ -20,19 +20,19 @@ NETWORK = frozenset(
     glusterfs gpfs lustre ncpfs ocfs2 gfs2 orangefs pvfs2 pvfs virtiofs vboxsf prl_fs fuse
     fuse.vmhgfs-fuse""".split()
 )
-"""File system types of /proc/self/mountinfo that are shared with another kernel, or may be."""
+"""File system types of /proc/self/mountinfo that are, or may be, shared with another kernel."""
 
 LOCAL_FUSE = frozenset(
     """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs
     fuse.cryfs fuse.ext4 fuse.ext2 fuse.ntfs-3g fuse.exfat fuse.zfs-fuse""".split()
 )
-"""FUSE types known to keep their bytes on this machine; every other one is taken for a
-network's."""
+"""FUSE types known to keep their data on this machine; all others are treated as network file
+systems."""
 
 
 def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
-    """Raises StoreError if the directory lies on a network file system. Silent where the system
-    does not tell."""
+    """Raise StoreError if the directory is on a network file system. Do nothing if the system does
+    not report its type."""
     kind = file_system(directory, mounts)
     if kind in NETWORK or (kind.startswith("fuse.") and kind not in LOCAL_FUSE):
         raise StoreError(
@@ -43,8 +43,8 @@ def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
 
 
 def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
-    """The type of the file system (as in /proc/self/mountinfo, see proc(5)) in which a path lies,
-    or empty."""
+    """Return the type of the file system of a path (as in /proc/self/mountinfo, see proc(5)), or
+    ""."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
@@ -55,7 +55,7 @@ def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
         fields = line.split(" ")
         point = _unescape(fields[4])
         inside = point == "/" or real == point or real.startswith(point + "/")
-        # Of two mounts on one point, the later one hides the earlier.
+        # If two mounts share a mount point, the later one hides the earlier.
         if inside and len(point) >= best:
             best, kind = len(point), fields[fields.index("-") + 1]
     return kind
@@ -68,9 +68,11 @@ def _unescape(point: str) -> str:
 
 
 def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:
-    """One sentence if this SQLite has the WAL-reset bug (3.7.0 to 3.51.2: two connections that
-    write and checkpoint at the same instant may, very rarely, corrupt the database), else empty.
-    Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03)."""
+    """Return a sentence if this SQLite has the WAL-reset bug, otherwise "".
+
+    It affects 3.7.0 to 3.51.2: two connections that write and checkpoint at the same instant may,
+    very rarely, corrupt the database. Fixed in 3.51.3 (sqlite.org/wal.html, 2026-03).
+    """
     if version >= (3, 51, 3):
         return ""
     name = ".".join(str(part) for part in version)

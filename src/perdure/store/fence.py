@@ -1,8 +1,8 @@
-"""What holds for every write of a run: the fence, who may not work beside whom, and how a run comes
-to rest or goes on.
+"""Rules that hold for every write of a run: the fence, which runs exclude each other, and how a run
+is settled or queued again.
 
 Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `retention` for
-what is kept and taken away.
+checkpoints and removals.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 def held(write: Write, claim: Claim) -> TaskRun:
-    """The fence of every claimed write."""
+    """Return the run, if it still belongs to the claim: the fence of every claimed write. Raises
+    LostLease."""
     row = write.one("held", id=claim.run.id, attempt=claim.attempt, worker=claim.worker)
     if row is None:
         raise lost(claim)
@@ -38,8 +39,11 @@ def held(write: Write, claim: Claim) -> TaskRun:
 
 
 def at_rest(write: Write, run_id: str) -> TaskRun:
-    """The run, while no attempt of it has begun. One that is only claimed waits for the workdir's
-    lock, which the caller holds."""
+    """Return the run, if no attempt of it has begun. Raises Conflict otherwise.
+
+    An attempt that is only claimed does not count: it waits for the workdir's lock, which the
+    caller holds.
+    """
     run = run_of(write.named(run_id))
     if (
         run.state is RunState.RUNNING
@@ -60,8 +64,8 @@ def lost(claim: Claim) -> LostLease:
 
 
 def same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
-    """The run with the same key, if its spec and its files are equal. Raises Conflict if they are
-    not."""
+    """Return the run with the same key, or None. Raises Conflict if its spec or its files
+    differ."""
     row = write.one("run_by_key", ref=spec.key) if spec.key else None
     if row is None:
         return None
@@ -96,15 +100,15 @@ def refuse_beside(write: Write, run_id: str, workspace_id: str, agent: str, scop
 
 
 def more_attempts(run: TaskRun, more: int = 1) -> int:
-    """The cap of attempts when a person allows another try, or so many."""
+    """Return the new maximum of attempts when a person allows `more` of them."""
     return max(run.attempts_allowed, run.attempt + more)
 
 
 def next_state(
     run: TaskRun, attempt: Attempt, ending: Ending, now: int
 ) -> tuple[RunState, int, str]:
-    """State, run_after and reason after an attempt. What a person said while it ran has the last
-    word."""
+    """Return state, run_after and reason after an attempt. A request that a person made while it
+    ran takes precedence."""
     decision = ending.decision
     if run.cancel_requested and decision.state is RunState.QUEUED:
         return RunState.CANCELLED, now, "stopped on request"
@@ -125,7 +129,7 @@ def settle(
     reason: str,
     condition: Condition | None = None,
 ) -> TaskRun:
-    """Leaves a run in a state that nobody works in, and says so in the journal."""
+    """Put a run into a state in which no attempt runs, and record that in the journal."""
     from perdure.model.codec import encode
     from perdure.model.events import RunFinished, RunQueued
 
@@ -153,7 +157,7 @@ def settle(
 
 
 def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
-    """Appends a version of the instructions. A run in a final state is queued by it. Raises
+    """Append a version of the instructions, and queue the run if its state is final. Raises
     NotFound."""
     from perdure.model.events import ContextAdded
 
@@ -172,7 +176,8 @@ def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN)
 
 
 def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
-    """Queues a run that nobody works on: due now, with one more attempt allowed, or so many."""
+    """Queue a run that has no attempt in progress: due now, with `more` further attempts
+    allowed."""
     from perdure.model.codec import encode
     from perdure.model.events import RunQueued
 
@@ -190,11 +195,12 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
 
 
 def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condition, ...]:
-    """One of each type. Nobody needs a person any more once the run goes on or has succeeded."""
+    """Return the run's conditions with the new one, one of each type. `needs_person` is dropped
+    once the run is queued or has succeeded."""
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
     if state in (RunState.QUEUED, RunState.SUCCEEDED):
         kept.pop("needs_person", None)
     if state is RunState.QUEUED:
-        # Somebody wants it to go on, though it was taken back on the forge before.
+        # Somebody wants the run to go on, although the forge withdrew it before.
         kept.pop("withdrawn", None)
     return tuple(kept.values())

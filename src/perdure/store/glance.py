@@ -1,9 +1,9 @@
-"""The newest runs, read with nothing but sqlite3: for `perdure ls`, which has to be there at once,
+"""Reads the newest runs with nothing but sqlite3: for `perdure ls`, which has to respond instantly,
 and for verbs that are given a name that no run has.
 
-It answers only where all is well: for anything unusual (another schema, an error) it gives None,
-and the caller goes the long way, which says in a sentence what is wrong. No typing, pathlib or
-dataclasses here, nor in what this imports: each of them would cost more than the query.
+It answers only in the normal case. For anything unusual (another schema, an error) it returns None,
+and the caller takes the slow path, which reports in a sentence what is wrong. This module and its
+imports must not use typing, pathlib or dataclasses: importing each would cost more than the query.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ COLUMNS = (
 
 
 DETAILS = ("repo", "branch", "prompt", "labels", "cost_usd", "estimated")
-"""What is read only of the rows that are shown: it is in JSON, which costs more than a column."""
+"""Fields that are read only for the rows that are shown: they are in JSON, which costs more than a
+column."""
 PROMPT = 200
-"""Characters of a prompt that a list may show."""
+"""Maximum length of a prompt in a list, in characters."""
 _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
  substr(json_extract(spec, '$.prompt'), 1, {PROMPT}), json_extract(spec, '$.labels'),
  (SELECT round(coalesce(sum(json_extract(body, '$.usage.cost_usd')), 0), 6) FROM attempts
@@ -51,10 +52,11 @@ CHANGED = COLUMNS.index("updated")
 def newest(
     path: str, states: Sequence[str], limit: int, agents: Sequence[str] = (), since: int = 0
 ) -> list[dict[str, str | int]] | None:
-    """Return the rows that `find` would give by their last change, the latest first, each by the
-    names in COLUMNS and DETAILS; None if that cannot be told quickly.
+    """Return the rows of `find` by last change, the latest first, as dicts with the names in
+    COLUMNS and DETAILS. None if they cannot be read quickly.
 
-    `agents`: only of these, if any; `since`: only what changed after this time, in ms.
+    `agents`: only runs of these, if any are given; `since`: only runs changed after this time, in
+    ms.
     """
     try:
         os.stat(path)  # noqa: PTH116
@@ -66,8 +68,7 @@ def newest(
     if connection is None:
         return None
     try:
-        # One state at a time is one walk of an index each; all at once would be a sort of
-        # everything.
+        # One state at a time is one index walk each; all at once would sort the whole table.
         only = f"AND agent IN ({','.join('?' * len(agents))}) " if agents else ""
         query = (
             f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "
@@ -89,8 +90,8 @@ def newest(
 
 
 def names_beside(path: str, ref: str) -> list[str] | None:
-    """The newest names where nothing is called `ref`, be it a name, a key, an id or the beginning
-    of one; None where a run is, or if that cannot be told quickly."""
+    """Return the newest names if no run has `ref` as its name, key, id or beginning of an id. None
+    if a run has, or if that cannot be decided quickly."""
     try:
         os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -117,7 +118,7 @@ def names_beside(path: str, ref: str) -> list[str] | None:
 
 
 def _opened(path: str) -> sqlite3.Connection | None:
-    """The database, to be read; None for one that cannot be, or of another schema."""
+    """Return the database, opened for reading; None if that fails or its schema is another one."""
     try:
         connection = sqlite3.connect(
             f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None
@@ -134,7 +135,7 @@ def _opened(path: str) -> sqlite3.Connection | None:
 
 
 def _schema() -> int:
-    """The schema version of this perdure: the number of its newest migration."""
+    """Return the schema version of this perdure: the number of its newest migration."""
     names = os.listdir(f"{HERE}/migrations")  # noqa: PTH208
     return max(int(name.partition("_")[0]) for name in names if name.endswith(".sql"))
 

@@ -1,5 +1,5 @@
-"""The inbox in SQL: `perdure.protocols.InboxStore`. A delivery is stored before its forge is
-answered, and once, however often it comes."""
+"""The inbox in SQL: `perdure.protocols.InboxStore`. A delivery is stored before its forge gets an
+answer, and only once, however often it is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ALL = 2**62
 
 
 class Inbox(Plans):
-    """A `Plans` with an inbox beside them."""
+    """A `Plans` that also stores the inbox."""
 
     def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
         with self._write() as write:
@@ -92,8 +92,8 @@ class Inbox(Plans):
 
 
 def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
-    """In the transaction that gives a run what deliveries ask for: `handled`. Raises Conflict if
-    somebody was quicker."""
+    """Mark deliveries as `handled`, in the same transaction that gives the run what they ask for.
+    Raises Conflict if another process was faster."""
     if not numbers:
         return
     from perdure.model.forge.deliveries import DeliveryState

@@ -1,9 +1,8 @@
-"""The schema, brought up to date: numbered scripts, all in one transaction, counted by `PRAGMA
-user_version`.
+"""Upgrades the schema: numbered scripts, all in one transaction, counted by `PRAGMA user_version`.
 
-Called by `sqlite.connect`. A kill, a full disk or a power cut at any point leaves the schema that
-was there, or the newest one: a database that is being made is empty until it is whole. Many
-processes may do this at once: the first that gets the write lock.
+Called by `sqlite.connect`. A kill, a full disk or a power cut at any point leaves either the
+previous schema or the newest one. A new database is empty until its schema is complete. If many
+processes upgrade at once, the first one to get the write lock does it.
 """
 
 from __future__ import annotations
@@ -17,18 +16,18 @@ from perdure.errors import StoreError
 SCRIPTS = Path(__file__).parent / "migrations"
 
 APPLICATION = 0x70726472
-"""`PRAGMA application_id` of perdure's databases ("prdr"): a file of another program is left
-alone."""
+"""`PRAGMA application_id` of perdure's databases ("prdr"). A file of another program is not
+touched."""
 
 
 def newest(scripts: Path = SCRIPTS) -> int:
-    """The schema version that this perdure writes."""
+    """Return the schema version that this perdure writes."""
     return max(number for number, _ in numbered(scripts))
 
 
 def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> int:
-    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer
-    perdure's, or a stranger's."""
+    """Return the schema version of a database, 0 for an empty one. Raises StoreError for a database
+    of a newer perdure or of another program."""
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     owner = int(connection.execute("PRAGMA application_id").fetchone()[0])
     if owner != APPLICATION and (
@@ -47,8 +46,7 @@ def version_of(connection: sqlite3.Connection, place: str, scripts: Path = SCRIP
 
 
 def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS) -> None:
-    """Brings the schema up to date, or changes nothing. The connection must be in autocommit
-    mode."""
+    """Upgrade the schema, or change nothing. The connection must be in autocommit mode."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = version_of(connection, place, scripts)
@@ -66,12 +64,12 @@ def migrate(connection: sqlite3.Connection, place: str, scripts: Path = SCRIPTS)
 
 
 def numbered(scripts: Path = SCRIPTS) -> list[tuple[int, Path]]:
-    """The scripts with their numbers, in order."""
+    """Return the scripts with their numbers, in order."""
     return sorted((int(script.name.partition("_")[0]), script) for script in scripts.glob("*.sql"))
 
 
 def statements(script: str) -> Iterator[str]:
-    """One statement at a time: `executescript` would commit before it begins."""
+    """Yield the statements one at a time: `executescript` would commit before it begins."""
     pending = ""
     for line in script.splitlines(keepends=True):
         pending += line

@@ -1,7 +1,7 @@
-"""Plans in SQL: `perdure.protocols.PlanStore`. Who is at work on a plan holds its lease.
+"""Plans in SQL: `perdure.protocols.PlanStore`. The process that works on a plan holds its lease.
 
-Of a run only new instructions are written here, in one transaction with what the plan knows of
-them.
+The only change made to a run here is to add instructions, in one transaction with the plan's own
+record of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from perdure.rules.plan import PlannedRun, PlanRun
 
 _OF_THE_ROW = ("created", "updated", "worker", "lease_until")
-"""Kept in columns: the body is written by the holder of the lease alone."""
+"""Fields that are kept in columns. The body has the others, and only the holder of the lease writes
+it."""
 
 
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 class Plans(Keeping):
-    """A `Keeping` that knows plans as well."""
+    """A `Keeping` that also stores plans."""
 
     def add_plan(self, plan: PlanRun) -> PlanRun:
         with self._write() as write:

@@ -1,5 +1,5 @@
-"""Postings in SQL: `perdure.protocols.PostingStore`. What is there to be told is seen by comparing,
-so nothing that was missed is lost."""
+"""Postings in SQL: `perdure.protocols.PostingStore`. Due postings are found by comparing states, so
+nothing is lost if an event was missed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from perdure.model.forge.postings import Posting
 
 HERE = "here"
-"""Who holds a posting where the database is nobody else's: a lock in the state directory keeps a
-second one away."""
+"""Holder of a posting if no other host shares the database. A lock in the state directory keeps out
+a second process."""
 
 
 class Postings(Inbox):
-    """An `Inbox` that knows what was answered."""
+    """An `Inbox` that also stores postings."""
 
     def posting(self, run_id: str) -> Posting | None:
         rows = self._rows("posting", run=run_id)

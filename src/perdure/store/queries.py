@@ -1,7 +1,7 @@
 """The store's statements, read once from `queries.sql`: `SQL["claim_next"]`.
 
-They are written for SQLite, and portable; `store.postgres.translation` gives parameters the form
-that psycopg wants.
+They are written for SQLite, in portable SQL; `store.postgres.translation` converts the parameters
+to the form that psycopg takes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ _MARK = "-- name: "
 
 
 def load(text: str) -> dict[str, str]:
-    """The named statements of a text; a name is a comment line `-- name: x` above its statement."""
+    """Return the named statements of a text. A comment line `-- name: x` above a statement names
+    it."""
     statements: dict[str, str] = {}
     for part in ("\n" + text).split("\n" + _MARK)[1:]:
         name, _, statement = part.partition("\n")

@@ -1,5 +1,5 @@
-"""What can be asked of the store. Nothing here writes, and `find` decodes nothing: `perdure ls`
-stays cheap."""
+"""The queries of the store. Nothing here writes, and `find` decodes no JSON, which keeps `perdure
+ls` fast."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
 ALL = 2**62
 PREFIX = 4
-"""The least number of characters of an id that name a run."""
+"""Minimum number of leading characters of an id that identify a run."""
 
 
 class StoreReads:
-    """The half of `SqlStore` that looks. The methods are those of `RunStore` and `SessionStore`."""
+    """The half of `SqlStore` that reads. The methods are those of `RunStore` and `SessionStore`."""
 
     def __init__(self, database: Database, host: Host = NOWHERE) -> None:
         self._database = database
@@ -56,11 +56,11 @@ class StoreReads:
         return self._database.now()
 
     def close(self) -> None:
-        """Ends the connection; the store cannot be used afterwards."""
+        """End the connection; the store cannot be used afterwards."""
         self._database.close()
 
     def problems(self) -> list[str]:
-        """What a quick check of the database finds wrong: empty if all is well."""
+        """Return the problems that a quick check of the database finds; empty if there are none."""
         return self._database.problems()
 
     def get(self, ref: str) -> TaskRun:
@@ -81,8 +81,8 @@ class StoreReads:
             if not states:
                 rows = cursor.execute(SQL["newest"], values).fetchall()
             else:
-                # One state at a time is one walk of an index each; all at once would be a sort of
-                # everything.
+                # One state at a time is one index walk each; all at once would sort the whole
+                # table.
                 rows = list(
                     chain.from_iterable(
                         cursor.execute(
@@ -207,13 +207,14 @@ class StoreReads:
 
 
 def named(cursor: Any, ref: str) -> Row:
-    """The row of the run that a person means. Raises NotFound, with near names in the hint."""
+    """Return the row of the run that a person means by an id, a name, a key or the beginning of an
+    id. Raises NotFound, with similar names in the hint."""
     for statement in ("run_by_id", "run_by_name", "run_by_key"):
         row = cursor.execute(SQL[statement], {"ref": ref}).fetchone() if ref else None
         if row is not None:
             return row
-    # The next text after all that begin with `ref`: an index walk, where LIKE would have wildcards
-    # to escape.
+    # `above` sorts after all texts that begin with `ref`. This uses the index, and unlike with LIKE
+    # there are no wildcards to escape.
     near = (
         cursor.execute(SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}).fetchall()
         if len(ref) >= PREFIX

@@ -1,7 +1,7 @@
-"""What is kept of runs and taken away again: checkpoints, runs off the list and back, runs from
-elsewhere, resets.
+"""Writes about what is kept of runs: checkpoints, removal from the list and back, runs from other
+machines, resets.
 
-The half of `SqlStore` that no attempt calls while it works, except for `add_checkpoint`. The
+This is the half of `SqlStore` that no attempt calls while it runs, except for `add_checkpoint`. The
 methods are those of `RunStore`.
 """
 
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 
 
 OF_WORKDIR = (UNSAVED, "half_back")
-"""Types of the conditions that say something of a run's workdir."""
+"""Types of the conditions that concern a run's workdir."""
 
 
 class Keeping(StoreReads):
-    """A `StoreReads` that can write, too: `_write` is one transaction, whose Records the observers
-    see after the commit."""
+    """A `StoreReads` that can also write. `_write` is one transaction; the observers see its
+    Records after the commit."""
 
     def __init__(
         self, database: Database, observers: Sequence[Observer] = (), host: Host = NOWHERE
@@ -53,7 +53,7 @@ class Keeping(StoreReads):
         super().__init__(database, host)
         self._observers = tuple(observers)
         self.cache: Lookups | None = None
-        """Answers `look_up`, and is told of sessions when they are stored."""
+        """Answers `look_up`, and is updated when sessions are stored."""
 
     def close(self) -> None:
         if self.cache is not None:
@@ -157,7 +157,7 @@ class Keeping(StoreReads):
                     run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
                 kept = [each for each in run.conditions if each.type not in OF_WORKDIR]
                 if len(kept) < len(run.conditions):
-                    # What was said of the workdir is no longer true: the next one begins empty.
+                    # Conditions of the workdir are no longer true: the next workdir begins empty.
                     run = run_of(
                         write.one(
                             "tell_run", id=run.id, conditions=encode(tuple(kept)), now=write.now
@@ -207,8 +207,8 @@ class Keeping(StoreReads):
 
     @contextmanager
     def _write(self, claim: Claim | None = None) -> Iterator[Write]:
-        """Under a claim it touches nothing but the claim's own run, workdir and conversation:
-        others may write beside it."""
+        """Open a write transaction. Under a claim it may only touch the claim's own run, workdir
+        and conversation, because others may write at the same time."""
         with self._database.writing(claimed=claim is not None) as (cursor, now):
             write = Write(cursor, now, self._host)
             yield write
@@ -224,7 +224,8 @@ class Keeping(StoreReads):
 
 
 def _log_failed(observer: Observer) -> None:
-    """An observer is a stranger's code, and the transaction is committed: say so and go on."""
+    """Log that an observer raised, and go on: observers are foreign code, and the transaction is
+    committed."""
     import logging
 
     logging.getLogger("perdure").warning("the observer %r raised", observer, exc_info=True)

@@ -1,6 +1,7 @@
-"""Rows as nouns, and nouns as rows. `codec` is imported late: a list of runs decodes nothing.
+"""Converts database rows to model objects and back. `codec` is imported late, because listing runs
+decodes nothing.
 
-Called by `reads` and `sql`. A row is anything that gives a column by its name.
+Called by `reads` and `sql`. A row is anything that returns a column by its name.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 Noun = TypeVar("Noun")
 
 Row = Any
-"""A row of either dialect: `row["column"]`."""
+"""A row of either database: `row["column"]`."""
 
 MAX_TIME = 2**53
-"""The latest time that is stored, in ms: an agent may name any number as the end of its limit."""
+"""The latest time that is stored, in ms. It is needed because an agent may report any number as the
+end of its limit."""
 
 
 def noun_of(text: str, kind: type[Noun]) -> Noun:
-    """Stored JSON as a noun. Raises StoreError where it does not fit: damaged, or written by a
+    """Decode stored JSON. Raises StoreError if it does not fit the type: it is damaged, or of a
     newer perdure."""
     from msgspec import MsgspecError
 
@@ -54,7 +56,7 @@ def noun_of(text: str, kind: type[Noun]) -> Noun:
 
 
 def run_of(row: Row) -> TaskRun:
-    """A row of `runs` as a run."""
+    """Return the run in a row of `runs`."""
     return TaskRun(
         id=row["id"],
         name=row["name"],
@@ -81,17 +83,17 @@ def run_of(row: Row) -> TaskRun:
 
 
 def given_of(row: Row) -> Given:
-    """The task files of a row of `contexts`."""
+    """Return the task files in a row of `contexts`."""
     return noun_of(row["given"], Given) if row["given"] else NOTHING_GIVEN
 
 
 def claim_of(row: Row) -> Claim:
-    """A row of a running run as the claim that holds it."""
+    """Return the claim that holds the running run of a row."""
     return Claim(run_of(row), row["attempt"], row["worker"])
 
 
 def run_row_of(row: Row) -> RunRow:
-    """A row of plain columns as a list shows it."""
+    """Return the list entry for a row, which has plain columns only."""
     from perdure.protocols import RunRow
 
     return RunRow(
@@ -115,7 +117,7 @@ def run_row_of(row: Row) -> RunRow:
 
 
 def placed_of(row: Row) -> PlacedRun:
-    """A row of plain columns and a workspace."""
+    """Return the placed run for a row, which has plain columns and a workspace."""
     from perdure.protocols import PlacedRun
 
     return PlacedRun(
@@ -133,12 +135,13 @@ def placed_of(row: Row) -> PlacedRun:
 
 
 def scope_of(spec: TaskSpec, run_id: str) -> str:
-    """The conversation's scope of a run that is not stored yet: the rule is the run's own."""
+    """Return the conversation's scope for a run that is not stored yet, by the same rule as for a
+    stored one."""
     return TaskRun(id=run_id, name="", spec=spec, state=RunState.QUEUED, created=0, updated=0).scope
 
 
 def attempt_values(attempt: Attempt) -> dict[str, Any]:
-    """An attempt as the parameters of `add_attempt` and `put_attempt`."""
+    """Return an attempt as the parameters of `add_attempt` and `put_attempt`."""
     from perdure.model.codec import encode
 
     return {
@@ -152,7 +155,7 @@ def attempt_values(attempt: Attempt) -> dict[str, Any]:
 
 
 def session_values(session: Session) -> dict[str, Any]:
-    """A session as the parameters of `put_session`."""
+    """Return a session as the parameters of `put_session`."""
     from perdure.model.codec import encode
 
     return {
@@ -166,20 +169,20 @@ def session_values(session: Session) -> dict[str, Any]:
 
 
 def session_of(row: Row) -> Session:
-    """A row of `sessions` as a session."""
+    """Return the session in a row of `sessions`."""
     from dataclasses import replace
 
     return replace(noun_of(row["body"], Session), revision=row["revision"])
 
 
 def key_values(key: SessionKey) -> dict[str, str]:
-    """A session's key as parameters."""
+    """Return a session's key as parameters."""
     return {"agent": key.agent, "scope": key.scope}
 
 
 def host_values(host: Host, now: int) -> dict[str, Any]:
-    """Which runs are due on this host, as parameters: its own, any host's, and those that another
-    one has left alone."""
+    """Return the parameters that select the runs that this host may start: its own, those of any
+    host, and those that another host has abandoned."""
     if not host.id:
         return {"host": "", "left_alone": now}
     return {
@@ -189,14 +192,15 @@ def host_values(host: Host, now: int) -> dict[str, Any]:
 
 
 def record_of(row: Row) -> Record:
-    """A row of `records` as a Record."""
+    """Return the Record in a row of `records`."""
     from perdure.model.events import Record
 
     return Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
 
 
 def event_of(text: str) -> AnyEvent:
-    """A stored event; one that a newer perdure wrote is kept as Unrecognised, with its text."""
+    """Decode a stored event. An event that this perdure does not know becomes Unrecognised, with
+    its text."""
     from msgspec import MsgspecError
 
     from perdure.model.codec import decode_event

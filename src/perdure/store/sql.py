@@ -2,11 +2,11 @@
 `SessionStore`.
 
 Every public method is one transaction. A write under a claim first passes the fence (`fence.held`):
-the run is running, at the claim's attempt, with the claim's worker; otherwise LostLease, and
-nothing is stored. The store itself writes the Record of every change of state, in the same
-transaction; a caller's copy of such an event is dropped, so that each stands there once. What no
-program error may break (two writers, two ends of an attempt, a move outside the machine) the schema
-refuses as well.
+the run must be running, at the claim's attempt, with the claim's worker. Otherwise LostLease is
+raised and nothing is stored. The store itself writes the Record of every change of state, in the
+same transaction. A caller's copy of such an event is dropped, so that each is stored once. The
+schema enforces the most important rules again, against bugs: no two writers, no two ends of an
+attempt, no transition that the state machine does not have.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ if TYPE_CHECKING:
 
 
 class SqlStore(StoredTokens, Accounts, Boards, StoreCounts):
-    """All of `perdure.engine.attempt.engine.Store` over one database. Threads may share it;
-    processes open their own."""
+    """All of `perdure.engine.attempt.engine.Store` over one database. Threads may share it; each
+    process opens its own."""
 
     def add(
         self,

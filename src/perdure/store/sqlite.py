@@ -1,11 +1,11 @@
-"""SQLite under the store: how a database is opened, how a transaction runs, and what its errors
-mean to a person.
+"""SQLite under the store: how a database is opened, how a transaction runs, and how its errors
+become sentences.
 
-This is one dialect's whole part (`dialect.Database`); `postgres` is the other. Every write is BEGIN
-IMMEDIATE in WAL with synchronous=FULL: what was acknowledged survives a kill and a power cut. One
-connection, one transaction at a time; threads wait for each other. Do not use it across a fork, and
-never open and close the file by other means: POSIX locks of a process vanish when it closes any
-handle of the file.
+This is one implementation of `dialect.Database`; `postgres` is the other. Every write is BEGIN
+IMMEDIATE in WAL with synchronous=FULL: what was acknowledged survives a kill and a power cut. There
+is one connection with one transaction at a time; threads wait for each other. Do not use it across
+a fork. Never open and close the file by other means: a process loses its POSIX locks on a file when
+it closes any handle of that file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from perdure.store.disk import refuse_network
 from perdure.store.migrate import migrate, newest, version_of
 
 BUSY_S = 30.0
-"""How long a write waits for another process's write."""
+"""Timeout of a write that waits for another process's write, in seconds."""
 
 SMALLEST_PAGE = 512
-"""Bytes (sqlite.org/fileformat2.html)."""
+"""SQLite's smallest page size, in bytes (sqlite.org/fileformat2.html)."""
 
 ELSEWHERE = "make it writable, or choose another state directory"
 
@@ -47,15 +47,15 @@ class Sqlite:
         self._turn = threading.RLock()
 
     def now(self) -> int:
-        """Milliseconds since 1970. The database runs in this process, so the process's clock is the
-        store's own."""
+        """Return the time in milliseconds since 1970. The database runs in this process, so the
+        process's clock is the store's own."""
         return time.time_ns() // 1_000_000
 
     @contextmanager
     def writing(self, *, claimed: bool = False) -> Iterator[tuple[sqlite3.Cursor, int]]:
-        """One durable transaction and the time in it: all of it is stored when the block ends, or
-        nothing. SQLite has one writer at a time, whatever is `claimed`. Raises StoreError,
-        Conflict."""
+        """Yield a cursor in one durable transaction, and the time in it. Everything is stored when
+        the block ends, or nothing. `claimed` makes no difference: SQLite has one writer at a time.
+        Raises StoreError, Conflict."""
         if self.read_only:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self._turn, in_words(self.place, self.ballast):
@@ -75,7 +75,8 @@ class Sqlite:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Cursor]:
-        """One view of the database as it is now; writers are not held up. Raises StoreError."""
+        """Yield a cursor on one view of the database as it is now. Writers are not blocked. Raises
+        StoreError."""
         with self._turn, in_words(self.place):
             cursor = self.connection.cursor()
             cursor.execute("BEGIN")
@@ -87,8 +88,8 @@ class Sqlite:
                 cursor.close()
 
     def problems(self) -> list[str]:
-        """What SQLite's own quick check finds wrong with the file: empty if all is well. Takes
-        seconds on a large one."""
+        """Return what SQLite's quick check finds wrong with the file; empty if nothing is. Takes
+        seconds on a large file."""
         try:
             with self.reading() as cursor:
                 found = [str(row[0]) for row in cursor.execute("PRAGMA quick_check(10)")]
@@ -97,7 +98,7 @@ class Sqlite:
         return [] if found == ["ok"] else found
 
     def close(self) -> None:
-        """Ends the connection. Closing twice is harmless."""
+        """Close the connection. Closing twice is harmless."""
         with self._turn:
             self.connection.close()
 
@@ -109,13 +110,14 @@ def connect(
     allow_network: bool = False,
     ballast: Ballast | None = None,
 ) -> Sqlite:
-    """Opens the database, making or upgrading it as needed. Raises StoreError with one sentence.
+    """Open the database, creating or upgrading it if needed. Raises StoreError with one sentence.
 
-    `read_only` changes no byte of the database; where there is none yet it gives an empty one in
-    memory. `allow_network` is for people who know that their network file system has honest locks
-    and shared memory. `ballast` is given up on a full disk.
+    `read_only` changes nothing in the database, except that an older schema is upgraded. If there
+    is no database yet, it opens an empty one in memory. `allow_network` is for users who know that
+    their network file system has reliable locks and shared memory. `ballast` is given up on a full
+    disk.
     """
-    # Symbolic links stay: a moved state directory keeps its name.
+    # Links are not resolved: a moved state directory keeps its name.
     path = Path(os.path.abspath(path))  # noqa: PTH100
     place = str(path)
     if not allow_network:
@@ -137,7 +139,8 @@ def _open_for_writing(path: Path, place: str) -> Sqlite:
     try:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
-        # The version is asked first: a stranger's database is not to be changed, not even its mode.
+        # The version is checked first: another program's database must not be changed, not even its
+        # mode.
         version = version_of(connection, place)
         _use_wal(connection, place)
         if version < newest():
@@ -162,7 +165,7 @@ def _open_for_reading(path: Path, place: str) -> Sqlite:
     connection.close()
     if version == 0:
         return _empty(place)
-    # An older perdure's schema: upgrading it is the one write that a reader makes.
+    # An older perdure's schema. Upgrading it is the only write that a reader makes.
     _open_for_writing(path, place).close()
     return _open_for_reading(path, place)
 
@@ -176,7 +179,7 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
         connection.close()
         log = Path(f"{place}-wal")
         empty = not log.exists() or not log.stat().st_size
-        # In a directory that cannot be written, SQLite cannot make its shared memory; without a log
+        # SQLite cannot create its shared memory in a directory that is not writable. Without a log
         # there is nothing to share.
         if empty and (
             _no_room(error)
@@ -192,9 +195,9 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
 
 
 def _alone(place: str) -> sqlite3.Connection:
-    """On a full disk there is no room for the shared memory beside a log: who is alone reads the
-    log without (sqlite.org/wal.html, "Use of WAL Without Shared-Memory"). Nothing is written
-    through it but what the log holds already."""
+    """Open a database that has a log, on a full disk: there is no room for the shared memory. A
+    single process may read the log without it (sqlite.org/wal.html, "Use of WAL Without
+    Shared-Memory"). The connection writes nothing except what is in the log already."""
     connection = _raw(_uri(place, "mode=rw"))
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -225,7 +228,8 @@ def _raw(uri: str) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection, place: str) -> None:
-    """Turns the write-ahead log on. SQLite does not wait for other processes here, so this does."""
+    """Turn the write-ahead log on. SQLite does not wait for other processes here, so this function
+    does."""
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -245,8 +249,8 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
 
 
 def _refuse_unlike(path: Path, place: str) -> None:
-    """What cannot be looked at is not taken for nothing; nor a file of less than SQLite's smallest
-    page, which SQLite would write over."""
+    """Raise StoreError for a path that cannot be examined: it may be a database. Also raise it for
+    a file smaller than SQLite's smallest page, which SQLite would overwrite."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -260,7 +264,8 @@ def _refuse_unlike(path: Path, place: str) -> None:
 
 
 def _make_file(path: Path) -> None:
-    """An empty file that only its owner can read: prompts and the agents' variables are in it."""
+    """Create an empty file that only its owner can read: it will hold prompts and the agents'
+    variables."""
     if path.is_dir():
         raise StoreError(f"{path} is a directory, not a database", "name a file in it")
     try:
@@ -270,7 +275,8 @@ def _make_file(path: Path) -> None:
             f"The state directory {path.parent} cannot be made: {_why(error)}", ELSEWHERE
         ) from error
     try:
-        # Exclusively: an existing database must not be opened and closed here (see above).
+        # O_EXCL: an existing database must not be opened and closed here (see the module's
+        # docstring).
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except FileExistsError:
         return
@@ -284,8 +290,8 @@ def _why(error: OSError) -> str:
 
 @contextmanager
 def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
-    """SQLite's errors as sentences for a person. Where there was no room, the ballast is given up
-    for the next try."""
+    """Turn SQLite's errors into sentences. If there was no room, give up the ballast for the next
+    try."""
     try:
         yield
     except sqlite3.IntegrityError as error:
@@ -324,7 +330,8 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
             | sqlite3.SQLITE_CANTOPEN
             | sqlite3.SQLITE_AUTH
         ):
-            # It cannot be opened also while a process has too many files open.
+            # SQLITE_CANTOPEN also occurs while the process has too many open files, so it is
+            # transient.
             transient = code & 0xFF == sqlite3.SQLITE_CANTOPEN
             return StoreError(
                 f"The database {place} cannot be opened or written: {error}",

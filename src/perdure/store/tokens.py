@@ -1,5 +1,5 @@
-"""Tokens in SQL: `perdure.protocols.TokenStore`. The secrets of tokens and sign-ins never come
-here: their digests do."""
+"""Tokens in SQL: `perdure.protocols.TokenStore`. Only digests of tokens and sign-ins get here,
+never their secrets."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from perdure.store.postings import Postings
 from perdure.store.rows import Row
 
 USED_EVERY_MS = 3_600_000
-"""A use is written down at most so often: asking must not cost a write each time."""
+"""Minimum time between two recorded uses of a token, in milliseconds: not every request should cost
+a write."""
 
 
 class StoredTokens(Postings):
-    """`Postings` and who may ask."""
+    """A `Postings` that also stores tokens and sign-ins."""
 
     def add_token(self, token: Token, sha256: str) -> Token:
         with self._write() as write:
@@ -32,8 +33,8 @@ class StoredTokens(Postings):
                     f"There is a token {token.name!r} already",
                     f"perdure token rm {token.name}, or choose another name",
                 )
-            # Of one that signed in at the very moment when an earlier token of this name was taken
-            # away.
+            # A sign-in may remain that was made at the very moment when an earlier token of this
+            # name was removed.
             write.do("sign_out_token", token=token.name)
             return _token_of(row)
 

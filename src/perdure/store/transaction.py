@@ -1,5 +1,5 @@
 """One open write transaction, as `sql` sees it: statements by name, one clock reading, and the
-Records to come."""
+Records that are written."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 class Write:
-    """Valid until its transaction ends. `records` and `sessions` are those written so far: they are
-    told of after the commit."""
+    """Valid until its transaction ends. `records` and `sessions` are those written so far;
+    observers and the cache get them after the commit."""
 
     def __init__(self, cursor: Any, now: int, host: Host = NOWHERE) -> None:
         self._cursor = cursor
@@ -46,30 +46,31 @@ class Write:
         self.sessions: list[Session] = []
 
     def one(self, statement: str, **values: Any) -> Row:
-        """The first row of a statement, or None."""
+        """Return the first row of a statement, or None."""
         return self._cursor.execute(SQL[statement], values).fetchone()
 
     def all(self, statement: str, **values: Any) -> list[Row]:
-        """All rows of a statement."""
+        """Return all rows of a statement."""
         return list(self._cursor.execute(SQL[statement], values).fetchall())
 
     def do(self, statement: str, **values: Any) -> None:
-        """Runs a statement that gives no rows."""
+        """Run a statement that returns no rows."""
         self._cursor.execute(SQL[statement], values)
 
     def named(self, ref: str) -> Row:
-        """The row of a run. Raises NotFound."""
+        """Return the row of a run. Raises NotFound."""
         return named(self._cursor, ref)
 
     def attempt(self, claim: Claim) -> Attempt:
-        """The attempt of a claim."""
+        """Return the attempt of a claim."""
         return noun_of(self.one("attempt", run=claim.run.id, number=claim.attempt)["body"], Attempt)
 
     def host_of(
         self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given
     ) -> dict[str, str]:
-        """Where a new run begins: beside its workdir or conversation, where what it needs lies on
-        this machine; else anywhere."""
+        """Return the host that a new run is bound to. A run that has the same workdir or
+        conversation decides it. Otherwise it is this host if the new run needs something local, and
+        none if not."""
         values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
         beside = self.one("host_beside", **values) if self._host.id else None
         if beside is not None:
@@ -84,8 +85,7 @@ class Write:
         }
 
     def bind(self, workspace_id: str, key: SessionKey) -> None:
-        """From now on a workdir and a conversation are on this host, where the database is
-        shared."""
+        """Bind a workdir and a conversation to this host, if several hosts share the database."""
         if self._host.id:
             self.do(
                 "bind_to_host",
@@ -96,13 +96,13 @@ class Write:
             )
 
     def put_attempt(self, attempt: Attempt) -> None:
-        """Replaces an attempt that has not ended."""
+        """Replace an attempt that has not ended."""
         values = attempt_values(attempt)
         del values["started"]
         self.do("put_attempt", **values)
 
     def put_context(self, run_id: str, context: Context) -> None:
-        """Appends a version of the instructions."""
+        """Append a version of the instructions."""
         from perdure.model.codec import encode
 
         given = encode(context.given) if context.given != NOTHING_GIVEN else ""
@@ -116,7 +116,8 @@ class Write:
         )
 
     def put_session(self, session: Session) -> None:
-        """Inserts or replaces a session. Raises Conflict if another one of its key is live."""
+        """Insert or replace a session. Raises Conflict if another session with the same key is
+        live."""
         live = self.one("live_session", **key_values(session.key))
         if (
             session.state is not SessionState.RETIRED
@@ -132,7 +133,7 @@ class Write:
         self.sessions.append(replace(session, revision=row["revision"]))
 
     def put_checkpoint(self, run: TaskRun, checkpoint: Checkpoint) -> None:
-        """Publishes a checkpoint of the run, and says so in the journal."""
+        """Store a checkpoint of the run, and record that in the journal."""
         from perdure.model.codec import encode
         from perdure.model.events import CheckpointTaken
 
@@ -158,7 +159,7 @@ class Write:
         self.note(run.id, checkpoint.attempt, [taken])
 
     def take_in(self, arrival: Arrival) -> TaskRun:
-        """Stores a run from another machine. Its records keep their times and get new numbers."""
+        """Store a run from another machine. Its records keep their times and get new numbers."""
         from perdure.model.codec import encode
 
         run = arrival.run
@@ -206,7 +207,7 @@ class Write:
         return run_of(row)
 
     def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:
-        """Appends Records to the journal."""
+        """Append Records to the journal."""
         from perdure.model.codec import encode
         from perdure.model.events import Record
 
@@ -223,8 +224,8 @@ class Write:
             self.records.append(Record(run_id, seq, attempt, self.now, event))
 
     def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-        """The events without those of a change of state: the store writes these itself, exactly
-        once each."""
+        """Return the events without those of a change of state: the store writes these itself,
+        exactly once each."""
         from perdure.model import events as e
 
         own = (

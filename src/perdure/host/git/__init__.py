@@ -1,16 +1,16 @@
-"""The only room that runs git, and the only way in which it is run.
+"""Runs git. No other module does, and every call goes through here.
 
-`workspace` and `checkpoint` call it. Every call gets an environment of its own: nothing that begins
-with GIT_ is inherited (a leaked GIT_DIR beats `-C`), system and user configuration are not read,
-and the settings of `environment` are given as environment configuration, which beats whatever an
+`workspace` and `checkpoint` call it. Every call gets an environment of its own. Nothing that begins
+with GIT_ is inherited (a leaked GIT_DIR beats `-C`), and system and user configuration are not
+read. The settings of `environment` are passed as environment configuration, which beats whatever an
 agent wrote into a repository. So hooks, fsmonitor, external diffs, signing programs, credential
 helpers and automatic maintenance do not run, and no transport is allowed unless the call asks for
-it. What is left open (filters that a repository's own configuration names) is listed in
+it. The remaining gap (filters that a repository's own configuration names) is described in
 docs/reference/trust.md.
 
-A call is bounded: stdin is closed or a file, output has a cap, there is a deadline, and the whole
-process group is ended when it passes. git's children inherit the descriptors in `keep`: a lock that
-a killed supervisor held stays held until the last git of it is gone.
+A call is bounded: stdin is closed or a file, output has a cap, and there is a deadline at which the
+whole process group is ended. git's children inherit the descriptors in `keep`: a lock that a killed
+supervisor held stays held until its last git process is gone.
 """
 
 from __future__ import annotations
@@ -57,8 +57,9 @@ __all__ = [
 ]
 
 OLDEST = (2, 38)
-"""safe.bareRepository came with git 2.38, configuration by environment (GIT_CONFIG_COUNT) with
-2.31: without them the settings of `environment` would silently not hold."""
+"""The oldest git version that can be hardened. safe.bareRepository came with git 2.38,
+configuration by environment (GIT_CONFIG_COUNT) with 2.31: without them the settings of
+`environment` would silently have no effect."""
 
 _CAP = 64 << 20
 _STDERR_KEPT = 64 << 10
@@ -69,7 +70,7 @@ _LOOKS = frozenset({"diff", "diff-files", "ls-files", "status"})
 
 @dataclass(frozen=True, slots=True)
 class GitResult:
-    """What a git process left: its exit code and its two outputs as bytes (stderr: the last 64
+    """The result of a git process: its exit code and its two outputs as bytes (stderr: the last 64
     KiB)."""
 
     code: int
@@ -78,14 +79,14 @@ class GitResult:
 
     @property
     def text(self) -> str:
-        """stdout without the newline at its end, as the file system decodes names."""
+        """stdout without the newline at its end, decoded as file names are."""
         return os.fsdecode(self.stdout).removesuffix("\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Git:
-    """git at one place. With `git_dir` nothing is discovered; without, discovery stops below
-    `ceiling`."""
+    """git at one place. If `git_dir` is given, git does not search for a repository; otherwise the
+    search stops below `ceiling`."""
 
     cwd: Path
     git_dir: Path | None = None
@@ -94,12 +95,12 @@ class Git:
     keep: tuple[int, ...] = ()
     """Descriptors that git and its children inherit."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    """Where PATH, TMPDIR and the proxies come from."""
+    """The source of PATH, TMPDIR and the proxies."""
     memory: Path | None = None
-    """A file that may remember which git program was found to be new enough."""
+    """A file that remembers which git program was found to be new enough; optional."""
 
     def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
-        """The same settings at another place."""
+        """Return the same settings for another place."""
         return replace(self, cwd=cwd, git_dir=git_dir, work_tree=work_tree)
 
     def run(
@@ -113,15 +114,15 @@ class Git:
         cap: int = _CAP,
         good: Collection[int] = (0,),
     ) -> GitResult:
-        """Runs one git command and returns what it said.
+        """Run one git command and return its result.
 
         `allow`: transports that this call may use (`https`, `ssh`, `http`, `file`). Raises
         GitFailed for an exit code that is not in `good`, for a call over its deadline and for
         output over the cap; WorkspaceError without a usable git.
 
-        A file that somebody cuts while git has it mapped ends git where it stands (SIGBUS). It is
-        asked again where that is known to do no harm: with an index of perdure's own, whose lock is
-        taken away, and for what only looks.
+        If another process truncates a file that git has mapped, git dies of SIGBUS. The call is
+        then repeated if that is known to be harmless: with an index of perdure's own, whose lock is
+        removed first, and for commands that only read.
         """
         program = require(self.environ.get("PATH", os.defpath), self.memory)
         argv = [program]
@@ -145,7 +146,7 @@ class Git:
         return GitResult(code, out, err)
 
     def commit(self, revision: str) -> str:
-        """The full id of the commit that `revision` names, or empty if there is none."""
+        """Return the full id of the commit that `revision` names, or "" if there is none."""
         return self.run(
             "rev-parse",
             "--verify",
@@ -156,8 +157,8 @@ class Git:
         ).text
 
     def head(self) -> tuple[str, str]:
-        """(commit id, branch): the branch is empty on a detached HEAD. Raises GitFailed before the
-        first commit."""
+        """Return commit id and branch. The branch is empty on a detached HEAD. Raises GitFailed
+        before the first commit."""
         if self.git_dir is not None and (known := on_disk.head(self.git_dir)) is not None:
             return known
         oid, _, name = self.run("rev-parse", "HEAD", "--symbolic-full-name", "HEAD").text.partition(
@@ -166,14 +167,15 @@ class Git:
         return oid, name.removeprefix("refs/heads/") if name != "HEAD" else ""
 
     def refs(self, *patterns: str) -> dict[str, str]:
-        """Full names and ids of the refs that are, or lie below, one of the patterns."""
+        """Return full names and ids of the refs that match one of the patterns, or are below
+        one."""
         lines = self.run(
             "for-each-ref", "--format=%(objectname) %(refname)", "--", *patterns
         ).text.split("\n")
         return {name: oid for oid, _, name in (line.partition(" ") for line in lines if line)}
 
     def set_ref(self, name: str, oid: str, why: str, *, new: bool = False) -> None:
-        """Writes a ref; with `new`, only if it does not exist. `name` is a full name."""
+        """Write a ref; with `new`, only if it does not exist. `name` is a full name."""
         self.run(
             "update-ref",
             "--create-reflog",
@@ -186,7 +188,7 @@ class Git:
         )
 
     def status(self, *, write_index: bool = False) -> GitStatus:
-        """What differs from HEAD: every file by name, submodules and nested repositories never
+        """Return what differs from HEAD, file by file. Submodules and nested repositories are never
         entered."""
         args = (
             "--porcelain=v2",
@@ -204,12 +206,12 @@ class Git:
         )
 
     def worktrees(self) -> tuple[Worktree, ...]:
-        """All working directories of the repository, the main one first."""
+        """Return all working directories of the repository, the main one first."""
         return tuple(parse_worktrees(self.run("worktree", "list", "--porcelain", "-z").stdout))
 
     def user(self) -> dict[str, str]:
-        """`user.name` and `user.email` as the user's own and this repository's configuration say;
-        reads, runs nothing."""
+        """Return `user.name` and `user.email` from the configuration of the user and of this
+        repository. Only reads; runs none of it."""
         own = {
             name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
         }
@@ -228,14 +230,14 @@ class Git:
 
 
 _FIT: dict[str, str] = {}
-"""Programs that were found to be new enough, by PATH."""
+"""Git programs that were found to be new enough, by PATH."""
 
 
 def require(path: str, memory: Path | None = None) -> str:
     """Return the git program on this PATH.
 
-    `memory`: a file that remembers which program was asked for its version. Raises WorkspaceError
-    if there is no git, or one that is too old to be hardened.
+    `memory`: a file that remembers which program's version was checked. Raises WorkspaceError if
+    there is no git, or one that is too old to be hardened.
     """
     if path not in _FIT:
         program = shutil.which("git", path=path)
@@ -271,7 +273,8 @@ def _check_version(program: str) -> None:
 
 
 def _signature(program: str) -> str:
-    """What a program file is; empty for a script, which may start another git tomorrow."""
+    """Return what identifies a program file; "" for a script, which may start another git next
+    time."""
     try:
         with Path(program).open("rb") as file:
             seen = os.fstat(file.fileno())
@@ -291,7 +294,8 @@ def _remembers(memory: Path, sign: str) -> bool:
 
 
 def _remember(memory: Path, sign: str) -> None:
-    """Write the memory, if its directory is there. What cannot be written is asked again."""
+    """Write the memory, if its directory exists. If that fails, the version is checked again next
+    time."""
     fresh = memory.with_name(f"{memory.name}.{os.getpid()}.{threading.get_ident()}")
     with contextlib.suppress(OSError):
         fresh.write_text(sign, encoding="ascii")
@@ -301,12 +305,12 @@ def _remember(memory: Path, sign: str) -> None:
 def run_as_user(
     *args: str, stdin: bytes, environ: Mapping[str, str], timeout_s: float
 ) -> GitResult:
-    """Run git with the configuration of the system and the user, where there is no repository.
-    Raises GitFailed, WorkspaceError.
+    """Run git with the configuration of the system and the user, outside of any repository. Raises
+    GitFailed, WorkspaceError.
 
-    The git directory that is not there keeps git from looking for a repository, in the directories
-    above as well (git 2.39). The empty GIT_ASKPASS keeps it from every program that would open a
-    window.
+    GIT_DIR names a directory that does not exist, so that git does not search for a repository, not
+    even in parent directories (git 2.39). The empty GIT_ASKPASS keeps it from programs that would
+    open a window.
     """
     own = {
         name: value

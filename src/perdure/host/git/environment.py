@@ -1,9 +1,9 @@
-"""The environment in which git is run, so that nothing of the caller, the user, the system or a
-repository takes part.
+"""The environment in which git runs, so that nothing of the caller, the user, the system or a
+repository influences it.
 
-`Git.run` asks for it, once a call. The settings are given as environment configuration, which beats
-what an agent wrote into a repository. Each line stands against an attack that is shown in
-tests/safety, or against a wait without end.
+`Git.run` asks for it once a call. The settings are passed as environment configuration, which beats
+what an agent wrote into a repository. Each line prevents an attack that tests/safety demonstrates,
+or an endless wait.
 """
 
 from __future__ import annotations
@@ -66,9 +66,10 @@ _FIXED = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
     "MALLOC_TOP_PAD_": "1048576",
 }
-"""HOME leads nowhere: libcurl would read ~/.netrc and so give the user's passwords to a call that
-has a broker of its own. glibc would give memory back to the kernel after each object that git
-reads: packing many loose objects takes 2.5 times as long then."""
+"""Variables of every call. HOME does not exist, because libcurl would read ~/.netrc and so send the
+user's passwords in a call that has a credential broker of its own. The MALLOC_ variables keep glibc
+from returning memory to the kernel after each object that git reads: otherwise packing many loose
+objects takes 2.5 times as long."""
 
 
 def environment(
@@ -77,8 +78,8 @@ def environment(
     allow: Collection[str],
     settings: Sequence[tuple[str, str]],
 ) -> dict[str, str]:
-    """For one call: `caller` gives PATH, TMPDIR and proxies, `allow` names transports, `settings`
-    are (key, value) pairs."""
+    """Return the variables for one call. PATH, TMPDIR and proxies come from `caller`, `allow` names
+    transports, `settings` are (key, value) pairs."""
     env = {name: value for name, value in caller.items() if _PASSED.fullmatch(name)}
     if "ssh" in allow and "SSH_AUTH_SOCK" in caller:
         env["SSH_AUTH_SOCK"] = caller["SSH_AUTH_SOCK"]

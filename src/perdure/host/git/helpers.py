@@ -1,9 +1,9 @@
 """Asks the user's own credential helpers (`gh auth setup-git`, a keychain) for a login to one https
 address.
 
-`workspace` calls it when a server wants a login and the settings have none. `git credential fill`
-reads the system's and the user's configuration here, and no repository's: it runs where there is
-none. Nothing is stored or erased, and nothing may ask a person.
+`workspace` calls it when a server requires a login and the settings have none. `git credential
+fill` reads the configuration of the system and the user here. It runs outside of any repository, so
+it reads no repository's. Nothing is stored or erased, and no helper may prompt.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _TIME_S = 60.0
 
 
 def login(url: str, environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The (user, secret) that the user's helpers give for an address; None where there is no
-    helper, or it knows nothing."""
+    """Return the user and the secret that the user's helpers give for an address; None if there is
+    no helper, or it has no login for the address."""
     parts = urlsplit(url)
     if parts.scheme not in ("https", "http"):
         return None

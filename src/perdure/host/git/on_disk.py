@@ -1,9 +1,10 @@
 """Reads HEAD, a branch and simple settings from a repository's files, without starting git.
 
-`Git` asks here first. Only the layout that every git since 1.5 writes is understood: HEAD, loose
+`Git` tries this first. It understands only the layout that every git since 1.5 writes: HEAD, loose
 and packed refs, and a configuration of plain lines. For anything else (an extension such as
-reftable or sha256, an include, a symbolic link, a value with escapes) the answer is None, and git
-itself is asked. Nothing that is read here is run, and a link is never followed in a repository.
+reftable or sha256, an include, a symbolic link, a value with escapes) the answer is None, and the
+caller asks git itself. Nothing that is read here is executed, and no link in a repository is
+followed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 _OID = re.compile(r"[0-9a-f]{40}")
 _BRANCH = re.compile(r"refs/heads/(?!\.)[^\x00-\x20\x7f~^:?*\[\\]+")
 _UNFIT = re.compile(r"\.\.|//|/\.|@\{|\.lock(/|$)|[/.]$")
-"""What git takes in no name of a ref; `/.` also is where reftable's HEAD points."""
+"""Strings that git allows in no ref name. `/.` also matches the dummy HEAD of a reftable
+repository."""
 _SECTION = re.compile(r'[ \t]*\[([A-Za-z0-9.-]+)(?:[ \t]+"([^"\\]*)")?\][ \t]*')
 _SETTING = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*(?:=[ \t]*(.*?))?[ \t]*")
 _NOTHING = re.compile(r"[ \t]*([#;].*)?")
@@ -26,10 +28,10 @@ _PACKED_CAP = 64 << 20
 
 
 def head(git_dir: Path) -> tuple[str, str] | None:
-    """Return the commit and the branch that HEAD of a git directory stands at; the branch is empty
-    where it is detached.
+    """Return the commit and the branch of a git directory's HEAD; the branch is empty on a detached
+    HEAD.
 
-    `git_dir` may be the `.git` file of a linked worktree. None: git has to be asked.
+    `git_dir` may be the `.git` file of a linked worktree. None means that git has to be asked.
     """
     try:
         found = _places(git_dir)
@@ -49,9 +51,10 @@ def head(git_dir: Path) -> tuple[str, str] | None:
 
 
 def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
-    """Return `user.name` and `user.email` of a git directory's and of the user's own configuration.
+    """Return `user.name` and `user.email` from the configuration of a git directory and of the
+    user.
 
-    `git_dir` None: there is no repository. None: git has to be asked.
+    `git_dir` is None if there is no repository. A result of None means that git has to be asked.
     """
     found: dict[str, str] = {}
     files = [(own, True), (git_dir / "config" if git_dir is not None else None, False)]
@@ -72,10 +75,10 @@ def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
 
 
 def repository(start: Path) -> Path | None:
-    """Return the git directory of the checkout that a directory lies in.
+    """Return the git directory of the checkout that contains a directory.
 
-    None: git has to be asked, which is so for a linked worktree, a bare repository, another's
-    files (git refuses them, see safe.directory) and where a file system ends.
+    None means that git has to be asked: for a linked worktree, a bare repository, files of another
+    user (git refuses them, see safe.directory), and at a file system boundary.
     """
     own, device = os.geteuid(), start.stat().st_dev
     for directory in (start, *start.parents):
@@ -95,9 +98,9 @@ def repository(start: Path) -> Path | None:
 
 
 def refs(common: Path, top: str) -> dict[str, str] | None:
-    """Return the ids of the refs that are, or lie below, a name such as `refs/heads/topic`.
+    """Return the ids of the refs that have, or are below, a name such as `refs/heads/topic`.
 
-    None: git has to be asked.
+    None means that git has to be asked.
     """
     found: dict[str, str] = {}
     try:
@@ -124,7 +127,7 @@ def refs(common: Path, top: str) -> dict[str, str] | None:
 
 
 def has_usual_worktrees(common: Path) -> bool:
-    """Return whether a worktree of a repository is nothing but a HEAD and an index of its own."""
+    """Return whether a repository's worktrees have only a HEAD and an index of their own."""
     try:
         return _is_simple(common) and "core.sparsecheckout" not in dict(_configured(common))
     except (OSError, UnicodeError):
@@ -137,7 +140,7 @@ def is_outside(directory: Path) -> bool:
 
 
 def _places(git_dir: Path) -> tuple[Path, Path] | None:
-    """The directory with HEAD, and the one with the refs and the configuration."""
+    """Return the directory with HEAD, and the one with the refs and the configuration."""
     kind = os.lstat(git_dir).st_mode
     admin = git_dir
     if stat.S_ISREG(kind):
@@ -154,7 +157,7 @@ def _places(git_dir: Path) -> tuple[Path, Path] | None:
 
 
 def _is_checkout(git_dir: Path) -> bool:
-    """Whether a `.git` directory is the usual one of the files beside it."""
+    """Return whether a `.git` directory is an ordinary one, for the files beside it."""
     parts = (git_dir / "objects", git_dir / "refs")
     if not all(stat.S_ISDIR(_kind(part)) for part in parts) or not _is_simple(git_dir):
         return False
@@ -163,7 +166,7 @@ def _is_checkout(git_dir: Path) -> bool:
 
 
 def _kind(path: Path) -> int:
-    """The file's mode, links not followed; 0 where there is none."""
+    """Return the file's mode without following links; 0 if there is no file."""
     try:
         return os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -184,8 +187,8 @@ def _is_simple(common: Path) -> bool:
 
 
 def _settings(text: str) -> list[tuple[str, str | None]] | None:
-    """The settings of a configuration file, in order; a value that is not plain keeps its quotation
-    marks. None where a line is more than that, or another file is included."""
+    """Return the settings of a configuration file, in order. A quoted value keeps its quotation
+    marks. None if a line is more complex than that, or includes another file."""
     if "\r" in text or "\\" in text or text.startswith("\ufeff"):
         return None
     found: list[tuple[str, str | None]] = []
@@ -211,7 +214,7 @@ def _loose(common: Path, name: str) -> str:
 
 
 def _packed(common: Path, name: str) -> str:
-    """A loose ref beats a packed one, so this is asked only where there is none."""
+    """Return the id of a packed ref, "" if there is a loose one: that takes precedence."""
     if os.path.lexists(common / name):
         return ""
     packed = "\n" + (_text(common / "packed-refs", cap=_PACKED_CAP) or "")
@@ -221,8 +224,8 @@ def _packed(common: Path, name: str) -> str:
 
 
 def _text(path: Path, *, cap: int = _CAP, follow: bool = False) -> str | None:
-    """A regular file's text; None where there is none. Raises OSError for anything else and for one
-    that is too large."""
+    """Return the text of a regular file; None if there is none. Raises OSError for anything else
+    and for a file that is too large."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
     try:
         fd = os.open(path, flags)

@@ -1,7 +1,7 @@
-"""What git says, read: a status, the list of worktrees, and its failures as sentences.
+"""Parses git's output: a status, the list of worktrees, and errors, which become sentences.
 
-Everything here comes from repositories and servers, so lists are split by NUL alone, and control
-characters stop here.
+All of it comes from repositories and servers. So lists are split only at NUL, and control
+characters are removed here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _UNREACHED = (
     "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't "
     "connect|Connection refused|Connection timed out|"
     "Connection reset|Network is unreachable|No route to host|Operation too slow|error: 50[234]|"
-    # ssh: a server that goes away before it has said who it is, or has too many guests.
+    # ssh: a server that hangs up before it has identified itself, or has too many connections.
     "kex_exchange_identification|Connection closed by|Timeout, server .* not responding|"
-    # A server that goes away: at once, in the handshake (GnuTLS, OpenSSL), in its answer.
+    # https: a server that hangs up at once, in the handshake (GnuTLS, OpenSSL) or in its answer.
     "Empty reply from server|non-properly terminated|pull function|SSL_ERROR_SYSCALL|unexpected "
     "eof|transfer closed with"
 )
@@ -82,7 +82,7 @@ _HINTS = (
 
 
 _SSH_FAILED = "Could not read from remote repository"
-"""git's words for every failure of ssh; the reason is what ssh said before."""
+"""git's message for every failure of ssh; the reason is in the lines of ssh before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +98,19 @@ class GitStatus:
 
 @dataclass(frozen=True, slots=True)
 class Worktree:
-    """One line of `git worktree list`: its directory and the full name of its branch, or empty."""
+    """One entry of `git worktree list`: its directory, and the full name of its branch or ""."""
 
     path: Path
     branch: str
 
 
 def unreachable(error: GitFailed) -> bool:
-    """Whether the server was not reached at all, as against one that refused."""
+    """Return whether the server could not be reached at all; a server that refused was reached."""
     return re.search(_UNREACHED, error.stderr) is not None
 
 
 def wants_login(error: GitFailed) -> bool:
-    """Whether the server asked for a login that nobody gave."""
+    """Return whether the server required a login and none was given."""
     return (
         re.search("terminal prompts disabled|could not read (Username|Password)", error.stderr)
         is not None
@@ -118,7 +118,7 @@ def wants_login(error: GitFailed) -> bool:
 
 
 def parse_status(out: bytes) -> GitStatus:
-    """Reads `git status --porcelain=v2 --branch -z --no-renames`."""
+    """Read `git status --porcelain=v2 --branch -z --no-renames`."""
     head = branch = ""
     changed: list[str] = []
     untracked: list[str] = []
@@ -137,7 +137,7 @@ def parse_status(out: bytes) -> GitStatus:
 
 
 def parse_worktrees(out: bytes) -> Iterator[Worktree]:
-    """Reads `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
+    """Read `git worktree list --porcelain -z` (without -z a newline in a path forges entries)."""
     for block in os.fsdecode(out).split("\0\0"):
         fields = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
         if "worktree" in fields:
@@ -147,8 +147,8 @@ def parse_worktrees(out: bytes) -> Iterator[Worktree]:
 def failure(
     argv: Sequence[str], args: Sequence[str], cwd: Path, code: int, err: bytes
 ) -> GitFailed:
-    """The error of a git call that ended with `code`: its own reason as the sentence, without what
-    would steer a terminal."""
+    """Return the error for a git call that exited with `code`. The sentence has git's own reason,
+    without characters that would control a terminal."""
     text = _STEERING.sub("?", err.decode("utf-8", "replace")).strip()
     lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [
         line for line in text.split("\n")[-1:] if line

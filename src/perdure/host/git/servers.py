@@ -1,15 +1,15 @@
-"""Which servers a call of git may speak to, and that it speaks to no other.
+"""Decides which servers a git call may connect to, and makes sure that it connects to no other.
 
-`workspace` asks before each fetch, with the address of a repository. What is fetched may be named
-by somebody outside (a webhook's repository in a rule's address, a task over the API), and a name
-may lead into the network that perdure stands in: so the name is resolved once, the addresses are
-looked at, and git is given exactly those (`http.curloptResolve`, git 2.37), whatever the name leads
-to a moment later. The settings go by the full address, because git lets `http.<address>.*` of any
+`workspace` asks before each fetch, with the address of a repository. That address may come from
+outside (a webhook's repository in a rule's address, a task over the API), and its name may resolve
+to an address in perdure's own network. So the name is resolved once, the addresses are checked, and
+git gets exactly those (`http.curloptResolve`, git 2.37), even if the name resolves differently a
+moment later. The settings use the full address, because git lets `http.<address>.*` of any
 configuration beat `http.*` (git-config(1), "http.<url>.*").
 
-Behind a proxy the proxy resolves, so only the names are looked at here. ssh resolves by itself (its
-configuration may give a name another address), so what somebody outside names is fetched by ssh
-only from servers that the configuration names.
+With a proxy, the proxy resolves names, so only the names are checked here. ssh resolves names
+itself (its configuration may map a name to another address). So repositories named from outside are
+fetched by ssh only from servers that the configuration names.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from perdure.lateclass import dataclass
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""RFC 6052: an IPv4 address in the last 32 bits."""
+"""Prefix of IPv6 addresses that have an IPv4 address in their last 32 bits (RFC 6052)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hosts:
-    """The owner's word on servers, each as `host` or `host:port` (see `host_of`).
+    """The owner's rules about servers, each as `host` or `host:port` (see `host_of`).
 
-    `only`: others are refused; empty: there is no such list. `named`: what the configuration names
-    elsewhere. `guarded`: who is on neither must have a public address and the scheme's own port.
+    `only`: all other servers are refused; empty means no such list. `named`: servers that the
+    configuration names elsewhere. `guarded`: a server on neither list must have a public address
+    and the scheme's default port.
     """
 
     only: frozenset[str] = frozenset()
@@ -41,12 +42,12 @@ class Hosts:
     guarded: bool = False
 
     def knows(self, url: str) -> bool:
-        """Whether the configuration names the server of an address."""
+        """Return whether the configuration names the server of an address."""
         return host_of(url) in self.only | self.named
 
     def check(self, url: str) -> None:
-        """Raises UsageError for a server that may not be spoken to, as far as its name says so:
-        nobody is asked."""
+        """Raise UsageError for a server that is not allowed, as far as its name shows. Nothing is
+        resolved."""
         place, parts = host_of(url), parts_of(url)
         if self.knows(url):
             return
@@ -72,11 +73,11 @@ class Hosts:
             )
 
     def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """What git is told for one call on an address: no redirects, the certificate, the proxy,
-        and where the name leads.
+        """Return git's settings for one call to an address: no redirects, certificate check, proxy,
+        and the addresses of the name.
 
-        Raises UsageError as `check` does and for a name that leads where it may not, GitFailed
-        where it leads nowhere.
+        Raises UsageError like `check`, and for a name that resolves to a forbidden address;
+        GitFailed if it does not resolve.
         """
         self.check(url)
         parts = parts_of(url)
@@ -108,18 +109,18 @@ class Hosts:
 
 
 ANYWHERE = Hosts()
-"""For a person at a terminal, who names a server himself."""
+"""No restrictions, for a user at a terminal who names the server."""
 
 
 def host_of(url: str) -> str:
-    """`host`, or `host:port` where the port is not the scheme's own."""
+    """Return `host`, or `host:port` if the port is not the scheme's default."""
     parts = parts_of(url)
     host = (parts.hostname or "").lower()
     return host if parts.port in (None, PORTS.get(parts.scheme)) else f"{host}:{parts.port}"
 
 
 def parts_of(url: str) -> SplitResult:
-    """The parts of an address; `user@host:path` is ssh."""
+    """Return the parts of an address; `user@host:path` is ssh."""
     if "://" in url:
         return urlsplit(url)
     server, _, path = url.partition(":")
@@ -127,9 +128,12 @@ def parts_of(url: str) -> SplitResult:
 
 
 def unfit(address: str, *, private: bool) -> str:
-    """Why no server is spoken to at an address, in a few words, or empty. A text that is no address
-    is not judged. `private`: those of a network of one's own are fit. Link-local ones (where clouds
-    keep their secrets), multicast and reserved ones never are."""
+    """Return why an address may not be connected to, in a few words, or "" if it may.
+
+    A text that is not an address is not judged. `private`: addresses of private networks and of
+    this machine are allowed. Link-local (where clouds keep their secrets), multicast and reserved
+    addresses never are.
+    """
     try:
         ip = _meant(ipaddress.ip_address(address.partition("%")[0]))
     except ValueError:
@@ -148,7 +152,7 @@ def unfit(address: str, *, private: bool) -> str:
 def _meant(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The IPv4 address that an IPv6 one stands for, where it does."""
+    """Return the IPv4 address that an IPv6 address embeds, otherwise the address itself."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if ip in _NAT64:
@@ -157,8 +161,8 @@ def _meant(
 
 
 def addresses(host: str, port: int) -> tuple[str, ...]:
-    """Where a name leads now. Raises GitFailed, in git's own words for a server that is out of
-    reach."""
+    """Return the addresses that a name resolves to now. Raises GitFailed, in git's own words for an
+    unreachable server."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -174,7 +178,7 @@ def addresses(host: str, port: int) -> tuple[str, ...]:
 
 
 def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
-    """The proxy that the environment names for a server, as curl reads it; empty if there is
+    """Return the proxy that the environment sets for a server, as curl reads it; "" if there is
     none."""
     names = (
         f"{scheme}_proxy",

@@ -1,11 +1,11 @@
-"""The ssh program that git uses to reach a repository: the user's own ssh, without its questions
-and without its side doors.
+"""The ssh program with which git reaches a repository: the user's own ssh, without prompts,
+forwarding and shared connections.
 
 `workspace` asks for the command line of each call. The user's `~/.ssh/config`, keys and agent are
-honored, because they are the user's. Nothing that a repository says takes part: git is given this
+honored, because they are the user's. Nothing that a repository says has an effect: git gets this
 command by its environment, which beats `core.sshCommand` and `ssh.variant` of any repository.
 
-ssh finds the home in the system's list of accounts, not in HOME (ssh(1), FILES).
+ssh takes the home directory from the system's accounts, not from HOME (ssh(1), FILES).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPTIONS = (
     "ForwardX11=no",
     "PermitLocalCommand=no",
     "Tunnel=no",
-    # A connection that is shared may have been opened with another key, and its master would
+    # A shared connection may have been opened with another key, and its master process would
     # outlive the call.
     "ControlMaster=no",
     "ControlPath=none",
@@ -41,7 +41,7 @@ _OPTIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ssh:
-    """What the settings say about ssh; without a word, the user's own ssh as it is set up.
+    """The settings for ssh; by default, the user's own ssh as it is configured.
 
     `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the
     user's and the system's list of servers, `config` the user's and the system's configuration.
@@ -52,7 +52,7 @@ class Ssh:
     config: Path | None = None
 
     def command(self) -> str:
-        """The command line for git, which gives it to a shell."""
+        """Return the command line for git, which passes it to a shell."""
         words = [
             "ssh",
             *(["-F", str(self.config)] if self.config else []),
@@ -61,13 +61,14 @@ class Ssh:
         if self.key is not None:
             words += ["-oIdentitiesOnly=yes", "-i", str(self.key)]
         if self.known_hosts is not None:
-            # The value is a list: ssh wants a name with spaces in quotation marks of its own.
+            # The option takes a list of files: a name with spaces needs quotation marks inside the
+            # value.
             words += [f'-oUserKnownHostsFile="{self.known_hosts}"', "-oGlobalKnownHostsFile=none"]
         return shlex.join(words)
 
     def check(self, environ: Mapping[str, str]) -> None:
-        """Raises UsageError where ssh, or a file that the settings name, is missing: ssh would go
-        on without it."""
+        """Raise UsageError if ssh, or a file that the settings name, is missing. Without a file,
+        ssh would go on silently."""
         if shutil.which("ssh", path=environ.get("PATH", os.defpath)) is None:
             raise UsageError(
                 "ssh is not installed.", "Install the OpenSSH client, or use an https address."
@@ -85,4 +86,4 @@ class Ssh:
 
 
 OWN = Ssh()
-"""The user's ssh as it is set up."""
+"""The user's ssh as it is configured."""

@@ -1,15 +1,17 @@
-"""Agents' homes kept on a volume: moved there without losing a file, found there again, given back.
+"""Keeps agents' homes on a volume: moves them there without losing a file, finds them again, and
+moves them back.
 
 Called by `perdure home` and `perdure entrypoint`; the attempt asks `Remembered` where a home is.
-Guarantees, at every kill:
+Guarantees, even if the process is killed at any point:
 
-- no byte is ever deleted: a tree is copied, its copy is compared and made durable, and only then it
-  is moved aside, where it stays (`*.pre-perdure-<time>`); of two versions of a file both are kept;
-- the place of a home changes in one atomic step, and a call that was killed is completed by the
-  next one;
-- nothing is moved while an agent is at work on it, and nothing is begun on a volume that is not
-  there or is another one.
+- No byte is ever deleted. A tree is copied, and the copy is compared and made durable. Only then is
+  the tree moved aside, where it stays (`*.pre-perdure-<time>`). If a file has two versions, both
+  are kept.
+- The location of a home changes in one atomic step. If a call was killed, the next one completes
+  it.
+- Nothing is moved while an agent uses it. Nothing starts on a volume that is missing or is another
+  one.
 
-`remembered` (where a home is: every start asks) and `volume` are light; what moves homes is
-imported by those who move them.
+`remembered` (where a home is; every start asks) and `volume` are cheap to import. The modules that
+move homes are imported only by their callers.
 """

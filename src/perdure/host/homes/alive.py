@@ -1,10 +1,10 @@
-"""Who is at work on a home: what moves under an agent's hands is written to in the old place and
-lost.
+"""Finds processes that use a home. If a home moves while an agent uses it, the agent writes to the
+old place and that is lost.
 
-Two witnesses: a file of the home that is open in any process (Codex's locks and databases,
-OpenCode's database, a transcript), and a process of the agent whose environment says that this is
-its home (Claude Code and Gemini CLI hold nothing open between turns). Processes of other users and
-other machines are not seen.
+There are two signs. One is a file of the home that is open in any process (Codex's locks and
+databases, OpenCode's database, a transcript). The other is a process of the agent whose environment
+names this home (Claude Code and Gemini CLI hold nothing open between turns). Processes of other
+users and on other machines cannot be seen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ INTERPRETERS = ("node", "bun", "deno")
 
 
 def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
-    """Raises Conflict with who works there."""
+    """Raise Conflict if a process uses the home, with the processes in the message."""
     if found := sorted(set(users(home, folder, places))):
         raise Conflict(
             f"Somebody is at work on this home: {'; '.join(found[:5])}.",
@@ -30,8 +30,8 @@ def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
 
 
 def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
-    """Live processes, each with what it was recognised by. `places`: directories that are the
-    home."""
+    """Find the live processes that use a home, as sentences with the sign that gave each away.
+    `places`: the directories that are the home."""
     tops = set(chain.from_iterable((str(place), str(place.resolve())) for place in places))
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and int(process.name) != os.getpid():
@@ -42,14 +42,14 @@ def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
 
 
 def _opened(process: Path, tops: set[str]) -> str:
-    """A file below one of these directories that the process has open, or nothing."""
+    """Return a file below one of these directories that the process has open, or ""."""
     try:
         descriptors = list((process / "fd").iterdir())
     except OSError:
         return ""
     for descriptor in descriptors:
         try:
-            path = os.readlink(descriptor)  # noqa: PTH115 - of a socket it is no path
+            path = os.readlink(descriptor)  # noqa: PTH115 - a socket's is not a path
         except OSError:
             continue
         if any(path.startswith(f"{top}/") for top in tops):
@@ -58,7 +58,7 @@ def _opened(process: Path, tops: set[str]) -> str:
 
 
 def _is_agent(process: Path, home: Home) -> bool:
-    """By the name of its program, or of the script that an interpreter runs."""
+    """Recognize an agent by the name of its program, or of the script that an interpreter runs."""
     try:
         words = [
             os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0") if word
@@ -74,7 +74,7 @@ def _is_agent(process: Path, home: Home) -> bool:
 
 
 def _home_of(process: Path, folder: Folder) -> str:
-    """Where the process has its home; nothing if its environment cannot be read."""
+    """Return the home of the process, "" if its environment cannot be read."""
     try:
         pairs = (
             pair.partition(b"=")

@@ -1,8 +1,8 @@
-"""Writing so that a kill or a power cut leaves the old or the new, and swapping two names in one
-step.
+"""Writes files so that a kill or a power cut leaves the old or the new content, and swaps two names
+in one step.
 
-`renameat2` (Linux 3.15) is not in Python's `os` (3.13): it is called by ctypes. File systems
-without it (some FUSE and network ones answer EINVAL) get the closest that they can do.
+`renameat2` (Linux 3.15) is not in Python's `os` (3.13), so it is called by ctypes. On file systems
+without it (some FUSE and network ones answer EINVAL) the closest alternative is used.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
 def write(path: Path, text: str, *, replace: bool = True) -> None:
-    """A small file (0600), whole and durable under its name, or not at all. Without `replace`
-    raises FileExistsError."""
-    # A new file has racing writers; one that is replaced has a lock, and what a killed writer left
-    # is used again.
+    """Write a small file (0600) durably, completely or not at all. Without `replace`, raises
+    FileExistsError if it exists."""
+    # Several processes may create a file at once, so each uses its own temporary name. Replacing
+    # happens under a lock, so one name is enough, and a leftover of a killed writer is overwritten.
     part = path.with_name(f"{path.name}.part" if replace else f"{path.name}.part-{os.getpid()}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
@@ -44,7 +44,7 @@ def write(path: Path, text: str, *, replace: bool = True) -> None:
 
 
 def sync(directory: Path) -> None:
-    """Makes the names in a directory durable."""
+    """Make the names in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -53,7 +53,7 @@ def sync(directory: Path) -> None:
 
 
 def place_new(source: Path, target: Path) -> None:
-    """Renames, and never over anything. Raises FileExistsError."""
+    """Rename without ever replacing anything. Raises FileExistsError."""
     try:
         _renameat2(source, target, NOREPLACE)
     except OSError as error:
@@ -71,20 +71,20 @@ def place_new(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swaps two names, whatever they are, in one step. Raises OSError with EINVAL where the file
-    system cannot."""
+    """Swap two names of any kind in one step. Raises OSError with EINVAL if the file system cannot
+    do that."""
     _renameat2(one, other, EXCHANGE)
 
 
 def can_not(error: OSError) -> bool:
-    """Whether the file system does not know the operation at all."""
+    """Return whether the error means that the file system does not support the operation."""
     return error.errno in _UNABLE
 
 
 def _renameat2(source: Path, target: Path, flags: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     call = getattr(libc, "renameat2", None)
-    if call is None:  # a C library without a wrapper for it
+    if call is None:  # a C library without this function
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
     if (
         call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags))
@@ -98,8 +98,8 @@ def _renameat2(source: Path, target: Path, flags: int) -> None:
 
 @contextlib.contextmanager
 def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0) -> Iterator[None]:
-    """An advisory lock; its file is never unlinked. Raises Conflict with the sentence `busy` when
-    the patience is over."""
+    """Hold an advisory lock on a file, which is never unlinked. Raises Conflict with the sentence
+    `busy` after `patience_s` seconds."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     until = time.monotonic() + patience_s
     try:

@@ -1,8 +1,8 @@
-"""What lies in a home: every file, link and empty directory, without following a link out of it.
+"""Lists a home: every file, link and empty directory, without following links.
 
-A database of SQLite and what has not been folded into it yet (`-wal`, `-journal`) are one thing:
-they are compared, moved and kept together, or the database is damaged. Its `-shm` is made anew by
-the next program that opens it, and stays.
+A SQLite database and what has not been folded into it yet (`-wal`, `-journal`) are one thing. They
+are compared, moved and kept together, otherwise the database would be damaged. Its `-shm` is not
+moved: the next program that opens the database creates it.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ MAGIC = b"SQLite format 3\0"
 
 @dataclass(frozen=True, slots=True)
 class HomeThing:
-    """One file (with its sides), link or directory. `name` is its path below the home."""
+    """One file (with the files that belong to it), link or directory. `name` is its path below the
+    home."""
 
     name: str
     path: Path
     kind: int
-    """The type bits of its mode."""
+    """File type bits of its mode."""
     mode: int
     mtime_ns: int
     size: int
     sides: tuple[str, ...] = ()
-    """Suffixes of the files that are one with it; empty ones do not count."""
+    """Suffixes of the files that belong to it; empty files do not count."""
 
     @property
     def is_file(self) -> bool:
@@ -51,7 +52,7 @@ class HomeThing:
 
     @property
     def bytes(self) -> int:
-        """All of it, sides included."""
+        """Its size with all files that belong to it, in bytes; 0 for links and directories."""
         return (
             self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
             if self.is_file
@@ -59,8 +60,9 @@ class HomeThing:
         )
 
     def digest(self) -> str:
-        """The hash of what it says: of a file its SHA-256 (with sides: of all of theirs), of a link
-        that of where it points to. Raises Conflict if somebody writes to it meanwhile."""
+        """Return the hash of its content: the SHA-256 of a file, together with the files that
+        belong to it, or a hash of a link's destination. Raises Conflict if it is written to
+        meanwhile."""
         if self.is_link:
             return hashlib.sha256(b"link\0" + os.fsencode(self.path.readlink())).hexdigest()
         if not self.sides:
@@ -77,8 +79,8 @@ def side(path: Path, suffix: str) -> Path:
 
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[str]]:
-    """Everything below a directory, and the names of what cannot or must not travel. Neither for a
-    directory that is not there."""
+    """Return everything below a directory, and the names of what cannot or must not be moved. Both
+    are empty if there is no such directory."""
     found: list[HomeThing] = []
     left: list[str] = []
     for thing in _walk(top, ""):
@@ -92,7 +94,7 @@ def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[
 
 
 def thing_at(path: Path, name: str = "") -> HomeThing | None:
-    """What is under this name now, alone or with its sides; None if nothing is."""
+    """Return what has this name now, with the files that belong to it; None if there is nothing."""
     try:
         state = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -142,7 +144,7 @@ def _walk(directory: Path, below: str) -> Iterator[HomeThing]:
 
 
 def _joined(found: list[HomeThing]) -> list[HomeThing]:
-    """Databases with their sides as one, and their shared memory left out."""
+    """Join databases with the files that belong to them, and drop their shared memory."""
     gone: set[str] = set()
     joined = []
     for thing in found:
@@ -160,7 +162,8 @@ def _joined(found: list[HomeThing]) -> list[HomeThing]:
 
 
 def is_database(path: Path) -> bool:
-    """Whether it is a database of SQLite; an empty file with sides is one that was just begun."""
+    """Return whether it is a SQLite database. An empty file with a `-wal` or `-journal` is one that
+    was just created."""
     try:
         with path.open("rb") as file:
             head = file.read(len(MAGIC))
@@ -170,7 +173,8 @@ def is_database(path: Path) -> bool:
 
 
 def hash_of(path: Path) -> str:
-    """SHA-256 of a regular file, no link followed. Raises Conflict if it changes meanwhile."""
+    """Return the SHA-256 of a regular file, without following links. Raises Conflict if it changes
+    meanwhile."""
     fd = open_file(path)
     try:
         before = os.fstat(fd)
@@ -184,7 +188,8 @@ def hash_of(path: Path) -> str:
 
 
 def open_file(path: Path) -> int:
-    """A descriptor to read a regular file: no link is followed, and no pipe waited for."""
+    """Return a descriptor to read a regular file, without following links or waiting for a pipe.
+    Raises Conflict if it is another kind of file."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
@@ -195,7 +200,7 @@ def open_file(path: Path) -> int:
 
 
 def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None:
-    """Raises Conflict if a file was written to in between."""
+    """Raise Conflict if a file was written to between the two looks."""
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Conflict(
             f"{path} was written to while it was copied: an agent is at work.",
@@ -204,7 +209,8 @@ def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None
 
 
 def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Names, kinds, sizes and times of all below: another one means that something was written."""
+    """Return names, kinds, sizes and times of everything below. If it differs later, something was
+    written."""
     return frozenset(
         (
             thing.name,
@@ -217,5 +223,5 @@ def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
 
 
 def parents(name: str) -> list[str]:
-    """The directories above a name, the highest first."""
+    """Return the directories above a name, the topmost first."""
     return [str(each) for each in reversed(PurePosixPath(name).parents)][1:]

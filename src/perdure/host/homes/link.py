@@ -1,11 +1,10 @@
-"""`home link`: an agent's home goes to the volume, or is found there again after the machine or the
-container was made anew.
+"""`home link`: moves an agent's home to the volume, or finds it there again in a new machine or
+container.
 
-The steps, of which each may be the last one before a kill: copy to the stage, compare, put in
-place, note where the home is (for a home moved by its variable the switch), move the old tree aside
-(for one moved by a link the switch). The next call finds what is done by looking, and does the
-rest. Nothing of the old tree is changed before its copy is on the disk, and nothing of it ever
-deleted.
+A kill may come after any of these steps. Copy to the stage, compare, and put in place. Record where
+the home is: this switches a home that is moved by its variable. Move the old tree aside: this
+switches a home that is moved by a link. The next call sees what is done and does the rest. Nothing
+of the old tree is changed before its copy is on the disk, and nothing of it is ever deleted.
 """
 
 from __future__ import annotations
@@ -33,26 +32,26 @@ from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"
 ROUNDS = 3
-"""So often a tree that was written to while it was copied is taken in again, before somebody must
-be at work there."""
+"""Number of times that a tree is copied again because it was written to meanwhile. After that, an
+agent is assumed to be using it."""
 
 
 def quiet(step: str) -> None:
-    """Nobody wants to know."""
+    """Ignore the step."""
 
 
 @dataclass(slots=True, kw_only=True)
 class MovedDirectory:
-    """What became of one directory of a home."""
+    """The result for one directory of a home."""
 
     linked: Linked
     taken: Taken = field(default_factory=Taken)
     kept: list[str] = field(default_factory=list)
-    """Where the old tree, the files beside it and an old index were moved to."""
+    """New paths of the old tree, the files beside it and an old index."""
 
     @property
     def line(self) -> str:
-        """For the user's shell."""
+        """The line for the user's shell, "" if none is needed."""
         return (
             f"export {self.linked.variable}={self.linked.value}"
             if self.linked.way == VARIABLE
@@ -62,8 +61,9 @@ class MovedDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linking:
-    """One call. `environ` is the user's own, without what perdure remembers. `symlink`: a link at
-    the old place also where a variable would do. `tell` hears of each step."""
+    """One call of `home link`. `environ` is the user's own, without what perdure remembers.
+    `symlink`: put a link at the old place even if a variable would do. `tell` is called with each
+    step."""
 
     volume: Volume
     state: Path
@@ -73,8 +73,8 @@ class Linking:
     tell: Tell = quiet
 
     def link(self, agent: str, home: Home) -> list[MovedDirectory]:
-        """Moves all directories of the agent's home. Raises Conflict while somebody works there,
-        WorkspaceError where it cannot be done: then the home is where it was."""
+        """Move all directories of the agent's home. Raises Conflict while a process uses it,
+        WorkspaceError if it cannot be moved: then the home is where it was."""
         agent = agent.removeprefix("acp-")
         try:
             if self.dry_run:
@@ -123,7 +123,8 @@ class Linking:
         return moved
 
     def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
-        """The files beside first: they are the ones in use."""
+        """Return the merges to do. The files beside the directory come first: they are the ones in
+        use."""
         stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
         found = [
@@ -143,8 +144,8 @@ class Linking:
         return found
 
     def _look_again(self, home: Home, now: HomeSituation, moved: MovedDirectory) -> None:
-        """Whoever began to work in the old place at the last moment is found, and what was written
-        there is taken in."""
+        """Find processes that began to use the old place at the last moment, and take in what they
+        wrote."""
         for kept in map(Path, moved.kept):
             if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
                 require_nobody(home, now.folder, [kept])
@@ -156,8 +157,8 @@ def stage_of(now: HomeSituation) -> HomeStage:
 
 
 def take_in(call: Linking, now: HomeSituation) -> Taken:
-    """Everything of the old place that the volume has not. Raises Conflict if somebody writes there
-    all the time."""
+    """Take in everything of the old place that the volume does not have. Raises Conflict if it is
+    written to all the time."""
     known = _known(now)
     for _ in range(ROUNDS):
         before = signature(now.source)
@@ -187,7 +188,7 @@ def take_in(call: Linking, now: HomeSituation) -> Taken:
 
 
 def _late(call: Linking, now: HomeSituation, kept: Path) -> Taken | None:
-    """What was written to the old tree after it was copied."""
+    """Take in what was written to the old tree after it was copied; None if there is nothing."""
     stage = stage_of(now)
     merge = Merge(
         kept,
@@ -208,8 +209,8 @@ def _late(call: Linking, now: HomeSituation, kept: Path) -> Taken | None:
 
 
 def switch(now: HomeSituation, tell: Tell) -> list[str]:
-    """The old tree goes aside, and where it is to be so, a link takes its place in the same step.
-    Returns where things went."""
+    """Move the old tree aside. If a link is to replace it, that happens in the same step. Return
+    the paths of what was moved."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = []
     for each in now.beside:
@@ -218,8 +219,8 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
             each.symlink_to(now.target / each.name)
         tell(f"aside {each.name}")
     for each in map(Path, now.linked.beside if now.linked.way == LINK else ()):
-        # Also where the volume has no such file yet: Claude Code 2.1.329 makes it through the link.
-        # Without one a new container's first login would be written beside the volume.
+        # Even if the volume has no such file yet: Claude Code 2.1.329 creates it through the link.
+        # Without the link, the first login in a new container would be written beside the volume.
         if not os.path.lexists(each):
             each.symlink_to(now.target / each.name)
     if now.linked.way == VARIABLE:
@@ -237,7 +238,7 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
 
 
 def _aside(path: Path, stamp: str) -> Path:
-    """Renames to a name of its own beside it."""
+    """Rename to an unused name beside it, and return that."""
     for number in range(100):
         suffix = f"-{number}" if number else ""
         kept = path.with_name(f"{path.name}{ASIDE}{stamp}{suffix}")
@@ -250,7 +251,7 @@ def _aside(path: Path, stamp: str) -> Path:
 
 
 def _exchange(now: HomeSituation, stamp: str) -> Path:
-    """The link and the old tree swap names: at no moment is there no home."""
+    """Swap the names of the link and the old tree, so that there is a home at every moment."""
     kept = now.place.with_name(f"{now.place.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     kept.symlink_to(now.target)
     try:
@@ -265,8 +266,8 @@ def _exchange(now: HomeSituation, stamp: str) -> Path:
 
 
 def index_aside(now: HomeSituation) -> list[str]:
-    """An index on the volume that names another place, or lacks what was just taken in: the agent
-    makes it anew."""
+    """Move an index on the volume aside that names another place, or lacks what was just taken in:
+    the agent builds a new one."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     found = [
         each
@@ -277,7 +278,7 @@ def index_aside(now: HomeSituation) -> list[str]:
 
 
 def taking(now: HomeSituation) -> Path:
-    """The note of what an unfinished call took in."""
+    """Return the path of the record of what an unfinished call took in."""
     return now.volume.own / f"taking-{now.folder.name.replace('/', '-')}.json"
 
 
@@ -287,7 +288,8 @@ def _identity(now: HomeSituation) -> str:
 
 
 def _known(now: HomeSituation) -> dict[str, list[str]]:
-    """Hashes of the versions that an unfinished call from this very place took in, by name."""
+    """Return the hashes of the versions that an unfinished call from the same place took in, by
+    name."""
     try:
         note: Any = json.loads(taking(now).read_bytes())
         return (

@@ -1,14 +1,14 @@
-"""Puts staged things to where they belong, over nothing that says something else: of two versions
-both are kept.
+"""Puts staged files where they belong, and never over different content: of two versions both are
+kept.
 
-Which version gets the name, where the two places differ:
+If both places have the name, this version gets it:
 
-- one goes on from the other (its bytes begin with the other's): the longer one;
-- an unfinished call had put it there, and only one of the two has changed since: that one;
-- else the one that was there. The other one is kept beside it as `<name>.conflict-<first 12 of its
-  hash>`, where no agent reads it.
+- if one version continues the other (its bytes begin with the other's), the longer one;
+- if an unfinished call had put it there and only one of the two has changed since, that one;
+- otherwise the one that was there. The other one is kept beside it as `<name>.conflict-<first 12 of
+  its hash>`, where no agent reads it.
 
-Every step is one rename or link, and what it finds done it does not do again.
+Every step is one rename or link, and a step that is already done is not repeated.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ Tell = Callable[[str], None]
 
 @dataclass(slots=True)
 class Taken:
-    """What became of the things of a tree."""
+    """The result for the files of a tree."""
 
     files: int = 0
     """Files and links that were put in place."""
     bytes: int = 0
     same: int = 0
-    """That were there already, or of which a later version was."""
+    """Number of files and links that the target had already, in this or a later version."""
     conflicts: list[str] = field(default_factory=list)
-    """Names of versions that are kept beside others."""
+    """Names of versions that were kept beside another one."""
     left: list[str] = field(default_factory=list)
-    """What stays behind: sockets, pipes, locks."""
+    """Names of what is not moved: sockets, pipes, locks."""
 
     def add(self, other: Taken) -> None:
         self.files, self.bytes, self.same = (
@@ -64,8 +64,8 @@ class Taken:
 
 @dataclass(slots=True)
 class Merge:
-    """One tree into another. `known`: hashes of versions that an unfinished call took in, by
-    name."""
+    """The merge of one tree into another. `known`: hashes of versions that an unfinished call took
+    in, by name."""
 
     source: Path
     target: Path
@@ -74,13 +74,14 @@ class Merge:
     stays: Sequence[str] = ()
     known: Mapping[str, Sequence[str]] = field(default_factory=dict)
     only: Sequence[str] = ()
-    """Names of files: nothing else is taken. Empty: the whole tree."""
+    """Names of the only files to take; empty means the whole tree."""
     wins: bool = False
-    """The source's version gets the name."""
+    """Whether the source's version always gets the name."""
     touched: set[Path] = field(default_factory=set)
 
     def plan(self) -> tuple[list[HomeThing], Taken]:
-        """What has to be copied, and what need not be. Nothing is written."""
+        """Return what has to be copied, and a first result with what need not be. Nothing is
+        written."""
         things, left = survey(self.source, self.stays) if not self.only else ([], [])
         things += [
             found
@@ -95,8 +96,7 @@ class Merge:
         return wanted, taken
 
     def run(self, things: Sequence[HomeThing], taken: Taken) -> Taken:
-        """Copies, compares, puts in place, and makes it durable. `things` and `taken` come from
-        `plan`."""
+        """Copy, compare, put in place, and make durable. `things` and `taken` come from `plan`."""
         self.stage.require_room([thing for thing in things if thing.is_file])
         for thing in things:
             if thing.is_file:
@@ -113,7 +113,7 @@ class Merge:
         return taken
 
     def _is_there(self, thing: HomeThing) -> bool:
-        """Whether the target has it, or a later version of it."""
+        """Return whether the target has this version or a later one, be it beside another."""
         there = thing_at(self.target / thing.name)
         if there is None or self._blocked(thing.name):
             return False
@@ -129,7 +129,7 @@ class Merge:
         )
 
     def lands(self, thing: HomeThing) -> bool:
-        """Whether it will get its own name, and not one beside it."""
+        """Return whether it will get its own name, rather than one beside it."""
         there = thing_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
             there is None
@@ -137,15 +137,15 @@ class Merge:
         )
 
     def _blocked(self, name: str) -> bool:
-        """Whether something that is no directory stands in the way of the name."""
+        """Return whether something other than a directory is in the way of the name."""
         return any(
             (found := thing_at(self.target / each)) is not None and not found.is_directory
             for each in parents(name)
         )
 
     def _verdict(self, ours: HomeThing, there: HomeThing) -> str:
-        """`same`, `later` (theirs goes on from ours), `earlier` (ours goes on from theirs), or
-        `differs`."""
+        """Compare two versions: `same`, `later` (the target's continues ours), `earlier` (ours
+        continues the target's), or `differs`."""
         if (
             ours.size == there.size
             and ours.sides == there.sides
@@ -186,8 +186,8 @@ class Merge:
         taken.bytes += thing.bytes
 
     def _parent(self, name: str) -> Path:
-        """The directory for a name, made where it is missing; beside what stands in the way, and
-        never through a link."""
+        """Return the directory for a name, created if missing. If something is in the way, it is
+        created beside that, never through a link."""
         place = self.target
         self._directory(place, 0o700)
         for each in parents(name):
@@ -205,8 +205,8 @@ class Merge:
         return place
 
     def _publish(self, thing: HomeThing, place: Path) -> None:
-        """Puts it under a free name: the sides first, so that no database is ever there without
-        them."""
+        """Put it under a free name. The files that belong to it come first, so that no database is
+        ever there without them."""
         self.touched.add(place.parent)
         if thing.is_link:
             place.symlink_to(os.fsdecode(self._aim(thing)))
@@ -215,7 +215,7 @@ class Merge:
         for suffix in SIDES:
             in_the_way = side(place, suffix)
             if os.path.lexists(in_the_way) and staged.exists():
-                # Of a database that is not there: a killed call's, or nobody's. It must not be
+                # A leftover of a database that is gone, perhaps from a killed call. It must not be
                 # taken for the new one's.
                 in_the_way.rename(side(place, f"{suffix}{CONFLICT}{os.urandom(6).hex()}"))
         for suffix in thing.sides:
@@ -223,7 +223,7 @@ class Merge:
         durable.place_new(staged, place)
 
     def _keep(self, there: HomeThing, taken: Taken) -> None:
-        """A second name for a version that is about to lose its own."""
+        """Give a second name to a version that is about to lose its own."""
         kept = beside(there.path, there)
         taken.conflicts.append(str(kept.relative_to(self.target)))
         for suffix in (*there.sides, ""):
@@ -235,14 +235,14 @@ class Merge:
         self.touched.add(place.parent)
         staged = self.stage.place(thing)
         for suffix in SIDES:
-            side(place, suffix).unlink(missing_ok=True)  # it has its second name
+            side(place, suffix).unlink(missing_ok=True)  # it has a second name by now
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)
 
     def _aim(self, link: HomeThing) -> bytes:
-        """Where a link must point to from its new place: what led out of the home still leads
-        there, what led into it, into the copy."""
+        """Return the destination of a link at its new place. A link out of the home still leads to
+        the same place; a link into it leads into the copy."""
         told = link.path.readlink()
         inside = self.source.resolve()
         if told.is_absolute():
@@ -259,12 +259,12 @@ class Merge:
 
 
 def beside(place: Path, thing: HomeThing) -> Path:
-    """The name of a version that another one keeps from its own."""
+    """Return the name for a version that cannot have its own."""
     return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
 
 
 def second_name(path: Path, other: Path) -> None:
-    """A hard link; a copy where the file system knows none."""
+    """Make a hard link, or a copy if the file system has no hard links."""
     try:
         os.link(path, other, follow_symlinks=False)
     except OSError:
@@ -272,7 +272,7 @@ def second_name(path: Path, other: Path) -> None:
 
 
 def begins_with(path: Path, shorter: Path, size: int) -> bool:
-    """Whether the first `size` bytes of a file are the other one."""
+    """Return whether the first `size` bytes of a file equal the other file."""
     one, other = open_file(path), open_file(shorter)
     try:
         while size > 0:

@@ -1,8 +1,8 @@
-"""Which homes lie on a volume: perdure's own note of it, `homes.json` in the state directory.
+"""Remembers which homes are on a volume, in the file `homes.json` of the state directory.
 
-Everything that asks a driver where a home is asks with `environment`: the user's environment, with
-the variables of linked homes where the user has not set them. It is read anew at every question, so
-a supervisor that lives for days sees a home move.
+Code that asks a driver where a home is passes `environment`: the user's environment, plus the
+variables of linked homes that the user has not set. The file is checked at every question, so that
+a long-lived supervisor notices when a home moves.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ class Linked:
     """The volume's directory."""
     volume_id: str
     target: str
-    """Where the files lie."""
+    """The directory that has the files, on the volume."""
     place: str
-    """Where they lay, and come back to."""
+    """The original directory, to which `unlink` returns the files."""
     way: str
     """`variable` or `symlink`."""
     variable: str
     value: str
-    """What the variable is set to."""
+    """The value that the variable is set to."""
     was: str
-    """What the variable was, or stood for, before."""
+    """The directory that the variable named before, explicitly or by default."""
     beside: tuple[str, ...] = ()
-    """Paths of files that lay beside the directory."""
+    """Paths of the home's files that were beside the directory."""
     leaving: bool = False
-    """`unlink` has begun: as soon as `place` is a directory again, the home is there."""
+    """Whether `unlink` has begun. As soon as `place` is a directory again, that is the home."""
 
     @property
     def is_led_to(self) -> bool:
-        """The place is a link that leads to the target."""
+        """Whether the place is a link to the target."""
         place = Path(self.place)
         return (
             place.is_symlink() and os.path.normpath(place.parent / place.readlink()) == self.target
@@ -72,7 +72,7 @@ class _Note:
 
 
 class Remembered:
-    """The note, in this state directory. Without the file no home is linked."""
+    """The record in this state directory. Without the file, no home is linked."""
 
     def __init__(self, state: Path) -> None:
         self.file = state / FILE
@@ -80,8 +80,8 @@ class Remembered:
         self._homes: tuple[Linked, ...] = ()
 
     def all(self) -> tuple[Linked, ...]:
-        """Raises StoreError if the note cannot be read: nobody can tell then where the
-        conversations are."""
+        """Return all linked homes. Raises StoreError if the file cannot be read: then it is unknown
+        where the conversations are."""
         try:
             state = self.file.stat()
             version = (state.st_ino, state.st_mtime_ns, state.st_size)
@@ -101,7 +101,8 @@ class Remembered:
         return self._homes
 
     def of(self, agent: str) -> tuple[Linked, ...]:
-        """The linked directories of an agent; over ACP it is the agent's own home."""
+        """Return the linked directories of an agent. An agent over ACP has the same home as the
+        agent itself."""
         return tuple(home for home in self.all() if home.agent == agent.removeprefix("acp-"))
 
     def one(self, name: str) -> Linked | None:
@@ -127,8 +128,8 @@ class Remembered:
         )
 
     def still(self) -> AbstractContextManager[None]:
-        """No home is moved meanwhile: between asking where one is and the agent's start in it.
-        Waits for a move that is under way. Raises Conflict if it takes too long."""
+        """Prevent homes from being moved, from the question where one is until the agent has
+        started in it. Waits for a move in progress. Raises Conflict if that takes too long."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return durable.lock(
             self.file.with_name(LOCK),
@@ -138,8 +139,8 @@ class Remembered:
         )
 
     def check(self, agent: str) -> None:
-        """Raises WorkspaceError if the volume of the agent's home is not there or cannot be
-        written: an agent would begin anew in an empty directory, or say that all is well and keep
+        """Raise WorkspaceError if the volume of the agent's home is missing or cannot be written.
+        An agent would otherwise start over in an empty directory, or report success and save
         nothing."""
         for home in self.of(agent):
             if home.is_home_again:
@@ -156,8 +157,8 @@ class Remembered:
 
 
 class _Listed(threading.local):
-    """The variables of linked homes that this thread was just told the names of, and has not asked
-    for yet."""
+    """The variables of linked homes whose names this thread has listed, and whose values it has not
+    read yet."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
@@ -168,8 +169,9 @@ class environment(Mapping[str, str]):  # noqa: N801
     """The user's environment, with the variables of linked homes that the user has not set to
     another place.
 
-    Who copies it (`{**environ}`) is told the names first and asks for each then: one whose home is
-    unlinked in between has the value that it had when it was told."""
+    A copy (`{**environ}`) first lists the names and then reads each value. If a home is unlinked in
+    between, its variable keeps the value that it had when the names were listed.
+    """
 
     def __init__(self, state: Path, own: Mapping[str, str]) -> None:
         self._own = own

@@ -1,7 +1,7 @@
-"""One directory of a home, as it stands: where it lies, where it is to lie, and what speaks against
-moving it.
+"""The situation of one directory of a home: where it is, where it has to go, and what prevents the
+move.
 
-Everything here only looks; `link` and `unlink` act on it.
+This module only reads; `link` and `unlink` act on it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from perdure.protocols import Folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeSituation:
-    """`place` is the old place, `target` the one on the volume; `before` is what perdure has noted
-    of it."""
+    """`place` is the old place, `target` the one on the volume, `before` what perdure has recorded
+    about it."""
 
     folder: Folder
     volume: Volume
@@ -32,13 +32,13 @@ class HomeSituation:
 
     @property
     def is_linked(self) -> bool:
-        """The place is a link that leads to the target."""
+        """Whether the place is a link to the target."""
         return self.linked.is_led_to
 
     @property
     def source(self) -> Path:
-        """The directory behind the place, whatever links lead there. Raises WorkspaceError if they
-        lead in a circle."""
+        """The directory that the place resolves to, through any links. Raises WorkspaceError if
+        they form a circle."""
         try:
             return self.place.resolve(strict=False)
         except (OSError, RuntimeError) as error:
@@ -48,12 +48,12 @@ class HomeSituation:
 
     @property
     def has_old(self) -> bool:
-        """Something is at the place that is no link to the target."""
+        """Whether there is something at the place other than a link to the target."""
         return os.path.lexists(self.place) and not self.is_linked
 
     @property
     def beside(self) -> list[Path]:
-        """Files beside the place that are still files."""
+        """Files beside the place that are not links yet."""
         return [
             path
             for each in self.linked.beside
@@ -62,8 +62,8 @@ class HomeSituation:
 
     @property
     def lost_its_link(self) -> bool:
-        """It was moved by a link: a file beside it that is a file again is newer than the one on
-        the volume."""
+        """Whether the home was moved by a link before. Then a regular file beside it replaced its
+        link, and is newer than the one on the volume."""
         return (
             self.before is not None
             and self.before.way == LINK
@@ -71,7 +71,7 @@ class HomeSituation:
         )
 
     def require(self) -> None:
-        """Raises Conflict or WorkspaceError for what cannot be moved."""
+        """Raise Conflict or WorkspaceError if the directory cannot be moved."""
         there = thing_at(self.target)
         if there is not None and not there.is_directory:
             raise WorkspaceError(f"{self.target} is no directory.", "Move it aside, then again.")
@@ -109,11 +109,11 @@ def look(
     environ: Mapping[str, str],
     symlink: bool,
 ) -> HomeSituation:
-    """The situation, for a user with this environment."""
+    """Return the situation for a user with this environment."""
     before = Remembered(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner
-    if folder.at(environ) == target:  # the user has put the line into the shell
+    if folder.at(environ) == target:  # the user's shell has the `export` line
         environ = {name: text for name, text in environ.items() if name != folder.variable}
         root = Path(before.was) if before is not None else folder.root(environ)
     else:

@@ -1,8 +1,8 @@
-"""Copies on their way: complete, compared with what they were made from, durable, and under no name
-that an agent reads.
+"""Temporary copies: complete, compared with their source, durable, and under a name that no agent
+reads.
 
-The stage lies on the file system of the place that they go to, so that putting them there is a
-rename. A staged file is named by the hash of its path; what a killed call left there is made again.
+The stage is on the file system of the final place, so that moving a copy there is a rename. A
+staged file is named by the hash of its path. Files that a killed call left there are made again.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from perdure.errors import WorkspaceError
 from perdure.host.homes.inventory import PIECE, HomeThing, hash_of, open_file, side, unchanged
 
 RESERVE = 16 << 20
-"""Bytes that a move leaves free."""
+"""Space that a move leaves free, in bytes."""
 
 
 class HomeStage:
-    """A directory for copies; made when the first one comes."""
+    """A directory for copies, created with the first one."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -29,7 +29,7 @@ class HomeStage:
         return self.directory / hashlib.sha256(os.fsencode(thing.name)).hexdigest()[:40]
 
     def require_room(self, things: Sequence[HomeThing]) -> None:
-        """Raises WorkspaceError before anything is written, if the copies cannot fit."""
+        """Raise WorkspaceError, before anything is written, if the copies cannot fit."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         needed = sum(thing.bytes for thing in things)
         space = os.statvfs(self.directory)
@@ -42,8 +42,8 @@ class HomeStage:
             )
 
     def copy(self, thing: HomeThing) -> None:
-        """Copies a file with its sides, and compares. Raises Conflict if it is written to
-        meanwhile, OSError as the system says."""
+        """Copy a file with the files that belong to it, and compare. Raises Conflict if it is
+        written to meanwhile, or the system's OSError."""
         place = self.place(thing)
         for suffix in thing.sides:
             copy_file(side(thing.path, suffix), side(place, suffix))
@@ -52,8 +52,7 @@ class HomeStage:
         copy_file(thing.path, place)
 
     def close(self) -> None:
-        """Takes the stage away, with copies that went nowhere: what they were made from is where it
-        was."""
+        """Remove the stage with unused copies; their sources are still in place."""
         if self.directory.is_dir():
             for path in list(self.directory.iterdir()):
                 path.unlink()
@@ -61,7 +60,8 @@ class HomeStage:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """A copy with rights and times, compared with its source before it gets its name."""
+    """Copy a file with its mode and times. The copy is compared with the source before it gets its
+    name."""
     part = target.with_name(f"{target.name}.part")
     fd = open_file(source)
     try:
@@ -81,8 +81,8 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def _write(source: int, part: Path) -> str:
-    """Copies the descriptor into the file, through to the disk and out of the cache. Returns the
-    hash of what was read."""
+    """Copy the descriptor's content into a file, write it to the disk and drop it from the page
+    cache. Return the hash of what was read."""
     digest = hashlib.sha256()
     part.unlink(missing_ok=True)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -95,7 +95,7 @@ def _write(source: int, part: Path) -> str:
         os.fsync(fd)
         os.posix_fadvise(
             fd, 0, 0, os.POSIX_FADV_DONTNEED
-        )  # so that the comparison reads what the disk has
+        )  # so that the comparison reads from the disk
     finally:
         os.close(fd)
     return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""`home unlink`: a home comes back from the volume, with what was written there meanwhile.
+"""`home unlink`: moves a home back from the volume, with what was written there meanwhile.
 
-A whole copy is made beside the old place, compared and durable, and takes the place in one step.
+A whole copy is made beside the old place, compared and made durable, and put in place in one step.
 The tree on the volume is then moved aside there, so that a later `home link` does not take it for a
-second home. What `home link` had moved aside stays.
+second home. The old tree that `home link` had moved aside stays where it is.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ def unlink(
     tell: Tell = quiet,
     dry_run: bool = False,
 ) -> list[MovedDirectory]:
-    """Gives all linked directories of the agent's home back. Raises Conflict while somebody works
-    there, WorkspaceError where the volume is not there or there is no room; then everything is as
-    it was."""
+    """Move all linked directories of the agent's home back. Raises Conflict while a process uses
+    it, WorkspaceError if the volume is missing or there is no room; then nothing was changed."""
     note, done = Remembered(state), []
     for folder in home.folders:
         before = note.one(folder.name)
@@ -85,7 +84,7 @@ def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) ->
     if not before.is_home_again:
         require_nobody(home, now.folder, [now.place, now.target])
         if now.has_old:
-            # Somebody made a home at the old place meanwhile: that is taken in as by `home link`.
+            # A home was created at the old place meanwhile: take it in, as `home link` does.
             now.require()
             take_in(call, now)
             moved.kept += put_aside(now, call.tell)
@@ -119,7 +118,7 @@ def _copy_back(call: Linking, now: HomeSituation, moved: MovedDirectory) -> None
     new = _new(now)
     if os.path.lexists(
         new
-    ):  # of a call that was killed: what it is made from may have changed since
+    ):  # left by a killed call: the source of its copies may have changed since then
         moved.kept.append(str(_away(new)))
     new.parent.mkdir(parents=True, exist_ok=True)
     before = signature(now.target)
@@ -161,13 +160,14 @@ def _switch(now: HomeSituation) -> None:
 
 
 def _beside_back(before: Linked) -> list[str]:
-    """Files that lay beside the directory lie inside of it on the volume."""
+    """Move files that were beside the directory out of it again: on the volume they are inside.
+    Return the paths of what was moved aside."""
     kept = []
     for outside in map(Path, before.beside):
         inside = Path(before.place) / outside.name
         if not inside.is_file():
             if outside.is_symlink():
-                outside.unlink()  # a link for a file that nobody has made
+                outside.unlink()  # a link for a file that was never created
             continue
         if outside.is_symlink():
             inside.replace(outside)
@@ -179,7 +179,7 @@ def _beside_back(before: Linked) -> list[str]:
 
 
 def _away(path: Path) -> Path:
-    """Renames to a name that says when."""
+    """Rename to a name with the current time, and return it."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = path.with_name(f"{path.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     durable.place_new(path, kept)

@@ -1,4 +1,5 @@
-"""`home status` and `home verify`: what perdure has noted of a home, and whether it is so."""
+"""`home status` and `home verify`: what perdure has recorded about a home, and whether it is
+true."""
 
 from __future__ import annotations
 
@@ -16,15 +17,15 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class HomeFinding:
-    """One thing that was looked at. `state`: `ok`, `warn` (works, but) or `bad` (a conversation
-    would be lost)."""
+    """The result of one check. `state`: `ok`, `warn` (works, with a caveat) or `bad` (a
+    conversation would be lost)."""
 
     state: str
     message: str
 
 
 def verify(home: Linked, environ: Mapping[str, str]) -> Iterator[HomeFinding]:
-    """Looks at everything that a linked home relies on; `environ` is the user's own."""
+    """Check everything that a linked home relies on; `environ` is the user's own."""
     try:
         volume_at(Path(home.volume), wanted=home.volume_id)
     except PerdureError as error:
@@ -91,7 +92,8 @@ def _way(
 
 
 def kept_beside(home: Linked) -> list[str]:
-    """Old trees and files that were moved aside and wait for a person."""
+    """Return the old trees and files that were moved aside and that wait for a person to look at
+    them."""
     found: list[str] = []
     for path in (Path(home.place), Path(home.target), *map(Path, home.beside)):
         if path.parent.is_dir():

@@ -1,9 +1,8 @@
-"""The volume: a directory that outlives the container or the machine, known by an id that lies on
-it.
+"""The volume: a directory that outlives the container or the machine, identified by a file on it.
 
 An empty directory where a volume should be mounted looks like a new volume, and everything written
-there is lost at the next start. So a directory without the identity file is taken for a new volume
-only where it is a mount point, or a person says so.
+there would be lost at the next start. So a directory without the identity file is accepted as a new
+volume only if it is a mount point, or if the user says so.
 
     .perdure/volume.json      the identity, and from where each home was last used
     .perdure/lock             held while homes are moved
@@ -31,12 +30,12 @@ from perdure.lateclass import dataclass
 OWN = ".perdure"
 IDENTITY = "volume.json"
 LOCK = "homes.lock"
-"""In the state directory."""
+"""Name of the lock file in the state directory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume that is there: its directory, and its id."""
+    """An existing volume: its directory and its id."""
 
     path: Path
     id: str
@@ -46,16 +45,16 @@ class Volume:
         return self.path / OWN
 
     def home(self, name: str) -> Path:
-        """What the variable of this home is set to."""
+        """Return the value for the variable of this home."""
         return self.path / "homes" / name
 
     def last_used_as(self, name: str) -> str:
-        """The path by which the home's files were last known, empty before the first time."""
+        """Return the path under which the home was last used, "" before the first time."""
         places = _read(self.path).get("places")
         return str(places.get(name, "")) if isinstance(places, Mapping) else ""
 
     def note_use(self, name: str) -> None:
-        """From now on the home is known by today's path."""
+        """Record that the home is now used under its current path."""
         known = _read(self.path)
         places = {**(known.get("places") or {}), name: str(self.home(name))}
         if places != known.get("places"):
@@ -63,7 +62,7 @@ class Volume:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else moves homes of this volume meanwhile. Raises Conflict."""
+        """Prevent others from moving homes of this volume. Raises Conflict."""
         with durable.lock(
             self.own / "lock", f"homes on {self.path} are being moved by another perdure"
         ):
@@ -73,8 +72,8 @@ class Volume:
 def volume_at(
     path: Path, *, wanted: str = "", make: bool = False, new: bool = False, dry_run: bool = False
 ) -> Volume:
-    """The volume in this directory. `wanted`: the id that it must have. `make`: a new one may be
-    begun at a mount point, `new`: in any directory. Raises WorkspaceError with what is wrong."""
+    """Return the volume in this directory. `wanted`: the id that it must have. `make`: a new one
+    may be created at a mount point; `new`: in any directory. Raises WorkspaceError."""
     path = Path(os.path.normpath(path.absolute()))
     hint = f"Mount it at {path}, then do the same again."
     if not path.is_dir():
@@ -106,15 +105,15 @@ def volume_at(
             replace=False,
         )
     except FileExistsError:
-        pass  # another perdure was quicker: its id counts
+        pass  # another perdure was faster: its id counts
     except OSError as error:
         raise refused(error, path) from error
     return Volume(path, str(_read(path)["id"]))
 
 
 def is_mount(path: Path) -> bool:
-    """Whether something is mounted just there. The kernel's list also has directories bound from
-    the same file system."""
+    """Return whether the path is a mount point. The kernel's list, unlike `is_mount`, also has
+    directories that are bound from the same file system."""
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
@@ -127,7 +126,7 @@ def is_mount(path: Path) -> bool:
 
 
 def refused(error: OSError, path: Path) -> WorkspaceError:
-    """What the file system said, as a sentence."""
+    """Return a file system error as a sentence."""
     where = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkspaceError(
@@ -146,8 +145,7 @@ def refused(error: OSError, path: Path) -> WorkspaceError:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The identity file, empty where there is none. Raises WorkspaceError where it cannot be
-    read."""
+    """Return the identity file, {} if there is none. Raises WorkspaceError if it cannot be read."""
     file = path / OWN / IDENTITY
     try:
         found = json.loads(file.read_bytes())
@@ -171,8 +169,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def locked(state: Path) -> contextlib.AbstractContextManager[None]:
-    """Nobody else moves the homes that this state directory knows, and no attempt is just starting.
-    Raises Conflict."""
+    """Prevent others from moving homes of this state directory, and attempts from starting
+    meanwhile. Raises Conflict."""
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return durable.lock(
         state / LOCK,

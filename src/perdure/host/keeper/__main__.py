@@ -1,5 +1,5 @@
-"""The program: see the room's own words. It is found by its path, with nothing of the site's
-packages on the way (`python -I -S`)."""
+"""The keeper's program; the package's docstring describes it. It is started by its path (`python -I
+-S`), without the packages of the site."""
 
 # ruff: noqa: PTH100, PTH106, PTH108, PTH120, PTH123, PTH208 (pathlib would double the start-up
 # time)

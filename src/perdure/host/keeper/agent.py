@@ -1,4 +1,4 @@
-"""The kept agent itself: its process, its three pipes, and what lives below it."""
+"""The kept agent: its process, its three pipes, and the processes below it."""
 
 # ruff: noqa: PTH123
 from __future__ import annotations
@@ -17,7 +17,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class KeptAgent:
-    """Not started until `start`. `pid` 0: never; `status`: as wait(2) has it, once it has ended."""
+    """An agent that is started by `start`. `pid` is 0 before that; `status` is its wait status
+    (wait(2)) once it has ended."""
 
     def __init__(self, cwd: bytes, argv: list[bytes]) -> None:
         self.cwd, self.argv = cwd, argv
@@ -28,8 +29,8 @@ class KeptAgent:
         self.prompt = b""
 
     def start(self) -> None:
-        """In a session of its own, with fresh signals and the environment that came in. Raises
-        OSError."""
+        """Start the agent in a session of its own, with default signal handling and the environment
+        that this process was given. Raises OSError."""
         theirs, self.input = os.pipe2(os.O_CLOEXEC)
         ends = [theirs]
         for number in (0, 1):
@@ -66,7 +67,8 @@ class KeptAgent:
         return self.pid != 0 and self.status is None
 
     def listens(self) -> bool:
-        """It can be given a prompt: its input is open and has taken in the last one."""
+        """Return whether it can be given a prompt: its input is open and has taken the whole of the
+        last one."""
         return self.lives() and self.input >= 0 and self.pipes[0] >= 0 and not self.prompt
 
     def close_input(self) -> None:
@@ -75,7 +77,7 @@ class KeptAgent:
             self.input = -1
 
     def feed(self) -> None:
-        """As much of the prompt as goes into the pipe. An agent that has closed its input gets no
+        """Write as much of the prompt as the pipe takes. An agent that has closed its input gets no
         more."""
         try:
             self.prompt = self.prompt[os.write(self.input, self.prompt[:CHUNK]) :]
@@ -86,7 +88,7 @@ class KeptAgent:
             self.close_input()
 
     def read(self, number: int) -> bytes:
-        """What it has written and nobody has read yet, a chunk of it; nothing if there is none."""
+        """Return a chunk of output that was not read yet; b"" if there is none."""
         if self.pipes[number] < 0:
             return b""
         try:
@@ -99,7 +101,7 @@ class KeptAgent:
         return piece
 
     def reap(self) -> None:
-        """Collects what has ended, the agent or a process that was handed up."""
+        """Reap the ended children: the agent, and orphans that became children of this process."""
         status = shim.reap(self.pid)[1]
         self.status = status if status is not None else self.status
 
@@ -108,8 +110,8 @@ class KeptAgent:
             os.kill(self.pid, number)
 
     def left_behind(self, since: int) -> tuple[list[int], list[int]]:
-        """What was handed up to this process, and what lives below the agent and began at `since`
-        (ticks) or later."""
+        """Return the orphans that became children of this process, and the processes below the
+        agent that began at `since` (ticks) or later."""
         below, started = _tree()
         orphans = [pid for pid in below.get(os.getpid(), ()) if pid != self.pid]
         family, young = [self.pid], []
@@ -120,7 +122,8 @@ class KeptAgent:
         return orphans, young
 
     def memory(self) -> int:
-        """Bytes that it and all below it have resident. What they share counts for each."""
+        """Return the resident memory of the agent and everything below it, in bytes. Shared pages
+        count for each process."""
         below, _ = _tree()
         total, family = 0, [self.pid] if self.lives() else []
         while family:
@@ -132,7 +135,7 @@ class KeptAgent:
 
 
 def _tree() -> tuple[dict[int, list[int]], dict[int, int]]:
-    """Live processes by their parent, and when each began (ticks since boot)."""
+    """Return the live processes by their parent, and the start time of each (ticks since boot)."""
     below: dict[int, list[int]] = {}
     started: dict[int, int] = {}
     for pid in shim.pids():

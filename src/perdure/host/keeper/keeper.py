@@ -1,4 +1,4 @@
-"""The loop: the owner's words, the agent's output, the limits, and the end."""
+"""The keeper's main loop: messages of the owner, output of the agent, limits, and the end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from perdure.host.keeper.agent import KeptAgent
 from perdure.host.keeper.turn import KeptTurn, ticks
 
 LEFT_S = 2.0
-"""What a turn left behind gets between TERM and KILL, and the agent's own children to be gone by
-themselves."""
+"""Time between TERM and KILL for what a turn left behind, and time for the agent's own children to
+exit by themselves, in seconds."""
 BUSY_MS = 50
 IDLE_MS = 10_000
-"""So often an idle agent's memory is looked at."""
+"""Interval at which the memory of an idle agent is checked, in milliseconds."""
 NEVER = float("inf")
 WORDS = 1 << 16
 
 
 class Keeper:
-    """One agent, and the turn that it has."""
+    """One agent, and its current turn if there is one."""
 
     def __init__(self, control: socket.socket, launch: list[bytes], me: str) -> None:
         grace, cap, idle, memory, _, cwd, *argv = launch
@@ -44,12 +44,12 @@ class Keeper:
         self.kill_at = NEVER
         self.rested = shim.boottime()
         self.ready = 0
-        """Ticks when the agent said its first word: what runs by then belongs to it and not to a
-        turn."""
+        """Ticks at the agent's first output. Processes that run by then belong to the agent, not to
+        a turn."""
 
     def run(self, woken: int) -> None:
-        """Until the agent has ended, or nobody can start one any more. `woken`: the pipe that
-        signals write to."""
+        """Run until the agent has ended, or until no turn can start one any more. `woken`: the pipe
+        that signals write to."""
         os.set_blocking(self.control.fileno(), False)
         while self.agent.status is None and (
             self.agent.pid or (self.owned and not self.stop_asked)
@@ -79,12 +79,12 @@ class Keeper:
             pause = max(0, min(IDLE_MS, (self.rested + self.idle - shim.boottime()) * 1000)) + 1
         return {fd for fd, _ in poll.poll(pause)}
 
-    # --- the agent's words
+    # --- output of the agent
     # -------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Takes in what the agent has written: into the attempt's files. Out of turn, it is a
-        reason to end it."""
+        """Move the agent's output into the attempt's files. Output between turns is a reason to end
+        the agent."""
         for number in (0, 1):
             while piece := self.agent.read(number):
                 if number == 0 and not self.ready:
@@ -95,7 +95,8 @@ class Keeper:
                     self.spoke = self.spoke or number == 0
 
     def note(self, turn: KeptTurn, number: int, piece: bytes) -> None:
-        """An agent whose output is too much, or cannot be kept, is ended."""
+        """Write a piece of output to the turn's files. End the agent if that exceeds the cap or
+        fails."""
         if self.kill_at == 0.0:
             return
         try:
@@ -106,18 +107,18 @@ class Keeper:
             turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
         self.kill_at = 0.0
 
-    # --- the owner's words
+    # --- messages of the owner
     # -------------------------------------------------------------------------------------------
 
     def hear(self) -> None:
-        """The owner's next message, or that it is gone."""
+        """Handle the owner's next message, or the end of its connection."""
         try:
             message, locks, _, _ = socket.recv_fds(self.control, WORDS, 2)
         except BlockingIOError:
             return
         except OSError:
             message, locks = b"", []
-        for fd in locks:  # Python 3.11 passes no flags to recvmsg(2): they come in inheritable
+        for fd in locks:  # Python 3.11 passes no flags to recvmsg(2), so they arrive inheritable
             os.set_inheritable(fd, False)
         word, *rest = message.split(b"\0")
         if word == b"turn":
@@ -133,13 +134,14 @@ class Keeper:
             self.control.send(words.encode())
 
     def let_go(self) -> None:
-        """The agent ends by itself after its turn; an idle one that does not is made to."""
+        """Close the agent's input, so that it exits after its turn. An idle one gets the grace,
+        then KILL."""
         self.agent.close_input()
         if self.turn is None:
             self.kill_at = min(self.kill_at, shim.boottime() + self.grace)
 
     def take(self, turn: KeptTurn) -> None:
-        """Begins a turn, if the agent is as it should be."""
+        """Begin a turn if the agent can take one. Otherwise answer `gone` and let the agent go."""
         self.drain()
         if self.agent.pid:
             self.agent.reap()
@@ -157,13 +159,14 @@ class Keeper:
         try:
             self.agent.prompt = turn.open(self.me)
             self.start(turn)
-        except OSError as error:  # nobody could follow this turn
+        except OSError as error:  # without these files nobody could follow the turn
             turn.complain(f"ended, because the attempt cannot be recorded: {error.strerror}")
             self.kill_at = 0.0
         self.answer("taken")
 
     def start(self, turn: KeptTurn) -> None:
-        """The first turn starts the agent. What cannot be started has ended, as from a shell."""
+        """Start the agent if this is the first turn. A program that cannot be started gets exit
+        code 126 or 127, as in a shell."""
         if not self.agent.pid:
             try:
                 self.agent.start()
@@ -176,8 +179,8 @@ class Keeper:
         turn.name_agent(self.agent.pid)
 
     def rest(self, turn: KeptTurn) -> None:
-        """The turn is over, as the owner has read: nothing of it may be left, and then the attempt
-        is. Else the agent ends with it."""
+        """End the turn, which the owner has seen to be over. Processes that it left behind are
+        ended first. If any remain, the agent is not kept."""
         late = shim.boottime() + LEFT_S
         asked: set[int] = set()
         left: list[dict[str, object]] = []
@@ -220,8 +223,8 @@ class Keeper:
     # ---------------------------------------------------------------------------------------------
 
     def keep_limits(self) -> None:
-        """Stop, deadline, idleness, memory: what is over one of them is asked to end, and then made
-        to."""
+        """Enforce stop requests, deadline, lease, idle time and memory: first ask the agent to end,
+        then kill it."""
         now, turn = shim.boottime(), self.turn
         if self.cause == "exited" and (
             self.stop_asked or (turn is not None and now >= turn.deadline)
@@ -236,7 +239,7 @@ class Keeper:
             grace = min(self.grace, shim.OVER_GRACE_S) if self.cause == shim.OVER else self.grace
             self.kill_at = min(self.kill_at, now + grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
-            # Another host takes the task over soon: there must be nothing left of it here by then.
+            # Another host will take the task over soon: nothing of it may be left here by then.
             self.agent.signal(signal.SIGTERM)
             self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
         if turn is None and self.turns and self.agent.input >= 0:
@@ -247,8 +250,8 @@ class Keeper:
             self.agent.signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """The agent has ended: so is what it left behind, and the attempt that it was at work on
-        gets its exit."""
+        """Clean up after the agent has ended: end what it left behind, and write the exit of its
+        current attempt."""
         status = self.agent.status
         if status is None:
             return

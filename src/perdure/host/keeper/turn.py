@@ -1,5 +1,4 @@
-"""One attempt, as the keeper sees it: the directory, the limits, and the locks that are held for
-it."""
+"""One attempt, as the keeper sees it: its directory, its limits, and the locks held for it."""
 
 # ruff: noqa: PTH123
 from __future__ import annotations
@@ -14,13 +13,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def ticks() -> int:
-    """Now, as /proc/PID/stat counts a process's start."""
+    """Return the current time in the unit of a process's start in /proc/PID/stat."""
     return int(shim.boottime() * TICKS)
 
 
 @contextmanager
 def inside(directory: str | bytes) -> Iterator[None]:
-    """The current directory for a while: what a shim writes goes there."""
+    """Change the current directory for the duration of the block: the shim's functions write
+    there."""
     here = os.open(".", os.O_RDONLY)
     try:
         os.chdir(directory)
@@ -31,7 +31,7 @@ def inside(directory: str | bytes) -> Iterator[None]:
 
 
 class KeptTurn:
-    """Open from the owner's word until `conclude`."""
+    """A turn, from the owner's message until `conclude`."""
 
     def __init__(self, directory: bytes, deadline_s: float, locks: list[int]) -> None:
         self.directory = os.fsdecode(directory)
@@ -44,10 +44,11 @@ class KeptTurn:
             os.open(f"{self.directory}/stderr", flags, 0o600),
         )
         self.torn = False
-        """The last thing written was no whole line."""
+        """Whether the last piece of output ended in the middle of a line."""
 
     def open(self, me: str) -> bytes:
-        """Says who is at work, keeps room for the end, and returns the prompt. Raises OSError."""
+        """Write `shim.json`, reserve room for the other records, and return the prompt. Raises
+        OSError."""
         with inside(self.directory):
             shim.write_once("shim.json", me)
             for name in ("agent.json.part", "exit.json.part"):
@@ -57,14 +58,14 @@ class KeptTurn:
                 return given.read()
 
     def name_agent(self, pid: int) -> None:
-        """Raises OSError."""
+        """Write `agent.json`. Raises OSError."""
         known = shim.stat(pid)
         with inside(self.directory):
             started = known[3] if known else 0
             shim.write_once("agent.json", f'{{"pid": {pid}, "starttime": {started}}}\n')
 
     def write(self, number: int, piece: bytes, cap: int) -> bool:
-        """The agent's output, into its file. False if that is more than `cap` bytes. Raises
+        """Append output to its file. Return False if the file would exceed `cap` bytes. Raises
         OSError."""
         if os.fstat(self.outputs[number]).st_size + len(piece) > cap:
             return False
@@ -79,12 +80,12 @@ class KeptTurn:
         shim.complain(self.outputs[1], f"perdure: {words}\n".encode())
 
     def lease(self, now: float) -> tuple[float, float]:
-        """Until when the agent may work on, and when it is killed after that."""
+        """Return until when the agent may work, and when it is killed after that."""
         with inside(self.directory):
             return shim.lease(now)
 
     def stop_word(self) -> str:
-        """The word that the attempt's supervisor wrote before SIGTERM."""
+        """Return the cause that the attempt's supervisor wrote before SIGTERM."""
         with inside(self.directory):
             return shim.stop_word()
 
@@ -96,7 +97,7 @@ class KeptTurn:
         killed: int,
         left: Sequence[dict[str, object]] = (),
     ) -> None:
-        """The attempt has ended: `exit.json`, and then its locks are free."""
+        """End the attempt: write `exit.json`, then release its locks."""
         try:
             with inside(self.directory):
                 found = (list(left), len(left))

@@ -2,17 +2,17 @@
 
 Called by `attempt` (start, wait, stop, verify), `worker` and `sweeper` (find, adopt, end). The
 supervisor prepares a directory for the attempt and starts a shim (`perdure.host.shim`) in it; the
-shim is the agent's parent. Output goes to files, which `Lines` follows; the end comes from
-`exit.json`. What it guarantees:
+shim is the agent's parent. Output goes to files, which `Lines` follows; the result comes from
+`exit.json`. Guarantees:
 
-- An agent goes on when its supervisor dies, and the next supervisor finds it by the directory
-  alone.
-- Every attempt has one Exit. `wait` returns it only when nothing of the attempt lives any more.
-- The workspace lock is held exactly as long as the shim lives, and the shim as long as anything
+- An agent runs on when its supervisor dies, and the next supervisor needs only the directory to
+  find it.
+- Every attempt has one Exit. `wait` returns it only when nothing of the attempt runs any more.
+- The workspace lock is held exactly as long as the shim lives. The shim lives as long as anything
   below it.
 - No signal goes to a process that was not identified by boot, pid and start time.
-- A kept agent (`keep`) serves one attempt after the other; between two of them it holds no lock,
-  and its owner's end is its own.
+- A kept agent (`keep`) serves one attempt after the other. It holds no lock between two of them,
+  and ends with its owner.
 - No output of any shape or amount blocks, breaks or bloats the supervisor.
 """
 

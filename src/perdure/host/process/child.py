@@ -1,7 +1,8 @@
-"""An attempt's agent and its shim, from the outside: does it live, how did it end, end it.
+"""An attempt's agent and its shim, seen from outside: whether it lives, how it ended, how to end
+it.
 
-A Process holds no open file and no child handle: it may be dropped, made again by `find` in another
-process, and used from several threads.
+A Process holds no open file and no child handle. It may be dropped, created again by `find` in
+another process, and used from several threads.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from perdure.host.shim import OVER, boottime, stat
 from perdure.model import Exit
 
 TURN_TICK_S = 0.005
-"""So often it is looked whether a kept agent's turn is over: no process ends with it."""
+"""Poll interval for the end of a kept agent's turn, in seconds: no process ends with the turn."""
 
 
 class Process:
@@ -34,21 +35,21 @@ class Process:
     ) -> None:
         self.directory, self.shim, self.mark = directory, shim, mark
         self.warm = warm
-        """The agent is kept: its keeper, which stands here as the shim, and the agent may outlive
-        the attempt."""
+        """Whether the agent is kept. Then its keeper takes the place of the shim, and both may
+        outlive the attempt."""
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
 
     def alive(self) -> bool:
-        """Whether the shim lives. While it does, the attempt has not ended. A keeper's attempt has,
-        once its end is written."""
+        """Return whether the shim lives, which means that the attempt has not ended. With a keeper
+        the attempt has ended once `exit.json` exists."""
         self._reap()
         return self.shim is not None and self.shim.alive() and not (self.warm and self._over())
 
     @property
     def agent_pid(self) -> int | None:
-        """The agent's pid, for people: it may have ended since. None if it could not be started.
+        """The agent's pid, for display: it may have ended since. None if it could not be started.
 
-        Waits through the moment that the shim needs to start it.
+        Waits for the moment that the shim needs to start it.
         """
         while True:
             over = not self.alive()
@@ -58,17 +59,17 @@ class Process:
             time.sleep(0.005)
 
     def agent_alive(self) -> bool:
-        """Whether the agent itself lives. Its shim lives on until nothing of it is left."""
+        """Return whether the agent itself lives. Its shim lives longer, until nothing of the
+        attempt is left."""
         known = read_json(self.directory / "agent.json")
         found = stat(known["pid"]) if known else None
         return found is not None and found[3] == known["starttime"] and found[0] not in "ZX"
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
-        """How the agent ended, or None if it has not within `timeout_s` (None: as long as it
-        takes).
+        """Return how the agent ended, or None if it has not within `timeout_s` (None: no limit).
 
-        Returns only when nothing of the attempt lives. If the shim was killed, what it leaves
-        behind is ended here and the cause is `lost`.
+        Returns only when nothing of the attempt runs. If the shim was killed, what it leaves behind
+        is ended here and the cause is `lost`.
         """
         fd = self.shim.open() if self.shim else None
         if fd is not None:
@@ -84,7 +85,8 @@ class Process:
         return (self.directory / "exit.json").exists()
 
     def _turn_over(self, fd: int, timeout_s: float | None) -> bool:
-        """Whether the turn is over and the agent rests, or its keeper has ended, by then."""
+        """Return whether the turn ends, or the keeper does, within the time (seconds; None: no
+        limit)."""
         until = float("inf") if timeout_s is None else boottime() + timeout_s
         while True:
             end = self._exit()
@@ -95,20 +97,22 @@ class Process:
             _ended(fd, min(TURN_TICK_S, max(0.0, until - boottime())))
 
     def stop(self, cause: str = "stopped") -> None:
-        """Asks the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` is what the
-        Exit will say."""
+        """Ask the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` becomes the
+        cause of the Exit."""
         if self.shim is not None and self.alive():
             write(self.directory / "cause", cause.encode(), whole=True)
             self.shim.send(signal.SIGTERM)
 
     def release(self, kept: Collection[int] = ()) -> None:
-        """Asks the shim to end the agent, whose turn is over. `kept`: processes that are spared."""
+        """Ask the shim to end the agent, whose turn is over. `kept`: processes that are not ended
+        with it."""
         if kept:
             write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
         self.stop(OVER)
 
     def left_behind(self) -> tuple[list[Left], int]:
-        """What outlived the agent, as its shim found it, and how many processes these were."""
+        """Return the processes that outlived the agent, as its shim found them, and how many there
+        were."""
         end = read_json(self.directory / "exit.json")
         found = [
             Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
@@ -116,22 +120,22 @@ class Process:
         return found, int(end.get("left_count") or 0)
 
     def kill(self, cause: str = "stopped") -> None:
-        """Ends the agent, everything that it started and at last the shim, now. Returns when
-        nothing of it lives."""
+        """End the agent, everything that it started, and finally the shim, without a grace. Return
+        when nothing of it lives."""
         self.stop(cause)
         if self.mark and not (self.warm and self._over()):
             end_all(self.mark, 0)
         self._reap()
 
     def stderr_tail(self) -> str:
-        """The last 4 KiB of the agent's stderr, safe to show."""
+        """Return the last 4 KiB of the agent's stderr, safe to display."""
         return tail(self.stderr)
 
     def _exit(self) -> Exit | None:
         end = read_json(self.directory / "exit.json")
         if not end:
             return None
-        # It was ended because its turn was over, so that its signal is no complaint.
+        # The agent was ended because its turn was over, so the signal is no failure of the agent.
         over = end["cause"] == OVER
         return Exit(
             code=0 if over else end["code"],
@@ -151,7 +155,7 @@ class Process:
         )
 
     def _reap(self) -> None:
-        """Takes the ended shim off the process table, where it is this process's child."""
+        """Reap the ended shim, if it is a child of this process."""
         known = stat(self.shim.pid) if self.shim else None
         if self.shim and known and known[3] == self.shim.starttime:
             try:
@@ -161,15 +165,14 @@ class Process:
 
 
 def _ended(fd: int, timeout_s: float | None) -> bool:
-    """Whether the process of this pidfd ends within the time (seconds; None: however long it
-    takes)."""
+    """Return whether the process of this pidfd ends within the time (seconds; None: no limit)."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON file as a dict; {} if it is not there or not whole."""
+    """Return a small JSON file as a dict; {} if it is missing or incomplete."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -178,8 +181,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
-    """A file that only its owner can read. `whole`: there whole or not at all, whoever else writes
-    it at the same moment."""
+    """Write a file that only its owner can read. `whole`: completely or not at all, even if others
+    write it at the same moment."""
     target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new") if whole else path
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:

@@ -1,4 +1,4 @@
-"""A supervisor that runs on without its starter: `perdure run --detach`."""
+"""Starts a supervisor that outlives the process that started it: `perdure run --detach`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def spawn_detached(argv: Sequence[str], log: Path) -> int:
-    """Starts `argv` in a session of its own, with no terminal and this process's environment;
-    returns its pid.
+    """Start `argv` in a session of its own, with no terminal and this process's environment. Return
+    its pid.
 
-    Standard input is empty, all output goes to `log` (0600). Nobody waits for it here: it belongs
-    to init afterwards.
+    Standard input is empty, all output goes to `log` (0600). This process does not wait for it:
+    init inherits it later.
     """
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND

@@ -1,8 +1,8 @@
-"""Which process is meant: never a bare pid, always (boot, pid, start time), and signals through a
-pidfd.
+"""Identifies processes: never by a bare pid, always by boot, pid and start time. Signals go through
+a pidfd.
 
-Also a worker's name for itself, by which another worker on the same host can tell whether it still
-lives.
+Also defines the name that a worker gives itself, from which another worker on the same host can see
+whether it is still alive.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from perdure.model import NOWHERE, Host
 
 @cache
 def boot_id() -> str:
-    """The kernel's name for this boot of this machine."""
+    """Return the kernel's id of the current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 @cache
 def namespace() -> str:
-    """The number of this process's pid namespace: in another one, as in another container, the same
-    pid is another process."""
+    """Return the number of this process's pid namespace. In another namespace, such as another
+    container's, the same pid is another process."""
     try:
         return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")  # noqa: PTH115
     except OSError:
@@ -37,15 +37,15 @@ def namespace() -> str:
 
 
 def is_dead(known: tuple[str, int, int, int]) -> bool:
-    """Ended and only waiting to be reaped. A first thread that has ended while others run is not
-    the process's end."""
+    """Return whether the process has ended and only waits to be reaped. If only its first thread
+    has ended, the process has not."""
     state, _, threads, _ = known
     return state in "ZX" and threads <= 1
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One process, for ever: a recycled pid has another start time, a rebooted machine another boot
+    """One process, uniquely: a reused pid has another start time, a rebooted machine another boot
     id."""
 
     boot: str
@@ -55,7 +55,7 @@ class Identity:
 
     @staticmethod
     def of(pid: int) -> Identity | None:
-        """The live process that has this pid now, or None."""
+        """Return the live process that has this pid now, or None."""
         known = stat(pid)
         return None if known is None or is_dead(known) else Identity(boot_id(), pid, known[3])
 
@@ -63,7 +63,7 @@ class Identity:
         return self == Identity.of(self.pid)
 
     def open(self) -> int | None:
-        """A pidfd of exactly this process, which the caller closes; None if it has ended."""
+        """Return a pidfd of exactly this process, which the caller closes; None if it has ended."""
         try:
             fd = os.pidfd_open(self.pid)
         except (ProcessLookupError, OSError):
@@ -74,7 +74,8 @@ class Identity:
         return None
 
     def send(self, number: signal.Signals) -> bool:
-        """A signal to exactly this process. False if it has ended, or belongs to another user."""
+        """Send a signal to exactly this process. Return False if it has ended or belongs to another
+        user."""
         fd = self.open()
         if fd is None:
             return False
@@ -88,8 +89,8 @@ class Identity:
 
 
 def machine(state: Path) -> str:
-    """This machine's own id: made once, and kept in the state directory. Whoever asks first, and at
-    the same moment, gets the same."""
+    """Return this machine's own id, created once and kept in the state directory. Processes that
+    ask for the first time at the same moment get the same id."""
     place = state / "machine"
     with suppress(FileNotFoundError):
         if known := place.read_text().strip():
@@ -108,13 +109,13 @@ def machine(state: Path) -> str:
 
 
 def this_host(state: Path, patience_s: float | None) -> Host:
-    """Who this is among the hosts that share a database."""
+    """Return this machine as one of the hosts that share a database."""
     return Host(machine(state), os.uname().nodename, patience_s)
 
 
 def worker_identity(host: Host = NOWHERE) -> str:
-    """This process as `host:boot8.namespace:pid:starttime`; among several hosts, the host's own id
-    is a part of its name."""
+    """Return this process as `host:boot8.namespace:pid:starttime`. If several hosts share a
+    database, the host part includes the host's own id."""
     known = stat("self")
     name = host.label if host.id else os.uname().nodename
     started = known[3] if known else 0
@@ -122,11 +123,11 @@ def worker_identity(host: Host = NOWHERE) -> str:
 
 
 def worker_alive(identity: str, host: Host = NOWHERE) -> bool | None:
-    """Whether the process that called itself so still lives; None if it is on another host, or the
-    text is no identity.
+    """Return whether the process with this worker identity is still alive. None if it runs on
+    another host, or the text is no identity.
 
-    Without a shared database, two machines (or pid namespaces) with one host name cannot be told
-    apart: the other's workers look dead.
+    Without a shared database, two machines (or pid namespaces) with the same host name cannot be
+    told apart: the other's workers look dead.
     """
     match identity.rsplit(":", 3):
         case [name, boot, pid, starttime] if pid.isdecimal() and starttime.isdecimal():

@@ -1,9 +1,10 @@
-"""The first process of a container: one command, its signals, its exit code, and everybody's
-orphans.
+"""The first process of a container: runs one command, forwards signals, returns the exit code, and
+reaps orphans.
 
-Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions and every orphan of
-the container; a program that is not made for that ignores SIGTERM and collects zombies. Elsewhere
-this process makes itself a child subreaper and does the same.
+Called by `perdure entrypoint`. The kernel gives PID 1 no default signal actions, and it inherits
+every orphan of the container. A program that is not prepared for that ignores SIGTERM and
+accumulates zombies. With another pid, this process makes itself a child subreaper and does the
+same.
 """
 
 from __future__ import annotations
@@ -25,22 +26,23 @@ FAULTS = {
     signal.SIGTRAP,
     signal.SIGABRT,
 }
-"""Of the process's own doing: they are never passed on."""
+"""Signals that a process causes itself by a fault: they are never forwarded."""
 
 
 def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10.0) -> int:
-    """Runs the command to its end; returns its exit code, 128 + n if signal n ended it, 127 or 126
+    """Run the command to its end. Return its exit code, 128 + n if signal n ended it, or 127 or 126
     if it could not be started.
 
-    Every signal that comes goes on to the command. What is left when it has ended (the shims of
-    agents) gets SIGTERM and the grace, so that it ends in good order, then SIGKILL; how many there
-    were is said on standard error.
+    Every signal that arrives is forwarded to the command. Processes that remain after it has ended
+    (the shims of agents) get SIGTERM and the grace, so that they end in good order, then SIGKILL.
+    Their number is reported on standard error.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
-        # A process group of its own, so that a terminal's Ctrl-C reaches it once, and not here too.
+        # A process group of its own, so that Ctrl-C in a terminal reaches it once, and not this
+        # process too.
         child = os.posix_spawnp(
             argv[0], list(argv), dict(env), setpgroup=0, setsigmask=(), setsigdef=HELD
         )
@@ -57,8 +59,7 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
 
 
 def _follow(child: int) -> int:
-    """Passes signals on and collects the dead until the command has ended. Returns its wait
-    status."""
+    """Forward signals and reap children until the command has ended. Return its wait status."""
     while True:
         status = reap(child)[1]
         if status is not None:
@@ -69,7 +70,7 @@ def _follow(child: int) -> int:
 
 
 def _end_the_rest(grace_s: float) -> int:
-    """Ends every process that came to this one. A signal that comes meanwhile ends the patience."""
+    """End every process that was inherited. SIGTERM or SIGINT in the meantime ends the grace."""
     kill_at, asked = boottime() + grace_s, set[int]()
     while reap(0)[0]:
         for pid in children():

@@ -1,9 +1,9 @@
-"""An agent that is kept for several attempts, from its owner's side; and how anybody else ends it.
-The other side is `perdure.host.keeper`.
+"""An agent that is kept for several attempts, seen from its owner's side, and how any other process
+ends it. The other side is `perdure.host.keeper`.
 
-The owner is the process that called `keep`: it alone can give the agent a turn, and the agent ends
-with it. Everybody else finds it by its directory and ends it. Whoever does either holds the
-workdir's lock: then no turn is being had.
+The owner is the process that called `keep`. Only the owner can give the agent a turn, and the agent
+ends with the owner. Other processes find it by its directory and end it. Both require the workdir's
+lock, so that no turn is in progress.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ from perdure.lateclass import dataclass
 from perdure.model import Command
 
 ANSWER_S = 30.0
-"""A keeper that says nothing for so long is ended with its agent."""
+"""Timeout for a keeper's answer, in seconds. After that the keeper and its agent are ended."""
 END_S = 3.0
-"""What it gets beyond the grace to end what it keeps; then that is done for it."""
+"""Time beyond the grace in which a keeper must end its agent, in seconds. After that the caller
+ends it."""
 
 
 @dataclass(slots=True)
 class Kept:
-    """One agent, in the hands of its owner. Used by one thread at a time."""
+    """One agent, from its owner's side. Used by one thread at a time."""
 
     directory: Path
     keeper: Identity
@@ -45,19 +46,19 @@ class Kept:
     grace_s: float
     turns: int = 0
     memory: int = 0
-    """Bytes, when it last came to rest."""
+    """Memory at the end of its last turn, in bytes."""
     why: str = ""
-    """Why it was not kept."""
+    """The reason why the agent was not kept."""
     _answers: list[str] = field(default_factory=list)
 
     def turn(
         self, directory: Path, *, stdin: bytes, deadline_s: float, lock_fd: int
     ) -> Process | None:
-        """Gives it the next prompt, for the attempt with this directory (0700). None if it cannot
-        take one: nothing was begun.
+        """Give the agent its next prompt, for the attempt with this directory (0700). Return None
+        if it cannot take one: then nothing was begun.
 
-        The lock is passed on for the time of the turn: close it here, and never unlock it. Raises
-        Conflict if the directory was used.
+        The lock is passed on for the duration of the turn: close it here, and never unlock it.
+        Raises Conflict if the directory was used before.
         """
         directory = directory.absolute()
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -80,32 +81,32 @@ class Kept:
         return Process(directory, self.keeper, self.mark, warm=True)
 
     def rest(self) -> None:
-        """Its turn is over. Returns at once; the attempt's Exit tells what became of it: `turn` if
-        it is kept."""
+        """Say that its turn is over. Returns at once; the attempt's Exit has the cause `turn` if
+        the agent is kept."""
         self._say(b"rest")
 
     def let_go(self) -> None:
-        """It is not to be kept: the attempt ends when the agent does."""
+        """Say that the agent is not to be kept: the attempt ends when the agent does."""
         self._say(b"end")
 
     def leave(self) -> None:
-        """It is nobody's from now on: it ends, after the turn that it has."""
+        """Give up ownership: the agent ends after its current turn."""
         self.control.close()
 
     def rested(self) -> bool:
-        """After the attempt's end: whether it waits for the next prompt, by the answer to `rest`.
-        `memory` and `why` tell more."""
+        """Return whether the agent waits for the next prompt, from the answer to `rest`. Call it
+        after the attempt's end. Also sets `memory` or `why`."""
         word, _, rest = self._answer().partition(" ")
         self.memory = int(rest) if word == "resting" else self.memory
         self.why = rest if word == "ending" else self.why
         return word == "resting" and self.alive()
 
     def alive(self) -> bool:
-        """Whether the keeper lives, and so what it keeps may."""
+        """Return whether the keeper lives: only then can its agent be alive."""
         return self.keeper.alive()
 
     def end(self) -> None:
-        """Ends it, its tree and its keeper, for certain."""
+        """End the agent, everything below it, and its keeper, with certainty."""
         self.control.close()
         _end(self.directory, self.keeper, self.mark, self.grace_s)
         with contextlib.suppress(ChildProcessError):
@@ -116,7 +117,7 @@ class Kept:
             self.control.send(word)
 
     def _hear(self) -> bool:
-        """Takes in what was answered. False if nothing more will come."""
+        """Read the answers that have arrived. Return False if no more will come."""
         while True:
             try:
                 words = self.control.recv(4096, socket.MSG_DONTWAIT)
@@ -150,16 +151,16 @@ def keep(
     memory: int,
     output_cap: int = OUTPUT_CAP,
 ) -> Kept:
-    """Makes a keeper; the agent starts with its first turn, and lives as long as this process wants
-    it, at most.
+    """Start a keeper. The agent starts with its first turn, and lives at most as long as this
+    process.
 
-    `directory` must be new. `idle_s`: between two turns; `memory`: bytes resident, of the whole
-    tree, 0 for no limit. Raises UsageError if argv or the environment cannot be passed to any
-    program.
+    `directory` must be new. `idle_s` limits the time between two turns. `memory` limits the
+    resident bytes of the agent and everything below it; 0 means no limit. Raises UsageError if argv
+    or the environment cannot be passed to any program.
     """
     whole_env = {**env, **command.env, VARIABLE: mark}
     check(command.argv, whole_env, mark)
-    # Parents are made with the mode of the umask: each gets its own call.
+    # With parents=True, mkdir applies `mode` only to the last directory, so each gets its own call.
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700)
     launch_fd = claim(directory)
@@ -188,8 +189,8 @@ def keep(
 
 
 def end_kept(directory: Path, grace_s: float) -> None:
-    """Ends the agent that is kept there by whomever, for certain, and clears the directory away.
-    Nothing is there: nothing is done."""
+    """End the kept agent of this directory with certainty, whichever process owns it, and remove
+    the directory. Does nothing if there is none."""
     until = boottime() + ANSWER_S
     while (
         not (known := read_json(directory / "shim.json"))
@@ -208,7 +209,7 @@ def end_kept(directory: Path, grace_s: float) -> None:
 
 
 def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
-    """Asks the keeper, and does what it does not."""
+    """Ask the keeper to end everything, and do what it does not."""
     fd = keeper.open()
     if fd is not None:
         try:
@@ -221,13 +222,13 @@ def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
         if ended and not directory.exists():
             return
     end_all(mark, 0)
-    # Another program's agent may have taken the place since.
+    # An agent of another process may use the directory since then.
     if read_json(directory / "shim.json").get("mark", mark) == mark:
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def _starting(directory: Path) -> bool:
-    """Whether somebody holds `launch`: a keeper that has not said yet who it is."""
+    """Return whether `launch` is locked: by a keeper that has not written its identity yet."""
     try:
         fd = os.open(directory / "launch", os.O_RDONLY)
     except FileNotFoundError:

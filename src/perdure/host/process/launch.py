@@ -1,7 +1,7 @@
 """Starts an agent under its shim, and finds it again after its supervisor died.
 
-The lock on the file `launch` is the hinge: the starter takes it and hands it to the shim with the
-fork, so at no moment is an agent started, starting or alive while nobody holds it.
+Everything depends on the lock on the file `launch`. The starter takes it and the shim inherits it,
+so there is no moment at which an agent is started, starting or alive and the lock is free.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from perdure.host.shim import LAUNCH_FD, LOCK_FD, boottime, stat
 from perdure.model import Command, OnLeftover
 
 OUTPUT_CAP = 2 * 1024**3
-"""Bytes of stdout or stderr at which an agent is ended with the cause `flooded`."""
+"""Size of stdout or stderr at which an agent is ended with the cause `flooded`, in bytes."""
 
 
 def start(
@@ -41,15 +41,15 @@ def start(
     output_cap: int = OUTPUT_CAP,
     leftover: OnLeftover = OnLeftover.END,
 ) -> Process:
-    """Starts `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs
+    """Start `command` in `cwd` under a shim that outlives this process. `directory` (0700) belongs
     to this one attempt.
 
-    `env` with `command.env` over it is the agent's whole environment, plus the mark. `deadline_s` 0
-    means none. `lock_fd` is a locked open file description: it is handed to the shim, so close it
-    here afterwards and never unlock it. `leftover`: what becomes of processes that outlive the
-    agent. A program that cannot be started is an Exit with code 127
-    or 126 and the reason in its stderr. Raises Conflict if the directory was used before,
-    UsageError if argv or the environment cannot be passed to any program.
+    The agent's whole environment is `env` with `command.env` over it, plus the mark. `deadline_s` 0
+    means none. `lock_fd` is a locked open file description. The shim gets it, so close it here
+    afterwards and never unlock it. `leftover`: what to do with processes that outlive the agent. A
+    program that cannot be started is an Exit with code 127 or 126 and the reason in its stderr.
+    Raises Conflict if the directory was used before, UsageError if argv or the environment cannot
+    be passed to any program.
     """
     directory, cwd = directory.absolute(), cwd.absolute()
     whole_env = {**env, **command.env, VARIABLE: mark}
@@ -85,26 +85,27 @@ def start(
 
 
 def hold(directory: Path, until: float, end_by: float) -> None:
-    """Says how long the attempt's agent may work on without another word, and when it is killed
-    after that (seconds on the boot clock).
+    """Set how long the attempt's agent may work without further word, and when it is killed after
+    that (seconds on the boot clock).
 
-    The shim keeps to it, whatever becomes of the one who says it. May come before `start`."""
+    The shim enforces it even if the caller dies. May be called before `start`.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     write(directory / "lease", f"{until:.3f} {end_by:.3f}\n".encode(), whole=True)
 
 
 def find(directory: Path) -> Process | None:
-    """The attempt's process, alive or ended, whoever started it; None if no agent was ever started
-    from this directory.
+    """Return the attempt's process, alive or ended, whichever process started it; None if no agent
+    was ever started from this directory.
 
-    Raises Conflict if somebody has been busy starting one for 10 s.
+    Raises Conflict if another process has been starting one for 10 s.
     """
     directory = directory.absolute()
     until = boottime() + 10
     while True:
         busy = _is_locked(
             directory / "launch"
-        )  # asked first: what an unlocked shim has written is there to be read
+        )  # first: once the lock is free, what the shim wrote is there
         if found := _recorded(directory):
             return found
         if not busy:
@@ -117,26 +118,27 @@ def find(directory: Path) -> Process | None:
 
 
 def running(directory: Path) -> bool:
-    """Whether an agent of this directory lives, or is just being started. Returns at once.
+    """Return whether an agent of this directory lives, or is being started. Returns at once.
 
-    Its shim holds the lock on `launch` as long as it lives, which is seen from every container that
-    has the directory; a kept agent's turn is known by its keeper.
+    Its shim holds the lock on `launch` as long as it lives, and every container that has the
+    directory can see that. A kept agent's turn is known from its keeper.
     """
     if (directory / "exit.json").exists():
         return False
     found = _recorded(directory)
     if _is_locked(directory / "launch") or (found is not None and found.alive()):
         return True
-    # A shim that was killed leaves its agent behind.
+    # If a shim was killed, its agent may still run.
     return found is not None and bool(found.mark) and not found.warm and bool(survivors(found.mark))
 
 
 def launched(directory: Path) -> bool:
-    """Whether an agent was started in this directory: its shim has recorded it, or it has said
-    something.
+    """Return whether an agent was started in this directory: its shim has recorded it, or it has
+    written some output.
 
-    A shim that is killed in the moment between the start and its record (milliseconds) leaves
-    neither: what such an agent can have done is for the caller to see, in its conversation."""
+    A shim that is killed between the start and its record (milliseconds) leaves neither. The caller
+    has to find out from the conversation what such an agent may have done.
+    """
     said = any(
         (directory / name).exists() and (directory / name).stat().st_size
         for name in ("stdout", "stderr")
@@ -157,10 +159,10 @@ def _recorded(directory: Path) -> Process | None:
 
 
 def claim(directory: Path) -> int:
-    """The file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
+    """Return the file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
     fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
-    # A `find` that looks just now holds the lock for a moment; with it a child that another thread
-    # is starting, until it is its program.
+    # A `find` that is looking at this moment holds the lock briefly. A child that another thread is
+    # starting may have inherited the descriptor, and holds it until its exec.
     for _ in range(400):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,8 +195,8 @@ def _is_locked(path: Path) -> bool:
 def spawn(
     directory: Path, env: Mapping[str, str], launch_fd: int, other_fd: int | None, program: Path
 ) -> int:
-    """The shim, or the keeper, in a session of its own, with every signal blocked until it is ready
-    for those that it wants. Raises OSError."""
+    """Start the shim or the keeper in a session of its own, and return its pid. All signals are
+    blocked until it is ready for those that it handles. Raises OSError."""
     files: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
@@ -208,7 +210,8 @@ def spawn(
     ]
     signals = signal.valid_signals()
     passed = {LAUNCH_FD: launch_fd} | ({LOCK_FD: other_fd} if other_fd is not None else {})
-    # Out of the way first: what comes from descriptor 4 must not be overwritten by what goes there.
+    # Duplicated to high numbers first: a descriptor that is to be copied could be 3 or 4 itself,
+    # and would be overwritten.
     moved = {to: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for to, fd in passed.items()}
     try:
         return os.posix_spawn(
@@ -239,7 +242,7 @@ def _stillborn(directory: Path, program: str, error: OSError) -> Process:
 
 
 def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
-    """Raises UsageError for what no program can be started with."""
+    """Raise UsageError for arguments or variables that cannot be passed to any program."""
     if not argv or not argv[0]:
         raise UsageError("there is no program to start")
     if (
@@ -259,7 +262,7 @@ def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
 
 
 def _fits(text: str) -> bool:
-    """Whether the kernel can take it: no NUL, and no lone surrogate."""
+    """Return whether the kernel accepts the text: no NUL, and no lone surrogate."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

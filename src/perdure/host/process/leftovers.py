@@ -1,7 +1,7 @@
 """Processes that an agent's commands left running when its turn was over.
 
-Called by `attempt` where the agent does not end by itself. What outlives an agent that did end is
-found by its shim.
+Called by `attempt` for agents that do not exit by themselves. If the agent did exit, its shim finds
+what outlived it.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def started_since(mark: str, since: float, but: Sequence[int]) -> list[int]:
     found = []
     for pid in survivors(mark):
         known = stat(pid)
-        # A start is known to a hundredth of a second only.
+        # A start time is only precise to a hundredth of a second.
         if known is not None and pid not in but and known[3] >= int(since * ticks):
             found.append(pid)
     return found
 
 
 def commands(pids: Sequence[int]) -> tuple[list[Left], int]:
-    """Return those that have no child among them, which are the commands and not the shells around
-    them, and how many these are."""
+    """Return the processes that have no child among these (the commands, not the shells around
+    them), and how many there are."""
     known = {pid: stat(pid) for pid in pids}
     parents = {found[1] for found in known.values() if found is not None}
     leaves = [pid for pid in pids if pid not in parents]

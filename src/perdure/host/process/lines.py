@@ -1,4 +1,4 @@
-"""An agent's output, read from its file: whole lines as bytes, whatever stands in them, in bounded
+"""Reads an agent's output from its file: whole lines as bytes, with any content, in bounded
 memory."""
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ import re
 from pathlib import Path
 
 CHUNK = 4 * 1024**2
-"""Bytes that one `read` takes from the file at most."""
+"""Maximum number of bytes that one `read` takes from the file."""
 CAP = 64 * 1024**2
-"""Bytes that are kept of one line. Tool results of tens of megabytes stand in one line of the
-agents' output."""
+"""Maximum number of bytes kept of one line. In agents' output, tool results of tens of megabytes
+are single lines."""
 
 
 class Lines:
-    """Follows a growing file. Lines end at `\\n` only (not at U+2028, `\\r` or other things that
-    `splitlines` knows).
+    """Follows a growing file. Lines end at `\\n` only (not at U+2028, `\\r` or other separators of
+    `splitlines`).
 
-    A line over `cap` comes out cut to its first `cap` bytes: `capped` counts such lines, `dropped`
-    the bytes that were not given. At most cap + CHUNK bytes are held. `offset` is how far the file
-    was read, `complete` where its first unfinished line begins: a new Lines from there goes on
-    without loss or repetition. A file that became shorter (a tool wrote to /dev/stdout) is read
-    again from its start.
+    A line over `cap` is cut to its first `cap` bytes: `capped` counts such lines, `dropped` the
+    bytes that were cut. At most cap + CHUNK bytes are held. `offset` is how far the file was read,
+    `complete` where its first unfinished line begins: a new Lines from there continues without loss
+    or repetition. A file that became shorter (a tool wrote to /dev/stdout) is read again from its
+    start.
     """
 
     def __init__(self, path: Path, *, cap: int = CAP, offset: int = 0) -> None:
@@ -34,14 +34,14 @@ class Lines:
         self._held = 0
 
     def read(self) -> list[bytes]:
-        """The lines that became complete, without their `\\n`, from at most CHUNK new bytes.
+        """Return the lines that became complete, without their `\\n`, from at most CHUNK new bytes.
 
-        [] does not mean that all was read: `offset` has moved if there was anything.
+        [] does not mean that the file was read to its end: `offset` has moved if anything was read.
         """
         *ends, torn = self._take().split(b"\n")
         lines = []
         if ends and self.cap >= CHUNK:
-            # All but the first are whole as they are, and within the cap.
+            # Only the first may continue a torn line; the others are whole, and within the cap.
             lines = [self._end(ends[0]), *ends[1:]]
             self.offset += sum(map(len, ends)) - len(ends[0]) + len(ends) - 1
             self.complete = self.offset
@@ -56,8 +56,8 @@ class Lines:
         return self.rest()
 
     def rest(self) -> bytes:
-        """The torn last line, once nobody writes any more; b"" if the file ended with `\\n`. Read
-        to the end first."""
+        """Return the unfinished last line, b"" if the file ended with `\\n`. Call it when nothing
+        writes any more and the file was read to its end."""
         line = self._torn[0] if len(self._torn) == 1 else b"".join(self._torn)
         self._forget()
         self.complete = self.offset
@@ -101,15 +101,15 @@ _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2
 
 
 def plain(output: bytes) -> str:
-    """An agent's bytes as text that is safe to show: invalid UTF-8 as `\\xNN`, no escapes, no
-    controls but newline and tab."""
+    """Return an agent's bytes as text that is safe to display: invalid UTF-8 as `\\xNN`, no escape
+    sequences, no control characters except newline and tab."""
     return _CONTROLS.sub(
         "", _ESCAPES.sub("", output.decode("utf-8", "backslashreplace").replace("\r\n", "\n"))
     )
 
 
 def tail(path: Path, size: int = 4096) -> str:
-    """The last `size` bytes of a file as plain text; "" if there is no such file."""
+    """Return the last `size` bytes of a file as plain text; "" if there is no such file."""
     try:
         with path.open("rb") as file:
             end = file.seek(0, os.SEEK_END)
@@ -117,5 +117,5 @@ def tail(path: Path, size: int = 4096) -> str:
             kept = file.read(size)
     except OSError:
         return ""
-    # A character cut in two at the front is not invalid UTF-8 of the agent's.
+    # The cut may split a character at the front; that is not invalid UTF-8 of the agent.
     return plain(kept if end <= size else kept.lstrip(bytes(range(0x80, 0xC0))))

@@ -1,9 +1,9 @@
-"""Everything that an attempt started, found by its mark, and ended for certain.
+"""Finds everything that an attempt started by its mark, and ends it with certainty.
 
-The shim ends its own tree. This is for the day when the shim itself was killed: its orphans then
-belong to init, and only what they inherited tells where they came from. A mark is inherited twice:
-as PERDURE_ATTEMPT in the environment, and as the soft value of a resource limit that Linux hands
-down and does not enforce (RLIMIT_LOCKS), which no `env -i` takes away.
+Normally the shim ends its own tree. This module is for the case that the shim itself was killed:
+its orphans then belong to init, and only what they inherited shows where they came from. The mark
+is inherited twice: as PERDURE_ATTEMPT in the environment, and as the soft value of a resource limit
+that Linux hands down without enforcing it (RLIMIT_LOCKS), which `env -i` does not remove.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ VARIABLE = "PERDURE_ATTEMPT"
 SHIM = Path(__file__).parent.parent / "shim.py"
 KEEPER = Path(__file__).parent.parent / "keeper" / "__main__.py"
 SHIM_GRACE_S = 2.0
-"""What the shim gets to write its exit.json, after everything below it has ended."""
+"""Time for the shim to write its exit.json after everything below it has ended, in seconds."""
 _PASSES = 8
 
 
 def limit_value(mark: str) -> int:
-    """The mark as a resource limit: 62 bits of its hash."""
+    """Return the mark as a value of a resource limit: 62 bits of its hash."""
     return int.from_bytes(hashlib.sha256(mark.encode()).digest()[:8], "big") >> 2
 
 
 def survivors(mark: str) -> list[int]:
-    """Pids of all live processes that carry the mark, or descend from one that does; never this
-    process."""
+    """Return the pids of all live processes that carry the mark or descend from one that does,
+    without this process."""
     return sorted(identity.pid for identity in _marked(mark))
 
 
 def end_all(mark: str, grace_s: float = 2.0) -> int:
-    """Ends all that carry the mark: TERM, the grace in seconds, KILL, until none is left. Returns
-    how many there were.
+    """End all processes that carry the mark: TERM, the grace in seconds, KILL, until none is left.
+    Return how many there were.
 
-    A shim among them goes last, so that the lock it holds outlives its tree. A process of another
-    user, which cannot be signalled, is left alone.
+    A shim among them is ended last, so that its lock outlives its tree. Processes of another user,
+    which cannot be signalled, are left alone.
     """
     met: set[Identity] = set()
     kill_at = boottime() + grace_s
@@ -56,7 +56,7 @@ def end_all(mark: str, grace_s: float = 2.0) -> int:
         targets = others if kill and now < spare_shim_until else found
         for one in sorted(
             targets, key=lambda one: (one.starttime, one.pid)
-        ):  # parents first: they have nothing to say to it
+        ):  # parents first, before they react to the end of a child
             if kill or one not in met:
                 one.send(signal.SIGKILL if kill else signal.SIGTERM)
         met |= found
@@ -78,8 +78,8 @@ def _marked(mark: str) -> set[Identity]:
 
 
 def _processes() -> dict[int, tuple[str, int, int, int]]:
-    """All live processes. What is born while the list is read is read too, so that a chain of forks
-    does not slip through."""
+    """Return all live processes. The list is read repeatedly, so that a chain of forks cannot slip
+    through while it is read."""
     seen: dict[int, tuple[str, int, int, int] | None] = {}
     for _ in range(_PASSES):
         fresh = [pid for pid in pids() if pid not in seen]
@@ -94,8 +94,8 @@ def _carries(pid: int, value: int, entry: bytes) -> bool:
         if resource.prlimit(pid, RLIMIT_LOCKS)[0] == value:
             return True
     except OSError:
-        # Another user's, ended, or a kernel that does not tell: the environment is the other
-        # witness
+        # The process is another user's, has ended, or the kernel does not report the limit: check
+        # the environment instead.
         pass
     try:
         return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
@@ -117,5 +117,5 @@ def _may_signal(pid: int) -> bool:
     except PermissionError:
         return False
     except ProcessLookupError:
-        return True  # it has just ended: the next look will not find it
+        return True  # it has just ended, so the next round will not find it
     return True

@@ -1,5 +1,5 @@
-"""The user's own pager, for text that is longer than the screen. Called by the verbs that show
-much, on a terminal only."""
+"""The user's own pager, for text that is longer than the screen. Called by verbs with long output,
+on a terminal only."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from perdure.host.privileges import dropped
 
 DEFAULT = "less"
 LESS = "FRX"
-"""As git has it: leave if it fits on one screen, let colours through, do not clear the screen."""
+"""The same default as git's: exit if the text fits on one screen, show colors, keep the screen."""
 
 
 def page(text: str, environ: Mapping[str, str]) -> bool:
-    """Shows the text in PERDURE_PAGER, PAGER or less, and waits until it is closed. False if there
-    is no pager to be had.
+    """Show the text in PERDURE_PAGER, PAGER or less, and wait until it is closed. Return False if
+    there is no pager.
 
-    The text is taken as it is: what agents wrote has to be cleaned before. Ctrl-C belongs to the
+    The text is shown unchanged: the caller has to clean agents' output first. Ctrl-C goes to the
     pager meanwhile.
     """
     pager = environ.get("PERDURE_PAGER", environ.get("PAGER", DEFAULT))
@@ -27,8 +27,8 @@ def page(text: str, environ: Mapping[str, str]) -> bool:
         return False
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        # A shell, because the variable holds a command with arguments; it is the user's own, as for
-        # git and man.
+        # Run by a shell, because the variable holds a command with arguments, as for git and man.
+        # It is the user's own.
         shown = subprocess.Popen(
             ["/bin/sh", "-c", pager],
             stdin=subprocess.PIPE,

@@ -13,13 +13,14 @@ from perdure.errors import AgentMissing
 
 PATIENCE_S = 600.0
 SHOWN = 300
-"""Characters of npm's last words that an error repeats."""
+"""Maximum number of characters of npm's output that an error repeats."""
 
 
 def install(package: str, directory: Path, environ: Mapping[str, str]) -> None:
-    """Install `NAME@VERSION` below the directory, whole or not at all; nothing if it is there.
+    """Install `NAME@VERSION` below the directory, completely or not at all. Do nothing if it is
+    installed.
 
-    No script of a package is run. Raises AgentMissing without npm, and where npm fails.
+    No script of a package is run. Raises AgentMissing if npm is missing or fails.
     """
     if directory.is_dir():
         return
@@ -50,7 +51,7 @@ def install(package: str, directory: Path, environ: Mapping[str, str]) -> None:
         try:
             scratch.rename(directory)
         except OSError:
-            if not directory.is_dir():  # else somebody else was quicker
+            if not directory.is_dir():  # otherwise another process was faster
                 raise
     except subprocess.TimeoutExpired:
         raise AgentMissing(

@@ -1,5 +1,5 @@
-"""Reads the facts of a running attempt's life, for `perdure.rules.liveness`. Looks only: it waits
-for nothing and takes nothing over."""
+"""Collects the signs of life of a running attempt, for `perdure.rules.liveness`. Read-only: it
+neither waits nor takes anything over."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Running(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Looks from one place: a host, with the state directory in which the attempts of its runs
-    lie."""
+    """The point of view: a host, and the state directory with the attempts of its runs."""
 
     state: Path
     host: Host = NOWHERE
 
     def signs(self, run: Running, now: int) -> Signs:
-        """Return what can be seen of a running attempt. `now`: by the store's clock, in ms."""
+        """Return the visible signs of life of a running attempt. `now`: the store's clock, in
+        ms."""
         here = not self.host.id or run.host in ("", self.host.id)
         directory = self.state / "runs" / run.id / str(run.attempt)
         return Signs(
@@ -52,10 +52,10 @@ class Probe:
         )
 
     def liveness(self, run: Running, now: int, again: Callable[[], Running]) -> Liveness | None:
-        """Return what lives of a run; None for one that is not running.
+        """Return what is alive of a run; None for a run that is not running.
 
-        A supervisor ends when its run does, so one that is found dead is asked for twice: `again`
-        reads the run once more.
+        A supervisor exits when its run ends, so a dead one proves nothing by itself. `again` reads
+        the run once more, to see whether it has just ended.
         """
         if run.state is not RunState.RUNNING:
             return None
@@ -69,8 +69,8 @@ class Probe:
         return found if same else liveness(self.signs(newer, now))
 
     def _supervisor(self, worker: str) -> bool | None:
-        """Whether the supervisor lives. A container that has this host's name has processes that
-        cannot be seen from here."""
+        """Return whether the supervisor lives. None if it runs in another container with this
+        host's name, whose processes are invisible here."""
         boot, _, own = (
             worker.rsplit(":", 3)[1].partition(".") if worker.count(":") >= 3 else ("", "", "")
         )
@@ -80,7 +80,7 @@ class Probe:
 
 
 def _lives(directory: Path) -> bool:
-    """Whether the agent of an attempt lives, or the last turn or a check that belongs to it."""
+    """Return whether the agent of an attempt lives, or its last turn or a check of it."""
     return any(
         running(place)
         for place in (directory, *directory.glob("summary"), *directory.glob("verify-*"))

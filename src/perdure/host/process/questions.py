@@ -1,9 +1,9 @@
-"""A child of perdure's own that answers questions, for work that must not take the caller with it:
-parsers on hostile files.
+"""A child process that answers questions, for work that could crash the caller: parsers on hostile
+files.
 
-Used by `engine.attempt.project_map`. Question and answer are bytes with their length before them.
-The child limits its own memory and time (see `answer_questions`), so what it is given can end it
-and nobody else; it ends when its input does.
+Used by `engine.attempt.project_map`. Question and answer are bytes, each preceded by its length.
+The child limits its own memory and time (see `answer_questions`), so hostile input can only end the
+child. It exits when its input ends.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from typing import IO, Any
 from perdure.host.privileges import dropped
 
 PATIENCE_S = 60.0
-"""The child ends itself long before, after so much of its own time; this is for one that is
-stopped."""
+"""Timeout for one answer, in seconds. It is for a child that is stopped: the child's own limit on
+processor time ends it long before."""
 MOST_DEATHS = 3
 MEMORY = 1 << 30
 SECONDS = 5
-"""Of processor time, for one question."""
+"""Limit of processor time for one question, in seconds."""
 _LENGTH = 8
 
 
 class Asking:
-    """The child, started with the first question, and again where it died: so often at most. For
-    one thread."""
+    """The child, started with the first question, and restarted after a crash until it has crashed
+    `MOST_DEATHS` times. For one thread."""
 
     def __init__(self, answer: str) -> None:
-        """`answer`: the function of bytes to bytes that the child calls, as `module:name`."""
+        """Name the function that the child calls, as `module:name`. It takes bytes and returns
+        bytes."""
         self._argv = (sys.executable, "-P", "-m", "perdure.host.process.questions", answer)
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0
@@ -54,11 +55,11 @@ class Asking:
 
     @property
     def over(self) -> bool:
-        """It died too often: nothing is asked any more."""
+        """Whether the child crashed too often: no more questions are asked."""
         return self._deaths >= MOST_DEATHS
 
     def ask(self, question: bytes) -> bytes | None:
-        """The answer, or None where the child did not live to give one."""
+        """Return the answer, or None if the child died before it answered."""
         if self.over:
             return None
         if self._child is None:
@@ -101,7 +102,7 @@ class Asking:
 
 
 def answer_questions(answer: Callable[[bytes], bytes]) -> None:
-    """The child's whole life. Its limits hold from here on."""
+    """Answer questions until the input ends, in the child. Its limits apply from here on."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
@@ -125,7 +126,8 @@ def _write(pipe: IO[bytes], content: bytes) -> None:
 
 
 def _read(pipe: IO[bytes], size: int, deadline: float) -> bytes:
-    """Raises EOFError where the child is gone, TimeoutError (an OSError) where it is too slow."""
+    """Read `size` bytes. Raises EOFError if the child is gone, TimeoutError (an OSError) if it is
+    too slow."""
     parts: list[Any] = []
     poll = select.poll()
     poll.register(pipe, select.POLLIN)

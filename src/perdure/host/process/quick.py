@@ -1,4 +1,4 @@
-"""A command of perdure's own choosing, such as a task's verify command: run to its end, with
+"""Runs a command of perdure's own choosing, such as a task's verify command, to its end, with
 nothing left behind."""
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def run_quick(
     mark: str = "",
     lock_fd: int | None = None,
 ) -> tuple[int, str]:
-    """Runs a shell command (str) or a program (sequence) to its end; returns its code and the last
-    4 KiB of its output.
+    """Run a shell command (str) or a program (sequence) to its end. Return its exit code and the
+    last 4 KiB of its output.
 
     stdout and stderr are one stream. Code 124 means that `timeout_s` was over, 128 + n that signal
-    n ended it. It has a shim, a directory and a mark of its own, like an agent: nothing that it
-    starts survives, and `find` finds it.
+    n ended it, 125 any other reason. Like an agent it has a shim, a directory and a mark: nothing
+    that it starts survives, and `find` finds it.
     """
     inner = ("/bin/sh", "-c", command) if isinstance(command, str) else tuple(command)
     argv = ("/bin/sh", "-c", 'exec 2>&1; exec "$@"', "sh", *inner)

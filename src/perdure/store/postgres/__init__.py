@@ -1,13 +1,12 @@
 """The store on PostgreSQL, for several hosts: the same `SqlStore`, over `database.Postgres` instead
 of `sqlite.Sqlite`.
 
-The rooms: `database` (transactions, and what a lost connection left behind), `pool` (connections),
-`schema` (migrations), `translation` (SQL of SQLite as SQL of PostgreSQL), `errors` (errors as
-sentences). Needs psycopg 3, the extra `postgresql`.
+The modules: `database` (transactions, and their fate after a lost connection), `pool`
+(connections), `schema` (migrations), `translation` (SQLite's SQL as PostgreSQL's), `errors` (errors
+as sentences). Needs psycopg 3, the extra `postgresql`.
 
-Every public method of the store is one transaction, so a method whose transaction could not be
-stored, and certainly was not, is simply called again: for `PATIENCE_S`, then the sentence comes
-out.
+Every public method of the store is one transaction. If it is certain that the transaction was not
+stored, the method is called again for up to `PATIENCE_S`; then the error is raised.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ if TYPE_CHECKING:
     from perdure.protocols import Observer
 
 OPENING_S = 5.0
-"""A server that is just being started is waited for so long."""
+"""Maximum wait for a server that is just starting, in seconds."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class PostgresStore(SqlStore):
-    """A `SqlStore` that outlives the restarts of its server."""
+    """A `SqlStore` that survives restarts of its server."""
 
 
 def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate[SqlStore, P], R]:
-    """A method that is called again while its transaction was not stored. Raises StoreError when
-    the patience is over."""
+    """Wrap a method so that it is called again as long as its transaction was not stored. It raises
+    StoreError after `PATIENCE_S`."""
 
     @wraps(method)
     def tried(store: SqlStore, *args: P.args, **values: P.kwargs) -> R:
@@ -56,7 +55,7 @@ def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 1.0)
 
-    # `wraps` forgets that the first argument may be named.
+    # `wraps` loses the information that the first argument may be passed by name.
     return tried  # type: ignore[return-value]
 
 
@@ -68,8 +67,8 @@ for _name in dir(SqlStore):
 def open_store(
     url: str, *, read_only: bool = False, observers: Sequence[Observer] = (), host: Host = NOWHERE
 ) -> PostgresStore:
-    """The store in a database of PostgreSQL 14 or later; its tables are made, or brought up to
-    date, where needed. Raises StoreError."""
+    """Open the store in a database of PostgreSQL 14 or later. Create or upgrade its tables if
+    needed. Raises StoreError."""
     database = Postgres(ConnectionPool(url), read_only=read_only)
     try:
         deadline = time.monotonic() + OPENING_S

@@ -1,16 +1,17 @@
-"""PostgreSQL under the store: how a transaction runs, and what becomes of it when the connection is
-lost.
+"""PostgreSQL under the store: how a transaction runs, and how its fate is found out after a lost
+connection.
 
-A write takes a lock first that all of perdure's writers share: alone, or, under a claim, beside the
-writers of other runs (`held` then locks the run's own row). So what a transaction has read stays
-true until it commits, as on SQLite, without serialization failures; where PostgreSQL reports one
-none the less, the transaction is done again (`Again`).
+A write first takes a lock that all of perdure's writers use. It is exclusive, or, under a claim,
+shared with the writers of other runs (`held` then locks the run's own row). So what a transaction
+has read remains true until it commits, as on SQLite, without serialization failures. If PostgreSQL
+reports one nevertheless, the transaction is repeated (`Again`).
 
-A COMMIT whose answer never came may stand or not. Each connection therefore has a row in
-`perdure_writers` with the number of its last transaction, written in that transaction. Who has lost
-the connection takes the lock alone on a new one, which waits until the old transaction has ended,
-and reads the row: the number says for certain whether it was stored. (`pg_xact_status` does not:
-after a crash a transaction id that never reached the disk is given out again.)
+If the answer to a COMMIT never arrives, the change may be stored or not. Each connection therefore
+has a row in `perdure_writers` with the number of its last transaction, written in that transaction.
+After a lost connection, a new one takes the lock exclusively, which waits until the old transaction
+has ended, and reads the row. Its number shows for certain whether the transaction was stored.
+(`pg_xact_status` does not: after a crash, a transaction id that never reached the disk is used
+again.)
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from perdure.store.postgres.translation import statements
 from perdure.store.queries import SQL
 
 PATIENCE_S = 30.0
-"""How long a transaction is tried again."""
+"""Maximum time for which a transaction is repeated, in seconds."""
 CERTAIN_S = 120.0
-"""How long it is asked what became of a COMMIT: to give up is to leave it open whether the change
-stands."""
+"""Maximum time to find out the fate of a COMMIT, in seconds. After that it remains unknown whether
+the change is stored."""
 
 LOCK = 0x70726472
-"""The advisory lock of all writers of this database ("prdr")."""
+"""Key of the advisory lock that all writers of this database use ("prdr")."""
 
 NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now"
 MARK = """
@@ -44,14 +45,14 @@ INSERT INTO perdure_writers (id, mark, at) VALUES (%(id)s, %(mark)s, %(now)s)
 ON CONFLICT (id) DO UPDATE SET mark = excluded.mark, at = excluded.at
 """
 OLD_MS = 30 * 86_400_000
-"""Marks of connections that were not closed in good order go after so long."""
+"""Age at which marks of connections that were not closed properly are deleted, in milliseconds."""
 
 STATEMENTS = {text: statement.encode() for text, statement in statements(SQL).items()}
 
 
 class Cursor:
-    """Takes the store's statements, written for SQLite. PostgreSQL keeps no NUL in a text: it
-    becomes its symbol, U+2400."""
+    """Executes the store's statements, which are written for SQLite. PostgreSQL text cannot contain
+    NUL: it is replaced by its symbol, U+2400."""
 
     def __init__(self, connection: psycopg.Connection[DictRow]) -> None:
         self._connection = connection
@@ -69,7 +70,7 @@ class Cursor:
 
 
 class Postgres:
-    """An open database. Threads may share it: each transaction has a connection of its own."""
+    """An open database. Threads may share it: each transaction has its own connection."""
 
     def __init__(self, lines: ConnectionPool, *, read_only: bool = False) -> None:
         self.lines = lines
@@ -77,7 +78,7 @@ class Postgres:
         self.read_only = read_only
 
     def now(self) -> int:
-        """The server's clock: the same for all hosts."""
+        """Return the server's clock, which is the same for all hosts."""
         with self.lines.lent() as line, self._in_words(line):
             return _one(line.connection.execute(NOW))
 
@@ -114,8 +115,8 @@ class Postgres:
                     raise
 
     def problems(self) -> list[str]:
-        """Indexes that do not hold what they promise
-        (postgresql.org/docs/15/catalog-pg-index.html), or that it cannot be asked."""
+        """Return the invalid indexes (postgresql.org/docs/15/catalog-pg-index.html), or why the
+        database cannot be queried."""
         query = (
             "SELECT c.relname AS name FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
             "WHERE NOT i.indisvalid AND c.relnamespace = current_schema()::regnamespace"
@@ -133,8 +134,8 @@ class Postgres:
         self.lines.close()
 
     def _stands(self, lost: PooledConnection) -> bool:
-        """Whether the last transaction of a lost connection was stored. Raises StoreError if that
-        cannot be found out."""
+        """Return whether the last transaction of a lost connection was stored. Raises StoreError if
+        that cannot be found out."""
         lost.close()
         deadline = time.monotonic() + CERTAIN_S
         while True:
@@ -158,8 +159,7 @@ class Postgres:
 
     @contextmanager
     def _ended(self, line: PooledConnection) -> Iterator[None]:
-        """A transaction that fails is taken back; a connection that cannot even do that is
-        closed."""
+        """Roll back a transaction that fails. Close the connection if even that fails."""
         try:
             yield
         except BaseException:

@@ -1,5 +1,5 @@
-"""PostgreSQL's errors as sentences for a person, and which of them are worth another try. Passwords
-stand in none of them."""
+"""Turns PostgreSQL's errors into sentences, and decides which of them are worth another try. The
+sentences contain no passwords."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ HOPELESS = re.compile(
     r"denied|certificate",
     re.IGNORECASE,
 )
-"""What a server (or libpq) says where waiting does not help. Other languages only wait longer for
-the same sentence."""
+"""Messages of a server (or libpq) after which waiting does not help. If they are in another
+language, the same error is only reported later."""
 
 
 class Again(StoreError):
-    """Nothing was stored, and the whole transaction may be tried again. What is said is for when
+    """Nothing was stored, and the whole transaction may be tried again. The message is shown if
     there is no time left for that."""
 
 
 def place_of(url: str) -> str:
-    """The address without its password and its options. Raises StoreError."""
+    """Return the address without its password and its options. Raises StoreError."""
     try:
         parts = conninfo.conninfo_to_dict(url)
     except psycopg.Error as error:
@@ -49,7 +49,8 @@ def place_of(url: str) -> str:
 
 
 def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
-    """What a person is told. `lost`: the connection went with it, before anything was stored."""
+    """Return the error to show for a database error. `lost`: the connection broke too, before
+    anything was stored."""
     state, said = error.sqlstate or "", _first_line(error)
     if state == "23505":
         return Conflict(f"Somebody else is on it: {said}", "perdure ls")
@@ -96,7 +97,7 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
 
 
 def unreachable(error: psycopg.Error, place: str) -> StoreError:
-    """No connection could be made. An `Again` where waiting may help."""
+    """Return the error for a connection that could not be made: an `Again` if waiting may help."""
     said = _first_line(error)
     if isinstance(error, psycopg.OperationalError) and not HOPELESS.search(said):
         return Again(f"The database {place} cannot be reached: {said}", LATER)

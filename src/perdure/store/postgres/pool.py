@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL: made when they are needed, lent to one transaction at a time, at most
-`MOST` of them.
+"""Connections to PostgreSQL: made on demand, lent to one transaction at a time, at most `MOST` of
+them.
 
-An own list instead of psycopg_pool, because that one tells "timed out after 30 s" for a wrong
-password, and starts threads that a command of 100 ms does not want.
+This is not psycopg_pool, because that reports "timed out after 30 s" for a wrong password, and
+starts threads, which is too much for a command of 100 ms.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from perdure.store.postgres.errors import Again, place_of, unreachable
 
 MOST = 5
 WAIT_S = 30.0
-"""How long a transaction waits for a connection, and for the lock of another process."""
+"""Maximum wait of a transaction for a connection, in seconds. SETTINGS has the same limit for
+locks."""
 
 DEFAULTS: dict[str, Any] = {
     "application_name": "perdure",
@@ -35,8 +36,8 @@ DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""libpq's parameters where the address names no others: a peer that is gone without a word is
-noticed in 15 s (tcp(7))."""
+"""libpq's parameters, unless the address sets others. A peer that disappears silently is noticed
+within 15 s (tcp(7))."""
 
 SETTINGS = """
 SET idle_in_transaction_session_timeout = '10s';
@@ -49,13 +50,13 @@ SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') = 'off'
 """
-"""A process that is stopped in the middle of a transaction, or cut off, holds up the others for 10
-s at most."""
+"""Settings of every connection. A process that is stopped or cut off in the middle of a transaction
+blocks the others for 10 s at most."""
 
 
 @dataclass(eq=False, slots=True)
 class PooledConnection:
-    """A connection, and by what name its commits are known: see `database.Postgres`."""
+    """A connection, and the id under which its commits are recorded: see `database.Postgres`."""
 
     connection: psycopg.Connection[DictRow]
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -79,8 +80,8 @@ class ConnectionPool:
 
     @contextmanager
     def lent(self) -> Iterator[PooledConnection]:
-        """A connection for one transaction, which must leave it idle; else it is closed. Raises
-        StoreError, Again."""
+        """Lend a connection for one transaction. If the transaction does not leave it idle, it is
+        closed. Raises StoreError, Again."""
         if not self._free.acquire(timeout=WAIT_S):
             raise StoreError(
                 f"All {MOST} connections to {self.place} have been in use for more than "
@@ -97,7 +98,7 @@ class ConnectionPool:
             self._free.release()
 
     def made(self) -> PooledConnection:
-        """A new connection. Raises StoreError, Again."""
+        """Return a new connection. Raises StoreError, Again."""
         if self._closed:
             raise StoreError(f"The database {self.place} was closed")
         connection = None
@@ -113,7 +114,8 @@ class ConnectionPool:
         return PooledConnection(connection)
 
     def made_in(self, patience_s: float) -> PooledConnection:
-        """A new connection, tried for for so long where waiting may help."""
+        """Return a new connection. Retry for this many seconds if waiting may help. Raises
+        StoreError."""
         deadline, pause = time.monotonic() + patience_s, 0.05
         while True:
             try:
@@ -125,14 +127,14 @@ class ConnectionPool:
             pause = min(pause * 2, 1.0)
 
     def forget(self) -> None:
-        """Closes all that are not in use: one was lost, and the others may be."""
+        """Close all idle connections: one was lost, so the others may be lost too."""
         with self._turn:
             idle, self._idle = self._idle, []
         for line in idle:
             line.close()
 
     def close(self) -> None:
-        """Ends all connections. What they have left behind goes with them."""
+        """Close all connections, and delete their marks."""
         with self._turn:
             self._closed = True
             idle, self._idle = self._idle, []

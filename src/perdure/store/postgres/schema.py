@@ -1,9 +1,9 @@
-"""The schema on PostgreSQL, brought up to date: the same numbered scripts as on SQLite, all in one
+"""Upgrades the schema on PostgreSQL: the same numbered scripts as on SQLite, all in one
 transaction.
 
-DDL is part of a transaction here as well: a kill at any point leaves the schema that was there, or
-the newest one. Of many processes that come at once the first does it, under the lock that all
-writers share, and the others wait for it.
+In PostgreSQL too, DDL is part of the transaction: a kill at any point leaves either the previous
+schema or the newest one. If many processes start at once, the first one does the upgrade, under the
+lock that all writers share, and the others wait for it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CREATE TABLE perdure_writers (id TEXT PRIMARY KEY, mark BIGINT NOT NULL, at BIGI
 
 
 def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Path = SCRIPTS) -> int:
-    """The schema version of a database, 0 for an empty one. Raises StoreError for a newer
-    perdure's, or a stranger's."""
+    """Return the schema version of a database, 0 for an empty one. Raises StoreError for a database
+    of a newer perdure or of another program."""
     row = connection.execute(
         "SELECT to_regclass('perdure_schema') IS NOT NULL AS there,"
         " EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema()) AS any"
@@ -52,7 +52,7 @@ def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Pat
 
 
 def migrate(database: Postgres, scripts: Path = SCRIPTS) -> None:
-    """Brings the schema up to date, or changes nothing. Raises StoreError."""
+    """Upgrade the schema, or change nothing. Raises StoreError."""
     with database.lines.lent() as line:
         connection, place = line.connection, database.place
         try:

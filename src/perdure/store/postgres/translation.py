@@ -1,9 +1,9 @@
-"""The one place where SQL written for SQLite becomes SQL of PostgreSQL: the statements of
-`queries.sql`, and the migrations.
+"""Translates SQL written for SQLite into SQL of PostgreSQL: the statements of `queries.sql`, and
+the migrations. This is the only module that does.
 
-Both are kept portable, so little is left to do: parameters, types, and triggers, which PostgreSQL
-wants as functions. Text compares by bytes in SQLite, hence `COLLATE "C"`. What is not known here
-raises ValueError in the first test that opens a store.
+Both are kept portable, so there is little to translate: parameters, types, and triggers, which
+PostgreSQL needs as functions. SQLite compares text by bytes, hence `COLLATE "C"`. A trigger that
+this module does not know raises ValueError in the first test that opens a store.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 
 LOCKING = frozenset({"held"})
-"""Statements whose row stays locked to the end of the transaction: claimed writes are done beside
-one another."""
+"""Names of statements whose row stays locked until the transaction ends: claimed writes run
+concurrently."""
 
 TYPES = (
     (
@@ -35,7 +35,8 @@ DROP_TRIGGER = re.compile(r"DROP\s+TRIGGER\s+(\w+)\s*;?\s*")
 
 
 def statements(named: dict[str, str]) -> dict[str, str]:
-    """The statements of `queries.sql` by their own text, each as psycopg takes it."""
+    """Return the statements of `queries.sql`, by their original text, in the form that psycopg
+    takes."""
     return {
         text: _statement(text) + (" FOR UPDATE" if name in LOCKING else "")
         for name, text in named.items()
@@ -48,8 +49,8 @@ def _statement(text: str) -> str:
 
 
 def migration(statement: str) -> Iterator[str]:
-    """One statement of a migration. Raises ValueError for a trigger that does anything but
-    refuse."""
+    """Translate one statement of a migration. Raises ValueError for a trigger that does anything
+    other than raise an error."""
     bare = _bare(statement).strip()
     if not bare:
         return
@@ -74,5 +75,5 @@ def migration(statement: str) -> Iterator[str]:
 
 
 def _bare(text: str) -> str:
-    """Without comment lines."""
+    """Return the text without comment lines."""
     return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))

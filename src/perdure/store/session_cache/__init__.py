@@ -1,20 +1,20 @@
-"""A cache of live sessions in front of the store: for those who look, never for those who act.
-`wiring` is who opens one.
+"""A cache of live sessions in front of the store, for callers that only look and never act on the
+answer. `wiring` opens it.
 
-The store's table is the truth. Whoever is about to work on a conversation (an attempt, a verb that
-changes a record) reads the store itself, so nothing that happens to the cache can bring back a
-retired conversation or begin a second one; a lost cache costs a lookup. Three rooms: `lookups`
-(memory, then Redis, then the store), `redis` (the shared part: scripts, time limits, a breaker),
-`records` (what is kept in it, signed with the store's own secret, because other programs can write
-there too).
+The store's table is authoritative. Code that is about to work on a conversation (an attempt, a verb
+that changes a record) reads the store itself. So nothing that happens to the cache can revive a
+retired conversation or begin a second one, and a lost cache only costs a lookup. The modules:
+`lookups` (memory, then Redis, then the store), `redis` (the shared part: scripts, time limits, a
+circuit breaker), `records` (the cached records, signed with the store's own secret, because other
+programs can write to Redis too).
 
-A lookup may be late: by moments, while everybody is reachable; by at most `records.SURE_S` where a
-writer could not reach Redis.
+An answer may be outdated: by moments while all processes reach Redis, by at most `records.SURE_S`
+if a writer could not reach it.
 """
 
 from __future__ import annotations
 
-# `open` is read as session_cache.open.
+# `open` is used as session_cache.open.
 from perdure.store.session_cache.lookups import Lookups, open  # noqa: A004
 
 __all__ = ["Lookups", "open"]

@@ -1,8 +1,8 @@
-"""The live session of a key, as quickly as it can be had: from this process's memory, from Redis,
-from the store.
+"""Looks up the live session of a key as quickly as possible: in this process's memory, in Redis, in
+the store.
 
-Memory is believed only while this process hears what the others write (a subscription in a thread
-of its own), and for a few seconds. That there is no session is never cached: only the store says
+Memory is trusted for a few seconds, and only while this process hears what others write (by a
+subscription in its own thread). The absence of a session is never cached: only the store can say
 that.
 """
 
@@ -21,10 +21,10 @@ from perdure.model import Session, SessionKey, SessionState
 from perdure.store.session_cache.records import SessionRecords
 
 TTL_S = 3600.0
-"""A record that nobody asks for goes away after so long; every use begins that time anew."""
+"""Time after which an unused record expires, in seconds; every use renews it."""
 MEMORY_S = 5.0
 HEARD_S = 3.0
-"""Without a sign of life from Redis for so long, memory is not believed."""
+"""Time without a sign of life from Redis after which memory is not trusted, in seconds."""
 LARGEST_MEMORY = 1024
 PING_S = 1.0
 
@@ -54,7 +54,8 @@ class Lookups:
         far: Far,
         hear: Callable[[LookupMemory, threading.Event], None],
     ) -> None:
-        """`hear` follows what others write and keeps the memory in step, until the event is set."""
+        """Set up the cache. `hear` follows what others write and updates the memory, until the
+        event is set."""
         self._records, self._far, self._hear = records, far, hear
         self._memory = LookupMemory()
         self._ended = threading.Event()
@@ -64,7 +65,7 @@ class Lookups:
     def session(
         self, key: SessionKey, ask: Callable[[SessionKey], Session | None]
     ) -> Session | None:
-        """The live session, or None if `ask`, which asks the store, says so."""
+        """Return the live session, or None if `ask`, which reads the store, finds none."""
         name = self._records.name(key)
         found = self._memory.get(name)
         if found is not None:
@@ -81,15 +82,15 @@ class Lookups:
         return found
 
     def stored(self, sessions: Sequence[Session]) -> None:
-        """What was just committed to the store. Retired ones are kept as what they are: a mark that
-        what is older does not count."""
+        """Update the cache with sessions that were just committed. Retired ones are kept as such:
+        they mark older records as outdated."""
         for session in sessions:
             name = self._records.name(session.key)
             self._memory.drop(name)
             self._far.put(name, session.revision, self._records.write(session, _now()))
 
     def close(self) -> None:
-        """Ends the thread and the connections."""
+        """End the thread and the connections."""
         self._ended.set()
         if self._listener is not None:
             self._listener.join()
@@ -110,7 +111,7 @@ class Lookups:
             return None
 
     def _listen(self) -> None:
-        """Begins with the second lookup: a program that asks once needs no memory."""
+        """Start the subscription at the second lookup: a program that asks once needs no memory."""
         self._asked += 1
         if self._asked == 2:
             self._listener = threading.Thread(
@@ -123,7 +124,7 @@ class Lookups:
 
 
 class LookupMemory:
-    """What was looked up lately. Believed only while it is kept in step."""
+    """The sessions that were looked up lately. Trusted only while the subscription works."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[Session, float]] = OrderedDict()
@@ -132,7 +133,7 @@ class LookupMemory:
         self._dropped = 0
 
     def get(self, name: str) -> Session | None:
-        """The session, if it may be believed."""
+        """Return the session, if it can still be trusted."""
         now = time.monotonic()
         with self._turn:
             found = self._kept.get(name)
@@ -142,12 +143,12 @@ class LookupMemory:
             return found[0]
 
     def mark(self) -> int:
-        """To be taken before a session is looked up: what is dropped after it makes the answer
-        old."""
+        """Return a mark, to be taken before a session is looked up. If anything is dropped after
+        the mark, the answer may be outdated."""
         return self._dropped
 
     def put(self, name: str, session: Session, mark: int) -> None:
-        """Remembers a live session, unless anything was dropped since the mark."""
+        """Remember a live session, unless anything was dropped since the mark."""
         with self._turn:
             if mark != self._dropped or session.state is SessionState.RETIRED:
                 return
@@ -157,17 +158,17 @@ class LookupMemory:
                 self._kept.popitem(last=False)
 
     def drop(self, name: str) -> None:
-        """Forgets a name that was written."""
+        """Forget a name that another process or this one has written."""
         with self._turn:
             self._dropped += 1
             self._kept.pop(name, None)
 
     def alive(self) -> None:
-        """Redis gave a sign of life."""
+        """Note a sign of life from Redis."""
         self._heard = time.monotonic()
 
     def lost(self) -> None:
-        """Something may have been written unheard."""
+        """Forget everything: writes may have been missed."""
         with self._turn:
             self._dropped += 1
             self._heard = float("-inf")
@@ -177,8 +178,8 @@ class LookupMemory:
 def open(  # noqa: A001
     url: str, identity: tuple[str, bytes], tell: Callable[[str], None], ttl_s: float = TTL_S
 ) -> Lookups:
-    """The cache at a Redis address, for the store with this identity. Connects to nothing yet.
-    Raises ConfigError where `redis` is not installed or does not take the address."""
+    """Return the cache at a Redis address, for the store with this identity, without connecting
+    yet. Raises ConfigError if `redis` is not installed or does not accept the address."""
     try:
         from perdure.store.session_cache.redis import Redis, unreachable
     except ImportError as error:
@@ -211,7 +212,7 @@ def open(  # noqa: A001
 
 
 def _follow(listener: Any, memory: LookupMemory, ended: threading.Event) -> None:
-    """One subscription, until it breaks or the process wants to end."""
+    """Follow one subscription, until it breaks or the cache is closed."""
     pinged = time.monotonic()
     while not ended.is_set():
         message = listener.get_message(timeout=0.1)

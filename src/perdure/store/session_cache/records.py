@@ -1,8 +1,8 @@
-"""One session as it is kept in Redis: `revision at signature body`. Reading one believes nothing
-that the store's secret did not sign.
+"""The format of a session in Redis: `revision at signature body`. A record that the store's secret
+did not sign is rejected.
 
-The revision stands first, so that a script in Redis can compare it; the signature covers all the
-rest and the key, so that a record cannot be moved to another key either.
+The revision comes first, so that a script in Redis can compare it. The signature covers everything
+else and the key, so that a record cannot be moved to another key.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from perdure.lateclass import dataclass
 from perdure.model import Session, SessionKey
 
 LARGEST = 256 * 1024
-"""Bytes of a record that is fetched at all; a session's is a few hundred."""
+"""Maximum size of a record that is fetched, in bytes; a session has a few hundred."""
 SURE_S = 600.0
-"""A record that was read from the store longer ago is not believed, however often it is used."""
+"""Maximum age of a record, in seconds since it was read from the store. Use does not extend it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionRecords:
-    """How sessions of one store are named and written in Redis."""
+    """The names and the format of one store's sessions in Redis."""
 
     store: str
-    """The store's identity: several may share one Redis."""
+    """The store's id: several stores may share one Redis."""
     secret: bytes
 
     def name(self, key: SessionKey) -> str:
-        """The key in Redis. Agents and scopes are any text, hence the hash."""
+        """Return the key in Redis. It is a hash, because agents and scopes may be any text."""
         told = f"{len(key.agent)}:{key.agent}{key.scope}".encode("utf-8", "surrogatepass")
         return f"perdure:{self.store}:session:{hashlib.sha256(told).hexdigest()[:32]}"
 
     @property
     def channel(self) -> str:
-        """Where it is told which names were written."""
+        """The channel on which the names of written records are published."""
         return f"perdure:{self.store}:written"
 
     def write(self, session: Session, at: int) -> bytes:
-        """The record of a session that was read from the store at this time (ms)."""
+        """Return the record of a session that was read from the store at this time (ms)."""
         from perdure.model.codec import encode
 
         body = encode(session).encode()
@@ -46,8 +46,8 @@ class SessionRecords:
         return f"{head} {self._sign(session.key, head, body)} ".encode() + body
 
     def read(self, key: SessionKey, content: bytes, now: int) -> Session | None:
-        """The session, live or retired; None where the record is too old. Raises ValueError for
-        what this store never wrote."""
+        """Return the session, live or retired; None if the record is too old. Raises ValueError for
+        a record that this store did not write."""
         from msgspec import MsgspecError
 
         from perdure.model.codec import decode

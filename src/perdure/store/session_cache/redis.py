@@ -1,10 +1,10 @@
-"""The shared part of the cache, in Redis (redis-py 8): get, put, and what others wrote. It answers
-soon or not at all.
+"""The shared part of the cache, in Redis (redis-py 8): get, put, and notice of what others wrote.
+It answers quickly or not at all.
 
-Every request has a time limit. After one that failed, a breaker keeps everybody away from Redis for
-a while: a stalled server costs a fraction of a second once. Names that could not be written
-meanwhile are owed: they are removed before Redis is believed again. What goes wrong is told once,
-in a sentence without the address's password, and raised to nobody.
+Every request has a time limit. After a failure, a circuit breaker skips Redis for a while, so that
+a stalled server costs a fraction of a second only once. Names that could not be written meanwhile
+are owed: they are removed before Redis is trusted again. Each kind of problem is reported once, in
+a sentence without the address's password, and never raised.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from perdure.config.passwords import without_password
 from perdure.store.session_cache.records import LARGEST
 
 LIMIT_S = 0.25
-"""For a connection, and for an answer."""
+"""Timeout for a connection, and for an answer, in seconds."""
 AWAY_S = 2.0
 AWAY_AT_MOST_S = 60.0
-"""So long the breaker stays open: the first time, and at most, twice as long each time."""
+"""Maximum time for which the breaker stays open, in seconds. It begins with AWAY_S and doubles with
+each failure."""
 FILLING_S = 2.0
-"""So long after a lookup found nothing, it may still fill it in."""
+"""Time after an unsuccessful lookup in which its caller may fill in the record, in seconds."""
 OWED = 100_000
-"""So many names are remembered at most; what is forgotten is believed for `records.SURE_S` at
-most."""
+"""Maximum number of owed names. A name beyond that may be answered from an outdated record for
+`records.SURE_S` at most."""
 
 GET = """
 local size = redis.pcall('STRLEN', KEYS[1])
@@ -46,8 +47,8 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {2, redis.call('GET', KEYS[1])}
 """
-"""0: nothing there, and who asked last may fill it; 1: something that is no record; 2: a record,
-whose time to live begins anew."""
+"""Script of `get`. Returns 0 if there is nothing (the last caller may fill it in), 1 if the value
+is not a record, 2 with a record, whose time to live is renewed."""
 
 FILL = """
 if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
@@ -55,8 +56,8 @@ redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-"""Only if nothing was written, removed or lost since it was found missing: what was read from the
-store meanwhile may be old."""
+"""Script of `fill`. Writes only if the name was not written, removed or lost since it was found
+missing: otherwise what was read from the store may be outdated."""
 
 PUT = """
 redis.call('DEL', KEYS[2])
@@ -76,8 +77,8 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[3])
 redis.call('PUBLISH', ARGV[4], KEYS[1])
 return 1
 """
-"""An older record never takes the place of a newer one; of two that claim to be the same and
-differ, neither stays."""
+"""Script of `put`. An older record never replaces a newer one. If two have the same revision but
+differ, neither is kept."""
 
 DROP = """
 for _, name in ipairs(KEYS) do
@@ -89,10 +90,11 @@ return 1
 
 
 class Redis:
-    """One Redis, for one process. Threads may share it."""
+    """One Redis, as one process uses it. Threads may share it."""
 
     def __init__(self, url: str, channel: str, ttl_s: float, tell: Callable[[str], None]) -> None:
-        """Connects to nothing yet. Raises ValueError for an address that redis-py does not take."""
+        """Prepare the client, without connecting yet. Raises ValueError for an address that
+        redis-py does not accept."""
         never = Retry(NoBackoff(), 0)
         self.place = without_password(url)
         self._client = redis.Redis.from_url(
@@ -115,8 +117,9 @@ class Redis:
         self._told: set[str] = set()
 
     def get(self, name: str, token: str) -> bytes | None:
-        """The record, or None: there is none (whoever has the token may fill it in), or Redis does
-        not answer. What is no record is removed and told."""
+        """Return the record, or None if there is none or Redis does not answer. If there is none,
+        the holder of `token` may fill it in. A value that is not a record is removed and
+        reported."""
         found = self._ask(
             lambda: self._get(
                 keys=_keys(name), args=[self._ttl_ms, LARGEST, token, int(FILLING_S * 1000)]
@@ -130,14 +133,14 @@ class Redis:
         return bytes(found[1])
 
     def fill(self, name: str, record: bytes, token: str) -> None:
-        """Keeps what was read from the store after `get` found nothing, unless the name was touched
+        """Store what was read from the store after `get` found nothing, unless the name was touched
         since."""
         if len(record) <= LARGEST:
             self._ask(lambda: self._fill(keys=_keys(name), args=[record, self._ttl_ms, token]))
 
     def put(self, name: str, revision: int, record: bytes) -> None:
-        """Keeps a record that was written, unless a newer one is there, and tells everybody. Owed
-        where Redis cannot be reached."""
+        """Store a record that was written, unless a newer one is there, and notify the others. The
+        name is owed if Redis cannot be reached."""
         if len(record) > LARGEST:
             self.drop(name)
             return
@@ -152,23 +155,23 @@ class Redis:
             self._owe(name)
 
     def drop(self, name: str) -> None:
-        """Removes a record, now or as soon as Redis is there again."""
+        """Remove a record, now or as soon as Redis can be reached again."""
         if self._ask(lambda: self._drop(keys=[name], args=[self._channel])) is None:
             self._owe(name)
 
     def told(self, what: str) -> None:
-        """Says a thing once."""
+        """Report a problem, each kind once."""
         if what not in self._told:
             self._told.add(what)
             self._tell(f"the session cache at {self.place}: {what}")
 
     def listener(self) -> Any:
-        """A subscription to the names that are written, not yet begun. Its errors are
-        `unreachable`."""
+        """Return a subscription to the names that are written, not yet started. It raises the
+        errors in `unreachable`."""
         return self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Pays what is owed, if Redis is there, and ends the connections."""
+        """Remove the owed names, if Redis can be reached, and close the connections."""
         self._ended.set()
         debtor = self._debtor
         if debtor is not None:
@@ -178,8 +181,8 @@ class Redis:
         self._client.close()
 
     def _owe(self, name: str) -> None:
-        """Remembers a name that could not be written; it is paid by whoever asks next, or by a
-        thread if nobody does."""
+        """Remember a name that could not be written. The next request removes it, or a thread if
+        there is none."""
         with self._turn:
             if len(self._owed) < OWED:
                 self._owed[name] = None
@@ -198,7 +201,7 @@ class Redis:
                     return
 
     def _ask(self, ask: Callable[[], Any]) -> Any:
-        """The answer, or None where there is none in time."""
+        """Return the answer, or None if there is none in time."""
         if time.monotonic() < self._away_until:
             return None
         try:
@@ -215,8 +218,8 @@ class Redis:
         return answer
 
     def _pay(self) -> None:
-        """Removes what could not be written while Redis was away. Taken from the list first: it may
-        be owed again meanwhile."""
+        """Remove the owed names. They leave the list first, because a name may become owed again
+        meanwhile."""
         while self._owed:
             with self._turn:
                 names = list(self._owed)[:1000]
@@ -235,11 +238,11 @@ def _keys(name: str) -> list[str]:
 
 
 unreachable = (redis.RedisError, OSError, ValueError)
-"""What a connection may raise."""
+"""Errors that a connection may raise."""
 
 
 def problem(url: str) -> str:
-    """Why Redis cannot be used at an address, in a few words; empty if it can."""
+    """Return why Redis cannot be used at an address, in a few words; "" if it can."""
     client = redis.Redis.from_url(
         url, socket_timeout=2, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
     )
