@@ -1,9 +1,9 @@
-"""What can go wrong with perdure itself.
+"""The errors of perdure itself.
 
-The failure of an agent's work is an `Outcome`, never an exception. These are the failures of the
-machine around it. Each carries one sentence for a person (what, where) and, in `hint`, what to do
-next. Every door maps them once: the command line to `exit_code`, the HTTP API to a status, the
-operator to a condition.
+The failure of an agent's work is an `Outcome`, never an exception. These are failures of the
+machine around it. Each has a sentence for a person (what went wrong, and where) and, in `hint`,
+what to do next. Every interface maps them in one place: the command line to `exit_code`, the HTTP
+API to a status, the operator to a condition.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ _TRANSIENT = re.compile(
 
 
 class PerdureError(Exception):
-    """The root. `str(error)` is the sentence; `hint` is the next command or step, or empty."""
+    """The base class. `str(error)` is the sentence; `hint` is the next command or step, or
+    empty."""
 
     exit_code = 1
 
@@ -33,18 +34,17 @@ NO_PROC = (
     "perdure needs /proc, which is not mounted here: it tells by it which processes live",
     "Mount it: mount -t proc proc /proc",
 )
-"""What is wrong on a machine, in a chroot or a container without it, and what to do."""
+"""Message and hint for a machine, chroot or container without /proc."""
 
 
 class UsageError(PerdureError):
-    """What was asked cannot be meant: a bad name, an empty prompt, flags that exclude each
-    other."""
+    """The request is invalid: a bad name, an empty prompt, flags that exclude each other."""
 
     exit_code = 2
 
 
 class ConfigError(PerdureError):
-    """The configuration has problems; `problems` lists all of them, each with its place."""
+    """The configuration has problems. `problems` lists all of them, each with its place."""
 
     exit_code = 2
 
@@ -60,19 +60,20 @@ class AgentMissing(PerdureError):
 
 
 class NotFound(PerdureError):
-    """No such run, session, repository or base."""
+    """The run, session, repository or base does not exist."""
 
     exit_code = 5
 
 
 class Conflict(PerdureError):
-    """Somebody else is on it: a second perdure on the same task, the same key with another spec."""
+    """Another process or task is using it, such as a second perdure on the same task, or the same
+    key was used with another spec."""
 
     exit_code = 6
 
 
 class InUse(Conflict):
-    """Somebody is in the workdir; `brief`: for a moment only."""
+    """Something is using the workdir. `brief`: only for a moment."""
 
     def __init__(self, message: str, hint: str = "", *, brief: bool = False) -> None:
         super().__init__(message, hint)
@@ -80,13 +81,12 @@ class InUse(Conflict):
 
 
 class Diverged(Conflict):
-    """A branch went on elsewhere: what is here and what is there have to be merged, by the agent or
-    a person."""
+    """A branch also changed elsewhere. The agent or a person has to merge the two sides."""
 
 
 class LostLease(Conflict):
-    """This worker no longer holds the attempt: another one took it over. Nothing more may be
-    written."""
+    """This worker no longer holds the attempt: another one took it over. This worker must not write
+    anything more."""
 
 
 class WorkspaceError(PerdureError):
@@ -96,7 +96,7 @@ class WorkspaceError(PerdureError):
 
 
 class GitFailed(WorkspaceError):
-    """git ended with an error. `argv`, `code` and `stderr` say which call."""
+    """git ended with an error. `argv`, `code` and `stderr` identify the call."""
 
     def __init__(
         self,
@@ -112,20 +112,20 @@ class GitFailed(WorkspaceError):
 
     @property
     def transient(self) -> bool:
-        """Whether time may mend it: the network or the forge did not answer."""
+        """Whether trying again later may help: the network or the forge did not answer."""
         return bool(_TRANSIENT.search(self.stderr))
 
 
 class GitSaidTooMuch(GitFailed):
-    """git was ended because it said more than the caller has room for."""
+    """git was ended because its output was larger than the caller accepts."""
 
 
 class StoreError(PerdureError):
     """The state directory or the database cannot be used: read-only, full, corrupt, on a network
     file system.
 
-    `transient`: whether time may mend it, as a lock that is held, a server that restarts, a full
-    disk.
+    `transient`: whether trying again later may help, as with a lock that is held, a server that
+    restarts, a full disk.
     """
 
     exit_code = 7
@@ -136,43 +136,43 @@ class StoreError(PerdureError):
 
 
 class DiskFull(StoreError):
-    """There is too little room to begin anything new."""
+    """There is too little free space to start anything new."""
 
 
 class DriverError(PerdureError):
-    """A driver from outside could not be loaded, or broke its contract."""
+    """A driver of another package could not be loaded, or broke its contract."""
 
     exit_code = 7
 
 
 class CapsuleError(PerdureError):
-    """A capsule cannot be written, or what is given as one cannot be trusted or used."""
+    """A capsule cannot be written, or the given file cannot be trusted or used as one."""
 
     exit_code = 7
 
 
 class NotVerified(PerdureError):
-    """A signed receipt is not what it is taken for: changed, cut, signed by another key, or about
-    something else."""
+    """A signed receipt did not pass verification: it was changed or cut, signed by another key, or
+    is about something else."""
 
     exit_code = 8
 
 
 class StoreAway(CapsuleError):
-    """The checkpoint store does not answer, or does not let perdure in: it is not known what lies
-    there. Time or its owner may mend it."""
+    """The checkpoint store does not answer, or denies access, so it is unknown what it contains.
+    Trying again later, or its owner, may fix it."""
 
 
 class ForgeError(PerdureError):
-    """A forge did not do what its API was asked. The kinds say what follows: wait, a person is
-    needed, or it can never be done."""
+    """A forge did not do what its API was asked. The subclass says what follows: wait, ask a
+    person, or give up."""
 
     exit_code = 1
 
 
 class ForgeUnavailable(ForgeError):
-    """Not now: no answer, a fault on its side, or too many requests. To be asked again in `retry_s`
-    seconds, and not before."""
+    """The forge is temporarily unavailable: no answer, an error on its side, or too many requests.
+    Wait at least `retry_s` seconds before asking again."""
 
     exit_code = 75
 
@@ -182,10 +182,11 @@ class ForgeUnavailable(ForgeError):
 
 
 class ForgeDenied(ForgeError):
-    """The token is not taken, or does not reach so far. A person has to do something; asking again
-    does not help.
+    """The forge did not accept the token, or the token does not allow this. A person has to act;
+    asking again does not help.
 
-    `everywhere`: nothing at all can be asked with this token."""
+    `everywhere`: the token allows nothing at all.
+    """
 
     exit_code = 4
 
@@ -195,4 +196,4 @@ class ForgeDenied(ForgeError):
 
 
 class ForgeRefused(ForgeError):
-    """The forge understood the request and will not do it."""
+    """The forge understood the request and will never do it."""

@@ -1,14 +1,13 @@
-"""Dataclasses whose methods are made when they are first called: `from perdure.lateclass import
-dataclass`.
+"""Dataclasses whose methods are generated on first use: `from perdure.lateclass import dataclass`.
 
-Every verb imports about 140 dataclasses and uses a third of them. The standard library compiles
-five or six methods for each while it is imported, which was 105 of the 245 ms of CPU that `perdure
-retry` took to say that there is no such run; made late it is 17.
+Every command imports about 140 dataclasses and uses a third of them. The standard library compiles
+five or six methods for each at import. That was 105 of the 245 ms of CPU that `perdure retry` took
+to say that a run does not exist; with late generation it is 17 ms.
 
-What comes out is a dataclass of the standard library, made by it, with the same fields: `fields`,
-`replace` and `asdict` take it, msgspec reads and writes it, and type checkers see nothing else.
-`__init__` alone is compiled, at the first instance; the others are closures. Of the decorator's
-arguments there are those that perdure uses.
+The result is a dataclass made by the standard library, with the same fields: `fields`, `replace`
+and `asdict` accept it, msgspec reads and writes it, and type checkers see an ordinary dataclass.
+Only `__init__` is compiled, at the first instance; the other methods are closures. The decorator
+supports only the arguments that perdure uses.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 else:
 
     def dataclass(cls=None, *, frozen=False, slots=False, kw_only=False, eq=True):
-        """As `dataclasses.dataclass`."""
+        """Same as `dataclasses.dataclass`."""
         return (
             _late(cls, frozen, slots, kw_only, eq)
             if cls
@@ -36,10 +35,10 @@ else:
 def _late(cls: Any, frozen: bool, slots: bool, kw_only: bool, eq: bool) -> Any:
     cls.__doc__ = (
         cls.__doc__ or cls.__name__
-    )  # else the standard library asks for a signature, and imports inspect for it
+    )  # without one the standard library imports inspect for a signature
     own = set(cls.__dict__)
-    # The standard library compares parent and child in this; where there is no parent, `frozen`
-    # would make it compile two methods.
+    # With `frozen`, the standard library compares parent and child. Without a parent, `frozen`
+    # would only make it compile two methods.
     inherits = any(dataclasses.is_dataclass(parent) for parent in cls.__bases__)
     made: Any = dataclasses.dataclass(
         init=False, repr=False, eq=False, slots=slots, kw_only=kw_only, frozen=frozen and inherits
@@ -57,7 +56,7 @@ def _late(cls: Any, frozen: bool, slots: bool, kw_only: bool, eq: bool) -> Any:
         )
         methods["__hash__"] = (lambda self: hash(values(self))) if frozen else None
         if "__eq__" in own and cls.__dict__.get("__hash__") is None:
-            own.discard("__hash__")  # Python's own None, beside an __eq__ that was written
+            own.discard("__hash__")  # Python sets it to None when a class defines __eq__
     if frozen:
         methods |= {"__setattr__": _no_set, "__delattr__": _no_delete}
         if slots:
@@ -69,7 +68,7 @@ def _late(cls: Any, frozen: bool, slots: bool, kw_only: bool, eq: bool) -> Any:
 
 
 class _Factory:
-    """The default that a signature shows where a factory makes the value."""
+    """The default that a signature shows for a field with a default factory."""
 
     def __repr__(self) -> str:
         return "<factory>"
@@ -79,8 +78,8 @@ FACTORY = _Factory()
 
 
 class _First:
-    """Stands where `__init__` will be, and puts it there as soon as anybody asks: who makes an
-    instance, or looks at the signature."""
+    """A placeholder for `__init__`. It replaces itself with the real one on first access, such as
+    the first instance or a look at the signature."""
 
     def __init__(self, made: Any, frozen: bool) -> None:
         self.made, self.frozen = made, frozen
@@ -91,7 +90,7 @@ class _First:
 
 
 def _init(made: Any, frozen: bool) -> Any:
-    """The `__init__` that the standard library would have made."""
+    """Return the `__init__` that the standard library would have made."""
     known: dict[str, Any] = {"FACTORY": FACTORY, "put": object.__setattr__}
     parameters: list[str] = []
     lines: list[str] = []
@@ -109,7 +108,7 @@ def _init(made: Any, frozen: bool) -> Any:
                 else f"make_{name}()"
             )
         elif default is MISSING and not field.init:
-            continue  # whoever wrote the class sets it
+            continue  # the class itself sets it
         if field.init:
             if field.kw_only and "*" not in parameters:
                 parameters.append("*")
@@ -130,7 +129,7 @@ def _init(made: Any, frozen: bool) -> Any:
     found: dict[str, Any] = {}
     exec(
         source, vars(sys.modules[made.__module__]), found
-    )  # the module's names, for whoever resolves the annotations
+    )  # the module's names, so that annotations can be resolved
     real = found["make"](**known)
     real.__annotations__ = {field.name: field.type for field in fields if field.init} | {
         "return": None

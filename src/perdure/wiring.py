@@ -1,7 +1,7 @@
-"""The composition root: the only place that puts stores, drivers, workspaces and copies together.
+"""The composition root: the only place that connects stores, drivers, workspaces and copies.
 
-Called by the command line (`perdure.cli`) and by `perdure.open`. Everything heavy is imported when
-it is first needed.
+Called by the command line (`perdure.cli`) and by `perdure.open`. Heavy modules are imported when
+they are first needed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DATABASE = "perdure.db"
 
 
 def open_to_read(chosen: Settings) -> SqlStore:
-    """The store for those who only look; nothing is made or written."""
+    """Open the store for reading only; nothing is made or written."""
     from perdure import store as stores
 
     return stores.open(chosen.database or chosen.state / DATABASE, read_only=True)
@@ -46,9 +46,9 @@ def open_engine(
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Everything wired, for those who act. `environ` is the user's environment; agents get their
-    share of it. `guarded`: repositories may be named by somebody outside. `secrets` are replaced in
-    what perdure writes, as those of the environment."""
+    """Return an engine that is ready to run attempts. `environ` is the user's environment; agents
+    get a part of it. `guarded`: somebody outside may name repositories. `secrets` are redacted in
+    what perdure writes, like those of the environment."""
     require(chosen.run_as)
     if not Path("/proc/self/stat").exists():
         raise WorkspaceError(*NO_PROC)
@@ -177,7 +177,7 @@ def open_engine(
 
 
 def _prove(environ: Mapping[str, str]) -> Prove:
-    """A prover that is loaded when a transcript is to be proven."""
+    """Return a prover that is imported when a transcript is first to be proven."""
 
     def prove(driver: AgentDriver, session: str, content: bytes, name: str, home: Path) -> str:
         from perdure.agents.proof import prover
@@ -188,8 +188,8 @@ def _prove(environ: Mapping[str, str]) -> Prove:
 
 
 def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
-    """Which servers may be fetched from. What a rule's address names is meant, and may be
-    private."""
+    """Return the servers that may be fetched from. A server in a rule's clone address was named on
+    purpose, so it may be private."""
     from perdure.host.git.servers import Hosts, host_of
 
     named = {host_of(rule.clone) for rule in chosen.agents if not rule.clone.startswith("/")}
@@ -199,14 +199,16 @@ def hosts_of(chosen: Settings, guarded: bool) -> Hosts:
 def helper_logins(
     chosen: Settings, environ: Mapping[str, str], guarded: bool
 ) -> Callable[[str], tuple[str, str] | None]:
-    """Asks the user's own credential helpers. `guarded`: only for servers that the configuration
-    names, because somebody outside may name a repository that the user can read and they cannot."""
+    """Return a function that asks the user's own credential helpers for a login. `guarded`: it asks
+    only for servers that the configuration names, because somebody outside may name a repository
+    that the user can read and they cannot."""
     hosts = hosts_of(chosen, guarded)
 
     def answer(url: str) -> tuple[str, str] | None:
         from perdure.host.git import helpers
 
-        # Helpers are named in a file of the user whose agents are kept out: they could name theirs.
+        # Helpers are named in a file of the user that perdure shares with the agents (`run_as`), so
+        # an agent could name its own.
         if is_separate() or (guarded and not hosts.knows(url)):
             return None
         return helpers.login(url, environ)
@@ -215,13 +217,15 @@ def helper_logins(
 
 
 def _no_configuration() -> Path | None:
-    """Where agents run apart, ssh does not read the `~/.ssh/config` that they can write."""
+    """Return the file that ssh reads instead of `~/.ssh/config` if agents are kept apart
+    (`run_as`), because they can write that one; otherwise None."""
     return Path(os.devnull) if is_separate() else None
 
 
 def this_host(chosen: Settings) -> Host:
-    """Who this is among the hosts that share the database. It leaves runs to the host that has
-    their files for as long as a takeover takes, and for ever where they could not come here."""
+    """Return the identity of this host among those that share the database. It leaves a run to the
+    host that has the run's files for as long as a takeover takes, and for ever without a checkpoint
+    store, because then it cannot fetch the files."""
     from perdure.host import process
     from perdure.model import NOWHERE
 
@@ -230,7 +234,7 @@ def this_host(chosen: Settings) -> Host:
 
 
 def probe(chosen: Settings) -> Probe:
-    """What looks whether a run that is stored as running really runs."""
+    """Return a probe that checks whether a run that is stored as running is really running."""
     from perdure.host.process import Probe
 
     return Probe(chosen.state, this_host(chosen))
@@ -241,8 +245,8 @@ def _tell(what: str) -> None:
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:
-    """Who gets the secret for fetching: PERDURE_GIT_TOKEN goes to the one host in
-    PERDURE_GIT_TOKEN_HOST, nowhere else, with the name in PERDURE_GIT_TOKEN_USER."""
+    """Return a function that gives the token for fetching. PERDURE_GIT_TOKEN is used only for the
+    host in PERDURE_GIT_TOKEN_HOST, with the name in PERDURE_GIT_TOKEN_USER."""
     user = environ.get("PERDURE_GIT_TOKEN_USER", "") or "x-access-token"
     token, host = environ.get("PERDURE_GIT_TOKEN", ""), environ.get("PERDURE_GIT_TOKEN_HOST", "")
 

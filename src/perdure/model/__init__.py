@@ -1,9 +1,9 @@
-"""The nouns. Everything that perdure keeps, decides on or shows is one of these.
+"""The nouns: everything that perdure keeps, decides on or shows is one of these classes.
 
-They are frozen standard-library dataclasses, so that the cheapest verbs (`perdure ls`) pay for
-nothing else; their JSON form is made and read by `codec`. Times are integer milliseconds since 1970
-(UTC), durations are seconds, money is US dollars. A new value comes from `dataclasses.replace`.
-Everybody imports them from here.
+They are frozen standard-library dataclasses, so that the cheapest commands (`perdure ls`) import
+nothing else. `codec` writes and reads their JSON form. Times are integer milliseconds since 1970
+(UTC), durations are seconds, money is US dollars. To change a value, make a new one with
+`dataclasses.replace`. Other packages import the nouns from here.
 """
 
 from __future__ import annotations

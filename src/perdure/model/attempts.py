@@ -1,4 +1,4 @@
-"""One attempt: how it goes on, what is launched, how it ends, and the receipt."""
+"""One attempt: how it starts, what is launched, how it ends, and the receipt."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How an attempt ended, for certain. `until` (ms) is when a usage limit ends, where the agent
-    said so."""
+    """How an attempt ended. `until` (ms) is when a usage limit ends, if the agent named a time."""
 
     kind: OutcomeKind
     detail: str = ""
@@ -22,8 +21,8 @@ class Outcome:
     code: int | None = None
     signal: int | None = None
     began: bool = True
-    """Of a lost attempt: False where its agent was never started, so that it says nothing of the
-    task."""
+    """Whether the agent was started. False only for a lost attempt whose agent never ran, which
+    says nothing about the task."""
 
     @property
     def ok(self) -> bool:
@@ -32,30 +31,31 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """What the model is shown at the start of an attempt, of all that perdure knows was there.
+    """How much of the known conversation the model is shown at the start of an attempt.
 
-    Counted in items: prompts, answers, calls and results of tools.
+    The unit is items: prompts, answers, tool calls and their results.
     """
 
     relation: Relation = Relation.WHOLE
     known: int = 0
     shown: int = 0
     condensed: int = 0
-    """Number of known items for which a summary of the agent stands."""
+    """Number of known items that a summary of the agent replaces."""
     off_branch: int = 0
-    """Number of known items that are in the transcript, where the agent does not load them."""
+    """Number of known items that are in the transcript, but in a part that the agent does not
+    load."""
     unrecorded: int = 0
-    """Number of known items that are in no transcript: only perdure's journal has them."""
+    """Number of known items that are in no transcript, only in perdure's journal."""
     told: int = 0
-    """Number of those that the prompt tells the agent in full."""
+    """Number of unrecorded items that the prompt repeats to the agent in full."""
     missing: tuple[str, ...] = ()
     """The first of the missing items, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Continuation:
-    """How an attempt starts, and why. `session_id` is the conversation asked for (chosen, resumed
-    or forked from)."""
+    """How an attempt starts, and why. `session_id` is the conversation to start, resume or fork
+    from."""
 
     kind: Start
     session_id: str = ""
@@ -63,46 +63,47 @@ class Continuation:
     reason: str = ""
     until: int | None = None
     lost_session_id: str = ""
-    """The conversation that could not go on, where this attempt stands in for it."""
+    """The conversation that was lost and that this attempt replaces."""
     fork_id: str = ""
-    """The id that a fork is to have, where the CLI lets the caller choose."""
+    """The id for the fork, where the CLI lets the caller choose it."""
     fork_at: int = 0
     """The last turn of the parent that the fork keeps; 0: all of them."""
     edits: tuple[str, ...] = ()
-    """What perdure changed in the transcript before the agent goes on from it, for the rung
+    """Changes that perdure made to the transcript before the agent goes on from it, on the rung
     `repaired`."""
     checkpoint: int = 0
     """The checkpoint whose conversation is put back, on the rung `checkpoint`."""
     compact: bool = False
-    """The CLI is told to compact the conversation before it goes on."""
+    """The CLI compacts the conversation before it goes on."""
     rolls_over: bool = False
-    """The conversation before is whole, and too long: it is asked for a summary, and this one goes
-    on in its place."""
+    """The previous conversation is whole, but too long. It is asked for a summary, and a new one
+    goes on in its place."""
     expired: int = 0
-    """When (ms) the conversation's lifetime had ended; 0: it had not."""
+    """When (ms) the conversation's lifetime had ended; 0: it has not ended."""
     standing: Standing = Standing.WHOLE
-    """How the agent's own transcript was found, before anything was put in its place."""
+    """The state in which the agent's own transcript was found, before anything replaced it."""
     shown: Shown | None = None
-    """What the model is shown of what was known; None where the agent's transcripts do not tell."""
+    """How much of the known conversation the model is shown; None if the agent's transcripts do not
+    say."""
     prices: tuple[tuple[str, float], ...] = ()
-    """What each way to go on was reckoned to cost over the attempt, in dollars; empty where nothing
-    is known of the price."""
+    """Estimated cost of each way to go on, in dollars, over the attempt. Empty if the price is
+    unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a transcript was at one moment: enough to prove later that it only grew."""
+    """The state of a transcript at one moment: enough to prove later that it only grew."""
 
     path: str
     size: int
     sha256: str
     turns: int
-    """Prompts that stand in it, whoever wrote them."""
+    """Number of prompts in the transcript, by perdure or anybody else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What was observed of the conversation in one attempt: the input of `continuity.judge`."""
+    """Observations of the conversation in one attempt: the input of `continuity.judge`."""
 
     asked: str = ""
     returned: str = ""
@@ -111,35 +112,37 @@ class Evidence:
     last_known: Snapshot | None = None
     """The transcript as perdure last left it, from the session's record."""
     prefix_kept: bool | None = None
-    """The bytes of `before` are the first bytes of `after`; None where there was no `before`. Of a
-    fork: its history begins with the parent's prompts, or it names the parent as its beginning."""
+    """Whether the bytes of `before` are the first bytes of `after`; None without a `before`. For a
+    fork: whether its history begins with the parent's prompts, or names the parent as its
+    beginning."""
     parent_kept: bool | None = None
-    """A fork's parent has what it had, and nothing of this attempt was written into it; None where
-    nothing was forked."""
+    """Whether a fork's parent has what it had, with nothing of this attempt written into it; None
+    if this is no fork."""
     known_kept: bool | None = None
-    """The bytes of `last_known` are the first bytes of `before`; None where nothing was known."""
+    """Whether the bytes of `last_known` are the first bytes of `before`; None if nothing was
+    known."""
     copy_kept: bool | None = None
-    """The transcript begins with all that perdure's own copy holds; None where there was no
-    copy."""
+    """Whether the transcript begins with all of perdure's own copy; None without a copy."""
     turns_since: int = 0
-    """Prompts of somebody else found behind an attempt whose end nobody saw: they came during it or
-    after it."""
+    """Number of prompts that perdure did not send, found after an attempt whose end was not
+    observed. They were added during the attempt or after it."""
     prompt_found: bool | None = None
-    """This attempt's own prompt stands in the new part of the transcript."""
+    """Whether this attempt's own prompt is in the new part of the transcript."""
     foreign_turns: int = 0
-    """Prompts in the new part that perdure did not send, while the attempt ran."""
+    """Number of prompts in the new part that perdure did not send, added while the attempt ran."""
     turns_between: int = 0
-    """Prompts that came into the transcript between perdure's attempts."""
+    """Number of prompts that were added to the transcript between perdure's attempts."""
     other_writers: tuple[int, ...] = ()
-    """Process ids of other live programs on the same conversation."""
+    """Process ids of other running programs that use the same conversation."""
     writes_lost: str = ""
     answered: bool = False
-    """The agent said or did something in this attempt."""
+    """Whether the agent said or did something in this attempt."""
     cached_tokens: int = 0
     compactions: int = 0
-    """How often the agent made the conversation shorter in this attempt."""
+    """Number of times that the agent compacted the conversation in this attempt."""
     opened: str = ""
-    """`new`, `loaded` or `resumed`: what the agent says, where its transcript cannot be read."""
+    """How the agent says that it opened the conversation: `new`, `loaded` or `resumed`. Set only
+    for agents whose transcript cannot be read."""
     replayed: int | None = None
     """Number of known prompts, answers and tool calls that the agent replayed, which is all of
     them; None: it replayed nothing."""
@@ -147,7 +150,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The verdict on one attempt's conversation, with everything it rests on."""
+    """The verdict on one attempt's conversation, with the evidence for it."""
 
     verdict: Verdict
     rung: Rung = Rung.NATIVE
@@ -157,8 +160,8 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """An agent's native program on this machine. `version` is empty where only running it would
-    tell."""
+    """An agent's native program on this machine. `version` is empty if it can only be found out by
+    running the program."""
 
     path: str
     version: str = ""
@@ -166,7 +169,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """Everything a driver needs to say how its program is started."""
+    """Everything that a driver needs to build the command of an attempt."""
 
     spec: TaskSpec
     continuation: Continuation
@@ -177,36 +180,37 @@ class Launch:
     transcript: str = ""
     """Absolute path of the transcript, for the rung `path`."""
     budget_usd: float = 0.0
-    """What is left of the budget, for a CLI that keeps to one; 0: no limit."""
+    """The rest of the budget in dollars, for a CLI that enforces one; 0: no limit."""
     compact_at: CompactAt | None = None
-    """Where the CLI is to compact the conversation by itself; None: where it thinks fit."""
+    """The fill at which the CLI compacts the conversation by itself; None: the CLI decides."""
     marks: tuple[str, ...] = ()
-    """Marks of what is known of the conversation (`ItemsMarked`), for an agent whose transcript
+    """Marks of what is known of the conversation (see `ItemsMarked`), for an agent whose transcript
     cannot be read."""
     mark: str = ""
-    """The attempt's own mark, for a CLI that tells a conversation's id late and lets the caller
-    give it a title."""
+    """The attempt's own mark, set as the conversation's title. For a CLI that reports a
+    conversation's id late."""
     last_word: bool = False
-    """The agent is asked for its last word in a fixed form, where its CLI can."""
+    """The agent is asked for its last word in a fixed form, if its CLI supports that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A process to start. `env` are defaults for variables that the user has not set; the prompt
-    goes by `stdin`."""
+    """A process to start. `env` has defaults for variables that the user has not set. The prompt is
+    passed on `stdin`."""
 
     argv: tuple[str, ...]
     stdin: bytes
     env: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What the driver changed in the user's arguments, one sentence each."""
+    """Changes that the driver made to the user's arguments, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How a process ended. `cause`: `exited`, `deadline`, `stalled`, `stopped`, `retrying` (without
-    end), `flooded` (too much output), `lapsed` (the lease could not be renewed), `lost` (nobody saw
-    the end), `turn` (its turn is over, and it is kept for another: it has no code)."""
+    """How a process ended. `cause` is one of: `exited`, `deadline`, `stalled`, `stopped`,
+    `retrying` (it repeated its requests without end), `flooded` (too much output), `lapsed` (the
+    lease could not be renewed), `lost` (its end was not observed), `turn` (its turn is over and the
+    process is kept for the next one, so there is no exit code)."""
 
     code: int | None = None
     signal: int | None = None
@@ -216,14 +220,14 @@ class Exit:
 
     @property
     def clean(self) -> bool:
-        """It ended, or came to rest, without a complaint."""
+        """Whether the process exited with code 0, or its turn ended and it is kept."""
         return self.code == 0 or self.cause == "turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try. `number` counts from 1 and is the fencing token: every write says "if still attempt
-    n"."""
+    """One try of a run. `number` counts from 1 and is the fencing token: every write is conditional
+    on "this is still attempt n"."""
 
     run: str
     number: int
@@ -231,7 +235,7 @@ class Attempt:
     worker: str
     started: int
     directory: str = ""
-    """Where its logs and the marks of its process lie."""
+    """The directory of its logs and of the files that identify its process."""
     continuation: Continuation | None = None
     session_id: str = ""
     flags: dict[str, str] = field(default_factory=dict)
@@ -242,7 +246,7 @@ class Attempt:
     outcome: Outcome | None = None
     usage: Usage = NO_USAGE
     fill: Fill | None = None
-    """Of its conversation, when it ended; None where nothing tells."""
+    """How full its conversation was when it ended; None if unknown."""
     receipt: Receipt | None = None
     work: str = ""
     """The verdict on its work when it ended (`model.work.WorkVerdict`), for lists."""

@@ -10,14 +10,15 @@ from perdure.lateclass import dataclass
 @dataclass(frozen=True, slots=True)
 class CopyPart:
     """The first `size` bytes of an own copy: what a checkpoint keeps of a conversation. Copies only
-    grow, so it stays."""
+    grow, so these bytes do not change."""
 
     session_id: str
     name: str
-    """`main` is the transcript; `beside/...` a file beside it."""
+    """`main` is the transcript; `beside/...` is a file next to it."""
     size: int
     sha256: str
-    """Of these bytes: the part is found by it, also where the copy was moved aside since."""
+    """The digest of these bytes. The part is found by it, even if the copy was moved aside
+    since."""
 
 
 BUILT_AGAIN = "it can be built again"
@@ -31,27 +32,28 @@ NO_WORK = frozenset(
         "it is special",
     }
 )
-"""Why something is left out of a checkpoint that is nobody's work."""
+"""Reasons for leaving something out of a checkpoint that mean that no work is missing."""
 
 
 CLEAN_UP = "clean-up"
-"""Why a checkpoint was taken of a workdir that goes to the trash."""
+"""`why` of a checkpoint of a workdir that is moved to the trash."""
 KEEPSAKES = ("restore", CLEAN_UP)
-"""Checkpoints of what a person or a clean-up took away: they say nothing of where the agent
-stopped."""
+"""`why` of checkpoints that save what a restore or a clean-up replaces. They say nothing about
+where the agent stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. Nobody's HEAD,
-    index or branch is touched."""
+    """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. The user's HEAD,
+    index and branches are not touched."""
 
     commit: str
     ref: str
     git_dir: str
-    """Where commit and ref lie: the user's repository, or a git directory of perdure's own."""
+    """The git directory that has the commit and the ref: the user's repository, or one of perdure's
+    own."""
     head: str = ""
-    """What the workdir stood at; empty without git."""
+    """The commit of the workdir's HEAD; empty without git."""
     branch: str = ""
     """Empty without git, and for a detached HEAD."""
     changed: int = 0
@@ -63,7 +65,8 @@ class Saved:
 
     @property
     def whole(self) -> bool:
-        """Whether no work was left out: what is not there can be built again, or holds nothing."""
+        """Whether no work was left out: everything missing can be built again, or has no
+        content."""
         return all(why in NO_WORK for _, why in self.left_out)
 
 
@@ -74,18 +77,19 @@ class Checkpoint:
 
     run: str
     number: int
-    """Counts the checkpoints of a workdir, which several runs may share."""
+    """Counts the checkpoints of a workdir. Several runs may share one workdir."""
     attempt: int
     at: int
     why: str
-    """`turn`, `tool` (while it worked), `stop` (asked to end), `end` of the attempt, `adopted`,
-    `restore` (before one), `clean-up` (before one)."""
+    """Why it was taken: `turn` (after a turn), `tool` (while the agent worked), `stop` (perdure was
+    asked to stop), `end` of the attempt, `adopted`, `restore` (before a restore), `clean-up`
+    (before a clean-up)."""
     workdir: Saved
     session_id: str = ""
-    """Empty where nothing had been said yet."""
+    """Empty if nothing had been said yet."""
     conversation: tuple[CopyPart, ...] = ()
-    """The transcript first; then what lies beside it, and the conversations that it goes on
-    from."""
+    """The transcript first, then the files that belong to it, then the conversations that it goes
+    on from."""
     context_version: int = 0
     """The newest version of the instructions that the conversation had been given."""
     agent: str = ""

@@ -1,5 +1,5 @@
 """The words that have a fixed set: states, kinds, policies. They are stored and shown as they are
-spelt here."""
+spelled here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How an attempt ended. `lifecycle.decide` has an answer to each."""
+    """How an attempt ended. `lifecycle.decide` decides what follows each of them."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -46,7 +46,7 @@ class OutcomeKind(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the receipt says of the conversation."""
+    """The verdict of a receipt on the conversation."""
 
     NATIVE = "native"
     FORKED = "forked"
@@ -61,8 +61,8 @@ class Verdict(StrEnum):
 
 
 class ContinuityPolicy(StrEnum):
-    """What may happen when the conversation is lost: stop, go on with a brief and say so, or simply
-    start anew."""
+    """The policy for a lost conversation: stop (`strict`), go on with a brief and say so
+    (`disclose`), or start a new conversation (`fresh-ok`)."""
 
     STRICT = "strict"
     DISCLOSE = "disclose"
@@ -70,9 +70,9 @@ class ContinuityPolicy(StrEnum):
 
 
 class WhenFull(StrEnum):
-    """What happens to a conversation that is nearly too long for its model: what its CLI does by
-    itself; it is compacted, by the CLI's own means; a new one goes on with a summary; nothing,
-    until a person looks."""
+    """The policy for a conversation that is nearly too long for its model. `cli`: the CLI does what
+    it does by itself. `compact`: the CLI is told to compact it. `roll-over`: a new conversation
+    goes on with a summary. `stop`: the run waits for a person."""
 
     CLI = "cli"
     COMPACT = "compact"
@@ -81,7 +81,7 @@ class WhenFull(StrEnum):
 
 
 class Measure(StrEnum):
-    """What comes before a conversation goes on, that is nearly too long or was refused as too
+    """The step before going on with a conversation that is nearly too long, or was refused as too
     long."""
 
     NONE = "none"
@@ -91,7 +91,8 @@ class Measure(StrEnum):
 
 
 class Permissions(StrEnum):
-    """What the agent may do without asking: look; change the workdir and run commands; anything."""
+    """The actions that the agent may take without asking: only read (`read`), change the workdir
+    and run commands (`edit`), anything (`full`)."""
 
     READ = "read"
     EDIT = "edit"
@@ -99,8 +100,9 @@ class Permissions(StrEnum):
 
 
 class MapWhen(StrEnum):
-    """Which prompts get the project map: none; those of an agent that has no conversation to know
-    the files from, or has lost it; also the first of each conversation; all."""
+    """Which prompts get the project map. `off`: none. `fallback`: those of an agent whose
+    conversation does not know the files, because it has none or has lost it. `first`: also the
+    first prompt of each conversation. `always`: all."""
 
     OFF = "off"
     FALLBACK = "fallback"
@@ -109,8 +111,8 @@ class MapWhen(StrEnum):
 
 
 class Backend(StrEnum):
-    """How a workdir is made. `task`: a plain directory of a service; `here`: the directory the user
-    stands in."""
+    """How a workdir is made. `task`: a plain directory of a service. `here`: the user's current
+    directory."""
 
     WORKTREE = "worktree"
     ISOLATED = "isolated"
@@ -119,7 +121,7 @@ class Backend(StrEnum):
 
 
 class Start(StrEnum):
-    """The kinds of continuation; the last two start nothing."""
+    """The kinds of continuation. `wait` and `refuse` start nothing."""
 
     FRESH = "fresh"
     RESUME = "resume"
@@ -130,7 +132,7 @@ class Start(StrEnum):
 
 
 class Rung(StrEnum):
-    """The ladder when a conversation is to go on: each rung is tried once, from the top."""
+    """The ladder: the ways to go on with a conversation. Each rung is tried once, from the top."""
 
     NATIVE = "native"
     PATH = "path"
@@ -142,24 +144,25 @@ class Rung(StrEnum):
 
 
 class Standing(StrEnum):
-    """How the agent's own transcript compares with everything that perdure has seen of it."""
+    """How the agent's own transcript compares with what perdure has seen of it before."""
 
     ABSENT = "absent"
     WHOLE = "whole"
     """It begins with all that perdure has seen; it may have grown."""
     CHANGED = "changed"
-    """Something that perdure has seen is not in it any more, or is not what it was."""
+    """Something that perdure has seen is missing or different."""
     FOREIGN = "foreign"
     """It is another conversation: no prompt that perdure knows is in it."""
 
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
-"""Rungs on which something of perdure's own takes the place of the agent's transcript."""
+"""Rungs on which perdure replaces the agent's transcript with a copy of its own."""
 
 
 class OnDenied(StrEnum):
-    """What a successful turn is worth in which a call of a tool was denied: a person is asked; the
-    run has failed; it is reported, and the turn counts."""
+    """The policy for a successful turn in which a tool call was denied. `ask`: the run waits for a
+    person. `fail`: the run has failed. `report`: the denial is reported, and the turn counts as a
+    success."""
 
     ASK = "ask"
     FAIL = "fail"
@@ -167,8 +170,8 @@ class OnDenied(StrEnum):
 
 
 class OnLeftover(StrEnum):
-    """What becomes of processes that still run when the agent's turn is over: they are ended; they
-    run on; the attempt goes on until they end."""
+    """The policy for processes that are still running when the agent's turn is over. `end`: they
+    are ended. `keep`: they go on running. `wait`: the attempt goes on until they end."""
 
     END = "end"
     KEEP = "keep"
@@ -176,17 +179,18 @@ class OnLeftover(StrEnum):
 
 
 class OnExpiry(StrEnum):
-    """What follows when a session's lifetime has passed and its transcript is there: the
-    conversation goes on all the same, or a new one begins with a brief."""
+    """The policy for a session whose lifetime has passed and whose transcript still exists.
+    `resume`: the conversation goes on. `rebuild`: a new one begins with a brief."""
 
     RESUME = "resume"
     REBUILD = "rebuild"
 
 
 class ColdCache(StrEnum):
-    """What follows when a conversation was left alone for so long that the model's service has to
-    read all of it anew: it goes on all the same; it is compacted where that costs less; whatever
-    costs least; a person is asked where something else would cost less."""
+    """The policy for a conversation that was idle for so long that the model's service has to read
+    all of it again. `resume`: it goes on. `compact`: it is compacted if that costs less.
+    `cheapest`: the cheapest way is taken. `ask`: a person is asked if another way would cost
+    less."""
 
     RESUME = "resume"
     COMPACT = "compact"
@@ -195,8 +199,9 @@ class ColdCache(StrEnum):
 
 
 class OnEdit(StrEnum):
-    """What happens to a task file that the agent has edited when a newer version of it is given:
-    the agent's stays; the given one takes its place, after a backup; or both are merged."""
+    """The policy for a task file that the agent has edited when a newer version of it is given.
+    `keep`: the agent's version is kept. `replace`: the new version replaces it, after a backup.
+    `merge`: both are merged."""
 
     KEEP = "keep"
     REPLACE = "replace"
@@ -204,8 +209,8 @@ class OnEdit(StrEnum):
 
 
 class FileAction(StrEnum):
-    """What was done with a task file. `conflict`: both sides changed it, and a person or the agent
-    has to look; `dropped`: it is given no more, and stays in the workdir."""
+    """The action taken on a task file. `conflict`: both sides changed it, and a person or the agent
+    has to resolve that. `dropped`: it is no longer a task file, but is left in the workdir."""
 
     WRITTEN = "written"
     SAME = "same"
@@ -217,8 +222,8 @@ class FileAction(StrEnum):
 
 
 class SessionState(StrEnum):
-    """`pinned`: the id is known; `confirmed`: the transcript on disk holds a turn; `retired`: never
-    chosen again."""
+    """The state of a session. `pinned`: the id is known. `confirmed`: the transcript on disk
+    contains a turn. `retired`: it will never be chosen again."""
 
     PINNED = "pinned"
     CONFIRMED = "confirmed"

@@ -1,12 +1,12 @@
-"""The nouns and events as JSON, and back: the one place that knows how they are written down.
+"""Writes the nouns and events as JSON and reads them back. No other module knows the JSON form.
 
-Used by the stores and by every `--json` output. Reading is strict in types and tolerant of unknown
+Used by the stores and by every `--json` output. Reading is strict about types and ignores unknown
 fields, so that an older perdure can read what a newer one wrote.
 
-msgspec looks through a type when it first reads one, and keeps what it found at the class before it
-is whole. Another thread that reads the same type meanwhile takes half of it, and the process ends
-with SIGSEGV (msgspec 0.22.0). So whoever reads a type with msgspec, here or in another room, names
-it by `resolved`.
+msgspec inspects a type when it first reads one, and stores the result on the class before it is
+complete. If another thread reads the same type meanwhile, the process crashes with SIGSEGV (msgspec
+0.22.0). Every use of a type with msgspec, here or in another package, therefore passes it through
+`resolved`.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ T = TypeVar("T")
 
 
 def encode(value: Any) -> str:
-    """Any noun or event as compact JSON text."""
+    """Return any noun or event as compact JSON text."""
     return msgspec.json.encode(value).decode()
 
 
 def decode(text: str | bytes, kind: type[T]) -> T:
-    """JSON text as a noun of the given kind. Raises msgspec.ValidationError where it does not
-    fit."""
+    """Return the value of the given type in JSON text. Raises msgspec.ValidationError if it does
+    not fit."""
     return msgspec.json.decode(text, type=resolved(kind))
 
 
 def resolved(kind: T) -> T:
-    """The type itself (anything that msgspec reads, hashable), as soon as msgspec knows all of it:
-    one thread at a time looks."""
+    """Return the type itself, once msgspec has inspected it; one thread at a time does that. The
+    type may be anything hashable that msgspec reads."""
     if kind not in _known:
         with _looking:
             msgspec.json.Decoder(kind)
@@ -43,14 +43,15 @@ def resolved(kind: T) -> T:
 
 
 def decode_event(text: str | bytes) -> AnyEvent:
-    """JSON text as an event. An event of a newer perdure is an error for the caller to show as
-    unrecognised."""
+    """Return the event in JSON text. Raises msgspec.ValidationError for an event kind of a newer
+    perdure; the caller shows it as unrecognised."""
     event: AnyEvent = _EVENT.decode(text)
     return event
 
 
 def plain(value: Any) -> Any:
-    """Any noun or event as dicts, lists, strings and numbers, for output that mixes several."""
+    """Return any noun or event as dicts, lists, strings and numbers, for output that mixes
+    several."""
     return msgspec.json.decode(msgspec.json.encode(value))
 
 

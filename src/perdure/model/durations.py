@@ -6,7 +6,8 @@ import re
 
 
 def duration(text: str) -> float:
-    """Seconds from `90`, `90s`, `15m`, `2h` or `1d`. Raises ValueError."""
+    """Return the seconds of `90`, `90s`, `15m`, `2h` or `1d`. Raises ValueError for anything
+    else."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*(s|m|h|d)?", text.strip())
     if not match:
         raise ValueError("a duration such as 90s, 15m or 2h is needed")
@@ -14,8 +15,8 @@ def duration(text: str) -> float:
 
 
 def written(seconds: float) -> str:
-    """A duration as people write it, in the largest unit that divides it: `90s`, `2h`, `14d`.
-    `duration` reads it back."""
+    """Return a duration in the largest unit that divides it: `90s`, `2h`, `14d`. `duration` reads
+    it back."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"

@@ -1,8 +1,9 @@
 """Everything that can happen, one struct each, and `Record`: an event with its address.
 
-Two families. `AgentEvent`: what a driver read in an agent's output. `RunEvent`: what perdure did.
-Both end up as Records in the one journal that every surface reads. Names are past participles; all
-fields are small (`MAX_TEXT`), because the raw output is kept whole in the attempt's directory.
+There are two families. An `AgentEvent` is something that a driver read in an agent's output. A
+`RunEvent` is something that perdure did. Both are kept as Records in the one journal that every
+surface reads. Names are past participles. All fields are small (`MAX_TEXT`), because the raw output
+is kept whole in the attempt's directory.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from perdure.model import Continuation, FileChange, Outcome, Receipt, Reply, Usa
 from perdure.model.work import CommitOfWork, FileOfWork
 
 MAX_TEXT = 16 * 1024
-"""Characters of agent text that one event carries; the rest is cut and said so."""
+"""Maximum number of characters of agent text in one event. Longer text is cut, and says so."""
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="kind"):
-    """The root of all events."""
+    """The base class of all events."""
 
 
 class Leftover(msgspec.Struct, frozen=True):
@@ -27,9 +28,9 @@ class Leftover(msgspec.Struct, frozen=True):
     command: str
     """Its command line, at most 500 characters."""
     age_s: float
-    """How long it had run by then."""
+    """How long it had been running by then, in seconds."""
     became: str = "ended"
-    """`ended` or `kept`."""
+    """Its fate: `ended` or `kept`."""
 
 
 # --- what an agent said or did
@@ -43,37 +44,39 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     version: str = ""
     model: str = ""
     opened: str = ""
-    """`new`, `loaded` or `resumed`: the agent's own word, where its transcript cannot be read."""
+    """How the agent says that it opened the conversation: `new`, `loaded` or `resumed`. Set only
+    for agents whose transcript cannot be read."""
     replayed: int | None = None
     """Number of known prompts, answers and tool calls that it replayed, which is all of them; null
     if it replays nothing."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
-    """Marks of what was said in a conversation whose transcript cannot be read: `prompt:`, `said:`
-    or `tool:` and a hash. A later replay has to hold them."""
+    """Marks of what was said in a conversation whose transcript cannot be read. A mark is
+    `prompt:`, `said:` or `tool:`, followed by a hash. A later replay of the conversation must
+    contain them."""
 
     session_id: str
     marks: tuple[str, ...]
     ended: bool = False
-    """The turn came to its end, and these are all marks of it."""
+    """The turn ended, and these are all of its marks."""
 
 
 class TurnStarted(Event, frozen=True, tag="turn_started"):
-    """The agent began to work on a prompt."""
+    """The agent started working on a prompt."""
 
 
 class Said(Event, frozen=True, tag="said"):
-    """Text of the agent for a person."""
+    """The agent said something to a person."""
 
     text: str
     aside: bool = False
-    """Said by a helper that the agent started: the conversation itself does not have it."""
+    """Said by a helper that the agent started. It is not part of the conversation itself."""
 
 
 class SaidPart(Event, frozen=True, tag="said_part"):
-    """A piece of a text that is still being said. The watcher joins the pieces to one `Said`; the
-    journal never holds one."""
+    """A piece of a text that the agent is still writing. The watcher joins the pieces into one
+    `Said`. The journal never contains this event."""
 
     text: str
 
@@ -85,14 +88,15 @@ class ToolStarted(Event, frozen=True, tag="tool_started"):
     name: str
     summary: str = ""
     aside: bool = False
-    """Called by a helper that the agent started: the conversation itself does not have it."""
+    """Called by a helper that the agent started. The call is not part of the conversation
+    itself."""
     hint: str = ""
-    """`reads`, `edits` (files), `runs` (a shell command) or `destroys`, where the agent says so of
-    the tool, or passes on the word of its server."""
+    """The tool's effect: `reads`, `edits` (files), `runs` (a shell command) or `destroys`. It comes
+    from the agent, or from the server of the tool through the agent. Empty: not reported."""
 
 
 class ToolEnded(Event, frozen=True, tag="tool_ended"):
-    """A tool came back."""
+    """A tool call ended."""
 
     tool_id: str
     ok: bool
@@ -100,48 +104,48 @@ class ToolEnded(Event, frozen=True, tag="tool_ended"):
     aside: bool = False
     """As in `ToolStarted`."""
     code: int | None = None
-    """The exit code of a command, where the agent tells it."""
+    """The exit code of a command, where the agent reports it."""
 
 
 class ToolDenied(Event, frozen=True, tag="tool_denied"):
-    """A call of a tool was denied, and did not run. It comes after the call's `ToolStarted`."""
+    """A tool call was denied and did not run. This event follows the call's `ToolStarted`."""
 
     tool_id: str
     name: str
     summary: str = ""
     """Its command or main argument, as in `ToolStarted`."""
     by: str = "permissions"
-    """What denied it: `permissions`, `hook` or `sandbox`."""
+    """The cause of the denial: `permissions`, `hook` or `sandbox`."""
     reason: str = ""
-    """What the agent was told."""
+    """The explanation that the agent was given."""
     deferred: bool = False
-    """It was put off rather than denied: the turn ended before it could run."""
+    """The call was put off by a hook rather than denied: the turn ended before it could run."""
     aside: bool = False
     """As in `ToolStarted`."""
 
 
 class QuestionAsked(Event, frozen=True, tag="question_asked"):
-    """The agent asked a person by a tool, and nobody was there to answer."""
+    """The agent used a tool to ask a person a question, and nobody was there to answer."""
 
     tool_id: str
     text: str
     options: tuple[str, ...] = ()
-    """The answers that it offered."""
+    """The answers that it offered to choose from."""
     settled: bool = False
-    """The agent decided by itself, and went on working."""
+    """The agent decided by itself and went on working."""
 
 
 class ReplyCut(Event, frozen=True, tag="reply_cut"):
-    """An answer of the model did not come to its own end."""
+    """An answer of the model ended early."""
 
     reason: str
-    """`max_tokens`, `refusal`, `empty`, or the agent's own word."""
+    """`max_tokens`, `refusal`, `empty`, or the agent's own word for the reason."""
     text: str = ""
 
 
 class LastWordGiven(Event, frozen=True, tag="last_word_given"):
-    """The agent's last word in the form that it was asked for (`last_word`). It is what the agent
-    says of itself, and never makes an attempt a success."""
+    """The agent gave its last word in the form that it was asked for (`last_word`). It is the
+    agent's own account, and never makes an attempt a success."""
 
     status: str
     """`done`, `nothing_to_do`, `incomplete` or `blocked`."""
@@ -151,47 +155,48 @@ class LastWordGiven(Event, frozen=True, tag="last_word_given"):
 
 
 class HelpersSeen(Event, frozen=True, tag="helpers_seen"):
-    """Number of helpers at work in the background: the agent goes on when they have ended."""
+    """The number of helpers that are running in the background. The agent goes on when they have
+    ended."""
 
     running: int
 
 
 class UsageSeen(Event, frozen=True, tag="usage_seen"):
-    """Tokens and cost. `cumulative`: counted since the conversation began, not since this
-    launch."""
+    """Tokens and cost that the agent reported. `cumulative`: counted since the conversation began,
+    not since this launch."""
 
     usage: Usage
     cumulative: bool = False
 
 
 class ReplySeen(Event, frozen=True, tag="reply_seen"):
-    """What one answer of the model has used so far, as the agent tells it while it works. The
-    journal never holds one: what they add up to stands in `UsageCounted`, until the agent tells its
+    """The usage of one answer of the model so far, as the agent reports it during the turn. The
+    journal never contains this event. `UsageCounted` holds the sum, until the agent reports its
     final figure (`UsageSeen`)."""
 
     reply: Reply
 
 
 class ContextSeen(Event, frozen=True, tag="context_seen"):
-    """What a request carried, in tokens (0: only the window is told), and what the model can take
-    (0: not told)."""
+    """How full the conversation is. `tokens` is what a request carried (0: only the window is
+    reported). `window` is what the model can take (0: not reported)."""
 
     tokens: int = 0
     window: int = 0
     model: str = ""
     compacted: bool = False
-    """The conversation was just made shorter; `tokens` is what is left."""
+    """The conversation was just compacted; `tokens` is what is left."""
 
 
 class RetrySeen(Event, frozen=True, tag="retry_seen"):
-    """The agent itself tries a request again."""
+    """The agent is repeating a request by itself."""
 
     status: int | None = None
     detail: str = ""
 
 
 class LimitSeen(Event, frozen=True, tag="limit_seen"):
-    """A usage limit was hit; `until` is in ms where the agent named a time."""
+    """The agent hit a usage limit. `until` is when it ends, in ms, if the agent named a time."""
 
     detail: str
     until: int | None = None
@@ -204,8 +209,8 @@ class WritesLost(Event, frozen=True, tag="writes_lost"):
 
 
 class TurnEnded(Event, frozen=True, tag="turn_ended"):
-    """The agent's own word on the turn. `facts` are the fields that the driver's classifier reads,
-    as text."""
+    """The agent reported the end of its turn. `facts` are the fields that the driver's classifier
+    reads, as text."""
 
     ok: bool
     text: str = ""
@@ -214,7 +219,7 @@ class TurnEnded(Event, frozen=True, tag="turn_ended"):
 
 
 class Unrecognised(Event, frozen=True, tag="unrecognised"):
-    """A line that the driver does not know: kept, never fatal."""
+    """The driver does not know this line of the agent's output. It is kept, and is never fatal."""
 
     text: str
 
@@ -252,7 +257,7 @@ class RunSubmitted(Event, frozen=True, tag="run_submitted"):
 
 
 class ContextAdded(Event, frozen=True, tag="context_added"):
-    """New instructions were given."""
+    """The run got new instructions."""
 
     version: int
 
@@ -264,24 +269,24 @@ class AttemptClaimed(Event, frozen=True, tag="attempt_claimed"):
 
 
 class AttemptStarted(Event, frozen=True, tag="attempt_started"):
-    """It was decided how the attempt starts; nothing was launched before this was stored."""
+    """perdure decided how the attempt starts. Nothing is launched before this is stored."""
 
     continuation: Continuation
 
 
 class AgentLaunched(Event, frozen=True, tag="agent_launched"):
-    """The agent's process runs. `turn`: from the second on it was kept from an earlier attempt, and
-    had this one as its next turn."""
+    """The agent's process is running. `turn` counts the turns of a process: from 2 on it was kept
+    from an earlier attempt, and this attempt is its next turn."""
 
     pid: int
     turn: int = 1
     notes: tuple[str, ...] = ()
-    """What was changed in the user's arguments for the agent."""
+    """Changes that perdure made to the user's arguments for the agent."""
 
 
 class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
-    """The agent's process was kept after the attempt, for the next one. `memory`: bytes that it and
-    all below it have resident."""
+    """The agent's process was kept after the attempt, for the next one. `memory` is the resident
+    memory of the process and its descendants, in bytes."""
 
     pid: int
     turn: int
@@ -289,7 +294,7 @@ class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
 
 
 class AgentLetGo(Event, frozen=True, tag="agent_let_go"):
-    """The agent's process was to be kept, and was not."""
+    """The agent's process should have been kept for the next attempt, but was not."""
 
     pid: int
     turn: int
@@ -297,14 +302,13 @@ class AgentLetGo(Event, frozen=True, tag="agent_let_go"):
 
 
 class AttemptAdopted(Event, frozen=True, tag="attempt_adopted"):
-    """Another supervisor took over a live attempt."""
+    """Another supervisor took over a running attempt."""
 
     worker: str
 
 
 class UsageCounted(Event, frozen=True, tag="usage_counted"):
-    """What the attempt has used so far, all its answers together; told again whenever it has
-    grown."""
+    """The usage of all answers of the attempt so far. Written again whenever it has grown."""
 
     usage: Usage
 
@@ -316,7 +320,7 @@ class SessionPinned(Event, frozen=True, tag="session_pinned"):
 
 
 class SessionConfirmed(Event, frozen=True, tag="session_confirmed"):
-    """The conversation stands on disk with this attempt's prompt in it."""
+    """The transcript on disk contains this attempt's prompt."""
 
     session_id: str
 
@@ -329,8 +333,8 @@ class SessionRetired(Event, frozen=True, tag="session_retired"):
 
 
 class Compacted(Event, frozen=True, tag="compacted"):
-    """The agent made its conversation shorter. `before` and `after` are what it held, in tokens;
-    `asked`: perdure had told it to."""
+    """The agent compacted its conversation: `before` and `after` are its length in tokens. `asked`:
+    perdure had told it to."""
 
     session_id: str
     before: int
@@ -340,15 +344,15 @@ class Compacted(Event, frozen=True, tag="compacted"):
 
 
 class NotCompacted(Event, frozen=True, tag="not_compacted"):
-    """The agent was told to make its conversation shorter and did not, or not enough."""
+    """The agent was told to compact its conversation, and did not, or not enough."""
 
     session_id: str
     tokens: int
 
 
 class Summarised(Event, frozen=True, tag="summarised"):
-    """The agent was asked, in the last turn of a conversation, what the next one has to know. An
-    empty text: it did not say."""
+    """In the last turn of a conversation the agent was asked what the next one has to know. An
+    empty text means that it gave no summary."""
 
     session_id: str
     text: str
@@ -358,8 +362,8 @@ class Summarised(Event, frozen=True, tag="summarised"):
 
 
 class RolledOver(Event, frozen=True, tag="rolled_over"):
-    """A conversation that is too long gave way to a new one; it stays as it is, and can be forked
-    and restored."""
+    """A conversation became too long and was replaced by a new one. The old one is unchanged, and
+    can be forked and restored."""
 
     session_id: str
     tokens: int
@@ -368,7 +372,8 @@ class RolledOver(Event, frozen=True, tag="rolled_over"):
 
 
 class SessionExpired(Event, frozen=True, tag="session_expired"):
-    """A session's lifetime had passed when the attempt began; `continuation` is what followed."""
+    """A session's lifetime had passed when the attempt began. `continuation` is how the attempt
+    started."""
 
     session_id: str
     expired: int
@@ -376,14 +381,14 @@ class SessionExpired(Event, frozen=True, tag="session_expired"):
 
 
 class SessionsRebuilt(Event, frozen=True, tag="sessions_rebuilt"):
-    """Records of conversations were missing in the store and were made again from the attempts and
-    the own copies."""
+    """Session records were missing in the store. They were rebuilt from the attempts and perdure's
+    own copies of the transcripts."""
 
     sessions: tuple[str, ...]
 
 
 class WorkdirNoted(Event, frozen=True, tag="workdir_noted"):
-    """Something that a person should know of the workdir that was made or taken up again, as a
+    """Something that a person should know about the workdir that was made or reused, as a
     sentence."""
 
     note: str
@@ -397,8 +402,9 @@ class CopyRestored(Event, frozen=True, tag="copy_restored"):
 
 
 class MapGiven(Event, frozen=True, tag="map_given"):
-    """The prompt holds a project map. `tokens` is an estimate (UTF-8 bytes / 3); `files` are in it,
-    `full` of them with their exports, `left` had no room."""
+    """The prompt contains a project map. `tokens` is an estimate (UTF-8 bytes / 3). `files` is the
+    number of files in the map, `full` the number of those with their exports, and `left` the number
+    of files that did not fit."""
 
     tokens: int
     files: int
@@ -407,29 +413,31 @@ class MapGiven(Event, frozen=True, tag="map_given"):
 
 
 class MapMissed(Event, frozen=True, tag="map_missed"):
-    """The prompt was to hold a project map, and none could be made; the attempt goes on without."""
+    """The prompt was to contain a project map, but none could be made. The attempt goes on without
+    it."""
 
     reason: str
 
 
 class FilesPlanned(Event, frozen=True, tag="files_planned"):
-    """Task files of a version are about to be put into the workdir. With many files several of
-    these come at once, and a kill before `FilesPlaced` leaves them to be completed."""
+    """Task files of one version of the instructions are about to be put into the workdir. Many
+    files are split over several of these events. After a kill before `FilesPlaced`, the next
+    attempt completes them."""
 
     version: int
     files: tuple[FileChange, ...]
 
 
 class FilesPlaced(Event, frozen=True, tag="files_placed"):
-    """All that was planned is in the workdir. `left`: names that were changed meanwhile and stay as
-    they are."""
+    """All planned task files are in the workdir. `left` names the files that were changed meanwhile
+    and were left as they are."""
 
     version: int
     left: tuple[str, ...] = ()
 
 
 class CheckpointTaken(Event, frozen=True, tag="checkpoint_taken"):
-    """Workdir and conversation were saved together. `why`: see `model.Checkpoint`."""
+    """Workdir and conversation were saved together. `why` is explained at `model.Checkpoint`."""
 
     number: int
     why: str
@@ -444,41 +452,41 @@ PUBLISH = "publish"
 
 
 class CheckpointMissed(Event, frozen=True, tag="checkpoint_missed"):
-    """A checkpoint was due and could not be taken, or uploaded; the attempt goes on."""
+    """A checkpoint was due, but could not be taken or uploaded. The attempt goes on."""
 
     why: str
     reason: str
 
 
 class CopyMissed(Event, frozen=True, tag="copy_missed"):
-    """perdure's own copy of the conversation could not be brought up to it; the attempt goes on."""
+    """perdure's own copy of the conversation could not be updated. The attempt goes on."""
 
     session_id: str
     reason: str
 
 
 class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
-    """A person took workdir and conversation back to a checkpoint, or a run went on from it on
-    another host."""
+    """A person restored workdir and conversation from a checkpoint, or a run went on from the
+    checkpoint on another host."""
 
     number: int
     attempt: int
-    """The attempt that it was taken in."""
+    """The attempt during which the checkpoint was taken."""
     attempts: int
-    """How many there had been when it was restored."""
+    """The number of attempts of the run when it was restored."""
     undo: int = 0
-    """The checkpoint of what was there before; 0 where nothing was."""
+    """The number of the checkpoint that holds what was there before the restore; 0 if nothing
+    was."""
     files_only: bool = False
-    """The conversation stayed where it was."""
+    """Only files were restored; the conversation was left as it was."""
     moved_from: str = ""
-    """The host that had the files until then; empty where a person took them back."""
+    """The host that had the files until then; empty if a person restored them."""
     retired: tuple[int, ...] = ()
-    """Versions of the instructions that do not count any more, because they came after the
-    checkpoint."""
+    """Versions of the instructions that no longer count, because they came after the checkpoint."""
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
-    """A run came from another machine, with its conversation and its files as a checkpoint had
+    """A run was taken up from another machine, with its conversation and files as a checkpoint has
     them."""
 
     origin: str
@@ -487,33 +495,33 @@ class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
     """The checkpoint's number there."""
     source: str
     dropped: tuple[str, ...] = ()
-    """What its spec asked for and this machine does not grant."""
+    """Parts of its spec that this machine does not allow."""
 
 
 class PlaceLost(Event, frozen=True, tag="place_lost"):
-    """Another machine took the run up from the checkpoint store; what is done here is published no
-    more."""
+    """Another machine took up the run from the checkpoint store. Work on this machine is no longer
+    published."""
 
     owner: str
     term: int
 
 
 class DriftSeen(Event, frozen=True, tag="drift_seen"):
-    """The workdir was not as the checkpoint has it when the attempt started: somebody else was at
-    work there."""
+    """When the attempt started, the workdir differed from the last checkpoint: something else had
+    changed it."""
 
     number: int
     paths: tuple[str, ...] = ()
-    """The first of the names that differ."""
+    """The first of the files that differ."""
     count: int = 0
     head_before: str = ""
     head_now: str = ""
-    """Empty, both, where HEAD stands where it stood."""
+    """HEAD at the checkpoint and now. Both are empty if HEAD is unchanged."""
 
 
 class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
-    """A transcript was mended on a copy, proven, and put in place; what lay there was moved
-    aside."""
+    """A broken transcript was repaired: a copy was mended, proven to work, and put in its place.
+    The files that were there before were moved aside."""
 
     session_id: str
     path: str
@@ -522,54 +530,54 @@ class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
 
 
 class CollisionSeen(Event, frozen=True, tag="collision_seen"):
-    """Somebody else wrote into, or runs on, the same conversation."""
+    """Something else wrote into the same conversation, or is running on it."""
 
     session_id: str
     detail: str
 
 
 class OutputCapped(Event, frozen=True, tag="output_capped"):
-    """Output beyond the cap was counted and not read."""
+    """The agent wrote more output than the cap allows. The rest was counted and not read."""
 
     stream: str
     limit: int
 
 
 class LeftoversFound(Event, frozen=True, tag="leftovers_found"):
-    """Processes of the agent still ran when its turn was over. `count`: of all of them; the first
-    are in `processes`."""
+    """Processes of the agent were still running when its turn was over. `count` is the number of
+    all of them; `processes` has the first ones."""
 
     processes: tuple[Leftover, ...]
     count: int = 0
 
 
 class VerifyStarted(Event, frozen=True, tag="verify_started"):
-    """The agent ended its turn, and its work is checked. One without a `VerifyEnded` was
-    interrupted, and counts for nothing."""
+    """The agent ended its turn, and the verify command started. Without a `VerifyEnded` the check
+    was interrupted, and does not count."""
 
     command: str
     log: str
-    """The file that has all of its output."""
+    """The file with all output of the check."""
 
 
 class VerifyEnded(Event, frozen=True, tag="verify_ended"):
-    """The verify command ended. `output` is the most telling part of what it said."""
+    """The verify command ended. `output` is the most telling part of its output."""
 
     code: int
-    """124: it took too long; 125: it wrote more than is kept."""
+    """The exit code. 124: it took too long; 125: it wrote more than is kept."""
     output: str
     command: str = ""
     round: int = 0
-    """How many checks of these instructions have failed, this one included."""
+    """Number of checks that failed for this version of the instructions, including this one."""
     rounds: int = 0
-    """How many of them go back to the agent."""
+    """Maximum number of failed checks that go back to the agent."""
     seconds: float = 0.0
     log: str = ""
 
 
 class WorkSeen(Event, frozen=True, tag="work_seen"):
-    """The workdir was looked at after the attempt, once: what is different from what it began with.
-    See `model.work.WorkReport` for the fields."""
+    """After the attempt perdure compared the workdir, once, with what the attempt began with. The
+    fields are those of `model.work.WorkReport`."""
 
     against: str
     files: tuple[FileOfWork, ...] = ()
@@ -583,14 +591,14 @@ class WorkSeen(Event, frozen=True, tag="work_seen"):
 
 
 class AttemptEnded(Event, frozen=True, tag="attempt_ended"):
-    """The attempt's one outcome, and its receipt."""
+    """The attempt ended, with this outcome and this receipt."""
 
     outcome: Outcome
     receipt: Receipt | None = None
 
 
 class RunQueued(Event, frozen=True, tag="run_queued"):
-    """The run will be tried again."""
+    """The run will be tried again, at `run_after` (ms) at the earliest."""
 
     reason: str
     run_after: int
@@ -604,19 +612,18 @@ class RunReassigned(Event, frozen=True, tag="run_reassigned"):
 
 
 class SettingsChanged(Event, frozen=True, tag="settings_changed"):
-    """What was asked of a run was changed by a person, beside its prompt: limits, its check, its
-    model."""
+    """A person changed settings of the run other than its prompt: limits, its check, its model."""
 
     names: tuple[str, ...]
 
 
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
-    """Somebody asked for the run to stop."""
+    """Somebody asked for the run to be cancelled."""
 
 
 class RunReset(Event, frozen=True, tag="run_reset"):
-    """A person had the run begin anew: these conversations were retired, and its workdir went to
-    the trash."""
+    """A person reset the run: these conversations were retired, and the workdir was moved to the
+    trash."""
 
     sessions: tuple[str, ...]
     cause: str
@@ -629,18 +636,18 @@ class RunResetUndone(Event, frozen=True, tag="run_reset_undone"):
 
 
 class RunPutBack(Event, frozen=True, tag="run_put_back"):
-    """A run that was off the list is on it again."""
+    """A run that had been removed from the list is on it again."""
 
 
 class RunOpened(Event, frozen=True, tag="run_opened"):
-    """A person took the run's conversation over, to go on in the agent's own program."""
+    """A person took over the run's conversation, to go on in the agent's own program."""
 
     session_id: str
 
 
 class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
-    """The person gave it back. `turns`: prompts that came in; `others`: conversations that were
-    begun beside it."""
+    """The person gave the conversation back. `turns` is the number of prompts that were added.
+    `others` are the conversations that were begun beside it."""
 
     session_id: str
     turns: int = 0
@@ -648,14 +655,14 @@ class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
 
 
 class ToldForge(Event, frozen=True, tag="told_forge"):
-    """What became of the run stands on the forge: `url` is the comment."""
+    """The forge shows what became of the run: `url` is the comment."""
 
     url: str
 
 
 class Published(Event, frozen=True, tag="published"):
-    """The run's branch was pushed. `pull` is the pull request for it, 0 where none was asked
-    for."""
+    """The run's branch was pushed. `pull` is the number of its pull request, 0 if none was
+    requested."""
 
     branch: str
     commit: str
@@ -664,15 +671,15 @@ class Published(Event, frozen=True, tag="published"):
 
 
 class NotPublished(Event, frozen=True, tag="not_published"):
-    """The run's branch was to be pushed and was not; a person is needed."""
+    """The run's branch should have been pushed, but was not. A person is needed."""
 
     branch: str
     reason: str
 
 
 class BaseMoved(Event, frozen=True, tag="base_moved"):
-    """The agent was told that so many commits came to the branch that its work is based on;
-    `commit` is where that stands."""
+    """The agent was told that the branch that its work is based on has new commits: their number,
+    and the newest one (`commit`)."""
 
     branch: str
     commit: str
@@ -680,8 +687,8 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class ChecksFailed(Event, frozen=True, tag="checks_failed"):
-    """The agent was told that checks of a commit of its branch have failed. `rollup`: all that a
-    suite, a workflow or a pipeline sums up, whatever its checks are called."""
+    """The agent was told that checks of a commit of its branch have failed. `rollup`: the failure
+    is that of a whole suite, workflow or pipeline, whatever its checks are called."""
 
     commit: str
     checks: tuple[str, ...] = ()
@@ -689,14 +696,15 @@ class ChecksFailed(Event, frozen=True, tag="checks_failed"):
 
 
 class Withdrawn(Event, frozen=True, tag="withdrawn"):
-    """The work was taken back on the forge: unassigned, a label taken off, or a word to stop."""
+    """The work was taken back on the forge: unassigned, a label removed, or a command to stop."""
 
     why: str
 
 
 class CleanedUp(Event, frozen=True, tag="cleaned_up"):
-    """The run's work is over and its workdir goes to the trash. `checkpoint`: the one that was
-    taken of it; 0 where nothing was there. `needed`: it holds what is in no repository."""
+    """The run's work is over, and its workdir is moved to the trash. `checkpoint` is the one that
+    saves the workdir; 0 if there is none. `needed`: the workdir holds work that is in no
+    repository."""
 
     why: str
     checkpoint: int = 0
@@ -705,8 +713,9 @@ class CleanedUp(Event, frozen=True, tag="cleaned_up"):
 
 
 class WorkdirSwept(Event, frozen=True, tag="workdir_swept"):
-    """The workdir of a finished run goes to the trash because of its age. `checkpoint`: the one
-    that was taken of it; 0 if there is none. `needed`: it holds what is in no repository."""
+    """The workdir of a finished run is moved to the trash because of its age. `checkpoint` is the
+    one that saves the workdir; 0 if there is none. `needed`: the workdir holds work that is in no
+    repository."""
 
     why: str
     checkpoint: int = 0
@@ -714,15 +723,15 @@ class WorkdirSwept(Event, frozen=True, tag="workdir_swept"):
 
 
 class BroughtBack(Event, frozen=True, tag="brought_back"):
-    """What was cleaned up is there again: from the trash, or from a checkpoint."""
+    """A workdir that had been cleaned up is there again, from the trash or from a checkpoint."""
 
     place: str
     checkpoint: int = 0
 
 
 class WorkdirLost(Event, frozen=True, tag="workdir_lost"):
-    """The workdir was gone when an attempt began, and nobody had cleaned it up. `checkpoint`: whose
-    files were put back (0: there was none that could be)."""
+    """The workdir was gone when an attempt began, though perdure had not cleaned it up.
+    `checkpoint` is the one whose files were restored (0: none could be)."""
 
     place: str
     checkpoint: int = 0
@@ -804,7 +813,7 @@ AnyEvent = AgentEvent | RunEvent
 
 class Record(msgspec.Struct, frozen=True):
     """One line of the journal. `seq` grows by one with each record of a store; `attempt` 0 means
-    the run itself."""
+    that the event belongs to the run itself."""
 
     run: str
     seq: int

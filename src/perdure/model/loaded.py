@@ -1,10 +1,9 @@
-"""What a resume would show to the model, and how that compares with what the model was shown
-before.
+"""Compares what a resume would show to the model with what the model was shown before.
 
-A transcript that still has all its bytes can be loaded without its newest turns: a person went back
-(rewind), another program wrote a branch of its own, the agent's CLI compacted it. So a driver says
-what its CLI would load (`AgentDriver.loads`) as a row of items, and `compare` holds that against
-what perdure knows. Pure; used by the engine for receipts, and by the drivers.
+A transcript can have all its bytes and still be loaded without its newest turns: a person rewound
+it, another program wrote its own branch, or the CLI compacted it. A driver therefore reports what
+its CLI would load, as a list of items (`AgentDriver.loads`), and `compare` compares that with what
+perdure knows. Pure. Used by the engine for receipts, and by the drivers.
 """
 
 from __future__ import annotations
@@ -17,19 +16,19 @@ from enum import StrEnum
 from perdure.lateclass import dataclass
 
 SAID = 80
-"""Number of characters of an item that are kept to be quoted."""
+"""Maximum number of characters of an item that are kept for quoting."""
 
 
 class ItemKind(StrEnum):
-    """What one item of a conversation is. Thoughts of the model and what a CLI adds to each request
-    are no items."""
+    """The kind of an item of a conversation. The model's thoughts, and what a CLI adds to each
+    request, are not items."""
 
     PROMPT = "prompt"
     ANSWER = "answer"
     CALL = "call"
     RESULT = "result"
     SUMMARY = "summary"
-    """The text that stands for what a CLI compacted."""
+    """The text that replaces what a CLI compacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,52 +37,53 @@ class Item:
 
     kind: ItemKind
     key: str = ""
-    """The id of the tool call, of calls and results."""
+    """The id of the tool call; only calls and results have one."""
     digest: str = ""
-    """Of the text, the same in every copy of the conversation; white space counts in results only,
-    which may be long. Empty: the text is not known, and any item of this kind and key is the same
-    one."""
+    """Hash of the text, the same in every copy of the conversation. White space counts only in
+    results, which may be long. Empty: the text is unknown, and any item of this kind and key is
+    taken as equal."""
     said: str = ""
-    """The beginning of the text on one line, to be quoted."""
+    """The beginning of the text on one line, for quoting."""
     made_up: bool = False
-    """The agent's CLI wrote it in place of something that was never recorded: a result "outcome
-    unknown", an answer that no model gave. It proves nothing, so `compare` passes over it."""
+    """The agent's CLI wrote this in place of something that was never recorded: a result "outcome
+    unknown", or an answer that no model gave. It proves nothing, so `compare` ignores it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What a resume would load from a transcript as it is now."""
+    """The items that a resume would load from a transcript as it is now."""
 
     items: tuple[Item, ...] = ()
-    """In the order in which the model is shown them."""
+    """All items, in the order in which the model is shown them."""
     compactions: int = 0
-    """Number of compactions that the loaded conversation has behind it."""
+    """Number of times that the loaded conversation was compacted."""
     condensed: tuple[Item, ...] = ()
-    """Items that the model is not shown because a summary stands for them; they are still in the
+    """Items that the model is not shown because a summary replaces them. They are still in the
     transcript."""
     dropped: tuple[Item, ...] = ()
-    """Items that are in the transcript and are not loaded: rewound, undone, or on another
+    """Items that are in the transcript but are not loaded: rewound, undone, or on another
     branch."""
 
 
 class Relation(StrEnum):
-    """How what is loaded relates to what was known, the worst that applies."""
+    """How the loaded items relate to the known ones. If several apply, the worst."""
 
     WHOLE = "whole"
-    """Everything known is shown, in its order."""
+    """Every known item is shown, in order."""
     COMPACTED = "compacted"
-    """A summary stands for some known items; all others are shown."""
+    """A summary replaces some known items; all others are shown."""
     SHORTENED = "shortened"
-    """The newest known items are not shown; what came before them is."""
+    """The newest known items are not shown, but all before them are."""
     GAPS = "gaps"
-    """Known items are missing in the middle, or a known item has another content."""
+    """Known items are missing in the middle, or have other content."""
     FOREIGN = "foreign"
-    """Nothing that was known is shown: it is another conversation."""
+    """No known item is shown: it is another conversation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Known items held against loaded ones. Items that a CLI made up are in none of these."""
+    """The result of comparing known items with loaded ones. Items that a CLI made up are not
+    counted."""
 
     relation: Relation
     known: int = 0
@@ -91,40 +91,38 @@ class Comparison:
     shown: int = 0
     """Number of known items that are loaded."""
     condensed: int = 0
-    """Number of known items for which a summary stands."""
+    """Number of known items that a summary replaces."""
     missing: tuple[Item, ...] = ()
-    """Known items that are neither loaded nor in a summary."""
+    """Known items that are neither loaded nor covered by a summary."""
     off_branch: int = 0
-    """Number of the missing ones that are still in the transcript, where the CLI does not load
-    them."""
+    """Number of missing items that are still in the transcript, but that the CLI does not load."""
     altered: tuple[Item, ...] = ()
-    """The missing ones among calls and results whose key is loaded with another content, as they
-    were known."""
+    """The missing calls and results whose key is loaded with other content, as they were known."""
     inserted: tuple[Item, ...] = ()
-    """Loaded items that were not known and stand before the last known one that is loaded."""
+    """Loaded items that were not known, before the last known item that is loaded."""
     added: tuple[Item, ...] = ()
-    """Loaded items that were not known and stand behind it."""
+    """Loaded items that were not known, after the last known item that is loaded."""
 
     @property
     def whole(self) -> bool:
-        """The model is shown everything that is known of the conversation."""
+        """Whether the model is shown everything that is known of the conversation."""
         return self.relation is Relation.WHOLE
 
     @property
     def prompts_added(self) -> tuple[Item, ...]:
-        """Prompts that were not known, in their order: of somebody else, unless the caller knows
-        better."""
+        """The prompts that were not known, in order. They are somebody else's, unless the caller
+        knows where they come from."""
         return tuple(item for item in (*self.inserted, *self.added) if item.kind is ItemKind.PROMPT)
 
 
 def digest(text: str) -> str:
-    """Return the mark of a text, the same however it is wrapped. Equal to `transcripts.fingerprint`
-    of a prompt."""
+    """Return the hash of a text, independent of line breaks and spaces. Equal to
+    `transcripts.fingerprint` of a prompt."""
     return _digest(" ".join(text.split()))
 
 
 def _digest(text: str) -> str:
-    from hashlib import sha256  # the cheapest verbs import the nouns, and never need this
+    from hashlib import sha256  # the cheapest commands import the nouns, but never need this
 
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -146,7 +144,7 @@ def call(key: str, name: str, given: object, said: str = "") -> Item:
 
 
 def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
-    """Return what became of the known items in what a resume would load now."""
+    """Compare the known items with what a resume would load now."""
     ours = [each for each in known if not each.made_up]
     theirs = [each for each in loaded.items if not each.made_up]
     places = _aligned(ours, theirs)
@@ -175,7 +173,7 @@ def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
 
 
 def describe(found: Comparison) -> str:
-    """Return one clause for a receipt: what the model is shown of what was known."""
+    """Return one clause for a receipt: how much of the known conversation the model is shown."""
     match found.relation:
         case Relation.WHOLE:
             return f"the model is shown all {found.known} known items of the conversation"
@@ -205,7 +203,7 @@ def _lacking(found: Comparison) -> str:
 
 
 def quote(each: Item) -> str:
-    """Return an item in words: its kind, and the beginning of its text or its id."""
+    """Return an item in words: its kind, and the beginning of its text, or else its id."""
     if each.said:
         return f'{each.kind.value} "{each.said}"'
     return f"{each.kind.value} {each.key}".rstrip()
@@ -216,12 +214,13 @@ def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: b
         return Relation.COMPACTED if condensed else Relation.WHOLE
     if foreign and len(missing) == known:
         return Relation.FOREIGN
-    # The missing ones are a tail if nothing that is known comes behind the first of them.
+    # The missing items are a tail if no known item after the first missing one was found.
     return Relation.SHORTENED if len(missing) == known - missing[0] else Relation.GAPS
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:
-    """Those of the known items at these places that are in another row, in its order."""
+    """Return the places of those known items, of the given ones, that are also in `among`, in its
+    order."""
     if not among:
         return set()
     there = _aligned([ours[at] for at in places], [each for each in among if not each.made_up])
@@ -229,12 +228,13 @@ def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -
 
 
 def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
-    """For each known item its place in the other row, in rising order; None where it is missing.
+    """Return the place of each known item in the other list, in rising order; None if it is
+    missing.
 
-    A common beginning is taken first. Then items that stand once on either side hold the rest
-    together (a patience diff), so that an "OK." which is said in every turn is not taken for one
-    that is missing; between them the first that fits is taken, where it stands beside something
-    else that was found.
+    A common beginning is matched first. After that, items that occur once on each side are the
+    anchors (a patience diff), so that an "OK." that is said in every turn is not matched with the
+    wrong one. Between two anchors the first fitting item is taken, but only if a neighbor of it was
+    also matched.
     """
     start = 0
     while start < len(ours) and start < len(theirs) and _same(ours[start], theirs[start]):
@@ -269,8 +269,8 @@ def _drop_chance_finds(
     where: dict[tuple[str, str], list[int]],
     start: int,
 ) -> None:
-    """Take back what was found of texts that are said more than once, unless an item beside it was
-    found beside it too."""
+    """Undo matches of texts that occur more than once, unless a neighboring item was matched to a
+    neighboring place."""
     count = Counter(_mark(each) for each in ours)
     proven = [place is not None for place in places]
     for at in range(start, len(ours)):
@@ -293,15 +293,15 @@ def _same(one: Item, other: Item) -> bool:
 
 
 def _mark(each: Item) -> tuple[str, str]:
-    """What tells an item from others: its key where it has one, else its text."""
+    """Return what distinguishes an item from others: its key if it has one, else its text."""
     return (each.kind, each.key or each.digest)
 
 
 def _anchors(
     ours: Sequence[Item], start: int, where: dict[tuple[str, str], list[int]]
 ) -> list[tuple[int, int]]:
-    """Places of items that stand once on either side: the longest row of pairs that rises on both
-    (patience sorting)."""
+    """Return the places of items that occur once on each side: the longest sequence of pairs that
+    rises on both sides (patience sorting)."""
     count = Counter(_mark(each) for each in ours[start:])
     marks = ((at, _mark(ours[at])) for at in range(start, len(ours)))
     pairs = [

@@ -1,4 +1,4 @@
-"""A task on its way: the run, where it works, who has it, and what is decided after an attempt."""
+"""A run with its workdir, host and claim, and the decision after an attempt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from perdure.model.tasks import TaskSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Condition:
-    """Something true of a run that a person should know: `needs_person`, `collision`, `drift`,
+    """Something about a run that a person should know: `needs_person`, `collision`, `drift`,
     `open`, `unsaved`."""
 
     type: str
@@ -18,14 +18,13 @@ class Condition:
 
 
 UNSAVED = "unsaved"
-"""Type of the condition of a run whose work is over and whose workdir holds what is nowhere
-else."""
+"""Type of the condition of a run whose work is over and whose workdir contains work that is saved
+nowhere else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """A working directory. `id` and `path` are a pure function of its identity, and of nothing
-    else."""
+    """A working directory. `id` and `path` depend only on its identity."""
 
     id: str
     path: str
@@ -37,7 +36,8 @@ class Workspace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRun:
-    """A task on its way. `attempt` is the number of the latest attempt, 0 before the first."""
+    """A task with its state and attempts. `attempt` is the number of the latest attempt, 0 before
+    the first."""
 
     id: str
     name: str
@@ -48,7 +48,7 @@ class TaskRun:
     context_version: int = 1
     attempt: int = 0
     attempts_allowed: int = 3
-    """The cap of attempts that count; a person's retry raises it by one."""
+    """Maximum number of attempts that count; a person's retry raises it by one."""
     run_after: int = 0
     reason: str = ""
     workspace: Workspace | None = None
@@ -60,11 +60,11 @@ class TaskRun:
     origin: str = ""
     """The run's id on the machine that it came from; empty for one that began here."""
     host: str = ""
-    """In a shared database: the id of the host on which its workdir and conversation lie; empty
-    where any may begin."""
+    """In a shared database: the id of the host that has its workdir and conversation. Empty if any
+    host may begin."""
     host_name: str = ""
     account: str = ""
-    """Whose limits its newest attempt drew on; empty where nobody has said so."""
+    """The account whose limits its newest attempt used; empty if unknown."""
 
     @property
     def scope(self) -> str:
@@ -78,24 +78,24 @@ class TaskRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """A place among the runs that may be at work on one account."""
+    """A place among the runs that may use one account at the same time."""
 
     account: str
-    """Agent and credentials, as far as they can be told apart without reading a secret; see
+    """Agent and credentials, as far as they can be told apart without reading a secret. See
     `engine.attempt.accounts`."""
     agent: str
     model: str = ""
     jobs: int = 0
-    """So many runs of the account may be at work at once; 0: any number."""
+    """Maximum number of runs of the account at the same time; 0: no limit."""
     rule: str = ""
     rule_jobs: int = 0
-    """So many runs under the rule may be at work at once; 0: any number."""
+    """Maximum number of runs under the rule at the same time; 0: no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parking:
-    """Nothing is launched on `what` (an account, or an agent) before `until`. `model`: only for
-    runs of this model; empty: for all."""
+    """A time before which nothing is launched on `what` (an account, or an agent). `model`: only
+    runs of this model are affected; empty: all."""
 
     what: str
     until: int
@@ -106,14 +106,14 @@ class Parking:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One of several that share a database: whoever works with one state directory, on one
-    machine."""
+    """One of several installations that share a database. A host works with one state directory, on
+    one machine."""
 
     id: str
     name: str
     patience_s: float | None = None
-    """How long it leaves a run that is due to the host that has its files; None, for ever, where it
-    could not bring them here."""
+    """How long (seconds) it leaves a due run to the host that has the run's files. None: for ever,
+    because it could not fetch the files."""
 
     @property
     def label(self) -> str:
@@ -121,12 +121,12 @@ class Host:
 
 
 NOWHERE = Host("", "")
-"""Where the database is nobody else's."""
+"""The host of a database that is not shared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on one attempt of a run, until the lease lapses."""
+    """The right to work on one attempt of a run, until the lease expires."""
 
     run: TaskRun
     attempt: int
@@ -135,7 +135,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What follows an attempt: the run's next state and, where it goes on, when and why."""
+    """The decision after an attempt: the run's next state and, if it goes on, when and why."""
 
     state: RunState
     run_after: int = 0

@@ -1,4 +1,4 @@
-"""Conversations, as perdure remembers them and as they lie in an agent's home."""
+"""Conversations, as perdure records them and as an agent's home has them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from perdure.model.usage import NO_USAGE, Fill, Usage
 
 @dataclass(frozen=True, slots=True)
 class SessionKey:
-    """Whose conversation it is. Agents never share one."""
+    """The owner of a conversation: an agent and a scope. Agents never share a conversation."""
 
     agent: str
     scope: str
 
 
 RESET = "reset by a person"
-"""The cause of a conversation's retirement after which nothing is told of it: the next attempt
-begins anew."""
+"""The cause of retirement of a conversation that was reset. The next attempt starts a new one and
+is not told about the old one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """A pointer to the agent's own conversation. At most one that is not retired exists for each
-    key."""
+    """perdure's record of an agent's own conversation. At most one that is not retired exists for
+    each key."""
 
     key: SessionKey
     id: str
@@ -36,7 +36,7 @@ class Session:
     cwd: str = ""
     home: str = ""
     parent: str = ""
-    """The session it was forked from, or stands in for."""
+    """The session that it was forked from, or that it replaces."""
     cause: str = ""
     """Why it was retired."""
     context_version: int = 0
@@ -46,28 +46,29 @@ class Session:
     """The CLI's own running total, where it counts over the whole conversation."""
     snapshot: Snapshot | None = None
     fill: Fill | None = None
-    """As it was when perdure last looked."""
+    """How full the conversation was when perdure last looked."""
     prompts: tuple[str, ...] = ()
-    """SHA-256 (first 16 hex digits) of every prompt that perdure sent into it."""
+    """SHA-256 (first 16 hex digits) of every prompt that perdure sent to the conversation."""
     tasks: int = 0
-    """The runs whose prompts it was given; further instructions of one run do not count."""
+    """Number of runs whose prompts it was given; further instructions of one run do not count."""
     lifetime_s: float = 0.0
-    """It expires when it was not used for so long; 0: as the settings say."""
+    """Seconds without use after which it expires; 0: as the settings say."""
     expires: int = 0
-    """When (ms) that will be, unless it is used before; 0: never."""
+    """When (ms) it expires, unless it is used before; 0: never."""
     revision: int = field(default=0, compare=False)
-    """Counts what was stored for its key; the store sets it. A record with a smaller one is
+    """Counts the changes stored for its key; the store sets it. A record with a smaller number is
     older."""
 
     def used(self, at: int, usual_s: float = 0.0) -> Session:
-        """The record after a use at this time (ms): its lifetime, or the usual one, begins anew."""
+        """Return the record after a use at this time (ms). Its lifetime, or else the usual one,
+        starts again."""
         lasts_s = self.lifetime_s or usual_s
         return replace(self, updated=at, expires=at + int(lasts_s * 1000) if lasts_s else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversation:
-    """A conversation as an agent's own files show it, whoever began it."""
+    """A conversation as an agent's own files show it, no matter who began it."""
 
     id: str
     path: str
@@ -78,6 +79,6 @@ class Conversation:
     first: str = ""
     """Its first prompt."""
     turns: int = 0
-    """Its prompts; 0 where the transcript is too long to be counted in passing."""
+    """Number of prompts; 0 if the transcript is too long to be counted cheaply."""
     parent: str = ""
-    """The conversation that it is a fork of, where it says so."""
+    """The conversation that it was forked from, if it says so."""

@@ -1,4 +1,4 @@
-"""What is asked for: the task, its contexts, and the files that come with them."""
+"""The request: the task, its contexts, and the files that come with them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from perdure.model.choices import ContinuityPolicy, FileAction, OnEdit, Permissi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """What is asked for. Immutable; the same struct is the command's input and, later, the HTTP
-    body and CRD spec."""
+    """A task as a person asks for it. Immutable. The command line, the HTTP API and the TaskRun
+    resource use the same struct."""
 
     prompt: str
     agent: str = "claude"
     name: str = ""
     key: str = ""
     repo: str = ""
-    """A local path or a URL; empty for a task of a service and for `here`."""
+    """A local path or a URL. Empty for a service's task and for `here`."""
     base: str = ""
     branch: str = ""
     here: str = ""
@@ -28,9 +28,9 @@ class TaskSpec:
     scope: str = ""
     """Runs of one agent with the same scope share one conversation. Empty: the run's own."""
     forks: str = ""
-    """The conversation that the first attempt is a fork of."""
+    """The conversation that the first attempt forks."""
     fork_at: int = 0
-    """The fork leaves out what came after this turn (counted from 1); 0: it leaves out nothing."""
+    """The last turn of the parent that the fork keeps (counted from 1); 0: all of them."""
     backend: str = ""
     model: str = ""
     permissions: Permissions = Permissions.EDIT
@@ -50,37 +50,36 @@ class TaskSpec:
     """All attempts together; 0 means no limit."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     when_full: str = ""
-    """What happens when the conversation is nearly full (`WhenFull`); empty: what the user's
-    settings say."""
+    """The policy for a conversation that is nearly full (`WhenFull`). Empty: the user's setting."""
     on_denied: str = ""
-    """What a turn is worth in which a call of a tool was denied (`OnDenied`); empty: what the
-    user's settings say."""
+    """The policy for a turn in which a tool call was denied (`OnDenied`). Empty: the user's
+    setting."""
     last_word: str = ""
-    """`on`: the agent is asked for its last word in a fixed form, where its CLI can; empty: what
-    the user's settings say."""
+    """`on`: the agent is asked for its last word in a fixed form, if its CLI supports that. Empty:
+    the user's setting."""
     on_leftover: str = ""
-    """What becomes of processes that the agent leaves running (`OnLeftover`); empty: what the
-    user's settings say."""
+    """The policy for processes that the agent leaves running (`OnLeftover`). Empty: the user's
+    setting."""
     verify: str = ""
-    """A shell command, run in the workdir after the agent's success; a non-zero exit is a
-    failure."""
+    """A shell command that is run in the workdir after the agent reports success. A non-zero exit
+    code fails the check."""
     files: tuple[str, ...] = ()
-    """What is to be there after the agent's success, relative to the workdir; what is missing fails
-    the attempt."""
-    conflicts: tuple[str, ...] = ()
-    """Files in which a merge left its marks; a mark that is still there after the agent's success
+    """Files that must exist after the agent reports success, relative to the workdir. A missing one
     fails the attempt."""
+    conflicts: tuple[str, ...] = ()
+    """Files in which a merge left conflict marks. A mark that is still there after the agent
+    reports success fails the attempt."""
     verify_rounds: int = 3
-    """So often a failed check goes back to the agent, for each version of the instructions; it uses
-    up none of the attempts."""
+    """Number of failed checks that go back to the agent, for each version of the instructions. They
+    use up none of the attempts."""
     verify_timeout_s: float = 1800.0
     """A check that takes longer is ended and has failed; 0 means no limit."""
     labels: dict[str, str] = field(default_factory=dict)
     map: str = ""
-    """Which prompts get the project map (see MapWhen); empty: as the settings say."""
+    """Which prompts get the project map (see MapWhen). Empty: the user's setting."""
     rule: str = ""
-    """The `[agents.NAME]` that it works under: who its commits are by, and how many of its runs may
-    be at work at once. Only a dispatch sets it."""
+    """The `[agents.NAME]` rule that the run belongs to: it sets the author of commits and the
+    number of runs at the same time. Only a dispatch sets this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ class Given:
 
     files: tuple[TaskFile, ...] = ()
     whole: bool = False
-    """They are all of the task's files: a name given before and missing here is given no more."""
+    """These are all task files: a file given before and missing here is no longer a task file."""
     on_edit: OnEdit = OnEdit.MERGE
 
 
@@ -121,22 +120,22 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileChange:
-    """What was done with one task file in the workdir. Contents stand as SHA-256, with `+x` where
-    the file is executable; empty: no such file."""
+    """A change of one task file in the workdir. File contents are given as SHA-256, followed by
+    `+x` if the file is executable; empty: no such file."""
 
     name: str
     action: FileAction
     version: int
-    """Of the instructions that it was given with."""
+    """The version of the instructions that the file was given with."""
     given: str
     base: str = ""
-    """As it was given before."""
+    """The content that was given before."""
     before: str = ""
-    """What lay in the workdir; `?` for something that is no ordinary file, which is never
-    touched."""
+    """The content that was in the workdir; `?` for something that is not a regular file, which is
+    never touched."""
     after: str = ""
-    """What lies there now."""
+    """The content that is in the workdir now."""
     backup: str = ""
-    """Where the copy of what lay there is."""
+    """The path of the backup of the replaced file."""
     why: str = ""
-    """For a conflict: a word on it."""
+    """For a conflict: an explanation."""

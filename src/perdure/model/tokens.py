@@ -1,4 +1,4 @@
-"""Who may ask `perdure serve`."""
+"""The tokens that let a client use `perdure serve`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from perdure.lateclass import dataclass
 
 
 class TokenScope(StrEnum):
-    """What the bearer of a token may do; each one may also do what stands before it: look; have
-    agents work; take away and bring back."""
+    """The permissions of a token's bearer. Each scope includes those before it. `read`: look.
+    `dispatch`: have agents work. `admin`: also remove things and restore them."""
 
     READ = "read"
     DISPATCH = "dispatch"
@@ -18,13 +18,13 @@ class TokenScope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """Who may ask `perdure serve`, and for what. The secret itself is nowhere: the store knows its
+    """A token for `perdure serve`, with its scope. The secret itself is not stored, only its
     SHA-256."""
 
     name: str
     scope: TokenScope
     created: int
     expires: int = 0
-    """When (ms) it is no longer good; 0: never."""
+    """When (ms) it expires; 0: never."""
     used: int = 0
     """When (ms) it was last used, to the hour; 0: never."""

@@ -1,4 +1,4 @@
-"""What was used up: tokens and money, and how full a conversation's window is."""
+"""Usage: tokens and money, and how full a conversation's window is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens and dollars. `cached` and `cache_write` are parts of the input as the model's service
+    """Tokens and dollars. `cached` and `cache_write` are parts of `input`, as the model's service
     reports them.
 
-    `estimated`: the agent's program has not told its final figure (it still works, or was killed),
-    or tells no dollars, so that perdure has counted or priced it.
+    `estimated`: perdure counted the tokens or estimated the price. The agent has not reported its
+    final figure (it is still running, or was killed), or it reports no dollars.
     """
 
     input: int = 0
@@ -32,8 +32,8 @@ class Usage:
         )
 
     def since(self, before: Usage) -> Usage:
-        """What was added since `before`, never negative: a counter that fell back has started
-        anew."""
+        """Return what was added since `before`, never negative. A counter that went down has been
+        restarted, so it is returned whole."""
         if self.input < before.input or self.output < before.output:
             return self
         return Usage(
@@ -51,25 +51,25 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer of the model, as far as its usage is known. It is told several times, and its
+    """One answer of the model, as far as its usage is known. A CLI reports it several times, its
     output last."""
 
     id: str
-    """The service's own, or whatever tells two answers apart. Empty: the answer that was told
-    last."""
+    """The service's id of the answer, or another key that distinguishes it. Empty: the answer that
+    was reported last."""
     usage: Usage
     model: str = ""
-    """Empty: not told."""
+    """Empty: not reported."""
     hour: int = 0
-    """The part of `usage.cache_write` that is written for an hour."""
+    """The part of `usage.cache_write` that the cache keeps for an hour."""
     unnamed: bool = False
-    """A count of the whole conversation that stands for a reply, in a CLI that names none. Void
+    """A count of the whole conversation, from a CLI that does not name its replies. It is ignored
     beside replies with names."""
     at: int = 0
-    """When it was written down, in ms; 0: not told."""
+    """When it was written, in ms; 0: not reported."""
 
     def merge(self, later: Reply) -> Reply:
-        """Return what both together say: each count only grows."""
+        """Return the combined reply: of each count, the larger one."""
         usage = Usage(
             max(self.usage.input, later.usage.input),
             max(self.usage.output, later.usage.output),
@@ -91,27 +91,27 @@ class Fill:
     tokens."""
 
     tokens: int = 0
-    """Input, cached parts included; after a compaction what the CLI says is left. 0: no request has
-    been made, or nothing tells."""
+    """Input of the newest request, including cached parts; after a compaction, what the CLI says is
+    left. 0: there was no request, or it is unknown."""
     window: int = 0
-    """0: nobody knows."""
+    """0: unknown."""
     model: str = ""
     source: str = ""
-    """Who says what the window is: `agent`, `setting` or `table`."""
+    """The source of `window`: `agent`, `setting` or `table`."""
     compactions: int = 0
-    """How often it was made shorter, as its transcript has it."""
+    """Number of compactions according to the transcript."""
     held: int = 0
-    """What it held before it was made shorter last, and then; both in tokens."""
+    """Tokens before the latest compaction (`held`) and after it (`left`)."""
     left: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompactAt:
-    """The fill at which a CLI is told to compact its conversation, in tokens; 0: not known, then
-    `percent` of the window holds."""
+    """The fill at which a CLI is told to compact its conversation, in tokens. 0: not known; then
+    `percent` of the window applies."""
 
     tokens: int = 0
     window: int = 0
     percent: int = 0
     given: bool = False
-    """The window is the user's own word: the CLI has to be told."""
+    """The window was set by the user, so the CLI has to be told."""

@@ -1,8 +1,9 @@
-"""What an attempt did, as far as perdure knows: the work report, declared once for every surface.
+"""The work report: an attempt's work as far as perdure knows it, declared once for every surface.
 
-`work_report` makes one from the journal; `show --json`, the API, the dashboard, the forge comment
-and the TaskRun's status show it. Imported by its full name, so that `perdure ls` pays nothing for
-it. Names, commands and words in it are an agent's: hostile text, to be cleaned where it is shown.
+`work_report` makes one from the journal. `show --json`, the API, the dashboard, the forge comment
+and the TaskRun's status show it. Import it by its full name, so that `perdure ls` does not load it.
+The names, commands and texts in it come from an agent: they are hostile, and have to be cleaned
+where they are shown.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ NAME = 300
 
 
 class WorkVerdict(StrEnum):
-    """What the evidence says of an attempt's work. The rules: docs/reference/work_report.md."""
+    """The verdict on an attempt's work, by the evidence. The rules:
+    docs/reference/work_report.md."""
 
     DONE = "done"
     NOTHING_TO_DO = "nothing_to_do"
@@ -31,11 +33,11 @@ class WorkVerdict(StrEnum):
 
 
 class WorkPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a work report."""
+    """The base class of the parts of a work report."""
 
 
 class FileOfWork(WorkPart, frozen=True):
-    """A file that differs from what the attempt began with."""
+    """A file that differs from what it was when the attempt began."""
 
     name: str
     state: str
@@ -60,7 +62,7 @@ class CheckOfWork(WorkPart, frozen=True):
     """`verify` or `agent`."""
     code: int | None = None
     passed: bool | None = None
-    """None: the exit code is not the check's own, as behind a pipe, or nobody saw it."""
+    """None: the exit code is not the check's own (as in a pipe), or its end was not seen."""
 
 
 class DeniedCall(WorkPart, frozen=True):
@@ -77,40 +79,41 @@ class LeftProcess(WorkPart, frozen=True):
     command: str
     age_s: float
     became: str
-    """`ended`, `kept` or `unknown`."""
+    """Its fate: `ended`, `kept` or `unknown`."""
 
 
 class EffectOfWork(WorkPart, frozen=True):
-    """An effect outside the workdir. `ok` is None where its end was not seen."""
+    """An effect outside the workdir. `ok` is None if its end was not seen."""
 
     kind: str
     command: str
     ok: bool | None = None
     possible: bool = False
-    """It is only not known to be local."""
+    """True if the command is only not known to be local."""
 
 
 class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What one attempt did, and what can be said of it."""
+    """The work of one attempt, and the verdict on it."""
 
     verdict: WorkVerdict | None = None
-    """Null while the attempt works."""
+    """Null while the attempt is running."""
     reasons: tuple[str, ...] = ()
-    """What the verdict rests on, in sentences."""
+    """The reasons for the verdict, in sentences."""
     observed: bool = False
-    """The workdir was looked at after the attempt; else nothing is known of files and commits."""
+    """Whether the workdir was compared after the attempt. If not, files and commits are unknown."""
     against: str = ""
-    """What the files are compared with, as `checkpoint 3` or `commit 1a2b3c4d5e6f`."""
+    """The base of the file comparison, such as `checkpoint 3` or `commit 1a2b3c4d5e6f`."""
     files: tuple[FileOfWork, ...] = ()
-    """The first `FILES` of them."""
+    """The first `FILES` changed files."""
     file_count: int = 0
     lines_added: int = 0
     lines_removed: int = 0
     commits: tuple[CommitOfWork, ...] = ()
-    """The newest `COMMITS` of them, newest first."""
+    """The newest `COMMITS` commits, newest first."""
     commit_count: int = 0
     pushed: bool | None = None
-    """Whether the last commit is on a server, as far as is known here; null without a commit."""
+    """Whether the last commit is on a server, as far as is known here; null if there is no
+    commit."""
     uncommitted: int = 0
     """Number of files that differ from the last commit."""
     checks: tuple[CheckOfWork, ...] = ()
@@ -119,6 +122,6 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     left: tuple[LeftProcess, ...] = ()
     effects: tuple[EffectOfWork, ...] = ()
     last_message: str = ""
-    """The beginning of the agent's last words; all of them are the attempt's `result`."""
+    """The beginning of the agent's last words. The attempt's `result` has all of them."""
     contradictions: tuple[str, ...] = ()
-    """What the agent says and the facts deny, in sentences."""
+    """Claims of the agent that the facts contradict, in sentences."""

@@ -1,8 +1,8 @@
-"""The seams. Who implements them is chosen in `perdure.wiring` and nowhere else; everybody imports
-them from here.
+"""The interfaces between packages. `perdure.wiring` alone chooses the implementations; other
+packages import the protocols from here.
 
-Each protocol says what its callers may rely on; `perdure.testing` has the conformance suite that
-proves it, for drivers and stores from outside as well.
+Each protocol says what its callers may rely on. The conformance suite in `perdure.testing` proves
+that for drivers and stores, also for those of other packages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is told what happened: the checkpoint store, and observers."""
+"""The interfaces that learn about runs: the checkpoint store, and observers."""
 
 from __future__ import annotations
 
@@ -12,46 +12,47 @@ if TYPE_CHECKING:
 
 
 class Publisher(Protocol):
-    """Brings checkpoints to where another machine finds them, and knows when a run is another
-    machine's by now."""
+    """Uploads checkpoints so that other machines can find them, and reports when another machine
+    has taken up a run."""
 
     def refused(self, run: TaskRun) -> str:
-        """Why no attempt may start here, in a sentence; empty if one may, and where that cannot be
-        known."""
+        """Return why no attempt may start here, in a sentence; empty if one may, or if that is
+        unknown."""
         ...
 
     def available(self, run: TaskRun) -> str:
-        """Why a run whose files lie on another host cannot be brought here, in a sentence; empty if
-        it can."""
+        """Return why a run whose files are on another host cannot be fetched, in a sentence; empty
+        if it can."""
         ...
 
     def fetch(self, claim: Claim) -> TaskRun:
-        """Brings workdir and conversation of a claimed run here, from where another host has
-        published them. Raises PerdureError."""
+        """Fetch workdir and conversation of a claimed run, as another host published them. Raises
+        PerdureError."""
         ...
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """A checkpoint is in the store. Returns at once; of several the newest is brought out."""
+        """Note that a checkpoint is in the store. Returns at once. If several are waiting, the
+        newest is uploaded."""
         ...
 
     def told(self, run_id: str) -> Sequence[AnyEvent]:
-        """What is to be told of the run since this was last asked; after `PlaceLost` its attempt
-        must end."""
+        """Return the events of the run since the last call, for the journal. After `PlaceLost` the
+        run's attempt must end."""
         ...
 
     def settle(self, run_id: str) -> str:
-        """Brings out how the run stands after an attempt, and waits for it. Returns what went wrong
-        in a sentence, or nothing."""
+        """Upload the run's state after an attempt, and wait for that. Returns an error sentence, or
+        an empty string."""
         ...
 
     def settled(self, run_id: str) -> bool:
-        """Whether all of the run was brought out by the last `settle`, with no file left out."""
+        """Return whether the last `settle` uploaded all of the run, with no file left out."""
         ...
 
 
 class Observer(Protocol):
-    """Called with each committed Record, in the thread that stored it, so it must be quick. It may
-    not raise: what it raises is logged as a warning of the logger `perdure`, and changes nothing.
-    """
+    """Called with each committed Record, in the thread that stored it, so it must be quick. It
+    should not raise: an exception is logged as a warning of the logger `perdure`, and changes
+    nothing."""
 
     def __call__(self, record: Record, /) -> None: ...

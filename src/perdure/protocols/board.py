@@ -1,5 +1,4 @@
-"""What a store offers to those who want to see everything at once: the dashboard, and other
-boards."""
+"""The part of a store that shows all runs at once, for the dashboard and other boards."""
 
 from __future__ import annotations
 
@@ -38,15 +37,15 @@ class BoardRow:
     prompt: str
     """The beginning of its first instructions."""
     attempts: tuple[Attempt, ...]
-    """The newest, oldest first."""
+    """The newest attempts, in the order in which they began."""
     place: tuple[int, int]
-    """Where it stands in its list: what `before` takes for the next page."""
+    """Its position in the list, to be passed as `before` for the next page."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempt:
-    """An attempt that did not succeed, with its run as it stands now. `name` is empty for a run
-    that is off the list."""
+    """An attempt that did not succeed, with the current state of its run. `name` is empty if the
+    run was removed from the list."""
 
     name: str
     agent: str
@@ -55,9 +54,9 @@ class FailedAttempt:
 
 
 class BoardStore(Protocol):
-    """Lists for those who want to see everything at once: `asking` is what asks for a person or is
-    open to one, and else a state's name is the list of those in it that do not. `words` are looked
-    for in name, workdir, scope and first instructions, in any case."""
+    """Lists of runs. `asking` has the runs that need a person or are open to one. Each other list
+    is named after a state, and has the runs in that state that are not on `asking`. `words` are
+    searched for in name, workdir, scope and first instructions, ignoring case."""
 
     def board(
         self,
@@ -68,25 +67,26 @@ class BoardStore(Protocol):
         before: tuple[int, int] = ...,
         limit: int = 50,
     ) -> Sequence[BoardRow]:
-        """One list, the newest change first; `before`: only what stands below a row's place."""
+        """Return one list, the newest change first. `before`: only rows below this position."""
         ...
 
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
-        """How many runs are on each of the lists."""
+        """Return the number of runs on each list."""
         ...
 
     def board_asking(self) -> int:
-        """How many runs are on the list `asking`, whatever is searched for."""
+        """Return the number of runs on the list `asking`, ignoring any search."""
         ...
 
     def board_agents(self) -> Sequence[str]:
-        """The agents that any run on the list has."""
+        """Return the agents of all runs on the list."""
         ...
 
     def latest_word(self, run_id: str) -> str:
-        """What its agent said or did last, as a line; empty before it did anything."""
+        """Return what the run's agent said or did last, as a line; empty if it has done nothing
+        yet."""
         ...
 
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
-        """Attempts that ended since then (ms), and not with success, the newest first."""
+        """Return the attempts that ended since then (ms) without success, newest first."""
         ...

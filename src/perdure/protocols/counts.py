@@ -1,5 +1,5 @@
-"""The seam of those who count: how many there are of each kind, and each attempt that has ended,
-once."""
+"""The part of a store that counts, for metrics: the number of things of each kind, and each ended
+attempt once."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
-    """The running runs of an agent on a host: how many, and of how many nobody has renewed the
-    lease."""
+    """The running runs of an agent on a host: their number, and the number whose lease was not
+    renewed."""
 
     agent: str
     host: str
-    """Empty where the database is not shared."""
+    """Empty if the database is not shared."""
     runs: int
     lapsed: int
     lease_until: int
-    """The lease (ms) that ends first, or ended."""
+    """The end (ms) of the lease that ends first, or has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How the store stands at one moment, in numbers. Removed runs are not counted."""
+    """Numbers of what is in the store at one moment. Removed runs are not counted."""
 
     at: int
     """The store's clock, in ms."""
@@ -37,7 +37,7 @@ class Counts:
     """By agent and state."""
     due: int
     due_since: int | None
-    """Since when (ms) the run waits that is due the longest; None where none is."""
+    """Since when (ms) the longest waiting run has been due; None if no run is due."""
     at_work: Sequence[AtWork]
     need_person: Mapping[str, int]
     """Runs with the condition `needs_person`, by agent."""
@@ -50,27 +50,28 @@ class Counts:
     deliveries: Mapping[tuple[str, str], int]
     """By source and state."""
     delivery_since: int | None
-    """When (ms) the oldest delivery came that is not settled; None where there is none."""
+    """When (ms) the oldest unsettled delivery arrived; None if there is none."""
     trouble: Mapping[tuple[str, str], int]
-    """Records of all time, by agent and kind: `checkpoint_missed`, `collision_seen`, `compacted`,
-    `copy_missed`, `rolled_over`."""
+    """Number of records since the beginning, by agent and kind: `checkpoint_missed`,
+    `collision_seen`, `compacted`, `copy_missed`, `rolled_over`."""
 
 
 class CountingStore(Protocol):
-    """What there is of each kind. A count walks an index and decodes nothing."""
+    """Counts what is in the store. A count reads an index and decodes nothing."""
 
     def counts(self) -> Counts:
-        """All numbers at one moment."""
+        """Return all numbers, taken at one moment."""
         ...
 
     def ended_after(
         self, ended: int, run: str, number: int, limit: int = 1000
     ) -> Sequence[tuple[SessionKey, Attempt]]:
-        """The attempts behind this one in the order of (end in ms, run, number), with their runs'
-        keys: all of them, page by page."""
+        """Return the attempts after this one in the order of (end in ms, run, number), with their
+        runs' keys. Call it again with the last one for the next page."""
         ...
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
-        """What perdure itself did in an attempt, oldest first and at most 200: launches,
-        checkpoints, checks, what became of the conversation. Nothing that the agent said."""
+        """Return what perdure itself did in an attempt, oldest first and at most 200 records:
+        launches, checkpoints, checks, what became of the conversation. It has nothing that the
+        agent said."""
         ...

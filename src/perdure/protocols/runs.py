@@ -1,4 +1,4 @@
-"""The store of runs: every change of state is one call, and every call is one transaction."""
+"""The store of runs. Every change of state is one call, and every call is one transaction."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """What is stored before anything is launched."""
+    """The data that is stored before the launch of an attempt."""
 
     continuation: Continuation
     directory: str
@@ -51,7 +51,7 @@ class Begun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """What `finish` stores, all or nothing."""
+    """The data that `finish` stores, all or nothing."""
 
     outcome: Outcome
     decision: Decision
@@ -62,15 +62,15 @@ class Ending:
     """The verdict on the attempt's work."""
     agent_version: str = ""
     sessions: tuple[Session, ...] = ()
-    """The sessions as they are now, retired ones first."""
+    """The sessions in their new state, retired ones first."""
     events: tuple[AnyEvent, ...] = ()
     parkings: tuple[Parking, ...] = ()
-    """What nobody is to be launched on for a while, after what this attempt met with."""
+    """Accounts and agents to be parked because of what this attempt met with."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunRow:
-    """A run as a list shows it: read from plain columns, nothing decoded."""
+    """A run as a list shows it, read from plain columns without decoding JSON."""
 
     id: str
     name: str
@@ -84,37 +84,36 @@ class RunRow:
     worker: str
     run_after: int = 0
     fill_tokens: int = 0
-    """What the conversation's newest request carried; 0: not known."""
+    """Tokens of the conversation's newest request; 0: unknown."""
     fill_window: int = 0
-    """What its model takes; 0: not known."""
+    """Tokens that the model can take; 0: unknown."""
     lease_until: int = 0
-    """When (ms) its supervisor must have been heard of again; 0: it has none."""
+    """When (ms) its supervisor's lease ends; 0: it has no supervisor."""
     host: str = ""
-    """Where its files lie, among hosts that share the database."""
+    """The host that has its files, if several share the database."""
     ordinal: int = 0
-    """Runs are numbered in the order in which they came; with this a list goes on."""
+    """The run's number in the order of arrival, for paging through a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrival:
-    """A run from another machine, as it is to be stored: checked, with a workspace of this machine,
+    """A run from another machine, ready to be stored: checked, with a workspace of this machine,
     and in a final state."""
 
     run: TaskRun
     contexts: tuple[Context, ...]
     attempts: tuple[Attempt, ...]
-    """All of them ended."""
+    """All attempts of the run, all ended."""
     sessions: tuple[Session, ...]
     records: tuple[Record, ...]
-    """`run` and `seq` of these are ignored."""
+    """The journal of the run; `run` and `seq` are ignored."""
     checkpoint: Checkpoint
     event: RunTakenIn
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedRun:
-    """A run and where it works, for those who clean up. `removed`: it is off the list since then
-    (ms)."""
+    """A run and its workdir, for clean-ups. `removed`: when (ms) it was removed from the list."""
 
     id: str
     name: str
@@ -131,12 +130,12 @@ class PlacedRun:
 class RunStore(Protocol):
     """Runs, attempts, contexts and the journal. Every method is one durable transaction.
 
-    Times are the store's own clock. A write under a claim raises LostLease unless the run is
-    running, its attempt number and its worker are those of the claim.
+    Times are by the store's own clock. A write under a claim raises LostLease unless the run is
+    running with the attempt number and worker of the claim.
     """
 
     def now(self) -> int:
-        """The store's clock, in ms."""
+        """Return the time by the store's clock, in ms."""
         ...
 
     def add(
@@ -148,15 +147,16 @@ class RunStore(Protocol):
         given: Given = NOTHING_GIVEN,
         deliveries: Sequence[int] = (),
     ) -> TaskRun:
-        """Accepts a run as `queued`. The same key with an equal spec and equal files returns the
-        run that is there; with others, or a taken name, raises Conflict. A workspace or scope on
-        which another run is running raises Conflict. `deliveries`: the numbers of those that ask
-        for it, handled in the same transaction; Conflict if one was settled already."""
+        """Add a run as `queued`. If a run with the same key, an equal spec and equal files exists,
+        return that one. Raises Conflict if the key exists with other content, if the name is taken,
+        or if another run is running on the workspace or scope. `deliveries` are the numbers of the
+        deliveries that ask for the run; the same transaction marks them as handled. Raises Conflict
+        if one was settled already."""
         ...
 
     def get(self, ref: str) -> TaskRun:
-        """By id, name, key or unique prefix of the id (at least 4). Raises NotFound, with near
-        names in the hint."""
+        """Return a run by id, name, key or unique prefix of the id (at least 4 characters). Raises
+        NotFound, with similar names in the hint."""
         ...
 
     def find(
@@ -168,67 +168,68 @@ class RunStore(Protocol):
         agent: str = "",
         scope: str = "",
     ) -> Sequence[RunRow]:
-        """Newest first. `before`: only those with smaller ordinals, the next page."""
+        """Return runs, newest first. `before`: only those with smaller ordinals, for the next
+        page."""
         ...
 
     def last_changed(self, states: Sequence[RunState] = (), limit: int = 50) -> Sequence[RunRow]:
-        """The same by the time of the last change, the latest first."""
+        """Return runs by the time of the last change, latest first."""
         ...
 
     def claim(
         self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None
     ) -> Claim | None:
-        """Takes the next due run (or the one named by id): `running`, attempt + 1 and a row for the
-        attempt, in one step. None if nothing is due, or its session or workspace is in use by
-        another running run; with a seat also if its account or agent is parked, or as many of the
-        account's runs are at work as the seat allows."""
+        """Claim the next due run, or the one with this id. In one step it becomes `running`, its
+        attempt number grows by one, and the attempt is stored. Returns None if nothing is due, or
+        if another running run uses its session or workspace. With a seat also if its account or
+        agent is parked, or if the account has as many running runs as the seat allows."""
         ...
 
     def parked(self) -> Sequence[Parking]:
-        """What is parked now."""
+        """Return what is parked now."""
         ...
 
     def park(self, parking: Parking) -> None:
-        """Nothing is claimed with a seat there until its time; what is parked already gets the new
-        time."""
+        """Park an account or agent: nothing is claimed with a seat there until the given time. If
+        it is parked already, it gets the new time."""
         ...
 
     def unpark(self, *what: str) -> None:
-        """The accounts or agents are free again, for all models."""
+        """Free these accounts or agents again, for all models."""
         ...
 
     def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
-        """A queued run waits until then, and uses up no attempt. None if it is not queued any
-        more."""
+        """Let a queued run wait until then, without using up an attempt. Returns None if it is no
+        longer queued."""
         ...
 
     def seats_taken(self, account: str) -> int:
-        """How many runs are at work on an account."""
+        """Return the number of running runs of an account."""
         ...
 
     def seats_taken_under(self, rule: str) -> int:
-        """How many runs are at work under a rule."""
+        """Return the number of running runs under a rule."""
         ...
 
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
-        """The ended attempts of an agent that began last, of all runs, the newest first."""
+        """Return the ended attempts of an agent, over all runs, that began last; newest first."""
         ...
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
-        """The runs that `claim` would take now, in its order."""
+        """Return the runs that `claim` would take now, in its order."""
         ...
 
     def adopt(self, claim: Claim, worker: str, lease_s: float) -> Claim:
-        """Takes over the *same* attempt from the worker named in the claim. Raises LostLease if
-        another was quicker."""
+        """Take over the *same* attempt from the worker named in the claim. Raises LostLease if
+        another worker was faster."""
         ...
 
     def renew(self, claim: Claim, lease_s: float) -> TaskRun:
-        """Extends the lease; returns the run, so that the caller sees `cancel_requested`."""
+        """Extend the lease and return the run, so that the caller sees `cancel_requested`."""
         ...
 
     def begin(self, claim: Claim, begun: Begun) -> Attempt:
-        """Stores how the attempt starts. Called once an attempt, before the launch."""
+        """Store how the attempt starts. Called once an attempt, before the launch."""
         ...
 
     def record(
@@ -238,14 +239,14 @@ class RunStore(Protocol):
         session: Session | None = None,
         usage: Usage | None = None,
     ) -> None:
-        """Appends events under the claim, and stores the session and what the attempt has used so
-        far, where they are given."""
+        """Append events under the claim, and store the session and the attempt's usage so far if
+        they are given."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
-        """The attempt's one outcome, its receipt, usage, sessions, last events and the run's next
-        state, together. A newer context version than the attempt's makes a final state `queued`
-        again, except `cancelled`."""
+        """Store the attempt's outcome, receipt, usage, sessions and last events and the run's next
+        state, together. If the run has a newer context version than the attempt, a final state
+        other than `cancelled` becomes `queued` instead."""
         ...
 
     def update(
@@ -256,106 +257,108 @@ class RunStore(Protocol):
         deliveries: Sequence[int] = (),
         events: Sequence[AnyEvent] = (),
     ) -> TaskRun:
-        """Appends a context version, with the files that came with it, and what else the text
-        tells. A run in a final state becomes `queued` and may try once more. `deliveries` as in
-        `add`."""
+        """Append a context version with its files, and the given events. A run in a final state
+        becomes `queued` and may try once more. `deliveries` as in `add`."""
         ...
 
     def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
-        """A person's retry: `queued`, due now, `more` attempts allowed besides those that were
-        made. Conflict while it runs or after success."""
+        """Queue a run again for a person's retry: due now, with `more` attempts allowed in addition
+        to those made. Raises Conflict while it runs, and after success."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
-        """Changes what is asked of a run, but for its prompt, or hands it over to the spec's agent;
-        workdir and history stay. Conflict while it runs."""
+        """Change the spec of a run, except its prompt, or hand the run over to the spec's agent.
+        Workdir and history are kept. Raises Conflict while it runs."""
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
-        """Gives the run to a person: no attempt of it, nor of any run on its workdir or
-        conversation, is claimed until `take_back`. Raises Conflict while one of them runs, or is
-        open already."""
+        """Give the run to a person: until `take_back`, no attempt of it, or of any run on its
+        workdir or conversation, is claimed. Raises Conflict while one of them runs, or is already
+        open."""
         ...
 
     def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
-        """Ends what `open_run` began (if it did), and stores what became of the conversations,
-        retired ones first."""
+        """End what `open_run` began, if it did, and store the conversations' new states, retired
+        ones first."""
         ...
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
-        """The run that a person has open, if it is this one, or one on the same workdir or
-        conversation."""
+        """Return the run that a person has open and that is this run, or shares its workdir or
+        conversation; None if there is none."""
         ...
 
     def request_cancel(self, run_id: str) -> TaskRun:
-        """Marks a running run; a pending or queued one becomes `cancelled` at once."""
+        """Request the cancellation of a running run. A pending or queued one becomes `cancelled` at
+        once."""
         ...
 
     def remove(self, run_id: str) -> None:
-        """Takes a run in a final state off the list: its name and key are free, no verb finds it
-        any more, and what is known of it (attempts, instructions, journal) stays readable by its
-        full id. Conflict for any other run, NotFound for one that is gone."""
+        """Remove a run in a final state from the list. Its name and key become free, and no command
+        finds it any more, but its attempts, instructions and journal can still be read by its full
+        id. Raises Conflict for any other run, NotFound for one that does not exist."""
         ...
 
     def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
-        """Puts a removed run on the list again, by its full id; under its old name and key where
-        they are still free."""
+        """Put a removed run back on the list, by its full id. It gets its old name and key if they
+        are still free."""
         ...
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
-        """Makes the runs begin anew: what waits becomes `cancelled`, their live conversations are
-        retired with this cause. All or nothing; returns the ids of the conversations. Raises
-        Conflict while one of the runs is at work or open."""
+        """Reset runs, all or nothing: waiting ones become `cancelled`, and their live conversations
+        are retired with this cause. Returns the ids of the conversations. Raises Conflict while one
+        of the runs is running or open."""
         ...
 
     def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Brings back the conversations that the latest `reset` of the runs retired, where none has
-        taken their place since; returns their ids."""
+        """Restore the conversations that the latest `reset` of the runs retired, unless others have
+        replaced them since. Returns their ids."""
         ...
 
     def placed(self) -> Sequence[PlacedRun]:
-        """Every run that was ever accepted, removed ones too, oldest first."""
+        """Return every run that was ever accepted, including removed ones, oldest first."""
         ...
 
     def lapsed(self) -> Sequence[Claim]:
-        """The claims of all running runs whose lease has run out."""
+        """Return the claims of all running runs whose lease has expired."""
         ...
 
     def claims(self) -> Sequence[Claim]:
-        """The claims of all running runs."""
+        """Return the claims of all running runs."""
         ...
 
     def take_in(self, arrival: Arrival) -> TaskRun:
-        """Stores a run from another machine with all that it brings, or nothing. Its state is
-        final, so nothing claims it before a person asks. Raises Conflict for a name or an id that
-        is taken."""
+        """Store a run from another machine with everything that belongs to it, all or nothing. Its
+        state is final, so it is not claimed until a person asks for that. Raises Conflict if its
+        name or id is taken."""
         ...
 
     def next_checkpoint(self, workspace_id: str) -> int:
-        """The number of the next checkpoint of this workspace, whichever run takes it."""
+        """Return the number of the next checkpoint of this workspace, for whichever run takes
+        it."""
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
-        """Publishes a checkpoint, whose halves are durable, and tells the journal. Without a claim
-        (by the holder of the workdir's lock) it raises Conflict while an attempt that has begun is
-        at work, and always for a number of the workspace that is taken."""
+        """Store a checkpoint whose two halves are durable, and add it to the journal. Without a
+        claim (by the holder of the workdir's lock) it raises Conflict while an attempt that has
+        begun is running. It always raises Conflict if the workspace already has this number."""
         ...
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
-        """Of the run, or of all runs, removed ones included; oldest first."""
+        """Return the checkpoints of the run, or of all runs including removed ones, oldest
+        first."""
         ...
 
     def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
-        """Takes rows away; the halves are the caller's to remove, afterwards. Numbers that are not
-        there are passed over."""
+        """Delete the records of these checkpoints. The caller deletes their halves afterwards.
+        Unknown numbers are ignored."""
         ...
 
     def restored(
         self, run_id: str, sessions: Sequence[Session], event: CheckpointRestored
     ) -> TaskRun:
-        """Stores what a restore made of the conversations, retired ones first, with its event. The
-        caller holds the workdir's lock: a run that is only claimed does not hinder it; while an
-        attempt that has begun is at work it raises Conflict."""
+        """Store the conversations after a restore, retired ones first, with its event. The caller
+        holds the workdir's lock. Raises Conflict while an attempt that has begun is running; a run
+        that is only claimed is no conflict."""
         ...
 
     def fetched(
@@ -366,8 +369,9 @@ class RunStore(Protocol):
         checkpoint: Checkpoint,
         event: CheckpointRestored,
     ) -> TaskRun:
-        """The claimed run's workdir and conversation are on this host now: stores where, what the
-        conversations are, retired ones first, and the checkpoint that came, all or nothing."""
+        """Store that the claimed run's workdir and conversation are now on this host: the
+        workspace, the conversations (retired ones first) and the fetched checkpoint, all or
+        nothing."""
         ...
 
     def attempts(self, run_id: str) -> Sequence[Attempt]: ...
@@ -375,22 +379,22 @@ class RunStore(Protocol):
     def contexts(self, run_id: str) -> Sequence[Context]: ...
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ...) -> Sequence[Record]:
-        """The newest Records of the run with `seq` less than `before`, oldest first."""
+        """Return the newest Records of the run with `seq` less than `before`, oldest first."""
         ...
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """Records of the run with `seq` greater than `after`, oldest first."""
+        """Return Records of the run with `seq` greater than `after`, oldest first."""
         ...
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        """Records of all runs with `seq` greater than `after`, in the order of their numbers. Where
-        several hosts write at once, one with a smaller number may appear later."""
+        """Return Records of all runs with `seq` greater than `after`, in the order of `seq`. If
+        several hosts write at once, a Record with a smaller `seq` may appear later."""
         ...
 
     def newest_record(self) -> int:
-        """The greatest `seq` there is; 0 without a record."""
+        """Return the greatest `seq`; 0 if there is no record."""
         ...
 
     def close(self) -> None:
-        """Lets go of the database."""
+        """Close the database."""
         ...

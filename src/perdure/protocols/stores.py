@@ -1,5 +1,4 @@
-"""The other things that a store keeps: conversations, plans, the inbox, what was answered,
-tokens."""
+"""The other parts of a store: conversations, plans, the inbox, postings, tokens."""
 
 from __future__ import annotations
 
@@ -25,184 +24,191 @@ class SessionStore(Protocol):
     """Conversations by (agent, scope). At most one that is not retired exists for each key."""
 
     def session(self, key: SessionKey) -> Session | None:
-        """The live one, or None."""
+        """Return the live session, or None."""
         ...
 
     def look_up(self, key: SessionKey) -> Session | None:
-        """The live one, or None, for those who only look: it may come from a cache and be a little
-        late."""
+        """Return the live session, or None, for display only: it may come from a cache and be
+        slightly out of date."""
         ...
 
     def lineage(self, key: SessionKey) -> Sequence[Session]:
-        """All of the key, oldest first, retired ones included."""
+        """Return all sessions of the key, oldest first, including retired ones."""
         ...
 
     def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
-        """All of every key, or those with this id, the newest first, retired ones included."""
+        """Return all sessions of every key, or those with this id, newest first, including retired
+        ones."""
         ...
 
     def run_of(self, key: SessionKey) -> TaskRun | None:
-        """The newest run with this agent and scope, or None."""
+        """Return the newest run with this agent and scope, or None."""
         ...
 
     def run_under(self, rule: str, scope: str) -> TaskRun | None:
-        """The newest run under a rule of the configuration with this scope, whichever agent has it
-        now; or None."""
+        """Return the newest run with this scope under a rule of the configuration, whichever agent
+        has it now; or None."""
         ...
 
     def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
-        """All runs with this agent and scope, removed ones too, oldest first."""
+        """Return all runs with this agent and scope, including removed ones, oldest first."""
         ...
 
     def ended(
         self, since: int, until: int, agent: str = "", scope: str = ""
     ) -> Sequence[tuple[SessionKey, Attempt]]:
-        """The attempts that ended in this span (ms, `until` not included), with their runs' keys,
-        oldest first; of one agent, of one scope, where these are given."""
+        """Return the attempts that ended in this span (ms, `until` excluded), with their runs'
+        keys, oldest first; of one agent and one scope, if they are given."""
         ...
 
     def put_session(self, session: Session) -> None:
-        """Inserts or replaces the session with this (key, id). Conflict if another one of the key
-        is live."""
+        """Insert or replace the session with this (key, id). Raises Conflict if another one of the
+        key is live."""
         ...
 
     def amend_sessions(self, sessions: Sequence[Session]) -> None:
-        """Stores sessions that were read before (`revision` 0: that are new), retired ones first,
-        all or nothing. Raises Conflict where one was stored by somebody else since, or an attempt
-        is at work in its scope."""
+        """Store sessions that were read before (or new ones, with `revision` 0), retired ones
+        first, all or nothing. Raises Conflict if one was changed since, or if an attempt is running
+        in its scope."""
         ...
 
     def identity(self) -> tuple[str, bytes]:
-        """What tells this store from every other one, and a secret that all of its users share and
-        nobody else knows."""
+        """Return an id that no other store has, and a secret that is known only to the users of
+        this store."""
         ...
 
 
 class PlanStore(Protocol):
-    """Plans that were begun, and what became of their tasks. The runs of the tasks are the
-    `RunStore`'s.
+    """Plans that were begun, and what became of their tasks. The runs of the tasks are in the
+    `RunStore`.
 
     A write under a plan's lease raises LostLease unless the worker of the given `PlanRun` still
     holds it.
     """
 
     def add_plan(self, plan: PlanRun) -> PlanRun:
-        """Keeps a new plan, with nobody at work on it. Raises Conflict for a name that is taken."""
+        """Store a new plan, which no worker holds yet. Raises Conflict for a name that is taken."""
         ...
 
     def plan(self, ref: str) -> PlanRun:
-        """By name or id. Raises NotFound, with near names in the hint."""
+        """Return a plan by name or id. Raises NotFound, with similar names in the hint."""
         ...
 
     def plans(self, limit: int = 50) -> Sequence[PlanRun]:
-        """Newest first."""
+        """Return plans, newest first."""
         ...
 
     def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
-        """Takes the plan, if its worker and lease are still as in `plan`: who saw that nobody is at
-        work, or that its worker died, is sure that nobody was quicker. None if somebody was."""
+        """Claim the plan, if its worker and lease are still those in `plan`. A caller that saw that
+        no worker holds it, or that its worker died, can thus not claim it twice. Returns None if
+        another worker was faster."""
         ...
 
     def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
-        """Extends the lease."""
+        """Extend the lease."""
         ...
 
     def put_plan(self, plan: PlanRun, told: Mapping[str, str] = ...) -> PlanRun:
-        """Stores the plan's tasks, state, reason and `verified` as they are given, under the lease;
-        in the same transaction the runs of `told`, by id, get new instructions as by
-        `RunStore.update`, so that a kill gives all of them once, or none yet."""
+        """Store the plan's tasks, state, reason and `verified` as given, under the lease. In the
+        same transaction the runs in `told`, by id, get new instructions as in `RunStore.update`, so
+        that after a kill either all of them have them or none."""
         ...
 
     def release_plan(self, plan: PlanRun) -> None:
-        """Nobody is at work on it any more; nothing happens where somebody else is by now."""
+        """Release the plan, so that no worker holds it. Does nothing if another worker holds it by
+        now."""
         ...
 
     def put_planned(self, plan: PlanRun, planned: PlannedRun, told: str = "") -> None:
-        """Inserts or replaces what is known of one task, under the plan's lease; in the same
-        transaction its run gets new instructions where any are `told`."""
+        """Insert or replace the record of one task, under the plan's lease. In the same transaction
+        its run gets the instructions in `told`, if any."""
         ...
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
-        """The tasks that were begun, in the order in which they were."""
+        """Return the tasks that were begun, in that order."""
         ...
 
 
 class InboxStore(Protocol):
-    """What forges delivered. A delivery is known by its source with the forge's id, and by its
-    source with the digest of its body."""
+    """Deliveries from forges. A delivery is identified by its source and the forge's id, and also
+    by its source and the digest of its body."""
 
     def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
-        """Keeps the deliveries, all in one durable transaction: `received`, or `ignored` where
-        nothing follows from them. One that is there already, by either key, is only counted."""
+        """Store the deliveries, all in one durable transaction, as `received`, or as `ignored` if
+        nothing follows from them. One that is already stored, by either identification, is only
+        counted."""
         ...
 
     def inbox(
         self, state: DeliveryState | None = None, source: str = "", limit: int = 50, before: int = 0
     ) -> Sequence[Delivery]:
-        """Newest first; `before`: only those with smaller numbers."""
+        """Return deliveries, newest first. `before`: only those with smaller numbers."""
         ...
 
     def waiting_deliveries(self, limit: int = 50) -> Sequence[Delivery]:
-        """The `received` ones, oldest first."""
+        """Return the `received` deliveries, oldest first."""
         ...
 
     def delivery(self, ref: str) -> tuple[Delivery, str]:
-        """A delivery and its body (empty once it was thinned out), by number, id, or the beginning
-        of an id (at least 4). Raises NotFound, and Conflict where several begin so."""
+        """Return a delivery and its body (empty if that was deleted), by number, id, or the
+        beginning of an id (at least 4 characters). Raises NotFound, and Conflict if the beginning
+        is ambiguous."""
         ...
 
     def settle_delivery(self, number: int, state: DeliveryState, reason: str) -> bool:
-        """Ends a `received` delivery; False where somebody was quicker."""
+        """Settle a `received` delivery. Returns False if it was already settled."""
         ...
 
     def delay_delivery(self, number: int, reason: str) -> None:
-        """Says why a `received` delivery waits. Nothing happens to one that is settled."""
+        """Store why a `received` delivery waits. Does nothing to one that is settled."""
         ...
 
     def replay_delivery(self, number: int, reading: PayloadReading) -> Delivery:
-        """Makes a delivery what it would be if it came now and were read so, whatever became of it.
-        Raises NotFound."""
+        """Treat a delivery as if it came now with this reading, whatever its state. Raises
+        NotFound."""
         ...
 
     def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
-        """Empties the bodies, and forgets the rows, of what was settled before these times (ms).
-        What still waits, or failed, stays whole. Returns how many of each. A forgotten delivery
-        that comes again is new."""
+        """Delete bodies and whole rows of deliveries that were settled before these times (ms).
+        Those that still wait, or failed, are kept whole. Returns the numbers of both. A deleted
+        delivery that comes again counts as new."""
         ...
 
 
 class PostingStore(Protocol):
-    """What forges were told of the runs that their deliveries began. `add` with a delivery begins a
-    posting with its run."""
+    """Postings: the records of what forges were told about the runs that their deliveries began.
+    `add` with a delivery creates the posting together with the run."""
 
     def posting(self, run_id: str) -> Posting | None:
-        """None for a run that no delivery began."""
+        """Return the posting of a run; None if no delivery began the run."""
         ...
 
     def postings_due(self, limit: int = 50) -> Sequence[Posting]:
-        """Those whose run changed after `seen`, or that wait (`tries`) and are due, of runs on the
-        list whose files are on this host or nowhere yet, and that nobody else holds."""
+        """Return the postings to work on: the run changed after `seen`, or something is to be
+        retried (`tries`) and is due. Only runs on the list whose files are on this host or nowhere
+        yet, and postings that no other host holds."""
         ...
 
     def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
-        """Those of which a part could not be done, the next one to be tried first."""
+        """Return the postings with a part that could not be done, the next one to be retried
+        first."""
         ...
 
     def hold_posting(self, run_id: str, lease_s: float) -> Posting | None:
-        """Takes a posting for this host, before anything is told; None while another one has it, or
-        where there is none."""
+        """Reserve a posting for this host, before the forge is told anything. Returns None while
+        another host holds it, or if there is none."""
         ...
 
     def put_posting(self, posting: Posting) -> None:
-        """Stores how far it has come. Raises LostLease unless this host holds it."""
+        """Store the progress of a posting. Raises LostLease unless this host holds it."""
         ...
 
     def hurry_posting(self, run_id: str) -> bool:
-        """Makes a posting due now; False where there is none."""
+        """Make a posting due now. Returns False if there is none."""
         ...
 
     def final_words(self, run_id: str) -> str:
-        """What the agent said at the end of its newest turn; empty where it said nothing."""
+        """Return what the agent said at the end of its newest turn; empty if it said nothing."""
         ...
 
     def tell_run(
@@ -212,44 +218,44 @@ class PostingStore(Protocol):
         condition: Condition | None = None,
         solved: str = "",
     ) -> TaskRun:
-        """Appends to the journal what happened to a run beside its attempts, and gives it a
-        condition, or takes away the one of the type `solved`. The state stays."""
+        """Append events of a run that are not part of an attempt to the journal, and set a
+        condition, or remove the one of the type `solved`. The run's state does not change."""
         ...
 
 
 class TokenStore(Protocol):
-    """Who may ask the service. Whoever holds a secret is known by its SHA-256 (64 hexadecimal
-    digits), and the secret is nowhere."""
+    """The tokens for the service. The store has only the SHA-256 of each secret (64 hexadecimal
+    digits), never the secret."""
 
     def add_token(self, token: Token, sha256: str) -> Token:
-        """Keeps a new token; the store sets `created`. Raises Conflict for a name that is taken."""
+        """Store a new token and set its `created`. Raises Conflict for a name that is taken."""
         ...
 
     def tokens(self) -> Sequence[Token]:
-        """Oldest first, those that have expired too."""
+        """Return all tokens, oldest first, including expired ones."""
         ...
 
     def token_of(self, sha256: str) -> Token | None:
-        """The token with this digest, unless it has expired."""
+        """Return the token with this digest; None if there is none or it has expired."""
         ...
 
     def use_token(self, name: str) -> None:
-        """Writes down that it was used now, unless that was done within the hour. Nothing happens
-        for a name that is gone."""
+        """Record that the token was used now, unless that was already done within the hour. Does
+        nothing for an unknown name."""
         ...
 
     def remove_token(self, name: str) -> Token:
-        """Takes a token away, and signs out all who signed in with it. Raises NotFound."""
+        """Remove a token and end all sign-ins with it. Raises NotFound."""
         ...
 
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
-        """Keeps a sign-in with a token, under the digest of the browser's own secret."""
+        """Store a sign-in with a token, under the digest of the browser's own secret."""
         ...
 
     def signed_in(self, sha256: str) -> Token | None:
-        """The token of a sign-in, unless either has expired, or the token was taken away."""
+        """Return the token of a sign-in; None if either has expired or the token was removed."""
         ...
 
     def sign_out(self, sha256: str) -> None:
-        """Forgets a sign-in, if it is there."""
+        """End a sign-in, if it exists."""
         ...

@@ -1,18 +1,18 @@
-"""How full a conversation is, and what is done before it is too long for its model. Pure.
+"""Decides how full a conversation is, and what is done before it is too long for its model. Pure.
 
-A conversation's *fill* is what its newest request carried: input, cached parts included. `attempt`
-reads it from the transcript before and after every attempt (`AgentDriver.fill`), `window_of` says
-what the model can take, and `measure` decides what comes before the next attempt. Whoever chooses
-between ways to go on asks `can_compact`: True means that a continuation RESUME with
-`compact=True` has the CLI compact the conversation at its start, in the same process and
+A conversation's *fill* is the size of its newest request: the input, including cached parts.
+`attempt` reads it from the transcript before and after every attempt (`AgentDriver.fill`),
+`window_of` returns what the model can take, and `measure` decides what is done before the next
+attempt. Before choosing a way to go on, call `can_compact`. If it is True, a continuation RESUME
+with `compact=True` lets the CLI compact the conversation at its start, in the same process and
 conversation::
 
     if can_compact(driver.abilities.compacts, fill, in_vain=False):
         continuation = replace(continuation, compact=True)
 
-What each CLI does by itself: Claude Code and Codex take the level at which they compact from their
-launch, and append to the transcript; Gemini CLI and OpenCode compact by themselves at a level of
-their own. How that was found out stands among the decisions.
+What the CLIs do by themselves: Claude Code and Codex are given the level at which they compact at
+their launch, and append to the transcript. Gemini CLI and OpenCode compact at a level of their own.
+The decisions describe how this was found out.
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ WINDOWS: tuple[tuple[str, int], ...] = (
     # DEFAULT_TOKEN_LIMIT of Gemini CLI 0.61.0, for every model; 2026-11-21.
     ("*gemini-*", 1_048_576),
 )
-"""The first pattern that fits a model's name. Only for what the CLI itself does not tell."""
+"""Window in tokens by pattern of a model's name; the first match counts. Used only if the CLI does
+not report the window."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FillRules:
-    """What the user has set. `percent` of the window is full."""
+    """The user's settings. A conversation is full at `percent` of the window."""
 
     policy: WhenFull = WhenFull.COMPACT
     percent: int = 80
     windows: Mapping[str, int] | None = None
-    """Tokens by pattern of a model's name; they go before everything else."""
+    """Window in tokens by pattern of a model's name; takes precedence over everything else."""
 
     def named(self, policy: str) -> FillRules:
-        """The same with a task's own policy, where it names one."""
+        """Return these rules with a task's own policy, if it has one."""
         return replace(self, policy=WhenFull(policy)) if policy else self
 
 
 def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
-    """What the model can take, in tokens, and who says so: `setting`, `agent`, `table`; 0 and empty
-    where nobody knows."""
+    """Return what the model can take, in tokens, and the source of that: `setting`, `agent` or
+    `table`. Returns 0 and an empty string if it is unknown."""
     given = next(
         (size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0
     )
@@ -70,8 +71,8 @@ def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
 
 
 def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> Fill:
-    """What a transcript tells, with what is known of the conversation from before (`known`) or of
-    the model that was asked for."""
+    """Return the fill from a transcript, completed with what was known of the conversation before
+    (`known`) or of the requested model."""
     model = found.model or (known.model if known is not None else "") or model
     said_before = known is not None and known.source == "agent" and known.model in ("", model)
     window, source = window_of(
@@ -81,22 +82,22 @@ def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> 
 
 
 def is_full(fill: Fill | None, rules: FillRules) -> bool:
-    """Whether the limit is reached. What is not known is not full."""
+    """Return whether the limit is reached. An unknown fill is not full."""
     return fill is not None and fill.window > 0 and fill.tokens * 100 >= fill.window * rules.percent
 
 
 def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
-    """Whether the conversation can be made shorter by its CLI, when perdure wants it. `compacts`:
-    the driver's ability; `in_vain`: the attempt before was to compact it, or had compacted it, and
-    it was too long all the same."""
+    """Return whether the CLI can compact the conversation when perdure asks for it. `compacts`: the
+    driver's ability. `in_vain`: the previous attempt was to compact it, or did, and it was still
+    too long."""
     return compacts and not in_vain and fill is not None and fill.tokens > 0
 
 
 def measure(
     rules: FillRules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
 ) -> Measure:
-    """What comes before the conversation goes on. `exhausted`: its newest request was refused as
-    too long."""
+    """Return what is done before the conversation goes on. `exhausted`: its newest request was
+    refused as too long."""
     if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE
     if rules.policy is WhenFull.STOP:
@@ -109,16 +110,16 @@ def measure(
 
 
 def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
-    """Whether a conversation that is too long has to wait for a person: it may not be compacted,
-    nor give way to a new one."""
+    """Return whether a conversation that is too long has to wait for a person, because it may
+    neither be compacted nor replaced by a new one."""
     return following is Measure.STOP or (
         following is Measure.ROLL_OVER and continuity is ContinuityPolicy.STRICT
     )
 
 
 def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
-    """The level that a launch tells its CLI; None: the CLI's own. `now`: below what the
-    conversation holds, so that it begins with it."""
+    """Return the level at which a launched CLI is to compact; None: the CLI's own level. `now`: a
+    level below the current fill, so that the CLI compacts at once."""
     if not now and rules.policy is not WhenFull.COMPACT:
         return None
     window, source = (
@@ -133,7 +134,7 @@ def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) ->
 
 
 def told(fill: Fill) -> str:
-    """`163,000 tokens of 200,000 (82 %)`."""
+    """Return the fill in words: `163,000 tokens of 200,000 (82 %)`."""
     if not fill.window:
         return f"{fill.tokens:,} tokens of an unknown window"
     return f"{fill.tokens:,} tokens of {fill.window:,} ({fill.tokens * 100 // fill.window} %)"

@@ -1,9 +1,9 @@
-"""Evidence in, receipt out: did the conversation really go on? Pure.
+"""Decides from the evidence whether a conversation really went on. Pure.
 
 `attempt` gathers the evidence (`perdure.agents.transcripts`, the driver's events) and calls `judge`
-once an attempt. Nothing is inferred from an exit code, from age, or from "not found". A verdict of
-`native` is given only when every piece of evidence that could speak against it was looked at;
-`broken` is never a success.
+once an attempt. Nothing is inferred from an exit code, from age, or from "not found". The verdict
+`native` is given only when all evidence that could contradict it was checked. `broken` is never a
+success.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from perdure.model import (
 )
 
 EDITS = 20
-"""So many changes of a mended transcript stand in the receipt itself."""
+"""Maximum number of edits of a mended transcript in the receipt itself."""
 
 DAMAGED = "the transcript does not have all that perdure's own copy holds; the copy stays as it is"
 UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
 
 
 def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
-    """The receipt of one attempt; None where it ended before the conversation could be touched, so
-    nothing is claimed."""
+    """Return the receipt of one attempt. None if it ended before the conversation could be touched,
+    so that nothing is claimed."""
     if continuation.kind in (Start.WAIT, Start.REFUSE):
         return None
     if continuation.kind in (Start.FRESH, Start.REBUILD):
@@ -52,7 +52,8 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
 
 
 def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
-    """The verdict on a conversation that went on, by what the model was shown of what is known."""
+    """Return the verdict on a conversation that went on, by how much of the known conversation the
+    model was shown."""
     shown = continuation.shown
     mended = continuation.rung in (Rung.REPAIRED, Rung.CHECKPOINT) or evidence.known_kept is False
     if mended:
@@ -62,7 +63,7 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
     if shown.relation in (Relation.SHORTENED, Relation.FOREIGN) or shown.off_branch:
         return Verdict.REPAIRED if shown.unrecorded and not shown.off_branch else Verdict.SHORTENED
     if shown.relation is Relation.GAPS:
-        # Killed before it had written down what it was shown: the prompt shows all of that again.
+        # The agent was killed before it had saved these items. The prompt repeats all of them.
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
         return Verdict.NATIVE if own and shown.told == shown.unrecorded else Verdict.REPAIRED
     if shown.relation is Relation.COMPACTED:
@@ -71,7 +72,7 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
 
 
 def _gaps(shown: Shown | None) -> list[str]:
-    """What of the known conversation the model was not shown, in sentences."""
+    """Return sentences that say how much of the known conversation the model was not shown."""
     if shown is None or shown.relation is Relation.WHOLE:
         return []
     found = [
@@ -95,8 +96,9 @@ def _gaps(shown: Shown | None) -> list[str]:
 
 
 def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
-    """A new conversation claims nothing of an earlier one; it can only fail to be saved, or not be
-    the one asked for."""
+    """Return the receipt of a new conversation. It claims nothing about an earlier one. It is
+    `broken` only if the agent opened another conversation than the one asked for, or somebody else
+    wrote into it."""
     verdict = Verdict.REBUILT if continuation.kind is Start.REBUILD else Verdict.FRESH
     notes = [continuation.reason] if continuation.reason else []
     if evidence.asked and evidence.returned and evidence.returned != evidence.asked:
@@ -150,8 +152,8 @@ def _by_its_word(continuation: Continuation, evidence: Evidence) -> Receipt:
 
 
 def _touched(continuation: Continuation, evidence: Evidence) -> bool:
-    """Whether this attempt's prompt, or anything of the agent's, entered a conversation, or its
-    history was changed meanwhile."""
+    """Return whether the attempt touched a conversation: its prompt or anything of the agent's was
+    added to one, or the history changed meanwhile."""
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
     if continuation.kind is Start.FORK:
         return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
@@ -163,7 +165,7 @@ def _other_id(evidence: Evidence) -> bool:
 
 
 def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
-    """Everything that speaks against the claim that the conversation went on."""
+    """Return everything that contradicts the claim that the conversation went on."""
     forked = continuation.kind is Start.FORK
     found = []
     if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
@@ -253,7 +255,7 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
 
 
 def _put_back(continuation: Continuation, evidence: Evidence) -> str:
-    """Why perdure's own copy was put back, and how much of what is known it had."""
+    """Return why perdure's own copy was put back, and whether it was complete."""
     why = {
         Standing.ABSENT: "the transcript was missing",
         Standing.CHANGED: "the transcript was not what perdure had seen of it",
@@ -269,8 +271,8 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
 
 
 def _mends(continuation: Continuation) -> list[str]:
-    """The edit log, shortened: the whole of it is in the journal. Or the checkpoint that was put
-    back."""
+    """Return the first edits of a mended transcript (the journal has all of them), or the
+    checkpoint that was put back."""
     if continuation.rung is Rung.CHECKPOINT:
         return [
             f"the conversation of checkpoint {continuation.checkpoint} was put back: its newest "

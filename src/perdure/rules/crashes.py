@@ -1,9 +1,9 @@
-"""What a row of crashes says: that a run, or an agent on this machine, should stop burning
-attempts. Pure; called by `engine.attempt.finish`.
+"""Detects runs and agents that crash again and again, so that they use up no more attempts. Pure;
+called by `engine.attempt.finish`.
 
-A crash is an end that says nothing of limits, of the conversation or of the work: the program
-failed, fell silent, or was lost. What makes a loop of crashes is that nothing came of any of them:
-not a word of the agent, not a tool, so nothing in the workdir either.
+A crash is an end that says nothing about limits, the conversation or the work: the program failed,
+fell silent, or was lost. Crashes form a loop only if none of them had a result: the agent said
+nothing and used no tool, so the workdir did not change either.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ CRASHES = frozenset(
     {OutcomeKind.FAILED, OutcomeKind.TIMED_OUT, OutcomeKind.STALLED, OutcomeKind.LOST}
 )
 IN_A_ROW = 3
-"""So many crashes of one run in a row, and nothing that came of them, end it."""
+"""Number of crashes of one run in a row, without any result, that end the run."""
 AT_ONCE_MS = 10_000
-"""A crash so soon after the claim is one of the start."""
+"""Time after the claim, in ms, within which a crash counts as a failed start."""
 STARTS = 5
-"""So many starts of one agent that failed in a row, of two runs at least, park the agent."""
+"""Number of failed starts of one agent in a row, of at least two runs, that park the agent."""
 LONG_AGO_MS = 3_600_000
-"""A start that failed longer ago says nothing of now."""
+"""Age in ms from which a failed start is ignored."""
 PAUSE_MS, LONGEST_PAUSE_MS = 300_000, 3_600_000
 
 
 def fingerprint(attempt: Attempt) -> str:
-    """Equal for crashes of one cause: the kind and the words, without numbers, ids, times and
-    places."""
+    """Return a text that is equal for crashes with the same cause: the kind and the detail, without
+    numbers, ids and paths."""
     if attempt.outcome is None:
         return ""
     words = re.sub(r"\b[0-9a-f]{8,}\b|\d+", "#", attempt.outcome.detail.lower())
@@ -38,8 +38,8 @@ def fingerprint(attempt: Attempt) -> str:
 
 
 def loop(attempts: Sequence[Attempt]) -> str:
-    """What a person is told of a run whose newest attempts (oldest first) crash and crash again;
-    empty where they do not."""
+    """Return a sentence for a person if the run's newest attempts (given oldest first) keep
+    crashing; otherwise an empty string."""
     last = attempts[-IN_A_ROW:]
     if len(last) < IN_A_ROW or not all(_in_vain(attempt) for attempt in last):
         return ""
@@ -58,8 +58,8 @@ def loop(attempts: Sequence[Attempt]) -> str:
 
 
 def pause_ms(newest: Sequence[Attempt], now: int) -> int:
-    """How long nothing is to be launched on an agent after these attempts of it, of all runs,
-    newest first; 0 where it starts."""
+    """Return for how long, in ms, nothing is to be launched on an agent; 0 if it starts. `newest`
+    are the agent's attempts over all runs, newest first."""
     row: list[Attempt] = []
     for attempt in newest:
         said = attempt.continuation is not None and attempt.outcome is not None
@@ -73,19 +73,19 @@ def pause_ms(newest: Sequence[Attempt], now: int) -> int:
 
 
 def _in_vain(attempt: Attempt) -> bool:
-    """Whether it crashed and nothing came of it."""
+    """Return whether the attempt crashed without any result."""
     if (
         attempt.outcome is None
         or attempt.outcome.kind not in CRASHES
         or attempt.continuation is None
     ):
         return False
-    # An answer that was cut off in its beginning is counted as well, and nothing came of it.
+    # An estimate also counts an answer that was cut off at its beginning, which is no result.
     paid = attempt.usage.output and not attempt.usage.estimated
     return not (paid or (attempt.receipt is not None and attempt.receipt.evidence.answered))
 
 
 def _soon(attempt: Attempt) -> bool:
-    """Whether it ended before its conversation had begun, and at once."""
+    """Return whether the attempt ended soon after its start, before its conversation had begun."""
     began = attempt.receipt is not None and attempt.receipt.evidence.prompt_found
     return not began and attempt.ended is not None and attempt.ended - attempt.started <= AT_ONCE_MS

@@ -1,10 +1,11 @@
-"""The most telling part of a command's output, for an agent (or a person) who is to find out why it
-failed. Pure.
+"""Picks the most telling part of a command's output, so that an agent or a person can find out why
+the command failed. Pure.
 
-Output of a check is long, noisy and hostile: progress that is drawn over itself, thousands of lines
-that passed, one traceback in the middle, and whatever an agent or a dependency prints. What fits is
-given as it is. Otherwise the lines that name failures come first, then errors with what stands
-around them, then the last lines; what is left out is said. Called by `engine.attempt.verification`.
+The output of a check is long, noisy and hostile: progress bars, thousands of passed lines, one
+traceback in the middle, and anything that an agent or a dependency prints. Output that fits is
+returned whole. Otherwise the lines that name failures come first, then errors with the lines around
+them, then the last lines, and a note says that the rest is left out. Called by
+`engine.attempt.verification`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import re
 from collections.abc import Iterable, Sequence
 
 MOST = 6000
-"""Characters of an excerpt."""
+"""Maximum number of characters of an excerpt."""
 WIDTH = 400
-"""Characters of one of its lines."""
+"""Maximum number of characters of one line."""
 LAST = 12
 NAMES = 20
 AFTER = 6
-"""Lines after an error that belong to it."""
+"""Maximum number of lines of an error block, including the error's own line."""
 TRACE = 40
 
 _NAMED = re.compile(
@@ -47,8 +48,8 @@ _NOISE = re.compile(
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines as a terminal would show them at the end: of what was drawn over itself the last,
-    repeated lines once, none over WIDTH."""
+    """Return the lines as a terminal would show them at the end. Overwritten text is dropped,
+    repeated lines are shown once, and long lines are cut at WIDTH."""
     shown: list[str] = []
     times = 1
     for raw in text.split("\n"):
@@ -73,8 +74,8 @@ def lines_of(text: str) -> list[str]:
 
 
 def excerpt(text: str, most: int = MOST) -> str:
-    """At most `most` characters of cleaned text (no escapes, no controls): all of it where it fits,
-    else the most telling first."""
+    """Return at most `most` characters of an already cleaned text (no escapes, no control
+    characters). A text that fits is returned whole; of others, the most telling parts."""
     lines = lines_of(text)
     whole = "\n".join(lines).strip("\n")
     if len(whole) <= most:
@@ -96,8 +97,8 @@ def excerpt(text: str, most: int = MOST) -> str:
 
 
 def telling_line(text: str) -> str:
-    """The one line that says most, for a list: an error's own words, else the last line that is no
-    noise."""
+    """Return the one most telling line, for a list: the error message, or else the last line that
+    is not noise."""
     lines = [line for line in lines_of(text) if line.strip() and not line.startswith("[")]
     traces = [block[-1] for block in _blocks(lines) if _TRACEBACK.match(block[0])]
     found = (
@@ -109,7 +110,8 @@ def telling_line(text: str) -> str:
 
 
 def _blocks(lines: Sequence[str]) -> list[list[str]]:
-    """Errors with the lines that belong to them, in their order, tracebacks before others."""
+    """Return errors with the lines that belong to them, in order; tracebacks come before other
+    errors."""
     traces, others = [], []
     at = 0
     while at < len(lines):
@@ -130,7 +132,7 @@ def _blocks(lines: Sequence[str]) -> list[list[str]]:
 
 
 def _trace(lines: Sequence[str], at: int, indent: int) -> list[str]:
-    """A traceback to the exception's own line; the middle of a long one is left out."""
+    """Return a traceback up to the exception's own line; a long one is cut in the middle."""
     end = at + 1
     while end < len(lines) and (
         not lines[end] or len(lines[end]) - len(lines[end].lstrip()) > indent
@@ -143,7 +145,7 @@ def _trace(lines: Sequence[str], at: int, indent: int) -> list[str]:
 
 
 def _fit(parts: Iterable[tuple[str, Sequence[str]]], most: int) -> str:
-    """As many whole parts, and of the next as many lines, as fit."""
+    """Return as many parts as fit, the last one possibly cut after a line."""
     taken: list[str] = []
     room = most
     for title, lines in parts:

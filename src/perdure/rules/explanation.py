@@ -1,5 +1,5 @@
-"""Why a run stands as it does, attempt by attempt, from its report: what `perdure why` and the
-dashboard's timeline show. Pure."""
+"""Explains the state of a run, attempt by attempt, from its report. `perdure why` and the
+dashboard's timeline show it. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from perdure.rules.text import clean, clock, filled, one_line, receipt_words, tokens
 
 FILES = 10
-"""Names in a line."""
+"""Number of file names in a line."""
 COMMITS, CHECKS, CALLS, NAMES = 5, 5, 10, 3
 """Number of commits, checks, denied calls or processes, and names of changed files that are
 shown."""
 SAID = 12
-"""Lines of a check's output."""
+"""Number of lines of a check's output."""
 
 
 def missed_checkpoint(report: dict[str, Any]) -> str:
@@ -35,8 +35,9 @@ def missed_checkpoint(report: dict[str, Any]) -> str:
 def explained(
     attempt: dict[str, Any], previous: dict[str, Any] | None
 ) -> Iterator[tuple[str, str]]:
-    """A label and a clean sentence for all that is known of an attempt, in order; an empty label
-    goes on with the one before. `previous`: the attempt before it, for what has changed since."""
+    """Yield a label and a clean sentence for everything known about an attempt, in order. An empty
+    label continues the one before. `previous` is the attempt before it, to show what has changed
+    since."""
     if attempt["continuation"]:
         yield (
             "start",
@@ -109,7 +110,7 @@ def explained(
 
 
 def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The same for a work report, as JSON has it: the verdict first, with what it rests on."""
+    """Yield the same for a work report (in its JSON form): the verdict with its reasons first."""
     if work["verdict"]:
         yield "work", verdict_of(work)
     for words in work["contradictions"]:
@@ -136,13 +137,13 @@ def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def verdict_of(work: dict[str, Any]) -> str:
-    """The verdict with its first reason, in a line; empty while the attempt works."""
+    """Return the verdict with its first reason, on one line; empty while the attempt is running."""
     why = one_line("; ".join(work["reasons"][:1]), 240)
     return f"{work['verdict']}: {why}" if work["verdict"] else ""
 
 
 def changed_of(work: dict[str, Any]) -> str:
-    """What an attempt changed, in a line; empty where nobody looked."""
+    """Return what an attempt changed, on one line; empty if the workdir was not compared."""
     if not work["observed"]:
         return ""
     files = f"{work['file_count']} file(s)"
@@ -168,7 +169,7 @@ def _ended(check: dict[str, Any]) -> str:
 
 
 def _size(size: dict[str, Any]) -> str:
-    """What happened to the conversation because of its size."""
+    """Return what happened to the conversation because of its size."""
     match size["event"]:
         case "compacted":
             whose = "as it was told" if size["asked"] else "by itself"
@@ -199,7 +200,7 @@ def _size(size: dict[str, Any]) -> str:
 
 
 def _checks(checks: list[dict[str, Any]]) -> list[str]:
-    """How the task's own check ended, and the most telling part of what it said."""
+    """Return how the task's own check ended, with the most telling part of its output."""
     lines = []
     for check in checks:
         how = "passed" if check["code"] == 0 else f"failed with exit code {check['code']}"
@@ -225,7 +226,8 @@ def _checks(checks: list[dict[str, Any]]) -> list[str]:
 
 
 def _files(changes: list[dict[str, Any]]) -> list[str]:
-    """What was done with each task file, those first that a person may want to look at."""
+    """Return what was done with each task file; those that a person may want to look at come
+    first."""
     plain = [change for change in changes if change["action"] in ("written", "same")]
     lines = []
     for change in [each for each in changes if each not in plain]:
@@ -241,8 +243,8 @@ def _files(changes: list[dict[str, Any]]) -> list[str]:
 
 
 def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
-    """What is no part of a conversation and has changed since the attempt before: the CLI's
-    version, account, flags."""
+    """Return changes since the previous attempt that are not part of a conversation: the CLI's
+    version, account and flags."""
     changes = []
     if previous["agent_version"] and attempt["agent_version"] not in (
         "",
@@ -257,7 +259,7 @@ def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
 
 
 def _moved(seen: dict[str, Any]) -> str:
-    """What somebody else did to the workdir before the attempt."""
+    """Return what something else changed in the workdir before the attempt."""
     files = (
         f"{seen['count']} file(s) changed since checkpoint {seen['number']}: "
         f"{', '.join(seen['paths'])}"
@@ -273,7 +275,7 @@ def _moved(seen: dict[str, Any]) -> str:
 
 
 def _saved(attempt: dict[str, Any]) -> list[str]:
-    """The newest checkpoint of the attempt, and why one is missing."""
+    """Return lines about the newest checkpoint of the attempt, and about a missing one."""
     kept = attempt["checkpoints"]
     lines = [
         f"no checkpoint could be taken: {one_line(reason, 160)}"

@@ -1,7 +1,8 @@
-"""The state machine of a run: which trigger leads where, and what follows an outcome. Pure.
+"""The state machine of a run: which trigger leads to which state, and what follows an outcome.
+Pure.
 
-The store makes `advance` true under races (compare-and-set, and a trigger in the schema); `attempt`
-and `service` ask `decide` what comes next. `docs/state_machine.md` is the picture of `MOVES`.
+The store enforces `advance` under races, by compare-and-set and a trigger in the schema. `attempt`
+and `service` call `decide` for the next step. `docs/state_machine.md` shows `MOVES` as a diagram.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from perdure.model import Condition, ContinuityPolicy, Decision, Outcome, Outcom
 
 
 class Trigger(StrEnum):
-    """What can happen to a run."""
+    """The events that can change the state of a run."""
 
     READY = "ready"
     CLAIM = "claim"
@@ -42,7 +43,8 @@ FINAL = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
 
 
 def advance(state: RunState, trigger: Trigger) -> RunState:
-    """The state that the trigger leads to. Raises ValueError where the machine has no such move."""
+    """Return the state that the trigger leads to. Raises ValueError if the state machine has no
+    such move."""
     try:
         return MOVES[state, trigger]
     except KeyError:
@@ -59,15 +61,14 @@ FREE = frozenset(
         OutcomeKind.WRITER_CONFLICT,
     }
 )
-"""Outcomes that say nothing about the task: they do not use up the attempts that were asked for."""
+"""Outcomes that say nothing about the task. They use up none of the allowed attempts."""
 
 UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED}
-"""What uses up no attempt: the free ones, and failed checks, which have a limit of their own
+"""Outcomes that use up no attempt: those in `FREE`, and failed checks, which have their own limit
 (`verify_rounds`)."""
 
 FREE_LIMIT = 20
-"""As many free attempts in a row end the run all the same: something is wrong that time does not
-mend."""
+"""Number of free attempts in a row after which the run fails: waiting longer will not help."""
 
 NEEDS_PERSON = {
     OutcomeKind.AUTH_FAILED: (
@@ -119,37 +120,36 @@ _BACKOFF_S = {
 }
 _BACKOFF_CAP_S = 900.0
 FURTHEST_MS = 400 * 86_400_000
-"""A limit that is said to end later than this is not believed: a wrong clock, or a time that was
-misread."""
+"""Furthest end of a usage limit that is believed, in ms from now. A later one comes from a wrong
+clock or a misread time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What the attempts so far add up to, this one included."""
+    """Counts over the attempts so far, including this one."""
 
     counted: int
-    """Attempts that used up one of those allowed."""
+    """Number of attempts that used up an allowed one."""
     free: int
-    """Free attempts in a row, up to and with this one."""
+    """Number of free attempts in a row, including this one."""
     allowed: int
     spent_usd: float = 0.0
     budget_usd: float = 0.0
     rounds: int = 0
-    """Failed checks of the newest instructions, this one included."""
+    """Number of failed checks of the newest instructions, including this one."""
     rounds_allowed: int = 0
-    """So many of them go back to the agent."""
+    """Number of failed checks that may go back to the agent."""
     unbegun: bool = False
     """This attempt was lost before its agent was started: free, like the outcomes in `FREE`."""
     loop: str = ""
-    """That the newest attempts crash and crash again, and nothing comes of them, in a sentence;
-    empty where they do not."""
+    """A sentence if the newest attempts keep crashing without any result; otherwise empty."""
 
 
 def decide(
     outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float = 0.5
 ) -> Decision:
-    """What follows an attempt. `now` in ms; `jitter` in [0, 1) spreads the delays by a fifth to
-    either side."""
+    """Return what follows an attempt. `now` is in ms; `jitter` in [0, 1) varies the delays by up to
+    a fifth in either direction."""
     kind = outcome.kind
     if kind is OutcomeKind.SUCCEEDED:
         return Decision(state=RunState.SUCCEEDED)
@@ -181,8 +181,8 @@ def decide(
 
 
 def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
-    """A failed check goes back to the agent at once, as often as was asked for; then the run has
-    failed, with the evidence."""
+    """Give a failed check back to the agent at once, up to the allowed number of rounds. After that
+    the run fails, with the evidence."""
     if tally.rounds <= tally.rounds_allowed:
         return Decision(state=RunState.QUEUED, run_after=now, reason=_say(outcome))
     gone_back = (
@@ -204,21 +204,22 @@ def _say(outcome: Outcome) -> str:
 
 
 def limit_end(outcome: Outcome, now: int) -> int | None:
-    """When a usage limit ends, or ended, where that was said and can be believed."""
+    """Return when a usage limit ends or ended; None if no believable time is known."""
     until = outcome.until if outcome.kind is OutcomeKind.RATE_LIMITED else None
     return until if until is None or until <= now + FURTHEST_MS else None
 
 
 def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
-    """When the next attempt is due: at the limit's own end, at once, or after a growing delay."""
+    """Return when the next attempt is due: at the end of the limit, at once, or after a growing
+    delay."""
     limited_until = limit_end(outcome, now)
     if limited_until is not None and limited_until > now:
         return limited_until
     if outcome.kind in AT_ONCE:
         return now
     tries = max(tally.free if outcome.kind in FREE or tally.unbegun else tally.counted, 1)
-    # A limit whose end is past should be over: soon again, but not all free attempts at once where
-    # the time was wrong.
+    # The named end of the limit has passed, so the limit should be over. Retry soon, but not at
+    # once: if the time was wrong, all free attempts would be used up.
     base = 1.0 if limited_until is not None else _BACKOFF_S.get(outcome.kind, 1.0)
     delay_s = min(base * 4 ** min(tries - 1, 8), _BACKOFF_CAP_S)
     return now + int(delay_s * 1000 * (0.8 + 0.4 * jitter))

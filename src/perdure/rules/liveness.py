@@ -1,9 +1,9 @@
-"""Whether a run that is stored as running really runs. Pure; the facts are read by
-`host.process.probe`, and every surface asks here.
+"""Decides whether a run that is stored as running really is. Pure. `host.process.probe` reads the
+facts, and every surface asks here.
 
-The stored state says what was begun. Whoever began it may be gone since: killed, rebooted, cut off.
-That is never stored, because who could store it is the one who is gone; it is derived each time
-that somebody looks. `retry` and the worker pools act on the same facts.
+The stored state says what was started. Its supervisor may have died since: killed, rebooted, cut
+off. A dead supervisor cannot store that it died, so liveness is never stored but derived on each
+query. `retry` and the worker pools act on the same facts.
 """
 
 from __future__ import annotations
@@ -14,35 +14,36 @@ from perdure.lateclass import dataclass
 
 
 class Liveness(StrEnum):
-    """What is alive of a running attempt."""
+    """Which processes of a running attempt are alive."""
 
     ATTENDED = "attended"
-    """Its supervisor lives: it works."""
+    """Its supervisor is alive."""
     UNATTENDED = "unattended"
-    """The agent works, and nobody records what it does or keeps its limits."""
+    """The agent is running, but nothing records what it does or enforces its limits."""
     INTERRUPTED = "interrupted"
-    """Nothing of it lives."""
+    """None of its processes is alive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signs:
-    """What can be seen of a running attempt from one place."""
+    """The signs of life of a running attempt, as seen from this host."""
 
     supervisor: bool | None
-    """It lives; None: it cannot be seen from here, on another host or in another container."""
+    """Whether the supervisor is alive; None: it cannot be seen from here (another host or
+    container)."""
     agent: bool | None
-    """The attempt's agent, its last turn or its check lives; None: its files are on another
-    host."""
+    """Whether the attempt's agent, its last turn or its check is alive; None: its files are on
+    another host."""
     lease_over: bool
-    """The supervisor has not renewed the lease in time."""
+    """Whether the supervisor failed to renew the lease in time."""
 
 
 def liveness(signs: Signs) -> Liveness:
-    """Return what lives.
+    """Return which processes are alive.
 
-    A supervisor that is seen to live is believed, however late its lease is: it may be stopped, or
-    slow. One that cannot be seen is believed as long as its lease lasts. On another host the agent
-    is ended by its shim before a lease is over.
+    A supervisor that is seen to be alive counts even if its lease is late: it may be stopped or
+    slow. One that cannot be seen counts as long as its lease lasts. On another host, the shim ends
+    the agent before the lease is over.
     """
     if signs.supervisor or (signs.supervisor is None and not signs.lease_over):
         return Liveness.ATTENDED
@@ -50,8 +51,8 @@ def liveness(signs: Signs) -> Liveness:
 
 
 def advice(name: str, found: Liveness) -> str:
-    """Return what to say of a run that nobody attends, with the next command; empty for one that
-    works."""
+    """Return a sentence about a run without supervisor, with the next command; empty if it is
+    attended."""
     match found:
         case Liveness.INTERRUPTED:
             return f"{name} was interrupted: perdure retry {name} continues where it stopped"

@@ -1,5 +1,5 @@
-"""A record of the journal as a line for a person: what `perdure logs`, the live progress and the
-dashboard show. Pure."""
+"""Renders a record of the journal as a line for a person, for `perdure logs`, the live progress and
+the dashboard. Pure."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ from perdure.model.events import (
 from perdure.rules.text import clean, clock, one_line, receipt_words, soon, tokens
 
 SOON_MS = 2000
-"""A retry within this time, in ms, needs no time of day."""
+"""Delay of a retry, in ms, up to which no time of day is shown."""
 
 
 def line_of(record: Record) -> str:
-    """A record as one line (or a few, for what the agent said) for a person; empty for what a
-    person need not see."""
+    """Return a record as one line (or several, for what the agent said); empty if a person need not
+    see it."""
     match record.event:
         case AttemptStarted(continuation=asked):
             what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"
@@ -249,7 +249,7 @@ def line_of(record: Record) -> str:
         case RunFinished(state=state, reason=reason):
             why = reason.removeprefix(
                 f"{state}: "
-            )  # an attempt that failed leaves a run that failed: said once
+            )  # a failed attempt leaves a failed run: say it once
             return f"{state}: {one_line(why, 200)}" if why else str(state)
         case _:
             return ""

@@ -1,9 +1,9 @@
-"""Which task files belong into the workdir, what is there already by the journal, and what is done
-with each. Pure.
+"""Decides which task files belong into the workdir, which are there according to the journal, and
+what is done with each. Pure.
 
-`task_files` asks before it writes, `report` and the prompt tell what came of it. A content is known
-by its mark: the SHA-256, with `+x` where the file is executable; empty where there is no file; `?`
-where something lies that is no ordinary file.
+`task_files` calls this before it writes; `report` and the prompt show the result. A file's content
+is identified by its mark: the SHA-256, followed by `+x` if the file is executable. The mark is
+empty if there is no file, and `?` for something that is not a regular file.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CHANGED_MEANWHILE = "it was changed while the files were put in place, and was l
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A task file as it was given last."""
+    """The newest given version of a task file."""
 
     file: TaskFile
     version: int
@@ -40,19 +40,19 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """What the journal knows of the files in the workdir. `version` is the newest one whose files
-    are all there."""
+    """The files in the workdir according to the journal. `version` is the newest version whose
+    files are all there."""
 
     version: int = 0
     marks: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """By name, as it was given last: not what the agent made of it."""
+    """Marks of the files as last given, by name, regardless of the agent's changes."""
     unfinished: tuple[FileChange, ...] = ()
-    """What was planned, and may be there or not."""
+    """Planned changes, which may be done or not."""
     planned: int = 0
-    """The version of what is unfinished."""
+    """The version that `unfinished` belongs to."""
 
     def finished(self) -> Placement:
-        """As it is when all that was planned is there."""
+        """Return the placement after all planned changes are done."""
         marks = dict(self.marks)
         for change in self.unfinished:
             if change.action is FileAction.DROPPED:
@@ -75,7 +75,7 @@ def digest_of(mark: str) -> str:
 
 
 def wanted(contexts: Sequence[Context]) -> dict[str, Wanted]:
-    """All task files that the instructions, oldest first, add up to."""
+    """Return all task files according to the instructions, given oldest first."""
     found: dict[str, Wanted] = {}
     for context in contexts:
         if context.given.whole:
@@ -88,7 +88,7 @@ def wanted(contexts: Sequence[Context]) -> dict[str, Wanted]:
 
 
 def newest(contexts: Sequence[Context]) -> int:
-    """The newest version that files came with; 0 if none did."""
+    """Return the newest version that came with files; 0 if none did."""
     return max(
         (context.version for context in contexts if context.given.files or context.given.whole),
         default=0,
@@ -96,8 +96,8 @@ def newest(contexts: Sequence[Context]) -> int:
 
 
 def placement_of(records: Sequence[Record]) -> Placement:
-    """Reads the whole journal. A workdir that was taken back to a checkpoint, or came with one, has
-    the files that it had then."""
+    """Return the placement according to the whole journal. A workdir that was restored from a
+    checkpoint, or came with one, has the files that it had at that checkpoint."""
     now, then = Placement(), dict[int, Placement]()
     for record in records:
         match record.event:
@@ -116,7 +116,8 @@ def placement_of(records: Sequence[Record]) -> Placement:
 
 
 def planned_since(records: Sequence[Record]) -> frozenset[str]:
-    """The names that perdure may have written since the newest checkpoint of the journal."""
+    """Return the names of the files that perdure may have written since the newest checkpoint in
+    the journal."""
     names: set[str] = set()
     for record in records:
         if isinstance(record.event, CheckpointTaken | CheckpointRestored):
@@ -127,7 +128,8 @@ def planned_since(records: Sequence[Record]) -> frozenset[str]:
 
 
 def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
-    """What was done with each file, with the attempt that it was planned in, oldest first."""
+    """Yield what was done with each file, with the attempt in which it was planned, oldest
+    first."""
     left = set()
     for record in records:
         if isinstance(record.event, FilesPlaced):
@@ -145,11 +147,11 @@ def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
 
 
 def action(asked: Wanted, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
-    """What is to be done with a file; None: nothing, it is as it was given before. `MERGED` is
-    still to be tried.
+    """Return what to do with a file; None if the given content did not change. `MERGED` means that
+    a merge is to be tried.
 
-    `base`: its mark as given before; `there`: its mark in the workdir; `fresh`: the workdir was
-    made anew.
+    `base`: the mark of the version given before; `there`: the mark in the workdir; `fresh`: the
+    workdir was newly made.
     """
     given = mark(asked.file)
     if base == given and not (fresh and not there):

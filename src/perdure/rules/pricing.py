@@ -1,13 +1,14 @@
-"""What it costs to go on with a conversation, and whether another way would cost less. Pure; called
-by `attempt`.
+"""Estimates what it costs to go on with a conversation, and whether another way would cost less.
+Pure; called by `attempt`.
 
 A model's service keeps what it has read of a conversation for minutes or an hour (the *prompt
-cache*). A conversation that was left alone for longer is read anew, at the price of a write into
-the cache: the first request after that is the dearest of its life, and the longer the conversation,
-the dearer. The other ways cost too: to compact it, all of it is read once more; a new one has to
-read again what the old one knew. `ways` reckons all three over the requests that an attempt usually
-makes, `choose` picks one by the user's policy. The dollars are estimates from list prices and the
-assumptions below, shown as such, and never taken for what was spent.
+cache*). A conversation that was idle for longer has to be read again, at the price of a cache
+write. The first request after that is its most expensive one, and costs more the longer the
+conversation is. The other ways cost something too: compacting reads everything once more, and a new
+conversation has to read again what the old one knew. `ways` estimates all three over the usual
+number of requests of an attempt, and `choose` picks one by the user's policy. The dollars are
+estimates from list prices and the assumptions below. They are shown as estimates, and never counted
+as spent.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ from perdure.model import ColdCache, Usage
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens: input, input that the cache has, input that is written into
-    it for 5 minutes, output."""
+    """US dollars per million tokens: for input, for cached input, for input written to the cache
+    for 5 minutes, and for output."""
 
     input: float
     cached: float
     write: float
     output: float
     write_1h: float = 0.0
-    """Input that is written into the cache for an hour, where the service has that; 0: `write`."""
+    """Price of input written to the cache for an hour, where the service offers that; 0: same as
+    `write`."""
 
 
 PRICES: tuple[tuple[str, Price], ...] = (
     # Anthropic's price list, platform.claude.com/docs/en/about-claude/pricing, read 2026-11-21.
     ("*claude-fable-5-1*", Price(10, 0.25, 12.5, 50, 20)),
     ("*claude-fable-5*", Price(10, 1, 12.5, 50, 20)),
-    # By the list in Claude Code 2.1.329, measured on 2026-11-22; writes by the ratio that all
-    # others have.
+    # From the price list in Claude Code 2.1.329, measured on 2026-11-22; cache writes by the ratio
+    # of all other models.
     ("*claude-opus-5-5*", Price(4, 0.2, 5, 20, 8)),
     ("*claude-sonnet-5-5*", Price(2, 0.1, 2.5, 10, 4)),
     ("*claude-sonnet-5", Price(2, 0.2, 2.5, 10, 4)),
@@ -50,35 +52,35 @@ PRICES: tuple[tuple[str, Price], ...] = (
     ("*claude-opus-4*", Price(15, 1.5, 18.75, 75, 30)),
     ("*claude-sonnet-4*", Price(3, 0.3, 3.75, 15, 6)),
     ("*claude-haiku-4*", Price(1, 0.1, 1.25, 5, 2)),
-    # OpenAI's rate card for Codex (25 credits are a dollar), as codex-ops 0.1.3 has it of
-    # 2026-05-13; a write costs what input does.
+    # OpenAI's rate card for Codex (25 credits are a dollar) of 2026-05-13, as in codex-ops 0.1.3; a
+    # cache write costs the same as input.
     ("gpt-5.5", Price(5, 0.5, 5, 30)),
     ("gpt-5.4", Price(2.5, 0.25, 2.5, 15)),
     ("gpt-5.4-mini", Price(0.75, 0.075, 0.75, 4.52)),
     ("gpt-5.3-codex", Price(1.75, 0.175, 1.75, 14)),
     ("gpt-5.2*", Price(1.75, 0.175, 1.75, 14)),
 )
-"""The first pattern that fits a model's name. A model that is not here has no price, and nothing is
-chosen by it."""
+"""Prices by pattern of a model's name; the first match counts. A model without a match has no
+price, and nothing is decided by its cost."""
 
 HOUR_S, FIVE_MINUTES_S, TEN_MINUTES_S = 3600.0, 300.0, 600.0
 
 REQUESTS = 10
-"""Requests to the model that an attempt makes."""
+"""Assumed number of requests to the model in an attempt."""
 PROGRAM = 15_000
-"""Tokens of an agent's own instructions and tools, which stand before every conversation."""
+"""Assumed tokens of an agent's own instructions and tools, which precede every conversation."""
 SUMMARY = 4_000
-"""Tokens of what is left of a conversation after it was compacted."""
+"""Assumed tokens of a conversation after it was compacted."""
 BRIEF = 3_000
 READ_AGAIN = 4
-"""A new conversation reads again one part in so many of what the old one held."""
+"""Assumed share of the old conversation that a new one reads again: one part in this many."""
 WORTH = 0.8
-"""Another way is taken only where it costs at most this part: the figures are rough, and continuity
-is worth something."""
+"""Maximum cost of another way, as a fraction of the cost of resuming. The estimates are rough, and
+continuity has a value of its own."""
 
 
 class Way(StrEnum):
-    """How to go on."""
+    """The ways to go on."""
 
     RESUME = "resume"
     COMPACT = "compact"
@@ -88,12 +90,12 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptCache:
-    """What is known of a conversation's prompt cache when an attempt is to start."""
+    """The prompt cache of a conversation when an attempt is about to start."""
 
     tokens: int
-    """What the newest request carried."""
+    """Tokens of the newest request."""
     idle_s: float
-    """Since the conversation was last used."""
+    """Time since the conversation was last used, in seconds."""
     lifetime_s: float
 
     @property
@@ -103,7 +105,7 @@ class PromptCache:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PricedChoice:
-    """The way to go on, and what each would cost, in dollars over the attempt."""
+    """The chosen way to go on, and the cost of each way over the attempt, in dollars."""
 
     way: Way
     usd: tuple[tuple[str, float], ...] = ()
@@ -112,9 +114,9 @@ class PricedChoice:
 
 @cache
 def price_of(model: str) -> Price | None:
-    """The list price of a model, by its service's name for it."""
+    """Return the list price of a model, by its service's name for it; None if unknown."""
     name = model.lower()
-    # To compile a pattern costs a millisecond: those that cannot fit are not.
+    # Compiling a pattern takes a millisecond, so patterns that cannot match are skipped first.
     return next(
         (
             price
@@ -126,8 +128,8 @@ def price_of(model: str) -> Price | None:
 
 
 def cost(usage: Usage, price: Price, hour: int = 0) -> float:
-    """What tokens cost by the list. `hour`: the part of the written ones that is kept for an
-    hour."""
+    """Return the list price of the tokens, in dollars. `hour`: the part of the cache writes that is
+    kept for an hour."""
     plain = max(0, usage.input - usage.cached - usage.cache_write)
     longer = min(hour, usage.cache_write) * max(0.0, price.write_1h - price.write)
     dollars = (
@@ -140,8 +142,8 @@ def cost(usage: Usage, price: Price, hour: int = 0) -> float:
 
 
 def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
-    """Return the usage with its price by the list, as an estimate; unchanged where the agent told
-    dollars, or the model has no price."""
+    """Return the usage with an estimated cost from the list price; unchanged if the agent reported
+    dollars or the model has no price."""
     price = None if usage.cost_usd else price_of(model)
     if price is None or not (usage.input or usage.output):
         return usage
@@ -149,13 +151,13 @@ def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
 
 
 def lifetime_s(agent: str, *, hour: bool) -> float:
-    """How long a service keeps what it has read, after its last use. `hour`: the longer time of
-    Anthropic's two is paid for.
+    """Return how long a service keeps what it has read, in seconds after its last use. `hour`: the
+    longer of Anthropic's two times is paid for.
 
     Anthropic: 5 minutes, or an hour (platform.claude.com/docs/en/build-with-claude/prompt-caching);
-    Claude Code asks for an hour with a subscription, and with a key where ENABLE_PROMPT_CACHING_1H
-    is set (anthropics/claude-code#49139). OpenAI: 5 to 10 minutes
-    (platform.openai.com/docs/guides/prompt-caching). Of others nothing is known: 5 minutes.
+    Claude Code asks for an hour with a subscription, and with a key if ENABLE_PROMPT_CACHING_1H is
+    set (anthropics/claude-code#49139). OpenAI: 5 to 10 minutes
+    (platform.openai.com/docs/guides/prompt-caching). Others are unknown: 5 minutes are assumed.
     """
     if agent == "claude" and hour:
         return HOUR_S
@@ -163,8 +165,8 @@ def lifetime_s(agent: str, *, hour: bool) -> float:
 
 
 def ways(cache: PromptCache, price: Price) -> dict[Way, float]:
-    """What each way costs in input over an attempt, in dollars, and for the summary that is
-    written; all other output is left out."""
+    """Return the cost of each way over an attempt, in dollars: its input, and the output of the
+    summary. All other output is ignored."""
     write = (price.write_1h or price.write) if cache.lifetime_s >= HOUR_S else price.write
     first = write if cache.cold else price.cached
 
@@ -192,8 +194,8 @@ def choose(
     can_compact: bool,
     may_begin_anew: bool,
 ) -> PricedChoice:
-    """How to go on. While the cache is warm, where nothing is known of the price, and by default,
-    the conversation simply goes on."""
+    """Return how to go on. The conversation simply goes on while the cache is warm, if the price is
+    unknown, and by default."""
     if price is None or cache.tokens <= 0:
         return PricedChoice(way=Way.RESUME)
     found = ways(cache, price)

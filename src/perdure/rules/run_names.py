@@ -1,4 +1,5 @@
-"""Names for runs that a person can say and type: `brisk-otter`. Pure but for the dice."""
+"""Suggests names for runs that are easy to say and type: `brisk-otter`. Pure except for the random
+choice."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ _WHO = (
 
 
 def suggest(tries: int) -> str:
-    """A random name; after a few that were taken, with a number, so that one is always found."""
+    """Return a random name. After five tries a number is added, so that a free name is always
+    found."""
     name = f"{random.choice(_HOW)}-{random.choice(_WHO)}"
     return name if tries < 5 else f"{name}-{random.randrange(2, 10_000)}"

@@ -1,8 +1,8 @@
 """Checks a task's specification where it enters: from the library, the API, a plan file, a forge or
 a TaskRun. Pure.
 
-Python does not hold a caller to the types of `TaskSpec`, and a value of another type would be found
-only when the stored run is read.
+Python does not enforce the types of `TaskSpec`. Without this check a wrong type would only be found
+when the stored run is read.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _WORDS: Mapping[Any, str] = {
 
 
 def check(spec: TaskSpec) -> TaskSpec:
-    """Return the task with every field as its type says: a path, a list or a word becomes the text,
-    tuple or choice that it means.
+    """Return the task with every field converted to its type: a path becomes text, a list a tuple,
+    a word a choice.
 
-    Raises UsageError, which names the first field that cannot be meant and what it takes. The value
-    is shown where it is no secret.
+    Raises UsageError, which names the first invalid field and the accepted values. The field's
+    value is shown only if it is not the prompt.
     """
     kinds = get_type_hints(TaskSpec)
     return replace(

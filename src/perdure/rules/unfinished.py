@@ -1,8 +1,8 @@
-"""What a turn left open although the agent reported success: calls of tools that were denied,
-questions that nobody answered, answers that broke off. Pure.
+"""Finds what a turn left open although the agent reported success: denied tool calls, unanswered
+questions, answers that broke off. Pure.
 
-`attempt` collects the facts from the agent's events, and asks `judge` before the outcome counts. A
-sentence is never evidence: what decides are calls, results and stop reasons.
+`attempt` collects the facts from the agent's events, and calls `judge` before the outcome counts.
+The agent's prose is never evidence: only calls, results and stop reasons decide.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from perdure.model.events import (
 )
 
 MOST = 100
-"""Number of different denied calls that are told apart."""
+"""Maximum number of different denied calls that are kept apart."""
 NAMED = 3
 """Number of denied calls that an outcome names."""
 WORDS = 400
-"""Characters of a question, or of a refusal, that an outcome carries."""
+"""Maximum number of characters of a question or refusal in an outcome."""
 LOOKING = frozenset(
     {
         "glob",
@@ -49,40 +49,40 @@ LOOKING = frozenset(
         "write_todos",
     }
 )
-"""Tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that is not
-there): an agent that goes on with these alone has not answered
-its own question."""
+"""Tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that does not
+exist). An agent that goes on with only these has not answered its own question."""
 
 
 @dataclass(slots=True)
 class OpenEnds:
-    """The facts of an attempt, event by event."""
+    """The facts of an attempt, collected event by event."""
 
     calls: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Name and main argument of the calls that run, by id."""
+    """Name and main argument of the running calls, by id."""
     known: set[str] = field(default_factory=set)
-    """Ids of the calls whose denial was taken in."""
+    """Ids of the calls whose denial was counted."""
     denied: dict[tuple[str, str], int] = field(default_factory=dict)
-    """How often each call was denied that did not run later."""
+    """Number of denials of each call that did not succeed later."""
     sandboxed: set[tuple[str, str]] = field(default_factory=set)
-    """Those that a sandbox stopped."""
+    """The denied calls that a sandbox stopped."""
     more: int = 0
-    """Denied calls beyond those that are told apart."""
+    """Number of denied calls beyond `MOST`."""
     deferred: ToolDenied | None = None
     question: QuestionAsked | None = None
     word: LastWordGiven | None = None
     cut: str = ""
-    """Why the newest answer broke off; empty where it came to its end."""
+    """Why the newest answer broke off; empty if it was complete."""
     refused: bool = False
-    """The model refused, and nothing was done since."""
+    """The model refused, and no work was done since."""
     last: str = ""
-    """The newest words of the agent."""
+    """The agent's newest text."""
     speaks: bool = False
-    """The newest thing that the agent did was to say something."""
+    """The agent's newest action was to say something."""
     acted: bool = False
 
     def complete(self, event: AgentEvent) -> AgentEvent | None:
-        """Return the event with what is known of its call; None for a denial that is known."""
+        """Return the event, completed with what is known of its call; None for a denial that was
+        already counted."""
         if not isinstance(event, ToolDenied):
             return event
         if event.tool_id in self.known:
@@ -99,7 +99,7 @@ class OpenEnds:
         )
 
     def absorb(self, event: AgentEvent) -> None:
-        """Take one event in."""
+        """Add one event to the facts."""
         match event:
             case TurnStarted():
                 self.speaks = False
@@ -134,7 +134,8 @@ class OpenEnds:
         if call[0].lower() in LOOKING:
             return
         self.question, self.refused = None, False
-        # A sandbox stops a command anywhere in it: an agent that went on has found its way.
+        # A sandbox may stop any part of a command, so a later success means that the agent found
+        # another way.
         for each in self.sandboxed:
             self.denied.pop(each, None)
         self.sandboxed.clear()
@@ -154,7 +155,8 @@ class OpenEnds:
 
 
 def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
-    """Return the outcome of an attempt whose agent reported success; others stay as they are."""
+    """Return the outcome of an attempt, corrected if its agent reported success but left something
+    open. Other outcomes are unchanged."""
     if outcome.kind is OutcomeKind.REFUSED:
         return _with(outcome, OutcomeKind.REFUSED, _refusal(ends, outcome.detail))
     if not outcome.ok:
@@ -183,8 +185,8 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
 
 
 def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
-    """An agent's own word never makes an attempt a success; that its work is not done is
-    believed."""
+    """Apply the agent's last word. It never makes an attempt a success, but it is believed when it
+    says that the work is not done."""
     if word.status == "blocked":
         asks = f"; it asks: {_line(' '.join(word.questions))}" if word.questions else ""
         detail = f"it says that it is blocked: {_line(word.summary)}{asks}"
@@ -196,14 +198,14 @@ def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
 
 
 def asked(question: QuestionAsked, last: str = "") -> str:
-    """The question in one line, with its options. `last`: the agent's last words, where the agent
-    tells of its question only that it asked one."""
+    """Return the question on one line, with its options. `last` (the agent's last text) is used if
+    the agent's output does not contain the question itself."""
     options = f" ({_line(', '.join(question.options))})" if question.options else ""
     return f"it asks: {_line(question.text or last)}{options}"
 
 
 def denials(ends: OpenEnds) -> str:
-    """The denied calls in one sentence, with how often each was denied."""
+    """Return one sentence with the denied calls and how often each was denied."""
     total = sum(ends.denied.values()) + ends.more
     first = [
         f"{_call(call)} ({count} times)" if count > 1 else _call(call)

@@ -1,4 +1,4 @@
-"""The nouns of this room: a delivery that arrived, and what somebody wants by it."""
+"""The nouns of the inbox: a delivery that arrived, and the intent in it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from perdure.lateclass import dataclass
 
 
 class Forge(StrEnum):
-    """Where repositories, issues and pull requests live. Gitea and Forgejo differ in the names of
-    headers and of some events."""
+    """A kind of forge. Gitea and Forgejo differ in the names of headers and of some events."""
 
     GITHUB = "github"
     GITEA = "gitea"
@@ -18,10 +17,10 @@ class Forge(StrEnum):
 
 
 class IntentKind(StrEnum):
-    """What happened, as far as work can follow from it."""
+    """Events from which work can follow."""
 
     OPENED = "opened"
-    """An issue or pull request is new; `labels`, `whom` and `mentions` are what it was opened
+    """An issue or pull request is new; `labels`, `whom` and `mentions` are those that it was opened
     with."""
     ASSIGNED = "assigned"
     LABELLED = "labelled"
@@ -31,14 +30,16 @@ class IntentKind(StrEnum):
     """A comment on a line of a change, or a review that only comments."""
     CHANGES_REQUESTED = "changes_requested"
     APPROVED = "approved"
-    """A review that approves and says something."""
+    """A review that approves and contains text."""
     EDITED = "edited"
-    """The title or the description of an issue or pull request reads otherwise now."""
+    """The title or the description of an issue or pull request was changed."""
     COMMENT_EDITED = "comment_edited"
     UNASSIGNED = "unassigned"
-    """`unassigned` says who; on Gitea and Forgejo `whom` are those who are left."""
+    """`unassigned` has the logins that were removed; on Gitea and Forgejo `whom` has those that are
+    left."""
     UNLABELLED = "unlabelled"
-    """`unlabelled` says which; on Gitea and Forgejo `labels` are those that are left."""
+    """`unlabelled` has the labels that were removed; on Gitea and Forgejo `labels` has those that
+    are left."""
     CI_FAILED = "ci_failed"
     MERGED = "merged"
     CLOSED = "closed"
@@ -49,11 +50,11 @@ class IntentKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """What somebody wants, or what happened, on a forge. All texts come from outside: bounded,
-    valid Unicode without NUL, else untouched.
+    """A request or an event on a forge. All texts come from outside. They are limited in length and
+    valid Unicode without NUL, but otherwise unchanged.
 
-    What a payload does not say is empty (or 0). The state of the forge may have moved on: who acts
-    asks it again.
+    A field that is missing in the payload is empty (or 0). The state of the forge may have changed
+    since, so ask the forge before acting on an intent.
     """
 
     kind: IntentKind
@@ -61,62 +62,62 @@ class Intent:
     repository: str
     """`owner/name`, on GitLab with all groups."""
     number: int = 0
-    """Of the issue or pull request; 0 for a branch, and for a failed check that names none."""
+    """The number of the issue or pull request; 0 for a branch, and for a failed check that names
+    none."""
     pull: bool = False
     """The number is a pull request's (a merge request's)."""
     author: str = ""
-    """Who did it, by login."""
+    """The login that caused the event."""
     whom: tuple[str, ...] = ()
-    """Who was assigned or asked for a review. On Gitea and Forgejo all who are assigned now: they
-    do not say who is new."""
+    """The logins that were assigned or asked for a review. On Gitea and Forgejo these are all
+    current ones, because these forges do not say which are new."""
     labels: tuple[str, ...] = ()
-    """The labels that were put on; on Gitea and Forgejo all that are on."""
+    """The labels that were added; on Gitea and Forgejo all current ones."""
     mentions: tuple[str, ...] = ()
     """Logins that `text` mentions with an `@`."""
     title: str = ""
     description: str = ""
-    """What the issue or pull request itself says."""
+    """The description of the issue or pull request."""
     text: str = ""
-    """The comment, the review, or the description of what was opened; of a failed check its
-    name."""
+    """The text of the comment or review, or the description of what was opened; for a failed check,
+    its name."""
     branch: str = ""
     """The head branch of the pull request, the branch that was deleted, or the one that was
     checked."""
     commit: str = ""
     path: str = ""
-    """Of a comment on a line of a change: the file, in the repository."""
+    """For a comment on a line of a change: the file's path in the repository."""
     line: int = 0
     removed: bool = False
-    """The line is one that the change removes: it is counted in the file as it was before."""
+    """The change removes the line, so its number is that in the old file."""
     hunk: str = ""
-    """The end of the diff that the comment is on."""
+    """The end of the diff hunk that the comment is on."""
     comment: str = ""
     """The forge's id of the comment or review."""
     before: str = ""
-    """What `text` (or, of an issue, `description`) was before it was edited."""
+    """The previous `text` (for an issue, the previous `description`), if it was edited."""
     title_before: str = ""
     unassigned: tuple[str, ...] = ()
-    """Who was unassigned, or is not asked for a review any more."""
+    """The logins that were unassigned, or are no longer asked for a review."""
     unlabelled: tuple[str, ...] = ()
-    """Labels that were taken off."""
+    """The labels that were removed."""
     stops: tuple[str, ...] = ()
-    """Logins that `text` tells to stop."""
+    """The logins that `text` tells to stop."""
     rollup: bool = False
     """A failed check that sums up others (a suite, a workflow, a pipeline)."""
     confidential: bool = False
     """Only members may read it (GitLab's confidential issues and internal notes)."""
     url: str = ""
-    """For a person: http(s), of the comment, the issue or the check."""
+    """The http(s) address of the comment, the issue or the check, for people."""
     clone_url: str = ""
-    """http(s)."""
+    """The http(s) address for cloning."""
     at: int = 0
-    """When the issue or pull request was changed last, as the forge saw it then (ms); 0: it did not
-    say."""
+    """When the issue or pull request was last changed, by the payload (ms); 0: not reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class PayloadReading:
-    """What a payload came to: an intent, or why it is of no interest, in a few words."""
+    """The result of reading a payload: an intent, or in a few words why there is none."""
 
     intent: Intent | None
     reason: str = ""
@@ -124,27 +125,27 @@ class PayloadReading:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrived:
-    """An authentic delivery, ready to be kept. `id` is the forge's own, `sha256` that of the raw
-    body (hexadecimal)."""
+    """An authenticated delivery, ready to be stored. `id` is the forge's id, `sha256` that of the
+    raw body (hexadecimal)."""
 
     source: str
-    """The name that the configuration gives to where it comes from."""
+    """The name of the source in the configuration."""
     id: str
     forge: Forge
     event: str
     sha256: str
     body: str
-    """Empty where it is not kept: nothing follows from it, and it is large."""
+    """Empty if it is not stored, because nothing follows from it and it is large."""
     reading: PayloadReading
     size: int = 0
-    """Bytes of the raw body; 0: those of `body`."""
+    """Bytes of the raw body; 0: the size of `body`."""
 
 
 class DeliveryState(StrEnum):
-    """What became of a delivery."""
+    """The state of a delivery in the inbox."""
 
     RECEIVED = "received"
-    """It is kept, and what it wants is still to be done."""
+    """It is stored, and its intent is still to be handled."""
     HANDLED = "handled"
     IGNORED = "ignored"
     """Nothing follows from it."""
@@ -153,10 +154,10 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """A delivery as it stands in the inbox. Times in ms by the store's clock."""
+    """A delivery in the inbox. Times in ms by the store's clock."""
 
     number: int
-    """In the order in which they were accepted."""
+    """Its number, in the order of acceptance."""
     source: str
     id: str
     forge: Forge
@@ -168,18 +169,17 @@ class Delivery:
     received: int
     updated: int
     times: int
-    """How often it came."""
+    """Number of times that it came."""
     size: int
-    """Of the raw body, in bytes."""
+    """Size of the raw body, in bytes."""
     kept: bool
-    """The body is still there."""
+    """Whether the body is still stored."""
     intent: Intent | None
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer of the inbox: where a delivery stands in it, and whether it came for the first
-    time."""
+    """The result of accepting a delivery: its number in the inbox, and whether it is new."""
 
     number: int
     new: bool

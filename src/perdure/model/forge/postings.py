@@ -1,5 +1,5 @@
-"""What a forge was told of a run, and how far that has come. Pure; kept by the store, written by
-`replies` alone."""
+"""The record of what a forge was told about a run, and of the progress of that. Pure. The store
+keeps it; only `replies` writes it."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from perdure.model import TaskRun
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Posting:
-    """One for each run that a delivery began. Times in ms by the store's clock."""
+    """The posting of a run that a delivery began, one for each such run. Times in ms by the store's
+    clock."""
 
     run: str
     seen: int = 0
-    """The run as it was at this time stands on the forge, as far as it can."""
+    """The time up to which the run's changes are shown on the forge, as far as possible."""
     due: int = 0
-    """Nothing is tried before."""
+    """The earliest time of the next try."""
     tries: int = 0
-    """How often in a row something could not be done; 0: nothing waits."""
+    """Number of failed tries in a row; 0: nothing waits."""
     reason: str = ""
-    """What could not be done, and why."""
+    """The step that could not be done, and why."""
     comment: str = ""
-    """The id of the sticky comment, and where it is to be seen."""
+    """The id of perdure's comment on the issue, and its address."""
     comment_url: str = ""
     said: str = ""
-    """The digest of what stands in it."""
+    """The digest of that comment's text."""
     reaction: str = ""
-    """The newest that was put under the issue."""
+    """The newest reaction that was added to the issue."""
     attempt: int = 0
-    """The newest attempt whose work was brought out."""
+    """The newest attempt whose work was published."""
     commit: str = ""
-    """What the branch was pushed as; empty: it had nothing new."""
+    """The commit that the branch was pushed at; empty: there was nothing new to push."""
     status: str = ""
-    """The newest status, as `commit state`."""
+    """The newest status that was set, as `commit state`."""
     pull: int = 0
-    """The pull request's number, and where it is to be seen."""
+    """The number of the pull request, and its address."""
     pull_url: str = ""
     updated: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a run came from, by its labels: the source, the rule, and the issue or pull request."""
+    """The origin of a run according to its labels: the source, the rule, and the issue or pull
+    request."""
 
     source: str
     rule: str
     repository: str
     number: int
     pull: bool = False
-    """The number is a pull request's: it was not begun for an issue."""
+    """The number is that of a pull request; the run was not begun for an issue."""
 
 
 def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
-    """The labels of a run that a delivery began; `origin_of` reads them."""
+    """Return the labels of a run that a delivery began. `origin_of` reads them."""
     found = {
         "delivery": str(delivery),
         "source": origin.source,
@@ -63,7 +65,7 @@ def labels_of(delivery: int, origin: Origin) -> dict[str, str]:
 
 
 def origin_of(run: TaskRun) -> Origin | None:
-    """Where a run came from, or None for one that a person began."""
+    """Return the origin of a run; None if a person began it."""
     labels = run.spec.labels
     repository, _, number = labels.get("issue", "").rpartition("#")
     if (

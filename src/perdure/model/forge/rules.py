@@ -1,8 +1,8 @@
-"""Who works on what: the tables `[agents.NAME]`, and which intents each of them wants. Pure; read
-by `config`, asked by `dispatch`.
+"""The tables `[agents.NAME]`: which agent works for which authors, and which intents it takes.
+Pure; read by `config`, used by `dispatch`.
 
-Nobody is trusted by default: an agent works only for the authors that its rule names, or for whom
-the forge says that they may write there, and never on its own events.
+Nobody is trusted by default. An agent works only for the authors that its rule names, or for those
+that may write to the repository according to the forge. It never reacts to its own events.
 """
 
 from __future__ import annotations
@@ -32,78 +32,82 @@ TRIGGERS = (
     ),
 )
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
-"""These begin a task; the others go on with one."""
+"""Triggers that begin a task; all others go on with one."""
 OWN_MARK = "<!-- perdure:"
-"""Stands in every comment that perdure itself makes, whoever it speaks as."""
+"""The beginning of a mark in every comment that perdure makes, whichever login it uses."""
 OWN_CHECK = "perdure/"
-"""So the statuses begin that perdure itself sets."""
+"""The beginning of the names of all statuses that perdure sets."""
 
 _CLONE = re.compile(
     r"(?:https://[^\s@?#{}/]+|http://(?:localhost|127\.0\.0\.1)(?::[0-9]{1,5})?"
     r"|ssh://(?:[\w.-]+@)?[^\s@?#{}/]+)/[^\s@?#]*"
     r"|[\w.-]+@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s@?#:]*|/[^\0\n]*"
 )
-"""Whom a payload names is never the server."""
+"""Pattern of a clone address. Its server part has no placeholders, so a payload can never choose
+the server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One agent of a team, by the name that the team gives it."""
+    """A rule: one agent of a team, by the name that the team gives it."""
 
     name: str
     agent: str
     """The CLI."""
     clone: str
-    """Where it clones from: an https address or an absolute path, with `{repository}` for
+    """The address to clone from: https or an absolute path, with `{repository}` for
     `owner/name`."""
     authors: tuple[str, ...] = ()
-    """Whom it works for, by login; empty: for everybody with the access that is needed."""
+    """Logins of the authors that it works for; empty: everybody with the required access."""
     access: str = ""
-    """What an author must be allowed to do in the repository, by the forge's word: `write` or
-    `admin`. See `least`."""
+    """Minimum access to the repository that an author must have on the forge: `write` or `admin`.
+    See `least`."""
     login: str = ""
-    """Its own on the forge: who is assigned, mentioned, asked for a review."""
+    """Its own login on the forge, which is assigned, mentioned, or asked for a review."""
     labels: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ("*",)
     """Patterns for `owner/name`."""
     triggers: tuple[str, ...] = TRIGGERS
     token_file: str = ""
-    """Its own access to the forge's API (an absolute path); none of the three: that of the source
-    which sends the deliveries."""
+    """Absolute path of the file with its token for the forge's API. If none of the three token
+    settings is given, the token of the delivery's source is used."""
     token_env: str = ""
     token_credential: str = ""
     sources: tuple[str, ...] = ()
-    """Whose deliveries it takes, by the names of `[webhooks.NAME]`; empty: all."""
+    """Names of the `[webhooks.NAME]` whose deliveries it takes; empty: all."""
     model: str = ""
-    """Of this and the next five, what is empty (or 0) is as the settings say."""
+    """For this and the next five fields, empty (or 0) means the user's setting."""
     permissions: str = ""
     budget_usd: float = 0.0
     timeout: float = 0.0
     attempts: int = 0
     verify: str = ""
     concurrency: int = 0
-    """So many of its runs may be at work at once; 0: any number."""
+    """Maximum number of its runs at the same time; 0: no limit."""
     git_name: str = ""
-    """Who its commits are by; empty: as for any run."""
+    """The author of its commits; empty: as for any run."""
     git_email: str = ""
     templates: str = ""
-    """The directory with its own templates for prompts; empty: perdure's."""
+    """The directory of its own prompt templates; empty: perdure's."""
     report: bool = True
-    """What becomes of its runs is told on the forge, where there is a token: one comment,
-    reactions, a status."""
+    """Whether the forge is told about its runs, if there is a token: one comment, reactions, a
+    status."""
     publish: str = "no"
-    """After its success perdure pushes the `branch`, and opens a `pull` request for it."""
+    """The step after a success: push the `branch`, or also open a `pull` request for it. `no`:
+    neither."""
     ci_attempts: int = 3
-    """How often failed checks of its own branch are told in a row, without a word from a person."""
+    """Maximum number of times in a row that it is told about failed checks of its own branch,
+    without a comment by a person."""
     confidential: bool = False
-    """Works on what only members may read, too. What it pushes may be public."""
+    """Whether it also works on issues that only members may read. Its pushed branch may be
+    public."""
     archive: str = "checkpoint"
-    """What is kept of a workdir that is cleaned up: a `checkpoint`, or that and a `capsule`."""
+    """The part of a cleaned-up workdir that is kept: a `checkpoint`, or that and a `capsule`."""
 
     @property
     def least(self) -> str:
-        """What the forge is asked about an author: `write`, `admin`, or nothing where the rule
-        names its authors and asks no more."""
+        """Return the minimum access that the forge has to confirm for an author: `write`, `admin`,
+        or empty if the rule names its authors and requires no more."""
         return self.access or ("" if self.authors else "write")
 
     @property
@@ -117,8 +121,8 @@ class Rule:
 
 
 def wants(rule: Rule, intent: Intent) -> str:
-    """The trigger by which the rule wants the intent, or empty. Where the rule names no authors,
-    the forge is still to be asked for his permission."""
+    """Return the trigger by which the rule takes the intent; empty if it does not. If the rule
+    names no authors, the author's access still has to be checked on the forge."""
     if not is_for(rule, intent) and not is_own_check(rule, intent):
         return ""
     return next(
@@ -132,7 +136,7 @@ def wants(rule: Rule, intent: Intent) -> str:
 
 
 def is_for(rule: Rule, intent: Intent) -> bool:
-    """Return whether the agent listens to the author there, as far as the rule itself says: not to
+    """Return whether the agent reacts to the author there, as far as the rule itself says: not to
     itself, nor to what perdure wrote."""
     author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
@@ -146,15 +150,15 @@ def is_for(rule: Rule, intent: Intent) -> bool:
 
 
 def is_own_check(rule: Rule, intent: Intent) -> bool:
-    """Return whether a check has failed on the branch that the agent itself works on. Such an event
-    names who pushed, often the agent, or a robot: its author says nothing."""
+    """Return whether a check failed on the branch that the agent itself works on. The author of
+    such an event is the login that pushed, often the agent or a robot, so it is ignored."""
     is_failed = intent.kind is IntentKind.CI_FAILED and is_own(rule, intent)
     return is_failed and not _is_told_by_us(intent) and _is_there(rule, intent)
 
 
 def _is_told_by_us(intent: Intent) -> bool:
-    """A run that failed is told as a failed check: answered with another attempt, that would never
-    end."""
+    """Return whether the failed check is one that perdure set. A failed run sets a failed check;
+    reacting to that with another attempt would never end."""
     return intent.kind is IntentKind.CI_FAILED and intent.text.startswith(OWN_CHECK)
 
 
@@ -192,15 +196,14 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
 
 
 def branch_of(rule: Rule, number: int, *, apart: bool = False) -> str:
-    """The branch that the agent works on for an issue. `apart`: see `is_apart`."""
+    """Return the branch that the agent works on for an issue. `apart`: see `is_apart`."""
     kind = "mr" if apart else ""
     return f"perdure/{rule.name}-{kind}{number}"
 
 
 def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
-    """Return whether the number is that of a merge request of GitLab, which counts them apart from
-    its issues. The first merge request of a project often has the number of the issue that it is
-    for."""
+    """Return whether the number is that of a GitLab merge request. GitLab numbers them separately
+    from issues, and the first merge request of a project often has the number of its issue."""
     if intent.forge is not Forge.GITLAB:
         return False
     own = _own(rule, intent.branch)
@@ -213,8 +216,8 @@ def is_own(rule: Rule, intent: Intent) -> bool:
 
 
 def issue_of(rule: Rule, intent: Intent) -> int:
-    """Return the number that the work goes by: the pull request of the agent's own branch belongs
-    to what it was begun for."""
+    """Return the number that the work is filed under. A pull request of the agent's own branch is
+    filed under the number that the branch was made for."""
     own = _own(rule, intent.branch)
     return int(own[2]) if own else intent.number
 
@@ -224,7 +227,7 @@ def _own(rule: Rule, branch: str) -> re.Match[str] | None:
 
 
 def rules(value: object) -> tuple[Rule, ...]:
-    """The rules of an `[agents]` table, or of the same as JSON. Raises ValueError."""
+    """Return the rules of an `[agents]` table, or of its JSON form. Raises ValueError."""
     if isinstance(value, str):
         value = json.loads(value)
     if not isinstance(value, Mapping):
@@ -330,7 +333,8 @@ def _yes(value: object) -> bool:
 
 
 def _identity(value: object) -> str:
-    """A name or address that git takes as it is: one line without the marks that end it."""
+    """Return a name or address in the form that git uses unchanged: one line without the characters
+    that end it."""
     if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
         raise ValueError("is one line without < and >")
     return found
@@ -372,5 +376,5 @@ READERS: dict[str, Callable[[object], Any]] = {
     "token_env": _text,
     "token_credential": _text,
 }
-"""The settings of a rule: what each may be. A ValueError of theirs goes on where the setting's name
-ends."""
+"""The settings of a rule, each with its check. The message of a ValueError continues after the
+setting's name."""

@@ -1,8 +1,8 @@
-"""Where deliveries come from, as the configuration has it: the tables `[webhooks.NAME]`, read by
-`config`.
+"""The sources of deliveries: the tables `[webhooks.NAME]` of the configuration, read by `config`.
 
-The secrets themselves never stand there: only the files, or the names of the variables, that hold
-them. With a token, perdure also speaks to the forge that sends them.
+The configuration never contains the secrets themselves, only the files or the names of the
+variables that have them. With a token, perdure can also call the API of the forge that sends the
+deliveries.
 """
 
 from __future__ import annotations
@@ -27,36 +27,38 @@ KEYS = (
     "token_credential",
 )
 CREDENTIAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
-"""The name of a credential of systemd: a file's name (systemd.exec(5), LoadCredential)."""
+"""Pattern of the name of a systemd credential, which is a file name (systemd.exec(5),
+LoadCredential)."""
 USUAL = {Forge.GITHUB: "https://github.com", Forge.GITLAB: "https://gitlab.com"}
-"""Where a forge is, if `url` does not say."""
+"""Address of a forge if `url` is not given."""
 ADDRESS = re.compile(
     r"(https?)://((?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?)((?:/[\w.~-]+)*)/*"
 )
 ACTIVE_MOST = 2
-"""The new secret and the old one, while one takes the other's place on the forge."""
+"""Maximum number of active secrets: the new and the old one, while they are being exchanged on the
+forge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One source of deliveries: its webhook is `/webhooks/{name}`."""
+    """A source of deliveries. Its webhook is `/webhooks/{name}`."""
 
     name: str
     forge: Forge | None = None
-    """What it must be; None: whatever forge the headers name."""
+    """The required kind of forge; None: the one that the headers name."""
     files: tuple[str, ...] = ()
-    """Absolute paths, a secret each."""
+    """Absolute paths of files with one secret each."""
     variables: tuple[str, ...] = ()
     url: str = ""
-    """The forge's own address, as people open it; with a token it is always there. No slash at its
-    end."""
+    """The forge's own address, as people open it, without a slash at the end. Always set if there
+    is a token."""
     token_file: str = ""
-    """An absolute path. Of the three, at most one is given; without one the forge is only listened
-    to."""
+    """Absolute path of the file with the token. At most one of the three token settings is given.
+    Without a token, perdure only receives deliveries."""
     token_env: str = ""
     token_credential: str = ""
     credentials: tuple[str, ...] = ()
-    """Names of systemd credentials, a secret each."""
+    """Names of systemd credentials with one secret each."""
 
     def __str__(self) -> str:
         places = [
@@ -70,7 +72,7 @@ class Source:
 
 
 def sources(value: object) -> tuple[Source, ...]:
-    """The sources of a `[webhooks]` table, or of a text such as `shop=gitea:/etc/secret
+    """Return the sources of a `[webhooks]` table, or of a text such as `shop=gitea:/etc/secret
     lab=$LAB_SECRET`. Raises ValueError."""
     if isinstance(value, str):
         value = dict(map(_in_words, value.split()))
@@ -83,8 +85,8 @@ def sources(value: object) -> tuple[Source, ...]:
 
 
 def _in_words(word: str) -> tuple[str, dict[str, object]]:
-    """`NAME=FORGE:PLACE,PLACE`, where a place is a path or a `$VARIABLE`, as the table that it
-    stands for."""
+    """Return `NAME=FORGE:PLACE,PLACE` as the table that it stands for. A place is a path or a
+    `$VARIABLE`."""
     found = re.fullmatch(r"([^=]+)=(?:([a-z]+):)?([/$].*)", word)
     if not found:
         raise ValueError("NAME=FORGE:/path/of/the/secret, or NAME=$VARIABLE, is needed")
@@ -131,7 +133,7 @@ def _source(name: str, table: object) -> Source:
 
 
 def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    """`url`, `token_file`, `token_env` and `token_credential`, checked together."""
+    """Return `url`, `token_file`, `token_env` and `token_credential`, checked together."""
     token = token_of(name, table)
     url = table.get("url", "")
     if not url and not any(token):
@@ -168,8 +170,8 @@ def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def address(what: str, url: object) -> str:
-    """A forge's address: https, or http on this machine; without userinfo, query and a slash at its
-    end. Raises ValueError."""
+    """Return a forge's address, checked: https, or http on this machine; without userinfo, query or
+    a slash at the end. Raises ValueError."""
     found = ADDRESS.fullmatch(url) if isinstance(url, str) else None
     if found is None:
         raise ValueError(

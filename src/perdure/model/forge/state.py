@@ -1,8 +1,8 @@
-"""How things stand on a forge now, as its API tells it: the nouns of `perdure.protocols.ForgeApi`,
-the same for all forges.
+"""The current state of things on a forge, as its API returns it: the nouns of
+`perdure.protocols.ForgeApi`, the same for all forges.
 
-All texts come from outside: bounded and checked as those of an intent are. Times in ms since 1970
-by the forge's clock; 0: it did not say.
+All texts come from outside, and are limited and checked like those of an intent. Times are in ms
+since 1970 by the forge's clock; 0: not reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from perdure.lateclass import dataclass
 
 
 class Access(StrEnum):
-    """What a login may do in a repository. `reaches` compares."""
+    """A login's access to a repository. `reaches` compares two of these."""
 
     NONE = "none"
     READ = "read"
@@ -21,14 +21,13 @@ class Access(StrEnum):
     ADMIN = "admin"
 
     def reaches(self, least: Access) -> bool:
-        """Whether it is as much as `least`, or more."""
+        """Return whether this access is at least `least`."""
         order = list(Access)
         return order.index(self) >= order.index(least)
 
 
 class Reaction(StrEnum):
-    """What every forge can put under an issue or a comment. Of these all but GitLab's names are the
-    same."""
+    """The reactions that every forge has. Their names are the same on all forges except GitLab."""
 
     EYES = "eyes"
     ROCKET = "rocket"
@@ -40,27 +39,27 @@ class Reaction(StrEnum):
 
 
 class CheckState(StrEnum):
-    """How a commit was judged."""
+    """The state of a commit's check."""
 
     PENDING = "pending"
     SUCCESS = "success"
     FAILURE = "failure"
     ERROR = "error"
-    """The check itself could not be made."""
+    """The check itself could not be run."""
 
 
 class CommentKind(StrEnum):
-    """Where a comment stands."""
+    """Where a comment was made."""
 
     COMMENT = "comment"
     REVIEW = "review"
-    """What a review says as a whole; `verdict` has what it comes to."""
+    """The text of a review as a whole; `verdict` has its result."""
     LINE = "line"
-    """On a line of a change; `path` and `line` say which."""
+    """On a line of a change, given by `path` and `line`."""
 
 
 class CheckVerdict(StrEnum):
-    """What a review comes to."""
+    """The result of a review."""
 
     APPROVED = "approved"
     CHANGES_REQUESTED = "changes_requested"
@@ -69,8 +68,8 @@ class CheckVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class IssueRef:
-    """An issue or a pull request (on GitLab a merge request) by its address. GitLab counts the two
-    apart, the others together."""
+    """The address of an issue or a pull request (on GitLab a merge request). GitLab numbers the two
+    separately, the others together."""
 
     repository: str
     """`owner/name`, on GitLab with all groups."""
@@ -83,7 +82,7 @@ class IssueRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
-    """An issue, or what a pull request has in common with one."""
+    """An issue, or the part that a pull request has in common with one."""
 
     ref: IssueRef
     title: str
@@ -106,21 +105,22 @@ class Pull(Issue):
     merged: bool
     draft: bool
     head: str
-    """The branch that is to be merged, in `head_repository`."""
+    """The branch to be merged, in `head_repository`."""
     head_commit: str
     head_repository: str
-    """Another one than the pull request's: it comes from a fork. Empty: the fork is gone."""
+    """Differs from the pull request's repository if it comes from a fork. Empty: the fork was
+    deleted."""
     base: str
     reviewers: tuple[str, ...]
-    """Who was asked for a review and has not given one."""
+    """The logins that were asked for a review and have not given one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comment:
-    """Something that somebody said to an issue or a pull request."""
+    """A comment on an issue or a pull request."""
 
     id: str
-    """Only for the calls of the same forge, and the same issue."""
+    """Valid only in calls to the same forge, for the same issue."""
     kind: CommentKind
     author: str
     text: str
@@ -130,18 +130,18 @@ class Comment:
     path: str = ""
     line: int = 0
     removed: bool = False
-    """The line is one that the change removes."""
+    """Whether the change removes the line."""
     hunk: str = ""
-    """Of a line: the diff that it is on, as far as the forge tells."""
+    """For a line comment: the diff hunk, as far as the forge returns it."""
     review: str = ""
-    """Of a line: the id of the review that it was said in, where the forge tells."""
+    """For a line comment: the id of its review, if the forge returns it."""
     verdict: CheckVerdict | None = None
     confidential: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """A branch that is there."""
+    """An existing branch."""
 
     name: str
     commit: str
@@ -149,7 +149,7 @@ class Branch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitCheck:
-    """One judgement of a commit, the newest of its name."""
+    """One status or check of a commit, the newest of its name."""
 
     name: str
     state: CheckState
@@ -160,22 +160,22 @@ class CommitCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedCheck:
-    """A check of a commit that has failed, for who is to repair it."""
+    """A failed check of a commit, with what is needed to repair it."""
 
     name: str
     url: str = ""
     text: str = ""
-    """What the check itself says."""
+    """The check's own text."""
     log: str = ""
-    """The end of its log, as the forge gave it: escapes and all."""
+    """The end of its log as the forge returned it, including escape sequences."""
     note: str = ""
     """Why there is no log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedDelivery:
-    """A webhook that the forge sent and that was not taken. `hook` and `id` are for `redeliver`;
-    `delivery` is what the receiver sees."""
+    """A webhook that the forge sent and that was not accepted. `hook` and `id` are for `redeliver`;
+    `delivery` is the id that the receiver sees."""
 
     hook: str
     id: str

@@ -1,8 +1,9 @@
-"""How the next attempt starts, and the prompt that goes with it (`prompt`). Pure.
+"""Decides how the next attempt starts, and writes its prompt (`prompt`). Pure.
 
-`choose` walks the ladder: the agent's own transcript by id, by path, perdure's copy put back, a
-mended copy, and only then, where the policy allows, a new conversation with a brief. It never picks
-"the latest" of anything, and never starts afresh in silence.
+`choose` tries the ladder from the top: the agent's own transcript by id, then by path, perdure's
+copy, a mended copy, a checkpoint's conversation. Only then, if the policy allows, a new
+conversation begins with a brief. It never picks "the latest" of anything, and never begins a new
+conversation without saying so.
 """
 
 from __future__ import annotations
@@ -34,43 +35,43 @@ class Situation:
     now: int
     session: Session | None = None
     lost: Session | None = None
-    """The newest retired conversation of this scope, where there is no live one."""
+    """The newest retired conversation of this scope, if there is no live one."""
     transcript: Snapshot | None = None
-    """The agent's own transcript as it lies on disk now."""
+    """The agent's own transcript as it is on disk now."""
     standing: Standing = Standing.WHOLE
-    """How that transcript compares with everything that perdure has seen of it."""
+    """How that transcript compares with what perdure has seen of it."""
     announced: bool = False
-    """An agent was heard in the conversation, so it may have asked the model."""
+    """An agent's output showed that it was in the conversation, so it may have asked the model."""
     copy: Snapshot | None = None
     """perdure's own copy."""
     edits: tuple[str, ...] = ()
-    """The changes of a mended copy from which the agent was shown to go on; empty where there is
+    """The changes of a mended copy from which the agent was proven to go on; empty if there is
     none."""
     tried: frozenset[Rung] = frozenset()
     """Rungs that failed for this conversation since it last went on."""
     writers: tuple[int, ...] = ()
-    """Live processes of somebody else on this conversation."""
+    """Ids of other programs' live processes that use this conversation."""
     checkpoint: int = 0
-    """The newest checkpoint whose conversation is another than the copy's, where the copy is of no
-    use; 0: none."""
+    """The newest checkpoint whose conversation differs from the copy, if the copy cannot be used;
+    0: none."""
     resume_by_path: bool = False
     new_id: str = ""
-    """An unused id, where the CLI lets the caller choose."""
+    """An unused id, if the CLI lets the caller choose."""
     forks: str = ""
-    """The conversation that this run is to be a fork of, as long as it has none of its own."""
+    """The conversation that this run is to fork, until it has one of its own."""
     fork_at: int = 0
     fork_id: str = ""
-    """An unused id for the fork, where the CLI lets the caller choose."""
+    """An unused id for the fork, if the CLI lets the caller choose."""
     parent: Snapshot | None = None
-    """The transcript of the conversation that is to be forked, as it lies on disk now."""
+    """The transcript of the conversation to be forked, as it is on disk now."""
     parent_copy: Snapshot | None = None
     """perdure's own copy of it."""
     parent_standing: Standing = Standing.WHOLE
-    """How its transcript compares with everything that perdure has seen of it."""
+    """How the parent's transcript compares with what perdure has seen of it."""
     parent_refused: bool = False
     """The agent said that it cannot fork it."""
     on_expiry: OnExpiry = OnExpiry.RESUME
-    """What follows when the session's lifetime has passed."""
+    """The user's choice for a session whose lifetime has passed."""
     sessions: bool = True
     """The agent can go on with a conversation."""
     transcripts: bool = True
@@ -78,15 +79,15 @@ class Situation:
     heard: bool = False
     """An earlier attempt of this run has reached the model."""
     measure: Measure = Measure.NONE
-    """What has to come before the conversation goes on, by its size."""
+    """The step that is needed before the conversation goes on, because of its size."""
     size: str = ""
-    """How full it is, for a sentence."""
+    """How full it is, as a part of a sentence."""
     handed_over: str = ""
-    """The agent that worked on this run before, where it was another one."""
+    """The agent that worked on this run before, if it was another one."""
 
 
 def choose(at: Situation) -> Continuation:
-    """How the attempt starts. Its `reason` is a sentence for `perdure why`."""
+    """Return how the attempt starts. Its `reason` is a sentence for `perdure why`."""
     if not at.transcripts:
         return _by_its_word(at)
     if not at.sessions:
@@ -102,8 +103,8 @@ def choose(at: Situation) -> Continuation:
             reason=f"another live process ({who}) is on conversation {at.session.id}",
         )
     if at.forks and at.session.state is SessionState.PINNED and at.session.attempts == 0:
-        # What a kill left of it may be a part of the parent's history, which is no conversation to
-        # go on with.
+        # After a kill, the fork may have only a part of the parent's history, so it must not be
+        # resumed.
         return _fork(at, at.session.id if at.transcript is None and at.fork_id else at.fork_id)
     if not (at.session.expires and at.session.expires <= at.now):
         return _by_ladder(at, at.session)
@@ -111,8 +112,8 @@ def choose(at: Situation) -> Continuation:
 
 
 def _after_expiry(at: Situation, session: Session) -> Continuation:
-    """The end of a lifetime is told, whatever follows. A strict policy never begins anew because of
-    it."""
+    """Return the continuation of an expired session; it always names the end of the lifetime. With
+    a strict policy, an expired session never leads to a new conversation."""
     told = f"its lifetime had ended {(at.now - session.expires) / 1000:.0f} s before"
     if leaves(at):
         reason = f"conversation {session.id} is left: {told}, and a new one is asked for then"
@@ -129,7 +130,8 @@ def _after_expiry(at: Situation, session: Session) -> Continuation:
 
 
 def leaves(at: Situation) -> bool:
-    """Whether the conversation is left because its lifetime has passed, although it could go on."""
+    """Return whether the conversation is left because its lifetime has passed, although it could go
+    on."""
     asked = at.on_expiry is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT
     return (
         asked
@@ -140,7 +142,7 @@ def leaves(at: Situation) -> bool:
 
 
 def _by_ladder(at: Situation, session: Session) -> Continuation:
-    # What perdure can disprove before the launch is not given to an agent first.
+    # A transcript that perdure knows to be unusable is not tried with the agent first.
     usable = at.standing not in UNFIT
     began = usable and at.transcript is not None and at.transcript.turns > 0
     copied = at.copy is not None and at.copy.turns > 0
@@ -187,7 +189,7 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
 
 
 UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
-"""A transcript that is never taken for the conversation."""
+"""States of a transcript that is never used as the conversation."""
 
 
 def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
@@ -210,7 +212,7 @@ def _no_copy(copy: Snapshot | None) -> str:
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
-    """A whole conversation that does not go on as it is, because of its size."""
+    """Return what follows for a whole conversation that is too long to go on unchanged."""
     if at.measure is Measure.COMPACT:
         reason = (
             f"its transcript is on disk; it holds {at.size}, and is compacted before it goes on"
@@ -240,8 +242,8 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 
 def _never_began(at: Situation, session: Session) -> Continuation:
-    """Nothing is lost with such a conversation; but if it was to stand in for a lost one, that one
-    is still lost."""
+    """Return what follows for a conversation that was announced but never began. Nothing is lost
+    with it. If it was to replace a lost conversation, that one is still lost."""
     if session.parent:
         return _after_loss(
             at, session.parent, f"{session.id}, which was to take its place, never began"
@@ -259,7 +261,7 @@ def _never_began(at: Situation, session: Session) -> Continuation:
 
 
 def _begin(at: Situation, new_id: str, reason: str) -> Continuation:
-    """A first conversation of its scope; after another agent's work, with a brief."""
+    """Begin the first conversation of a scope; after another agent's work, with a brief."""
     if at.handed_over:
         reason = (
             f"handed over from {at.handed_over}: an agent cannot go on in another one's "
@@ -278,8 +280,8 @@ def _without_session(at: Situation) -> Continuation:
 
 
 def _by_its_word(at: Situation) -> Continuation:
-    """An agent whose conversations cannot be read. It names one only if it offers to load or resume
-    it."""
+    """Return the continuation for an agent whose conversations cannot be read. Such an agent has a
+    session only if it offers to load or resume it."""
     if at.forks:
         return _keeping_none(at)
     if at.session is None and (at.heard or at.lost is not None):
@@ -301,8 +303,8 @@ def _by_its_word(at: Situation) -> Continuation:
 
 
 def _keeping_none(at: Situation) -> Continuation:
-    """An agent whose conversations end with its process: each task begins a new one; what goes on
-    in files is no loss."""
+    """Return the continuation for an agent whose conversations end with its process: each task
+    begins a new one. Work in files is not lost."""
     if at.heard or at.forks:
         known = at.session or at.lost
         return _after_loss(
@@ -314,7 +316,8 @@ def _keeping_none(at: Situation) -> Continuation:
 
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
-    """The parent is only read: it may be of another run, which goes on with it."""
+    """Return the fork of a conversation. The parent is only read: it may belong to another run that
+    goes on with it."""
     usable = at.parent_standing not in UNFIT
     there = usable and at.parent is not None and at.parent.turns > 0
     copied = at.parent_copy is not None and at.parent_copy.turns > 0

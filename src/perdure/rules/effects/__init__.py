@@ -1,13 +1,13 @@
-"""The effect ledger: what an agent did to the world outside its workdir, read from its tool calls.
+"""The effect ledger: what an agent did outside its workdir, read from its tool calls.
 
 A workdir can be restored and a conversation resumed, but a push or a published package cannot be
-taken back. They are listed by attempt, and the next attempt is told: already done, verify before
-you repeat. Read from the journal by `report` and by the prompt; nothing is stored beside it.
+undone. The ledger lists such effects by attempt, and the next attempt's prompt says: already done,
+verify before you repeat. `report` and the prompt read it from the journal; nothing else is stored.
 
-A tool call is journaled when it begins: that record is the intent. Its end tells the outcome. What
-an attempt leaves without an end is unknown. Shell commands are parsed (`shell`) and looked up in a
-table (`catalog`); what the table does not know to be local is listed as possible. What a script of
-the agent's own does is not seen.
+A tool call is recorded when it begins: that record is the intent. The record of its end has the
+outcome. Without an end the outcome is unknown. Shell commands are parsed (`shell`) and looked up in
+a table (`catalog`). Anything that the table does not know to be local is listed as possible. The
+effects of a script of the agent's own are not seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 RUNNING, DONE, FAILED, OUTCOME_UNKNOWN = "running", "done", "failed", "unknown"
 DENIED = "denied"
 _BACKGROUND = "Command running in background"
-"""How Claude Code (2.1.329) answers a call whose command goes on: its end will not be seen."""
+"""Beginning of Claude Code's answer (2.1.329) to a call whose command goes on in the background.
+Its end will not be seen."""
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -36,16 +37,16 @@ class Effect(msgspec.Struct, frozen=True):
     kind: str
     command: str
     ok: bool | None
-    """Whether it came back well; None where that is not known."""
+    """Whether it succeeded; None if unknown."""
     outcome: str = OUTCOME_UNKNOWN
-    """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown`: begun, and
-    nothing tells how it ended."""
+    """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown` (begun, but its
+    end was not seen)."""
     possible: bool = False
-    """It is only not known to be local."""
+    """True if the command is only not known to be local."""
     reversible: bool | None = None
-    """Whether it can be taken back; None where that is not known."""
+    """Whether it can be undone; None if unknown."""
     at: int = 0
-    """When it was begun, in ms since 1970."""
+    """When it began, in ms since 1970."""
 
 
 def ledger(records: Iterable[Record]) -> list[Effect]:
@@ -65,7 +66,7 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
             case ToolEnded(tool_id=tool_id, ok=ok):
                 for place, each in calls.get((record.attempt, tool_id), []):
                     found[place] = _ended(found[place], each, ok)
-            # What a sandbox stopped had begun; its end says more.
+            # A call that a sandbox stopped had begun, so its end says more than the denial.
             case ToolDenied(tool_id=tool_id, by=by) if by != "sandbox":
                 for place, _ in calls.get((record.attempt, tool_id), []):
                     found[place] = replace(found[place], ok=False, outcome=DENIED)
@@ -105,7 +106,8 @@ def _begun(each: EffectFinding, record: Record) -> Effect:
 
 
 def _ended(effect: Effect, each: EffectFinding, ok: bool) -> Effect:
-    """Return the effect with its outcome: a call of several programs does not tell of each."""
+    """Return the effect with its outcome. The result of a call of several programs may not show the
+    result of each."""
     if effect.outcome == DENIED:
         return effect
     if ok and each.proves:

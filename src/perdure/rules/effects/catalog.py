@@ -1,8 +1,8 @@
 """Says what a tool call does outside the workdir, by the table in `catalog.toml`. Used by the
 ledger.
 
-What the table does not know to be local is a possible effect. Reads the table once, when the first
-call is looked at.
+Anything that the table does not know to be local is a possible effect. The table is read once, at
+the first call.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from perdure.rules.effects.shell import LONGEST, UNKNOWN, Invocation, read
 
 LOCAL = "local"
 PROGRAM, SCRIPT, CODE, TOOL, COMMAND = "program", "script", "code", "tool", "command"
-"""Kinds of possible effects, where not even the program tells what it does."""
+"""Kinds of possible effects, for programs whose effect is unknown."""
 MOST_LEVELS = 8
-"""How deep wrappers and scripts in scripts are followed."""
+"""Maximum depth to which wrappers, and scripts in scripts, are followed."""
 MOST_CALLS = 1_000
-"""Number of programs of one tool call that are looked at."""
+"""Maximum number of programs of one tool call that are examined."""
 MOST_FOUND = 50
-"""Number of effects of one tool call that are listed."""
+"""Maximum number of effects of one tool call that are listed."""
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _CODE_FILE = re.compile(
@@ -46,16 +46,16 @@ class EffectFinding(msgspec.Struct, frozen=True):
     kind: str
     command: str
     possible: bool = False
-    """It is not known; it is only not known to be local."""
+    """True if the program is only not known to be local."""
     reversible: bool | None = None
     proves: bool = True
-    """The call's success is its success."""
+    """Whether the call's success means that the effect succeeded."""
     disproves: bool = True
-    """The call's failure is its failure."""
+    """Whether the call's failure means that the effect failed."""
 
 
 class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line of a program's table; all conditions that are given have to hold."""
+    """One line of a program's table. All given conditions have to hold."""
 
     kind: str = LOCAL
     verbs: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class ProgramRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The names of programs that are alike, and their options with a value."""
+    """Names of programs that behave alike, and their options with a value."""
 
     names: tuple[str, ...]
     values: frozenset[str] = frozenset()
@@ -84,7 +84,7 @@ class KnownProgram(Named, frozen=True):
     statement: frozenset[str] = frozenset()
     """Options whose value is a statement in the program's language."""
     writes: str = ""
-    """A statement with a match of this changes something."""
+    """A pattern of statements that change something."""
 
 
 class Wrapper(Named, frozen=True):
@@ -106,7 +106,7 @@ class Interpreter(Named, frozen=True):
 
 
 class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Words that say what a script or a target is for."""
+    """Words in a name that show the purpose of a script or target."""
 
     effect: frozenset[str]
     local: frozenset[str]
@@ -114,7 +114,7 @@ class Vocabulary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LocalPrograms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Programs that reach nothing but this machine."""
+    """Programs that affect only this machine."""
 
     programs: frozenset[str]
 
@@ -205,7 +205,8 @@ class _Search:
         self.left = MOST_CALLS
 
     def script(self, text: str, proves: bool = True, disproves: bool = True) -> None:
-        """Take in a script; what the script in which it stands does not tell, it does not tell."""
+        """Examine a script. A result that does not show for the enclosing script does not show for
+        it either."""
         if self.level > MOST_LEVELS or self.left <= 0:
             self.whole = False
             return
@@ -222,7 +223,7 @@ class _Search:
         self.level -= 1
 
     def _call(self, call: Invocation) -> None:
-        """Take in a program: itself, or what it starts."""
+        """Examine a program: itself, or what it starts."""
         self.left -= 1
         if self.left < 0 or self.level > MOST_LEVELS:
             self.whole = False
@@ -252,7 +253,7 @@ class _Search:
         self.level -= 1
 
     def _text(self, text: str, call: Invocation) -> None:
-        """Take in a script inside of a command."""
+        """Examine a script inside a command."""
         if text.replace(UNKNOWN, "").strip():
             self.script(text, call.proves, call.disproves)
         elif UNKNOWN in text:
@@ -261,8 +262,8 @@ class _Search:
     def _interpreted(
         self, interpreter: Interpreter, name: str, words: Sequence[str], call: Invocation
     ) -> None:
-        """Take in code: inline, a module's, a file's, or what is read from stdin."""
-        # The text of `bash -lc text` is the first word behind all options.
+        """Examine code: inline, of a module, of a file, or read from stdin."""
+        # In `bash -lc text`, the text is the first word after all options.
         inlined = frozenset[str]() if interpreter.shell else interpreter.inline
         values = interpreter.values | inlined | interpreter.module
         given = _sorted(words, values, leading=True, verbs=interpreter.verbs)
@@ -287,7 +288,7 @@ class _Search:
             self.found.append(_possible(SCRIPT, call))
 
     def _file(self, words: tuple[str, ...], call: Invocation, path: str = "") -> None:
-        """Take in a file or module that an interpreter runs, with its arguments."""
+        """Examine a file or module that an interpreter runs, with its arguments."""
         if _known(words[0]):
             self._deeper(words, call)
         else:
@@ -324,7 +325,7 @@ def _started(name: str, words: Sequence[str]) -> list[tuple[str, ...] | str] | N
 
 
 def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str]:
-    """Return what stands between each `-exec` and its `;`."""
+    """Return the words between each `-exec` and its `;`."""
     found: list[tuple[str, ...] | str] = []
     inner: list[str] | None = None
     for word in words:
@@ -339,7 +340,7 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
 
 
 def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
-    """Judge a script of the agent's own or of the repository: only its name is looked at."""
+    """Judge a script of the agent's own or of the repository, by its name only."""
     named = [words[0], *[word for word in words[1:2] if re.fullmatch(r"[\w:.-]+", word)]]
     if UNKNOWN in words[0] or any(_words(each) & catalog().words.effect for each in named):
         return [_possible(SCRIPT, call)]
@@ -423,8 +424,8 @@ def _sorted(
     leading: bool = False,
     verbs: Sequence[str] = (),
 ) -> _Arguments:
-    """Sort words into options and others. `leading`: options end where the program begins that is
-    started, after the verbs."""
+    """Sort words into options and others. `leading`: options end, after the verbs, where the
+    started program begins."""
     options: list[str] = []
     places: list[int] = []
     at = 1
@@ -454,12 +455,12 @@ def _sorted(
 
 
 def _is_part(plain: Sequence[str], verbs: Sequence[str]) -> bool:
-    """Return whether the words are verbs, or begin some."""
+    """Return whether the words are verbs, or the beginning of some."""
     return any(verb.split()[: len(plain)] == list(plain) for verb in verbs)
 
 
 def _verbs_at(verbs: Sequence[str], plain: Sequence[str]) -> int:
-    """Return how many words the longest of these verbs takes."""
+    """Return the number of words of the longest of these verbs that fits."""
     return max((len(verb.split()) for verb in verbs if _matches(verb, plain)), default=0)
 
 

@@ -1,9 +1,10 @@
 """Parses a shell command into the programs that it starts. Used by `rules.effects.catalog`. Pure.
 
 tree-sitter's bash grammar reads the command; it is imported when the first command is read. The
-command is hostile: the grammar needs memory and time that grow with the square of some constructs
-(4 KB of `a|`: 0.15 s and 80 MB; 16 KB: 2 s and 800 MB, tree-sitter 0.26.1, tree-sitter-bash
-0.25.1). Longer commands are cut, tangled ones are not parsed, and `ShellScript.whole` says so.
+command is hostile: for some constructs the grammar needs memory and time that grow with the square
+of the length (4 KB of `a|`: 0.15 s and 80 MB; 16 KB: 2 s and 800 MB, tree-sitter 0.26.1,
+tree-sitter-bash 0.25.1). Longer commands are therefore cut, commands with too many such constructs
+are not parsed, and `ShellScript.whole` is false for both.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
 LONGEST = 4096
-"""Bytes of a command that are parsed."""
+"""Maximum number of bytes of a command that are parsed."""
 MOST_TANGLES = 200
-"""Number of pipes, arrays and here-documents in a command that is parsed."""
+"""Maximum number of pipes, arrays and here-documents in a command that is parsed."""
 MOST_NODES = 20_000
 MOST_DEPTH = 100
 UNKNOWN = "\0"
-"""Stands in a word for what is only known when the command runs."""
+"""Placeholder in a word for a part that is only known when the command runs."""
 
 _CUT = re.compile(r" \[\d+ characters more\]$")
-"""The end of a command that was too long for the journal."""
+"""The end of a command that was cut for the journal."""
 _TANGLES = re.compile(r"\||=\(|\$\[|<<")
 _ESCAPED = re.compile(r"\\(\n|.)", re.DOTALL)
 _ESCAPED_IN_QUOTES = re.compile(r"\\([\"\\$`\n])")
@@ -48,28 +49,28 @@ class Invocation(msgspec.Struct, frozen=True):
 
     words: tuple[str, ...]
     text: str
-    """The words as they are written in the command."""
+    """The words as written in the command."""
     stdin: str | None = None
-    """What it is given to read, where the command says so."""
+    """Its standard input, if the command contains it."""
     piped: bool = False
-    """It reads the output of another program."""
+    """Whether it reads the output of another program."""
     proves: bool = True
-    """The command's success is the program's success."""
+    """Whether the command's success means that the program succeeded."""
     disproves: bool = True
-    """The command's failure is the program's failure."""
+    """Whether the command's failure means that the program failed."""
 
 
 class ShellScript(msgspec.Struct, frozen=True):
-    """A shell command as it was read."""
+    """The result of parsing a shell command."""
 
     invocations: tuple[Invocation, ...]
     functions: frozenset[str] = frozenset()
     whole: bool = True
-    """All of it was read and understood."""
+    """Whether all of it was read and understood."""
 
 
 class _Place(msgspec.Struct, frozen=True):
-    """Where a node of the tree stands in the command."""
+    """The position of a node of the tree in the command."""
 
     proves: bool = True
     disproves: bool = True
@@ -78,7 +79,8 @@ class _Place(msgspec.Struct, frozen=True):
     depth: int = 0
 
     def below(self, *, proves: bool = False, disproves: bool = False) -> _Place:
-        """Return the place of a part; what the whole does not tell, its part does not tell."""
+        """Return the position of a part. A result that does not show for the whole does not show
+        for the part either."""
         return _Place(
             self.proves and proves,
             self.disproves and disproves,
@@ -91,9 +93,9 @@ class _Place(msgspec.Struct, frozen=True):
 def read(command: str) -> ShellScript:
     """Return the programs that a command starts, in the order of their text; never raises."""
     kept = _CUT.sub("", command)
-    # The grammar's scanner looks each character up in the C library's table for bytes: beyond
-    # U+FFFF that ends the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). No word of the table
-    # has a character that is not ASCII.
+    # The grammar's scanner looks up each character in the C library's table for bytes. A character
+    # beyond U+FFFF crashes the process (tree-sitter-bash 0.25.1: "{" and U+FE7F5). No word of the
+    # table has a character that is not ASCII.
     source = kept.replace(UNKNOWN, " ").encode("ascii", "replace")
     if len(_TANGLES.findall(command)) > MOST_TANGLES:
         return ShellScript((), whole=False)
@@ -138,7 +140,7 @@ class _Reader:
             waiting += reversed(self._parts(node, place))
 
     def _note(self, node: Node, place: _Place) -> None:
-        """Take in what the node itself says."""
+        """Record what the node itself says."""
         match node.type:
             case "command":
                 self._command(node, place)
@@ -171,14 +173,15 @@ class _Reader:
         )
 
     def _parts(self, node: Node, place: _Place) -> list[tuple[Node, _Place]]:
-        """Return the nodes right below, each with its place."""
+        """Return the direct children, each with its position."""
         parts = [each for each in node.named_children if each.type != "comment"]
         dark = place.below()
         match node.type:
             case "program" | "compound_statement" | "subshell" | "do_group":
                 return [(each, self._in_a_row(node, each, parts, place)) for each in parts]
             case "list":
-                # A chain of && has succeeded only if each link has; one of || has failed only so.
+                # A chain of && succeeded only if each link did; a chain of || failed only if each
+                # link did.
                 chained = any(child.type == "&&" for child in node.children)
                 return [
                     (each, place.below(proves=chained, disproves=not chained)) for each in parts
@@ -197,7 +200,8 @@ class _Reader:
                 return [(each, plain) for each in parts]
 
     def _in_a_row(self, node: Node, each: Node, parts: list[Node], place: _Place) -> _Place:
-        """Return the place of one of several statements: the last one ends the command."""
+        """Return the position of one of several statements. The last one determines the exit
+        code."""
         last = each == parts[-1] and not (each.next_sibling and each.next_sibling.type == "&")
         return place.below(proves=last, disproves=last and len(parts) == 1)
 
@@ -232,7 +236,7 @@ class _Reader:
         return found
 
     def _document(self, parts: list[Node]) -> str | None:
-        """Return the here-document, or here-string, among the redirections."""
+        """Return the text of the here-document, or here-string, among the redirections."""
         for redirect in parts:
             for each in redirect.named_children:
                 if redirect.type == "heredoc_redirect" and each.type == "heredoc_body":
@@ -265,8 +269,8 @@ class _Reader:
                 return _ESCAPED.sub(lambda found: found[1].strip("\n"), text)
 
     def _quoted(self, node: Node, depth: int) -> str:
-        """Return the value of a string: between its expansions every byte counts, also blanks that
-        the grammar has no node for."""
+        """Return the value of a string. Between its expansions every byte counts, including blanks
+        for which the grammar has no node."""
         source = node.text or b""
         pieces = []
         at = node.start_byte + 1

@@ -1,7 +1,7 @@
-"""A plan: tasks that need each other, and what becomes of them. Pure.
+"""A plan: tasks that depend on each other, and their results. Pure.
 
-`plan_file` reads the file; `checks` turns what it says into a `Plan` or into all of its problems,
-each with its line. `conversations` says which tasks share a conversation.
+`plan_file` reads the file. `checks` turns its content into a `Plan`, or into a list of all its
+problems with their lines. `conversations` decides which tasks share a conversation.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class PlanError(ConfigError):
 
 
 class Forking(StrEnum):
-    """Where an agent's program can fork a conversation: at the end of any of its turns, where it
-    stands now, or not at all."""
+    """Where an agent's program can fork a conversation: at the end of any turn, only at its current
+    end, or not at all."""
 
     ANYWHERE = "anywhere"
     AT_END = "at end"
@@ -29,8 +29,9 @@ class Forking(StrEnum):
 
 
 class Unforkable(StrEnum):
-    """What becomes of a branch whose conversation cannot be forked: it waits and goes on in the
-    strand itself, or begins a new conversation, at the same time, with a brief of what was said."""
+    """The way to handle a branch whose conversation cannot be forked. Either it waits and goes on
+    in the strand itself, or it begins a new conversation, in parallel, with a brief of what was
+    said."""
 
     SERIAL = "serial"
     BRIEF = "brief"
@@ -38,7 +39,7 @@ class Unforkable(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanTask:
-    """One task of a plan. What it does not say, the plan says."""
+    """One task of a plan. The plan's own settings apply where the task has none."""
 
     name: str
     prompt: str
@@ -50,9 +51,10 @@ class PlanTask:
     timeout_s: float = 3600.0
     attempts: int = 3
     files: tuple[str, ...] = ()
-    """What it is to make, relative to the workdir: missing after its success, they fail it."""
+    """Files that the task must make, relative to the workdir. It fails if one is missing after its
+    success."""
     map: str = ""
-    """Which prompts get the project map (see MapWhen); empty: where the task has files from tasks
+    """Which prompts get the project map (see MapWhen). Empty: those of a task with files from tasks
     that are not in its conversation."""
 
 
@@ -65,12 +67,12 @@ class Plan:
     repo: str = ""
     base: str = ""
     verify: str = ""
-    """Run in the result after the last task."""
+    """A command that is run in the result after the last task."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     jobs: int = 1
     unforkable: Unforkable = Unforkable.SERIAL
     budget_usd: float = 0.0
-    """All tasks together; 0 means no limit."""
+    """For all tasks together; 0 means no limit."""
 
     def task(self, name: str) -> PlanTask:
         return next(task for task in self.tasks if task.name == name)
@@ -81,26 +83,26 @@ class Strand:
     """How one task joins the conversations of a plan."""
 
     name: str
-    """The strand's: that of the task which began it."""
+    """The name of the strand: that of the task that began it."""
     goes_on: str = ""
-    """The task that stands before it in the same conversation and workdir."""
+    """The previous task in the same conversation and workdir."""
     forks: str = ""
-    """The task at whose end its conversation is forked."""
+    """The task after whose end its conversation is forked."""
     files_of: str = ""
-    """The task whose files a new workdir begins with; empty where it goes on, or begins at the
-    plan's base."""
+    """The task whose files a new workdir begins with. Empty if it goes on in an existing one, or
+    begins at the plan's base."""
     merges: tuple[str, ...] = ()
-    """Tasks whose files are merged in before it begins."""
+    """Tasks whose files are merged before it begins."""
     instead: str = ""
-    """`serial` or `brief`: what it does instead of a fork, which its agent cannot make."""
+    """`serial` or `brief`: what it does instead of a fork that its agent cannot make."""
     lets: tuple[str, ...] = ()
-    """Forks of the task that it goes on after, which have to be made before the conversation goes
-    on."""
+    """Tasks that fork the same need. Their forks have to be made before this task goes on in the
+    conversation."""
 
 
 class PlanState(StrEnum):
-    """How a plan stands. `open`: begun, and not at its end; whether somebody is at work on it, its
-    lease says."""
+    """The state of a plan. `open`: begun and not finished; its lease says whether a worker holds
+    it."""
 
     OPEN = "open"
     SUCCEEDED = "succeeded"
@@ -109,46 +111,46 @@ class PlanState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRun:
-    """A plan that was begun, as the store keeps it. Times in ms."""
+    """A plan that was begun, as the store has it. Times in ms."""
 
     id: str
     name: str
     plan: Plan
     seed: TaskSpec
-    """What the specs of all tasks have in common: repository, the commit to begin at, limits. Its
-    prompt is empty."""
+    """The common part of the specs of all tasks: repository, base commit, limits. Its prompt is
+    empty."""
     file: str
-    """Where the plan was read from, to be shown."""
+    """The file that the plan was read from, for display."""
     strands: dict[str, Strand] = field(default_factory=dict)
-    """As they were woven when the plan was begun, by task."""
+    """How each task joins the conversations, by task, as decided when the plan was begun."""
     state: PlanState = PlanState.OPEN
     reason: str = ""
     verified: bool = False
-    """The plan's own check has passed in the result."""
+    """Whether the plan's own check has passed in the result."""
     created: int = 0
     updated: int = 0
     worker: str = ""
-    """Who is at work on it; empty for nobody."""
+    """The worker that holds the plan; empty if none does."""
     lease_until: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEnd:
-    """Where a task that succeeded left its workdir and conversation: what goes on from it begins
-    there."""
+    """The state in which a successful task left its workdir and conversation. Tasks that go on from
+    it begin there."""
 
     commit: str
     checkpoint: int
     session_id: str = ""
     turns: int = 0
-    """Prompts that stand in the conversation."""
+    """Number of prompts in the conversation."""
     files: tuple[str, ...] = ()
-    """The first of the files that differ from where the task began: hostile names."""
+    """The first of the files that differ from the task's beginning. The names are hostile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """A task of a plan that was begun: its run, and how it came to its files."""
+    """A task of a plan that was begun: its run, and the origin of its files."""
 
     task: str
     run: str
@@ -156,8 +158,9 @@ class PlannedRun:
     conflicts: tuple[tuple[str, str], ...] = ()
     """File and reason."""
     began: str = ""
-    """The commit at which its workdir stood before its agent's first word, other tasks' work merged
-    in."""
+    """The commit of its workdir before its agent's first turn, including the merged work of other
+    tasks."""
     end: TaskEnd | None = None
     checks: int = 0
-    """How often the plan's own check has failed and its output was given to this task."""
+    """Number of times that the plan's own check has failed and its output was given to this
+    task."""

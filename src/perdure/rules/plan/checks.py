@@ -1,5 +1,5 @@
-"""A plan is checked as a whole before anything runs: its problems are told all at once, each with
-its line. Pure. `plan_file` calls it."""
+"""Checks a plan as a whole before anything runs, and reports all problems at once, each with its
+line. Pure. Called by `plan_file`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from perdure.model import ContinuityPolicy, Permissions
 from perdure.rules.plan import Plan, PlanError, PlanTask, Unforkable
 
 LineOf = Callable[..., int]
-"""The line on which a value stands, by its path of keys and positions: `line_of("tasks", 2,
+"""Returns the line of a value, by its path of keys and positions: `line_of("tasks", 2,
 "needs")`."""
 
 
 def planned(
     raw: Mapping[str, Any], line_of: LineOf, place: str, defaults: Mapping[str, Any]
 ) -> Plan:
-    """The plan that a file says. `raw` fits the schema already; `defaults` are the settings. Raises
+    """Return the plan in a file. `raw` already fits the schema; `defaults` are the settings. Raises
     PlanError with every problem."""
     tasks = tuple(_task(raw, entry, defaults) for entry in raw["tasks"])
     problems = [
@@ -91,7 +91,8 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
     first: dict[str, int] = {}
     found = []
     for index, task in enumerate(tasks):
-        # Some file systems, and all people, take names that differ in case alone for one.
+        # Some file systems do not distinguish names that differ only in case, and people confuse
+        # them.
         name = task.name.lower()
         if name in first:
             there = first[name]
@@ -118,8 +119,8 @@ def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
 
 
 def _cycles(tasks: Sequence[PlanTask]) -> list[tuple[int, str]]:
-    """The cycles, each with its path, at the first of its tasks. Where cycles share a need, one of
-    them may be told later."""
+    """Return the cycles, each with its path, at the first of its tasks. If cycles share a
+    dependency, one of them may be reported only after the other is fixed."""
     places = {task.name: index for index, task in reversed(list(enumerate(tasks)))}
     needs = {task.name: [need for need in task.needs if need in places] for task in reversed(tasks)}
     found: list[tuple[int, str]] = []

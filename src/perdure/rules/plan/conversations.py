@@ -1,8 +1,8 @@
-"""Which tasks of a plan share a conversation. Pure.
+"""Decides which tasks of a plan share a conversation. Pure.
 
-A task goes on in the *strand* of the first need that nobody else goes on in, and forks it
-otherwise. What the agents' programs can do (`Forking`) has a say in it: what cannot be forked goes
-on at the strand's end instead, or begins with a brief.
+A task goes on in the *strand* of its first need in which no other task goes on; otherwise it forks
+that need's conversation. This also depends on what the agents' programs can do (`Forking`). A task
+that needs a fork that cannot be made goes on at the strand's end instead, or begins with a brief.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from perdure.rules.plan import Forking, Plan, PlanTask, Strand, Unforkable
 
 
 def order(plan: Plan) -> list[PlanTask]:
-    """The tasks, each behind what it needs, and otherwise as the file has them."""
+    """Return the tasks, each after its needs, and otherwise in the order of the file."""
     left, done = list(plan.tasks), dict[str, PlanTask]()
     while left:
         task = next(task for task in left if all(need in done for need in task.needs))
@@ -26,11 +26,11 @@ def order(plan: Plan) -> list[PlanTask]:
 def weave(
     plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE
 ) -> dict[str, Strand]:
-    """Which tasks share a conversation and a workdir, by the task's name. `forking` says what an
-    agent's program can do.
+    """Return which tasks share a conversation and a workdir, by the task's name. `forking` returns
+    what an agent's program can do.
 
-    Agents never share a conversation: a task of another agent begins its own, with the files of
-    what it needs.
+    Agents never share a conversation: a task of another agent begins its own, with the files of the
+    tasks that it needs.
     """
     loom = _Loom(plan, forking)
     for task in order(plan):
@@ -39,18 +39,18 @@ def weave(
 
 
 class _Loom:
-    """The strands as far as they are woven."""
+    """The strands decided so far."""
 
     def __init__(self, plan: Plan, forking: Callable[[str], Forking]) -> None:
         self._plan, self._forking = plan, forking
         self._strands: dict[str, Strand] = {}
         self._next: dict[str, str] = {}
-        """Who goes on after a task."""
+        """The task that goes on after a task."""
         self._holds: dict[str, frozenset[str]] = {}
-        """What each task's workdir has in it when it begins its own work: the tasks of its own and
-        of merged strands."""
+        """Tasks whose work is in a task's workdir when its own begins: those of its own strand and
+        of merged ones."""
         self._later: dict[str, set[str]] = {task.name: set(task.needs) for task in plan.tasks}
-        """What has to come before each task: what it needs, and more."""
+        """Tasks that have to come before each task: its needs, and others added here."""
         self._lets: dict[str, tuple[str, ...]] = {}
 
     def add(self, task: PlanTask) -> None:
@@ -101,9 +101,9 @@ class _Loom:
         )
 
     def _can_fork(self, task: PlanTask, need: str) -> bool:
-        """Whether a fork can be made at the need's end. Where that is where the conversation stands
-        now, who goes on in it waits until the fork is made, unless the fork itself waits for
-        him."""
+        """Return whether a fork can be made at the need's end. If that is the current end of the
+        conversation, the task that goes on in it waits until the fork is made, unless the fork
+        itself waits for that task."""
         can = self._forking(task.agent)
         if can is not Forking.AT_END:
             return can is Forking.ANYWHERE
@@ -115,7 +115,7 @@ class _Loom:
         return True
 
     def _waits(self, task: str, other: str) -> bool:
-        """Whether `task` can only begin after `other`."""
+        """Return whether `task` can only begin after `other`."""
         seen, left = set[str](), [task]
         while left:
             at = left.pop()
@@ -127,14 +127,14 @@ class _Loom:
         return False
 
     def _last(self, task: str) -> str:
-        """The end of a task's strand, as far as it is woven."""
+        """Return the last task so far of a task's strand."""
         while task in self._next:
             task = self._next[task]
         return task
 
 
 def joins(strand: Strand) -> str:
-    """How a task joins the conversations, in words."""
+    """Return in words how a task joins the conversations."""
     if strand.goes_on:
         words = f"goes on after {strand.goes_on}"
     elif strand.forks:

@@ -1,11 +1,10 @@
-"""Claude Code's transcripts. What 2.1.329 takes by itself was tried on it
-(docs/reference/mending.md).
+"""Claude Code's transcripts. Its behavior was tried with 2.1.329 (docs/reference/mending.md).
 
-It takes nearly everything: torn tails, unreadable lines, doubled results and unknown parents are
-passed over or bridged, a thought without a signature is left out once the service refused it, and a
-call that dangles at the end is closed. It refuses a file in which it finds no conversation, and an
-image over the service's limit; it loses, without a word, a call without its result in the middle,
-glued records, and all that comes before a line without a parent.
+It accepts nearly everything. Torn tails, unreadable lines, doubled results and unknown parents are
+skipped or bridged; a thought without a signature is left out after the service refused it; a
+dangling call at the end is closed. It refuses a file in which it finds no conversation, and an
+image over the service's limit. It silently loses a call without its result in the middle, glued
+records, and everything before a line without a parent.
 """
 
 from __future__ import annotations
@@ -28,11 +27,12 @@ from perdure.rules.transcript_repair.records import (
 )
 
 IMAGE_LIMIT = 5 * 1024 * 1024
-"""Characters of base64 that the service takes; the CLI checks it before it asks."""
+"""Maximum size of an image that the service accepts, in characters of base64. The CLI checks it
+before it asks."""
 REQUEST_LIMIT = 32_000_000
-"""Bytes of a request that the service takes."""
+"""Maximum size of a request that the service accepts, in bytes."""
 MEMORY_LIMIT = 100_000_000
-"""From this size on a resume takes gigabytes of memory (223 MB took 12 GB)."""
+"""Size in bytes from which a resume takes gigabytes of memory (223 MB took 12 GB)."""
 
 HABITS = Habits(
     opening=r'\{"(parentUuid|type|uuid|sessionId)":',
@@ -49,8 +49,9 @@ _SAID = ("user", "assistant")
 def mend(
     content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
 ) -> Mended:
-    """The diagnosis and, where it can be mended, the new bytes. `complaint`: what the agent said
-    when it refused; `memory`: from how many bytes on a file that was compacted is cut."""
+    """Return the diagnosis and, if the transcript can be mended, the new bytes. `complaint`: the
+    agent's message when it refused; `memory`: the size in bytes from which a compacted file is
+    cut."""
     made = draft(content, HABITS)
     if not any(_is_said(record) for _, record in made.records()):
         what = "no prompt and no answer stands in it"
@@ -134,8 +135,8 @@ def _tools(made: Draft, session_id: str) -> None:
 
 
 def _last_words(said: list[tuple[TranscriptLine, Record]]) -> list[tuple[int, str]]:
-    """The last line that is no tool result, and the last one of another message: what tells whether
-    it went on after a call. Several lines may be one message."""
+    """Return the last line that is not a tool result, and the last one of another message. They
+    show whether the conversation went on after a call. Several lines may be one message."""
     last: list[tuple[int, str]] = []
     for line, record in reversed(said):
         own = text(part(record, "message", "id"))
@@ -164,8 +165,8 @@ def _close(
     heir: TranscriptLine | None,
     known: set[str],
 ) -> None:
-    """Puts in a result that says that there is none, in the place where the conversation (the
-    `heir`) went on from a line that is gone."""
+    """Insert a result that says that there is none, where the conversation (the `heir`) went on
+    from a lost line."""
     record = line.record or {}
     own = text(record.get("uuid"))
     lost = text(part(heir.record, "parentUuid")) if heir is not None else ""
@@ -257,7 +258,7 @@ def _content(made: Draft, complaint: str) -> None:
 
 
 def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
-    """The block with every image that the service refuses replaced by words."""
+    """Return the block with every image that the service refuses replaced by words."""
     if not isinstance(block, dict):
         return block
     if isinstance(block.get("content"), list):
@@ -277,8 +278,8 @@ def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
 
 
 def _take_out(made: Draft, gone: dict[str, Any]) -> None:
-    """Who came after a line of which nothing is left follows its parent. `gone`: such lines' ids,
-    with their parents."""
+    """Attach the children of completely removed lines to those lines' parents. `gone`: the ids of
+    the removed lines, with their parents."""
     for line, record in made.records() if gone else ():
         parent, seen = record.get("parentUuid"), set[str]()
         while isinstance(parent, str) and parent in gone and parent not in seen:
@@ -290,9 +291,9 @@ def _take_out(made: Draft, gone: dict[str, Any]) -> None:
 
 
 def _chain(made: Draft) -> None:
-    """A line without a parent hides all that was said before it. The CLI's print mode never begins
-    anew in the same file, so there the parent was lost; in its own program a person may have gone
-    back to the beginning."""
+    """Report, and if possible fix, a line without a parent: it hides everything that was said
+    before it. The CLI's print mode never starts over in the same file, so there the parent was
+    lost. In its interactive program a person may have gone back to the beginning."""
     before: TranscriptLine | None = None
     said = False
     for line, record in made.records():
@@ -329,9 +330,9 @@ def _chain(made: Draft) -> None:
 
 
 def _size(made: Draft, memory: int) -> None:
-    """Against the request that the service takes, and the memory that a resume takes. What came
-    before the last compaction is not told to the model any more, so it can be cut off; nothing else
-    can."""
+    """Check the size against the limits of the service's request and of a resume's memory. Text
+    from before the last compaction is no longer sent to the model, so it can be cut off; nothing
+    else can."""
     records = made.records()
     at = next(
         (
@@ -383,7 +384,7 @@ def _size(made: Draft, memory: int) -> None:
 
 
 def _preserved(boundary: Record) -> frozenset[str]:
-    """Messages from before the compaction that are told on all the same."""
+    """Return the messages from before the compaction that are still sent to the model."""
     found = part(boundary, "compactMetadata", "preservedMessages", "allUuids")
     return (
         frozenset(each for each in found if isinstance(each, str))

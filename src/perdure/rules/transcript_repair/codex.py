@@ -1,9 +1,9 @@
-"""Codex's rollouts. What 0.169.0 takes by itself was tried on it (docs/reference/mending.md).
+"""Codex's rollouts. Its behavior was tried with 0.169.0 (docs/reference/mending.md).
 
 It refuses a rollout whose first record does not say which thread it is, and with it everything
-behind; it passes over unreadable lines and closes every call without a result (`aborted`), at the
-end and in the middle. A result that stands there twice, or before its call, it sends as it stands,
-and the service refuses that.
+after. It skips unreadable lines, and closes every call without a result (`aborted`), at the end and
+in the middle. A result that occurs twice, or before its call, is sent as it is, and the service
+refuses that.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from perdure.rules.transcript_repair.records import (
 )
 
 REQUEST_LIMIT = 100_000_000
-"""A thread of this size is reported: no limit of the service is known, and the CLI's own compaction
-comes long before."""
+"""Size in bytes from which a thread is reported. The service has no known limit, and the CLI
+compacts long before."""
 
 HABITS = Habits(
     opening=r'\{"timestamp":',
@@ -34,7 +34,7 @@ HABITS = Habits(
     ends_torn_line=True,
 )
 _NEEDED = ("id", "timestamp", "cwd", "originator", "cli_version")
-"""Without one of these the CLI cannot read the first record."""
+"""Fields of the first record without which the CLI cannot read it."""
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2})-(\d{2})-(\d{2})")
 _PARENT = re.compile(rb'"forked_from_id":"([0-9a-f-]{36})"')
 _CALLS = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
@@ -42,8 +42,8 @@ _RESULTS = tuple(_CALLS.values())
 
 
 def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-    """The diagnosis and, where it can be mended, the new bytes. `name`: the file's name, which
-    holds the time it was begun."""
+    """Return the diagnosis and, if the rollout can be mended, the new bytes. `name`: the file's
+    name, which contains the time of its beginning."""
     headless = content.removeprefix(b"\xef\xbb\xbf")
     made = draft(headless, HABITS)
     if headless is not content:
@@ -85,8 +85,7 @@ def _is_said(record: Record) -> bool:
 
 
 def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
-    """The first record, made anew from what the file's name and the later records say where it is
-    not whole."""
+    """Rebuild the first record, if it is damaged, from the file's name and the later records."""
     first = next((line for line in made.lines if line.raw.strip() or line.changed), None)
     meta = (
         part(first.record, "payload")

@@ -1,4 +1,4 @@
-"""The words of a diagnosis: what is wrong where, what it costs, and what was changed."""
+"""The types of a diagnosis: what is wrong where, what harm it does, and what was changed."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from perdure.lateclass import dataclass
 
 
 class Trouble(StrEnum):
-    """What can be wrong with a transcript."""
+    """The kinds of damage that a transcript can have."""
 
     EMPTY = "empty"
-    """No byte, or no prompt and no answer, stands in it."""
+    """The file is empty, or has no prompt and no answer."""
     TORN = "torn tail"
     UNREADABLE = "unreadable line"
     ENCODING = "encoding"
     """Not plain UTF-8 lines: a byte order mark, UTF-16, other line ends."""
     GLUED = "glued records"
-    """More than one record on a line, or a record behind the rest of another: the CLI reads
-    neither."""
+    """Several records on a line, or a record after the rest of another one. The CLI reads none of
+    them."""
     HEAD = "head"
-    """The first record, without which the CLI does not know the conversation."""
+    """The first record is damaged, without which the CLI does not know the conversation."""
     DANGLING = "dangling tool call"
     ORPHAN = "tool result without its call"
     DOUBLED = "doubled tool result"
@@ -33,19 +33,19 @@ class Trouble(StrEnum):
 
 
 class Harm(StrEnum):
-    """What it costs."""
+    """The harm that a finding does."""
 
     NONE = "none"
-    """The agent takes it as it is; nothing is lost by it that was not lost before."""
+    """The agent accepts it as it is; it causes no new loss."""
     LOSS = "loss"
-    """The agent goes on, without a part of the conversation, and does not say so."""
+    """The agent goes on without a part of the conversation, and does not say so."""
     REFUSED = "refused"
     """The agent, or the model's service, refuses the conversation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `line` counts from 1; 0 is the file as a whole. `what` is a sentence
+    """One thing that is wrong. `line` counts from 1; 0 means the whole file. `what` is a sentence
     without hostile characters."""
 
     trouble: Trouble
@@ -56,8 +56,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """One change. `line` is the line of the original that was changed, or behind which something
-    was put in."""
+    """One change. `line` is the line of the original that was changed, or after which something was
+    inserted."""
 
     line: int
     what: str
@@ -69,23 +69,23 @@ class Edit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mended:
-    """The answer to one transcript."""
+    """The result for one transcript."""
 
     findings: tuple[Finding, ...] = ()
     edits: tuple[Edit, ...] = ()
     content: bytes | None = None
-    """The new bytes; None where nothing was changed."""
+    """The new bytes; None if nothing was changed."""
     refusal: str = ""
-    """Why it cannot be mended, in a sentence; empty where it could be, or need not be."""
+    """Why it cannot be mended, in a sentence; empty if it was mended or is fine."""
 
     @property
     def log(self) -> tuple[str, ...]:
-        """The edits as sentences."""
+        """Return the edits as sentences."""
         return tuple(map(str, self.edits))
 
     @property
     def harm(self) -> Harm:
-        """The worst of the findings."""
+        """Return the worst harm of the findings."""
         found = {finding.harm for finding in self.findings}
         if Harm.REFUSED in found:
             return Harm.REFUSED
@@ -97,5 +97,6 @@ class Mended:
 def refused(
     trouble: Trouble, what: str, refusal: str, findings: tuple[Finding, ...] = ()
 ) -> Mended:
-    """The answer where nothing can be done: the file as a whole has this trouble."""
+    """Return the result for a file that cannot be mended because the whole of it has this
+    trouble."""
     return Mended(findings=(*findings, Finding(trouble, Harm.REFUSED, 0, what)), refusal=refusal)

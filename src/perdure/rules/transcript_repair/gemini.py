@@ -1,10 +1,9 @@
-"""Gemini CLI's conversations. What 0.61.0 takes by itself was tried on it
-(docs/reference/mending.md).
+"""Gemini CLI's conversations. Its behavior was tried with 0.61.0 (docs/reference/mending.md).
 
-It refuses a file whose first line does not name the conversation, one whose messages were all taken
-back by its last records, and a message whose content is neither text nor a list; it does not end a
-torn line before it writes on. Each tool result is told twice after every resume, by the CLI's own
-way of writing (gemini-cli#29365): that is mended only where the service refused it.
+It refuses a file whose first line does not name the conversation, a file whose last records take
+back all messages, and a message whose content is neither text nor a list. It does not end a torn
+line before it appends. After every resume it sends each tool result twice, because of the way it
+writes its own file (gemini-cli#29365); that is mended only if the service refused it.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from perdure.rules.transcript_repair.records import (
 )
 
 REQUEST_LIMIT = 100_000_000
-"""From this size on it is reported: each resume writes all messages again, so the file grows
-fast."""
+"""Size in bytes from which the file is reported. Each resume writes all messages again, so the file
+grows fast."""
 
 HABITS = Habits(
     opening=r'\{"(id|\$set|\$rewindTo|sessionId)":',
@@ -41,12 +40,13 @@ HABITS = Habits(
 )
 _SAID = ("user", "gemini")
 NO_PROJECT = "0" * 64
-"""The CLI wants a hash of the project's directory in the first line, and does not compare it."""
+"""Placeholder for the hash of the project's directory. The CLI requires one in the first line, but
+does not compare it."""
 
 
 def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
-    """The diagnosis and, where it can be mended, the new bytes. `complaint`: what the agent said
-    when it refused."""
+    """Return the diagnosis and, if the file can be mended, the new bytes. `complaint`: the agent's
+    message when it refused."""
     made = draft(content, HABITS)
     if not any(_messages(record) for _, record in made.records()):
         what = "no prompt and no answer stands in it"
@@ -66,7 +66,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
 
 
 def _messages(record: Record) -> list[Record]:
-    """The messages that a record tells, without what the CLI put in itself at the beginning."""
+    """Return the messages in a record, without those that the CLI itself added at the beginning."""
     told = [record, *objects(part(record, "$set", "messages"))]
     return [
         each
@@ -130,8 +130,8 @@ def _head(made: Draft, session_id: str) -> None:
 
 
 def _content(made: Draft) -> None:
-    """A message whose content has no form that the CLI knows: it fails on it before it asks the
-    model."""
+    """Report messages whose content has a form that the CLI does not know. Drop those on which it
+    fails before it asks the model."""
     for line, record in made.records():
         if (
             record.get("type") in _SAID
@@ -152,8 +152,8 @@ def _content(made: Draft) -> None:
 
 
 def _wiped(made: Draft) -> None:
-    """Records that take back everything at the very end: a kill between an empty list of messages
-    and the full one that follows it, or a way back to a message that is not there."""
+    """Drop records at the very end that take back everything: a kill came between an empty list of
+    messages and the full one that follows, or a rewind names a message that does not exist."""
     known: set[str] = set()
     last: list[TranscriptLine] = []
     for line, record in made.records():
@@ -197,8 +197,8 @@ def _tools(made: Draft, complaint: str) -> None:
 
 
 def _cut(made: Draft, size: int) -> None:
-    """Each resume writes all messages anew: what stands before the last such record is told no
-    more."""
+    """Report the size, and cut off what is before the last record with all messages. Each resume
+    writes all messages again, so earlier records are no longer used."""
     made.find(Trouble.OVERSIZE, Harm.NONE, 0, f"{size} bytes: a resume reads and holds all of it")
     full = [
         line

@@ -1,11 +1,10 @@
-"""OpenCode's conversations, in the lines that `agents.opencode.archive` tells them in: of the
-database, or of perdure's own copy.
+"""OpenCode's conversations, as lines from `agents.opencode.archive`: from the database, or from
+perdure's own copy.
 
-1.18.33 closes calls that were interrupted by itself. A row whose JSON is broken makes every use of
-the session fail; put back by OpenCode's own `import`, it takes all that follows with it, without a
-word. The database is never written by perdure, and an import does not replace rows that are there,
-so what is broken in the database is told and not mended; a copy can be, and goes back where the
-session is gone.
+1.18.33 closes interrupted calls by itself. A row with broken JSON makes every use of the session
+fail. If such a row is restored with OpenCode's own `import`, everything after it is silently lost.
+perdure never writes to the database, and an import does not replace existing rows, so damage in the
+database is reported and not mended. A copy can be mended, and is restored if the session is gone.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ HABITS = Habits(
 
 
 def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
-    """The diagnosis and, where it can be mended, the new bytes."""
+    """Return the diagnosis and, if the copy can be mended, the new bytes."""
     made = draft(content, HABITS)
     if not any(
         record.get("type") == "part" and part(record, "data", "type") in ("text", "tool")
@@ -53,7 +52,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
 
 
 def _rows(made: Draft) -> None:
-    """Rows whose JSON is broken, and parts whose message is gone."""
+    """Handle rows with broken JSON, and parts whose message is gone."""
     lost: set[str] = set()
     messages: set[str] = set()
     for line, record in made.records():

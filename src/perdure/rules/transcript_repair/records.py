@@ -1,9 +1,9 @@
-"""A transcript as lines, each with its record: what is shared by all CLIs that keep JSON lines.
+"""A transcript as lines, each with its record. Shared by all CLIs that write JSON lines.
 
-Nothing here trusts the file. A line that holds no record is searched for records behind the rest of
-another one (a write that was torn and then gone on with), or several on one line (line ends that
-were lost); both are what the CLIs themselves do not read. What comes back is a `Draft`: the lines
-as they may be changed by the CLI's own room, with the findings and edits so far.
+Nothing here trusts the file. A line without a record is searched for records after the rest of
+another one (a torn write that was then continued), and for several records on one line (lost line
+ends). The CLIs themselves do not read either. The result is a `Draft`: the lines, which the CLI's
+own module may change further, with the findings and edits so far.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from perdure.lateclass import dataclass
 from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
 
 TRIES = 400
-"""So often a record is looked for in one line: a hostile line must not take for ever."""
+"""Maximum number of tries to find a record in one line, so that a hostile line cannot take for
+ever."""
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _BLANK = b" \t\r\n\0"
 
@@ -28,11 +29,11 @@ Record = dict[str, Any]
 
 @dataclass(slots=True, eq=False)
 class TranscriptLine:
-    """One line, equal only to itself. `record` is None where none can be read; `raw` stands in the
-    new file unless the record was changed."""
+    """One line, equal only to itself. `record` is None if it cannot be read. `raw` is written to
+    the new file unless the record was changed."""
 
     number: int
-    """In the original, from 1."""
+    """The number of the line in the original, from 1."""
     raw: bytes
     record: Record | None
     changed: bool = False
@@ -41,24 +42,24 @@ class TranscriptLine:
 
 @dataclass(slots=True, kw_only=True)
 class Habits:
-    """What one CLI does with what is not a plain line."""
+    """How one CLI handles damaged lines."""
 
     opening: str
-    """A regular expression for how this CLI's records begin: where a line is searched for them."""
+    """A regular expression for the beginning of this CLI's records, used to find records inside a
+    line."""
     is_record: Callable[[Record], bool]
     headed: bool
-    """The first line must be a record; else the conversation is refused."""
+    """The first line must be a record; otherwise the CLI refuses the conversation."""
     keeps_unicode: bool
-    """It reads lone surrogates and broken characters by itself; else it passes over the whole
-    line."""
+    """The CLI can read lone surrogates and broken characters; otherwise it skips the whole line."""
     ends_torn_line: bool
-    """It begins a new line before it appends to a torn one; else its next record is lost with
-    it."""
+    """The CLI begins a new line before it appends to a torn one; otherwise its next record is lost
+    with it."""
 
 
 @dataclass(slots=True)
 class Draft:
-    """A transcript on its way to a mended copy."""
+    """A transcript that is being mended."""
 
     lines: list[TranscriptLine] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -69,7 +70,7 @@ class Draft:
         self.findings.append(Finding(trouble, harm, line, what))
 
     def records(self) -> list[tuple[TranscriptLine, Record]]:
-        """The lines that hold a record and are not dropped."""
+        """Return the lines with a record that are not dropped."""
         return [
             (line, line.record)
             for line in self.lines
@@ -77,7 +78,7 @@ class Draft:
         ]
 
     def change(self, line: TranscriptLine, what: str, why: str) -> None:
-        """The line's record was changed in place."""
+        """Note that the line's record was changed in place."""
         line.changed = True
         self.edits.append(Edit(line.number, what, why))
 
@@ -86,25 +87,25 @@ class Draft:
         self.edits.append(Edit(line.number, what, why))
 
     def insert(self, after: TranscriptLine | None, record: Record, what: str, why: str) -> None:
-        """Puts a record of perdure's own behind a line; at the beginning where there is none."""
+        """Insert a record of perdure's own after a line, or at the beginning if `after` is None."""
         at = self.lines.index(after) + 1 if after is not None else 0
         number = after.number if after is not None else 1
         self.lines.insert(at, TranscriptLine(number, b"", record, changed=True))
         self.edits.append(Edit(number, what, why))
 
     def move(self, line: TranscriptLine, after: TranscriptLine, what: str, why: str) -> None:
-        """Puts a line behind another one."""
+        """Move a line to after another one."""
         self.lines.remove(line)
         self.lines.insert(self.lines.index(after) + 1, line)
         self.edited(line.number, what, why)
 
     def edited(self, line: int, what: str, why: str) -> None:
-        """A change that was made already."""
+        """Note a change that was already made."""
         self.edits.append(Edit(line, what, why))
 
     def mended(self) -> Mended:
-        """The answer: new bytes only where something was changed, and not where the whole is
-        refused."""
+        """Return the result. It has new bytes only if something was changed and the transcript as a
+        whole was not refused."""
         findings = tuple(sorted(self.findings, key=lambda finding: finding.line))
         if self.refusal or not self.edits:
             return Mended(findings=findings, refusal=self.refusal)
@@ -127,7 +128,8 @@ def _dumped(record: Record | None) -> bytes:
 
 
 def draft(content: bytes, habits: Habits) -> Draft:
-    """The transcript's lines, with what can be mended without knowing what stands in them."""
+    """Return the transcript's lines, with all repairs that do not depend on the records'
+    content."""
     made = Draft()
     content = _plain(content, habits, made)
     pieces = content.split(b"\n")
@@ -153,7 +155,7 @@ def draft(content: bytes, habits: Habits) -> Draft:
 
 
 def _plain(content: bytes, habits: Habits, made: Draft) -> bytes:
-    """UTF-8 with plain line ends, as every CLI writes it."""
+    """Return the content as UTF-8 with plain line ends, which every CLI writes."""
     harm = Harm.REFUSED if habits.headed else Harm.NONE
     for mark, name in ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
         if content.startswith(mark):
@@ -209,8 +211,8 @@ def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
 
 
 def _take_tail(made: Draft, number: int, torn: bytes, habits: Habits) -> None:
-    """What stands behind the last line end: a whole record without its end, or the beginning of
-    one."""
+    """Handle the text after the last line end: a whole record without its line end, or the
+    beginning of one."""
     record, _ = read(torn)
     if record is not None:
         made.lines.append(TranscriptLine(number, torn, record))
@@ -239,8 +241,7 @@ def _take_tail(made: Draft, number: int, torn: bytes, habits: Habits) -> None:
 
 
 def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
-    """A line that is no record: the records that stand in it behind something else, each on a line
-    of its own now."""
+    """Handle a line that is not a record: put each record found inside it on a line of its own."""
     found = _records_in(raw, habits)
     if not found:
         harm = Harm.REFUSED if habits.headed and not made.lines else Harm.LOSS
@@ -290,7 +291,7 @@ def _records_in(raw: bytes, habits: Habits) -> list[Record]:
 
 
 def read(raw: bytes) -> tuple[Record | None, bool]:
-    """The object on the line, or None; and whether every character in it is whole."""
+    """Return the object on the line, or None, and whether all characters in it are valid."""
     try:
         text = raw.decode("utf-8")
         clean = True
@@ -312,7 +313,7 @@ def _has_surrogate(value: Any) -> bool:
 
 
 def _scrubbed(record: Record) -> Record:
-    """Without lone surrogates, which no UTF-8 can hold."""
+    """Return the record without lone surrogates, which UTF-8 cannot represent."""
     if not _has_surrogate(record):
         return record
     cleaned: Record = json.loads(_SURROGATE.sub("\ufffd", json.dumps(record, ensure_ascii=False)))
@@ -320,14 +321,14 @@ def _scrubbed(record: Record) -> Record:
 
 
 def part(value: Any, *path: str) -> Any:
-    """What lies at the path of keys, or None."""
+    """Return the value at the path of keys, or None."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
 def objects(value: Any) -> list[Record]:
-    """The objects of a list; everything else is passed over."""
+    """Return the objects of a list; everything else is skipped."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
@@ -336,6 +337,6 @@ def text(value: Any) -> str:
 
 
 def named(words: str, most: int = 60) -> str:
-    """Hostile words as a few plain characters of a sentence."""
+    """Return hostile words as a few plain characters for a sentence."""
     plain = "".join(letter if letter.isprintable() else " " for letter in words)
     return repr(" ".join(plain.split())[:most])

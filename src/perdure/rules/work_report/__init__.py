@@ -1,7 +1,8 @@
-"""What an attempt did and what can be said of it, from the journal alone. Pure.
+"""Reports an attempt's work, and the verdict on it, from the journal alone. Pure.
 
-Every surface calls `work_report` with the run's records, so all show the same, also later and for
-an attempt that was killed: what was never observed is missing, and the verdict claims no more.
+Every surface calls `work_report` with the run's records. All of them thus show the same report,
+also later and for an attempt that was killed. Facts that were never observed are missing, and the
+verdict does not claim them.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ from perdure.rules.work_report.commands import changes_nothing, check_of
 from perdure.rules.work_report.verdict import Facts, judge
 
 LISTED = 50
-"""Number of checks, denied calls, processes and effects that are listed, the newest of each."""
+"""Maximum number of checks, denied calls, processes and effects that are listed, the newest of
+each."""
 INPUT = 300
-"""Number of characters of a denied call's input, and of a command."""
+"""Maximum number of characters of a denied call's input, and of a command."""
 SAID = 4000
-"""Number of characters of the last message that a report has."""
+"""Maximum number of characters of the last message in a report."""
 _SHELLS = frozenset(
     {"bash", "shell", "sh", "command_execution", "run_shell_command", "execute", "terminal"}
 )
-"""Tools that run a shell line, by the name that the agents give them, in lower case."""
+"""Tools that run a shell command, by the agents' names for them, in lower case."""
 _READERS = frozenset(
     "read glob grep ls webfetch websearch todowrite todoread askuserquestion skill toolsearch "
     "read_file read_many_files list_directory search_file_content google_web_search web_fetch "
@@ -54,7 +56,8 @@ _READERS = frozenset(
 )
 """Tools that change no file."""
 _BACKGROUND = "Command running in background"
-"""Claude Code 2.1.329: the result of a command that goes on, whatever becomes of it."""
+"""Beginning of Claude Code's result (2.1.329) of a command that goes on in the background, whether
+it will succeed or not."""
 
 
 def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
@@ -88,7 +91,7 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
     if attempt.outcome is None:
         return report
     earlier = _changed_earlier(attempt, journal)
-    # What perdure pushed later is no answer to what the agent said before.
+    # perdure's later push does not change whether the agent's claim was true when it was made.
     denied = _contradictions(report, said, pushed, earlier)
     report = msgspec.structs.replace(report, contradictions=denied)
     facts = Facts(outcome=attempt.outcome, earlier=earlier, stale=stale)
@@ -102,7 +105,7 @@ def _seen(own: Sequence[Record]) -> WorkSeen | None:
 
 
 def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
-    """The checks in order, and whether files may have changed after the agent's last one."""
+    """Return the checks in order, and whether files may have changed after the agent's last one."""
     denied = {each.event.tool_id for each in own if isinstance(each.event, ToolDenied)}
     found: list[CheckOfWork] = []
     waiting: dict[str, tuple[int, ToolStarted]] = {}
@@ -131,7 +134,7 @@ def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
 def _ended(check: CheckOfWork, call: ToolStarted, end: ToolEnded) -> CheckOfWork:
     code = end.code
     if code is None and call.name == "Bash" and end.ok and not end.summary.startswith(_BACKGROUND):
-        # Claude Code tells a failed command's code, and says nothing of 0.
+        # Claude Code reports the exit code of a failed command, but not a 0.
         code = 0
     ran = check_of(call.summary)
     own = ran is not None and ran.own and code is not None
@@ -162,7 +165,7 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 
 
 def _question(own: Sequence[Record]) -> str:
-    """The last question, unless the agent went on working after it."""
+    """Return the last question, unless the agent went on working after it."""
     question = ""
     asked = ""
     for record in own:
@@ -188,19 +191,19 @@ def _left(own: Sequence[Record]) -> tuple[LeftProcess, ...]:
 
 
 def _has_pushed(effects: Sequence[EffectOfWork]) -> bool:
-    """Whether a push of the agent ended well."""
+    """Return whether a push by the agent succeeded."""
     return any(each.kind == "push" and each.ok is True for each in effects)
 
 
 def _is_published(seen: WorkSeen, journal: Sequence[Record]) -> bool:
-    """Whether perdure pushed the newest commit."""
+    """Return whether perdure pushed the newest commit."""
     newest = seen.commits[0].id if seen.commits else ""
     pushes = (each.event for each in journal if isinstance(each.event, Published))
     return any(each.commit == newest for each in pushes)
 
 
 def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
-    """Whether an attempt before this one, since the newest instructions, changed something, or may
+    """Return whether an earlier attempt at the newest instructions changed something, or may
     have."""
     changed = False
     for record in journal:
@@ -215,7 +218,7 @@ def _changed_earlier(attempt: Attempt, journal: Sequence[Record]) -> bool:
 
 
 def _contradictions(report: WorkReport, said: str, pushed: bool, earlier: bool) -> tuple[str, ...]:
-    """What the last message claims and the facts deny, in sentences."""
+    """Return sentences about claims in the last message that the facts contradict."""
     claims = claims_of(said)
     agents = [each for each in report.checks if each.by == "agent"]
     verify = [each for each in report.checks if each.by == "verify"]

@@ -1,7 +1,7 @@
-"""What an agent's last message claims, in English, as far as facts can deny it. Pure.
+"""Finds what an agent's last message (in English) claims, as far as facts can contradict it. Pure.
 
-Only plain statements count. A sentence that asks, doubts, denies or looks ahead claims nothing: a
-claim that is missed costs a sentence in the report, one that is made up would fail honest work.
+Only plain statements count. A sentence that asks, doubts, denies or looks ahead claims nothing. A
+missed claim costs only a sentence in the report, but a wrongly found one would fail honest work.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 
 LOOKED_AT = 8000
-"""Number of characters of a message that are looked at: its end."""
+"""Number of characters at the end of a message that are searched."""
 
 
 class WorkClaim(StrEnum):
@@ -75,7 +75,7 @@ _CLAIMS: tuple[tuple[WorkClaim, re.Pattern[str]], ...] = (
 
 
 def claims_of(message: str) -> frozenset[WorkClaim]:
-    """Return what the message states as done."""
+    """Return what the message claims was done."""
     found: set[WorkClaim] = set()
     text = message[-LOOKED_AT:].replace("\u2019", "'").lower()
     for sentence in _SENTENCES.split(text):

@@ -1,7 +1,7 @@
-"""Which commands of an agent are checks, and whether an exit code is the check's own. Pure.
+"""Decides which commands of an agent are checks, and whether an exit code is the check's own. Pure.
 
-A shell gives one exit code for a whole line. `pytest | tail` ends as `tail` did and `pytest; echo`
-as `echo` did, so nothing follows from these; `cd app && pytest` ends with 0 only if the tests did.
+A shell returns one exit code for a whole line. `pytest | tail` returns that of `tail`, and `pytest;
+echo` that of `echo`, so these prove nothing. `cd app && pytest` returns 0 only if the tests passed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import chain
 from perdure.lateclass import dataclass
 
 SHOWN = 300
-"""Number of characters of a command that are kept."""
+"""Maximum number of characters of a command that are kept."""
 _SHELL = re.compile(r"(?:\S*/)?(?:ba|da|z|k)?sh$")
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 _WRAPPERS = (
@@ -74,23 +74,24 @@ READING = frozenset(
     "true cd sort uniq cut tr less more date id whoami uname test [ jq basename dirname "
     "realpath".split()
 )
-"""Commands that change no file, as long as nothing is redirected."""
+"""Commands that change no file, unless output is redirected."""
 GIT_KEEPS = frozenset(
     "status diff log show add commit push fetch branch tag rev-parse blame".split()
 )
-"""Commands of git that leave the files of the workdir as they are."""
+"""git commands that do not change the files of the workdir."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A shell line with a check in it. `own`: the exit code of the line is that of the check."""
+    """A shell line with a check in it. `own`: whether the exit code of the line is that of the
+    check."""
 
     command: str
     own: bool
 
 
 def check_of(line: str) -> Ran | None:
-    """Return the last check in a shell line; None where none is seen."""
+    """Return the last check in a shell line; None if there is none."""
     script = _unwrapped(line)
     pieces = _pieces(script)
     found = None
@@ -111,7 +112,8 @@ def check_of(line: str) -> Ran | None:
 
 
 def changes_nothing(line: str) -> bool:
-    """Whether every command of a shell line only reads, or leaves the workdir's files alone."""
+    """Return whether every command of a shell line only reads, or does not change the workdir's
+    files."""
     script = _unwrapped(line)
     if ">" in script or _SUBSTITUTION.search(script) or _CUT.search(line.strip()):
         return False
@@ -127,7 +129,7 @@ def changes_nothing(line: str) -> bool:
 
 
 def _unwrapped(line: str, depth: int = 3) -> str:
-    """The script within `bash -lc '...'`."""
+    """Return the script inside `bash -lc '...'`."""
     try:
         words = shlex.split(line, comments=False)
     except ValueError:
@@ -138,7 +140,8 @@ def _unwrapped(line: str, depth: int = 3) -> str:
 
 
 def _pieces(script: str) -> list[tuple[str, list[str], str]]:
-    """Simple commands, each with what stands before and after it: `&&`, `||`, `;`, `|`, `&`."""
+    """Return the simple commands, each with the operator before and after it: `&&`, `||`, `;`, `|`,
+    `&`."""
     lexer = shlex.shlex(script.strip().replace("\n", " ; "), posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     lexer.commenters = ""
@@ -166,7 +169,7 @@ def _pieces(script: str) -> list[tuple[str, list[str], str]]:
 
 
 def _bare(words: list[str]) -> str:
-    """The command without assignments and the programs that only start it."""
+    """Return the command without assignments and the programs that only start it."""
     while words and _ASSIGNMENT.match(words[0]):
         words = words[1:]
     command = " ".join(words)

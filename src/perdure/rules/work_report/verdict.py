@@ -1,7 +1,7 @@
-"""The verdict on an attempt's work: a table of rules, of which the first that fits decides. Pure.
+"""The verdict on an attempt's work: a table of rules, of which the first match decides. Pure.
 
-The table is docs/reference/work_report.md. Each rule names its evidence; without any, the work is
-`unverified`.
+The table is docs/reference/work_report.md. Each rule names its evidence; without any evidence, the
+work is `unverified`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ NEEDS_PERSON = frozenset(
         OutcomeKind.BUDGET_SPENT,
     }
 )
-"""Outcomes after which nothing goes on without a person."""
+"""Outcomes after which the run needs a person."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the rules need beside the report's own fields."""
+    """The facts that the rules use in addition to the report's own fields."""
 
     outcome: Outcome
     earlier: bool = False
-    """An earlier attempt at the same instructions changed something."""
+    """Whether an earlier attempt at the same instructions changed something."""
     stale: bool = False
-    """Files may have changed after the agent's last check."""
+    """Whether files may have changed after the agent's last check."""
 
 
 def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...]]:
-    """Return the verdict, and the sentences that it rests on."""
+    """Return the verdict, and the sentences that explain it."""
     outcome = facts.outcome
     ended = f"the attempt ended as {outcome.kind}"
     ended = f"{ended}: {outcome.detail}" if outcome.detail else ended
