@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -373,11 +373,21 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
 
 
 def campaign(
-    number: int, agents: tuple[str, ...], seed: int, jobs: int, *, warm: bool = False
+    number: int,
+    agents: tuple[str, ...],
+    seed: int,
+    jobs: int,
+    *,
+    warm: bool = False,
+    record: Path | None = None,
 ) -> list[Trial]:
     """So many kills that struck a live task, shared out among the agents; progress on standard
-    error."""
-    done: list[Trial] = []
+    error.
+
+    With a record, every trial is a line of JSON in that file, and a campaign that was ended goes
+    on after its last line.
+    """
+    done = _recorded(record)
     with ThreadPoolExecutor(jobs) as pool:
         while (left := number - sum(t.struck for t in done)) > 0:
             numbers = range(len(done), len(done) + max(left, jobs))
@@ -385,6 +395,9 @@ def campaign(
                 lambda n: trial(seed + n, agents[n % len(agents)], warm=warm), numbers
             ):
                 done.append(result)
+                if record is not None:
+                    with record.open("a") as file:
+                        file.write(json.dumps(asdict(result)) + "\n")
                 mark = "F" if result.wrong else "." if result.struck else "-"
                 print(
                     mark,
@@ -395,6 +408,12 @@ def campaign(
                 for wrong in result.wrong:
                     print(f"\n{told(result)}: {wrong}", file=sys.stderr, flush=True)
     return done
+
+
+def _recorded(record: Path | None) -> list[Trial]:
+    if record is None or not record.exists():
+        return []
+    return [Trial(**json.loads(line)) for line in record.read_text().splitlines()]
 
 
 def told(t: Trial) -> str:
@@ -474,9 +493,19 @@ def main() -> int:
     parser.add_argument(
         "--warm", action="store_true", help="Claude Code and Codex, kept between the turns"
     )
+    parser.add_argument(
+        "--record", type=Path, help="keep every trial in this file, and go on from it"
+    )
     arguments = parser.parse_args()
     agents = tuple(arguments.agent or (KEPT if arguments.warm else LATEST_S))
-    trials = campaign(arguments.number, agents, arguments.seed, arguments.jobs, warm=arguments.warm)
+    trials = campaign(
+        arguments.number,
+        agents,
+        arguments.seed,
+        arguments.jobs,
+        warm=arguments.warm,
+        record=arguments.record,
+    )
     print(table(trials))
     return 1 if any(t.wrong for t in trials) else 0
 
