@@ -137,6 +137,8 @@ def _play(stage: Stage, result: Trial) -> None:
     if begun < 2:
         if begun == 0 or not _succeeded(stage, 1):
             _turn(stage, result, 1, run if begun == 0 else ("retry", "task", "--json"))
+        if result.turn == 1 and not result.struck:
+            return  # The kill came too late, and the trial is not counted.
         if not result.wrong:
             _turn(stage, result, 2, ("update", "task", SECOND, "--json"))
     elif not _succeeded(stage, 2):
