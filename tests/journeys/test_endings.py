@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -436,6 +437,36 @@ def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str,
     command = f"env CODEX_PATH={native('codex')} node {adapter}"
     one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": command})
     holds(one, ACP_CODEX[name], "acp-codex")
+
+
+LINGERS = """#!/bin/sh
+"{program}" "$@"
+case "$*" in *json*) exec sleep 579 ;; esac
+"""
+"""A program that does not exit after its turn, and leaves nothing running but itself."""
+
+
+def lingers(one: Stage, agent: str = "") -> None:
+    """The run ends long before the agent would be called stalled, and its turn counts."""
+    words = ("--stall", "20s", "--permissions", "full")
+    done = play(one, Ending("", words=words), agent or one.agent)
+    (attempt,) = one.show()["attempts"]
+    assert (done.code, attempt["outcome"]["kind"]) == (0, "succeeded"), (attempt, done.err)
+    one.nothing_survives()
+    assert one.perdure("update", "task", "Go on.").code == 0
+    assert one.show()["attempts"][-1]["receipt"]["verdict"] == "native"
+
+
+@pytest.mark.parametrize("agent", slow(["claude", "codex", "gemini", "opencode"], "claude"))
+def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """Its last result is final, because it says nothing more and left nothing running."""
+    program = tmp_path / "lingers"
+    program.write_text(LINGERS.format(program=native(agent)))
+    program.chmod(0o755)
+    script = "run echo one > one.txt\n---\nsay One.\n---\nsay Two.\n"
+    lingers(stage(script, extra={f"PERDURE_{agent.upper()}": str(program)}))
 
 
 def alive(stage: Stage, words: str) -> list[int]:

@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.model.events import AgentKeptWarm, AgentLaunched, AgentLetGo, AnyEvent
+from perdure.model.events import (
+    AgentKeptWarm,
+    AgentLaunched,
+    AgentLetGo,
+    AnyEvent,
+    LeftoversFound,
+)
 from tests.journeys.stage import Stage, said
 
 SCRIPT = (
@@ -297,8 +303,8 @@ def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
 
 
 def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
-    """A shell's background process is ended with the attempt, as ever, and the agent is kept:
-    nothing of a turn runs on."""
+    """A shell's background process is ended with the attempt, as ever, and reported, and the agent
+    is kept: nothing of a turn runs on."""
     one = stage(
         "by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay "
         "Two.\n"
@@ -307,7 +313,38 @@ def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
         run = runner.run("Task one.", name="one", **LINE)
         assert run.workspace is not None
         assert not lives(int((Path(run.workspace.path) / "pid").read_text()))
+        found = [each.processes for each in told(runner, "one", LeftoversFound)]
+        left = [(each.command, each.became) for processes in found for each in processes]
+        # Codex ends it by itself at the end of the turn.
+        assert left == ([] if one.agent == "codex" else [("sleep 600", "ended")])
         assert goes_on(runner, "two") == 2
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_kept_agent_that_leaves_something_running_is_ended(stage: MakeStage) -> None:
+    """A command in the background of a kept Claude Code, and one that got away and ignores TERM:
+    both are ended with the agent, and named; the next task goes on in the same conversation. A run
+    that keeps what its agent leaves running has an agent of its own."""
+    away = "(setsid sh -c 'trap \"\" TERM; exec sleep 602' >/dev/null 2>&1 &) ; echo started"
+    background = {"command": "sleep 601", "description": "serve", "run_in_background": True}
+    one = stage(
+        f"by history\nrun {away}\n---\ncall Bash {json.dumps(background)}\n---\nsay One.\n---\n"
+        "say Two.\n---\nsay Three.\n"
+    )
+    with opened(one) as runner:
+        runner.run("Task one.", name="one", **LINE)
+        named = {
+            each.command: each.became
+            for event in told(runner, "one", LeftoversFound)
+            for each in event.processes
+        }
+        assert set(named.values()) == {"ended"}
+        assert {"sleep 601", "sleep 602"} <= set(named)
+        assert told(runner, "one", AgentLetGo)
+        one.nothing_survives()
+        assert goes_on(runner, "two") == 1
+        assert goes_on(runner, "three", on_leftover="keep") == 1
+        assert not told(runner, "three", AgentKeptWarm)
 
 
 def test_other_verbs_while_one_waits(stage: MakeStage) -> None:

@@ -204,6 +204,17 @@ class Untold(Protocol):
         ...
 
 
+@runtime_checkable
+class GoesOn(Protocol):
+    """An extra interface of drivers whose agent may go on silently after it reported the end of a
+    turn. Their conversations are in an archive."""
+
+    def goes_on(self, content: bytes) -> bool:
+        """Return whether a conversation ends with something that the agent will still answer.
+        Pure."""
+        ...
+
+
 class AgentDriver(Protocol):
     """Translates between perdure and one agent CLI. It starts nothing, decides nothing and stores
     nothing.

@@ -283,6 +283,22 @@ def spoken(content: bytes) -> Iterator[Spoken]:
             yield Spoken(entry.get("role") == "assistant", words)
 
 
+def goes_on(content: bytes) -> bool:
+    """Return whether the session ends with a message that the CLI will still answer. After an
+    answer that fills the window, 1.18.33 reports the end of the turn, then prompts itself for a
+    summary and goes on with that."""
+    messages = (
+        entry
+        for line in reversed(content.split(b"\n"))
+        if b'"message"' in line and (entry := json_lines.read(line))
+    )
+    last = next((each.get("data") for each in messages if each.get("type") == "message"), None)
+    if json_lines.part(last, "role") == "user":
+        return True
+    completed = json_lines.part(last, "time", "completed") is not None
+    return last is not None and not completed
+
+
 def fill(content: bytes) -> Fill:
     """Return the fill by the newest answer that has a count, or right after a compaction by the
     length of its summary. The database does not contain the size of the window."""

@@ -282,6 +282,9 @@ class OpenCodeDriver:
     def retention(self, home: Path) -> Retention | None:
         return None
 
+    def goes_on(self, content: bytes) -> bool:
+        return opencode_archive.goes_on(content)
+
     def fill(self, transcript: bytes) -> Fill:
         return opencode_archive.fill(transcript)
 

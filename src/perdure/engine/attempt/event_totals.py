@@ -138,6 +138,9 @@ class EventTotals:
                     self.counted = self.counted + event.usage
                     self.newest = event.usage
             case ReplySeen(reply=reply):
+                # A reply that begins after the end of a turn shows that the agent went on.
+                known = reply.id in self.settled or reply.id in self.replies
+                self.turn_over = self.turn_over and (known or not reply.id)
                 self.final = self.final and (reply.id or self.last_reply) in self.settled
                 self.count(reply)
             case ContextSeen(window=window, model=model) if window:

@@ -112,12 +112,7 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
         and asked.session_id == idle.session_id
         and not asked.compact
     )
-    if (
-        same
-        and engine.warm is not None
-        and engine.warm.wanted(opened.driver, opened.claim.run)
-        and _has_seen_all(opened, idle)
-    ):
+    if same and _may_be_kept(engine, opened) and _has_seen_all(opened, idle):
         like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
         if command is not None and like == idle.like:
             timeout_s = opened.claim.run.spec.timeout_s
@@ -128,6 +123,14 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
             return served
     idle.kept.end()
     return None
+
+
+def _may_be_kept(engine: Engine, opened: Opened) -> bool:
+    """Return whether the agent of this launch may be kept. An agent goes idle only if nothing of
+    its turn is left running, so a run that keeps leftovers or waits for them excludes it."""
+    run = opened.claim.run
+    wanted = engine.warm is not None and engine.warm.wanted(opened.driver, run)
+    return wanted and leftover_policy(engine, run) is OnLeftover.END
 
 
 def _has_seen_all(opened: Opened, idle: Idle) -> bool:
@@ -150,10 +153,7 @@ def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
-    # A kept agent goes idle only if nothing of its turn is left running.
-    if leftover_policy(engine, run) is not OnLeftover.END:
-        return None
-    if engine.warm is None or driver.warm is None or not engine.warm.wanted(driver, run):
+    if not _may_be_kept(engine, opened) or engine.warm is None or driver.warm is None:
         return None
     command = driver.warm.command(opened.launch)
     if command is None:

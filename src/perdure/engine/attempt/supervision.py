@@ -51,7 +51,7 @@ from perdure.model.events import (
     ToolEnded,
     UsageCounted,
 )
-from perdure.protocols import Archive, Untold
+from perdure.protocols import Archive, GoesOn, Untold
 
 TICK_S = 0.04
 RECKONED_S = 0.1
@@ -67,9 +67,10 @@ enforce the budget itself. Then the shim ends it, because nobody counts what it 
 COLLISION_CHECK_S = 1.0
 OVER_S = 1.0
 """Time that an agent may run on after a turn that left processes running, in seconds."""
-ALONE_S = 30.0
-"""Time that an agent may run on after a turn that left no processes, in seconds: it may be busy
-itself, as with a summary."""
+ALONE_S = 3.0
+"""Silence after which an agent is ended whose turn is over and that left no processes running, in
+seconds. An agent that goes on says so: by a new line, by the number of its helpers, or in its
+conversation (`GoesOn`)."""
 LEFT_EVERY_S = 0.25
 """Interval between two searches for processes that a turn left running, in seconds."""
 LEFT_NAMED = 50
@@ -314,16 +315,14 @@ class _Watch:
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
     def end_over(self, now: float) -> None:
-        """End an agent whose turn is over and that does not exit because of processes it left
-        running."""
+        """End an agent whose turn is over and that does not exit, and what it left running."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0
             return
         self.over = self.over or now
         policy = leftover_policy(self.engine, self.opened.claim.run)
-        waited = now - self.over
-        if policy is OnLeftover.WAIT or waited < OVER_S or now - self.surveyed < LEFT_EVERY_S:
+        if now - self.over < OVER_S or now - self.surveyed < LEFT_EVERY_S:
             return
         self.surveyed = now
         agent = self.opened.process
@@ -332,12 +331,26 @@ class _Watch:
             return
         shim = agent.shim.pid if agent.shim is not None else 0
         left = process.started_since(agent.mark, self.began, (agent.agent_pid or 0, shim))
-        if not left and waited < ALONE_S:
+        if left and policy is OnLeftover.WAIT:
+            return
+        if not left and (now - max(self.over, self.heard) < ALONE_S or self.goes_on()):
             return
         keep = policy is OnLeftover.KEEP
         self.tell_left(*process.commands(left), keep=keep)
         self.stopped = True
         agent.release(left if keep else ())
+
+    def goes_on(self) -> bool:
+        """Return whether the conversation shows that the agent is not finished, although it
+        reported the end of its turn. Then the wait begins again."""
+        driver, archive = self.opened.driver, self.opened.driver.archive
+        session = self.opened.session
+        if not isinstance(driver, GoesOn) or archive is None or session is None:
+            return False
+        if driver.goes_on(archive.read(self.opened.home, session.id) or b""):
+            self.over = process.boottime()
+            return True
+        return False
 
     def tell_left(self, found: Sequence[process.Left], count: int, *, keep: bool) -> None:
         """Record processes that were left running in the journal; nothing if there were none."""

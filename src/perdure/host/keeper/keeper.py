@@ -257,9 +257,12 @@ class Keeper:
             return
         code = os.waitstatus_to_exitcode(status)
         grace = shim.orphan_grace(self.cause, code, self.grace)
+        left: list[dict[str, object]] = []
+        if self.turn is not None and self.agent.pid and self.cause == "exited":
+            left, _ = shim.outlived(0.0)
         killed = shim.sweep(grace) if self.agent.pid else 0
         self.drain()
         if self.turn is not None:
             self.turn.conclude(
-                code if code >= 0 else None, -code if code < 0 else None, self.cause, killed
+                code if code >= 0 else None, -code if code < 0 else None, self.cause, killed, left
             )
