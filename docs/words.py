@@ -184,6 +184,10 @@ REPORT = {
     "`interrupted` (nothing lives: `perdure retry` goes on); null in all other states "
     "([more](../state_machine.md#liveness))",
     "reason": "why it waits, or how it ended; may be empty",
+    "title": "what it is about: the number and title of its issue or pull request, else the first "
+    "words of its prompt",
+    "link": "the address of that issue or pull request; empty for a run that no forge started",
+    "role": "the rule (`[agents.NAME]`) that it works under; empty if none",
     "agent": "the driver's name",
     "scope": "runs of one agent with the same scope share one conversation",
     "key": "as given with `--key`, else empty",

@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
+from perdure.rules.run_titles import LONGEST, link_to
+from perdure.rules.text import one_line
 
 _WIDTH = list(Permissions)
 MOST_S = 86_400.0
@@ -36,6 +38,8 @@ def granted(
         service="",
         task="",
         backend="",
+        title=one_line(spec.title, LONGEST),
+        link=link_to(spec.link),
     )
     if trusted:
         return spec, ()

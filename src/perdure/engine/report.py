@@ -33,6 +33,7 @@ from perdure.rules.effects import Effect, ledger
 from perdure.rules.final_message import last_message
 from perdure.rules.liveness import Liveness
 from perdure.rules.placement import changes_of
+from perdure.rules.run_titles import role_of_run, title_of_run
 from perdure.rules.work_report import work_report
 
 if TYPE_CHECKING:
@@ -117,6 +118,9 @@ def run_report(
         "schema_version": SCHEMA_VERSION,
         "id": run.id,
         "name": run.name,
+        "title": title_of_run(run),
+        "link": run.spec.link,
+        "role": role_of_run(run),
         "state": str(run.state),
         "liveness": str(liveness) if liveness else None,
         "reason": run.reason,
@@ -198,6 +202,9 @@ def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> di
         "repo": place.repo if place is not None else "",
         "branch": place.branch if place is not None else "",
         "prompt": run.spec.prompt[:PROMPT],
+        "title": title_of_run(run),
+        "link": run.spec.link,
+        "role": role_of_run(run),
         "labels": dict(run.spec.labels),
         "cost_usd": used.cost_usd,
         "estimated": used.estimated,

@@ -44,6 +44,7 @@ from perdure.rules import specification
 from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
 from perdure.rules.liveness import Liveness
 from perdure.rules.run_names import suggest
+from perdure.rules.run_titles import title_of_run
 from perdure.rules.work_report import work_report
 from perdure.workspace.identity import is_remote
 from perdure.workspace.task_files import Contents, FileRequest, take
@@ -410,7 +411,7 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
             f"{run.name} worked in {place.path} itself, so its changes are there already",
             f"perdure diff {run.name}",
         )
-    first = run.spec.prompt.strip().partition("\n")[0][:72]
+    first = title_of_run(run)[:72]
     text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
     return engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
 

@@ -77,9 +77,15 @@ class TaskSpec:
     labels: dict[str, str] = field(default_factory=dict)
     map: str = ""
     """Which prompts get the project map (see MapWhen). Empty: the user's setting."""
+    title: str = ""
+    """The title of the issue or pull request that the run is about, with its number. Empty: the
+    first words of the prompt. Only a dispatch sets this."""
+    link: str = ""
+    """The http(s) address of that issue or pull request."""
     rule: str = ""
-    """The `[agents.NAME]` rule that the run belongs to: it sets the author of commits and the
-    number of runs at the same time. Only a dispatch sets this."""
+    """The `[agents.NAME]` rule that the run belongs to: it is shown as the run's role, and
+    sets the author of commits and the number of runs at the same time. Only a dispatch sets
+    this."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,13 @@ class BoardRow:
     workspace: Workspace
     prompt: str
     """The beginning of its first instructions."""
+    title: str
+    """What it is about, cleaned and on one line: the title of its issue, or the first words of its
+    prompt."""
+    link: str
+    """The address of its issue or pull request; empty for a run that no forge started."""
+    role: str
+    """The rule that it works under; empty if none."""
     attempts: tuple[Attempt, ...]
     """The newest attempts, in the order in which they began."""
     place: tuple[int, int]
@@ -56,7 +63,8 @@ class FailedAttempt:
 class BoardStore(Protocol):
     """Lists of runs. `asking` has the runs that need a person or are open to one. Each other list
     is named after a state, and has the runs in that state that are not on `asking`. `words` are
-    searched for in name, workdir, scope and first instructions, ignoring case."""
+    searched for in name, title, workdir, scope and first instructions, ignoring case. `agent` is
+    the name of an agent or of a role."""
 
     def board(
         self,
@@ -80,6 +88,10 @@ class BoardStore(Protocol):
 
     def board_agents(self) -> Sequence[str]:
         """Return the agents of all runs on the list."""
+        ...
+
+    def board_roles(self) -> Sequence[str]:
+        """Return the roles of all runs on the list."""
         ...
 
     def latest_word(self, run_id: str) -> str:

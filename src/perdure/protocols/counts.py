@@ -35,6 +35,8 @@ class Counts:
     """The store's clock, in ms."""
     runs: Mapping[tuple[str, RunState], int]
     """By agent and state."""
+    roles: Mapping[tuple[str, RunState], int]
+    """Runs that work under a rule, by rule and state."""
     due: int
     due_since: int | None
     """Since when (ms) the longest waiting run has been due; None if no run is due."""

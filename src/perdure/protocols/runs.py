@@ -91,6 +91,8 @@ class RunRow:
     """When (ms) its supervisor's lease ends; 0: it has no supervisor."""
     host: str = ""
     """The host that has its files, if several share the database."""
+    role: str = ""
+    """The rule that it works under; empty if none."""
     ordinal: int = 0
     """The run's number in the order of arrival, for paging through a list."""
 
@@ -125,6 +127,8 @@ class PlacedRun:
     removed: int | None
     opened: bool
     workspace: Workspace
+    role: str = ""
+    """The rule that it works under; empty if none."""
 
 
 class RunStore(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from perdure.model import Attempt, Condition, RunState, Workspace
+from perdure.rules.run_titles import title_of
 from perdure.store.queries import SQL
 from perdure.store.reads import StoreReads
 from perdure.store.rows import Row, event_of, noun_of
@@ -74,6 +75,9 @@ class Boards(StoreReads):
     def board_agents(self) -> Sequence[str]:
         return [row["agent"] for row in self._rows("board_agents")]
 
+    def board_roles(self) -> Sequence[str]:
+        return [row["rule"] for row in self._rows("board_roles")]
+
     def latest_word(self, run_id: str) -> str:
         from perdure.model.events import Record
         from perdure.rules.log_line import line_of
@@ -135,6 +139,9 @@ def _row_of(row: Row, attempts: Sequence[Attempt]) -> BoardRow:
         conditions=noun_of(row["conditions"], tuple[Condition, ...]),
         workspace=noun_of(row["workspace"], Workspace),
         prompt=row["prompt"],
+        title=title_of(row["title"], row["prompt"], row["key"] or "", row["scope"]),
+        link=row["link"],
+        role=row["rule"],
         attempts=tuple(attempts),
         place=(row["updated"], row["ordinal"]),
     )

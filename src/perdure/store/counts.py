@@ -35,6 +35,10 @@ class StoreCounts(StoreReads):
                     (row["agent"], RunState(row["state"])): row["number"]
                     for row in rows("count_runs")
                 },
+                roles={
+                    (row["rule"], RunState(row["state"])): row["number"]
+                    for row in rows("count_roles")
+                },
                 due=due["number"],
                 due_since=due["since"],
                 at_work=[

@@ -29,21 +29,27 @@ COLUMNS = (
     "fill_window",
     "lease_until",
     "host",
+    "key",
+    "scope",
 )
 
 
-DETAILS = ("repo", "branch", "prompt", "labels", "cost_usd", "estimated")
+DETAILS = ("repo", "branch", "prompt", "title", "link", "role", "labels", "cost_usd", "estimated")
 """Fields that are read only for the rows that are shown: they are in JSON, which costs more than a
 column."""
 PROMPT = 200
 """Maximum length of a prompt in a list, in characters."""
 _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
- substr(json_extract(spec, '$.prompt'), 1, {PROMPT}), json_extract(spec, '$.labels'),
+ substr(json_extract(spec, '$.prompt'), 1, {PROMPT}), title, link, rule,
+ json_extract(spec, '$.labels'),
  (SELECT round(coalesce(sum(json_extract(body, '$.usage.cost_usd')), 0), 6) FROM attempts
   WHERE run = runs.id),
  (SELECT coalesce(max(json_extract(body, '$.usage.estimated')), 0) FROM attempts
   WHERE run = runs.id)
  FROM runs WHERE ordinal = ?"""
+
+_ONLY = "AND (agent IN ({0}) OR rule IN ({0})) "
+"""Condition for runs of certain agents or roles."""
 
 STATES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 CHANGED = COLUMNS.index("updated")
@@ -55,8 +61,8 @@ def newest(
     """Return the rows of `find` by last change, the latest first, as dicts with the names in
     COLUMNS and DETAILS. None if they cannot be read quickly.
 
-    `agents`: only runs of these, if any are given; `since`: only runs changed after this time, in
-    ms.
+    `agents`: only runs of these agents or roles, if any are given; `since`: only runs changed
+    after this time, in ms.
     """
     try:
         os.stat(path)  # noqa: PTH116
@@ -69,14 +75,14 @@ def newest(
         return None
     try:
         # One state at a time is one index walk each; all at once would sort the whole table.
-        only = f"AND agent IN ({','.join('?' * len(agents))}) " if agents else ""
+        only = _ONLY.format(",".join("?" * len(agents))) if agents else ""
         query = (
             f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "
             f"{only}AND updated >= ? ORDER BY updated DESC, ordinal DESC LIMIT ?"
         )
         rows: list[tuple[str | int, ...]] = []
         for state in states or STATES:
-            rows += connection.execute(query, (state, *agents, since, max(limit, 0)))
+            rows += connection.execute(query, (state, *agents, *agents, since, max(limit, 0)))
         rows.sort(key=lambda row: (row[CHANGED], row[-1]), reverse=True)
         found = []
         for row in rows[: max(limit, 0)]:

@@ -3,16 +3,16 @@
 
 -- name: add_run
 INSERT INTO runs (id, name, key, state, agent, scope, workspace_id, place, attempts_allowed, run_after, created, updated, spec, workspace,
-                  host, host_name, rule)
+                  host, host_name, rule, title, link)
 VALUES (:id, :name, :key, 'queued', :agent, :scope, :workspace_id, :place, :attempts_allowed, :now, :now, :now, :spec, :workspace,
-        :host, :host_name, :rule)
+        :host, :host_name, :rule, :title, :link)
 RETURNING *;
 
 -- name: take_in_run
 INSERT INTO runs (id, name, state, agent, scope, workspace_id, place, context_version, attempt, attempts_allowed, run_after, reason,
-                  created, updated, finished, spec, workspace, conditions, origin)
+                  created, updated, finished, spec, workspace, conditions, origin, rule, title, link)
 VALUES (:id, :name, :state, :agent, :scope, :workspace_id, :place, :context_version, :attempt, :attempts_allowed, :now, :reason,
-        :created, :now, :now, :spec, :workspace, :conditions, :origin)
+        :created, :now, :now, :spec, :workspace, :conditions, :origin, :rule, :title, :link)
 RETURNING *;
 
 -- name: take_in_record
@@ -41,20 +41,20 @@ LIMIT 1;
 
 -- name: newest
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window,
-       lease_until, host
+       lease_until, host, rule
 FROM runs WHERE removed IS NULL AND ordinal < :before AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
 ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: newest_in_state
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window,
-       lease_until, host
+       lease_until, host, rule
 FROM runs WHERE state = :state AND removed IS NULL AND ordinal < :before
   AND (:agent = '' OR agent = :agent) AND (:scope = '' OR scope = :scope)
 ORDER BY ordinal DESC LIMIT :limit;
 
 -- name: last_changed_in_state
 SELECT ordinal, id, name, state, agent, attempt, reason, updated, created, place, worker, run_after, fill_tokens, fill_window,
-       lease_until, host
+       lease_until, host, rule
 FROM runs WHERE state = :state AND removed IS NULL
 ORDER BY updated DESC, ordinal DESC LIMIT :limit;
 
@@ -183,7 +183,7 @@ RETURNING *;
 
 -- name: placed
 -- Every run that there ever was, removed ones too: what may lie on disk.
-SELECT id, name, state, agent, scope, updated, finished, removed, opened, workspace FROM runs ORDER BY ordinal;
+SELECT id, name, state, agent, scope, updated, finished, removed, opened, workspace, rule FROM runs ORDER BY ordinal;
 
 -- name: ask_to_stop
 UPDATE runs SET cancel_requested = 1, updated = :now WHERE id = :id RETURNING *;
@@ -441,14 +441,16 @@ UPDATE runs SET conditions = :conditions, updated = :now WHERE id = :id RETURNIN
 SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, runs.attempts_allowed, runs.reason, runs.created,
        runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.opened,
        runs.host, runs.host_name, runs.worker, runs.lease_until,
-       runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt
+       runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt,
+       runs.key, runs.scope, runs.rule, runs.title, runs.link
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL AND runs.state = :state
   AND NOT (runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%')
   AND (runs.updated < :updated OR (runs.updated = :updated AND runs.ordinal < :ordinal))
-  AND (:agent = '' OR runs.agent = :agent)
+  AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
   AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
-       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!')
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!'
+       OR LOWER(runs.title) LIKE :words ESCAPE '!')
 ORDER BY runs.updated DESC, runs.ordinal DESC LIMIT :limit;
 
 -- name: board_asking
@@ -456,14 +458,16 @@ ORDER BY runs.updated DESC, runs.ordinal DESC LIMIT :limit;
 SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, runs.attempts_allowed, runs.reason, runs.created,
        runs.updated, runs.finished, runs.run_after, runs.fill_tokens, runs.fill_window, runs.place, runs.opened,
        runs.host, runs.host_name, runs.worker, runs.lease_until,
-       runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt
+       runs.cancel_requested, runs.conditions, runs.workspace, SUBSTR(first.text, 1, 400) AS prompt,
+       runs.key, runs.scope, runs.rule, runs.title, runs.link
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL AND (runs.opened = 1 OR runs.conditions <> '[]')
   AND (runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%')
   AND (runs.updated < :updated OR (runs.updated = :updated AND runs.ordinal < :ordinal))
-  AND (:agent = '' OR runs.agent = :agent)
+  AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
   AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
-       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!')
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!'
+       OR LOWER(runs.title) LIKE :words ESCAPE '!')
 ORDER BY runs.updated DESC, runs.ordinal DESC LIMIT :limit;
 
 -- name: board_counts
@@ -479,14 +483,18 @@ WHERE removed IS NULL AND (opened = 1 OR conditions <> '[]') AND (opened = 1 OR 
 SELECT runs.state, CASE WHEN runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%' THEN 1 ELSE 0 END AS asks, COUNT(*) AS many
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL
-  AND (:agent = '' OR runs.agent = :agent)
+  AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
   AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
-       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!')
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!'
+       OR LOWER(runs.title) LIKE :words ESCAPE '!')
 GROUP BY runs.state, asks;
 
 -- name: board_agents
 -- By way of the index that counts have.
 SELECT DISTINCT agent FROM (SELECT state, agent FROM runs WHERE removed IS NULL GROUP BY state, agent) AS counted ORDER BY agent;
+
+-- name: board_roles
+SELECT DISTINCT rule FROM runs WHERE rule <> '' AND removed IS NULL ORDER BY rule LIMIT 200;
 
 -- name: newest_attempts
 SELECT body FROM attempts WHERE run = :run ORDER BY number DESC LIMIT :limit;
@@ -537,6 +545,9 @@ DELETE FROM sign_ins WHERE expires <= :now;
 
 -- name: count_runs
 SELECT state, agent, COUNT(*) AS number FROM runs WHERE removed IS NULL GROUP BY state, agent;
+
+-- name: count_roles
+SELECT state, rule, COUNT(*) AS number FROM runs WHERE removed IS NULL AND rule <> '' GROUP BY state, rule;
 
 -- name: count_due
 SELECT COUNT(*) AS number, MIN(run_after) AS since FROM runs WHERE state = 'queued' AND run_after <= :now;

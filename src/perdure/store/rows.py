@@ -112,6 +112,7 @@ def run_row_of(row: Row) -> RunRow:
         fill_window=row["fill_window"],
         lease_until=row["lease_until"],
         host=row["host"],
+        role=row["rule"],
         ordinal=row["ordinal"],
     )
 
@@ -131,6 +132,7 @@ def placed_of(row: Row) -> PlacedRun:
         removed=row["removed"],
         opened=bool(row["opened"]),
         workspace=noun_of(row["workspace"], Workspace),
+        role=row["rule"],
     )
 
 

@@ -99,6 +99,8 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts):
                 spec=encode(spec),
                 workspace=encode(workspace),
                 rule=spec.rule,
+                title=spec.title,
+                link=spec.link,
                 **write.host_of(spec, scope, workspace, given),
             )
             write.put_context(run_id, Context(1, spec.prompt, write.now, given))

@@ -183,6 +183,9 @@ class Write:
             workspace=encode(run.workspace),
             conditions=encode(run.conditions),
             origin=run.origin,
+            rule=run.spec.rule,
+            title=run.spec.title,
+            link=run.spec.link,
         )
         self.bind(run.workspace.id, SessionKey(run.spec.agent, run.scope))
         for context in arrival.contexts:

@@ -220,7 +220,7 @@ def du_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.report(), indent=2))
         return 0
-    for part, head in enumerate(("CLASS", "AGENT", "REPOSITORY OR SERVICE")):
+    for part, head in enumerate(("CLASS", "AGENT", "REPOSITORY OR SERVICE", "ROLE")):
         if rows := [(one_line(name, 80), size(count)) for name, count in found.by(part)]:
             table((head, "SIZE"), rows)
             print()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import environment, open_to_read, settings
 from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line
+from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
     from perdure.engine.attempt.engine import EngineStore
@@ -157,17 +158,17 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
     if not entries:
         return
     names = short_ids([entry.id for entry in entries])
-    head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "BEGINS WITH")
+    head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "ABOUT")
     rows = [
         (
             names[entry.id],
-            entry.agent,
+            worker_of(entry.role, entry.agent),
             age(entry.updated, now),
             str(entry.turns or "?"),
             entry.state if entry.on_disk else f"{entry.state}, gone",
             entry.run.name if entry.run else "-",
             at_home(entry.cwd) or "-",
-            one_line(entry.first, 200) or "-",
+            entry.title or "-",
         )
         for entry in entries
     ]
@@ -221,7 +222,10 @@ def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> 
             )
         )
         return 0
-    print(f"{clean(entry.id)}  {entry.agent}  {entry.state}")
+    print(f"{clean(entry.id)}  {worker_of(entry.role, entry.agent)}  {entry.state}")
+    print(f"  about       {entry.title or 'nothing was said yet'}")
+    if entry.run and entry.run.spec.link:
+        print(f"  link        {clean(entry.run.spec.link)}")
     if entry.session and entry.session.cause:
         print(f"  retired     {one_line(entry.session.cause, 200)}")
     print(f"  directory   {at_home(entry.cwd) or 'not known'}")
@@ -235,7 +239,7 @@ def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> 
         print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
     for each in line:
         owner = each.run.name if each.run else each.state
-        print(f"  comes from  {each.id}  {owner}: {one_line(each.first, 80)}")
+        print(f"  comes from  {each.id}  {owner}: {one_line(each.title, 80)}")
     for said in shelf.spoken(entry, sys.maxsize):
         speaker = "agent" if said.by_agent else "person"
         print(f"\n{speaker}: {clean(said.text).strip()}")

@@ -14,6 +14,7 @@ import sys
 from perdure.cli.style import STATES as STYLES
 from perdure.cli.style import SYMBOLS, fitted, is_colored, paint
 from perdure.cli.text import age, columns, cut, dollars, one_line
+from perdure.rules.run_titles import title_of, worker_of
 from perdure.rules.text import soon
 
 TYPE_CHECKING = False  # importing typing would take a tenth of the total time
@@ -46,10 +47,10 @@ SHOWN = (
         "run_after",
     ),
     *("fill_tokens", "fill_window"),
-    *("repo", "branch", "prompt", "labels", "cost_usd", "estimated"),
+    *("repo", "branch", "prompt", "title", "link", "role", "labels", "cost_usd", "estimated"),
 )
 READ = (
-    *(name for name in SHOWN[:-6] if name != "liveness"),
+    *(name for name in SHOWN[:-9] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
 """The columns that both the short and the long way read."""
@@ -63,7 +64,9 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--state", action="append", default=[], choices=STATES, help="only these; repeatable"
     )
-    parser.add_argument("--agent", action="append", default=[], help="only these; repeatable")
+    parser.add_argument(
+        "--agent", action="append", default=[], help="only these agents or roles; repeatable"
+    )
     parser.add_argument(
         "--repo", help="only runs of this repository, by path, URL or last part; `.`: this one"
     )
@@ -283,7 +286,17 @@ def _typed(row: dict[str, str | int]) -> Row:
         import json
 
         labels = json.loads(str(row["labels"]))
-    return {**row, "labels": labels, "estimated": bool(row["estimated"])}
+    title = title_of(
+        str(row["title"]), str(row["prompt"]), str(row["key"] or ""), str(row["scope"])
+    )
+    role = row["role"] or (labels.get("agent", "") if "delivery" in labels else "")
+    return {
+        **row,
+        "title": title,
+        "role": role,
+        "labels": labels,
+        "estimated": bool(row["estimated"]),
+    }
 
 
 def state_directory() -> str:
@@ -330,7 +343,7 @@ def _columns(rows: Sequence[Row], now: int) -> tuple[tuple[str, ...], list[tuple
         cells = {
             "NAME": str(row["name"]),
             "STATE": _shown_state(row),
-            "AGENT": str(row["agent"]),
+            "AGENT": worker_of(str(row["role"]), str(row["agent"])),
             "ATTEMPT": str(row["attempt"]),
             "AGE": age(_number(row["updated"]), now),
             "COST": _spent(row),
@@ -354,14 +367,16 @@ def _spent(row: Row) -> str:
 
 
 def _about(row: Row, now: int) -> str:
-    """Return why a run waits or failed, or else the beginning of its prompt."""
-    reason = one_line(str(row["reason"]), 200)
+    """Return what a run is about, and before that why it waits or failed. A forge's run begins with
+    its title, because people look for the issue."""
+    title, reason = one_line(str(row["title"]), 80), one_line(str(row["reason"]), 200)
     after = _number(row["run_after"])
+    before = f"{title}: " if row["role"] else ""
     if row["state"] == "queued" and after > now:
-        return f"{soon(after, now)}: {reason}"
+        return f"{before}{soon(after, now)}: {reason}"
     if reason and row["state"] not in ("succeeded", "running"):
-        return reason
-    return one_line(str(row["prompt"] or ""), 80)
+        return f"{before}{reason}"
+    return title
 
 
 def table(

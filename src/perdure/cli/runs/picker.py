@@ -19,6 +19,7 @@ from perdure.cli.text import age, at_home, clean, dollars, one_line
 from perdure.errors import PerdureError
 from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
+from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
     from perdure.engine.conversations import ConversationEntry, ConversationShelf
@@ -141,8 +142,8 @@ class Picker:
 
 
 def _haystack(entry: ConversationEntry) -> str:
-    run = entry.run.name if entry.run else ""
-    return f"{entry.id} {entry.agent} {run} {entry.cwd} {entry.first}".lower()
+    run, who = entry.run.name if entry.run else "", worker_of(entry.role, entry.agent)
+    return f"{entry.id} {who} {run} {entry.cwd} {entry.title} {entry.first}".lower()
 
 
 # --- how it looks
@@ -198,21 +199,21 @@ def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[st
     """Return the names of the columns, and one line for each conversation. No column is wider than
     its contents or its share."""
     wide = width >= WIDE
-    table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "BEGINS WITH")]
+    table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "ABOUT")]
     for entry in entries:
         cost = dollars(entry.cost_usd, estimated=entry.cost_estimated) if entry.cost_usd else ""
         run = clean(entry.run.name if entry.run else entry.state)
         cells = (
             age(entry.updated, now),
-            entry.agent,
+            worker_of(entry.role, entry.agent),
             str(entry.turns or "?"),
             cost,
             run,
             at_home(entry.cwd),
-            one_line(entry.first, 400),
+            entry.title,
         )
         table.append(cells)
-    shares = (4, 12, 5, 8, 24 if wide else 14, 36 if wide else 0)
+    shares = (4, 18, 5, 8, 24 if wide else 14, 36 if wide else 0)
     sizes = [
         min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)
     ]

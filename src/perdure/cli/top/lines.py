@@ -13,9 +13,10 @@ from perdure.model.events import Record
 from perdure.protocols import BoardRow
 from perdure.rules.liveness import Liveness, advice
 from perdure.rules.log_line import line_of
+from perdure.rules.run_titles import worker_of
 from perdure.rules.text import age, at_home, clean, clock, dollars, one_line, tokens
 
-NAME, AGENT, STATE, TRY, AGE = 24, 10, 11, 4, 5
+NAME, AGENT, STATE, TRY, AGE = 24, 17, 11, 4, 5
 STYLES = {
     "asks": "bold yellow",
     "open": "bold yellow",
@@ -66,7 +67,7 @@ def run_line(row: BoardRow, view: View) -> Text:
     state = state_of(row, view.now, view.alive.get(row.id))
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(_cell(row.name, NAME))
-    line.append(_cell(row.agent, AGENT), "dim")
+    line.append(_cell(worker_of(row.role, row.agent), AGENT), "dim")
     line.append(_cell(state, STATE), STYLES.get(state, ""))
     line.append(_cell(f"{row.attempt}/{row.attempts_allowed}", TRY), "dim")
     line.append(f"{age(row.updated, view.now):>{AGE}}  ", "dim")
@@ -83,17 +84,17 @@ def _about(row: BoardRow, view: View, state: str) -> str:
                 if condition.type == "needs_person"
             )
         case "running" | "stopping":
-            return view.words.get(row.id, "").strip() or row.prompt
+            return view.words.get(row.id, "").strip() or row.title
         case "interrupted" | "unattended":
             return advice(row.name, Liveness(state))
         case "waits":
             return f"until {clock(row.run_after)}: {row.reason}"
         case "failed" | "cancelled" | "queued":
-            return row.reason or row.prompt
+            return row.reason or row.title
         case "succeeded" if row.attempts and row.attempts[-1].work:
-            return f"{row.attempts[-1].work}: {row.prompt}"
+            return f"{row.attempts[-1].work}: {row.title}"
         case _:
-            return row.prompt
+            return row.title
 
 
 def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
@@ -103,8 +104,10 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
     place = row.workspace
     branch = f" on {one_line(place.branch, 80)}" if place.branch else ""
     panel.append(f"{clean(row.name)}", "bold")
-    panel.append(f"  {one_line(row.prompt, 200)}\n")
+    panel.append(f"  {one_line(row.title, 200)}\n")
     host = f", {clean(row.host_name)}" if row.host_name else ""
+    if row.link:
+        panel.append(f"{clean(row.link)}\n", "dim")
     panel.append(f"{at_home(place.path)}{branch}{host}\n", "dim")
     for condition in row.conditions:
         panel.append(

@@ -43,6 +43,7 @@ from perdure.protocols import (
     TokenStore,
 )
 from perdure.rules.context_window import FillRules
+from perdure.rules.run_titles import role_of_run, worker_of
 from perdure.workspace import Workspaces
 
 if TYPE_CHECKING:
@@ -200,11 +201,11 @@ class Engine:
         return driver.writers(home, session_id)
 
     def committer(self, run: TaskRun) -> dict[str, str]:
-        """Return the git identity of the run's commits as environment variables, as its rule says;
-        empty if the rule names none."""
-        rule = self.rules.get(run.spec.rule)
+        """Return the git identity of the run's commits as environment variables, as its rule says.
+        If the rule names none, the author is called after the role: `reviewer (claude)`."""
+        rule, role = self.rules.get(run.spec.rule), role_of_run(run)
         if rule is None or not rule.git_name:
-            return {}
+            return {"GIT_AUTHOR_NAME": worker_of(role, run.spec.agent)} if role else {}
         pairs = product(("AUTHOR", "COMMITTER"), rule.git_identity.items())
         return {f"GIT_{role}_{part}": text for role, (part, text) in pairs}
 

@@ -33,6 +33,7 @@ from perdure.model import (
 )
 from perdure.protocols import AgentDriver
 from perdure.rules.run_names import suggest
+from perdure.rules.run_titles import title_of_run
 
 GO_ON = (
     "Go on with the task above in this copy of the working directory. Look first at what is "
@@ -74,6 +75,7 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
         scope="",
         forks=session.id,
         fork_at=wanted.at,
+        title="" if wanted.prompt else title_of_run(parent),
     )
     if checkpoint is not None:
         spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))

@@ -17,6 +17,7 @@ from perdure.errors import NotFound, UsageError
 from perdure.lateclass import dataclass
 from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
 from perdure.protocols import AgentDriver, Spoken
+from perdure.rules.run_titles import role_of_run, title_of, title_of_run
 
 LOOKED_THROUGH = 500
 PREFIX = 4
@@ -62,6 +63,20 @@ class ConversationEntry:
         return self.run.spec.prompt if self.run is not None else ""
 
     @property
+    def title(self) -> str:
+        """Return what it is about: the title of its run, else the beginning of its first prompt, on
+        one line and cleaned."""
+        if self.run is not None and (self.run.spec.title or not self.first):
+            return title_of_run(self.run)
+        key = self.run.spec.key if self.run is not None else ""
+        scope = self.session.key.scope if self.session is not None else ""
+        return title_of("", self.first, key, scope)
+
+    @property
+    def role(self) -> str:
+        return role_of_run(self.run) if self.run is not None else ""
+
+    @property
     def turns(self) -> int:
         """Return the number of prompts in it; 0 if that is not known."""
         if self.conversation is not None:
@@ -105,6 +120,9 @@ class ConversationEntry:
             "path": self.conversation.path if self.conversation else "",
             "turns": self.turns or None,
             "first": self.first,
+            "title": self.title,
+            "link": self.run.spec.link if self.run else "",
+            "role": self.role,
             "updated": self.updated,
             "cost_usd": self.cost_usd,
             "cost_estimated": self.cost_estimated,

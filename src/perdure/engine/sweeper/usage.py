@@ -21,23 +21,24 @@ BLOCK = 512
 
 @dataclass(slots=True)
 class DiskUsage:
-    """Bytes on disk and number of file names, by (class, agent, repository or service)."""
+    """Bytes on disk and number of file names, by (class, agent, repository or service,
+    role)."""
 
-    bytes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    files: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    bytes: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
+    files: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     unreadable: list[str] = field(default_factory=list)
     seen: set[tuple[int, int]] = field(default_factory=set)
 
-    def add(self, top: Path, cls: str, agent: str = "", owner: str = "") -> None:
+    def add(self, top: Path, cls: str, agent: str = "", owner: str = "", role: str = "") -> None:
         """Count everything below `top`, without following links or entering other volumes."""
-        key = (cls, agent, owner)
+        key = (cls, agent, owner, role)
         for size, fresh in _sizes(top, self.seen, self.unreadable):
             self.bytes[key] += size if fresh else 0
             self.files[key] += 1
 
     def by(self, part: int) -> list[tuple[str, int]]:
-        """Return sums by class (0), agent (1) or repository (2), largest first, without those that
-        have no name."""
+        """Return sums by class (0), agent (1), repository (2) or role (3), largest first, without
+        those that have no name."""
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size
@@ -49,7 +50,7 @@ class DiskUsage:
 
     def report(self) -> dict[str, Any]:
         """Return the object that `perdure du --json` prints."""
-        keys = ("class", "agent", "owner")
+        keys = ("class", "agent", "owner", "role")
         rows = [
             dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
             for key, count in self.bytes.items()
@@ -78,13 +79,19 @@ def usage(engine: Engine) -> DiskUsage:
             "cache": "caches",
         }.get(thing.kind, thing.kind)
         owner = (run.workspace.repo or _service(run.scope)) if run else ""
-        found.add(thing.path, cls, run.agent if run else "", owner)
+        found.add(thing.path, cls, run.agent if run else "", owner, run.role if run else "")
     found.add(root / ".perdure/locks", "locks")
     for entry in [*trash.entries(engine.workspaces.trash), *trash.entries(engine.state / "trash")]:
         put = by_id.get(
             next(iter(map(str, entry.about.get("runs") or [entry.about.get("id", "")])), "")
         )
-        found.add(entry.path, "trash", put.agent if put else "", put.workspace.repo if put else "")
+        found.add(
+            entry.path,
+            "trash",
+            put.agent if put else "",
+            put.workspace.repo if put else "",
+            put.role if put else "",
+        )
     for path in _entries(engine.state / "runs"):
         run = by_id.get(path.name)
         found.add(
@@ -92,6 +99,7 @@ def usage(engine: Engine) -> DiskUsage:
             "logs",
             run.agent if run else "",
             (run.workspace.repo or _service(run.scope)) if run else "",
+            run.role if run else "",
         )
     for path in _entries(engine.state / "transcripts"):
         found.add(path, "copies", path.name)

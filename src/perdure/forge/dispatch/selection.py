@@ -14,6 +14,7 @@ from perdure.model import Permissions, TaskRun, TaskSpec
 from perdure.model.forge.deliveries import Delivery, Intent
 from perdure.model.forge.postings import Origin, labels_of
 from perdure.model.forge.rules import BEGINNING, Rule, branch_of, is_apart, is_own, issue_of, wants
+from perdure.rules.run_titles import link_to, title_of_thing
 
 NAMED = frozenset({"assigned", "mentioned", "review_requested"})
 """Triggers that name the agent."""
@@ -90,6 +91,10 @@ def spec_of(
     """Return the task of a first delivery: the rule's values, else the seed's. Its key makes it one
     run, however often it is tried."""
     number = issue_of(rule, intent)
+    apart = is_apart(rule, intent, number)
+    title = title_of_thing(
+        intent.title, number, mark="!" if apart else "#", confidential=intent.confidential
+    )
     origin = Origin(
         source=delivery.source,
         rule=rule.name,
@@ -104,7 +109,7 @@ def spec_of(
         key=f"delivery:{delivery.number}:{delivery.sha256[:12]}",
         repo=rule.clone.replace("{repository}", intent.repository),
         base=intent.branch if intent.pull else seed.base,
-        branch=branch_of(rule, number, apart=is_apart(rule, intent, number)),
+        branch=branch_of(rule, number, apart=apart),
         scope=scope_of(rule, delivery, intent, number),
         model=rule.model or seed.model,
         permissions=Permissions(rule.permissions or seed.permissions),
@@ -113,5 +118,7 @@ def spec_of(
         attempts=rule.attempts or seed.attempts,
         verify=rule.verify or seed.verify,
         rule=rule.name,
+        title=title,
+        link=link_to(intent.url),
         labels=labels_of(delivery.number, origin),
     )

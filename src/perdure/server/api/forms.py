@@ -23,7 +23,7 @@ Small = Annotated[int, Meta(ge=0, le=1000)]
 Limit = Annotated[int, Meta(ge=1, le=500, description="so many at most")]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 
-INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule"})
+INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule", "title", "link"})
 """Fields of a task that only perdure sets."""
 GIVEN = (
     *(

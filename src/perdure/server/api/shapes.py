@@ -56,6 +56,9 @@ class RunOfList(Shape):
     repo: str
     branch: str
     prompt: str
+    title: str
+    link: str
+    role: str
     labels: dict[str, str]
     cost_usd: float
     estimated: bool
@@ -137,6 +140,9 @@ class AttemptOfRun(AttemptWhy):
 class Run(Answer):
     id: str
     name: str
+    title: str
+    link: str
+    role: str
     state: RunState
     liveness: Liveness | None
     reason: str
@@ -398,6 +404,7 @@ class UsageRow(Shape):
     class_: str = field(name="class")
     agent: str
     owner: str
+    role: str
     bytes: int
     files: int
 

@@ -15,6 +15,7 @@ from perdure.errors import UsageError
 from perdure.model import Usage
 from perdure.protocols import BoardRow
 from perdure.rules.liveness import Liveness, advice
+from perdure.rules.run_titles import worker_of
 from perdure.rules.text import clock, one_line
 from perdure.server.dashboard.threads import thread
 from perdure.server.dashboard.visits import Visit
@@ -73,7 +74,7 @@ def board(visit: Visit) -> Response:
         words=words,
         agent=agent,
         all=_url(given),
-        agents=look.board_agents(),
+        agents=sorted({*look.board_agents(), *look.board_roles()}),
         parked=look.parked(),
         here=visit.here,
         asking=counts["asking"],
@@ -123,9 +124,9 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
         "name": row.name,
         "group": group,
         "alive": alive,
-        "title": one_line(row.prompt.strip().partition("\n")[0], 160),
+        "title": row.title,
         "note": advice(row.name, found) if found and alive else _note(visit, row, group),
-        "agent": row.agent,
+        "agent": worker_of(row.role, row.agent),
         "where": " ".join(part for part in (repo, branch) if part),
         "pips": thread(row.attempts),
         "held": row.fill_tokens,

@@ -64,7 +64,7 @@ def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
         return []
     return [
         (word, taken.by(part)[:20])
-        for part, word in enumerate(("what", "agent", "repository or service"))
+        for part, word in enumerate(("what", "agent", "repository or service", "role"))
     ]
 
 

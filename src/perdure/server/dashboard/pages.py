@@ -17,6 +17,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from perdure.rules.run_titles import worker_of
 from perdure.rules.text import age, clean, clock, filled, one_line, tokens
 
 HERE = Path(__file__).parent
@@ -84,6 +85,7 @@ PAGES = Environment(
     lstrip_blocks=True,
     auto_reload=False,
 )
+PAGES.globals["worker_of"] = worker_of
 PAGES.filters |= {
     "age": age,
     "clock": clock,

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from perdure.engine.conversations import Branching, ConversationEntry, ResumeRequest, fork, resume
 from perdure.model import Permissions, TokenScope
-from perdure.rules.text import one_line
+from perdure.rules.run_titles import worker_of
 from perdure.server.api.runs import refuse_widening
 from perdure.server.dashboard.confirmation import Field, ask
 from perdure.server.dashboard.visits import Visit
@@ -41,9 +41,9 @@ def sessions(visit: Visit) -> Response:
 
 
 def _has(entry: ConversationEntry, words: str) -> bool:
-    run = entry.run.name if entry.run else ""
+    run, who = entry.run.name if entry.run else "", worker_of(entry.role, entry.agent)
     return all(
-        word in f"{entry.id} {entry.agent} {run} {entry.cwd} {entry.first}".lower()
+        word in f"{entry.id} {who} {run} {entry.cwd} {entry.title} {entry.first}".lower()
         for word in words.split()
     )
 
@@ -54,7 +54,7 @@ def session(visit: Visit) -> Response:
     entry = shelf.find(visit.named("id"))
     spoken = [replace(each, text=each.text[:LONGEST]) for each in list(shelf.spoken(entry))[-SAID:]]
     facts: Mapping[str, Any] = {
-        "agent": entry.agent,
+        "agent": worker_of(entry.role, entry.agent),
         "state": entry.state,
         "directory": entry.cwd,
         "turns": entry.turns or "not known",
@@ -75,7 +75,7 @@ def ask_resume(visit: Visit) -> Response:
         f"Go on with {name}?",
         back=f"/sessions/{quote(entry.id, safe='')}",
         yes="Resume",
-        consequences=[f"It begins with: {one_line(entry.first, 200)}"] if entry.first else [],
+        consequences=[f"It is about: {entry.title}"] if entry.title else [],
         fields=[
             Field("prompt", "What is to be done now?", "text", hint=hint, needed=not unfinished)
         ],

@@ -19,7 +19,7 @@ from perdure.model.codec import plain
 from perdure.model.events import Record
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import Liveness, advice
-from perdure.rules.text import one_line
+from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.server.api.runs import PATCH_MOST
 from perdure.server.dashboard import diffs
 from perdure.server.dashboard.lines import lines
@@ -57,7 +57,8 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
         if left or (asks and run.state is not RunState.RUNNING)
         else str(run.state),
         "pips": thread(attempts),
-        "title": one_line(run.spec.prompt.strip().partition("\n")[0], 240),
+        "title": title_of_run(run),
+        "worker": worker_of(role_of_run(run), run.spec.agent),
         "cost": used.cost_usd,
         "estimated": used.estimated,
         "live": run.state is RunState.RUNNING,

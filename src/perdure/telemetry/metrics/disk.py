@@ -59,8 +59,8 @@ class DiskGauges:
 
 def _measured(usage: DiskUsage, began: float) -> DiskMeasure:
     size, files = Counter[str](), Counter[str]()
-    for (cls, _, _), number in usage.bytes.items():
+    for (cls, *_), number in usage.bytes.items():
         size[cls] += number
-    for (cls, _, _), number in usage.files.items():
+    for (cls, *_), number in usage.files.items():
         files[cls] += number
     return DiskMeasure(time.time(), time.monotonic() - began, size, files)

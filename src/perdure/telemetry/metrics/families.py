@@ -1,8 +1,9 @@
-"""The names and help texts of all metrics. Names begin with `perdure_`. Labels are agents, states,
-hosts, sources and causes, and never text from an agent, a repository or a person."""
+"""The names and help texts of all metrics. Names begin with `perdure_`. Labels are agents, roles,
+states, hosts, sources and causes, and never text from an agent, a repository or a person."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
@@ -21,6 +22,8 @@ from perdure.protocols import Counts
 from perdure.telemetry.metrics.disk import DiskMeasure
 from perdure.telemetry.metrics.tallies import BOUNDS_S, NO_RECEIPT, MetricTally, agent_label
 
+ROLES_MOST = 50
+"""Maximum number of roles that have a label of their own."""
 TROUBLE = {
     "collision_seen": (
         "perdure_collisions",
@@ -54,6 +57,12 @@ def standing(counts: Counts) -> Iterator[Metric]:
     agents = sorted({agent for agent, _ in counts.runs})
     runs = [(pair, counts.runs.get(pair, 0)) for pair in product(agents, RunState)]
     yield _gauge("perdure_runs", "Runs on the list, by agent and state", ("agent", "state"), runs)
+    yield _gauge(
+        "perdure_role_runs",
+        "Runs on the list that work under a rule, by role and state",
+        ("role", "state"),
+        _by_role(counts.roles),
+    )
     yield _one(
         "perdure_runs_due", "Runs that could be claimed as far as their time goes", counts.due
     )
@@ -125,6 +134,19 @@ def standing(counts: Counts) -> Iterator[Metric]:
             ("agent",),
             [((agent,), counts.trouble.get((agent, kind), 0)) for agent in agents],
         )
+
+
+def _by_role(
+    roles: Mapping[tuple[str, RunState], int],
+) -> list[tuple[tuple[str, RunState], int]]:
+    """Return the numbers of the first roles by name, and the sum of all others as `other`: a store
+    may have the roles of many configurations."""
+    known = sorted({role for role, _ in roles if agent_label(role) == role})[:ROLES_MOST]
+    found = Counter({(role if role in known else "other", state): 0 for role, state in roles})
+    for (role, state), number in roles.items():
+        found[role if role in known else "other", state] += number
+    names = sorted({role for role, _ in found})
+    return [(pair, found[pair]) for pair in product(names, RunState)]
 
 
 def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:

@@ -1,0 +1,76 @@
+"""What a run is about, as people say it: its title, its link and its role. Pure, and it imports
+little, because `perdure ls` uses it.
+
+A run that a forge started is titled after its issue or pull request. Its prompt begins with words
+of perdure's own, so it is never the title of such a run. Any other run has the first words of its
+prompt.
+"""
+
+from __future__ import annotations
+
+import re
+
+from perdure.rules.text import one_line
+
+TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
+if TYPE_CHECKING:
+    from perdure.model import TaskRun
+
+LONGEST = 160
+"""Maximum length of a title, in characters."""
+LINK_MOST = 2000
+ROLE_MOST = 60
+_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f-\uffff]+")
+_THING = re.compile(r"[^:]*:[^:]*:(?P<repository>.+)(?P<mark>[#!])(?P<number>\d+)")
+FORGE_KEY = "delivery:"
+"""Beginning of the key of a run that a forge started."""
+MARKED = "Text between <<<FORGE-"
+"""Beginning of the prompt of such a run, in every version."""
+
+
+def title_of_thing(title: str, number: int, *, mark: str = "#", confidential: bool = False) -> str:
+    """Return the title of a run for an issue or a pull request: `#12 Fix the login page`. The title
+    of a confidential one is left out, because titles are sent to places that anybody may read."""
+    words = "(confidential)" if confidential else title
+    return one_line(f"{mark}{number} {words}", LONGEST)
+
+
+def link_to(address: str) -> str:
+    """Return the http(s) address of an issue or pull request, without the part that names a comment
+    in it; empty if the text is no such address."""
+    found = address.partition("#")[0]
+    return found if len(found) <= LINK_MOST and _ADDRESS.fullmatch(found) else ""
+
+
+def title_of(title: str, prompt: str, key: str = "", scope: str = "") -> str:
+    """Return the title that is shown for a run. `title` is the stored one; without it, a forge's
+    run is called after its issue, and any other by the first words of its prompt."""
+    if title:
+        return one_line(title, LONGEST)
+    if key.startswith(FORGE_KEY) or prompt.startswith(MARKED):
+        found = _THING.fullmatch(scope)
+        return one_line(_named(found), LONGEST) if found else "an issue of a forge"
+    lines = (one_line(line, LONGEST) for line in prompt[: 4 * LONGEST].splitlines())
+    return next((line for line in lines if line), "")
+
+
+def _named(found: re.Match[str]) -> str:
+    return f"{found['mark']}{found['number']} of {found['repository']}"
+
+
+def title_of_run(run: TaskRun) -> str:
+    """Return the title that is shown for a run."""
+    return title_of(run.spec.title, run.spec.prompt, run.spec.key, run.scope)
+
+
+def role_of_run(run: TaskRun) -> str:
+    """Return the name of the rule that a run works under; empty if it has none. Runs of older
+    versions have it only as a label."""
+    labels = run.spec.labels
+    return run.spec.rule or (labels.get("agent", "") if "delivery" in labels else "")
+
+
+def worker_of(role: str, agent: str) -> str:
+    """Return who works on a run: `reviewer (claude)`, or only the agent if it has no role."""
+    name = one_line(role, ROLE_MOST)
+    return f"{name} ({agent})" if name and name != agent else agent

@@ -1,0 +1,120 @@
+"""A person finds "the reviewer's work on issue 12" by what is visible: in `ls`, on the board, in the
+picker, in `top` and on the page of the run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+from perdure.cli.runs.picker import Picker, screen
+from perdure.cli.top.lines import peek, run_line
+from perdure.cli.top.view import View
+from perdure.engine.conversations import ConversationEntry
+from perdure.engine.report import report_of
+from perdure.model import Session, SessionKey, SessionState
+from perdure.model.forge.deliveries import Forge, IntentKind
+from perdure.model.forge.rules import Rule
+from perdure.store.glance import newest
+from tests.dashboard.test_doors import Door
+from tests.dispatching.office import Office, intent
+from tests.web.serving import Serving
+
+DEV = Rule(
+    name="dev", agent="claude", authors=("ada",), login="dev-bot", labels=("agent",), clone=""
+)
+REVIEWER = replace(DEV, name="reviewer", login="review-bot", labels=("review",))
+LINK = "https://tea.example/shop/web/issues/12"
+
+
+def assigned(number: int, label: str, title: str, **more: object):
+    return intent(IntentKind.LABELLED, number=number, labels=(label,), title=title, url=f"https://tea.example/shop/web/issues/{number}#note", **more)  # fmt: skip
+
+
+def filled(make: Callable[..., Office]) -> Office:
+    office = make(DEV, REVIEWER)
+    office.told(
+        assigned(11, "agent", "Paint it blue"),
+        assigned(12, "agent", "Fix the login page"),
+        assigned(12, "review", "Fix the \u202elogin\u202c page"),
+        assigned(13, "review", "Tidy <b>up</b>"),
+    )
+    assert len(office.runs()) == 4
+    return office
+
+
+def visible(page: str) -> list[str]:
+    """The rows of a page of the dashboard as text."""
+    rows = re.findall(r"<a class=\"row.*?</a>", page, re.DOTALL)
+    return [unescape(" ".join(re.sub(r"<[^>]+>", " ", row).split())) for row in rows]
+
+
+def finds(lines: list[str]) -> str:
+    (found,) = [line for line in lines if "reviewer" in line and "#12" in line]
+    assert "Fix the login page" in found and "FORGE" not in found
+    return found
+
+
+def test_the_reviewers_work_on_issue_12_is_found_by_its_words(
+    make: Callable[..., Office], tmp_path: Path
+) -> None:
+    office = filled(make)
+    store, now = office.engine.store, office.engine.store.now()
+    run = next(run for run in office.runs() if run.scope == "hub:reviewer:shop/web#12")
+    # ls, the short way and the long one.
+    listed = subprocess.run(
+        [sys.executable, "-m", "perdure", "ls"], check=True, capture_output=True, text=True,
+        env={**os.environ, "PERDURE_STATE": str(office.engine.state)},
+    ).stdout  # fmt: skip
+    assert "reviewer (claude)" in finds(listed.splitlines())
+    rows = newest(f"{office.engine.state}/perdure.db", (), 50, ["reviewer"])
+    assert rows is not None and {row["role"] for row in rows} == {"reviewer"} and len(rows) == 2
+    # The board, by search, by filter and by looking, and the page of the run.
+    serving = Serving(tmp_path / "web", "", PERDURE_STATE=str(office.engine.state))
+    try:
+        token = serving.token("read")
+        reader = Door(serving.start("--jobs", "0"), token)
+        for address in ("/", "/?q=login", "/?agent=reviewer"):
+            assert "reviewer (claude)" in finds(visible(reader.ask("GET", address)[2]))
+        page = reader.ask("GET", f"/runs/{run.name}")[2]
+        assert f'href="{LINK}"' in page and "reviewer (claude)" in page
+        assert "Text between" not in page.partition('id="h-log"')[0]
+    finally:
+        serving.kill()
+    assert store.board_roles() == ["dev", "reviewer"]
+    assert sum(store.board_counts(agent="reviewer").values()) == 2
+    # The picker and `top`.
+    entries = [
+        ConversationEntry(agent="claude", id=f"{number}", updated=now, run=each, session=Session(
+            key=SessionKey("claude", each.scope), id=f"{number}", state=SessionState.CONFIRMED, created=now, updated=now, cwd="/", home="/"
+        )) for number, each in enumerate(office.runs())
+    ]  # fmt: skip
+    picker = Picker(load=lambda _: entries, spoken=lambda _: (), workdir=lambda _: "", place="here")
+    finds(screen(picker, 100, 24, now, plain=True))
+    picker.search = "reviewer #12"
+    assert [entry.run.id for entry in picker.shown if entry.run] == [run.id]
+    view = View(groups=(), words={}, now=now)
+    lines = [run_line(row, view).plain for row in store.board("queued")]
+    assert "reviewer (claude)" in finds(lines)
+    row = next(row for row in store.board("queued") if row.id == run.id)
+    assert LINK in peek(row, (), now).plain
+    # One run.
+    report = report_of(store, run)
+    assert (report["title"], report["link"], report["role"]) == (
+        "#12 Fix the login page", LINK, "reviewer",
+    )  # fmt: skip
+    assert office.engine.committer(run) == {"GIT_AUTHOR_NAME": "reviewer (claude)"}
+    assert store.counts().roles == {("dev", "queued"): 2, ("reviewer", "queued"): 2}
+
+
+def test_the_title_of_a_confidential_issue_is_not_passed_on(make: Callable[..., Office]) -> None:
+    office = make(replace(DEV, confidential=True))
+    office.told(
+        intent(IntentKind.LABELLED, forge=Forge.GITLAB, labels=("agent",), title="Our secret", confidential=True)
+    )  # fmt: skip
+    assert office.run().spec.title == "#4 (confidential)"
