@@ -107,7 +107,7 @@ def test_under_what_conditions(make: Callable[..., Office]) -> None:
         "",
     )
     committer = office.engine.committer(office.run("dev"))
-    assert office.engine.committer(office.run("eye")) == {}
+    assert office.engine.committer(office.run("eye")) == {"GIT_AUTHOR_NAME": "eye (codex)"}
     office.ground.yard.git("commit", "-q", "--allow-empty", "-m", "by dev", env=committer)
     assert (
         office.ground.yard.git("log", "-1", "--format=%an %ae %cn %ce")

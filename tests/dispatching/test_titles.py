@@ -60,9 +60,7 @@ def finds(lines: list[str]) -> str:
     return found
 
 
-def test_the_reviewers_work_on_issue_12_is_found_by_its_words(
-    make: Callable[..., Office], tmp_path: Path
-) -> None:
+def test_it_is_found_by_its_words(make: Callable[..., Office], tmp_path: Path) -> None:
     office = filled(make)
     store, now = office.engine.store, office.engine.store.now()
     run = next(run for run in office.runs() if run.scope == "hub:reviewer:shop/web#12")

@@ -18,6 +18,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from perdure.engine.attempt import Engine
+from perdure.model import TaskSpec
 from perdure.telemetry.metrics.exposition import MetricsPage
 from perdure.testing.stores.inbox import arrived
 from perdure.testing.stores.samples import claimed, submit
@@ -33,7 +34,7 @@ def offered(engine: Engine) -> dict[str, set[str]]:
     """Every number of a store in which everything has happened: the names of its labels by its own
     name."""
     a_life(engine.store)
-    claimed(engine.store, submit(engine.store))
+    claimed(engine.store, submit(engine.store, TaskSpec(prompt="do it", rule="dev")))
     engine.store.accept([arrived()])
     meter, found = MetricsPage(engine, "1.2.3", fresh_s=0), defaultdict[str, set[str]](set)
     while "perdure_disk_bytes" not in found:
