@@ -512,6 +512,84 @@ def papers() -> dict[str, Paper]:
         "rewound to before a compaction": branch(
             Paper().two_turns().boundary("7", "4").user("8", "7S", "p3").says("9", "8", "a3")
         ),
+        "compacted, and gone on from the one record that is kept": Paper()
+        .two_turns()
+        .boundary("5", "4", "4")
+        .user("7", "4", "p3")
+        .says("8", "7", "a3"),
+        "compacted, and gone on from the last of two that are kept": Paper()
+        .two_turns()
+        .boundary("5", "4", "3", "4")
+        .user("7", "4", "p3")
+        .says("8", "7", "a3"),
+        "compacted, and gone on from the first of two that are kept": Paper()
+        .two_turns()
+        .boundary("5", "4", "3", "4")
+        .user("7", "3", "p3")
+        .says("8", "7", "a3"),
+        "compacted, and gone on from a record that is not kept": Paper()
+        .two_turns()
+        .boundary("5", "4", "4")
+        .user("7", "2", "p3")
+        .says("8", "7", "a3"),
+        "compacted, nothing kept, and gone on from before": Paper()
+        .two_turns()
+        .boundary("5", "4")
+        .user("7", "4", "p3")
+        .says("8", "7", "a3"),
+        "compacted, a kept record lost, and gone on from the other": Paper()
+        .two_turns()
+        .boundary("5", "4", "lost", "4")
+        .user("7", "4", "p3")
+        .says("8", "7", "a3"),
+        "compacted twice, and gone on from a kept record": Paper()
+        .two_turns()
+        .boundary("5", "4", "4")
+        .user("7", "4", "p3")
+        .says("8", "7", "a3")
+        .boundary("9", "8", "8")
+        .user("B", "8", "p4")
+        .says("C", "B", "a4"),
+        "compacted twice, and gone on from a record that the first one kept": Paper()
+        .two_turns()
+        .boundary("5", "4", "4")
+        .user("7", "5S", "p3")
+        .says("8", "7", "a3")
+        .boundary("9", "8", "8")
+        .user("B", "4", "p4")
+        .says("C", "B", "a4"),
+        "compacted twice, and only the first one keeps a record": Paper()
+        .two_turns()
+        .boundary("5", "4", "4")
+        .user("7", "5S", "p3")
+        .says("8", "7", "a3")
+        .boundary("9", "8")
+        .user("B", "4", "p4")
+        .says("C", "B", "a4"),
+        "compacted with one kept, and rewound to before it": branch(
+            Paper().two_turns().boundary("7", "4", "4").user("8", "7S", "p3").says("9", "8", "a3")
+        ),
+        "compacted, half of a reply is kept": Paper()
+        .user("1", None, "p1")
+        .says("2", "1", "half", "M")
+        .says("3", "2", "other half", "M")
+        .boundary("5", "3", "3")
+        .user("7", "3", "p3")
+        .says("8", "7", "a3"),
+        "compacted with a call kept, whose result is not": Paper()
+        .user("1", None, "p1")
+        .calls("2", "1", "A", "M")
+        .result("3", "2", "A")
+        .says("4", "3", "a1")
+        .boundary("5", "4", "2")
+        .user("7", "5S", "p3")
+        .says("8", "7", "a3"),
+        "compacted, and gone on beside the summary too": Paper()
+        .two_turns()
+        .boundary("5", "4", "4")
+        .user("6", "5S", "x1")
+        .user("7", "4", "p3")
+        .says("8", "7", "a3"),
     }
 
 

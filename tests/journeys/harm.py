@@ -60,6 +60,8 @@ def _apply(stage: Stage, harm: str, dice: random.Random, transcripts: Sequence[P
         shown = stage.perdure("show", "task", "--json")
         if shown.code != 0 or not shown.json["workspace"]:
             return False
+        saved = stage.perdure("checkpoints", "task", "--json").json["checkpoints"]
+        (stage.directory / "saved").write_text(str(len(saved)))
         shutil.rmtree(shown.json["workspace"]["path"], ignore_errors=True)
         return True
     if not transcripts:
@@ -203,7 +205,8 @@ def judge_items(
             if attempt["started"] <= each.time <= (attempt["ended"] or 1 << 62)
         ]
         mine = [each for each in mine if not times[0] <= each.time <= times[1]]
-        earlier = [each for each in requests if each.time < attempt["started"]]
+        since = _told_new(report, attempt)
+        earlier = [each for each in requests if since <= each.time < attempt["started"]]
         wrong += [f"untrue: attempt {attempt['number']}: {each}" for each in _untrue(reasons, harm)]
         if not mine or not earlier or verdict not in (*CLAIMS, "repaired"):
             continue
@@ -232,6 +235,18 @@ def judge_items(
     return wrong
 
 
+def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
+    """When the newest conversation before an attempt was begun by one that says so: what was shown
+    in another conversation before that is no part of what `native` claims."""
+    begun = [
+        each["started"]
+        for each in report["attempts"]
+        if each["number"] < attempt["number"]
+        and (each["receipt"] or {}).get("verdict") in ("fresh", "rebuilt")
+    ]
+    return max(begun, default=0)
+
+
 def _strange(messages: Sequence[Any]) -> bool:
     """A request of somebody else in another conversation."""
     return not any("quercus" in message.text for message in messages)
@@ -258,6 +273,19 @@ def _untrue(reasons: str, harm: str) -> list[str]:
     ):
         found.append("it was another conversation")
     return found
+
+
+def told_of_loss(stage: Stage) -> bool:
+    """Whether the workdir was lost and the agent was told what came of it, as it is: files that
+    are gone are then no secret.
+
+    Where a checkpoint was there, perdure must have put one back.
+    """
+    saved = stage.directory / "saved"
+    prompts = " ".join(path.read_text() for path in stage.state.glob("runs/*/*/prompt.md"))
+    if not saved.exists() or "The working directory was gone" not in " ".join(prompts.split()):
+        return False
+    return ("nothing had been saved" in prompts) == (saved.read_text() == "0")
 
 
 def record(stage: Stage) -> str:

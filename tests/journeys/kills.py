@@ -37,7 +37,7 @@ from typing import Any
 
 from perdure.agents.rehearsal import Rehearsal
 from perdure.rules.continuity import UNANSWERED
-from tests.journeys.harm import HARMS, apply, judge_items
+from tests.journeys.harm import HARMS, apply, judge_items, told_of_loss
 from tests.journeys.stage import Done, Stage, said
 
 FIRST = "Write one.txt. The magic word is quercus."
@@ -155,7 +155,10 @@ def _play(stage: Stage, result: Trial) -> None:
     )
     _judge(stage, result, report)
     workdir = Path(report["workspace"]["path"])
+    told = result.harm == "workdir lost" and told_of_loss(stage)
     for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
+        if told and not (workdir / name).exists():
+            continue
         if not (workdir / name).exists() or (workdir / name).read_text() != text:
             result.wrong.append(f"lost file: {name} is not what the agent wrote")
     left = stage.marked()
@@ -392,7 +395,9 @@ def campaign(
     done = _recorded(record)
     with ThreadPoolExecutor(jobs) as pool:
         while (left := number - sum(t.struck for t in done)) > 0:
-            numbers = range(len(done), len(done) + max(left, jobs))
+            seen = {each.seed - seed for each in done}
+            start = max(seen, default=-1) + 1
+            numbers = [*({*range(start)} - seen), *range(start, start + max(left, jobs))]
             for result in pool.map(
                 lambda n: trial(seed + n, agents[n % len(agents)], warm=warm), numbers
             ):

@@ -15,6 +15,10 @@ root or to a compact boundary:
   of its calls.
 - A boundary names the records that are kept after the summary. If one of them is missing, none is
   kept.
+- If a boundary keeps records, all other records before the newest boundary are out of reach. Those
+  that the newest boundary keeps follow its summary. A record whose parent is out of reach, or is
+  the summary, follows the last of them. `/compact` writes such records behind a turn that was
+  interrupted.
 - A call without a result gets the result "outcome unknown" if nothing was said after it; else the
   call is left out. A result without a call is left out, and so is a second result of a call. If the
   end is unanswered, "No response requested." is added. The resume writes these texts into the file.
@@ -67,6 +71,8 @@ class _File:
     """The records by id, in file order."""
 
     records: dict[str, _Record]
+    parents: dict[str, str]
+    """The parent of each record that a resume can reach; "" for a root."""
     last: str
     """Id of the newest record that a resume may start from."""
     leaf: str | None
@@ -74,13 +80,20 @@ class _File:
     aside: bool = False
     """Whether `leaf` is a sidechain record; the CLI then finds no conversation."""
 
+    def before(self, boundary: _Record) -> _File:
+        """Return the file as it was before a compact boundary was written."""
+        earlier = dict(
+            itertools.takewhile(lambda each: each[1] is not boundary, self.records.items())
+        )
+        return _File(earlier, _parents(earlier), boundary.before, None)
+
 
 def loads(content: bytes) -> Loaded:
     """Return the items that a resume would send, and those that it would leave out."""
     file = _read(content)
     chain = [] if file.aside else _chain(file, _leaf(file))
     shown, condensed, compactions = _behind_boundary(file, chain)
-    shown = _with_siblings(file, shown)
+    shown = [each for each in _with_siblings(file, shown) if each.key in file.parents]
     sent, left_out = _as_sent(shown)
     there = {record.key for record in shown}
     condensed = [record for record in _with_siblings(file, condensed) if record.key not in there]
@@ -119,27 +132,45 @@ def _read(content: bytes) -> _File:
             sides.add(key)
         else:
             newest = key
-    _bridge(records)
-    return _File(records, newest, leaf, aside=leaf in sides)
+    return _File(records, _parents(records), newest, leaf, aside=leaf in sides)
 
 
-def _bridge(records: dict[str, _Record]) -> None:
-    """Replace parents that are not in the file, by the rule above."""
+def _parents(records: dict[str, _Record]) -> dict[str, str]:
+    """Return the parents of all records that a resume can reach."""
+    parents = {record.key: record.parent for record in records.values()}
+    boundaries = [each for each in records.values() if each.boundary is not None]
+    if not any(_kept(records, each) for each in boundaries):
+        return _bridged(records, parents)
+    boundary = boundaries[-1]
+    anchor, keys = _anchor(boundary), [each.key for each in _kept(records, boundary)]
+    earlier = set(itertools.takewhile(lambda key: key != boundary.key, records)) - {*keys}
+    later = {key: parent for key, parent in parents.items() if key not in earlier}
+    for key, parent in later.items():
+        if keys and (parent == anchor or parent in earlier):
+            later[key] = keys[-1]
+    later |= dict(zip(keys, (anchor, *keys), strict=False))
+    return _bridged(records, later)
+
+
+def _bridged(records: dict[str, _Record], parents: dict[str, str]) -> dict[str, str]:
+    """Replace parents that cannot be reached, by the rule above."""
     torn = {
-        record.key
-        for record in records.values()
-        if record.parent and (record.parent == record.key or record.parent not in records)
+        key
+        for key, parent in parents.items()
+        if parent and (parent == key or parent not in parents)
     }
     if not torn:
-        return
+        return parents
+    found = dict(parents)
     known: list[tuple[int, str]] = []
-    for record in records.values():
-        at = _milliseconds(record.stamp)
-        if record.key in torn:
+    for key in parents:
+        at = _milliseconds(records[key].stamp)
+        if key in torn:
             place = bisect_right(known, (at, "~"))
             near = place and at - known[place - 1][0] <= _BRIDGED_MS
-            record.parent = known[place - 1][1] if near else ""
-        insort(known, (at, record.key))
+            found[key] = known[place - 1][1] if near else ""
+        insort(known, (at, key))
+    return found
 
 
 def _milliseconds(stamp: str) -> int:
@@ -238,25 +269,25 @@ def _chain(file: _File, leaf: str) -> list[_Record]:
     """Return the records from the root, or from a compact boundary without a parent, to the
     leaf."""
     found: dict[str, _Record] = {}
-    at = file.records.get(leaf)
-    while at is not None and at.key not in found:
-        found[at.key] = at
-        at = file.records.get(at.parent) if at.parent else None
+    key = leaf
+    while key in file.parents and key not in found:
+        found[key] = file.records[key]
+        key = file.parents[key]
     return [*reversed(found.values())]
 
 
 def _leaf(file: _File) -> str:
     """Return the id of the record at which the chain ends."""
     named = file.records.get(file.leaf or "")
-    if named is None or file.leaf is None:
+    if named is None or file.leaf not in file.parents:
         return file.last
     newest = _chain(file, file.last)
     if any(record is named for record in newest):
         return file.last
     # The parent of a result is its own call, also of parallel calls. So the newest record may be on
     # another branch than the named one although both belong to one turn.
-    while named is not None and not named.message and named.parent and not _is_said(named):
-        named = file.records.get(named.parent)
+    while named is not None and not named.message and not _is_said(named):
+        named = file.records.get(file.parents.get(named.key, ""))
     calls = named is not None and any(each.kind is ItemKind.CALL for each in named.items)
     if named is not None and calls and any(record.message == named.message for record in newest):
         return file.last
@@ -271,50 +302,55 @@ def _is_said(record: _Record) -> bool:
 def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record], int]:
     """Return the records of a chain that the model sees, those that summaries replace, and the
     number of summaries."""
-    shown, hidden = _cut(file, chain)
+    shown, earlier = _cut(file, chain)
     compactions, condensed = 0, list[_Record]()
-    while hidden is not None:
+    while earlier is not None:
         compactions += 1
-        further, earlier = _cut(file, hidden)
+        further, earlier = _cut(*earlier)
         condensed = [*further, *condensed]
-        hidden = earlier if compactions <= len(file.records) else None
     keys = {record.key for record in shown}
     once = {record.key: record for record in condensed if record.key not in keys}
     return shown, [*once.values()], compactions
 
 
-def _cut(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record] | None]:
-    """Return the records after the newest boundary with those that it keeps, and the chain before
-    it (None if there is no boundary)."""
+def _cut(
+    file: _File, chain: list[_Record]
+) -> tuple[list[_Record], tuple[_File, list[_Record]] | None]:
+    """Return the part of a chain after its newest boundary, and the file and the chain before that
+    boundary (None if there is none)."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
-    boundary, behind = chain[at], chain[at + 1 :]
-    before = chain[:at] or _chain(file, boundary.before)
-    kept = _kept(file, boundary.boundary or {})
-    anchor = json_lines.part(
-        boundary.boundary, "preservedMessages", "anchorUuid"
-    ) or json_lines.part(boundary.boundary, "preservedSegment", "anchorUuid")
-    place = next((place + 1 for place, record in enumerate(behind) if record.key == anchor), 0)
-    return [*behind[:place], *kept, *behind[place:]], [
-        record for record in before if record is not boundary
-    ]
+    boundary, earlier = chain[at], file.before(chain[at])
+    before = [each for each in chain[:at] if each.key in earlier.parents]
+    return chain[at + 1 :], (earlier, before or _chain(earlier, boundary.before))
 
 
-def _kept(file: _File, told: dict[str, Any]) -> list[_Record]:
+def _anchor(boundary: _Record) -> str:
+    """Return the id of the summary, behind which a boundary's kept records come."""
+    told = boundary.boundary
+    return _name(json_lines.part(told, "preservedMessages", "anchorUuid")) or _name(
+        json_lines.part(told, "preservedSegment", "anchorUuid")
+    )
+
+
+def _kept(records: dict[str, _Record], boundary: _Record) -> list[_Record]:
     """Return the records before a boundary that the model still sees."""
+    told = boundary.boundary
     names = json_lines.part(told, "preservedMessages", "uuids")
     if isinstance(names, list):
-        kept = [file.records.get(_name(name)) for name in names]
+        kept = [records.get(_name(name)) for name in names]
         return [record for record in kept if record is not None] if None not in kept else []
     segment = json_lines.part(told, "preservedSegment")
-    head, tail = (
-        _name(json_lines.part(segment, "headUuid")),
-        _name(json_lines.part(segment, "tailUuid")),
-    )
-    chain = _chain(file, tail)
-    at = next((at for at, record in enumerate(chain) if record.key == head), None)
-    return chain[at:] if at is not None else []
+    head = _name(json_lines.part(segment, "headUuid"))
+    found: dict[str, _Record] = {}
+    key = _name(json_lines.part(segment, "tailUuid"))
+    while key in records and key not in found:
+        found[key] = records[key]
+        if key == head:
+            return [*reversed(found.values())]
+        key = records[key].parent
+    return []
 
 
 def _with_siblings(file: _File, chain: list[_Record]) -> list[_Record]:
