@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from perdure.config import Settings
 from perdure.config.passwords import password
 from perdure.errors import NO_PROC, WorkspaceError
+from perdure.host.actors import PERDURE
 from perdure.host.privileges import is_separate, require
 from perdure.rules.text import tell
 
@@ -43,12 +44,14 @@ def open_engine(
     environ: Mapping[str, str],
     observers: Sequence[Observer] = (),
     *,
+    actor: str = PERDURE,
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Return an engine that is ready to run attempts. `environ` is the user's environment; agents
-    get a part of it. `guarded`: somebody outside may name repositories. `secrets` are redacted in
-    what perdure writes, like those of the environment."""
+    """Return an engine that is ready to run attempts. `actor` is recorded for what the caller asks
+    of it. `environ` is the user's environment; agents get a part of it. `guarded`: somebody outside
+    may name repositories. `secrets` are redacted in what perdure writes, like those of the
+    environment."""
     require(chosen.run_as)
     if not Path("/proc/self/stat").exists():
         raise WorkspaceError(*NO_PROC)
@@ -92,6 +95,7 @@ def open_engine(
     store = stores.open(
         chosen.database or chosen.state / DATABASE, observers=seen_by, ballast=ballast, host=host
     )
+    store.actor = actor
     if traces is not None:
         traces.store = store
     if attacher is not None:

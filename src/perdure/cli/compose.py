@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from perdure import wiring
 from perdure.config import Settings
 from perdure.config.files import load, user_settings
+from perdure.host.actors import local_person
 from perdure.wiring import DATABASE, open_to_read, probe, this_host
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def settings() -> Settings:
     if chosen.run_as:
         from perdure.host.privileges import adopt
 
+        local_person()  # The user who called, and not the account that the process gets.
         file = user_settings(os.environ)
         adopt(chosen.run_as, chosen.root, chosen.state, file if file.exists() else None)
     return chosen
@@ -56,11 +58,20 @@ def open_engine(
     chosen: Settings,
     observers: Sequence[Observer] = (),
     *,
+    actor: str = "",
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Return the wired engine, for verbs that act; see `wiring`."""
-    return wiring.open_engine(chosen, os.environ, observers, guarded=guarded, secrets=secrets)
+    """Return the wired engine, for verbs that act; see `wiring`. Without an `actor`, the user of
+    this process acts."""
+    return wiring.open_engine(
+        chosen,
+        os.environ,
+        observers,
+        actor=actor or local_person(),
+        guarded=guarded,
+        secrets=secrets,
+    )
 
 
 class Stopper:

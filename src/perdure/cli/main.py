@@ -75,6 +75,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "kubernetes.operator",
         "on Kubernetes: make Jobs of TaskRuns, and write their status",
     ),
+    "audit": ("data.audit", "show who did what, and check that nothing of it was changed"),
     "token": ("server.token", "create, list and revoke API tokens"),
     "inbox": ("server.inbox", "list webhook deliveries, show one, or process one again"),
     "plan": (
@@ -103,7 +104,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Work", "run retry update stop attach", "fork resume wait"),
-    ("Look", "ls show logs why diff top", "receipt cost sessions map"),
+    ("Look", "ls show logs why diff top", "receipt cost sessions map audit"),
     ("Take over", "apply open path", "take-back"),
     ("Time", "restore", "checkpoints export import move"),
     ("Plans", "plan", ""),

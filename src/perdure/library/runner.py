@@ -25,6 +25,7 @@ from perdure.engine.sessions import Sessions
 from perdure.engine.worker import drive
 from perdure.engine.worker import follow as watch
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError
+from perdure.host.actors import local_person
 from perdure.host.wakeup import ring
 from perdure.library.options import (
     ContinuityText,
@@ -85,7 +86,8 @@ class Runner:
         self._cwd = cwd
         self._stop = threading.Event()
         self._engine = replace(
-            open_engine(settings, environ, observers), stopping=self._stop.is_set
+            open_engine(settings, environ, observers, actor=local_person()),
+            stopping=self._stop.is_set,
         )
 
     def __enter__(self) -> Runner:

@@ -820,3 +820,6 @@ class Record(msgspec.Struct, frozen=True):
     attempt: int
     at: int
     event: AnyEvent
+    actor: str = ""
+    """Who did it: `perdure` itself, `local:USER@HOST`, `token:NAME`, `forge:SOURCE/LOGIN`,
+    `operator:NAME`. Empty in records of older versions, and of runs from other machines."""

@@ -26,7 +26,14 @@ from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
 from perdure.protocols.counts import AtWork, CountingStore, Counts
 from perdure.protocols.forges import ForgeApi
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
-from perdure.protocols.stores import InboxStore, PlanStore, PostingStore, SessionStore, TokenStore
+from perdure.protocols.stores import (
+    AuditStore,
+    InboxStore,
+    PlanStore,
+    PostingStore,
+    SessionStore,
+    TokenStore,
+)
 
 __all__ = [
     "Abilities",
@@ -34,6 +41,7 @@ __all__ = [
     "Archive",
     "Arrival",
     "AtWork",
+    "AuditStore",
     "Begun",
     "BoardRow",
     "BoardStore",

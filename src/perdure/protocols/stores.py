@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from perdure.model import Attempt, Condition, Session, SessionKey, TaskRun, Token
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         PayloadReading,
     )
     from perdure.model.forge.postings import Posting
+    from perdure.rules.audit_chain import AuditLine
     from perdure.rules.plan import PlannedRun, PlanRun
 
 
@@ -220,6 +221,27 @@ class PostingStore(Protocol):
     ) -> TaskRun:
         """Append events of a run that are not part of an attempt to the journal, and set a
         condition, or remove the one of the type `solved`. The run's state does not change."""
+        ...
+
+
+class AuditStore(Protocol):
+    """The audit trail: a line for each change of a run's state, and for everything that a person or
+    a program did, in a chain of hashes."""
+
+    def audit(
+        self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = 1000
+    ) -> Sequence[AuditLine]:
+        """Return lines in their order: since a time (ms), of actors that contain a text, about a
+        run (its full id), after a number."""
+        ...
+
+    def audit_head(self) -> tuple[int, str]:
+        """Return the number of lines, and the hash of the last one; 0 and empty for none."""
+        ...
+
+    def audit_problems(self) -> Iterator[str]:
+        """Check all lines and the journal records that they cover. Yields a sentence for each line
+        that was changed, is missing, or does not fit its record."""
         ...
 
 

@@ -37,7 +37,7 @@ class Boards(StoreReads):
         which = {"state": group} if group != ASKING else {}
         values = {
             "agent": agent,
-            "words": _pattern(words),
+            "words": pattern(words),
             "updated": before[0],
             "ordinal": before[1],
             "limit": limit,
@@ -59,7 +59,7 @@ class Boards(StoreReads):
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
         found = {ASKING: 0, **{str(state): 0 for state in RunState}}
         if agent or words:
-            for row in self._rows("board_matching", agent=agent, words=_pattern(words)):
+            for row in self._rows("board_matching", agent=agent, words=pattern(words)):
                 found[ASKING if row["asks"] else row["state"]] += row["many"]
             return found
         for row in self._rows("board_counts"):
@@ -104,7 +104,7 @@ class Boards(StoreReads):
         ]
 
 
-def _pattern(words: str) -> str:
+def pattern(words: str) -> str:
     """Return a pattern for LIKE, with `!` as its escape, that matches the words anywhere and in any
     case."""
     if not words:

@@ -37,6 +37,7 @@ class Plans(Keeping):
                 raise Conflict(
                     f"There is a plan {plan.name!r} already", f"perdure plan show {plan.name}"
                 )
+            write.deed("plan_added", plan.name)
             return _plan_of(row)
 
     def plan(self, ref: str) -> PlanRun:

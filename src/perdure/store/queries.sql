@@ -216,16 +216,47 @@ SELECT body FROM attempts WHERE run = :run ORDER BY number;
 UPDATE attempts SET ended = :ended, outcome = :outcome, body = :body WHERE run = :run AND number = :number AND ended IS NULL;
 
 -- name: add_record
-INSERT INTO records (run, attempt, at, kind, event) VALUES (:run, :attempt, :at, :kind, :event) RETURNING seq;
+INSERT INTO records (run, attempt, at, kind, event, actor) VALUES (:run, :attempt, :at, :kind, :event, :actor) RETURNING seq;
+
+-- name: audit_head
+SELECT number, hash, since FROM audit_head WHERE id = 1;
+
+-- name: held_audit_head
+SELECT number, hash FROM audit_head WHERE id = 1;
+
+-- name: put_audit_head
+UPDATE audit_head SET number = :number, hash = :hash WHERE id = 1;
+
+-- name: add_audit
+INSERT INTO audit (number, at, actor, kind, run, attempt, record, about, sha256, previous, hash)
+VALUES (:number, :at, :actor, :kind, :run, :attempt, :record, :about, :sha256, :previous, :hash);
+
+-- name: audit
+SELECT number, at, actor, kind, run, attempt, record, about, sha256, previous, hash FROM audit
+WHERE number > :after AND at >= :since AND (:actor = '' OR LOWER(actor) LIKE :actor ESCAPE '!') AND (:run = '' OR run = :run)
+ORDER BY number LIMIT :limit;
+
+-- name: audited_records
+SELECT audit.number, records.seq, records.run, records.attempt, records.at, records.kind, records.actor, records.event
+FROM audit LEFT JOIN records ON records.seq = audit.record
+WHERE audit.number > :after AND audit.number <= :until AND audit.record > 0 ORDER BY audit.number;
+
+-- name: unaudited_records
+-- Changes of state that are in the journal and not in the trail; what came with a run from another machine is in that one's.
+SELECT records.seq, records.kind, records.run FROM records JOIN runs ON runs.id = records.run
+WHERE records.seq > :since AND runs.origin = ''
+  AND records.kind IN ('run_submitted', 'context_added', 'attempt_claimed', 'attempt_started', 'attempt_adopted', 'attempt_ended',
+                       'run_queued', 'cancel_requested', 'run_finished')
+  AND NOT EXISTS (SELECT 1 FROM audit WHERE audit.record = records.seq) ORDER BY records.seq LIMIT :limit;
 
 -- name: latest
-SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq < :before ORDER BY seq DESC LIMIT :limit;
+SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND seq < :before ORDER BY seq DESC LIMIT :limit;
 
 -- name: history
-SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
+SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND seq > :after ORDER BY seq LIMIT :limit;
 
 -- name: journal
-SELECT run, seq, attempt, at, event FROM records WHERE seq > :after ORDER BY seq LIMIT :limit;
+SELECT run, seq, attempt, at, event, actor FROM records WHERE seq > :after ORDER BY seq LIMIT :limit;
 
 -- name: newest_record
 SELECT COALESCE(MAX(seq), 0) AS seq FROM records;
@@ -505,7 +536,7 @@ FROM attempts JOIN runs ON runs.id = attempts.run
 WHERE attempts.outcome <> 'succeeded' AND attempts.ended >= :since ORDER BY attempts.ended DESC LIMIT :limit;
 
 -- name: latest_word
-SELECT run, seq, attempt, at, event FROM records WHERE run = :run AND kind IN ('said', 'tool_started', 'attempt_started')
+SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND kind IN ('said', 'tool_started', 'attempt_started')
 ORDER BY seq DESC LIMIT 1;
 
 -- name: add_token
@@ -593,7 +624,7 @@ ORDER BY attempts.ended, attempts.run, attempts.number
 LIMIT :limit;
 
 -- name: attempt_marks
-SELECT run, seq, attempt, at, event FROM records
+SELECT run, seq, attempt, at, event, actor FROM records
 WHERE run = :run AND attempt = :attempt
   AND kind IN ('agent_launched', 'attempt_adopted', 'checkpoint_taken', 'checkpoint_missed', 'collision_seen', 'compacted', 'rolled_over',
                'drift_seen', 'transcript_mended', 'copy_restored', 'session_confirmed', 'session_retired', 'verify_ended', 'limit_seen')

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perdure.errors import Conflict
+from perdure.host.actors import PERDURE, current
 from perdure.model import (
     NOWHERE,
     UNSAVED,
@@ -52,6 +53,8 @@ class Keeping(StoreReads):
     ) -> None:
         super().__init__(database, host)
         self._observers = tuple(observers)
+        self.actor = PERDURE
+        """The actor of a write for which no actor was named."""
         self.cache: Lookups | None = None
         """Answers `look_up`, and is updated when sessions are stored."""
 
@@ -95,7 +98,7 @@ class Keeping(StoreReads):
     ) -> TaskRun:
         from perdure.model.codec import encode
 
-        with self._write() as write:
+        with self._write(by_itself=True) as write:
             run = held(write, claim)
             refuse_beside(write, run.id, place.id, run.spec.agent, run.scope)
             write.do(
@@ -206,12 +209,16 @@ class Keeping(StoreReads):
         return tuple(back)
 
     @contextmanager
-    def _write(self, claim: Claim | None = None) -> Iterator[Write]:
+    def _write(self, claim: Claim | None = None, *, by_itself: bool = False) -> Iterator[Write]:
         """Open a write transaction. Under a claim it may only touch the claim's own run, workdir
-        and conversation, because others may write at the same time."""
-        with self._database.writing(claimed=claim is not None) as (cursor, now):
-            write = Write(cursor, now, self._host)
+        and conversation, because others may write at the same time. Under a claim or `by_itself`
+        perdure is the actor, even in a process that a person started."""
+        claimed = claim is not None
+        actor = PERDURE if claimed or by_itself else current(self.actor)
+        with self._database.writing(claimed=claimed) as (cursor, now):
+            write = Write(cursor, now, self._host, actor, claimed=claimed)
             yield write
+            write.seal()
         if write.sessions and self.cache is not None:
             with suppress(Exception):
                 self.cache.stored(write.sessions)

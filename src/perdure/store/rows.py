@@ -197,7 +197,9 @@ def record_of(row: Row) -> Record:
     """Return the Record in a row of `records`."""
     from perdure.model.events import Record
 
-    return Record(row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]))
+    return Record(
+        row["run"], row["seq"], row["attempt"], row["at"], event_of(row["event"]), row["actor"]
+    )
 
 
 def event_of(text: str) -> AnyEvent:

@@ -35,6 +35,7 @@ from perdure.model import (
 )
 from perdure.rules.lifecycle import FINAL
 from perdure.store.accounts import Accounts, no_seat, put
+from perdure.store.audit import AuditTrail
 from perdure.store.board import Boards
 from perdure.store.counts import StoreCounts
 from perdure.store.fence import (
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(StoredTokens, Accounts, Boards, StoreCounts):
+class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
     """All of `perdure.engine.attempt.engine.Store` over one database. Threads may share it; each
     process opens its own."""
 
@@ -114,7 +115,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts):
     ) -> Claim | None:
         from perdure.model.events import AttemptClaimed
 
-        with self._write() as write:
+        with self._write(by_itself=True) as write:
             if seat is not None and no_seat(write, seat):
                 return None
             values = {
@@ -150,7 +151,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts):
     def adopt(self, claim: Claim, worker: str, lease_s: float) -> Claim:
         from perdure.model.events import AttemptAdopted
 
-        with self._write() as write:
+        with self._write(by_itself=True) as write:
             row = write.one(
                 "adopt",
                 id=claim.run.id,
@@ -185,7 +186,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts):
         from perdure.model.codec import encode
         from perdure.model.events import AttemptStarted
 
-        with self._write() as write:
+        with self._write(by_itself=True) as write:
             run = held(write, claim)
             attempt = write.attempt(claim)
             if attempt.continuation is not None:

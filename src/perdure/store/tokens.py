@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.errors import Conflict, NotFound
+from perdure.host.actors import actor
 from perdure.model import Token, TokenScope
 from perdure.store.postings import Postings
 from perdure.store.rows import Row
@@ -36,6 +37,7 @@ class StoredTokens(Postings):
             # A sign-in may remain that was made at the very moment when an earlier token of this
             # name was removed.
             write.do("sign_out_token", token=token.name)
+            write.deed("token_added", f"{token.name} ({token.scope.value})")
             return _token_of(row)
 
     def tokens(self) -> Sequence[Token]:
@@ -54,11 +56,13 @@ class StoredTokens(Postings):
             if row is None:
                 raise NotFound(f"There is no token {name!r}", "perdure token ls")
             write.do("sign_out_token", token=name)
+            write.deed("token_removed", name)
             return _token_of(row)
 
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
         with self._write() as write:
             write.do("forget_sign_ins", now=write.now)
+            write.deed("signed_in", name, actor("token", name))
             write.do(
                 "sign_in",
                 sha256=sha256,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import Conflict
+from perdure.host.actors import PERDURE
 from perdure.model import (
     NOTHING_GIVEN,
     NOWHERE,
@@ -32,16 +33,38 @@ from perdure.store.rows import Row, attempt_values, key_values, noun_of, run_of,
 if TYPE_CHECKING:
     from perdure.model.events import AnyEvent, Record
     from perdure.protocols import Arrival
+    from perdure.rules.audit_chain import AuditLine
+
+
+STATE_KINDS = frozenset(
+    {
+        "run_submitted",
+        "context_added",
+        "attempt_claimed",
+        "attempt_started",
+        "attempt_adopted",
+        "attempt_ended",
+        "run_queued",
+        "cancel_requested",
+        "run_finished",
+    }
+)
+"""Kinds of the records that change a run's state. All of them are in the audit trail."""
 
 
 class Write:
     """Valid until its transaction ends. `records` and `sessions` are those written so far;
     observers and the cache get them after the commit."""
 
-    def __init__(self, cursor: Any, now: int, host: Host = NOWHERE) -> None:
+    def __init__(
+        self, cursor: Any, now: int, host: Host = NOWHERE, actor: str = PERDURE, *, claimed: bool
+    ) -> None:
         self._cursor = cursor
         self._host = host
+        self._claimed = claimed
+        self._audited: list[AuditLine] = []
         self.now = now
+        self.actor = actor
         self.records: list[Record] = []
         self.sessions: list[Session] = []
 
@@ -216,15 +239,65 @@ class Write:
 
         for event in events:
             kind = str(event.__struct_config__.tag)
+            text = encode(event)
             seq = self.one(
                 "add_record",
                 run=run_id,
                 attempt=attempt,
                 at=self.now,
                 kind=kind,
-                event=encode(event),
+                event=text,
+                actor=self.actor,
             )["seq"]
-            self.records.append(Record(run_id, seq, attempt, self.now, event))
+            self.records.append(Record(run_id, seq, attempt, self.now, event, self.actor))
+            # What an agent says and does is too much for one chain that all writers share.
+            if not self._claimed or kind in STATE_KINDS:
+                self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
+
+    def deed(self, kind: str, about: str, actor: str = "") -> None:
+        """Add something that concerns no run to the audit trail."""
+        self._audit(kind, "", about=about, actor=actor or self.actor)
+
+    def _audit(
+        self, kind: str, text: str, *, run: str = "", attempt: int = 0, record: int = 0,
+        about: str = "", actor: str = "",
+    ) -> None:  # fmt: skip
+        from perdure.rules.audit_chain import AuditLine, digest
+
+        self._audited.append(
+            AuditLine(
+                number=0,
+                at=self.now,
+                actor=actor or self.actor,
+                kind=kind,
+                run=run,
+                attempt=attempt,
+                record=record,
+                about=about,
+                sha256=digest(text),
+                previous="",
+                hash="",
+            )
+        )
+
+    def seal(self) -> None:
+        """Append what this transaction did to the audit trail. The head of the trail stays locked
+        until the commit, so this must come last."""
+        if not self._audited:
+            return
+        from msgspec.structs import asdict
+        from msgspec.structs import replace as changed
+
+        from perdure.rules.audit_chain import sealed
+
+        head = self.one("held_audit_head")
+        number, previous = head["number"], head["hash"]
+        for each in self._audited:
+            number += 1
+            line = sealed(changed(each, number=number, previous=previous))
+            self.do("add_audit", **asdict(line))
+            previous = line.hash
+        self.do("put_audit_head", number=number, hash=previous)
 
     def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
         """Return the events without those of a change of state: the store writes these itself,

@@ -223,6 +223,7 @@ def _performed(
 def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) -> Engine:
     from perdure import wiring
     from perdure.config.files import load
+    from perdure.host.actors import actor
     from perdure.model.events import Record
     from perdure.rules.log_line import line_of
 
@@ -245,7 +246,14 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
         if line := line_of(record):
             _tell(line)
 
-    return wiring.open_engine(chosen, environ, [tell], guarded=False, secrets=secrets.values())
+    return wiring.open_engine(
+        chosen,
+        environ,
+        [tell],
+        actor=actor("operator", f"taskrun/{order.name}"),
+        guarded=False,
+        secrets=secrets.values(),
+    )
 
 
 def _tell(line: str) -> None:

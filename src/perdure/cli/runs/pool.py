@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.text import one_line
+from perdure.host.actors import PERDURE
 from perdure.model.events import (
     AttemptAdopted,
     AttemptEnded,
@@ -129,7 +130,7 @@ def open_pool(
             )
 
     guarded = guarded or bool(chosen.webhooks or chosen.agents)
-    opened = open_engine(chosen, observers=[tell], guarded=guarded, secrets=secrets)
+    opened = open_engine(chosen, observers=[tell], actor=PERDURE, guarded=guarded, secrets=secrets)
     engine = replace(opened, stopping=lambda: wishes.asked > 1)
     return engine
 

@@ -32,6 +32,7 @@ from perdure.model.codec import decode_event, encode
 from perdure.model.events import AnyEvent
 from perdure.protocols import (
     AgentDriver,
+    AuditStore,
     BoardStore,
     CountingStore,
     InboxStore,
@@ -103,12 +104,13 @@ class EngineStore(
     InboxStore,
     PostingStore,
     TokenStore,
+    AuditStore,
     CountingStore,
     BoardStore,
     Protocol,
 ):
-    """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens, counts
-    and the board."""
+    """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens, the
+    audit trail, counts and the board."""
 
 
 def _keep_on() -> bool:

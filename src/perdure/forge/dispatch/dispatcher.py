@@ -49,6 +49,7 @@ from perdure.forge.dispatch.withdrawal import (
     withdrawn,
 )
 from perdure.host import wakeup
+from perdure.host.actors import PERDURE, acting, actor
 from perdure.model import Condition, RunState, TaskRun, TaskSpec
 from perdure.model.events import AnyEvent, BaseMoved, Withdrawn
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
@@ -144,7 +145,8 @@ class Dispatcher:
     def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
         """Do the work on these deliveries. Returns whether it gave a run something to do."""
         try:
-            return work()
+            with acting(_actor(deliveries)):
+                return work()
         except (UsageError, AgentMissing, NotFound, ForgeRefused, CapsuleError) as error:
             for delivery in deliveries:
                 self._engine.store.settle_delivery(
@@ -462,6 +464,15 @@ class Dispatcher:
             return self._engine.store.get(run.id)
         except NotFound:
             return None  # It was removed from the list.
+
+
+def _actor(deliveries: Sequence[Delivery]) -> str:
+    """Return who caused these deliveries, by login; perdure itself if the forge names nobody."""
+    source = deliveries[0].source
+    logins = dict.fromkeys(
+        each.intent.author for each in deliveries if each.intent is not None and each.intent.author
+    )
+    return actor("forge", f"{source}/{','.join(logins)}") if logins else PERDURE
 
 
 def _ended(intent: Intent) -> str:

@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from perdure.forge.webhooks.payload import object_of
+from perdure.host.actors import acting, actor
 from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.model.codec import resolved
@@ -120,11 +121,18 @@ def endpoint(
             _converted(await _object(request), verb.body, "body") if verb.body is not None else None
         )
         found = await to_thread.run_sync(
-            verb.does, parts, ApiCall(who=who, at=at, query=query, body=body), limiter=room.of(verb)
-        )
+            _done, verb, parts, ApiCall(who=who, at=at, query=query, body=body),
+            limiter=room.of(verb),
+        )  # fmt: skip
         return said(found, verb.status)
 
     return answered
+
+
+def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
+    """Do what was asked, as the token's owner."""
+    with acting(actor("token", asked.who.name)):
+        return verb.does(parts, asked)
 
 
 def said(found: Any, status: int = 200) -> Response:

@@ -10,6 +10,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.errors import PerdureError
+from perdure.host.actors import acting as acting_as
+from perdure.host.actors import actor
 from perdure.model import TokenScope
 from perdure.server.api.verbs import body_of
 from perdure.server.dashboard.context import PageContext
@@ -66,7 +68,8 @@ def _answered(
                 "The form does not come from a page that was made for you",
                 "open the page anew, and send it again",
             )
-        return answer(_visit(desk, request, form))
+        with acting_as(actor("token", principal.name)):
+            return answer(_visit(desk, request, form))
     except PerdureError as error:
         return _trouble(desk, request, error)
 

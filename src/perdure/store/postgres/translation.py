@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-LOCKING = frozenset({"held"})
+LOCKING = frozenset({"held", "held_audit_head"})
 """Names of statements whose row stays locked until the transaction ends: claimed writes run
-concurrently."""
+concurrently. The head of the audit trail is read last in a transaction, so it cannot deadlock."""
 
 TYPES = (
     (

@@ -1,0 +1,56 @@
+"""Who does something: the actor that the journal and the audit trail name.
+
+An actor is a text: `token:NAME` for a client of `perdure serve`, `forge:SOURCE/LOGIN` for the
+person behind a delivery, `local:USER@HOST` for a user of the command line or the library,
+`operator:...` for Kubernetes, and `perdure` for what perdure does by itself. A door names its actor
+with `acting`; the store asks for `current` in each transaction. A thread that perdure starts itself
+begins without an actor, so it acts as perdure.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+
+from perdure.rules.text import one_line
+
+PERDURE = "perdure"
+"""The actor of what perdure does by itself."""
+LONGEST = 200
+_acting: ContextVar[str] = ContextVar("acting", default="")
+
+
+def actor(kind: str, name: str) -> str:
+    """Return the actor with this name, which may come from outside: cleaned, on one line, short."""
+    return one_line(f"{kind}:{name}", LONGEST)
+
+
+def current(default: str = PERDURE) -> str:
+    """Return the actor of the running call, or the default if none was named."""
+    return _acting.get() or default
+
+
+@contextmanager
+def acting(name: str) -> Iterator[None]:
+    """Let everything in the block be done by this actor."""
+    token = _acting.set(name)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
+@cache
+def local_person() -> str:
+    """Return the user of this process, by its real id; variables could name anybody. The first call
+    decides, so it must come before the process takes another account (`run_as`)."""
+    uid = os.getuid()
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return actor("local", f"{name}@{os.uname().nodename}")

@@ -1,0 +1,105 @@
+"""The audit trail: lines that name who did what, each with a hash that covers the line before it.
+
+Pure. The store appends lines (`store.audit`), `perdure audit` prints and checks them. Anybody can
+check an exported trail without perdure: the hash of a line is the SHA-256 of its JSON without the
+field `hash`, with sorted keys, no spaces, and only ASCII characters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+LINE_MOST = 64 * 1024
+"""Maximum length of a line of an exported trail, in characters."""
+
+
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the trail. `sha256` is the digest of the journal record's event, so that the
+    trail also proves the record."""
+
+    number: int
+    """Position in the trail, counted from 1 without gaps."""
+    at: int
+    """Time in ms, by the store's clock."""
+    actor: str
+    kind: str
+    """The kind of the journal's event, or of a deed that concerns no run, such as `token_added`."""
+    run: str
+    """The full id of the run; empty for a deed that concerns none."""
+    attempt: int
+    record: int
+    """Number of the journal record; 0 for a deed that concerns no run."""
+    about: str
+    """What was acted on, for a deed that concerns no run: the name of a token."""
+    sha256: str
+    previous: str
+    """The hash of the line before; empty for the first."""
+    hash: str
+
+
+def hash_of(line: AuditLine) -> str:
+    """Return the hash that a line should have."""
+    fields = {name: value for name, value in msgspec.structs.asdict(line).items() if name != "hash"}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sealed(line: AuditLine) -> AuditLine:
+    """Return the line with its hash."""
+    return msgspec.structs.replace(line, hash=hash_of(line))
+
+
+def digest(text: str) -> str:
+    """Return the digest of a record's event, as it is stored."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def problems(lines: Iterable[AuditLine], *, whole: bool = False) -> Iterator[str]:
+    """Yield a sentence for each line that was changed, and for each place where lines are missing
+    or were exchanged. `whole`: the lines should begin with the first of the trail."""
+    before: AuditLine | None = None
+    for line in lines:
+        if hash_of(line) != line.hash:
+            yield f"line {line.number} was changed: {named(line)}"
+        if before is None:
+            if whole and line.number != 1:
+                yield f"{_missing(0, line.number)} before line {line.number}"
+            elif (line.number == 1) != (line.previous == ""):
+                yield f"line {line.number} does not follow from the one before it"
+        elif line.number != before.number + 1:
+            yield f"{_missing(before.number, line.number)} before line {line.number}"
+        elif line.previous != before.hash:
+            yield f"line {line.number} does not follow from line {before.number}"
+        before = line
+
+
+def named(line: AuditLine) -> str:
+    """Return in a few words what a line says."""
+    about = f" of {line.about}" if line.about else ""
+    run = f" of run {line.run}" if line.run else about
+    return f"{line.kind}{run} by {line.actor}"
+
+
+def _missing(before: int, after: int) -> str:
+    if after <= before:
+        return f"the order is broken (line {after} follows line {before})"
+    first, last = before + 1, after - 1
+    return f"line {first} is missing" if first == last else f"lines {first} to {last} are missing"
+
+
+def read(text: str, number: int) -> AuditLine:
+    """Return a line of an exported trail. Raises ValueError with a sentence for anything else;
+    `number` is its position in the file."""
+    if len(text) > LINE_MOST:
+        raise ValueError(f"line {number} of the file is too long for an audit trail")
+    try:
+        found: Mapping[str, Any] = json.loads(text)
+        known = {name: found[name] for name in AuditLine.__struct_fields__}
+        return msgspec.convert(known, AuditLine)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"line {number} of the file is no line of an audit trail") from error

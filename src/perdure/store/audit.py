@@ -1,0 +1,79 @@
+"""The audit trail in SQL: `perdure.protocols.AuditStore`. `transaction` appends to it; this reads
+and checks it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from perdure.store.board import pattern
+from perdure.store.reads import StoreReads
+from perdure.store.rows import Row
+
+if TYPE_CHECKING:
+    from perdure.rules.audit_chain import AuditLine
+
+PAGE = 1000
+UNAUDITED_MOST = 100
+
+
+class AuditTrail(StoreReads):
+    """A `StoreReads` that also reads the audit trail."""
+
+    def audit(
+        self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = PAGE
+    ) -> Sequence[AuditLine]:
+        rows = self._rows(
+            "audit", since=since, actor=pattern(actor), run=run, after=after, limit=limit
+        )
+        return [_line_of(row) for row in rows]
+
+    def audit_head(self) -> tuple[int, str]:
+        row = self._rows("audit_head")[0]
+        return row["number"], row["hash"]
+
+    def audit_problems(self) -> Iterator[str]:
+        from perdure.rules.audit_chain import problems
+
+        yield from problems(chain.from_iterable(self._pages()), whole=True)
+        after = 0
+        while lines := self.audit(after=after):
+            yield from self._changed(lines)
+            after = lines[-1].number
+        head = self._rows("audit_head")[0]
+        last = self.audit(after=max(head["number"] - 1, 0), limit=1)
+        if head["number"] and (not last or last[0].hash != head["hash"]):
+            yield f"the end of the trail is missing: line {head['number']} was its last"
+        for row in self._rows("unaudited_records", since=head["since"], limit=UNAUDITED_MOST):
+            yield f"record {row['seq']} ({row['kind']} of run {row['run']}) is not in the trail"
+
+    def _pages(self) -> Iterator[Sequence[AuditLine]]:
+        after = 0
+        while lines := self.audit(after=after):
+            yield lines
+            after = lines[-1].number
+
+    def _changed(self, lines: Sequence[AuditLine]) -> Iterator[str]:
+        """Yield the lines whose record in the journal is gone or says something else."""
+        from perdure.rules.audit_chain import digest, named
+
+        values = {"after": lines[0].number - 1, "until": lines[-1].number}
+        records = {row["number"]: row for row in self._rows("audited_records", **values)}
+        for line in lines:
+            row = records.get(line.number)
+            if not line.record or row is None:
+                continue
+            if row["seq"] is None:
+                yield f"record {line.record} is missing: {named(line)} (line {line.number})"
+                continue
+            found = (row["run"], row["attempt"], row["at"], row["kind"], row["actor"])
+            known = (line.run, line.attempt, line.at, line.kind, line.actor)
+            if found != known or digest(row["event"]) != line.sha256:
+                yield f"record {line.record} was changed: {named(line)} (line {line.number})"
+
+
+def _line_of(row: Row) -> AuditLine:
+    from perdure.rules.audit_chain import AuditLine
+
+    return AuditLine(**{name: row[name] for name in AuditLine.__struct_fields__})
