@@ -109,7 +109,7 @@ def test_one_run_through_five_doors(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     # Bad input.
     for words, code, said in (
         (("--run", "nobody"), 5, "nobody"),
-        (("--since", "soon"), 2, "soon"),
+        (("--since", "soon"), 2, "a duration such as"),
         (("--check", str(tmp_path / "none")), 2, "cannot be read"),
         (("--check", "--json"), 2, "without filters"),
         (("--check", __file__), 2, "no line of an audit trail"),

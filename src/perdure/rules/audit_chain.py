@@ -28,14 +28,14 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     """Time in ms, by the store's clock."""
     actor: str
     kind: str
-    """The kind of the journal's event, or of a deed that concerns no run, such as `token_added`."""
+    """The kind of the journal's event, or of a deed that is no record, such as `token_added`."""
     run: str
     """The full id of the run; empty for a deed that concerns none."""
     attempt: int
     record: int
-    """Number of the journal record; 0 for a deed that concerns no run."""
+    """Number of the journal record; 0 for a deed that is none."""
     about: str
-    """What was acted on, for a deed that concerns no run: the name of a token."""
+    """For a deed that is no record: what was acted on (the name of a token), or what is needed."""
     sha256: str
     previous: str
     """The hash of the line before; empty for the first."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import LostLease
 from perdure.model import Condition, TaskRun
+from perdure.rules.text import one_line
 from perdure.store.inbox import Inbox
 from perdure.store.rows import Row, event_of, noun_of, run_of
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 HERE = "here"
 """Holder of a posting if no other host shares the database. A lock in the state directory keeps out
 a second process."""
+
+ASKING = frozenset({"needs_person", "needs_input"})
+"""Types of the conditions of a run that only a person can go on with."""
 
 
 class Postings(Inbox):
@@ -97,6 +101,8 @@ class Postings(Inbox):
         with self._write() as write:
             run = run_of(write.named(run_id))
             write.note(run.id, 0, events)
+            if condition is not None and condition.type in ASKING:
+                write.deed("person_needed", one_line(condition.message, 400), run=run.id)
             kept = [
                 each
                 for each in run.conditions

@@ -254,9 +254,9 @@ class Write:
             if not self._claimed or kind in STATE_KINDS:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 
-    def deed(self, kind: str, about: str, actor: str = "") -> None:
-        """Add something that concerns no run to the audit trail."""
-        self._audit(kind, "", about=about, actor=actor or self.actor)
+    def deed(self, kind: str, about: str, actor: str = "", run: str = "") -> None:
+        """Add something to the audit trail that is no record of the journal."""
+        self._audit(kind, "", about=about, actor=actor or self.actor, run=run)
 
     def _audit(
         self, kind: str, text: str, *, run: str = "", attempt: int = 0, record: int = 0,
