@@ -311,6 +311,7 @@ NOUNS = {
     "WorkReport.denied": "denied tool calls: `name`, `input`, `count`",
     "WorkReport.question": "the open question; empty without one",
     "WorkReport.left": "processes that the agent left running: `command`, `age_s`, `became` (`ended`, `kept`, `unknown`)",
+    "WorkReport.last_word": "the agent's own account, if `last_word` asked for one: `status`, `summary`, `questions`, `follow_ups`; else null",
     "WorkReport.effects": "as `attempts[].effects`",
     "WorkReport.files": "the first 100: `name`, `state` (`added`, `changed`, `deleted`), `added` and `removed` lines (null for binary files)",
     "WorkReport.commits": "the newest 20, newest first: `id`, `subject`",

@@ -469,6 +469,31 @@ def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
     lingers(stage(script, extra={f"PERDURE_{agent.upper()}": str(program)}))
 
 
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_policies_change_with_a_retry_and_with_new_instructions(stage: MakeStage) -> None:
+    """What a denied call is worth, and whether a last word is asked for, may be said later; the
+    last word then is in the work report, beside what the agent says."""
+    turn = f"{FETCH}{STOPS}"
+    one = stage(f"{turn}---\n{turn}---\n{FETCH}---\n{call('StructuredOutput', **WORD)}")
+    assert play(one, Ending(""), one.agent).code == 3
+    assert one.perdure("ls", "--format", "{name} {work}").out == "task blocked\n"
+    again = one.perdure("retry", "task", "--on-denied", "report")
+    assert again.code == 0, again.err
+    assert "blocked: Do the task." in one.perdure("ls").out
+    changed = ("--on-denied", "fail", "--last-word", "on")
+    more = one.perdure("update", "task", "Once more.", *changed, "--attempts", "1")
+    assert more.code == 2
+    more = one.perdure("update", "task", "Once more.", *changed)
+    assert more.code == 3, more.err
+    report = one.show()
+    newest = report["attempts"][-1]
+    assert newest["outcome"]["kind"] == "denied"
+    assert newest["work"]["last_word"] == {**WORD, "questions": []}
+    assert (report["on_denied"], report["last_word"]) == ("fail", "on")
+    why = one.perdure("why", "task").out
+    assert "done: I wrote it." in why and "next: add tests" in why
+
+
 def alive(stage: Stage, words: str) -> list[int]:
     """The live processes of the stage with these words in their command line."""
     wanted = words.encode().replace(b" ", b"\0")

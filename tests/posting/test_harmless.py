@@ -26,7 +26,13 @@ from perdure.model import (
     TaskSpec,
     Usage,
 )
-from perdure.model.work import CheckOfWork, DeniedCall, WorkReport, WorkVerdict
+from perdure.model.work import (
+    CheckOfWork,
+    DeniedCall,
+    LastWordOfWork,
+    WorkReport,
+    WorkVerdict,
+)
 
 MARK = "<!-- perdure:task=0123 -->"
 EVIL = (
@@ -118,6 +124,7 @@ def account(words: str, *, name: str = "brave-otter") -> Account:
             question=words,
             contradictions=(words,),
             last_message=words,
+            last_word=LastWordOfWork(status="done", summary=words, follow_ups=(words,) * 9),
         ),
         words=words,
         held_back=words,
@@ -201,6 +208,8 @@ def test_the_verdict_is_told_with_its_reason() -> None:
         "Denied: `pytest pytest` (2)",
         "Denied: 4 more",
         "It asks: `pytest`",
+        "It says: `done`, `pytest`",
+        "Next: `pytest`",
     ):
         assert line in text
     assert "**Work" not in comment(replace(account("x"), work=None), MARK)

@@ -181,9 +181,8 @@ PROMPT = 200
 
 def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
     """Return a run of a list, as `perdure ls --json` prints it. Reads the run and its attempts."""
-    run, used = store.get(row.id), Usage()
-    for attempt in store.attempts(row.id):
-        used = used + attempt.usage
+    run, attempts = store.get(row.id), store.attempts(row.id)
+    used = sum((attempt.usage for attempt in attempts), Usage())
     place = run.workspace
     return {
         "id": row.id,
@@ -208,6 +207,7 @@ def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> di
         "labels": dict(run.spec.labels),
         "cost_usd": used.cost_usd,
         "estimated": used.estimated,
+        "work": attempts[-1].work if attempts else "",
     }
 
 

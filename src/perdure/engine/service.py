@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from perdure.workspace import Applied
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s")
+POLICIES = ("on_denied", "on_leftover", "last_word")
+_CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s", *POLICIES)
 SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 
@@ -227,13 +228,16 @@ def _is_taken(engine: Engine, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a retry changes of a run; None: no change. All but `attempts` applies from then on, and
-    is recorded in the journal."""
+    """What a retry or an update changes of a run; None: no change. All but `attempts` applies from
+    then on, and is recorded in the journal."""
 
     continuity: ContinuityPolicy | None = None
     model: str | None = None
     budget_usd: float | None = None
     timeout_s: float | None = None
+    on_denied: str | None = None
+    on_leftover: str | None = None
+    last_word: str | None = None
     attempts: int | None = None
     """Number of attempts that are allowed in addition to those already made."""
 
@@ -309,9 +313,16 @@ def _has_spent_its_budget(run: TaskRun) -> bool:
     )
 
 
-def update(engine: Engine, ref: str, text: str, files: FileRequest | None = None) -> TaskRun:
+def update(
+    engine: Engine,
+    ref: str,
+    text: str,
+    files: FileRequest | None = None,
+    changes: Changes = NO_CHANGES,
+) -> TaskRun:
     """Give a run new instructions, and files, and return the run. It is queued; a running one is
-    queued when its attempt has ended. Raises UsageError, Conflict."""
+    queued when its attempt has ended, and takes no changes. Raises UsageError, Conflict."""
+    spec = changed_spec(engine.store.get(ref).spec, "", changes)
     run = may_instruct(engine, engine.store.get(ref), text)
     if files and engine.elsewhere(run):
         raise Conflict(
@@ -319,6 +330,8 @@ def update(engine: Engine, ref: str, text: str, files: FileRequest | None = None
             f"perdure update {run.name}, on that host",
         )
     given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
+    if spec != run.spec:
+        engine.store.reassign(run.id, spec)
     return engine.store.update(run.id, text, given)
 
 

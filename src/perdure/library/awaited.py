@@ -22,10 +22,10 @@ from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.sessions.awaited import AsyncSessions
 from perdure.library.options import (
-    ContinuityText,
-    Duration,
     OnEditText,
     PathText,
+    PolicyOptions,
+    RetryOptions,
     TaskOptions,
 )
 from perdure.library.results import RunResult
@@ -167,17 +167,11 @@ class AsyncRunner:
         self,
         ref: str,
         agent: str = "",
-        *,
-        continuity: ContinuityText | None = None,
-        model: str | None = None,
-        budget_usd: float | None = None,
-        timeout: Duration | None = None,
-        timeout_s: float | None = None,
-        attempts: int | None = None,
+        **changes: Unpack[RetryOptions],
     ) -> RunResult:
         """See `Runner.retry`; on cancellation, see `follow`."""
-        changes = changes_of(continuity, model, budget_usd, timeout, timeout_s, attempts)
-        run = await asyncio.to_thread(self._runner._again, ref, agent, changes)
+        wanted = changes_of(changes, "retry")
+        run = await asyncio.to_thread(self._runner._again, ref, agent, wanted)
         return await self._followed(run.id, over=run.state is RunState.SUCCEEDED)
 
     async def _followed(self, run_id: str, *, over: bool) -> RunResult:
@@ -191,12 +185,15 @@ class AsyncRunner:
         files: Sequence[PathText] = (),
         context: PathText = "",
         on_edit: OnEditText = OnEdit.MERGE,
+        **policies: Unpack[PolicyOptions],
     ) -> RunResult:
         """See `Runner.update`; on cancellation, see `follow`."""
-        asked = self._runner._asked(files, context, on_edit)
-        return await self.follow(
-            (await asyncio.to_thread(self._runner._instruct, ref, prompt, asked)).id
+        asked, changes = (
+            self._runner._asked(files, context, on_edit),
+            changes_of(policies, "update"),
         )
+        run = await asyncio.to_thread(self._runner._instruct, ref, prompt, asked, changes)
+        return await self.follow(run.id)
 
     async def resume(
         self, which: str, prompt: str = "", **options: Unpack[TaskOptions]

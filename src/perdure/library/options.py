@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from perdure.errors import UsageError
@@ -79,18 +79,46 @@ class TaskOptions(TypedDict, total=False):
     rule: str
 
 
+class PolicyOptions(TypedDict, total=False):
+    """The fields of a task that `retry` and `update` may replace."""
+
+    on_denied: OnDeniedText
+    on_leftover: OnLeftoverText
+    last_word: LastWordText
+
+
+class RetryOptions(PolicyOptions, total=False):
+    """The fields of a task that `retry` may replace. `attempts`: number of further attempts."""
+
+    continuity: ContinuityText
+    model: str
+    budget_usd: float
+    timeout: Duration
+    timeout_s: float
+    attempts: int
+
+
 _DURATIONS = ("timeout", "stall", "verify_timeout")
 
 
 def fields_of(options: Mapping[str, Any], caller: str) -> dict[str, Any]:
     """Convert the options to fields of `TaskSpec`. Raises TypeError for an unknown name, UsageError
     for an invalid duration."""
-    known = TaskOptions.__annotations__
+    check_names(options, TaskOptions.__annotations__, caller)
+    return with_seconds(options)
+
+
+def check_names(options: Iterable[str], known: Collection[str], caller: str) -> None:
+    """Raise TypeError for a name that is not known."""
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{hint}")
+
+
+def with_seconds(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options with durations in seconds. Raises UsageError for an invalid duration."""
     fields = dict(options)
     for name in _DURATIONS:
         if name not in fields:

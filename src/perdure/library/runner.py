@@ -28,13 +28,14 @@ from perdure.errors import Conflict, NotFound, PerdureError, UsageError
 from perdure.host.actors import local_person
 from perdure.host.wakeup import ring
 from perdure.library.options import (
-    ContinuityText,
-    Duration,
     OnEditText,
     PathText,
+    PolicyOptions,
+    RetryOptions,
     TaskOptions,
+    check_names,
     fields_of,
-    seconds,
+    with_seconds,
 )
 from perdure.library.results import RunResult, result_of_run
 from perdure.model import (
@@ -221,21 +222,14 @@ class Runner:
         self,
         ref: str,
         agent: str = "",
-        *,
-        continuity: ContinuityText | None = None,
-        model: str | None = None,
-        budget_usd: float | None = None,
-        timeout: Duration | None = None,
-        timeout_s: float | None = None,
-        attempts: int | None = None,
+        **changes: Unpack[RetryOptions],
     ) -> RunResult:
         """Continue a run where it stopped, and follow it.
 
         `agent`: hand it over to another CLI. `attempts`: number of further attempts (default: one).
-        The other arguments replace those of the task from now on. Raises UsageError, Conflict.
+        The other options replace those of the task from now on. Raises UsageError, Conflict.
         """
-        changes = changes_of(continuity, model, budget_usd, timeout, timeout_s, attempts)
-        run = self._again(ref, agent, changes)
+        run = self._again(ref, agent, changes_of(changes, "retry"))
         return self._seen(run) if run.state is RunState.SUCCEEDED else self.follow(run.id)
 
     def _again(self, ref: str, agent: str, changes: service.Changes) -> TaskRun:
@@ -249,12 +243,17 @@ class Runner:
         files: Sequence[PathText] = (),
         context: PathText = "",
         on_edit: OnEditText = OnEdit.MERGE,
+        **policies: Unpack[PolicyOptions],
     ) -> RunResult:
-        """Give a run new instructions and files in the same conversation, and follow it."""
-        return self.follow(self._instruct(ref, prompt, self._asked(files, context, on_edit)).id)
+        """Give a run new instructions and files in the same conversation, and follow it. The
+        policies replace those of the task from now on. Raises UsageError, Conflict."""
+        asked = self._asked(files, context, on_edit)
+        return self.follow(self._instruct(ref, prompt, asked, changes_of(policies, "update")).id)
 
-    def _instruct(self, ref: str, prompt: str, asked: FileRequest | None) -> TaskRun:
-        return service.update(self._engine, ref, prompt, asked)
+    def _instruct(
+        self, ref: str, prompt: str, asked: FileRequest | None, changes: service.Changes
+    ) -> TaskRun:
+        return service.update(self._engine, ref, prompt, asked, changes)
 
     def resume(self, which: str, prompt: str = "", **options: Unpack[TaskOptions]) -> RunResult:
         """Continue a chosen conversation, even one that was started without perdure, and follow it.
@@ -669,29 +668,20 @@ class Runner:
         return plans.report_of(self._engine.store, plan, service.probe_of(self._engine))
 
 
-def changes_of(
-    continuity: ContinuityText | None,
-    model: str | None,
-    budget_usd: float | None,
-    timeout: Duration | None,
-    timeout_s: float | None,
-    attempts: int | None,
-) -> service.Changes:
-    if timeout is not None and timeout_s is not None:
-        raise UsageError("timeout and timeout_s are the same field", "leave one of them out")
-    if timeout is not None:
-        timeout_s = seconds(timeout, "timeout")
+def changes_of(options: Mapping[str, Any], caller: str) -> service.Changes:
+    """Return the changes of a retry or an update. Raises TypeError for an unknown name, UsageError
+    for a value that cannot be."""
+    known = (PolicyOptions if caller == "update" else RetryOptions).__annotations__
+    check_names(options, known, caller)
+    fields = with_seconds(options)
+    continuity = fields.get("continuity")
     if continuity is not None and continuity not in tuple(ContinuityPolicy):
         raise UsageError(
             f"continuity cannot be {continuity!r}", f"expected one of {_words(ContinuityPolicy)}"
         )
-    return service.Changes(
-        continuity=ContinuityPolicy(continuity) if continuity is not None else None,
-        model=model,
-        budget_usd=budget_usd,
-        timeout_s=timeout_s,
-        attempts=attempts,
-    )
+    if continuity is not None:
+        fields["continuity"] = ContinuityPolicy(continuity)
+    return service.Changes(**fields)
 
 
 def _words(choices: type[StrEnum]) -> str:

@@ -92,6 +92,16 @@ class EffectOfWork(WorkPart, frozen=True):
     """True if the command is only not known to be local."""
 
 
+class LastWordOfWork(WorkPart, frozen=True):
+    """The agent's own account, in the form that it was asked for (`last_word`). Never evidence."""
+
+    status: str
+    """`done`, `nothing_to_do`, `incomplete` or `blocked`."""
+    summary: str
+    questions: tuple[str, ...] = ()
+    follow_ups: tuple[str, ...] = ()
+
+
 class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """The work of one attempt, and the verdict on it."""
 
@@ -123,5 +133,7 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     effects: tuple[EffectOfWork, ...] = ()
     last_message: str = ""
     """The beginning of the agent's last words. The attempt's `result` has all of them."""
+    last_word: LastWordOfWork | None = None
+    """The agent's account in a fixed form; null if it was not asked for one, or gave none."""
     contradictions: tuple[str, ...] = ()
     """Claims of the agent that the facts contradict, in sentences."""

@@ -132,6 +132,12 @@ def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for left in work["left"][:CALLS]:
         age = f"{left['age_s']:.0f} s old"
         yield "left", f"{one_line(left['command'], 160)} ({age}): {clean(left['became'])}"
+    if word := work["last_word"]:
+        yield "last word", f"{clean(word['status'])}: {one_line(word['summary'], 300)}"
+        for text in word["questions"]:
+            yield "", f"- it asks: {one_line(text, 200)}"
+        for text in word["follow_ups"]:
+            yield "", f"- next: {one_line(text, 200)}"
     if work["last_message"]:
         yield "says", one_line(work["last_message"], 200)
 

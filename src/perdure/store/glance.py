@@ -34,7 +34,10 @@ COLUMNS = (
 )
 
 
-DETAILS = ("repo", "branch", "prompt", "title", "link", "role", "labels", "cost_usd", "estimated")
+DETAILS = (
+    *("repo", "branch", "prompt", "title", "link", "role", "labels"),
+    *("cost_usd", "estimated", "work"),
+)
 """Fields that are read only for the rows that are shown: they are in JSON, which costs more than a
 column."""
 PROMPT = 200
@@ -45,7 +48,9 @@ _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace,
  (SELECT round(coalesce(sum(json_extract(body, '$.usage.cost_usd')), 0), 6) FROM attempts
   WHERE run = runs.id),
  (SELECT coalesce(max(json_extract(body, '$.usage.estimated')), 0) FROM attempts
-  WHERE run = runs.id)
+  WHERE run = runs.id),
+ (SELECT coalesce(json_extract(body, '$.work'), '') FROM attempts
+  WHERE run = runs.id ORDER BY number DESC LIMIT 1)
  FROM runs WHERE ordinal = ?"""
 
 _ONLY = "AND (agent IN ({0}) OR rule IN ({0})) "

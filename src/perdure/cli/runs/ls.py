@@ -47,13 +47,16 @@ SHOWN = (
         "run_after",
     ),
     *("fill_tokens", "fill_window"),
-    *("repo", "branch", "prompt", "title", "link", "role", "labels", "cost_usd", "estimated"),
+    *("repo", "branch", "prompt", "title", "link", "role", "labels"),
+    *("cost_usd", "estimated", "work"),
 )
 READ = (
-    *(name for name in SHOWN[:-9] if name != "liveness"),
+    *(name for name in SHOWN[:-10] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
 """The columns that both the short and the long way read."""
+WORDS = {"incomplete": "incomplete", "blocked": "blocked", "nothing_to_do": "nothing to do"}
+"""Verdicts of the work report that say more than `succeeded`, as the list shows them."""
 WATCH_S = 2.0
 EVERYTHING = 1_000_000
 """Limit when rows are filtered after reading."""
@@ -296,6 +299,7 @@ def _typed(row: dict[str, str | int]) -> Row:
         "role": role,
         "labels": labels,
         "estimated": bool(row["estimated"]),
+        "work": row["work"] or "",
     }
 
 
@@ -367,8 +371,9 @@ def _spent(row: Row) -> str:
 
 
 def _about(row: Row, now: int) -> str:
-    """Return what a run is about, and before that why it waits or failed. A forge's run begins with
-    its title, because people look for the issue."""
+    """Return what a run is about, and before that why it waits or failed, or the verdict on the
+    work if that says more than the state. A forge's run begins with its title, because people look
+    for the issue."""
     title, reason = one_line(str(row["title"]), 80), one_line(str(row["reason"]), 200)
     after = _number(row["run_after"])
     before = f"{title}: " if row["role"] else ""
@@ -376,7 +381,8 @@ def _about(row: Row, now: int) -> str:
         return f"{before}{soon(after, now)}: {reason}"
     if reason and row["state"] not in ("succeeded", "running"):
         return f"{before}{reason}"
-    return title
+    doubt = WORDS.get(str(row["work"])) if row["state"] == "succeeded" else None
+    return f"{doubt}: {title}" if doubt else title
 
 
 def table(

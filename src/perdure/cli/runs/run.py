@@ -134,9 +134,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     limits.add_argument("--continuity", choices=CONTINUITY, help=LOST)
     limits.add_argument("--when-full", choices=WHEN_FULL, help=FULL)
-    limits.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
-    limits.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
-    limits.add_argument("--last-word", choices=("off", "on"), help=WORD)
+    policy_arguments(limits)
     limits.add_argument(
         "--verify",
         metavar="COMMAND",
@@ -171,6 +169,7 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
     )
     changes.add_argument("--attempts", type=positive, help="number of further attempts (default 1)")
+    policy_arguments(changes)
     following(parser)
 
 
@@ -181,7 +180,15 @@ def update_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)"
     )
     file_arguments(parser)
+    policy_arguments(parser.add_argument_group("changes that hold from now on"))
     following(parser)
+
+
+def policy_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add the flags for what a turn's end is worth, and what it has to report."""
+    group.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
+    group.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
+    group.add_argument("--last-word", choices=("off", "on"), help=WORD)
 
 
 def file_arguments(parser: argparse.ArgumentParser) -> None:
@@ -315,6 +322,9 @@ def retry_verb(arguments: argparse.Namespace) -> int:
             budget_usd=arguments.budget_usd,
             timeout_s=arguments.timeout,
             attempts=arguments.attempts,
+            on_denied=arguments.on_denied,
+            on_leftover=arguments.on_leftover,
+            last_word=arguments.last_word,
         )
         return service.retry(engine, arguments.name, arguments.agent or "", changes)
 
@@ -330,7 +340,12 @@ def update_verb(arguments: argparse.Namespace) -> int:
     def more(engine: Any) -> TaskRun:
         from perdure.engine import service
 
-        return service.update(engine, arguments.name, text, files_of(arguments))
+        changes = service.Changes(
+            on_denied=arguments.on_denied,
+            on_leftover=arguments.on_leftover,
+            last_word=arguments.last_word,
+        )
+        return service.update(engine, arguments.name, text, files_of(arguments), changes)
 
     return followed(arguments, settings(), more, updated=True)
 

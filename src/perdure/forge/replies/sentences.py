@@ -138,6 +138,10 @@ def _work(work: WorkReport | None) -> str:
         lines.append(f"Denied: {len(work.denied) - CHECKS} more")
     if work.question:
         lines.append(f"It asks: {code(work.question, 300)}")
+    if (word := work.last_word) is not None:
+        lines.append(f"It says: {code(word.status)}, {code(word.summary, 300)}")
+        lines += [f"It asks: {code(each, 300)}" for each in word.questions[:CHECKS]]
+        lines += [f"Next: {code(each, 300)}" for each in word.follow_ups[:CHECKS]]
     # Two trailing spaces break a line in Markdown.
     return "  \n".join(lines)
 

@@ -15,6 +15,7 @@ import msgspec
 from perdure.model import Attempt
 from perdure.model.events import (
     ContextAdded,
+    LastWordGiven,
     LeftoversFound,
     Published,
     QuestionAsked,
@@ -29,6 +30,7 @@ from perdure.model.work import (
     CheckOfWork,
     DeniedCall,
     EffectOfWork,
+    LastWordOfWork,
     LeftProcess,
     WorkReport,
 )
@@ -80,6 +82,7 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
         question=_question(own),
         left=_left(own),
         effects=effects[-LISTED:],
+        last_word=_last_word(own),
         last_message=said if len(said) <= SAID else f"{said[: SAID - 6]} [...]",
     )
     if seen is not None:
@@ -177,6 +180,19 @@ def _question(own: Sequence[Record]) -> str:
             case _:
                 pass
     return question[:INPUT]
+
+
+def _last_word(own: Sequence[Record]) -> LastWordOfWork | None:
+    given = [each.event for each in own if isinstance(each.event, LastWordGiven)]
+    if not given:
+        return None
+    word = given[-1]
+    return LastWordOfWork(
+        status=word.status,
+        summary=word.summary,
+        questions=word.questions,
+        follow_ups=word.follow_ups,
+    )
 
 
 def _left(own: Sequence[Record]) -> tuple[LeftProcess, ...]:

@@ -4,11 +4,18 @@ refused."""
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
 
-from perdure.model import ContinuityPolicy, Permissions, RunState, TaskSpec
+from perdure.model import (
+    ContinuityPolicy,
+    OnDenied,
+    OnLeftover,
+    Permissions,
+    RunState,
+    TaskSpec,
+)
 from perdure.model.forge.deliveries import DeliveryState
 
 LARGEST = 2**53
@@ -161,13 +168,19 @@ class Retry(Body):
     model: Line | None = None
     budget_usd: Number | None = None
     timeout_s: Number | None = None
+    on_denied: OnDenied | None = None
+    on_leftover: OnLeftover | None = None
+    last_word: Literal["off", "on"] | None = None
     attempts: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
 
 class Update(Body):
-    """New instructions for the same conversation."""
+    """New instructions for the same conversation. What else is given holds from now on."""
 
     prompt: Some
+    on_denied: OnDenied | None = None
+    on_leftover: OnLeftover | None = None
+    last_word: Literal["off", "on"] | None = None
 
 
 class Fork(Body):

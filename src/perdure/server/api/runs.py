@@ -223,7 +223,10 @@ def retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def updated(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    return ready(parts, service.update(parts.engine, asked.at["run"], asked.body.prompt))
+    given = {name: getattr(asked.body, name) for name in service.POLICIES}
+    changes = service.Changes(**given)
+    run = service.update(parts.engine, asked.at["run"], asked.body.prompt, changes=changes)
+    return ready(parts, run)
 
 
 def stopped(parts: Parts, asked: ApiCall) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class RunOfList(Shape):
     labels: dict[str, str]
     cost_usd: float
     estimated: bool
+    work: str
 
 
 class Runs(Answer):
