@@ -79,8 +79,10 @@ def verbs() -> Iterator[str]:
     yield from ("## Verbs", "")
     yield from (
         "A run is named by its name, its key, its id or a prefix of the id of at least 4 "
-        "characters. Data goes to standard output, progress and errors to standard error: `run`, `retry` and "
-        "`update` print the agent's final message once the run has succeeded. Colors are for terminals: "
+        "characters. Data goes to standard output, progress and errors to standard error: `run`, "
+        "`retry` and "
+        "`update` print the agent's final message once the run has succeeded. Colors are for "
+        "terminals: "
         "`NO_COLOR` turns them off, `CLICOLOR_FORCE=1` turns them on into a pipe. On a "
         "Kubernetes cluster it is `perdure --cluster VERB`, which is `kubectl perdure VERB`: see "
         "[the TaskRun resource](taskrun.md#kubectl-perdure).",
@@ -408,7 +410,7 @@ def sample_report() -> dict[str, Any]:
         conditions=(
             model.Condition(
                 type="collision",
-                message="1 prompt(s) of somebody else came into the conversation …",
+                message="1 foreign prompt(s) came into the conversation …",
                 at=at,
             ),
         ),

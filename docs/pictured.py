@@ -66,7 +66,7 @@ WORK: tuple[AnyEvent, ...] = (
 NATIVE = (
     "the same id came back",
     "41,204 bytes are the beginning of what is there now",
-    "this attempt's prompt stands in the new part",
+    "this attempt's prompt is in the new part",
 )
 
 

@@ -21,7 +21,7 @@ def main(repository: str, prompt: str) -> int:
 
         run = runner.update(run.name, "Also write a test for it.")
         print(run.result)
-        verdict = run.receipt.verdict if run.receipt else "not known"
+        verdict = run.receipt.verdict if run.receipt else "unknown"
         print(f"conversation: {verdict}, {run.usage.input + run.usage.output} tokens")
 
         applied = runner.apply(run.name)

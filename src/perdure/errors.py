@@ -31,7 +31,7 @@ class PerdureError(Exception):
 
 
 NO_PROC = (
-    "perdure needs /proc, which is not mounted here: it tells by it which processes live",
+    "perdure needs /proc, which is not mounted here: it uses it to see which processes are alive",
     "Mount it: mount -t proc proc /proc",
 )
 """Message and hint for a machine, chroot or container without /proc."""

@@ -170,7 +170,7 @@ def test_the_verb_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert f"about {HEAD}, and not about {COMMIT}" in capsys.readouterr().err
     receipt.write_bytes(receipt.read_bytes()[:-40])
     assert main.main(words) == 8
-    assert "it ends in the middle" in capsys.readouterr().err
+    assert "it is truncated" in capsys.readouterr().err
     key.write_text("no key")
     assert main.main(words) == 2
 

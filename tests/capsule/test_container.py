@@ -240,13 +240,13 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
     content = _framed(
         frames.frame(told), frames.frame(b"{}"), bomb, digest=hashlib.sha256(told).digest()
     )
-    with pytest.raises(CapsuleError, match="unfold to more"):
+    with pytest.raises(CapsuleError, match="unpack to more"):
         unpack(content, tmp_path)
     manifest_bomb = zstandard.ZstdCompressor().compress(b" " * (12 << 20))
-    with pytest.raises(CapsuleError, match="unfold to more"):
+    with pytest.raises(CapsuleError, match="unpack to more"):
         unpack(_framed(manifest_bomb), tmp_path)
     nameless = zstandard.ZstdCompressor(write_content_size=False).compress(b"{}")
-    with pytest.raises(CapsuleError, match="unfold to more"):
+    with pytest.raises(CapsuleError, match="unpack to more"):
         unpack(_framed(nameless), tmp_path)
 
 

@@ -518,7 +518,7 @@ def test_who_lost_its_place_publishes_nothing(
     names = sorted(path.name for path in (tmp_path / "store").rglob("*.json"))
     with pytest.raises(TakenUp):
         publish(one, store, run, checkpoint, Ways())
-    assert "taken up by" in publishing.refused(run) and publishing.settle(run.id)
+    assert "taken over by" in publishing.refused(run) and publishing.settle(run.id)
     assert sorted(path.name for path in (tmp_path / "store").rglob("*.json")) == names
     back = move.take_up(
         one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True

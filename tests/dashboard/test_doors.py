@@ -187,7 +187,7 @@ def test_who_may_dispatch_stays_within_what_the_owner_has_set(
         )
         assert status == 403 and "admin" in said, repo
     assert (
-        "begun by a person" in door.ask("GET", "/sessions")[2]
+        "started manually" in door.ask("GET", "/sessions")[2]
         and "/resume" not in door.ask("GET", f"/sessions/{BY_HAND}")[2]
     )
     for method, body in (("GET", ""), ("POST", urlencode({"csrf": csrf, "prompt": "x"}))):
@@ -202,7 +202,7 @@ def said_by_hand(serving: Serving, cwd: Path) -> None:
     """A conversation of Claude Code that no run began."""
     line = {
         "type": "user", "uuid": "u1", "parentUuid": None, "sessionId": BY_HAND, "cwd": str(cwd), "timestamp": "2026-11-21T10:00:00.000Z",
-        "message": {"role": "user", "content": "begun by a person"},
+        "message": {"role": "user", "content": "started manually"},
     }  # fmt: skip
     path = serving.home / ".claude/projects/-x" / f"{BY_HAND}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
     )
     empty = urlencode({"csrf": door.csrf(), "prompt": "x", "repo": ""})
     status, _, said = door.ask("POST", "/new", empty)
-    assert status == 422 and "no repository is named" in said
+    assert status == 422 and "missing the repository" in said
 
 
 def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:

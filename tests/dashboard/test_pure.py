@@ -251,7 +251,7 @@ def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(threading, "excepthook", lambda said: told.append(said.exc_type))
     measured.forget("x")
     found, under_way = measured.get("x", break_down, 60, 0)
-    assert found is not None and "could not be found out" in found.problem and not under_way
+    assert found is not None and "could not be measured" in found.problem and not under_way
     while not told:
         time.sleep(0.01)
 

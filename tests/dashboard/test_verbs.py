@@ -151,7 +151,7 @@ def test_taken_back_to_a_checkpoint(working: Working, look: Callable[..., Lookin
     first = page.locator("tbody tr").last.locator("b").inner_text()
     before = page.locator("tbody tr").count()
     page.locator("tbody tr").last.locator("text=Restore").click()
-    expect(page.locator("h1")).to_have_text(f"Take back back to checkpoint {first}?")
+    expect(page.locator("h1")).to_have_text(f"Restore back to checkpoint {first}?")
     page.click("button:has-text('Restore')")
     page.wait_for_url("**/runs/back/checkpoints?done=restored")
     expect(page.locator("tbody tr")).to_have_count(before + 1)

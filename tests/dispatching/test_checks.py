@@ -137,7 +137,8 @@ def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
     assert {each.state for each in waits} == {WAITS}
     name = "CI / slow (push)" if at.kind in (Forge.GITEA, Forge.FORGEJO) else "slow"
     assert (
-        waits[0].reason == f"waits: {name} is still being checked; what has failed is told together"
+        waits[0].reason
+        == f"waits: {name} is still being checked; all failures are reported together"
     )
     assert len(at.office.prompts()) == 1
     slow.conclusion = "failure"
@@ -173,8 +174,7 @@ def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
     at.small.state.repositories[REPOSITORY].named[BRANCH] = "cd" * 20
     reasons = {each.reason for each in red(at) if each.intent is not None and each.intent.branch}
     assert (
-        reasons == {f"{BRANCH} does not stand at the commit that has failed"}
-        and len(at.office.prompts()) == 1
+        reasons == {f"{BRANCH} is not at the commit that failed"} and len(at.office.prompts()) == 1
     )
 
 

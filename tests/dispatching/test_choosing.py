@@ -133,7 +133,7 @@ def test_so_many_at_once(make: Callable[..., Office]) -> None:
     assert wait_for(office.engine, two, seats[1]) and not wait_for(office.engine, eye, seats[2])
     assert (
         office.engine.store.get(two.id).reason
-        == "waits for its turn: 1 of 1 runs of the agent dev are at work"
+        == "waits for its turn: 1 of 1 runs of the agent dev are running"
     )
     assert office.engine.store.claim("ann", 60.0, eye.id, seats[2]) is not None
     office.end(claim)

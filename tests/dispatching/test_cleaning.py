@@ -66,7 +66,7 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
     ] and event.checkpoint == 1
     assert [each.why for each in office.engine.store.checkpoints(run.id)] == ["clean-up"]
     (again,) = office.told(over)
-    assert again.state is HANDLED and "no workdir any more" in again.reason
+    assert again.state is HANDLED and "no longer has a workdir" in again.reason
     (back,) = office.told(REOPENED)
     assert back.state is HANDLED and (top / "made.txt").read_text() == "by the agent\n"
     assert (office.run().id, office.run().state, office.run().context_version) == (
@@ -327,7 +327,7 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(sweeper, "restore", twice)
     (told,) = office.told(REOPENED)
-    assert told.state is WAITS and "being brought back" in told.reason and top.exists()
+    assert told.state is WAITS and "being restored" in told.reason and top.exists()
     office.dispatcher.round()
     assert office.delivery(told.number).state is HANDLED and office.run().context_version == 2
 
@@ -345,7 +345,7 @@ def test_on_another_host(office: Office) -> None:
         office.engine, office.rules, TaskSpec(prompt=""), office.said.append
     )
     (told,) = office.told(CLOSED)
-    assert told.state is WAITS and f"{run.name} lies on anna" in told.reason and top.exists()
+    assert told.state is WAITS and f"{run.name} is on anna" in told.reason and top.exists()
     office.engine = replace(engine, host=there)
     office.dispatcher = Dispatcher(
         office.engine, office.rules, TaskSpec(prompt=""), office.said.append

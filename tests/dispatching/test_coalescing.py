@@ -40,7 +40,10 @@ def test_events_while_an_agent_is_at_work(office: Office) -> None:
     claim = office.claim()
     waiting = [office.told(comment(f"remark {number}"))[0] for number in range(3)]
     assert [each.state for each in waiting] == [WAITS] * 3
-    assert waiting[0].reason == f"waits: {claim.run.name} is at work, and is told when it is done"
+    assert (
+        waiting[0].reason
+        == f"waits: {claim.run.name} is running, and gets it when the attempt has ended"
+    )
     assert office.run().context_version == 1
     office.end(claim)
     office.dispatcher.round()
@@ -77,7 +80,7 @@ def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
     found = office.told(opened, intent(IntentKind.LABELLED, labels=("agent",)), ASSIGNED)
     assert [each.state for each in found] == [HANDLED] * 3
     assert office.run().context_version == 1 and office.prompts()[0].count("Off by a cent.") == 1
-    assert found[1].reason == f"{office.run().name} is at it already"
+    assert found[1].reason == f"{office.run().name} already works on it"
 
 
 def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:

@@ -101,7 +101,7 @@ def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
     assert {each.state for each in found} == {IGNORED} and len(office.prompts()) == 1
     reasons = {each.reason for each in found}
     assert (
-        f"{'5' * 12} is no commit of {office.run().name}, and dev does not work for mallory"
+        f"{'5' * 12} is not a commit of {office.run().name}, and dev does not work for mallory"
         in reasons
     )
     *_, last = minimal.red(forge, "ada", commit="5" * 40)
@@ -196,7 +196,7 @@ def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
         and "- Four.\n+ Four, rounded half to even." in said
         and "One." not in said
     )
-    own = "<!-- perdure:task=1 -->\n**dev** is at work"
+    own = "<!-- perdure:task=1 -->\n**dev** is running"
     assert (
         send(office, minimal.comment_edited(forge, own, f"{own}.", sender="perdure", id=5)).state
         is IGNORED
@@ -266,17 +266,20 @@ def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
     send(office, minimal.assigned(forge))
     run = office.run()
     off = send(office, minimal.unassigned(forge))
-    assert (off.state, off.reason) == (HANDLED, f"{run.name} is off it: unassigned by ada")
+    assert (off.state, off.reason) == (
+        HANDLED,
+        f"{run.name} no longer works on it: unassigned by ada",
+    )
     assert office.run().state is RunState.CANCELLED
     (condition,) = office.run().conditions
     assert (condition.type, condition.message) == (
         "withdrawn",
-        "unassigned by ada; assign it to dev-bot again, or mention it, to go on",
+        "unassigned by ada; assign it to dev-bot again, or mention it, to continue",
     )
     said = send(office, minimal.commented(forge, "Ben takes it.", id=1))
     assert (said.state, said.reason) == (
         IGNORED,
-        f"{run.name} is off it: what is said is told when it goes on",
+        f"{run.name} no longer works on it: it gets the comment when it continues",
     )
     again = send(office, minimal.assigned(forge))
     assert (
@@ -312,7 +315,7 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
     assert office.delivery(off.number).state is HANDLED
     assert (
         office.delivery(waiting.number).reason
-        == f"{claim.run.name} is off it: what is said is told when it goes on"
+        == f"{claim.run.name} no longer works on it: it gets the comment when it continues"
     )
     assert office.run().state is RunState.CANCELLED
     send(office, minimal.commented(forge, "@dev-bot go on", id=3))
@@ -338,7 +341,9 @@ def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
     another label changes nothing."""
     send(office, minimal.labelled(forge))
     off = send(office, minimal.unlabelled(forge))
-    assert off.reason == f"{office.run().name} is off it: the label agent taken off by ada"
+    assert (
+        off.reason == f"{office.run().name} no longer works on it: the label agent removed by ada"
+    )
     assert office.run().state is RunState.CANCELLED
     send(office, minimal.labelled(forge, "help", also=("bug",)))
     assert office.run().state is RunState.CANCELLED
@@ -380,7 +385,7 @@ def test_a_word_to_stop(office: Office, forge: Forge) -> None:
     )
     assert (stopped.state, stopped.reason) == (
         HANDLED,
-        f"{office.run().name} is off it: told to stop by ada",
+        f"{office.run().name} no longer works on it: stopped by ada",
     )
     assert office.run().state is RunState.CANCELLED
     prompts = len(office.prompts())
@@ -425,7 +430,7 @@ def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> 
     issue[2]["event_type"] = "confidential_issue"
     issue[2]["object_attributes"]["confidential"] = True
     reason = (
-        "it is confidential, and what dev makes of it may be public: confidential = true in its "
+        "it is confidential, and the work of dev may be public: confidential = true in its "
         "rule allows it"
     )
     for sent in (issue, note):

@@ -30,7 +30,7 @@ def test_a_repository_out_of_reach_holds_up_no_other(make: Callable[..., Office]
         assert (far.state, web.state) == (
             WAITS,
             HANDLED,
-        ) and "to its administrators only" in far.reason
+        ) and "only to its administrators" in far.reason
 
 
 def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(

@@ -271,7 +271,7 @@ class ForgeSuite:
         judged by."""
         commit = place.branch("judged")
         place.forge.set_status(
-            place.repository, commit, CheckState.PENDING, context="perdure/dev", text="at work"
+            place.repository, commit, CheckState.PENDING, context="perdure/dev", text="running"
         )
         place.forge.set_status(
             place.repository,

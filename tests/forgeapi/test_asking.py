@@ -439,7 +439,7 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
     (deaf,) = sources({"deaf": {"forge": "gitea", "secret_file": "/s"}})
     with pytest.raises(
         ConfigError,
-        match=r"agents.dev: it works for whoever may write, and webhooks.deaf has no token",
+        match=r"agents.dev: it works for those who may write, and webhooks.deaf has no token",
     ):
         forges([deaf], rules(RULE), {})
     two = sources(
@@ -482,5 +482,5 @@ def test_a_token_at_the_cut(place: SmallPlace) -> None:
 def test_slow_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list whose pages all come in time is given up when it takes too long as a whole."""
     monkeypatch.setattr(http, "PAGES_S", -1.0)
-    with pytest.raises(ForgeUnavailable, match="over one list"):
+    with pytest.raises(ForgeUnavailable, match="for one list"):
         place.forge.comments(REF)

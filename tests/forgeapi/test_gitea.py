@@ -27,7 +27,7 @@ class TestGitea(ForgeSuite):
         place.repo.access["cid"] = "write"
         with pytest.raises(
             ForgeDenied,
-            match=r"tells the permissions in shop/prices to its administrators only, and cid is",
+            match=r"shows the permissions in shop/prices only to its administrators; cid is",
         ) as denied:
             place.with_token(TOKENS["cid"]).permission(REPOSITORY, "ben")
         assert "administrator" in denied.value.hint

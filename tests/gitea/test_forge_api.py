@@ -63,7 +63,7 @@ class TestRealGitea(ForgeSuite):
         """A login that may only write is told what to do about it; of itself it may always ask."""
         writer = real.with_token(real.gitea.tokens["ben"])
         with pytest.raises(
-            ForgeDenied, match=r"to its administrators only, and ben is none"
+            ForgeDenied, match=r"only to its administrators; ben is not one"
         ) as denied:
             writer.permission(real.repository, "ada")
         assert "administrator" in denied.value.hint

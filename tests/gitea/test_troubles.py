@@ -59,7 +59,7 @@ def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> 
         (tmp_path / "go").touch()
         name = one.settled(1)["name"]
         one.until(
-            lambda: f"not told all of {name}: not pushed" in one.serving.said(),
+            lambda: f"report of {name} is incomplete: not pushed" in one.serving.said(),
             "it is told that the forge does not answer",
         )
         one.serving.kill()

@@ -184,13 +184,13 @@ def test_what_the_command_leaves_behind_ends_in_good_order(top: Path) -> None:
         "claude",
     )
     assert (top / "order").read_text() == "in order\n"
-    assert "had left behind" in said
+    assert "had left running" in said
 
 
 def test_nothing_starts_without_the_volume(top: Path) -> None:
     """A directory where nothing is mounted, and another volume than the expected one, end the
     container with 7 and a reason."""
-    assert "no mount point" in run(top, "touch started", before=f"cd {top}", code=7)
+    assert "a mount point" in run(top, "touch started", before=f"cd {top}", code=7)
     run(top, "true", "--agent", "claude")
     assert "another volume" in run(
         top, "touch started", "--volume-id", "0000", before=f"cd {top}", code=7

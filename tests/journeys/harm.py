@@ -180,9 +180,9 @@ def items_of(messages: Sequence[Any]) -> list[Item]:
 
 CLAIMS = ("native", "forked")
 SAID = (
-    "in no transcript that is left",
+    "in no transcript any more",
     "newest part is missing",
-    "mended the transcript",
+    "repaired the transcript",
     "does not load",
     "do not load",
     "a summary",

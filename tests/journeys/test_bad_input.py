@@ -194,7 +194,7 @@ def test_task_files_that_cannot_be_given(stage: Stage) -> None:
     refused(
         stage.perdure(*RUN, "--file", "greet.py=../greet.py", "Do it."),
         2,
-        "no place in the workdir",
+        "not a path in the workdir",
     )
     refused(
         stage.perdure(*RUN, "--file", "greet.py=.git/hooks/pre-commit", "Do it."),

@@ -172,7 +172,7 @@ def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
     assert "place_lost" in one.perdure("logs", "task", "--json").out
     assert manifests(one) == before
     again = one.perdure("retry", "task", "--json")
-    assert again.code == 7 and "taken up by" in again.out, again.out
+    assert again.code == 7 and "taken over by" in again.out, again.out
     assert manifests(one) == before
     (two.home / "work" / "go.txt").write_text("")
     assert two.perdure("retry", "task", "--json").code == 0

@@ -73,7 +73,7 @@ def test_uncommitted_changes_are_told_of(stage: MakeStage) -> None:
     assert done.code == 0, done.err
     assert (
         f"perdure: 3 uncommitted changes of {one.repo} will not be in the workdir; "
-        "--include-changes copies them" in done.err
+        f"--include-changes copies them" in done.err
     )
     workdir = Path(one.show()["workspace"]["path"])
     assert "Hello" in (workdir / "seen.txt").read_text() and not (workdir / "new.txt").exists()
@@ -106,12 +106,12 @@ def test_uncommitted_changes_are_included(stage: MakeStage) -> None:
     )
     words = ("run", "--agent", one.agent, "--include-changes")
     refused = one.perdure(*words, "--branch", "feature", "Again.")
-    assert (
-        refused.code == 6 and "There is a workdir for the branch feature already" in refused.err
-    ), refused.err
+    assert refused.code == 6 and "The branch feature already has a workdir" in refused.err, (
+        refused.err
+    )
     refused = one.perdure(*words, "--base", "main", "Again.")
     assert (
-        refused.code == 2 and "--include-changes begins where the checkout stands" in refused.err
+        refused.code == 2 and "--include-changes starts from the checkout's HEAD" in refused.err
     ), refused.err
 
 

@@ -233,7 +233,7 @@ def test_resume_without_a_terminal(stage: MakeStage) -> None:
         assert done.code == 2
         assert (
             done.err.splitlines()[0]
-            == "perdure: which conversation? there is no terminal to choose on"
+            == "perdure: missing the conversation, and there is no terminal to choose one on"
         )
         if words:
             (entry,) = done.json["sessions"]
@@ -457,7 +457,7 @@ def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
     done = one.perdure("fork", "task", "Another way.", "--turn", "1", "--as", "branched", "--json")
     if one.agent == "codex":
         assert done.code == 2
-        assert "forks a conversation only where it stands now" in done.err
+        assert "forks a conversation only at its end" in done.err
         assert [row["name"] for row in one.perdure("ls", "--json").json["runs"]] == ["task"]
         assert "branched" not in git(one.repo, one, "branch", "--list")
         return
@@ -494,7 +494,7 @@ def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -
     started = one.start("update", "task", "Go further.")
     one.rehearsal.wait_for(3)
     refused = one.perdure("fork", "task", "x")
-    assert (refused.code, "is at work" in refused.err) == (6, True), refused.err
+    assert (refused.code, "is running" in refused.err) == (6, True), refused.err
     assert one.perdure("stop", "task").code == 0
     one.finish(started)
     assert [row["name"] for row in one.perdure("ls", "--json").json["runs"]] == ["task"]
@@ -557,7 +557,7 @@ def test_nothing_happened_while_it_was_open(stage: MakeStage) -> None:
     run(one)
     assert one.perdure("open", "task").code == 0
     back = one.perdure("take-back", "task")
-    assert (back.code, "nothing was added by hand" in back.out) == (0, True)
+    assert (back.code, "nothing was added manually" in back.out) == (0, True)
     assert one.perdure("take-back", "task").code == 6
     assert one.show()["conditions"] == []
     assert one.perdure("update", "task", "Go further.").code == 0
@@ -587,7 +587,7 @@ def test_a_fork_that_was_made_by_hand_is_told_and_adopted_on_request(stage: Make
     assert "A person tries another way." in said(one.rehearsal.last.messages)
     assert PROMPT not in one.rehearsal.prompts()[-1]
     old = one.perdure("sessions", "show", session, "--json").json
-    assert (old["state"], old["cause"]) == ("retired", f"a person went on in {branch}")
+    assert (old["state"], old["cause"]) == ("retired", f"a person continued in {branch}")
 
 
 def test_a_run_that_is_open_in_the_program_is_not_taken_back(stage: MakeStage) -> None:
@@ -635,7 +635,7 @@ def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) 
     session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
     forked = one.perdure("fork", "task", "In the fork.", "--as", "branched", "--json")
     if agent == "opencode":
-        assert (forked.code, "can go on with it only there" in forked.err) == (2, True), forked.err
+        assert (forked.code, "can continue it only there" in forked.err) == (2, True), forked.err
         assert [row["name"] for row in one.perdure("ls", "--json").json["runs"]] == ["task"]
     else:
         assert forked.code == 0, forked.err
@@ -814,7 +814,7 @@ def test_a_conversation_is_chosen_on_a_terminal(
     lines = shown.shows("agent:  A greeting in 日本語.")
     assert "(1 of 2)" in lines[0]
     shown.type("Enter")
-    shown.shows("what is to be done now?")
+    shown.shows("new instructions?")
     assert shown.modes().split("\n")[0] == "0 1"
     shown.type("Go further.", "Enter")
     shown.shows("succeeded; receipt native")

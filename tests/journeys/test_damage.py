@@ -234,7 +234,7 @@ def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
     attempts, first_request = retried(one)
     last = attempts[-1]
     assert (last["rung"], last["receipt"]["verdict"]) == ("copy", "repaired"), reasons(last)
-    assert "was missing" in reasons(last) and "in no transcript that is left" in reasons(last)
+    assert "was missing" in reasons(last) and "in no transcript any more" in reasons(last)
     assert "birch" in reasons(last)
     assert all(word in first_request for word in ("quercus", "alder", "The first turn is over.")), (
         first_request
@@ -306,7 +306,7 @@ def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
     assert last["receipt"]["verdict"] == "compacted", reasons(last)
-    assert "a summary of the agent's stands" in reasons(last)
+    assert "a summary by the agent replaces" in reasons(last)
 
 
 @FILES
@@ -384,7 +384,7 @@ def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -
     (first, second), first_request = retried(one)
     assert first["outcome"]["kind"] == "lost", first
     assert first["receipt"]["verdict"] == "fresh", reasons(first)
-    assert "during the attempt, whose end nobody saw, or after it" in reasons(first)
+    assert "during the attempt, whose end was not observed, or after it" in reasons(first)
     assert second["receipt"]["verdict"] == "native", reasons(second)
     assert all(word in first_request for word in (*KNOWN, "fagus")), first_request
     assert any(each["type"] == "collision" for each in one.show()["conditions"])
@@ -482,12 +482,12 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
         '"tool_ended"' in one.perdure("logs", "task", "--json").out.partition('"attempt_ended"')[0]
     )
     if second["receipt"]["verdict"] == "native":
-        assert recorded or not told or "the prompt told the agent" in reasons(second), reasons(
+        assert recorded or not told or "the prompt gave the agent" in reasons(second), reasons(
             second
         )
     else:
         assert second["receipt"]["verdict"] == "repaired", reasons(second)
-        assert "in no transcript that is left" in reasons(second)
+        assert "in no transcript any more" in reasons(second)
     if told:
         assert "alder" in first_request.replace("echo alder > one.txt", ""), first_request
 

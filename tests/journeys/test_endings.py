@@ -103,7 +103,7 @@ CLAUDE = {
     "deferred by a hook": Ending(
         f"{WRITE}---\nsay It is written.\n",
         hook=decision("defer"),
-        **asks("a hook put a call of a tool off", "Write", events=("tool_denied",)),
+        **asks("a hook deferred a tool call", "Write", events=("tool_denied",)),
     ),
     "stopped by a hook": Ending(
         f"{WRITE}---\nsay It is written.\n",

@@ -78,7 +78,7 @@ def test_a_run_without_checkpoints_says_so(stage: MakeStage) -> None:
     checked = one.perdure("doctor", "--agent", one.agent)
     assert (
         checked.code == 1
-        and "bad   checkpoints  none could be taken of this repository" in checked.out
+        and "bad   checkpoints  none could be made of this repository" in checked.out
     ), checked.out
     done = one.perdure(*begin(one, "--quiet"))
     assert done.code == 0, done.err

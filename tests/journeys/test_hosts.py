@@ -94,7 +94,7 @@ def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
         "native",
         two.show()["attempts"][0]["session_id"],
     )
-    assert one.show() == two.show() and "brought here from" in two.perdure("logs", "task").out
+    assert one.show() == two.show() and "fetched from" in two.perdure("logs", "task").out
     pool.send_signal(signal.SIGTERM)
     assert two.finish(pool).code == 0
 
@@ -116,7 +116,7 @@ def test_a_run_waits_for_its_host(hosts: Pair) -> None:
         and "no checkpoint_store" in two.perdure("why", "task").out
     )
     refused = two.perdure("retry", "task")
-    assert refused.code == 6 and "its workdir and conversation lie on" in refused.err
+    assert refused.code == 6 and "its workdir and conversation are on" in refused.err
     (place / "go.txt").write_text("")
     retried = one.perdure("retry", "task", "--json")
     assert retried.code == 0 and retried.json["attempts"][-1]["receipt"]["verdict"] == "native"
@@ -139,7 +139,7 @@ def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
     before = two.perdure("plan", "show", "shop", "--json").json
     refused = two.perdure("plan", "retry", "shop")
     assert refused.code == 6, refused.err
-    assert "The plan shop cannot go on here: its workdir and conversation lie on" in refused.err
+    assert "The plan shop cannot continue here: its workdir and conversation are on" in refused.err
     assert two.perdure("plan", "show", "shop", "--json").json == before
     (shared / "right").touch()
     assert one.perdure("plan", "retry", "shop").code == 0

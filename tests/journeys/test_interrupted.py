@@ -99,10 +99,10 @@ def test_a_run_is_unattended_when_its_agent_works_on(
     assert liveness(one) == {"unattended"}
     assert (
         one.perdure("ls").err.strip()
-        == "1 run has no supervisor, but its agent works on: perdure retry task"
+        == "1 run has no supervisor, but its agent still runs: perdure retry task"
     )
     followed = one.perdure("logs", "-f", "task")
-    assert followed.code == 75 and "its agent works on" in followed.err
+    assert followed.code == 75 and "its agent still runs" in followed.err
     if victims == "supervisor":
         go_on(one)
 

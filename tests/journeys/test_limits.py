@@ -234,7 +234,7 @@ def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
         "rebuilt",
         first["session_id"],
     )
-    assert "costs less than to go on" in last["why"]
+    assert "costs less than continuing" in last["why"]
     assert (
         "I know it all." in one.rehearsal.prompts()[-1]
         and "Go on once more." in one.rehearsal.prompts()[-1]

@@ -70,7 +70,7 @@ def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
         "succeeded",
     ), last
     assert any(
-        "perdure mended the transcript first: line" in reason
+        "perdure repaired the transcript first: line" in reason
         for reason in last["receipt"]["reasons"]
     )
     history = said(one.rehearsal.last.messages)
@@ -79,7 +79,7 @@ def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
         and "The file is written." in history
         and "Which word was it?" in history
     )
-    assert "a mended copy was put in place" in one.perdure("logs", "task").out
+    assert "a repaired copy was put in place" in one.perdure("logs", "task").out
     aside = [path.read_bytes() for path in one.agent_home.rglob("*perdure-unusable*")]
     assert all(any(each.startswith(content) for each in aside) for content in broken.values())
     again = one.perdure("update", "task", "And again?", "--json")
@@ -104,25 +104,23 @@ def test_a_person_checks_and_mends(stage: MakeStage) -> None:
     assert checked.code == 1 and "refused" in checked.out and "line " in checked.out, (
         checked.out + checked.err
     )
-    shown = one.perdure("sessions", "mend", session)
+    shown = one.perdure("sessions", "repair", session)
     assert (
         shown.code == 0 and "nothing was written" in shown.out and path.read_bytes() == content
     ), shown.out + shown.err
-    report = one.perdure("sessions", "mend", session, "--json").json
+    report = one.perdure("sessions", "repair", session, "--json").json
     assert (report["schema_version"], report["mendable"], report["written"]) == (
         1,
         True,
         False,
     ) and report["edits"]
     before = len(one.rehearsal.requests)
-    done = one.perdure("sessions", "mend", session, "--write", "--json")
+    done = one.perdure("sessions", "repair", session, "--write", "--json")
     assert done.code == 0, done.err
     assert [Path(each).read_bytes() for each in done.json["moved"]] == [content]
     assert len(one.rehearsal.requests) == before, "the proof has a model of its own"
     assert one.perdure("sessions", "check", session).code == 0
-    assert (
-        one.perdure("sessions", "mend", session).out.splitlines()[-1] == "nothing is to be mended"
-    )
+    assert one.perdure("sessions", "repair", session).out.splitlines()[-1] == "nothing to repair"
     went_on = one.perdure("update", "task", "Which word was it?", "--json")
     assert went_on.code == 0, went_on.err
     assert (
@@ -142,20 +140,20 @@ def test_what_cannot_be_mended_is_left_alone(stage: MakeStage) -> None:
     (path,) = one.transcripts()
     session, content = one.show()["attempts"][0]["session_id"], path.read_bytes()
     path.write_bytes(b"")
-    refused = one.perdure("sessions", "mend", session, "--write")
+    refused = one.perdure("sessions", "repair", session, "--write")
     assert (
         refused.code == 1
-        and "cannot be mended: nothing of the thread is left" in refused.out
+        and "cannot be repaired: nothing of the thread is left" in refused.out
         and path.read_bytes() == b""
     )
     path.write_bytes(content)
     second = path.with_name(path.name.replace("rollout-2", "rollout-1"))
     second.write_bytes(content[:-200] + b'"other"}\n')
-    refused = one.perdure("sessions", "mend", session, "--write")
-    assert refused.code == 1 and "a person's to say" in refused.out and second.exists()
+    refused = one.perdure("sessions", "repair", session, "--write")
+    assert refused.code == 1 and "a person must choose one" in refused.out and second.exists()
     second.write_bytes(content[: content.index(b"\n") + 1])
     assert one.perdure("sessions", "check", session).code == 1
-    done = one.perdure("sessions", "mend", session, "--write", "--json")
+    done = one.perdure("sessions", "repair", session, "--write", "--json")
     assert done.code == 0 and not second.exists() and path.read_bytes() == content, done.err
     assert one.perdure("sessions", "mend", "ffffffff").code == 5
 
@@ -186,7 +184,7 @@ def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
         ).encode()
         path.write_bytes(b"\n".join(lines))
     session = one.show()["attempts"][0]["session_id"]
-    refused = one.perdure("sessions", "mend", session, "--write")
+    refused = one.perdure("sessions", "repair", session, "--write")
     assert refused.code == 1 and "was not told" in refused.err, refused.err + refused.out
     assert not list(one.agent_home.rglob("*perdure-unusable*"))
     done = one.perdure("update", "task", "Which word was it?", "--json")
@@ -207,7 +205,7 @@ def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
     )
     session, content = path.stem[-36:], path.read_bytes()
     path.write_bytes(poisoned("codex", content))
-    refused = one.perdure("sessions", "mend", session, "--write")
+    refused = one.perdure("sessions", "repair", session, "--write")
     assert refused.code == 6 and path.read_bytes() == poisoned("codex", content), refused.err
     assert one.perdure("stop", "task").code == 0
     one.finish(started)
@@ -232,7 +230,7 @@ def test_one_id_in_two_places(stage: MakeStage) -> None:
     elsewhere = one.directory / "elsewhere"
     elsewhere.mkdir()
     assert "No conversation found" in one.resume_by_hand(session, "hello?", elsewhere).stderr
-    mended = one.perdure("sessions", "mend", session, "--write", "--json")
+    mended = one.perdure("sessions", "repair", session, "--write", "--json")
     assert mended.code == 0 and [each["trouble"] for each in mended.json["findings"]] == [
         "one id in two places"
     ], mended.err
@@ -255,5 +253,5 @@ def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
         opened.commit()
     checked = one.perdure("sessions", "check", session)
     assert checked.code == 1 and "refused" in checked.out, checked.out + checked.err
-    mended = one.perdure("sessions", "mend", session, "--write")
+    mended = one.perdure("sessions", "repair", session, "--write")
     assert mended.code == 1 and "in the agent's database" in mended.out

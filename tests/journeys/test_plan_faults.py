@@ -74,7 +74,7 @@ def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     requests = len(one.rehearsal.requests)
     refused = one.perdure("plan", "run", str(one.directory / "a.toml"))
     assert (refused.code, len(one.rehearsal.requests)) == (6, requests)
-    assert f"was begun in {one.directory / 'repo'}" in refused.err
+    assert f"was started in {one.directory / 'repo'}" in refused.err
     one.repo = one.directory / "bare ground"
     one.repo.mkdir()
     again = one.perdure("plan", "run", str(one.directory / "a.toml"), "--json")
@@ -84,7 +84,7 @@ def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     refused = one.perdure("plan", "run", str(other))
     assert (refused.code, len(one.rehearsal.requests), refused.out) == (6, requests, "")
     assert (
-        f"was begun in {one.directory / 'repo'}" in refused.err
+        f"was started in {one.directory / 'repo'}" in refused.err
         and f"cd {one.directory / 'repo'}" in refused.err
     )
     one.nothing_survives()
@@ -110,7 +110,7 @@ def test_tasks_with_upper_case(stage: MakeStage) -> None:
         one, "twice", 'name = "Models"\nprompt = "Begin."', 'name = "models"\nprompt = "Go on."'
     )
     refused = one.perdure("plan", "check", str(twice))
-    assert refused.code == 2 and "there is a task 'Models' already" in refused.err
+    assert refused.code == 2 and "the task 'Models' exists already" in refused.err
     one.nothing_survives()
 
 

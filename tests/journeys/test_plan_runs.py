@@ -381,7 +381,7 @@ def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> N
         "native",
         "succeeded",
     )
-    assert begun(one, "the task was to make 'b.txt', and there is no such file") == 1
+    assert begun(one, "the task was to create 'b.txt', which does not exist") == 1
     one.nothing_survives()
 
 
@@ -432,7 +432,7 @@ def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
     refused = one.perdure("plan", "run", str(plan))
     assert refused.code == 2
     assert "the prompt of 'a' was changed after it was done: perdure update shop-a" in refused.err
-    assert "needs of 'b' changed after it had begun" in refused.err
+    assert "needs of 'b' changed after it had started" in refused.err
     write(one, *THREE)
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 0, done.err

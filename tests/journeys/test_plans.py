@@ -58,12 +58,12 @@ def test_a_plan_is_checked(plan: Path) -> None:
     exit code 2; nothing is made."""
     assert (
         perdure(plan.parent, "plan", "check", "plan.toml").stdout
-        == "shop: 4 task(s) in 3 conversation(s), nothing wrong\n"
+        == "shop: 4 task(s) in 3 conversation(s), valid\n"
     )
     plan.write_text(PLAN.replace('needs = ["models"]', 'needs = ["docs", "gone"]', 1))
     done = perdure(plan.parent, "plan", "check", "plan.toml")
     assert done.returncode == 2
-    assert "plan.toml:10: 'views' needs 'gone', and there is no such task" in done.stderr
+    assert "plan.toml:10: 'views' needs 'gone', which does not exist" in done.stderr
     assert "plan.toml:10: these tasks need each other: views -> docs -> views" in done.stderr
     plan.write_text(PLAN.replace("codex", "nobody"))
     done = perdure(plan.parent, "plan", "check", "plan.toml")
@@ -79,10 +79,10 @@ def test_a_plan_is_drawn(plan: Path) -> None:
         for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()
     ]
     assert lines == [
-        ["models", "claude", "begins a conversation"],
+        ["models", "claude", "starts a conversation"],
         ["views", "claude", "goes on after models"],
         ["admin", "claude", "forks models"],
-        ["docs", "codex", "begins a conversation with the files of views, merges admin"],
+        ["docs", "codex", "starts a conversation with the files of views, merges admin"],
     ]
     drawn = perdure(plan.parent, "plan", "graph", "plan.toml", "--format", "mermaid").stdout
     assert all(
@@ -134,7 +134,7 @@ def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
         for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()
     ]
     assert drawn == [
-        "begins a conversation",
+        "starts a conversation",
         "goes on after models",
         "goes on after views, in the place of a fork",
         "goes on after admin",

@@ -118,8 +118,8 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
     found = one.perdure("sessions", "stats", "--json").json
     assert (found["begun"], found["to_go_on"], found["went_on"], found["expired"]) == (1, 3, 2, 3)
     assert found["fallbacks"] == {
-        "transcript gone, own copy put back": 1,
-        "lifetime passed, new conversation": 1,
+        "transcript gone, own copy restored": 1,
+        "expired, new conversation": 1,
     }
 
 
@@ -139,7 +139,7 @@ def test_lost_records_are_made_again(stage: MakeStage) -> None:
     done = one.perdure("sessions", "rebuild", "--json")
     assert [row["sessions"][0]["id"] for row in done.json["rebuilt"]] == [attempt["session_id"]]
     assert [told(each) for each in records(one)] == [told(each) for each in before]
-    assert one.perdure("sessions", "rebuild").out == "no record is missing\n"
+    assert one.perdure("sessions", "rebuild").out == "no record was missing\n"
     attempt, shown = updated(one, "And on.")
     assert (
         verdict(attempt) == ("native", "native")

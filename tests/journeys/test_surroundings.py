@@ -154,7 +154,7 @@ def test_without_a_home(one: Stage, home: tuple[str, ...]) -> None:
         if name != "HOME" and not name.startswith("CLAUDE")
     }
     ended = every_verb(one, (*as_stranger(), "env", *home), ("prove",), environ)
-    assert ended["doctor"].code == 1 and "could not keep its conversation" in ended["doctor"].out
+    assert ended["doctor"].code == 1 and "could not save its conversation" in ended["doctor"].out
     assert {
         verb: ended[verb].code for verb in ("ls", "agents", "sessions", "config", "map")
     } == dict.fromkeys(("ls", "agents", "sessions", "config"), 0) | {"map": 7}
@@ -195,7 +195,7 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
     refused = through(one, as_stranger(), *words, environ=environ)
     assert (refused.code, refused.out) == (7, ""), refused.err
     assert (
-        "could not keep its conversation" in refused.err
+        "could not save its conversation" in refused.err
         and "HOME" in refused.err
         and "Traceback" not in refused.err
     )

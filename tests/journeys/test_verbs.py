@@ -213,7 +213,7 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
     words = {
         "ls": "no runs yet",
         "trash": "nothing is in the trash",
-        "inbox": "no deliveries here",
+        "inbox": "no deliveries yet",
         "plan ls": "no plans yet",
     }
     for verb, sentence in words.items():
@@ -293,7 +293,7 @@ def test_nothing_to_take_over(stage: MakeStage) -> None:
     one = stage("run echo one > one.txt\n---\nsay Done.\n===\nmatch elsewhere\nsay Done.")
     assert one.perdure(*RUN, "here", "--here", "Do it.").code == 0
     assert one.perdure(*RUN, "plain", "--service", "billing", "Do it.").code == 0
-    refused(one.perdure("apply", "here"), 2, "there already")
+    refused(one.perdure("apply", "here"), 2, "already there")
     assert "one.txt" in one.perdure("diff", "here").out
     refused(one.perdure("diff", "plain"), 2, "nothing to compare")
     refused(one.perdure("apply", "plain"), 2, "nothing to compare")
@@ -335,14 +335,14 @@ def test_rm_leaves_what_is_in_use(stage: MakeStage) -> None:
     one = stage(SLOW)
     top = detached(one)
     refused(one.perdure("rm", "--force", "task"), 6, "running")
-    refused(one.perdure("apply", "task"), 6, "at work")
+    refused(one.perdure("apply", "task"), 6, "running")
     assert "one.txt" in one.perdure("diff", "task").out
     (top / "go.txt").touch()
     assert one.perdure("attach", "task").code == 0
     second = one.perdure(*RUN, "second", "--branch", "perdure/task", "Go on.")
     assert second.code == 0, second.err
     done = one.perdure("rm", "task")
-    assert done.code == 0 and "second works there too" in done.out
+    assert done.code == 0 and "second also works there" in done.out
     assert (top / "one.txt").exists()
     (one.repo / "go.txt").touch()
     assert one.perdure(*RUN, "here", "--here", "Do it.").code == 0
@@ -519,7 +519,7 @@ def test_agents_are_listed(stage: MakeStage) -> None:
     )
     assert not found["codex"]["installed"] and "npm install" in found["codex"]["problem"]
     text = one.perdure("agents").out
-    assert "at work" in text and "not installed" in text
+    assert "running" in text and "not installed" in text
     (top / "go.txt").touch()
     assert one.perdure("attach", "task").code == 0
 
@@ -704,7 +704,8 @@ def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
     movers of homes and the like."""
     one = stage("say Done.")
     wired = (
-        "from perdure.cli import compose; from perdure.cli.runs import run; from perdure.agents import registry as drivers; from perdure.engine import service, worker; "
+        "from perdure.cli import compose; from perdure.cli.runs import run; from perdure.agents "
+        "import registry as drivers; from perdure.engine import service, worker; "
         "compose.open_engine(compose.settings())"
     )
     words = f"import sys; {wired}; drivers.load('claude'); print(*sorted(sys.modules))"

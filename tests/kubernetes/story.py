@@ -115,7 +115,7 @@ class Story(Run):
                         return each
             return None
 
-        agent: Process = self.until(found, "the agent is at work")
+        agent: Process = self.until(found, "the agent is running")
         return agent
 
     def went_on(self) -> tuple[Object, Object]:

@@ -244,7 +244,7 @@ def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) 
         "Waiting: there is no Secret claude",
     ):
         assert said in shown
-    assert "attempt 1  lost (its pod was evicted) on one  receipt native  (counts not)" in shown
+    assert "attempt 1  lost (its pod was evicted) on one  receipt native  (not counted)" in shown
     why = terminal("why", "fix-cents")
     for said in (
         "SecretMissing, since",
@@ -366,7 +366,7 @@ def test_a_retry_is_followed_from_its_own_attempt(terminal: Terminal) -> None:
         terminal.status(phase="Succeeded", attempt=2, retried=wish, attempts=attempts)
 
     other = meanwhile(operator)
-    assert "is asked for one more attempt" in terminal("retry", "fix-cents", "--follow")
+    assert "gets one more attempt" in terminal("retry", "fix-cents", "--follow")
     other.join()
 
 
@@ -452,7 +452,7 @@ def test_what_is_missing_is_one_sentence(
     assert "you may not do that" in terminal("ls", kubeconfig=nobody, code=7)
     stranger = tmp_path / "stranger"
     stranger.write_text(cluster.kubeconfig.read_text().replace(cluster.access.token, "stranger"))
-    assert "does not know you" in terminal("ls", kubeconfig=stranger, code=7)
+    assert "does not accept your credentials" in terminal("ls", kubeconfig=stranger, code=7)
     monkeypatch.setattr(room, "VERSION", "v9")
     assert "has no resource taskruns.perdure.dev\n  kubectl apply" in terminal("ls", code=5)
 

@@ -150,7 +150,7 @@ def test_over_is_said_of_the_spec_as_it_is() -> None:
             '{"clusters": [{"name": "c", "cluster": {"server": "x"}}], "contexts": [{"name": "c", '
             '"context": {"cluster": "c"}}],'
             '"current-context": "c"}',
-            "names no user",
+            "has no user",
         ),
     ],
 )

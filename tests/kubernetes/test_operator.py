@@ -241,7 +241,7 @@ def test_health_tells_of_a_deaf_watch():
         assert operator.ill() == "" and operator.unready() == ""
         for path in operator.ears.heard:
             operator.ears.heard[path] -= 200
-        assert "has not been heard for 200 s" in operator.ill()
+        assert "has been silent for 200 s" in operator.ill()
         text = operator.numbers.exposition("")[0].decode()
         age = re.search(r"^perdure_operator_watch_age_seconds (\d+)", text, re.MULTILINE)
         assert age is not None and int(age[1]) >= 200

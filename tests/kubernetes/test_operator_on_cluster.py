@@ -372,7 +372,7 @@ def test_it_leaves_in_good_order_and_says_why_it_cannot_begin(
         cluster.kubeconfig.read_text().replace(cluster.access.server, "https://127.0.0.1:9")
     )
     for config, words in (
-        (account, "taskruns may not be listed in namespace"),
+        (account, "no permission to list taskruns in namespace"),
         (nowhere, "does not answer"),
         (tmp_path / "none", "no cluster"),
     ):

@@ -36,7 +36,7 @@ def test_an_agent_that_does_not_end_keeps_no_pod(tmp_path: Path, twice: bool) ->
             pod.terminate()
         ended = pod.end()
         assert (ended.code, ended.result.outcome.kind) == (75, OutcomeKind.LOST)
-        assert "not ended in good order" in ended.result.outcome.detail
+        assert "did not end within" in ended.result.outcome.detail
         del one.extra["PERDURE_CLAUDE"]
         second = one.run(2)
         assert second.result.outcome.kind is OutcomeKind.SUCCEEDED, second.log[-2000:]

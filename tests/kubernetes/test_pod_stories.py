@@ -58,7 +58,7 @@ def test_nothing_saved_begins_anew_and_says_so(agent: str, tmp_path: Path) -> No
         ]
         assert one.rehearsal.prompts()[-1].endswith(PROMPT)
         assert (
-            "nothing of it was saved where its next attempt could find it"
+            "nothing of it was saved for its next attempt"
             in ended.log + one.rehearsal.prompts()[-1]
         )
 

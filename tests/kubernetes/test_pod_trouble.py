@@ -76,7 +76,7 @@ def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(
             asked.close()
     result = believed((tmp_path / "message").read_bytes(), 1, started.returncode)
     assert result is not None and result.outcome.kind is OutcomeKind.LOST, (started.returncode, log)
-    assert "not ended in good order" in result.outcome.detail and not result.saved
+    assert "did not end within" in result.outcome.detail and not result.saved
 
 
 def test_a_result_that_cannot_be_written_leaves_the_exit_code(
@@ -246,7 +246,7 @@ def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
     assert term is not None and term.owner == machine(new)
     stopped = replace(old, stopping=lambda: True)
     follow(stopped, changed(ORDER, checkpoints="", state="volume"), ("Do it.",))
-    assert "taken up by" in Publishing(old, url, Ways()).refused(old.store.get(order.run_id))
+    assert "taken over by" in Publishing(old, url, Ways()).refused(old.store.get(order.run_id))
 
 
 @pytest.mark.parametrize("value", ["postgres://ada:swordfish-1@db/x", "amqp://:swordfish-1@mq"])

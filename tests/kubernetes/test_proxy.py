@@ -101,7 +101,7 @@ def test_a_watch_is_told_that_it_is_too_old(
     cluster.api.delete(f"{place}/goes")
     cluster.api.create(place, {"metadata": {"name": "comes"}})
     proxy.fault = None
-    cluster.until(lambda: {("GONE", "goes"), ("PUT", "comes")} <= set(seen), "both are told")
+    cluster.until(lambda: {("GONE", "goes"), ("PUT", "comes")} <= set(seen), "both are sent")
     ended.set()
     cluster.until(lambda: proxy.expire() > 0 or not thread.is_alive(), "the watch ends")
     thread.join()

@@ -79,7 +79,7 @@ def test_a_short_result_loses_nothing() -> None:
     result = AttemptResult(
         attempt=3, outcome=Outcome(kind=OutcomeKind.FAILED, detail="tests fail", code=1), session_id="abc",
         receipt=ReceiptResult(verdict=Verdict.NATIVE, reasons=("the transcript grew by 1 turn",)), usage=Usage(10, 2, 5, 0, 0.01), context_version=4,
-        work=WorkSummary(verdict=WorkVerdict.UNVERIFIED, reason="nobody checked it", files=2, commits=1, pushed=False),
+        work=WorkSummary(verdict=WorkVerdict.UNVERIFIED, reason="not checked", files=2, commits=1, pushed=False),
         workspace=PlaceResult(path="/data/w", branch="perdure/x", commit="a" * 40), saved=True,
         earlier=(Before(number=1, outcome=OutcomeKind.LOST, verdict=Verdict.FRESH, session_id="abc"), Before(number=2)),
     )  # fmt: skip

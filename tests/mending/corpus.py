@@ -302,7 +302,7 @@ CASES = (
         None,
         real=True,
     ),
-    Case("claude", "larger than a request", _large, "refused", _T.OVERSIZE),
+    Case("claude", "exceeds the limit of a request", _large, "refused", _T.OVERSIZE),
     Case("claude", "empty", lambda r: b"", "refused", _T.EMPTY, real=True),
     Case(
         "claude",

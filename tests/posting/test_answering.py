@@ -29,9 +29,9 @@ def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
     answering.answer(run.id)
     assert bench.issue.reactions == {("dev-bot", "eyes")}
     (first,) = bench.comments
-    assert first.startswith("<!-- perdure:task=") and "**dev** (claude) is about to begin." in first
+    assert first.startswith("<!-- perdure:task=") and "**dev** (claude) is about to start." in first
     answering.answer(bench.begin(run).id)
-    assert "is at work (attempt 1)" in bench.comments[0]
+    assert "is running (attempt 1)" in bench.comments[0]
     answering.answer(bench.end(run).id)
     assert "is done." in bench.comments[0] and "| 1 | succeeded | fresh | " in bench.comments[0]
     assert (
@@ -74,8 +74,8 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
     for kind, words, shown in (
         (
             "withdrawn",
-            "unassigned by ada; assign it to dev-bot again, or mention it, to go on",
-            "**Off it:** ",
+            "unassigned by ada; assign it to dev-bot again, or mention it, to continue",
+            "**No longer working on it:** ",
         ),
         (
             "needs_person",
@@ -90,12 +90,12 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
         (said,) = bench.comments
         assert f"{shown}`{words}`" in said
     assert (
-        "What is said here is told when it goes on." in said
-        and "A comment here goes on" not in said
+        "Comments here reach the agent when it continues." in said
+        and "A comment here continues" not in said
     )
     bench.again(run)
     answering.answer(run.id)
-    assert "Off it" not in bench.comments[0] and "A comment here goes on" in bench.comments[0]
+    assert "Off it" not in bench.comments[0] and "A comment here continues" in bench.comments[0]
 
 
 def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_who_does_not_want_it(bench: Bench) -> None:
     )
     bench.engine.store.remove(run.id)
     bench.answering().answer(bench.dispatched().id)
-    assert "about to begin" in bench.comments[0] and bench.engine.store.postings_due() == []
+    assert "about to start" in bench.comments[0] and bench.engine.store.postings_due() == []
 
 
 def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
@@ -448,7 +448,7 @@ def test_what_nobody_foresaw_ends_no_thread(bench: Bench) -> None:
     with Poster(replace(bench.answering(), page=page), said.append) as poster:
         while not poster._later:
             time.sleep(0.01)
-        assert said == ["a forge is not told: nobody foresaw this"]
+        assert said == ["a report to a forge failed: nobody foresaw this"]
         well.set()
         poster._later.clear()
         while not bench.comments:

@@ -110,7 +110,7 @@ def test_told_once_by_whoever_serves(desk: Desk) -> None:
     desk.perdure("stop", row["name"])
     until(desk, lambda: desk.waiting(), "the posting waits")
     listed = desk.perdure("inbox").stdout
-    assert "not told all of these runs" in listed and row["name"] in listed
+    assert "Reports to the forge that have not arrived" in listed and row["name"] in listed
     assert "forge       again at" in desk.perdure("why", row["name"]).stdout
     desk.second.start("--jobs", "0")
     desk.serving.kill()
@@ -121,7 +121,7 @@ def test_told_once_by_whoever_serves(desk: Desk) -> None:
     until(desk, lambda: not desk.waiting(), "nothing waits")
     assert len(desk.issue.said) == 1 and {kind for _, kind in desk.issue.reactions} == {"eyes"}
     assert desk.issue.said[0].author == "dev-bot"
-    assert "forge       told at http" in desk.perdure("why", row["name"]).stdout
+    assert "forge       reported at http" in desk.perdure("why", row["name"]).stdout
     assert desk.second.stop() == 0
     for path in desk.home.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path

@@ -192,7 +192,7 @@ WENT_ON = Evidence(
             ),
             Rung.NATIVE,
             Verdict.REPAIRED,
-            "1 are in no transcript that is left",
+            "1 are in no transcript any more",
         ),
         (
             Shown(
@@ -205,13 +205,13 @@ WENT_ON = Evidence(
             ),
             Rung.NATIVE,
             Verdict.NATIVE,
-            "the prompt told the agent",
+            "the prompt gave the agent",
         ),
         (
             Shown(relation=Relation.GAPS, known=5, shown=4, unrecorded=1, told=1),
             Rung.COPY,
             Verdict.REPAIRED,
-            "1 are in no transcript that is left",
+            "1 are in no transcript any more",
         ),
         (
             Shown(relation=Relation.GAPS, known=5, shown=2, unrecorded=3),
@@ -229,7 +229,7 @@ WENT_ON = Evidence(
             Shown(relation=Relation.COMPACTED, known=5, shown=1, condensed=4),
             Rung.NATIVE,
             Verdict.COMPACTED,
-            "a summary of the agent's stands",
+            "a summary by the agent replaces",
         ),
     ],
 )

@@ -219,9 +219,9 @@ def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:
         f"{project}:1: 'permissions'",
     ]
     starts += [
-        f"{project}:2: backend: one of worktree, isolated",
-        "PERDURE_ATTEMPTS: a whole number",
-        "PERDURE_BUDGET_USD: an amount",
+        f"{project}:2: backend: expected one of worktree, isolated",
+        "PERDURE_ATTEMPTS: expected a whole number",
+        "PERDURE_BUDGET_USD: expected an amount",
     ]
     for problem, start in zip(problems, starts, strict=True):
         assert problem.startswith(start)
@@ -351,7 +351,7 @@ def test_any_value_is_read_or_refused(name: str, value: Any) -> None:
 @pytest.mark.parametrize("name", ["budget_usd", "attempts", "timeout", "agent", "root"])
 def test_yes_is_no_amount(name: str) -> None:
     """TOML's `true` is not taken for the number one, nor for a name."""
-    with pytest.raises(ValueError, match="needed"):
+    with pytest.raises(ValueError, match="expected"):
         READERS[name](True)
 
 
@@ -393,7 +393,7 @@ def test_relative_xdg_directories_are_ignored(place: Place) -> None:
 @pytest.mark.parametrize("name", ["root", "state"])
 def test_a_place_is_absolute(place: Place, name: str) -> None:
     """A relative directory would lie somewhere else after each `cd`."""
-    assert "an absolute path is needed" in place.problems(**{f"PERDURE_{name.upper()}": "work"})[0]
+    assert "expected an absolute path" in place.problems(**{f"PERDURE_{name.upper()}": "work"})[0]
 
 
 @pytest.mark.parametrize(

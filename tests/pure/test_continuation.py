@@ -237,7 +237,7 @@ def test_the_end_of_a_lifetime_changes_nothing_in_silence(
         assert replace(expired, reason="", expired=0) == replace(
             usual, reason=""
         ) and expired.reason.startswith(usual.reason)
-    assert expired.expired == expires and "lifetime" in expired.reason
+    assert expired.expired == expires and "it had expired" in expired.reason
     later = replace(at, session=replace(live, expires=expires + 1), on_expiry=then, now=expires)
     assert choose(later) == choose(replace(at, now=expires)) and not usual.expired
 
@@ -596,7 +596,7 @@ def test_an_agent_without_sessions_never_goes_on(
         )
     )
     assert (chosen.kind, bool(chosen.lost_session_id)) == (kind, heard and session is not None)
-    assert "goes on with n" in chosen.reason
+    assert "continues n" in chosen.reason
 
 
 @given(situations, st.booleans())
@@ -614,7 +614,7 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
             None,
             {"heard": True},
             Start.REBUILD,
-            "the conversation before cannot go on: the agent neither loads nor resumes one",
+            "the conversation before cannot continue: the agent neither loads nor resumes one",
         ),
         (SESSION, {}, Start.RESUME, "offers to load or resume"),
         (replace(SESSION, attempts=0), {}, Start.FRESH, "never began"),
@@ -622,7 +622,7 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
             SESSION,
             {"tried": frozenset({Rung.NATIVE})},
             Start.REBUILD,
-            "did not take it up as it was",
+            "did not accept it as it was",
         ),
         (
             SESSION,
@@ -630,7 +630,7 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
             Start.REFUSE,
             "the policy is strict",
         ),
-        (SESSION, {"forks": "parent-1"}, Start.REBUILD, "goes on with none"),
+        (SESSION, {"forks": "parent-1"}, Start.REBUILD, "continues none"),
     ],
 )
 def test_an_agent_whose_transcripts_cannot_be_read(

@@ -81,7 +81,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         RESUME,
         but(WENT_ON, answered=False),
         V.NATIVE,
-        "this attempt's prompt stands in the new part",
+        "this attempt's prompt is in the new part",
     ),
     "nothing was known of it before": (
         RESUME,
@@ -90,12 +90,12 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         "same id aaaa-1",
     ),
     "by its path": (PATH, WENT_ON, V.NATIVE, "resumed by the path"),
-    "from the whole copy": (COPY, WENT_ON, V.NATIVE, "perdure's own copy was put back"),
+    "from the whole copy": (COPY, WENT_ON, V.NATIVE, "perdure's own copy was restored"),
     "a stranger came before": (
         RESUME,
         but(WENT_ON, turns_between=2),
         V.NATIVE,
-        "2 prompt(s) of somebody else were added between",
+        "2 foreign prompt(s) were added between",
     ),
     "from the cache": (
         RESUME,
@@ -144,13 +144,13 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         RESUME,
         but(WENT_ON, prompt_found=False),
         V.BROKEN,
-        "this attempt's prompt does not stand in the transcript",
+        "this attempt's prompt is not in the transcript",
     ),
     "nobody looked for the prompt": (
         RESUME,
         but(WENT_ON, prompt_found=None),
         V.BROKEN,
-        "prompt does not stand in the transcript",
+        "prompt is not in the transcript",
     ),
     "not saved": (
         RESUME,
@@ -162,7 +162,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         RESUME,
         but(WENT_ON, foreign_turns=1),
         V.BROKEN,
-        "1 prompt(s) of somebody else came into",
+        "1 foreign prompt(s) came into",
     ),
     "a stranger, and not a word": (
         RESUME,
@@ -224,13 +224,13 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         COPY,
         but(WENT_ON, known_kept=False),
         V.REPAIRED,
-        "own copy was put back first, and its newest part is missing",
+        "own copy was restored first, and its newest part is missing",
     ),
     "from a mended copy": (
         MENDED,
         but(WENT_ON, known_kept=False),
         V.REPAIRED,
-        "mended the transcript first: line 1: left out (torn)",
+        "repaired the transcript first: line 1: left out (torn)",
     ),
     "from a much mended copy": (
         MENDED,
@@ -311,7 +311,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         FRESH,
         but(BEGAN, foreign_turns=3),
         V.BROKEN,
-        "3 prompt(s) of somebody else",
+        "3 foreign prompt(s)",
     ),
     "a new one, not saved": (
         FRESH,

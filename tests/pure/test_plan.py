@@ -52,8 +52,8 @@ def test_everything_wrong_is_told_at_once() -> None:
     """Doubled names, unknown needs and cycles, all with their lines, in the order of the file."""
     assert problems(("a", "b"), ("b", "c"), ("c", "a x"), ("a", ""), ("d", "d")) == [
         "p.toml:12: these tasks need each other: a -> b -> c -> a",
-        "p.toml:32: 'c' needs 'x', and there is no such task",
-        "p.toml:41: there is a task 'a' already, on line 11",
+        "p.toml:32: 'c' needs 'x', which does not exist",
+        "p.toml:41: the task 'a' exists already, on line 11",
         "p.toml:52: these tasks need each other: d -> d",
     ]
 

@@ -125,15 +125,15 @@ def test_all_problems_are_told_at_once(
     """Each wrong value, unknown key and missing key has one sentence in plain words, with its line,
     in order."""
     sentences = (
-        "name: a name of up to 40 lower-case letters, digits and hyphens is needed, not 'Shop!'",
-        "jobs: a whole number from 1 to 64 is needed, not 0",
+        "name: expected a name of up to 40 lower-case letters, digits and hyphens, not 'Shop!'",
+        "jobs: expected a whole number from 1 to 64, not 0",
         "there is no 'colour' in a plan; known are name, agent, model, permissions, timeout, "
         "attempts, continuity, repo, base, verify, map, unforkable, budget_usd, jobs, tasks",
         "'name' is missing in a task",
-        "prompt: a text is needed, not ' '",
-        "timeout: a duration such as 90s, 15m or 2h is needed, not 'soon'",
-        "files, entry 2: a relative path within the workdir is needed, not '../up.py'",
-        "needs: a list of names of tasks is needed, not 'a'",
+        "prompt: expected a text, not ' '",
+        "timeout: expected a duration such as 90s, 15m or 2h, not 'soon'",
+        "files, entry 2: expected a relative path within the workdir, not '../up.py'",
+        "needs: expected a list of names of tasks, not 'a'",
     )
     assert problems(written(tmp_path, text, name)) == [
         f"{line}: {text}" for line, text in zip(lines, sentences, strict=True)

@@ -23,7 +23,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     spec = TaskSpec(prompt="", files=("dir/file", "dir", "good", "bad", "gone", "dir/file/below"))
     assert (
         lacking(spec, tmp_path)
-        == "the task was to make 'bad', 'gone', 'dir/file/below', and there is no such file"
+        == "the task was to create 'bad', 'gone', 'dir/file/below', which does not exist"
     )
     assert lacking(TaskSpec(prompt="", files=("dir/file",)), tmp_path) == ""
 

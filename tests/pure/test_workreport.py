@@ -83,7 +83,7 @@ TABLE: dict[str, tuple[OutcomeKind, tuple[AnyEvent, ...], WorkVerdict]] = {
         V.DONE,
     ),
     "edited after the tests": (K.SUCCEEDED, (*shell("pytest"), *EDIT, CHANGED), V.UNVERIFIED),
-    "nobody checked": (K.SUCCEEDED, (*EDIT, CHANGED), V.UNVERIFIED),
+    "not checked": (K.SUCCEEDED, (*EDIT, CHANGED), V.UNVERIFIED),
     "the tests' code is another's": (
         K.SUCCEEDED,
         (*shell("pytest | tail -3"), CHANGED),

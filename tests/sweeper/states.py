@@ -254,7 +254,7 @@ STATES: dict[str, State] = {
     "no .git any more": State(_no_pointer, "cannot be known"),
     "HEAD without a commit": State(_unborn, "cannot be known"),
     "files without a repository": State(_write("report.txt"), "report.txt", "task"),
-    "nothing but a repository": State(_plain_repository, "no repository, and holds", "task"),
+    "nothing but a repository": State(_plain_repository, "no repository, and has", "task"),
     "not finished": State(_not_finished, "queued"),
     "lock held": State(_held, "in use", movable=False),
     "same workdir under another run": State(_name_again, "again"),

@@ -68,7 +68,7 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
     keeping = Housekeeping(replace(ground.engine, volumes=tight), ground.settings, said.append)
     for _ in range(3):
         keeping.look()
-    assert len(said) == 1 and "nothing new is begun" in said[0] and not ballast.path.exists()
+    assert len(said) == 1 and "nothing new is started" in said[0] and not ballast.path.exists()
     keeping._engine = replace(ground.engine, volumes=replace(tight, refuse=0.0))
     for _ in range(3):
         keeping.look()
@@ -97,7 +97,7 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
     ):
         assert again.wait(PATIENCE_S)
     assert [line for line in said if "nobody foresaw" in line] == [
-        "how much room there is cannot be looked at: what nobody foresaw"
+        "free space cannot be read: what nobody foresaw"
     ]
 
 

@@ -328,7 +328,7 @@ def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
     aside = ground.yard.top / "aside"
     ground.yard.root.rename(aside)
     swept = ground.sweep(days=400)
-    assert "is it mounted?" in swept.trouble and not swept.taken and logs.exists()
+    assert "check that it is mounted" in swept.trouble and not swept.taken and logs.exists()
     shutil.rmtree(ground.yard.root)
     aside.rename(ground.yard.root)
     assert ground.row(ground.sweep(), top).verdict is SweepVerdict.TAKE
@@ -372,7 +372,7 @@ def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> 
         row = ground.row(ground.sweep(days=20), entry)
         sleeper.kill()
     assert row.verdict is SweepVerdict.KEEP and (
-        "was written after" in row.why or "works in it" in row.why
+        "was written to after" in row.why or "works in it" in row.why
     )
     assert entry.is_dir()
 

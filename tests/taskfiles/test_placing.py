@@ -233,7 +233,7 @@ def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
     scene.give({"a": THEIRS})
     scene.contents.path(scene.contexts[1].given.files[0].sha256).write_bytes(b"other")
     done = scene.place()["a"]
-    assert (str(done.action), done.why) == ("conflict", "its content is not on this machine")
+    assert (str(done.action), done.why) == ("conflict", "its content is missing on this machine")
     assert scene.read("a") == BASE
 
 

@@ -82,7 +82,7 @@ def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None
     assert (given.whole, given.on_edit) == (True, OnEdit.KEEP)
     assert len(said) == 1 and all(
         word in said[0]
-        for word in (".git (git)", "link (a link)", "dirlink (a link)", "pipe (no ordinary file)")
+        for word in (".git (git)", "link (a link)", "dirlink (a link)", "pipe (not a regular file)")
     )
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_taken(
         (("none",), NotFound, "there is no file"),
         (("d",), UsageError, "is a directory"),
         (("d/bad",), NotFound, "there is no file"),
-        (("pipe",), UsageError, "no ordinary file"),
+        (("pipe",), UsageError, "not a regular file"),
         (("large",), UsageError, "16,777,216"),
         (("a=x", "a=x"), UsageError, "two files"),
         (("a=x", "a=x/y"), UsageError, "a file and a directory"),

@@ -181,7 +181,7 @@ def test_filter(store: SqlStore) -> None:
         await at.press("slash", "percent_sign", *" ", "left_square_bracket", "b")
         await at.shows("waiting  1", "three")
         await at.press("x")
-        await at.shows("no run has these words")
+        await at.shows("no run has this text")
         await at.press("escape")
         await at.shows("waiting  3", "one")
 
@@ -227,13 +227,13 @@ def test_the_keys_are_told(store: SqlStore) -> None:
 
     async def story(at: Play) -> None:
         await at.shows(
-            "no runs yet; begin with: perdure run", "0 needs input, 0 working, 0 waiting, 0 done"
+            "no runs yet; start with: perdure run", "0 needs input, 0 working, 0 waiting, 0 done"
         )
         await at.press("enter", "space", "r", "s", "j", "k")
         await at.press("question_mark")
-        await at.shows("it continues where it stopped", "leave; nothing is stopped by that")
+        await at.shows("it continues where it stopped", "quit; nothing is stopped")
         await at.press("escape")
-        await at.hides("leave; nothing is stopped by that")
+        await at.hides("quit; nothing is stopped")
 
     play(store, story)
 

@@ -329,7 +329,7 @@ def test_who_may_dispatch_stays_within_what_the_owner_has_set(
 
 
 BAD = [
-    (b"[1]", 400, "no JSON object"),
+    (b"[1]", 400, "not a JSON object"),
     (b"{", 400, "no JSON"),
     (b'{"prompt": "a", "prompt": "b"}', 400, "twice"),
     (b'{"prompt": NaN}', 400, "NaN"),
@@ -337,7 +337,7 @@ BAD = [
     (b"\xff", 400, "UTF-8"),
     (b"[" * 100_000, 400, "deep"),
     (b'{"prompt": ' + b"[" * 70 + b"]" * 70 + b"}", 400, "deep"),
-    (b'{"attempts": ' + b"9" * 5000 + b"}", 400, "no JSON object"),
+    (b'{"attempts": ' + b"9" * 5000 + b"}", 400, "not a JSON object"),
     (b'{"prompt": "x", "attempts": "3"}', 400, "$.attempts"),
     (b'{"prompt": "x", "attempts": 1e400}', 400, "$.attempts"),
     (b'{"prompt": "x", "timeout_s": 1e400}', 400, "$.timeout_s"),

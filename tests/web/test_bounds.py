@@ -288,7 +288,7 @@ def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
         return store.accept(arrived)
 
     port = start(accept)
-    assert post(port) == (503, {"error": "The delivery could not be kept; send it again"})
+    assert post(port) == (503, {"error": "The delivery could not be stored; send it again"})
     assert store.inbox() == []
     failing = False
     assert post(port)[0] == 202

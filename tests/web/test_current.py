@@ -143,10 +143,10 @@ def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> N
     assert {one: why for one, (how, why) in found.items() if how is DeliveryState.IGNORED} == {
         "d-2": "cid may not write in shop/prices",
         "d-3": "mallory may not write in shop/prices",
-        "d-4": "as it stands now, no agent wants it",
+        "d-4": "as of now, no rule matches",
         "d-5": "shop/prices#5 is closed by now",
-        "d-7": "ben is no administrator",
-        "d-8": "shop/prices#8 is not there any more",
+        "d-7": "ben is not an administrator",
+        "d-8": "shop/prices#8 no longer exists",
     }
 
 
@@ -158,7 +158,7 @@ def test_what_a_forge_that_fails_costs(forge: SmallForge, serving: Serving) -> N
     serving.start("--jobs", "0")
     send(serving, "issue_label", event(forge, "ben", 1, "issue_label.label_updated"), "one")
     waits = serving.until(lambda: told(serving)["one"][1], "it waits")
-    assert "does not take the token in the file" in waits and str(serving.home / "token") in waits
+    assert "rejects the token in the file" in waits and str(serving.home / "token") in waits
     assert told(serving)["one"][0] is DeliveryState.RECEIVED and not runs(serving)
     serving.stop()
     (serving.home / "token").write_text("t0ken-of-the-bot")

@@ -149,7 +149,7 @@ def test_what_does_not_become_work(machine: Callable[[str], tuple[Stage, Serving
     serving.until(lambda: settled(serving) == ignored, "all are settled")
     assert json.loads(one.perdure("ls", "--json").out)["runs"] == []
     reasons = [each.reason for each in serving.inbox()]
-    assert reasons == ["no agent wants it", "dev has no run to go on with", "no agent is at it"]
+    assert reasons == ["no rule matches", "dev has no run to continue", "no agent works on it"]
 
 
 RULE = Rule(

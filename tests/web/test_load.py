@@ -93,4 +93,4 @@ def test_large_deliveries_leave_nothing_behind(serves: Callable[..., Serving]) -
     assert sum(each.stat().st_size for each in serving.state.glob("perdure.db*")) < sum(sent) // 4
     serving.until(lambda: memory(serving) < before + sum(sent), "the memory is given back")
     shown = serving.perdure("inbox", "replay", str(kept[0].number))
-    assert shown.returncode != 0 and "send it again from the forge" in shown.stderr
+    assert shown.returncode != 0 and "have the forge send it again" in shown.stderr

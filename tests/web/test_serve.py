@@ -19,8 +19,8 @@ from tests.web.serving import Serving, answered
 
 REFUSED = [
     ("", ["--listen", "0.0.0.0:0"], {}, "can be reached from outside"),
-    ("", ["--listen", "nowhere"], {}, "HOST:PORT is needed"),
-    ("", ["--listen", "127.0.0.1:99999"], {}, "HOST:PORT is needed"),
+    ("", ["--listen", "nowhere"], {}, "expected HOST:PORT"),
+    ("", ["--listen", "127.0.0.1:99999"], {}, "expected HOST:PORT"),
     ("", ["--listen", "192.0.2.1:8420"], {}, "cannot be listened on"),
     ('[webhooks.a]\nsecret_env = "MISSING"\n', [], {}, "is empty"),
     ('[webhooks.a]\nsecret_env = "SHORT"\n', [], {"SHORT": "secret"}, "fewer than 16"),

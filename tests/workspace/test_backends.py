@@ -88,7 +88,7 @@ def test_a_workdir_of_the_other_backend_is_not_taken_for_ones_own(yard: Yard) ->
         branch = f"as-{made}"
         yard.workspaces.prepare(yard.plan(made, branch=branch), "claude")
         workspace = yard.plan(asked, branch=branch)
-        with pytest.raises(WorkspaceError, match="Nothing was touched"):
+        with pytest.raises(WorkspaceError, match="Nothing was changed"):
             yard.workspaces.prepare(workspace, "claude")
         assert (Path(workspace.path) / "README").exists()
 
@@ -100,7 +100,7 @@ def test_an_existing_branch_is_gone_on_with(yard: Yard, backend: str) -> None:
     yard.git("branch", "work", tip)
     prepared = yard.workspaces.prepare(yard.plan(backend, base="HEAD~1"), "claude")
     assert prepared.head == tip
-    assert "gone on with" in " ".join(prepared.notes)
+    assert "used as it is" in " ".join(prepared.notes)
 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
@@ -232,7 +232,7 @@ def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, bac
     top = Path(workspace.path)
     (top / "work.txt").write_text("hours\n")
     (top / ".git").rename(yard.top / "taken-away")
-    with pytest.raises(WorkspaceError, match="Nothing was touched"):
+    with pytest.raises(WorkspaceError, match="Nothing was changed"):
         yard.workspaces.prepare(workspace, "claude")
     with pytest.raises(WorkspaceError):
         yard.workspaces.state(workspace)
@@ -360,7 +360,7 @@ def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, ho
         case _:
             yard.git("worktree", "add", "-q", "--detach", str(yard.top / "second"))
             next(admins.iterdir()).rename(admin)
-    with pytest.raises(WorkspaceError, match="Nothing was touched"):
+    with pytest.raises(WorkspaceError, match="Nothing was changed"):
         yard.workspaces.prepare(workspace, "claude")
     assert (top / "work.txt").read_text() == "hours\n"
     assert [path.name for path in admins.glob("*")] == (

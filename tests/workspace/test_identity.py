@@ -118,7 +118,7 @@ def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_branches_are_refused(name: str) -> None:
     """Each of the names that once moved, deleted or ran something is refused before git sees it."""
-    with pytest.raises(UsageError, match="cannot be a branch name"):
+    with pytest.raises(UsageError, match="is not a valid branch name"):
         check_branch(name)
 
 
@@ -225,12 +225,12 @@ def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
         ({"repo": "nonsense"}, NotFound, "neither a directory nor the address"),
         ({"repo": "../plain"}, NotFound, "not in a git repository"),
         ({"base": "no-such"}, NotFound, "no branch, tag or commit 'no-such'"),
-        ({"base": "--all"}, UsageError, "cannot be a base"),
-        ({"base": "HEAD:README"}, UsageError, "cannot be a base"),
-        ({"base": ":/first"}, UsageError, "cannot be a base"),
+        ({"base": "--all"}, UsageError, "is not a valid base"),
+        ({"base": "HEAD:README"}, UsageError, "is not a valid base"),
+        ({"base": ":/first"}, UsageError, "is not a valid base"),
         ({"branch": "main"}, WorkspaceError, "is checked out in"),
-        ({"branch": "main/sub"}, UsageError, "cannot stand beside 'main'"),
-        ({"branch": "taken"}, UsageError, "cannot stand beside 'taken/up'"),
+        ({"branch": "main/sub"}, UsageError, "conflicts with 'main'"),
+        ({"branch": "taken"}, UsageError, "conflicts with 'taken/up'"),
         ({"backend": "magic"}, UsageError, "no backend 'magic'"),
         ({"backend": "task"}, UsageError, "no backend 'task'"),
         (

@@ -101,7 +101,7 @@ def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -
 
     sys.addaudithook(write)
     try:
-        with pytest.raises(WorkspaceError, match="written to while it is copied"):
+        with pytest.raises(WorkspaceError, match="changed while it was copied"):
             trash.put(yard.workspaces.trash, "one", [("workdir", top)], {"unsaved": []})
     finally:
         at_work = False

@@ -1,7 +1,7 @@
 """Proof that the installed agent can go on from a transcript: a real resume in a scratch home,
 against a rehearsed model.
 
-`wiring` passes it to the engine as `Engine.prove`; `perdure sessions mend` calls it. The agent is
+`wiring` passes it to the engine as `Engine.prove`; `perdure sessions repair` calls it. The agent is
 started as an attempt would start it and resumes the mended copy. Its requests to the model are
 compared with the content of the copy. Only the agent's program and the transcripts of the
 conversations that this one was forked from are read from the user's files. It uses no network but
@@ -97,7 +97,9 @@ class _Trial:
             )
             outcome = self.driver.outcome(end, events)
             if not outcome.ok:
-                return f"the agent did not go on from it: {outcome.kind} {outcome.detail}".rstrip()
+                return (
+                    f"the agent did not continue from it: {outcome.kind} {outcome.detail}".rstrip()
+                )
             told = rehearsal.last.messages if rehearsal.requests else ()
             return self.missing(_plain("\n".join(message.text for message in told)))
 
@@ -168,8 +170,8 @@ class _Trial:
             if found >= 0:
                 at, begun = found + len(words), True
             elif begun:
-                return f"the model was not told {words[:80]!r}"
-        return "" if begun and spoken else "the model was told nothing of the conversation"
+                return f"the model did not get {words[:80]!r}"
+        return "" if begun and spoken else "the model got nothing of the conversation"
 
 
 def _plain(words: str) -> str:

@@ -232,7 +232,7 @@ def _conversations(
         main = next((part for part in own if part.name == "main"), None)
         if main is None:
             raise CapsuleError(
-                f"the checkpoint has files of conversation {session_id}, and not the conversation",
+                f"the checkpoint has files of conversation {session_id}, but not the conversation",
                 "choose another --at",
             )
         beside = [part for part in own if part is not main and is_path(part.name)]
@@ -259,7 +259,7 @@ def _copy(engine: Engine, agent: str, part: CopyPart, gathering: Gathering) -> C
     path = engine.copies.find(agent, part)
     if path is None:
         raise CapsuleError(
-            f"the copy of conversation {part.session_id} does not hold what the checkpoint names",
+            f"the copy of conversation {part.session_id} does not have what the checkpoint names",
             "choose another --at",
         )
     what = "conversation" if part.name == "main" else part.name

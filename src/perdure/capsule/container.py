@@ -65,7 +65,7 @@ class Capsule:
         self._source, self._name = source, name
         if self._exactly(len(MAGIC)) != MAGIC:
             raise CapsuleError(
-                f"{name} is no capsule", "capsules are made by perdure export NAME -o FILE"
+                f"{name} is not a capsule", "capsules are made by perdure export NAME -o FILE"
             )
         digest = self._exactly(hashlib.sha256().digest_size)
         content = unfold(
@@ -85,8 +85,8 @@ class Capsule:
         """Raise CapsuleError if the file is longer than the manifest says."""
         if self._source.read(1):
             raise CapsuleError(
-                f"{self._name} goes on after its end",
-                "nothing was imported; do not trust where it came from",
+                f"{self._name} has extra data after its end",
+                "nothing was imported; do not trust its source",
             )
 
     def _part(self, part: Part, file: CapsuleFile) -> bytes:
@@ -96,7 +96,7 @@ class Capsule:
         (length,) = _LENGTH.unpack(self._exactly(_LENGTH.size))
         if not 0 < length <= longest:
             raise CapsuleError(
-                f"{self._name} is damaged: it holds a frame of {length} bytes",
+                f"{self._name} is damaged: it has a frame of {length} bytes",
                 "get the capsule again",
             )
         return self._exactly(length)
@@ -107,7 +107,7 @@ class Capsule:
         while len(content) < length and (more := self._source.read(length - len(content))):
             content += more
         if len(content) < length:
-            raise CapsuleError(f"{self._name} is cut off", "get the capsule again")
+            raise CapsuleError(f"{self._name} is truncated", "get the capsule again")
         return content
 
 
@@ -118,5 +118,6 @@ def opened(name: str, source: IO[bytes]) -> Iterator[Capsule]:
         yield Capsule(source, name)
     except OSError as error:
         raise CapsuleError(
-            f"{name} cannot be read: {error.strerror or error}", "is it all there?"
+            f"{name} cannot be read: {error.strerror or error}",
+            "check whether the file is complete",
         ) from error

@@ -58,7 +58,7 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     checkpoint = chosen(engine, run, wanted.at)
     if os.path.lexists(wanted.target):
         raise Conflict(
-            f"there is a file {wanted.target} already", "choose another -o, or move it away"
+            f"the file {wanted.target} already exists", "choose another -o, or move the file away"
         )
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=engine.state) as directory:
@@ -97,12 +97,14 @@ def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: 
     files = [finding for finding in findings if finding.file]
     hints = []
     if words and not redacts:
-        hints.append("--redact replaces what was said by asterisks")
+        hints.append("--redact replaces secrets in the conversation by asterisks")
     if files and not leaves_out:
         hints.append("--leave-out leaves these files out")
     if hints:
         left = (words if not redacts else []) + (files if not leaves_out else [])
-        raise SecretsFound(left, f"{'; '.join(hints)}; --allow-secrets takes everything as it is")
+        raise SecretsFound(
+            left, f"{'; '.join(hints)}; --allow-secrets includes everything as it is"
+        )
 
 
 def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
@@ -159,7 +161,7 @@ class Packing:
             raise SecretsFound(
                 [finding for finding in found if not blobs.on_disk(finding.file)],
                 "what is committed cannot be left out: rewrite that commit, or --allow-secrets "
-                "takes everything as it is",
+                "includes everything as it is",
             )
         same = self.earlier is not None and self.earlier.base == base
         earlier = (
@@ -174,9 +176,9 @@ class Packing:
             facts = packed.facts
             if packed.kept:
                 raise CapsuleError(
-                    f"{packed.kept[0]} cannot be left out: it is committed, and stands in the "
-                    "history that the workdir is at",
-                    "rewrite that commit first; or --allow-secrets takes everything as it is",
+                    f"{packed.kept[0]} cannot be left out: it is committed, in the history of the "
+                    f"workdir",
+                    "rewrite that commit first; or --allow-secrets includes everything as it is",
                 )
             pack = gathering.add(f"packs/{len(have)}.pack", packed.file, size=PART)
         self.left_out = without

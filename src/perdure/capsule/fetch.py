@@ -35,14 +35,14 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
     driver = engine.driver(run.spec.agent)
     if manifest.agent != run.spec.agent:
         raise CapsuleError(
-            f"what was published of {run.name} is {manifest.agent}'s, not {run.spec.agent}'s",
+            f"the published checkpoint of {run.name} is by {manifest.agent}, not {run.spec.agent}",
             f"perdure show {run.name}",
         )
     home = driver.home({**engine.environ, **run.spec.env})
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with staged(manifest, store, engine.state) as files:
         place = planned_anew(engine, run)
-        fd = engine.workspaces.lock(place, f"perdure brings {run.name} here")
+        fd = engine.workspaces.lock(place, f"perdure fetches {run.name}")
         try:
             number, saved, _ = make_workdir(engine, manifest, files, place, run.spec.agent)
             parts = tuple(

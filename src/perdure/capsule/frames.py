@@ -46,7 +46,7 @@ def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:
     content = unfold(packed, part.size, what)
     if len(content) != part.size or hashlib.sha256(content).hexdigest() != part.sha256:
         raise CapsuleError(
-            f"{what} is not what the manifest says: it was changed or damaged",
+            f"{what} differs from the manifest: it was changed or damaged",
             "get the capsule again",
         )
     return content
@@ -59,8 +59,8 @@ def unfold(packed: bytes, most: int, what: str) -> bytes:
         size = library.frame_content_size(packed)
         if not 0 <= size <= most or size > RATIO * len(packed):
             raise CapsuleError(
-                f"{what} would unfold to more than it may",
-                "nothing was imported; do not trust where it came from",
+                f"{what} would unpack to more than the limit",
+                "nothing was imported; do not trust its source",
             )
         content: bytes = _tools()[1].decompress(packed, max_output_size=most, allow_extra_data=True)
     except library.ZstdError as error:

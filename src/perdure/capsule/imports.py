@@ -138,7 +138,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
 def _name(engine: Engine, name: str) -> str:
     if not NAME.fullmatch(name):
         raise CapsuleError(
-            f"{name[:60]!r} cannot be a run's name",
+            f"{name[:60]!r} is not a valid name of a run",
             "use up to 63 lower-case letters, digits and hyphens",
         )
     if any(row.name == name for row in engine.store.find(limit=100_000)):
@@ -175,15 +175,15 @@ def _planned(
         place = engine.workspaces.plan(spec, name, wish.repo)
         if os.path.lexists(place.path):
             raise Conflict(
-                f"there is a workdir for the branch {branch} already: {place.path}",
+                f"the branch {branch} already has a workdir: {place.path}",
                 "import it with --into DIR instead",
             )
         return spec, place
     path = (wish.into or Path.cwd() / name).absolute()
     if os.path.lexists(path):
-        raise Conflict(f"{path} is there already", "choose another --into DIR")
+        raise Conflict(f"{path} is already there", "choose another --into DIR")
     if not path.parent.is_dir():
-        raise NotFound(f"there is no directory {path.parent}", "make it first")
+        raise NotFound(f"there is no directory {path.parent}", "create it first")
     spec = replace(spec, here=str(path), backend="")
     return spec, engine.workspaces.plan_new(path)
 
@@ -228,8 +228,8 @@ def make_workdir(
     restored = engine.workspaces.checkpoints.put_in_place(place, workdir.commit)
     if restored.differs:
         raise CapsuleError(
-            f"{restored.differs[0]!r} could not be made what it was",
-            "is somebody at work in the directory?",
+            f"{restored.differs[0]!r} could not be restored",
+            "check whether a program works in the directory",
         )
     return number, saved, restored.notes
 
@@ -296,9 +296,7 @@ def _run(
         run_after=0,
         cancel_requested=False,
         state=was.state if over else RunState.CANCELLED,
-        reason=was.reason
-        if over
-        else "brought here from another machine; perdure retry goes on with it",
+        reason=was.reason if over else "imported from another machine; perdure retry continues it",
     )
 
 

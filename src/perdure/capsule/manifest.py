@@ -148,11 +148,11 @@ def read(content: bytes) -> Manifest:
         _refuse("it is too long")
     plain = strict_json(content)
     if not isinstance(plain, dict):
-        _refuse("it is no object")
+        _refuse("expected an object")
     if type(plain.get("format")) is not int or plain["format"] != FORMAT:
         shown = plain.get("format") if type(plain.get("format")) is int else "none"
         raise CapsuleError(
-            f"the capsule has format {shown}, and this perdure reads format {FORMAT}",
+            f"the capsule has format {shown}; this perdure reads format {FORMAT}",
             "use a newer perdure",
         )
     try:
@@ -193,12 +193,12 @@ def strict_json(content: bytes) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        _refuse("a name stands in it twice")
+        _refuse("it has a name twice")
     return found
 
 
 def _no_constant(word: str) -> NoReturn:
-    _refuse(f"{word} is no number")
+    _refuse(f"{word} is not a number")
 
 
 def _whole(digits: str) -> int:
@@ -252,9 +252,9 @@ def _check(manifest: Manifest) -> None:
         for part in file.parts:
             _match(_DIGEST, part.sha256, "digest")
             if not 0 < part.size <= PART:
-                _refuse("a part has no possible size")
+                _refuse("the size of a part is impossible")
         if sum(part.size for part in file.parts) != file.size:
-            _refuse(f"the parts of {file.name!r} are not as long as it is")
+            _refuse(f"the parts of {file.name!r} do not add up to its size")
 
 
 def check_branch(branch: str) -> None:
@@ -265,7 +265,7 @@ def check_branch(branch: str) -> None:
         for part in parts
     )
     if odd or not _BRANCH.fullmatch(branch):
-        _refuse(f"{branch[:60]!r} is no branch name")
+        _refuse(f"{branch[:60]!r} is not a valid branch name")
 
 
 def check_path(name: str) -> None:
@@ -281,7 +281,7 @@ def check_path(name: str) -> None:
     if not plain or any(
         part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > 255 for part in parts
     ):
-        _refuse(f"{name[:60]!r} is no name for a file")
+        _refuse(f"{name[:60]!r} is not a valid file name")
     if not is_carried(name):
         _refuse(f"{name[:60]!r} is never carried")
 
@@ -303,12 +303,12 @@ def is_carried(name: str) -> bool:
 
 def _match(pattern: re.Pattern[str], text: str, what: str) -> None:
     if not pattern.fullmatch(text):
-        _refuse(f"{text[:60]!r} is no {what}")
+        _refuse(f"{text[:60]!r} is not a valid {what}")
 
 
 def _refuse_doubles(names: list[str]) -> None:
     if len(set(names)) != len(names):
-        _refuse("a file stands in it twice")
+        _refuse("it lists a file twice")
 
 
 def _refuse(why: str) -> NoReturn:

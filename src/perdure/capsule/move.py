@@ -59,7 +59,7 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
     """
     run = engine.store.get(ref)
     if run.state is RunState.RUNNING:
-        raise Conflict(f"{run.name} is at work (attempt {run.attempt})", f"perdure stop {run.name}")
+        raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
     store = open_store(url)
     manifest = publish(engine, store, run, chosen(engine, run, 0), ways)
     key = run.origin or run.id
@@ -98,8 +98,8 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
     if term is not None and term.owner not in ("", mine) and not over and quiet_ms < QUIET_MS:
         raise Conflict(
             f"{manifest.name} was published by {term.host or 'another machine'} "
-            f"{max(0, quiet_ms) // 1000} s ago: it may be at work there",
-            "wait, or stop it there; or perdure move --take-over, then that machine stops",
+            f"{max(0, quiet_ms) // 1000} s ago: it may be running there",
+            "wait, or stop it there; perdure move --take-over stops that machine's run",
         )
     place = Term(
         number=(term.number if term else 0) + 1, owner=mine, host=socket.gethostname(), at=now
@@ -121,14 +121,14 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
         newest = store.term(key)
         if newest is None or newest.number != place.number:
             raise Conflict(
-                f"another machine took {run.name} up before it was here",
+                f"another machine took {run.name} over first",
                 f"perdure move {run.name} --from URL --take-over",
             )
     except BaseException:
         engine.store.remove(run.id)
         assert run.workspace is not None
         engine.workspaces.discard_new(
-            run.workspace, f"{run.name} was taken up by another machine at the same moment"
+            run.workspace, f"another machine took {run.name} over at the same moment"
         )
         raise
 

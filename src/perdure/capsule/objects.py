@@ -90,8 +90,8 @@ class CheckpointStore:
             return msgspec.convert(manifests.strict_json(content), resolved(Term))
         except msgspec.ValidationError as error:
             raise CapsuleError(
-                f"the checkpoint store {self.url} holds a term that is none: {error}",
-                "who else writes there?",
+                f"the checkpoint store {self.url} has an invalid term record: {error}",
+                "check which other program writes there",
             ) from error
 
     def begin(self, run: str, term: Term) -> None:
@@ -116,7 +116,7 @@ class CheckpointStore:
         if manifest.run != run:
             raise CapsuleError(
                 f"the checkpoint store {self.url} has another run's manifest at {run}",
-                "who else writes there?",
+                "check which other program writes there",
             )
         return manifest
 
@@ -169,12 +169,13 @@ class CheckpointStore:
                 found = obstore.get(self.store, key)
                 if found.meta["size"] > most:
                     raise CapsuleError(
-                        f"{key} in {self.url} is larger than it may be", "who else writes there?"
+                        f"{key} in {self.url} is larger than it may be",
+                        "check which other program writes there",
                     )
                 return bytes(found.bytes())
             except FileNotFoundError as error:
                 raise CapsuleError(
-                    f"{key} is missing in {self.url}", "was something deleted there?"
+                    f"{key} is missing in {self.url}", "check whether something was deleted there"
                 ) from error
 
     def _create(self, key: str, content: bytes) -> None:
@@ -189,16 +190,16 @@ class CheckpointStore:
                 # obstore retries after a 5xx answer, even if the first request had succeeded.
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
-                        f"another machine was quicker: {key} is there already",
-                        "perdure why says what became of it",
+                        f"another machine was quicker: {key} is already there",
+                        "perdure why shows what happened to it",
                     ) from error
             except (NotSupportedError, NotImplementedError):
                 # Without conditional writes a race of some milliseconds remains:
                 # docs/reference/capsule.md.
                 if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
                     raise Conflict(
-                        f"another machine was quicker: {key} is there already",
-                        "perdure why says what became of it",
+                        f"another machine was quicker: {key} is already there",
+                        "perdure why shows what happened to it",
                     ) from None
                 obstore.put(self.store, key, content)
 
@@ -217,7 +218,7 @@ def open_store(url: str) -> CheckpointStore:
         or any(character.isspace() or not character.isprintable() for character in url)
     ):
         raise UsageError(
-            f"{url!r} is no checkpoint store",
+            f"{url!r} is not a checkpoint store",
             "use file:///directory, s3://bucket/prefix, gs://bucket/prefix or "
             "az://container/prefix",
         )
@@ -236,7 +237,9 @@ def open_store(url: str) -> CheckpointStore:
     with _in_words(url):
         if scheme == "file":
             if not rest.startswith("/"):
-                raise UsageError(f"{url!r} names no absolute directory", "file:///directory")
+                raise UsageError(
+                    f"{url!r} does not name an absolute directory", "file:///directory"
+                )
             from urllib.parse import unquote
 
             return CheckpointStore(url, LocalStore(unquote(rest), mkdir=True))

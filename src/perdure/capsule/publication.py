@@ -55,11 +55,11 @@ class TakenUp(Conflict):
 
     def __init__(self, term: Term, name: str) -> None:
         who = (
-            f"taken up by {term.host or 'another machine'}"
+            f"taken over by {term.host or 'another machine'}"
             if term.owner
-            else "let go of, for another machine"
+            else "given up for another machine"
         )
-        super().__init__(f"{name} was {who}", f"perdure move {name} --from URL brings it back")
+        super().__init__(f"{name} was {who}", f"perdure move {name} --from URL takes it back")
         self.term = term
 
 

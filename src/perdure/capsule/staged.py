@@ -62,15 +62,15 @@ def refuse_too_large(manifest: Manifest, near: Path) -> None:
     size = manifest.size
     if size > MOST_BYTES:
         raise CapsuleError(
-            f"the capsule would unpack to {size >> 30} GiB, more than the {MOST_BYTES >> 30} that "
-            "are allowed",
+            f"the capsule would unpack to {size >> 30} GiB; at most {MOST_BYTES >> 30} GiB are "
+            f"allowed",
             "nothing was imported",
         )
     free = shutil.disk_usage(near).free
     if 2 * size + LEFT_FREE > free:
         need, has = (2 * size + LEFT_FREE) >> 20, free >> 20
         raise CapsuleError(
-            f"the disk under {near} has {has} MiB free, and unpacking needs {need}",
+            f"the disk under {near} has {has} MiB free; unpacking needs {need} MiB",
             "free some space, then try again",
         )
 
@@ -93,6 +93,6 @@ def _bring(file: CapsuleFile, contents: CapsuleContents, place: Path) -> None:
         ) from error
     if size != file.size or digest.hexdigest() != file.sha256:
         raise CapsuleError(
-            f"{file.name} is not what the manifest says: it was changed or damaged",
+            f"{file.name} differs from the manifest: it was changed or damaged",
             "get the capsule again",
         )

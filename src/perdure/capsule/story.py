@@ -82,9 +82,9 @@ def read(content: bytes, manifest: Manifest) -> CapsuleStory:
         _refuse("the run's story is nested too deeply")
     run = story.run
     if run.origin != manifest.run and run.id != manifest.run:
-        _refuse("the story is of another run")
+        _refuse("the story belongs to another run")
     if (run.name, run.spec.agent) != (manifest.name, manifest.agent):
-        _refuse("the story is of another run")
+        _refuse("the story belongs to another run")
     versions = [context.version for context in story.contexts]
     if (
         not versions
@@ -135,7 +135,7 @@ def arrived(
 ) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
     """Return attempts and conversations as this machine stores them: all attempts ended, all
     conversations in this scope, without places of the other machine."""
-    lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that it ran on is no longer at it")
+    lost = Outcome(kind=OutcomeKind.LOST, detail="the machine that ran it has given it up")
     attempts = tuple(
         replace(
             attempt,
@@ -164,7 +164,7 @@ def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...
             _refuse("the run's journal is too long")
         number, at, event = _record(strict_json(line))
         if (number != 0 and number not in known) or not 0 <= at <= LATEST:
-            _refuse("a record is of no attempt of this run")
+            _refuse("a record belongs to no attempt of this run")
         if isinstance(event, AttemptEnded):
             if number in ended:
                 continue
@@ -190,7 +190,7 @@ def _record(line: Any) -> tuple[int, int, AnyEvent]:
         or type(line.get("attempt")) is not int
         or type(line.get("at")) is not int
     ):
-        _refuse("the run's journal is none")
+        _refuse("the run's journal is not valid")
     try:
         event: AnyEvent = msgspec.convert(line.get("event"), resolved(AnyEvent))
     except msgspec.ValidationError:

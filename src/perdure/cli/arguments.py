@@ -32,25 +32,25 @@ def seconds_of(text: str) -> float:
 
 def positive(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 1000:
-        raise argparse.ArgumentTypeError("a whole number from 1 to 1000 is needed")
+        raise argparse.ArgumentTypeError("expected a whole number from 1 to 1000")
     return int(text)
 
 
 def rounds_of(text: str) -> int:
     if not text.isdigit() or int(text) > 100:
-        raise argparse.ArgumentTypeError("a whole number from 0 to 100 is needed")
+        raise argparse.ArgumentTypeError("expected a whole number from 0 to 100")
     return int(text)
 
 
 def read_prompt(
-    arguments: argparse.Namespace, asked: str = 'perdure run "what the agent is to do"'
+    arguments: argparse.Namespace, asked: str = 'perdure run "Fix the failing test"'
 ) -> str:
     """Return the prompt from exactly one of argument, file and standard input. Raises UsageError,
     NotFound. `asked` is the hint if none of them is given."""
     given, file = arguments.prompt, arguments.prompt_file
     if given is not None and file is not None:
         raise UsageError(
-            "the prompt is given twice, as an argument and with --prompt-file",
+            "there are two prompts: the argument and --prompt-file",
             "leave one of them out",
         )
     if file not in (None, "-"):
@@ -62,12 +62,12 @@ def read_prompt(
             raise NotFound(f"there is no file {file!r} to read the prompt from") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(
-                f"the prompt cannot be read from {file!r}: {error}", "a UTF-8 text file is needed"
+                f"the prompt cannot be read from {file!r}: {error}", "expected a UTF-8 text file"
             ) from None
     if given not in (None, "-"):
         return str(given)
     if given is None and file is None and sys.stdin.isatty():
-        raise UsageError("there is no prompt", asked)
+        raise UsageError("missing the prompt", asked)
     try:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -105,12 +105,13 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
         arguments.repo or arguments.service or arguments.branch or arguments.base
     ):
         raise UsageError(
-            "--here works in this directory as it is: it goes with none of --repo, --service, "
-            "--branch, --base"
+            "--here works in this directory as it is: it excludes --repo, --service, --branch and "
+            "--base"
         )
     if arguments.service and (arguments.repo or arguments.branch or arguments.base):
         raise UsageError(
-            "a task of a --service has no repository: it goes with none of --repo, --branch, --base"
+            "a task of a --service has no repository: --service excludes --repo, --branch and "
+            "--base"
         )
     if arguments.task and not arguments.service:
         raise UsageError("--task is the id of a task within its service", "add --service NAME")
@@ -193,7 +194,7 @@ def pair_of(text: str, flag: str) -> tuple[str, str]:
 
 def variable_of(name: str) -> str:
     if not name.isascii() or not name.replace("_", "a").isalnum() or name[0].isdigit():
-        raise UsageError(f"{name!r} cannot be a variable's name")
+        raise UsageError(f"{name!r} is not a valid name of a variable")
     if name.startswith("PERDURE_"):
-        raise UsageError(f"{name} is perdure's own and does not reach an agent")
+        raise UsageError(f"{name} is reserved for perdure and is not passed to agents")
     return name

@@ -48,7 +48,7 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
         "-v",
         "--verbose",
         action="store_true",
-        help="also settings that are not defaults, and what each agent is given",
+        help="also show settings that are not defaults, and the environment of each agent",
     )
     parser.add_argument("--agent", action="append", default=[], help="only this agent; repeatable")
 
@@ -94,7 +94,7 @@ def _say_surroundings(chosen: Settings, passed: dict[str, dict[str, str]]) -> No
     for name, (value, origin) in origins(chosen).items():
         _say(f"  {name} = {clean(value)}  ({clean(origin)})")
     for agent, names in passed.items():
-        print(f"\nwhat {agent} is given of your environment:")
+        print(f"\nvariables of your environment that {agent} gets:")
         for name, value in names.items():
             _say(f"  {name}={clean(value)}")
 
@@ -107,8 +107,8 @@ def _verdict(findings: list[DoctorFinding], verbose: bool) -> str:
         if counts[state]:
             plural = "s" if counts[state] > 1 else ""
             words.append(f"{counts[state]} {word}{plural}")
-    works = "a run would fail here" if counts["bad"] else "runs work here"
-    more = "" if verbose else " (-v: settings, and what agents are given)"
+    works = "a run would fail here" if counts["bad"] else "runs can work here"
+    more = "" if verbose else " (-v: settings and agents' environments)"
     return f"{', '.join(words)}: {works}{more}"
 
 
@@ -276,7 +276,7 @@ def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
         yield DoctorFinding(
             "checkpoints",
             "bad",
-            f"none could be taken of this repository, from {chosen.root}: {error}",
+            f"none could be made of this repository, from {chosen.root}: {error}",
         )
         return
     if repository:

@@ -52,7 +52,7 @@ def finding(
         if code in (124, 125):
             return (
                 "warn",
-                f"it did not say within {ASK_S:g} s whether it is logged in: "
+                f"it did not answer within {ASK_S:g} s whether it is logged in: "
                 f"{' '.join(command[1:])}",
             )
     lacks = logins.missing(agent, home, passed, code, said)

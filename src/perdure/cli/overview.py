@@ -32,7 +32,7 @@ def agents_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps({"schema_version": 1, "agents": found}, indent=2, ensure_ascii=False))
         return 0
     for agent in found:
-        live = f", {agent['running']} at work" if agent["running"] else ""
+        live = f", {agent['running']} running" if agent["running"] else ""
         unknown = "version not known" if agent["installed"] else "not installed"
         print(f"{agent['name']}  {agent['version'] or unknown}{live}")
         if agent["installed"]:
@@ -60,12 +60,12 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["show"],
         default="show",
-        help="show (the default): every setting and its value",
+        help="show (default): every setting and its value",
     )
     parser.add_argument(
         "--origin",
         action="store_true",
-        help="also where each comes from: a variable, a file and line, or the default",
+        help="also show the source of each: a variable, a file and line, or the default",
     )
     parser.add_argument("--json", action="store_true")
 

@@ -44,10 +44,10 @@ class Parser(argparse.ArgumentParser):
         first = words.split(" ")[0].partition("=")[0]
         flags = list(chain.from_iterable(action.option_strings for action in self._actions))
         if first.startswith("-"):
-            return f"there is no flag {first}", self._near(first, flags)
+            return f"unknown flag {first}", self._near(first, flags)
         if any(action.dest == "prompt" for action in self._actions):
             return (
-                f"one prompt is expected, and there are more words: {words}",
+                f"expected one prompt, but there are more words: {words}",
                 f'Put the prompt in quotes: {self.prog} "..." ({self.prog} --help)',
             )
         return f"unexpected words: {words}", f"{self.prog} --help"

@@ -36,18 +36,20 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="AGENT=PATH",
-        help="prove this very program; repeatable",
+        help="test this program; repeatable",
     )
-    parser.add_argument("--quick", action="store_true", help="only the most important checks")
+    parser.add_argument(
+        "--quick", action="store_true", help="run run run run only the most important checks"
+    )
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="CHECK",
-        help="only this check and those of its scene; repeatable",
+        help="run run run run only this check and those of its scene; repeatable",
     )
     parser.add_argument(
-        "--jobs", type=int, default=0, help="scenes at once (default: one for each processor)"
+        "--jobs", type=int, default=0, help="number of scenes at once (default: one per processor)"
     )
     parser.add_argument("--json", action="store_true")
 

@@ -33,22 +33,22 @@ def _path(value: Any) -> Path:
     try:
         path = Path(_text(value)).expanduser()
     except RuntimeError as error:  # `~name` of an unknown user
-        raise ValueError("an absolute path is needed") from error
+        raise ValueError("expected an absolute path") from error
     if not path.is_absolute() or "\0" in str(path):
-        raise ValueError("an absolute path is needed")
+        raise ValueError("expected an absolute path")
     return path
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError("a text is needed")
+        raise ValueError("expected a text")
     return value
 
 
 def _account(value: Any) -> str:
     text = _text(value)
     if text and not re.fullmatch(r"[\w.-]+:[\w.-]+", text):
-        raise ValueError("USER:GROUP is needed, by name or number")
+        raise ValueError("expected USER:GROUP, by name or number")
     return text
 
 
@@ -56,7 +56,7 @@ def _store(value: Any) -> str:
     text = _text(value)
     if text and not re.fullmatch(r"(?:file:///|(?:s3|gs|az|azure|abfss?)://[^@?/]+)[^@?\s]*", text):
         raise ValueError(
-            "a URL such as file:///directory or s3://bucket/prefix is needed, without credentials"
+            "expected a URL such as file:///directory or s3://bucket/prefix, without credentials"
         )
     return text
 
@@ -64,14 +64,14 @@ def _store(value: Any) -> str:
 def _database(value: Any) -> str:
     text = _text(value)
     if text and not re.fullmatch(r"(?:postgresql|postgres)://[^\s\0]*", text):
-        raise ValueError("a URL such as postgresql://user@host/name is needed")
+        raise ValueError("expected a URL such as postgresql://user@host/name")
     return text
 
 
 def _lease(value: Any) -> float:
     seconds = _seconds(value)
     if not 3 <= seconds <= 3600:
-        raise ValueError("a duration from 3s to 1h is needed")
+        raise ValueError("expected a duration from 3s to 1h")
     return seconds
 
 
@@ -80,19 +80,19 @@ def _cache(value: Any) -> str:
     if text and not re.fullmatch(
         r"(?:rediss?://[^/?#\s]+(?:/\d{0,4})?|unix://[^?#\s]*/[^?#\s]+)(?:\?[\w=&.%-]*)?", text
     ):
-        raise ValueError("an address such as redis://host:6379/0 or unix:///path is needed")
+        raise ValueError("expected an address such as redis://host:6379/0 or unix:///path")
     return text
 
 
 def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("a duration such as 90s, 15m or 2h is needed")
+        raise ValueError("expected a duration such as 90s, 15m or 2h")
     return duration(str(value))
 
 
 def _count(value: Any) -> int:
     if isinstance(value, bool) or not str(value).isdigit() or not 1 <= int(value) <= 1000:
-        raise ValueError("a whole number from 1 to 1000 is needed")
+        raise ValueError("expected a whole number from 1 to 1000")
     return int(value)
 
 
@@ -109,33 +109,33 @@ def _by_agent(value: Any) -> dict[str, int]:
         for name, jobs in pairs.items()
     }
     if not all(name and jobs for name, jobs in found.items()):
-        raise ValueError("a number, or numbers by agent such as claude=2,codex=1, are needed")
+        raise ValueError("expected a number, or numbers by agent such as claude=2,codex=1")
     return found
 
 
 def _rounds(value: Any) -> int:
     if isinstance(value, bool) or not str(value).isdigit() or int(value) > 100:
-        raise ValueError("a whole number from 0 to 100 is needed")
+        raise ValueError("expected a whole number from 0 to 100")
     return int(value)
 
 
 def _tokens(value: Any) -> int:
     if isinstance(value, bool) or not re.fullmatch(r"\d{1,6}", str(value)) or int(value) < 200:
-        raise ValueError("a number of tokens from 200 to 999999 is needed")
+        raise ValueError("expected a number of tokens from 200 to 999999")
     return int(value)
 
 
 def _percent(value: Any) -> float:
     found = re.fullmatch(r"(\d{1,2}(?:\.\d{1,3})?)\s*%?", str(value).strip())
     if isinstance(value, bool) or not found:
-        raise ValueError("a percentage from 0 to 99 is needed")
+        raise ValueError("expected a percentage from 0 to 99")
     return float(found[1])
 
 
 def _level(value: Any) -> float:
     percent = _percent(value)
     if percent < 10:
-        raise ValueError("a percentage from 10 to 99 is needed")
+        raise ValueError("expected a percentage from 10 to 99")
     return percent
 
 
@@ -151,7 +151,7 @@ def sizes(text: str) -> dict[str, int]:
     for pair in filter(None, (each.strip() for each in text.split(","))):
         name, _, number = (part.strip() for part in pair.rpartition("="))
         if not name or not number.isdecimal() or not 1000 <= int(number) <= 10**9:
-            raise ValueError("pairs such as my-model*=32000, separated by commas, are needed")
+            raise ValueError("expected pairs such as my-model*=32000, separated by commas")
         found[name] = int(number)
     return found
 
@@ -159,7 +159,7 @@ def sizes(text: str) -> dict[str, int]:
 def _bytes(value: Any) -> int:
     found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)\s*(kB|KB|MB|GB|TB)?", str(value).strip())
     if isinstance(value, bool) or not found:
-        raise ValueError("a size such as 500MB or 2GB is needed")
+        raise ValueError("expected a size such as 500MB or 2GB")
     return int(
         float(found[1]) * 1024 ** ("", "KB", "MB", "GB", "TB").index((found[2] or "").upper())
     )
@@ -171,7 +171,7 @@ def _money(value: Any) -> float:
     except (TypeError, ValueError, OverflowError):
         amount = -1.0
     if isinstance(value, bool) or not 0 <= amount < 1e6:
-        raise ValueError("an amount of dollars is needed")
+        raise ValueError("expected an amount of dollars")
     return amount
 
 
@@ -180,7 +180,7 @@ def _hosts(value: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(
         isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,253}", name) for name in names
     ):
-        raise ValueError("host names are needed, without port")
+        raise ValueError("expected host names without port")
     return tuple(names)
 
 
@@ -204,7 +204,7 @@ def _servers(value: Any) -> tuple[str, ...]:
         isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?", name)
         for name in names
     ):
-        raise ValueError("servers such as git.example.com or 10.0.0.5:3000 are needed")
+        raise ValueError("expected servers such as git.example.com or 10.0.0.5:3000")
     return tuple(name.lower() for name in names)
 
 
@@ -213,7 +213,7 @@ def _page(value: Any) -> str:
     if text and not re.fullmatch(
         r"https?://[A-Za-z0-9._:\[\]-]{1,253}(?:/[A-Za-z0-9._~/-]*)?", text
     ):
-        raise ValueError("an address such as https://perdure.example.com is needed")
+        raise ValueError("expected an address such as https://perdure.example.com")
     return text
 
 
@@ -232,7 +232,7 @@ def _rules(value: Any) -> tuple[Rule, ...]:
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is needed")
+            raise ValueError(f"expected one of {', '.join(choices)}")
         return str(value)
 
     return check

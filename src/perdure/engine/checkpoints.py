@@ -79,7 +79,7 @@ def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = Fal
     """Take workdir and conversation back to a checkpoint. Raises NotFound, WorkspaceError, and
     Conflict while the run is in use."""
     with engine.homes.still():
-        run = service.at_rest(engine, engine.store.get(ref), "it cannot be taken back")
+        run = service.at_rest(engine, engine.store.get(ref), "it cannot be restored")
         assert run.workspace is not None
         fd = engine.workspaces.lock(run.workspace, f"perdure restore {run.name}")
         try:
@@ -148,7 +148,7 @@ def _still_at_rest(engine: Engine, run: TaskRun) -> TaskRun:
     service.refuse_open(engine, now)
     if now.state is RunState.RUNNING and engine.store.attempts(run.id)[-1].continuation is not None:
         raise Conflict(
-            f"{run.name} is at work (attempt {now.attempt}), so it cannot be taken back",
+            f"{run.name} is running (attempt {now.attempt}), so it cannot be restored",
             f"perdure stop {run.name}",
         )
     return now
@@ -177,8 +177,8 @@ def _refuse(
     for part in checkpoint.conversation:
         if engine.copies.find(driver.name, part) is None:
             raise WorkspaceError(
-                f"The conversation of checkpoint {checkpoint.number} cannot be brought back: the "
-                f"own copy of {part.name!r} is lost",
+                f"The conversation of checkpoint {checkpoint.number} cannot be restored: "
+                f"perdure's copy of {part.name!r} is lost",
                 _files_alone(run, checkpoint),
             )
     if driver.archive is not None:
@@ -197,14 +197,14 @@ def _keeps_what_came_after(
     run: TaskRun, driver: AgentDriver, checkpoint: Checkpoint
 ) -> WorkspaceError:
     what = (
-        f"{driver.name} cannot take its conversation back to checkpoint {checkpoint.number}: it "
-        "keeps what came after"
+        f"{driver.name} cannot return its conversation to checkpoint {checkpoint.number}: it "
+        f"keeps what came after"
     )
     return WorkspaceError(what, _files_alone(run, checkpoint))
 
 
 def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
-    return f"perdure restore {run.name} --at {checkpoint.number} --files takes the files back alone"
+    return f"perdure restore {run.name} --at {checkpoint.number} --files restores the files only"
 
 
 def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
@@ -273,7 +273,7 @@ def sessions_of(
     """Return the checkpoint's conversation as the run's own, and the previous one, retired."""
     key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
     live, driver = engine.store.session(key), engine.driver(run.spec.agent)
-    cause = f"taken back to checkpoint {checkpoint.number}"
+    cause = f"restored to checkpoint {checkpoint.number}"
     left = (
         (replace(live, state=SessionState.RETIRED, cause=cause, updated=now),)
         if live and live.id != checkpoint.session_id

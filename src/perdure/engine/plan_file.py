@@ -65,7 +65,7 @@ def read_object(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> Plan:
             "docs: how-to/plans",
         ) from None
     except (RecursionError, UnicodeEncodeError):
-        raise UsageError("the plan is no text that can be kept, or nested too deeply") from None
+        raise UsageError("the plan is not valid text, or is nested too deeply") from None
 
 
 def _need_libraries() -> None:
@@ -83,14 +83,16 @@ def _text(path: Path) -> str:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise UsageError(f"{path} is larger than {LARGEST >> 20} MiB, which no plan is")
+            raise UsageError(
+                f"{path} is larger than {LARGEST >> 20} MiB, more than a plan may have"
+            )
         return content.decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"there is no file {str(path)!r}", "perdure plan check FILE") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the plan {str(path)!r} cannot be read: {error}",
-            "a UTF-8 file in TOML or YAML is needed",
+            "expected a UTF-8 file in TOML or YAML",
         ) from None
 
 
@@ -131,7 +133,7 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise UsageError(
-                    f"{path}: aliases (*name) are not read in a plan", "write the value out"
+                    f"{path}: aliases (*name) are not read in a plan", "write the value instead"
                 )
             if isinstance(event, yaml.ScalarEvent):
                 event.value.encode()  # YAML lets half a character through, as an escape
@@ -199,7 +201,7 @@ def _misfits(raw: Any, line_of: LineOf) -> Iterator[tuple[int, str]]:
                 known = ", ".join(error.schema["properties"])
                 yield (
                     line_of(*path, name),
-                    f"there is no {str(name)!r} {_within(path)}; known are {known}",
+                    f"unknown key {str(name)!r} {_within(path)}; known are {known}",
                 )
         else:
             yield line_of(*path), _sentence(error, path)
@@ -223,7 +225,7 @@ def _sentence(error: Any, path: tuple[str | int, ...]) -> str:
         if len(repr(error.instance)) <= 60
         else f"{repr(error.instance)[:60]}..."
     )
-    return f"{what}: {wanted} is needed, not {shown}"
+    return f"{what}: expected {wanted}, not {shown}"
 
 
 def _within(path: tuple[str | int, ...]) -> str:

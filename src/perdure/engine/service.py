@@ -79,7 +79,7 @@ def submit(
         _check_includable(spec)
     if spec.name and not NAME.fullmatch(spec.name):
         raise UsageError(
-            f"{spec.name!r} cannot be a run's name",
+            f"{spec.name!r} is not a valid name of a run",
             "use up to 63 lower-case letters, digits and hyphens",
         )
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
@@ -106,11 +106,11 @@ def _check_includable(spec: TaskSpec) -> None:
     if spec.here or spec.service or not spec.repo or is_remote(spec.repo):
         raise UsageError(
             "--include-changes needs a checkout on this machine",
-            "it goes with none of --here, --service and --repo URL",
+            "it excludes --here, --service and --repo URL",
         )
     if spec.base:
         raise UsageError(
-            "--include-changes begins where the checkout stands",
+            "--include-changes starts from the checkout's HEAD",
             "leave --base (or the setting base) out",
         )
 
@@ -129,7 +129,7 @@ def _with_changes(
         return
     if os.path.lexists(workspace.path):
         raise Conflict(
-            f"There is a workdir for the branch {workspace.branch} already",
+            f"The branch {workspace.branch} already has a workdir",
             "choose another --branch or --name",
         )
     fd = engine.workspaces.lock(workspace, f"perdure run {name}")
@@ -210,14 +210,17 @@ def check_prompt(text: str, limit: int) -> None:
     try:
         size = len(text.encode("utf-8"))
     except UnicodeEncodeError:
-        raise UsageError("the prompt is not valid Unicode text", "is it a UTF-8 file?") from None
+        raise UsageError(
+            "the prompt is not valid Unicode text", "check that it is a UTF-8 file"
+        ) from None
     if "\x00" in text:
         raise UsageError(
-            "the prompt holds a NUL character, which no agent takes", "is it a text file?"
+            "the prompt contains a NUL character, which no agent accepts",
+            "check that it is a text file",
         )
     if limit and size > limit:
         raise UsageError(
-            f"the prompt has {size:,} bytes, and this agent takes at most {limit:,}",
+            f"the prompt has {size:,} bytes; this agent accepts at most {limit:,}",
             "put the long part into a file",
         )
 
@@ -274,7 +277,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     refuse_open(engine, run)
     if why := engine.kept_from(run):
         raise Conflict(
-            f"{run.name} cannot go on here: {why}", f"perdure retry {run.name}, on {run.host_name}"
+            f"{run.name} cannot continue here: {why}",
+            f"perdure retry {run.name}, on {run.host_name}",
         )
     if run.state is RunState.SUCCEEDED:
         raise Conflict(
@@ -326,7 +330,7 @@ def update(
     run = may_instruct(engine, engine.store.get(ref), text)
     if files and engine.elsewhere(run):
         raise Conflict(
-            f"{run.name} works on {run.host_name}: files can only be given there",
+            f"{run.name} runs on {run.host_name}: task files can only be given there",
             f"perdure update {run.name}, on that host",
         )
     given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
@@ -350,14 +354,14 @@ def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
         rescued = rescue(engine, run)
         if rescued is None or rescued.state is RunState.RUNNING:
             raise Conflict(
-                f"{run.name} is at work (attempt {run.attempt}), so {so}",
+                f"{run.name} is running (attempt {run.attempt}), so {so}",
                 f"perdure stop {run.name}",
             )
         run = rescued
     refuse_open(engine, run)
     if engine.elsewhere(run):
         raise Conflict(
-            f"The workdir and conversation of {run.name} lie on {run.host_name}, so {so} here",
+            f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
             f"do it on {run.host_name}",
         )
     return run
@@ -377,7 +381,7 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     it is then. Raises NotFound, and Conflict for a finished run."""
     run = engine.store.get(ref)
     if run.state in FINAL:
-        word = "stopped" if run.state is RunState.CANCELLED else f"over: it has {run.state}"
+        word = "stopped" if run.state is RunState.CANCELLED else f"ended: it has {run.state}"
         raise Conflict(f"{run.name} is already {word}", f"perdure show {run.name}")
     run = engine.store.request_cancel(run.id)
     if run.state is not RunState.RUNNING:
@@ -416,12 +420,12 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
     place = _placed(run)
     if run.state is RunState.RUNNING:
         raise Conflict(
-            f"{run.name} is still at work (attempt {run.attempt})",
+            f"{run.name} is still running (attempt {run.attempt})",
             f"perdure attach {run.name}, or perdure stop {run.name}",
         )
     if place.backend is Backend.HERE:
         raise UsageError(
-            f"{run.name} worked in {place.path} itself, so its changes are there already",
+            f"{run.name} worked in {place.path} itself, so its changes are already there",
             f"perdure diff {run.name}",
         )
     first = title_of_run(run)[:72]
@@ -467,7 +471,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         return RemovedRuns(
             run=run,
             trash=None,
-            kept=f"{', '.join(others[:3])} works there too"
+            kept=f"{', '.join(others[:3])} also works there"
             if others
             else "it is your own directory",
         )
@@ -478,8 +482,8 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         if gone is not None and gone.needed and not force:
             raise WorkspaceError(
                 f"The workdir of {run.name} was cleaned up, and checkpoint {gone.checkpoint} is "
-                "the only copy of work in it",
-                f"perdure restore {run.name} brings it back; or perdure rm --force {run.name}: its "
+                f"the only copy of its work",
+                f"perdure restore {run.name} restores it; or perdure rm --force {run.name}: its "
                 "checkpoints go after their time",
             )
         if lost and not force:
@@ -546,12 +550,12 @@ EXIT_CODES: dict[int, str] = {
     1: "the run failed",
     2: "the command or the configuration is wrong",
     3: (
-        "a person is needed: the conversation could not go on, the agent asks, a call of a tool "
+        "a person is needed: the conversation could not continue, the agent asks, a call of a tool "
         "was denied, the model refused, or the budget is spent"
     ),
     4: "the agent has no valid credentials",
     5: "not found: run, repository, base, agent or its program",
-    6: "somebody else is on it: already running, name or key taken",
+    6: "conflict: already running, or the name or key is taken",
     7: "perdure's own state, the disk or the workdir cannot be used",
     8: (
         "a receipt does not verify: it was changed, another key signed it, or it is about another "

@@ -57,8 +57,8 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
             continue
         if why := engine.kept_from(run):
             raise Conflict(
-                f"{run.name} cannot go on here: {why}",
-                f"go on with it on {run.host_name}, or set checkpoint_store on all hosts",
+                f"{run.name} cannot continue here: {why}",
+                f"continue it on {run.host_name}, or set checkpoint_store on all hosts",
             )
         engine.volumes.check([_home(engine, run)])
         seat = seat_of(engine, run)
@@ -274,6 +274,6 @@ def _in_use(engine: Engine, run_id: str) -> Conflict:
             f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
         )
     return Conflict(
-        f"{run.name} cannot start: another run is at work in the same workdir or conversation",
+        f"{run.name} cannot start: another run uses the same workdir or conversation",
         f"perdure ls --state running, then perdure retry {run.name}",
     )

@@ -78,7 +78,7 @@ def identity(run_as: str) -> AgentIdentity:
     groups = os.getgrouplist(found.name, found.group) if entry else [found.group]
     if found.service in groups:
         raise UsageError(
-            f"run_as: the user {found.name} is in the group {group}, which is to be kept from it",
+            f"run_as: the user {found.name} is in the group {group}, which must not be its group",
             "name a group that only perdure has",
         )
     return found
@@ -96,8 +96,9 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
         return
     if os.geteuid() != 0:
         raise UsageError(
-            f"run_as = {run_as!r} needs perdure to be started by root, which it then ceases to be",
-            "start it by root, also to look: sudo perdure ls",
+            f"run_as = {run_as!r} needs perdure to be started as root; it then gives up root's "
+            f"rights",
+            "start it as root, also for reading: sudo perdure ls",
         )
     home = wanted.home or os.environ.get("HOME", "")
     if not home or not Path(home).is_dir() or Path(home).stat().st_uid != wanted.user:
@@ -109,7 +110,7 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
     kept = [state] if config is None else [state, config]
     problems = list(chain.from_iterable(_openings(path, wanted) for path in kept))
     if problems:
-        raise UsageError(f"run_as would keep nothing from agents: {problems[0]}", HOW)
+        raise UsageError(f"run_as would protect nothing from agents: {problems[0]}", HOW)
     if not state.exists():
         state.mkdir(parents=True, mode=0o700)
         state.chmod(0o770)
@@ -139,7 +140,7 @@ def require(run_as: str) -> None:
     with all the rights of perdure."""
     if run_as and not identity(run_as).is_in_force:
         raise UsageError(
-            f"run_as = {run_as!r} is the command line's: perdure serve, work, run and plan take it",
+            f"run_as = {run_as!r} works only with the commands perdure serve, work, run and plan",
             "unset run_as here, or start runs by the command perdure",
         )
 

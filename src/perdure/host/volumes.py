@@ -95,8 +95,8 @@ class Volumes:
         if why := self.crowded(more):
             raise DiskFull(
                 why,
-                "free some space (perdure du, perdure gc), then try again; what runs goes on, and "
-                "nothing is lost",
+                "free some space (perdure du, perdure gc), then try again; running attempts "
+                "continue, and nothing is lost",
             )
         if self.ballast is not None:
             self.ballast.make(spare=self.refuse_bytes)

@@ -48,7 +48,9 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
     else:
         other = None
     if other is None:
-        return Held("ClaimPending", f"spec.resume.from names TaskRun {source}, and there is none")
+        return Held(
+            "ClaimPending", f"spec.resume.from names TaskRun {source}, which does not exist"
+        )
     if other.spec.workspace.mode != "Claim":
         return Held(
             "ClaimPending",
@@ -82,8 +84,7 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
         what = "that perdure did not make, or that several pods can write to"
         return Held(
             "NameTaken",
-            f"there is a PersistentVolumeClaim {name} {what}: bring away what is on it and delete "
-            "it",
+            f"there is a PersistentVolumeClaim {name} {what}: move its data away and delete it",
         )
     if _labels(body).get(UID_LABEL) == run.uid:
         return name

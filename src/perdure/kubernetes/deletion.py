@@ -30,12 +30,12 @@ def claim_to_go(run: WantedRun) -> str:
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
     """Return a sentence that says where the work is that would be lost with the TaskRun, and what
     to do."""
-    where = f"lies only on the claim {status.workspace.claim_name or run.claim}"
+    where = f"is only on the claim {status.workspace.claim_name or run.claim}"
     if run.spec.workspace.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"
     if status.attempts and not status.attempts[-1].pod:
-        where = "may have been done in a pod that nobody saw"
+        where = "may have been done in a pod that was not observed"
     return (
         f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; to delete "
-        f"it all the same: kubectl annotate taskruns.perdure.dev {run.name} {GROUP}/abandon=true"
+        f"it anyway: kubectl annotate taskruns.perdure.dev {run.name} {GROUP}/abandon=true"
     )

@@ -118,7 +118,7 @@ async def _text(api: Api, run: WantedRun) -> str | Held:
     if source is None:
         return run.spec.prompt
     ref = source.config_map_key_ref
-    assert ref is not None, "what stands in a Secret is the pod's to read"
+    assert ref is not None, "only the pod reads Secrets"
     where = f"the instructions are in key {ref.key} of ConfigMap {ref.name}"
     try:
         body = await api.get(kinds.MAP, run.namespace, ref.name)
@@ -126,18 +126,20 @@ async def _text(api: Api, run: WantedRun) -> str | Held:
         return Held("Forbidden", f"{where}, which may not be read: {said(str(error), 300)}")
     if body is None:
         return Held(
-            "ConfigMapMissing", f"{where}, and there is none: make it, it is looked for again"
+            "ConfigMapMissing",
+            f"{where}, which does not exist: create it, perdure looks for it again",
         )
     found = (body.get("data") or {}).get(ref.key)
     if found is None:
         return Held(
-            "ConfigMapMissing", f"{where}, which has no such key: add it, it is looked for again"
+            "ConfigMapMissing",
+            f"{where}, which has no such key: add it, perdure looks for it again",
         )
     text = str(found)
     if not text.strip() or "\x00" in text or len(text.encode()) > LONGEST_TEXT:
         return Held(
             "InvalidSpec",
-            f"{where}, and are empty, hold a NUL or are longer than {LONGEST_TEXT:,} bytes",
+            f"{where}; they are empty, contain a NUL or are longer than {LONGEST_TEXT:,} bytes",
         )
     return text
 
@@ -205,8 +207,8 @@ async def _lost(
         if body is None or (now := wanted(body)).spec.context_version != attempt.context_version:
             return Held(
                 "ContextMissing",
-                f"the instructions in ConfigMap {run.named} are gone: give them anew with a "
-                "greater contextVersion",
+                f"the instructions in ConfigMap {run.named} are gone: give them again with a "
+                f"greater contextVersion",
             )
         text = await _text(api, now)
         if isinstance(text, Held):

@@ -42,7 +42,7 @@ class Numbers:
             registry=self.registry,
         )
         self.begun = Counter(
-            "perdure_operator_attempts_begun", "Attempts that were begun.", registry=self.registry
+            "perdure_operator_attempts_begun", "Attempts that were started.", registry=self.registry
         )
         self.ended = Counter(
             "perdure_operator_attempts_ended",

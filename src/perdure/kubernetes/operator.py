@@ -140,7 +140,9 @@ class Operator:
             await asyncio.gather(*workers, relist, return_exceptions=True)
             await runner.cleanup()
             await self.api.close()
-            self._say("operator: ended; what is at work goes on, and the next start takes it up")
+            self._say(
+                "operator: ended; running attempts continue, and the next start takes them over"
+            )
 
     def put(self, key: Key) -> None:
         """Queue a TaskRun to which something happened."""
@@ -151,12 +153,12 @@ class Operator:
         """Return why the operator should be restarted; empty if it is healthy."""
         deaf = self.ear_age_s()
         if deaf > self._options.deaf_s:
-            return f"a watch has not been heard for {deaf:.0f} s"
+            return f"a watch has been silent for {deaf:.0f} s"
         stuck = self.queue.slowest_s
         return f"a TaskRun has been worked on for {stuck:.0f} s" if stuck > STUCK_S else ""
 
     def unready(self) -> str:
-        return self.ill() or ("" if self.ready.is_set() else "the watches have not begun")
+        return self.ill() or ("" if self.ready.is_set() else "the watches have not started")
 
     async def _work(self, key: Key) -> float | None:
         put = self._put.pop(key, time.monotonic())
@@ -172,7 +174,7 @@ class Operator:
             type(error).__name__ if isinstance(error, Away | Refused) else "Fault"
         ).inc()
         self._say(
-            f"{'/'.join(key)}: tried again later: {type(error).__name__}: {said(str(error), 300)}"
+            f"{'/'.join(key)}: retried later: {type(error).__name__}: {said(str(error), 300)}"
         )
 
     def _began(self, run: WantedRun, record: AttemptStatus) -> None:
@@ -214,7 +216,7 @@ class Operator:
                             "missing",
                             hint,
                         ) from error
-                    sentence = f"{kind} may not be listed {where}: {said(str(error), 300)}"
+                    sentence = f"no permission to list {kind} {where}: {said(str(error), 300)}"
                     raise PerdureError(
                         sentence, "the Role of the chart (templates/rbac.yaml) allows it"
                     ) from error

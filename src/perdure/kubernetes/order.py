@@ -31,7 +31,7 @@ LONGEST = 1 << 20
 MOST_ATTEMPTS = 100_000
 MOST_CONTEXTS = 10_000
 MOST_EARLIER = 2_000
-HINT = "the operator writes it: are operator and image of one version?"
+HINT = "the operator writes it: check that operator and image have the same version"
 
 UID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -112,7 +112,7 @@ def decode(content: bytes) -> Order:
     except msgspec.DecodeError as error:  # ValidationError is one
         _refuse(str(error))
     except (UnicodeDecodeError, RecursionError):
-        _refuse("it is no JSON text")
+        _refuse("it is not JSON")
     return _checked(order)
 
 
@@ -154,12 +154,12 @@ def _checked(order: Order) -> Order:
     _within("attempt", order.attempt, MOST_ATTEMPTS)
     _within("attempts_allowed", order.attempts_allowed, MOST_ATTEMPTS)
     if not order.contexts or len(order.contexts) > MOST_CONTEXTS:
-        _refuse(f"contexts: there are {len(order.contexts)}, and 1 to {MOST_CONTEXTS} are needed")
+        _refuse(f"contexts: expected 1 to {MOST_CONTEXTS}, not {len(order.contexts)}")
     _rising("contexts", order.contexts, 2**31)
     if not 0 <= order.unlisted <= MOST_CONTEXTS:
         _refuse(f"unlisted: {order.unlisted} is not from 0 to {MOST_CONTEXTS}")
     if len(order.earlier) > MOST_EARLIER:
-        _refuse(f"earlier: there are {len(order.earlier)}, and at most {MOST_EARLIER} are told")
+        _refuse(f"earlier: expected at most {MOST_EARLIER}, not {len(order.earlier)}")
     _rising("earlier.number", [each.number for each in order.earlier], order.attempt - 1)
     if order.resume.session_id:
         _match("resume.session_id", SESSION_ID, order.resume.session_id, "a conversation's id")
@@ -175,7 +175,7 @@ def _checked(order: Order) -> Order:
             "file:///directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
         )
     if order.state == "checkpoints" and not order.checkpoints:
-        _refuse("state: it lies in the checkpoint store, and checkpoints names none")
+        _refuse("state: it is in the checkpoint store, but checkpoints names none")
     for name, value in (
         ("prompt", order.spec.prompt),
         ("here", order.spec.here),
@@ -183,7 +183,7 @@ def _checked(order: Order) -> Order:
         ("rule", order.spec.rule),
     ):
         if value:
-            _refuse(f"spec.{name}: it has no meaning in a pod")
+            _refuse(f"spec.{name}: not supported in a pod")
     return order
 
 

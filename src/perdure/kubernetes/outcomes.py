@@ -56,11 +56,11 @@ PULL = frozenset(
     }
 )
 CODES: dict[int, tuple[OutcomeKind, str]] = {
-    0: (OutcomeKind.SUCCEEDED, "its pod ended well, and its result could not be read"),
+    0: (OutcomeKind.SUCCEEDED, "its pod succeeded, but its result could not be read"),
     1: (OutcomeKind.FAILED, "its pod ended with exit code 1 and no result"),
     2: (
         OutcomeKind.CONFIG_ERROR,
-        "perdure in the pod could not use what it was given (exit code 2)",
+        "perdure in the pod could not use its input (exit code 2)",
     ),
     3: (OutcomeKind.NEEDS_INPUT, "perdure in the pod asks for a person (exit code 3)"),
     4: (OutcomeKind.AUTH_FAILED, "the agent has no valid credentials (exit code 4)"),
@@ -68,7 +68,7 @@ CODES: dict[int, tuple[OutcomeKind, str]] = {
         OutcomeKind.CONFIG_ERROR,
         "the image lacks what the task needs, as its agent (exit code 5)",
     ),
-    6: (OutcomeKind.WRITER_CONFLICT, "somebody else is on the task's state (exit code 6)"),
+    6: (OutcomeKind.WRITER_CONFLICT, "another process uses the task's state (exit code 6)"),
     7: (OutcomeKind.CONFIG_ERROR, "the task's state or workdir could not be used (exit code 7)"),
     126: (OutcomeKind.CONFIG_ERROR, "the image cannot run perdure (exit code 126)"),
     127: (OutcomeKind.CONFIG_ERROR, "the image has no perdure (exit code 127)"),
@@ -125,7 +125,7 @@ def ended(
         return End(
             outcome=Outcome(
                 kind=OutcomeKind.TIMED_OUT,
-                detail="its Job ran into its deadline, and its pod is gone",
+                detail="its Job reached its deadline, and its pod is gone",
             ),
             absent=True,
         )
@@ -156,7 +156,7 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
         return _by_result(result, pod, asked)
     if pod.reason == "DeadlineExceeded":
         return End(
-            outcome=Outcome(kind=OutcomeKind.TIMED_OUT, detail="its pod ran into its deadline"),
+            outcome=Outcome(kind=OutcomeKind.TIMED_OUT, detail="its pod reached its deadline"),
             pod=pod,
         )
     if over is not None and over.reason == "OOMKilled":
@@ -165,7 +165,7 @@ def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     if why := _disruption(pod):
         return _stopped(asked, why, pod=pod)
     if over is None:
-        return _stopped(asked, "its pod is gone, and nothing tells how it ended", pod=pod)
+        return _stopped(asked, "its pod is gone, and its end is unknown", pod=pod)
     if over.reason in NO_START:
         detail = f"its container could not be started: {said(over.message, 300) or over.reason}"
         return End(
@@ -185,7 +185,7 @@ def _by_result(result: AttemptResult, pod: PodSeen, asked: bool) -> End:
         timed_out = replace(
             outcome,
             kind=OutcomeKind.TIMED_OUT,
-            detail="its pod ran into its deadline, and ended in good order",
+            detail="its pod reached its deadline, and ended normally",
         )
         return End(outcome=timed_out, result=result, pod=pod)
     detail = _disruption(pod) or outcome.detail
@@ -278,7 +278,7 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
     if pod.waiting == "CreateContainerConfigError":
         return Held(
             "SecretMissing" if "secret" in what.lower() else "InvalidPod",
-            f"{what}; make what is missing, it is looked for again",
+            f"{what}; create what is missing, perdure looks for it again",
         )
     if pod.waiting in NO_START or pod.waiting == "CrashLoopBackOff":
         return Held("InvalidPod", f"{pod.waiting}: {what}")
@@ -319,12 +319,12 @@ _WORDS = (
     (
         "serviceaccount",
         "Forbidden",
-        "make the service account, or change spec.pod.serviceAccountName",
+        "create the service account, or change spec.pod.serviceAccountName",
     ),
     ("forbidden", "Forbidden", "allow it (Pod Security, admission, RBAC), or change spec.pod"),
-    ("is invalid", "InvalidPod", "mend spec.pod"),
-    ("secret", "SecretMissing", "make it: it is looked for again"),
-    ("configmap", "ConfigMapMissing", "make it: it is looked for again"),
+    ("is invalid", "InvalidPod", "correct spec.pod"),
+    ("secret", "SecretMissing", "create it: perdure looks for it again"),
+    ("configmap", "ConfigMapMissing", "create it: perdure looks for it again"),
     ("volume", "ClaimPending", "see kubectl describe pvc and the node's events"),
 )
 

@@ -31,7 +31,7 @@ LOCK = "pod.lock"
 GONE = "(This version of the instructions is gone.)"
 """Placeholder for a version that neither the cluster nor the run has any more, so that later
 versions keep their numbers."""
-UNBEGUN = "its pod was asked to end before the attempt had begun"
+UNBEGUN = "its pod was asked to end before the attempt had started"
 
 
 def follow(
@@ -45,7 +45,7 @@ def follow(
     Never raises a PerdureError or an OSError: perdure's own trouble becomes an outcome."""
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
-        with durable.lock(engine.state / LOCK, "another pod is at work with this state"):
+        with durable.lock(engine.state / LOCK, "another pod uses this state"):
             return _follow(engine, order, (*(GONE,) * order.unlisted, *texts), variables)
     except (PerdureError, OSError) as error:
         return AttemptResult(attempt=order.attempt, outcome=outcome_of(error, engine))
@@ -113,7 +113,7 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
     except LostLease:
         raise
     except (PerdureError, OSError) as error:
-        detail = f"its pod is gone, and what it left cannot be read: {error}"
+        detail = f"its pod is gone, and its state cannot be read: {error}"
         close_unopened(
             engine,
             replace(claim, worker=engine.worker),
@@ -136,7 +136,7 @@ def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str 
         raise Conflict(
             f"{run.name} has {run.context_version} versions of its instructions, and the order of "
             f"its attempt only {len(texts)}",
-            "a newer order was followed already",
+            "a newer order was already executed",
         )
     limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes
     for place, text in list(enumerate(texts))[run.context_version :]:
@@ -170,10 +170,7 @@ def _unseen(was: Earlier | None) -> Outcome:
         words = ""
     return Outcome(
         kind=kind,
-        detail=(
-            f"{words or 'its pod is gone'}; nothing of it was saved where its next attempt could "
-            "find it"
-        ),
+        detail=(f"{words or 'its pod is gone'}; nothing of it was saved for its next attempt"),
     )
 
 

@@ -136,7 +136,7 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
     else:
         where = f"of {order.resume.from_}" if order.resume.from_ else "of this task"
         raise NotFound(
-            f"the state {where} that this pod has holds no conversation {wanted}",
+            f"the state {where} of this pod has no conversation {wanted}",
             "kubectl perdure show NAME lists its sessions",
         )
     engine.store.put_session(
@@ -172,7 +172,7 @@ def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
     )
     if carried is None:
         raise NotFound(
-            f"what was saved of {manifest.name} holds no conversation {wanted}",
+            f"the saved state of {manifest.name} has no conversation {wanted}",
             "kubectl perdure show NAME lists its sessions",
         )
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -80,9 +80,7 @@ class TaskRunReconciler:
                     notes[uid] = await self._events(run, uid)
                 case _:
                     trouble = await self._do(step, run, known)
-        raise Away(
-            f"{run.namespace}/{run.name} does not come to rest: somebody else writes its status"
-        )
+        raise Away(f"{run.namespace}/{run.name} does not settle: another program writes its status")
 
     async def _do(self, step: steps.Step, run: WantedRun, known: RememberedRun) -> Held | None:
         """Carry out one write. Return why it could not be done, if a condition is to report it."""

@@ -123,8 +123,7 @@ def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
     host = urlsplit(repository).hostname or "" if "://" in repository else ""
     if not host:
         raise UsageError(
-            "there is a Secret for the repository, and the repository is on no server that would "
-            "want it",
+            "there is a Secret for the repository, and the repository's server needs none",
             "leave it out",
         )
     user = {"PERDURE_GIT_TOKEN_USER": found["username"]} if found.get("username") else {}
@@ -159,8 +158,8 @@ def _files(directory: Path) -> dict[str, str]:
             value = "\0"
         if len(value) > LONGEST or "\0" in value:
             raise UsageError(
-                f"the Secret {directory.name}/{entry.name} is no text that could be a variable",
-                "is it the right key?",
+                f"the Secret {directory.name}/{entry.name} is not text that can be a variable",
+                "check that it is the right key",
             )
         found[entry.name] = value
     return found

@@ -144,7 +144,7 @@ class Spec(Camel, frozen=True):
 def check(spec: Spec, uid: str) -> None:
     """Check the rules that every later step relies on. Raises Invalid."""
     if not UID.fullmatch(uid):
-        raise Invalid("metadata.uid is no uid")
+        raise Invalid("metadata.uid is not a uid")
     source = spec.prompt_from
     refs = (
         []

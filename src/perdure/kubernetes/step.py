@@ -297,7 +297,7 @@ def _watched(
     queued = job is not None and job.suspended and not live
     status = status_moves.goes_on(status, now) if began or queued else status
     phase, reason = (
-        ("Queued", "its Job is suspended, as by a queue that has no room for it yet")
+        ("Queued", "its Job is suspended, for example by a queue without room for it")
         if queued
         else ("Running", "")
     )
@@ -316,7 +316,7 @@ def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: floa
     since = _since(status, now)
     if now - since > seen.patience_ms and held.reason != "NodeLost":
         outcome = Outcome(
-            kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not begin: {held.message}"
+            kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not start: {held.message}"
         )
         return Tell(
             _seen(
@@ -366,7 +366,7 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
         if pod.live and not (fenced and outcomes.overdue(pod, now))
     ]
     if left:
-        message = f"the pod of attempt {left[0].attempt} is not gone yet"
+        message = f"the pod of attempt {left[0].attempt} still exists"
         held = Held("PodLeaving", message)
         if outcomes.overdue(left[0], now):
             held = outcomes.held(None, left, "", now) or held

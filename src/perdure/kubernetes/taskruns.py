@@ -121,12 +121,12 @@ class TaskRuns:
         except httpx2.HTTPError as error:
             raise StoreError(
                 f"the API server {self.server} does not answer: {error}",
-                "kubectl cluster-info says more",
+                "kubectl cluster-info",
             ) from None
         except (ConfigError, OSError, ValueError, KeyError) as error:
             raise UsageError(
                 f"the kubeconfig for {self.server} cannot be used: {error}",
-                "kubectl cluster-info says more",
+                "kubectl cluster-info",
             ) from None
 
     def _refused(self, status: Any, name: str, what: str) -> Exception:
@@ -144,20 +144,22 @@ class TaskRuns:
             )
         if code == 401:
             return StoreError(
-                f"the API server {self.server} does not know you: {message}",
+                f"the API server {self.server} does not accept your credentials: {message}",
                 "kubectl auth whoami",
                 transient=False,
             )
         if code == 403:
             may = (
                 f"kubectl auth can-i --list -n {self.namespace}; the ClusterRole perdure-edit has "
-                "what is needed"
+                f"these permissions"
             )
             return StoreError(f"you may not do that: {message}", may, transient=False)
         if code == 409:
             taken = status.reason == "AlreadyExists"
             said = (
-                "has its name already" if taken else "was changed by somebody else at the same time"
+                "has its name already"
+                if taken
+                else "was changed by another client at the same time"
             )
             return Conflict(
                 f"a {what} {said}: {name}" if taken else f"{what} {name} {said}",
@@ -165,12 +167,12 @@ class TaskRuns:
             )
         if code == 400 and what == "pod":
             return Conflict(
-                f"the pod {name} has not begun: {message}",
+                f"the pod {name} has not started: {message}",
                 f"kubectl describe pod {name} -n {self.namespace}",
             )
         if code in (400, 413, 422):
             return UsageError(
-                f"the API server does not take it: {message}",
+                f"the API server rejects it: {message}",
                 "kubectl explain taskruns.perdure.dev.spec",
             )
         return StoreError(
@@ -227,7 +229,7 @@ def _configuration(kubeconfig: str, context: str) -> Any:
         ) from None
     if one is None or one.user is None:
         raise UsageError(
-            f"the context {context or found.current_context!r} of {path} names no user",
+            f"the context {context or found.current_context!r} of {path} has no user",
             "kubectl config get-contexts",
         )
     return _with_newer_login(one)

@@ -170,7 +170,7 @@ async def listen(
                 stop.set()
         except Exception as error:
             said(
-                f"the watches ended and are begun anew: {type(error).__name__}: "
+                f"the watches ended and are restarted: {type(error).__name__}: "
                 f"{shown(str(error), 300)}"
             )
         if not stop.is_set():

@@ -540,7 +540,7 @@ class Runner:
 
         if into and repo:
             raise UsageError(
-                "into makes a directory and repo a worktree: a run has one workdir",
+                "into and repo exclude each other: a run has one workdir",
                 "leave one of them out",
             )
         return Wish(

@@ -179,7 +179,7 @@ def describe(found: Comparison) -> str:
             return f"the model is shown all {found.known} known items of the conversation"
         case Relation.COMPACTED:
             shown = f"{found.shown} of {found.known} known items are shown"
-            return f"{shown}, a summary of the agent's stands for the other {found.condensed}"
+            return f"{shown}, a summary by the agent replaces the other {found.condensed}"
         case Relation.FOREIGN:
             return f"none of the {found.known} known items is shown: it is another conversation"
         case _:

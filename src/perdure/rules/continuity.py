@@ -24,7 +24,7 @@ from perdure.model import (
 EDITS = 20
 """Maximum number of edits of a mended transcript in the receipt itself."""
 
-DAMAGED = "the transcript does not have all that perdure's own copy holds; the copy stays as it is"
+DAMAGED = "the transcript does not have all that perdure's own copy has; the copy stays as it is"
 UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
 
 
@@ -79,16 +79,16 @@ def _gaps(shown: Shown | None) -> list[str]:
         f"the model was shown {shown.shown} of the {shown.known} known items of the conversation"
     ]
     if shown.condensed:
-        found.append(f"for {shown.condensed} of them a summary of the agent's stands")
+        found.append(f"a summary by the agent replaces {shown.condensed} of them")
     if shown.off_branch:
         found.append(
-            f"{shown.off_branch} are in the transcript, and the agent does not load them: somebody "
-            "took the conversation back, or another program went on from an earlier point"
+            f"{shown.off_branch} are in the transcript, and the agent does not load them: the "
+            f"conversation was rewound, or another program continued from an earlier point"
         )
     if shown.unrecorded:
         found.append(
-            f"{shown.unrecorded} are in no transcript that is left; the prompt told the agent what "
-            "the journal has of them"
+            f"{shown.unrecorded} are in no transcript any more; the prompt gave the agent what "
+            f"the journal has of them"
         )
     if shown.missing:
         found.append(f"missing: {', '.join(shown.missing)}")
@@ -191,7 +191,7 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
     elif evidence.before is None or evidence.prefix_kept is not True:
         found.append("the earlier conversation is not the beginning of the transcript as it is now")
     if evidence.answered and evidence.prompt_found is not True:
-        found.append("this attempt's prompt does not stand in the transcript")
+        found.append("this attempt's prompt is not in the transcript")
     if evidence.writes_lost:
         found.append(f"the agent could not save it: {evidence.writes_lost}")
     if evidence.foreign_turns:
@@ -200,8 +200,8 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
         found.append(DAMAGED)
     if evidence.known_kept is False and continuation.rung not in PUT_BACK:
         found.append(
-            "the transcript was changed between the attempts: what perdure had seen of it is not "
-            "in it any more"
+            "the transcript was changed between the attempts: what perdure had recorded is not in "
+            "it any more"
         )
     return found
 
@@ -209,16 +209,14 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
 def _foreign(evidence: Evidence) -> str:
     count = evidence.foreign_turns
     if evidence.prompt_found is False and not evidence.prefix_kept:
-        return (
-            f"another conversation was found in its place, with {count} prompt(s) of somebody else"
-        )
-    return f"{count} prompt(s) of somebody else came into the conversation while the attempt ran"
+        return f"another conversation was found in its place, with {count} foreign prompt(s)"
+    return f"{count} foreign prompt(s) came into the conversation while the attempt ran"
 
 
 def _since(evidence: Evidence) -> str:
     return (
-        f"{evidence.turns_since} prompt(s) of somebody else came into the conversation during the "
-        "attempt, whose end nobody saw, or after it"
+        f"{evidence.turns_since} foreign prompt(s) came into the conversation during the attempt, "
+        f"whose end was not observed, or after it"
     )
 
 
@@ -229,7 +227,7 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
         + ("" if evidence.returned else " (not repeated by the agent before it ended)"),
         f"the first {evidence.before.size} bytes of the transcript are unchanged, it grew to "
         f"{evidence.after.size}",
-        "this attempt's prompt stands in the new part",
+        "this attempt's prompt is in the new part",
     ]
     if not evidence.answered:
         grounds.append(UNANSWERED)
@@ -241,13 +239,12 @@ def _grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
         grounds.append(_since(evidence))
     if evidence.turns_between:
         grounds.append(
-            f"{evidence.turns_between} prompt(s) of somebody else were added between perdure's "
-            "attempts"
+            f"{evidence.turns_between} foreign prompt(s) were added between perdure's attempts"
         )
     if evidence.compactions:
         grounds.append(
-            f"the agent compacted the conversation {evidence.compactions} time(s); what it held is "
-            "still in the transcript"
+            f"the agent compacted the conversation {evidence.compactions} time(s); its content is "
+            f"still in the transcript"
         )
     if evidence.cached_tokens:
         grounds.append(f"{evidence.cached_tokens} tokens came from the prompt cache")
@@ -258,16 +255,16 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
     """Return why perdure's own copy was put back, and whether it was complete."""
     why = {
         Standing.ABSENT: "the transcript was missing",
-        Standing.CHANGED: "the transcript was not what perdure had seen of it",
+        Standing.CHANGED: "the transcript was not what perdure had recorded",
         Standing.FOREIGN: "another conversation was found in place of the transcript",
-        Standing.WHOLE: "the agent had not gone on from its own transcript",
+        Standing.WHOLE: "the agent had not continued from its own transcript",
     }[continuation.standing]
     shown = continuation.shown
     if evidence.known_kept is False:
-        return f"{why}; perdure's own copy was put back first, and its newest part is missing"
+        return f"{why}; perdure's own copy was restored first, and its newest part is missing"
     if shown is None or shown.unrecorded or shown.off_branch:
-        return f"{why}; perdure's own copy was put back first"
-    return f"{why}; perdure's own copy was put back first, and it has all that perdure knows"
+        return f"{why}; perdure's own copy was restored first"
+    return f"{why}; perdure's own copy was restored first, and it has all that perdure knows"
 
 
 def _mends(continuation: Continuation) -> list[str]:
@@ -275,12 +272,12 @@ def _mends(continuation: Continuation) -> list[str]:
     checkpoint that was put back."""
     if continuation.rung is Rung.CHECKPOINT:
         return [
-            f"the conversation of checkpoint {continuation.checkpoint} was put back: its newest "
-            "part is missing"
+            f"the conversation of checkpoint {continuation.checkpoint} was restored: its newest "
+            f"part is missing"
         ]
     if continuation.rung is not Rung.REPAIRED:
         return []
-    told = [f"perdure mended the transcript first: {edit}" for edit in continuation.edits[:EDITS]]
+    told = [f"perdure repaired the transcript first: {edit}" for edit in continuation.edits[:EDITS]]
     more = len(continuation.edits) - EDITS
     return [*told, f"and {more} more change(s), all in the journal"] if more > 0 else told
 
@@ -296,7 +293,7 @@ def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:
         f"{kept} turn(s) of {evidence.asked}",
         f"the first {evidence.before.size} bytes of the parent are unchanged, and nothing of this "
         "attempt was written into it",
-        "this attempt's prompt stands in the new part",
+        "this attempt's prompt is in the new part",
     ]
 
 

@@ -46,12 +46,12 @@ def loop(attempts: Sequence[Attempt]) -> str:
     words = last[-1].outcome.detail if last[-1].outcome is not None else ""
     if all(_soon(attempt) for attempt in last):
         return (
-            f"the agent ended within seconds of its start {IN_A_ROW} times in a row, without a "
-            f"word: {words}"
+            f"the agent ended within seconds of its start {IN_A_ROW} times in a row, without "
+            f"output: {words}"
         )
     if len({fingerprint(attempt) for attempt in last}) == 1:
         return (
-            f"{IN_A_ROW} attempts in a row ended in the same way, without a word of the agent: "
+            f"{IN_A_ROW} attempts in a row ended in the same way, without output of the agent: "
             f"{words}"
         )
     return ""

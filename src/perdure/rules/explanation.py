@@ -23,10 +23,7 @@ def missed_checkpoint(report: dict[str, Any]) -> str:
     if not report["missed_checkpoint"]:
         return ""
     if any(attempt["checkpoints"] for attempt in report["attempts"]):
-        lost = (
-            "the newest checkpoint could not be taken: restore, fork and export go back to an "
-            "older one"
-        )
+        lost = "the newest checkpoint could not be taken: restore, fork and export use an older one"
     else:
         lost = "no checkpoint could be taken: restore, fork and export do not work"
     return f"{lost} ({one_line(report['missed_checkpoint'], 300)}). Try: perdure doctor"
@@ -52,7 +49,7 @@ def explained(
     if attempt["rebuilt_sessions"]:
         yield (
             "rebuilt",
-            f"lost records were made again: {', '.join(map(clean, attempt['rebuilt_sessions']))}",
+            f"lost records were recreated: {', '.join(map(clean, attempt['rebuilt_sessions']))}",
         )
     kept = (
         f"; turn {attempt['turn']} of its process, which was kept warm"
@@ -94,8 +91,8 @@ def explained(
     yield from worked(attempt["work"])
     receipt = attempt["receipt"]
     if receipt is None:
-        untouched = "none: the attempt ended before the conversation was touched"
-        unseen = "none: nobody was there to look at the conversation"
+        untouched = "none: the attempt ended before it used the conversation"
+        unseen = "none: the conversation was not observed"
         lost = (
             attempt["outcome"] and attempt["outcome"]["kind"] == "lost" and attempt["continuation"]
         )
@@ -178,29 +175,29 @@ def _size(size: dict[str, Any]) -> str:
     """Return what happened to the conversation because of its size."""
     match size["event"]:
         case "compacted":
-            whose = "as it was told" if size["asked"] else "by itself"
+            whose = "as requested" if size["asked"] else "by itself"
             return (
                 f"the agent compacted the conversation {whose}: {size['before']:,} tokens became "
                 f"{size['after']:,}"
             )
         case "not_compacted":
             return (
-                "the agent was told to compact the conversation and did not: it holds "
+                "the agent was asked to compact the conversation and did not: it has "
                 f"{size['tokens']:,} tokens"
             )
         case "summarised" if size["text"]:
             return (
-                f"{size['session_id']} said what the next conversation has to know: "
+                f"{size['session_id']} summed up for the next conversation: "
                 f"{one_line(size['text'], 160)}"
             )
         case "summarised":
             return (
                 f"{size['session_id']} gave no summary ({one_line(size['reason'], 120)}): "
-                "perdure's own brief takes its place"
+                f"perdure's own brief is used instead"
             )
         case _:
             return (
-                f"{size['session_id']} gave way to a new conversation: "
+                f"{size['session_id']} was replaced by a new conversation: "
                 f"{one_line(size['cause'], 160)}"
             )
 

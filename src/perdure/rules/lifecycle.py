@@ -76,7 +76,7 @@ NEEDS_PERSON = {
         "retry"
     ),
     OutcomeKind.CONFIG_ERROR: (
-        "the agent or its workdir is not set up as the run needs it: mend it, then perdure retry"
+        "the agent or its workdir is not set up as the run needs it: fix it, then perdure retry"
     ),
     OutcomeKind.BUDGET_SPENT: "the budget is spent: perdure retry --budget-usd raises it",
     OutcomeKind.NEEDS_INPUT: (
@@ -88,7 +88,7 @@ NEEDS_PERSON = {
         "settings), then perdure retry"
     ),
     OutcomeKind.REFUSED: (
-        "the model refused: say it in other words with perdure update, or choose another model "
+        "the model refused: rephrase it with perdure update, or choose another model "
         "with perdure retry --model"
     ),
 }
@@ -104,13 +104,13 @@ AT_ONCE = frozenset(
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
 
 NOT_ON = (
-    "the conversation did not go on, and the policy is strict: perdure why says why; perdure retry "
-    "--continuity disclose goes on in a new conversation with a brief of what was done"
+    "the conversation did not continue, and the policy is strict: perdure why shows the reason; "
+    "perdure retry --continuity disclose starts a new conversation with a brief of what was done"
 )
 TOO_LONG = (
-    "the conversation is too long for its model, and nothing may be done about it by itself: "
-    "perdure why tells its size; PERDURE_WHEN_FULL=compact perdure retry has the agent shorten it, "
-    "perdure open lets you do it by hand"
+    "the conversation is too long for its model, and the settings forbid to shorten it: perdure "
+    "why shows its size; PERDURE_WHEN_FULL=compact perdure retry has the agent shorten it; "
+    "perdure open lets you do it yourself"
 )
 
 _BACKOFF_S = {
@@ -174,7 +174,7 @@ def decide(
             reason=f"{_say(outcome)}; {tally.counted} of {tally.allowed} attempts used",
         )
     if tally.loop and not free:
-        return _ask(outcome, f"{tally.loop}: mend the cause, then perdure retry", now)
+        return _ask(outcome, f"{tally.loop}: fix the cause, then perdure retry", now)
     return Decision(
         state=RunState.QUEUED, run_after=_when(outcome, tally, now, jitter), reason=_say(outcome)
     )

@@ -58,7 +58,7 @@ def advice(name: str, found: Liveness) -> str:
             return f"{name} was interrupted: perdure retry {name} continues where it stopped"
         case Liveness.UNATTENDED:
             return (
-                f"{name} has no supervisor, but its agent works on: perdure retry {name} follows "
+                f"{name} has no supervisor, but its agent still runs: perdure retry {name} follows "
                 "it again"
             )
         case _:

@@ -93,7 +93,7 @@ def line_of(record: Record) -> str:
             then = f"; next: {one_line('; '.join(later), 160)}" if later else ""
             return f"  last word: {status}: {one_line(summary, 200)}{asks}{then}"
         case ReplyCut(reason=reason):
-            return f"  the model's answer did not come to its end: {one_line(reason, 80)}"
+            return f"  the model's answer was cut off: {one_line(reason, 80)}"
         case LeftoversFound(processes=processes, count=count):
             became = processes[0].became
             named = "; ".join(one_line(each.command, 80) for each in processes[:3])
@@ -130,7 +130,7 @@ def line_of(record: Record) -> str:
         case Compacted(before=before, after=after):
             return f"  the agent compacted its conversation: {before:,} tokens became {after:,}"
         case NotCompacted(tokens=held):
-            return f"  the agent was told to compact its conversation and did not: {held:,} tokens"
+            return f"  the agent was asked to compact its conversation and did not: {held:,} tokens"
         case Summarised(text=text, reason=reason):
             what = (
                 f"says for the next one: {one_line(text, 160)}"
@@ -139,12 +139,12 @@ def line_of(record: Record) -> str:
             )
             return f"  the old conversation {what}"
         case RolledOver(session_id=session_id, cause=cause):
-            return f"  conversation {session_id} gives way to a new one: {one_line(cause, 160)}"
+            return f"  conversation {session_id} is replaced by a new one: {one_line(cause, 160)}"
         case CopyRestored(session_id=session_id):
-            return f"  conversation {session_id}: perdure's own copy was put back"
+            return f"  conversation {session_id}: perdure's own copy was restored"
         case TranscriptMended(session_id=session_id, edits=edits):
             return (
-                f"  conversation {session_id}: a mended copy was put in place: "
+                f"  conversation {session_id}: a repaired copy was put in place: "
                 f"{one_line('; '.join(edits), 240)}"
             )
         case WorkdirNoted(note=note):
@@ -153,13 +153,13 @@ def line_of(record: Record) -> str:
             return f"  no checkpoint could be taken: {one_line(reason, 200)}"
         case CheckpointRestored(number=number, moved_from=host) if host:
             return (
-                f"brought here from {clean(host)}, as it was at its newest published checkpoint "
+                f"fetched from {clean(host)} at its newest published checkpoint "
                 f"(number {number} here)"
             )
         case CheckpointRestored(number=number, undo=undo, retired=versions):
             kept = f"; the state before is checkpoint {undo}" if undo else ""
             gone = f"; retired instructions: {', '.join(map(str, versions))}" if versions else ""
-            return f"taken back to checkpoint {number}{kept}{gone}"
+            return f"restored to checkpoint {number}{kept}{gone}"
         case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
             moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
             files = (
@@ -170,12 +170,9 @@ def line_of(record: Record) -> str:
             )
             return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
         case SessionExpired(session_id=session_id, expired=expired, continuation=kind):
-            return (
-                f"  conversation {session_id}: its lifetime ended {clock(expired)}; what follows: "
-                f"{kind}"
-            )
+            return f"  conversation {session_id}: it expired {clock(expired)}; next: {kind}"
         case SessionsRebuilt(sessions=sessions):
-            return f"  lost records of {len(sessions)} conversation(s) were made again"
+            return f"  lost records of {len(sessions)} conversation(s) were recreated"
         case SessionRetired(session_id=session_id, cause=cause):
             return f"  conversation {session_id} is retired: {one_line(cause, 160)}"
         case OutputCapped(stream=stream, limit=limit):
@@ -209,15 +206,15 @@ def line_of(record: Record) -> str:
             return f"retrying{when}: {one_line(reason, 160)}"
         case BaseMoved(branch=branch, commits=count):
             return (
-                f"  told that {count} commit(s) came to {one_line(branch) or 'the default branch'}"
+                f"  informed of {count} new commit(s) in {one_line(branch) or 'the default branch'}"
             )
         case ChecksFailed(commit=commit, checks=checks):
             return (
-                f"  told of failed checks at {one_line(commit, 12)}: "
+                f"  informed of failed checks at {one_line(commit, 12)}: "
                 f"{one_line(', '.join(checks), 120)}"
             )
         case Withdrawn(why=why):
-            return f"taken back on the forge: {one_line(why, 160)}"
+            return f"withdrawn on the forge: {one_line(why, 160)}"
         case CleanedUp(why=why, checkpoint=number):
             return f"cleaned up ({one_line(why, 120)}): its workdir goes to the trash" + (
                 f"; checkpoint {number}" if number else ""
@@ -228,11 +225,11 @@ def line_of(record: Record) -> str:
             )
         case WorkdirLost(checkpoint=number):
             if not number:
-                return "the workdir was gone, and no checkpoint of it could be put back"
-            return f"the workdir was gone; the files of checkpoint {number} were put back"
+                return "the workdir was gone, and no checkpoint of it could be restored"
+            return f"the workdir was gone; the files of checkpoint {number} were restored"
         case BroughtBack(checkpoint=number):
             source = f"checkpoint {number}" if number else "the trash"
-            return f"brought back from {source}"
+            return f"restored from {source}"
         case RunOpened(session_id=session_id):
             return f"opened in the agent's own program: conversation {session_id}"
         case Published(branch=branch, commit=commit, url=url):
@@ -241,10 +238,10 @@ def line_of(record: Record) -> str:
         case NotPublished(branch=branch, reason=reason):
             return f"{one_line(branch)} was not pushed: {one_line(reason, 300)}"
         case ToldForge(url=url):
-            return f"told on the forge: {one_line(url, 200)}"
+            return f"reported on the forge: {one_line(url, 200)}"
         case RunTakenBack(turns=turns, others=others):
-            return f"taken back: {turns} turn(s) made there" + (
-                f"; begun beside it: {', '.join(others)}" if others else ""
+            return f"returned: {turns} turn(s) made there" + (
+                f"; started beside it: {', '.join(others)}" if others else ""
             )
         case RunFinished(state=state, reason=reason):
             why = reason.removeprefix(

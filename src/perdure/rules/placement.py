@@ -24,9 +24,9 @@ from perdure.model.events import (
 )
 
 ODD = "?"
-ODD_THERE = "something that is no ordinary file is in its place, and was not touched"
+ODD_THERE = "something that is not a regular file is in its place, and was not touched"
 DELETED = "it had been deleted"
-CHANGED_MEANWHILE = "it was changed while the files were put in place, and was left as it is"
+CHANGED_MEANWHILE = "it changed while the files were written, and was left as it is"
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,11 +206,12 @@ def choose(
     }
     shown = tuple((str(way), usd) for way, usd in found.items() if way in allowed)
     state = (
-        f"its {cache.tokens / 1000:.0f}k tokens are in the model's cache no more "
+        f"its {cache.tokens / 1000:.0f}k tokens are no longer in the model's cache "
         f"({_span(cache.idle_s)} idle)"
     )
     reason = (
-        f"{state}; reckoned for the attempt: {', '.join(f'{way} ${usd:.2f}' for way, usd in shown)}"
+        f"{state}; estimated for the attempt: "
+        f"{', '.join(f'{way} ${usd:.2f}' for way, usd in shown)}"
     )
     if not cache.cold:
         return PricedChoice(way=Way.RESUME, usd=shown)

@@ -102,8 +102,8 @@ def _texts(value: Any) -> list[str]:
 def _check_text(name: str, text: str) -> None:
     if "\x00" in text:
         raise UsageError(
-            f"the task's field {name} holds a NUL character",
-            "no program takes one in an argument or a name",
+            f"the task's field {name} contains a NUL character",
+            "programs accept none in arguments and names",
         )
     try:
         text.encode()

@@ -166,7 +166,7 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
         return _with(
             outcome,
             OutcomeKind.NEEDS_INPUT,
-            f"a hook put a call of a tool off, and it did not run: {call}",
+            f"a hook deferred a tool call, which did not run: {call}",
         )
     if ends.refused:
         return _with(outcome, OutcomeKind.REFUSED, _refusal(ends, ""))

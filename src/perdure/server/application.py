@@ -57,9 +57,9 @@ def application(
             headers["Allow"] = ", ".join(methods_at(request))
         said = {
             404: "There is nothing at this address",
-            405: "This address does not take that method",
+            405: "This address does not allow that method",
         }
-        sentence = said.get(status, "Something went wrong in perdure; its log says more")
+        sentence = said.get(status, "Something went wrong in perdure; see its log")
         if request.url.path.startswith(OWN_CHECKS):
             return answer(status, sentence, headers)
         return problem(Problem(status, sentence, headers=headers))
@@ -113,7 +113,7 @@ class KnownHost:
         hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
         found = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
         if found is None or found[1].lower() not in self.names:
-            sentence = "perdure is not known by this host name: add it to the setting serve_hosts"
+            sentence = "unknown host name: add it to the setting serve_hosts"
             await answer(421, sentence)(scope, receive, send)
             return
 

@@ -96,7 +96,7 @@ def refuse_other_sites(headers: Headers) -> None:
         raise Problem(
             403,
             "The request comes from a page of another site",
-            "behind a proxy: it has to pass the Host header on",
+            "a proxy must pass the Host header on",
         )
     if site is not None and site not in ("same-origin", "none"):
         raise Problem(403, "The request comes from a page of another site")

@@ -89,7 +89,7 @@ def unknown() -> Problem:
     """Return the refusal of an unknown client."""
     return Problem(
         401,
-        "A token is needed, or the one that was sent is not good",
+        "missing or invalid token",
         "perdure token new NAME",
         {"www-authenticate": "Bearer"},
     )
@@ -171,8 +171,8 @@ class Principals:
         if any(many):
             return Problem(
                 429,
-                "Too many tokens that are not good came from there",
-                "try again in a minute; a good token gets in at once",
+                "Too many invalid tokens came from this address",
+                "try again in a minute; a valid token is accepted at once",
             )
         return unknown()
 
@@ -184,7 +184,7 @@ class Principals:
         """Count a failure. The caller holds the lock."""
         failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
         if len(failed) == FAILURES_MOST and key.startswith("from "):
-            self.say(f"{FAILURES_MOST} tokens that are not good came {key}")
+            self.say(f"{FAILURES_MOST} invalid tokens came {key}")
         _make_room(self._failed)
         self._failed[key] = failed
 

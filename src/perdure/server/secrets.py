@@ -33,7 +33,7 @@ def secrets_of(
     if problems:
         raise ConfigError(
             problems,
-            "openssl rand -hex 32 makes a secret; put it into the file and into the forge's "
+            "create a secret with openssl rand -hex 32; put it into the file and into the forge's "
             "webhook",
         )
     return found
@@ -75,14 +75,14 @@ def _read(path: str, problems: list[str]) -> str | None:
 
 def _wrong(secret: str) -> str:
     if not secret:
-        return "is empty: who sends a webhook could be anybody"
+        return "is empty: anybody could send a webhook"
     if len(secret) < SHORTEST:
         return f"has fewer than {SHORTEST} characters, which can be guessed"
     if len(secret) > LONGEST or not secret.isprintable():
-        return f"is no secret of one line with at most {LONGEST} characters"
+        return f"is not a secret of one line with at most {LONGEST} characters"
     if secret.startswith("whsec_"):
         try:
             base64.b64decode(secret.removeprefix("whsec_"), validate=True)
         except (binascii.Error, ValueError):
-            return "is no signing secret: after whsec_ comes base64"
+            return "is not a signing secret: expected base64 after whsec_"
     return ""

@@ -201,7 +201,7 @@ def address(text: str) -> tuple[str, int]:
     """Parse `HOST:PORT` or `[IPV6]:PORT`. Raises ValueError."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%a-z]+)\]|([^\s:\[\]]+)):(\d{1,5})", text)
     if not found or int(found[3]) > 65535:
-        raise ValueError("HOST:PORT is needed, such as 127.0.0.1:8420")
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:8420")
     return found[1] or found[2], int(found[3])
 
 

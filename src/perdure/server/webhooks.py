@@ -67,9 +67,9 @@ class WebhookIntake:
             self._tell(f"webhook {name}: refused with {refused.status}: {refused}")
             return answer(refused.status, str(refused))
         except PerdureError as error:
-            self._tell(f"webhook {name}: not kept: {error}")
+            self._tell(f"webhook {name}: not stored: {error}")
             return answer(
-                503, "The delivery could not be kept; send it again", {"retry-after": "10"}
+                503, "The delivery could not be stored; send it again", {"retry-after": "10"}
             )
 
     async def _take(self, request: Request, source: Source, secrets: tuple[str, ...]) -> Response:
@@ -144,9 +144,7 @@ class WebhookIntake:
                     if len(body) > BODY_MOST:
                         raise too_large()
                     if self.held > HELD_MOST:
-                        raise DeliveryRefused(
-                            503, "Too much is being received at this moment; send it again"
-                        )
+                        raise DeliveryRefused(503, "Too much is being received now; send it again")
         except BaseException as error:
             self.held -= len(body)
             if isinstance(error, TimeoutError):

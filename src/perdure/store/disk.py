@@ -36,8 +36,8 @@ def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
     kind = file_system(directory, mounts)
     if kind in NETWORK or (kind.startswith("fuse.") and kind not in LOCAL_FUSE):
         raise StoreError(
-            f"The database cannot lie in {directory}: that is a network file system ({kind}), on "
-            "which SQLite loses data",
+            f"The database cannot be in {directory}: SQLite loses data on a network file system "
+            f"({kind})",
             "choose a state directory on a local disk",
         )
 

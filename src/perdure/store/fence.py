@@ -58,7 +58,7 @@ def at_rest(write: Write, run_id: str) -> TaskRun:
 def lost(claim: Claim) -> LostLease:
     name = claim.run.name
     return LostLease(
-        f"Attempt {claim.attempt} of {name} is no longer this worker's; nothing was stored",
+        f"This worker no longer holds attempt {claim.attempt} of {name}; nothing was stored",
         f"perdure show {name}",
     )
 
@@ -72,7 +72,7 @@ def same_task(write: Write, spec: TaskSpec, given: Given) -> TaskRun | None:
     run = run_of(row)
     if run.spec != spec:
         raise Conflict(
-            f"The key {spec.key!r} belongs to {run.name}, which was asked for something else",
+            f"The key {spec.key!r} belongs to {run.name}, which has another task",
             f"perdure show {run.name}",
         )
     if given_of(write.one("first_context", run=run.id)) != given:

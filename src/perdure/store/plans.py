@@ -129,6 +129,6 @@ def _held(row: Row, plan: PlanRun) -> PlanRun:
 
 def _lost(plan: PlanRun) -> LostLease:
     return LostLease(
-        f"The plan {plan.name} is no longer this worker's; nothing was stored",
+        f"This worker no longer holds the plan {plan.name}; nothing was stored",
         f"perdure plan show {plan.name}",
     )

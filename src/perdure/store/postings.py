@@ -74,7 +74,7 @@ class Postings(Inbox):
                 is None
             ):
                 raise LostLease(
-                    f"Somebody else tells the forge of {posting.run}; nothing was stored",
+                    f"Another process reports {posting.run} to the forge; nothing was stored",
                     "perdure inbox",
                 )
 

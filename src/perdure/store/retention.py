@@ -140,7 +140,7 @@ class Keeping(StoreReads):
         with self._write() as write:
             row = write.one("put_back_run", id=run_id, name=name, key=key, now=write.now)
             if row is None:
-                raise Conflict(f"The run {run_id} is not off the list", "perdure ls")
+                raise Conflict(f"The run {run_id} is not removed", "perdure ls")
             write.note(run_id, 0, [RunPutBack()])
             return run_of(row)
 

@@ -49,8 +49,8 @@ def noun_of(text: str, kind: type[Noun]) -> Noun:
         return decode(text, kind)
     except MsgspecError as error:
         raise StoreError(
-            f"The database holds something that this perdure cannot read: {error}",
-            "was it written by a newer one?",
+            f"The database has a record that this perdure cannot read: {error}",
+            "it may have been written by a newer one: upgrade perdure",
             transient=False,
         ) from error
 

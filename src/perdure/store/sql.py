@@ -191,7 +191,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
             attempt = write.attempt(claim)
             if attempt.continuation is not None:
                 raise Conflict(
-                    f"Attempt {claim.attempt} of {run.name} has begun already",
+                    f"Attempt {claim.attempt} of {run.name} has already started",
                     f"perdure why {run.name}",
                 )
             place = begun.workspace
@@ -395,13 +395,13 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
                 beside = write.one("running_in_scope", **key_values(session.key))
                 if beside is not None:
                     raise Conflict(
-                        f"{beside['name']} is at work in that conversation",
+                        f"{beside['name']} is using that conversation",
                         f"perdure stop {beside['name']}",
                     )
                 row = write.one("session_revision", **key_values(session.key), id=session.id)
                 if (row["revision"] if row is not None else 0) != session.revision:
                     raise Conflict(
-                        f"The record of conversation {session.id} was changed meanwhile",
+                        f"The record of conversation {session.id} was changed in the meantime",
                         "read it again, then change it",
                     )
                 write.put_session(session)

@@ -243,7 +243,7 @@ def _use_wal(connection: sqlite3.Connection, place: str) -> None:
             time.sleep(0.01)
     if mode != "wal":
         raise StoreError(
-            f"{place} lies on a file system without what SQLite's write-ahead log needs",
+            f"{place} is on a file system that does not support SQLite's write-ahead log",
             "choose a local disk",
         )
 
@@ -272,7 +272,7 @@ def _make_file(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise StoreError(
-            f"The state directory {path.parent} cannot be made: {_why(error)}", ELSEWHERE
+            f"The state directory {path.parent} cannot be created: {_why(error)}", ELSEWHERE
         ) from error
     try:
         # O_EXCL: an existing database must not be opened and closed here (see the module's
@@ -281,7 +281,9 @@ def _make_file(path: Path) -> None:
     except FileExistsError:
         return
     except OSError as error:
-        raise StoreError(f"The database {path} cannot be made: {_why(error)}", ELSEWHERE) from error
+        raise StoreError(
+            f"The database {path} cannot be created: {_why(error)}", ELSEWHERE
+        ) from error
 
 
 def _why(error: OSError) -> str:
@@ -304,7 +306,9 @@ def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
             ballast.give_up()
         raise _sentence(error, place) from error
     except UnicodeEncodeError as error:
-        raise UsageError("a text is not valid UTF-8", "is the prompt a text file?") from error
+        raise UsageError(
+            "a text is not valid UTF-8", "check that the prompt is a text file"
+        ) from error
 
 
 def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreError:
@@ -312,9 +316,9 @@ def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreErr
         sqlite3.SQLITE_CONSTRAINT_UNIQUE,
         sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
     ):
-        return Conflict(f"Somebody else is on it: {error}", "perdure ls")
+        return Conflict(f"Another process is already using it: {error}", "perdure ls")
     return StoreError(
-        f"The database {place} refused a change that would have broken its rules: {error}",
+        f"The database {place} refused a change that violates a constraint: {error}",
         transient=False,
     )
 
@@ -348,7 +352,7 @@ def _sentence(error: sqlite3.DatabaseError, place: str) -> StoreError:
         case sqlite3.SQLITE_IOERR:
             return StoreError(
                 f"The disk under {place} failed: {error} ({error.sqlite_errorname})",
-                "look at the disk and at dmesg",
+                "check the disk and dmesg",
             )
         case _:
             return StoreError(f"The database {place} cannot be used: {error}")
@@ -369,6 +373,6 @@ def _damaged(place: str, why: str) -> StoreError:
 
 def _full(place: str) -> StoreError:
     return StoreError(
-        f"The disk under {place} is full; nothing was stored, and what was there is kept",
+        f"The disk under {place} is full; nothing was stored, and existing data is kept",
         "free some space, then try again",
     )

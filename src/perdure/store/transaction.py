@@ -149,7 +149,7 @@ class Write:
         ):
             key = f"{session.key.agent}/{session.key.scope}"
             raise Conflict(
-                f"The conversation of {key} is {live['id']}; {session.id} cannot be it as well",
+                f"The conversation of {key} is {live['id']}; {session.id} cannot be a second one",
                 "retire that one first",
             )
         row = self.one("put_session", **session_values(session))

@@ -258,8 +258,8 @@ class Workspaces:
             case Backend.HERE:
                 if not path.is_dir():
                     raise NotFound(
-                        f"The directory {path} is not there.",
-                        "Make it, or name another one with --here.",
+                        f"The directory {path} does not exist.",
+                        "Create it, or name another one with --here.",
                     )
             case Backend.WORKTREE:
                 created, notes = worktree.prepare(self._places, workspace, git)
@@ -645,8 +645,8 @@ class Workspaces:
             common = worktree.common_directory(workspace.repo)
             if not (common / "HEAD").is_file():
                 raise WorkspaceError(
-                    f"The repository {workspace.repo} is not there.",
-                    "Bring it back, or mount its volume.",
+                    f"The repository {workspace.repo} does not exist.",
+                    "Restore it, or mount its volume.",
                 )
             return git.at(common, common)
         with opened(self._places, self._source(workspace.repo), git) as (cache, trouble):
@@ -692,7 +692,7 @@ class Workspaces:
             locks.make_directory(part)
             if not locks.is_real_directory(part):
                 raise WorkspaceError(
-                    f"{part} is a link, and not a directory.", "Move it away and try again."
+                    f"{part} is a link, not a directory.", "Move it away and try again."
                 )
         return created
 

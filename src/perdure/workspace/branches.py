@@ -157,11 +157,11 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
             continue
         beside = f"refs/perdure/rescue/{shelf.id}/{oid}"
         shelf.repository.set_ref(beside, oid, f"perdure: {name} at a checkpoint")
-        notes.append(f"{name} was left alone; what it was at the checkpoint is {beside}.")
+        notes.append(f"{name} was not changed; its state at the checkpoint is {beside}.")
     if wanted.stashes and (missing := _put_stashes(shelf.repository, wanted.stashes)):
         notes.append(
-            f"{missing} stashes are kept under refs/perdure/rescue/{shelf.id}/: there are others "
-            "now."
+            f"{missing} stashes are kept under refs/perdure/rescue/{shelf.id}/, because the "
+            f"repository has others now."
         )
         for oid, text in wanted.stashes:
             shelf.repository.set_ref(

@@ -107,7 +107,7 @@ def find(
         if oid := cache.commit(HEAD):
             return oid
         raise fault or NotFound(
-            f"{source.url} has no default branch: its HEAD names none that is there.",
+            f"{source.url} has no default branch: its HEAD names a branch that does not exist.",
             "Name a branch with --base.",
         )
     for name in (f"refs/remotes/origin/{base.removeprefix('origin/')}", f"refs/tags/{base}"):

@@ -54,7 +54,7 @@ def contents(places: Places) -> Iterator[Thing]:
     except OSError as error:
         raise WorkspaceError(
             f"{error.filename or places.root} cannot be listed: {error.strerror}",
-            "is its volume mounted?",
+            "check whether its volume is mounted",
         ) from error
 
 
@@ -116,7 +116,7 @@ def _contents(places: Places) -> Iterator[Thing]:
 
 def _named(kind: str, path: Path, name: str) -> Thing:
     known = _ID.fullmatch(name) and is_real_directory(path)
-    keep = "it is a link, and not a directory" if path.is_symlink() else ""
+    keep = "it is a link, not a directory" if path.is_symlink() else ""
     return Thing(
         kind=kind if known else "unknown",
         path=path,

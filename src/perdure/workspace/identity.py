@@ -116,7 +116,7 @@ def check_name(kind: str, name: str) -> str:
     """Return the name of a service, task, run or agent if it is valid. Raises UsageError."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be a {kind} name.",
+            f"{name!r} is not a valid {kind} name.",
             "Use up to 64 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
         )
     return name
@@ -142,14 +142,14 @@ def check_branch(branch: str) -> str:
             "Use up to 200 letters, digits, '.', '_', '-' and '/', without '..', '.lock', 'refs/' "
             "and empty parts."
         )
-        raise UsageError(f"{branch!r} cannot be a branch name.", hint)
+        raise UsageError(f"{branch!r} is not a valid branch name.", hint)
     return branch
 
 
 def check_base(base: str) -> str:
     """Return a branch, tag or commit to start from if its form is valid. Raises UsageError."""
     if not _BASE.fullmatch(base):
-        raise UsageError(f"{base!r} cannot be a base.", "Name a branch, a tag or a commit.")
+        raise UsageError(f"{base!r} is not a valid base.", "Name a branch, a tag or a commit.")
     return base
 
 

@@ -53,15 +53,13 @@ def prepare(
         with caches.opened(places, source, git) as (cache, fault):
             oid = cache.commit(f"refs/remotes/origin/{workspace.branch}")
             if oid:
-                notes.append(
-                    f"The branch {workspace.branch} was there already, and is gone on with."
-                )
+                notes.append(f"The branch {workspace.branch} existed already and is used as it is.")
             else:
                 oid = caches.find(places, source, cache, workspace.base, fault)
             if fault:
                 notes.append(
-                    f"{source.url} could not be reached: this starts from what was fetched before, "
-                    f"{oid[:12]}."
+                    f"{source.url} could not be reached: this starts from the commit fetched "
+                    f"last, {oid[:12]}."
                 )
             cache.set_ref(f"refs/perdure/pin/{workspace.id}", oid, "perdure: start of a workspace")
             packed = _packed_refs(cache)
@@ -85,12 +83,10 @@ def check_objects(objects: Path, cache: Path) -> None:
     borrowed = read(objects / "info/alternates")
     linked = next((path for path in _entries(objects) if path.is_symlink()), None)
     if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
-        what = (
-            f"{linked} is a link" if linked is not None else "info/alternates is not as it was made"
-        )
+        what = f"{linked} is a link" if linked is not None else "info/alternates was changed"
         raise WorkspaceError(
             f"Not all objects of {objects} are its own: {what}.",
-            "Look at it; nothing was taken from there.",
+            "Inspect it; nothing was used from there.",
         )
 
 
@@ -106,7 +102,7 @@ def _stands(path: Path) -> bool:
         return True
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
-            f"{path} holds files, but not its own git directory any more. Nothing was touched.",
+            f"{path} has files, but its git directory is missing. Nothing was changed.",
             "Move the directory away and try again.",
         )
     return False

@@ -68,7 +68,7 @@ def plan_here(path: Path) -> Workspace:
     """See `Workspaces.plan_here`."""
     path = path.resolve()
     if not path.is_dir():
-        raise NotFound(f"There is no directory {path}.", "Make it first, or leave --here out.")
+        raise NotFound(f"There is no directory {path}.", "Create it first, or leave --here out.")
     return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
 
 
@@ -119,7 +119,7 @@ def _on_this_machine(
     head = known[0] if known is not None else git.commit("HEAD")
     if not head and not base:
         raise WorkspaceError(
-            f"{repo} has no commit yet, so there is nothing to start from.",
+            f"{repo} has no commit yet, so there is no commit to start from.",
             "Make a first commit: git commit --allow-empty",
         )
     if not (oid := git.commit(base) if base else head):
@@ -196,7 +196,7 @@ def _refuse_look_alike(kind: str, name: str, directory: Path) -> None:
     for entry in directory.iterdir():
         if entry.name != name and _folded(entry.name) == _folded(name):
             raise UsageError(
-                f"The {kind} {name!r} looks like {entry.name!r}, which is there already.",
+                f"The {kind} {name!r} looks like {entry.name!r}, which already exists.",
                 f"Use {entry.name!r}, or another name.",
             )
 

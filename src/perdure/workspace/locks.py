@@ -35,8 +35,8 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
         raise WorkspaceError(
-            f"{directory} cannot be made: {error.strerror}.",
-            "Check the root directory and its rights.",
+            f"{directory} cannot be created: {error.strerror}.",
+            "Check the root directory and its permissions.",
         ) from error
     return directory
 
@@ -74,7 +74,7 @@ def held(lock: Path, timeout_s: float = 600.0) -> Iterator[int]:
         if not _lock(fd, timeout_s):
             raise Conflict(
                 f"{lock} was not free within {timeout_s:g} s.",
-                "See which perdure or git is still at work there.",
+                "Check which perdure or git is still running there.",
             )
         yield fd
     finally:
@@ -200,7 +200,7 @@ def clear_locks(path: Path, *locks: Path) -> list[str]:
         return []
     for lock in found:
         lock.unlink(missing_ok=True)
-    return [f"A lock of a git that is gone was removed: {lock.name}." for lock in found]
+    return [f"The stale lock of an ended git was removed: {lock.name}." for lock in found]
 
 
 def is_real_directory(path: Path) -> bool:
@@ -218,7 +218,7 @@ def _open(path: Path) -> int:
     except OSError as error:
         raise WorkspaceError(
             f"The lock {path} cannot be opened: {error.strerror}.",
-            "Check the root directory and its rights.",
+            "Check the root directory and its permissions.",
         ) from error
 
 
@@ -243,7 +243,7 @@ def _holder(fd: int) -> tuple[str, bool]:
     except (ValueError, KeyError, TypeError):
         return "", False
     lives = Path(f"/proc/{pid}").exists()
-    alive = "" if lives else ", which is gone, but its agent still runs"
+    alive = "" if lives else ", which has ended, but its agent still runs"
     words = (
         f" by {name or 'perdure'} (process {pid}{alive}; since "
         f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(since))})"

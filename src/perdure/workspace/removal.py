@@ -131,7 +131,7 @@ def prove(
     """
     path = Path(workspace.path)
     if path.is_symlink():
-        return Proof(lost=("it is a link, and not a directory",))
+        return Proof(lost=("it is a link, not a directory",))
     if not os.path.lexists(path):
         return Proof(lost=tuple(_unmounted(workspace, path)))
     busy = tuple(f"process {pid} works in it" for pid in inside(path))
@@ -146,7 +146,7 @@ def prove(
                 alone=True,
             )
     except (PerdureError, OSError) as error:
-        found = Proof(lost=(f"what it holds cannot be known: {error}",))
+        found = Proof(lost=(f"its contents cannot be read: {error}",))
     return replace(found, lost=(*busy, *found.lost))
 
 
@@ -155,9 +155,9 @@ def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
     hold them."""
     if held is None:
         found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
-        return Proof(lost=(f"it has no repository, and holds {_named(found)}",) if found else ())
+        return Proof(lost=(f"it has no repository, and has {_named(found)}",) if found else ())
     left, built = _judge_left_out(path, held)
-    lost = [f"checkpoint {held.number} does not hold {_named(held.apart)}"] if held.apart else []
+    lost = [f"checkpoint {held.number} does not have {_named(held.apart)}"] if held.apart else []
     return Proof(lost=(*lost, *left), built=tuple(built))
 
 
@@ -165,7 +165,9 @@ def _unmounted(workspace: Workspace, path: Path) -> list[str]:
     """Return a sentence if a missing directory still has an index and a HEAD in git: it was removed
     manually, or its volume is not mounted."""
     if workspace.backend is Backend.WORKTREE and admins(common_directory(workspace.repo), path):
-        return ["its directory is not there, but git still knows it: is its volume mounted?"]
+        return [
+            "its directory is missing, but git still lists it: check whether its volume is mounted"
+        ]
     return []
 
 
@@ -192,12 +194,12 @@ def _prove(
 ) -> Proof:
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
-            return Proof(lost=("it is in no git repository any more",))
+            return Proof(lost=("it is no longer in a git repository",))
         lost, logged = [], list[str]()
         if looker.in_progress:
             lost.append(f"a {looker.in_progress} is in progress")
         if (reason := read(looker.git_dir / "locked").strip()) and reason != LOCKED:
-            lost.append(f"somebody has locked it: {reason[:80]}")
+            lost.append(f"it is locked: {reason[:80]}")
         lost += _uncommitted(places, looker, workspace, elsewhere, held)
         ignored, built = _judge_ignored(looker, held)
         lost += ignored
@@ -272,8 +274,8 @@ def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
         kind = built if _is_output(top, name) else lost
         kind.append(f"{name} ({why})")
     return (
-        [f"checkpoint {held.number} does not hold {_named(lost)}"] if lost else [],
-        [f"checkpoint {held.number} does not hold {_named(built)}"] if built else [],
+        [f"checkpoint {held.number} does not have {_named(lost)}"] if lost else [],
+        [f"checkpoint {held.number} does not have {_named(built)}"] if built else [],
     )
 
 
@@ -361,7 +363,7 @@ def _unsaved_refs(
         else:
             missing.setdefault(oid, []).append("an earlier HEAD")
     sentences = [
-        f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that are nowhere else"
+        f"commits on {' and '.join(sorted(names))} ({oid[:12]}) that exist nowhere else"
         for oid, names in missing.items()
     ]
     return sentences, logged
@@ -459,7 +461,7 @@ def put_away(
     is stored with it. Without `unsaved` in it, nothing counts as saved, and the entry stays until a
     person purges it. Raises UsageError for a directory of the user's."""
     if workspace.backend is Backend.HERE:
-        raise UsageError(f"{workspace.path} is your own directory and is not taken away.")
+        raise UsageError(f"{workspace.path} is your own directory and is not removed.")
     path = Path(workspace.path)
     if workspace.backend is not Backend.WORKTREE:
         return move(places, workspace, path, about, None)

@@ -103,7 +103,7 @@ class RemoteSource:
 
     def not_found(self) -> NotFound:
         return NotFound(
-            f"There is no repository at {self.url}, or it is not yours to read.",
+            f"There is no repository at {self.url}, or you may not read it.",
             "Check the address, and your token or key.",
         )
 

@@ -124,7 +124,7 @@ def _copy_over(path: Path, target: Path) -> None:
     ) else _copy_one(str(path), str(staged))
     flush(target.parent)
     if _signature(path) != before:
-        raise OSError(errno.EBUSY, "it is written to while it is copied", str(path))
+        raise OSError(errno.EBUSY, "it changed while it was copied", str(path))
     staged.rename(target)
     sync(target.parent)
     gone = path.with_name(f".perdure-gone-{time.time_ns()}")
@@ -225,7 +225,7 @@ def restore(entry: Entry) -> list[Path]:
     }
     if not there:
         raise NotFound(
-            f"Nothing tells where {entry.id} belongs, so nothing was moved back",
+            f"The original place of {entry.id} is unknown, so nothing was restored",
             f"take what you need from {entry.path}",
         )
     taken = [
@@ -235,7 +235,7 @@ def restore(entry: Entry) -> list[Path]:
     ]
     if taken:
         raise Conflict(
-            f"{taken[0]} is there again, so nothing was moved back",
+            f"{taken[0]} exists again, so nothing was restored",
             "move it away first, or take what you need from the trash",
         )
     for place in there.values():
@@ -274,9 +274,9 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
                 and stat.S_ISREG(status.st_mode)
                 and status.st_ctime_ns // 1_000_000 > entry.at + SETTLED_MS
             ):
-                return f"{path} was written after it was put away"
+                return f"{path} was written to after it was removed"
     except OSError as error:
-        return f"it cannot be looked at: {error}"
+        return f"it cannot be read: {error}"
     return ""
 
 
@@ -299,7 +299,7 @@ def purge(entry: Entry) -> None:
         _delete(doomed)
     except OSError as error:
         raise WorkspaceError(
-            f"{entry.path} cannot be deleted: {error}", "see who owns what lies in it"
+            f"{entry.path} cannot be deleted: {error}", "check the owners of the files in it"
         ) from error
 
 

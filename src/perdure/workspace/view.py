@@ -173,8 +173,8 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(
-            f"The workdir {path} is not there.",
-            "Try: perdure restore NAME, which makes it from its last checkpoint.",
+            f"The workdir {path} does not exist.",
+            "Try: perdure restore NAME, which recreates it from its last checkpoint.",
         )
     if workspace.backend is Backend.ISOLATED:
         with _view(places, workspace, git) as looker:
@@ -237,8 +237,8 @@ def _view(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
     admin = path / ".git"
     if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
         raise WorkspaceError(
-            f"{path} has no git directory of its own any more.",
-            "Nothing was touched; look at it, or move it away.",
+            f"{path} has lost its git directory.",
+            "Nothing was changed. Inspect it, or move it away.",
         )
     repository = git.at(path, admin, path)
     head, branch = repository.head()
@@ -358,8 +358,8 @@ def _file(stream: IO[bytes], path: Path, name: str) -> None:
             left -= len(chunk)
         if left:
             raise WorkspaceError(
-                f"{path} became shorter while it was being saved.",
-                "Try again when nothing writes there.",
+                f"{path} became shorter while it was saved.",
+                "Try again when no program writes there.",
             )
         stream.write(b"\n")
 

@@ -80,8 +80,8 @@ def check_branch_free(git: Git, branch: str, path: Path) -> str:
         if name.startswith(full + "/") or full.startswith(name + "/"):
             other = name.removeprefix("refs/heads/")
             raise UsageError(
-                f"The branch {branch!r} cannot stand beside {other!r}: git keeps them as file and "
-                "directory.",
+                f"The branch {branch!r} conflicts with {other!r}: git stores one as a file, the "
+                f"other as a directory.",
                 "Use another --branch.",
             )
     if full in there:
@@ -103,8 +103,8 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
     common = common_directory(workspace.repo)
     if not common.is_dir():
         raise WorkspaceError(
-            f"The repository {workspace.repo} is not there.",
-            "Bring it back, or mount its volume. The workdir was not touched.",
+            f"The repository {workspace.repo} does not exist.",
+            "Restore it, or mount its volume. The workdir was not changed.",
         )
     # A git process that outlives a killed perdure holds this lock too.
     with held(places.lock(f"{workspace.id}.making")) as own:
@@ -147,7 +147,7 @@ def _register(
         return False, []
     if not cut_off and _link_again(git, common, workspace):
         return False, [
-            f"git had forgotten this worktree. It is linked again, on {workspace.branch}: {_KEPT}"
+            f"git had lost this worktree. It is linked again, on {workspace.branch}: {_KEPT}"
         ]
     if not cut_off:
         _refuse_strange(path, workspace)
@@ -155,17 +155,14 @@ def _register(
     if notes is None:
         _settle(path, common)
         mark.unlink()
-        return True, ["A making that was cut off had been complete."]
+        return True, ["An interrupted creation had been complete."]
     make_private(mark.parent)
     write(mark, workspace.path)
     _create(workspace, git, path, notes)
     return True, notes
 
 
-_KEPT = (
-    "all files are as they were; what was staged, and a merge or rebase in progress, is not known "
-    "any more."
-)
+_KEPT = "all files are unchanged; what was staged, and a merge or rebase in progress, is lost."
 
 
 def _link_again(git: Git, common: Path, workspace: Workspace) -> bool:
@@ -218,8 +215,8 @@ def _refuse_strange(path: Path, workspace: Workspace) -> None:
     are kept."""
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise WorkspaceError(
-            f"{path} holds files, but is no longer a worktree of {workspace.repo}. Nothing was "
-            "touched.",
+            f"{path} has files, but is no longer a worktree of {workspace.repo}. Nothing was "
+            f"changed.",
             f"Try: git -C {workspace.repo} worktree repair {path}. Or move the directory away and "
             "try again.",
         )
@@ -237,7 +234,7 @@ def _recover(
     for admin in admins(common, path):
         notes += _save_head(git, admin, workspace)
         if moved := discard(places, workspace.id, admin, "admin"):
-            notes.append(f"What git still knew of an earlier worktree was kept in {moved}.")
+            notes.append(f"git's record of an earlier worktree was kept in {moved}.")
     if moved := discard(places, workspace.id, path, "worktree"):
         notes.append(f"A half-made worktree was moved to {moved}.")
     if cut_off:
@@ -305,7 +302,7 @@ def _create(workspace: Workspace, git: Git, path: Path, notes: list[str]) -> Non
     else:
         _create_by_git(workspace, git, path, start)
     if start:
-        notes.append(f"The branch {workspace.branch} was there already, and is gone on with.")
+        notes.append(f"The branch {workspace.branch} existed already and is used as it is.")
 
 
 def _begin_branch(workspace: Workspace, git: Git, full: str) -> None:

@@ -135,7 +135,7 @@ class Server:
             if "method" not in message:
                 self.answers[message.get("id")] = message
             elif "id" in message:
-                words = f"{message['method']}: nobody is there to be asked"
+                words = f"{message['method']}: no person is there to answer"
                 self.write({"id": message["id"], "error": {"code": -32601, "message": words}})
             else:
                 self.news.append(message)

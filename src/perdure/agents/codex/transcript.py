@@ -99,7 +99,7 @@ def place(home: Path, session_id: str, copy: Path) -> Path:
         meta = json_lines.part(json_lines.read(file.readline()), "payload")
     began = _TIME.match(json_lines.text(json_lines.part(meta, "timestamp")))
     if json_lines.part(meta, "id") != session_id or began is None:
-        raise ValueError(f"{copy} is no rollout of the thread {session_id}")
+        raise ValueError(f"{copy} is not a rollout of the thread {session_id}")
     year, month, day, *clock = began.groups()
     return (
         home

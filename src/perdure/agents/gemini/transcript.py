@@ -96,7 +96,7 @@ def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
         head = json_lines.read(file.readline())
     began = _STARTED.match(json_lines.text(json_lines.part(head, "startTime")))
     if began is None or json_lines.part(head, "sessionId") != session_id:
-        raise ValueError(f"{copy} is no conversation {session_id}")
+        raise ValueError(f"{copy} is not the conversation {session_id}")
     return (
         home
         / "tmp"

@@ -57,7 +57,7 @@ def checked(session_id: str) -> str:
     """Return the id. Raise ValueError if it is not a session id: with an empty one, the CLI would
     start a new session."""
     if not is_id(session_id):
-        raise ValueError(f"{session_id!r} is no session id of OpenCode")
+        raise ValueError(f"{session_id!r} is not a session id of OpenCode")
     return session_id
 
 

@@ -75,7 +75,7 @@ _CUT = {"length": _K.TRUNCATED, "content-filter": _K.REFUSED, "other": _K.TRUNCA
 
 _HELP = "opencode run [message..]"
 _REJECTED = (
-    "a permission was asked for and nobody was there to give it: use a wider level of --permissions"
+    "the agent asked for a permission and nobody could grant it: use a wider level of --permissions"
 )
 
 

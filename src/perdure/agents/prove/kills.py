@@ -69,10 +69,10 @@ def known_before(stage: Stage, begun: StageRun) -> RowFinding:
     if begun.launch.continuation.session_id:
         return RowFinding(row, True, "chosen by the caller")
     if not stage.until(lambda: bool(begun.session_id()), SETTLE_S):
-        return RowFinding(row, False, "told only with the answer")
+        return RowFinding(row, False, "reported only with the answer")
     told = bool(begun.session_id(told_only=True))
     return RowFinding(
-        row, True, "told at once" if told else "not told; found by the attempt's mark"
+        row, True, "reported at once" if told else "not reported; found by the attempt's mark"
     )
 
 
@@ -174,7 +174,7 @@ def stop(stage: Stage) -> Iterator[RowFinding]:
     yield RowFinding(
         "stop-in-reply",
         whole,
-        "ends, and goes on" if whole else "ends, and the prompt is lost",
+        "ends, and continues" if whole else "ends, and the prompt is lost",
         again.outcome.detail,
     )
 

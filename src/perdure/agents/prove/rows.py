@@ -42,9 +42,9 @@ def _never(abilities: Abilities) -> bool:
 
 
 _ROWS = (
-    ProveRow("start", "A first turn succeeds, and its prompt stands in the transcript.", _always),
+    ProveRow("start", "A first turn succeeds, and its prompt is in the transcript.", _always),
     ProveRow(
-        "own-id", "The caller's own id is taken for a new conversation.", lambda can: can.choose_id
+        "own-id", "A new conversation gets the id that the caller chose.", lambda can: can.choose_id
     ),
     ProveRow("id-before-answer", "The id is known before the model's first answer.", _always),
     ProveRow(
@@ -54,7 +54,7 @@ _ROWS = (
     ),
     ProveRow(
         "transcript-grows",
-        "A resume appends to the transcript: what stood there before is its prefix, byte for byte.",
+        "A resume appends to the transcript: the old content is its prefix, byte for byte.",
         _always,
     ),
     ProveRow("output-known", "The driver understands every line of the output.", _never),
@@ -65,7 +65,7 @@ _ROWS = (
     ),
     ProveRow(
         "resume-by-path",
-        "A resume that names the transcript's file goes on in the same conversation.",
+        "A resume that names the transcript's file continues the same conversation.",
         lambda can: can.resume_by_path,
     ),
     ProveRow(
@@ -75,22 +75,22 @@ _ROWS = (
     ),
     ProveRow(
         "unknown-session",
-        "A resume of an unknown id is an error that is told, and never a fresh start.",
+        "A resume of an unknown id reports an error, and never starts fresh.",
         _always,
     ),
     ProveRow(
         "kill-in-first-reply",
-        "Killed in the first reply, it goes on from the prompt, under the same id.",
+        "Killed in the first reply, it continues from the prompt, under the same id.",
         _always,
     ),
     ProveRow(
         "kill-in-reply",
-        "Killed in a later reply, it goes on with the whole history and the interrupted prompt.",
+        "Killed in a later reply, it continues with the whole history and the interrupted prompt.",
         _always,
     ),
     ProveRow(
         "kill-in-tool",
-        "Killed while a command runs, it goes on under the same id, with the prompt.",
+        "Killed while a command runs, it continues under the same id, with the prompt.",
         _always,
     ),
     ProveRow(
@@ -99,10 +99,14 @@ _ROWS = (
         _never,
     ),
     ProveRow("command-after-kill", "The command ends with the agent.", _never),
-    ProveRow("nothing-left", "When perdure has ended an attempt, nothing of it lives.", _always),
+    ProveRow(
+        "nothing-left",
+        "When perdure has ended an attempt, none of its processes is alive.",
+        _always,
+    ),
     ProveRow(
         "stop-in-reply",
-        "Asked to end (SIGTERM) in a reply, it ends by itself, and goes on afterwards.",
+        "Asked to end (SIGTERM) in a reply, it ends by itself, and continues afterwards.",
         _never,
     ),
     ProveRow("second-writer", "A second program on the same conversation is refused.", _never),
@@ -123,22 +127,22 @@ _ROWS = (
     ),
     ProveRow(
         "own-copy",
-        "perdure's own copy, put into an empty home, goes on with the whole history.",
+        "perdure's own copy, put into an empty home, continues with the whole history.",
         _always,
     ),
     ProveRow(
         "error-400",
-        "A request that the service refuses (400) is a failure, and not tried again for ever.",
+        "A request that the service refuses (400) is a failure, and is not retried for ever.",
         _always,
     ),
-    ProveRow("error-401", "A refused key (401) is told apart.", _always),
-    ProveRow("error-429", "A rate limit (429) is told apart.", _always),
-    ProveRow("error-500", "A failing service (500) is told apart.", _always),
-    ProveRow("usage-limit", "A usage limit is told apart, with the time at which it ends.", _never),
-    ProveRow("model-on-resume", "A model named on a resume is the one that is asked.", _always),
+    ProveRow("error-401", "A refused key (401) has its own outcome.", _always),
+    ProveRow("error-429", "A rate limit (429) has its own outcome.", _always),
+    ProveRow("error-500", "A failing service (500) has its own outcome.", _always),
     ProveRow(
-        "model-kept", "A resume without a word about the model asks the one of before.", _never
+        "usage-limit", "A usage limit has its own outcome, with the time at which it ends.", _never
     ),
+    ProveRow("model-on-resume", "A resume that names a model uses that model.", _always),
+    ProveRow("model-kept", "A resume that names no model uses the one of before.", _never),
     ProveRow(
         "edit-allowed",
         "At the level `edit` a command changes the workdir without a question.",
@@ -150,11 +154,11 @@ _ROWS = (
         _always,
     ),
     ProveRow(
-        "permissions-kept", "A resume without a word about permissions has those of before.", _never
+        "permissions-kept", "A resume that names no permissions keeps those of before.", _never
     ),
     ProveRow(
         "prompts",
-        "Prompts of any shape arrive as they were sent, and stand so in the transcript.",
+        "Prompts of any shape arrive unchanged, and are unchanged in the transcript.",
         _always,
     ),
 )

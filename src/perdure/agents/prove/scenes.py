@@ -140,7 +140,7 @@ def grows(prefix: bool, grown: bool) -> RowFinding:
 
 def usage(stage: Stage, first: StageExit, second: StageExit) -> RowFinding:
     if first.usage is None or second.usage is None or not first.usage.input:
-        return RowFinding("usage", False, "not told")
+        return RowFinding("usage", False, "not reported")
     cumulative = second.usage.input >= 1.5 * first.usage.input
     seen = "over the conversation" if cumulative else "per run"
     return RowFinding(
@@ -189,7 +189,7 @@ def unknown_session(stage: Stage) -> Iterator[RowFinding]:
     first = first_turn(stage)
     ran = stage.run("go on", resume(_unknown(first.session_id)))
     if ran.requests:
-        seen = "starts afresh" if not ran.reached(ASKED) else "goes on with another conversation"
+        seen = "starts afresh" if not ran.reached(ASKED) else "continues with another conversation"
         yield RowFinding("unknown-session", False, seen, ran.session_id)
     else:
         yield RowFinding(

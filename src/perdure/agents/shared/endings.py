@@ -31,8 +31,8 @@ _CAUSES = {
     "flooded": (OutcomeKind.FAILED, "it wrote more output than is kept, and was ended"),
     "lapsed": (
         OutcomeKind.LOST,
-        "nobody had renewed its time to work: its supervisor was gone, or had lost the shared "
-        "database for too long",
+        "its lease was not renewed: its supervisor was gone, or had lost the shared database for "
+        "too long",
     ),
     "lost": (OutcomeKind.LOST, "the process disappeared"),
 }

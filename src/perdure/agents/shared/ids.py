@@ -20,5 +20,5 @@ def is_id(session_id: str) -> bool:
 def checked(session_id: str) -> str:
     """Return the id. Raise ValueError if it is not a UUID."""
     if not is_id(session_id):
-        raise ValueError(f"{session_id!r} is no conversation id (a UUID)")
+        raise ValueError(f"{session_id!r} is not a conversation id (a UUID)")
     return session_id

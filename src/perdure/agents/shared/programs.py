@@ -56,7 +56,7 @@ def locate(package: Package, environ: Mapping[str, str]) -> Program:
     if not path.is_file() or not os.access(path, os.X_OK):
         place = f"{package.variable}={given}" if given else str(path)
         raise AgentMissing(
-            f"{package.command} cannot be started: {place} is no program.", package.install
+            f"{package.command} cannot be started: {place} is not a program.", package.install
         )
     needs = interpreter(path)
     if needs and shutil.which(needs, path=environ.get("PATH", os.defpath)) is None:

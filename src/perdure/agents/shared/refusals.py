@@ -15,7 +15,7 @@ def prompt(launch: Launch) -> str:
     try:
         launch.prompt.encode()
     except UnicodeEncodeError as error:
-        return f"The prompt is no valid text: character {error.start + 1} is half of a pair."
+        return f"The prompt is not valid text: character {error.start + 1} is half of a pair."
     return ""
 
 

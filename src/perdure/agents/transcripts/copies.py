@@ -284,7 +284,7 @@ class Copies:
             sync(place.parent)
         except (OSError, ValueError) as error:
             raise WorkspaceError(
-                f"the mended conversation {session_id} could not be put in place: {error}",
+                f"the repaired conversation {session_id} could not be put in place: {error}",
                 "perdure doctor",
             ) from error
         finally:

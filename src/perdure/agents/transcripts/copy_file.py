@@ -314,7 +314,7 @@ def _opened(path: Path, *, follow: bool) -> BinaryIO:
     )
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FileNotFoundError(f"{path} is no file")
+        raise FileNotFoundError(f"{path} is not a file")
     return os.fdopen(fd, "rb")
 
 

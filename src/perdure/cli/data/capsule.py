@@ -27,7 +27,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         required=True,
         metavar="FILE",
-        help="the capsule to write; a file that is there is not overwritten",
+        help="the capsule to write; an existing file is not overwritten",
     )
     parser.add_argument(
         "--at", type=int, default=0, metavar="N", help="checkpoint N (default: the newest)"
@@ -40,14 +40,16 @@ def _about_secrets(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--redact",
         action="store_true",
-        help="replace secrets in what was said and recorded by asterisks, as many as bytes",
+        help="replace each byte of a secret in the conversation and the journal by an asterisk",
     )
     parser.add_argument(
         "--leave-out",
         action="store_true",
-        help="leave out files of the workdir with a secret in them, and list them",
+        help="leave out files of the workdir that contain a secret, and list them",
     )
-    parser.add_argument("--allow-secrets", action="store_true", help="take everything as it is")
+    parser.add_argument(
+        "--allow-secrets", action="store_true", help="include everything as it is, secrets too"
+    )
 
 
 def export_verb(arguments: argparse.Namespace) -> int:
@@ -80,7 +82,7 @@ def export_verb(arguments: argparse.Namespace) -> int:
         f"{manifest.attempt}, {_size(done.size)}"
     )
     print(
-        "  searched for secrets: the conversation, the journal, the run, and every file that came "
+        "  searched for secrets: the conversation, the journal, the run, and every file added "
         "since the run began"
     )
     _told("larger than what is searched", done.unsearched)
@@ -99,14 +101,16 @@ def import_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--into", metavar="DIR", help="make this directory for it (default: ./NAME)"
+        "--into", metavar="DIR", help="create this directory as the workdir (default: ./NAME)"
     )
     parser.add_argument(
         "--repo",
         metavar="PATH",
-        help="in a worktree of this repository, which has the run's base already",
+        help="use a worktree of this repository, which must have the run's base commit",
     )
-    parser.add_argument("--name", default="", help="the run's name here (default: the one it has)")
+    parser.add_argument(
+        "--name", default="", help="name of the run on this machine (default: unchanged)"
+    )
     parser.add_argument(
         "--trust",
         action="store_true",
@@ -143,7 +147,7 @@ def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
 
     if arguments.into and arguments.repo:
         raise UsageError(
-            "--into makes a directory and --repo a worktree: a run has one workdir",
+            "--into and --repo exclude each other: a run has one workdir",
             "leave one of them out",
         )
     return Wish(
@@ -186,9 +190,9 @@ def _taken(taken: TakenIn, as_json: bool) -> int:
     for dropped in taken.dropped:
         print(f"  not granted: {clean(dropped)}")
     if taken.dropped:
-        print("  (--trust keeps what it asked for)")
+        print("  (--trust keeps these settings)")
     verb = (
-        f'perdure update {run.name} "what is to be done now"'
+        f'perdure update {run.name} "new instructions"'
         if run.state == "succeeded"
         else f"perdure retry {run.name}"
     )
@@ -204,7 +208,9 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
         help="the run's name or id; without one, --from lists what is there",
     )
     parser.add_argument(
-        "--to", metavar="URL", help="publish its newest checkpoint there and let go of it"
+        "--to",
+        metavar="URL",
+        help="publish its newest checkpoint there and give up the run on this machine",
     )
     parser.add_argument(
         "--from",
@@ -212,12 +218,12 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         nargs="?",
         const="",
-        help="take it up from there (default: checkpoint_store)",
+        help="take it over from there (default: checkpoint_store)",
     )
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="also from a machine that seems to be at work on it; that one stops",
+        help="take it over even from a machine that seems to be running it; that machine stops",
     )
     _where(parser)
     _about_secrets(parser)
@@ -230,19 +236,19 @@ def move_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     if (arguments.to is None) == (arguments.source is None):
         raise UsageError(
-            "move a run --to a checkpoint store, or take it up --from one",
+            "name a checkpoint store: move a run --to it, or take a run over --from it",
             "perdure move NAME --to URL",
         )
     url = arguments.to or arguments.source or chosen.checkpoint_store
     if not url:
         raise UsageError(
-            "which checkpoint store? there is no URL, and no setting checkpoint_store",
+            "no checkpoint store: there is neither a URL nor the setting checkpoint_store",
             "perdure move NAME --from URL",
         )
     engine = open_engine(chosen)
     if arguments.to is not None:
         if not arguments.name:
-            raise UsageError("which run is to be moved?", f"perdure move NAME --to {url}")
+            raise UsageError("missing the name of the run to move", f"perdure move NAME --to {url}")
         ways = move.Ways(
             redact=arguments.redact, leave_out=arguments.leave_out, allow=arguments.allow_secrets
         )
@@ -257,8 +263,8 @@ def move_verb(arguments: argparse.Namespace) -> int:
             )
         else:
             print(
-                f"{manifest.name} is in {clean(url)}, as checkpoint {manifest.number} has it; this "
-                "machine has let go of it"
+                f"{manifest.name} is in {clean(url)} as checkpoint {manifest.number}; this "
+                f"machine has given it up"
             )
             print(f"  on the other machine:  perdure move {manifest.name} --from {clean(url)}")
         return 0

@@ -21,18 +21,20 @@ NEEDS_A_PERSON = 3
 
 def gc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dry-run", action="store_true", help="decide and show, and change nothing"
+        "--dry-run", action="store_true", help="show what would be removed, and change nothing"
     )
     parser.add_argument(
-        "--many", action="store_true", help="also where a great part of a class would go at once"
+        "--many",
+        action="store_true",
+        help="remove even if a large part of a class would go at once",
     )
     parser.add_argument(
         "--accept",
         action="store_true",
-        help="the clock and the volume of the root are right as they are now",
+        help="confirm that the clock and the volume of the root are right now",
     )
     parser.add_argument(
-        "-a", "--all", action="store_true", help="show everything that is kept too, each with why"
+        "-a", "--all", action="store_true", help="also show what is kept, with the reason"
     )
     parser.add_argument("--json", action="store_true")
 
@@ -59,14 +61,14 @@ def _show(swept: Sweep, *, all_rows: bool) -> None:
     table(("VERDICT", "CLASS", "NAME", "SIZE", "WHY"), [_line(row, swept.dry) for row in shown])
     if swept.trouble:
         print(
-            f"perdure: {clean(swept.trouble)}; nothing was taken. If that is right: perdure gc "
-            "--accept",
+            f"perdure: {clean(swept.trouble)}; nothing was removed. If that is right: perdure gc "
+            f"--accept",
             file=sys.stderr,
         )
     freed = size(sum(row.bytes for row in swept.taken))
     kept = sum(row.verdict == "keep" for row in swept.rows)
     persons = sum(row.verdict == "person" for row in swept.rows)
-    taken = "would be taken" if swept.dry else "taken"
+    taken = "would be removed" if swept.dry else "taken"
     print(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to look at")
 
 
@@ -97,7 +99,7 @@ def trash_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["ls", "restore", "purge"],
         default="ls",
-        help="ls (the default), restore ID, or purge ID ...",
+        help="ls (default), restore ID, or purge ID ...",
     )
     parser.add_argument("id", nargs="*", help="an entry's id, or the beginning of it")
     parser.add_argument("--json", action="store_true")
@@ -108,12 +110,12 @@ def trash_verb(arguments: argparse.Namespace) -> int:
 
     if (arguments.what == "ls") == bool(arguments.id):
         raise UsageError(
-            "restore and purge need the id of an entry, and ls takes none", "perdure trash"
+            "restore and purge need the id of an entry; ls takes none", "perdure trash"
         )
     engine = open_engine(settings())
     if arguments.what == "purge":
         for name in arguments.id:
-            print(f"{sweeper.purge(engine, name).id} is deleted for ever")
+            print(f"{sweeper.purge(engine, name).id} is deleted for good")
         return 0
     if arguments.what == "restore":
         for name in arguments.id:
@@ -123,7 +125,7 @@ def trash_verb(arguments: argparse.Namespace) -> int:
             if back.run:
                 print(f"{back.run} is on the list again", file=sys.stderr)
             for session in back.sessions:
-                print(f"the conversation {clean(session)} is live again", file=sys.stderr)
+                print(f"the conversation {clean(session)} is active again", file=sys.stderr)
         return 0
     _list_trash(sweeper.listed(engine), as_json=arguments.json)
     return 0
@@ -138,9 +140,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
     for row in rows:
         unknown, unsaved = row["unsaved"] is None, row["unsaved"]
         if unknown or unsaved:
-            stays = "until you purge it: " + (
-                "nothing proves it is saved" if unknown else unsaved[0]
-            )
+            stays = "until you purge it: " + ("not proven to be saved" if unknown else unsaved[0])
         else:
             stays = "the grace"
         lines.append(
@@ -154,7 +154,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
         )
     table(("ID", "KIND", "RUN", "SINCE", "STAYS"), lines)
     if not lines and sys.stdout.isatty():
-        print("nothing is in the trash; perdure gc --dry-run shows what would go there")
+        print("the trash is empty; perdure gc --dry-run shows what would go there")
 
 
 def reset_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +162,7 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
         "name", nargs="?", default="", help="the run's name, id or key; or, without it:"
     )
     parser.add_argument("--agent", default="", help="only this agent's")
-    parser.add_argument("--repo", default="", help="the repository (default: the one you stand in)")
+    parser.add_argument("--repo", default="", help="the repository (default: the current one)")
     parser.add_argument("--branch", default="", help="all work on this branch")
     parser.add_argument(
         "--issue", default="", help="all work on this issue: the scope ends with #ISSUE"
@@ -183,7 +183,7 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         for name in ("agent", "repo", "branch", "issue", "service", "task")
     }
     if arguments.name and any(given.values()):
-        raise UsageError("a run's name says it all: leave the flags out", "perdure reset NAME")
+        raise UsageError("a run's name excludes these flags", "perdure reset NAME")
     cleared = reset(
         open_engine(settings()),
         Target(run=arguments.name, **given),
@@ -194,7 +194,7 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
         return 0
     for run in cleared.runs:
-        begins = "would begin" if arguments.dry_run else "begins"
+        begins = "would start" if arguments.dry_run else "begins"
         print(f"{run.name} {begins} anew")
     for label, lines in (
         ("saved as", cleared.saved),

@@ -24,7 +24,8 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         choices=["link", "status", "verify", "unlink"],
-        help="move to a volume; what is noted; whether it is so; back",
+        help="link: move to a volume; status: what is recorded; verify: whether it is true; "
+        "unlink: move back",
     )
     parser.add_argument(
         "agents",
@@ -42,21 +43,21 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--symlink",
         action="store_true",
-        help="for link: leave a link at the old place, so that your own use follows too",
+        help="for link: leave a symlink at the old place, so that your own sessions follow",
     )
     way.add_argument(
         "--variable",
         action="store_true",
-        help="for link: move the home by the agent's variable (default: as it is linked now, "
-        "or by the variable)",
+        help="for link: set the agent's variable instead (default: as it is linked now, else the "
+        "variable)",
     )
     parser.add_argument(
         "--new",
         action="store_true",
-        help="for link: begin a volume in a directory that is no mount point",
+        help="for link: create a volume in a directory that is not a mount point",
     )
     parser.add_argument(
-        "-n", "--dry-run", action="store_true", help="say what would be moved, and change nothing"
+        "-n", "--dry-run", action="store_true", help="show what would be moved, and change nothing"
     )
     parser.add_argument("--json", action="store_true", help="as JSON, with schema_version")
 
@@ -84,7 +85,7 @@ def _link(arguments: argparse.Namespace) -> int:
     from perdure.host.homes.volume import volume_at
 
     if arguments.volume is None:
-        raise UsageError("where to? --volume is missing", "perdure home link --volume DIR")
+        raise UsageError("missing --volume DIR", "perdure home link --volume DIR")
     agents = agents_of(arguments.agents)
     volume = volume_at(arguments.volume, make=True, new=arguments.new, dry_run=arguments.dry_run)
     state = settings().state
@@ -176,7 +177,7 @@ def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what:
         print(clean(f"{each.linked.agent}  {goes[0]} -> {goes[1]}  ({each.linked.way})"))
         print(
             f"  {each.taken.files} file(s), {each.taken.bytes / (1 << 20):.1f} MiB {would}copied; "
-            f"{each.taken.same} there already"
+            f"{each.taken.same} already there"
         )
         for name in each.taken.conflicts:
             print(clean(f"  two versions: {name}"))

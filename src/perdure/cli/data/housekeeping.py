@@ -54,7 +54,7 @@ class Housekeeping:
             self._try(self._sweep, "the daily sweep failed")
             if self._over.wait(self._every_s):
                 return
-            self._try(self.look, "how much room there is cannot be looked at")
+            self._try(self.look, "free space cannot be read")
 
     def _try(self, step: Callable[[], None], trouble: str) -> None:
         """Call a step and report any error, because nobody would notice that this thread had
@@ -70,10 +70,10 @@ class Housekeeping:
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
             self._say(
-                f"{crowded}; nothing new is begun until there is room (perdure du, perdure gc)"
+                f"{crowded}; nothing new is started until there is space (perdure du, perdure gc)"
             )
         elif self._crowded and not crowded:
-            self._say("there is room again")
+            self._say("there is enough free space again")
         self._crowded = crowded
         if not crowded and (ballast := self._engine.volumes.ballast) is not None:
             ballast.make(spare=self._settings.disk_refuse_bytes)
@@ -86,4 +86,4 @@ class Housekeeping:
         swept = sweep(self._engine, rules_of(self._settings))
         if swept.taken or swept.for_a_person:
             look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""
-            self._say(f"swept: {len(swept.taken)} taken{look}")
+            self._say(f"swept: {len(swept.taken)} removed{look}")

@@ -46,9 +46,9 @@ def stats(agents: list[str], scope: str, since: str, *, as_json: bool) -> int:
 def _lines(found: Statistics) -> list[tuple[str, str]]:
     rate = found.success_rate
     lines = [
-        ("attempts", f"{found.attempts}, of them {found.begun} that began a conversation"),
-        ("were to go on", str(found.to_go_on)),
-        ("went on", f"{found.went_on}" + (f" ({rate:.1%})" if rate is not None else "")),
+        ("attempts", f"{found.attempts}, {found.begun} of them started a conversation"),
+        ("to continue", str(found.to_go_on)),
+        ("continued", f"{found.went_on}" + (f" ({rate:.1%})" if rate is not None else "")),
     ]
     lines += (
         [("receipts", ", ".join(f"{count} {verdict}" for verdict, count in found.verdicts.items()))]
@@ -56,11 +56,7 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
         else []
     )
     lines += [("fallback", f"{count} x {cause}") for cause, count in found.fallbacks.items()]
-    lines += (
-        [("expired", f"{found.expired} session(s) had outlived their lifetime")]
-        if found.expired
-        else []
-    )
+    lines += [("expired", f"{found.expired} session(s) had expired")] if found.expired else []
     lines += [
         ("tokens", f"{tokens(found.bought)} bought, {tokens(found.cached)} from the prompt cache")
     ]
@@ -144,5 +140,5 @@ def rebuild(*, as_json: bool) -> int:
             told = ", ".join(f"{clean(session.id)} ({session.state})" for session in each.sessions)
             print(f"{each.key.agent}  {clean(each.key.scope)}  {each.problem or told}")
         if not done:
-            print("no record is missing")
+            print("no record was missing")
     return 6 if any(each.problem for each in done) else 0

@@ -1,5 +1,5 @@
-"""`sessions check` and `sessions mend`: report what is wrong with transcripts, and make mended
-copies. `mend` changes nothing without --write."""
+"""`sessions check` and `sessions repair`: report what is wrong with transcripts, and make
+repaired copies. `repair` changes nothing without --write."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check(
             print_findings(each)
     print(
         f"{len(looked)} conversation(s) looked at, {len(bad)} with something wrong"
-        + (": perdure sessions mend ID" if bad else "")
+        + (": perdure sessions repair ID" if bad else "")
     )
     return 1 if bad else 0
 
@@ -66,11 +66,11 @@ def print_findings(found: Diagnosis) -> None:
         )
 
 
-def mend(
+def repair(
     chosen: Settings, shelf: ConversationShelf, ref: str, *, write: bool, as_json: bool
 ) -> int:
     """Print the findings, the edit log and the change of one conversation; with `write`, apply it.
-    Return 1 if it cannot be mended."""
+    Return 1 if it cannot be repaired."""
     from perdure.engine.conversations.repair import diagnose, put_in_place
 
     found = diagnose(shelf, ref)
@@ -84,20 +84,20 @@ def mend(
         return code
     print_findings(found)
     if found.mended.refusal:
-        print(f"cannot be mended: {clean(found.mended.refusal)}")
+        print(f"cannot be repaired: {clean(found.mended.refusal)}")
     elif not found.changes:
-        print("nothing is to be mended")
+        print("nothing to repair")
     else:
         _print_changes(found)
         if moved:
             print(
-                "put in place, after the agent went on from it against perdure's own model; what "
-                "lay there is kept as"
+                "put in place after the agent continued from it against perdure's scripted model; "
+                "the original is kept as"
             )
         for path in moved:
             print(f"  {at_home(path)}")
         if not moved:
-            print(f"nothing was written: perdure sessions mend {clean(found.id)} --write")
+            print(f"nothing was written: perdure sessions repair {clean(found.id)} --write")
     return code
 
 
@@ -107,7 +107,7 @@ def _print_changes(found: Diagnosis) -> None:
     if len(found.mended.edits) > LISTED:
         print(f"  and {len(found.mended.edits) - LISTED} more change(s), all with --json")
     for path in found.spare:
-        print(f"  {at_home(str(path))}: moved aside (it is the beginning of the newer file)")
+        print(f"  {at_home(str(path))}: moved aside (the newer file begins with it)")
     if found.mended.content is None:
         return
     old, new = found.before.split(b"\n"), found.mended.content.split(b"\n")

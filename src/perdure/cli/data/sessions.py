@@ -1,7 +1,7 @@
-"""`sessions`: lists, reads, checks, mends and counts all conversations, whether perdure knows them
-or not, and shows perdure's own records of them.
+"""`sessions`: lists, reads, checks, repairs and counts all conversations, known to perdure or not,
+and shows perdure's own records of them.
 
-Only `create`, `extend`, `close`, `mend --write` and `rebuild` change anything.
+Only `create`, `extend`, `close`, `repair --write` and `rebuild` change anything.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ if TYPE_CHECKING:
     from perdure.engine.conversations import ConversationEntry, ConversationShelf
 
 LEAST = 8
-WHATS = ["ls", "show", "check", "mend", "stats", "rebuild", "create", "extend", "close"]
+WHATS = ["ls", "show", "check", "repair", "stats", "rebuild", "create", "extend", "close"]
+
+
+def _what(word: str) -> str:
+    """Return the action that a word names. `mend` is the old name of `repair`."""
+    return "repair" if word == "mend" else word
 
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     whats = (
-        "ls (default); show: read one; check: what is wrong with these, or all; mend: what would "
-        "mend one; stats: how often conversations went on; rebuild: make lost records again; "
-        "create SCOPE: a record for runs to come; extend: begin its lifetime again; close: retire "
-        "it, so that the next run begins a new one"
+        "ls (default); show: read one; check: find damage in these, or all; repair: show the "
+        "repair of one, --write does it; stats: how often conversations continued; rebuild: "
+        "recreate lost records; create SCOPE: a record for later runs; extend: restart its "
+        "lifetime; close: retire it, so that the next run starts a new one"
     )
-    parser.add_argument("what", nargs="?", choices=WHATS, default="ls", help=whats)
+    parser.add_argument("what", nargs="?", type=_what, choices=WHATS, default="ls", help=whats)
     parser.add_argument(
         "id",
         nargs="*",
@@ -46,7 +51,7 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         "-a",
         "--all",
         action="store_true",
-        help="of all directories, not only of the one you stand in",
+        help="of all directories, not only of the current one",
     )
     parser.add_argument(
         "--agent", action="append", default=[], help="only of this agent; repeatable"
@@ -55,15 +60,15 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write",
         action="store_true",
-        help="for mend: prove the mended copy and put it in place; the original is moved aside",
+        help="for repair: prove the repaired copy and put it in place; the original is moved aside",
     )
     parser.add_argument(
         "--lifetime",
         default="",
         metavar="DURATION",
-        help="for create and extend: 2h, 7d, ...; 0: it never expires",
+        help="for create and extend: lifetime such as 2h or 7d; 0: never expires",
     )
-    parser.add_argument("--cause", default="", help="for close: why")
+    parser.add_argument("--cause", default="", help="for close: the reason")
     parser.add_argument("--scope", default="", help="for stats: only of this scope")
     parser.add_argument(
         "--since",
@@ -92,10 +97,10 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
     shelf = shelf_of(store, arguments.agent)
     if arguments.what == "show":
         return _show(shelf, shelf.find(_one(arguments.id)), arguments.json)
-    if arguments.what == "mend":
-        from perdure.cli.data.repair import mend
+    if arguments.what == "repair":
+        from perdure.cli.data.repair import repair
 
-        return mend(
+        return repair(
             chosen, shelf, _one(arguments.id), write=arguments.write, as_json=arguments.json
         )
     below = None if arguments.all else project(Path.cwd())
@@ -115,7 +120,9 @@ def _one(ids: Sequence[str]) -> str:
 
     if len(ids) != 1:
         raise UsageError(
-            "which conversation? its id is missing" if not ids else "one conversation at a time",
+            "missing the id of a conversation"
+            if not ids
+            else "expected one conversation, not several",
             "perdure sessions",
         )
     return ids[0]

@@ -53,27 +53,29 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse any other volume; perdure home status names it",
     )
     parser.add_argument(
-        "--new", action="store_true", help="begin a volume in a directory that is no mount point"
+        "--new",
+        action="store_true",
+        help="create a volume in a directory that is not a mount point",
     )
     parser.add_argument(
         "--wait",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="how long the volume may take to come (default: 0)",
+        help="maximum wait for the volume (default: 0)",
     )
     parser.add_argument(
         "--grace",
         type=float,
         default=8.0,
         metavar="SECONDS",
-        help="what is left behind gets this to end in good order",
+        help="grace period for processes left behind",
     )
     way = parser.add_mutually_exclusive_group()
     way.add_argument(
         "--symlink",
         action="store_true",
-        help="link the homes at their usual places, where a second shell finds them (the default)",
+        help="link the homes at their usual places, where a second shell finds them (default)",
     )
     way.add_argument(
         "--variable",
@@ -88,7 +90,7 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
         help="link only this agent's home; repeatable",
     )
     parser.add_argument(
-        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="what to run, after --"
+        "command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command to run, after --"
     )
 
 
@@ -99,7 +101,7 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise UsageError(
-            "what is to be run? the command is missing",
+            "missing the command to run",
             "perdure entrypoint --volume DIR -- COMMAND",
         )
     from perdure.cli.kubernetes.pod import REST_S, is_pod, told_before_it_began

@@ -26,7 +26,7 @@ EVERY_S = 1.0
 def logs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
     parser.add_argument(
-        "-f", "--follow", action="store_true", help="go on until the TaskRun is over"
+        "-f", "--follow", action="store_true", help="follow until the TaskRun has ended"
     )
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
 

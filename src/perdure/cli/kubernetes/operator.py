@@ -42,42 +42,39 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         "--port",
         type=_port,
         default=8080,
-        help="where /healthz, /readyz and /metrics answer (default: 8080); 0: any that is free",
+        help="where /healthz, /readyz and /metrics answer (default: 8080); 0: any free port",
     )
     parser.add_argument(
         "--workers",
         type=_workers,
         default=16,
-        help="how many TaskRuns are brought on at once (default: 16)",
+        help="how many TaskRuns are handled at once (default: 16)",
     )
     parser.add_argument(
         "--patience",
         type=_duration,
         default=1800.0,
         metavar="TIME",
-        help=(
-            "so long an attempt waits for what keeps it from beginning, then it needs a person "
-            "(default: 30m)"
-        ),
+        help=("how long an attempt may be blocked before it asks for a person (default: 30m)"),
     )
     parser.add_argument(
         "--deaf",
         type=_duration,
         default=180.0,
         metavar="TIME",
-        help="a watch that is silent for so long makes /healthz fail (default: 3m)",
+        help="maximum silence of a watch before /healthz fails (default: 3m)",
     )
 
 
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError("a port from 0 to 65535 is needed")
+        raise argparse.ArgumentTypeError("expected a port from 0 to 65535")
     return int(text)
 
 
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError("a whole number from 1 to 256 is needed")
+        raise argparse.ArgumentTypeError("expected a whole number from 1 to 256")
     return int(text)
 
 
@@ -98,7 +95,7 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         ) from error
     if not arguments.image:
         raise UsageError(
-            "perdure operator has to know the image of the attempts",
+            "perdure operator needs the image of the attempts",
             "--image NAME, or PERDURE_IMAGE",
         )
     own = OWN_NAMESPACE.read_text().strip() if OWN_NAMESPACE.is_file() else "default"

@@ -37,7 +37,7 @@ MESSAGE = Path("/dev/termination-log")
 """File from which the kubelet reads a container's termination message, unless the pod has
 another."""
 ASKED = "its pod was asked to end"
-NOT_IN_TIME = "its pod was asked to end, and the agent was not ended in good order within the grace"
+NOT_IN_TIME = "its pod was asked to end, and the agent did not end within the grace period"
 LAST_S = 3.0
 """Seconds before the end of the grace period at which perdure exits with what is saved."""
 REST_S = 2.0
@@ -161,7 +161,7 @@ def pod_verb(arguments: argparse.Namespace) -> int:
     """Perform the attempt of the order. Return the exit code of its outcome."""
     if arguments.order is None:
         raise UsageError(
-            "--run needs --order DIR", "the operator gives it; or write one: docs/reference/pod.md"
+            "--run needs --order DIR", "the operator writes it; its format: docs/reference/pod.md"
         )
     if os.getpid() == 1:
         # As PID 1, run as an init, because nobody else would reap the orphans of agents.

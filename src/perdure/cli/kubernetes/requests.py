@@ -47,13 +47,11 @@ class NotYet(PerdureError):
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prompt", nargs="?", help="what the agent is to do; `-` reads standard input"
-    )
+    parser.add_argument("prompt", nargs="?", help="the prompt; `-` reads standard input")
     parser.add_argument(
         "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
     )
-    what = parser.add_argument_group("what runs")
+    what = parser.add_argument_group("agent")
     what.add_argument("--name", help="the TaskRun's name (default: one is made up)")
     what.add_argument(
         "--agent", help="claude (default), codex, gemini, opencode, or an ACP agent of the image"
@@ -69,14 +67,14 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ARG",
-        help="passed on to the agent's program; repeatable",
+        help="an argument for the agent's program; repeatable",
     )
     what.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable for the agent, no secret; repeatable",
+        help="a variable for the agent, not a secret; repeatable",
     )
     what.add_argument(
         "--credentials", metavar="SECRET", help="a Secret whose keys are variables for the agent"
@@ -84,10 +82,10 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--session",
         metavar="ID",
-        help="go on with this conversation, which lies in the task's state",
+        help="continue this conversation, which is in the task's state",
     )
     what.add_argument(
-        "--session-of", metavar="NAME", help="the TaskRun in whose state that conversation lies"
+        "--session-of", metavar="NAME", help="the TaskRun whose state has that conversation"
     )
     what.add_argument(
         "--image", help="the image with perdure and the agent (default: the operator's)"
@@ -97,13 +95,13 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="kept with the run; repeatable",
+        help="label of the run, NAME=VALUE; repeatable",
     )
     where = parser.add_argument_group("where")
     where.add_argument("--service", help="the owner of the task")
     where.add_argument("--task", help="the task's id within its service")
     where.add_argument("--repo", metavar="URL", help="the repository to work in")
-    where.add_argument("--base", help="the commit or branch to begin at")
+    where.add_argument("--base", help="the commit or branch to start from")
     where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
     where.add_argument(
         "--repo-credentials",
@@ -113,7 +111,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--workspace",
         choices=["Claim", "Shared", "Checkpoints"],
-        help="where state lies between attempts (default Claim)",
+        help="where state is kept between attempts (default: Claim)",
     )
     where.add_argument("--claim", metavar="NAME", help="the existing claim of --workspace Shared")
     where.add_argument(
@@ -124,7 +122,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECRET",
         help="a Secret whose keys are variables for the store's client",
     )
-    where.add_argument("--size", help="of the claim that is made (default 10Gi)")
+    where.add_argument("--size", help="size of the claim that is made (default: 10Gi)")
     where.add_argument(
         "--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in"
     )
@@ -149,7 +147,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--when-full",
         choices=[str(each) for each in WhenFull],
-        help="if the conversation is nearly too long",
+        help="what to do when the context window is nearly full",
     )
     limits.add_argument(
         "--verify",
@@ -157,7 +155,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="run in the workdir after success; its failure goes back to the agent",
     )
     limits.add_argument(
-        "--verify-rounds", type=rounds_of, help="how often a failing check is returned (default: 3)"
+        "--verify-rounds",
+        type=rounds_of,
+        help="how many times a failing check is returned to the agent (default: 3)",
     )
     limits.add_argument(
         "--verify-timeout",
@@ -172,7 +172,7 @@ def following(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--follow",
         action="store_true",
-        help="wait until it is over, with its log; the exit code is its own",
+        help="wait until it has ended and print its log; the exit code is the TaskRun's",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="no log")
     parser.add_argument("--json", action="store_true", help="print the TaskRun as JSON at the end")
@@ -195,7 +195,7 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             if arguments.name or tries > 20:
                 raise
         else:
-            return _told(taskruns, made, arguments, "is made")
+            return _told(taskruns, made, arguments, "created")
 
 
 def spec_of(arguments: argparse.Namespace) -> Object:
@@ -294,14 +294,16 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         )
     wish = uuid.uuid4().hex
     asked = taskruns.patch(name, {"metadata": {"annotations": {RETRY: wish}}}, seen=body)
-    return _told(taskruns, asked, arguments, "is asked for one more attempt", wish)
+    return _told(taskruns, asked, arguments, "gets one more attempt", wish)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
-    parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
+    parser.add_argument("prompt", nargs="?", help="new instructions; `-` reads standard input")
     parser.add_argument(
-        "--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)"
+        "--prompt-file",
+        metavar="FILE",
+        help="read the new instructions from a file (`-`: standard input)",
     )
     following(parser)
 
@@ -323,8 +325,8 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
                 pass  # somebody else wrote in between: read it again
         if time.monotonic() > end:
             raise NotYet(
-                f"version {version} of {name}'s instructions is not recorded yet, and yours would "
-                "take its place",
+                f"version {version} of {name}'s instructions is not recorded yet, and your update "
+                f"would replace it",
                 "does the operator run? kubectl get pods -A -l "
                 "app.kubernetes.io/component=operator",
             )
@@ -344,9 +346,7 @@ def stop_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"kubectl perdure show {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": True}})
-    return _told(
-        taskruns, asked, arguments, "is asked to stop: what is at work is saved and leaves"
-    )
+    return _told(taskruns, asked, arguments, "is stopping: its work is saved first")
 
 
 def resume_arguments(parser: argparse.ArgumentParser) -> None:
@@ -376,7 +376,7 @@ def _told(
     if not arguments.json:
         print(f"taskrun.perdure.dev/{name} {what}")
     if arguments.follow:
-        print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it goes on", file=sys.stderr)
+        print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it continues", file=sys.stderr)
         before = count(body, "status.attempt") - (phase(body) == "Running")
         told = (
             None

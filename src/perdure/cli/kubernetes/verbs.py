@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 VERBS: dict[str, tuple[str, str]] = {
     "run": (
         "kubernetes.requests",
-        "make a TaskRun: an agent, instructions, and where its work lies",
+        "create a TaskRun: an agent, instructions, a workdir",
     ),
     "retry": ("kubernetes.requests", "one more attempt of a TaskRun, with the same instructions"),
     "update": ("kubernetes.requests", "give a TaskRun new instructions, in the same conversation"),
     "stop": (
         "kubernetes.requests",
-        "end the attempt at work in good order, and begin none; resume goes on",
+        "stop the running attempt and start no other; resume continues",
     ),
-    "resume": ("kubernetes.requests", "go on with a TaskRun that was stopped"),
+    "resume": ("kubernetes.requests", "continue a TaskRun that was stopped"),
     "ls": ("kubernetes.verbs", "list TaskRuns"),
     "show": ("kubernetes.verbs", "show one TaskRun, its attempts and receipts"),
-    "logs": ("kubernetes.logs", "what the attempts' pods said; -f follows"),
+    "logs": ("kubernetes.logs", "show the logs of the attempts' pods; -f follows"),
     "why": (
         "kubernetes.verbs",
-        "how each attempt ended, what its receipt says, and what is waited for",
+        "show how each attempt ended, its receipt, and what the TaskRun waits for",
     ),
 }
 
@@ -71,7 +71,7 @@ def parser_of(verb: str, prog: str = "perdure --cluster") -> argparse.ArgumentPa
 
 def _where() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    where = parser.add_argument_group("which cluster")
+    where = parser.add_argument_group("cluster")
     where.add_argument(
         "-n", "--namespace", default="", metavar="NS", help="the namespace (default: the context's)"
     )
@@ -117,7 +117,9 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--phase", action="append", default=[], choices=list(STATES), help="only these; repeatable"
     )
-    parser.add_argument("--limit", type=int, default=50, help="the newest so many (default 50)")
+    parser.add_argument(
+        "--limit", type=int, default=50, help="maximum number of TaskRuns (default: 50)"
+    )
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
@@ -135,7 +137,7 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         return 0
     if not rows and sys.stdout.isatty():
         where = "any namespace" if arguments.all_namespaces else taskruns.namespace
-        print(f"no TaskRuns in {where}; begin with: kubectl perdure run ...")
+        print(f"no TaskRuns in {where}; start with: kubectl perdure run ...")
     now = time.time_ns() // 1_000_000
     head: tuple[str, ...] = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
     lines: list[tuple[str, ...]] = [_line(row, now) for row in rows]
@@ -235,7 +237,7 @@ def _attempt_line(attempt: dict[str, Any]) -> str:
     proof = f"  receipt {one_line(attempt['verdict'], 20)}" if attempt["verdict"] else ""
     if attempt["work"]["verdict"]:
         proof += f"  work {one_line(attempt['work']['verdict'], 20)}"
-    counts = "  (counts not)" if attempt["infrastructure"] else ""
+    counts = "  (not counted)" if attempt["infrastructure"] else ""
     return f"{ended}{why}{node}{proof}{counts}"
 
 
@@ -284,7 +286,7 @@ def _explained(attempt: dict[str, Any]) -> list[tuple[str, str]]:
         ("outcome", outcome),
     ]
     if attempt["infrastructure"]:
-        lines.append(("counts", "no: what ended it was none of the task's doing"))
+        lines.append(("counts", "no: the task did not cause its end"))
     if attempt["session_id"]:
         lines.append(("session", attempt["session_id"]))
     if attempt["verdict"]:

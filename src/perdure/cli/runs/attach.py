@@ -50,7 +50,7 @@ def wait_verb(arguments: argparse.Namespace) -> int:
     end = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
     while run.state not in FINAL:
         if _is_left_alone(run, store.now(), partial(store.get, run.id)):
-            print(f"nobody works on {run.name}: perdure retry {run.name}", file=sys.stderr)
+            print(f"{run.name} has no supervisor: perdure retry {run.name}", file=sys.stderr)
             return UNATTENDED
         if time.monotonic() > end:
             print(f"{run.name} is still {run.state}", file=sys.stderr)
@@ -77,12 +77,13 @@ def attach_verb(arguments: argparse.Namespace) -> int:
         run = _follow(store, run, progress, stopper)
         if stopper.asked:
             progress.part(
-                f"left; {run.name} goes on: perdure attach {run.name}, perdure stop {run.name}"
+                f"detached; {run.name} continues: perdure attach {run.name}, perdure stop "
+                f"{run.name}"
             )
             return 0
         if run.state not in FINAL:
             progress.part(
-                f"nobody works on {run.name}: perdure retry {run.name} continues where it stopped"
+                f"{run.name} has no supervisor: perdure retry {run.name} continues where it stopped"
             )
             return UNATTENDED
         report = report_of(store, run)

@@ -32,11 +32,14 @@ HEADS = (
 
 def diff_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
-    parser.add_argument("--stat", action="store_true", help="only which files, and how much")
+    parser.add_argument(
+        "--stat", action="store_true", help="list only the files and their numbers of changed lines"
+    )
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="the patch byte for byte, binary files too, for git apply; not cleaned",
+        help="print print print print the patch byte for byte, binary files too, for git apply; "
+        "not cleaned",
     )
 
 
@@ -52,7 +55,7 @@ def diff_verb(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(patch)
         return 0
     if not patch:
-        print(f"{arguments.name} has changed nothing", file=sys.stderr)
+        print(f"{arguments.name} has no changes", file=sys.stderr)
     _show(visible(patch.decode("utf-8", "replace")))
     return 0
 
@@ -81,12 +84,13 @@ def apply_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         metavar="DIR",
-        help="the checkout that takes the changes (default: the one you stand in)",
+        help="the checkout to change (default: the current one)",
     )
     parser.add_argument(
         "--commit",
         action="store_true",
-        help="as a commit on its branch, by the agent; default: left uncommitted",
+        help="commit on the checkout's branch, with the agent as author; default: leave "
+        "uncommitted",
     )
 
 
@@ -100,7 +104,7 @@ def apply_verb(arguments: argparse.Namespace) -> int:
         for name, reason in applied.refused:
             print(f"  {clean(name)}: {reason}", file=sys.stderr)
         raise Conflict(
-            f"{len(applied.refused)} file(s) cannot be taken over, so nothing was changed in "
+            f"{len(applied.refused)} file(s) cannot be applied, so nothing was changed in "
             f"{applied.top}",
             "commit, stash or remove what is in the way and try again, or: perdure diff "
             f"{arguments.name}",
@@ -109,9 +113,9 @@ def apply_verb(arguments: argparse.Namespace) -> int:
         print(clean(name))
     if not applied.files and not applied.commit:
         print(
-            f"{applied.top} has all of it already"
+            f"{applied.top} already has all changes"
             if applied.already
-            else f"{arguments.name} has changed nothing",
+            else f"{arguments.name} has no changes",
             file=sys.stderr,
         )
     else:
@@ -128,7 +132,8 @@ def rm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--force",
         action="store_true",
-        help="also if its workdir has changes that exist nowhere else; the trash keeps it",
+        help="remove it even if its workdir has changes that exist nowhere else; the trash keeps "
+        "it",
     )
 
 
@@ -141,7 +146,7 @@ def rm_verb(arguments: argparse.Namespace) -> int:
     place = removed.run.workspace
     if removed.trash is not None:
         print(
-            f"  its workdir is in {clean(str(removed.trash))}; back with: perdure trash restore "
+            f"  its workdir is in {clean(str(removed.trash))}; undo: perdure trash restore "
             f"{removed.trash.name}"
         )
         if removed.unsaved:

@@ -21,7 +21,7 @@ SHOWN = 10
 def checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
     parser.add_argument(
-        "--all", action="store_true", help=f"every one that is kept (default: the newest {SHOWN})"
+        "--all", action="store_true", help=f"list all that are kept (default: the newest {SHOWN})"
     )
     parser.add_argument("--json", action="store_true")
 
@@ -62,8 +62,8 @@ def checkpoints_verb(arguments: argparse.Namespace) -> int:
 
 MOMENTS = {
     "turn": "turn end",
-    "tool": "at work",
-    "stop": "told to stop",
+    "tool": "running",
+    "stop": "stop requested",
     "end": "attempt end",
     "adopted": "taken over",
     "restore": "before a restore",
@@ -99,10 +99,12 @@ def restore_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="this checkpoint, and the instructions up to it (default: the newest)",
+        help="number of the checkpoint to restore (default: the newest)",
     )
     parser.add_argument(
-        "--files", action="store_true", help="only the workdir; the conversation stays where it is"
+        "--files",
+        action="store_true",
+        help="restore only the workdir; the conversation stays as it is",
     )
 
 
@@ -144,5 +146,5 @@ def restore_verb(arguments: argparse.Namespace) -> int:
         print(f"  valid again: instructions {context.version}: {one_line(context.text, 100)}")
     if restored.undo is not None:
         print(f"  undo:  perdure restore {run.name} --at {restored.undo.number}")
-    print(f'  go on: perdure retry {run.name}, or perdure update {run.name} "..."')
+    print(f'  continue: perdure retry {run.name}, or perdure update {run.name} "..."')
     return 0

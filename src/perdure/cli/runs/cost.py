@@ -51,7 +51,7 @@ def cost_arguments(parser: argparse.ArgumentParser) -> None:
         "--by",
         default="run",
         metavar="run|agent|repo|day|label:NAME",
-        help="what to add up by (default: run)",
+        help="what to group by (default: run)",
     )
     parser.add_argument(
         "--since",

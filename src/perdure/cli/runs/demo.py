@@ -45,8 +45,9 @@ FILES = {
     "README.md": "# shop\nA small repository for a demonstration.\n",
 }
 TASK = (
-    "Measure this repository. First run exactly this: `git ls-files | wc -l > FILES.txt`. Then run "
-    "exactly this, it takes a while: `echo counting > STARTED.txt; test -e SEEN.txt || sleep 60; "
+    "Measure this repository. First run exactly this: `git ls-files | wc -l > FILES.txt`. Then "
+    "run exactly this, it takes a while: `echo counting > STARTED.txt; test -e SEEN.txt || sleep "
+    "60; "
     "cat *.py | wc -l > LINES.txt`. Then say in one sentence how many files and lines there are."
 )
 SCRIPT = """by history

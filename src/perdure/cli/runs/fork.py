@@ -17,7 +17,7 @@ def fork_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "prompt",
         nargs="?",
-        help="what the fork is to do; `-` reads standard input (default: finish the task)",
+        help="prompt of the fork; `-` reads standard input (default: finish the task)",
     )
     parser.add_argument(
         "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
@@ -28,7 +28,7 @@ def fork_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="leave out what was said after this turn (counted from 1)",
+        help="start after this turn of the conversation (counted from 1)",
     )
     point.add_argument("--at", type=int, default=0, help=argparse.SUPPRESS)
     point.add_argument(
@@ -36,7 +36,7 @@ def fork_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="begin where this checkpoint was taken: files and conversation",
+        help="start from this checkpoint: files and conversation",
     )
     parser.add_argument(
         "--as",

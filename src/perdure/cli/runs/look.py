@@ -198,7 +198,9 @@ def told(posting: dict[str, Any] | None) -> list[str]:
     """Return lines about a run's postings on its forge, and about postings that failed."""
     if posting is None:
         return []
-    lines = [f"told at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
+    lines = (
+        [f"reported at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
+    )
     if posting["commit"]:
         pull = (
             f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}"
@@ -224,15 +226,15 @@ def _waits_for(report: dict[str, Any]) -> str:
         return ""
     there = clean(report["host"])
     if report["state"] != "queued":
-        return f"its workdir and conversation lie on {there}"
+        return f"its workdir and conversation are on {there}"
     if here.patience_s is None:
         return (
-            f"it waits for {there}, where its workdir and conversation lie; no checkpoint_store is "
-            "set here that would bring them"
+            f"it waits for {there}, which has its workdir and conversation; no checkpoint_store "
+            f"is set here to fetch them from"
         )
     return (
-        f"it waits for {there}, where its workdir and conversation lie; after {here.patience_s:g} "
-        f"s another host may bring the newest checkpoint from {clean(chosen.checkpoint_store)}"
+        f"it waits for {there}, which has its workdir and conversation; after {here.patience_s:g} "
+        f"s another host may fetch the newest checkpoint from {clean(chosen.checkpoint_store)}"
     )
 
 
@@ -251,24 +253,24 @@ def _retention(agent: str) -> Retention | None:
 def logs_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
     parser.add_argument(
-        "-f", "--follow", action="store_true", help="continue until the run is over"
+        "-f", "--follow", action="store_true", help="follow until the run has ended"
     )
     parser.add_argument("--attempt", type=int, default=0, help="only this attempt")
     parser.add_argument("-n", "--tail", type=int, metavar="N", help="only the last N entries")
     parser.add_argument(
         "--since", type=seconds_of, metavar="AGE", help="only the last 90s, 30m, 24h, 7d"
     )
-    parser.add_argument("-t", "--times", action="store_true", help="begin each entry with its time")
+    parser.add_argument("-t", "--times", action="store_true", help="start each line with its time")
     parser.add_argument(
-        "--prompts", action="store_true", help="show the instructions that the agent was given, too"
+        "--prompts", action="store_true", help="also show the instructions that the agent got"
     )
-    parser.add_argument("--tools", action="store_true", help="show the results of tools, too")
+    parser.add_argument("--tools", action="store_true", help="also show the results of tools")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON record a line")
     form.add_argument(
         "--raw",
         action="store_true",
-        help="the agent's own output as it was; cleaned only on a terminal",
+        help="the agent's raw output; cleaned only on a terminal",
     )
 
 

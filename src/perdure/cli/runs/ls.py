@@ -71,7 +71,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent", action="append", default=[], help="only these agents or roles; repeatable"
     )
     parser.add_argument(
-        "--repo", help="only runs of this repository, by path, URL or last part; `.`: this one"
+        "--repo", help="only runs of this repository: path, URL or last part; `.`: the current one"
     )
     parser.add_argument(
         "--label",
@@ -88,7 +88,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
         "-n", "--limit", type=int, default=50, help="maximum number of runs (default: 50)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="only the names")
-    parser.add_argument("--watch", action="store_true", help="show it anew every 2 seconds")
+    parser.add_argument("--watch", action="store_true", help="refresh every 2 seconds")
     form = parser.add_mutually_exclusive_group()
     form.add_argument(
         "--json",
@@ -138,7 +138,7 @@ def _list(arguments: argparse.Namespace) -> int:
             print(row["name"])
         return 0
     if not rows and sys.stdout.isatty():
-        print('no runs yet; start with: perdure run "what the agent is to do"')
+        print('no runs yet; start with: perdure run "Fix the failing test"')
     now = time_ns() // 1_000_000
     table(*_columns(rows, now), marks=[str(_shown_state(row)) for row in rows])
     for words in _advice(rows):
@@ -254,8 +254,8 @@ def _advice(rows: Sequence[Row]) -> list[str]:
         ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
         (
             "unattended",
-            "1 run has no supervisor, but its agent works on",
-            "{} runs have no supervisor, but their agents work on",
+            "1 run has no supervisor, but its agent still runs",
+            "{} runs have no supervisor, but their agents still run",
         ),
     ):
         names = [str(row["name"]) for row in rows if row["liveness"] == liveness]

@@ -22,18 +22,18 @@ def map_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default=".",
         metavar="DIR|NAME",
-        help="a directory, or a run (default: the one you stand in)",
+        help="a directory, or a run (default: the current directory)",
     )
     parser.add_argument(
         "--for",
         dest="prompt",
         metavar="PROMPT",
-        help="what it is for: what the prompt mentions comes first",
+        help="a prompt: files that it mentions come first",
     )
     parser.add_argument(
         "--tokens",
         type=int,
-        help="the most tokens that it takes, estimated as bytes / 3 (default: map_tokens)",
+        help="maximum number of tokens, estimated as bytes / 3 (default: map_tokens)",
     )
     parser.add_argument("--json", action="store_true")
 
@@ -72,5 +72,5 @@ def map_verb(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if not drawn.text:
-        print("perdure: there is no file to be mapped", file=sys.stderr)
+        print("perdure: there is no file to map", file=sys.stderr)
     return 0

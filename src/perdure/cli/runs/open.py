@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def open_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
     parser.add_argument(
-        "--exec", action="store_true", help="start it here and now, instead of printing the command"
+        "--exec", action="store_true", help="start the program now, instead of printing the command"
     )
     parser.add_argument(
         "--json", action="store_true", help="print command, directory and variables as JSON"
@@ -55,7 +55,9 @@ def open_verb(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps({"schema_version": 1, **shown}, indent=2, ensure_ascii=False))
         return 0
-    print(f"# {found.run.name} is yours now: no attempt starts until you give it back. Go on with")
+    print(
+        f"# {found.run.name} is open for you: no attempt starts until you return it. Continue with"
+    )
     print(command_line(found))
     print("# and afterwards")
     print(f"perdure take-back {found.run.name}")
@@ -74,7 +76,7 @@ def take_back_arguments(parser: argparse.ArgumentParser) -> None:
         "--adopt",
         default="",
         metavar="ID",
-        help="the run goes on in this conversation, which you began beside its own",
+        help="continue the run in this conversation, which you started beside its own",
     )
     parser.add_argument("--json", action="store_true")
 
@@ -89,24 +91,24 @@ def take_back_verb(arguments: argparse.Namespace) -> int:
     name = back.run.name
     if not back.kept:
         print(
-            f"{name}: what perdure had seen of the conversation is not in it any more; it is taken "
-            "as it is now"
+            f"{name}: the conversation no longer has what perdure had recorded; it is used as it "
+            f"is now"
         )
     if arguments.adopt:
-        print(f"{name} goes on in {back.session_id}")
+        print(f"{name} continues in {back.session_id}")
     else:
         print(
-            f"{name}: {back.turns} turn(s) were added by hand"
+            f"{name}: {back.turns} turn(s) were added manually"
             if back.turns
-            else f"{name}: nothing was added by hand"
+            else f"{name}: nothing was added manually"
         )
     for each in back.others:
         if each.id != back.session_id:
             what = "a fork of it" if each.id in back.forks else "another conversation"
-            print(f"  {what} was begun here: {each.id} ({each.turns or '?'} turns)")
-            print(f"  to go on in that one: perdure take-back {name} --adopt {each.id}")
+            print(f"  {what} was started here: {each.id} ({each.turns or '?'} turns)")
+            print(f"  to continue in that one: perdure take-back {name} --adopt {each.id}")
     print(
-        f'next: perdure update {name} "what is to be done now"'
+        f'next: perdure update {name} "new instructions"'
         + ("" if back.run.state == "succeeded" else f", or perdure retry {name}")
     )
     return 0

@@ -175,7 +175,7 @@ def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> li
             _fit(
                 "  nothing here; Ctrl+A looks in all directories"
                 if not picker.search
-                else "  nothing has these words",
+                else "  no conversation has this text",
                 width,
             )
         )
@@ -227,7 +227,7 @@ def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[st
 
 
 def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
-    known = f"{entry.run.state}, run {entry.run.name}" if entry.run else "begun by hand"
+    known = f"{entry.run.state}, run {entry.run.name}" if entry.run else "started manually"
     gone = "" if entry.on_disk else ", its transcript is gone"
     return f"{clean(entry.id)}  {known}{gone}", f"{picker.state(entry)}  {at_home(entry.cwd)}"
 
@@ -238,7 +238,7 @@ def _preview(picker: Picker, entry: ConversationEntry, width: int, height: int) 
     for said in picker.said(entry):
         lines += _wrapped("agent:  " if said.by_agent else "person: ", clean(said.text), width)
     end = max(min(height - 1, len(lines)), len(lines) - picker.back)
-    kept = lines[max(0, end - height + 1) : end] or ["nothing that could be shown"]
+    kept = lines[max(0, end - height + 1) : end] or ["nothing to show"]
     rule = "-" * 2 + " what was said last " + "-" * max(0, width - 22)
     return [_fit(line, width) for line in [rule, *kept, *[""] * (height - 1 - len(kept))]]
 
@@ -260,7 +260,7 @@ def _wrapped(head: str, text: str, width: int) -> list[str]:
 
 def _help(picker: Picker, width: int) -> str:
     if picker.searching:
-        return "type words to look for   Enter done   Esc no search"
+        return "type to search   Enter done   Esc clear"
     if width < WIDE:
         scope = "here" if picker.everywhere else "all"
         return f"Up/Down  Enter choose  Space preview  / search  Ctrl+A {scope}  Esc leave"

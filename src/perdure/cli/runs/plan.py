@@ -18,12 +18,12 @@ from perdure.rules.plan.conversations import joins, order, weave
 
 SHOWN = 60
 WHAT = {
-    "check": "is anything wrong with the file",
-    "graph": "who needs whom, and who talks on",
-    "run": "begin the plan in the file, or go on with it",
-    "show": "how it stands, by its name or its file",
-    "retry": "go on with what failed, or with one task of it",
-    "ls": "the plans that were begun",
+    "check": "check the file",
+    "graph": "draw needs and conversations",
+    "run": "start the plan in the file, or continue it",
+    "show": "show its state, by its name or its file",
+    "retry": "continue what failed, or one task of it",
+    "ls": "list the plans",
 }
 
 
@@ -42,13 +42,13 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=jobs_of,
         default=0,
-        help="how many tasks at once (default: as the plan says, or 1)",
+        help="maximum number of tasks at once (default: jobs of the plan, or 1)",
     )
     parser.add_argument(
         "--format",
         choices=["text", "mermaid"],
         default="text",
-        help="how graph draws it (default: text)",
+        help="output format of graph (default: text)",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -56,9 +56,7 @@ def plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 def plan_verb(arguments: argparse.Namespace) -> int:
     if arguments.task is not None and arguments.what != "retry":
-        raise UsageError(
-            f"plan {arguments.what} takes one name, and {arguments.task!r} is a second one"
-        )
+        raise UsageError(f"plan {arguments.what} takes one name, not also {arguments.task!r}")
     if (arguments.file is None) != (arguments.what == "ls"):
         if arguments.what == "ls":
             wanted = "takes no name"
@@ -87,10 +85,7 @@ def _look(arguments: argparse.Namespace) -> int:
         print(_mermaid(plan, strands) if arguments.format == "mermaid" else _drawn(plan, strands))
     else:
         talks = len({strand.name for strand in strands.values()})
-        print(
-            f"{clean(plan.name)}: {len(plan.tasks)} task(s) in {talks} conversation(s), nothing "
-            "wrong"
-        )
+        print(f"{clean(plan.name)}: {len(plan.tasks)} task(s) in {talks} conversation(s), valid")
     return 0
 
 

@@ -94,11 +94,11 @@ class PlanProgress:
             self._say(one_line(report["reason"], 240))
         if report["state"] == "succeeded":
             home = ways_home(result["run"], result, result["commit"])
-            self._say(f"the result is in {clean(result['path'])}; take it over: {home}")
+            self._say(f"the result is in {clean(result['path'])}; apply it: {home}")
         elif report["state"] == "failed":
             self._say(f"next: perdure plan show {name}, perdure plan retry {name}")
         else:
-            self._say(f"perdure plan run {clean(report['file'])} goes on")
+            self._say(f"perdure plan run {clean(report['file'])} continues")
 
     def _line(self, record: Record) -> str:
         task = self._task(record.run)

@@ -75,7 +75,7 @@ def ls(arguments: argparse.Namespace) -> int:
     if rows:
         _table([["PLAN", "STATE", "DONE", "AGE", "FILE"], *rows])
     elif sys.stdout.isatty():
-        print("no plans yet; begin with: perdure plan run FILE")
+        print("no plans yet; start with: perdure plan run FILE")
     return 0
 
 

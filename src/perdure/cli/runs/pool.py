@@ -44,13 +44,13 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=jobs_of,
         default=min(4, os.cpu_count() or 1),
-        help="how many attempts at once (default: one a core, at most 4)",
+        help="maximum number of attempts at once (default: one per core, at most 4)",
     )
-    parser.add_argument("--once", action="store_true", help="end when nothing is due any more")
+    parser.add_argument("--once", action="store_true", help="exit when the queue is empty")
     parser.add_argument(
         "--run",
         action="store_true",
-        help="perform one attempt of a TaskRun, in its pod, as --order says",
+        help="run one attempt of a TaskRun in its pod, as --order says",
     )
     parser.add_argument(
         "--order", type=Path, metavar="DIR", help="with --run: the directory of the order"
@@ -59,7 +59,7 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
         "--result",
         type=Path,
         metavar="FILE",
-        help="with --run: for the result (default: /dev/termination-log)",
+        help="with --run: file for the result (default: /dev/termination-log)",
     )
     parser.add_argument(
         "--secrets",
@@ -78,7 +78,7 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
 
 def jobs_of(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
-        raise argparse.ArgumentTypeError("a whole number from 1 to 256 is needed")
+        raise argparse.ArgumentTypeError("expected a whole number from 1 to 256")
     return int(text)
 
 

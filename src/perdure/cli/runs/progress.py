@@ -149,7 +149,7 @@ class Progress:
             self._say(f"the result is in {shown_path(place['path'], sys.stderr)}")
             if place["branch"]:
                 self._say(
-                    f"look at it: perdure diff {name}; take it over: "
+                    f"look at it: perdure diff {name}; apply it: "
                     f"{ways_home(name, place, place['head'])}"
                 )
         elif report["state"] == "queued":

@@ -37,7 +37,7 @@ def receipt_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--note",
         action="store_true",
-        help="also attach it, signed, to the attempt's commit as a git note (refs/notes/perdure)",
+        help="also attach it, signed, as a git note to the attempt's commit (refs/notes/perdure)",
     )
     parser.add_argument(
         "--key",
@@ -62,7 +62,7 @@ def receipt_verb(arguments: argparse.Namespace) -> int:
         return _verify(arguments)
     if len(arguments.what) != 1 or arguments.what[0] == VERIFY:
         raise UsageError(
-            "one run, or verify and one file, is needed", "perdure receipt verify FILE --key PUB"
+            "expected one run, or verify and one file", "perdure receipt verify FILE --key PUB"
         )
     return _print(arguments)
 
@@ -143,13 +143,13 @@ def _expected(statement: Statement, run: str, commit: str) -> None:
     if run and run not in statement.run:
         name = one_line(statement.run[1] or statement.run[0], 80)
         raise NotVerified(
-            f"the signature is good, but the receipt is about another run: {name}, and not {run}"
+            f"the signature is valid, but the receipt is about another run: {name}, and not {run}"
         )
     commits = [each.digest.get("gitCommit", "") for each in statement.subject]
     if commit and commit.lower() not in commits:
         about = ", ".join(one_line(each, 64) for each in commits if each) or "no commit"
         raise NotVerified(
-            f"the signature is good, but the receipt is about {about}, and not about {commit}"
+            f"the signature is valid, but the receipt is about {about}, and not about {commit}"
         )
 
 
@@ -187,7 +187,9 @@ def key_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("file", nargs="?", type=Path, help="for trust: a public key in PEM")
     parser.add_argument(
-        "--name", default="", help="for trust: whose key it is (default: the name of the file)"
+        "--name",
+        default="",
+        help="for trust: name of the key's owner (default: the name of the file)",
     )
     parser.add_argument("--json", action="store_true")
 
@@ -197,7 +199,9 @@ def key_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.attestation.envelope import key_id
 
     if (arguments.what == "trust") != (arguments.file is not None):
-        raise UsageError("trust needs one file, and the others take none", "perdure key trust FILE")
+        raise UsageError(
+            "trust needs one file; the other actions take none", "perdure key trust FILE"
+        )
     state = settings().state
     if arguments.what == "trust":
         key = hostkey.read(arguments.file)

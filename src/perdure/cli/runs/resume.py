@@ -29,22 +29,20 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SESSION|NAME",
         help="a conversation's id or its beginning, or a run (default: choose)",
     )
-    parser.add_argument(
-        "prompt", nargs="?", help="what is to be done now; `-` reads standard input"
-    )
+    parser.add_argument("prompt", nargs="?", help="new instructions; `-` reads standard input")
     parser.add_argument(
         "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
     )
     parser.add_argument(
-        "-a", "--all", action="store_true", help="choose among the conversations of all directories"
+        "-a", "--all", action="store_true", help="offer the conversations of all directories"
     )
     parser.add_argument(
         "--agent",
         action="append",
         default=[],
-        help="choose only among those of this agent; repeatable",
+        help="offer only conversations of this agent; repeatable",
     )
-    new = parser.add_argument_group("for a conversation that has no run yet")
+    new = parser.add_argument_group("for a conversation without a run")
     new.add_argument("--name", default="", help="the run's name (default: one is made up)")
     new.add_argument(
         "--repo",
@@ -115,8 +113,8 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
             as_json=arguments.json,
         )
         raise UsageError(
-            "which conversation? there is no terminal to choose on",
-            'perdure resume ID "what is to be done now"',
+            "missing the conversation, and there is no terminal to choose one on",
+            'perdure resume ID "new instructions"',
         )
     from perdure.cli.runs.picker import pick
 
@@ -134,10 +132,10 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         done = f"{entry.run.name} has succeeded: " if entry.run is not None else ""
         raise UsageError(
-            "there is no prompt", f'{done}perdure resume {arguments.which} "what is to be done now"'
+            "missing the prompt", f'{done}perdure resume {arguments.which} "new instructions"'
         )
-    default = " (nothing: go on with the task)" if unfinished else ""
-    print(f"what is to be done now?{default}", file=sys.stderr)
+    default = " (empty: continue the task)" if unfinished else ""
+    print(f"New instructions?{default}", file=sys.stderr)
     print("> ", end="", file=sys.stderr, flush=True)
     try:
         text = sys.stdin.readline()

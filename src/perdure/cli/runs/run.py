@@ -52,13 +52,11 @@ FULL = (
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "prompt", nargs="?", help="what the agent is to do; `-` reads standard input"
-    )
+    parser.add_argument("prompt", nargs="?", help="the prompt; `-` reads standard input")
     parser.add_argument(
         "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
     )
-    what = parser.add_argument_group("what runs")
+    what = parser.add_argument_group("agent")
     what.add_argument("--agent", help="one of perdure agents (default: claude)")
     what.add_argument("--model", help="the model, by the agent's own name for it")
     what.add_argument(
@@ -71,28 +69,28 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ARG",
-        help="passed on to the agent's program; repeatable",
+        help="an argument for the agent's program; repeatable",
     )
     what.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME[=VALUE]",
-        help="a variable for the agent; NAME alone passes your own value on; repeatable",
+        help="a variable for the agent; NAME alone passes your own value; repeatable",
     )
     what.add_argument(
         "--map",
         choices=MAP_WHEN,
         help=(
-            "which prompts get the project map: none, where no conversation carries what it says "
-            "(default), each first one, all"
+            "which prompts get the project map: none; needed: those whose conversation lacks it "
+            "(default); first: the first of each conversation; all"
         ),
     )
     file_arguments(parser)
     where = parser.add_argument_group("where")
-    where.add_argument("--repo", help="a repository's path or URL (default: the one you stand in)")
+    where.add_argument("--repo", help="a repository's path or URL (default: the current one)")
     where.add_argument(
-        "--base", help="the commit or branch to begin at (default: where the repository stands)"
+        "--base", help="the commit or branch to start from (default: the repository's HEAD)"
     )
     where.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
     where.add_argument(
@@ -101,23 +99,21 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--include-changes",
         action="store_true",
-        help="copy the uncommitted changes of the checkout into the workdir",
+        help="copy uncommitted changes of the checkout into the workdir",
     )
-    where.add_argument("--here", action="store_true", help="work in this directory, as it is")
+    where.add_argument("--here", action="store_true", help="work directly in this directory")
     where.add_argument("--service", help="a task of a service without a repository")
     where.add_argument("--task", help="the task's id within its service")
-    who = parser.add_argument_group("which run")
+    who = parser.add_argument_group("run")
     who.add_argument("--name", help="the run's name (default: one is made up)")
-    who.add_argument(
-        "--key", help="the same key and task is the same run: nothing is started twice"
-    )
+    who.add_argument("--key", help="idempotency key: the same key and task is the same run")
     who.add_argument("--scope", help="runs of one agent with the same scope share one conversation")
     who.add_argument(
         "--label",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="kept with the run; repeatable",
+        help="label of the run, NAME=VALUE; repeatable",
     )
     limits = parser.add_argument_group("limits and checks")
     limits.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
@@ -159,28 +155,32 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent",
         help="hand it over to another agent: same workdir, a new conversation with a brief",
     )
-    changes = parser.add_argument_group("changes that hold from now on")
+    changes = parser.add_argument_group("changes that stay in effect")
     changes.add_argument("--continuity", choices=CONTINUITY, help=LOST)
     changes.add_argument("--model", help="the model, by the agent's own name for it")
     changes.add_argument(
-        "--budget-usd", type=float, help="dollars for all attempts together, those before included"
+        "--budget-usd", type=float, help="dollars for all attempts together, earlier ones included"
     )
     changes.add_argument(
         "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
     )
-    changes.add_argument("--attempts", type=positive, help="number of further attempts (default 1)")
+    changes.add_argument(
+        "--attempts", type=positive, help="number of further attempts (default: 1)"
+    )
     policy_arguments(changes)
     following(parser)
 
 
 def update_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the run's name, id or key")
-    parser.add_argument("prompt", nargs="?", help="the new instructions; `-` reads standard input")
+    parser.add_argument("prompt", nargs="?", help="new instructions; `-` reads standard input")
     parser.add_argument(
-        "--prompt-file", metavar="FILE", help="read them from a file (`-`: standard input)"
+        "--prompt-file",
+        metavar="FILE",
+        help="read the new instructions from a file (`-`: standard input)",
     )
     file_arguments(parser)
-    policy_arguments(parser.add_argument_group("changes that hold from now on"))
+    policy_arguments(parser.add_argument_group("changes that stay in effect"))
     following(parser)
 
 
@@ -287,7 +287,7 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
             what = "an uncommitted change" if count == 1 else f"{count} uncommitted changes"
             print(
                 f"perdure: {what} of {place.repo} will not be in the workdir; --include-changes "
-                "copies them",
+                f"copies them",
                 file=sys.stderr,
             )
 
@@ -388,8 +388,7 @@ def followed(
             progress.introduce(run)
             if updated and run.state is RunState.RUNNING:
                 progress.part(
-                    f"attempt {run.attempt} is running: the new instructions are kept, and wait "
-                    "for its end"
+                    f"attempt {run.attempt} is running: the new instructions start when it ends"
                 )
         if arguments.detach and run.state is RunState.QUEUED:
             detach(chosen, run)

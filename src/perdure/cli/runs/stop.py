@@ -26,9 +26,7 @@ def stop_verb(arguments: argparse.Namespace) -> int:
         time.sleep(0.1)
         run = engine.store.get(run.id)
     if run.state is RunState.RUNNING:
-        print(
-            f"{run.name} is being stopped, which takes longer than usual: perdure show {run.name}"
-        )
+        print(f"{run.name} is still stopping: perdure show {run.name}")
         return 75
     print(f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped")
     return 0

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, / filters, ? tells them "
+        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, / filters, ? lists "
         "all, q leaves."
     )
 
@@ -73,7 +73,7 @@ class _Acts:
         run = service.retry(self.engine, run_id)
         if run.state is RunState.QUEUED:
             detach(self._chosen, run)
-            return f"{run.name} goes on"
+            return f"{run.name} continues"
         return f"{run.name} is {run.state}"
 
     def stop(self, run_id: str) -> str:
@@ -81,7 +81,7 @@ class _Acts:
 
         run = service.stop(self.engine, run_id)
         if run.state is RunState.RUNNING:
-            return f"{run.name} is being stopped"
+            return f"{run.name} is stopping"
         return f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped"
 
     def close(self) -> None:

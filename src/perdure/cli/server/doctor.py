@@ -55,7 +55,7 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
         yield (
             "serve",
             "warn",
-            "secrets are named as credentials of systemd: only the service itself can check them",
+            "the secrets are systemd credentials: only the service itself can check them",
         )
         return
     environ, problems = dict(os.environ), list[str]()
@@ -72,7 +72,7 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     yield from (("serve", "bad", problem) for problem in problems)
     if not problems:
         names = ", ".join(source.name for source in chosen.webhooks) or "none"
-        yield "serve", "ok", f"webhooks: {names}; secrets, tokens and templates are good"
+        yield "serve", "ok", f"webhooks: {names}; secrets, tokens and templates are valid"
 
 
 def _has_credentials(chosen: Settings) -> bool:
@@ -121,8 +121,8 @@ def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
         yield (
             "serve",
             "warn",
-            "there is no token that is good now: nobody gets to the dashboard, the API and the "
-            "metrics: perdure token new NAME",
+            "there is no valid token, so the dashboard, the API and the metrics refuse everybody: "
+            "perdure token new NAME",
         )
     else:
         where = (

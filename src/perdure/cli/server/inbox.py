@@ -26,19 +26,19 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["ls", "show", "replay", "tell"],
         default="ls",
-        help="ls (the default), show ID, replay ID ..., or tell RUN ...",
+        help="ls (default), show ID, replay ID ..., or tell RUN ...",
     )
     parser.add_argument(
         "id",
         nargs="*",
         help=(
-            "a delivery's number, its id, or the beginning of it (at least 4 characters); of tell: "
+            "a delivery's number, its id, or the first characters of it (at least 4); for tell: "
             "runs"
         ),
     )
     parser.add_argument("--state", default="", choices=STATES, help="only these")
     parser.add_argument(
-        "--source", default="", metavar="NAME", help="only what came by /webhooks/NAME"
+        "--source", default="", metavar="NAME", help="only deliveries to /webhooks/NAME"
     )
     parser.add_argument("-n", "--limit", type=_limit, default=50)
     parser.add_argument(
@@ -46,21 +46,21 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         type=_limit,
         default=0,
         metavar="NUMBER",
-        help="only those with smaller numbers: the next page",
+        help="only deliveries with smaller numbers: the next page",
     )
     parser.add_argument("--json", action="store_true")
 
 
 def _limit(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text[:12]) <= 2**31:
-        raise argparse.ArgumentTypeError("a whole number from 1 is needed")
+        raise argparse.ArgumentTypeError("expected a whole number of 1 or more")
     return int(text)
 
 
 def inbox_verb(arguments: argparse.Namespace) -> int:
     if (arguments.what == "ls") == bool(arguments.id):
         raise UsageError(
-            "show and replay need a delivery, tell a run, and ls takes none", "perdure inbox"
+            "show and replay need a delivery, tell needs a run, ls takes none", "perdure inbox"
         )
     if arguments.what == "show":
         return _show(arguments)
@@ -87,9 +87,9 @@ def inbox_verb(arguments: argparse.Namespace) -> int:
         ("NUMBER", "SOURCE", "EVENT", "STATE", "AGE", "WHAT"), [_line(each, now) for each in found]
     )
     if not found and sys.stdout.isatty():
-        print("no deliveries here; perdure serve takes them")
+        print("no deliveries yet; perdure serve receives them")
     if waiting:
-        print("\nTheir forge was not told all of these runs (perdure inbox tell RUN tries now):")
+        print("\nReports to the forge that have not arrived (perdure inbox tell RUN tries now):")
         table(
             ("RUN", "AGAIN AT", "TRIES", "WHY"),
             [_waits(store.get(each.run).name, each) for each in waiting],
@@ -108,7 +108,7 @@ def _tell(arguments: argparse.Namespace) -> int:
     for run in runs:
         if not store.hurry_posting(run.id):
             raise NotFound(
-                f"{run.name} was not begun by a delivery, so no forge is told of it",
+                f"{run.name} was not started by a delivery, so it reports to no forge",
                 "perdure inbox",
             )
     if arguments.json:
@@ -121,7 +121,7 @@ def _tell(arguments: argparse.Namespace) -> int:
         )
         return 0
     for run in runs:
-        print(f"{run.name} is told to its forge as soon as perdure serve looks")
+        print(f"{run.name} is reported to its forge at the next turn of perdure serve")
     return 0
 
 
@@ -144,7 +144,11 @@ def _show(arguments: argparse.Namespace) -> int:
             print(f"  {label:10} {one_line(each.reason, 300)}")
         for name, value in _said(each.intent):
             print(f"  {name:10} {one_line(value, 300)}")
-        print(clean(body) if body else "the body was thinned out; its digest is kept")
+        print(
+            clean(body)
+            if body
+            else "the body was deleted after its retention time; its digest is kept"
+        )
     return 0
 
 
@@ -170,8 +174,8 @@ def _replay(arguments: argparse.Namespace) -> int:
         found, body = store.delivery(ref)
         if not body:
             raise StoreError(
-                f"The body of delivery {found.number} was thinned out",
-                "send it again from the forge",
+                f"The body of delivery {found.number} was deleted after its retention time",
+                "have the forge send it again",
             )
         done.append(
             store.replay_delivery(

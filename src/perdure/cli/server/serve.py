@@ -39,20 +39,20 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
         "--listen",
         default="",
         metavar="HOST:PORT",
-        help="where to listen (setting serve_listen); port 0: any that is free",
+        help="address to listen on (default: the setting serve_listen); port 0: any free port",
     )
     parser.add_argument(
         "-j",
         "--jobs",
         type=_jobs,
         default=min(4, os.cpu_count() or 1),
-        help="how many attempts at once (default: one a core, at most 4); 0: none",
+        help="maximum number of attempts at once (default: one per core, at most 4); 0: none",
     )
 
 
 def _jobs(text: str) -> int:
     if not text.isdecimal() or int(text) > 256:
-        raise argparse.ArgumentTypeError("a whole number from 0 to 256 is needed")
+        raise argparse.ArgumentTypeError("expected a whole number from 0 to 256")
     return int(text)
 
 
@@ -190,7 +190,7 @@ def _serve(
         if web.broken is not None:
             raise PerdureError(
                 f"The web server ended: {web.broken}",
-                "start it again; nothing that was acknowledged is lost",
+                "start it again; every acknowledged delivery is kept",
             )
     return 0
 

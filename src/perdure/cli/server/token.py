@@ -25,36 +25,37 @@ def token_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["ls", "new", "rm"],
         default="ls",
-        help="ls (the default), new NAME, or rm NAME ...",
+        help="ls (default), new NAME, or rm NAME ...",
     )
-    parser.add_argument("name", nargs="*", help="whose token it is: letters, digits, `.`, `_`, `-`")
+    parser.add_argument(
+        "name", nargs="*", help="name of the token's owner: letters, digits, `.`, `_`, `-`"
+    )
     parser.add_argument(
         "--scope",
         choices=[str(each) for each in TokenScope],
         default=str(TokenScope.READ),
         help=(
-            "for new: read (default): look; dispatch: also have agents work; admin: also take away "
-            "and bring back"
+            "for new: read (default); dispatch: also start agents; admin: also remove and restore"
         ),
     )
     parser.add_argument(
         "--expires",
         default="",
         metavar="DURATION",
-        help="for new: not good any more after 12h, 30d, ... (default: never)",
+        help="for new: lifetime such as 12h or 30d (default: unlimited)",
     )
     parser.add_argument("--json", action="store_true")
 
 
 def token_verb(arguments: argparse.Namespace) -> int:
     if (arguments.what == "ls") == bool(arguments.name):
-        raise UsageError("new and rm need a name, and ls takes none", "perdure token new NAME")
+        raise UsageError("new and rm need a name; ls takes none", "perdure token new NAME")
     if arguments.what == "new":
         return _new(arguments)
     if arguments.what == "rm":
         store = open_engine(settings()).store
         for name in arguments.name:
-            print(f"the token {clean(store.remove_token(name).name)} is not good any more")
+            print(f"the token {clean(store.remove_token(name).name)} is revoked")
         return 0
     store = open_to_read(settings())
     now, found = store.now(), store.tokens()
@@ -75,7 +76,7 @@ def _new(arguments: argparse.Namespace) -> int:
 
     if len(arguments.name) != 1 or not NAME.fullmatch(arguments.name[0]):
         raise UsageError(
-            "one name of at most 63 letters, digits, `.`, `_` and `-` is needed",
+            "expected one name of at most 63 letters, digits, `.`, `_` and `-`",
             "perdure token new NAME",
         )
     store = open_engine(settings()).store

@@ -28,7 +28,7 @@ searching many runs is slow."""
 PEEKED = 400
 """Number of a run's newest records that are read for the panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "clear"})
-EMPTY = 'no runs yet; begin with: perdure run "what the agent is to do"'
+EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
 class RunsApp(OptionList):
@@ -93,7 +93,7 @@ class Board(App[None]):
         yield RunsApp(id="runs", markup=False)
         yield Static(id="panel", markup=False)
         yield Static(id="said", markup=False)
-        yield Input(id="filter", placeholder="words in name, workdir, scope or instructions")
+        yield Input(id="filter", placeholder="text in name, workdir, scope or instructions")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -157,7 +157,7 @@ class Board(App[None]):
         if not options:
             options = [
                 Option(
-                    Text(EMPTY if not self._words else "no run has these words", style="dim"),
+                    Text(EMPTY if not self._words else "no run has this text", style="dim"),
                     disabled=True,
                 )
             ]
@@ -258,7 +258,7 @@ class Board(App[None]):
                 self._act(self._stop, row.id)
 
         question = (
-            f"Stop {clean(row.name)}? Its agent is ended in good order; perdure retry "
+            f"Stop {clean(row.name)}? The agent is stopped; perdure retry "
             f"{clean(row.name)} continues where it stopped."
         )
         self.push_screen(Question(question), answered)

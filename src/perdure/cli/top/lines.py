@@ -124,9 +124,9 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
 
 def _attempt(attempt: Attempt, now: int) -> str:
     outcome, receipt = attempt.outcome, attempt.receipt
-    how = str(attempt.continuation.kind) if attempt.continuation else "not begun"
+    how = str(attempt.continuation.kind) if attempt.continuation else "not started"
     if outcome is None:
-        ended = "at work"
+        ended = "running"
     else:
         ended = f"{outcome.kind}" + (
             f" ({one_line(outcome.detail, 100)})" if outcome.detail else ""

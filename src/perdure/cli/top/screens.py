@@ -31,13 +31,13 @@ KEPT = 10_000
 KEYS = (
     ("up, down, j, k", "choose a run"),
     ("Space", "peek: its attempts, receipts and last words, below"),
-    ("Enter", "attach to its log; Escape or Left comes back, and the run goes on"),
-    ("r", "retry: it continues where it stopped"),
-    ("s", "stop: asks first; perdure retry goes on later"),
-    ("/", "only runs with these words in name, workdir, scope or instructions"),
+    ("Enter", "attach to its log; Escape or Left returns, and the run continues"),
+    ("r", "retry: continue where it stopped"),
+    ("s", "stop: asks first; perdure retry continues later"),
+    ("/", "only runs with these text in name, workdir, scope or instructions"),
     ("Escape", "no filter, no panel"),
     ("?", "these keys"),
-    ("q", "leave; nothing is stopped by that"),
+    ("q", "quit; nothing is stopped"),
 )
 
 
@@ -53,7 +53,7 @@ class LogScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,left,q", "app.pop_screen", "back"),
         Binding("end,G", "to_end", "to the end"),
-        Binding("home,g", "to_begin", "to the begin"),
+        Binding("home,g", "to_begin", "to the beginning"),
     ]
 
     def __init__(self, store: RunStore, run_id: str, name: str) -> None:

@@ -87,7 +87,7 @@ def take_over(engine: Engine, claim: Claim) -> TaskRun:
 
     claim = engine.store.adopt(claim, engine.worker, engine.lease_s)
     if engine.elsewhere(claim.run):
-        detail = f"nothing was heard of {claim.run.host_name} any more, where it ran"
+        detail = f"{claim.run.host_name}, where it ran, stopped responding"
         return close_unopened(engine, claim, Outcome(kind=OutcomeKind.LOST, detail=detail))
     with beating(engine, claim):
         return _take_over(engine, claim)
@@ -114,7 +114,7 @@ def _follow(engine: Engine, opened: Opened) -> TaskRun:
         run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
     if engine.publisher is not None and (trouble := engine.publisher.settle(run.id)):
         tell(
-            f"perdure: {run.name} was not brought to the checkpoint store: "
+            f"perdure: {run.name} was not uploaded to the checkpoint store: "
             f"{engine.redactor.text(trouble)}"
         )
     return run

@@ -92,7 +92,7 @@ def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[
     pause = pause_ms([attempt, *engine.store.latest_attempts(run.spec.agent)], now)
     if pause:
         reason = (
-            f"{run.spec.agent} does not start, tried again at {_clock(now + pause)}: "
+            f"{run.spec.agent} does not start; next try at {_clock(now + pause)}: "
             f"{outcome.kind}: {outcome.detail} ({run.name})"
         )
         found.append(Parking(what=run.spec.agent, until=now + pause, reason=reason))
@@ -117,13 +117,13 @@ def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
         return True
     if seat.jobs and engine.store.seats_taken(seat.account) >= seat.jobs:
         reason = (
-            f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are at "
-            "work"
+            f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are "
+            f"running"
         )
     elif seat.rule_jobs and engine.store.seats_taken_under(seat.rule) >= seat.rule_jobs:
         reason = (
             f"waits for its turn: {seat.rule_jobs} of {seat.rule_jobs} runs of the agent "
-            f"{seat.rule} are at work"
+            f"{seat.rule} are running"
         )
     else:
         return False

@@ -28,7 +28,7 @@ def check_home(driver: AgentDriver, home: Path) -> None:
             continue
         if why := unwritable(place):
             raise WorkspaceError(
-                f"{driver.name} could not keep its conversation: {why}",
+                f"{driver.name} could not save its conversation: {why}",
                 "Make it writable for this user, or set HOME to a directory that is.",
             )
 
@@ -40,15 +40,15 @@ def unwritable(place: Path) -> str:
     while not os.path.lexists(there):
         there = there.parent
     if not there.exists():
-        return f"{there} is a link to nothing"
+        return f"{there} is a dangling link"
     if there.is_file() and there == place:
-        return "" if os.access(there, os.W_OK) else f"{there} cannot be written"
+        return "" if os.access(there, os.W_OK) else f"{there} is not writable"
     if not there.is_dir():
-        return f"{there} is no directory"
+        return f"{there} is not a directory"
     if os.access(there, os.W_OK | os.X_OK):
         return ""
     return (
-        f"{there} cannot be written"
+        f"{there} is not writable"
         if there == place
-        else f"{place} cannot be made, because {there} cannot be written"
+        else f"{place} cannot be created, because {there} is not writable"
     )

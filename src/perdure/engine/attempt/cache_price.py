@@ -27,7 +27,7 @@ from perdure.protocols import AgentDriver
 from perdure.rules.context_window import can_compact
 from perdure.rules.pricing import PricedChoice, PromptCache, Way, choose, lifetime_s, price_of
 
-ASKED = "going on costs more than another way"
+ASKED = "continuing costs more than the alternative"
 
 
 def weigh(
@@ -51,8 +51,7 @@ def weigh(
         return replace(weighed, compact=True)
     if choice.way is Way.FRESH:
         reason = (
-            f"a new conversation with a brief costs less than to go on with {live.id}: "
-            f"{choice.reason}"
+            f"a new conversation with a brief costs less than continuing {live.id}: {choice.reason}"
         )
         return replace(
             weighed,
@@ -66,7 +65,7 @@ def weigh(
         return replace(
             weighed,
             kind=Start.REFUSE,
-            reason=f"{ASKED}: {choice.reason}; perdure retry goes on all the same",
+            reason=f"{ASKED}: {choice.reason}; perdure retry continues it anyway",
         )
     return weighed
 

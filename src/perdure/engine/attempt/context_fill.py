@@ -167,11 +167,7 @@ class Sized:
         what becomes of it."""
         if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
             return ""
-        held = (
-            told(self.now)
-            if self.now is not None and self.now.tokens
-            else "a size that nothing tells"
-        )
+        held = told(self.now) if self.now is not None and self.now.tokens else "an unknown size"
         return (
             ""
             if asks_for_person(continuity, self.following)

@@ -187,11 +187,11 @@ class Engine:
         can."""
         if not self.elsewhere(run):
             return ""
-        there = f"its workdir and conversation lie on {run.host_name}"
+        there = f"its workdir and conversation are on {run.host_name}"
         if self.publisher is None:
-            return f"{there}, and no checkpoint store is set that would bring them here"
+            return f"{there}, and no checkpoint store is set to fetch them from"
         why = self.publisher.available(run)
-        return f"{there}, and cannot be brought here: {why}" if why else ""
+        return f"{there}, and cannot be fetched: {why}" if why else ""
 
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""

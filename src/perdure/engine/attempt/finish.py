@@ -87,7 +87,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         outcome = replace(
             outcome,
             kind=OutcomeKind.CONTINUITY_LOST,
-            detail="another program was on the conversation; the policy is strict",
+            detail="another program used the conversation; the policy is strict",
         )
     heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
     # Only an adopted attempt may have ended before its agent started. A supervisor that launched
@@ -206,7 +206,7 @@ def _sessions(
         and receipt.verdict is Verdict.BROKEN
         and opened.asked.kind is Start.FORK
     ):
-        cause = f"it is no fork of {opened.asked.session_id}: {receipt.reasons[0]}"
+        cause = f"it is not a fork of {opened.asked.session_id}: {receipt.reasons[0]}"
     if cause:
         state = SessionState.RETIRED
     elif confirmed:
@@ -257,19 +257,19 @@ def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Se
 def _collision(opened: Opened, evidence: Evidence) -> str:
     if evidence.foreign_turns:
         return (
-            f"{evidence.foreign_turns} prompt(s) of somebody else came into the conversation "
+            f"{evidence.foreign_turns} foreign prompt(s) came into the conversation "
             f"during attempt {opened.attempt.number}"
         )
     if evidence.other_writers:
-        return f"another program was on the conversation during attempt {opened.attempt.number}"
+        return f"another program used the conversation during attempt {opened.attempt.number}"
     if evidence.turns_since:
         return (
-            f"{evidence.turns_since} prompt(s) of somebody else came into the conversation during "
-            f"attempt {opened.attempt.number}, whose end nobody saw, or after it"
+            f"{evidence.turns_since} foreign prompt(s) came into the conversation during "
+            f"attempt {opened.attempt.number}, whose end was not observed, or after it"
         )
     if evidence.turns_between:
         return (
-            f"{evidence.turns_between} prompt(s) of somebody else came into the conversation "
+            f"{evidence.turns_between} foreign prompt(s) came into the conversation "
             f"before attempt {opened.attempt.number}"
         )
     return ""

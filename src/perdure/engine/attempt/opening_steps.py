@@ -76,7 +76,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
                 kind=OutcomeKind.CONFIG_ERROR,
                 detail=(
                     f"{run.name} was moved to {url}; perdure move {run.origin or run.id} --from "
-                    f"{url} --name NEW takes it up here again"
+                    f"{url} --name NEW takes it over here again"
                 ),
             )
         )
@@ -172,8 +172,7 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
             raise
         except (PerdureError, OSError) as error:
             detail = (
-                f"its workdir and conversation could not be brought here from {run.host_name}: "
-                f"{error}"
+                f"its workdir and conversation could not be fetched from {run.host_name}: {error}"
             )
             raise NotStarted(Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=detail)) from error
     if engine.host.id and not run.host and run.workspace is not None:

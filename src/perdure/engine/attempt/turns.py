@@ -62,7 +62,7 @@ class Turn:
             self.decided = True
             self.idle.kept.rest()
         elif now - self.over_at > SAVED_S:
-            self._let_go("its last words do not stand in the transcript")
+            self._let_go("its last words are not in the transcript")
 
     def _against(self, reading: EventTotals) -> str:
         last = next(
@@ -71,7 +71,7 @@ class Turn:
         if last is None or not last.ok or reading.writes_lost:
             return "its turn did not end well"
         if self.heard.busy or reading.open_tools:
-            return "something goes on in the background"
+            return "something runs in the background"
         assert self.engine.warm is not None
         if self.idle.kept.turns >= self.engine.warm.keep.turns:
             return f"it has had {self.idle.kept.turns} turns"

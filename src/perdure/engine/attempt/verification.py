@@ -77,7 +77,7 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
             break
     else:
         return Outcome(
-            kind=OutcomeKind.LOST, detail=f"nobody saw how the check ended, {TRIES} times"
+            kind=OutcomeKind.LOST, detail=f"the end of the check was not observed, {TRIES} times"
         ), []
     if checked.end.cause == "stopped":
         return Outcome(

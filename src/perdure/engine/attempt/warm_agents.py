@@ -119,9 +119,8 @@ class WarmAgents:
         host = read_json(there / "about.json").get("host", socket.gethostname())
         if host != socket.gethostname():
             raise Conflict(
-                f"An agent idles in {workspace.path}, which perdure on {host} keeps warm.",
-                "It ends by itself; perdure stop, or the end of that plan or pool, ends it at "
-                "once.",
+                f"perdure on {host} keeps a warm agent in {workspace.path}.",
+                "It ends by itself. To end it now: perdure stop, or end that plan or pool.",
             )
         process.end_kept(there, self.grace_s)
 

@@ -83,7 +83,7 @@ def _read(content: bytes) -> Envelope:
     try:
         envelope = msgspec.json.decode(content, type=resolved(Envelope))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        broken = "it ends in the middle" if not content.endswith(b"}\n") else "it is damaged"
+        broken = "it is truncated" if not content.endswith(b"}\n") else "it is damaged"
         raise NotVerified(f"this is not a signed receipt of perdure: {broken}") from None
     if len(envelope.signatures) != 1:
         raise NotVerified(f"one signature was expected, not {len(envelope.signatures)}")
@@ -96,7 +96,7 @@ def _statement(payload: bytes) -> Statement:
     try:
         statement = msgspec.json.decode(payload, type=resolved(Statement))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise NotVerified("the signed content is no in-toto statement") from None
+        raise NotVerified("the signed content is not an in-toto statement") from None
     if (statement.type, statement.predicate_type) != (STATEMENT, PREDICATE):
         raise NotVerified(
             f"the signed statement is of the type {statement.predicate_type!r}; expected "

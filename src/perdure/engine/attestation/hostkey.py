@@ -57,7 +57,7 @@ def make(state: Path) -> Ed25519PublicKey:
         os.link(fresh, path)
     except FileExistsError:
         raise Conflict(
-            "this host has a key already; what it signed would not verify with another",
+            "this host already has a key; its receipts would not verify with another one",
             "perdure key show",
         ) from None
     except OSError as error:

@@ -58,7 +58,7 @@ class Branching:
 def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     """Make a run that begins as a fork, and return it, queued. Raises UsageError, NotFound,
     Conflict, WorkspaceError; then nothing is left behind."""
-    parent = service.at_rest(engine, engine.store.get(ref), "there is no one state to fork")
+    parent = service.at_rest(engine, engine.store.get(ref), "there is no single state to fork")
     driver = engine.driver(parent.spec.agent)
     checkpoint = (
         checkpoints.chosen(engine, parent, wanted.checkpoint) if wanted.checkpoint else None
@@ -121,27 +121,25 @@ def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: C
     home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
     path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
     back = (
-        f"perdure restore {parent.name} --at {checkpoint.number} takes {parent.name} itself back "
-        "there"
+        f"perdure restore {parent.name} --at {checkpoint.number} returns {parent.name} itself to it"
     )
     if path is None or not engine.copies.begins_with(path, main):
         raise UsageError(
-            f"the conversation of {parent.name} is not what it was at checkpoint "
-            f"{checkpoint.number}",
+            f"the conversation of {parent.name} has changed since checkpoint {checkpoint.number}",
             back,
         )
     if engine.copies.is_exactly(path, main):
         return 0
     if not driver.abilities.fork_at:
         raise UsageError(
-            f"{parent.spec.agent} forks a conversation only where it stands now, and it went on "
-            "since that checkpoint",
+            f"{parent.spec.agent} forks a conversation only at its end, and it has continued "
+            f"since that checkpoint",
             back,
         )
     if checkpoint.why not in BETWEEN_TURNS:
         raise UsageError(
-            f"checkpoint {checkpoint.number} was taken within a turn, and a fork begins at the end "
-            "of one",
+            f"checkpoint {checkpoint.number} was taken within a turn; a fork starts at the end of "
+            f"one",
             back,
         )
     return len(driver.prompts(path.read_bytes()[: main.size]))
@@ -152,7 +150,7 @@ def _name(engine: Engine, wanted: str) -> str:
     valid."""
     if wanted and not service.NAME.fullmatch(wanted):
         raise UsageError(
-            f"{wanted!r} cannot be a run's name",
+            f"{wanted!r} is not a valid name of a run",
             "use up to 63 lower-case letters, digits and hyphens",
         )
     taken = {row.name for row in engine.store.find(limit=100_000)}
@@ -189,8 +187,7 @@ def _placed(
     head = head or engine.workspaces.state(source).head
     if not head:
         raise UsageError(
-            f"{source.path} is in no git repository, so there is nothing to make a second workdir "
-            "from"
+            f"{source.path} is not in a git repository, so a second workdir cannot be made"
         )
     if source.backend is Backend.ISOLATED:
         # The new clone begins at the same commit as the parent's, because its repository has that
@@ -218,12 +215,12 @@ def _refuse(
         raise UsageError(f"{spec.agent} cannot fork a conversation")
     if spec.fork_at and not driver.abilities.fork_at:
         raise UsageError(
-            f"{spec.agent} forks a conversation only where it stands now, not at an earlier turn",
+            f"{spec.agent} forks a conversation only at its end, not at an earlier turn",
             "leave --turn out",
         )
     if os.path.lexists(target.path):
         raise Conflict(
-            f"There is a workdir for the branch {target.branch or target.path} already",
+            f"The branch {target.branch or target.path} already has a workdir",
             "choose another --branch or --name",
         )
     engine.homes.check(driver.name)
@@ -233,7 +230,7 @@ def _refuse(
     if path is None or there is None or not there.turns:
         raise NotFound(
             f"The transcript of the conversation {session.id} is not on disk",
-            "perdure retry of its run puts the own copy back",
+            "perdure retry of its run restores perdure's copy",
         )
     if not 0 <= spec.fork_at <= there.turns:
         raise UsageError(

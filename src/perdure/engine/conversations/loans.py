@@ -36,7 +36,7 @@ from perdure.model import (
 from perdure.model.events import RunTakenBack
 from perdure.protocols import AgentDriver
 
-BY_HAND = "begun by hand while the run was open"
+BY_HAND = "started manually while the run was open"
 LOOKED_THROUGH = 200
 
 
@@ -95,12 +95,12 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
     reopen(engine, run, f"perdure open {run.name}")
     if not Path(place.path).is_dir():
         raise WorkspaceError(
-            f"The workdir {place.path} is not there", f"perdure retry {run.name} makes it again"
+            f"The workdir {place.path} is not there", f"perdure retry {run.name} recreates it"
         )
     if locate(driver, home, session.id, _directory(engine, run)) is None:
         raise NotFound(
             f"The transcript of the conversation {session.id} is not on disk",
-            f"perdure retry {run.name} puts the own copy back",
+            f"perdure retry {run.name} restores perdure's copy",
         )
     launch = Launch(
         spec=run.spec,
@@ -117,7 +117,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
         if not _goes_without_saying(engine, driver, name, home)
     }
     if not _is_open(run):
-        message = f"a person goes on by hand since then; perdure take-back {run.name} ends that"
+        message = f"a person continues it since then; perdure take-back {run.name} ends that"
         run = engine.store.open_run(
             run.id, Condition(type="open", message=message, at=engine.store.now()), session
         )
@@ -148,7 +148,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
     if others := engine.writers(driver, home, session.id):
         raise Conflict(
             f"{run.name} is still open in process {', '.join(map(str, others))}",
-            "leave the agent's program first",
+            "quit the agent's program first",
         )
     own, turns, kept = _as_it_is_now(engine, driver, run, session, home)
     beside = (
@@ -158,7 +158,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
     live = own
     if adopt:
         live = _adopted(engine, driver, run, own, adopt, made, home)
-        own = replace(own, state=SessionState.RETIRED, cause=f"a person went on in {live.id}")
+        own = replace(own, state=SessionState.RETIRED, cause=f"a person continued in {live.id}")
         made = [each for each in made if each.id != live.id]
     for each in {live.id} - {own.id if adopt else ""}:
         engine.copies.take_line(driver, home, each, _directory(engine, run))
@@ -296,7 +296,9 @@ def _adopted(
 ) -> Session:
     """Return the conversation that the run is to go on with. Raises UsageError, NotFound."""
     if adopt == own.id:
-        raise UsageError(f"{run.name} goes on with {adopt} anyway", f"perdure take-back {run.name}")
+        raise UsageError(
+            f"{run.name} continues with {adopt} anyway", f"perdure take-back {run.name}"
+        )
     there = [
         each
         for each in (*made, *engine.store.lineage(own.key))
@@ -304,7 +306,7 @@ def _adopted(
     ]
     if not there:
         raise NotFound(
-            f"{adopt} was not begun while {run.name} was open",
+            f"{adopt} was not started while {run.name} was open",
             f"perdure sessions; perdure resume {adopt} makes a run of it",
         )
     return replace(there[0], state=SessionState.CONFIRMED, cause="", updated=engine.store.now())

@@ -49,14 +49,14 @@ def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
     session = shelf.find(ref).session
     if session is None:
         raise NotFound(
-            f"perdure has no record of {ref}: it was begun manually",
+            f"perdure has no record of {ref}: it was started manually",
             "perdure resume makes a run of it",
         )
     live = engine.store.session(session.key)
     if live is None or live.id != session.id:
         raise Conflict(
             f"The conversation {session.id} is retired: "
-            f"{session.cause or 'another one took its place'}",
+            f"{session.cause or 'another one replaced it'}",
             "perdure sessions",
         )
     return session.key

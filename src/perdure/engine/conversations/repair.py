@@ -107,8 +107,8 @@ def _of(
         mended = driver.mend(content, session_id)
         if mended.content is not None:
             refusal = (
-                "it lies in the agent's database, which perdure does not write, and the agent's "
-                "import replaces nothing in it"
+                "it is in the agent's database: perdure does not write to it, and the agent's "
+                "import does not replace records"
             )
             mended = replace(mended, content=None, edits=(), refusal=refusal)
         return Diagnosis(
@@ -146,8 +146,8 @@ def _gone(agent: str, session_id: str, entry: ConversationEntry | None) -> Diagn
         and entry.session.state is not SessionState.RETIRED
     ):
         what = (
-            "its transcript is gone from the agent's home; the next attempt puts perdure's own "
-            "copy back, if there is one"
+            "its transcript is gone from the agent's home; the next attempt restores perdure's "
+            "copy, if there is one"
         )
         findings = (Finding(Trouble.EMPTY, Harm.LOSS, 0, what),)
     return Diagnosis(
@@ -168,18 +168,15 @@ def _places(
     spare = tuple(path for path in others if content.startswith(path.read_bytes()))
     if len(spare) < len(others):
         what = (
-            f"{len(others) + 1} files have this id, and they went on differently: which one the "
-            "agent takes depends on its directory"
+            f"{len(others) + 1} files have this id and differ: the directory decides which one "
+            f"the agent uses"
         )
-        refusal = (
-            "two files of the same conversation went on differently, and which one is meant is a "
-            "person's to say"
-        )
+        refusal = "two files of the same conversation differ, and a person must choose one"
         return (), (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), refusal
     if spare:
         what = (
-            f"{len(others) + 1} files have this id, and from some directories the agent takes "
-            "none, or one that is not the newest"
+            f"{len(others) + 1} files have this id; from some directories the agent uses none, or "
+            f"not the newest"
         )
         return spare, (Finding(Trouble.TWO_PLACES, Harm.REFUSED, 0, what),), ""
     return (), (), ""
@@ -196,12 +193,13 @@ def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> 
         why := engine.prove(driver, found.id, content, found.path.name, home)
     ):
         raise Unproven(
-            f"The mended copy of {found.id} is not trusted: {why}",
+            f"The repaired copy of {found.id} is not trusted: {why}",
             "nothing was changed; perdure sessions check",
         )
     if found.path.read_bytes() != found.before:
         raise Conflict(
-            f"The conversation {found.id} was written to meanwhile", "perdure sessions mend again"
+            f"The conversation {found.id} was written to in the meantime",
+            "perdure sessions repair again",
         )
     if found.mended.content is None:
         return engine.copies.move_aside(found.spare)
@@ -221,9 +219,7 @@ def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> 
 def _alone(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
     run = found.entry.run if found.entry is not None else None
     if run is not None and run.state is RunState.RUNNING:
-        raise Conflict(
-            f"The run {run.name} is at work in this conversation", f"perdure stop {run.name}"
-        )
+        raise Conflict(f"The run {run.name} is using this conversation", f"perdure stop {run.name}")
     if others := engine.writers(driver, home, found.id):
         who = ", ".join(str(pid) for pid in others)
         raise Conflict(

@@ -64,15 +64,15 @@ def resume(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) -> T
 def _in_its_run(engine: Engine, run: TaskRun, wanted: ResumeRequest) -> TaskRun:
     if wanted.repo or wanted.branch:
         raise UsageError(
-            f"this conversation belongs to {run.name}, which has its workdir",
-            f"perdure fork {run.name} takes it elsewhere",
+            f"this conversation belongs to {run.name}, which has a workdir",
+            f"perdure fork {run.name} continues it elsewhere",
         )
     if wanted.spec.prompt:
         return service.update(engine, run.id, wanted.spec.prompt)
     if run.state is RunState.SUCCEEDED:
         raise UsageError(
-            "there is no prompt",
-            f'{run.name} has succeeded: perdure resume {run.name} "what is to be done now"',
+            "missing the prompt",
+            f'{run.name} has succeeded: perdure resume {run.name} "new instructions"',
         )
     return service.retry(engine, run.id)
 
@@ -84,7 +84,7 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
     if not entry.on_disk:
         raise NotFound(
             f"The transcript of the conversation {entry.id} is not on disk",
-            f"is this the right home? {home}",
+            f"check that this is the right home: {home}",
         )
     if others := engine.writers(driver, home, entry.id):
         who = ", ".join(str(pid) for pid in others)
@@ -122,9 +122,9 @@ def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
     if wanted.repo or wanted.branch:
         return replace(wanted.spec, repo=wanted.repo or entry.cwd, branch=wanted.branch, here="")
     if not entry.cwd or not Path(entry.cwd).is_dir():
-        where = f"its directory {entry.cwd} is gone" if entry.cwd else "its directory is not known"
+        where = f"its directory {entry.cwd} is gone" if entry.cwd else "its directory is unknown"
         raise NotFound(
-            f"The conversation {entry.id} cannot go on where it was: {where}",
+            f"The conversation {entry.id} cannot continue where it was: {where}",
             "--repo PATH works elsewhere",
         )
     return replace(wanted.spec, repo="", branch="", base="", here=entry.cwd, backend="")
@@ -148,7 +148,7 @@ def _refuse(engine: Engine, driver: AgentDriver, entry: ConversationEntry, spec:
         and Path(place.path).resolve() != Path(entry.cwd).resolve()
     ):
         raise UsageError(
-            f"{entry.agent} can go on with a conversation only in the directory where it began: "
+            f"{entry.agent} can continue a conversation only in the directory where it started: "
             f"{entry.cwd}"
         )
     if refusal := driver.refuse(launch):

@@ -29,8 +29,8 @@ def over(store: EngineStore, plan: PlanRun) -> str:
     if not budget or (used := spent(store, plan)) < budget:
         return ""
     return (
-        f"the budget is spent: ${used:.2f} of ${budget:.2f}; more in the file, then perdure plan "
-        "retry FILE"
+        f"the budget is spent: ${used:.2f} of ${budget:.2f}; raise it in the file, then perdure "
+        f"plan retry FILE"
     )
 
 

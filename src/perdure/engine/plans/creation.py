@@ -64,14 +64,13 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
         # A file elsewhere with the same plan name is another plan: the success of the stored one
         # would say nothing about it.
         raise Conflict(
-            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and {file} "
-            "is read in no repository",
-            f"cd {there.seed.repo} to go on with that one; for this one name another plan, and its "
-            "repo",
+            f"The plan {plan.name} was started in {there.seed.repo} from {there.file}; the "
+            f"current directory is in no repository",
+            f"cd {there.seed.repo} continues that one; give this one another name, and a repo",
         ) from None
     if place.repo != there.seed.repo:
         raise Conflict(
-            f"The plan {plan.name} was begun in {there.seed.repo}, from {there.file}, and this one "
+            f"The plan {plan.name} was started in {there.seed.repo} from {there.file}; this one "
             f"is for {place.repo}",
             "give this one another name",
         )
@@ -120,8 +119,8 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     place = engine.workspaces.plan(specs[0], plan.name, Path.cwd())
     if taken := engine.workspaces.taken(place, dict.fromkeys(spec.branch for spec in specs)):
         raise Conflict(
-            f"{place.repo} has a branch {taken[0]} already, from another plan {plan.name}: this "
-            "one would go on from there",
+            f"{place.repo} has a branch {taken[0]} already, from another plan {plan.name}; this "
+            f"one would continue from it",
             "give this plan another name, or rename that branch",
         )
     return fresh
@@ -210,8 +209,8 @@ def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[
     for what in ("repo", "base"):
         if begun and getattr(plan.plan, what) != getattr(wanted, what):
             yield (
-                f"{what} was changed, and {len(begun)} task(s) have begun: a plan of another name "
-                "can begin elsewhere"
+                f"{what} was changed after {len(begun)} task(s) had started: use a plan of "
+                f"another name"
             )
 
 
@@ -220,7 +219,7 @@ def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Itera
     old, name = stand.task, stand.task.name
     new = next((task for task in wanted.tasks if task.name == name), None)
     if new is None:
-        yield f"the task {name!r} was begun, and is not in the file any more"
+        yield f"the task {name!r} was started, but is not in the file any more"
         return
     run = stand.run.name if stand.run is not None else name
     done = _is_done(stand)
@@ -232,8 +231,8 @@ def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Itera
     # For a task that is done, permissions no longer matter.
     fixed = ("needs", "agent") if done else ("needs", "agent", "permissions")
     if others := [each for each in fixed if getattr(old, each) != getattr(new, each)]:
-        yield f"{', '.join(others)} of {name!r} changed after it had begun" + (
-            "" if done else f": perdure rm {run} lets it begin anew"
+        yield f"{', '.join(others)} of {name!r} changed after it had started" + (
+            "" if done else f": perdure rm {run} lets it start over"
         )
     if replace(strands[name], lets=()) != replace(stand.strand, lets=()):
-        yield f"{name!r} has begun, and would now stand in another place of the conversation"
+        yield f"{name!r} has started, and would now have another place in the conversation"

@@ -134,7 +134,7 @@ def _know(engine: Engine, plan: PlanRun, task: str) -> None:
             f'perdure update {name} "new instructions"',
         )
     if not stands[task].failed:
-        raise Conflict(f"{task} has not failed", f"{again(plan)} goes on with what may go on")
+        raise Conflict(f"{task} has not failed", f"{again(plan)} continues what can continue")
 
 
 def _drive(
@@ -187,11 +187,11 @@ def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
         if run is None or not engine.elsewhere(run):
             continue
         why = engine.kept_from(run) or (
-            f"the branches that it has to bring together lie on {run.host_name}" if branches else ""
+            f"the branches to merge are on {run.host_name}" if branches else ""
         )
         if why:
             raise Conflict(
-                f"The plan {plan.name} cannot go on here: {why} ({run.name})",
+                f"The plan {plan.name} cannot continue here: {why} ({run.name})",
                 f"{again(plan)}, on {run.host_name}",
             )
 
@@ -216,7 +216,7 @@ def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
     held = engine.store.claim_plan(plan, engine.worker, engine.lease_s)
     if held is None:
         raise Conflict(
-            f"Another process has just begun to run the plan {plan.name}",
+            f"Another process has just started the plan {plan.name}",
             f"perdure plan show {plan.name}",
         )
     return held

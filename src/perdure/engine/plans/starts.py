@@ -241,7 +241,7 @@ def workdir_of(stand: Stand) -> Workspace:
     """Return the task's workdir. Raises WorkspaceError once its run is off the list."""
     if stand.run is None or stand.run.workspace is None:
         raise WorkspaceError(
-            f"The run of the task {stand.task.name} is off the list, and its workdir with it",
+            f"The run of the task {stand.task.name} was removed, and its workdir too",
             "perdure trash",
         )
     return stand.run.workspace

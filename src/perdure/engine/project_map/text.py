@@ -31,7 +31,7 @@ _HEAD = (
 )
 _TAIL = "</project-map>"
 _COUNTED = "(and {} more file(s))\n"
-_UNREAD = "(of these languages only names of files are told, their parsers are not installed: {})\n"
+_UNREAD = "(only names of files for these languages, whose parsers are not installed: {})\n"
 _PLAIN = re.compile(r"[\w./+@-]+")
 _MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 

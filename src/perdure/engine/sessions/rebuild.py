@@ -89,7 +89,7 @@ def missing(
 
 def _left(session: Session, cause: str) -> Session:
     return replace(
-        session, state=SessionState.RETIRED, cause=cause or "another conversation took its place"
+        session, state=SessionState.RETIRED, cause=cause or "another conversation replaced it"
     )
 
 

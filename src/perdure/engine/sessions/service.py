@@ -95,7 +95,7 @@ class Sessions:
             return session
         if session.attempts:
             raise Conflict(
-                f"The conversation {session.id} has begun: its id stays",
+                f"The conversation {session.id} has started: its id cannot change",
                 f"perdure sessions show {session.id}",
             )
         now = self.store.now()
@@ -173,5 +173,5 @@ class Sessions:
 
 def _seconds(value: float) -> float:
     if not 0 <= value < NO_END / 1000:
-        raise UsageError(f"a lifetime of {value} s is no lifetime", "seconds; 0: it never expires")
+        raise UsageError(f"a lifetime of {value} s is invalid", "seconds; 0: it never expires")
     return value

@@ -196,7 +196,7 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
             keep = (
                 ""
                 if first and first < used
-                else "the store is younger than it: is this the right one?"
+                else "the store is younger than it: check that this is the right store"
             )
             yield Row(
                 cls=Class.ORPHANS,
@@ -231,7 +231,7 @@ def _checkpoints(
         if not keep and run.removed is None and each.number == last[each.run]:
             keep = "it is the newest of its run"
         if not keep and run.removed is None and each.why == CLEAN_UP:
-            keep = "it is what is left of a workdir"
+            keep = "it is all that is left of a workdir"
         # The age counts from the end of the run: until then, any checkpoint may be needed.
         used = max(each.at, run.updated)
         yield Row(
@@ -268,7 +268,7 @@ def _copies(
         for path in _entries(agent):
             mine = owners.get((agent.name, path.name))
             if mine is None:
-                why = "no conversation of this store is called so"
+                why = "no conversation of this store has this id"
                 yield Row(
                     cls=Class.UNKNOWN,
                     name=f"{agent.name}/{path.name[:8]}",
@@ -300,7 +300,7 @@ def _trash(engine: Engine) -> Iterator[Row]:
         for entry in trash.entries(directory):
             keep = ""
             if entry.unsaved is None:
-                keep = f"nothing proves that it is saved elsewhere; perdure trash purge {entry.id}"
+                keep = f"not proven to be saved elsewhere; perdure trash purge {entry.id}"
             elif entry.unsaved:
                 keep = (
                     f"it has changes that exist nowhere else: {entry.unsaved[0]}; perdure trash "

@@ -82,7 +82,7 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     on_list = [run for run in engine.store.placed() if run.removed is None]
     meant = {run.id for run in _meant(engine, target, on_list, cwd)}
     if not meant:
-        raise NotFound("No run on the list is meant by this", "perdure ls")
+        raise NotFound("No run matches", "perdure ls")
     places = {run.workspace.id for run in on_list if run.id in meant}
     keys = {(run.agent, run.scope) for run in on_list if run.id in meant}
     found = [run for run in on_list if run.workspace.id in places or (run.agent, run.scope) in keys]
@@ -118,7 +118,7 @@ def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path)
         ]
     else:
         raise UsageError(
-            "It is not said what to reset",
+            "missing the work to reset",
             "perdure reset NAME, or --branch, --issue, or --service and --task",
         )
     return [

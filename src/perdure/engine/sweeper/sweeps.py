@@ -150,7 +150,7 @@ def _alone(engine: Engine) -> Iterator[None]:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise Conflict("Another sweep is at work", "wait for it to end") from None
+        raise Conflict("Another sweep is running", "wait for it to end") from None
     finally:
         # Closing does not release the lock: a child that another thread has just forked shares the
         # descriptor until it calls exec.
@@ -174,19 +174,19 @@ def _trouble(engine: Engine, now: Moment) -> str:
     known = record.get("root_mark")
     if known and known != engine.workspaces.root_mark(""):
         return (
-            f"{engine.workspaces.root} is not the volume that it was at the last sweep: is it "
-            "mounted?"
+            f"{engine.workspaces.root} is not the same volume as at the last sweep: check that it "
+            f"is mounted"
         )
     newest = max((run.updated for run in engine.store.placed()), default=0)
     if newest > now.wall + int(SETTLE_S * 1000):
-        return "the clock stands before the newest run"
+        return "the clock is earlier than the newest run"
     if since := record.get("unconfirmed"):
         waited = isinstance(since, int | float) and now.boot - since >= SETTLE_S
         same = _last(record)
         if same is not None and same.boot_id == now.boot_id and not waited:
             return (
-                "the machine was started anew after a long time: the clock is believed an hour "
-                "after the first sweep"
+                "the machine was restarted after a long time: the clock is trusted one hour after "
+                "the first sweep"
             )
     return clock_trouble(_last(record), now)
 
@@ -196,7 +196,7 @@ def _remember(engine: Engine, now: Moment, trouble: str) -> None:
     volume remains an error until it is corrected or accepted."""
     record = _record(engine)
     last = _last(record)
-    unconfirmed = "started anew" in trouble
+    unconfirmed = "restarted" in trouble
     if trouble and not unconfirmed:
         return
     first = unconfirmed and not (last is not None and last.boot_id == now.boot_id)
@@ -222,9 +222,11 @@ def _proven(engine: Engine, row: Row) -> Row:
             if why := _unproven(engine, entry) or trash.trouble(entry, inside(entry.path)):
                 return replace(row, verdict=SweepVerdict.KEEP, why=why)
         elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
-            return replace(row, verdict=SweepVerdict.KEEP, why="an attempt's process still lives")
+            return replace(
+                row, verdict=SweepVerdict.KEEP, why="a process of an attempt is still alive"
+            )
     except (PerdureError, OSError) as error:
-        return replace(row, verdict=SweepVerdict.PERSON, why=f"it cannot be looked at: {error}")
+        return replace(row, verdict=SweepVerdict.PERSON, why=f"it cannot be read: {error}")
     return replace(row, bytes=size_of(Path(row.path)))
 
 
@@ -248,7 +250,7 @@ def _judged(row: Row, proof: Proof) -> Row:
         )
     notes = [row.why]
     if proof.checkpoint:
-        notes.append(f"checkpoint {proof.checkpoint} has what is in no repository")
+        notes.append(f"checkpoint {proof.checkpoint} has what no repository has")
     if proof.built:
         notes.append(f"it will stay in the trash: {'; '.join(proof.built)}")
     return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
@@ -279,7 +281,8 @@ def _unproven(engine: Engine, entry: trash.Entry) -> str:
     ):
         return ""
     return (
-        f"it holds what was in checkpoint {number} alone, which is gone or will go; perdure trash "
+        f"it has work that only checkpoint {number} had, which is or will be deleted; perdure "
+        f"trash "
         f"purge {entry.id}"
     )
 
@@ -313,7 +316,7 @@ def _done(engine: Engine, row: Row, now: int) -> Row:
     try:
         return replace(row, trash=str(_take(engine, row, now) or ""))
     except (PerdureError, OSError) as error:
-        return replace(row, verdict=SweepVerdict.PERSON, why=f"it could not be taken: {error}")
+        return replace(row, verdict=SweepVerdict.PERSON, why=f"it could not be removed: {error}")
 
 
 def _take(engine: Engine, row: Row, now: int) -> Path | None:
@@ -352,7 +355,7 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
         (each for each in engine.workspaces.contents() if each.path == path and not each.keep), None
     )
     if thing is None:
-        raise Conflict(f"{path} came into use meanwhile")
+        raise Conflict(f"{path} is in use now")
     return engine.workspaces.put_aside(Thing(kind=thing.kind, path=path, id=thing.id), about)
 
 

@@ -77,23 +77,21 @@ class Rules:
 def judge(row: Row, rules: Rules, now: int) -> Row:
     """Return the row with the verdict that follows from its age and its reason to stay."""
     if row.cls is Class.UNKNOWN:
-        return replace(
-            row, verdict=SweepVerdict.KEEP, why=row.keep or "it is nothing that perdure knows"
-        )
+        return replace(row, verdict=SweepVerdict.KEEP, why=row.keep or "perdure does not know it")
     if row.keep:
         return replace(row, verdict=SweepVerdict.KEEP, why=row.keep)
     age, allowed = now - row.used, rules.ages[row.cls]
     if not row.used:
-        return replace(row, verdict=SweepVerdict.KEEP, why="nothing tells its age")
+        return replace(row, verdict=SweepVerdict.KEEP, why="its age is unknown")
     if age < -HOUR_MS:
         return replace(
-            row, verdict=SweepVerdict.PERSON, why="its time lies in the future: is the clock right?"
+            row, verdict=SweepVerdict.PERSON, why="its time is in the future: check the clock"
         )
     if age < allowed:
         return replace(
             row,
             verdict=SweepVerdict.KEEP,
-            why=f"last used {ago(age)} ago; it may go after {ago(allowed)}",
+            why=f"last used {ago(age)} ago; kept for {ago(allowed)}",
         )
     return replace(
         row, verdict=SweepVerdict.TAKE, why=f"not used for {ago(age)}; {ago(allowed)} are allowed"
@@ -154,11 +152,11 @@ def clock_trouble(last: Moment | None, now: Moment) -> str:
     passed = now.wall - last.wall
     if last.boot_id != now.boot_id:
         if passed < -HOUR_MS:
-            return f"the clock stands {ago(-passed)} before the last sweep"
+            return f"the clock is {ago(-passed)} before the last sweep"
         if passed > UNCHECKED_MS:
             return (
-                f"the machine was started anew, and the clock says that {ago(passed)} have passed, "
-                "which nothing confirms"
+                f"the machine was restarted, and nothing confirms that {ago(passed)} have passed "
+                f"as the clock says"
             )
         return ""
     drift = passed - int((now.boot - last.boot) * 1000)

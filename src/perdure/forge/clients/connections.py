@@ -132,8 +132,8 @@ def forges(
                     f"{error.strerror or error}"
                 )
     problems += [
-        f"agents.{rule.name}: its token would go to {' and '.join(urls)}; say with sources which "
-        "of them it is for"
+        f"agents.{rule.name}: its token would go to {' and '.join(urls)}; name the right one with "
+        f"sources"
         for rule in rules
         if _has_token(rule)
         and len(
@@ -144,8 +144,8 @@ def forges(
         > 1
     ]
     problems += [
-        f"agents.{rule.name}: it works for whoever may {rule.least}, and webhooks.{source.name} "
-        "has no token to ask the forge with"
+        f"agents.{rule.name}: it works for those who may {rule.least}, and webhooks.{source.name} "
+        f"has no token to ask the forge with"
         for rule, source in product(rules, sources)
         if rule.least and _takes(rule, source)
         if not {(source.name, ""), (source.name, rule.name)} & named
@@ -158,7 +158,7 @@ def forges(
     if problems:
         raise ConfigError(
             list(dict.fromkeys(problems)),
-            "make a token on the forge, and put it into a file that perdure alone can read",
+            "create a token on the forge, and put it into a file that only perdure can read",
         )
     return Forges(found, tokens)
 

@@ -53,8 +53,8 @@ class Gitea(Alike):
             if "permission" not in str(error):
                 raise
             raise ForgeDenied(
-                f"{self.address} tells the permissions in {repository} to its administrators only, "
-                f"and {self.whoami()} is none",
+                f"{self.address} shows the permissions in {repository} only to its "
+                f"administrators; {self.whoami()} is not one",
                 "make it an administrator of the repository, or name the authors in the rule",
             ) from error
 
@@ -168,8 +168,8 @@ class Gitea(Alike):
 
     def redeliver(self, repository: str, failed: FailedDelivery) -> None:
         raise NotFound(
-            f"{self.address} can be asked for no delivery again: its API has no such call",
-            "press redeliver on the forge",
+            f"{self.address} cannot redeliver: its API has no such call",
+            "redeliver it on the forge",
         )
 
 

@@ -392,7 +392,7 @@ def rfc3339(ms: int) -> str:
 def sha(commit: str) -> str:
     """Return the full hash of a commit unchanged. Raises NotFound for anything else."""
     if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
-        raise NotFound(f"{commit[:100]!r} is not the name of a commit")
+        raise NotFound(f"{commit[:100]!r} is not a valid commit id")
     return commit
 
 
@@ -400,7 +400,7 @@ def branch_part(name: str) -> str:
     """Quote a branch's name for a path, keeping its slashes. Raises NotFound for an invalid
     name."""
     if not name or len(name) > 255 or any(piece in ("", ".", "..") for piece in name.split("/")):
-        raise NotFound(f"{name[:100]!r} is not the name of a branch")
+        raise NotFound(f"{name[:100]!r} is not a valid branch name")
     return quote(name.encode("utf-8", "replace"))
 
 

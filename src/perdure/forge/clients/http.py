@@ -98,7 +98,7 @@ class HttpClient:
         until = time.monotonic() + PAGES_S
         for _ in range(PAGES_MOST):
             if time.monotonic() > until:
-                raise self._down(f"takes longer than {PAGES_S:g} s over one list")
+                raise self._down(f"took longer than {PAGES_S:g} s for one list")
             answer = self.send("GET", path, query=query)
             yield from self._list(answer)
             following = _NEXT.search(answer.headers.get("link", "")[:20_000])
@@ -126,7 +126,7 @@ class HttpClient:
                 break
             url, is_ours = self._log_at(url, answer, hosts, is_ours)
         else:
-            raise ForgeRefused(f"{self.api} leads round and round: {REDIRECTS_MOST} redirects")
+            raise ForgeRefused(f"too many redirects from {self.api}: {REDIRECTS_MOST}")
         if not 200 <= answer.status < 300:
             if not is_ours:
                 raise ForgeRefused(f"{urlsplit(url).hostname} answers {answer.status} for a log")
@@ -178,7 +178,7 @@ class HttpClient:
             url, query = self._elsewhere(method, url, answer), None
         else:
             raise ForgeRefused(
-                f"{self.api} leads round and round: {REDIRECTS_MOST} redirects",
+                f"too many redirects from {self.api}: {REDIRECTS_MOST}",
                 "correct the url in your configuration",
             )
         if not 200 <= answer.status < 300:
@@ -217,7 +217,7 @@ class HttpClient:
                 ):
                     raise ForgeUnavailable(
                         f"{self.api} answers compressed, though it was asked not to",
-                        "look at the proxy before it",
+                        "check the proxy in front of it",
                     )
                 for part in response.iter_raw():
                     found += part
@@ -230,12 +230,12 @@ class HttpClient:
                     if keep and len(found) > 2 * keep:
                         del found[:-keep]
                     if time.monotonic() > until:
-                        raise self._down(f"takes longer than {CALL_S:g} s over one answer")
+                        raise self._down(f"took longer than {CALL_S:g} s for one answer")
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 return HttpAnswer(response.status_code, headers, bytes(found[-keep:]))
         except (httpx2.TransportError, httpx2.StreamError, httpx2.DecodingError) as error:
             if time.monotonic() >= until:
-                raise self._down(f"takes longer than {CALL_S:g} s over one answer") from error
+                raise self._down(f"took longer than {CALL_S:g} s for one answer") from error
             raise self._down(
                 f"does not answer: {_one_line(str(error)) or type(error).__name__}"
             ) from error
@@ -258,8 +258,8 @@ class HttpClient:
             said = _one_line(f"{new.scheme}://{new.hostname}")
             raise ForgeRefused(
                 f"{self.api} redirects a {method} to {said}, which perdure does not follow",
-                "was the repository renamed, or the forge moved? correct the names and the url in "
-                "your configuration",
+                "the repository may have been renamed, or the forge moved: correct the names and "
+                "the url in your configuration",
             )
         return target
 
@@ -267,20 +267,20 @@ class HttpClient:
         left = self._again - time.monotonic()
         if left > 0:
             raise ForgeUnavailable(
-                f"{self.api} has had too many requests; it is asked again in {left:.0f} s",
+                f"{self.api} had too many requests; the next one is in {left:.0f} s",
                 retry_s=left,
             )
 
     def _down(self, why: str, wait: float = 0.0) -> ForgeUnavailable:
         return ForgeUnavailable(
-            f"{self.api} {why}", "perdure asks again by itself", retry_s=wait or RETRY_S
+            f"{self.api} {why}", "perdure retries by itself", retry_s=wait or RETRY_S
         )
 
     def _limited(self, wait: float) -> ForgeUnavailable:
         with self._lock:
             self._again = max(self._again, time.monotonic() + wait)
         return ForgeUnavailable(
-            f"{self.api} has had too many requests, and takes none for {wait:.0f} s", retry_s=wait
+            f"{self.api} had too many requests, and accepts none for {wait:.0f} s", retry_s=wait
         )
 
     def _refused(self, method: str, path: str, answer: HttpAnswer) -> NoReturn:
@@ -293,8 +293,7 @@ class HttpClient:
             raise self._down(f"answers {answer.status} to {what}", _retry_s(answer.headers))
         if answer.status == 401:
             raise ForgeDenied(
-                f"{self.api} does not take the token in {self.token}: it has expired, or was "
-                "revoked",
+                f"{self.api} rejects the token in {self.token}: it has expired or was revoked",
                 "make a new one on the forge and put it there"
                 + ("" if self.token.path else ", then restart perdure"),
                 everywhere=True,
@@ -338,9 +337,8 @@ class HttpClient:
 
     def _unread(self, answer: HttpAnswer, error: ValueError) -> NoReturn:
         raise ForgeUnavailable(
-            f"{self.api} answers {answer.status} with something else than its API does: "
-            f"{_one_line(str(error))}",
-            "is the url of the forge right, and does a proxy stand before it?",
+            f"{self.api} answers {answer.status}, but not as its API does: {_one_line(str(error))}",
+            "check the url of the forge, and whether a proxy is in front of it",
             retry_s=RETRY_S,
         ) from error
 
@@ -354,7 +352,7 @@ def part(text: str) -> str:
         or len(text) > 255
         or any(each < " " or each == "\x7f" for each in text)
     ):
-        raise NotFound(f"There is nothing by the name {text[:100]!r} on a forge")
+        raise NotFound(f"{text[:100]!r} is not a valid name on a forge")
     return quote(text.encode("utf-8", "replace"), safe="")
 
 
@@ -365,7 +363,7 @@ def checked(repository: str) -> str:
         or len(repository) > 255
         or {".", ".."} & set(repository.split("/"))
     ):
-        raise NotFound(f"{repository[:100]!r} is not the name of a repository: owner/name is")
+        raise NotFound(f"{repository[:100]!r} is not a repository: expected owner/name")
     return repository
 
 

@@ -38,13 +38,13 @@ class ForgeToken:
             except OSError as error:
                 found, why = "", f"cannot be read: {error.strerror}"
             except UnicodeDecodeError:
-                found, why = "", "holds no token"
+                found, why = "", "contains no token"
         if len(found) > LONGEST or any(not "!" <= each <= "~" for each in found):
-            found, why = "", "holds no token: it is one word of ASCII"
+            found, why = "", "contains no token: expected one word of ASCII"
         if not found:
             raise ForgeDenied(
                 f"The token of the forge is missing: {self.place} {why}",
-                "make one on the forge and put it there",
+                "create one on the forge and put it there",
                 everywhere=True,
             )
         return found

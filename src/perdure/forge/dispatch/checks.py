@@ -58,8 +58,8 @@ class Checks:
             return ""
         commit = intent.commit[:12] or "no commit"
         return (
-            f"{commit} is no commit of {choice.run.name}, and {choice.rule.name} does not work for "
-            f"{intent.author or 'nobody'}"
+            f"{commit} is not a commit of {choice.run.name}, and {choice.rule.name} does not work "
+            f"for {intent.author or 'nobody'}"
         )
 
     def _is_ours(self, run: TaskRun, commit: str) -> bool:
@@ -91,7 +91,9 @@ class Checks:
             event.rollup or intent.text in event.checks for event in known
         )
         return (
-            f"{run.name} was told of the failed checks of {intent.commit[:12]}" if is_known else ""
+            f"{run.name} was informed of the failed checks of {intent.commit[:12]}"
+            if is_known
+            else ""
         )
 
     def _known(self, run: TaskRun, commit: str) -> list[ChecksFailed]:
@@ -115,8 +117,8 @@ class Checks:
         if row < rule.ci_attempts:
             return ""
         return (
-            f"checks of {run.name} failed after each of {row} attempts to repair them, and "
-            f"{rule.name} makes no more (ci_attempts); a person's word goes on with it"
+            f"checks of {run.name} failed after each of {row} attempts to repair them, the limit "
+            f"of {rule.name} (ci_attempts); a comment by a person continues it"
         )
 
     def wait(self, delivery: Delivery, rule: Rule, intent: Intent) -> None:
@@ -133,7 +135,7 @@ class Checks:
             self._pending[delivery.number] = (now + KEPT_S, ", ".join(names[:3]))
         if pending := self._pending[delivery.number][1]:
             raise Conflict(
-                f"{pending} is still being checked; what has failed is told together",
+                f"{pending} is still being checked; all failures are reported together",
                 "perdure inbox",
             )
 

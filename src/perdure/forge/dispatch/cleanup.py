@@ -50,13 +50,13 @@ def clean(
         if kept or _last(engine, run) is not None:
             return f"{run.name}: {kept}" if kept else f"{run.name} is cleaned up: {why}"
         raise Conflict(
-            f"{run.name} lies on {run.host_name}, and is cleaned up there",
+            f"{run.name} is on {run.host_name}, and is cleaned up there",
             f"perdure show {run.name}",
         )
     if place is None or place.backend not in (Backend.WORKTREE, Backend.ISOLATED):
         return f"{run.name} has no workdir of its own"
     if not os.path.lexists(place.path):
-        return f"{run.name} has no workdir any more"
+        return f"{run.name} no longer has a workdir"
     fd = engine.workspaces.lock(place, f"the clean-up of {run.name}")
     try:
         beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
@@ -129,7 +129,7 @@ def _prove(
 
 def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
     message = (
-        f"{why}, and its workdir stays: it has changes that exist nowhere else: {'; '.join(lost)}"
+        f"{why}, but its workdir stays: it has changes that exist nowhere else: {'; '.join(lost)}"
     )
     engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
     return f"{run.name}: {message}"
@@ -196,12 +196,12 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
         except NotFound as error:
             # Another server on this database was faster, or the entry was purged just now.
             raise Conflict(
-                f"The workdir of {run.name} is being brought back: {error}",
+                f"The workdir of {run.name} is being restored: {error}",
                 f"perdure show {run.name}",
             ) from error
     elif gone.checkpoint:
         # The workdir is created first and filled afterwards. After an interruption it starts over.
-        message = f"its workdir is being brought back from checkpoint {gone.checkpoint}"
+        message = f"its workdir is being restored from checkpoint {gone.checkpoint}"
         engine.store.tell_run(
             run.id, [], Condition(type=HALF_BACK, message=message, at=engine.store.now())
         )

@@ -40,7 +40,7 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
     ForgeError."""
     if intent.kind is IntentKind.BRANCH_DELETED:
         there = api.branch(intent.repository, intent.branch)
-        return intent if there is None else f"the branch {intent.branch} is there"
+        return intent if there is None else f"the branch {intent.branch} exists"
     if intent.kind is IntentKind.CI_FAILED:
         return _failed(api, intent)
     try:
@@ -52,7 +52,7 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
         return (
             intent
             if intent.kind in OVER
-            else f"{intent.repository}#{intent.number} is not there any more"
+            else f"{intent.repository}#{intent.number} no longer exists"
         )
     return _now(intent, found, pull)
 
@@ -60,7 +60,7 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
 def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
     if found.open is (intent.kind in OVER):
         state = "open" if found.open else "closed"
-        return f"{found.ref} is {state} by now"
+        return f"{found.ref} is now {state}"
     if intent.kind in OVER and pull is not None:
         intent = replace(intent, kind=IntentKind.MERGED if pull.merged else IntentKind.CLOSED)
     asked = (
@@ -93,7 +93,7 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
         return "it names no branch"
     there = api.branch(intent.repository, intent.branch)
     if there is None or there.commit != intent.commit:
-        return f"{intent.branch} does not stand at the commit that has failed"
+        return f"{intent.branch} is not at the commit that failed"
     return "no check has failed but perdure's own" if _is_own_pipeline(api, intent) else intent
 
 
@@ -262,8 +262,8 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
         return ""
     if api is None:
         return (
-            f"{rule.name} works for who may {rule.least}, and there is no token to ask the forge "
-            "with"
+            f"{rule.name} works for those who may {rule.least}, and there is no token to ask the "
+            f"forge with"
         )
     least = Access(rule.least)
     if api.permission(intent.repository, intent.author).reaches(least):
@@ -271,7 +271,7 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
     return (
         f"{intent.author} may not {least} in {intent.repository}"
         if least is Access.WRITE
-        else f"{intent.author} is no administrator"
+        else f"{intent.author} is not an administrator"
     )
 
 

@@ -190,7 +190,7 @@ class Dispatcher:
                 self._settle(
                     delivery,
                     DeliveryState.HANDLED if done else DeliveryState.IGNORED,
-                    done or "no agent is taken off by it",
+                    done or "it removes no agent",
                 )
                 return False
         rules = [rule for rule in self._rules if rule.name not in stopped]
@@ -211,7 +211,7 @@ class Dispatcher:
             # Reported later, after what came before it. The present state is asked for then.
             self._held.add(choice.run.id)
             raise Conflict(
-                f"{choice.run.name} is at work, and is told when it is done",
+                f"{choice.run.name} is running, and gets it when the attempt has ended",
                 f"perdure logs -f {choice.run.name}",
             )
         if intent is not None and isinstance(choice, RuleChoice):
@@ -219,7 +219,7 @@ class Dispatcher:
             now, able = self._current.of(delivery, intent, wanting)
             choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
             choice = (
-                f"as it stands now, {choice}"
+                f"as of now, {choice}"
                 if isinstance(now, Intent) and isinstance(choice, str)
                 else choice
             )
@@ -279,7 +279,7 @@ class Dispatcher:
         if run is None:
             return "there is nothing to stop" if is_told_to_stop(choice.rule, intent) else ""
         if is_unchanged(intent):
-            return "nothing that it says has changed"
+            return "its text has not changed"
         if intent.kind is IntentKind.CI_FAILED:
             return self._checks.refused(choice, intent) or self._checks.told(run, intent)
         return ""
@@ -325,8 +325,8 @@ class Dispatcher:
                 )
             run = end(self._engine, run)
             if run.state not in FINAL:
-                raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
-            said[rule.name] = f"{run.name} is off it: {why}"
+                raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
+            said[rule.name] = f"{run.name} no longer works on it: {why}"
         return said
 
     def _taken_back(self, delivery: Delivery, intent: Intent, rule: Rule, run: TaskRun) -> str:
@@ -336,7 +336,7 @@ class Dispatcher:
             return ""
         if stops:
             now, able = self._current.of(delivery, intent, [rule])
-            return f"told to stop by {intent.author}" if isinstance(now, Intent) and able else ""
+            return f"stopped by {intent.author}" if isinstance(now, Intent) and able else ""
         found = (
             self._current.asked(delivery, intent, rule, lambda api: current(api, intent)) or intent
         )
@@ -402,7 +402,7 @@ class Dispatcher:
             if (run := self._run_of(rule, scope_of(rule, delivery, intent, number))) is not None
         ]
         if not found:
-            self._settle(delivery, DeliveryState.IGNORED, "no agent is at it")
+            self._settle(delivery, DeliveryState.IGNORED, "no agent works on it")
             return False
         now, _ = self._current.of(delivery, intent, [rule for rule, _ in found])
         if why := now if isinstance(now, str) else overtaken(self._engine.store, delivery, intent):
@@ -415,14 +415,16 @@ class Dispatcher:
                 and intent.author.casefold() == rule.login.casefold() != ""
             ):
                 raise Conflict(
-                    f"{run.name} is at work; it ended the issue itself",
+                    f"{run.name} is running; it closed the issue itself",
                     f"perdure logs -f {run.name}",
                 )
             for each, _ in news.pop(run.id, []):
-                self._settle(each, DeliveryState.IGNORED, f"{run.name} was {_ended(intent)} since")
+                self._settle(
+                    each, DeliveryState.IGNORED, f"{run.name} has been {_ended(intent)} since"
+                )
             run = end(self._engine, run)
             if run.state not in FINAL:
-                raise Conflict(f"{run.name} is being stopped", f"perdure logs -f {run.name}")
+                raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
             pull = intent.number if intent.pull else self._pull_of(run)
             why = f"{_ended(intent)} by {intent.author}" if intent.author else _ended(intent)
             said.append(clean(self._engine, rule, run, why, pull=pull, forge=intent.forge))
@@ -437,7 +439,7 @@ class Dispatcher:
             return ""
         asked = self._current.knows(delivery, choice.rule)
         return (
-            f"{choice.run.name} is over and cleaned up"
+            f"{choice.run.name} has ended and was cleaned up"
             if not asked and is_cleaned_up(self._engine, choice.run)
             else ""
         )
@@ -451,7 +453,7 @@ class Dispatcher:
         found = next((rule for rule in self._rules if rule.name == name), None)
         if found is None:
             raise NotFound(
-                f"There is no agent {name!r} in the configuration any more",
+                f"The configuration no longer has an agent {name!r}",
                 "add [agents.NAME] again",
             )
         return found
@@ -502,4 +504,4 @@ def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
         intent.forge in (Forge.GITEA, Forge.FORGEJO)
         and intent.kind is not IntentKind.REVIEW_REQUESTED
     )
-    return f"{run.name} is at it already" if run.state not in FINAL or all_told else ""
+    return f"{run.name} already works on it" if run.state not in FINAL or all_told else ""

@@ -43,8 +43,8 @@ def unattended(
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (
-        f"agents and checks alone have had {choice.run.name} at work {UPDATES_MOST} times; a "
-        "person's word goes on with it"
+        f"agents and checks alone have started {choice.run.name} {UPDATES_MOST} times; a comment "
+        f"by a person continues it"
     )
 
 

@@ -32,5 +32,5 @@ def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
         ):
             continue
         if other.at > intent.at if other.at and intent.at else each.number > delivery.number:
-            return f"it was {other.kind} since (delivery {each.number})"
+            return f"it has been {other.kind} since (delivery {each.number})"
     return ""

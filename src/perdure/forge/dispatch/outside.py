@@ -66,8 +66,7 @@ class Marking:
             rf"\x02{self._nonce}-\d+\x02", "", laid_out
         ) or self._nonce in laid_out.replace(f"\x02{self._nonce}-", ""):
             raise ValueError(
-                "it changes a text from outside; such a text can only be placed as it is, without "
-                "a filter"
+                "it changes text from outside, which must be inserted as it is, without a filter"
             )
         text = re.sub(
             rf"\x02{self._nonce}-(\d+)\x02",

@@ -82,7 +82,7 @@ class Prompts:
             if not problems:
                 problems += _tried(rule, self._by_rule[rule.name])
         if problems:
-            raise ConfigError(problems, "docs/how-to/dispatch.md says what a template may use")
+            raise ConfigError(problems, "docs/how-to/dispatch.md lists what a template may use")
 
     def first(
         self, rule: Rule, delivery: Delivery, intent: Intent, earlier: Sequence[Comment] = ()
@@ -105,7 +105,7 @@ class Prompts:
         except Exception as error:  # A template may raise anything.
             raise UsageError(
                 f"The template {_shown(rule, name, error)}",
-                f"mend it, restart, then: perdure inbox replay ({rule.name})",
+                f"fix it, restart, then: perdure inbox replay ({rule.name})",
             ) from error
 
 
@@ -255,7 +255,7 @@ def _tried(rule: Rule, environment: SandboxedEnvironment) -> Iterator[str]:
                 yield _shown(rule, name, error)
                 break
             if content.moved is not None and not text.strip():
-                yield f"{Path(rule.templates) / name}: it makes an empty prompt"
+                yield f"{Path(rule.templates) / name}: it yields an empty prompt"
                 break
 
 

@@ -110,7 +110,7 @@ class Reconciler:
         """Report an error once, until the forge recovers or the error changes."""
         said = str(error) or type(error).__name__
         if self._trouble.get(which) != said:
-            self._say(f"{what} cannot be asked what was missed: {said}")
+            self._say(f"missed events of {what} cannot be read: {said}")
         self._trouble[which] = said
 
     def _source(self, source: Source) -> int:
@@ -157,7 +157,7 @@ class Reconciler:
                 intent = each.reading.intent
                 self._say(
                     f"{each.source}: found {intent.kind} of {intent.repository}#{intent.number}, "
-                    "which nobody had told"
+                    f"for which no webhook had come"
                 )
         return sum(each.new for each in accepted)
 

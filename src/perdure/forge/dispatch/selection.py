@@ -52,7 +52,7 @@ def choose(
         if closed and not wanted:
             name = closed[0].rule.name
             return (
-                f"it is confidential, and what {name} makes of it may be public: confidential = "
+                f"it is confidential, and the work of {name} may be public: confidential = "
                 "true in its rule allows it"
             )
     able = [
@@ -61,7 +61,7 @@ def choose(
         if choice.run is not None or (choice.trigger in BEGINNING and choice.number)
     ]
     if not able:
-        return f"{wanted[0].rule.name} has no run to go on with" if wanted else "no agent wants it"
+        return f"{wanted[0].rule.name} has no run to continue" if wanted else "no rule matches"
     return min(
         able, key=lambda choice: (choice.trigger not in NAMED, not is_own(choice.rule, intent))
     )

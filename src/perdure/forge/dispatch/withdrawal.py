@@ -134,7 +134,7 @@ def taken_back(store: InboxStore, rule: Rule, run: TaskRun, intent: Intent) -> s
         return f"{UNASSIGNED}{by}"
     gone = [label for label in rule.labels if label in intent.unlabelled]
     if gone and _began_by_label(store, rule, run):
-        return f"the label {gone[0]} taken off{by}"
+        return f"the label {gone[0]} removed{by}"
     return ""
 
 
@@ -155,7 +155,7 @@ def message(rule: Rule, why: str) -> str:
         if rule.login
         else f"put the label {(*rule.labels, 'on')[0]} on again"
     )
-    return f"{why}; {again}, to go on"
+    return f"{why}; {again}, to continue"
 
 
 def withdrawn(run: TaskRun) -> Condition | None:
@@ -165,7 +165,7 @@ def withdrawn(run: TaskRun) -> Condition | None:
 
 def off(run: TaskRun) -> str:
     """Return why such a run is not informed of comments now."""
-    return f"{run.name} is off it: what is said is told when it goes on"
+    return f"{run.name} no longer works on it: it gets the comment when it continues"
 
 
 def missed(

@@ -63,7 +63,7 @@ class Poster:
                     self._round()
             except Exception as error:
                 # Nobody would notice the end of this thread.
-                self._tell(f"forges are not told: {error or type(error).__name__}")
+                self._tell(f"reports to forges failed: {error or type(error).__name__}")
             self._over.wait(LOOK_S)
         if self._is_first():
             wait(self._flying.values())
@@ -85,7 +85,7 @@ class Poster:
         try:
             due = self._store.postings_due(MANY)
         except PerdureError as error:
-            self._tell(f"forges are not told: {error}")
+            self._tell(f"reports to forges failed: {error}")
             return
         for posting in due:
             if posting.run not in self._flying and posting.run not in self._later:
@@ -97,16 +97,16 @@ class Poster:
             posting = self._store.posting(run_id)
             if posting is not None and posting.tries:
                 self._tell(
-                    f"the forge is not told all of {self._store.get(run_id).name}: {posting.reason}"
+                    f"the report of {self._store.get(run_id).name} is incomplete: {posting.reason}"
                 )
         except (LostLease, NotFound):
             return  # Another host reports it, or it was removed.
         except StoreError as error:
-            self._tell(f"a forge is not told: {error}")
+            self._tell(f"a report to a forge failed: {error}")
         except Exception as error:
             # The error concerns one run. The others continue, and this one is tried again later.
             self._later[run_id] = time.monotonic() + TROUBLED_S
-            self._tell(f"a forge is not told: {error or type(error).__name__}")
+            self._tell(f"a report to a forge failed: {error or type(error).__name__}")
 
     def _tell(self, line: str) -> None:
         if line != self._said:

@@ -120,12 +120,12 @@ def _search(found: Outgoing, redactor: Redactor) -> None:
     if scan.findings:
         raise HeldBack(
             f"{_what(scan.findings)}; nothing was pushed",
-            "take it out of the commits, or push by hand",
+            "remove it from the commits, or push it yourself",
         )
     if large:
         raise HeldBack(
             f"{large[0]!r} is too large to be searched for secrets; nothing was pushed",
-            "take it out, or push by hand",
+            "remove it, or push it yourself",
         )
 
 

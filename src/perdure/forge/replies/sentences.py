@@ -24,8 +24,8 @@ WORDS = 4_000
 
 STATES = {
     RunState.PENDING: "waits for what it needs",
-    RunState.QUEUED: "is about to begin",
-    RunState.RUNNING: "is at work",
+    RunState.QUEUED: "is about to start",
+    RunState.RUNNING: "is running",
     RunState.SUCCEEDED: "is done",
     RunState.FAILED: "has failed",
     RunState.CANCELLED: "was stopped",
@@ -69,7 +69,7 @@ def comment(account: Account, marker: str) -> str:
             if each.type == "needs_person"
         ),
         *(
-            f"**Off it:** {code(each.message, 600)}"
+            f"**No longer working on it:** {code(each.message, 600)}"
             for each in run.conditions
             if each.type == "withdrawn"
         ),
@@ -100,7 +100,7 @@ def _state(account: Account) -> str:
     if run.state is RunState.RUNNING:
         words += f" (attempt {run.attempt})"
     elif run.state is RunState.QUEUED and run.attempt:
-        words = f"goes on soon (attempt {run.attempt + 1})"
+        words = f"continues soon (attempt {run.attempt + 1})"
     why = run.reason if run.state is not RunState.SUCCEEDED else ""
     return f"{words}: {code(why, 300)}" if why else words
 
@@ -166,7 +166,7 @@ def _table(attempts: Sequence[Attempt]) -> str:
 
 
 def _row(each: Attempt) -> str:
-    outcome, took = "at work", ""
+    outcome, took = "running", ""
     if each.outcome is not None:
         detail = (
             f": {code(each.outcome.detail, 120)}"
@@ -244,10 +244,10 @@ def _by_hand(account: Account) -> str:
     page = f"[Its page](<{account.page}>). " if account.page else ""
     is_off = any(each.type == "withdrawn" for each in account.run.conditions)
     told = (
-        "What is said here is told when it goes on. "
+        "Comments here reach the agent when it continues. "
         if is_off
-        else "A comment here goes on with the same conversation. "
+        else "A comment here continues the same conversation. "
     )
-    return f"{page}{told}By hand, on the machine where it runs:\n\n" + "\n".join(
+    return f"{page}{told}On the machine where it runs:\n\n" + "\n".join(
         f"    {line}" for line in lines
     )

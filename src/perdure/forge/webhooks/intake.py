@@ -80,14 +80,14 @@ def receive(
     if forge is None or expected not in (None, forge):
         raise DeliveryRefused(
             400,
-            f"This is no webhook of {expected or 'a forge that perdure knows'}: the header that "
+            f"This is not a webhook of {expected or 'a forge that perdure knows'}: the header that "
             "names the event is missing",
         )
     if not verify(forge, headers, body, secrets, now_s):
         raise DeliveryRefused(
             401,
-            f"The signature of this {forge} webhook is missing or wrong: is the secret the same on "
-            "both sides?",
+            f"The signature of this {forge} webhook is missing or wrong: check that the secret is "
+            f"the same on both sides",
         )
     module = MODULES[forge]
     named = _first(headers, module.DELIVERY)
@@ -126,9 +126,9 @@ def check_type(headers: Mapping[str, str]) -> None:
             "The webhook is sent as a form: set its content type to application/json on the forge",
         )
     if kind != "application/json":
-        raise DeliveryRefused(415, "A webhook has the content type application/json")
+        raise DeliveryRefused(415, "expected the content type application/json")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise DeliveryRefused(415, "A webhook is not compressed")
+        raise DeliveryRefused(415, "expected an uncompressed body")
 
 
 def too_large() -> DeliveryRefused:

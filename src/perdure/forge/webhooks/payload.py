@@ -56,7 +56,7 @@ def object_of(body: bytes) -> dict[str, Any]:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair is no text") from None
+        raise ValueError("half of a surrogate pair is not text") from None
     return value
 
 
@@ -71,7 +71,7 @@ def _loaded(body: bytes, *, once: bool = False) -> object:
     except UnicodeDecodeError:
         raise ValueError("not valid UTF-8") from None
     except json.JSONDecodeError as error:
-        raise ValueError(f"no JSON: {error.msg} at {error.pos}") from None
+        raise ValueError(f"not JSON: {error.msg} at {error.pos}") from None
     if _is_deep(value):
         raise ValueError("nested too deeply")
     return value
@@ -80,12 +80,12 @@ def _loaded(body: bytes, *, once: bool = False) -> object:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
+        raise ValueError("an object has a key twice")
     return found
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _is_deep(value: object) -> bool:

@@ -39,12 +39,12 @@ _HINTS = (
     ),
     (
         "Host key verification failed",
-        "ssh does not know this server's key. Connect once by hand (ssh HOST) and compare it, or "
-        "name a file with the key in the setting git_ssh_known_hosts.",
+        "ssh does not know this server's key. Connect once with ssh HOST and compare the key, or "
+        "name a file with it in the setting git_ssh_known_hosts.",
     ),
     (
         r"Permission denied \([a-z,-]+\)",
-        "The server takes none of your ssh keys. Add one to your ssh agent (ssh-add), or name a "
+        "The server accepts none of your ssh keys. Add one to your ssh agent (ssh-add), or name a "
         "key in the setting git_ssh_key.",
     ),
     (
@@ -59,7 +59,10 @@ _HINTS = (
         r"dubious ownership",
         "The repository belongs to another user. Run perdure as its owner, or change the owner.",
     ),
-    (r"No space left on device", "The disk is full. Make room and try again; nothing was lost."),
+    (
+        r"No space left on device",
+        "The disk is full. Free some space and try again; nothing was lost.",
+    ),
     (
         r"Read-only file system|Permission denied",
         "Check who owns the directory, and whether it can be written.",

@@ -24,8 +24,8 @@ def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
     """Raise Conflict if a process uses the home, with the processes in the message."""
     if found := sorted(set(users(home, folder, places))):
         raise Conflict(
-            f"Somebody is at work on this home: {'; '.join(found[:5])}.",
-            "End it (perdure stop), then again.",
+            f"This home is in use: {'; '.join(found[:5])}.",
+            "Stop it (perdure stop), then try again.",
         )
 
 

@@ -110,7 +110,7 @@ def lock(path: Path, busy: str, *, shared: bool = False, patience_s: float = 0.0
             except BlockingIOError:
                 if time.monotonic() >= until:
                     raise Conflict(
-                        f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then again."
+                        f"{busy[0].upper()}{busy[1:]}.", "Wait until it has ended, then try again."
                     ) from None
             time.sleep(0.05)
         yield

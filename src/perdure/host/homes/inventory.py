@@ -194,7 +194,8 @@ def open_file(path: Path) -> int:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise Conflict(
-            f"{path} was exchanged while it was read.", "Who works there? End it, then again."
+            f"{path} was replaced while it was read.",
+            "Stop the program that uses it, then try again.",
         )
     return fd
 
@@ -203,8 +204,8 @@ def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None
     """Raise Conflict if a file was written to between the two looks."""
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise Conflict(
-            f"{path} was written to while it was copied: an agent is at work.",
-            "End it, then again.",
+            f"{path} changed while it was copied: an agent is running.",
+            "Stop it, then try again.",
         )
 
 

@@ -183,7 +183,7 @@ def take_in(call: Linking, now: HomeSituation) -> Taken:
         if signature(now.source) == before:
             return taken
     raise Conflict(
-        f"{now.place} is written to while it is copied: an agent is at work.", "End it, then again."
+        f"{now.place} changed while it was copied: an agent is running.", "Stop it, then try again."
     )
 
 
@@ -247,7 +247,9 @@ def _aside(path: Path, stamp: str) -> Path:
         except FileExistsError:
             continue
         return kept
-    raise Conflict(f"There are too many old versions beside {path}.", "Look through them.")
+    raise Conflict(
+        f"There are too many old versions beside {path}.", "Remove those that you do not need."
+    )
 
 
 def _exchange(now: HomeSituation, stamp: str) -> Path:

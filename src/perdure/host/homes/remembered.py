@@ -88,7 +88,7 @@ class Remembered:
             if version != self._read:
                 note = decode(self.file.read_bytes(), _Note)
                 if note.format != 1:
-                    raise ValueError(f"format {note.format} is not known")
+                    raise ValueError(f"format {note.format} is unknown")
                 self._read, self._homes = version, tuple(note.homes)
         except (FileNotFoundError, NotADirectoryError):
             self._read, self._homes = (0, 0, 0), ()
@@ -148,7 +148,7 @@ class Remembered:
             volume_at(Path(home.volume), wanted=home.volume_id)
             if home.way == LINK and not home.is_led_to:
                 again = f"perdure home link --symlink --volume {home.volume} {home.agent}"
-                raise WorkspaceError(f"{home.place} does not lead to the volume (any more).", again)
+                raise WorkspaceError(f"{home.place} is not a link to the volume.", again)
             if not os.access(home.target, os.W_OK | os.X_OK):
                 raise WorkspaceError(
                     f"The home of {home.agent}, {home.target}, is not there or cannot be written.",

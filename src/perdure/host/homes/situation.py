@@ -43,7 +43,7 @@ class HomeSituation:
             return self.place.resolve(strict=False)
         except (OSError, RuntimeError) as error:
             raise WorkspaceError(
-                f"{self.place} leads in a circle.", "Move the link aside, then again."
+                f"{self.place} is a symlink loop.", "Move the link aside, then try again."
             ) from error
 
     @property
@@ -74,7 +74,9 @@ class HomeSituation:
         """Raise Conflict or WorkspaceError if the directory cannot be moved."""
         there = thing_at(self.target)
         if there is not None and not there.is_directory:
-            raise WorkspaceError(f"{self.target} is no directory.", "Move it aside, then again.")
+            raise WorkspaceError(
+                f"{self.target} is not a directory.", "Move it aside, then try again."
+            )
         if self.before is not None and (self.before.volume_id, self.before.target) != (
             self.volume.id,
             str(self.target),
@@ -87,17 +89,19 @@ class HomeSituation:
             return
         source, target, found = self.source, self.target.resolve(), thing_at(self.place)
         if found is not None and not found.is_link and not found.is_directory:
-            raise WorkspaceError(f"{self.place} is no directory.", "Move it aside, then again.")
+            raise WorkspaceError(
+                f"{self.place} is not a directory.", "Move it aside, then try again."
+            )
         if source == target or source in target.parents or target in source.parents:
             raise Conflict(
-                f"{self.place} and {self.target} lie in one another.",
+                f"One of {self.place} and {self.target} is inside the other.",
                 "Choose another directory for the volume.",
             )
         if source.exists() and source.stat().st_uid != os.geteuid():
             owner = source.stat().st_uid
             raise Conflict(
                 f"{source} belongs to another user (uid {owner}).",
-                "Do it as that user: perdure changes no owner.",
+                "Run it as that user: perdure does not change owners.",
             )
 
 

@@ -36,7 +36,8 @@ class HomeStage:
         free = space.f_bavail * space.f_frsize
         if needed and needed + RESERVE > free:
             raise WorkspaceError(
-                f"There is no room for {needed >> 20} MiB at {self.directory.parent}: {free >> 20} "
+                f"There is no space for {needed >> 20} MiB in {self.directory.parent}: "
+                f"{free >> 20} "
                 "MiB are free. Nothing was changed.",
                 "Free space, or choose another volume.",
             )
@@ -72,7 +73,7 @@ def copy_file(source: Path, target: Path) -> None:
         os.close(fd)
     if hash_of(part) != wanted:
         raise WorkspaceError(
-            f"The copy of {source} is not what was written. Nothing was changed.",
+            f"The copy of {source} differs from the original. Nothing was changed.",
             "Check the volume's disk.",
         )
     part.chmod(before.st_mode & 0o777)

@@ -137,8 +137,8 @@ def _copy_back(call: Linking, now: HomeSituation, moved: MovedDirectory) -> None
         merge.stage.close()
     if signature(now.target) != before:
         raise Conflict(
-            f"{now.target} is written to while it is copied: an agent is at work.",
-            "End it, then again.",
+            f"{now.target} changed while it was copied: an agent is running.",
+            "Stop it, then try again.",
         )
 
 

@@ -36,26 +36,25 @@ def verify(home: Linked, environ: Mapping[str, str]) -> Iterator[HomeFinding]:
     if not target.is_dir() or not os.access(target, os.W_OK | os.X_OK):
         yield HomeFinding(
             "bad",
-            f"{target} is not there, or cannot be written: conversations would be lost without a "
-            "word",
+            f"{target} is missing or not writable: conversations would be lost silently",
         )
     yield from _way(home, place, target, environ)
     for outside in map(Path, home.beside):
         if outside.is_file() and not outside.is_symlink():
             yield HomeFinding(
                 "warn",
-                f"{outside} is a file of its own: what is written there is not on the volume; "
-                "perdure home link takes it in",
+                f"{outside} is a separate file that is not on the volume; perdure home link moves "
+                f"it there",
             )
     beside = [str(path) for path in target.rglob(f"*{CONFLICT}*")]
     if beside:
         yield HomeFinding(
-            "warn", f"{len(beside)} file(s) are kept in two versions, such as {sorted(beside)[0]}"
+            "warn", f"{len(beside)} file(s) exist in two versions, such as {sorted(beside)[0]}"
         )
     dangling = [path for path in target.rglob("*") if path.is_symlink() and not path.exists()]
     if dangling:
         yield HomeFinding(
-            "warn", f"{len(dangling)} link(s) lead to nothing, such as {sorted(dangling)[0]}"
+            "warn", f"{len(dangling)} dangling link(s), such as {sorted(dangling)[0]}"
         )
 
 
@@ -63,27 +62,27 @@ def _way(
     home: Linked, place: Path, target: Path, environ: Mapping[str, str]
 ) -> Iterator[HomeFinding]:
     if home.leaving:
-        yield HomeFinding("warn", "perdure home unlink was begun and not finished: do it again")
+        yield HomeFinding("warn", "perdure home unlink was interrupted: run it again")
     if home.way == LINK:
         if home.is_led_to:
-            yield HomeFinding("ok", f"{place} leads to {target}")
+            yield HomeFinding("ok", f"{place} links to {target}")
         else:
             yield HomeFinding(
-                "bad", f"{place} does not lead to {target}: perdure home link makes it so"
+                "bad", f"{place} does not link to {target}: perdure home link repairs it"
             )
         return
     given = environ.get(home.variable, "")
     if given and os.path.normpath(given) not in (home.was, home.value):
         yield HomeFinding(
             "bad",
-            f"{home.variable} is set to {given}, and goes before the volume: unset it, or set it "
+            f"{home.variable} is set to {given}, which overrides the volume: unset it, or set it "
             f"to {home.value}",
         )
     else:
         yield HomeFinding("ok", f"the attempts' {home.variable} is {home.value}")
     if os.path.lexists(place):
         yield HomeFinding(
-            "warn", f"there is another home at {place}: perdure home link takes it in"
+            "warn", f"there is another home at {place}: perdure home link moves it to the volume"
         )
     if given != home.value:
         yield HomeFinding(

@@ -75,9 +75,9 @@ def volume_at(
     """Return the volume in this directory. `wanted`: the id that it must have. `make`: a new one
     may be created at a mount point; `new`: in any directory. Raises WorkspaceError."""
     path = Path(os.path.normpath(path.absolute()))
-    hint = f"Mount it at {path}, then do the same again."
+    hint = f"Mount it at {path}, then try again."
     if not path.is_dir():
-        raise WorkspaceError(f"The volume {path} is not there.", hint)
+        raise WorkspaceError(f"The volume {path} is missing.", hint)
     found = str(_read(path).get("id", ""))
     if wanted and found != wanted:
         what = (
@@ -85,14 +85,13 @@ def volume_at(
             if found
             else f"the volume is not mounted at {path}: it has no identity file"
         )
-        raise WorkspaceError(f"The homes lie on the volume {wanted}, but {what}.", hint)
+        raise WorkspaceError(f"The homes are on the volume {wanted}, but {what}.", hint)
     if found:
         return Volume(path, found)
     if not make or not (new or is_mount(path)):
         raise WorkspaceError(
-            f"{path} is not known as a volume, and no mount point: what is written there may be "
-            "lost.",
-            "Mount the volume there; or, if this directory lasts as it is, once: perdure home "
+            f"{path} is neither a known volume nor a mount point: data there may be lost.",
+            "Mount the volume there. If this directory itself is permanent, run once: perdure home "
             f"link --new --volume {path}",
         )
     if dry_run:
@@ -130,17 +129,17 @@ def refused(error: OSError, path: Path) -> WorkspaceError:
     where = error.filename or path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkspaceError(
-            f"There is no room left for {where}. Nothing was changed where the home lies now.",
-            "Free space, then again.",
+            f"There is no space left for {where}. The old home was not changed.",
+            "Free some space, then try again.",
         )
     if error.errno == errno.EROFS:
         return WorkspaceError(
             f"{where} cannot be written: the file system is read-only.",
-            "Mount it for writing, then again.",
+            "Mount it for writing, then try again.",
         )
     return WorkspaceError(
         f"{where}: {error.strerror or error}.",
-        f"Check the rights of user {os.getuid()} there, then again.",
+        f"Check the rights of user {os.getuid()} there, then try again.",
     )
 
 
@@ -154,7 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise WorkspaceError(
             f"The identity file {file} cannot be read: {error}.",
-            "Is it another volume, or a damaged one?",
+            "Check whether another volume is mounted there.",
         ) from error
     if (
         not isinstance(found, dict)
@@ -162,7 +161,7 @@ def _read(path: Path) -> dict[str, Any]:
         or found.get("format") != 1
     ):
         raise WorkspaceError(
-            f"{file} is no identity file of this version of perdure.",
+            f"{file} is not an identity file of this version of perdure.",
             "Update perdure, or choose another volume.",
         )
     return found

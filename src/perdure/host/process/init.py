@@ -53,7 +53,7 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
         os.tcsetpgrp(0, child)
     status = _follow(child)
     if left := _end_the_rest(grace_s):
-        print(f"perdure: ended {left} process(es) that {argv[0]} had left behind", file=sys.stderr)
+        print(f"perdure: ended {left} process(es) that {argv[0]} had left running", file=sys.stderr)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
 

@@ -112,7 +112,7 @@ def find(directory: Path) -> Process | None:
             return None
         if boottime() > until:
             raise Conflict(
-                f"somebody is starting an agent in {directory}, and does not come to an end"
+                f"another process has been starting an agent in {directory} for too long"
             )
         time.sleep(0.005)
 

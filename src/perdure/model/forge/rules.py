@@ -231,17 +231,17 @@ def rules(value: object) -> tuple[Rule, ...]:
     if isinstance(value, str):
         value = json.loads(value)
     if not isinstance(value, Mapping):
-        raise ValueError("a table [agents.NAME] with agent and clone is needed")
+        raise ValueError("expected a table [agents.NAME] with agent and clone")
     return tuple(_rule(str(name), table) for name, table in value.items())
 
 
 def _rule(name: str, table: object) -> Rule:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
         raise ValueError(
-            f"{name!r} cannot be a part of a branch's name: small letters, digits and - can"
+            f"{name!r} must have only small letters, digits and -, as a part of a branch's name"
         )
     if not isinstance(table, Mapping):
-        raise ValueError(f"a table [agents.{name}] is needed")
+        raise ValueError(f"expected a table [agents.{name}]")
     if unknown := [key for key in table if key not in READERS]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(READERS)}")
     token_of(name, table)
@@ -276,9 +276,7 @@ def _texts(value: object) -> tuple[str, ...]:
 
 def _authors(value: object) -> tuple[str, ...]:
     if "*" in "".join(found := _texts(value)):
-        raise ValueError(
-            "are logins, one by one: whoever is named there has the agent at his command"
-        )
+        raise ValueError("are logins, one by one: everyone listed can start this agent")
     return found
 
 

@@ -78,8 +78,8 @@ def sources(value: object) -> tuple[Source, ...]:
         value = dict(map(_in_words, value.split()))
     if not isinstance(value, Mapping):
         raise ValueError(
-            "a table [webhooks.NAME] with forge, and secret_file, secret_env or secret_credential, "
-            "is needed"
+            "expected a table [webhooks.NAME] with forge, and secret_file, secret_env or "
+            "secret_credential"
         )
     return tuple(_source(str(name), table) for name, table in value.items())
 
@@ -89,7 +89,7 @@ def _in_words(word: str) -> tuple[str, dict[str, object]]:
     `$VARIABLE`."""
     found = re.fullmatch(r"([^=]+)=(?:([a-z]+):)?([/$].*)", word)
     if not found:
-        raise ValueError("NAME=FORGE:/path/of/the/secret, or NAME=$VARIABLE, is needed")
+        raise ValueError("expected NAME=FORGE:/path/of/the/secret, or NAME=$VARIABLE")
     places = found[3].split(",")
     held = {
         "secret_file": [place for place in places if place[:1] != "$"],
@@ -101,10 +101,10 @@ def _in_words(word: str) -> tuple[str, dict[str, object]]:
 def _source(name: str, table: object) -> Source:
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} cannot be a part of an address: small letters, digits, - and _ can"
+            f"{name!r} must have only small letters, digits, - and _, as a part of an address"
         )
     if not isinstance(table, Mapping):
-        raise ValueError(f"a table [webhooks.{name}] is needed")
+        raise ValueError(f"expected a table [webhooks.{name}]")
     if unknown := [key for key in table if key not in KEYS]:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(KEYS)}")
     forge = table.get("forge")
@@ -140,12 +140,11 @@ def _api(name: str, forge: Forge | None, table: Mapping[str, Any]) -> tuple[str,
         return "", "", "", ""
     if forge is None:
         raise ValueError(
-            f"{name} needs its forge: with url or a token, perdure speaks to it "
-            f"({', '.join(Forge)})"
+            f"{name} needs its forge: with url or a token, perdure calls it ({', '.join(Forge)})"
         )
     if not url and forge not in USUAL:
         raise ValueError(
-            f"{name} needs url, the address of its {forge}: with a token, perdure speaks to it"
+            f"{name} needs url, the address of its {forge}: with a token, perdure calls it"
         )
     return address(f"url of {name}", url or USUAL[forge]), *token
 
@@ -179,12 +178,12 @@ def address(what: str, url: object) -> str:
         )
     host = re.sub(r":[0-9]+$", "", found[2])
     if found[1] == "http" and not re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]", host):
-        raise ValueError(f"{what} is https: over http, anybody between could read the token")
+        raise ValueError(f"{what} must be https: over http, others could read the token")
     return f"{found[1]}://{found[2]}{found[3]}"
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     found = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) and each for each in found):
-        raise ValueError(f"the secrets of {name} are named by texts")
+        raise ValueError(f"the secrets of {name} must be named by texts")
     return tuple(found)

@@ -114,9 +114,9 @@ def choose(at: Situation) -> Continuation:
 def _after_expiry(at: Situation, session: Session) -> Continuation:
     """Return the continuation of an expired session; it always names the end of the lifetime. With
     a strict policy, an expired session never leads to a new conversation."""
-    told = f"its lifetime had ended {(at.now - session.expires) / 1000:.0f} s before"
+    told = f"it had expired {(at.now - session.expires) / 1000:.0f} s before"
     if leaves(at):
-        reason = f"conversation {session.id} is left: {told}, and a new one is asked for then"
+        reason = f"conversation {session.id} is left: {told}, and the policy then wants a new one"
         return Continuation(
             kind=Start.REBUILD,
             session_id=at.new_id,
@@ -156,12 +156,12 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
         reason = "the agent did not find it by its id, but the file is there"
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.PATH, reason=reason)
     if copied and Rung.COPY not in at.tried:
-        reason = f"{_transcript_is(at.transcript, at.standing)}; perdure's own copy goes back"
+        reason = f"{_transcript_is(at.transcript, at.standing)}; perdure's own copy is restored"
         return Continuation(kind=Start.RESUME, session_id=session.id, rung=Rung.COPY, reason=reason)
     if at.edits and Rung.REPAIRED not in at.tried:
         reason = (
-            f"no transcript could be used as it is; a copy was mended ({len(at.edits)} change(s)), "
-            "and the agent was shown to go on from it"
+            f"no transcript could be used as it is; a copy was repaired ({len(at.edits)} "
+            f"change(s)), and the agent was proven to continue from it"
         )
         return Continuation(
             kind=Start.RESUME,
@@ -172,8 +172,8 @@ def _by_ladder(at: Situation, session: Session) -> Continuation:
         )
     if at.checkpoint and Rung.CHECKPOINT not in at.tried:
         reason = (
-            "the agent does not take the newest copy of the conversation; that of checkpoint "
-            f"{at.checkpoint} goes back"
+            "the agent does not accept the newest copy of the conversation; that of checkpoint "
+            f"{at.checkpoint} is restored"
         )
         return Continuation(
             kind=Start.RESUME,
@@ -199,23 +199,23 @@ def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
     if standing is Standing.FOREIGN:
         return "another conversation was found in place of the agent's transcript"
     if standing is Standing.CHANGED:
-        return "the agent's transcript is not what perdure had seen of it"
+        return "the agent's transcript is not what perdure had recorded"
     if not transcript.turns:
         return "the agent's transcript has nothing in it"
-    return "the agent did not go on from its transcript"
+    return "the agent did not continue from its transcript"
 
 
 def _no_copy(copy: Snapshot | None) -> str:
     if copy is None:
         return "there is no own copy of it"
-    return "the own copy could not take its place"
+    return "the own copy could not replace it"
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
     """Return what follows for a whole conversation that is too long to go on unchanged."""
     if at.measure is Measure.COMPACT:
         reason = (
-            f"its transcript is on disk; it holds {at.size}, and is compacted before it goes on"
+            f"its transcript is on disk; it holds {at.size}, and is compacted before it continues"
         )
         return Continuation(kind=Start.RESUME, session_id=session.id, compact=True, reason=reason)
     if at.measure is Measure.ROLL_OVER and at.policy is not ContinuityPolicy.STRICT:
@@ -229,7 +229,7 @@ def _too_long(at: Situation, session: Session) -> Continuation:
             reason=reason,
         )
     why = (
-        "it is not to go on by itself"
+        "it must not continue by itself"
         if at.measure is Measure.STOP
         else "a strict policy allows no new conversation in its place"
     )
@@ -246,7 +246,7 @@ def _never_began(at: Situation, session: Session) -> Continuation:
     with it. If it was to replace a lost conversation, that one is still lost."""
     if session.parent:
         return _after_loss(
-            at, session.parent, f"{session.id}, which was to take its place, never began"
+            at, session.parent, f"{session.id}, which was to replace it, never started"
         )
     if at.standing in UNFIT:
         return _after_loss(at, session.id, _transcript_is(at.transcript, at.standing))
@@ -254,7 +254,7 @@ def _never_began(at: Situation, session: Session) -> Continuation:
         why = "the agent had begun, so it may have asked the model, and nothing of that is on disk"
         return _after_loss(at, session.id, why)
     reason = (
-        "the conversation was announced, but no agent was heard in it and nothing of it is on disk"
+        "the conversation was announced, but no agent answered in it and nothing of it is on disk"
     )
     same = at.transcript is None and Rung.FRESH not in at.tried
     return _begin(at, session.id if same and at.new_id else at.new_id, reason)
@@ -264,8 +264,8 @@ def _begin(at: Situation, new_id: str, reason: str) -> Continuation:
     """Begin the first conversation of a scope; after another agent's work, with a brief."""
     if at.handed_over:
         reason = (
-            f"handed over from {at.handed_over}: an agent cannot go on in another one's "
-            "conversation"
+            f"handed over from {at.handed_over}: an agent cannot continue another one's "
+            f"conversation"
         )
         return Continuation(kind=Start.REBUILD, session_id=new_id, rung=Rung.REBUILT, reason=reason)
     return Continuation(kind=Start.FRESH, session_id=new_id, rung=Rung.FRESH, reason=reason)
@@ -292,10 +292,10 @@ def _by_its_word(at: Situation) -> Continuation:
         return _begin(at, "", "started a new conversation")
     if not at.session.attempts:
         return _begin(
-            at, "", "the conversation was announced but never began: no answer of it is known"
+            at, "", "the conversation was announced but never started: no answer of it is known"
         )
     if Rung.NATIVE in at.tried:
-        return _after_loss(at, at.session.id, "the agent did not take it up as it was")
+        return _after_loss(at, at.session.id, "the agent did not accept it as it was")
     told = f"the agent offers to load or resume conversation {at.session.id}"
     found = Continuation(kind=Start.RESUME, session_id=at.session.id, reason=told)
     expired = 0 < at.session.expires <= at.now
@@ -308,11 +308,9 @@ def _keeping_none(at: Situation) -> Continuation:
     if at.heard or at.forks:
         known = at.session or at.lost
         return _after_loss(
-            at, at.forks or (known.id if known is not None else ""), "this agent goes on with none"
+            at, at.forks or (known.id if known is not None else ""), "this agent continues none"
         )
-    return _begin(
-        at, at.new_id, "this agent goes on with no conversation; each task begins a new one"
-    )
+    return _begin(at, at.new_id, "this agent continues no conversation; each task starts a new one")
 
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
@@ -347,7 +345,7 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
 
 def _after_loss(at: Situation, lost: str, why: str) -> Continuation:
     which = f"conversation {lost}" if lost else "the conversation before"
-    reason = f"{which} cannot go on: {why}"
+    reason = f"{which} cannot continue: {why}"
     if at.policy is ContinuityPolicy.STRICT:
         return Continuation(
             kind=Start.REFUSE,

@@ -81,8 +81,7 @@ def _at_odds(
     return [
         (
             line_of("unforkable"),
-            "unforkable: a brief in the place of a conversation is what `strict` forbids; `serial` "
-            "is left",
+            "unforkable: `strict` forbids a brief in place of a conversation; use `serial`",
         )
     ]
 
@@ -100,7 +99,7 @@ def _doubled(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
             found.append(
                 (
                     line_of("tasks", index, "name"),
-                    f"there is a task {tasks[there].name!r} already, on line {where}",
+                    f"the task {tasks[there].name!r} exists already, on line {where}",
                 )
             )
         first.setdefault(name, index)
@@ -114,7 +113,7 @@ def _unknown(tasks: Sequence[PlanTask], line_of: LineOf) -> list[tuple[int, str]
         unknown = [need for need in task.needs if need not in names]
         line = line_of("tasks", index, "needs") if unknown else 0
         for need in unknown:
-            found.append((line, f"{task.name!r} needs {need!r}, and there is no such task"))
+            found.append((line, f"{task.name!r} needs {need!r}, which does not exist"))
     return found
 
 

@@ -136,15 +136,15 @@ class _Loom:
 def joins(strand: Strand) -> str:
     """Return in words how a task joins the conversations."""
     if strand.goes_on:
-        words = f"goes on after {strand.goes_on}"
+        words = f"continues after {strand.goes_on}"
     elif strand.forks:
         words = f"forks {strand.forks}"
     else:
-        words = "begins a conversation"
+        words = "starts a conversation"
     if strand.instead == "serial":
-        words += ", in the place of a fork"
+        words += ", instead of a fork"
     if strand.instead == "brief":
-        words = f"begins with a brief of {strand.forks}, in the place of a fork"
+        words = f"starts with a brief of {strand.forks}, instead of a fork"
     if strand.files_of and not strand.forks:
         words += f" with the files of {strand.files_of}"
     return words + (f", merges {' and '.join(strand.merges)}" if strand.merges else "")

@@ -54,7 +54,7 @@ def mend(
     cut."""
     made = draft(content, HABITS)
     if not any(_is_said(record) for _, record in made.records()):
-        what = "no prompt and no answer stands in it"
+        what = "it has neither a prompt nor an answer"
         return refused(
             Trouble.EMPTY,
             what,
@@ -102,14 +102,14 @@ def _tools(made: Draft, session_id: str) -> None:
                     Trouble.ORPHAN,
                     Harm.LOSS,
                     line.number,
-                    f"the call {named(call)} is gone; the agent leaves its result out",
+                    f"the call {named(call)} is gone; the agent drops its result",
                 )
             elif call in answered:
                 made.find(
                     Trouble.DOUBLED,
                     Harm.NONE,
                     line.number,
-                    f"the call {named(call)} has its result already; the agent takes one",
+                    f"the call {named(call)} already has its result; the agent uses one",
                 )
             answered.add(call)
     last, known = _last_words(said), {text(record.get("uuid")) for _, record in made.records()}
@@ -221,7 +221,7 @@ def _content(made: Draft, complaint: str) -> None:
                     Trouble.CONTENT,
                     Harm.REFUSED,
                     line.number,
-                    "a thought whose signature the service does not take",
+                    "a thought with a signature that the service rejects",
                 )
                 made.change(
                     line, "thought left out", "the service refused a thought for its signature"
@@ -247,7 +247,7 @@ def _content(made: Draft, complaint: str) -> None:
                     Trouble.CONTENT, Harm.REFUSED, line.number, "a tool call without its input"
                 )
                 block["input"] = {}
-                made.change(line, "empty input put in", "the service refuses a call without one")
+                made.change(line, "empty input added", "the service refuses a call without one")
             kept.append(_without_images(made, line, block))
         message["content"] = kept
         if blocks and not kept:
@@ -266,14 +266,14 @@ def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
     image = part(block, "source", "data")
     if block.get("type") != "image" or not isinstance(image, str) or 0 < len(image) <= IMAGE_LIMIT:
         return block
-    what = f"an image of {len(image)} characters; the service takes from 1 to {IMAGE_LIMIT}"
+    what = f"an image of {len(image)} characters; the service accepts 1 to {IMAGE_LIMIT}"
     made.find(Trouble.CONTENT, Harm.REFUSED, line.number, what)
     made.change(
-        line, "image replaced by words", "the service refuses the whole conversation for it"
+        line, "image replaced by a note", "the service refuses the whole conversation for it"
     )
     return {
         "type": "text",
-        "text": f"[perdure: {what}; it was taken out so that the conversation can go on.]",
+        "text": f"[perdure: {what}; it was removed so that the conversation can continue.]",
     }
 
 
@@ -316,14 +316,14 @@ def _chain(made: Draft) -> None:
                 Trouble.CHAIN,
                 Harm.LOSS,
                 line.number,
-                "it follows nothing, and hides all that was said before it from the model",
+                "its parent is missing, so the model is not shown anything before it",
             )
             if alone and before.record is not None:
                 record["parentUuid"] = before.record["uuid"]
                 made.change(
                     line,
                     "joined to the line before it",
-                    "the agent tells the model only what it follows",
+                    "the agent sends only the chain of parents to the model",
                 )
         before = line
         said = said or _is_said(record)
@@ -349,12 +349,9 @@ def _size(made: Draft, memory: int) -> None:
             Trouble.OVERSIZE,
             Harm.REFUSED,
             0,
-            f"{told} bytes are told to the model; the service takes {REQUEST_LIMIT}",
+            f"{told} bytes are sent to the model; the service accepts {REQUEST_LIMIT}",
         )
-        made.refusal = (
-            "it is larger than a request may be, and there is no compaction after which less would "
-            "be told"
-        )
+        made.refusal = "it exceeds the limit of a request, and no compaction shortens it"
     elif whole > memory and at is None:
         made.find(
             Trouble.OVERSIZE,
@@ -379,7 +376,7 @@ def _size(made: Draft, memory: int) -> None:
         made.edited(
             boundary.number,
             f"{len(before)} lines before it left out",
-            "they were compacted and are not told any more",
+            "they were compacted and are no longer sent",
         )
 
 

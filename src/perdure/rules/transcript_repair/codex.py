@@ -48,13 +48,11 @@ def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -
     made = draft(headless, HABITS)
     if headless is not content:
         made.find(
-            Trouble.ENCODING, Harm.REFUSED, 1, "a byte order mark stands before the first line"
+            Trouble.ENCODING, Harm.REFUSED, 1, "there is a byte order mark before the first line"
         )
-        made.edited(
-            1, "byte order mark taken out", "the agent does not read the first line with it"
-        )
+        made.edited(1, "byte order mark removed", "the agent does not read the first line with it")
     if not any(_is_said(record) for _, record in made.records()):
-        what = "no prompt and no answer stands in it"
+        what = "it has neither a prompt nor an answer"
         return refused(
             Trouble.EMPTY, what, "nothing of the thread is left in this file", tuple(made.findings)
         )
@@ -106,16 +104,15 @@ def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
             Trouble.HEAD,
             Harm.REFUSED,
             at,
-            "the first record is not whole, and no later one says in which directory the thread "
-            "works",
+            "the first record is incomplete, and no later one has the directory of the thread",
         )
-        made.refusal = "the thread's first record is lost, and nothing is left to make it anew from"
+        made.refusal = "the thread's first record is lost, and nothing is left to recreate it from"
         return
     made.find(
         Trouble.HEAD,
         Harm.REFUSED,
         at,
-        "the first record, which says which thread it is, is not whole",
+        "the first record, which names the thread, is incomplete",
     )
     began = _TIME.search(name)
     stamp = (
@@ -140,13 +137,13 @@ def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
     if first is not None and (first.record is None or first.record.get("type") == "session_meta"):
         made.drop(
             first,
-            "what is left of the first record taken out",
+            "the rest of the first record removed",
             "the agent reads the thread's name from the first line",
         )
     made.insert(
         None,
         record,
-        "the first record made anew from the file's name and the later ones",
+        "the first record recreated from the file's name and the later ones",
         "without it the agent reads nothing",
     )
 
@@ -167,12 +164,12 @@ def _tools(made: Draft) -> None:
                 Trouble.DOUBLED,
                 Harm.REFUSED,
                 line.number,
-                f"the call {named(call)} has its result already, and both are sent",
+                f"the call {named(call)} already has its result, and both are sent",
             )
             made.drop(
                 line,
                 f"second result of the call {named(call)} left out",
-                "the service takes one result a call",
+                "the service accepts one result per call",
             )
         elif kind in _RESULTS:
             results[call] = line
@@ -184,19 +181,19 @@ def _tools(made: Draft) -> None:
                 Trouble.ORPHAN,
                 Harm.LOSS,
                 line.number,
-                f"the call {named(call)} is gone; the agent leaves its result out",
+                f"the call {named(call)} is gone; the agent drops its result",
             )
             continue
         made.find(
             Trouble.ORDER,
             Harm.REFUSED,
             line.number,
-            f"the result of the call {named(call)} stands before it",
+            f"the result of the call {named(call)} comes before it",
         )
         made.move(
             line,
             calls[call],
-            "moved behind its call",
+            "moved after its call",
             "the service refuses a result before its call",
         )
     for call, line in calls.items():

@@ -27,7 +27,7 @@ class Trouble(StrEnum):
     ORDER = "tool result before its call"
     CHAIN = "broken parent chain"
     CONTENT = "content that the service refuses"
-    WIPED = "history taken back"
+    WIPED = "history rewound"
     OVERSIZE = "oversize"
     TWO_PLACES = "one id in two places"
 

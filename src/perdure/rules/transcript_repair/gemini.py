@@ -49,7 +49,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
     message when it refused."""
     made = draft(content, HABITS)
     if not any(_messages(record) for _, record in made.records()):
-        what = "no prompt and no answer stands in it"
+        what = "it has neither a prompt nor an answer"
         return refused(
             Trouble.EMPTY,
             what,
@@ -84,7 +84,7 @@ def _head(made: Draft, session_id: str) -> None:
     what = (
         "the first line names another conversation"
         if named_here
-        else "the first line, which names the conversation, is not whole"
+        else "the first line, which names the conversation, is incomplete"
     )
     made.findings = [
         each
@@ -96,14 +96,14 @@ def _head(made: Draft, session_id: str) -> None:
         first.record["sessionId"] = session_id
         made.change(
             first,
-            "the conversation's id put in",
+            "the conversation's id added",
             "the agent finds a conversation by its first line",
         )
         return
     if first is not None and first.record is None:
         made.drop(
             first,
-            "what is left of the first line taken out",
+            "the rest of the first line removed",
             "the agent reads the conversation's name from it",
         )
     heads = (
@@ -126,7 +126,7 @@ def _head(made: Draft, session_id: str) -> None:
         **next(heads, {}),
         "sessionId": session_id,
     }
-    made.insert(None, head, "the first line made anew", "without it the agent reads nothing")
+    made.insert(None, head, "the first line recreated", "without it the agent reads nothing")
 
 
 def _content(made: Draft) -> None:
@@ -170,7 +170,7 @@ def _wiped(made: Draft) -> None:
             Trouble.WIPED,
             Harm.REFUSED,
             line.number,
-            "it takes the whole conversation back, and nothing came after it",
+            "it rewinds the whole conversation, and nothing came after it",
         )
         made.drop(line, "left out", "what came before it is the conversation")
 
@@ -192,7 +192,7 @@ def _tools(made: Draft, complaint: str) -> None:
         if refusing:
             made.drop(line, "second result left out", "the service refuses more results than calls")
     if doubled:
-        what = f"{len(doubled)} tool result(s) stand with their calls too, and both are told"
+        what = f"{len(doubled)} tool result(s) are also stored with their calls, and both are sent"
         made.find(Trouble.DOUBLED, Harm.REFUSED if refusing else Harm.NONE, doubled[0].number, what)
 
 
@@ -212,5 +212,5 @@ def _cut(made: Draft, size: int) -> None:
     for line in before:
         line.dropped = True
     made.edited(
-        full[-1].number, f"{len(before)} lines before it left out", "it tells all messages anew"
+        full[-1].number, f"{len(before)} lines before it left out", "it repeats all messages"
     )

@@ -33,7 +33,7 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
     ):
         return refused(
             Trouble.EMPTY,
-            "no prompt and no answer stands in it",
+            "it has neither a prompt nor an answer",
             "nothing of the session is left",
             tuple(made.findings),
         )
@@ -43,9 +43,9 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
             Trouble.HEAD,
             Harm.REFUSED,
             1,
-            "the session's own row is lost: in which directory it works is not known",
+            "the session's own row is lost: its directory is unknown",
         )
-        made.refusal = "the session's own row is lost, and nothing says in which directory it works"
+        made.refusal = "the session's own row is lost, and its directory is not recorded"
         return made.mended()
     _rows(made)
     return made.mended()
@@ -80,15 +80,13 @@ def _rows(made: Draft) -> None:
                 line.number,
                 "the row of a part is broken, and OpenCode fails on the session",
             )
-            words = "[perdure: what stood here cannot be read any more.]"
+            words = "[perdure: the text here cannot be read any more.]"
             record["data"] = {
                 "type": "text",
                 "text": words,
                 "synthetic": record.get("role") == "user",
             }
-            made.change(
-                line, "replaced by words that say so", "OpenCode fails on a session with such a row"
-            )
+            made.change(line, "replaced by a note", "OpenCode fails on a session with such a row")
         elif record.get("type") == "part" and part(record, "data", "state", "status") in (
             "running",
             "pending",
@@ -97,5 +95,5 @@ def _rows(made: Draft) -> None:
                 Trouble.DANGLING,
                 Harm.NONE,
                 line.number,
-                "a tool was at work when the agent ended; OpenCode closes it by itself",
+                "a tool was running when the agent ended; OpenCode closes it by itself",
             )

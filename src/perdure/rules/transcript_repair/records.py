@@ -143,7 +143,7 @@ def draft(content: bytes, habits: Habits) -> Draft:
             Trouble.TORN,
             Harm.NONE,
             len(pieces) + 1,
-            f"{len(torn)} bytes without a meaning at the end",
+            f"{len(torn)} meaningless bytes at the end",
         )
         if not habits.ends_torn_line:
             made.edits.append(
@@ -163,15 +163,15 @@ def _plain(content: bytes, habits: Habits, made: Draft) -> bytes:
                 Trouble.ENCODING,
                 Harm.REFUSED,
                 0,
-                "it was stored anew as UTF-16, which the agent does not read",
+                "it was stored as UTF-16, which the agent does not read",
             )
             made.edits.append(Edit(1, "stored as UTF-8 again", "the agent reads nothing else"))
             return content[2:].decode(name, "replace").encode("utf-8", "replace")
     if content.startswith(codecs.BOM_UTF8):
-        made.find(Trouble.ENCODING, harm, 1, "a byte order mark stands before the first line")
+        made.find(Trouble.ENCODING, harm, 1, "there is a byte order mark before the first line")
         if habits.headed:
             made.edited(
-                1, "byte order mark taken out", "the agent does not read the first line with it"
+                1, "byte order mark removed", "the agent does not read the first line with it"
             )
         return content.removeprefix(codecs.BOM_UTF8)
     return content
@@ -185,7 +185,7 @@ def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
                 Edit(
                     number,
                     "blank line left out",
-                    "the first line must say which conversation it is",
+                    "the first line must name the conversation",
                 )
             )
         else:
@@ -200,11 +200,11 @@ def _take(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
             Trouble.UNREADABLE,
             Harm.LOSS,
             number,
-            "characters are broken, and the agent passes over the whole line",
+            "broken characters make the agent skip the whole line",
         )
         made.lines.append(line := TranscriptLine(number, raw, record))
         made.change(
-            line, "broken characters replaced", "the agent passes over a line that has some"
+            line, "broken characters replaced", "the agent skips a line with broken characters"
         )
         return
     _search(made, number, raw, habits)
@@ -249,7 +249,7 @@ def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
             Trouble.UNREADABLE,
             harm,
             number,
-            f"{len(raw)} bytes that are no record; the agent passes over them",
+            f"{len(raw)} bytes that are not a record; the agent skips them",
         )
         made.lines.append(TranscriptLine(number, raw, None))
         return
@@ -258,13 +258,13 @@ def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
         if len(found) > 1
         else "a record that the agent does not read"
     )
-    made.find(Trouble.GLUED, Harm.LOSS, number, f"{count}: the line is not theirs alone")
+    made.find(Trouble.GLUED, Harm.LOSS, number, f"{count}: they share a line")
     for record in found:
         made.lines.append(TranscriptLine(number, b"", record, changed=True))
     made.edits.append(
         Edit(
             number,
-            f"{len(found)} record(s) put on lines of their own",
+            f"{len(found)} record(s) put on separate lines",
             "the agent reads one record a line",
         )
     )

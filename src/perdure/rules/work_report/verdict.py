@@ -82,7 +82,7 @@ def _sentence(check: CheckOfWork) -> str:
 
 def _why_unverified(report: WorkReport, agents: CheckOfWork | None) -> str:
     if agents is None:
-        return "nobody checked it: no --verify, and no test command of the agent"
+        return "not checked: no --verify, and no test command of the agent"
     if agents.passed is None:
-        return f"nothing tells how the agent's last check `{agents.command}` ended"
+        return f"unknown how the agent's last check `{agents.command}` ended"
     return f"files may have changed after the agent's last check `{agents.command}`"

@@ -37,7 +37,7 @@ def reset(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     if said.run and (
         said.agent or said.repository or said.issue or said.branch or said.service or said.task
     ):
-        raise UsageError("A run's name says it all: leave the other fields out")
+        raise UsageError("a run's name excludes the other fields")
     target = Target(
         run=said.run,
         agent=said.agent,
@@ -68,7 +68,7 @@ def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     if wanted not in {entry.id for entry in sweeper.listed(parts.engine)}:
         # Purging is final, so the beginning of an id is not enough.
         raise NotFound(
-            f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash has their whole ids"
+            f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash lists full ids"
         )
     return {"id": sweeper.purge(parts.engine, wanted).id}
 
@@ -87,7 +87,7 @@ VERBS = (
     Verb(
         method="GET",
         path="/disk/sweep",
-        says="What the next sweep would take, and what waits for a person.",
+        says="What the next sweep would remove, and what waits for a person.",
         does=would_go,
         answer="Swept",
         query=forms.SweepQuery,
@@ -96,7 +96,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/admin/sweep",
-        says="Takes away what nobody needs any more and is saved elsewhere.",
+        says="Removes unneeded data that is saved elsewhere.",
         does=swept,
         answer="Swept",
         scope=ADMIN,
@@ -115,14 +115,14 @@ VERBS = (
     Verb(
         method="GET",
         path="/trash",
-        says="What was taken away and can be brought back.",
+        says="What was removed and can be restored.",
         does=trash,
         answer="Trash",
     ),
     Verb(
         method="POST",
         path="/trash/{entry}/restore",
-        says="Brings an entry of the trash back.",
+        says="Restores an entry of the trash.",
         does=brought_back,
         answer="Returned",
         scope=ADMIN,
@@ -131,7 +131,7 @@ VERBS = (
     Verb(
         method="DELETE",
         path="/trash/{entry}",
-        says="Deletes an entry of the trash for ever.",
+        says="Deletes an entry of the trash for good.",
         does=purged,
         answer="Purged",
         scope=ADMIN,

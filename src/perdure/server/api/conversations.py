@@ -103,7 +103,7 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> dict[str
         here = "its own directory" if entry.run is None and not said.repo else ""
         refuse_widening({"permissions": permissions, "repo": said.repo, "here": here}, chosen)
     if said.repo and not is_remote(said.repo) and not Path(said.repo).is_absolute():
-        raise UsageError("A repository on the service's own disk is named by its absolute path")
+        raise UsageError("A repository on the server's disk needs an absolute path")
     spec = replace(
         parts.seed, prompt=said.prompt, name=said.name, model=said.model, permissions=permissions,
         verify="" if permissions is Permissions.READ else parts.seed.verify,
@@ -142,7 +142,7 @@ VERBS = (
     Verb(
         method="GET",
         path="/sessions",
-        says="Conversations, the newest first, also those that were begun by hand.",
+        says="Conversations, newest first, also those started manually.",
         does=listed,
         answer="Sessions",
         query=forms.SessionsQuery,
@@ -150,7 +150,7 @@ VERBS = (
     Verb(
         method="GET",
         path="/sessions/stats",
-        says="How often conversations went on, and why some did not.",
+        says="How often conversations continued, and why some did not.",
         does=added_up,
         answer="Statistics",
         query=forms.StatsQuery,
@@ -158,21 +158,21 @@ VERBS = (
     Verb(
         method="GET",
         path="/sessions/{session}",
-        says="A conversation, and those that it came from.",
+        says="A conversation and its ancestors.",
         does=shown,
         answer="Session",
     ),
     Verb(
         method="GET",
         path="/sessions/{session}/spoken",
-        says="What was said last in a conversation: hostile text.",
+        says="The last messages of a conversation: hostile text.",
         does=spoken,
         answer="Spoken",
     ),
     Verb(
         method="POST",
         path="/sessions/{session}/resume",
-        says="Goes on with a conversation, also one that was begun by hand.",
+        says="Continues a conversation, also one started manually.",
         does=resumed,
         answer="Run",
         scope=TokenScope.DISPATCH,
@@ -181,7 +181,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/sessions",
-        says="Makes a conversation's record: the first run of its scope begins it.",
+        says="Creates a conversation's record: the first run of its scope starts it.",
         does=created,
         answer="SessionRecord",
         scope=TokenScope.DISPATCH,
@@ -191,7 +191,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/sessions/{session}/extend",
-        says="Begins a conversation's lifetime again.",
+        says="Restarts a conversation's lifetime.",
         does=extended,
         answer="SessionRecord",
         scope=TokenScope.DISPATCH,
@@ -200,7 +200,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/sessions/{session}/close",
-        says="Retires a conversation: the next run of its scope begins a new one.",
+        says="Retires a conversation: the next run of its scope starts a new one.",
         does=closed,
         answer="SessionRecord",
         scope=TokenScope.DISPATCH,
@@ -209,7 +209,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/runs/{run}/resume",
-        says="Goes on with the conversation of a run.",
+        says="Continues the conversation of a run.",
         does=resumed_run,
         answer="Run",
         scope=TokenScope.DISPATCH,

@@ -48,7 +48,7 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
             return Response(media_type="text/event-stream")
         listener = parts.journal.listen(run)
         if listener is None:
-            raise Problem(503, "As many listen already as perdure takes", "try again later")
+            raise Problem(503, "Too many live streams are open", "try again later")
         if after >= 0:
             begin = min(after, listener.since)
         elif run:

@@ -27,7 +27,7 @@ Text = Annotated[str, Meta(max_length=2_000_000, pattern=r"^[^\u0000]*$")]
 Some = Annotated[str, Meta(min_length=1, max_length=2_000_000, pattern=r"^[^\u0000]*$")]
 Count = Annotated[int, Meta(ge=0, le=LARGEST)]
 Small = Annotated[int, Meta(ge=0, le=1000)]
-Limit = Annotated[int, Meta(ge=1, le=500, description="so many at most")]
+Limit = Annotated[int, Meta(ge=1, le=500, description="maximum number")]
 Number = Annotated[float, Meta(ge=0, le=1e9)]
 
 INTERNAL = frozenset({"forks", "fork_at", "conflicts", "rule", "title", "link"})
@@ -231,7 +231,7 @@ Lifetime = Annotated[
     str,
     Meta(
         pattern=r"^([0-9]{1,9}(\.[0-9]{1,9})?[smhd]?)?$",
-        description="90s, 2h, 7d, ...; 0: never; empty: as it is set",
+        description="90s, 2h, 7d, ...; 0: never; empty: the setting's value",
     ),
 ]
 
@@ -264,8 +264,7 @@ class NewPlan(Body):
         Line,
         Meta(
             description=(
-                "an https address, or an absolute path on the service's own disk; over the plan's "
-                "own"
+                "an https address, or an absolute path on the server's disk; overrides the plan's"
             )
         ),
     ] = ""

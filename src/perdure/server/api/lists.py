@@ -47,9 +47,9 @@ def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     wanted = read_object(said.plan, plan_defaults(chosen))
     wanted = replace(wanted, repo=said.repo or wanted.repo)
     if not wanted.repo:
-        raise UsageError("It is not said where the plan is to work", "give repo (an https address)")
+        raise UsageError("missing the repository of the plan", "give repo (an https address)")
     if not is_remote(wanted.repo) and not Path(wanted.repo).is_absolute():
-        raise UsageError("A repository on the service's own disk is named by its absolute path")
+        raise UsageError("A repository on the server's disk needs an absolute path")
     if not asked.who.may(TokenScope.ADMIN):
         refuse_widening({"repo": wanted.repo, "verify": wanted.verify}, chosen)
         for task in wanted.tasks:
@@ -83,7 +83,8 @@ def replayed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     found, body = parts.store.delivery(asked.at["delivery"])
     if not body:
         raise StoreError(
-            f"The body of delivery {found.number} was thinned out", "send it again from the forge"
+            f"The body of delivery {found.number} was deleted after its retention time",
+            "have the forge send it again",
         )
     reading = read(found.forge, found.event, parsed(body.encode()))
     again: dict[str, Any] = plain(parts.engine.store.replay_delivery(found.number, reading))
@@ -95,7 +96,7 @@ VERBS = (
     Verb(
         method="GET",
         path="/agents",
-        says="The agents: version, program, home, what they can, how many are at work.",
+        says="The agents: version, program, home, abilities, number of running attempts.",
         does=agents,
         answer="Agents",
     ),
@@ -103,10 +104,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/plans",
-        says=(
-            "Begins a plan, which the pool performs. The same plan again is the same one, by its "
-            "name."
-        ),
+        says=("Starts a plan in the worker pool. The name makes it idempotent."),
         does=begun,
         answer="Plan",
         scope=TokenScope.DISPATCH,
@@ -116,14 +114,14 @@ VERBS = (
     Verb(
         method="GET",
         path="/plans/{plan}",
-        says="How a plan stands, task by task.",
+        says="The state of a plan, task by task.",
         does=plan,
         answer="Plan",
     ),
     Verb(
         method="GET",
         path="/inbox",
-        says="What forges delivered, newest first.",
+        says="Deliveries of forges, newest first.",
         does=deliveries,
         answer="Deliveries",
         query=forms.InboxQuery,
@@ -138,7 +136,7 @@ VERBS = (
     Verb(
         method="POST",
         path="/inbox/{delivery}/replay",
-        says="Reads the kept body again, as if it came now.",
+        says="Processes the kept body again, as if it arrived now.",
         does=replayed,
         answer="Delivery",
         scope=TokenScope.DISPATCH,

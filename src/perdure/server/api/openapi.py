@@ -29,13 +29,13 @@ _SUFFIX = re.compile(r'"(#/components/schemas/|)(\w+)Shape"')
 """A shape whose name is taken by another class has a suffix in the code, but not in the
 document."""
 PROBLEMS = {
-    "400": "The request does not fit this document.",
-    "401": "No token, or one that is not good.",
-    "403": "The token's scope does not reach, or a page of another site asks.",
+    "400": "The request does not match this document.",
+    "401": "No token, or an invalid one.",
+    "403": "The token's scope is insufficient, or the request comes from a page of another site.",
     "404": "No such run, conversation, plan, delivery or entry.",
-    "409": "Somebody else is on it, or what is asked would lose work: `hint` says what to do.",
-    "422": "What is asked cannot be meant.",
-    "429": "Too many tokens that are not good came from there.",
+    "409": "A conflict, or the request would lose work: `hint` says what to do.",
+    "422": "The request is valid JSON, but contradicts itself.",
+    "429": "Too many invalid tokens came from this address.",
     "503": "The database cannot be used at this moment.",
 }
 
@@ -147,13 +147,13 @@ def _stream(path: str, which: str) -> dict[str, Any]:
         "name": "Last-Event-ID",
         "in": "header",
         "schema": {"type": "string"},
-        "description": "The id of the event that was seen last.",
+        "description": "The id of the last event seen.",
     }
     after = {
         "name": "after",
         "in": "query",
         "schema": {"type": "integer", "minimum": 0},
-        "description": "The same, for who cannot set it.",
+        "description": "The same, for clients that cannot set the header.",
     }
     return {
         "operationId": f"get{path}".replace("/", "_").translate({ord(each): None for each in "{}"}),
@@ -162,8 +162,8 @@ def _stream(path: str, which: str) -> dict[str, Any]:
             f"Records of {which}, as server-sent events; `data` is a Record, `id` its number."
         ),
         "description": (
-            "Needs the scope `read`. A reader that does not keep up is let go, and comes back with "
-            "the last id."
+            "Needs the scope `read`. A reader that does not keep up is disconnected, and "
+            "reconnects with the last id."
         ),
         "parameters": [*_of_path(path), back, after],
         "responses": {"200": {"description": "Events.", "content": {"text/event-stream": {}}}}

@@ -111,13 +111,13 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
         )
     if not {"repo", "here", "service"} & {name for name, value in said.items() if value}:
         raise UsageError(
-            "It is not said where the task is to work",
+            "missing the repository or service of the task",
             "give repo (an https address), or service and task",
         )
     if (repo := said.get("repo", "")) and not is_remote(repo) and not Path(repo).is_absolute():
-        raise UsageError("A repository on the service's own disk is named by its absolute path")
+        raise UsageError("A repository on the server's disk needs an absolute path")
     if (here := said.get("here", "")) and not Path(here).is_absolute():
-        raise UsageError("A directory on the service's own disk is named by its absolute path")
+        raise UsageError("A directory on the server's disk needs an absolute path")
     usual = replace(parts.seed, agent=settings.agent)
     if said.get("here") or said.get("service"):
         usual = replace(usual, backend="", base="")
@@ -144,8 +144,8 @@ def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
     if beyond:
         raise Problem(
             403,
-            f"This takes the scope admin: {', '.join(beyond)}",
-            "leave it out, or: perdure token new NAME --scope admin",
+            f"This needs the scope admin: {', '.join(beyond)}",
+            "leave it out, or create a token: perdure token new NAME --scope admin",
         )
 
 
@@ -302,7 +302,7 @@ VERBS = (
     Verb(
         method="GET",
         path=f"{RUN}/why",
-        says="How each attempt began, on which evidence, and what its receipt says.",
+        says="How each attempt started, its evidence and its receipt.",
         does=why,
         answer="Why",
     ),
@@ -333,14 +333,14 @@ VERBS = (
     Verb(
         method="GET",
         path=f"{RUN}/checkpoints",
-        says="What was saved of the run, newest first.",
+        says="Checkpoints of the run, newest first.",
         does=saved,
         answer="Checkpoints",
     ),
     Verb(
         method="POST",
         path=f"{RUN}/retry",
-        says="Goes on where the run stopped.",
+        says="Continues where the run stopped.",
         does=retried,
         answer="Run",
         scope=DISPATCH,
@@ -358,7 +358,7 @@ VERBS = (
     Verb(
         method="POST",
         path=f"{RUN}/stop",
-        says="Stops the run; a retry goes on later.",
+        says="Stops the run; a retry continues it later.",
         does=stopped,
         answer="Run",
         scope=DISPATCH,
@@ -367,7 +367,7 @@ VERBS = (
     Verb(
         method="POST",
         path=f"{RUN}/fork",
-        says="A new run that begins where this one stands.",
+        says="Forks the run: a new run starts from its conversation and files.",
         does=forked,
         answer="Run",
         scope=DISPATCH,
@@ -377,7 +377,8 @@ VERBS = (
     Verb(
         method="POST",
         path=f"{RUN}/restore",
-        says="Takes workdir and conversation back to a checkpoint; what is there is saved first.",
+        says="Restores workdir and conversation from a checkpoint; the present state is saved "
+        "first.",
         does=restored,
         answer="Restored",
         scope=DISPATCH,
@@ -386,7 +387,7 @@ VERBS = (
     Verb(
         method="DELETE",
         path=RUN,
-        says="Takes a finished run off the list, its workdir into the trash if all of it is saved.",
+        says="Removes a finished run; its workdir goes to the trash if all of it is saved.",
         does=removed,
         answer="Removed",
         scope=ADMIN,

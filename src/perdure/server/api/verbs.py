@@ -152,7 +152,7 @@ def _json(value: Any) -> bytes:
 
 def _part(value: str) -> str:
     if not value.isprintable() or len(value) > 1000:
-        raise Problem(400, "The address holds what is in no name")
+        raise Problem(400, "The address has characters that no name has")
     return value
 
 
@@ -177,7 +177,9 @@ def _converted(
         return msgspec.convert(value, resolved(kind), strict=strict)
     except msgspec.ValidationError as error:
         raise Problem(
-            400, f"The {where} does not fit: {error}", f"GET {PREFIX}/openapi.json says what does"
+            400,
+            f"The {where} is invalid: {error}",
+            f"GET {PREFIX}/openapi.json describes the requests",
         ) from None
 
 
@@ -195,7 +197,7 @@ async def _object(request: Request) -> Mapping[str, Any]:
     try:
         return object_of(body)
     except ValueError as error:
-        raise Problem(400, f"The body is no JSON object: {error}") from None
+        raise Problem(400, f"The body is not a JSON object: {error}") from None
 
 
 async def body_of(request: Request, most: int = BODY_MOST) -> bytes:
@@ -214,5 +216,5 @@ async def body_of(request: Request, most: int = BODY_MOST) -> bytes:
     except TimeoutError:
         raise Problem(408, f"The body took longer than {BODY_S:.0f} s") from None
     except ClientDisconnect:
-        raise Problem(400, "The body did not come to its end") from None
+        raise Problem(400, "The body is incomplete") from None
     return bytes(body)

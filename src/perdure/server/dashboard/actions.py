@@ -30,7 +30,7 @@ def retry(visit: Visit) -> Response:
 def ask_update(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     at_work = (
-        [f"{run.name} is at work: the agent gets them when its attempt has ended."]
+        [f"{run.name} is running: the agent gets them when its attempt has ended."]
         if run.state is RunState.RUNNING
         else []
     )
@@ -42,7 +42,10 @@ def ask_update(visit: Visit) -> Response:
         consequences=at_work,
         fields=[
             Field(
-                "prompt", "The same conversation goes on with only what is new", "text", needed=True
+                "prompt",
+                "The same conversation continues with only what is new",
+                "text",
+                needed=True,
             )
         ],
     )
@@ -58,14 +61,11 @@ def ask_stop(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     running = run.state is RunState.RUNNING
     follows = (
-        [
-            "The agent is ended in good order, and its workdir and conversation are saved as a "
-            "checkpoint."
-        ]
+        ["The agent is stopped; its workdir and conversation are saved as a checkpoint."]
         if running
         else []
     )
-    follows += [] if running else ["Nobody is at work in it; it leaves the queue."]
+    follows += [] if running else ["It is not running; it leaves the queue."]
     return ask(
         visit,
         f"Stop {run.name}?",
@@ -93,15 +93,15 @@ def ask_reset(visit: Visit) -> Response:
         back=f"/runs/{run.name}",
         danger=True,
         consequences=[
-            "The next attempt begins a new conversation in a new workdir. Nothing is deleted: the "
+            "The next attempt starts a new conversation in a new workdir. Nothing is deleted: the "
             "workdir goes to the trash."
         ],
         lists=[
-            ("These begin anew with it, because they share its workdir or conversation", others),
-            ("Nowhere else but in the trash from then on", found.unsaved),
-            ("Stays where it is", found.kept),
+            ("These start over too, because they share its workdir or conversation", others),
+            ("Kept only in the trash", found.unsaved),
+            ("Not changed", found.kept),
         ],
-        undo="perdure trash restore brings it back, files and conversation.",
+        undo="perdure trash restore restores it, files and conversation.",
     )
 
 
@@ -120,11 +120,13 @@ def ask_remove(visit: Visit) -> Response:
         else []
     )
     fields = (
-        [Field("force", "also what is nowhere else: the trash keeps it", "tick")] if lost else []
+        [Field("force", "remove it even if it has unsaved changes: the trash keeps them", "tick")]
+        if lost
+        else []
     )
     return ask(
         visit,
-        f"Take {run.name} off the list?",
+        f"Remove {run.name}?",
         yes="Remove",
         back=f"/runs/{run.name}",
         danger=True,
@@ -133,8 +135,8 @@ def ask_remove(visit: Visit) -> Response:
             "Its workdir goes to the trash; the branch, the journal and perdure's copies of the "
             "conversation stay."
         ],
-        lists=[("Nowhere else but in the trash from then on", list(lost))],
-        undo="perdure trash restore brings it back.",
+        lists=[("Kept only in the trash", list(lost))],
+        undo="perdure trash restore restores it.",
     )
 
 
@@ -160,23 +162,25 @@ def ask_restore(visit: Visit) -> Response:
         )
     return ask(
         visit,
-        f"Take {run.name} back to checkpoint {checkpoint.number}?",
+        f"Restore {run.name} to checkpoint {checkpoint.number}?",
         yes="Restore",
         back=f"/runs/{run.name}/checkpoints",
         danger=True,
         consequences=[
             f"Workdir and conversation will be as they were {clock(checkpoint.at)}, in attempt "
             f"{checkpoint.attempt}.",
-            "What is there now is saved first, as a checkpoint of its own.",
+            "The present state is saved first, as a checkpoint of its own.",
         ],
-        fields=[Field("files", "only the workdir; the conversation stays where it is", "tick")],
+        fields=[
+            Field("files", "restore only the workdir; the conversation stays as it is", "tick")
+        ],
         lists=[
             (
                 "Not in that checkpoint",
                 [f"{name}: {why}" for name, why in checkpoint.workdir.left_out[:20]],
             )
         ],
-        undo="The newest checkpoint then takes you back here.",
+        undo="To undo: restore the newest checkpoint.",
     )
 
 
@@ -184,7 +188,9 @@ def do_restore(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     number = visit.named("number")
     if not number.isdecimal() or not 0 < len(number) < 10:
-        raise UsageError(f"{number!r} is no checkpoint's number", f"perdure checkpoints {run.name}")
+        raise UsageError(
+            f"{number!r} is not the number of a checkpoint", f"perdure checkpoints {run.name}"
+        )
     restore(visit.desk.engine, run.id, int(number), files_only=visit.given("files") == "yes")
     return visit.to(f"/runs/{run.name}/checkpoints", "restored")
 
@@ -192,11 +198,11 @@ def do_restore(visit: Visit) -> Response:
 def ask_new(visit: Visit) -> Response:
     """Show `/new`: the form for a task in a repository."""
     fields = [
-        Field("prompt", "What is the agent to do?", "text", needed=True),
-        Field("repo", "In which repository?", hint=_repositories(visit), needed=True),
+        Field("prompt", "Prompt", "text", needed=True),
+        Field("repo", "Repository", hint=_repositories(visit), needed=True),
         Field("agent", "Agent", "choice", visit.desk.settings.agent, options=visit.desk.agents),
-        Field("branch", "Branch", hint="nothing: perdure/NAME"),
-        Field("name", "Name", hint="nothing: one is made up"),
+        Field("branch", "Branch", hint="default: perdure/NAME"),
+        Field("name", "Name", hint="default: a generated name"),
     ]
     return ask(visit, "New task", yes="Begin", back="/", fields=fields)
 
@@ -208,7 +214,7 @@ def new(visit: Visit) -> Response:
         if (text := visit.given(name).strip())
     }
     if "repo" not in given:
-        raise UsageError("no repository is named", _repositories(visit))
+        raise UsageError("missing the repository", _repositories(visit))
     spec = task_of(
         visit.desk, SimpleNamespace(prompt=visit.given("prompt").strip(), **given), visit.principal
     )

@@ -66,7 +66,7 @@ def _answered(
             raise Problem(
                 403,
                 "The form does not come from a page that was made for you",
-                "open the page anew, and send it again",
+                "reload the page, and send it again",
             )
         with acting_as(actor("token", principal.name)):
             return answer(_visit(desk, request, form))
@@ -96,7 +96,7 @@ async def read_form(request: Request, most: int = BODY_MOST) -> dict[str, str]:
         request.headers.get("content-type", "").partition(";")[0].strip().lower()
         != "application/x-www-form-urlencoded"
     ):
-        raise Problem(415, "A form is needed here (application/x-www-form-urlencoded)")
+        raise Problem(415, "expected a form (application/x-www-form-urlencoded)")
     body = await body_of(request, most)
     try:
         return dict(

@@ -29,7 +29,7 @@ RUNS = 8
 SUGGESTED = {
     **NEEDS_PERSON,
     OutcomeKind.RATE_LIMITED: (
-        "it waits for the end of the limit by itself; account_jobs keeps fewer agents at work on "
+        "it waits for the end of the limit by itself; account_jobs limits the agents that run on "
         "one account"
     ),
     OutcomeKind.OVERLOADED: "the model's service was overloaded; it is tried again by itself",
@@ -38,28 +38,25 @@ SUGGESTED = {
     ),
     OutcomeKind.TIMED_OUT: "give it more time (timeout), or a smaller task",
     OutcomeKind.STALLED: (
-        "look at what it waited for: perdure logs; raise stall for tools that are silent for long"
+        "see what it waited for: perdure logs; raise stall for tools with long silences"
     ),
     OutcomeKind.VERIFY_FAILED: (
         "the task's own check fails: look at its output in the run's timeline"
     ),
     OutcomeKind.SESSION_MISSING: (
-        "the agent's own clean-up may remove conversations: perdure doctor says where it is "
-        "switched off"
+        "the agent's own clean-up may remove conversations: perdure doctor shows how to turn it off"
     ),
     OutcomeKind.SESSION_BROKEN: (
-        "perdure sessions check names what is wrong with the transcript, and what would mend it"
+        "perdure sessions check shows the damage of the transcript and its repair"
     ),
     OutcomeKind.CONTINUITY_LOST: (
-        "perdure why tells where the conversation went; the policy disclose goes on with a brief"
+        "perdure why shows where the conversation went; the policy disclose continues with a brief"
     ),
-    OutcomeKind.CONTEXT_EXHAUSTED: (
-        "set when_full to compact or roll-over, so that it does not come to that"
-    ),
+    OutcomeKind.CONTEXT_EXHAUSTED: ("set when_full to compact or roll-over, to avoid this"),
     OutcomeKind.WRITER_CONFLICT: "another program has the conversation open: end it there",
     OutcomeKind.DENIED: "allow the tool (permissions, or the agent's own settings), then retry",
-    OutcomeKind.REFUSED: "say it in other words (perdure update), or choose another model",
-    OutcomeKind.TRUNCATED: "the model's answer broke off or was empty; it goes on by itself",
+    OutcomeKind.REFUSED: "rephrase it (perdure update), or choose another model",
+    OutcomeKind.TRUNCATED: "the model's answer was cut off or empty; the run continues by itself",
     OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
 }
 """Advice for outcomes where there is some."""

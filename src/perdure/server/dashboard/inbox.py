@@ -69,7 +69,7 @@ def ask_replay(visit: Visit) -> Response:
     found, _ = visit.desk.look.delivery(visit.named("number"))
     return ask(
         visit, f"Replay delivery {found.number}?", yes="Replay", back=f"/inbox/{found.number}",
-        consequences=["It is read as if it came now, and given to whichever agent wants it."],
+        consequences=["It is processed as if it arrived now, for the agent whose rule matches."],
         lists=[("Already", [f"{found.state}: {found.reason}"] if found.reason else [])],
     )  # fmt: skip
 
@@ -78,7 +78,8 @@ def replay(visit: Visit) -> Response:
     found, body = visit.desk.look.delivery(visit.named("number"))
     if not body:
         raise StoreError(
-            f"The body of delivery {found.number} was thinned out", "send it again from the forge"
+            f"The body of delivery {found.number} was deleted after its retention time",
+            "have the forge send it again",
         )
     visit.desk.engine.store.replay_delivery(
         found.number, read(found.forge, found.event, parsed(body.encode()))

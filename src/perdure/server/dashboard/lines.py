@@ -59,7 +59,7 @@ def _text(record: Record) -> str:
                 f", receipt {receipt.verdict}" if receipt else ""
             )
         case RunReset():
-            return "reset: it begins anew"
+            return "reset: it starts over"
         case _:
             return line_of(record).strip()
 

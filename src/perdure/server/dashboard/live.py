@@ -74,7 +74,7 @@ def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[
 def _listener(journal: Journal, run: str = "") -> Listener:
     found = journal.listen(run)
     if found is None:
-        raise Problem(503, "As many listen already as perdure takes", "look again later")
+        raise Problem(503, "Too many live streams are open", "look again later")
     return found
 
 

@@ -75,7 +75,7 @@ class Measured:
 
     def _measure(self, name: str, measure: Callable[[], Any]) -> None:
         began = time.monotonic()
-        value, problem = None, "It could not be found out; what perdure serve prints says why."
+        value, problem = None, "It could not be measured; see the log of perdure serve."
         try:
             value, problem = measure(), ""
         except (PerdureError, OSError) as error:

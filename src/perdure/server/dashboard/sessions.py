@@ -57,7 +57,7 @@ def session(visit: Visit) -> Response:
         "agent": worker_of(entry.role, entry.agent),
         "state": entry.state,
         "directory": entry.cwd,
-        "turns": entry.turns or "not known",
+        "turns": entry.turns or "unknown",
     }
     return visit.page(
         "session.html", entry=entry, lineage=shelf.lineage(entry), spoken=spoken, facts=facts
@@ -68,17 +68,15 @@ def ask_resume(visit: Visit) -> Response:
     """Ask before resuming: `/sessions/ID/resume`."""
     entry = _to_resume(visit)
     unfinished = entry.run is not None and entry.run.state != "succeeded"
-    hint = "nothing: go on with the task" if unfinished else ""
+    hint = "default: continue the task" if unfinished else ""
     name = entry.run.name if entry.run else entry.id[:13]
     return ask(
         visit,
-        f"Go on with {name}?",
+        f"Continue {name}?",
         back=f"/sessions/{quote(entry.id, safe='')}",
         yes="Resume",
         consequences=[f"It is about: {entry.title}"] if entry.title else [],
-        fields=[
-            Field("prompt", "What is to be done now?", "text", hint=hint, needed=not unfinished)
-        ],
+        fields=[Field("prompt", "New instructions", "text", hint=hint, needed=not unfinished)],
     )
 
 
@@ -105,18 +103,14 @@ def ask_fork(visit: Visit) -> Response:
     begins."""
     run = visit.desk.look.get(visit.named("name"))
     checkpoint = visit.asked("checkpoint") if visit.asked("checkpoint").isdecimal() else ""
-    where = f"at checkpoint {checkpoint}" if checkpoint else "where it stands now"
+    where = f"at checkpoint {checkpoint}" if checkpoint else "its present state"
     fields = [
-        Field("prompt", "What is the fork to do?", "text", hint="nothing: finish the task"),
-        Field("name", "Its name", hint="nothing: one is made up"),
-        Field("branch", "Its branch", hint="nothing: perdure/NAME"),
+        Field("prompt", "Prompt of the fork", "text", hint="default: finish the task"),
+        Field("name", "Its name", hint="default: a generated name"),
+        Field("branch", "Its branch", hint="default: perdure/NAME"),
     ]
     fields += [Field("checkpoint", "Checkpoint", value=checkpoint)] if checkpoint else []
-    fields += (
-        []
-        if checkpoint
-        else [Field("at", "Leave out what was said after turn", hint="nothing: leave out nothing")]
-    )
+    fields += [] if checkpoint else [Field("at", "Start after turn", hint="default: the last turn")]
     return ask(
         visit,
         f"Fork {run.name} {where}?",

@@ -58,7 +58,7 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
             raise Problem(
                 403,
                 "The form does not come from a page that was made for you",
-                "open the page anew",
+                "reload the page",
             )
         await run_in_threadpool(principals.sign_out, principal)
         answer = RedirectResponse("/sign-in", 303, HEADERS)

@@ -177,7 +177,7 @@ def diff(visit: Visit) -> Response:
     run = found(visit)
     problem, patch = "", b""
     if visit.desk.engine.elsewhere(run):
-        problem = f"The workdir lies on {run.host_name}."
+        problem = f"The workdir is on {run.host_name}."
     else:
         patch = service.diff(visit.desk.engine, run.id, most=SHOWN_MOST)
     return visit.page(

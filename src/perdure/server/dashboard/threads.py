@@ -70,7 +70,7 @@ def joint(attempt: Attempt) -> str:
 
 
 def _title(attempt: Attempt) -> str:
-    ended = str(attempt.outcome.kind) if attempt.outcome else "at work"
+    ended = str(attempt.outcome.kind) if attempt.outcome else "running"
     receipt = f", receipt {attempt.receipt.verdict}" if attempt.receipt else ""
     receipt += f", work {attempt.work}" if attempt.work else ""
     return f"attempt {attempt.number} {ended}{receipt}"

@@ -144,7 +144,7 @@ def _line(record: Record) -> str:
         case RunReassigned(before=before, after=after_agent):
             return f"handed over from {before} to {after_agent}"
         case RunReset():
-            return "reset: the next attempt begins anew"
+            return "reset: the next attempt starts over"
         case SettingsChanged(names=names):
             return f"changed: {', '.join(names)}"
         case _:

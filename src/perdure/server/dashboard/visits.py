@@ -31,20 +31,20 @@ PLACES = (
     ("/checks", "Checks", "h"),
 )
 TOLD = {
-    "retried": "It continues where it stopped, as soon as the pool has room.",
-    "updated": "The new instructions are there; the conversation goes on with them.",
-    "stopped": "It is being stopped in good order.",
-    "forked": "This is the fork. Its parent stays as it is.",
-    "begun": "It is queued, and begins as soon as the pool has room.",
-    "resumed": "The conversation goes on in this run.",
-    "reset": "It begins anew with the next attempt. What was there is in the trash.",
+    "retried": "It continues where it stopped as soon as a worker is free.",
+    "updated": "The new instructions are saved; the conversation continues with them.",
+    "stopped": "It is stopping.",
+    "forked": "This is the fork. Its parent is unchanged.",
+    "begun": "It is queued, and starts as soon as a worker is free.",
+    "resumed": "The conversation continues in this run.",
+    "reset": "It starts over with the next attempt. Its old work is in the trash.",
     "removed": "Removed the run; its log is kept.",
     "restored": (
-        "Workdir and conversation are as they were at that checkpoint. What was there before is a "
+        "Workdir and conversation are as they were at that checkpoint. The state before is a "
         "checkpoint too."
     ),
-    "replayed": "The delivery was read anew.",
-    "measured": "Measured anew.",
+    "replayed": "The delivery was processed again.",
+    "measured": "Measured again.",
 }
 """Messages after an action. Only these can be shown, so a link cannot insert other text."""
 
@@ -88,7 +88,8 @@ class Visit:
         text = self.given(name).strip()
         if text and not (text.isascii() and text.isdecimal() and len(text) < 10):
             raise UsageError(
-                f"{text[:40]!r} is no whole number", f"the field {name} takes one, or nothing"
+                f"{text[:40]!r} is not a whole number",
+                f"the field {name} must be a whole number or empty",
             )
         return int(text or 0)
 

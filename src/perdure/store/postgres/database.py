@@ -152,9 +152,9 @@ class Postgres:
             except (psycopg.Error, StoreError) as error:
                 if time.monotonic() > deadline or not isinstance(error, psycopg.OperationalError):
                     raise StoreError(
-                        f"The connection to {self.place} was lost while a change was confirmed: it "
-                        "may be stored or not",
-                        "perdure show tells, as soon as the server answers",
+                        f"The connection to {self.place} was lost during a commit: the change may "
+                        f"or may not be stored",
+                        "perdure show tells which, as soon as the server answers",
                     ) from error
 
     @contextmanager
@@ -179,7 +179,9 @@ class Postgres:
                 self.lines.forget()
             raise sentence(error, self.place, lost=lost) from error
         except UnicodeEncodeError as error:
-            raise UsageError("a text is not valid UTF-8", "is the prompt a text file?") from error
+            raise UsageError(
+                "a text is not valid UTF-8", "check that the prompt is a text file"
+            ) from error
 
 
 def _one(cursor: psycopg.Cursor[DictRow]) -> int:

@@ -11,7 +11,7 @@ from psycopg import conninfo
 from perdure.errors import Conflict, PerdureError, StoreError
 
 HINT = "perdure doctor"
-LATER = "is the server up? perdure doctor tells more; then try again"
+LATER = "check that the server runs (perdure doctor), then try again"
 
 TRANSIENT = ("08", "57P01", "57P02", "57P03", "53300", "40001", "40P01", "25P03", "25006")
 """SQLSTATEs after which the same transaction may succeed: no connection, shutting down, starting
@@ -53,26 +53,26 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
     anything was stored."""
     state, said = error.sqlstate or "", _first_line(error)
     if state == "23505":
-        return Conflict(f"Somebody else is on it: {said}", "perdure ls")
+        return Conflict(f"Another process is already using it: {said}", "perdure ls")
     if state.startswith("23"):
         return StoreError(
-            f"The database {place} refused a change that would have broken its rules: {said}",
+            f"The database {place} refused a change that violates a constraint: {said}",
             transient=False,
         )
     if state == "53300":
         return Again(
-            f"The database {place} takes no more connections: {said}",
+            f"The database {place} accepts no more connections: {said}",
             "raise max_connections there, or run fewer pools",
         )
     if state in ("40001", "40P01"):
         return Again(
-            f"Others wrote to the database {place} at the same moment, again and again: {said}",
+            f"Concurrent writes to the database {place} conflicted too often: {said}",
             "try again",
         )
     if state == "25006":
         return Again(
             f"The database {place} can only be read: {said}",
-            "name the server that can be written, or target_session_attrs=any",
+            "name the primary server, or set target_session_attrs=any",
         )
     if lost or state.startswith(TRANSIENT):
         return Again(f"The database {place} does not answer: {said}", LATER)
@@ -85,13 +85,15 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
         return StoreError(f"The database {place} took too long and was interrupted: {said}", HINT)
     if state in ("53100", "53200"):
         return StoreError(
-            f"The database {place} is out of room: {said}; nothing was stored, and what was there "
-            "is kept",
-            "make room there",
+            f"The database {place} has no space left: {said}; nothing was stored, and existing "
+            f"data is kept",
+            "free some space there",
         )
     if state.startswith(("28", "42501", "3D")):
         return StoreError(
-            f"The database {place} lets this user not do that: {said}", HINT, transient=False
+            f"The database {place} does not allow this user to do that: {said}",
+            HINT,
+            transient=False,
         )
     return StoreError(f"The database {place} cannot be used: {said}", HINT)
 
@@ -103,7 +105,7 @@ def unreachable(error: psycopg.Error, place: str) -> StoreError:
         return Again(f"The database {place} cannot be reached: {said}", LATER)
     return StoreError(
         f"The database {place} cannot be opened: {said}",
-        "is the address right? PGPASSWORD or ~/.pgpass has the password",
+        "check the address; the password comes from PGPASSWORD or ~/.pgpass",
     )
 
 

@@ -36,7 +36,7 @@ def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
     if row["number"] < OLDEST:
         yield (
             "warn",
-            f"PostgreSQL {row['version']} is not maintained any more; 14 or later is needed",
+            f"PostgreSQL {row['version']} is no longer maintained; upgrade to 14 or later",
         )
     if row["standby"]:
         yield "bad", "the server is a standby: nothing can be written"
@@ -45,7 +45,7 @@ def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
     if not row["may_create"]:
         yield (
             "warn",
-            "this user may not make tables: a newer perdure could not bring the schema up to date",
+            "this user may not create tables: a newer perdure could not migrate the schema",
         )
     if "off" in (row["fsync"], row["pages"]):
         yield (
@@ -60,6 +60,6 @@ def findings(store: SqlStore) -> Iterator[tuple[str, str]]:
         way = "ahead" if skew > 0 else "behind"
         yield (
             "warn",
-            f"the server's clock is {abs(skew) / 1000:.1f} s {way}; leases go by the server's",
+            f"the server's clock is {abs(skew) / 1000:.1f} s {way}; leases use the server's clock",
         )
     yield from (("bad", problem) for problem in store.problems())

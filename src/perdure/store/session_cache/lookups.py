@@ -107,7 +107,7 @@ class Lookups:
             return found if found is not None and found.state is not SessionState.RETIRED else None
         except ValueError as error:
             self._far.drop(name)
-            self._far.told(f"it held a record that cannot be believed ({error}); that was removed")
+            self._far.told(f"it had an invalid record ({error}), which was removed")
             return None
 
     def _listen(self) -> None:
@@ -191,7 +191,7 @@ def open(  # noqa: A001
         far = Redis(url, records.channel, ttl_s, tell)
     except ValueError as error:
         raise ConfigError(
-            ["session_cache: redis-py does not take this address"],
+            ["session_cache: redis-py does not accept this address"],
             "redis://host:6379/0, unix:///path",
         ) from error
 

@@ -59,7 +59,7 @@ class SessionRecords:
                 raise ValueError("it is not signed by this store")
             session = decode(body, Session)
         except MsgspecError as error:
-            raise ValueError("it is no session") from error
+            raise ValueError("it is not a session") from error
         if session.key != key or session.revision != int(revision):
             raise ValueError("it is another session")
         return session if abs(now - int(at)) <= SURE_S * 1000 else None

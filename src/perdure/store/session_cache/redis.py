@@ -128,7 +128,7 @@ class Redis:
         if not found or found[0] == 0:
             return None
         if found[0] == 1:
-            self.told("it held something that is no session; that was removed")
+            self.told("it had something that is not a session, which was removed")
             return None
         return bytes(found[1])
 

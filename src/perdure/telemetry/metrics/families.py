@@ -27,7 +27,7 @@ ROLES_MOST = 50
 TROUBLE = {
     "collision_seen": (
         "perdure_collisions",
-        "Times that somebody else wrote into, or ran on, a conversation at work",
+        "Times that another program wrote to, or ran on, a conversation in use",
     ),
     "checkpoint_missed": (
         "perdure_checkpoints_missed",
@@ -35,21 +35,19 @@ TROUBLE = {
     ),
     "copy_missed": (
         "perdure_copies_missed",
-        "Times that the own copy of a conversation could not be brought up to it",
+        "Times that perdure's copy of a conversation could not be updated",
     ),
-    "compacted": ("perdure_compactions", "Times that an agent made its conversation shorter"),
+    "compacted": ("perdure_compactions", "Times that an agent compacted its conversation"),
     "rolled_over": (
         "perdure_roll_overs",
-        "Conversations that were too long and gave way to a new one",
+        "Conversations that were too long and were replaced by a new one",
     ),
 }
 
 
 def build(version: str) -> Iterator[Metric]:
     """Yield the version of this perdure."""
-    yield InfoMetricFamily(
-        "perdure_build", "The perdure that tells this", value={"version": version}
-    )
+    yield InfoMetricFamily("perdure_build", "Version of this perdure", value={"version": version})
 
 
 def standing(counts: Counts) -> Iterator[Metric]:
@@ -63,37 +61,35 @@ def standing(counts: Counts) -> Iterator[Metric]:
         ("role", "state"),
         _by_role(counts.roles),
     )
-    yield _one(
-        "perdure_runs_due", "Runs that could be claimed as far as their time goes", counts.due
-    )
+    yield _one("perdure_runs_due", "Runs that are due", counts.due)
     yield _one(
         "perdure_queue_age_seconds",
-        "How long the oldest due run has waited; 0: none waits",
+        "Waiting time of the oldest due run; 0: none waits",
         _age(counts.due_since, counts.at),
     )
     at_work = [((each.agent, each.host), each.runs) for each in counts.at_work]
     yield _gauge(
         "perdure_attempts_running",
-        "Attempts at work, by agent and host",
+        "Running attempts, by agent and host",
         ("agent", "host"),
         at_work,
     )
     yield _one(
         "perdure_runs_lapsed",
-        "Running runs whose lease nobody renewed",
+        "Running runs whose lease was not renewed",
         sum(each.lapsed for each in counts.at_work),
     )
     oldest = min((each.lease_until for each in counts.at_work), default=counts.at)
     lapsed = _age(min(oldest, counts.at), counts.at)
     yield _one(
         "perdure_oldest_lapsed_seconds",
-        "How long ago the lease of a running run lapsed that nobody took over; 0: none",
+        "Time since the oldest lease expired of a running run that was not taken over; 0: none",
         lapsed,
     )
     need = [((agent,), counts.need_person.get(agent, 0)) for agent in agents]
     yield _gauge(
         "perdure_runs_need_person",
-        "Runs that go on only when a person has done something",
+        "Runs that need a person",
         ("agent",),
         need,
     )
@@ -124,7 +120,7 @@ def standing(counts: Counts) -> Iterator[Metric]:
     waited = _age(counts.delivery_since, counts.at)
     yield _one(
         "perdure_delivery_age_seconds",
-        "How long the oldest delivery has waited to be settled; 0: none waits",
+        "Waiting time of the oldest unsettled delivery; 0: none waits",
         waited,
     )
     for kind, (name, text) in TROUBLE.items():
@@ -162,7 +158,7 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
     )
     took = HistogramMetricFamily(
         "perdure_attempt_duration_seconds",
-        "How long attempts took, from claim to end",
+        "Duration of attempts, from claim to end",
         labels=("agent",),
     )
     for agent, tally in agents:
@@ -183,11 +179,11 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
     resumes = [
         ((agent, verdict), tally.resumes[verdict]) for (agent, tally), verdict in each_resume
     ]
-    text = "Attempts that were to go on with a conversation, by the verdict of their receipt"
+    text = "Attempts that were to continue a conversation, by the verdict of their receipt"
     yield _counter("perdure_resumes", text, ("agent", "verdict"), resumes)
     each_cause = product(agents, CAUSES)
     falls = [((agent, cause), tally.fallbacks[cause]) for (agent, tally), cause in each_cause]
-    text = "Conversations that did not go on from the agent's own transcript, by cause"
+    text = "Conversations that did not continue from the agent's own transcript, by cause"
     yield _counter("perdure_fallbacks", text, ("agent", "cause"), falls)
     kinds = (("fresh", "fresh_tokens"), ("cached", "cached_tokens"), ("output", "output_tokens"))
     each_kind = product(agents, kinds)
@@ -200,12 +196,12 @@ def ended(tallies: Mapping[str, MetricTally]) -> Iterator[Metric]:
     )
     cost = [((agent,), round(tally.cost_usd, 6)) for agent, tally in agents]
     yield _counter(
-        "perdure_cost_dollars", "What the attempts cost, as their agents reckon", ("agent",), cost
+        "perdure_cost_dollars", "Cost of attempts, as reported by their agents", ("agent",), cost
     )
     saved = [((agent,), tally.saved) for agent, tally in agents if tally.saved is not None]
     text = (
-        "Tokens that successful resumes did not buy, against the agent's mean cold start; below "
-        "zero they were dearer"
+        "Tokens that successful resumes did not buy, against the agent's mean cold start; "
+        "negative: they cost more"
     )
     yield _gauge("perdure_tokens_saved", text, ("agent",), saved)
 
@@ -216,7 +212,7 @@ def on_disk(
     """Yield disk usage and free space."""
     yield _gauge(
         "perdure_disk_free_bytes",
-        "Room on the volume of a place",
+        "Free space on the volume of a place",
         ("place",),
         [((place,), room.free) for place, room in rooms],
     )
@@ -226,12 +222,12 @@ def on_disk(
         ("place",),
         [((place,), room.size) for place, room in rooms],
     )
-    yield _one("perdure_disk_crowded", "1: nothing new is begun until there is room", int(crowded))
+    yield _one("perdure_disk_crowded", "1: too little free space to start new work", int(crowded))
     if measured is None:
         return
     for name, text, found in (
         ("perdure_disk_bytes", "Bytes on disk by class", measured.bytes),
-        ("perdure_disk_files", "Names on disk by class", measured.files),
+        ("perdure_disk_files", "Number of files on disk by class", measured.files),
     ):
         yield _gauge(
             name,
@@ -241,7 +237,7 @@ def on_disk(
         )
     yield _one(
         "perdure_disk_measured_timestamp_seconds",
-        "When what lies on disk was measured",
+        "Time of the last measurement of the disk",
         measured.at,
     )
 

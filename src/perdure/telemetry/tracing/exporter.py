@@ -104,5 +104,5 @@ class Tracer:
             self._failed = True
             self._tell(
                 f"traces are lost: the collector at {without_password(self._endpoint)} does not "
-                "take them; the runs go on"
+                f"accept them; the runs continue"
             )

@@ -174,8 +174,8 @@ class InboxSuite:
     def test_why_it_waits(self, store: Store) -> None:
         """A waiting delivery has a reason; a settled one keeps the reason it had then."""
         (accepted,) = store.accept([arrived()])
-        store.delay_delivery(accepted.number, "the agent is at work")
-        assert store.waiting_deliveries()[0].reason == "the agent is at work"
+        store.delay_delivery(accepted.number, "the agent is running")
+        assert store.waiting_deliveries()[0].reason == "the agent is running"
         store.settle_delivery(accepted.number, DeliveryState.HANDLED, "done")
         store.delay_delivery(accepted.number, "late")
         assert store.delivery(str(accepted.number))[0].reason == "done"

@@ -229,7 +229,7 @@ def planned(
                     name,
                     "it has changes that are not committed"
                     if old
-                    else "there is a file of that name already",
+                    else "a file of that name exists already",
                 )
             )
         else:
@@ -247,7 +247,7 @@ def _in_the_way(top: Path, name: str, plan: Steps) -> str:
     if plan.steps[name][0] is None and os.path.lexists(top / name):
         below = any(step.startswith(f"{name}/") for step in gone)
         if not (below and is_real_directory(top / name)):
-            return "there is a file of that name already, which git ignores"
+            return "a file of that name exists already and is ignored by git"
     for parent in list(Path(name).parents)[:-1]:
         if (
             os.path.lexists(top / parent)
@@ -375,8 +375,8 @@ def placed(made: ComparisonRepository, looker: Looker, tree: str, plan: Steps) -
         shutil.rmtree(stage, ignore_errors=True)
         if isinstance(error, OSError):
             raise WorkspaceError(
-                f"{top} could not be changed: {error.strerror}. Everything is as it was.",
-                "Check its rights.",
+                f"{top} could not be changed: {error.strerror}. Nothing was changed.",
+                "Check its permissions.",
             ) from error
         raise
     shutil.rmtree(stage, ignore_errors=True)
@@ -446,6 +446,6 @@ def _sign(path: Path) -> Sign | None:
 
 def _meanwhile(path: Path) -> Conflict:
     return Conflict(
-        f"{path} was changed while the changes were being applied. Everything is as it was.",
-        "Try again when nothing writes there.",
+        f"{path} was changed while the changes were being applied. Nothing was changed.",
+        "Try again when no program writes there.",
     )

@@ -184,7 +184,7 @@ def _merge(
         if steps.refused:
             told = "; ".join(f"{name}: {reason}" for name, reason in steps.refused[:10])
             raise WorkspaceError(
-                f"The merge into {workspace.path} cannot be put in place: {told}",
+                f"The merge into {workspace.path} cannot be applied: {told}",
                 "Move that away, then try again.",
             )
         oid = commit_of(made, looker, tree, message, other)

@@ -124,8 +124,8 @@ def outgoing(
     """
     if workspace.backend is not Backend.ISOLATED:
         raise UsageError(
-            f"{workspace.path} is no repository of its own: its branch is in {workspace.repo} "
-            "already.",
+            f"{workspace.path} is not a repository of its own: its branch is already in "
+            f"{workspace.repo}.",
             "Use it there.",
         )
     with opened(places, source, git) as (cache, fault):
@@ -232,9 +232,9 @@ def _show(looker: Looker, branch: str, tip: str) -> None:
 
 def _diverged(branch: str) -> Diverged:
     return Diverged(
-        f"The branch {branch} has commits on the forge that this run does not have, and nothing is "
-        "pushed by force.",
-        f'perdure update NAME "Merge origin/{branch} into your branch, then go on."',
+        f"The branch {branch} has commits on the forge that this run does not have; perdure never "
+        f"force-pushes.",
+        f'perdure update NAME "Merge origin/{branch} into your branch, then continue."',
     )
 
 

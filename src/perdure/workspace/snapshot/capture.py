@@ -57,7 +57,7 @@ def in_words(shelf: Shelf, what: str) -> Iterator[None]:
         file = f" ({error.filename})" if error.filename else ""
         raise WorkspaceError(
             f"{shelf.top} could not be {what}: {error.strerror or error}{file}.",
-            "Nothing is lost. Make room, or see to its rights, and try again.",
+            "Nothing is lost. Free some space or check its permissions, then try again.",
         ) from error
 
 
@@ -142,14 +142,16 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) ->
         look.found.left_out.append(
             (
                 ".git",
-                "git cannot use it: HEAD, index and branches are not part of this checkpoint, only "
-                "files are",
+                "git cannot use it: this checkpoint has only files, not HEAD, index and branches",
             )
         )
     look.branches = branches.gather(shelf, known.branches)
     if look.branches.more:
         look.found.left_out.append(
-            (".git/refs", f"{look.branches.more} branches and tags are more than are kept")
+            (
+                ".git/refs",
+                f"{look.branches.more} branches and tags exceed the limit and are not kept",
+            )
         )
     if shelf.admin is not None:
         look.index = staging.signature(shelf.admin / "index")
@@ -217,7 +219,7 @@ def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
         if absent := missing(shelf, list(commits)):
             raise WorkspaceError(
                 f"The commit {absent[0][:12]} of {shelf.top} could not be saved.",
-                "Look at it with git fsck.",
+                "Check it with git fsck.",
             )
         kept: list[str] = []
         for oid in commits:
@@ -261,7 +263,7 @@ def copy_commit(shelf: Shelf, commit: str) -> None:
     if not shelf.commit(commit):
         raise NotFound(
             f"The commit {commit[:12]} is not in {shelf.top} any more.",
-            "Look at that repository: its agent may have removed it.",
+            "Inspect that repository: the agent may have removed it.",
         )
 
 

@@ -186,7 +186,7 @@ class Listing:
         ):
             raise WorkspaceError(
                 f"{self.shelf.top} holds more than {self.shelf.most_files:,} files or "
-                f"{MOST_BYTES >> 30} GiB, too much to be saved without git.",
+                f"{MOST_BYTES >> 30} GiB, too much to save without git.",
                 "Work in a git repository, or in a smaller directory.",
             )
 

@@ -88,10 +88,10 @@ class Placer:
         except OSError as error:
             name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
             raise WorkspaceError(
-                f"{self._shelf.top} could not be put back whole: {name or 'a file'}: "
+                f"{self._shelf.top} could not be restored completely: {name or 'a file'}: "
                 f"{error.strerror}.",
-                "Nothing is lost. Make room, or see to its rights, and try again: it goes on where "
-                "it was.",
+                "Nothing is lost. Free some space or check its permissions, then try again: it "
+                "continues where it was.",
             ) from error
 
     def _set(self, name: str, change: Callable[[int], int]) -> None:
@@ -149,13 +149,11 @@ class Placer:
         kind, name = disarm.kind(parts), "/".join(parts)
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
-            self.notes.append(
-                f"{name!r} was left out: it is a hook that came from another machine."
-            )
+            self.notes.append(f"{name!r} was left out: it is a hook from another machine.")
         elif kind == "pointer":
             self.notes.append(
-                f"{name!r} came from another machine, and leads git elsewhere: it lies beside its "
-                f"place as {aside[-1]!r}."
+                f"{name!r} comes from another machine and points git elsewhere: it is kept beside "
+                f"its place as {aside[-1]!r}."
             )
             yield aside, change, content
         elif (
@@ -163,7 +161,7 @@ class Placer:
             and (safe := disarm.plain(self._shelf, content, change.mode == _LINK)) is not None
         ):
             self.notes.append(
-                f"{name!r} came from another machine, and may name programs: it lies beside a "
+                f"{name!r} comes from another machine and may name programs: it is kept beside a "
                 f"plain one as {aside[-1]!r}."
             )
             yield aside, change, content
@@ -181,14 +179,12 @@ class Placer:
         if self._shelf.broken and parts[0] == ".git":
             return []
         if self._shelf.admin is not None and parts[0] == ".git":
-            note = (
-                "Files below '.git' were not put in place: that is the workdir's own git directory."
-            )
+            note = "Files below '.git' were not restored: that is the workdir's own git directory."
             self.notes += [] if note in self.notes else [note]
             return []
         if any(part in ("", ".", "..") or "\0" in part for part in parts):
             self.notes.append(
-                f"{name!r} was not put in place: it is no name of a file in a workdir."
+                f"{name!r} was not restored: it is not a valid name of a file in a workdir."
             )
             return []
         return parts
@@ -325,7 +321,7 @@ class Placer:
             about,
         )
         self.notes.append(
-            f"{name!r} was in the way and is no part of what was saved: it lies in {target}."
+            f"{name!r} was in the way and is not part of the checkpoint: it was moved to {target}."
         )
 
     def _contents(self, wanted: Sequence[Change]) -> Iterator[tuple[Change, bytes | Path]]:
@@ -343,7 +339,7 @@ class Placer:
         for change, said in zip(wanted, sizes, strict=True):
             if said[-1] == "missing" or said[1] != "blob":
                 raise WorkspaceError(
-                    f"The checkpoint is damaged: {change.name!r} is not there.",
+                    f"The checkpoint is damaged: {change.name!r} is missing.",
                     "Restore an earlier one.",
                 )
         batch: list[Change] = []

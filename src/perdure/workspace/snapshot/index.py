@@ -200,7 +200,7 @@ def _exchange(admin: Path, name: str, content: bytes) -> None:
         )
     except FileExistsError:
         raise Conflict(
-            f"A git is at work in {admin}: {lock.name} is there.",
+            f"git is running in {admin}: {lock.name} exists.",
             "Wait for it to end, and try again.",
         ) from None
     with os.fdopen(fd, "wb") as file:

@@ -177,7 +177,7 @@ def found(git: Git, path: Path, form: str, shallow: Sequence[str], head: str) ->
     there are files."""
     if not all(_OID.fullmatch(oid) for oid in shallow) or form not in ("sha1", "sha256"):
         raise WorkspaceError(
-            "The capsule's history is not what it should be.", "Ask for a new one."
+            "The capsule's history differs from its manifest.", "Ask for a new one."
         )
     make_directory(path)
     if any(path.iterdir()):
@@ -209,7 +209,7 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
     commits that it is based on, WorkspaceError."""
     if not _OID.fullmatch(commit) or not all(_OID.fullmatch(oid) for oid in shallow):
         raise WorkspaceError(
-            "The capsule's history is not what it should be.", "Ask for a new one."
+            "The capsule's history differs from its manifest.", "Ask for a new one."
         )
     known = (
         (shelf.directory / "shallow").read_text().split()
@@ -228,7 +228,7 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
         shelf.run("rev-list", "--objects", "--quiet", commit)
     except GitFailed as error:
         raise WorkspaceError(
-            f"The pack is damaged, or not whole: {error}", "Ask for a new capsule."
+            f"The pack is damaged or incomplete: {error}", "Ask for a new capsule."
         ) from error
     load(shelf, commit)
     flush(shelf.kept)
@@ -243,7 +243,7 @@ def send(source: Shelf, target: Shelf, commit: str) -> None:
         return
     if source.form != target.form:
         raise WorkspaceError(
-            f"{source.top} and {target.top} make their ids in different ways.",
+            f"{source.top} and {target.top} use different kinds of object ids.",
             "Use a capsule: perdure export",
         )
     if not target.commit(commit):
@@ -265,7 +265,7 @@ def bring(source: Shelf, target: Shelf, commit: str) -> None:
         return
     if target.repository is None or target.lent is None or source.form != target.form:
         raise WorkspaceError(
-            f"{target.top} cannot take in a commit of {source.top}.", "Look at its git directory."
+            f"{target.top} cannot import a commit of {source.top}.", "Check its git directory."
         )
     copy_commit(source, commit)
     target.receive(

@@ -25,8 +25,8 @@ def place_of(workspace: Workspace, path: Path, git: Git) -> tuple[Path, Path, Pa
             admin = path / ".git"
             if not all(map(is_real_directory, (admin, admin / "objects", admin / "refs"))):
                 raise WorkspaceError(
-                    f"{path} has no git directory of its own any more.",
-                    "Nothing was touched; look at it, or move it away.",
+                    f"{path} has lost its git directory.",
+                    "Nothing was changed. Inspect it, or move it away.",
                 )
             return path, admin, admin
         case Backend.WORKTREE:

@@ -95,7 +95,7 @@ def load(shelf: Shelf, commit: str) -> WorkdirCheckpoint:
         if said["format"] != FORMAT:
             raise WorkspaceError(
                 f"The checkpoint {oid[:12]} has format {said['format']!r}.",
-                "It was made by a newer perdure.",
+                "It was created by a newer perdure; upgrade perdure.",
             )
         index = said["index"]
         head, branch = str(said["head"]), str(said["branch"])
@@ -179,7 +179,7 @@ def _put_in_place(
     placer.fit(noted)
     notes = placer.notes
     if shelf.broken:
-        notes.append(f"git cannot use {shelf.top}/.git: only the files were put back.")
+        notes.append(f"git cannot use {shelf.top}/.git: only the files were restored.")
     if shelf.admin is not None:
         notes += _stand(workspace, shelf, now, wanted, branch)
     flush(shelf.top)

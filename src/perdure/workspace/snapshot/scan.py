@@ -235,7 +235,7 @@ class _Scan:
                     if isinstance(error, PermissionError) and all(
                         name != self.outer + below for name, _ in self.found.left_out
                     ):
-                        self._leave(below, "it cannot be read: what was saved of it before is kept")
+                        self._leave(below, "it cannot be read: the version saved before is kept")
                 seen[directory] = known
             odd += [below + name for name in known[1]]
             for name, kind in known[2]:

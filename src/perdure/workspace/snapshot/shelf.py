@@ -326,8 +326,8 @@ def shelf(
     path = Path(workspace.path)
     if not path.is_dir():
         raise WorkspaceError(
-            f"The workdir {path} is not there.",
-            "Try: perdure restore NAME, which makes it from its last checkpoint.",
+            f"The workdir {path} does not exist.",
+            "Try: perdure restore NAME, which recreates it from its last checkpoint.",
         )
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         git = Git(
@@ -454,8 +454,8 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
         write(directory / "made", form)
     if read(directory / "made") != form:
         raise WorkspaceError(
-            f"The repository of {directory} has changed its form of ids to {form}.",
-            "Move the shelf away and try again.",
+            f"The repository of {directory} has changed its kind of object ids to {form}.",
+            "Move perdure's git directory of this workdir away and try again.",
         )
     _agree(
         directory / "objects/info/alternates",

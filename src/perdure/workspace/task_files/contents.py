@@ -36,7 +36,7 @@ class Contents:
         except OSError as error:
             raise StoreError(
                 f"a task file cannot be kept in {place.parent}: {error.strerror}",
-                "make room, or see to its rights",
+                "free some space, or check its permissions",
             ) from error
         return digest
 

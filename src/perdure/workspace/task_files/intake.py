@@ -57,7 +57,7 @@ def take(contents: Contents, asked: FileRequest) -> Given:
         source = _named(asked.cwd, text)
         if source.name in named:
             raise UsageError(
-                f"two files are given for {source.name!r}",
+                f"{source.name!r} is given twice",
                 "give each a DEST of its own: --file PATH=DEST",
             )
         named.add(source.name)
@@ -68,7 +68,7 @@ def take(contents: Contents, asked: FileRequest) -> Given:
         if above := next(
             (str(each) for each in PurePosixPath(name).parents if str(each) in sources), ""
         ):
-            raise UsageError(f"{above!r} cannot be a file and a directory: {name!r} lies in it")
+            raise UsageError(f"{above!r} cannot be a file and a directory: {name!r} is inside it")
     together = sum(_size(source) for source in sources.values())
     if together > TOGETHER:
         raise UsageError(
@@ -95,8 +95,8 @@ def check_name(name: str) -> str:
     parts = name.split("/")
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise UsageError(
-            f"{name!r} is no place in the workdir",
-            "a relative path without .. is needed, as in --file PATH=docs/notes.md",
+            f"{name!r} is not a path in the workdir",
+            "give a relative path without .., as in --file PATH=docs/notes.md",
         )
     if any(part.lower() == ".git" or part.startswith(".perdure-") for part in parts):
         raise UsageError(
@@ -145,7 +145,7 @@ def _below(asked: FileRequest, left_out: list[str]) -> Iterator[_Source]:
                 elif name == ".git":
                     why = "git"
                 else:
-                    why = "no ordinary file"
+                    why = "not a regular file"
                 left_out.append(f"{(here / name).relative_to(top)} ({why})")
                 continue
             count += 1
@@ -178,7 +178,7 @@ def _size(source: _Source) -> int:
             f"{str(source.path)!r} is a directory", f"perdure ... --context {source.path}"
         )
     if not stat.S_ISREG(found.st_mode):
-        raise UsageError(f"{str(source.path)!r} is no ordinary file")
+        raise UsageError(f"{str(source.path)!r} is not a regular file")
     if found.st_size > LARGEST:
         raise _too_large(source)
     return found.st_size
@@ -200,5 +200,5 @@ def _kept(contents: Contents, source: _Source) -> TaskFile:
 def _too_large(source: _Source) -> UsageError:
     return UsageError(
         f"{str(source.path)!r} has more than {LARGEST:,} bytes",
-        "a file of this size can be put into the repository",
+        "put a file of this size into the repository",
     )

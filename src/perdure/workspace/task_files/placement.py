@@ -44,7 +44,7 @@ from perdure.workspace.task_files.workdir import TaskFileWorkdir
 A_RECORD = 50
 """Maximum number of files named in one event."""
 _WRITES = (FileAction.WRITTEN, FileAction.REPLACED, FileAction.MERGED, FileAction.CONFLICT)
-NOT_HERE = "its content is not on this machine"
+NOT_HERE = "its content is missing on this machine"
 NO_TEXT = "the versions cannot be merged: they are no text, or too large"
 
 
@@ -92,8 +92,8 @@ def place(
         name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
         raise WorkspaceError(
             f"The task files could not be put into {at.workdir}: {name}: {error.strerror}.",
-            "Nothing is lost. Make room, or see to its rights; then perdure retry goes on where it "
-            "was.",
+            "Nothing is lost. Free some space or check its permissions; then perdure retry "
+            "continues where it was.",
         ) from error
 
 
@@ -215,7 +215,7 @@ class _Backups:
         ):
             raise WorkspaceError(
                 f"{name!r} changes while perdure copies it.",
-                "Somebody works there: wait for them, then perdure retry.",
+                "Another program writes there: wait until it has ended, then perdure retry.",
             )
         return str(saved)
 

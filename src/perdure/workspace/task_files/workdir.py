@@ -27,7 +27,7 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Odd(Exception):
-    """Something that is no ordinary file or directory is in the way."""
+    """Something that is not a regular file or directory is in the way."""
 
 
 class TaskFileWorkdir:

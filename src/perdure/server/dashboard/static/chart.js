@@ -19,7 +19,7 @@
       axes: [axis(), { ...axis(), scale: "rate", values: (_, all) => all.map((each) => `${Math.round(each * 100)} %`) }, { ...axis(), scale: "count", side: 1, grid: { show: false } }],
       series: [
         {},
-        { label: "went on", scale: "rate", stroke: colour("--good"), width: 2, points: { size: 6 }, value: (_, each) => each == null ? "–" : `${(each * 100).toFixed(1)} %` },
+        { label: "continued", scale: "rate", stroke: colour("--good"), width: 2, points: { size: 6 }, value: (_, each) => each == null ? "–" : `${(each * 100).toFixed(1)} %` },
         ...causes.map(([cause], at) => ({ label: cause, scale: "count", stroke: colour(tones[at % tones.length]), width: 1.5, points: { size: 5 } })),
       ],
     }, [found.at, found.rate, ...causes.map(([, counts]) => counts)], place);
