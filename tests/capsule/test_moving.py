@@ -512,7 +512,7 @@ def test_who_lost_its_place_publishes_nothing(
     publish(one, store, run, checkpoint, Ways())
     publishing = Publishing(one, url, Ways())
     assert publishing.refused(run) == ""
-    with pytest.raises(Conflict, match="may be at work"):
+    with pytest.raises(Conflict, match="may be running"):
         move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"))
     move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"), over=True)
     names = sorted(path.name for path in (tmp_path / "store").rglob("*.json"))
@@ -574,7 +574,7 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
     with pytest.raises(Conflict):
         move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "taken"), over=True)
     publish(one, store, run, newest, Ways())
-    with pytest.raises(Conflict, match="may be at work there"):
+    with pytest.raises(Conflict, match="may be running there"):
         move.take_up(two, run.id, url, Wish(source=url, into=into))
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
     lock.parent.mkdir(parents=True, mode=0o700)

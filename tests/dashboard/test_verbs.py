@@ -134,7 +134,7 @@ def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking
     kept = [each for each in stage.directory.rglob("begun.txt") if "trash" in str(each)]
     assert [each.read_text() for each in kept] == ["begun\n"]
     page.click("a:has-text('Remove')")
-    expect(page.locator("h1")).to_have_text("Take long off the list?")
+    expect(page.locator("h1")).to_have_text("Remove long?")
     page.click("button:has-text('Remove')")
     page.wait_for_url("**/?done=removed")
     assert "long" not in runs(stage)

@@ -303,7 +303,7 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
     claim = office.claim()
     waiting = send(office, minimal.commented(forge, "And test it."))
     off = send(office, minimal.unassigned(forge))
-    assert (off.state, off.reason) == (WAITS, f"waits: {claim.run.name} is being stopped")
+    assert (off.state, off.reason) == (WAITS, f"waits: {claim.run.name} is stopping")
     assert office.run().cancel_requested
     changes = len(office.engine.store.history(office.run().id, limit=1000))
     office.dispatcher.round()

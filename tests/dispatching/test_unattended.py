@@ -1,4 +1,4 @@
-"""What agents and checks say to each other ends by itself; a person's word goes on."""
+"""What agents and checks say to each other ends by itself; a comment by a person goes on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_nobody_goes_on_for_ever(make: Callable[..., Office], event: Intent) -> 
     office.end(office.claim())
     assert office.told(event)[0].state is IGNORED
     (condition,) = office.run().conditions
-    assert condition.type == "needs_person" and "a person's word" in condition.message
+    assert condition.type == "needs_person" and "a comment by a person" in condition.message
     assert office.told(intent(IntentKind.COMMENTED, text="Go on."))[0].state is HANDLED
     assert office.run().conditions == ()
     office.end(office.claim())

@@ -267,7 +267,7 @@ def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
     note.check("claude")
     note.check("acp-claude")
     world.volume.rename(world.top / "away")
-    with pytest.raises(WorkspaceError, match="is not there"):
+    with pytest.raises(WorkspaceError, match="is missing"):
         note.check("claude")
     world.volume.mkdir()
     with pytest.raises(WorkspaceError, match="not mounted"):

@@ -268,7 +268,7 @@ def _untrue(reasons: str, harm: str) -> list[str]:
         found.append("nobody knows whether the model was asked")
     if (
         harm == "foreign"
-        and "was not what perdure had seen of it" in reasons
+        and "was not what perdure had recorded" in reasons
         and "another conversation" not in reasons
     ):
         found.append("it was another conversation")

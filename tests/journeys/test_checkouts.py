@@ -77,7 +77,7 @@ def test_uncommitted_changes_are_told_of(stage: MakeStage) -> None:
     )
     workdir = Path(one.show()["workspace"]["path"])
     assert "Hello" in (workdir / "seen.txt").read_text() and not (workdir / "new.txt").exists()
-    assert "take it over: perdure apply task" in done.err and "git merge" not in done.err
+    assert "apply it: perdure apply task" in done.err and "git merge" not in done.err
     assert git(one, "status", "--porcelain") == status
 
 

@@ -115,7 +115,7 @@ def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
     attempt = report["attempts"][1]
     assert (attempt["continuation"], attempt["session_id"]) == ("resume", session)
     assert attempt["receipt"]["verdict"] == "native", attempt["receipt"]
-    assert attempt["why"].endswith("is compacted before it goes on")
+    assert attempt["why"].endswith("is compacted before it continues")
     assert sizes(attempt) == ["compacted"]
     assert attempt["sizes"][0]["before"] >= carried(one)
     assert attempt["sizes"][0]["asked"] is True

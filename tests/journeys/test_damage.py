@@ -136,7 +136,7 @@ def test_a_transcript_that_comes_back_shorter_or_changed(
     (_, second), first_request = retried(one)
     assert second["rung"] == "copy", second
     assert second["receipt"]["verdict"] in ("native", "repaired"), reasons(second)
-    assert "was not what perdure had seen of it" in reasons(second)
+    assert "was not what perdure had recorded" in reasons(second)
     assert all(word in first_request for word in KNOWN), first_request
 
 

@@ -185,12 +185,12 @@ def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
         path.write_bytes(b"\n".join(lines))
     session = one.show()["attempts"][0]["session_id"]
     refused = one.perdure("sessions", "repair", session, "--write")
-    assert refused.code == 1 and "was not told" in refused.err, refused.err + refused.out
+    assert refused.code == 1 and "did not get" in refused.err, refused.err + refused.out
     assert not list(one.agent_home.rglob("*perdure-unusable*"))
     done = one.perdure("update", "task", "Which word was it?", "--json")
     last = done.json["attempts"][-1]
     assert (last["rung"], last["receipt"]["verdict"]) == ("rebuilt", "rebuilt"), last
-    assert "a mended copy" not in one.perdure("logs", "task").out
+    assert "a repaired copy" not in one.perdure("logs", "task").out
 
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)

@@ -687,7 +687,7 @@ def test_a_transcript_that_was_changed_between_the_attempts(stage: MakeStage) ->
     done = one.perdure("update", "task", "Go further.", "--json")
     (mended,) = done.json["attempts"][1:]
     assert (mended["rung"], mended["receipt"]["verdict"]) == ("copy", "native"), mended["receipt"]
-    assert "was not what perdure had seen of it" in " ".join(mended["receipt"]["reasons"])
+    assert "was not what perdure had recorded" in " ".join(mended["receipt"]["reasons"])
     assert "Both files are written." in said(one.rehearsal.last.messages)
     assert done.code == 0, done.err
     assert list(one.agent_home.rglob("*unusable*"))

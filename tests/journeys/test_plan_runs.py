@@ -324,7 +324,7 @@ def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeS
     )
     started.send_signal(signal.SIGINT)
     stopped = one.finish(started)
-    assert (stopped.code, "goes on" in stopped.err) == (130, True), stopped.err
+    assert (stopped.code, "continues" in stopped.err) == (130, True), stopped.err
     one.nothing_survives()
     shown = one.perdure("plan", "show", "shop", "--json").json
     assert (shown["state"], [task["state"] for task in shown["tasks"]]) == (
@@ -368,7 +368,7 @@ def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> N
         "c": "succeeded",
         "d": "blocked",
     }
-    assert "there is no such file" in tasks["b"]["reason"] and tasks["d"]["reason"] == "b failed"
+    assert "does not exist" in tasks["b"]["reason"] and tasks["d"]["reason"] == "b failed"
     requests = len(one.rehearsal.requests)
     again = one.perdure("plan", "run", str(plan))
     assert (again.code, len(one.rehearsal.requests)) == (1, requests)

@@ -80,7 +80,7 @@ def test_a_plan_is_drawn(plan: Path) -> None:
     ]
     assert lines == [
         ["models", "claude", "starts a conversation"],
-        ["views", "claude", "goes on after models"],
+        ["views", "claude", "continues after models"],
         ["admin", "claude", "forks models"],
         ["docs", "codex", "starts a conversation with the files of views, merges admin"],
     ]
@@ -135,7 +135,7 @@ def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
     ]
     assert drawn == [
         "starts a conversation",
-        "goes on after models",
+        "continues after models",
         "goes on after views, in the place of a fork",
         "goes on after admin",
     ]

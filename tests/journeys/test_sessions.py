@@ -87,7 +87,7 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
     assert (
         verdict(attempt) == ("native", "native")
         and attempt["expired"]
-        and "lifetime" in attempt["why"]
+        and "it had expired" in attempt["why"]
     )
     assert "quercus" in shown and "The first file is written." in shown
 

@@ -203,7 +203,7 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
     locked = other / "home" / f".{one.agent}"
     locked.mkdir(mode=0o555)
     refused = through(one, as_stranger(), *words, environ=environ | {"HOME": str(other / "home")})
-    assert refused.code == 7 and f"{locked} cannot be written" in refused.err, refused.err
+    assert refused.code == 7 and f"{locked} is not writable" in refused.err, refused.err
     listed = through(one, as_stranger(), "ls", "--json", environ=environ)
     assert listed.json["runs"] == []
 
@@ -265,7 +265,7 @@ def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None
     one.until(lambda: len(one.show("task")["contexts"]) == 2, "the instructions are stored")
     read = one.until(lambda: os.read(more.stderr.fileno(), 4096), "it says where it stands")  # type: ignore[union-attr]
     said = read.decode()
-    while "wait for its end" not in said:
+    while "start when it ends" not in said:
         said += os.read(more.stderr.fileno(), 4096).decode()  # type: ignore[union-attr]
     assert "attempt 1 is running" in said
     more.terminate()

@@ -212,7 +212,7 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
     one = stage("say Done.")
     words = {
         "ls": "no runs yet",
-        "trash": "nothing is in the trash",
+        "trash": "the trash is empty",
         "inbox": "no deliveries yet",
         "plan ls": "no plans yet",
     }
@@ -365,7 +365,7 @@ def test_attach_leaves_without_stopping(stage: MakeStage) -> None:
     assert "task: claude" in seen and "fresh" in seen
     first.send_signal(signal.SIGINT)
     left = one.finish(first)
-    assert left.code == 0 and "goes on" in left.err
+    assert left.code == 0 and "continues" in left.err
     assert one.show()["state"] == "running"
     second = one.start("attach", "task")
     (top / "go.txt").touch()

@@ -95,7 +95,10 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
     )
     bench.again(run)
     answering.answer(run.id)
-    assert "Off it" not in bench.comments[0] and "A comment here continues" in bench.comments[0]
+    assert (
+        "No longer working on it" not in bench.comments[0]
+        and "A comment here continues" in bench.comments[0]
+    )
 
 
 def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:

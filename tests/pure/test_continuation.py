@@ -617,7 +617,7 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
             "the conversation before cannot continue: the agent neither loads nor resumes one",
         ),
         (SESSION, {}, Start.RESUME, "offers to load or resume"),
-        (replace(SESSION, attempts=0), {}, Start.FRESH, "never began"),
+        (replace(SESSION, attempts=0), {}, Start.FRESH, "never started"),
         (
             SESSION,
             {"tried": frozenset({Rung.NATIVE})},

@@ -168,7 +168,7 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         RESUME,
         but(UNTOUCHED, foreign_turns=1),
         V.BROKEN,
-        "somebody else",
+        "foreign",
     ),
     "changed between": (
         RESUME,

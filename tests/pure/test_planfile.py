@@ -127,7 +127,7 @@ def test_all_problems_are_told_at_once(
     sentences = (
         "name: expected a name of up to 40 lower-case letters, digits and hyphens, not 'Shop!'",
         "jobs: expected a whole number from 1 to 64, not 0",
-        "there is no 'colour' in a plan; known are name, agent, model, permissions, timeout, "
+        "unknown key 'colour' in a plan; known are name, agent, model, permissions, timeout, "
         "attempts, continuity, repo, base, verify, map, unforkable, budget_usd, jobs, tasks",
         "'name' is missing in a task",
         "prompt: expected a text, not ' '",

@@ -72,7 +72,7 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
     keeping._engine = replace(ground.engine, volumes=replace(tight, refuse=0.0))
     for _ in range(3):
         keeping.look()
-    assert len(said) == 2 and "room again" in said[1] and ballast.path.exists()
+    assert len(said) == 2 and "free space again" in said[1] and ballast.path.exists()
 
 
 def test_nothing_ends_the_housekeeping(ground: Ground) -> None:

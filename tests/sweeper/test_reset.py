@@ -64,7 +64,7 @@ def test_afterwards_it_begins_anew(ground: Ground) -> None:
     ground.prepare(run.workspace)
     assert top.is_dir() and not (top / "new").exists()
     talk(ground, run, "s2")
-    with pytest.raises(Conflict, match="is there again"):
+    with pytest.raises(Conflict, match="exists again"):
         restore(ground.engine, cleared.trash[0].name)
     assert (cleared.trash[0] / "workdir/new").read_text() == "of before\n"
 

@@ -420,7 +420,7 @@ def test_a_restore_overwrites_nothing(ground: Ground) -> None:
     ground.prepare(run.workspace)
     (top / "new").write_text("of the second\n")
     before = hashes(top, entry)
-    with pytest.raises(Conflict, match="is there again"):
+    with pytest.raises(Conflict, match="exists again"):
         restore(ground.engine, entry.name)
     assert hashes(top, entry) == before
     (top / "new").unlink()

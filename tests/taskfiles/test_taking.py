@@ -128,7 +128,7 @@ def test_what_cannot_be_taken(
         (("d/bad",), NotFound, "there is no file"),
         (("pipe",), UsageError, "not a regular file"),
         (("large",), UsageError, "16,777,216"),
-        (("a=x", "a=x"), UsageError, "two files"),
+        (("a=x", "a=x"), UsageError, "given twice"),
         (("a=x", "a=x/y"), UsageError, "a file and a directory"),
         ((os.fsdecode(b"\xff"),), UsageError, "not UTF-8"),
         (("=x",), UsageError, "PATH=DEST"),

@@ -231,7 +231,7 @@ def test_the_keys_are_told(store: SqlStore) -> None:
         )
         await at.press("enter", "space", "r", "s", "j", "k")
         await at.press("question_mark")
-        await at.shows("it continues where it stopped", "quit; nothing is stopped")
+        await at.shows("continue where it stopped", "quit; nothing is stopped")
         await at.press("escape")
         await at.hides("quit; nothing is stopped")
 

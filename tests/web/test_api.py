@@ -330,7 +330,7 @@ def test_who_may_dispatch_stays_within_what_the_owner_has_set(
 
 BAD = [
     (b"[1]", 400, "not a JSON object"),
-    (b"{", 400, "no JSON"),
+    (b"{", 400, "not JSON"),
     (b'{"prompt": "a", "prompt": "b"}', 400, "twice"),
     (b'{"prompt": NaN}', 400, "NaN"),
     (b'{"prompt": "\\ud800"}', 400, "surrogate"),

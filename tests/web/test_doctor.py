@@ -44,7 +44,7 @@ def test_what_serve_needs(serves: Callable[..., Serving]) -> None:
     for word in ("nowhere", "webhooks.lab", "no-templates", "agents.dev", "acp-nobody"):
         assert word in bad
     assert "short " not in bad
-    assert any("no token" in message for state, message in _serve(wrong) if state == "warn")
+    assert any("no valid token" in message for state, message in _serve(wrong) if state == "warn")
     good = serves()
     good.token("read")
     found = _serve(good)

@@ -284,7 +284,7 @@ def test_a_missing_repository_touches_nothing(yard: Yard) -> None:
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     yard.repo.rename(yard.top / "away")
-    with pytest.raises(WorkspaceError, match="is not there"):
+    with pytest.raises(WorkspaceError, match="does not exist"):
         yard.workspaces.prepare(workspace, "claude")
     assert (Path(workspace.path) / "README").exists()
 

@@ -189,7 +189,7 @@ def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
     (yard.repo / "deep").symlink_to(yard.top / "elsewhere")
     reasons = refused(yard, workspace)
     assert reasons.keys() == {"src/file2.txt", "README", "run.sh", "kept.log", "deep/er/né w.txt"}
-    assert "ignores" in reasons["kept.log"] and "in the way" in reasons["deep/er/né w.txt"]
+    assert "ignored by git" in reasons["kept.log"] and "in the way" in reasons["deep/er/né w.txt"]
     assert list((yard.top / "elsewhere").iterdir()) == []
 
 

@@ -177,7 +177,7 @@ def test_a_repository_that_cannot_be_asked_keeps_the_workdir(yard: Yard) -> None
     """Where the commits ought to be is gone: unknown means unsaved."""
     workspace, _ = made(yard, "isolated")
     (yard.repo / ".git").rename(yard.top / "gone")
-    assert "cannot be known" in yard.workspaces.unsaved(workspace)[0]
+    assert "cannot be read" in yard.workspaces.unsaved(workspace)[0]
     (yard.top / "gone").rename(yard.repo / ".git")
     assert yard.workspaces.unsaved(workspace) == []
 
@@ -186,7 +186,7 @@ def test_a_damaged_workdir_is_kept(yard: Yard) -> None:
     """A worktree whose link to its repository is gone cannot be judged, so it counts as unsaved."""
     workspace, top = made(yard, "worktree")
     (top / ".git").write_text("gitdir: /nowhere\n")
-    assert "cannot be known" in yard.workspaces.unsaved(workspace)[0]
+    assert "cannot be read" in yard.workspaces.unsaved(workspace)[0]
 
 
 def test_a_process_in_the_workdir_keeps_it(yard: Yard) -> None:

@@ -200,5 +200,5 @@ def test_a_state_that_cannot_be_known_is_an_error(yard: Yard, backend: str) -> N
     with pytest.raises(WorkspaceError):
         yard.workspaces.state(workspace)
     shutil.rmtree(workspace.path)
-    with pytest.raises(WorkspaceError, match="is not there"):
+    with pytest.raises(WorkspaceError, match="does not exist"):
         yard.workspaces.state(workspace)

@@ -30,7 +30,7 @@ def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
     (top / "deep/place/node_modules/work.js").write_text("nowhere else\n")
     yard.workspaces.checkpoints.put_in_place(workspace, saved.commit)
     (entry,) = trash.entries(yard.workspaces.trash)
-    with pytest.raises(Conflict, match="is there again"):
+    with pytest.raises(Conflict, match="exists again"):
         trash.restore(entry)
     (top / "deep/place").unlink()
     assert trash.restore(entry) == [top / "deep/place"]
@@ -44,7 +44,7 @@ def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
     entry = yard.workspaces.trash / "leftover-1"
     entry.mkdir(parents=True)
     (entry / "half").write_text("nowhere else\n")
-    with pytest.raises(NotFound, match="where leftover-1 belongs"):
+    with pytest.raises(NotFound, match="place of leftover-1 is unknown"):
         trash.restore(trash.find([yard.workspaces.trash], "leftover-1"))
     assert (entry / "half").read_text() == "nowhere else\n"
     work = yard.top / "work"
