@@ -118,8 +118,8 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
     found = one.perdure("sessions", "stats", "--json").json
     assert (found["begun"], found["to_go_on"], found["went_on"], found["expired"]) == (1, 3, 2, 3)
     assert found["fallbacks"] == {
-        "transcript gone, own copy restored": 1,
-        "expired, new conversation": 1,
+        "transcript gone, own copy put back": 1,
+        "lifetime passed, new conversation": 1,
     }
 
 

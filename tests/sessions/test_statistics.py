@@ -85,12 +85,12 @@ def test_every_fallback_has_its_cause() -> None:
     assert found.success_rate == 0.4
     assert sorted(found.fallbacks) == sorted(
         [
-            "transcript gone, own copy restored",
-            "transcript unusable, repaired",
-            "not continued: broken receipt",
+            "transcript gone, own copy put back",
+            "transcript unusable, mended",
+            "went elsewhere: broken receipt",
             "refused by the agent",
             "lost, new conversation with a brief",
-            "expired, new conversation",
+            "lifetime passed, new conversation",
             "lost, new conversation",
             "lost, refused by policy",
         ]
