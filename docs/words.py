@@ -55,6 +55,7 @@ SETTINGS = {
     "`first`, also the first prompt of each conversation; `always`",
     "map_tokens": "the most tokens that a project map takes, estimated as bytes / 3",
     "ca_file": "certificates that a forge's https is checked against, instead of the system's",
+    "request_expiry": "a [request](../how-to/approve.md) to a person that nobody answered for so long is refused; 0: agents ask nobody",
     "session_lifetime": "a [session](../how-to/sessions.md) expires when it was not used for so long; 0: never",
     "session_expiry": "what follows when a session has expired and its transcript is there: `resume` (it goes on, and that is told) or "
     "`rebuild` (a new conversation with a brief; not under the policy `strict`)",

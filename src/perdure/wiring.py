@@ -157,6 +157,7 @@ def open_engine(
         ),
         cold_cache=chosen.cold_cache,
         on_denied=chosen.on_denied,
+        request_expiry_s=chosen.request_expiry,
         last_word=chosen.last_word,
         on_leftover=chosen.on_leftover,
         volumes=Volumes(

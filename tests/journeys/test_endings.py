@@ -60,6 +60,11 @@ def asks(*why: str, events: tuple[str, ...] = (), **more: Any) -> dict[str, Any]
     return {"state": "failed", "kind": kind, "code": 3, "why": why, "events": events, **more}
 
 
+def waits(*why: str, events: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What an ending has whose run waits for a person's answer."""
+    return {**asks(*why, events=(*events, "request_made")), "state": "queued"}
+
+
 def decision(word: str) -> str:
     output = {"hookEventName": "PreToolUse", "permissionDecision": word}
     return json.dumps({"hookSpecificOutput": {**output, "permissionDecisionReason": "not now"}})
@@ -78,7 +83,7 @@ AWAY = (
 CLAUDE = {
     "denied": Ending(
         f"say I will look.\n{FETCH}{STOPS}",
-        **asks("1 call was denied: WebFetch https://example.invalid/a", events=("tool_denied",)),
+        **waits("1 call was denied: WebFetch https://example.invalid/a", events=("tool_denied",)),
     ),
     "denied, and on_denied is fail": Ending(
         FETCH + STOPS,
@@ -90,9 +95,15 @@ CLAUDE = {
     ),
     "denied several times": Ending(
         f"{FETCH}---\n{FETCH}---\n{call('WebSearch', query='perdure')}{STOPS}",
+        words=("--on-denied", "fail"),
         **asks(
-            "3 calls were denied: WebFetch https://example.invalid/a (2 times), WebSearch perdure"
+            "3 calls were denied: WebFetch https://example.invalid/a (2 times), WebSearch perdure",
+            kind="denied",
         ),
+    ),
+    "denied, and made once more": Ending(
+        f"{FETCH}---\n{FETCH}{STOPS}",
+        **waits("it waits for a person to allow a call: WebFetch https://example.invalid/a"),
     ),
     "denied by the level of permissions": Ending(
         WRITE + STOPS, words=("--permissions", "read"), **asks("1 call was denied: Write out.txt")
@@ -115,7 +126,7 @@ CLAUDE = {
     ),
     "a question": Ending(
         f"{call('AskUserQuestion', **QUESTION)}---\nsay Which database do you want?\n",
-        **asks("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
+        **waits("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
     ),
     "cut at the limit of tokens": Ending(
         "---\n".join(f"say piece {n}\nstop max_tokens\n" for n in range(9)),
@@ -192,6 +203,8 @@ CLAUDE = {
     ),
     "asked, and decided by itself": Ending(
         f"{call('AskUserQuestion', **QUESTION)}---\nrun echo sqlite > out.txt\n---\nsay SQLite.\n",
+        # Where a person is asked, the question ends the turn.
+        words=("--on-denied", "report"),
         events=("question_asked",),
     ),
     "an empty answer, then words": Ending("nothing\n---\nsay Nothing is left to do.\n"),

@@ -122,6 +122,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
     values |= {
         "when_full": "roll-over",
         "on_denied": "report",
+        "request_expiry": "3d",
         "last_word": "on",
         "on_leftover": "keep",
         "full_at": "70%",

@@ -36,6 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "cost": ("runs.cost", "show tokens and dollars by run, agent, repository, day or label"),
     "receipt": ("runs.receipt", "print what is known of an attempt, signed on request; verify it"),
     "key": ("runs.receipt", "make, show and trust the keys that sign receipts"),
+    "requests": ("runs.requests", "list what agents ask you: calls to allow, and questions"),
+    "approve": ("runs.requests", "allow a call that an agent asks for; that very call runs, once"),
+    "deny": ("runs.requests", "refuse a call that an agent asks for"),
+    "answer": ("runs.requests", "answer an agent's question"),
     "stop": ("runs.stop", "stop a run; perdure retry continues it later"),
     "open": ("runs.open", "continue a run yourself, in the agent's own program"),
     "take-back": ("runs.open", "return a run that you opened, and show what became of it"),
@@ -104,6 +108,7 @@ VERBS: dict[str, tuple[str, str]] = {
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Work", "run retry update stop attach", "fork resume wait"),
+    ("Answer", "requests approve deny answer", ""),
     ("Look", "ls show logs why diff top", "receipt cost sessions map audit"),
     ("Take over", "apply open path", "take-back"),
     ("Time", "restore", "checkpoints export import move"),
@@ -152,7 +157,8 @@ GUESSES = {
 """Hints for words that are not verbs, where the nearest verb would be a wrong guess."""
 
 HOLDS_SECRETS = frozenset(
-    "run retry update resume fork plan work serve operator move export import top _drive".split()
+    "run retry update approve deny answer resume fork plan work serve operator move export import "
+    "top _drive".split()
 )
 """Verbs that hold tokens and passwords while agents of the same user are running."""
 

@@ -109,6 +109,8 @@ class Settings:
     """Free space in bytes. New work is refused when less than both this and `disk_refuse` percent
     is free."""
     disk_ballast: int = 64 * 1024**2
+    request_expiry: float = 7 * 86_400.0
+    """Time for which a run waits for answers to its agent's requests, in seconds; 0: none."""
     session_lifetime: float = 0.0
     """Time without use after which a session expires, in seconds."""
     session_expiry: OnExpiry = OnExpiry.RESUME

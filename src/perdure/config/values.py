@@ -287,6 +287,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "disk_refuse": _percent,
     "disk_refuse_bytes": _bytes,
     "disk_ballast": _bytes,
+    "request_expiry": _seconds,
     "session_lifetime": _seconds,
     "session_expiry": lambda value: OnExpiry(_one_of(*OnExpiry)(value)),
     "session_cache": _cache,

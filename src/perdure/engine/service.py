@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home
@@ -24,6 +24,7 @@ from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
 from perdure.host.process.probe import Running
+from perdure.host.wakeup import ring
 from perdure.lateclass import dataclass
 from perdure.model import (
     NOTHING_GIVEN,
@@ -38,11 +39,13 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport
-from perdure.protocols import RunStore
+from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
 from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
 from perdure.rules.liveness import Liveness
+from perdure.rules.requests import WAITING, WORDS, questions
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
 from perdure.rules.work_report import work_report
@@ -50,6 +53,7 @@ from perdure.workspace.identity import is_remote
 from perdure.workspace.task_files import Contents, FileRequest, take
 
 if TYPE_CHECKING:
+    from perdure.model.requests import AgentRequest
     from perdure.workspace import Applied
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -339,6 +343,66 @@ def update(
     return engine.store.update(run.id, text, given)
 
 
+class RequestLook(RunStore, RequestStore, Protocol):
+    """The parts of a store that show requests."""
+
+
+def requests(store: RequestLook, ref: str = "") -> Sequence[AgentRequest]:
+    """Return the open requests of all runs, or all requests of one, oldest first."""
+    if not ref:
+        return store.open_requests()
+    return store.requests(store.get(ref).id)
+
+
+def answer(
+    engine: Engine, ref: str, number: int, verdict: AnswerKind, words: str, by: str
+) -> tuple[TaskRun, AgentRequest]:
+    """AnswerKind a request of a run's agent; number 0 is the only open one. The run is due when the
+    last one is answered. Raises UsageError, NotFound, Conflict."""
+    run = engine.store.get(ref)
+    opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
+    if not number:
+        if not opened:
+            raise Conflict(f"{run.name} has no open request", f"perdure requests {run.name}")
+        fitting = [each for each in opened if (verdict is AnswerKind.TEXT) == bool(questions(each))]
+        if len(opened) > 1 and len(fitting) != 1:
+            numbers = ", ".join(str(each.number) for each in opened)
+            raise UsageError(
+                f"{run.name} has several open requests: {numbers}",
+                f"perdure requests {run.name}, then name the request",
+            )
+        number = (fitting or opened)[0].number
+    if len(words) > WORDS:
+        raise UsageError(f"An answer has at most {WORDS} characters, got {len(words)}")
+    asked = next((each for each in opened if each.number == number), None)
+    if asked is not None:
+        _check_answer(asked, verdict, words)
+    answered = engine.store.answer(run.id, number, verdict, engine.redactor.text(words), by)
+    ring(engine.state)
+    return answered
+
+
+def _check_answer(request: AgentRequest, verdict: AnswerKind, words: str) -> None:
+    question = request.kind is RequestKind.QUESTION
+    if verdict is AnswerKind.TEXT and not question:
+        raise UsageError(
+            f"Request {request.number} is a call that wants to be allowed, and not a question",
+            "perdure approve, or perdure deny",
+        )
+    if verdict is AnswerKind.ALLOW and question:
+        raise UsageError(
+            f"Request {request.number} is a question", 'perdure answer NAME "your answer"'
+        )
+    if verdict is AnswerKind.TEXT and not words.strip():
+        raise UsageError("The answer is empty", 'perdure answer NAME "your answer"')
+    if verdict is AnswerKind.ALLOW and request.size > len(request.payload):
+        raise UsageError(
+            f"The call is too long to be shown whole ({request.size} characters), so it can only "
+            "be refused",
+            "perdure deny",
+        )
+
+
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
     """Return the run, ready for new instructions; a run that lost its supervisor is taken over
     first. Raises UsageError, Conflict."""
@@ -574,9 +638,8 @@ _BY_OUTCOME = {
 
 def exit_code(run: TaskRun, last: OutcomeKind | None) -> int:
     """Return the exit code of a verb that followed a run."""
-    return code_of(
-        run.state, last, any(condition.type == "needs_person" for condition in run.conditions)
-    )
+    asks = ("needs_person", WAITING)
+    return code_of(run.state, last, any(condition.type in asks for condition in run.conditions))
 
 
 def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
@@ -591,6 +654,8 @@ def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
             if last:
                 return _BY_OUTCOME.get(last, 3 if asks else 1)
             return 1
+        case RunState.QUEUED if asks:
+            return 3
         case _:
             return 75
 

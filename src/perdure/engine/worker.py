@@ -17,6 +17,7 @@ from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import Claim, RunState, Seat, TaskRun
 from perdure.rules.lifecycle import FINAL
+from perdure.rules.requests import WAITING
 from perdure.rules.text import tell
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
     """
     while True:
         run = engine.store.get(run_id)
-        if run.state in FINAL or engine.stopping():
+        if run.state in FINAL or engine.stopping() or waits_for_person(run, engine.store.now()):
             return run
         if run.state is RunState.QUEUED and run.run_after > engine.store.now():
             time.sleep(min(NAP_S, (run.run_after - engine.store.now()) / 1000 + 0.001))
@@ -72,6 +73,13 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
         if claim is None:
             raise _in_use(engine, run_id)
         perform(engine, claim)
+
+
+def waits_for_person(run: TaskRun, now: int) -> bool:
+    """Return whether the run waits for answers to its agent's requests. Nobody needs to watch it
+    until then."""
+    waits = any(each.type == WAITING for each in run.conditions)
+    return waits and run.state is RunState.QUEUED and run.run_after > now
 
 
 def _free_seats(engine: Engine, seat: Seat) -> None:
@@ -114,7 +122,7 @@ def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskR
         for record in engine.store.history(run_id, after=seen):
             seen = record.seq
             show(record)
-        if run.state in FINAL or engine.stopping():
+        if run.state in FINAL or engine.stopping() or waits_for_person(run, engine.store.now()):
             return run
         left_alone = (
             run.state is RunState.QUEUED

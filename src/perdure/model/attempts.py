@@ -191,6 +191,12 @@ class Launch:
     conversation's id late."""
     last_word: bool = False
     """The agent is asked for its last word in a fixed form, if its CLI supports that."""
+    requests: str = ""
+    """The run's directory of requests, for an agent that may ask a person; empty if it may
+    not."""
+    parked: tuple[str, ...] = ()
+    """Ids of calls that wait in the conversation for an answer that this launch gives. There is no
+    prompt then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

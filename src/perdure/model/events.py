@@ -639,6 +639,39 @@ class RunPutBack(Event, frozen=True, tag="run_put_back"):
     """A run that had been removed from the list is on it again."""
 
 
+class RequestMade(Event, frozen=True, tag="request_made"):
+    """The agent asks a person, and the run waits. `request` is `approval` or `question`."""
+
+    number: int
+    request: str
+    tool: str
+
+
+class RequestAnswered(Event, frozen=True, tag="request_answered"):
+    """A person answered a request: `allow`, `deny` or `text`."""
+
+    number: int
+    answer: str
+    by: str = ""
+    words: str = ""
+
+
+class RequestGiven(Event, frozen=True, tag="request_given"):
+    """An attempt was given the answer to a request. `parked`: the very call waits in the
+    conversation, and is run or refused there; else the prompt tells the answer."""
+
+    number: int
+    answer: str
+    parked: bool = False
+
+
+class RequestSuperseded(Event, frozen=True, tag="request_superseded"):
+    """A request is not open any more, because something else happened to the run."""
+
+    number: int
+    reason: str
+
+
 class RunOpened(Event, frozen=True, tag="run_opened"):
     """A person took over the run's conversation, to go on in the agent's own program."""
 
@@ -793,6 +826,10 @@ RunEvent = (
     | RunReset
     | RunResetUndone
     | RunPutBack
+    | RequestMade
+    | RequestAnswered
+    | RequestGiven
+    | RequestSuperseded
     | RunOpened
     | RunTakenBack
     | ToldForge

@@ -23,6 +23,7 @@ from perdure.model import (
 
 if TYPE_CHECKING:
     from perdure.model.events import AgentEvent
+    from perdure.model.requests import OpenCall
     from perdure.rules.transcript_repair import Mended
 
 
@@ -212,6 +213,21 @@ class GoesOn(Protocol):
     def goes_on(self, content: bytes) -> bool:
         """Return whether a conversation ends with something that the agent will still answer.
         Pure."""
+        ...
+
+
+@runtime_checkable
+class Parks(Protocol):
+    """An extra interface of drivers whose CLI can end a turn with a call that waits for a person,
+    and run that very call in a later process."""
+
+    def open_calls(self, output: bytes, directory: Path) -> Sequence[OpenCall]:
+        """Return the calls that did not run for want of a permission or an answer, from the end of
+        the agent's output. Reads the run's directory of requests."""
+        ...
+
+    def answered(self, content: bytes, calls: Sequence[str]) -> bool:
+        """Return whether a piece of a transcript has the results of these calls. Pure."""
         ...
 
 

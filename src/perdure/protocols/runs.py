@@ -33,6 +33,7 @@ from perdure.model import (
 
 if TYPE_CHECKING:
     from perdure.model.events import AnyEvent, CheckpointRestored, Record, RunTakenBack, RunTakenIn
+    from perdure.model.requests import AgentRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ class Begun:
     before: Snapshot | None
     session: Session | None
     workspace: Workspace
+    answers: tuple[AgentRequest, ...] = ()
+    """Requests whose answers the attempt is given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,8 @@ class Ending:
     sessions: tuple[Session, ...] = ()
     """The sessions in their new state, retired ones first."""
     events: tuple[AnyEvent, ...] = ()
+    requests: tuple[AgentRequest, ...] = ()
+    """Requests to a person, for which the run waits."""
     parkings: tuple[Parking, ...] = ()
     """Accounts and agents to be parked because of what this attempt met with."""
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         PayloadReading,
     )
     from perdure.model.forge.postings import Posting
+    from perdure.model.requests import AgentRequest, AnswerKind
     from perdure.rules.audit_chain import AuditLine
     from perdure.rules.plan import PlannedRun, PlanRun
 
@@ -280,4 +281,24 @@ class TokenStore(Protocol):
 
     def sign_out(self, sha256: str) -> None:
         """End a sign-in, if it exists."""
+        ...
+
+
+class RequestStore(Protocol):
+    """The requests of agents to people. They are stored by `RunStore.finish`, and superseded by
+    everything that makes a run go on, or end, without their answers."""
+
+    def requests(self, run_id: str) -> Sequence[AgentRequest]:
+        """Return all requests of a run, oldest first."""
+        ...
+
+    def open_requests(self, limit: int = 1000) -> Sequence[AgentRequest]:
+        """Return the open requests of all runs, the one that expires next first."""
+        ...
+
+    def answer(
+        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str
+    ) -> tuple[TaskRun, AgentRequest]:
+        """AnswerKind a request. When the last open one of a run is answered, the run is due. Raises
+        NotFound, and Conflict for a request that is not open any more."""
         ...

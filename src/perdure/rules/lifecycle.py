@@ -63,9 +63,9 @@ FREE = frozenset(
 )
 """Outcomes that say nothing about the task. They use up none of the allowed attempts."""
 
-UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED}
-"""Outcomes that use up no attempt: those in `FREE`, and failed checks, which have their own limit
-(`verify_rounds`)."""
+UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED, OutcomeKind.NEEDS_INPUT}
+"""Outcomes that use up no attempt: those in `FREE`, failed checks, which have their own limit
+(`verify_rounds`), and those that wait for a person's answer."""
 
 FREE_LIMIT = 20
 """Number of free attempts in a row after which the run fails: waiting longer will not help."""

@@ -3,7 +3,7 @@ the dashboard. Pure."""
 
 from __future__ import annotations
 
-from perdure.model import Start
+from perdure.model import OutcomeKind, Start
 from perdure.model.events import (
     AttemptAdopted,
     AttemptEnded,
@@ -32,6 +32,9 @@ from perdure.model.events import (
     QuestionAsked,
     Record,
     ReplyCut,
+    RequestAnswered,
+    RequestGiven,
+    RequestSuperseded,
     RetrySeen,
     RolledOver,
     RunFinished,
@@ -202,6 +205,8 @@ def line_of(record: Record) -> str:
         case RunQueued(reason=reason, run_after=after):
             if reason == "new instructions":
                 return reason
+            if reason.startswith(f"{OutcomeKind.NEEDS_INPUT}: ") and after > record.at:
+                return f"waits for you, {soon(after, record.at)} at most: {one_line(reason, 160)}"
             when = f" {soon(after, record.at)}" if after - record.at > SOON_MS else ""
             return f"retrying{when}: {one_line(reason, 160)}"
         case BaseMoved(branch=branch, commits=count):
@@ -230,6 +235,15 @@ def line_of(record: Record) -> str:
         case BroughtBack(checkpoint=number):
             source = f"checkpoint {number}" if number else "the trash"
             return f"restored from {source}"
+        case RequestAnswered(number=number, answer=answer, by=by, words=words):
+            who = f" by {one_line(by, 100)}" if by else ""
+            said = f": {one_line(words, 160)}" if words else ""
+            return f"request {number} was answered{who} ({answer}){said}"
+        case RequestGiven(number=number, answer=answer, parked=parked):
+            how = "the very call goes on" if parked else "the prompt tells it"
+            return f"  given the answer to request {number} ({answer}): {how}"
+        case RequestSuperseded(number=number, reason=reason):
+            return f"request {number} is not open any more: {one_line(reason, 160)}"
         case RunOpened(session_id=session_id):
             return f"opened in the agent's own program: conversation {session_id}"
         case Published(branch=branch, commit=commit, url=url):

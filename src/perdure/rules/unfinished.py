@@ -7,6 +7,7 @@ The agent's prose is never evidence: only calls, results and stop reasons decide
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from dataclasses import field, replace
 
 from perdure.lateclass import dataclass
@@ -63,6 +64,8 @@ class OpenEnds:
     """Ids of the calls whose denial was counted."""
     denied: dict[tuple[str, str], int] = field(default_factory=dict)
     """Number of denials of each call that did not succeed later."""
+    denials: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    """Ids of the denied calls, by tool and main argument."""
     sandboxed: set[tuple[str, str]] = field(default_factory=set)
     """The denied calls that a sandbox stopped."""
     more: int = 0
@@ -102,7 +105,8 @@ class OpenEnds:
         """Add one event to the facts."""
         match event:
             case TurnStarted():
-                self.speaks = False
+                # A prompt that follows closes a call that was put off.
+                self.speaks, self.deferred = False, None
             case Said(text=text, aside=False):
                 self.last, self.speaks, self.cut = text[:WORDS], bool(text.strip()), ""
             case ToolStarted():
@@ -126,6 +130,17 @@ class OpenEnds:
             case _:
                 pass
 
+    def settle(self, ids: Container[str], calls: Iterable[tuple[str, str]]) -> None:
+        """Leave out what a person has refused: calls by id, and by tool and main argument."""
+        if self.deferred is not None and self.deferred.tool_id in ids:
+            self.deferred = None
+        for call in (*calls, *self.refused_calls(ids)):
+            self.denied.pop(call, None)
+
+    def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
+        """Return the denied calls of which each denial has one of these ids."""
+        return [call for call, known in self.denials.items() if all(each in ids for each in known)]
+
     def _ended(self, event: ToolEnded) -> None:
         call = self.calls.pop(event.tool_id, ("", ""))
         if not event.ok:
@@ -146,6 +161,7 @@ class OpenEnds:
             self.deferred = event
             return
         call = (event.name, event.summary)
+        self.denials.setdefault(call, []).append(event.tool_id)
         if call in self.denied or len(self.denied) < MOST:
             self.denied[call] = self.denied.get(call, 0) + 1
             if event.by == "sandbox":

@@ -22,6 +22,8 @@ from perdure.model import (
     TaskSpec,
 )
 from perdure.rules.lifecycle import FINAL
+from perdure.rules.requests import WAITING
+from perdure.store.requests import supersede
 from perdure.store.rows import MAX_TIME, given_of, noun_of, run_of
 from perdure.store.transaction import Write
 
@@ -134,6 +136,8 @@ def settle(
     from perdure.model.events import RunFinished, RunQueued
 
     run_after = min(run_after, MAX_TIME)
+    if state in FINAL:
+        supersede(write, run.id, reason or f"the run has {state}", answered=True)
     row = write.one(
         "settle",
         id=run.id,
@@ -172,7 +176,11 @@ def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN)
         attempts_allowed=more_attempts(run),
         now=write.now,
     )
-    return reopen(write, run, "new instructions") if run.state in FINAL else run_of(row)
+    waits = any(each.type == WAITING for each in run.conditions)
+    waits = waits and run.state is RunState.QUEUED
+    if run.state in FINAL or waits:
+        return reopen(write, run, "new instructions")
+    return run_of(row)
 
 
 def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
@@ -181,6 +189,7 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
     from perdure.model.codec import encode
     from perdure.model.events import RunQueued
 
+    supersede(write, run.id, reason)
     conditions = encode(merged(run, RunState.QUEUED, None))
     row = write.one(
         "reopen",
@@ -198,6 +207,8 @@ def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condit
     """Return the run's conditions with the new one, one of each type. `needs_person` is dropped
     once the run is queued or has succeeded."""
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
+    if new is None or new.type != WAITING:
+        kept.pop(WAITING, None)
     if state in (RunState.QUEUED, RunState.SUCCEEDED):
         kept.pop("needs_person", None)
     if state is RunState.QUEUED:

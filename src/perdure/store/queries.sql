@@ -632,3 +632,25 @@ ORDER BY seq LIMIT 200;
 
 -- name: final_words
 SELECT event FROM records WHERE run = :run AND kind = 'turn_ended' ORDER BY seq DESC LIMIT 1;
+
+-- name: add_request
+INSERT INTO requests (run, number, state, expires, body) VALUES (:run, :number, :state, :expires, :body);
+
+-- name: requests
+SELECT body FROM requests WHERE run = :run ORDER BY number;
+
+-- name: open_requests
+SELECT body FROM requests WHERE state = 'open' ORDER BY expires, run, number LIMIT :limit;
+
+-- name: request
+SELECT body FROM requests WHERE run = :run AND number = :number;
+
+-- name: put_request
+-- Only a request in the state that was read is changed: of two answers one is first.
+UPDATE requests SET state = :state, body = :body WHERE run = :run AND number = :number AND state = :was RETURNING number;
+
+-- name: answered_run
+-- A run whose last open request was answered is due.
+UPDATE runs SET run_after = :now, conditions = :conditions, reason = :reason, updated = :now
+WHERE id = :id AND state = 'queued'
+RETURNING *;

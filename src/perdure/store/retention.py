@@ -31,6 +31,7 @@ from perdure.rules.lifecycle import FINAL
 from perdure.store.dialect import Database
 from perdure.store.fence import at_rest, held, refuse_beside, settle
 from perdure.store.reads import StoreReads
+from perdure.store.requests import release
 from perdure.store.rows import key_values, run_of, session_of
 from perdure.store.transaction import Write
 
@@ -85,6 +86,9 @@ class Keeping(StoreReads):
             run = at_rest(write, run_id)
             for session in sessions:
                 write.put_session(session)
+            if not event.files_only:
+                # An answer belongs to the conversation in which the agent asked.
+                release(write, run, "an earlier checkpoint was restored")
             write.note(run.id, 0, [event])
             return run
 

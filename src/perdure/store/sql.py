@@ -34,7 +34,9 @@ from perdure.model import (
     Workspace,
 )
 from perdure.rules.lifecycle import FINAL
+from perdure.store import requests as stored_requests
 from perdure.store.accounts import Accounts, no_seat, put
+from perdure.store.answers import StoredRequests
 from perdure.store.audit import AuditTrail
 from perdure.store.board import Boards
 from perdure.store.counts import StoreCounts
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Begun, Ending
 
 
-class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
+class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, AuditTrail):
     """All of `perdure.engine.attempt.engine.Store` over one database. Threads may share it; each
     process opens its own."""
 
@@ -219,6 +221,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
             if begun.session is not None:
                 write.put_session(begun.session)
             write.note(run.id, claim.attempt, [AttemptStarted(continuation=begun.continuation)])
+            stored_requests.give(write, begun.answers, claim.attempt)
             return attempt
 
     def record(
@@ -275,9 +278,11 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
                 )
             for parking in ending.parkings:
                 put(write, parking)
-            return settle(
-                write, run, *next_state(run, attempt, ending, write.now), ending.decision.condition
-            )
+            state, run_after, reason = next_state(run, attempt, ending, write.now)
+            waits = state is RunState.QUEUED and run_after == ending.decision.run_after
+            if ending.requests and waits:
+                stored_requests.add(write, claim.attempt, ending.requests)
+            return settle(write, run, state, run_after, reason, ending.decision.condition)
 
     def update(
         self,
@@ -323,6 +328,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
                     f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}"
                 )
             if spec.agent != run.spec.agent:
+                stored_requests.release(write, run, "the run was handed over to another agent")
                 write.note(run.id, 0, [RunReassigned(before=run.spec.agent, after=spec.agent)])
             else:
                 names = tuple(
@@ -353,6 +359,7 @@ class SqlStore(StoredTokens, Accounts, Boards, StoreCounts, AuditTrail):
             run = run_of(write.named(run_id))
             assert run.workspace is not None
             refuse_beside(write, run.id, run.workspace.id, run.spec.agent, run.scope)
+            stored_requests.release(write, run, "a person took the conversation over")
             values = {"workspace_id": run.workspace.id, "agent": run.spec.agent, "scope": run.scope}
             if (other := write.one("opened_beside", **values)) is not None:
                 raise Conflict(

@@ -54,6 +54,7 @@ from perdure.model.events import AgentEvent
 from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
 
 if TYPE_CHECKING:
+    from perdure.model.requests import OpenCall
     from perdure.rules.transcript_repair import Mended
 
 PACKAGE = programs.Package("claude", "PERDURE_CLAUDE", "@anthropic-ai", "claude-code", "claude")
@@ -76,6 +77,7 @@ _UNATTENDED = {
 """Default environment; the user's own variables take precedence. The CLI retries three times: its
 ten retries take minutes, and perdure schedules retries itself."""
 
+PROMPT_TOOL = "--permission-prompt-tool"
 ANSWER = 20_000
 """Number of tokens of the window that 2.1.329 keeps free for the answer: at 50 % of 1,000,000 it
 compacts at 490,000."""
@@ -199,7 +201,7 @@ class ClaudeDriver:
                 "Code takes; put it into a file."
             )
         return (
-            refusals.prompt(launch)
+            ("" if launch.parked else refusals.prompt(launch))
             or refusals.arguments(launch, _RESERVED)
             or settings(launch).problem
         )
@@ -222,6 +224,10 @@ class ClaudeDriver:
         if launch.last_word:
             schema = json.dumps(json.loads(LAST_WORD.read_text(encoding="utf-8")))
             argv.append(f"--json-schema={schema}")
+        if launch.requests and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
+            # Without it AskUserQuestion is not offered to the model. Nobody reads the prompts: with
+            # a file as input the CLI denies them ("Stream closed"), after the hooks were asked.
+            argv.append(f"{PROMPT_TOOL}=stdio")
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
         if launch.budget_usd and not any(
@@ -238,7 +244,9 @@ class ClaudeDriver:
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),
-            stdin=claude_files.sent(launch.prompt).encode(),
+            # A call that waits is run by a resume without a prompt: a prompt would follow at once,
+            # and close a further call of the agent that waits.
+            stdin=b"" if launch.parked else claude_files.sent(launch.prompt).encode(),
             env=env,
             notes=notes,
         )
@@ -295,6 +303,12 @@ class ClaudeDriver:
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
+
+    def open_calls(self, output: bytes, directory: Path) -> Sequence[OpenCall]:
+        return claude_events.open_calls(output, directory)
+
+    def answered(self, content: bytes, calls: Sequence[str]) -> bool:
+        return claude_files.answered(content, calls)
 
     def by_hand(self, launch: Launch) -> Command:
         """Return the interactive command, with the same guard against the CLI's clean-up as an

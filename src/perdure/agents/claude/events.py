@@ -7,9 +7,11 @@ counts the usage since the previous one.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from perdure.agents.claude import transcript
@@ -35,8 +37,11 @@ from perdure.model.events import (
     UsageSeen,
     WritesLost,
 )
+from perdure.model.requests import OpenCall
 
 SUMMARY = 500
+HOOK_FILE = 1 << 16
+"""Maximum number of characters that are read of a file of the hook."""
 _PIECE = b'{"type":"stream_event"'
 _COUNTS = (b'"message_start"', b'"message_delta"')
 """The events of a reply that report its usage. The thousands of other events are fragments of its
@@ -328,6 +333,45 @@ def _not_run(
         _argument(call.get(given)),
         by="hook" if deferred else "permissions",
         deferred=deferred,
+    )
+
+
+def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
+    """Return the calls that the newest result in the output names as denied, or as put off by
+    perdure's own hook. `directory` has the ids of the latter, so that a call that a hook of the
+    repository put off is not taken for one."""
+    results = [line for line in output.split(b"\n") if b'"type":"result"' in line]
+    found = json_lines.read(results[-1]) if results else None
+    if found is None or found.get("type") != "result":
+        return []
+    calls = [
+        _open_call(denial, "tool_name", "tool_use_id", "tool_input")
+        for denial in json_lines.items(found.get("permission_denials"))
+    ]
+    deferred = found.get("deferred_tool_use")
+    if isinstance(deferred, dict) and deferred.get("id") in hook_words(directory, "parked"):
+        calls.append(_open_call(deferred, "name", "id", "input", parked=True))
+    return calls
+
+
+def hook_words(directory: Path, name: str) -> list[str]:
+    """Return the lines that the hook wrote into a file of the directory; empty if there is none."""
+    try:
+        with (directory / name).open(encoding="utf-8", errors="replace") as file:
+            return file.read(HOOK_FILE).splitlines()
+    except OSError:
+        return []
+
+
+def _open_call(
+    call: dict[str, Any], name: str, key: str, given: str, *, parked: bool = False
+) -> OpenCall:
+    return OpenCall(
+        call=json_lines.text(call.get(key), SUMMARY),
+        tool=json_lines.text(call.get(name), SUMMARY),
+        input=json.dumps(call.get(given), ensure_ascii=False),
+        summary=_argument(call.get(given)),
+        parked=parked,
     )
 
 

@@ -11,6 +11,8 @@ must contain perdure's key itself.
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,10 @@ NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
 """Settings that perdure needs. Without them, any run that lasts a few seconds deletes every
 conversation older than 30 days, also those of other programs."""
 _LARGEST = 1 << 20
+HOOK = Path(__file__).with_name("hook.py")
+QUESTION = "AskUserQuestion"
+AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) printf %s "$given" |'
+"""The shell looks for a call that needed a permission before Python is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,32 @@ def settings(launch: Launch) -> ClaudeSettings:
             "conversations deleted"
         )
     merged = merged if enough and "cleanupPeriodDays" in merged else {**merged, **NEEDED}
+    if launch.requests:
+        merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), launch.requests)}
     return ClaudeSettings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
+
+
+def _with_hooks(own: Any, directory: str) -> dict[str, Any]:
+    """Return the user's hooks and perdure's own. While no call was denied and no answer is there,
+    the shell ends before Python starts."""
+    program = shlex.join([sys.executable, "-I", "-S", str(HOOK), directory])
+    armed = shlex.quote(f"{directory}/armed")
+    hooks: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
+    ours = {
+        "PreToolUse": [
+            (QUESTION, program),
+            (f"^(?!{QUESTION}$).*", f"[ -e {armed} ] || exit 0; exec {program}"),
+        ],
+        "PostToolBatch": [("", f"{AFTER} {program};; esac")],
+    }
+    for event, entries in ours.items():
+        there = hooks.get(event)
+        added = [
+            {"matcher": matcher, "hooks": [{"type": "command", "command": command}]}
+            for matcher, command in entries
+        ]
+        hooks[event] = [*(there if isinstance(there, list) else []), *added]
+    return hooks
 
 
 def _split(arguments: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:

@@ -119,6 +119,16 @@ def prompts(content: bytes) -> Iterator[Prompt]:
             yield Prompt(as_given(words))
 
 
+def answered(content: bytes, calls: Sequence[str]) -> bool:
+    """Return whether each of the calls has a result."""
+    left = set(calls)
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"tool_result"' in line else None
+        blocks = json_lines.items(json_lines.part(entry, "message", "content"))
+        left -= {str(block.get("tool_use_id")) for block in blocks}
+    return not left
+
+
 def prompt_of(entry: dict[str, Any]) -> str:
     """Return the text of a prompt; empty for all other lines."""
     if entry.get("type") != "user" or any(

@@ -34,10 +34,13 @@ class ClaudeWarm:
         if (
             launch.budget_usd
             or launch.last_word
+            or launch.parked
             or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args)
         ):
             return None
-        once = self._command(launch)
+        # A turn that ends with a call that waits must end the process, so a kept agent is not asked
+        # to put calls off.
+        once = self._command(replace(launch, requests=""))
         prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
         argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])
         return replace(once, argv=argv, stdin=json.dumps(prompt).encode() + b"\n")

@@ -235,6 +235,8 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
+        # The pod's store ends with the pod, so nobody could answer.
+        request_expiry=0.0,
         checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)
         if order.state == "checkpoints"

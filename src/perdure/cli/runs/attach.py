@@ -43,12 +43,13 @@ def wait_verb(arguments: argparse.Namespace) -> int:
     from perdure.cli.runs.run import warn
     from perdure.cli.runs.summary import say_summary
     from perdure.engine.report import report_of
+    from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
     end = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
-    while run.state not in FINAL:
+    while run.state not in FINAL and not waits_for_person(run, store.now()):
         if _is_left_alone(run, store.now(), partial(store.get, run.id)):
             print(f"{run.name} has no supervisor: perdure retry {run.name}", file=sys.stderr)
             return UNATTENDED
@@ -67,6 +68,7 @@ def attach_verb(arguments: argparse.Namespace) -> int:
     from perdure.cli.runs.progress import Progress
     from perdure.cli.runs.run import warn
     from perdure.engine.report import report_of
+    from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL
 
     store = open_to_read(settings())
@@ -81,7 +83,7 @@ def attach_verb(arguments: argparse.Namespace) -> int:
                 f"{run.name}"
             )
             return 0
-        if run.state not in FINAL:
+        if run.state not in FINAL and not waits_for_person(run, store.now()):
             progress.part(
                 f"{run.name} has no supervisor: perdure retry {run.name} continues where it stopped"
             )
@@ -102,6 +104,7 @@ def _exit_code(store: RunStore, run: TaskRun) -> int:
 def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
     """Show past and new records until the run is over, nobody works on it, or the person leaves.
     Return the run as it is then."""
+    from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL
 
     progress.introduce(run)
@@ -117,6 +120,7 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
         if (
             stopper.asked
             or run.state in FINAL
+            or waits_for_person(run, store.now())
             or _is_left_alone(run, store.now(), partial(store.get, run.id))
         ):
             return run

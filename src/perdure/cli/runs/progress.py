@@ -32,6 +32,7 @@ from perdure.model.events import (
     WritesLost,
 )
 from perdure.rules.log_line import line_of
+from perdure.rules.requests import WAITING
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -152,6 +153,8 @@ class Progress:
                     f"look at it: perdure diff {name}; apply it: "
                     f"{ways_home(name, place, place['head'])}"
                 )
+        elif waiting := [each for each in report["conditions"] if each["type"] == WAITING]:
+            self._say(one_line(waiting[0]["message"], 240))
         elif report["state"] == "queued":
             self._say(
                 f"{name} waits until {clock(report['run_after'])}; perdure retry {name} starts it "

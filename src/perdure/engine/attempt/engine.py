@@ -39,6 +39,7 @@ from perdure.protocols import (
     PlanStore,
     PostingStore,
     Publisher,
+    RequestStore,
     RunStore,
     SessionStore,
     TokenStore,
@@ -107,6 +108,7 @@ class EngineStore(
     AuditStore,
     CountingStore,
     BoardStore,
+    RequestStore,
     Protocol,
 ):
     """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens, the
@@ -149,8 +151,12 @@ class Engine:
     """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     on_denied: OnDenied = OnDenied.ASK
-    """Default for tasks that do not say, as is the next field."""
+    """Default for tasks that do not say."""
+    request_expiry_s: float = 0.0
+    """Time in seconds for which a run waits for a person's answers to its agent; 0: no agent may
+    ask."""
     on_leftover: OnLeftover = OnLeftover.END
+    """Default for tasks that do not say."""
     last_word: str = "off"
     """Whether an agent is asked to end with a last message in a fixed form: `on` or `off`."""
     map_when: MapWhen = MapWhen.FALLBACK

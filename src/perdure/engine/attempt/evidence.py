@@ -15,6 +15,7 @@ from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.supervision import Watched
 from perdure.errors import PerdureError
 from perdure.model import Continuation, Evidence, Session, Snapshot, Start
+from perdure.protocols import Parks
 
 
 def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
@@ -46,7 +47,7 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
         if known is not None and path is not None
         else None,
         copy_kept=_copy_kept(opened, copies, judged, path),
-        prompt_found=own in new if path is not None else None,
+        prompt_found=_arrived(opened, path, own, new),
         foreign_turns=0 if unseen else foreign,
         turns_since=foreign if unseen else 0,
         turns_between=_between(opened, session, known, before),
@@ -57,6 +58,17 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
         replayed=reading.replayed,
         cached_tokens=watched.meter.usage(reading).cached,
     )
+
+
+def _arrived(opened: Opened, path: Path | None, own: str, new: list[str]) -> bool | None:
+    """Return whether the transcript has this attempt's prompt, or, if it was given answers to calls
+    in place of one, their results; None if there is no transcript."""
+    if path is None:
+        return None
+    if opened.parked and not (opened.directory / "prompt.md").stat().st_size:
+        driver = opened.driver
+        return isinstance(driver, Parks) and driver.answered(path.read_bytes(), opened.parked)
+    return own in new
 
 
 def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -> bool | None:

@@ -21,6 +21,7 @@ from perdure.engine.attempt.evidence import gather
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.preparation import total_of
 from perdure.engine.attempt.promises import lacking
+from perdure.engine.attempt.requests import asked, settle_refused
 from perdure.engine.attempt.supervision import Watched
 from perdure.engine.attempt.verification import failed_checks, verify
 from perdure.errors import PerdureError
@@ -48,11 +49,13 @@ from perdure.model import (
     Verdict,
 )
 from perdure.model.events import AnyEvent, CollisionSeen, Record, RolledOver, SessionRetired
+from perdure.model.requests import AgentRequest
 from perdure.protocols import Ending
 from perdure.rules.context_window import asks_for_person
 from perdure.rules.continuity import judge
 from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide
+from perdure.rules.requests import detail, waiting
 from perdure.rules.unfinished import judge as judge_turn
 from perdure.rules.work_report import work_report
 
@@ -60,11 +63,15 @@ from perdure.rules.work_report import work_report
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
     """Store how the attempt ended and what follows. Return the run as it is then."""
     claim = opened.claim
+    watched.reading.ends.settle(*settle_refused(engine, opened))
     outcome = judge_turn(
         opened.driver.outcome(watched.exit, watched.reading.for_classifier()),
         watched.reading.ends,
         OnDenied(claim.run.spec.on_denied or engine.on_denied),
     )
+    requests = asked(engine, opened, outcome, list(watched.reading.ends.denied))
+    if requests and requests[0].parked:
+        outcome = replace(outcome, detail=detail(requests[0]))
     for name in ("stdout", "stderr"):
         engine.redactor.file(opened.directory / name)
     sized = size_after(
@@ -143,6 +150,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         engine,
         claim,
         outcome,
+        requests=requests if outcome.kind is OutcomeKind.NEEDS_INPUT else (),
         receipt=receipt,
         usage=usage,
         sessions=sessions,
@@ -280,6 +288,7 @@ def _finish(
     claim: Claim,
     outcome: Outcome,
     *,
+    requests: tuple[AgentRequest, ...] = (),
     receipt: Receipt | None = None,
     usage: Usage | None = None,
     sessions: tuple[Session, ...] = (),
@@ -311,6 +320,8 @@ def _finish(
             else ContinuityPolicy.DISCLOSE
         )
     decision = decide(outcome, counted, policy, now, random.random())
+    if requests:
+        decision = waiting(outcome, requests, claim.run.name, now)
     if collision and decision.condition is None:
         decision = _with_condition(decision, Condition(type="collision", message=collision, at=now))
     ending = Ending(
@@ -323,6 +334,7 @@ def _finish(
         agent_version=version,
         sessions=sessions,
         events=events,
+        requests=requests,
         parkings=parkings(engine, claim.run, ended, now),
     )
     return engine.store.finish(claim, ending)

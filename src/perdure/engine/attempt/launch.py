@@ -13,6 +13,7 @@ from perdure.engine.attempt.context_fill import fill_of, rules_of
 from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of
 from perdure.engine.attempt.heartbeat import beat
 from perdure.engine.attempt.marks import known_marks
+from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.engine.attempt.warm_agents import Idle, likeness
 from perdure.errors import PerdureError
@@ -75,6 +76,10 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         budget_usd=left(engine, run, attempt.number),
         marks=_marks(engine, opened),
         mark=mark_of(attempt),
+        requests=str(directory_of(engine, run.id))
+        if asks(engine, opened.driver, opened.claim)
+        else "",
+        parked=opened.parked,
         last_word=(run.spec.last_word or engine.last_word) == "on",
     )
 

@@ -42,6 +42,8 @@ class Opened:
     env: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Notes on what the driver changed in the user's arguments."""
+    parked: tuple[str, ...] = ()
+    """Ids of the calls whose answers the attempt is given in place of a prompt."""
     idle: Idle | None = None
     """The kept agent that runs this attempt as a turn; None if there is none."""
 

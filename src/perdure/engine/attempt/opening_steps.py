@@ -191,6 +191,11 @@ def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
     assert run.workspace is not None
     driver = engine.driver(run.spec.agent)
     return Opened(
+        parked=tuple(
+            each.call
+            for each in engine.store.requests(run.id)
+            if each.parked and each.given == claim.attempt
+        ),
         claim=claim,
         attempt=attempt,
         driver=driver,

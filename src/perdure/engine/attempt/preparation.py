@@ -19,6 +19,7 @@ from perdure.engine.attempt.flags import flags_of
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
+from perdure.engine.attempt.requests import answers_for, write_decisions
 from perdure.engine.attempt.start_facts import Decided
 from perdure.model import (
     NOTHING_GIVEN,
@@ -92,17 +93,26 @@ def begin(
         drift=seen,
         untold=decided.untold,
     )
-    text = prompt(asked, replace(story, map=map_for(engine, claim, driver, asked, story.contexts)))
+    news = any(each.version > story.given for each in story.contexts)
+    answers = answers_for(engine, claim, driver, asked, news=news or bool(asked.compact))
+    text = ""
+    if not answers.parked:
+        text = prompt(
+            asked, replace(story, map=map_for(engine, claim, driver, asked, story.contexts))
+        )
+        text = "\n\n".join(part for part in (answers.prompt, text) if part)
     session = live
     if session is None and own_id:
         total = total_of(driver, before) if asked.kind is Start.FORK else Usage()
         session = _announced(claim, home, asked, own_id, now, total, lifetime_s)
     if session is not None:
-        session = replace(session, prompts=(*session.prompts, fingerprint(text))).used(
+        sent = () if answers.parked else (fingerprint(text),)
+        session = replace(session, prompts=(*session.prompts, *sent)).used(
             now, engine.session_lifetime_s
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
+    write_decisions(engine, run.id, answers)
     attempt = engine.store.begin(
         claim,
         Begun(
@@ -114,6 +124,7 @@ def begin(
             before=before,
             session=session,
             workspace=run.workspace,
+            answers=answers.requests,
         ),
     )
     return Opened(
@@ -125,6 +136,7 @@ def begin(
         session=session,
         process=None,
         lifetime_s=lifetime_s,
+        parked=answers.parked,
     )
 
 

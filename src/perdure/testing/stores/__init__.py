@@ -22,6 +22,7 @@ from perdure.testing.stores.inbox import InboxSuite
 from perdure.testing.stores.loans import Opening
 from perdure.testing.stores.plans import PlanSuite
 from perdure.testing.stores.postings import PostingSuite
+from perdure.testing.stores.requests import RequestSuite
 from perdure.testing.stores.runs import Adding, FindSuite, Persons
 from perdure.testing.stores.tokens import TokenSuite
 
@@ -47,5 +48,6 @@ class StoreConformance(
     BoardSuite,
     TokenSuite,
     CountSuite,
+    RequestSuite,
 ):
     """All promises of the protocols. The fixture `store` must be empty for each test."""

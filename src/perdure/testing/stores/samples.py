@@ -30,6 +30,7 @@ from perdure.protocols import (
     InboxStore,
     PlanStore,
     PostingStore,
+    RequestStore,
     RunStore,
     SessionStore,
     TokenStore,
@@ -51,6 +52,7 @@ class Store(
     BoardStore,
     TokenStore,
     CountingStore,
+    RequestStore,
     Protocol,
 ):
     """All the store protocols together."""

@@ -1,0 +1,165 @@
+"""The program that Claude Code runs before a tool call, and after calls that needed a permission
+that nobody was there to give. Observed with 2.1.329.
+
+Started by the settings that `settings` makes, with the run's directory of requests as its only
+argument; it must not import anything but a few modules of the standard library, because the agent
+waits for it. Files in that directory:
+
+- `decisions.json`: the answers of people, written by perdure before the launch;
+- `armed`: exists if there is anything to look up. Without it the shell does not even start Python;
+- `asked`: digests of calls that need a permission, written by this program;
+- `parked`: ids of calls that this program put off;
+- `used-N`: the answer to request N was used. Created exclusively, so an answer is used once.
+
+A call that needs a permission is denied the first time, and the agent is asked to make it once
+more, alone: only `PreToolUse` can put a call off (`defer`), it runs before the permissions are
+checked, and a call beside others cannot be put off. `PermissionRequest` would run after the check;
+but beside `--permission-prompt-tool=stdio`, without which no question can be asked, its answer
+comes too late.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+
+TYPE_CHECKING = False  # importing typing takes longer than all the rest
+if TYPE_CHECKING:
+    from typing import Any
+
+QUESTION = "AskUserQuestion"
+FAILED = "Tool permission request failed"
+MOST = 200
+ONCE_MORE = (
+    "A person has to allow the call whose permission request failed. Make exactly the same call "
+    "once more, as the only call of your answer: it then waits for the person, who allows or "
+    "refuses it."
+)
+WAITS = "A person has to allow this call, and is asked when your turn ends. Go on without it."
+SPENT = (
+    "This call was allowed once, and the agent was killed after that: whether it ran is not known. "
+    "Check before you repeat it."
+)
+
+
+def digest(tool: str, given: Any) -> str:
+    text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def path_of(directory: str, name: str) -> str:
+    return f"{directory}/{name}"
+
+
+def lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
+def add(path: str, line: str) -> None:
+    if len(lines(path)) < MOST:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def take(path: str) -> bool:
+    """Return whether the answer was unused until now."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    return True
+
+
+def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
+    """Return the answer to this call, by its id, else by its digest; None if there is none. A call
+    with the right id and other arguments than those that were shown is refused."""
+    try:
+        with open(path_of(directory, "decisions.json"), encoding="utf-8") as file:
+            decisions: list[dict[str, Any]] = json.load(file)
+    except (OSError, ValueError):
+        return None
+    for each in decisions:
+        if call and each["parked"] and each["call"] == call:
+            if each["sha256"] == key:
+                return each
+            return {**each, "answer": "deny", "words": "It is not the call that was shown."}
+    for each in decisions:
+        if not each["parked"] and each["sha256"] == key:
+            return each
+    return None
+
+
+def before(directory: str, given: dict[str, Any], key: str) -> dict[str, Any] | None:
+    """Return the output for `PreToolUse`; None leaves the call to the CLI's own permissions."""
+    call = given.get("tool_use_id", "")
+    decided = decision_for(directory, call, key)
+    if decided is not None:
+        return answered(directory, given, decided)
+    aside = "agent_id" in given
+    if aside or (given["tool_name"] != QUESTION and key not in lines(path_of(directory, "asked"))):
+        return None
+    add(path_of(directory, "parked"), call)
+    return {"permissionDecision": "defer", "permissionDecisionReason": "a person is asked"}
+
+
+def answered(
+    directory: str, given: dict[str, Any], decided: dict[str, Any]
+) -> dict[str, Any] | None:
+    words = decided["words"]
+    if decided["answer"] == "deny":
+        reason = "A person refused this call" + (": " + words if words else ".")
+        return {"permissionDecision": "deny", "permissionDecisionReason": reason}
+    if not take(path_of(directory, f"used-{decided['number']}")):
+        if not decided["parked"]:
+            return None
+        return {"permissionDecision": "deny", "permissionDecisionReason": SPENT}
+    allowed: dict[str, Any] = {
+        "permissionDecision": "allow",
+        "permissionDecisionReason": "a person allowed it",
+    }
+    if decided["answer"] == "text":
+        asked = given["tool_input"].get("questions") or []
+        answers = {each.get("question", ""): words for each in asked if isinstance(each, dict)}
+        allowed["updatedInput"] = {**given["tool_input"], "answers": {**answers, **decided["each"]}}
+    return allowed
+
+
+def after(directory: str, given: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the output for `PostToolBatch`: what the agent is told of calls that needed a
+    permission; None if none did."""
+    told: list[str] = []
+    asked = path_of(directory, "asked")
+    for each in given.get("tool_calls") or []:
+        response = each.get("tool_response")
+        if not isinstance(response, str) or not response.startswith(FAILED):
+            continue
+        key = digest(each["tool_name"], each["tool_input"])
+        if key in lines(asked):
+            told.append(WAITS)
+            continue
+        add(asked, key)
+        add(path_of(directory, "armed"), "")
+        told.append(ONCE_MORE)
+    return {"additionalContext": "\n".join(dict.fromkeys(told))} if told else None
+
+
+def main() -> None:
+    directory = sys.argv[1]
+    given = json.load(sys.stdin)
+    event = given["hook_event_name"]
+    if event == "PreToolUse":
+        output = before(directory, given, digest(given["tool_name"], given["tool_input"]))
+    else:
+        output = after(directory, given)
+    if output is not None:
+        json.dump({"hookSpecificOutput": {"hookEventName": event, **output}}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""`requests`, `approve`, `deny`, `answer`: what agents ask people, and the answers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.compose import open_engine, open_to_read, settings
+from perdure.cli.parser import optional_name
+from perdure.cli.runs.run import check_known, followed, following
+from perdure.cli.text import clock, one_line
+from perdure.errors import UsageError
+from perdure.model.codec import plain
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.rules.requests import options_of, questions
+from perdure.rules.text import visible
+
+if TYPE_CHECKING:
+    from perdure.model import TaskRun
+    from perdure.protocols import RunStore
+
+
+def requests_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "name", nargs="?", help="all requests of this run (default: the open ones of all runs)"
+    )
+    parser.add_argument("--json", action="store_true", help="print them as JSON")
+
+
+def approve_arguments(parser: argparse.ArgumentParser) -> None:
+    _answer_arguments(parser)
+
+
+def deny_arguments(parser: argparse.ArgumentParser) -> None:
+    _answer_arguments(parser)
+    parser.add_argument("--why", default="", metavar="WORDS", help="the reason, for the agent")
+
+
+def answer_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the run's name, id or key")
+    parser.add_argument(
+        "words", help="the answer; for several questions a line for each, in their order"
+    )
+    parser.add_argument("--request", type=int, default=0, metavar="N", help=WHICH)
+    following(parser)
+
+
+WHICH = "the number of the request (default: the only open one)"
+
+
+def _answer_arguments(parser: argparse.ArgumentParser) -> None:
+    optional_name(parser)
+    parser.add_argument("--request", type=int, default=0, metavar="N", help=WHICH)
+    following(parser)
+
+
+def requests_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine import service
+
+    store = open_to_read(settings())
+    found = service.requests(store, arguments.name or "")
+    if arguments.json:
+        print(json.dumps([_report(store, each) for each in found], indent=2, ensure_ascii=False))
+        return 0
+    if not found:
+        print("no requests" if arguments.name else "no open requests")
+    for each in found:
+        print("\n".join(shown(each, store.get(each.run).name)))
+    return 0
+
+
+def _report(store: RunStore, request: AgentRequest) -> dict[str, Any]:
+    return {"name": store.get(request.run).name, **plain(request)}
+
+
+def shown(request: AgentRequest, name: str) -> list[str]:
+    """Return the lines that show a request. Everything that the agent wrote is made visible, so
+    that it cannot pass for something else in a terminal."""
+    lines = [f"{name}  request {request.number}  {_state(request)}"]
+    asked = questions(request)
+    for each in asked:
+        lines.append(f"  asks   {one_line(visible(str(each.get('question', ''))), 1000)}")
+        for option in options_of(each):
+            lines.append(f"         - {one_line(visible(str(option.get('label', ''))), 200)}")
+    if not asked:
+        lines.append(f"  wants  {one_line(visible(request.tool), 200)}")
+        lines += [f"         {line}" for line in payload_lines(request)]
+    if request.size > len(request.payload):
+        lines.append(
+            f"         ... {request.size} characters in all: too long to be allowed unseen"
+        )
+    if request.state is RequestState.OPEN:
+        verb = f'answer {name} "..."' if asked else f"approve {name}, or perdure deny {name}"
+        lines.append(f"  until  {clock(request.expires)}: perdure {verb}")
+    elif request.words:
+        lines.append(f"  words  {one_line(visible(request.words), 1000)}")
+    return lines
+
+
+def payload_lines(request: AgentRequest) -> list[str]:
+    """Return the arguments of the call, one on each line, with invisible characters named."""
+    try:
+        given = json.loads(request.payload)
+    except ValueError:
+        return [visible(request.payload)]
+    if not isinstance(given, dict):
+        return [visible(json.dumps(given, ensure_ascii=False))]
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in given.items()
+    }
+    return [
+        visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
+        for key, value in values.items()
+    ]
+
+
+def _state(request: AgentRequest) -> str:
+    if request.state is not RequestState.ANSWERED:
+        return str(request.state)
+    by = f" by {one_line(visible(request.by), 100)}" if request.by else ""
+    return f"{request.answer}{by}"
+
+
+def approve_verb(arguments: argparse.Namespace) -> int:
+    return _answered(arguments, AnswerKind.ALLOW, "")
+
+
+def deny_verb(arguments: argparse.Namespace) -> int:
+    return _answered(arguments, AnswerKind.DENY, arguments.why)
+
+
+def answer_verb(arguments: argparse.Namespace) -> int:
+    return _answered(arguments, AnswerKind.TEXT, arguments.words)
+
+
+def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> int:
+    """Store the answer, then go on with the run here, as `retry` does. A run whose files are on
+    another host is left to that host."""
+    check_known(arguments.name)
+    if arguments.request < 0:
+        raise UsageError("expected the number of a request", f"perdure requests {arguments.name}")
+    from perdure.engine import service
+
+    chosen = settings()
+    engine = open_engine(chosen)
+    run, _ = service.answer(engine, arguments.name, arguments.request, answer, words, _person())
+    if engine.elsewhere(run):
+        print(f"answered; {run.name} goes on on {run.host_name}")
+        return 0
+
+    def begin(engine: Any) -> TaskRun:
+        found: TaskRun = engine.store.get(run.id)
+        return found
+
+    return followed(arguments, chosen, begin)
+
+
+def _person() -> str:
+    """Return who answers: the local user and the host."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        user = "somebody"
+    return f"{user}@{socket.gethostname()}"

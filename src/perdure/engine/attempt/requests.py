@@ -1,0 +1,178 @@
+"""Requests of an attempt: which calls it ended with, and which answers the next one is given.
+
+`preparation` calls `prepare` before the start is stored, `finish` calls `asked` before the end is.
+The run's directory of requests is where the agent's hook finds answers and leaves its marks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+
+import msgspec
+
+from perdure.engine.attempt.engine import Engine
+from perdure.engine.attempt.live_attempt import Opened
+from perdure.lateclass import dataclass
+from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.protocols import AgentDriver, Parks
+from perdure.rules.requests import due, expired, questions, requests_of, told
+
+TAIL = 16 * 1024 * 1024
+"""Number of bytes at the end of an agent's output in which its last result is looked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """The answers that an attempt is given."""
+
+    requests: tuple[AgentRequest, ...] = ()
+    refused: tuple[AgentRequest, ...] = ()
+    """All calls that a person has refused in this run."""
+    prompt: str = ""
+    """What the prompt says of them."""
+    parked: tuple[str, ...] = field(default=())
+    """Ids of the calls that wait in the conversation. If there are any, the attempt has no
+    prompt."""
+
+
+def directory_of(engine: Engine, run_id: str) -> Path:
+    """Return the run's directory of requests."""
+    return engine.state / "runs" / run_id / "requests"
+
+
+def asks(engine: Engine, driver: AgentDriver, claim: Claim) -> bool:
+    """Return whether the run's agent may ask a person."""
+    policy = OnDenied(claim.run.spec.on_denied or engine.on_denied)
+    return (
+        bool(engine.request_expiry_s)
+        and isinstance(driver, Parks)
+        and policy is OnDenied.ASK
+        and claim.run.spec.permissions is not Permissions.READ
+    )
+
+
+def answers_for(
+    engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuation, *, news: bool
+) -> Answers:
+    """Return the answers that the attempt is given. `news`: there are instructions that the
+    conversation does not have yet, so it needs a prompt."""
+    now = engine.store.now()
+    requests = [expired(each, now) for each in engine.store.requests(claim.run.id)]
+    if not requests:
+        return Answers()
+    directory = directory_of(engine, claim.run.id)
+    spent = frozenset(
+        each.number for each in requests if (directory / f"used-{each.number}").exists()
+    )
+    given = [
+        each
+        for each in due(requests, claim.attempt - 1, spent)
+        if not each.given or engine.attempt_directory(claim).with_name(str(each.given)).exists()
+    ]
+    goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
+    if not goes_on:
+        # The call does not wait in a new conversation: its agent is told the answer.
+        given = [msgspec.structs.replace(each, parked=False) for each in given]
+    refused = tuple(
+        each
+        for each in requests
+        if each.state is RequestState.ANSWERED and each.answer is AnswerKind.DENY
+    )
+    parked = tuple(
+        each.call
+        for each in given
+        if each.parked and each.state in (RequestState.ANSWERED, RequestState.EXPIRED)
+    )
+    return Answers(
+        requests=tuple(given),
+        refused=refused,
+        prompt=told(given),
+        parked=() if news or told(given) else parked,
+    )
+
+
+def write_decisions(engine: Engine, run_id: str, answers: Answers) -> None:
+    """Put the answers where the agent's hook finds them, and remove the marks of earlier
+    attempts; those of used answers stay."""
+    directory = directory_of(engine, run_id)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in ("asked", "parked", "armed"):
+        (directory / name).unlink(missing_ok=True)
+    refused = [msgspec.structs.replace(each, parked=False) for each in answers.refused]
+    decisions = [_decision(each) for each in (*answers.requests, *refused)]
+    (directory / "decisions.json").write_text(json.dumps(decisions), encoding="utf-8")
+    if decisions:
+        (directory / "armed").touch()
+
+
+def _decision(request: AgentRequest) -> dict[str, object]:
+    texts = [str(each.get("question", "")) for each in questions(request)]
+    lines = request.words.splitlines()
+    several = len(texts) > 1 and len(lines) == len(texts)
+    return {
+        "number": request.number,
+        "call": request.call,
+        "sha256": request.sha256,
+        "parked": request.parked,
+        "answer": str(request.answer),
+        "words": request.words,
+        "each": dict(zip(texts, lines, strict=True)) if several else {},
+    }
+
+
+def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the calls that a person has decided about, by id and by tool and main argument: that
+    they did not run leaves nothing open."""
+    requests = [
+        each
+        for each in engine.store.requests(opened.claim.run.id)
+        if each.answer is AnswerKind.DENY
+    ]
+    return {each.call for each in requests}, {(each.tool, each.summary) for each in requests}
+
+
+def asked(
+    engine: Engine, opened: Opened, outcome: Outcome, denied: Sequence[tuple[str, str]]
+) -> tuple[AgentRequest, ...]:
+    """Return the requests that the attempt ends with. `denied`: tool and main argument of the
+    calls that were denied and did not run later."""
+    claim, driver = opened.claim, opened.driver
+    if outcome.kind is not OutcomeKind.NEEDS_INPUT or not asks(engine, driver, claim):
+        return ()
+    assert isinstance(driver, Parks)
+    output = _tail(opened.directory / "stdout")
+    calls = [
+        each
+        for each in driver.open_calls(output, directory_of(engine, claim.run.id))
+        if each.parked or (each.tool, engine.redactor.text(each.summary)) in denied
+    ]
+    parked = [each for each in calls if each.parked]
+    found = requests_of(
+        parked or calls,
+        engine.store.requests(claim.run.id),
+        run=claim.run.id,
+        attempt=claim.attempt,
+        now=engine.store.now(),
+        lasts_ms=int(engine.request_expiry_s * 1000),
+    )
+    return tuple(
+        msgspec.structs.replace(
+            each,
+            payload=engine.redactor.text(each.payload),
+            summary=engine.redactor.text(each.summary),
+        )
+        for each in found
+    )
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - TAIL, 0))
+            return file.read(TAIL)
+    except OSError:
+        return b""

@@ -1,0 +1,84 @@
+"""Requests: what an agent asked a person, and the answer.
+
+A run whose attempt ended with requests waits in state `queued` until all of them are answered or
+have expired. Made by `perdure.rules.requests` from the agent's own report; stored with the end of
+the attempt.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class RequestKind(StrEnum):
+    """`approval`: a tool call that was not allowed. `question`: the agent asks something."""
+
+    APPROVAL = "approval"
+    QUESTION = "question"
+
+
+class RequestState(StrEnum):
+    """`open`: waits for an answer. `expired`: nobody answered in time, which refuses it.
+    `superseded`: something else happened to the run first, such as new instructions."""
+
+    OPEN = "open"
+    ANSWERED = "answered"
+    EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+
+
+class AnswerKind(StrEnum):
+    """The answers to a request. `text` answers a question."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    TEXT = "text"
+
+
+class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool call that did not run, as the agent's CLI reports it at the end of a turn."""
+
+    call: str
+    """The id of the call in the conversation."""
+    tool: str
+    input: str
+    """Its arguments as JSON, whole."""
+    summary: str = ""
+    """Its main argument, as in `ToolStarted`."""
+    parked: bool = False
+    """The call waits in the conversation; the CLI can still run it."""
+
+
+class AgentRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One request. `number` counts the requests of a run from 1."""
+
+    run: str
+    number: int
+    attempt: int
+    """The attempt in which the agent asked."""
+    kind: RequestKind
+    tool: str
+    call: str
+    summary: str
+    payload: str
+    """The arguments of the call as JSON, without secrets; only the beginning of very long ones."""
+    size: int
+    """Length of the arguments in characters, whole."""
+    sha256: str
+    """Digest of tool and arguments as the agent gave them. Only a call with this digest is run."""
+    parked: bool
+    """The very call waits in the conversation. If not, the agent is told the answer in its next
+    prompt and has to make the call again."""
+    asked: int
+    expires: int
+    state: RequestState = RequestState.OPEN
+    answer: AnswerKind | None = None
+    words: str = ""
+    """The person's words: the answer to a question, or why a call was refused."""
+    by: str = ""
+    """The person or program that answered."""
+    answered: int = 0
+    given: int = 0
+    """The newest attempt that was given the answer; 0: none yet."""

@@ -1,0 +1,203 @@
+"""Decides which of an agent's calls become requests to a person, and what follows an answer. Pure.
+
+`engine.attempt.requests` calls it at the end of an attempt and before the next one starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from perdure.model import Condition, Decision, Outcome, RunState
+from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
+
+WAITING = "needs_input"
+"""Type of the condition of a run that waits for answers."""
+MOST_AT_ONCE = 20
+"""Maximum number of requests of one attempt."""
+MOST_OF_RUN = 100
+"""Maximum number of requests of a run. After that its attempts end as they do without requests."""
+SHOWN = 16_000
+"""Maximum number of characters of a call's arguments that are kept to be shown."""
+WORDS = 8_000
+"""Maximum number of characters of an answer."""
+QUESTION = "AskUserQuestion"
+
+NOBODY = "Nobody answered in time, so the call is refused."
+SPENT = (
+    "This call was allowed once, and the agent was killed after that: whether it ran is not known. "
+    "Check before you repeat it; a person has to allow it again."
+)
+
+
+def digest(tool: str, given: Any) -> str:
+    """Return the digest by which a call is recognized: of its tool and its arguments, whatever the
+    order of their names. `agents/claude/hook.py` computes the same."""
+    text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def requests_of(
+    calls: Iterable[OpenCall],
+    earlier: Sequence[AgentRequest],
+    *,
+    run: str,
+    attempt: int,
+    now: int,
+    lasts_ms: int,
+) -> tuple[AgentRequest, ...]:
+    """Return the requests that an attempt ends with. A call that a person has allowed or refused
+    before is not asked for again: something else decides about it."""
+    decided = {
+        each.sha256 for each in earlier if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
+    }
+    found: dict[str, AgentRequest] = {}
+    for call in calls:
+        try:
+            given = json.loads(call.input)
+        except ValueError:
+            continue
+        key = digest(call.tool, given)
+        asks = call.tool == QUESTION
+        if key in found or (key in decided and not call.parked and not asks):
+            continue
+        number = len(earlier) + len(found) + 1
+        if len(found) >= MOST_AT_ONCE or number > MOST_OF_RUN:
+            break
+        found[key] = AgentRequest(
+            run=run,
+            number=number,
+            attempt=attempt,
+            kind=RequestKind.QUESTION if asks else RequestKind.APPROVAL,
+            tool=call.tool[:200],
+            call=call.call,
+            summary=call.summary,
+            payload=call.input[:SHOWN],
+            size=len(call.input),
+            sha256=key,
+            parked=call.parked,
+            asked=now,
+            expires=now + lasts_ms,
+        )
+    return tuple(found.values())
+
+
+def detail(request: AgentRequest) -> str:
+    """Return what the outcome of an attempt says that ended with this call."""
+    asked = questions(request)
+    if not asked:
+        return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
+    texts = " ".join(str(each.get("question", "")) for each in asked)
+    labels = [
+        str(option.get("label", ""))
+        for option in chain.from_iterable(options_of(each) for each in asked)
+    ]
+    options = f" ({', '.join(labels)})" if labels else ""
+    return f"it asks: {' '.join(texts.split())}{options}"[:400]
+
+
+def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the offered answers of one question."""
+    options = question.get("options")
+    return [each for each in options if isinstance(each, dict)] if isinstance(options, list) else []
+
+
+def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
+    """Return what follows an attempt that ended with requests: the run waits until they expire.
+    Answers make it due earlier."""
+    verb = f"perdure approve {name}, or perdure deny {name}"
+    if requests[0].kind is RequestKind.QUESTION:
+        verb = f'perdure answer {name} "..."'
+    count = len(requests)
+    more = f" ({count} requests: perdure requests {name})" if count > 1 else ""
+    return Decision(
+        state=RunState.QUEUED,
+        run_after=min(each.expires for each in requests),
+        reason=f"{outcome.kind}: {outcome.detail}",
+        condition=Condition(type=WAITING, message=f"the agent waits for you: {verb}{more}", at=now),
+    )
+
+
+def expired(request: AgentRequest, now: int) -> AgentRequest:
+    """Return the request, refused if its time is over and nobody has answered."""
+    if request.state is not RequestState.OPEN or request.expires > now:
+        return request
+    return msgspec.structs.replace(
+        request, state=RequestState.EXPIRED, answer=AnswerKind.DENY, words=NOBODY, answered=now
+    )
+
+
+def late(request: AgentRequest) -> str:
+    """Return why a request that is not open takes no answer, as one sentence."""
+    if request.state is RequestState.ANSWERED:
+        who = f" by {request.by}" if request.by else ""
+        return f"Request {request.number} was answered already{who}: {request.answer}"
+    if request.state is RequestState.EXPIRED:
+        return f"Request {request.number} has expired, so the call was refused"
+    return f"Request {request.number} is not open any more: {request.words or 'it was superseded'}"
+
+
+def questions(request: AgentRequest) -> list[Mapping[str, Any]]:
+    """Return the questions of a request, as the agent gave them; empty for an approval, and for
+    one that is too long to be kept whole."""
+    try:
+        given = json.loads(request.payload)
+    except ValueError:
+        return []
+    asked = given.get("questions") if isinstance(given, dict) else None
+    if request.kind is not RequestKind.QUESTION or not isinstance(asked, list):
+        return []
+    return [each for each in asked if isinstance(each, dict)]
+
+
+def told(requests: Sequence[AgentRequest]) -> str:
+    """Return what the agent's next prompt says of answers to calls that do not wait in the
+    conversation; empty if there are none."""
+    lines = []
+    for each in requests:
+        if each.parked:
+            continue
+        call = f"{each.tool} {each.payload}"
+        who = each.by or "a person"
+        if each.answer is AnswerKind.ALLOW:
+            lines.append(
+                f"{who} allowed this call, which was denied before. Make it now, unchanged; it "
+                f"will run once: {call}"
+            )
+        elif each.answer is AnswerKind.DENY:
+            why = f" ({each.words})" if each.words else ""
+            lines.append(f"{who} refused this call{why}. Go on without it: {call}")
+        elif each.answer is AnswerKind.TEXT:
+            lines.append(f"{who} answered your question {call}: {each.words}")
+    return "\n\n".join(lines)
+
+
+def due(
+    requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
+) -> tuple[AgentRequest, ...]:
+    """Return the requests whose answer the next attempt is given.
+
+    `previous`: the newest attempt that has ended; `spent`: requests whose answer was used. An
+    answer that an attempt was given and cannot have used is given again.
+    """
+    return tuple(
+        _closed(each)
+        for each in requests
+        if each.state is not RequestState.OPEN
+        and (each.state is not RequestState.SUPERSEDED or each.parked)
+        and (not each.given or (each.given == previous and each.number not in spent))
+    )
+
+
+def _closed(request: AgentRequest) -> AgentRequest:
+    """Return the request; one that was superseded is refused, whatever was answered."""
+    if request.state is not RequestState.SUPERSEDED:
+        return request
+    return msgspec.structs.replace(
+        request, answer=AnswerKind.DENY, words=f"not now: {request.words}"
+    )

@@ -1,0 +1,79 @@
+"""Requests in SQL: `perdure.protocols.RequestStore`. Of two answers at the same moment one is
+stored; the other one is refused with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.errors import Conflict, NotFound
+from perdure.model import RunState, TaskRun
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.rules.requests import WAITING, expired, late
+from perdure.store import requests as stored
+from perdure.store.retention import Keeping
+from perdure.store.rows import noun_of, run_of
+
+
+class StoredRequests(Keeping):
+    """A `Keeping` that also stores requests."""
+
+    def requests(self, run_id: str) -> Sequence[AgentRequest]:
+        return [noun_of(row["body"], AgentRequest) for row in self._rows("requests", run=run_id)]
+
+    def open_requests(self, limit: int = 1000) -> Sequence[AgentRequest]:
+        now = self.now()
+        found = [
+            noun_of(row["body"], AgentRequest) for row in self._rows("open_requests", limit=limit)
+        ]
+        return [each for each in found if each.expires > now]
+
+    def answer(
+        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str
+    ) -> tuple[TaskRun, AgentRequest]:
+        from perdure.model.codec import encode
+        from perdure.model.events import RequestAnswered, RunQueued
+
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            # The row of the run is locked first: whoever gives the last answer must see the others.
+            write.do("touch_run", id=run.id, now=write.now)
+            found = write.one("request", run=run.id, number=number)
+            if found is None:
+                raise NotFound(
+                    f"{run.name} has no request {number}", f"perdure requests {run.name}"
+                )
+            request = expired(noun_of(found["body"], AgentRequest), write.now)
+            if request.state is not RequestState.OPEN:
+                raise Conflict(late(request), f"perdure requests {run.name}")
+            request = msgspec.structs.replace(
+                request,
+                state=RequestState.ANSWERED,
+                answer=answer,
+                words=words,
+                by=by,
+                answered=write.now,
+            )
+            if run.state is not RunState.QUEUED or not stored.put(
+                write, request, RequestState.OPEN
+            ):
+                raise Conflict(
+                    f"Request {number} of {run.name} is not open any more",
+                    f"perdure requests {run.name}",
+                )
+            write.note(
+                run.id, 0, [RequestAnswered(number=number, answer=answer.value, by=by, words=words)]
+            )
+            left = [
+                each for each in stored.of_run(write, run.id) if each.state is RequestState.OPEN
+            ]
+            if left:
+                return run, request
+            reason = f"request {number} was answered"
+            kept = tuple(each for each in run.conditions if each.type != WAITING)
+            row = write.one(
+                "answered_run", id=run.id, conditions=encode(kept), reason=reason, now=write.now
+            )
+            write.note(run.id, 0, [RunQueued(reason=reason, run_after=write.now)])
+            return run_of(row), request

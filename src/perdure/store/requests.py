@@ -1,0 +1,98 @@
+"""Statements on requests within a transaction: stored with the end of an attempt, given to the next
+one, superseded by what happens to the run. Called by `fence`, `sql`, `retention` and `answers`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from perdure.errors import LostLease
+from perdure.model import RunState, TaskRun
+from perdure.model.requests import AgentRequest, RequestState
+from perdure.rules.requests import WAITING
+from perdure.store.rows import noun_of
+from perdure.store.transaction import Write
+
+
+def of_run(write: Write, run_id: str) -> list[AgentRequest]:
+    """Return the requests of a run, oldest first."""
+    return [noun_of(row["body"], AgentRequest) for row in write.all("requests", run=run_id)]
+
+
+def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
+    """Store new requests, and record them in the journal."""
+    from perdure.model.codec import encode
+    from perdure.model.events import RequestMade
+
+    for each in requests:
+        write.do(
+            "add_request",
+            run=each.run,
+            number=each.number,
+            state=each.state.value,
+            expires=each.expires,
+            body=encode(each),
+        )
+    events = [
+        RequestMade(number=each.number, request=each.kind.value, tool=each.tool)
+        for each in requests
+    ]
+    if events:
+        write.note(requests[0].run, attempt, events)
+
+
+def put(write: Write, request: AgentRequest, was: RequestState) -> bool:
+    """Replace a request that is still in the state `was`. Return whether it was."""
+    from perdure.model.codec import encode
+
+    row = write.one(
+        "put_request",
+        run=request.run,
+        number=request.number,
+        state=request.state.value,
+        was=was.value,
+        body=encode(request),
+    )
+    return row is not None
+
+
+def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
+    """Store that an attempt is given these answers. Expired requests get their default answer here.
+    Raises LostLease if one of them was changed meanwhile."""
+    from perdure.model.events import RequestGiven
+
+    known = {each.number: each for each in of_run(write, requests[0].run)} if requests else {}
+    for each in requests:
+        was = known[each.number].state
+        if was is not each.state and was is not RequestState.OPEN:
+            raise LostLease(f"Request {each.number} was changed meanwhile", "perdure requests")
+        state = RequestState.SUPERSEDED if was is RequestState.SUPERSEDED else each.state
+        put(write, msgspec.structs.replace(each, given=attempt, state=state), was)
+        event = RequestGiven(number=each.number, answer=str(each.answer), parked=each.parked)
+        write.note(each.run, attempt, [event])
+
+
+def release(write: Write, run: TaskRun, why: str) -> None:
+    """Supersede the requests of a run, also those that were answered and not used; if it waits for
+    them, make it due."""
+    from perdure.model.codec import encode
+
+    supersede(write, run.id, why, answered=True)
+    if run.state is RunState.QUEUED and any(each.type == WAITING for each in run.conditions):
+        kept = tuple(each for each in run.conditions if each.type != WAITING)
+        write.do("answered_run", id=run.id, conditions=encode(kept), reason=why, now=write.now)
+
+
+def supersede(write: Write, run_id: str, why: str, *, answered: bool = False) -> None:
+    """Close the open requests of a run, whose agent will not be given an answer. `answered`: those
+    that were answered and not used as well."""
+    from perdure.model.events import RequestSuperseded
+
+    for each in of_run(write, run_id):
+        unused = answered and each.state is RequestState.ANSWERED and not each.given
+        if each.state is not RequestState.OPEN and not unused:
+            continue
+        closed = msgspec.structs.replace(each, state=RequestState.SUPERSEDED, words=why)
+        if put(write, closed, each.state):
+            write.note(run_id, 0, [RequestSuperseded(number=each.number, reason=why)])

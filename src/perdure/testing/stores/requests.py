@@ -1,0 +1,131 @@
+"""Tests of requests: they are stored with the end of an attempt, answered once, and superseded by
+everything that makes their run go on or end without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from perdure.errors import Conflict, NotFound
+from perdure.model import Condition, Decision, OutcomeKind, RunState, TaskRun
+from perdure.model.events import CheckpointRestored
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.testing.stores.samples import Store, begun, claimed, ending, submit
+
+HOUR = 3_600_000
+RESTORED = CheckpointRestored(number=1, attempt=1, attempts=1)
+
+
+def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR) -> TaskRun:
+    """Return a run whose first attempt ended with this many requests."""
+    run = submit(store)
+    claim = claimed(store, run)
+    store.begin(claim, begun(run))
+    now = store.now()
+    requests = tuple(
+        AgentRequest(
+            run=run.id,
+            number=number,
+            attempt=1,
+            kind=RequestKind.APPROVAL,
+            tool="Bash",
+            call=f"call-{number}",
+            summary="make deploy",
+            payload="{}",
+            size=2,
+            sha256=f"{number:064}",
+            parked=True,
+            asked=now,
+            expires=now + lasts_ms,
+        )
+        for number in range(1, count + 1)
+    )
+    condition = Condition(type="needs_input", message="it asks", at=now)
+    decision = Decision(
+        state=RunState.QUEUED, run_after=now + lasts_ms, reason="it asks", condition=condition
+    )
+    end = ending(OutcomeKind.NEEDS_INPUT, RunState.QUEUED)
+    return store.finish(claim, replace(end, decision=decision, requests=requests))
+
+
+def states(store: Store, run: TaskRun) -> list[RequestState]:
+    return [each.state for each in store.requests(run.id)]
+
+
+class RequestSuite:
+    """`requests`, `open_requests`, `answer`, and what supersedes a request."""
+
+    def test_a_run_waits_until_its_last_request_is_answered(self, store: Store) -> None:
+        """It is not claimed before, and is due at once after the last answer."""
+        run = waiting(store, count=2)
+        assert [each.type for each in run.conditions] == ["needs_input"]
+        assert [each.number for each in store.open_requests()] == [1, 2]
+        assert store.claim("ann", 60.0) is None
+        after, request = store.answer(run.id, 2, AnswerKind.DENY, "no", "ada")
+        assert (request.state, request.by, request.words) == (RequestState.ANSWERED, "ada", "no")
+        assert after.run_after > store.now() and store.claim("ann", 60.0) is None
+        after, _ = store.answer(run.id, 1, AnswerKind.ALLOW, "", "bob")
+        assert after.run_after <= store.now() and after.conditions == ()
+        assert store.open_requests() == []
+        assert claimed(store, run).attempt == 2
+
+    def test_the_first_answer_counts(self, store: Store) -> None:
+        """The second one is refused, and says who was first. A request that does not exist is not
+        found."""
+        run = waiting(store)
+        store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
+        with pytest.raises(Conflict, match="answered already by ada: allow"):
+            store.answer(run.id, 1, AnswerKind.DENY, "", "bob")
+        with pytest.raises(NotFound):
+            store.answer(run.id, 7, AnswerKind.ALLOW, "", "ada")
+        assert store.requests(run.id)[0].by == "ada"
+
+    def test_an_expired_request_takes_no_answer(self, store: Store) -> None:
+        """Its run is due by the clock alone."""
+        run = waiting(store, lasts_ms=0)
+        with pytest.raises(Conflict, match="has expired"):
+            store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
+        assert store.open_requests() == []
+        assert claimed(store, run).attempt == 2
+
+    @pytest.mark.parametrize(
+        "happens",
+        [
+            lambda store, run: store.update(run.id, "something else"),
+            lambda store, run: store.requeue(run.id, "retry"),
+            lambda store, run: store.request_cancel(run.id),
+            lambda store, run: store.reset([run.id], "start over"),
+            lambda store, run: store.restored(run.id, [], RESTORED),
+        ],
+        ids=["update", "retry", "stop", "reset", "restore"],
+    )
+    @pytest.mark.parametrize("answered", [False, True], ids=["open", "answered"])
+    def test_what_happens_to_the_run_supersedes_its_requests(
+        self, store: Store, happens: Callable[[Store, TaskRun], object], answered: bool
+    ) -> None:
+        """No later answer reaches the agent; the run does not wait for it any more. An answer that
+        was given survives only where the run goes on in the same conversation."""
+        run = waiting(store, count=2)
+        if answered:
+            store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
+        happens(store, run)
+        assert RequestState.OPEN not in states(store, run)
+        with pytest.raises(Conflict):
+            store.answer(run.id, 2, AnswerKind.ALLOW, "", "ada")
+        assert all(each.type != "needs_input" for each in store.get(run.id).conditions)
+        now = store.get(run.id)
+        assert now.state is RunState.CANCELLED or now.run_after <= store.now()
+
+    def test_an_attempt_is_given_an_answer(self, store: Store) -> None:
+        """It is stored with the start of the attempt which one that was."""
+        run = waiting(store)
+        store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
+        claim = claimed(store, run)
+        store.begin(claim, replace(begun(run), answers=tuple(store.requests(run.id))))
+        (request,) = store.requests(run.id)
+        assert (request.given, request.state) == (2, RequestState.ANSWERED)
+        kinds = [record.event.__struct_config__.tag for record in store.history(run.id)]
+        assert kinds.count("request_made") == kinds.count("request_answered") == 1
+        assert kinds.count("request_given") == 1

@@ -1,0 +1,176 @@
+"""What an agent asks a person: the real Claude Code, gone while it waits, and its very call run or
+refused after the answer."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.journeys.stage import Stage
+
+MakeStage = Callable[..., Stage]
+pytestmark = [pytest.mark.journey, pytest.mark.parametrize("agent", ["claude"], indirect=True)]
+
+
+def call(tool: str, **given: Any) -> str:
+    return f"call {tool} {json.dumps(given)}\n"
+
+
+def question(words: str) -> str:
+    options = [{"label": "Postgres", "description": "big"}, {"label": "SQLite", "description": "s"}]
+    asked = {"question": words, "header": "Choice", "multiSelect": False, "options": options}
+    return call("AskUserQuestion", questions=[asked])
+
+
+def requests(stage: Stage, name: str = "task") -> list[dict[str, Any]]:
+    done = stage.perdure("requests", name, "--json")
+    assert done.code == 0, done.err
+    found: list[dict[str, Any]] = json.loads(done.out)
+    return found
+
+
+def run(stage: Stage, *words: str, code: int = 3) -> dict[str, Any]:
+    done = stage.perdure("run", "--repo", str(stage.repo), "--name", "task", *words, "Do the task.")
+    assert done.code == code, (done.out, done.err)
+    return stage.show()
+
+
+def pairs(stage: Stage, tool: str) -> dict[str, list[str]]:
+    """The results that the model was shown of each call of the tool, by the id of the call."""
+    found: dict[str, list[str]] = {}
+    for message in stage.rehearsal.last.messages:
+        if message.role == "tool_call" and message.text.startswith(tool):
+            found[message.call] = []
+        if message.role == "tool_result" and message.call in found:
+            found[message.call].append(message.text)
+    return found
+
+
+def asking(file: Path, rest: str = "say It is written.\n") -> str:
+    """A script whose call, outside of the workdir, needs a permission."""
+    write = call("Write", file_path=str(file), content="ran\n")
+    return f"by history\n{write}---\n{write}---\n{rest}"
+
+
+def test_an_approved_call_runs_once_in_another_process(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The agent's process is gone while the run waits. Another perdure approves, and that very call
+    runs: the model sees one call with one result. The approval cannot be used again."""
+    file = tmp_path / "outside.txt"
+    here = stage(asking(file))
+    report = run(here)
+    here.nothing_survives()
+    assert report["state"] == "queued"
+    assert [each["type"] for each in report["conditions"]] == ["needs_input"]
+    (request,) = requests(here)
+    assert (request["state"], request["tool"], request["parked"]) == ("open", "Write", True)
+    assert json.loads(request["payload"]) == {"file_path": str(file), "content": "ran\n"}
+    assert not file.exists()
+    # Nobody starts it before the answer, and `wait` does not wait for it.
+    assert here.perdure("work", "--once").code == 0
+    assert here.perdure("wait", "task").code == 3
+    assert len(here.show()["attempts"]) == 1
+
+    done = here.perdure("approve", "task")
+    assert done.code == 0, done.err
+    assert file.read_text() == "ran\n"
+    assert pairs(here, "Write")[request["call"]] == [
+        text for text in pairs(here, "Write")[request["call"]] if "created" in text
+    ]
+    assert len(pairs(here, "Write")[request["call"]]) == 1
+    report = here.show()
+    assert report["state"] == "succeeded"
+    assert report["attempts"][-1]["receipt"]["verdict"] == "native"
+    (request,) = requests(here)
+    assert (request["state"], request["answer"], request["given"]) == ("answered", "allow", 2)
+    assert "@" in request["by"]
+
+    # Late and twice: one sentence, and the exit code of a conflict.
+    again = here.perdure("approve", "task", "--request", "1")
+    assert (again.code, again.err.count("\n")) == (6, 2)
+    assert "Request 1 was answered already" in again.err
+
+
+def test_the_same_call_asks_again_after_its_approval_was_used(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """An approval is worth one call: when the agent makes the same call once more, it asks."""
+    file = tmp_path / "outside.txt"
+    write = call("Write", file_path=str(file), content="ran\n")
+    here = stage(asking(file, f"{write}---\n{write}---\nsay Twice.\n"))
+    run(here)
+    assert here.perdure("approve", "task").code == 3
+    assert file.read_text() == "ran\n"
+    file.unlink()
+    first, second = requests(here)
+    assert (first["state"], second["state"]) == ("answered", "open")
+    assert first["sha256"] == second["sha256"]
+    done = here.perdure("deny", "task", "--why", "not twice")
+    assert done.code == 0, done.err
+    assert not file.exists()
+    assert any("not twice" in text for text in pairs(here, "Write")[second["call"]])
+    assert here.show()["state"] == "succeeded"
+
+
+def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, agent: str) -> None:
+    """A question waits without a process; everything is killed; the answer arrives as the result of
+    the tool, and a second question waits again."""
+    script = (
+        f"by history\n{question('Which database?')}---\n{question('Which port?')}---\nsay Ok.\n"
+    )
+    here = stage(script)
+    started = here.start("run", "--repo", str(here.repo), "--name", "task", "-d", "Do the task.")
+    assert here.finish(started).code == 0
+    here.until(lambda: here.perdure("requests").out.startswith("task"), "it asks")
+    here.nothing_survives()
+    assert "it asks: Which database? (Postgres, SQLite)" in here.perdure("why", "task").out
+    wrong = here.perdure("approve", "task")
+    assert (wrong.code, "is a question" in wrong.err) == (2, True)
+    done = here.perdure("answer", "task", "SQLite, please")
+    assert done.code == 3, done.err
+    assert [each["state"] for each in requests(here)] == ["answered", "open"]
+    done = here.perdure("answer", "task", "5432")
+    assert done.code == 0, done.err
+    results = list(pairs(here, "AskUserQuestion").values())
+    assert [len(texts) for texts in results] == [1, 1]
+    assert '"Which database?"="SQLite, please"' in results[0][0]
+    assert '"Which port?"="5432"' in results[1][0]
+
+
+def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_path: Path) -> None:
+    """A run that is told something else does not run the call, and the late approval is refused."""
+    file = tmp_path / "outside.txt"
+    here = stage(asking(file, "say Never mind.\n---\nsay Something else.\n"))
+    run(here)
+    done = here.perdure("update", "task", "Do something else.")
+    assert done.code == 0, done.err
+    assert not file.exists()
+    (request,) = requests(here)
+    assert request["state"] == "superseded"
+    late = here.perdure("approve", "task", "--request", "1")
+    assert (late.code, "not open any more" in late.err) == (6, True)
+
+
+def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_path: Path) -> None:
+    """A call in the conversation that is not the one that was shown is refused: what runs is
+    compared with what was approved by its digest."""
+    file = tmp_path / "outside.txt"
+    here = stage(asking(file))
+    run(here)
+    # The request is changed in the store, as if another command had been shown.
+    with sqlite3.connect(here.state / "perdure.db") as database:
+        (body,) = database.execute("SELECT body FROM requests").fetchone()
+        told = {**json.loads(body), "sha256": "0" * 64}
+        database.execute("UPDATE requests SET body = ?", (json.dumps(told),))
+    assert here.perdure("approve", "task").code == 3
+    assert not file.exists()
+    (texts,) = [
+        texts for key, texts in pairs(here, "Write").items() if key == requests(here)[0]["call"]
+    ]
+    assert "not the call that was shown" in texts[0]

@@ -1,0 +1,139 @@
+"""The rules of requests: which calls become one, what an answer is worth, and when it is used."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from perdure.agents.claude import hook
+from perdure.cli.runs.requests import shown
+from perdure.model import Outcome, OutcomeKind, RunState
+from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
+from perdure.rules import requests as rules
+
+DAY_MS = 86_400_000
+
+
+def call(tool: str = "Bash", parked: bool = True, **given: Any) -> OpenCall:
+    text = json.dumps(given or {"command": "make deploy"})
+    return OpenCall(call=f"t-{tool}", tool=tool, input=text, summary="s", parked=parked)
+
+
+def made(*calls: OpenCall, earlier: tuple[AgentRequest, ...] = ()) -> tuple[AgentRequest, ...]:
+    return rules.requests_of(calls, earlier, run="r", attempt=1, now=1000, lasts_ms=DAY_MS)
+
+
+def answered(request: AgentRequest, answer: AnswerKind, **more: Any) -> AgentRequest:
+    changes = {"state": RequestState.ANSWERED, "answer": answer, **more}
+    return msgspec.structs.replace(request, **changes)
+
+
+def test_the_hook_knows_a_call_by_the_same_digest() -> None:
+    """The hook imports nothing of perdure, and yet computes the digest that was stored."""
+    given = {"b": [1, 2.5, None, True], "a": {"ü": "\u202e\x1b"}, "c": "x" * 5000}
+    turned = json.loads(json.dumps(dict(reversed(given.items()))))
+    assert hook.digest("Write", given) == rules.digest("Write", turned)
+    assert hook.digest("Write", given) != rules.digest("Bash", given)
+    assert hook.digest("Write", {**given, "c": ""}) != rules.digest("Write", given)
+
+
+def test_an_agent_that_asks_a_thousand_times_makes_few_requests() -> None:
+    """Requests are limited for an attempt and for a run, and the same call asks once."""
+    many = [call(parked=False, command=f"make {n}") for n in range(1000)]
+    first = made(*many, *many)
+    assert [each.number for each in first] == list(range(1, rules.MOST_AT_ONCE + 1))
+    full = tuple(
+        msgspec.structs.replace(first[0], number=n, sha256=str(n))
+        for n in range(1, rules.MOST_OF_RUN + 1)
+    )
+    assert made(*many, earlier=full) == ()
+    assert len(made(*[many[0]] * 1000)) == 1
+
+
+def test_a_call_that_was_decided_is_not_asked_for_again() -> None:
+    """A call that a person allowed, and that something else denies, makes no request for ever; one
+    that waits in the conversation has to be answered all the same."""
+    (once,) = made(call(parked=False))
+    allowed = answered(once, AnswerKind.ALLOW, given=2)
+    assert made(call(parked=False), earlier=(allowed,)) == ()
+    (again,) = made(call(parked=True), earlier=(allowed,))
+    assert again.number == 2
+
+
+def test_a_run_with_requests_waits_until_they_expire() -> None:
+    """It is queued, due when the first request expires, and its condition names the verb."""
+    requests = made(call(), call(tool="Write", file_path="/x"))
+    outcome = Outcome(kind=OutcomeKind.NEEDS_INPUT, detail="it waits")
+    decision = rules.waiting(outcome, requests, "task", 1000)
+    assert (decision.state, decision.run_after) == (RunState.QUEUED, 1000 + DAY_MS)
+    assert decision.condition is not None
+    assert decision.condition.type == "needs_input"
+    assert "perdure approve task, or perdure deny task" in decision.condition.message
+
+
+def test_nobody_answers_in_time() -> None:
+    """An expired request is refused; a clock that jumps back opens none again."""
+    (request,) = made(call())
+    late = rules.expired(request, request.expires)
+    assert (late.state, late.answer) == (RequestState.EXPIRED, AnswerKind.DENY)
+    assert rules.expired(late, 0) == late
+    assert rules.expired(request, request.expires - 1) == request
+
+
+def test_an_answer_is_given_to_one_attempt() -> None:
+    """It is given again only to the next attempt, if the one that was given it did not use it."""
+    (request,) = made(call())
+    assert rules.due([request], 1, frozenset()) == ()
+    allowed = answered(request, AnswerKind.ALLOW)
+    assert rules.due([allowed], 1, frozenset()) == (allowed,)
+    given = msgspec.structs.replace(allowed, given=2)
+    assert rules.due([given], 2, frozenset()) == (given,)
+    assert rules.due([given], 2, frozenset({1})) == ()
+    assert rules.due([given], 3, frozenset()) == ()
+
+
+def test_a_superseded_approval_refuses_the_call() -> None:
+    """After a restore or new instructions the call that waits is refused, even if it was allowed
+    before; a call that does not wait is not mentioned at all."""
+    (request,) = made(call())
+    closed = answered(request, AnswerKind.ALLOW, state=RequestState.SUPERSEDED)
+    (given,) = rules.due([closed], 1, frozenset())
+    assert given.answer is AnswerKind.DENY
+    gone = msgspec.structs.replace(closed, parked=False)
+    assert rules.due([gone], 1, frozenset()) == ()
+
+
+HOSTILE = "echo \x1b[2J\x1b]0;x\x07 \u202egnp.exe\u2066 <script>alert(1)</script>\r\nrm -rf /"
+
+
+@pytest.mark.parametrize("tool", ["Bash", "x\x1b[31m\u202e\n"])
+def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
+    """Escape sequences, direction marks and line breaks of a command are visible, and cannot move
+    what stands beside them."""
+    (request,) = made(call(tool=tool, command=HOSTILE))
+    text = "\n".join(shown(request, "task"))
+    assert not set(text) & {"\x1b", "\x07", "\r", "\u202e", "\u2066"}
+    assert "^[[2J" in text
+    assert "<U+202E>gnp.exe" in text
+    assert "<script>alert(1)</script>\\r\\nrm -rf /" in text
+
+
+def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
+    """What is shown is bounded; the digest is that of the whole call."""
+    (request,) = made(call(command="x" * 1_000_000))
+    assert len(request.payload) == rules.SHOWN
+    assert request.size > 1_000_000
+    assert request.sha256 == rules.digest("Bash", {"command": "x" * 1_000_000})
+    assert "too long to be allowed unseen" in "\n".join(shown(request, "task"))
+
+
+@pytest.mark.parametrize("given", ["[]", '"x"', "null", '{"questions": 7}', '{"questions": ["?"]}'])
+def test_a_strange_question_is_no_crash(given: str) -> None:
+    """The arguments of a question may be anything."""
+    (request,) = made(OpenCall(call="t", tool=rules.QUESTION, input=given, parked=True))
+    assert request.kind is RequestKind.QUESTION
+    assert shown(request, "task")
+    assert rules.detail(request)
