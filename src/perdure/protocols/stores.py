@@ -297,7 +297,7 @@ class RequestStore(Protocol):
         ...
 
     def answer(
-        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str
+        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str = ""
     ) -> tuple[TaskRun, AgentRequest]:
         """AnswerKind a request. When the last open one of a run is answered, the run is due. Raises
         NotFound, and Conflict for a request that is not open any more."""

@@ -30,7 +30,7 @@ class StoredRequests(Keeping):
         return [each for each in found if each.expires > now]
 
     def answer(
-        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str
+        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str = ""
     ) -> tuple[TaskRun, AgentRequest]:
         from perdure.model.codec import encode
         from perdure.model.events import RequestAnswered, RunQueued
@@ -52,7 +52,7 @@ class StoredRequests(Keeping):
                 state=RequestState.ANSWERED,
                 answer=answer,
                 words=words,
-                by=by,
+                by=by or write.actor,
                 answered=write.now,
             )
             if run.state is not RunState.QUEUED or not stored.put(
@@ -63,7 +63,9 @@ class StoredRequests(Keeping):
                     f"perdure requests {run.name}",
                 )
             write.note(
-                run.id, 0, [RequestAnswered(number=number, answer=answer.value, by=by, words=words)]
+                run.id,
+                0,
+                [RequestAnswered(number=number, answer=answer.value, by=request.by, words=words)],
             )
             left = [
                 each for each in stored.of_run(write, run.id) if each.state is RequestState.OPEN

@@ -145,7 +145,7 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
 
     chosen = settings()
     engine = open_engine(chosen)
-    run, _ = service.answer(engine, arguments.name, arguments.request, answer, words, _person())
+    run, _ = service.answer(engine, arguments.name, arguments.request, answer, words)
     if engine.elsewhere(run):
         print(f"answered; {run.name} goes on on {run.host_name}")
         return 0
@@ -155,15 +155,3 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
         return found
 
     return followed(arguments, chosen, begin)
-
-
-def _person() -> str:
-    """Return who answers: the local user and the host."""
-    import getpass
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "somebody"
-    return f"{user}@{socket.gethostname()}"
