@@ -279,6 +279,43 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
     one.nothing_survives()
 
 
+def test_an_agent_is_answered_by_the_api(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    """A question and a call are listed, answered and refused by the API; only an admin allows a
+    call, and the pool goes on with the run at once."""
+    asked = {"question": "Which port?", "header": "Port", "multiSelect": False}
+    asked["options"] = [{"label": each, "description": each} for each in ("80", "443")]
+    file = tmp_path / "outside.txt"
+    write = f"call Write {json.dumps({'file_path': str(file), 'content': 'ran'})}\n"
+    question = f"call AskUserQuestion {json.dumps({'questions': [asked]})}\n"
+    one, serving = machine(f"by history\n{question}---\n{write}---\n{write}---\nsay It is done.\n")
+    serving.start("--jobs", "1")
+    admin, dispatch = serving.token("admin"), serving.token("dispatch")
+    path = "/api/v1/runs/task/answer"
+    task = {"prompt": "Do it.", "repo": str(one.repo), "name": "task", "permissions": "edit"}
+    assert serving.ask("POST", "/api/v1/runs", admin, task)[0] == 201
+
+    def opened(number: int) -> Any:
+        found = fits(serving.ask("GET", "/api/v1/requests", dispatch)[1], "Requests")["requests"]
+        return [each for each in found if each["number"] == number]
+
+    (request,) = one.until(lambda: opened(1), "it asks a question")
+    assert (request["kind"], request["name"]) == ("question", "task")
+    for body in ({"answer": "maybe"}, {"answer": "text"}, {"answer": "text", "words": "x" * 8001}):
+        assert serving.ask("POST", path, dispatch, body)[0] in (400, 422), body
+    assert serving.ask("POST", path, dispatch, {"answer": "text", "words": "443"})[0] == 200
+    (request,) = one.until(lambda: opened(2), "it wants to write")
+    status, said = serving.ask("POST", path, dispatch, {"answer": "allow"})
+    assert (status, "admin" in said["detail"]) == (403, True)
+    assert serving.ask("POST", path, admin, {"answer": "allow"})[0] == 200
+    assert serving.ask("POST", path, admin, {"answer": "deny", "request": 2})[0] == 409
+    run = "/api/v1/runs/task"
+    one.until(lambda: serving.ask("GET", run, admin)[1]["state"] == "succeeded", "it is done")
+    assert file.read_text() == "ran"
+    found = fits(serving.ask("GET", f"{run}/requests", dispatch)[1], "Requests")["requests"]
+    assert [each["by"] for each in found] == ["token:dispatch", "token:admin"]
+    assert serving.stop() == 0
+
+
 def test_each_verb_needs_its_scope(serving: Serving) -> None:
     """Without a token each is refused; so is a token that does not reach, before anything is looked
     at, and one that does is not."""

@@ -103,6 +103,8 @@ class AsyncRunner:
 
     submit = _awaited(Runner.submit)
     stop = _awaited(Runner.stop)
+    requests = _awaited(Runner.requests)
+    answer = _awaited(Runner.answer)
     get = _awaited(Runner.get)
     runs = _awaited(Runner.runs)
     attempts = _awaited(Runner.attempts)

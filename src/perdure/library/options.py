@@ -22,12 +22,14 @@ from perdure.model import (
     WhenFull,
 )
 from perdure.model.durations import duration
+from perdure.model.requests import AnswerKind
 
 PathText: TypeAlias = str | os.PathLike[str]
 Duration: TypeAlias = float | str
 """Seconds, or a text such as `90s`, `30m` or `2h`."""
 PermissionsText: TypeAlias = Permissions | Literal["read", "edit", "full"]
 ContinuityText: TypeAlias = ContinuityPolicy | Literal["strict", "disclose", "fresh-ok"]
+AnswerText: TypeAlias = AnswerKind | Literal["allow", "deny", "text"]
 WhenFullText: TypeAlias = WhenFull | Literal["", "cli", "compact", "roll-over", "stop"]
 MapText: TypeAlias = MapWhen | Literal["", "off", "fallback", "first", "always"]
 OnDeniedText: TypeAlias = OnDenied | Literal["", "ask", "fail", "report"]

@@ -28,6 +28,7 @@ from perdure.errors import Conflict, NotFound, PerdureError, UsageError
 from perdure.host.actors import local_person
 from perdure.host.wakeup import ring
 from perdure.library.options import (
+    AnswerText,
     OnEditText,
     PathText,
     PolicyOptions,
@@ -49,6 +50,7 @@ from perdure.model import (
     TaskSpec,
 )
 from perdure.model.events import Record
+from perdure.model.requests import AgentRequest, AnswerKind
 from perdure.model.work import WorkReport
 from perdure.protocols import Observer, RunRow
 from perdure.rules import specification
@@ -336,6 +338,24 @@ class Runner:
     def stop(self, ref: str) -> RunResult:
         """Stop a run; `retry` continues it later. Raises Conflict if it is not running."""
         return self._seen(service.stop(self._engine, ref))
+
+    def requests(self, ref: str = "") -> Sequence[AgentRequest]:
+        """Return the open requests of all agents, or all requests of one run. Raises NotFound."""
+        return service.requests(self._engine.store, ref)
+
+    def answer(
+        self, ref: str, answer: AnswerText, words: str = "", *, request: int = 0
+    ) -> RunResult:
+        """Answer a request of the run's agent: `allow` or `deny` a call, or answer a question
+        (`text`). `request`: its number; 0 is the only open one. `follow` or a pool goes on with the
+        run. Raises UsageError, Conflict."""
+        try:
+            kind = AnswerKind(answer)
+        except ValueError:
+            raise UsageError(
+                f"expected allow, deny or text as the answer, got {answer!r}"
+            ) from None
+        return self._seen(service.answer(self._engine, ref, request, kind, words)[0])
 
     # --- inspect
 

@@ -194,6 +194,8 @@ class Launch:
     requests: str = ""
     """The run's directory of requests, for an agent that may ask a person; empty if it may
     not."""
+    answers: bool = False
+    """The launch gives answers to requests."""
     parked: tuple[str, ...] = ()
     """Ids of calls that wait in the conversation for an answer that this launch gives. There is no
     prompt then."""

@@ -34,7 +34,7 @@ class ClaudeWarm:
         if (
             launch.budget_usd
             or launch.last_word
-            or launch.parked
+            or launch.answers
             or any(argument.startswith(COUNTED) for argument in launch.spec.agent_args)
         ):
             return None

@@ -79,6 +79,7 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         requests=str(directory_of(engine, run.id))
         if asks(engine, opened.driver, opened.claim)
         else "",
+        answers=opened.answers,
         parked=opened.parked,
         last_word=(run.spec.last_word or engine.last_word) == "on",
     )

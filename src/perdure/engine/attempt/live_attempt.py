@@ -42,6 +42,8 @@ class Opened:
     env: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """Notes on what the driver changed in the user's arguments."""
+    answers: bool = False
+    """Whether the attempt was given answers to requests."""
     parked: tuple[str, ...] = ()
     """Ids of the calls whose answers the attempt is given in place of a prompt."""
     idle: Idle | None = None

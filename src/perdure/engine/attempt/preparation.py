@@ -136,6 +136,7 @@ def begin(
         session=session,
         process=None,
         lifetime_s=lifetime_s,
+        answers=bool(answers.requests),
         parked=answers.parked,
     )
 

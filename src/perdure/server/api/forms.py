@@ -17,6 +17,7 @@ from perdure.model import (
     TaskSpec,
 )
 from perdure.model.forge.deliveries import DeliveryState
+from perdure.model.requests import AnswerKind
 
 LARGEST = 2**53
 LINE = r"^[^\u0000-\u001f\u007f]*$"
@@ -181,6 +182,14 @@ class Update(Body):
     on_denied: OnDenied | None = None
     on_leftover: OnLeftover | None = None
     last_word: Literal["off", "on"] | None = None
+
+
+class RequestAnswerForm(Body):
+    """An answer to a request; request 0 is the only open one."""
+
+    answer: AnswerKind
+    words: Annotated[str, Meta(max_length=8000, pattern=r"^[^\u0000]*$")] = ""
+    request: Small = 0
 
 
 class Fork(Body):

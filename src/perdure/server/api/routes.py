@@ -6,13 +6,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from perdure.server.api import admin, conversations, lists, runs
+from perdure.server.api import admin, conversations, lists, requests, runs
 from perdure.server.api.events import stream
 from perdure.server.api.openapi import document
 from perdure.server.api.verbs import PREFIX, ApiContext, Verb, endpoint
 from perdure.server.context import Parts
 
-VERBS: tuple[Verb, ...] = (*runs.VERBS, *conversations.VERBS, *lists.VERBS, *admin.VERBS)
+VERBS: tuple[Verb, ...] = (
+    *runs.VERBS,
+    *requests.VERBS,
+    *conversations.VERBS,
+    *lists.VERBS,
+    *admin.VERBS,
+)
 
 
 def api(parts: Parts) -> list[BaseRoute]:

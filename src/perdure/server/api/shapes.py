@@ -25,6 +25,7 @@ from perdure.model import (
 from perdure.model.events import Record
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent
 from perdure.model.forge.postings import Posting
+from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport, WorkVerdict
 from perdure.rules.liveness import Liveness
 
@@ -70,6 +71,33 @@ class Runs(Answer):
 
     runs: list[RunOfList]
     next: str | None
+
+
+class RequestOfRun(Shape):
+    name: str
+    run: str
+    number: int
+    attempt: int
+    kind: RequestKind
+    tool: str
+    call: str
+    summary: str
+    payload: str
+    size: int
+    sha256: str
+    parked: bool
+    asked: int
+    expires: int
+    state: RequestState
+    answer: AnswerKind | None
+    words: str
+    by: str
+    answered: int
+    given: int
+
+
+class Requests(Answer):
+    requests: list[RequestOfRun]
 
 
 class WorkspaceOfRun(Shape):

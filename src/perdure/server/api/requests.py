@@ -1,0 +1,70 @@
+"""Requests of agents to people: list them, answer one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.engine import service
+from perdure.model import TokenScope
+from perdure.model.codec import plain
+from perdure.model.requests import AgentRequest, AnswerKind
+from perdure.server.api import forms
+from perdure.server.api.runs import RUN, ready
+from perdure.server.api.verbs import ApiCall, Verb
+from perdure.server.context import Parts
+from perdure.server.problems import Problem
+
+
+def _shown(parts: Parts, request: AgentRequest) -> dict[str, Any]:
+    return {"name": parts.store.get(request.run).name, **plain(request)}
+
+
+def opened(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    found = parts.engine.store.open_requests()
+    return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
+
+
+def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    found = service.requests(parts.engine.store, asked.at["run"])
+    return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
+
+
+def answered(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    """Store the answer; the pool goes on with the run. What an agent may not do by itself, only an
+    admin allows."""
+    said = asked.body
+    if said.answer is AnswerKind.ALLOW and not asked.who.may(TokenScope.ADMIN):
+        raise Problem(
+            403,
+            "This needs the scope admin: a call that the agent may not make by itself",
+            "create a token: perdure token new NAME --scope admin",
+        )
+    run, _ = service.answer(parts.engine, asked.at["run"], said.request, said.answer, said.words)
+    return ready(parts, run)
+
+
+VERBS = (
+    Verb(
+        method="GET",
+        path="/requests",
+        says="What agents ask people: open requests, the one that expires next first.",
+        does=opened,
+        answer="Requests",
+    ),
+    Verb(
+        method="GET",
+        path=f"{RUN}/requests",
+        says="All requests of a run, oldest first: what agents wrote is hostile.",
+        does=of_run,
+        answer="Requests",
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/answer",
+        says="Answers a request. The first answer counts; `allow` needs the scope admin.",
+        does=answered,
+        answer="Run",
+        scope=TokenScope.DISPATCH,
+        body=forms.RequestAnswerForm,
+    ),
+)
