@@ -18,6 +18,8 @@ from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKi
 
 WAITING = "needs_input"
 """Type of the condition of a run that waits for answers."""
+ASKING = frozenset({"needs_person", WAITING})
+"""Types of the conditions of a run that only a person can go on with."""
 MOST_AT_ONCE = 20
 """Maximum number of requests of one attempt."""
 MOST_OF_RUN = 100

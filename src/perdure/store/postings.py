@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from perdure.errors import LostLease
 from perdure.model import Condition, TaskRun
+from perdure.rules.requests import ASKING
 from perdure.rules.text import one_line
 from perdure.store.inbox import Inbox
 from perdure.store.rows import Row, event_of, noun_of, run_of
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 HERE = "here"
 """Holder of a posting if no other host shares the database. A lock in the state directory keeps out
 a second process."""
-
-ASKING = frozenset({"needs_person", "needs_input"})
-"""Types of the conditions of a run that only a person can go on with."""
 
 
 class Postings(Inbox):

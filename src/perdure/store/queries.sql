@@ -476,7 +476,7 @@ SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, r
        runs.key, runs.scope, runs.rule, runs.title, runs.link
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL AND runs.state = :state
-  AND NOT (runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%')
+  AND NOT (runs.opened = 1 OR runs.conditions LIKE '%"type":"needs_%')
   AND (runs.updated < :updated OR (runs.updated = :updated AND runs.ordinal < :ordinal))
   AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
   AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
@@ -493,7 +493,7 @@ SELECT runs.ordinal, runs.id, runs.name, runs.state, runs.agent, runs.attempt, r
        runs.key, runs.scope, runs.rule, runs.title, runs.link
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL AND (runs.opened = 1 OR runs.conditions <> '[]')
-  AND (runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%')
+  AND (runs.opened = 1 OR runs.conditions LIKE '%"type":"needs_%')
   AND (runs.updated < :updated OR (runs.updated = :updated AND runs.ordinal < :ordinal))
   AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
   AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
@@ -507,11 +507,11 @@ SELECT state, COUNT(*) AS many FROM runs WHERE removed IS NULL GROUP BY state;
 -- name: board_asking_counts
 -- Grouped by a text of no index, so that the few are found by theirs.
 SELECT state || '' AS state, COUNT(*) AS many FROM runs
-WHERE removed IS NULL AND (opened = 1 OR conditions <> '[]') AND (opened = 1 OR conditions LIKE '%"needs_person"%') GROUP BY state || '';
+WHERE removed IS NULL AND (opened = 1 OR conditions <> '[]') AND (opened = 1 OR conditions LIKE '%"type":"needs_%') GROUP BY state || '';
 
 -- name: board_matching
 -- The counts of what a search finds: `asks` is 1 for what asks for a person.
-SELECT runs.state, CASE WHEN runs.opened = 1 OR runs.conditions LIKE '%"needs_person"%' THEN 1 ELSE 0 END AS asks, COUNT(*) AS many
+SELECT runs.state, CASE WHEN runs.opened = 1 OR runs.conditions LIKE '%"type":"needs_%' THEN 1 ELSE 0 END AS asks, COUNT(*) AS many
 FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
 WHERE runs.removed IS NULL
   AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
@@ -591,7 +591,7 @@ FROM runs WHERE state = 'running' GROUP BY agent, host_name;
 -- name: count_conditions
 -- Grouped by a text of no index, so that the few are found by theirs.
 SELECT agent || '' AS agent, COUNT(*) AS number FROM runs
-WHERE (opened = 1 OR conditions <> '[]') AND conditions LIKE '%"needs_person"%' AND removed IS NULL GROUP BY agent || '';
+WHERE (opened = 1 OR conditions <> '[]') AND conditions LIKE '%"type":"needs_%' AND removed IS NULL GROUP BY agent || '';
 
 -- name: count_opened
 SELECT COUNT(*) AS number FROM runs WHERE opened = 1;

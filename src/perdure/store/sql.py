@@ -34,6 +34,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.rules.lifecycle import FINAL
+from perdure.rules.requests import WAITING
 from perdure.store import requests as stored_requests
 from perdure.store.accounts import Accounts, no_seat, put
 from perdure.store.answers import StoredRequests
@@ -222,6 +223,10 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 write.put_session(begun.session)
             write.note(run.id, claim.attempt, [AttemptStarted(continuation=begun.continuation)])
             stored_requests.give(write, begun.answers, claim.attempt)
+            kept = tuple(each for each in run.conditions if each.type != WAITING)
+            if kept != run.conditions:
+                # Nobody answered in time: it does not wait any more.
+                write.do("tell_run", id=run.id, conditions=encode(kept), now=write.now)
             return attempt
 
     def record(

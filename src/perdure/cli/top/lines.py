@@ -13,6 +13,7 @@ from perdure.model.events import Record
 from perdure.protocols import BoardRow
 from perdure.rules.liveness import Liveness, advice
 from perdure.rules.log_line import line_of
+from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import age, at_home, clean, clock, dollars, one_line, tokens
 
@@ -42,7 +43,7 @@ def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
         return str(alive)
     if row.opened:
         return "open"
-    if any(condition.type == "needs_person" for condition in row.conditions):
+    if any(condition.type in ASKING for condition in row.conditions):
         return "asks"
     if row.state is RunState.RUNNING and row.cancel_requested:
         return "stopping"
@@ -79,9 +80,7 @@ def _about(row: BoardRow, view: View, state: str) -> str:
     match state:
         case "asks":
             return next(
-                condition.message
-                for condition in row.conditions
-                if condition.type == "needs_person"
+                condition.message for condition in row.conditions if condition.type in ASKING
             )
         case "running" | "stopping":
             return view.words.get(row.id, "").strip() or row.title

@@ -10,6 +10,7 @@ from perdure.lateclass import dataclass
 from perdure.model import Attempt, RunState, TaskRun, Usage
 from perdure.model.work import WorkReport
 from perdure.rules.lifecycle import FINAL
+from perdure.rules.requests import ASKING
 from perdure.rules.text import dollars, tokens
 
 MOST = 60_000
@@ -66,7 +67,7 @@ def comment(account: Account, marker: str) -> str:
         *(
             f"**A person is needed:** {code(each.message, 600)}"
             for each in run.conditions
-            if each.type == "needs_person"
+            if each.type in ASKING
         ),
         *(
             f"**No longer working on it:** {code(each.message, 600)}"
@@ -91,7 +92,7 @@ def _held_back(why: str) -> str:
 
 
 def _needs_person(run: TaskRun) -> bool:
-    return any(each.type == "needs_person" for each in run.conditions)
+    return any(each.type in ASKING for each in run.conditions)
 
 
 def _state(account: Account) -> str:

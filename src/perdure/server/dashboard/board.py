@@ -15,6 +15,7 @@ from perdure.errors import UsageError
 from perdure.model import Usage
 from perdure.protocols import BoardRow
 from perdure.rules.liveness import Liveness, advice
+from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import clock, one_line
 from perdure.server.dashboard.threads import thread
@@ -140,7 +141,7 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
     """Return the most important fact about the run now."""
     if group == "asking":
-        asks = [each.message for each in row.conditions if each.type in ("needs_person", "open")]
+        asks = [each.message for each in row.conditions if each.type in {*ASKING, "open"}]
         return one_line("; ".join(asks) or row.reason, 200)
     if group == "running":
         latest = visit.desk.look.latest_word(row.id)

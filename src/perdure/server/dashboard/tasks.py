@@ -19,6 +19,7 @@ from perdure.model.codec import plain
 from perdure.model.events import Record
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import Liveness, advice
+from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.server.api.runs import PATCH_MOST
 from perdure.server.dashboard import diffs
@@ -45,7 +46,7 @@ def found(visit: Visit) -> TaskRun:
 
 def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
     """Return the values for the head of all pages of a run."""
-    asks = any(each.type in ("needs_person", "open") for each in run.conditions)
+    asks = any(each.type in {*ASKING, "open"} for each in run.conditions)
     attempts = visit.desk.look.attempts(run.id)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
     left = liveness in (Liveness.INTERRUPTED, Liveness.UNATTENDED)
