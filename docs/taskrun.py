@@ -42,13 +42,19 @@ ANNOTATIONS = (
     ),
     (
         "annotation",
+        "perdure.dev/retry-attempts",
+        "how many further attempts a retry allows (1); `kubectl perdure retry --attempts` sets it",
+    ),
+    (
+        "annotation",
         "perdure.dev/abandon",
         '"true": break-glass, the finalizer is taken off although work is saved nowhere else',
     ),
     (
         "finalizer",
         "perdure.dev/unsaved-work",
-        "there while work may be saved nowhere else, or a claim is to be deleted with the TaskRun",
+        "there while work may be saved nowhere else, or a claim is to be deleted with the TaskRun; "
+        "not where all work stays on a claim that is kept",
     ),
     (
         "label",

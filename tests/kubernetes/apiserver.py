@@ -29,6 +29,7 @@ KINDS = {
         "secrets": "Secret",
         "persistentvolumeclaims": "PersistentVolumeClaim",
         "events": "Event",
+        "resourcequotas": "ResourceQuota",
         "namespaces": "Namespace",  # kopf wants to know that there are some, and asks for none
     },
     "batch": {"jobs": "Job"},

@@ -383,12 +383,23 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"resume": {"mode": "Fresh"}},
         "spec.resume says how the first attempt began and cannot be changed",
     ),
-    "another workspace": ({}, {"workspace": {"size": "20Gi"}}, "spec.workspace cannot be changed"),
-    "another way to reclaim": (
+    "another workspace": (
         {},
-        {"workspace": {"reclaim": "Delete"}},
-        "spec.workspace cannot be changed",
+        {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://b/c"}},
+        "spec.workspace.mode cannot be changed",
     ),
+    "another shared claim": (
+        {"workspace": {"mode": "Shared", "claimName": "a"}},
+        {"workspace": {"claimName": "b"}},
+        "spec.workspace.claimName cannot be changed",
+    ),
+    "another store of all state": (
+        {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://b/c"}},
+        {"workspace": {"checkpoints": "s3://b/d"}},
+        "spec.workspace.checkpoints cannot be changed",
+    ),
+    "another way to reclaim": ({}, {"workspace": {"reclaim": "Delete"}}, ""),
+    "a store of checkpoints later": ({}, {"workspace": {"checkpoints": "s3://b/c"}}, ""),
     "a smaller version": (
         {"contextVersion": 3},
         {"contextVersion": 2},

@@ -41,6 +41,13 @@ def test_every_value_has_its_place_in_the_schema() -> None:
     assert list(Draft7Validator(schema).iter_errors({**values, "imagePullSecret": []}))
 
 
+def test_the_readme_has_every_value() -> None:
+    """Who adds a value is asked for a word on it."""
+    text = (CHART / "README.md").read_text(encoding="utf-8")
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert [name for name in _leaves(values) if f"`{name}`" not in text] == []
+
+
 def test_nothing_in_the_manifests_is_privileged() -> None:
     """No Secret is read or written, no pod is made or entered by the operator, and no rule has a
     wildcard."""

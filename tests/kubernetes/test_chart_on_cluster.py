@@ -32,12 +32,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "image": {"repository": "registry.example.com/perdure", "tag": "1", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "registry"}],
         "operator": {
-            "arguments": ["--quiet"], "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}], "nodeSelector": {"a": "b"},
+            "replicas": 2, "arguments": ["--quiet"], "env": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}], "nodeSelector": {"a": "b"},
             "tolerations": [{"key": "a", "operator": "Exists"}], "affinity": {"nodeAffinity": {}}, "priorityClassName": "high",
             "podLabels": {"a": "b"}, "podAnnotations": {"a": "b"},
         },
         "serviceAccount": {"name": "mine", "annotations": {"a": "b"}},
-        "attempts": {"image": "agents:1", "serviceAccount": {"name": "agents"}},
+        "attempts": {
+            "image": "agents:1", "serviceAccount": {"name": "agents"}, "ttlSecondsAfterFinished": 0,
+            "pod": {
+                "imagePullPolicy": "Always", "imagePullSecrets": [{"name": "other"}], "resources": {"limits": {"memory": "4Gi"}},
+                "nodeSelector": {"a": "b"}, "tolerations": [{"key": "a", "operator": "Exists"}], "priorityClassName": "low",
+                "runtimeClassName": "gvisor", "schedulerName": "mine",
+            },
+            "workspace": {"size": "1Gi", "storageClassName": "fast", "checkpoints": "s3://b/p", "checkpointsSecretName": "keys"},
+        },
         "networkPolicy": {
             "apiServer": {"ports": [6443], "cidrs": ["10.0.0.1/32"]}, "metricsFrom": [{"namespaceSelector": {}}],
             "attempts": {"ports": [443, 22], "cidrs": ["0.0.0.0/0"], "except": ["10.0.0.0/8"], "egress": [{"ports": [{"port": 3128}]}]},
@@ -167,7 +175,7 @@ FORBIDDEN = [
     ),
     *(
         ("create", "perdure.dev", "taskruns"),
-        ("delete", "perdure.dev", "taskruns"),
+        ("update", "perdure.dev", "taskruns"),
         ("create", "", "serviceaccounts/token"),
     ),
     *(

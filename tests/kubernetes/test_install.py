@@ -19,10 +19,12 @@ from perdure.cli import main
 from tests.kubernetes.resource import FILE, installed, place
 from tests.kubernetes.test_chart_on_cluster import helm, rendered
 from tests.servers.kubernetes.cluster import Cluster
+from tests.servers.ports import free_port
 
 pytestmark = pytest.mark.kubernetes
 
 VALUES = {"image": {"repository": "perdure", "tag": "test"}, "rbac": {"aggregate": False}}
+"""The operator's port is each test's own: pods share the network of the host."""
 SCRIPT = "by history\nrun echo one > one.txt\n---\nsay It is done.\n---\nsay It is done again.\n"
 
 
@@ -31,7 +33,8 @@ def operated(cluster: Cluster, namespace: str) -> Iterator[str]:
     """A namespace whose TaskRuns an installed operator looks after."""
     installed(cluster)
     with helm().Config(kubeconfig_path=str(cluster.kubeconfig), namespace=namespace) as config:
-        config.install(str(FILE.parents[1]), "perdure", VALUES)
+        port = {"metrics": {"port": free_port()}}
+        config.install(str(FILE.parents[1]), "perdure", {**VALUES, **port})
         available = (
             "get",
             "deployment",
@@ -130,6 +133,9 @@ SELDOM = {
         ("delete", "persistentvolumeclaims"),
         ("get", "taskruns"),
         ("update", "taskruns/finalizers"),
+        ("delete", "taskruns"),
+        ("patch", "taskruns"),
+        ("get", "namespaces"),
     ),
 }
 """Needed in trouble, for a stop, for instructions of a ConfigMap, to share or reclaim a volume, or

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from perdure.kubernetes import manifests, order
+from perdure.kubernetes.defaults import defaults_of, filled
 from perdure.kubernetes.status import MOST_RECORDS, TaskRunStatus
 from perdure.kubernetes.status_moves import begun, patch
 from perdure.kubernetes.wanted import wanted
@@ -31,7 +32,7 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_one_job_one_pod_once():
-    """No retry by the Job, none after a disruption, deadlines in their order, an owner, names
+    """No retry by the Job, none after a disruption, a deadline of the pod alone, an owner, names
     within their bounds."""
     body = making.taskrun("a" * 63)
     run = wanted(body)
@@ -45,11 +46,8 @@ def test_one_job_one_pod_once():
         "Never",
     )
     assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["FailJob"]
-    assert (
-        run.spec.policy.timeout_seconds
-        < pod_of(job)["activeDeadlineSeconds"]
-        < spec["activeDeadlineSeconds"]
-    )
+    assert run.spec.policy.timeout_seconds < pod_of(job)["activeDeadlineSeconds"]
+    assert "activeDeadlineSeconds" not in spec, "it would count the time that a pod waits for room"
     assert len(job["metadata"]["name"]) <= 57 and job["metadata"]["name"].endswith("-12345")
     assert (
         job["metadata"]["ownerReferences"][0]["uid"] == run.uid
@@ -253,3 +251,56 @@ def test_a_long_history_is_cut_and_nothing_is_forgotten():
     assert patch(stored, msgspec.structs.replace(status, phase="Failed", run_after="")) == {
         "phase": "Failed"
     }
+
+
+GIVEN = {
+    "pod": {
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "regcred"}],
+        "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"memory": "1Gi"}},
+        "nodeSelector": {"pool": "agents", "zone": "a"},
+        "tolerations": [{"key": "agents", "operator": "Exists"}],
+        "runtimeClassName": "gvisor",
+    },
+    "workspace": {"size": "3Gi", "checkpoints": "s3://b/p", "checkpointsSecretName": "keys"},
+    "ttlSecondsAfterFinished": 60,
+}
+
+
+def test_what_the_operator_gives_and_a_taskrun_names_itself():
+    """A TaskRun's own values win; resources and selectors are merged by name, and no default
+    contradicts what it names."""
+    given = defaults_of(msgspec.json.encode(GIVEN).decode())
+    bare = filled(wanted(making.taskrun()), given)
+    assert bare.spec.pod.resources == GIVEN["pod"]["resources"]
+    assert (bare.spec.workspace.checkpoints, bare.spec.ttl_seconds_after_finished) == (
+        "s3://b/p",
+        60,
+    )
+    own = {
+        "resources": {"requests": {"memory": "4Gi"}, "limits": {"cpu": "100m"}},
+        "nodeSelector": {"zone": "b"},
+        "imagePullSecrets": [{"name": "mine"}],
+        "runtimeClassName": "kata",
+    }
+    where = {"size": "9Gi", "checkpoints": "s3://own/p"}
+    run = wanted(making.taskrun(pod=own, workspace=where, ttlSecondsAfterFinished=0))
+    found = filled(run, given).spec
+    assert found.pod.resources == {"requests": {"memory": "4Gi"}, "limits": {"cpu": "100m"}}
+    assert found.pod.node_selector == {"pool": "agents", "zone": "b"}
+    assert found.pod.image_pull_secrets == [{"name": "mine"}, {"name": "regcred"}]
+    assert (found.pod.runtime_class_name, found.pod.image_pull_policy) == ("kata", "Always")
+    assert (found.workspace.size, found.workspace.checkpoints) == ("9Gi", "s3://own/p")
+    assert found.workspace.checkpoints_secret_name == ""
+    assert found.ttl_seconds_after_finished == 0
+    shared = {"mode": "Checkpoints", "checkpoints": "s3://own/p"}
+    assert filled(wanted(making.taskrun(workspace=shared)), given).spec.workspace.size == ""
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "[]", '{"pod": {"image": "a"}}', '{"workspace": {"size": 1}}']
+)
+def test_defaults_that_cannot_be_used(text: str):
+    """Told at the start, with the field."""
+    with pytest.raises(ValueError, match=r"."):
+        defaults_of(text)

@@ -176,6 +176,11 @@ def test_a_pod_on_a_lost_node():
     assert held(None, [seen], "", seen.deleted + OVERDUE_MS - 1) is None
 
 
+def unplaced(why: str) -> dict[str, str]:
+    """The condition of a pod for which the scheduler found no node."""
+    return {"type": "PodScheduled", "status": "False", "message": why}
+
+
 WAITING: list[tuple[dict[str, Any], str, str]] = [
     (
         {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}},
@@ -199,19 +204,23 @@ WAITING: list[tuple[dict[str, Any], str, str]] = [
         'MountVolume.SetUp failed: secret "x" not found',
         "SecretMissing",
     ),
+    ({"state": {}, "conditions": [unplaced("0/2 nodes: Insufficient cpu")]}, "", "NoRoom"),
+    (
+        {"state": {}, "conditions": [unplaced("0/2 nodes: node(s) didn't match Pod's selector")]},
+        "",
+        "Unschedulable",
+    ),
     (
         {
             "state": {},
             "conditions": [
-                {
-                    "type": "PodScheduled",
-                    "status": "False",
-                    "message": "0/2 nodes: Insufficient cpu",
-                }
+                unplaced(
+                    "PersistentVolumeClaim with ReadWriteOncePod already in-use by another pod"
+                )
             ],
         },
         "",
-        "Unschedulable",
+        "ClaimInUse",
     ),
     (
         {

@@ -18,6 +18,7 @@ from perdure.kubernetes.status import (
     Spent,
     StatusCondition,
     TaskRunStatus,
+    WorkOfRecord,
 )
 from perdure.model import TaskSpec
 from tests.kubernetes.refusals import BASE, CHANGES, REFUSED, TAKEN, laid_over
@@ -138,15 +139,16 @@ def test_kubectl_shows_columns_and_selects_by_field(cluster: Cluster, there: str
         "receipt": "native",
         "sessionId": "5f0c1c52",
         "reason": "attempt 2 works",
+        "work": "done",
     }
     cluster.api.patch(f"{place(there)}/run-1/status", {"status": status})
     head, first, _ = (
         line.split() for line in cluster.kubectl("get", "ptr", "-n", there).splitlines()
     )
-    assert head == ["NAME", "TASK", "AGENT", "PHASE", "ATTEMPT", "RECEIPT", "AGE"]
-    assert first[:6] == ["run-1", "111", "claude", "Running", "2", "native"]
+    assert head == ["NAME", "TASK", "AGENT", "PHASE", "ATTEMPT", "RECEIPT", "WORK", "AGE"]
+    assert first[:7] == ["run-1", "111", "claude", "Running", "2", "native", "done"]
     wide = cluster.kubectl("get", "perdure", "-n", there, "-o", "wide").splitlines()
-    assert wide[0].split()[7:] == ["SESSION", "REASON"] and wide[1].endswith(
+    assert wide[0].split()[8:] == ["SESSION", "REASON"] and wide[1].endswith(
         "5f0c1c52   attempt 2 works"
     )
     for field, names in {
@@ -186,13 +188,15 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         ended="2026-11-21T20:01:00.000Z", outcome="succeeded", detail="d", infrastructure=True, session_id="s",
         receipt=ReceiptSummary(verdict="native", rung="native", reasons=("same id",)),
         usage=Spent(input_tokens=1, output_tokens=2, cost_usd=0.5), exit_code=7,
+        work=WorkOfRecord(verdict="done", reason="r", files=1, commits=1, pushed=True, denied=1, question="q"),
     )  # fmt: skip
     whole = TaskRunStatus(
         phase="Running", observed_generation=1, context_version=1, attempt=1, attempts_allowed=3, used_before=1,
         run_after="2026-11-21T20:02:00.000Z", reason="r", session_id="s", receipt="native", retried="x",
+        work="done", completion_time="2026-11-21T20:03:00.000Z",
         workspace=Lying(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
         usage=Spent(input_tokens=1, output_tokens=2, cost_usd=0.5),
-        conditions=(StatusCondition(type="Waiting", status="True", reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
+        conditions=(StatusCondition(type="Waiting", status="True", observed_generation=1, reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
         attempts=(record,), contexts=1, instructions_from=(SpecSource(version=1, name="s", key="k"),),
     )  # fmt: skip
     asked(cluster, there, "whole", BASE)

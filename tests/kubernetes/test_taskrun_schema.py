@@ -13,6 +13,7 @@ import pytest
 from perdure.engine import service
 from perdure.kubernetes.spec import Spec
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
+from perdure.model.choices import OnDenied, OnLeftover
 from perdure.workspace import identity
 from tests.kubernetes.refusals import CHANGES, REFUSED
 from tests.kubernetes.resource import places, schema, version
@@ -26,6 +27,9 @@ FIELDS = {
     "service": "spec.service",
     "task": "spec.task",
     "model": "spec.model",
+    "on_denied": "spec.policy.onDenied",
+    "on_leftover": "spec.policy.onLeftover",
+    "last_word": "spec.policy.lastWord",
     "permissions": "spec.permissions",
     "agent_args": "spec.agentArgs",
     "env": "spec.env",
@@ -54,9 +58,6 @@ LEFT_OUT = {
     "pass_env": "a pod has no variables of the user's",
     "conflicts": "only a plan sets it",
     "map": "as the image's settings say",
-    "on_denied": "as the image's settings say",
-    "last_word": "as the image's settings say",
-    "on_leftover": "as the image's settings say",
     "rule": "only a dispatch sets it",
 }
 
@@ -89,6 +90,8 @@ def test_names_and_limits_are_perdures_own() -> None:
     assert BY_PATH["spec.permissions"]["enum"] == [str(each) for each in Permissions]
     assert BY_PATH["spec.policy.continuity"]["enum"] == [str(each) for each in ContinuityPolicy]
     assert BY_PATH["spec.policy.whenFull"]["enum"] == [str(each) for each in WhenFull]
+    assert BY_PATH["spec.policy.onDenied"]["enum"] == [str(each) for each in OnDenied]
+    assert BY_PATH["spec.policy.onLeftover"]["enum"] == [str(each) for each in OnLeftover]
     for place in ("spec.service", "spec.task", "spec.agent"):
         for name in ("a", "A.b_c-9", "x" * 63):
             assert re.search(BY_PATH[place]["pattern"], name) and identity.check_name(

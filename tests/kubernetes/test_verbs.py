@@ -148,3 +148,40 @@ def test_unsaved_work_holds_a_deletion(place: Place) -> None:
     held.until(
         lambda: not place.api.items(place.of("v1", "persistentvolumeclaims")), "the claim is gone"
     )
+
+
+def test_a_look_at_the_claim(place: Place) -> None:
+    """Between two attempts a pod of its own shows the conversations and the changes on the claim,
+    and is gone afterwards; while an attempt has the claim, none is made. A retry changes limits."""
+    story = tell(
+        place,
+        "looked",
+        script="by history\nrun echo one > one.txt\n---\nhang\nsay It is done.\n",
+        policy={"attempts": 1},
+    )
+    story.hangs()
+    with pytest.raises(AssertionError, match="an attempt of looked has its claim: it is running"):
+        place.perdure("sessions", story.name)
+    story.agent_process().kill()
+    story.settled("Failed")
+    place.perdure("retry", story.name, "--attempts", "2", "--timeout", "30m", "--budget-usd", "5")
+    whole, _ = story.went_on()
+    policy = story.body()["spec"]["policy"]
+    assert (policy["timeoutSeconds"], policy["budgetUSD"]) == (1800, 5)
+    assert story.status()["attemptsAllowed"] == 3
+    assert whole["sessionId"] in place.perdure("sessions", story.name, "--json")
+    assert "one.txt" in place.perdure("diff", story.name)
+    named = place.of("v1", "pods")
+
+    def looks() -> list[str]:
+        names = [each["metadata"]["name"] for each in place.api.items(named)]
+        return [name for name in names if "-look-" in name]
+
+    place.cluster.until(lambda: not looks(), "the pods are gone")
+    told = place.perdure("debug", story.name)
+    (name,) = looks()
+    assert f"kubectl exec -it {name}" in told
+    pod = place.api.get(f"{named}/{name}")
+    assert pod["status"]["phase"] == "Running"
+    assert not [each for each in pod["spec"]["volumes"] if "secret" in each]
+    place.api.discard(f"{named}/{name}")

@@ -20,20 +20,26 @@ import stamina
 from lightkube import AsyncClient, operators
 from lightkube.config.kubeconfig import SingleConfig
 from lightkube.core.exceptions import ApiError
-from lightkube.generic_resource import GenericNamespacedResource, create_namespaced_resource
+from lightkube.generic_resource import (
+    GenericNamespacedResource,
+    create_global_resource,
+    create_namespaced_resource,
+)
 from lightkube.types import PatchType
 
 from perdure.kubernetes.snapshot import UID_LABEL
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION
 
-RUN, JOB, POD, MAP, CLAIM, EVENT = (
+RUN, JOB, POD, MAP, CLAIM, EVENT, QUOTA = (
     "taskruns",
     "jobs",
     "pods",
     "configmaps",
     "persistentvolumeclaims",
     "events",
+    "resourcequotas",
 )
+POLICY, ACCOUNT = "networkpolicies", "serviceaccounts"
 _KINDS = {
     RUN: (GROUP, VERSION, KIND),
     JOB: ("batch", "v1", "Job"),
@@ -41,7 +47,11 @@ _KINDS = {
     MAP: ("", "v1", "ConfigMap"),
     CLAIM: ("", "v1", "PersistentVolumeClaim"),
     EVENT: ("", "v1", "Event"),
+    QUOTA: ("", "v1", "ResourceQuota"),
+    POLICY: ("networking.k8s.io", "v1", "NetworkPolicy"),
+    ACCOUNT: ("", "v1", "ServiceAccount"),
 }
+_NAMESPACE = create_global_resource("", "v1", "Namespace", "namespaces")
 TIMEOUT_S = 15.0
 TRIES = 4
 AGENT = "perdure-operator"
@@ -81,6 +91,16 @@ class Api:
             if error.code == 404:
                 return None
             raise
+
+    async def is_leaving(self, namespace: str) -> bool:
+        """Return whether a namespace is being deleted; False where that may not be asked."""
+        try:
+            body = await self._send(
+                "get", "namespaces", lambda: self._client.get(_NAMESPACE, namespace)
+            )
+        except Refused as error:
+            return error.code == 404
+        return bool(body["metadata"].get("deletionTimestamp"))
 
     async def items(
         self, kind: str, namespace: str, labels: dict[str, Any] | None = None, fields: str = ""

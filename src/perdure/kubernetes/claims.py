@@ -2,8 +2,9 @@
 a TaskRun that asks for that (`reconciler`).
 
 A claim is deleted only with all work on it. Every TaskRun that works on it must say `reclaim:
-Delete`; the first that does not removes the label `perdure.dev/reclaim: Delete` for good. Each of
-them must have been deleted when its work was saved, and none may be left. A TaskRun marks the claim
+Delete`. One that says `Keep` removes the label `perdure.dev/reclaim: Delete` and leaves its name on
+the claim; if it says `Delete` later, that counts, unless others have said `Keep` too. Each of them
+must have been deleted when its work was saved, and none may be left. A TaskRun marks the claim
 as its own before a pod gets it. The claim is deleted only in the version that was checked, so that
 a TaskRun that came in between does not lose it.
 """
@@ -62,7 +63,7 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
 async def drop(api: Api, run: WantedRun, name: str) -> None:
     """Delete the claim with this TaskRun, unless work of another TaskRun may be on it."""
     body = await api.get(kinds.CLAIM, run.namespace, name)
-    if body is None or not is_claim(body) or _labels(body).get(manifests.RECLAIM_LABEL) != "Delete":
+    if body is None or not is_claim(body) or not _may_go(body, run):
         return
     # Ask the API server instead of the memory: shortly after its start an operator does not know
     # all TaskRuns yet.
@@ -89,15 +90,26 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
     if _labels(body).get(UID_LABEL) == run.uid:
         return name
     marks: dict[str, str | None] = {**manifests.labels(run)}
+    keeps: dict[str, str] = {}
     if run.spec.workspace.reclaim != "Delete":
+        alone = _labels(body).get(manifests.RECLAIM_LABEL) == "Delete"
         marks[manifests.RECLAIM_LABEL] = None
+        keeps[manifests.KEPT_FOR] = run.uid if alone else "several"
+    change = {"metadata": {"labels": marks, "annotations": keeps}}
     try:
-        body = await api.patch(kinds.CLAIM, run.namespace, name, {"metadata": {"labels": marks}})
+        body = await api.patch(kinds.CLAIM, run.namespace, name, change)
     except Refused as error:
         if error.code != 404:
             raise
         return _going(name)
     return _going(name) if body["metadata"].get("deletionTimestamp") else name
+
+
+def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
+    """Return whether nobody wants to keep the claim: nobody has said so, or only this TaskRun,
+    which says otherwise now."""
+    kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
+    return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 
 
 def _going(name: str) -> Held:

@@ -1,6 +1,7 @@
 """Whether a TaskRun may be deleted, and what is deleted with it. Pure; called by `step`.
 
-The finalizer keeps the TaskRun while work may be lost with it. If its claim is to be deleted with
+The finalizer keeps the TaskRun while work may be lost with it. It is not set where nothing could
+be: on a claim that is kept, all work stays. If its claim is to be deleted with
 it (`workspace.reclaim: Delete`), the finalizer keeps it until the claim is deleted.
 """
 
@@ -16,9 +17,14 @@ def safe(run: WantedRun, status: TaskRunStatus) -> bool:
 
     An attempt without a Job may still have done something: its Job may have come and gone while no
     operator was watching."""
+    return kept(run) or status.workspace.saved or not status.attempt
+
+
+def kept(run: WantedRun) -> bool:
+    """Return whether all work stays where it is when the TaskRun is deleted, so that the finalizer
+    would protect nothing."""
     volume = run.spec.workspace
-    kept = volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
-    return kept or status.workspace.saved or not status.attempt
+    return volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
 
 
 def claim_to_go(run: WantedRun) -> str:
@@ -36,6 +42,18 @@ def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
     if status.attempts and not status.attempts[-1].pod:
         where = "may have been done in a pod that was not observed"
     return (
-        f"work of attempt {status.attempt} {where} and would be lost with the TaskRun; to delete "
-        f"it anyway: kubectl annotate taskruns.perdure.dev {run.name} {GROUP}/abandon=true"
+        f"work of attempt {status.attempt} {where} and would be lost with the TaskRun;{_keep(run)} "
+        f"to delete it anyway: kubectl annotate taskruns.perdure.dev {run.name} "
+        f"{GROUP}/abandon=true"
+    )
+
+
+def _keep(run: WantedRun) -> str:
+    """Return how to keep the claim and let the TaskRun go; empty if there is no claim."""
+    if run.spec.workspace.mode != "Claim":
+        return ""
+    patch = '{"spec":{"workspace":{"reclaim":"Keep"}}}'
+    return (
+        f" to keep the claim: kubectl patch taskruns.perdure.dev {run.name} --type merge -p "
+        f"'{patch}';"
     )

@@ -18,11 +18,10 @@ from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
 from perdure.model import OutcomeKind
 
 USER = 10001
+SIZE = "2Gi"
+"""Size of a claim where nothing else is said."""
 SLACK_S = 300
 """Seconds that a pod may take beyond its agent and its check, to fetch and to save state."""
-BEYOND_S = 600
-"""Seconds by which the Job's deadline is later than its pod's. A Job that reaches its deadline
-deletes the pod, and the pod's result is lost with it."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
 HOME = "/home/perdure"
@@ -33,6 +32,10 @@ MADE_BY = ("app.kubernetes.io/managed-by", "perdure")
 FENCED = "file:///data/checkpoints"
 RECLAIM_LABEL = f"{GROUP}/reclaim"
 """Label of a claim. `Delete` means that the claim is deleted with the last TaskRun that uses it."""
+
+
+KEPT_FOR = f"{GROUP}/kept-for"
+"""Annotation of a claim: the uid of the one TaskRun that says that it is kept, or `several`."""
 
 
 class Cluster(TypedDict):
@@ -85,7 +88,7 @@ def claim(run: WantedRun) -> dict[str, Any]:
     }
     wanted: dict[str, Any] = {
         "accessModes": ["ReadWriteOncePod"],
-        "resources": {"requests": {"storage": spec.workspace.size}},
+        "resources": {"requests": {"storage": spec.workspace.size or SIZE}},
     }
     if spec.workspace.storage_class_name:
         wanted["storageClassName"] = spec.workspace.storage_class_name
@@ -96,6 +99,8 @@ def claim(run: WantedRun) -> dict[str, Any]:
     }
     if spec.workspace.reclaim == "Delete":
         meta["labels"][RECLAIM_LABEL] = "Delete"
+    else:
+        meta["annotations"] = {KEPT_FOR: run.uid}
     return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": wanted}
 
 
@@ -157,8 +162,9 @@ def job(
         },
     }
     if deadline:
+        # The Job has no deadline of its own: it would count the time that its pod waits for room,
+        # and delete the pod with its result.
         pod["activeDeadlineSeconds"] = deadline
-        spec["activeDeadlineSeconds"] = deadline + BEYOND_S
     meta = {
         "name": record.job,
         "namespace": run.namespace,
@@ -216,6 +222,8 @@ def _pod(
     }
     if pod.resources:
         container["resources"] = pod.resources
+    if pod.image_pull_policy:
+        container["imagePullPolicy"] = pod.image_pull_policy
     found: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,

@@ -9,12 +9,15 @@ versions of an object the newer one stays, regardless of the order in which they
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
+from perdure.kubernetes.admission import InLine, in_line
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
+from perdure.kubernetes.status import moment
 from perdure.kubernetes.wanted import WantedRun, wanted
 
 Key = tuple[str, str]
@@ -35,6 +38,8 @@ class RememberedRun(msgspec.Struct):
     recorded: frozenset[int] | None = None
     notes: dict[str, str] = {}
     """Messages of events, by the uid of the object that they are about."""
+    line: InLine | None = None
+    """Its place in line, as others see it."""
 
 
 class ClusterMemory:
@@ -74,7 +79,10 @@ class ClusterMemory:
             del self._runs[was]
         run = self._runs.setdefault(uid, RememberedRun())
         if version >= run.version:
-            run.body, run.version = msgspec.json.encode(_less(body)), version
+            less = _less(body)
+            run.body, run.version = msgspec.json.encode(less), version
+            created = moment(body["metadata"].get("creationTimestamp") or "")
+            run.line = in_line(wanted(less), created or (run.line.created if run.line else 0))
         self._names[key] = uid
         return key
 
@@ -83,6 +91,23 @@ class ClusterMemory:
         self._runs.pop(uid, None)
         if self._names.get(key) == uid:
             del self._names[key]
+
+    def line(self, namespace: str, but: str = "") -> list[InLine]:
+        """Return the TaskRuns of a namespace as they are in line, the oldest first, without the one
+        with the uid `but`."""
+        found = []
+        for uid, run in self._runs.items():
+            if run.line is None or run.line.namespace != namespace or uid == but:
+                continue
+            placed = any(pod.attempt == run.line.attempt for pod in run.pods.values())
+            podless = run.line.podless and not placed
+            found.append(msgspec.structs.replace(run.line, podless=podless))
+        return sorted(found, key=lambda each: each.age)
+
+    def phases(self) -> Counter[tuple[str, str, str]]:
+        """Return the number of TaskRuns by namespace, agent and phase."""
+        lines = [run.line for run in self._runs.values() if run.line is not None]
+        return Counter((each.namespace, each.agent, each.phase) for each in lines)
 
     def uid(self, key: Key) -> str:
         return self._names.get(key, "")

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import StrEnum
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from perdure.kubernetes.api import Api
+from perdure.kubernetes.status import AttemptStatus
+from perdure.kubernetes.wanted import WantedRun
+from perdure.model import Verdict
+from perdure.model.work import WorkVerdict
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -27,6 +32,7 @@ class Numbers:
         watch_age_s: Callable[[], float],
         waiting: Callable[[], int],
         known: Callable[[], int],
+        phases: Callable[[], Mapping[tuple[str, str, str], int]],
     ) -> None:
         self.registry = CollectorRegistry(auto_describe=False)
         self.reconcile = Histogram(
@@ -44,10 +50,35 @@ class Numbers:
         self.begun = Counter(
             "perdure_operator_attempts_begun", "Attempts that were started.", registry=self.registry
         )
+        whose = ["namespace", "agent"]
         self.ended = Counter(
             "perdure_operator_attempts_ended",
             "Attempts that ended.",
-            ["outcome", "infrastructure"],
+            [*whose, "outcome", "infrastructure"],
+            registry=self.registry,
+        )
+        self.receipts = Counter(
+            "perdure_operator_receipts",
+            "Attempts that ended with a receipt, by its verdict on their conversation.",
+            [*whose, "verdict"],
+            registry=self.registry,
+        )
+        self.works = Counter(
+            "perdure_operator_works",
+            "Attempts that ended with a work report, by its verdict.",
+            [*whose, "verdict"],
+            registry=self.registry,
+        )
+        self.tokens = Counter(
+            "perdure_operator_tokens",
+            "Tokens of attempts that ended.",
+            [*whose, "direction"],
+            registry=self.registry,
+        )
+        self.cost = Counter(
+            "perdure_operator_cost_usd",
+            "Dollars of attempts that ended, as their agents say.",
+            whose,
             registry=self.registry,
         )
         self.failed = Counter(
@@ -67,12 +98,49 @@ class Numbers:
         ):
             Gauge(name, what, registry=self.registry).set_function(ask)
         self.registry.register(_Requests(api))
+        self.registry.register(_Phases(phases))
+
+    def end(self, run: WantedRun, record: AttemptStatus) -> None:
+        """Count an attempt that ended."""
+        whose = (run.namespace, run.spec.agent)
+        infrastructure = str(record.infrastructure).lower()
+        self.ended.labels(*whose, record.outcome, infrastructure).inc()
+        if record.receipt is not None:
+            self.receipts.labels(*whose, _one_of(record.receipt.verdict, Verdict)).inc()
+        if record.work is not None:
+            self.works.labels(*whose, _one_of(record.work.verdict, WorkVerdict)).inc()
+        if record.usage is not None:
+            self.tokens.labels(*whose, "input").inc(record.usage.input_tokens)
+            self.tokens.labels(*whose, "output").inc(record.usage.output_tokens)
+            self.cost.labels(*whose).inc(record.usage.cost_usd)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         encode, kind = choose_encoder(
             "application/openmetrics-text; version=1.0.0" if "openmetrics" in accept else ""
         )
         return encode(self.registry), kind
+
+
+def _one_of(verdict: str, known: type[StrEnum]) -> str:
+    """Return a verdict that may be a label; a pod could have written any other."""
+    return verdict if verdict in set(known) else "unknown"
+
+
+class _Phases(Collector):
+    """Number of TaskRuns by phase."""
+
+    def __init__(self, phases: Callable[[], Mapping[tuple[str, str, str], int]]) -> None:
+        self._phases = phases
+
+    def collect(self) -> Iterable[Metric]:
+        found = GaugeMetricFamily(
+            "perdure_operator_taskruns_by_phase",
+            "TaskRuns by phase.",
+            labels=["namespace", "agent", "phase"],
+        )
+        for labels, count in sorted(self._phases().items()):
+            found.add_metric(labels, count)
+        yield found
 
 
 class _Requests(Collector):

@@ -17,7 +17,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import field
 from pathlib import Path
+from typing import Any
 
 import kopf
 import stamina.instrumentation
@@ -27,14 +29,16 @@ from lightkube.core.exceptions import ConfigError as NoConfig
 from perdure.errors import PerdureError, UsageError
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Away, Refused
+from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults
 from perdure.kubernetes.manifests import Cluster
 from perdure.kubernetes.memory import ClusterMemory, Key
 from perdure.kubernetes.metrics import Numbers, serve
+from perdure.kubernetes.namespace_setup import NamespaceSetup
 from perdure.kubernetes.queue import Queue
 from perdure.kubernetes.reconciler import TaskRunReconciler
 from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, said
-from perdure.kubernetes.wanted import WantedRun
+from perdure.kubernetes.wanted import FINALIZER, WantedRun
 from perdure.kubernetes.watches import Ears, listen, registry
 from perdure.lateclass import dataclass
 
@@ -42,6 +46,9 @@ ALL = "*"
 STUCK_S = 300.0
 RELIST_S = 600.0
 LEAVE_S = 15.0
+LET_GO_S = 10.0
+MOST_WOKEN = 8
+"""Maximum number of waiting TaskRuns that are looked at again when an attempt ends."""
 Say = Callable[[str], None]
 
 
@@ -53,6 +60,11 @@ class Options:
     """The namespaces to watch; empty for all."""
     image: str
     account: str = ""
+    defaults: AttemptDefaults = NO_DEFAULTS
+    policy: dict[str, Any] = field(default_factory=dict)
+    """The spec of the network policy that is made where attempts run; empty for none."""
+    make_account: bool = False
+    """Whether the attempts' account is made where they run."""
     port: int = 8080
     workers: int = 16
     patience_s: float = 1800.0
@@ -80,8 +92,11 @@ def connection() -> SingleConfig:
 class Operator:
     """One operator. It runs in one event loop, from the start of `run` to its end."""
 
-    def __init__(self, config: SingleConfig, options: Options, say: Say) -> None:
+    def __init__(
+        self, config: SingleConfig, options: Options, say: Say, warn: Say | None = None
+    ) -> None:
         self._config, self._options, self._say = config, options, say
+        self._warn = warn or say
         self.memory, self.ears = ClusterMemory(), Ears()
         self.api = Api(config)
         told = Cluster(image=options.image, account=options.account)
@@ -90,13 +105,19 @@ class Operator:
             api=self.api,
             memory=self.memory,
             cluster=told,
+            defaults=options.defaults,
+            namespaces=NamespaceSetup(options.policy, options.account * options.make_account),
             patience_ms=int(options.patience_s * 1000),
             began=self._began,
             ended=self._ended,
             moved=self.queue.moved,
         )
         self.numbers = Numbers(
-            self.api, self.ear_age_s, lambda: len(self.queue), lambda: len(self.memory)
+            self.api,
+            self.ear_age_s,
+            lambda: len(self.queue),
+            lambda: len(self.memory),
+            self.memory.phases,
         )
         self.stop, self.ready = asyncio.Event(), asyncio.Event()
         self.port = 0
@@ -138,11 +159,24 @@ class Operator:
             for each in workers:
                 each.cancel()
             await asyncio.gather(*workers, relist, return_exceptions=True)
+            with suppress(TimeoutError, Away, Refused):
+                async with asyncio.timeout(LET_GO_S):
+                    await self._let_go()
             await runner.cleanup()
             await self.api.close()
             self._say(
                 "operator: ended; running attempts continue, and the next start takes them over"
             )
+
+    async def _let_go(self) -> None:
+        """Take the finalizers off in a namespace that is being deleted. The operator's own pod is
+        among the first that go, and nobody would do it afterwards."""
+        leaving = [each for each in self._options.namespaces if await self.api.is_leaving(each)]
+        for key in self.memory:
+            found = self.memory.of(key)
+            if found is not None and key[0] in leaving and found[0].held:
+                left = [each for each in found[0].finalizers if each != FINALIZER]
+                await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
 
     def put(self, key: Key) -> None:
         """Queue a TaskRun to which something happened."""
@@ -173,7 +207,7 @@ class Operator:
         self.numbers.failed.labels(
             type(error).__name__ if isinstance(error, Away | Refused) else "Fault"
         ).inc()
-        self._say(
+        self._warn(
             f"{'/'.join(key)}: retried later: {type(error).__name__}: {said(str(error), 300)}"
         )
 
@@ -182,12 +216,22 @@ class Operator:
         self._say(f"{run.namespace}/{run.name}: attempt {record.number} begins as Job {record.job}")
 
     def _ended(self, run: WantedRun, record: AttemptStatus) -> None:
-        self.numbers.ended.labels(record.outcome, str(record.infrastructure).lower()).inc()
+        self.numbers.end(run, record)
+        self._wake(run)
         proof = f"; receipt {record.receipt.verdict}" if record.receipt is not None else ""
         why = f" ({said(record.detail, 200)})" if record.detail else ""
         self._say(
             f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome}{why}{proof}"
         )
+
+    def _wake(self, run: WantedRun) -> None:
+        """Queue the oldest TaskRuns that may take the room which an ended attempt has left."""
+        left = 0
+        for each in self.memory.line(run.namespace, run.uid):
+            same = bool(each.claim) and each.claim == run.status.workspace.claim_name
+            if not each.open and (same or (each.waits and left < MOST_WOKEN)):
+                left += 1
+                self.put((each.namespace, each.name))
 
     async def _check(self) -> None:
         """Check that the cluster answers, that it knows TaskRuns, and that this account may list
@@ -228,7 +272,7 @@ class Operator:
             try:
                 await self.look_at_all()
             except (Away, Refused) as error:
-                self._say(f"not everything could be listed: {said(str(error), 200)}")
+                self._warn(f"not everything could be listed: {said(str(error), 200)}")
 
     async def look_at_all(self) -> None:
         """List everything as it is now, and queue every TaskRun."""
@@ -282,11 +326,11 @@ class Operator:
         )
 
 
-def operate(options: Options, say: Say) -> None:
+def operate(options: Options, say: Say, warn: Say) -> None:
     """Run the operator until SIGTERM or SIGINT. A second signal ends it immediately."""
 
     async def main() -> None:
-        operator = Operator(connection(), options, say)
+        operator = Operator(connection(), options, say, warn)
 
         def ask() -> None:
             if operator.stop.is_set():

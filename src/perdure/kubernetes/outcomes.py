@@ -24,6 +24,9 @@ from perdure.kubernetes.status import said
 from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
+UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
+"""Obstacles that go away by themselves, when others have ended: they are waited for without a
+limit."""
 OVERDUE_MS = 10_000
 """Milliseconds after its deletion was due. A pod that still exists then has lost its node, because
 a live kubelet would have removed it."""
@@ -306,8 +309,26 @@ def unexplained(job: JobSeen | None, pods: Sequence[PodSeen], now: int) -> str:
     )
 
 
+_ROOM = (
+    "insufficient",
+    "too many pods",
+    "were unschedulable",
+    "node.kubernetes.io/",
+    "free ports",
+    "exceed max volume count",
+    "no nodes available",
+)
+"""Words of the scheduler (kube-scheduler 1.36, framework/plugins) for nodes that are full, or are
+not ready at the moment."""
+
+
 def _of_place(why: str) -> Held:
-    if "persistentvolumeclaim" in why.lower() or "volume" in why.lower():
+    lower = why.lower()
+    if "already in-use by another pod" in lower:
+        return Held("ClaimInUse", f"{why}; another attempt of the task is still at work")
+    if any(words in lower for words in _ROOM):
+        return Held("NoRoom", f"{why}; its pod starts when a node has room for it")
+    if "persistentvolumeclaim" in lower or "volume" in lower:
         return Held("ClaimPending", f"{why}; see kubectl describe pvc, and the storage class")
     return Held(
         "Unschedulable", f"{why}; check spec.pod.resources, nodeSelector, tolerations and affinity"

@@ -12,20 +12,24 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import field
+from typing import Any
 
 from msgspec.structs import replace
 
+from perdure.kubernetes import admission, events, manifests, status_moves
 from perdure.kubernetes import api as kinds
-from perdure.kubernetes import manifests, status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.api import Api, Away, Refused
 from perdure.kubernetes.claims import drop
+from perdure.kubernetes.defaults import NO_DEFAULTS, AttemptDefaults, filled
 from perdure.kubernetes.launch import launch, record
 from perdure.kubernetes.memory import ClusterMemory, Key, RememberedRun
+from perdure.kubernetes.namespace_setup import NamespaceSetup
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.snapshot import UID_LABEL, job_seen, pod_seen
-from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, said
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 from perdure.lateclass import dataclass
 
@@ -33,6 +37,8 @@ MOST_STEPS = 40
 """Maximum number of steps in a row. More means that somebody else writes the same objects; the
 TaskRun is then left alone for a while."""
 MOST_EVENTS = 5
+NO_QUOTA_S = 10.0
+"""Seconds for which a namespace without quotas is taken to have none."""
 
 
 @dataclass(slots=True)
@@ -43,22 +49,26 @@ class TaskRunReconciler:
     api: Api
     memory: ClusterMemory
     cluster: manifests.Cluster
+    defaults: AttemptDefaults = NO_DEFAULTS
+    namespaces: NamespaceSetup | None = None
     patience_ms: int = steps.PATIENCE_MS
     began: Callable[[WantedRun, AttemptStatus], None] = lambda run, attempt: None
     ended: Callable[[WantedRun, AttemptStatus], None] = lambda run, attempt: None
     moved: Callable[[Key], None] = lambda key: None
     now: Callable[[], int] = field(default=lambda: int(time.time() * 1000))
+    free: dict[str, float] = field(default_factory=dict)
+    """When a namespace was last seen without quotas (monotonic clock, in seconds)."""
 
     async def reconcile(self, key: Key) -> int | None:
         """Carry out the steps of one TaskRun. Return when to look again (ms since 1970); None to
         wait for an event. Raises Away and Refused."""
-        fresh, trouble = False, None
+        fresh, trouble, room, leaving = False, None, None, None
         notes: dict[str, str] = {}
         for _ in range(MOST_STEPS):
             found = self.memory.of(key)
             if found is None:
                 return None
-            run, known = found
+            run, known = filled(found[0], self.defaults), found[1]
             seen = steps.Seen(
                 run=run,
                 jobs=list(known.jobs.values()),
@@ -66,6 +76,8 @@ class TaskRunReconciler:
                 fresh=fresh,
                 recorded=known.recorded,
                 trouble=trouble,
+                room=room,
+                leaving=leaving,
                 notes=notes,
                 patience_ms=self.patience_ms,
             )
@@ -76,10 +88,14 @@ class TaskRunReconciler:
                 case steps.LookAgain():
                     await self._look(run, known)
                     fresh = True
+                case steps.AskRoom():
+                    room = await self._room(run, known)
+                case steps.AskNamespace():
+                    leaving = await self.api.is_leaving(run.namespace)
                 case steps.Ask(uid=uid):
                     notes[uid] = await self._events(run, uid)
                 case _:
-                    trouble = await self._do(step, run, known)
+                    trouble, room = await self._do(step, run, known), None
         raise Away(f"{run.namespace}/{run.name} does not settle: another program writes its status")
 
     async def _do(self, step: steps.Step, run: WantedRun, known: RememberedRun) -> Held | None:
@@ -90,7 +106,11 @@ class TaskRunReconciler:
                 case steps.RecordContext():
                     held = await record(self.api, self.memory, run, known)
                 case steps.LaunchPod(record=attempt):
-                    held = await launch(self.api, self.memory, run, known, attempt, self.cluster)
+                    if self.namespaces is not None:
+                        held = await self.namespaces.prepare(self.api, run.namespace)
+                    held = held or await launch(
+                        self.api, self.memory, run, known, attempt, self.cluster
+                    )
                 case steps.StopPod(job=job):
                     await self.api.delete(kinds.JOB, run.namespace, job.name, uid=job.uid)
                     known.jobs[job.name] = replace(job, deleting=True)
@@ -103,6 +123,12 @@ class TaskRunReconciler:
                         await self.api.patch(kinds.RUN, run.namespace, run.name, patch, status=True)
                     )
                     self._notice(run, status.attempts, known)
+                    await self._tell(run, status)
+                case steps.Expire():
+                    await self.api.delete(
+                        kinds.RUN, run.namespace, run.name, uid=run.uid, version=run.version
+                    )
+                    await self._again(run)
                 case steps.HoldFinalizer():
                     await self._finalizers(run, [*run.finalizers, FINALIZER])
                 case steps.Release(claim=claim):
@@ -119,6 +145,12 @@ class TaskRunReconciler:
         if held is None:
             self.moved(run.key)
         return held
+
+    async def _tell(self, run: WantedRun, status: TaskRunStatus) -> None:
+        """Post events about what has changed. One that cannot be posted is left out."""
+        for each in events.told(run.status, status):
+            with suppress(Refused, Away):
+                await self.api.create(kinds.EVENT, events.event(run, each, self.now()))
 
     def _notice(
         self, was: WantedRun, attempts: tuple[AttemptStatus, ...], known: RememberedRun
@@ -152,6 +184,28 @@ class TaskRunReconciler:
             [pod for pod in pods if pod is not None],
         )
         await self._again(run)
+
+    async def _room(self, run: WantedRun, known: RememberedRun) -> admission.Room:
+        """Return whether there is room for one more attempt. If there is, it counts as taken."""
+        quotas = await self._quotas(run.namespace)
+        mine = known.line or admission.in_line(run, 0)
+        others = self.memory.line(run.namespace, run.uid)
+        found = admission.room(mine, run.spec.pod.resources, others, quotas, self.now())
+        if found.held is None:
+            known.line = admission.admitted(mine)
+        return found
+
+    async def _quotas(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the quotas of a namespace; none where they may not be listed."""
+        if time.monotonic() - self.free.get(namespace, -NO_QUOTA_S) < NO_QUOTA_S:
+            return []
+        try:
+            found = await self.api.items(kinds.QUOTA, namespace)
+        except Refused:
+            found = []
+        if not found:
+            self.free[namespace] = time.monotonic()
+        return found
 
     async def _events(self, run: WantedRun, uid: str) -> str:
         """Return what went wrong with an object, from the warnings among its events."""

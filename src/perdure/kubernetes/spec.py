@@ -13,8 +13,10 @@ import msgspec
 
 from perdure.kubernetes.order import UID
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
+from perdure.model.choices import OnDenied, OnLeftover
 
 Mode = Literal["Claim", "Shared", "Checkpoints"]
+LAST_WORD = {None: "", True: "on", False: "off"}
 
 
 class Invalid(ValueError):
@@ -70,6 +72,9 @@ class Policy(Camel, frozen=True):
     budget_usd: float = msgspec.field(default=0.0, name="budgetUSD")
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     when_full: str = ""
+    on_denied: OnDenied | None = None
+    on_leftover: OnLeftover | None = None
+    last_word: bool | None = None
     verify: str = ""
     verify_rounds: int = 3
     verify_timeout_seconds: float = 1800
@@ -82,7 +87,7 @@ class SpecVolume(Camel, frozen=True):
     mode: Mode = "Claim"
     claim_name: str = ""
     storage_class_name: str = ""
-    size: str = "10Gi"
+    size: str = ""
     checkpoints: str = ""
     checkpoints_secret_name: str = ""
     reclaim: Literal["Keep", "Delete"] = "Keep"
@@ -93,6 +98,7 @@ class Pod(Camel, frozen=True):
     unchanged."""
 
     image: str = ""
+    image_pull_policy: str = ""
     resources: dict[str, Any] = {}
     node_selector: dict[str, str] = {}
     tolerations: list[dict[str, Any]] = []
@@ -126,6 +132,7 @@ class Spec(Camel, frozen=True):
     policy: Policy = Policy()
     workspace: SpecVolume = SpecVolume()
     suspend: bool = False
+    ttl_seconds_after_finished: int | None = None
     labels: dict[str, str] = {}
     pod: Pod = Pod()
 
@@ -189,6 +196,9 @@ def task_spec(spec: Spec) -> TaskSpec:
         budget_usd=policy.budget_usd,
         continuity=policy.continuity,
         when_full=policy.when_full,
+        on_denied=policy.on_denied or "",
+        on_leftover=policy.on_leftover or "",
+        last_word=LAST_WORD[policy.last_word],
         verify=policy.verify,
         verify_rounds=policy.verify_rounds,
         verify_timeout_s=policy.verify_timeout_seconds,

@@ -91,6 +91,7 @@ class StatusCondition(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
 
     type: str
     status: str
+    observed_generation: int = 0
     reason: str
     message: str = ""
     last_transition_time: str
@@ -105,6 +106,8 @@ class TaskRunStatus(Camel, frozen=True):
     used_before: int = 0
     """Number of attempts that used up an allowed one and are no longer in `attempts`."""
     run_after: str = ""
+    completion_time: str = ""
+    """When the TaskRun came to its end; empty while it goes on."""
     reason: str = ""
     session_id: str = ""
     receipt: str = ""

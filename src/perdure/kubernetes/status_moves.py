@@ -14,11 +14,12 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from perdure.kubernetes.outcomes import End, Held
+from perdure.kubernetes.outcomes import UNTIMED, End, Held
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.spec import Spec
 from perdure.kubernetes.status import (
+    FINAL,
     MOST_RECORDS,
     AttemptStatus,
     Lying,
@@ -49,6 +50,7 @@ from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide
 from perdure.rules.pricing import cost, price_of
 
+PLACING = "its pod is being placed"
 PHASES = {
     RunState.QUEUED: "Queued",
     RunState.SUCCEEDED: "Succeeded",
@@ -68,13 +70,13 @@ def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskR
     )
     status = replace(
         status,
-        phase="Running",
+        phase="Queued",
         attempt=number,
         run_after="",
-        reason="",
+        reason=PLACING,
         attempts=(*status.attempts, record),
     )
-    return _trimmed(_without(status, "NeedsPerson", "Waiting", now=now))
+    return _trimmed(_without(status, "NeedsPerson", "Waiting", "UnsavedWork", now=now))
 
 
 def closed(
@@ -139,7 +141,13 @@ def closed(
 
 
 def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
-    """Return the status with the condition Complete set to match the phase, for `kubectl wait`."""
+    """Return the status with the conditions that follow from the phase, and the time of its end:
+    Complete and Failed for `kubectl wait`, Reconciling and Stalled for tools that judge any
+    resource by them (kstatus)."""
+    if status.phase not in FINAL:
+        status = replace(status, completion_time="")
+    elif not status.completion_time:
+        status = replace(status, completion_time=stamp(now))
     last = status.attempts[-1].outcome if status.attempts else ""
     if status.phase == "Succeeded":
         reason = "Succeeded"
@@ -147,25 +155,32 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
         reason = camel(last)
     else:
         reason = status.phase
-    done = status.phase == "Succeeded"
-    return told(status, "Complete", reason or "Pending", status.reason, now, holds=done)
+    failed = status.phase in ("Failed", "Cancelled")
+    holding = {
+        "Complete": status.phase == "Succeeded",
+        "Failed": failed,
+        "Reconciling": status.phase not in FINAL and status.phase != "Suspended",
+        "Stalled": failed,
+    }
+    for kind, holds in holding.items():
+        status = told(status, kind, reason or "Pending", status.reason, now, holds=holds)
+    return status
 
 
-def reopened(status: TaskRunStatus, reason: str, now: int) -> TaskRunStatus:
-    """Return the status queued again, due now, with at least one more attempt allowed."""
+def reopened(status: TaskRunStatus, reason: str, now: int, more: int = 1) -> TaskRunStatus:
+    """Return the status queued again, due now, with at least so many more attempts allowed."""
     status = _without(status, "NeedsPerson", "Waiting", now=now)
-    return settled(
-        replace(allowed_more(status), phase="Queued", run_after=stamp(now), reason=reason), now
-    )
+    status = allowed_more(status, more)
+    return settled(replace(status, phase="Queued", run_after=stamp(now), reason=reason), now)
 
 
-def allowed_more(status: TaskRunStatus) -> TaskRunStatus:
-    """Return the status with at least one further attempt allowed, even if the running one uses up
-    an allowed attempt."""
+def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
+    """Return the status with at least so many further attempts allowed, even if the running one
+    uses up an allowed attempt."""
     return replace(
         status,
         attempts_allowed=max(
-            status.attempts_allowed, _used_up(status) + (status.open is not None) + 1
+            status.attempts_allowed, _used_up(status) + (status.open is not None) + more
         ),
     )
 
@@ -185,7 +200,10 @@ def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskR
 
 def waits(status: TaskRunStatus, held: Held, now: int) -> TaskRunStatus:
     """Return the status with the condition Waiting. Its time is the start of the whole wait, even
-    if the reason has changed."""
+    if the reason has changed; a wait without a limit does not count into one with a limit."""
+    was = status.condition("Waiting")
+    if was is not None and was.reason in UNTIMED and held.reason not in UNTIMED:
+        status = goes_on(status, now)
     return told(status, "Waiting", held.reason, held.message, now)
 
 
@@ -224,7 +242,12 @@ def told(
         else stamp(now)
     )
     condition = StatusCondition(
-        type=type, status=word, reason=reason, message=said(message), last_transition_time=since
+        type=type,
+        status=word,
+        observed_generation=was.observed_generation if was is not None else 0,
+        reason=reason,
+        message=said(message),
+        last_transition_time=since,
     )
     return replace(
         status, conditions=(*(each for each in status.conditions if each.type != type), condition)

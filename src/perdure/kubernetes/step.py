@@ -20,7 +20,8 @@ from dataclasses import field
 from msgspec.structs import replace
 
 from perdure.kubernetes import deletion, outcomes, ownership, status_moves
-from perdure.kubernetes.outcomes import End, Held
+from perdure.kubernetes.admission import Room
+from perdure.kubernetes.outcomes import UNTIMED, End, Held
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.status import (
     FINAL,
@@ -36,8 +37,7 @@ from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 PATIENCE_MS = 1_800_000
-"""Milliseconds for which an attempt waits for an obstacle to go away; after that a person is
-needed."""
+"""Milliseconds for which an attempt waits for an obstacle that only a person can remove."""
 LOOK_AGAIN_MS = 15_000
 MOST_LOOK_AGAIN_MS = 300_000
 
@@ -59,6 +59,10 @@ class Seen:
     """The recorded versions of the instructions; None if not known."""
     trouble: Held | None = None
     """Why the last step could not be carried out."""
+    leaving: bool | None = None
+    """Whether the namespace is being deleted; None if that is not known."""
+    room: Room | None = None
+    """Whether there is room for one more attempt; None if that is not known."""
     notes: dict[str, str] = field(default_factory=dict)
     """Messages of events, by the uid of the object that they are about."""
     patience_ms: int = PATIENCE_MS
@@ -81,6 +85,21 @@ class Ask:
     """Read the events about an object."""
 
     uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskRoom:
+    """Find out whether there is room for one more attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class AskNamespace:
+    """Find out whether the namespace is being deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Delete the TaskRun, whose time to live is over and whose work is saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +140,20 @@ class StopPod:
     job: JobSeen
 
 
-Step = Rest | LookAgain | Ask | RecordContext | Tell | HoldFinalizer | Release | LaunchPod | StopPod
+Step = (
+    Rest
+    | LookAgain
+    | Ask
+    | AskRoom
+    | AskNamespace
+    | Expire
+    | RecordContext
+    | Tell
+    | HoldFinalizer
+    | Release
+    | LaunchPod
+    | StopPod
+)
 
 
 def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
@@ -133,6 +165,8 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
         return next((StopPod(job) for job in seen.jobs if _runs(job)), None) or Release(
             deletion.claim_to_go(run)
         )
+    if run.held and not run.deleting and deletion.kept(run):
+        return Release()
     own, foreign = ownership.apart(seen.pods, seen.jobs, status)
     seen = dataclasses.replace(seen, pods=own, foreign=foreign)
     told = status.condition("Foreign")
@@ -166,7 +200,8 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
             return _unable(seen, status, seen.trouble, now)
     if status.open is not None:
         if run.retry and run.retry != status.retried:  # it is running: allow one more failure
-            status = replace(status_moves.allowed_more(status), retried=run.retry)
+            status = status_moves.allowed_more(status, run.retry_attempts)
+            status = replace(status, retried=run.retry)
         return _at_work(seen, status, status.attempts[-1], now, jitter)
     if run.deleting:
         return _leaves(seen, status, now)
@@ -207,7 +242,10 @@ def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
 
 
 def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
-    return replace(status, observed_generation=run.generation)
+    conditions = tuple(
+        replace(each, observed_generation=run.generation) for each in status.conditions
+    )
+    return replace(status, observed_generation=run.generation, conditions=conditions)
 
 
 def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
@@ -296,12 +334,12 @@ def _watched(
     began = any(pod.started for pod in live)
     queued = job is not None and job.suspended and not live
     status = status_moves.goes_on(status, now) if began or queued else status
-    phase, reason = (
-        ("Queued", "its Job is suspended, for example by a queue without room for it")
-        if queued
-        else ("Running", "")
-    )
-    if status.phase != phase:
+    phase, reason = "Queued", status_moves.PLACING
+    if queued:
+        reason = "its Job is suspended, for example by a queue without room for it"
+    elif began:
+        phase, reason = "Running", ""
+    if (status.phase, status.reason) != (phase, reason):
         status = status_moves.settled(replace(status, phase=phase, reason=reason), now)
     leaving = [pod.deleted + outcomes.OVERDUE_MS + 1000 for pod in live if pod.deleted]
     later = None if began or queued else now + LOOK_AGAIN_MS
@@ -309,12 +347,14 @@ def _watched(
 
 
 def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:
-    """Wait for an obstacle of the open attempt. After a while the obstacle becomes its outcome.
+    """Wait for an obstacle of the open attempt. After a while an obstacle that only a person can
+    remove becomes its outcome.
 
-    Only a lost node is waited for without a limit, since what is on it may still write."""
+    Room is waited for without a limit. So is a lost node, since what is on it may still write."""
     status = status_moves.waits(status, held, now)
     since = _since(status, now)
-    if now - since > seen.patience_ms and held.reason != "NodeLost":
+    timed = held.reason not in UNTIMED and held.reason != "NodeLost"
+    if timed and now - since > seen.patience_ms:
         outcome = Outcome(
             kind=OutcomeKind.CONFIG_ERROR, detail=f"it could not start: {held.message}"
         )
@@ -323,7 +363,11 @@ def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: floa
                 seen.run, status_moves.closed(status, End(outcome=outcome), seen.run, now, jitter)
             )
         )
-    return _told(seen.run, replace(status, reason=said(held.message)), _again(since, now))
+    phase = "Queued" if held.reason in UNTIMED else "Pending"
+    if held.reason == "NodeLost":
+        phase = status.phase
+    status = status_moves.settled(replace(status, phase=phase, reason=said(held.message)), now)
+    return _told(seen.run, status, _again(since, now))
 
 
 def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
@@ -332,16 +376,19 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)
         if status.phase in FINAL and status.context_version:
-            return Tell(_seen(run, status_moves.reopened(status, "requested by you", now)))
+            again = status_moves.reopened(status, "requested by you", now, run.retry_attempts)
+            return Tell(_seen(run, again))
         status = (
-            replace(status_moves.allowed_more(status), run_after="")
+            replace(status_moves.allowed_more(status, run.retry_attempts), run_after="")
             if status.context_version
             else replace(status, phase="Pending")
         )
     if status.phase in FINAL:
         if run.held and deletion.safe(run, status) and not deletion.claim_to_go(run):
             return Release()
-        return _told(run, status, None)
+        if not run.held and deletion.claim_to_go(run) and status.attempt:
+            return HoldFinalizer()
+        return _ended(seen, status, now)
     if run.invalid:
         return Tell(_seen(run, status_moves.refused(status, "InvalidSpec", run.invalid, now)))
     if run.spec.suspend:
@@ -373,10 +420,33 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
         if left[0] in seen.foreign:
             held = Held("NotOwned", ownership.told_of(left))
         return _told(run, status_moves.waits(status, held, now), now + LOOK_AGAIN_MS)
-    if not run.held:
+    if not run.held and not deletion.kept(run):
         return HoldFinalizer()
+    if seen.room is None:
+        return AskRoom()
+    if seen.room.held is not None:
+        held = seen.room.held
+        status = replace(status, phase="Queued", reason=said(held.message))
+        status = status_moves.settled(status_moves.waits(status, held, now), now)
+        return _told(run, status, now + seen.room.again_ms)
     number = max([status.attempt, *(job.attempt for job in seen.jobs)]) + 1
     return Tell(_seen(run, status_moves.settled(status_moves.begun(status, number, run, now), now)))
+
+
+def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
+    """Let a TaskRun rest that has come to its end, until its time to live is over."""
+    run, ttl = seen.run, seen.run.spec.ttl_seconds_after_finished
+    end = moment(status.completion_time)
+    if ttl is None or not end:
+        return _told(run, status, None)
+    due = end + ttl * 1000
+    if due > now:
+        return _told(run, status, due)
+    if deletion.safe(run, status):
+        step = _told(run, status, None)
+        return Expire() if isinstance(step, Rest) else step
+    message = f"its time to live is over, but {deletion.unsaved(run, status)}"
+    return _told(run, status_moves.told(status, "UnsavedWork", "NotSaved", message, now), None)
 
 
 def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
@@ -384,8 +454,11 @@ def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
     run = seen.run
     if deletion.safe(run, status):
         return Release(deletion.claim_to_go(run))
-    return _told(
-        run,
-        status_moves.told(status, "UnsavedWork", "NotSaved", deletion.unsaved(run, status), now),
-        None,
+    if seen.leaving is None:
+        return AskNamespace()
+    if seen.leaving:  # its claims and pods are deleted with it: there is nothing to protect
+        return Release()
+    status = status_moves.told(
+        status, "UnsavedWork", "NotSaved", deletion.unsaved(run, status), now
     )
+    return _told(run, status, now + LOOK_AGAIN_MS)

@@ -43,6 +43,7 @@ class TaskRuns:
         self.server = found.cluster.server
         self.namespace = namespace or found.namespace
         self._kind = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
+        self._pods: Any = create_namespaced_resource("", "v1", "Pod", "pods")
         with self._said(""):
             self._client = Client(
                 config=found, namespace=self.namespace, field_manager="perdure-cli"
@@ -101,6 +102,27 @@ class TaskRuns:
                 pod, namespace=self.namespace, container="perdure", follow=follow, newlines=False
             ):
                 yield str(line)
+
+    def job(self, name: str) -> Object:
+        from lightkube.generic_resource import create_namespaced_resource
+
+        kind = create_namespaced_resource("batch", "v1", "Job", "jobs")
+        with self._said(name, what="Job"):
+            return dict(self._client.get(kind, name, namespace=self.namespace))
+
+    def pod(self, name: str) -> Object:
+        with self._said(name, what="pod"):
+            return dict(self._client.get(self._pods, name, namespace=self.namespace))
+
+    def create_pod(self, body: Object) -> Object:
+        name = str(body["metadata"]["name"])
+        with self._said(name, what="pod"):
+            made = self._pods(apiVersion="v1", kind="Pod", **body)
+            return dict(self._client.create(made, namespace=self.namespace))
+
+    def delete_pod(self, name: str) -> None:
+        with self._said(name, what="pod"):
+            self._client.delete(self._pods, name, namespace=self.namespace)
 
     @contextmanager
     def _said(self, name: str, what: str = "TaskRun") -> Iterator[None]:

@@ -75,6 +75,12 @@ def unrecorded(body: Object) -> bool:
     return count(body, "status.contextVersion") < count(body, "spec.contextVersion")
 
 
+def has_open_attempt(body: Object) -> bool:
+    """Return whether an attempt has begun and not ended; its pod may still wait for room."""
+    attempts = several(body, "status.attempts")
+    return bool(attempts) and not word(attempts[-1], "outcome")
+
+
 def condition(body: Object, kind: str) -> Object:
     """Return the condition of a type if it is true, or else an empty object."""
     true = (

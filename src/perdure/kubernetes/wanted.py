@@ -18,6 +18,8 @@ from perdure.model.codec import resolved
 GROUP, VERSION, KIND, PLURAL = "perdure.dev", "v1alpha1", "TaskRun", "taskruns"
 FINALIZER = f"{GROUP}/unsaved-work"
 RETRY, ABANDON = f"{GROUP}/retry", f"{GROUP}/abandon"
+RETRY_ATTEMPTS = f"{GROUP}/retry-attempts"
+MOST_RETRIES = 1000
 QUEUE_LABELS = ("kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class")
 
 
@@ -35,6 +37,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     finalizers: tuple[str, ...]
     labels: dict[str, str]
     retry: str
+    retry_attempts: int
+    """How many further attempts a retry allows."""
     abandoned: bool
     spec: Spec
     invalid: str
@@ -110,12 +114,20 @@ def wanted(body: dict[str, Any]) -> WantedRun:
         finalizers=tuple(meta.get("finalizers") or ()),
         labels={name: labels[name] for name in QUEUE_LABELS if name in labels},
         retry=str(annotations.get(RETRY, ""))[:253],
+        retry_attempts=_number(annotations.get(RETRY_ATTEMPTS, "")),
         abandoned=annotations.get(ABANDON) == "true",
         spec=spec,
         invalid=invalid,
         status=status_of(raw),
         raw_status=raw,
     )
+
+
+def _number(text: Any) -> int:
+    """Return the number of attempts in an annotation; 1 if it is not valid."""
+    word = str(text)
+    valid = word.isascii() and word.isdecimal() and len(word) < 5
+    return min(max(int(word), 1), MOST_RETRIES) if valid else 1
 
 
 def _plain(text: str) -> str:

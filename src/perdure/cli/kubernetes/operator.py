@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from perdure.cli.runs.pool import say
 from perdure.errors import UsageError
 from perdure.host.extras import install_command
 from perdure.model.durations import duration
+from perdure.rules.text import tell
 
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -39,6 +44,24 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         help="the account of the attempts' pods; its token is not mounted",
     )
     parser.add_argument(
+        "--make-service-account",
+        action="store_true",
+        help="make that account in each namespace where attempts run",
+    )
+    parser.add_argument(
+        "--network-policy",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help="the spec of a NetworkPolicy that is made in each namespace where attempts run",
+    )
+    parser.add_argument(
+        "--defaults",
+        default="{}",
+        metavar="JSON",
+        help="what TaskRuns get for `pod` and `workspace` where they name nothing themselves",
+    )
+    parser.add_argument(
         "--port",
         type=_port,
         default=8080,
@@ -55,7 +78,16 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         type=_duration,
         default=1800.0,
         metavar="TIME",
-        help=("how long an attempt may be blocked before it asks for a person (default: 30m)"),
+        help=(
+            "how long an attempt waits for something that only a person can fix (default: 30m); "
+            "quota, room and another writer are waited for without a limit"
+        ),
+    )
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        default="text",
+        help="json: one object a line, with time and level (default: text)",
     )
     parser.add_argument(
         "--deaf",
@@ -78,6 +110,16 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError("expected a JSON object")
+    return found
+
+
 def _duration(text: str) -> float:
     try:
         return duration(text)
@@ -87,6 +129,7 @@ def _duration(text: str) -> float:
 
 def operator_verb(arguments: argparse.Namespace) -> int:
     try:
+        from perdure.kubernetes.defaults import defaults_of
         from perdure.kubernetes.operator import Options, namespaces, operate
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -98,15 +141,37 @@ def operator_verb(arguments: argparse.Namespace) -> int:
             "perdure operator needs the image of the attempts",
             "--image NAME, or PERDURE_IMAGE",
         )
+    try:
+        defaults = defaults_of(arguments.defaults)
+    except ValueError as error:
+        raise UsageError(
+            f"--defaults cannot be used: {error}", "docs/reference/operator.md"
+        ) from error
     own = OWN_NAMESPACE.read_text().strip() if OWN_NAMESPACE.is_file() else "default"
     options = Options(
         namespaces=namespaces(arguments.namespace, arguments.all_namespaces, own),
         image=arguments.image,
         account=arguments.service_account,
+        defaults=defaults,
+        policy=arguments.network_policy,
+        make_account=arguments.make_service_account,
         port=arguments.port,
         workers=arguments.workers,
         patience_s=arguments.patience,
         deaf_s=arguments.deaf,
     )
-    operate(options, say)
+    operate(options, _log(arguments.log_format, "info"), _log(arguments.log_format, "warning"))
     return 0
+
+
+def _log(form: str, level: str) -> Callable[[str], None]:
+    """Return a function that writes a line of the log."""
+    if form == "text":
+        return say
+
+    def write(text: str) -> None:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = {"time": at, "level": level, "logger": "perdure.operator", "message": text}
+        tell(json.dumps(line, ensure_ascii=False))
+
+    return write

@@ -23,6 +23,7 @@ from perdure.kubernetes.view import (
     Object,
     condition,
     count,
+    has_open_attempt,
     last_outcome,
     part,
     phase,
@@ -30,8 +31,9 @@ from perdure.kubernetes.view import (
     unrecorded,
     word,
 )
-from perdure.kubernetes.wanted import RETRY
+from perdure.kubernetes.wanted import MOST_RETRIES, RETRY, RETRY_ATTEMPTS
 from perdure.model import ContinuityPolicy, Permissions, WhenFull
+from perdure.model.choices import OnDenied, OnLeftover
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -122,7 +124,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECRET",
         help="a Secret whose keys are variables for the store's client",
     )
-    where.add_argument("--size", help="size of the claim that is made (default: 10Gi)")
+    where.add_argument(
+        "--size", help="size of the claim that is made (default: the operator's, or 2Gi)"
+    )
     where.add_argument(
         "--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in"
     )
@@ -149,6 +153,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[str(each) for each in WhenFull],
         help="what to do when the context window is nearly full",
     )
+    ending_arguments(limits)
     limits.add_argument(
         "--verify",
         metavar="COMMAND",
@@ -165,6 +170,24 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="maximum time of the check (default: 30m; 0: no limit)",
     )
     following(parser)
+
+
+def ending_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--on-denied",
+        choices=[str(each) for each in OnDenied],
+        help="if a tool call was denied: ask a person (default), fail, or report it",
+    )
+    group.add_argument(
+        "--on-leftover",
+        choices=[str(each) for each in OnLeftover],
+        help="processes that the agent leaves running: end them (default), keep them, or wait",
+    )
+    group.add_argument(
+        "--last-word",
+        choices=("off", "on"),
+        help="ask the agent for its last word in a fixed form",
+    )
 
 
 def following(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +231,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
         "budgetUSD": arguments.budget_usd,
         "continuity": arguments.continuity,
         "whenFull": arguments.when_full,
+        **_endings(arguments),
         "verify": arguments.verify,
         "verifyRounds": arguments.verify_rounds,
         "verifyTimeoutSeconds": _whole(arguments.verify_timeout),
@@ -258,6 +282,15 @@ def _given(found: Object) -> Object:
     }
 
 
+def _endings(arguments: argparse.Namespace) -> Object:
+    """Return what the flags say about the end of an attempt."""
+    return {
+        "onDenied": arguments.on_denied,
+        "onLeftover": arguments.on_leftover,
+        "lastWord": None if arguments.last_word is None else arguments.last_word == "on",
+    }
+
+
 def _with_value(text: str) -> Object:
     if "=" not in text:
         raise UsageError(
@@ -274,6 +307,23 @@ def _whole(seconds: float | None) -> int | None:
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
+    changes = parser.add_argument_group("changes that hold from now on")
+    changes.add_argument(
+        "--continuity",
+        choices=[str(each) for each in ContinuityPolicy],
+        help="if the conversation is lost",
+    )
+    changes.add_argument("--model", help="the model, by the agent's own name for it")
+    changes.add_argument(
+        "--budget-usd", type=float, help="dollars for all attempts together, those before included"
+    )
+    changes.add_argument(
+        "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
+    )
+    changes.add_argument(
+        "--attempts", type=positive, help="number of further attempts (default: 1)"
+    )
+    ending_arguments(changes)
     following(parser)
 
 
@@ -282,9 +332,10 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     name, now = arguments.name, phase(body)
     if part(body, "spec").get("suspend") is True:
         raise Conflict(f"{name} is stopped", f"kubectl perdure resume {name}")
-    if now == "Running":
+    if now == "Running" or has_open_attempt(body):
+        doing = "is already running" if now == "Running" else "is already waiting to start"
         raise Conflict(
-            f"{name} is already running (attempt {count(body, 'status.attempt')})",
+            f"{name} {doing} (attempt {count(body, 'status.attempt')})",
             f"kubectl perdure logs -f {name}",
         )
     if now == "Succeeded":
@@ -292,8 +343,25 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
             f"{name} has succeeded: there is nothing to retry",
             f'kubectl perdure update {name} "new instructions"',
         )
+    if (arguments.attempts or 1) > MOST_RETRIES:
+        raise UsageError(f"--attempts: expected at most {MOST_RETRIES}, got {arguments.attempts}")
     wish = uuid.uuid4().hex
-    asked = taskruns.patch(name, {"metadata": {"annotations": {RETRY: wish}}}, seen=body)
+    changes = _given(
+        {
+            "model": arguments.model,
+            "policy": {
+                "continuity": arguments.continuity,
+                "budgetUSD": arguments.budget_usd,
+                "timeoutSeconds": _whole(arguments.timeout),
+                **_endings(arguments),
+            },
+        }
+    )
+    more = str(arguments.attempts) if arguments.attempts else None
+    wanted: Object = {"metadata": {"annotations": {RETRY: wish, RETRY_ATTEMPTS: more}}}
+    if changes:
+        wanted["spec"] = changes
+    asked = taskruns.patch(name, wanted, seen=body)
     return _told(taskruns, asked, arguments, "gets one more attempt", wish)
 
 
@@ -377,7 +445,7 @@ def _told(
         print(f"taskrun.perdure.dev/{name} {what}")
     if arguments.follow:
         print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it continues", file=sys.stderr)
-        before = count(body, "status.attempt") - (phase(body) == "Running")
+        before = count(body, "status.attempt") - has_open_attempt(body)
         told = (
             None
             if arguments.quiet

@@ -36,6 +36,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("kubernetes.verbs", "list TaskRuns"),
     "show": ("kubernetes.verbs", "show one TaskRun, its attempts and receipts"),
     "logs": ("kubernetes.logs", "show the logs of the attempts' pods; -f follows"),
+    "sessions": ("kubernetes.claim", "list the conversations on a TaskRun's claim"),
+    "diff": ("kubernetes.claim", "show what a TaskRun has changed in its workdir"),
+    "debug": (
+        "kubernetes.claim",
+        "make a pod on a TaskRun's claim, to choose a conversation or look around in",
+    ),
     "why": (
         "kubernetes.verbs",
         "show how each attempt ended, its receipt, and what the TaskRun waits for",
@@ -222,11 +228,15 @@ def _lies(place: dict[str, Any]) -> str:
     return one_line(" and ".join(filter(None, (kept, store))) or f"mode {place['mode']}", 300)
 
 
+FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
+"""Conditions that say the same as the phase."""
+
+
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         each
         for each in report["conditions"]
-        if each["status"] == "True" and each["type"] != "Complete"
+        if each["status"] == "True" and each["type"] not in FROM_PHASE
     ]
 
 

@@ -1,0 +1,157 @@
+"""`sessions`, `diff` and `debug` of `perdure --cluster`: look at a task's state on its claim.
+
+The state of a TaskRun is on a volume that one pod at a time can write to. Between two attempts
+these verbs make a pod of their own on it, from the newest attempt's Job: same image, same account,
+same protection, but none of the attempt's Secrets. `sessions` and `diff` run perdure's own verb
+there and delete the pod; that of `debug` is for `kubectl exec`. All need the rights to read Jobs
+and to make and delete pods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.text import clean, one_line
+from perdure.errors import Conflict, NotFound
+from perdure.kubernetes.manifests import MADE_BY
+from perdure.kubernetes.snapshot import UID_LABEL
+from perdure.kubernetes.view import Object, has_open_attempt, part, phase, several, word
+
+if TYPE_CHECKING:
+    from perdure.kubernetes.taskruns import TaskRuns
+
+EVERY_S = 0.5
+PATIENCE_S = 180.0
+"""Seconds that the pod may take to start."""
+LONGEST_S = 4 * 3600
+"""Seconds after which Kubernetes ends the pod, in case its maker is gone."""
+KEPT = frozenset({"perdure-data", "perdure-tmp", "perdure-home"})
+"""The volumes of an attempt's pod that hold no Secret and no order."""
+OVER = ("Succeeded", "Failed")
+
+
+def sessions_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def sessions_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    more = ("--json",) if arguments.json else ()
+    return _printed(taskruns, arguments.name, ("perdure", "sessions", "--all", *more))
+
+
+def diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+
+
+def diff_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    return _printed(taskruns, arguments.name, ("perdure", "diff", arguments.name))
+
+
+def debug_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+
+
+def debug_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    made = taskruns.create_pod(
+        pod_of(taskruns, taskruns.get(arguments.name), ("sleep", str(LONGEST_S)))
+    )
+    name = str(made["metadata"]["name"])
+    try:
+        _wait(taskruns, name, ("Running", *OVER))
+    except BaseException:
+        taskruns.delete_pod(name)
+        raise
+    place = f"{name} -n {taskruns.namespace}"
+    print(
+        f"pod/{name} has the state of {arguments.name} at /data, for {LONGEST_S // 3600} hours at "
+        "most; no attempt begins meanwhile\n"
+        f"  kubectl exec -it {place} -- perdure entrypoint --volume /data -- perdure resume\n"
+        f"  kubectl delete pod {place}"
+    )
+    return 0
+
+
+def _printed(taskruns: TaskRuns, name: str, command: Sequence[str]) -> int:
+    """Run a command on the claim and print its output. Return its exit code."""
+    with _pod(taskruns, name, command) as pod:
+        body = _wait(taskruns, pod, OVER)
+        for line in taskruns.log(pod):
+            print(clean(line), flush=True)
+    states = several(body, "status.containerStatuses")
+    ended = part(states[0], "state.terminated") if states else {}
+    code = ended.get("exitCode")
+    return code if isinstance(code, int) else 1
+
+
+@contextmanager
+def _pod(taskruns: TaskRuns, name: str, command: Sequence[str]) -> Iterator[str]:
+    """Make the pod and return its name. It is deleted at the end."""
+    made = taskruns.create_pod(pod_of(taskruns, taskruns.get(name), command))
+    try:
+        yield str(made["metadata"]["name"])
+    finally:
+        with suppress(NotFound):
+            taskruns.delete_pod(str(made["metadata"]["name"]))
+
+
+def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
+    """Return the pod on the claim of a TaskRun. Raises Conflict while an attempt has the claim, and
+    NotFound if there is no claim or no Job to take the pod from."""
+    name, claim = word(body, "metadata.name"), word(body, "status.workspace.claimName")
+    if has_open_attempt(body):
+        raise Conflict(
+            f"an attempt of {name} has its claim: it is {phase(body).lower()}",
+            f"kubectl perdure logs -f {name}, or kubectl perdure stop {name}",
+        )
+    attempts = several(body, "status.attempts")
+    if not claim or not attempts:
+        raise NotFound(
+            f"{name} has no claim that a pod could look at",
+            f"kubectl perdure show {name} says where its state is",
+        )
+    job = taskruns.job(word(attempts[-1], "job"))
+    spec: dict[str, Any] = copy.deepcopy(job["spec"]["template"]["spec"])
+    (container,) = spec["containers"]
+    container["args"] = list(command)
+    if command[0] == "sleep":
+        container["command"] = list(container.pop("args"))
+    container["volumeMounts"] = [
+        each for each in container.get("volumeMounts", []) if each["name"] in KEPT
+    ]
+    spec["volumes"] = [each for each in spec["volumes"] if each["name"] in KEPT]
+    for each in spec["volumes"]:
+        if "persistentVolumeClaim" in each:
+            each["persistentVolumeClaim"] = {"claimName": claim}
+    spec["activeDeadlineSeconds"] = LONGEST_S
+    spec["terminationGracePeriodSeconds"] = 5
+    labels = {MADE_BY[0]: MADE_BY[1], UID_LABEL: word(body, "metadata.uid")}
+    return {
+        "metadata": {"name": f"{name[:40]}-look-{uuid.uuid4().hex[:8]}", "labels": labels},
+        "spec": spec,
+    }
+
+
+def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
+    """Return the pod when it is in one of these phases. Raises Conflict if that takes too long
+    before it has started."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        body = taskruns.pod(name)
+        now = word(body, "status.phase")
+        if now in phases:
+            return body
+        if now != "Running" and time.monotonic() > end:
+            conditions = several(body, "status.conditions")
+            why = next((word(each, "message") for each in conditions if word(each, "message")), "")
+            raise Conflict(
+                f"the pod {name} does not start: {one_line(why, 300) or now}",
+                "is another TaskRun of the task at work? kubectl perdure ls",
+            )
+        time.sleep(EVERY_S)

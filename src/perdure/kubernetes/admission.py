@@ -1,0 +1,202 @@
+"""Decides whether one more attempt may begin: by the quotas of its namespace, and by the one writer
+of its task. Pure; `reconciler` asks, before `step` opens an attempt.
+
+Kubernetes enforces both itself, so a wrong answer here costs nothing but order. Without this look
+all TaskRuns would open an attempt at once, and the Job controller would give the room to any of
+them, with growing delays. The room goes to the oldest TaskRun that waits for it.
+
+A quota that an attempt can never fit into does not hold it back: the Job's own events say what is
+wrong. Quotas with scopes are left to Kubernetes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import msgspec
+
+from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.status import FINAL, moment
+from perdure.kubernetes.wanted import WantedRun
+
+PODS = frozenset({"pods", "count/pods"})
+COMPUTE = {
+    "cpu": ("requests", "cpu"),
+    "memory": ("requests", "memory"),
+    "requests.cpu": ("requests", "cpu"),
+    "requests.memory": ("requests", "memory"),
+    "limits.cpu": ("limits", "cpu"),
+    "limits.memory": ("limits", "memory"),
+}
+"""Which part of a container's resources a name in a quota counts."""
+LOOK_AGAIN_MS = 3_000
+"""Milliseconds after which the first in line looks again."""
+MOST_LOOK_AGAIN_MS = 60_000
+SUFFIXES = {
+    "": Decimal(1),
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "k": Decimal(10) ** 3,
+    "M": Decimal(10) ** 6,
+    "G": Decimal(10) ** 9,
+    "T": Decimal(10) ** 12,
+    "P": Decimal(10) ** 15,
+    "E": Decimal(10) ** 18,
+    "Ki": Decimal(2) ** 10,
+    "Mi": Decimal(2) ** 20,
+    "Gi": Decimal(2) ** 30,
+    "Ti": Decimal(2) ** 40,
+    "Pi": Decimal(2) ** 50,
+    "Ei": Decimal(2) ** 60,
+}
+
+
+class InLine(msgspec.Struct, frozen=True, kw_only=True):
+    """What others need to know of a TaskRun to find their place in line."""
+
+    namespace: str
+    name: str
+    created: int
+    agent: str = ""
+    phase: str = ""
+    claim: str
+    """The claim that it works on; empty outside mode Claim."""
+    waits: bool
+    """Whether its next attempt is due and waits for nothing but room."""
+    due: int
+    """The time before which its next attempt does not begin (ms since 1970)."""
+    attempt: int
+    """The number of its newest attempt."""
+    open: bool
+    """Whether that attempt is open."""
+    podless: bool = False
+    """Whether the open attempt may still get its pod, and nothing keeps it from that."""
+
+    @property
+    def age(self) -> tuple[int, str]:
+        return self.created, self.name
+
+
+class Room(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer: why no attempt may begin now (None if it may), and when to ask again."""
+
+    held: Held | None = None
+    ahead: int = 0
+    """Number of TaskRuns that are before this one in line."""
+
+    @property
+    def again_ms(self) -> int:
+        return min(LOOK_AGAIN_MS * (1 + self.ahead), MOST_LOOK_AGAIN_MS)
+
+
+def in_line(run: WantedRun, created: int) -> InLine:
+    """Return what others need to know of a TaskRun."""
+    status, spec = run.status, run.spec
+    waiting = status.condition("Waiting")
+    reason = waiting.reason if waiting is not None else ""
+    opened = status.open
+    asked = run.retry != status.retried or run.generation != status.observed_generation
+    idle = spec.suspend or run.deleting or bool(run.invalid) or opened is not None
+    return InLine(
+        namespace=run.namespace,
+        name=run.name,
+        created=created,
+        agent=spec.agent,
+        phase=status.phase or "Pending",
+        claim=(status.workspace.claim_name or run.claim) if spec.workspace.mode == "Claim" else "",
+        waits=not idle and (status.phase not in FINAL or asked) and reason in ("", "QuotaExceeded"),
+        due=moment(status.run_after),
+        attempt=status.attempt,
+        open=opened is not None,
+        podless=opened is not None and reason != "QuotaExceeded",
+    )
+
+
+def admitted(mine: InLine) -> InLine:
+    """Return a TaskRun in line that was let through and will open an attempt."""
+    return msgspec.structs.replace(
+        mine, open=True, podless=True, waits=False, attempt=mine.attempt + 1
+    )
+
+
+def room(
+    mine: InLine,
+    resources: Mapping[str, Any],
+    others: Iterable[InLine],
+    quotas: Sequence[Mapping[str, Any]],
+    now: int,
+) -> Room:
+    """Return whether the TaskRun `mine` may open an attempt that asks for these resources."""
+    beside = [each for each in others if each.namespace == mine.namespace]
+    writer = next(
+        (each for each in beside if each.open and mine.claim and each.claim == mine.claim), None
+    )
+    if writer is not None:
+        return Room(
+            held=Held(
+                "ClaimInUse",
+                f"TaskRun {writer.name} is at work on this task: one attempt at a time writes to "
+                f"the claim {mine.claim}",
+            )
+        )
+    ahead = sum(each.waits and each.due <= now and each.age < mine.age for each in beside)
+    coming = sum(each.podless for each in beside)
+    for quota in quotas:
+        short = _short(quota, resources, ahead + coming + 1)
+        if short:
+            return Room(
+                held=Held(
+                    "QuotaExceeded",
+                    f"the quota {_name(quota)} of the namespace {short}, and they are in use: the "
+                    "attempt begins when there is room",
+                ),
+                ahead=ahead,
+            )
+    return Room()
+
+
+def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -> str:
+    """Return what a quota lacks for so many attempts; empty if it has room for them."""
+    spec, status = quota.get("spec") or {}, quota.get("status") or {}
+    if spec.get("scopes") or spec.get("scopeSelector"):
+        return ""
+    hard, used = status.get("hard") or {}, status.get("used") or {}
+    for name, most in hard.items():
+        each = _asked(name, resources)
+        limit, taken = quantity(most), quantity(used.get(name, "0"))
+        if each is None or limit is None or taken is None or each > limit:
+            continue
+        if taken + count * each > limit:
+            return f"allows {most} {name}"
+    return ""
+
+
+def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
+    """Return how much of a resource one attempt takes; None if that is not known."""
+    if name in PODS:
+        return Decimal(1)
+    if name not in COMPUTE:
+        return None
+    part, kind = COMPUTE[name]
+    named = resources.get(part) or {}
+    # Kubernetes takes a container's limit for a request that is not given.
+    value = named.get(kind, (resources.get("limits") or {}).get(kind))
+    return None if value is None else quantity(value)
+
+
+def quantity(value: Any) -> Decimal | None:
+    """Return a quantity of Kubernetes such as `500m` or `2Gi` as a number; None if it is not
+    one."""
+    text = str(value).strip()
+    number = text.rstrip("numkMGTPEi")
+    try:
+        return Decimal(number) * SUFFIXES[text[len(number) :]]
+    except (InvalidOperation, KeyError):
+        return None
+
+
+def _name(quota: Mapping[str, Any]) -> str:
+    return str((quota.get("metadata") or {}).get("name", ""))

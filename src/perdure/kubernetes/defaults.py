@@ -1,0 +1,129 @@
+"""What a cluster's administrator sets for all attempts: `perdure operator --defaults JSON`, which
+the chart writes from `attempts.pod` and `attempts.workspace`. Pure.
+
+A TaskRun's own values win. Selectors and resources are merged by name; tolerations and pull Secrets
+are added.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+
+from perdure.kubernetes.spec import Camel, Pod, SpecVolume
+from perdure.kubernetes.wanted import WantedRun
+
+Pull = Literal["Always", "IfNotPresent", "Never"]
+
+
+class PodDefaults(Camel, frozen=True, forbid_unknown_fields=True):
+    """Defaults for `spec.pod`."""
+
+    image_pull_policy: Pull | None = None
+    image_pull_secrets: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    resources: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    node_selector: dict[str, str] = msgspec.field(default_factory=dict)
+    tolerations: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    priority_class_name: str = ""
+    runtime_class_name: str = ""
+    scheduler_name: str = ""
+
+
+class VolumeDefaults(Camel, frozen=True, forbid_unknown_fields=True):
+    """Defaults for `spec.workspace`."""
+
+    size: str = ""
+    storage_class_name: str = ""
+    checkpoints: str = ""
+    checkpoints_secret_name: str = ""
+
+
+class AttemptDefaults(Camel, frozen=True, forbid_unknown_fields=True):
+    """Defaults for the attempts of all TaskRuns."""
+
+    pod: PodDefaults = PodDefaults()
+    workspace: VolumeDefaults = VolumeDefaults()
+    ttl_seconds_after_finished: int | None = None
+
+
+NO_DEFAULTS = AttemptDefaults()
+
+
+def defaults_of(text: str) -> AttemptDefaults:
+    """Return the defaults from JSON. Raises ValueError with the name of a field that is wrong."""
+    try:
+        return msgspec.json.decode(text, type=AttemptDefaults)
+    except msgspec.DecodeError as error:  # ValidationError is one
+        raise ValueError(str(error)) from error
+
+
+def filled(run: WantedRun, given: AttemptDefaults) -> WantedRun:
+    """Return the TaskRun with the defaults where it names nothing itself."""
+    if given == NO_DEFAULTS or run.invalid:
+        return run
+    spec = run.spec
+    ttl = spec.ttl_seconds_after_finished
+    return replace(
+        run,
+        spec=replace(
+            spec,
+            pod=_pod(spec.pod, given.pod),
+            workspace=_volume(spec.workspace, given.workspace),
+            ttl_seconds_after_finished=given.ttl_seconds_after_finished if ttl is None else ttl,
+        ),
+    )
+
+
+def _pod(pod: Pod, given: PodDefaults) -> Pod:
+    parts = {*given.resources, *pod.resources}
+    resources = {
+        part: {**given.resources.get(part, {}), **(pod.resources.get(part) or {})} for part in parts
+    }
+    return replace(
+        pod,
+        image_pull_policy=pod.image_pull_policy or given.image_pull_policy or "",
+        image_pull_secrets=_together(pod.image_pull_secrets, given.image_pull_secrets),
+        resources=_consistent(resources, pod),
+        node_selector={**given.node_selector, **pod.node_selector},
+        tolerations=_together(pod.tolerations, given.tolerations),
+        priority_class_name=pod.priority_class_name or given.priority_class_name,
+        runtime_class_name=pod.runtime_class_name or given.runtime_class_name,
+        scheduler_name=pod.scheduler_name or given.scheduler_name,
+    )
+
+
+def _consistent(resources: dict[str, dict[str, Any]], pod: Pod) -> dict[str, dict[str, Any]]:
+    """Return the resources without defaults that contradict the TaskRun: a limit of its own is not
+    below a request that it does not name, nor is its request above a limit."""
+    own = {part: pod.resources.get(part) or {} for part in ("requests", "limits")}
+    pairs = (("requests", "limits"), ("limits", "requests"))
+    kept = dict(resources)
+    for part, other in pairs:
+        if part in kept:
+            kept[part] = {
+                name: value
+                for name, value in kept[part].items()
+                if name in own[part] or name not in own[other]
+            }
+    return {part: values for part, values in kept.items() if values}
+
+
+def _volume(volume: SpecVolume, given: VolumeDefaults) -> SpecVolume:
+    if volume.mode != "Claim":
+        return volume
+    named = bool(volume.checkpoints)
+    return replace(
+        volume,
+        size=volume.size or given.size,
+        storage_class_name=volume.storage_class_name or given.storage_class_name,
+        checkpoints=volume.checkpoints or given.checkpoints,
+        checkpoints_secret_name=volume.checkpoints_secret_name
+        if named
+        else given.checkpoints_secret_name,
+    )
+
+
+def _together(own: list[dict[str, Any]], given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*own, *(each for each in given if each not in own)]

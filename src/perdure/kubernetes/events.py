@@ -1,0 +1,141 @@
+"""What `kubectl describe` shows of a TaskRun: Events for the steps that a person asks about. Pure;
+`reconciler` posts them after the write to the status that they are about.
+
+An event that is lost, because the operator was killed in between, is not posted later: the status
+has all that matters. Names follow from what is told, so nothing is posted twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from perdure.kubernetes.outcomes import UNTIMED
+from perdure.kubernetes.status import FINAL, AttemptStatus, TaskRunStatus, said, stamp
+from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
+from perdure.model import OutcomeKind
+
+REPORTER = "perdure-operator"
+LONGEST = 1000
+"""Maximum number of characters of a message; the API server takes 1,024."""
+PROBLEMS = ("NeedsPerson", "UnsavedWork", "Foreign")
+
+
+class EventTold(msgspec.Struct, frozen=True, kw_only=True):
+    """One event. `key` tells it from all others of the TaskRun."""
+
+    reason: str
+    message: str
+    key: str
+    warning: bool = False
+
+
+def told(was: TaskRunStatus, now: TaskRunStatus) -> list[EventTold]:
+    """Return what is told about a change of the status."""
+    return [*_attempts(was, now), *_conditions(was, now), *_phases(was, now)]
+
+
+def _attempts(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
+    if now.context_version > was.context_version > 0:
+        version = now.context_version
+        yield EventTold(
+            reason="InstructionsRecorded",
+            message=f"version {version} of the instructions is recorded",
+            key=f"version-{version}",
+        )
+    before = {each.number: each for each in was.attempts}
+    for each in now.attempts:
+        known = before.get(each.number)
+        if known is None:
+            yield EventTold(
+                reason="AttemptBegun",
+                message=f"attempt {each.number} begins as Job {each.job}",
+                key=f"begun-{each.number}",
+            )
+        if each.outcome and (known is None or not known.outcome):
+            yield _end(each)
+
+
+def _end(attempt: AttemptStatus) -> EventTold:
+    proof = f"; receipt {attempt.receipt.verdict}" if attempt.receipt is not None else ""
+    work = f"; work {attempt.work.verdict}" if attempt.work is not None else ""
+    why = f" ({said(attempt.detail, 600)})" if attempt.detail else ""
+    well = attempt.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
+    return EventTold(
+        reason="AttemptEnded",
+        message=f"attempt {attempt.number}: {attempt.outcome}{why}{proof}{work}",
+        key=f"ended-{attempt.number}",
+        warning=not well,
+    )
+
+
+def _conditions(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
+    waits, waited = now.condition("Waiting"), was.condition("Waiting")
+    if waits is not None and (waited is None or waited.reason != waits.reason):
+        yield EventTold(
+            reason=waits.reason,
+            message=waits.message,
+            key=f"waiting-{now.attempt}-{waits.reason}-{waits.last_transition_time}",
+            warning=waits.reason not in UNTIMED,
+        )
+    for kind in PROBLEMS:
+        found, before = now.condition(kind), was.condition(kind)
+        if found is not None and (before is None or before.reason != found.reason):
+            yield EventTold(
+                reason=kind,
+                message=found.message,
+                key=f"{kind}-{found.reason}-{found.last_transition_time}",
+                warning=True,
+            )
+
+
+def _phases(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
+    if now.phase == was.phase:
+        return
+    last = now.attempts[-1] if now.attempts else None
+    if now.phase == "Running" and last is not None:
+        yield EventTold(
+            reason="AttemptRunning",
+            message=f"attempt {last.number} runs in pod {last.pod} on node {last.node}",
+            key=f"running-{last.number}",
+        )
+    elif now.phase in FINAL or now.phase == "Suspended":
+        reason = f": {now.reason}" if now.reason else ""
+        yield EventTold(
+            reason=now.phase,
+            message=f"it has ended after attempt {now.attempt}{reason}"
+            if now.phase in FINAL
+            else f"it is stopped after attempt {now.attempt}{reason}",
+            key=f"{now.phase}-{now.attempt}-{now.context_version}-{now.completion_time}",
+            warning=now.phase == "Failed",
+        )
+
+
+def event(run: WantedRun, found: EventTold, now: int) -> dict[str, Any]:
+    """Return the object of an event."""
+    digest = hashlib.sha256(f"{run.uid}/{found.key}".encode()).hexdigest()[:16]
+    at = f"{stamp(now)[:19]}Z"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{run.name}.{digest}", "namespace": run.namespace},
+        "involvedObject": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "name": run.name,
+            "namespace": run.namespace,
+            "uid": run.uid,
+        },
+        "type": "Warning" if found.warning else "Normal",
+        "reason": found.reason,
+        "message": said(found.message, LONGEST),
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+        "source": {"component": REPORTER},
+        "reportingComponent": REPORTER,
+        "reportingInstance": REPORTER,
+    }

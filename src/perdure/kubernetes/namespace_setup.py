@@ -1,0 +1,73 @@
+"""Makes what a namespace needs before an attempt runs in it, where an operator looks after many:
+the network policy and the account of the attempts. Called by `reconciler`.
+
+In a namespace of its own the chart makes both. In the others nobody would, and agents would be
+reachable, and reach everything. What somebody else has made under the same name is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import field
+from typing import Any
+
+from perdure.kubernetes import api as kinds
+from perdure.kubernetes.api import Api, Refused
+from perdure.kubernetes.manifests import MADE_BY
+from perdure.kubernetes.outcomes import Held
+from perdure.kubernetes.status import said
+from perdure.lateclass import dataclass
+
+NAME = "perdure-attempts"
+"""Name of the network policy in each namespace."""
+KNOWN_S = 60.0
+"""Seconds after which a namespace is looked at again."""
+
+
+@dataclass(slots=True)
+class NamespaceSetup:
+    """What is made in each namespace. An empty `policy` or `account` is not made."""
+
+    policy: dict[str, Any]
+    account: str
+    known: dict[str, float] = field(default_factory=dict)
+    """When a namespace was last found to have it (monotonic clock, in seconds)."""
+
+    async def prepare(self, api: Api, namespace: str) -> Held | None:
+        """Make what is missing. Return Held if that is refused."""
+        if time.monotonic() - self.known.get(namespace, -KNOWN_S) < KNOWN_S:
+            return None
+        try:
+            if self.account:
+                await self._account(api, namespace)
+            if self.policy:
+                await self._policy(api, namespace)
+        except Refused as error:
+            return Held(
+                "Forbidden",
+                "the namespace lacks the attempts' network policy or account, and the operator may "
+                f"not make them: {said(str(error), 300)}; allow it, or make the NetworkPolicy "
+                f"{NAME} and the ServiceAccount",
+            )
+        self.known[namespace] = time.monotonic()
+        return None
+
+    async def _account(self, api: Api, namespace: str) -> None:
+        meta = {"name": self.account, "namespace": namespace, "labels": dict([MADE_BY])}
+        body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}
+        try:
+            await api.create(kinds.ACCOUNT, {**body, "automountServiceAccountToken": False})
+        except Refused as error:
+            if error.code != 409:
+                raise
+
+    async def _policy(self, api: Api, namespace: str) -> None:
+        there = await api.get(kinds.POLICY, namespace, NAME)
+        if there is None:
+            meta = {"name": NAME, "namespace": namespace, "labels": dict([MADE_BY])}
+            kind = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
+            await api.create(kinds.POLICY, {**kind, "metadata": meta, "spec": self.policy})
+            return
+        ours = (there["metadata"].get("labels") or {}).get(MADE_BY[0]) == MADE_BY[1]
+        if ours and there.get("spec") != self.policy:
+            await api.patch(kinds.POLICY, namespace, NAME, {"spec": self.policy})

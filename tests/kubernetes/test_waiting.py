@@ -1,0 +1,94 @@
+"""Waiting is not failing: a quota, full nodes and the one writer of a task are waited for as long
+as it takes, and in order.
+
+The operator's patience is short here, so that whatever it is counted against fails at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kubernetes.place import Place
+from tests.kubernetes.place import place as a_place
+from tests.servers.kubernetes.cluster import Cluster
+from tests.servers.s3 import Bucket
+
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+
+NUMBER, AT_ONCE = 20, 2
+MOST = "200Gi"
+"""Of the 256Gi that each of the two nodes says it has."""
+
+
+@pytest.fixture
+def impatient(cluster: Cluster, bucket: Bucket) -> Iterator[Place]:
+    """A namespace whose operator waits for a person for one second only."""
+    with a_place(cluster, bucket, more=("--patience", "1s")) as made:
+        yield made
+
+
+def limit(place: Place, **hard: str) -> None:
+    quota = place.of("v1", "resourcequotas")
+    place.api.create(quota, {"metadata": {"name": "small"}, "spec": {"hard": hard}})
+    place.cluster.until(
+        lambda: place.api.get(f"{quota}/small").get("status", {}).get("hard"),
+        "the quota is in force",
+    )
+
+
+def test_a_queue_through_a_quota(impatient: Place) -> None:
+    """Twenty TaskRuns, two pods at once: all succeed at their first attempt, the oldest first; who
+    waits is queued and says for what."""
+    limit(impatient, pods=str(AT_ONCE))
+    runs = [impatient.scripted(f"run-{number:02}", "works 1") for number in range(NUMBER)]
+    told = runs[-1].waits_for("QuotaExceeded")
+    assert "the quota small" in told["message"]
+    assert runs[-1].status()["phase"] == "Queued" and not runs[-1].attempts()
+    began = []
+    for run in runs:
+        status = run.settled()
+        assert [each["outcome"] for each in status["attempts"]] == ["succeeded"]
+        assert run.condition("Waiting") is None
+        run.one_of_each()
+        began.append(status["attempts"][0]["started"])
+    assert began == sorted(began)
+
+
+def test_one_writer_of_a_task(impatient: Place) -> None:
+    """A second TaskRun of a task that is at work is queued until the first one has ended."""
+    first = impatient.scripted("first", "hangs 1 0", task="cart")
+    first.until(lambda: first.status().get("phase") == "Running", "it runs")
+    second = impatient.scripted("second", task="cart")
+    assert "first" in second.waits_for("ClaimInUse")["message"]
+    assert second.status()["phase"] == "Queued" and not second.attempts()
+    first.patch(spec={"suspend": True})
+    first.settled("Suspended")
+    assert [each["outcome"] for each in second.settled()["attempts"]] == ["succeeded"]
+
+
+def test_full_nodes(impatient: Place) -> None:
+    """A pod for which no node has room is queued beyond all patience; the phase is Running only
+    while an agent runs."""
+    most = {"resources": {"requests": {"memory": MOST}}}
+    here = [impatient.scripted(f"here-{number}", "hangs 1 0", pod=most) for number in range(2)]
+    for run in here:
+        run.until(lambda run=run: run.status().get("phase") == "Running", "it runs")
+    waits = impatient.scripted("waits", pod=most)
+    assert "Insufficient memory" in waits.waits_for("NoRoom")["message"]
+    since = waits.condition("Waiting")
+    waits.patch(metadata={"annotations": {"looked": "at"}})  # and so decided on once more
+    waits.until(lambda: waits.status().get("phase") == "Queued", "it is queued")
+    assert waits.condition("Waiting") == since and not waits.attempts()[0].get("outcome")
+    here[0].patch(spec={"suspend": True})
+    assert [each["outcome"] for each in waits.settled()["attempts"]] == ["succeeded"]
+
+
+def test_what_only_a_person_can_mend_has_an_end(impatient: Place) -> None:
+    """No node will ever have the label: that is a person's to mend, and has not to be waited for
+    for ever."""
+    run = impatient.scripted("nowhere", pod={"nodeSelector": {"disk": "none"}})
+    status = run.settled("Failed")
+    assert [each["outcome"] for each in status["attempts"]] == ["config_error"]
+    assert run.condition("NeedsPerson")
