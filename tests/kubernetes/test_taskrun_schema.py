@@ -59,6 +59,8 @@ LEFT_OUT = {
     "conflicts": "only a plan sets it",
     "map": "as the image's settings say",
     "rule": "only a dispatch sets it",
+    "title": "only a dispatch sets it",
+    "link": "only a dispatch sets it",
 }
 
 BY_PATH = dict(places(schema()))
