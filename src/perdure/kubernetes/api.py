@@ -76,7 +76,7 @@ class Api:
         self._client = AsyncClient(
             config, timeout=httpx2.Timeout(TIMEOUT_S), trust_env=False, field_manager=AGENT
         )
-        self._kinds = {plural: _resource(*kind, plural) for plural, kind in _KINDS.items()}
+        self._kinds = {plural: resource(*kind, plural) for plural, kind in _KINDS.items()}
         self.counted: Counter[tuple[str, str]] = Counter()
         self.retried = 0
 
@@ -230,8 +230,8 @@ def _passing(error: Exception) -> bool:
 
 
 @functools.cache
-def _resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
-    """Return a kind whose objects are plain dicts. They keep fields of newer clusters that
+def resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
+    """Return a kind whose objects are plain dicts; lightkube takes one class a kind. They keep fields of newer clusters that
     lightkube's models lack."""
     return create_namespaced_resource(group, version, kind, plural)
 

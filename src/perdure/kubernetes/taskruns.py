@@ -43,7 +43,6 @@ class TaskRuns:
         self.server = found.cluster.server
         self.namespace = namespace or found.namespace
         self._kind = create_namespaced_resource(GROUP, VERSION, KIND, PLURAL)
-        self._pods: Any = create_namespaced_resource("", "v1", "Pod", "pods")
         with self._said(""):
             self._client = Client(
                 config=found, namespace=self.namespace, field_manager="perdure-cli"
@@ -104,25 +103,24 @@ class TaskRuns:
                 yield str(line)
 
     def job(self, name: str) -> Object:
-        from lightkube.generic_resource import create_namespaced_resource
-
-        kind = create_namespaced_resource("batch", "v1", "Job", "jobs")
         with self._said(name, what="Job"):
-            return dict(self._client.get(kind, name, namespace=self.namespace))
+            found = self._client.get(_kind("batch", "Job", "jobs"), name, namespace=self.namespace)
+            return dict(found)
 
     def pod(self, name: str) -> Object:
         with self._said(name, what="pod"):
-            return dict(self._client.get(self._pods, name, namespace=self.namespace))
+            found = self._client.get(_kind("", "Pod", "pods"), name, namespace=self.namespace)
+            return dict(found)
 
     def create_pod(self, body: Object) -> Object:
         name = str(body["metadata"]["name"])
         with self._said(name, what="pod"):
-            made = self._pods(apiVersion="v1", kind="Pod", **body)
+            made = _kind("", "Pod", "pods")(apiVersion="v1", kind="Pod", **body)
             return dict(self._client.create(made, namespace=self.namespace))
 
     def delete_pod(self, name: str) -> None:
         with self._said(name, what="pod"):
-            self._client.delete(self._pods, name, namespace=self.namespace)
+            self._client.delete(_kind("", "Pod", "pods"), name, namespace=self.namespace)
 
     @contextmanager
     def _said(self, name: str, what: str = "TaskRun") -> Iterator[None]:
@@ -203,6 +201,13 @@ class TaskRuns:
 
     def _not_installed(self) -> NotFound:
         return NotFound(f"the cluster {self.server} has no resource {PLURAL}.{GROUP}", INSTALL)
+
+
+def _kind(group: str, kind: str, plural: str) -> Any:
+    """Return a kind of Kubernetes' own, as the operator uses it."""
+    from perdure.kubernetes.api import resource
+
+    return resource(group, "v1", kind, plural)
 
 
 def _need_library() -> None:
