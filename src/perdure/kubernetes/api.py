@@ -231,8 +231,8 @@ def _passing(error: Exception) -> bool:
 
 @functools.cache
 def resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
-    """Return a kind whose objects are plain dicts; lightkube takes one class a kind. They keep fields of newer clusters that
-    lightkube's models lack."""
+    """Return a kind whose objects are plain dicts. They keep fields of newer clusters that
+    lightkube's models lack. lightkube takes one class a kind, so whoever needs one asks here."""
     return create_namespaced_resource(group, version, kind, plural)
 
 
