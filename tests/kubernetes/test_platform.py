@@ -217,6 +217,7 @@ def test_a_deletion_that_is_stuck_has_ways_out(place: Place) -> None:
     first.settled()
     store = {"checkpoints": place.bucket.url, "checkpointsSecretName": "store"}
     first.patch(spec={"workspace": {"reclaim": "Delete", **store}})
+    first.until(lambda: first.body()["metadata"].get("finalizers"), "the change is seen")
     first.delete()
     first.gone()
     place.cluster.until(lambda: not place.api.items(claims), "its claim is gone")
