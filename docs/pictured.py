@@ -270,21 +270,18 @@ def a_day(database: Path) -> None:
         day.attempt(
             run,
             kinds.FAILED,
-            "the sandbox refused: read-only file system",
+            "API Error: 400 the request is not valid",
             said=WORK[:2],
             state=RunState.FAILED,
         )
         run = day.task(
             "migrate-auth", "claude", "Move the session middleware to the new auth service", "web"
         )
-        ask = (
-            "the agent asks a question: should sessions older than the cutover be dropped or "
-            "migrated?"
-        )
+        ask = "it asks: Should old sessions be dropped or migrated? (Drop them, Migrate them)"
         day.attempt(
             run,
             kinds.NEEDS_INPUT,
-            "dropped or migrated?",
+            ask,
             said=WORK[:3],
             state=RunState.FAILED,
             asks=ask,

@@ -268,6 +268,7 @@ ESCALATED = call(
     sandbox_permissions="require_escalated",
     justification="it needs more",
 )
+REMOTE = "run git ls-remote https://example.invalid/a.git\n"
 OUTSIDE = "run echo x > /etc/perdure-of-a-test.txt\n"
 
 CODEX = {
@@ -282,6 +283,10 @@ CODEX = {
         f"{ESCALATED}{STOPS}",
         words=("--on-denied", "fail"),
         **asks("1 call was denied", kind="denied"),
+    ),
+    "no network in the sandbox": Ending(
+        f"{REMOTE}{STOPS}",
+        **asks("1 call was denied: exec_command git ls-remote", events=("tool_denied",)),
     ),
     "a question": Ending(
         f"{ASK_CODEX}---\nsay Which database do you want?\n",
@@ -325,6 +330,12 @@ CODEX = {
     "nothing to do": Ending("say There is nothing to do.\n"),
     "stopped by the sandbox, and done another way": Ending(
         f"{OUTSIDE}---\nrun echo x > out.txt\n---\nsay It is in the workdir now.\n"
+    ),
+    "no network in the sandbox, and done another way": Ending(
+        f"{REMOTE}---\nrun echo x > out.txt\n---\nsay It is written without it.\n"
+    ),
+    "a host that is not there, without a sandbox": Ending(
+        f"{REMOTE}---\nsay The host is not there.\n", words=("--permissions", "full")
     ),
     "asked, and decided by itself": Ending(
         f"{ASK_CODEX}---\nrun echo sqlite > out.txt\n---\nsay SQLite.\n",

@@ -26,6 +26,14 @@ _REJECTED = re.compile(
 )
 """Beginning of the result of a call that was not allowed to run."""
 _FAILED = re.compile(r"Process exited with code [1-9]")
+_NO_NETWORK = re.compile(
+    r"Could not resolve|Couldn't connect to server|Network is unreachable|Name or service not known"
+    r"|Temporary failure in name resolution|EAI_AGAIN|ENOTFOUND|ECONNREFUSED|NameResolutionError"
+    r"|dial tcp|getaddrinfo|failed to lookup address",
+    re.IGNORECASE,
+)
+"""Error texts of a command that could not reach a host. Codex does not say that its sandbox was the
+reason, but the turn's settings tell whether there was any network, loopback included."""
 _LOOKING = frozenset({"list_mcp_resources", "read_mcp_resource", "update_plan", "view_image"})
 _ARGUMENTS = ("cmd", "command", "input", "path", "query")
 
@@ -35,7 +43,10 @@ def untold(content: bytes) -> list[AgentEvent]:
     that later ran."""
     calls: dict[str, dict[str, Any]] = {}
     found: list[AgentEvent] = []
+    offline = False
     for line in content.split(b"\n"):
+        if b'"turn_context"' in line and (settings := json_lines.read(line)):
+            offline = _is_offline(settings) if settings.get("type") == "turn_context" else offline
         entry = json_lines.read(line) if b'"response_item"' in line else None
         item = entry.get("payload") if entry is not None else None
         if not isinstance(item, dict):
@@ -47,14 +58,22 @@ def untold(content: bytes) -> list[AgentEvent]:
                 calls[json_lines.text(item.get("call_id"), SUMMARY)] = item
             case "function_call_output" | "custom_tool_call_output":
                 key = json_lines.text(item.get("call_id"), SUMMARY)
-                found = _after(found, key, calls.get(key, {}), _words(item.get("output")))
+                output = _words(item.get("output"))
+                found = _after(found, key, calls.get(key, {}), output, offline=offline)
             case _:
                 pass
     return found
 
 
+def _is_offline(settings: dict[str, Any]) -> bool:
+    """Return whether the sandbox of a turn has no network."""
+    profile = json_lines.part(settings, "payload", "permission_profile", "network")
+    policy = json_lines.part(settings, "payload", "sandbox_policy", "network_access")
+    return profile == "restricted" or (profile is None and policy is False)
+
+
 def _after(
-    found: list[AgentEvent], key: str, call: dict[str, Any], output: str
+    found: list[AgentEvent], key: str, call: dict[str, Any], output: str, *, offline: bool
 ) -> list[AgentEvent]:
     """Return the events after this call has its result."""
     name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
@@ -63,14 +82,16 @@ def _after(
     if _REJECTED.match(output):
         denied = ToolDenied(key, name, summary, reason=json_lines.text(output, SUMMARY))
         return [*found, denied]
-    if _FAILED.search(output[:SUMMARY]) and sandboxed(output):
-        return [
-            *found,
-            ToolDenied(key, name, summary, by="sandbox", reason=json_lines.text(output, SUMMARY)),
-        ]
+    failed = _FAILED.search(output[:SUMMARY]) is not None
+    if failed and (sandboxed(output) or (offline and _NO_NETWORK.search(output))):
+        reason = output if sandboxed(output) else f"the sandbox has no network: {output}"
+        stopped = ToolDenied(
+            key, name, summary, by="sandbox", reason=json_lines.text(reason, SUMMARY)
+        )
+        return [*found, stopped]
     if name in _LOOKING or output.startswith("unsupported call"):
         return found
-    if _FAILED.search(output[:SUMMARY]):
+    if failed:
         return found
     # The agent went on with another call, so an earlier stop by the sandbox no longer blocks it.
     kept = [
