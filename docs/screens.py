@@ -81,7 +81,7 @@ def killed_and_continued(stage: Stage, open_terminal: Callable[[int], Terminal])
     shown.shows("look at it")
     draw(stage, shown, "run", "the agent is killed in the middle of a command")
     shown.type("clear && perdure ls && perdure why rounding", "Enter")
-    shown.shows("prompt of this attempt")
+    shown.shows("in the new part")
     stage.until(lambda: "\n".join(shown.screen()).rstrip().endswith("ready>"), "it is said")
     draw(stage, shown, "why", "what happened, and on which evidence")
 

@@ -66,5 +66,6 @@ def optional_name(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
         nargs="?",
-        help="the run's name, id or key (default: the newest run of this repository)",
+        help="the run's name, id or key (default: the newest run of this repository; stop, retry, "
+        "apply and open ask at a terminal where several fit)",
     )

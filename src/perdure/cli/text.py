@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 __all__ = [
+    "address_of",
     "age",
     "at_home",
     "clean",
@@ -51,8 +52,23 @@ def columns(stream: TextIO) -> int:
 
 
 def shown_path(path: str, stream: TextIO) -> str:
-    """Return a clean path: whole for a pipe, with `~` for a person at a terminal."""
-    return at_home(path) if stream.isatty() else clean(path)
+    """Return a clean path: whole for a pipe; for a person at a terminal with `~`, and as a link
+    (OSC 8) to the directory where the terminal shows colors."""
+    if not stream.isatty():
+        return clean(path)
+    if not path.startswith("/"):
+        return at_home(path)
+    from perdure.cli.style import linked
+
+    return linked(at_home(path), lambda: address_of(path), stream)
+
+
+def address_of(path: str) -> str:
+    """Return the `file:` address of a path on this host."""
+    from urllib.parse import quote
+
+    # With the host's name, because the terminal may be on another machine.
+    return f"file://{os.uname().nodename}{quote(os.fsencode(path))}"
 
 
 def cut(line: str, width: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,17 @@ WANTED: dict[str, tuple[RunState, ...]] = {
 }
 """States of the runs to which a verb can apply; any state for other verbs."""
 ONLY_ONE = ("stop", "retry", "apply", "open")
-"""Verbs that act. If several runs fit, they need a name."""
+"""Verbs that act. If several runs fit, a person chooses one on a terminal; elsewhere they need a
+name."""
+PICKED = 200
+"""Maximum number of runs to choose from."""
 
 
 def newest_here(verb: str) -> str:
     """Return the name of the newest run of the repository that contains the working directory.
 
-    Raises NotFound where there is none, UsageError where a verb that acts could mean several.
+    Where a verb that acts could mean several, a person chooses one on a terminal. Raises NotFound
+    where there is none, UsageError where several fit and nobody chose.
     """
     store, here = open_to_read(settings()), Path.cwd()
     found = _runs_of(store, here, WANTED.get(verb, ()))
@@ -47,6 +52,13 @@ def newest_here(verb: str) -> str:
         )
     more = next(found, None) if verb in ONLY_ONE else None
     if more is not None:
+        chosen = None
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            from perdure.cli.runs.run_picker import pick_run
+
+            chosen = pick_run(verb, [run, more, *islice(found, PICKED)], store.now())
+        if chosen is not None:
+            return chosen.id
         raise UsageError(
             f"{verb} could mean several runs: {run.name}, {more.name}",
             f"perdure {verb} {run.name}",

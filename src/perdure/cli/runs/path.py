@@ -7,7 +7,8 @@ import sys
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.parser import optional_name
-from perdure.cli.text import clean
+from perdure.cli.style import linked
+from perdure.cli.text import address_of, clean
 from perdure.errors import NotFound
 
 
@@ -26,5 +27,7 @@ def path_verb(arguments: argparse.Namespace) -> int:
             f"perdure restore {run.name}" if run.attempt else f"perdure retry {run.name}",
         )
     # Unchanged into a pipe, so that a shell finds the directory.
-    print(clean(place) if sys.stdout.isatty() else place)
+    on_terminal = sys.stdout.isatty()
+    shown = linked(clean(place), lambda: address_of(place), sys.stdout)
+    print(shown if on_terminal else place)
     return 0

@@ -1,0 +1,47 @@
+"""Verbs without a name at a terminal: a person chooses among the runs that could be meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import unquote
+
+import pytest
+
+import perdure
+from tests.journeys.stage import Stage
+from tests.journeys.terminal import Terminal, on_terminal
+
+pytestmark = pytest.mark.journey
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_run_is_chosen_at_a_terminal(stage: Callable[..., Stage]) -> None:
+    """With two runs that `stop` could mean, a terminal shows both and takes the choice; leaving it
+    stops none. Paths at a terminal are links, and a pipe has them plain."""
+    one = stage("say Never.\n")
+    with perdure.open(cwd=one.repo, environ=one.environ) as runner:
+        for name in ("first", "second"):
+            run = runner.submit(f"Do the {name}.", name=name, backend="worktree")
+    shown = Terminal(one, 80)
+    try:
+        shown.type("python3 -m perdure stop; PS1='left> '", "Enter")
+        lines = shown.shows("Which run to stop? (2 of 2)")
+        assert any(line.startswith("> second") for line in lines)
+        shown.type("Escape")
+        shown.shows("stop could mean several runs")
+        shown.shows("left>")
+        shown.type("clear; python3 -m perdure stop", "Enter")
+        shown.shows("Which run to stop?")
+        shown.type("first")
+        shown.shows("(1 of 2)")
+        shown.type("Enter")
+        shown.shows("first is cancelled")
+    finally:
+        shown.tmux("kill-server")
+    states = {name: one.show(name)["state"] for name in ("first", "second")}
+    assert states == {"first": "cancelled", "second": "queued"}
+    code, raw = on_terminal(one, "show", "second", columns=60)
+    assert code == 0 and run.workspace is not None
+    links = [part.partition("\x1b\\")[0] for part in raw.split("\x1b]8;;file://")[1:]]
+    assert [unquote(link).partition("/")[2] for link in links] == [run.workspace.path[1:]]
+    assert "\x1b" not in one.perdure("show", "second").out
