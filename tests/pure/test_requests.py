@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -137,3 +138,76 @@ def test_a_strange_question_is_no_crash(given: str) -> None:
     assert request.kind is RequestKind.QUESTION
     assert shown(request, "task")
     assert rules.detail(request)
+
+
+def decided(directory: Path, request: AgentRequest, **more: Any) -> None:
+    """Write the answer as perdure does before a launch."""
+    given = {"number": 1, "call": request.call, "sha256": request.sha256, "parked": True}
+    texts = {"answer": str(request.answer), "words": request.words, "each": {}}
+    (directory / "decisions.json").write_text(json.dumps([{**given, **texts, **more}]))
+
+
+def asks_hook(directory: Path, request: AgentRequest, call: str = "", **given: Any) -> str:
+    """What the hook decides about a call; empty if it leaves it to the CLI."""
+    told = {"tool_name": request.tool, "tool_use_id": call or request.call}
+    arguments = given or json.loads(request.payload)
+    found = hook.before(
+        str(directory),
+        {**told, "tool_input": arguments},
+        hook.digest(request.tool, arguments),
+    )
+    return "" if found is None else str(found["permissionDecision"])
+
+
+def test_the_hook_lets_the_approved_call_run_once(tmp_path: Path) -> None:
+    """Neither a second time, nor with other arguments, nor for another call, nor where the answers
+    cannot be read."""
+    (request,) = made(call())
+    assert asks_hook(tmp_path, request) == ""
+    decided(tmp_path, answered(request, AnswerKind.ALLOW))
+    assert asks_hook(tmp_path, request, command="rm -rf /") == "deny"
+    assert asks_hook(tmp_path, request, call="another") == ""
+    assert asks_hook(tmp_path, request) == "allow"
+    assert asks_hook(tmp_path, request) == "deny"
+    (tmp_path / "decisions.json").write_text("{broken")
+    assert asks_hook(tmp_path, request) == ""
+
+
+def test_the_hook_lets_a_call_that_is_made_again_run_once(tmp_path: Path) -> None:
+    """An approval that the prompt told of is for the call with the same digest, whatever its id."""
+    (request,) = made(call(parked=False))
+    decided(tmp_path, answered(request, AnswerKind.ALLOW), parked=False)
+    assert asks_hook(tmp_path, request, call="new", command="make other") == ""
+    assert asks_hook(tmp_path, request, call="new") == "allow"
+    assert asks_hook(tmp_path, request, call="newer") == ""
+
+
+def test_the_hook_asks_for_a_denied_call_once_more(tmp_path: Path) -> None:
+    """A call that needed a permission is put off when it is made again, and no other call is; a
+    call of a subagent is not."""
+    (request,) = made(call())
+    arguments = json.loads(request.payload)
+    denied = {"tool_name": "Bash", "tool_input": arguments}
+    failed = {**denied, "tool_response": "Tool permission request failed: AbortError"}
+    well = {**denied, "tool_response": "Tool permission request failed? No: this is a file."}
+    assert hook.after(str(tmp_path), {"tool_calls": [well]}) is None
+    told = hook.after(str(tmp_path), {"tool_calls": [failed, failed]})
+    assert told is not None
+    assert "Make exactly the same call once more" in told["additionalContext"]
+    assert asks_hook(tmp_path, request, command="make other") == ""
+    aside = {**denied, "tool_use_id": "t", "agent_id": "a"}
+    assert hook.before(str(tmp_path), aside, request.sha256) is None
+    assert asks_hook(tmp_path, request) == "defer"
+    assert (tmp_path / "parked").read_text() == f"{request.call}\n"
+
+
+def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
+    """It is not known whether the call ran, so it does not run again; the answer to a question is
+    given again."""
+    (request,) = made(call())
+    used = answered(request, AnswerKind.ALLOW, given=2)
+    assert rules.used_up([used], 2, frozenset({1})) == (used,)
+    assert rules.used_up([used], 2, frozenset()) == ()
+    text = answered(request, AnswerKind.TEXT, given=2)
+    assert rules.due([text], 2, frozenset({1})) == (text,)
+    assert rules.used_up([text], 2, frozenset({1})) == ()

@@ -192,8 +192,25 @@ def due(
         for each in requests
         if each.state is not RequestState.OPEN
         and (each.state is not RequestState.SUPERSEDED or each.parked)
-        and (not each.given or (each.given == previous and each.number not in spent))
+        and (not each.given or (each.given == previous and not _is_spent(each, spent)))
     )
+
+
+def used_up(
+    requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
+) -> tuple[AgentRequest, ...]:
+    """Return the calls that wait in the conversation although the newest attempt used their
+    approval: it was killed before they had a result, and they must not run again."""
+    return tuple(
+        each
+        for each in requests
+        if each.parked and each.given == previous and _is_spent(each, spent)
+    )
+
+
+def _is_spent(request: AgentRequest, spent: frozenset[int]) -> bool:
+    """Return whether an approval was used. The answer to a question can be given again."""
+    return request.number in spent and request.answer is AnswerKind.ALLOW
 
 
 def _closed(request: AgentRequest) -> AgentRequest:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 QUESTION = "AskUserQuestion"
-FAILED = "Tool permission request failed"
+FAILED = "Tool permission request failed: "
 MOST = 200
 ONCE_MORE = (
     "A person has to allow the call whose permission request failed. Make exactly the same call "
@@ -115,7 +115,9 @@ def answered(
     if decided["answer"] == "deny":
         reason = "A person refused this call" + (": " + words if words else ".")
         return {"permissionDecision": "deny", "permissionDecisionReason": reason}
-    if not take(path_of(directory, f"used-{decided['number']}")):
+    # An answer to a question may be given again: it changes nothing but the conversation.
+    question = decided["answer"] == "text"
+    if not question and not take(path_of(directory, f"used-{decided['number']}")):
         if not decided["parked"]:
             return None
         return {"permissionDecision": "deny", "permissionDecisionReason": SPENT}
@@ -123,7 +125,7 @@ def answered(
         "permissionDecision": "allow",
         "permissionDecisionReason": "a person allowed it",
     }
-    if decided["answer"] == "text":
+    if question:
         asked = given["tool_input"].get("questions") or []
         answers = {each.get("question", ""): words for each in asked if isinstance(each, dict)}
         allowed["updatedInput"] = {**given["tool_input"], "answers": {**answers, **decided["each"]}}

@@ -19,7 +19,7 @@ from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.protocols import AgentDriver, Parks
-from perdure.rules.requests import due, expired, questions, requests_of, told
+from perdure.rules.requests import due, expired, questions, requests_of, told, used_up
 
 TAIL = 16 * 1024 * 1024
 """Number of bytes at the end of an agent's output in which its last result is looked for."""
@@ -32,6 +32,8 @@ class Answers:
     requests: tuple[AgentRequest, ...] = ()
     refused: tuple[AgentRequest, ...] = ()
     """All calls that a person has refused in this run."""
+    used_up: tuple[AgentRequest, ...] = ()
+    """Calls that wait in the conversation although their approval was used."""
     prompt: str = ""
     """What the prompt says of them."""
     parked: tuple[str, ...] = field(default=())
@@ -89,6 +91,7 @@ def answers_for(
     )
     return Answers(
         requests=tuple(given),
+        used_up=used_up(requests, claim.attempt - 1, spent),
         refused=refused,
         prompt=told(given),
         parked=() if news or told(given) else parked,
@@ -103,7 +106,7 @@ def write_decisions(engine: Engine, run_id: str, answers: Answers) -> None:
     for name in ("asked", "parked", "armed"):
         (directory / name).unlink(missing_ok=True)
     refused = [msgspec.structs.replace(each, parked=False) for each in answers.refused]
-    decisions = [_decision(each) for each in (*answers.requests, *refused)]
+    decisions = [_decision(each) for each in (*answers.requests, *answers.used_up, *refused)]
     (directory / "decisions.json").write_text(json.dumps(decisions), encoding="utf-8")
     if decisions:
         (directory / "armed").touch()
