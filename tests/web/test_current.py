@@ -144,7 +144,7 @@ def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> N
         "d-2": "cid may not write in shop/prices",
         "d-3": "mallory may not write in shop/prices",
         "d-4": "as of now, no rule matches",
-        "d-5": "shop/prices#5 is closed by now",
+        "d-5": "shop/prices#5 is now closed",
         "d-7": "ben is not an administrator",
         "d-8": "shop/prices#8 no longer exists",
     }

@@ -170,7 +170,7 @@ def test_what_is_in_the_way_is_told(yard: Yard) -> None:
     other, _ = placed(yard, "other", kept="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", **{".gitignore": "kept\n", "kept": "precious\n"})
-    with pytest.raises(WorkspaceError, match="kept: there is a file"):
+    with pytest.raises(WorkspaceError, match="kept: a file of that name"):
         yard.workspaces.merge(place, "claude", theirs, "Merge")
     assert (top / "kept").read_text() == "precious\n"
     admin = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=top))

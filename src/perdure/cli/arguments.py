@@ -1,7 +1,7 @@
-"""Turns a command's arguments into values: flags, the prompt, the files, and all of it as a
+"""The flags that describe a task, and their values: the prompt, the files, and all of it as a
 TaskSpec.
 
-`run` and similar verbs use all of it. The verbs of a cluster read the same arguments, and create a
+`run` and similar verbs use all of it. The verbs of a cluster have the same flags, and create a
 resource from them.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from perdure.cli.choices import CONTINUITY, ON_DENIED, ON_LEFTOVER, PERMISSIONS, WHEN_FULL
 from perdure.errors import NotFound, UsageError
 
 TYPE_CHECKING = False  # a verb's arguments are parsed before any model class is loaded
@@ -40,6 +41,128 @@ def rounds_of(text: str) -> int:
     if not text.isdigit() or int(text) > 100:
         raise argparse.ArgumentTypeError("expected a whole number from 0 to 100")
     return int(text)
+
+
+LOST = (
+    "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
+    "fresh-ok starts a new one; each says so"
+)
+DENIED = (
+    "if a call of a tool was denied: ask (default) asks you, fail fails the run, report lets the "
+    "turn count"
+)
+WORD = (
+    "on asks the agent to end with its status, a summary, open questions and follow-ups in a fixed "
+    "form (Claude Code, Codex); default off"
+)
+LEFT = (
+    "if a process still runs when the agent's turn is over: end (default) ends it, keep lets it "
+    "run on, wait waits for its end"
+)
+FULL = (
+    "what to do when the context window is nearly full: compact (default) has the agent shorten "
+    "it, roll-over continues in a new conversation with a summary, stop asks you, cli leaves it to "
+    "the agent"
+)
+
+
+def prompt_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the prompt of a new run."""
+    parser.add_argument("prompt", nargs="?", help="the prompt; `-` reads standard input")
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
+    )
+
+
+def agent_flags(group: argparse._ArgumentGroup, *, agent: str, env: str, variable: str) -> None:
+    """Add the agent of a new run, here and on a cluster. `agent`, `env` and `variable` describe
+    what differs: the known agents, the form of `--env` and its help."""
+    group.add_argument("--agent", help=agent)
+    group.add_argument("--model", help="the model, by the agent's own name for it")
+    group.add_argument(
+        "--permissions",
+        choices=PERMISSIONS,
+        help="read: look only; edit (default): change the workdir, run commands; full: anything",
+    )
+    group.add_argument(
+        "--agent-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help="an argument for the agent's program; repeatable",
+    )
+    group.add_argument("--env", action="append", default=[], metavar=env, help=variable)
+
+
+def label_flag(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="label of the run; repeatable",
+    )
+
+
+def limit_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the limits of a new run, here and on a cluster."""
+    group.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
+    group.add_argument(
+        "--timeout",
+        type=seconds_of,
+        help="maximum time of one attempt: 90s, 30m, 2h (default: 1h; 0: no limit)",
+    )
+    group.add_argument(
+        "--stall",
+        type=seconds_of,
+        help="stop after this long without output, 5x in a tool (default: 10m; 0: no limit)",
+    )
+    group.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
+    group.add_argument("--continuity", choices=CONTINUITY, help=LOST)
+    group.add_argument("--when-full", choices=WHEN_FULL, help=FULL)
+
+
+def policy_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the flags for what a turn's end is worth, and what it has to report."""
+    group.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
+    group.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
+    group.add_argument("--last-word", choices=("off", "on"), help=WORD)
+
+
+def change_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what a retry may change, here and on a cluster."""
+    changes = parser.add_argument_group("changes that stay in effect")
+    changes.add_argument("--continuity", choices=CONTINUITY, help=LOST)
+    changes.add_argument("--model", help="the model, by the agent's own name for it")
+    changes.add_argument(
+        "--budget-usd", type=float, help="dollars for all attempts together, earlier ones included"
+    )
+    changes.add_argument(
+        "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
+    )
+    changes.add_argument(
+        "--attempts", type=positive, help="number of further attempts (default: 1)"
+    )
+    policy_flags(changes)
+
+
+def check_flags(group: argparse._ArgumentGroup) -> None:
+    """Add the check of a new run's work, here and on a cluster."""
+    group.add_argument(
+        "--verify",
+        metavar="COMMAND",
+        help="run in the workdir after success; its failure goes back to the agent",
+    )
+    group.add_argument(
+        "--verify-rounds",
+        type=rounds_of,
+        help="how many times a failing check is returned to the agent (default: 3)",
+    )
+    group.add_argument(
+        "--verify-timeout",
+        type=seconds_of,
+        help="maximum time of the check (default: 30m; 0: no limit)",
+    )
 
 
 def read_prompt(

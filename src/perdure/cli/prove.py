@@ -38,15 +38,13 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="AGENT=PATH",
         help="test this program; repeatable",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="run run run run only the most important checks"
-    )
+    parser.add_argument("--quick", action="store_true", help="run only the most important checks")
     parser.add_argument(
         "--only",
         action="append",
         default=[],
         metavar="CHECK",
-        help="run run run run only this check and those of its scene; repeatable",
+        help="run only this check and those of its scene; repeatable",
     )
     parser.add_argument(
         "--jobs", type=int, default=0, help="number of scenes at once (default: one per processor)"

@@ -34,6 +34,7 @@ from perdure.rules.final_message import last_message
 from perdure.rules.liveness import Liveness
 from perdure.rules.placement import changes_of
 from perdure.rules.run_titles import role_of_run, title_of_run
+from perdure.rules.text import LISTED_PROMPT
 from perdure.rules.work_report import work_report
 
 if TYPE_CHECKING:
@@ -175,10 +176,6 @@ def why_of(report: dict[str, Any]) -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 
 
-PROMPT = 200
-"""Maximum number of characters of a prompt in a list."""
-
-
 def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> dict[str, Any]:
     """Return a run of a list, as `perdure ls --json` prints it. Reads the run and its attempts."""
     run, attempts = store.get(row.id), store.attempts(row.id)
@@ -200,7 +197,7 @@ def row_of(store: RunStore, row: RunRow, liveness: Liveness | None = None) -> di
         "fill_window": row.fill_window,
         "repo": place.repo if place is not None else "",
         "branch": place.branch if place is not None else "",
-        "prompt": run.spec.prompt[:PROMPT],
+        "prompt": run.spec.prompt[:LISTED_PROMPT],
         "title": title_of_run(run),
         "link": run.spec.link,
         "role": role_of_run(run),

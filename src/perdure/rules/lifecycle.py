@@ -1,8 +1,10 @@
 """The state machine of a run: which trigger leads to which state, and what follows an outcome.
 Pure.
 
-The store enforces `advance` under races, by compare-and-set and a trigger in the schema. `attempt`
-and `service` call `decide` for the next step. `docs/state_machine.md` shows `MOVES` as a diagram.
+The store calls `advance` for every move that a program decides (the end of an attempt, a stop, a
+reopening), and enforces the same moves under races by compare-and-set and a trigger in the schema;
+the claim is a single statement of SQL. `attempt` calls `decide` for the next step.
+`docs/state_machine.md` shows `MOVES` as a diagram.
 """
 
 from __future__ import annotations
@@ -49,6 +51,15 @@ def advance(state: RunState, trigger: Trigger) -> RunState:
         return MOVES[state, trigger]
     except KeyError:
         raise ValueError(f"a run that is {state} cannot {trigger}") from None
+
+
+ENDED_BY = {
+    RunState.SUCCEEDED: Trigger.SUCCEED,
+    RunState.FAILED: Trigger.FAIL,
+    RunState.QUEUED: Trigger.AGAIN,
+    RunState.CANCELLED: Trigger.CANCEL,
+}
+"""Trigger that leads to each state in which no attempt runs, except for a reopening."""
 
 
 FREE = frozenset(

@@ -21,7 +21,7 @@ from perdure.model import (
     TaskRun,
     TaskSpec,
 )
-from perdure.rules.lifecycle import FINAL
+from perdure.rules.lifecycle import ENDED_BY, FINAL, Trigger, advance
 from perdure.rules.requests import WAITING
 from perdure.store.requests import supersede
 from perdure.store.rows import MAX_TIME, given_of, noun_of, run_of
@@ -131,10 +131,12 @@ def settle(
     reason: str,
     condition: Condition | None = None,
 ) -> TaskRun:
-    """Put a run into a state in which no attempt runs, and record that in the journal."""
+    """Put a run into a state in which no attempt runs, and record that in the journal. Raises
+    ValueError if the state machine has no such move."""
     from perdure.model.codec import encode
     from perdure.model.events import RunFinished, RunQueued
 
+    state = advance(run.state, ENDED_BY[state])
     run_after = min(run_after, MAX_TIME)
     if state in FINAL:
         supersede(write, run.id, reason or f"the run has {state}", answered=True)
@@ -184,12 +186,15 @@ def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN)
 
 
 def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
-    """Queue a run that has no attempt in progress: due now, with `more` further attempts
-    allowed."""
+    """Queue a run that has no attempt in progress: due now, with `more` further attempts allowed.
+    A run that is queued already becomes due now. Raises ValueError if the state machine has no such
+    move."""
     from perdure.model.codec import encode
     from perdure.model.events import RunQueued
 
     supersede(write, run.id, reason)
+    if run.state is not RunState.QUEUED:
+        advance(run.state, Trigger.REOPEN)
     conditions = encode(merged(run, RunState.QUEUED, None))
     row = write.one(
         "reopen",

@@ -12,6 +12,8 @@ import os.path
 import sqlite3
 from collections.abc import Sequence
 
+from perdure.rules.text import LISTED_PROMPT
+
 HERE = os.path.dirname(__file__)  # noqa: PTH120
 COLUMNS = (
     "id",
@@ -40,10 +42,8 @@ DETAILS = (
 )
 """Fields that are read only for the rows that are shown: they are in JSON, which costs more than a
 column."""
-PROMPT = 200
-"""Maximum length of a prompt in a list, in characters."""
 _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
- substr(json_extract(spec, '$.prompt'), 1, {PROMPT}), title, link, rule,
+ substr(json_extract(spec, '$.prompt'), 1, {LISTED_PROMPT}), title, link, rule,
  json_extract(spec, '$.labels'),
  (SELECT round(coalesce(sum(json_extract(body, '$.usage.cost_usd')), 0), 6) FROM attempts
   WHERE run = runs.id),

@@ -66,7 +66,9 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
     for each in requests:
         was = known[each.number].state
         if was is not each.state and was is not RequestState.OPEN:
-            raise LostLease(f"Request {each.number} was changed meanwhile", "perdure requests")
+            raise LostLease(
+                f"Request {each.number} was changed in the meantime", "perdure requests"
+            )
         state = RequestState.SUPERSEDED if was is RequestState.SUPERSEDED else each.state
         put(write, msgspec.structs.replace(each, given=attempt, state=state), was)
         event = RequestGiven(number=each.number, answer=str(each.answer), parked=each.parked)

@@ -13,7 +13,18 @@ import time
 import uuid
 from typing import TYPE_CHECKING
 
-from perdure.cli.arguments import pair_of, positive, read_prompt, rounds_of, seconds_of, variable_of
+from perdure.cli.arguments import (
+    agent_flags,
+    change_flags,
+    check_flags,
+    label_flag,
+    limit_flags,
+    pair_of,
+    policy_flags,
+    prompt_flags,
+    read_prompt,
+    variable_of,
+)
 from perdure.cli.kubernetes.logs import EVERY_S, PodLogs, followed
 from perdure.cli.kubernetes.verbs import printed
 from perdure.cli.text import one_line
@@ -32,8 +43,6 @@ from perdure.kubernetes.view import (
     word,
 )
 from perdure.kubernetes.wanted import MOST_RETRIES, RETRY, RETRY_ATTEMPTS
-from perdure.model import ContinuityPolicy, Permissions, WhenFull
-from perdure.model.choices import OnDenied, OnLeftover
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -49,34 +58,14 @@ class NotYet(PerdureError):
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", help="the prompt; `-` reads standard input")
-    parser.add_argument(
-        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
-    )
+    prompt_flags(parser)
     what = parser.add_argument_group("agent")
     what.add_argument("--name", help="the TaskRun's name (default: one is made up)")
-    what.add_argument(
-        "--agent", help="claude (default), codex, gemini, opencode, or an ACP agent of the image"
-    )
-    what.add_argument("--model", help="the model, by the agent's own name for it")
-    what.add_argument(
-        "--permissions",
-        choices=[str(each) for each in Permissions],
-        help="read, edit (default) or full",
-    )
-    what.add_argument(
-        "--agent-arg",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="an argument for the agent's program; repeatable",
-    )
-    what.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a variable for the agent, not a secret; repeatable",
+    agent_flags(
+        what,
+        agent="claude (default), codex, gemini, opencode, or an ACP agent of the image",
+        env="NAME=VALUE",
+        variable="a variable for the agent, not a secret; repeatable",
     )
     what.add_argument(
         "--credentials", metavar="SECRET", help="a Secret whose keys are variables for the agent"
@@ -92,13 +81,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--image", help="the image with perdure and the agent (default: the operator's)"
     )
-    what.add_argument(
-        "--label",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="label of the run, NAME=VALUE; repeatable",
-    )
+    label_flag(what)
     where = parser.add_argument_group("where")
     where.add_argument("--service", help="the owner of the task")
     where.add_argument("--task", help="the task's id within its service")
@@ -131,63 +114,10 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in"
     )
     limits = parser.add_argument_group("limits and checks")
-    limits.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
-    limits.add_argument(
-        "--timeout",
-        type=seconds_of,
-        help="maximum time of one attempt (default: 1h; 0: no limit)",
-    )
-    limits.add_argument(
-        "--stall",
-        type=seconds_of,
-        help="stop after this long without output (default: 10m; 0: none)",
-    )
-    limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
-    limits.add_argument(
-        "--continuity",
-        choices=[str(each) for each in ContinuityPolicy],
-        help="if the conversation is lost",
-    )
-    limits.add_argument(
-        "--when-full",
-        choices=[str(each) for each in WhenFull],
-        help="what to do when the context window is nearly full",
-    )
-    ending_arguments(limits)
-    limits.add_argument(
-        "--verify",
-        metavar="COMMAND",
-        help="run in the workdir after success; its failure goes back to the agent",
-    )
-    limits.add_argument(
-        "--verify-rounds",
-        type=rounds_of,
-        help="how many times a failing check is returned to the agent (default: 3)",
-    )
-    limits.add_argument(
-        "--verify-timeout",
-        type=seconds_of,
-        help="maximum time of the check (default: 30m; 0: no limit)",
-    )
+    limit_flags(limits)
+    policy_flags(limits)
+    check_flags(limits)
     following(parser)
-
-
-def ending_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--on-denied",
-        choices=[str(each) for each in OnDenied],
-        help="if a tool call was denied: ask a person (default), fail, or report it",
-    )
-    group.add_argument(
-        "--on-leftover",
-        choices=[str(each) for each in OnLeftover],
-        help="processes that the agent leaves running: end them (default), keep them, or wait",
-    )
-    group.add_argument(
-        "--last-word",
-        choices=("off", "on"),
-        help="ask the agent for its last word in a fixed form",
-    )
 
 
 def following(parser: argparse.ArgumentParser) -> None:
@@ -307,23 +237,7 @@ def _whole(seconds: float | None) -> int | None:
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
-    changes = parser.add_argument_group("changes that hold from now on")
-    changes.add_argument(
-        "--continuity",
-        choices=[str(each) for each in ContinuityPolicy],
-        help="if the conversation is lost",
-    )
-    changes.add_argument("--model", help="the model, by the agent's own name for it")
-    changes.add_argument(
-        "--budget-usd", type=float, help="dollars for all attempts together, those before included"
-    )
-    changes.add_argument(
-        "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
-    )
-    changes.add_argument(
-        "--attempts", type=positive, help="number of further attempts (default: 1)"
-    )
-    ending_arguments(changes)
+    change_flags(parser)
     following(parser)
 
 

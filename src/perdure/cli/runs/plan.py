@@ -1,12 +1,18 @@
-"""`plan`: examines a plan file (`check`, `graph`), and runs plans (`run`, `show`, `retry`,
-`ls`)."""
+"""`plan`: examines a plan file (`check`, `graph`), runs plans in this process with a line for each
+task (`run`, `retry`), and shows them (`show`, `ls`).
+
+Ctrl-C stops the agents in good order, as `perdure stop` would; another `plan run` continues where
+they stopped.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import settings
 from perdure.cli.runs.pool import jobs_of
@@ -15,6 +21,10 @@ from perdure.config import Settings
 from perdure.errors import UsageError
 from perdure.rules.plan import Forking, Plan, Strand
 from perdure.rules.plan.conversations import joins, order, weave
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt import Engine
+    from perdure.rules.plan import PlanRun
 
 SHOWN = 60
 WHAT = {
@@ -71,9 +81,7 @@ def plan_verb(arguments: argparse.Namespace) -> int:
         from perdure.cli.runs import plan_show
 
         return plan_show.ls(arguments) if arguments.what == "ls" else plan_show.show(arguments)
-    from perdure.cli.runs import plan_run
-
-    return plan_run.run(arguments) if arguments.what == "run" else plan_run.retry(arguments)
+    return _run(arguments) if arguments.what == "run" else _retry(arguments)
 
 
 def _look(arguments: argparse.Namespace) -> int:
@@ -158,3 +166,74 @@ def _as_json(plan: Plan, strands: dict[str, Strand]) -> dict[str, Any]:
         for task in order(plan)
     ]
     return {"schema_version": 1, "name": plan.name, "jobs": plan.jobs, "tasks": tasks}
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run `plan run FILE`."""
+    from perdure.engine import plans
+    from perdure.engine.plans.reader import seed_of
+
+    chosen = settings()
+    file = Path(arguments.file).absolute()
+    plan, seed = checked_plan(file, chosen), seed_of(chosen, Path.cwd())
+
+    def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
+        return plans.run(engine, plan, seed, file, arguments.jobs, began)
+
+    return _followed(arguments, chosen, work)
+
+
+def _retry(arguments: argparse.Namespace) -> int:
+    """Run `plan retry NAME [TASK]`."""
+    from perdure.engine import plans
+    from perdure.engine.plans.reader import is_file, seed_of
+
+    chosen = settings()
+    file = Path(arguments.file).absolute()
+    changed = (
+        (checked_plan(file, chosen), seed_of(chosen, Path.cwd()), file)
+        if is_file(arguments.file)
+        else None
+    )
+
+    def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
+        return plans.retry(
+            engine, arguments.file, arguments.task or "", arguments.jobs, began, changed
+        )
+
+    return _followed(arguments, chosen, work)
+
+
+def _followed(
+    arguments: argparse.Namespace,
+    chosen: Settings,
+    work: Callable[[Engine, Callable[[PlanRun], None]], PlanRun],
+) -> int:
+    from perdure.cli.compose import Stopper, open_engine
+    from perdure.cli.runs.plan_progress import PlanProgress
+    from perdure.cli.runs.run import warn
+    from perdure.engine import plans
+    from perdure.engine.plans.status import standing
+    from perdure.engine.report import report_of
+    from perdure.engine.service import probe_of
+
+    progress = None if arguments.quiet else PlanProgress()
+    with Stopper() as stopper:
+        engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
+        with progress or nullcontext():
+            plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
+        runs = [
+            stand.run for stand in standing(engine.store, plan).values() if stand.run is not None
+        ]
+        reports = [report_of(engine.store, run) for run in runs]
+        report, code = (
+            plans.report_of(engine.store, plan, probe_of(engine)),
+            plans.exit_code(engine, plan),
+        )
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+    if progress:
+        progress.conclude(report)
+    for each in reports:
+        warn(each)
+    return code

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 
-from perdure.cli.arguments import files_of, positive, read_prompt, rounds_of, seconds_of, spec_of
+from perdure.cli.arguments import (
+    agent_flags,
+    change_flags,
+    check_flags,
+    files_of,
+    label_flag,
+    limit_flags,
+    policy_flags,
+    prompt_flags,
+    read_prompt,
+    spec_of,
+)
 from perdure.cli.choices import (
-    CONTINUITY,
     MAP_WHEN,
-    ON_DENIED,
     ON_EDIT,
-    ON_LEFTOVER,
-    PERMISSIONS,
-    WHEN_FULL,
 )
 from perdure.cli.parser import optional_name
 from perdure.cli.text import clean
@@ -27,56 +33,15 @@ if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.model import TaskRun
 
-LOST = (
-    "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
-    "fresh-ok starts a new one; each says so"
-)
-
-DENIED = (
-    "if a call of a tool was denied: ask (default) asks you, fail fails the run, report lets the "
-    "turn count"
-)
-WORD = (
-    "on asks the agent to end with its status, a summary, open questions and follow-ups in a fixed "
-    "form (Claude Code, Codex); default off"
-)
-LEFT = (
-    "if a process still runs when the agent's turn is over: end (default) ends it, keep lets it "
-    "run on, wait waits for its end"
-)
-FULL = (
-    "what to do when the context window is nearly full: compact (default) has the agent shorten "
-    "it, roll-over continues in a new conversation with a summary, stop asks you, cli leaves it to "
-    "the agent"
-)
-
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("prompt", nargs="?", help="the prompt; `-` reads standard input")
-    parser.add_argument(
-        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
-    )
+    prompt_flags(parser)
     what = parser.add_argument_group("agent")
-    what.add_argument("--agent", help="one of perdure agents (default: claude)")
-    what.add_argument("--model", help="the model, by the agent's own name for it")
-    what.add_argument(
-        "--permissions",
-        choices=PERMISSIONS,
-        help="read: look only; edit (default): change the workdir, run commands; full: anything",
-    )
-    what.add_argument(
-        "--agent-arg",
-        action="append",
-        default=[],
-        metavar="ARG",
-        help="an argument for the agent's program; repeatable",
-    )
-    what.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME[=VALUE]",
-        help="a variable for the agent; NAME alone passes your own value; repeatable",
+    agent_flags(
+        what,
+        agent="one of perdure agents (default: claude)",
+        env="NAME[=VALUE]",
+        variable="a variable for the agent; NAME alone passes your own value; repeatable",
     )
     what.add_argument(
         "--map",
@@ -108,44 +73,11 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--name", help="the run's name (default: one is made up)")
     who.add_argument("--key", help="idempotency key: the same key and task is the same run")
     who.add_argument("--scope", help="runs of one agent with the same scope share one conversation")
-    who.add_argument(
-        "--label",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="label of the run, NAME=VALUE; repeatable",
-    )
+    label_flag(who)
     limits = parser.add_argument_group("limits and checks")
-    limits.add_argument("--attempts", type=positive, help="maximum number of attempts (default: 3)")
-    limits.add_argument(
-        "--timeout",
-        type=seconds_of,
-        help="maximum time of one attempt: 90s, 30m, 2h (default: 1h; 0: no limit)",
-    )
-    limits.add_argument(
-        "--stall",
-        type=seconds_of,
-        help="stop after this long without output, 5x in a tool (default: 10m; 0: no limit)",
-    )
-    limits.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
-    limits.add_argument("--continuity", choices=CONTINUITY, help=LOST)
-    limits.add_argument("--when-full", choices=WHEN_FULL, help=FULL)
-    policy_arguments(limits)
-    limits.add_argument(
-        "--verify",
-        metavar="COMMAND",
-        help="run in the workdir after success; its failure goes back to the agent",
-    )
-    limits.add_argument(
-        "--verify-rounds",
-        type=rounds_of,
-        help="how many times a failing check is returned to the agent (default: 3)",
-    )
-    limits.add_argument(
-        "--verify-timeout",
-        type=seconds_of,
-        help="maximum time of the check (default: 30m; 0: no limit)",
-    )
+    limit_flags(limits)
+    policy_flags(limits)
+    check_flags(limits)
     following(parser)
 
 
@@ -155,19 +87,7 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent",
         help="hand it over to another agent: same workdir, a new conversation with a brief",
     )
-    changes = parser.add_argument_group("changes that stay in effect")
-    changes.add_argument("--continuity", choices=CONTINUITY, help=LOST)
-    changes.add_argument("--model", help="the model, by the agent's own name for it")
-    changes.add_argument(
-        "--budget-usd", type=float, help="dollars for all attempts together, earlier ones included"
-    )
-    changes.add_argument(
-        "--timeout", type=seconds_of, help="maximum time of one attempt: 90s, 30m, 2h (0: no limit)"
-    )
-    changes.add_argument(
-        "--attempts", type=positive, help="number of further attempts (default: 1)"
-    )
-    policy_arguments(changes)
+    change_flags(parser)
     following(parser)
 
 
@@ -180,15 +100,8 @@ def update_arguments(parser: argparse.ArgumentParser) -> None:
         help="read the new instructions from a file (`-`: standard input)",
     )
     file_arguments(parser)
-    policy_arguments(parser.add_argument_group("changes that stay in effect"))
+    policy_flags(parser.add_argument_group("changes that stay in effect"))
     following(parser)
-
-
-def policy_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add the flags for what a turn's end is worth, and what it has to report."""
-    group.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
-    group.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
-    group.add_argument("--last-word", choices=("off", "on"), help=WORD)
 
 
 def file_arguments(parser: argparse.ArgumentParser) -> None:
