@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,50 @@ def test_no_line_is_long() -> None:
         rows = enumerate((SOURCE / file).read_text().splitlines(), 1)
         lines += [f"{file}:{number}" for number, line in rows if len(line) > 100]
     assert lines == []
+
+
+def _imports(name: str, tree: ast.Module) -> set[str]:
+    """The modules of perdure that a file imports when it runs, early or late."""
+    typing = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            typing |= {id(each) for each in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in typing:
+            for each in node.names:
+                inner = f"{node.module}.{each.name}"
+                found.add(inner if inner in MODULES else node.module)
+    return {each for each in found if each in MODULES and each != name}
+
+
+def _module(file: str) -> str:
+    return ".".join(("perdure", *file.removesuffix(".py").removesuffix("/__init__").split("/")))
+
+
+MODULES = {_module(file): tree for file, tree in TREES.items()}
+
+
+def test_files_import_in_one_direction() -> None:
+    """No file imports, however late or far around, a file that imports it."""
+    TopologicalSorter({name: _imports(name, tree) for name, tree in MODULES.items()}).prepare()
+
+
+UNPLAIN = re.compile(r"\b(anew|whoever|whosever|at work|mend(s|ed)?|nobody knows of|take away)\b")
+"""Words for which the texts that a person reads have plainer ones."""
+LABELS = {"transcript unusable, mended"}
+"""Texts that are values of a metric's label, and stay as they were published."""
+
+
+def test_texts_are_in_plain_words() -> None:
+    """No text of the program has a word from the list; docstrings are for the reading test."""
+    found = []
+    for file, tree in TREES.items():
+        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if not isinstance(text, str) or id(node) in said or " " not in text:
+                continue
+            if UNPLAIN.search(text) and text not in LABELS:
+                found.append(f"{file}:{node.lineno}: {text[:60]}")
+    assert found == []

@@ -43,9 +43,9 @@ def load(name: str) -> AgentDriver:
         module, _, attribute = place.partition(":")
         return cast(AgentDriver, getattr(import_module(module), attribute))
     if name.startswith(ACP):
-        from perdure.agents.acp import driver as acp
+        from perdure.agents import acp
 
-        return acp.make(name.removeprefix(ACP))
+        return acp.make(name.removeprefix(ACP), load)
     for point in _from_outside():
         if point.name != name:
             continue

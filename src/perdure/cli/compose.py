@@ -19,6 +19,8 @@ from perdure.wiring import DATABASE, open_to_read, probe, this_host
 
 if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
+    from perdure.engine.attempt.engine import EngineStore
+    from perdure.engine.conversations import ConversationShelf
     from perdure.protocols import Observer
 
 __all__ = [
@@ -97,3 +99,20 @@ class Stopper:
     def attach(self, engine: Engine) -> Engine:
         """Return the engine, which now sees the request to stop."""
         return replace(engine, stopping=lambda: self.asked)
+
+
+def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
+    """Return the shelf in which this user's conversations are found. Raises AgentMissing for an
+    unknown agent."""
+    from perdure.agents import registry
+    from perdure.engine.conversations import ConversationShelf
+    from perdure.errors import PerdureError
+
+    found = {}
+    for name in only or registry.names():
+        try:
+            found[name] = registry.load(name)
+        except PerdureError:
+            if only:
+                raise
+    return ConversationShelf(store, found, environment(settings()), frozenset(only))

@@ -177,21 +177,6 @@ def alternate(objects: Path) -> str:
     )
 
 
-def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
-    """Move a leftover into the trash; an empty directory is simply removed. Returns its new
-    path."""
-    if not os.path.lexists(leftover):
-        return None
-    with contextlib.suppress(OSError):
-        leftover.rmdir()
-        return None
-    from perdure.workspace.trash import move  # Late, because trash imports this module.
-
-    target = make_private(places.trash(f"{workspace_id}-{time.time_ns()}")) / label
-    move(leftover, target)
-    return target
-
-
 def clear_locks(path: Path, *locks: Path) -> list[str]:
     """Remove lock files left by a killed git, unless a git process is running in `path`. Returns
     notes on what was done."""

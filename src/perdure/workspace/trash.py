@@ -26,6 +26,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.lateclass import dataclass
+from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
 
 ABOUT = "about.json"
@@ -318,3 +319,16 @@ def _delete(doomed: Path) -> None:
             if not path.is_symlink():
                 path.chmod(0o700)
     shutil.rmtree(doomed)
+
+
+def discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
+    """Move a leftover into the trash; an empty directory is simply removed. Returns its new
+    path."""
+    if not os.path.lexists(leftover):
+        return None
+    with suppress(OSError):
+        leftover.rmdir()
+        return None
+    target = make_private(places.trash(f"{workspace_id}-{time.time_ns()}")) / label
+    move(leftover, target)
+    return target

@@ -24,7 +24,6 @@ from perdure.host.git import Git, on_disk
 from perdure.model import Workspace
 from perdure.workspace.identity import Places, identify
 from perdure.workspace.locks import (
-    discard,
     flush_each,
     held,
     is_real_directory,
@@ -33,6 +32,7 @@ from perdure.workspace.locks import (
     sync,
     write,
 )
+from perdure.workspace.trash import discard
 
 LOCKED = "perdure: a task's workdir"
 

@@ -1,7 +1,7 @@
 """The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its
 command.
 
-Made by `driver.make`. perdure does not know where such an agent keeps its conversations, so it
+Made by `acp.make`. perdure does not know where such an agent keeps its conversations, so it
 cannot prove from files that one went on. If the agent can load its conversations, it replays them,
 and the bridge compares the replay with what perdure knows before the prompt is sent. If it can only
 resume them, perdure relies on its word. If it can do neither, each attempt begins a new

@@ -384,20 +384,3 @@ def _bridges(home: Path, session_id: str) -> Iterator[int]:
             )
             if order and order.get("session") == session_id and order.get("home") == str(home):
                 yield int(entry.name)
-
-
-def make(name: str) -> AgentDriver:
-    """Return the driver of `acp-NAME`; it reads conversations if there is a native driver for the
-    agent. Raise AgentMissing for an invalid name."""
-    from perdure.agents.registry import load
-
-    if name in KNOWN:
-        return AcpDriver(name, load(name))
-    if not _NAME.fullmatch(name):
-        raise AgentMissing(
-            f"There is no agent named 'acp-{name}'.",
-            f"One of: {', '.join(f'acp-{known}' for known in sorted(KNOWN))}.",
-        )
-    from perdure.agents.acp.any_agent import AnyAcpDriver
-
-    return AnyAcpDriver(name)

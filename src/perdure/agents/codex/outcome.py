@@ -73,7 +73,7 @@ _WORDS = (
 
 _INDEX = (
     "Codex's own index is damaged: move state_5.sqlite and thread_history_1.sqlite out of its "
-    "home, it makes them anew"
+    "home, it recreates them"
 )
 
 

@@ -194,8 +194,8 @@ def reset_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(cleared.report(dry=arguments.dry_run), indent=2, ensure_ascii=False))
         return 0
     for run in cleared.runs:
-        begins = "would start" if arguments.dry_run else "begins"
-        print(f"{run.name} {begins} anew")
+        starts = "would start" if arguments.dry_run else "starts"
+        print(f"{run.name} {starts} over")
     for label, lines in (
         ("saved as", cleared.saved),
         ("retired", cleared.sessions),

@@ -73,7 +73,7 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
 def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
     """`sessions create SCOPE`, `extend REF`, `close REF`: change the record of a conversation, and
     print it."""
-    from perdure.cli.data.sessions import shelf_of
+    from perdure.cli.compose import shelf_of
     from perdure.engine.conversations.records import lifetime, live_key, records_of, report
     from perdure.errors import UsageError
 

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.cli.compose import environment, open_to_read, settings
+from perdure.cli.compose import open_to_read, settings, shelf_of
 from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line
 from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
-    from perdure.engine.attempt.engine import EngineStore
     from perdure.engine.conversations import ConversationEntry, ConversationShelf
 
 LEAST = 8
@@ -126,23 +125,6 @@ def _one(ids: Sequence[str]) -> str:
             "perdure sessions",
         )
     return ids[0]
-
-
-def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
-    """Return the shelf in which this user's conversations are found. Raises AgentMissing for an
-    unknown agent."""
-    from perdure.agents import registry
-    from perdure.engine.conversations import ConversationShelf
-    from perdure.errors import PerdureError
-
-    found = {}
-    for name in only or registry.names():
-        try:
-            found[name] = registry.load(name)
-        except PerdureError:
-            if only:
-                raise
-    return ConversationShelf(store, found, environment(settings()), frozenset(only))
 
 
 def project(cwd: Path) -> Path:

@@ -14,9 +14,10 @@ from perdure.protocols import RunRow, RunStore
 
 
 def the_long_way(
-    states: Sequence[str], limit: int, agents: Sequence[str], since: int
+    states: Sequence[str], limit: int, agents: Sequence[str], since: int, columns: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Return the same rows as `store.glance.newest`. Raises what any other verb raises."""
+    """Return the same rows as `store.glance.newest`, with these columns. Raises what any other verb
+    raises."""
     store = open_to_read(settings())
     read = limit if not agents and not since else 1_000_000
     rows = store.last_changed([RunState(state) for state in states], read)
@@ -25,14 +26,13 @@ def the_long_way(
         for row in rows
         if row.updated >= since and (not agents or {row.agent, row.role} & set(agents))
     ]
-    return [_row(store, row) for row in chosen[: max(limit, 0)]]
+    return [_row(store, row, columns) for row in chosen[: max(limit, 0)]]
 
 
-def _row(store: RunStore, row: RunRow) -> dict[str, Any]:
-    from perdure.cli.runs.ls import READ
+def _row(store: RunStore, row: RunRow, columns: Sequence[str]) -> dict[str, Any]:
     from perdure.engine.report import row_of
 
-    return {**{key: getattr(row, key) for key in READ}, **row_of(store, row)}
+    return {**{key: getattr(row, key) for key in columns}, **row_of(store, row)}
 
 
 def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: str | None) -> bool:

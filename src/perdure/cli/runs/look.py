@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import json
 import sys
 import time
@@ -29,7 +30,7 @@ from perdure.rules.log_line import line_of
 from perdure.rules.text import receipt_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from perdure.config import Settings
     from perdure.model import TaskRun
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 PATIENCE_S = 3.0
 """Seconds to wait before a run is reported as unattended: a worker pool may be about to take it
 over."""
+CHUNK = 1 << 16
+"""Number of bytes of raw output that are read at once."""
+NAP_S = 0.2
+"""Pause between two looks at a followed log, in seconds."""
 UNATTENDED = 75
 """Exit code of a verb that follows a run which nobody attends."""
 
@@ -290,9 +295,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     ):
         raise NotFound(f"{run.name} has no attempt {arguments.attempt}", f"perdure show {run.name}")
     if arguments.raw:
-        from perdure.cli.runs.rawlog import raw_log
-
-        return raw_log(store, run.id, arguments.attempt, arguments.follow, left)
+        return _raw_log(store, run.id, arguments.attempt, arguments.follow, left)
     entry = _entries(arguments, store, run)
     seen, kept, tail = 0, [], arguments.tail
     while True:
@@ -385,3 +388,65 @@ class LeftAlone:
         sys.stdout.flush()
         print(advice(run.name, found), file=sys.stderr)
         return True
+
+
+def _raw_log(store: RunStore, run_id: str, only: int, follow: bool, left: LeftAlone) -> int:
+    """Print the agent's own output, unchanged into a pipe or file and cleaned of harmful characters
+    on a terminal: the standard output of one attempt, or of all in order (`only` 0). With `follow`,
+    continue until the run is over or unattended. Return the exit code."""
+    from perdure.rules.lifecycle import FINAL
+
+    number = only or 1
+    while True:
+        over = store.get(run_id).state in FINAL
+        attempt = next(
+            (attempt for attempt in store.attempts(run_id) if attempt.number == number), None
+        )
+        place = attempt.directory if attempt is not None else ""
+        if place and not _copy(store, run_id, number, Path(place) / "stdout", follow, left):
+            return UNATTENDED
+        if attempt is not None and (attempt.directory or attempt.ended):
+            if only:
+                return 0
+            number += 1
+        elif not follow or over:
+            return 0
+        elif left(run_id):
+            return UNATTENDED
+        else:
+            time.sleep(NAP_S)
+
+
+def _copy(
+    store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: LeftAlone
+) -> bool:
+    """Print one attempt's output. Return False if it was followed and the run is unattended."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
+    offset = 0
+    while True:
+        # Check for the end before reading the file, so that everything written before the end is
+        # read.
+        ended = not follow or any(
+            attempt.number == number and attempt.ended for attempt in store.attempts(run_id)
+        )
+        for chunk in _chunks(path, offset):
+            offset += len(chunk)
+            if decoder is None:
+                sys.stdout.buffer.write(chunk)
+            else:
+                sys.stdout.write(clean(decoder.decode(chunk)))
+        sys.stdout.flush()
+        if ended:
+            return True
+        if left(run_id):
+            return False
+        time.sleep(NAP_S)
+
+
+def _chunks(path: Path, offset: int) -> Iterator[bytes]:
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(CHUNK):
+            yield chunk

@@ -278,7 +278,7 @@ def runs(
     if found is None:
         from perdure.cli.runs.filters import the_long_way
 
-        return the_long_way(states, limit, agents, since)
+        return the_long_way(states, limit, agents, since, READ)
     return [_typed(row) for row in found]
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.arguments import read_prompt
-from perdure.cli.compose import open_engine, open_to_read, settings
-from perdure.cli.data.sessions import print_entries, project, shelf_of
+from perdure.cli.compose import open_engine, open_to_read, settings, shelf_of
+from perdure.cli.data.sessions import print_entries, project
 from perdure.cli.runs.run import followed, following
 from perdure.config import Settings
 from perdure.errors import NotFound, UsageError

@@ -100,7 +100,7 @@ CHECK_IT = "Check that the task above is complete, finish what is missing, and s
 
 
 MEND_IT = (
-    "Find out why, and mend the cause in the work itself; do not weaken or go round the check. The "
+    "Find out why, and fix the cause in the work itself; do not weaken or bypass the check. The "
     "same command is run again when you end your turn. If it cannot pass for a reason that is not "
     "in your hands, say which."
 )
@@ -218,7 +218,7 @@ def _moved(story: Story) -> str:
     )
     return (
         f"From here on you work in {story.cwd}, and not in {story.left} any more, whatever is said "
-        f"above. {found}. Do not change anything in {story.left}: others may be at work there."
+        f"above. {found}. Do not change anything in {story.left}: others may be working there."
     )
 
 

@@ -275,7 +275,7 @@ class SessionSuite:
         again = store.session(read.key)
         assert again is not None and (again.tasks, again.revision) == (1, 2)
         retired, taken = (
-            replace(again, state=SessionState.RETIRED, cause="named anew"),
+            replace(again, state=SessionState.RETIRED, cause="renamed"),
             session_of(run, "s-1", SessionState.CONFIRMED),
         )
         with pytest.raises(Conflict):

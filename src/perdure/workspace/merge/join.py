@@ -21,7 +21,6 @@ from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.changes import ComparisonRepository, desk
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import discard
 from perdure.workspace.merge.apply import (
     STAGE,
     Message,
@@ -33,6 +32,7 @@ from perdure.workspace.merge.apply import (
     reason_of,
     staged,
 )
+from perdure.workspace.trash import discard
 from perdure.workspace.view import Looker, again, looking_alone, seen
 
 MERGES_LOOKED_AT = 100
