@@ -147,7 +147,7 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
     engine = open_engine(chosen)
     run, _ = service.answer(engine, arguments.name, arguments.request, answer, words)
     if engine.elsewhere(run):
-        print(f"answered; {run.name} goes on on {run.host_name}")
+        print(f"answered; {run.name} continues on {run.host_name}")
         return 0
 
     def begin(engine: Any) -> TaskRun:
