@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo dist test test-spread test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo dist test test-spread test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -89,6 +89,9 @@ webhook-kills: install agents ## perdure serve killed N times under webhook load
 
 posting-kills: install agents ## who tells a forge of a run is killed at each of his requests (some minutes)
 	$(BIN)/python -m tests.posting.kills
+
+notify-kills: install ## who tells people of runs is killed N times; nothing is lost (a second for each)
+	$(BIN)/python -m tests.notices.kills $(or $(N),200)
 
 home-kills: install ## the moving of homes killed before every single change it makes (some minutes)
 	d=$$(mktemp -d) && unshare --user --map-root-user --mount $(BIN)/python -m tests.homes.killing $$d 1 1; rmdir $$d

@@ -26,6 +26,7 @@ from perdure.model import (
 if TYPE_CHECKING:
     from perdure.model.forge.rules import Rule
     from perdure.model.forge.sources import Source
+    from perdure.model.notices import Channel
 
 DAY = 86400.0
 
@@ -166,5 +167,7 @@ class Settings:
     webhooks: tuple[Source, ...] = ()
     agents: tuple[Rule, ...] = ()
     """Rules that assign agents to intents: see `model.forge.rules`."""
+    notify: tuple[Channel, ...] = ()
+    """Where people are told of runs: see `model.notices`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """The source of each setting that is not a default."""

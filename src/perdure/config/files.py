@@ -50,6 +50,7 @@ NOT_FOR_PROJECTS = frozenset(
         "run_as",
         "webhooks",
         "agents",
+        "notify",
     }
 ) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 

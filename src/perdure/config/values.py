@@ -27,6 +27,7 @@ from perdure.model.durations import duration
 if TYPE_CHECKING:
     from perdure.model.forge.rules import Rule
     from perdure.model.forge.sources import Source
+    from perdure.model.notices import Channel
 
 
 def _path(value: Any) -> Path:
@@ -229,6 +230,12 @@ def _rules(value: Any) -> tuple[Rule, ...]:
     return rules(value)
 
 
+def _channels(value: Any) -> tuple[Channel, ...]:
+    from perdure.model.notices import channels
+
+    return channels(value)
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
@@ -311,6 +318,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "clone_hosts": _servers,
     "webhooks": _sources,
     "agents": _rules,
+    "notify": _channels,
 }
 
 DURATIONS = frozenset(name for name, read in READERS.items() if read in (_seconds, _lease))

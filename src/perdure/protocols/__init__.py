@@ -30,6 +30,7 @@ from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, Ru
 from perdure.protocols.stores import (
     AuditStore,
     InboxStore,
+    NoticeStore,
     PlanStore,
     PostingStore,
     RequestStore,
@@ -57,6 +58,7 @@ __all__ = [
     "Heard",
     "Home",
     "InboxStore",
+    "NoticeStore",
     "Observer",
     "Parks",
     "PlacedRun",

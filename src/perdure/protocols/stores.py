@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from perdure.model.forge.postings import Posting
     from perdure.model.requests import AgentRequest, AnswerKind
+    from perdure.model.notices import Notice
     from perdure.rules.audit_chain import AuditLine
     from perdure.rules.plan import PlannedRun, PlanRun
 
@@ -222,6 +223,41 @@ class PostingStore(Protocol):
     ) -> TaskRun:
         """Append events of a run that are not part of an attempt to the journal, and set a
         condition, or remove the one of the type `solved`. The run's state does not change."""
+        ...
+
+
+class NoticeStore(Protocol):
+    """The outbox of what people are told of. A follower of the audit trail fills it."""
+
+    def notices_seen(self) -> int | None:
+        """Return the last line of the trail that was considered; None if none ever was."""
+        ...
+
+    def put_notices(self, before: int | None, after: int, notices: Sequence[Notice]) -> bool:
+        """Store the notices of the lines after `before` up to `after`, together with that position.
+        Returns False, and stores nothing, if another host has moved the position."""
+        ...
+
+    def notices_due(self, limit: int = 50) -> Sequence[Notice]:
+        """Return notices to be sent now, the longest due first."""
+        ...
+
+    def notices(self, limit: int = 50) -> Sequence[Notice]:
+        """Return notices of every state, newest first."""
+        ...
+
+    def hold_notice(self, notice: str, lease_s: float) -> Notice | None:
+        """Reserve a due notice, by its id, for this host; None if another one has it or it was
+        sent."""
+        ...
+
+    def settle_notice(self, notice: Notice) -> bool:
+        """Store the state, due time, tries and reason of a notice that this host holds. Returns
+        False if it holds it no longer."""
+        ...
+
+    def thin_notices(self, before: int) -> int:
+        """Delete notices that were sent or given up before then (ms). Returns their number."""
         ...
 
 

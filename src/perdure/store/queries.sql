@@ -654,3 +654,35 @@ UPDATE requests SET state = :state, body = :body WHERE run = :run AND number = :
 UPDATE runs SET run_after = :now, conditions = :conditions, reason = :reason, updated = :now
 WHERE id = :id AND state = 'queued'
 RETURNING *;
+
+-- name: notices_seen
+SELECT line FROM notices_seen WHERE id = 1;
+
+-- name: begin_notices
+INSERT INTO notices_seen (id, line) VALUES (1, :line) ON CONFLICT DO NOTHING RETURNING line;
+
+-- name: move_notices
+-- Nobody, if another host was faster.
+UPDATE notices_seen SET line = :line WHERE id = 1 AND line = :before RETURNING line;
+
+-- name: add_notice
+INSERT INTO notices (id, channel, line, event, run, at, body, state, due, tries, reason, updated)
+VALUES (:id, :channel, :line, :event, :run, :at, :body, :state, :due, :tries, :reason, :now)
+ON CONFLICT DO NOTHING;
+
+-- name: notices_due
+SELECT * FROM notices WHERE state = 'waiting' AND due <= :now AND (holder = :holder OR held_until <= :now) ORDER BY due, ordinal LIMIT :limit;
+
+-- name: notices
+SELECT * FROM notices ORDER BY ordinal DESC LIMIT :limit;
+
+-- name: hold_notice
+UPDATE notices SET holder = :holder, held_until = :until
+WHERE id = :id AND state = 'waiting' AND due <= :now AND (holder = :holder OR held_until <= :now) RETURNING *;
+
+-- name: settle_notice
+UPDATE notices SET state = :state, due = :due, tries = :tries, reason = :reason, updated = :now, held_until = 0
+WHERE id = :id AND holder = :holder AND state = 'waiting' RETURNING id;
+
+-- name: thin_notices
+DELETE FROM notices WHERE state <> 'waiting' AND updated < :before RETURNING id;

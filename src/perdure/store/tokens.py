@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from perdure.errors import Conflict, NotFound
 from perdure.host.actors import actor
 from perdure.model import Token, TokenScope
-from perdure.store.postings import Postings
+from perdure.store.notices import Notices
 from perdure.store.rows import Row
 
 USED_EVERY_MS = 3_600_000
@@ -16,8 +16,8 @@ USED_EVERY_MS = 3_600_000
 a write."""
 
 
-class StoredTokens(Postings):
-    """A `Postings` that also stores tokens and sign-ins."""
+class StoredTokens(Notices):
+    """A `Notices` that also stores tokens and sign-ins."""
 
     def add_token(self, token: Token, sha256: str) -> Token:
         with self._write() as write:

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -34,6 +35,7 @@ from perdure.rules.text import tell
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.engine.attempt import Engine
+    from perdure.notices import Notifier
 
 TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
 
@@ -135,6 +137,19 @@ def open_pool(
     return engine
 
 
+def notifier(engine: Engine, chosen: Settings) -> Notifier:
+    """Return what tells people of this pool's runs. Raises ConfigError if a channel needs a library
+    that is not installed."""
+    from perdure.cli.server.notify import check_libraries
+    from perdure.notices import Notifier
+
+    check_libraries(chosen.notify)
+    public = chosen.serve_public_url
+    return Notifier(
+        engine, chosen.notify, say, lambda name: f"{public}/runs/{name}" if public else ""
+    )
+
+
 def work_verb(arguments: argparse.Namespace) -> int:
     if arguments.run:
         from perdure.cli.kubernetes.pod import pod_verb
@@ -146,7 +161,10 @@ def work_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
     wishes = Wishes()
     engine = open_pool(chosen, wishes)
-    with Housekeeping(engine, chosen, say):
+    with ExitStack() as stack:
+        stack.enter_context(Housekeeping(engine, chosen, say))
+        if chosen.notify:
+            stack.enter_context(notifier(engine, chosen))
         done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: wishes.draining)
     tell(f"perdure: {done} attempt(s) done")
     return 0

@@ -18,7 +18,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings
-from perdure.cli.runs.pool import Wishes, open_pool, say
+from perdure.cli.runs.pool import Wishes, notifier, open_pool, say
 from perdure.errors import PerdureError, UsageError
 from perdure.host.extras import install_command
 from perdure.host.secrecy import wipe_variables
@@ -131,6 +131,8 @@ def _serve(
         stack.callback(engine.store.close)
         engine.workspaces.ask_also(clients.login_at)
         stack.enter_context(Housekeeping(engine, chosen, say))
+        if chosen.notify:
+            stack.enter_context(notifier(engine, chosen))
         if chosen.agents:
             _posting(stack, engine, chosen, clients)
         kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None

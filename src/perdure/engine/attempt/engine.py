@@ -36,6 +36,7 @@ from perdure.protocols import (
     BoardStore,
     CountingStore,
     InboxStore,
+    NoticeStore,
     PlanStore,
     PostingStore,
     Publisher,
@@ -105,14 +106,15 @@ class EngineStore(
     InboxStore,
     PostingStore,
     TokenStore,
+    NoticeStore,
     AuditStore,
     CountingStore,
     BoardStore,
     RequestStore,
     Protocol,
 ):
-    """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens, the
-    audit trail, counts and the board."""
+    """All parts of the store together: runs, sessions, plans, the inbox, postings, tokens,
+    notices, the audit trail, counts and the board."""
 
 
 def _keep_on() -> bool:

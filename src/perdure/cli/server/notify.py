@@ -1,0 +1,120 @@
+"""`notify`: lists who was told of what, and sends a test message to a channel."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import sys
+import time
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.runs.ls import table
+from perdure.cli.text import age, clean, one_line
+from perdure.config import Settings
+from perdure.errors import ConfigError, NotFound, UsageError
+from perdure.model import RunState, TaskRun, TaskSpec, Usage
+from perdure.model.codec import decode, plain
+from perdure.model.notices import Channel, Notice, NoticeBody, NoticeEvent
+
+
+def notify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=["ls", "test"],
+        default="ls",
+        help="ls (default): what was sent and what waits; test: send a message to a channel now",
+    )
+    parser.add_argument("channel", nargs="?", default="", metavar="CHANNEL", help="for test")
+    parser.add_argument(
+        "-n", "--limit", type=int, default=50, help="maximum number of notices (default: 50)"
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def notify_verb(arguments: argparse.Namespace) -> int:
+    chosen = settings()
+    if arguments.what == "test":
+        return _test(chosen, arguments.channel)
+    if arguments.channel:
+        raise UsageError("ls takes no channel", "perdure notify test CHANNEL")
+    store = open_to_read(chosen)
+    found = store.notices(max(arguments.limit, 0))
+    if arguments.json:
+        print(
+            json.dumps({"schema_version": 1, "notices": [plain(each) for each in found]}, indent=2)
+        )
+        return 0
+    now = store.now()
+    rows = [
+        (
+            each.channel,
+            str(each.event),
+            age(each.at, now),
+            str(each.state),
+            _title(each),
+            one_line(each.reason, 200),
+        )
+        for each in found
+    ]
+    table(("CHANNEL", "EVENT", "AGE", "STATE", "OF", "WHY"), rows)
+    if not rows and sys.stdout.isatty():
+        print(
+            "nobody was told of anything yet"
+            if chosen.notify
+            else "no channel is configured: [notify.NAME] in the configuration"
+        )
+    return 0
+
+
+def _title(notice: Notice) -> str:
+    run = decode(notice.body, NoticeBody).data.run
+    return one_line(f"{run.name}: {run.title}", 120)
+
+
+def check_libraries(channels: tuple[Channel, ...]) -> None:
+    """Raise ConfigError if a channel needs a library that is not installed."""
+    from perdure.host.extras import install_command
+    from perdure.notices.senders import missing
+
+    problems = [
+        f"notify.{channel.name} needs the library {library}, which is not installed"
+        for channel in channels
+        if (library := missing(channel))
+    ]
+    if problems:
+        raise ConfigError(problems, install_command("notify"))
+
+
+def _test(chosen: Settings, name: str) -> int:
+    from perdure.notices.senders import send
+    from perdure.rules.notification import body_of
+
+    found = [channel for channel in chosen.notify if channel.name == name]
+    if not found:
+        names = ", ".join(channel.name for channel in chosen.notify) or "none is configured"
+        raise NotFound(f"There is no channel {name!r}", f"One of: {names}")
+    check_libraries((found[0],))
+    now = int(time.time() * 1000)
+    run = TaskRun(
+        id="test",
+        name="test",
+        spec=TaskSpec(prompt="This is a test of perdure notify."),
+        state=RunState.SUCCEEDED,
+        created=now,
+        updated=now,
+    )
+    body = body_of(NoticeEvent.DONE, None, run, Usage(), now, chosen.serve_public_url)
+    notice = Notice(
+        id=f"ntc_test_{secrets.token_hex(8)}",
+        channel=name,
+        line=0,
+        event=NoticeEvent.DONE,
+        run=run.id,
+        at=now,
+        body=body,
+    )
+    send(found[0], notice)
+    print(f"{clean(name)} took a message")
+    return 0

@@ -1,0 +1,267 @@
+"""What people are told of, where, and the record of that. Pure.
+
+A channel is a `[notify.NAME]` table of the user's or service's configuration. A notice is one
+message to one channel, in an outbox until it was sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import time
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from perdure.model.forge.sources import address
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+_HOURS = re.compile(r"(\d{2}):(\d{2})-(\d{2}):(\d{2})")
+_MAIL = re.compile(r"[A-Za-z0-9._%+=-]{1,64}@[A-Za-z0-9.-]{1,190}")
+_SERVER = re.compile(r"(smtp|smtps)://(?:([A-Za-z0-9._%+@=-]+)@)?([A-Za-z0-9.-]+)(?::(\d{1,5}))?")
+
+
+class NoticeEvent(StrEnum):
+    """Events that people are told of."""
+
+    NEEDS_YOU = "needs_you"
+    """The run goes on only when a person has done something."""
+    OVER_BUDGET = "over_budget"
+    FAILED = "failed"
+    DONE = "done"
+    WAITING = "waiting"
+    """The run waits until a time, such as the end of a usage limit."""
+
+
+USUAL = (NoticeEvent.NEEDS_YOU, NoticeEvent.OVER_BUDGET, NoticeEvent.FAILED, NoticeEvent.DONE)
+"""The events of a channel that names none."""
+
+
+class ChannelKind(StrEnum):
+    """How a channel sends."""
+
+    WEBHOOK = "webhook"
+    """An HTTP POST that is signed as in standardwebhooks.com."""
+    MAIL = "mail"
+    SERVICE = "service"
+    """A service that Apprise knows: chat, push, text messages."""
+
+
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
+    """Where people are told of runs, and of which."""
+
+    name: str
+    kind: ChannelKind
+    url: str = ""
+    """The address of a webhook."""
+    secret_file: str = ""
+    """The file with the webhook's signing secret (`whsec_...`), the password of the mail server, or
+    the addresses of services. Secrets are never in the configuration itself."""
+    server: str = ""
+    """The mail server: `smtp://USER@HOST:587`, or `smtps://...`."""
+    sender: str = ""
+    recipients: tuple[str, ...] = ()
+    events: tuple[NoticeEvent, ...] = USUAL
+    labels: tuple[tuple[str, str], ...] = ()
+    """Only runs with all of these labels."""
+    roles: tuple[str, ...] = ()
+    """Only runs with one of these roles."""
+    quiet: str = ""
+    """Hours of the day in which nothing is sent, in the machine's local time: `22:00-07:00`."""
+
+    def __str__(self) -> str:
+        where = {
+            ChannelKind.WEBHOOK: self.url,
+            ChannelKind.MAIL: ", ".join(self.recipients),
+            ChannelKind.SERVICE: f"addresses in {self.secret_file}",
+        }
+        return f"{self.name} ({self.kind}, {where[self.kind]})"
+
+    @property
+    def hours(self) -> tuple[time, time] | None:
+        """Return the beginning and the end of the quiet hours."""
+        found = _HOURS.fullmatch(self.quiet)
+        if found is None:
+            return None
+        first, second, third, fourth = map(int, found.groups())
+        return time(first, second), time(third, fourth)
+
+
+class NoticeState(StrEnum):
+    """The state of a notice in the outbox."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    GIVEN_UP = "given_up"
+    """It could not be sent for a week, or its channel is no longer in the configuration."""
+
+
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """One message to one channel. Times in ms by the store's clock."""
+
+    id: str
+    """The same for every try, so that a receiver recognizes a repetition."""
+    channel: str
+    line: int
+    """The line of the audit trail that it tells of."""
+    event: NoticeEvent
+    run: str
+    at: int
+    body: str
+    """The message as JSON, as it was when the event happened."""
+    state: NoticeState = NoticeState.WAITING
+    due: int = 0
+    tries: int = 0
+    reason: str = ""
+    """Why the latest try failed."""
+
+
+class NoticeRun(msgspec.Struct, frozen=True, kw_only=True):
+    """The run that a notice is about."""
+
+    id: str
+    name: str
+    title: str
+    link: str
+    """The address of its issue or pull request."""
+    role: str
+    agent: str
+    state: str
+    attempt: int
+    cost_usd: float
+    estimated: bool
+    page: str
+    """The address of its page on the dashboard; empty if `serve_public_url` is not set."""
+
+
+class NoticeData(msgspec.Struct, frozen=True, kw_only=True):
+    """The content of a notice."""
+
+    run: NoticeRun
+    message: str
+    """What is needed, or why it ended so; may be empty."""
+    until: int
+    """For `waiting`: the time (ms) until which the run waits; else 0."""
+
+
+class NoticeBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of a webhook: `type` is `run.EVENT`."""
+
+    type: str
+    timestamp: str
+    data: NoticeData
+
+
+def channels(value: object) -> tuple[Channel, ...]:
+    """Return the channels of a `[notify]` table. Raises ValueError."""
+    if not isinstance(value, Mapping):
+        raise ValueError("a table [notify.NAME] with url, server or service_file is needed")
+    return tuple(_channel(str(name), table) for name, table in value.items())
+
+
+WHERE = {
+    "url": ChannelKind.WEBHOOK,
+    "server": ChannelKind.MAIL,
+    "service_file": ChannelKind.SERVICE,
+}
+"""The setting that decides how a channel sends."""
+ALSO = {
+    ChannelKind.WEBHOOK: ("secret_file",),
+    ChannelKind.MAIL: ("password_file", "from", "to"),
+    ChannelKind.SERVICE: (),
+}
+COMMON = ("events", "labels", "roles", "quiet")
+
+
+def _channel(name: str, table: object) -> Channel:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name[:60]!r} is no name of a channel: expected a-z, 0-9, - and _")
+    if not isinstance(table, Mapping):
+        raise ValueError(f"expected a table [notify.{name}]")
+    kinds = [key for key in WHERE if key in table]
+    if len(kinds) != 1:
+        raise ValueError(f"{name} needs exactly one of {', '.join(WHERE)}")
+    kind = WHERE[kinds[0]]
+    known = (kinds[0], *ALSO[kind], *COMMON)
+    if unknown := [key for key in table if key not in known]:
+        raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(known)}")
+    found = Channel(
+        name=name,
+        kind=kind,
+        events=_events(name, table.get("events")),
+        labels=_labels(name, table.get("labels", {})),
+        roles=_texts(f"roles of {name}", table.get("roles", [])),
+        quiet=_quiet(name, table.get("quiet", "")),
+    )
+    return msgspec.structs.replace(found, **_place(name, kind, table))
+
+
+def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that say where a channel sends."""
+    if kind is ChannelKind.SERVICE:
+        return {"secret_file": _file(f"service_file of {name}", table["service_file"])}
+    if kind is ChannelKind.WEBHOOK:
+        return {
+            "url": address(f"url of {name}", table["url"]),
+            "secret_file": _file(f"secret_file of {name}", table.get("secret_file")),
+        }
+    server = table["server"]
+    found = _SERVER.fullmatch(server) if isinstance(server, str) else None
+    if found is None or int(found[4] or 0) > 65535:
+        raise ValueError(f"server of {name} is an address such as smtp://user@mail.example.com:587")
+    people = _texts(f"to of {name}", table.get("to", []))
+    sender = table.get("from", "")
+    if not people or not all(_MAIL.fullmatch(each) for each in (*people, str(sender))):
+        raise ValueError(f"{name} needs from and to, mail addresses such as ada@example.com")
+    if bool(found[2]) != ("password_file" in table):
+        raise ValueError(f"{name} needs a user in server and a password_file, or neither")
+    held = {}
+    if found[2]:
+        held = {"secret_file": _file(f"password_file of {name}", table["password_file"])}
+    return {"server": server, "sender": sender, "recipients": people, **held}
+
+
+def _file(what: str, value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError(f"{what} is an absolute path")
+    return value
+
+
+def _texts(what: str, value: object) -> tuple[str, ...]:
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str) and each for each in found):
+        raise ValueError(f"{what} is a list of texts")
+    return tuple(found)
+
+
+def _events(name: str, value: object) -> tuple[NoticeEvent, ...]:
+    if value is None:
+        return USUAL
+    found = _texts(f"events of {name}", value)
+    if unknown := [each for each in found if each not in list(NoticeEvent)]:
+        raise ValueError(
+            f"{name} knows no event {unknown[0][:60]!r}; known are {', '.join(NoticeEvent)}"
+        )
+    return tuple(NoticeEvent(each) for each in found)
+
+
+def _labels(name: str, value: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value.values()):
+        raise ValueError(f'labels of {name} is a table such as {{team = "web"}}')
+    return tuple((str(key), str(each)) for key, each in value.items())
+
+
+def _quiet(name: str, value: object) -> str:
+    wrong = ValueError(f"quiet of {name} is a span of the day such as 22:00-07:00")
+    if value == "":
+        return ""
+    if not isinstance(value, str) or not _HOURS.fullmatch(value):
+        raise wrong
+    first, _, second = value.partition("-")
+    try:
+        if time.fromisoformat(first) == time.fromisoformat(second):
+            raise wrong
+    except ValueError:
+        raise wrong from None
+    return value

@@ -1,0 +1,10 @@
+"""Tells people what matters: by signed webhooks, by mail, and by the services that Apprise knows.
+
+`Notifier` runs beside a pool. It follows the audit trail into the outbox, and sends what is due.
+"""
+
+from __future__ import annotations
+
+from perdure.notices.notifier import Notifier
+
+__all__ = ["Notifier"]

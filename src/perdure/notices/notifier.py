@@ -1,0 +1,221 @@
+"""The thread that tells people, beside a pool.
+
+One process of a host does it at a time; several hosts share the outbox by leases. Every notice is
+stored before it is sent, and a notice is sent until the other side accepts it, or for a week.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from types import TracebackType
+
+import msgspec
+
+from perdure.engine.attempt import Engine
+from perdure.errors import NotFound, PerdureError
+from perdure.model import TaskRun, Usage
+from perdure.model.events import AnyEvent
+from perdure.model.notices import Channel, Notice, NoticeEvent, NoticeState
+from perdure.notices.senders import NoticeRefused, PartlyRefused, send
+from perdure.rules import notification
+from perdure.rules.audit_chain import AuditLine
+
+LOOK_S = 1.0
+"""Interval between two looks at the trail and the outbox, in seconds."""
+PAGE = 500
+LEASE_S = 120.0
+AGAIN_S, LONGEST_S = 10.0, 3600.0
+"""The first and the longest pause between two tries, in seconds."""
+WEEK_MS = 7 * 86_400_000
+"""Age after which a notice is given up, and a line of the trail is no news, in ms."""
+KEPT_MS = 30 * 86_400_000
+"""Time for which a notice that was sent stays in the list, in ms."""
+Page = Callable[[str], str]
+
+
+class Notifier:
+    """Tells people, as a context manager. `page` returns the address of a run's page, `say` gets a
+    line if a channel fails. `deliver` sends; it raises NoticeRefused."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        channels: Sequence[Channel],
+        say: Callable[[str], None],
+        page: Page = lambda name: "",
+        deliver: Callable[[Channel, Notice], None] = send,
+    ) -> None:
+        self._engine, self._channels, self._say, self._page = engine, tuple(channels), say, page
+        self._deliver = deliver
+        self._by_name = {channel.name: channel for channel in channels}
+        self._store = engine.store
+        self._identity = ""
+        self._said = ""
+        self._thinned = 0.0
+        self._over = threading.Event()
+        self._lock = os.open(
+            engine.state / "notices.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        self._thread = threading.Thread(target=self._go, name="notices", daemon=True)
+
+    def __enter__(self) -> Notifier:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        os.close(self._lock)
+
+    def _go(self) -> None:
+        while not self._over.is_set():
+            self._try()
+            self._over.wait(LOOK_S)
+        self._try()  # What ended just before this process does.
+
+    def _try(self) -> None:
+        try:
+            if self._is_first():
+                self.round()
+        except Exception as error:
+            # Nobody would notice the end of this thread.
+            self._tell(f"nobody is told: {error or type(error).__name__}")
+
+    def _is_first(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def round(self) -> None:
+        """Follow the trail to its end, and send what is due. Raises StoreError."""
+        while self._follow():
+            pass
+        for notice in self._store.notices_due():
+            self._one(notice)
+        if time.monotonic() - self._thinned > 3600 or not self._thinned:
+            self._thinned = time.monotonic()
+            self._store.thin_notices(self._store.now() - KEPT_MS)
+
+    # --- from the trail to the outbox
+    # --------------------------------------------------------------------------------------------
+
+    def _follow(self) -> bool:
+        """Consider the next lines of the trail. Returns whether there may be more."""
+        seen = self._store.notices_seen()
+        if seen is None:
+            # What happened before anybody wanted to be told is no news.
+            self._store.put_notices(None, self._store.audit_head()[0], ())
+            return False
+        lines = self._store.audit(after=seen, limit=PAGE)
+        if not lines:
+            return False
+        since = self._store.now() - WEEK_MS
+        found: list[Notice] = []
+        for line in lines:
+            if line.run and line.at >= since and line.kind in notification.KINDS:
+                found += self._notices_of(line)
+        self._store.put_notices(seen, lines[-1].number, found)
+        return len(lines) == PAGE
+
+    def _notices_of(self, line: AuditLine) -> Iterator[Notice]:
+        try:
+            run = self._store.get(line.run)
+        except NotFound:
+            return  # It was removed from the list.
+        cause = self._record(line)
+        event = notification.event_of(line.kind, cause, run)
+        if event is NoticeEvent.WAITING and not notification.waits_long(cause, line.at):
+            return
+        if event is None:
+            return
+        body = ""
+        for channel in notification.chosen(self._channels, event, run):
+            body = body or self._body(event, cause, run, line)
+            yield Notice(
+                id=notification.id_of(self._store_id(), channel.name, line.number),
+                channel=channel.name,
+                line=line.number,
+                event=event,
+                run=run.id,
+                at=line.at,
+                body=body,
+                due=self._due(channel),
+            )
+
+    def _record(self, line: AuditLine) -> AnyEvent | None:
+        if not line.record:
+            return None
+        found = self._store.history(line.run, line.record - 1, 1)
+        return found[0].event if found and found[0].seq == line.record else None
+
+    def _body(
+        self, event: NoticeEvent, cause: AnyEvent | None, run: TaskRun, line: AuditLine
+    ) -> str:
+        used = sum((each.usage for each in self._store.attempts(run.id)), start=Usage())
+        text = notification.body_of(event, cause, run, used, line.at, self._page(run.name))
+        return self._engine.redactor.text(text)
+
+    def _store_id(self) -> str:
+        self._identity = self._identity or self._store.identity()[0]
+        return self._identity
+
+    def _due(self, channel: Channel) -> int:
+        now = datetime.now().astimezone()
+        wait_s = (notification.due_at(channel, now) - now).total_seconds()
+        return self._store.now() + int(wait_s * 1000)
+
+    # --- from the outbox to people
+    # --------------------------------------------------------------------------------------------
+
+    def _one(self, due: Notice) -> None:
+        notice = self._store.hold_notice(due.id, LEASE_S)
+        if notice is None:
+            return
+        channel = self._by_name.get(notice.channel)
+        if channel is None:
+            self._settle(notice, NoticeState.GIVEN_UP, "the channel is no longer configured")
+            return
+        try:
+            self._deliver(channel, notice)
+        except PartlyRefused as error:
+            self._settle(notice, NoticeState.SENT, str(error))
+            self._tell(str(error))
+        except NoticeRefused as error:
+            self._later(notice, str(error))
+        else:
+            self._settle(notice, NoticeState.SENT, "")
+
+    def _later(self, notice: Notice, why: str) -> None:
+        now, tries = self._store.now(), notice.tries + 1
+        if now - notice.at > WEEK_MS:
+            self._settle(notice, NoticeState.GIVEN_UP, why)
+            return
+        pause_s = min(LONGEST_S, AGAIN_S * 2 ** min(tries - 1, 10))
+        due = now + int(pause_s * 1000)
+        changed = msgspec.structs.replace(notice, due=due, tries=tries, reason=why)
+        self._store.settle_notice(changed)
+        self._tell(why)
+
+    def _settle(self, notice: Notice, state: NoticeState, reason: str) -> None:
+        self._store.settle_notice(
+            msgspec.structs.replace(notice, state=state, tries=notice.tries + 1, reason=reason)
+        )
+
+    def _tell(self, line: str) -> None:
+        if line != self._said:
+            self._said = line
+            with suppress(PerdureError):
+                self._say(line)

@@ -1,0 +1,187 @@
+"""Sends one notice to one channel.
+
+A channel may get the same notice twice, if perdure was killed after the other side accepted it and
+before that was stored. A webhook then has the same `webhook-id`, and a mail the same `Message-ID`,
+by which a receiver recognizes it. A service of Apprise has no such id.
+"""
+
+from __future__ import annotations
+
+import http.client
+import smtplib
+import ssl
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import formatdate
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from perdure.errors import PerdureError
+from perdure.model.codec import decode
+from perdure.model.notices import Channel, ChannelKind, Notice, NoticeBody
+from perdure.rules.notification import subject_of, text_of
+from perdure.rules.text import one_line
+
+TIMEOUT_S = 30.0
+SECRET_MOST = 65_536
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class NoticeRefused(PerdureError):
+    """A notice could not be sent; it is tried again."""
+
+
+def send(channel: Channel, notice: Notice) -> None:
+    """Send a notice. Raises NoticeRefused with a sentence that contains no secret."""
+    body = decode(notice.body, NoticeBody)
+    try:
+        SENDERS[channel.kind](channel, notice, body)
+    except NoticeRefused:
+        raise
+    except Exception as error:
+        # A library's error may quote what was sent, so only its kind is told.
+        raise NoticeRefused(f"{channel.name} failed: {type(error).__name__}") from error
+
+
+def secret_of(channel: Channel) -> str:
+    """Return the contents of the channel's secret file. Raises NoticeRefused."""
+    try:
+        with Path(channel.secret_file).open("rb") as file:
+            return file.read(SECRET_MOST).decode().strip()
+    except OSError as error:
+        why = error.strerror or "it cannot be read"
+        raise NoticeRefused(f"The secret in {channel.secret_file} is missing: {why}") from error
+    except UnicodeDecodeError as error:
+        raise NoticeRefused(f"The secret in {channel.secret_file} is no text") from error
+
+
+def missing(channel: Channel) -> str:
+    """Return the library that a channel needs and that is not installed; empty if none."""
+    from importlib.util import find_spec
+
+    needed = {ChannelKind.WEBHOOK: ("standardwebhooks",), ChannelKind.SERVICE: ("apprise",)}
+    absent = [name for name in needed.get(channel.kind, ()) if find_spec(name) is None]
+    return absent[0] if absent else ""
+
+
+# --- a webhook
+# ------------------------------------------------------------------------------------------------
+
+
+def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
+    from standardwebhooks.webhooks import Webhook
+
+    try:
+        signer = Webhook(secret_of(channel))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise NoticeRefused(
+            f"The secret in {channel.secret_file} is no signing secret: expected whsec_ and base64"
+        ) from error
+    # The library takes the time as UTC without a zone.
+    now = datetime.now(UTC).replace(microsecond=0)
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "perdure",
+        "webhook-id": notice.id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signer.sign(notice.id, now, notice.body),
+    }
+    try:
+        status = _posted(channel.url, notice.body.encode(), headers)
+    except (OSError, http.client.HTTPException) as error:
+        raise NoticeRefused(f"{channel.name} does not answer: {type(error).__name__}") from error
+    if not 200 <= status < 300:
+        raise NoticeRefused(f"{channel.name} answered {status}")
+
+
+def _posted(url: str, content: bytes, headers: dict[str, str]) -> int:
+    """Send a POST request, and return the status of the answer. Redirects are not followed."""
+    place = urlsplit(url)
+    host, secure = place.hostname or "", ssl.create_default_context()
+    connection = (
+        http.client.HTTPSConnection(host, place.port, timeout=TIMEOUT_S, context=secure)
+        if place.scheme == "https"
+        else http.client.HTTPConnection(host, place.port, timeout=TIMEOUT_S)
+    )
+    with closing(connection):
+        connection.request("POST", place.path or "/", content, headers)
+        return connection.getresponse().status
+
+
+# --- mail
+# ------------------------------------------------------------------------------------------------
+
+
+def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
+    place = urlsplit(channel.server)
+    message = EmailMessage()
+    message["From"] = channel.sender
+    message["To"] = ", ".join(channel.recipients)
+    message["Subject"] = subject_of(notice, body)
+    message["Message-ID"] = f"<{notice.id}@{channel.sender.rpartition('@')[2]}>"
+    message["Date"] = formatdate(notice.at / 1000)
+    # Not answered by programs that answer for absent people (RFC 3834).
+    message["Auto-Submitted"] = "auto-generated"
+    message.set_content(text_of(notice, body))
+    host, secure = place.hostname or "", ssl.create_default_context()
+    try:
+        if place.scheme == "smtps":
+            server: smtplib.SMTP = smtplib.SMTP_SSL(
+                host, place.port or 465, timeout=TIMEOUT_S, context=secure
+            )
+        else:
+            server = smtplib.SMTP(host, place.port or 587, timeout=TIMEOUT_S)
+        with server:
+            if place.scheme == "smtp" and host not in LOOPBACK:
+                server.starttls(context=secure)
+            if place.username:
+                server.login(place.username, secret_of(channel))
+            refused = server.send_message(message)
+    except smtplib.SMTPResponseException as error:
+        raise NoticeRefused(f"{channel.name} answered {error.smtp_code}") from error
+    except smtplib.SMTPRecipientsRefused as error:
+        raise NoticeRefused(f"{channel.name} refused every recipient") from error
+    except (OSError, smtplib.SMTPException) as error:
+        raise NoticeRefused(f"{channel.name} does not answer: {type(error).__name__}") from error
+    if refused:
+        # The others have it, so sending it once more would double it for them.
+        names = one_line(", ".join(refused), 200)
+        raise PartlyRefused(f"{channel.name} refused {names}")
+
+
+class PartlyRefused(NoticeRefused):
+    """The notice was sent, and some of its recipients were refused. It is not tried again."""
+
+
+# --- a service of Apprise
+# ------------------------------------------------------------------------------------------------
+
+
+def _service(channel: Channel, notice: Notice, body: NoticeBody) -> None:
+    import apprise
+
+    services = apprise.Apprise()
+    for line in secret_of(channel).splitlines():
+        address = line.strip()
+        if address and not address.startswith("#") and not services.add(address):
+            raise NoticeRefused(
+                f"{channel.secret_file} holds an address that Apprise does not know"
+            )
+    if not len(services):
+        raise NoticeRefused(f"{channel.secret_file} holds no address")
+    sent = services.notify(
+        title=subject_of(notice, body),
+        body=text_of(notice, body),
+        body_format=apprise.NotifyFormat.TEXT,
+    )
+    if not sent:
+        raise NoticeRefused(f"{channel.name} did not take it")
+
+
+SENDERS: dict[ChannelKind, Callable[[Channel, Notice, NoticeBody], None]] = {
+    ChannelKind.WEBHOOK: _webhook,
+    ChannelKind.MAIL: _mail,
+    ChannelKind.SERVICE: _service,
+}

@@ -1,0 +1,163 @@
+"""Decides who is told of what: from a line of the audit trail to notices. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, time, timedelta
+
+from perdure.model import OutcomeKind, RunState, TaskRun, Usage
+from perdure.model.codec import encode
+from perdure.model.events import AnyEvent, RunFinished, RunQueued
+from perdure.model.notices import (
+    Channel,
+    Notice,
+    NoticeBody,
+    NoticeData,
+    NoticeEvent,
+    NoticeRun,
+)
+from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
+from perdure.rules.text import clean, dollars, one_line
+
+ASKING = ("needs_person", "needs_input")
+"""Types of the conditions of a run that only a person can go on with."""
+LONG_MS = 5 * 60_000
+"""A run that is due again sooner is not reported as waiting, in ms."""
+KINDS = ("run_finished", "run_queued", "person_needed")
+"""Kinds of the lines of the trail that people may be told of."""
+WORDS = {
+    NoticeEvent.NEEDS_YOU: "needs you",
+    NoticeEvent.OVER_BUDGET: "is over its budget",
+    NoticeEvent.FAILED: "has failed",
+    NoticeEvent.DONE: "is done",
+    NoticeEvent.WAITING: "waits",
+}
+
+
+def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | None:
+    """Return what a line of the trail means to people; None for what they need not know. `event`:
+    the journal record of the line, `run`: the run as it is now."""
+    asks = any(each.type in ASKING for each in run.conditions)
+    if kind == "person_needed":
+        return NoticeEvent.NEEDS_YOU if asks else None
+    if isinstance(event, RunFinished):
+        if event.state == RunState.SUCCEEDED:
+            return NoticeEvent.DONE
+        if event.state != RunState.FAILED:
+            return None  # Somebody stopped it, so they know.
+        if event.reason.startswith(OutcomeKind.BUDGET_SPENT):
+            return NoticeEvent.OVER_BUDGET
+        return NoticeEvent.NEEDS_YOU if asks else NoticeEvent.FAILED
+    if isinstance(event, RunQueued):
+        if any(each.type == "needs_input" for each in run.conditions):
+            return NoticeEvent.NEEDS_YOU
+        return NoticeEvent.WAITING if event.run_after else None
+    return None
+
+
+def waits_long(event: AnyEvent | None, at: int) -> bool:
+    """Return whether a run that was queued at a time waits long enough to be reported."""
+    return isinstance(event, RunQueued) and event.run_after - at >= LONG_MS
+
+
+def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
+    """Return whether the channel is told of this event of this run."""
+    return (
+        event in channel.events
+        and all(run.spec.labels.get(name) == value for name, value in channel.labels)
+        and (not channel.roles or role_of_run(run) in channel.roles)
+    )
+
+
+def id_of(store: str, channel: str, line: int) -> str:
+    """Return the id of the notice of a line to a channel. It depends on nothing else, so that a
+    notice that is made twice is one."""
+    digest = hashlib.sha256(f"{store}\n{channel}\n{line}".encode()).hexdigest()
+    return f"ntc_{digest[:32]}"
+
+
+def message_of(event: AnyEvent | None, run: TaskRun) -> str:
+    """Return what is needed, or why the run ended or waits so: on one line, cleaned."""
+    asked = [each.message for each in run.conditions if each.type in ASKING]
+    reason = event.reason if isinstance(event, RunFinished | RunQueued) else ""
+    return one_line("; ".join(asked) or reason, 500)
+
+
+def body_of(
+    event: NoticeEvent, cause: AnyEvent | None, run: TaskRun, used: Usage, at: int, page: str
+) -> str:
+    """Return the JSON of a notice."""
+    until = cause.run_after if isinstance(cause, RunQueued) else 0
+    body = NoticeBody(
+        type=f"run.{event}",
+        timestamp=datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds"),
+        data=NoticeData(
+            run=NoticeRun(
+                id=run.id,
+                name=run.name,
+                title=title_of_run(run),
+                link=run.spec.link,
+                role=role_of_run(run),
+                agent=run.spec.agent,
+                state=str(run.state),
+                attempt=run.attempt,
+                cost_usd=used.cost_usd,
+                estimated=used.estimated,
+                page=page,
+            ),
+            message=message_of(cause, run),
+            until=until if event is NoticeEvent.WAITING else 0,
+        ),
+    )
+    return encode(body)
+
+
+def subject_of(notice: Notice, body: NoticeBody) -> str:
+    """Return the first line of a message: who, what, and the title."""
+    run = body.data.run
+    who = worker_of(run.role, run.agent)
+    return one_line(f"{run.title or run.name}: {who} {WORDS[notice.event]}", 200)
+
+
+def text_of(notice: Notice, body: NoticeBody) -> str:
+    """Return the message for people, without markup."""
+    run = body.data.run
+    until = ""
+    if body.data.until:
+        moment = datetime.fromtimestamp(body.data.until / 1000).astimezone()
+        until = f" until {moment:%Y-%m-%d %H:%M %z}"
+    lines = [
+        f"{worker_of(run.role, run.agent)} {WORDS[notice.event]}{until}: {run.title or run.name}",
+        body.data.message,
+        f"Run {run.name}, attempt {run.attempt}, {dollars(run.cost_usd, estimated=run.estimated)}",
+        f"perdure show {run.name}",
+        run.page,
+        run.link,
+    ]
+    return "\n".join(clean(line) for line in lines if line)
+
+
+def due_at(channel: Channel, now: datetime) -> datetime:
+    """Return when a message may be sent: now, or at the end of the quiet hours."""
+    hours = channel.hours
+    if hours is None:
+        return now
+    first, last = hours
+    clock = now.time().replace(tzinfo=None)
+    if not _within(clock, first, last):
+        return now
+    end = now.replace(hour=last.hour, minute=last.minute, second=0, microsecond=0)
+    return end if end > now else end + timedelta(days=1)
+
+
+def _within(clock: time, first: time, last: time) -> bool:
+    """Return whether a time of day is in a span, which may cross midnight."""
+    if first < last:
+        return first <= clock < last
+    return clock >= first or clock < last
+
+
+def chosen(channels: Sequence[Channel], event: NoticeEvent, run: TaskRun) -> list[Channel]:
+    """Return the channels that are told of this event of this run."""
+    return [channel for channel in channels if wants(channel, event, run)]

@@ -1,0 +1,82 @@
+"""The outbox of notices in SQL: `perdure.protocols.NoticeStore`. The position in the audit trail
+and the notices of its lines are stored together, so that each line is considered once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from perdure.store.postings import HERE, Postings
+from perdure.store.rows import Row
+
+if TYPE_CHECKING:
+    from perdure.model.notices import Notice
+
+
+class Notices(Postings):
+    """A `Postings` that also stores notices."""
+
+    def notices_seen(self) -> int | None:
+        rows = self._rows("notices_seen")
+        return rows[0]["line"] if rows else None
+
+    def put_notices(self, before: int | None, after: int, notices: Sequence[Notice]) -> bool:
+        from msgspec.structs import asdict
+
+        with self._write(by_itself=True) as write:
+            if before is None:
+                moved = write.one("begin_notices", line=after)
+            else:
+                moved = write.one("move_notices", before=before, line=after)
+            if moved is None:
+                return False
+            for notice in notices:
+                values = asdict(notice) | {"now": write.now}
+                values |= {"event": str(notice.event), "state": str(notice.state)}
+                write.do("add_notice", **values)
+            return True
+
+    def notices_due(self, limit: int = 50) -> Sequence[Notice]:
+        holder = self._host.id or HERE
+        rows = self._rows("notices_due", now=self.now(), holder=holder, limit=limit)
+        return [_notice_of(row) for row in rows]
+
+    def notices(self, limit: int = 50) -> Sequence[Notice]:
+        return [_notice_of(row) for row in self._rows("notices", limit=limit)]
+
+    def hold_notice(self, notice: str, lease_s: float) -> Notice | None:
+        with self._write(by_itself=True) as write:
+            row = write.one(
+                "hold_notice",
+                id=notice,
+                holder=self._host.id or HERE,
+                until=write.now + int(lease_s * 1000),
+                now=write.now,
+            )
+            return _notice_of(row) if row is not None else None
+
+    def settle_notice(self, notice: Notice) -> bool:
+        with self._write(by_itself=True) as write:
+            row = write.one(
+                "settle_notice",
+                id=notice.id,
+                holder=self._host.id or HERE,
+                state=str(notice.state),
+                due=notice.due,
+                tries=notice.tries,
+                reason=notice.reason,
+                now=write.now,
+            )
+            return row is not None
+
+    def thin_notices(self, before: int) -> int:
+        with self._write(by_itself=True) as write:
+            return len(write.all("thin_notices", before=before))
+
+
+def _notice_of(row: Row) -> Notice:
+    from perdure.model.notices import Notice, NoticeEvent, NoticeState
+
+    values = {name: row[name] for name in Notice.__struct_fields__}
+    values |= {"event": NoticeEvent(row["event"]), "state": NoticeState(row["state"])}
+    return Notice(**values)

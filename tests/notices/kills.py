@@ -1,0 +1,170 @@
+"""A campaign: the sender of notices is killed again and again, at random moments and right at the
+moment when the other side has a message. Each notice arrives; what arrives twice has one id.
+
+    make notify-kills N=200
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from perdure import store as stores
+from perdure.model import Condition, Decision, Outcome, OutcomeKind, RunState
+from perdure.model.notices import NoticeState
+from perdure.protocols import Ending
+from perdure.store.sql import SqlStore
+from perdure.testing.stores.samples import claimed, submit
+from tests.notices.receivers import SECRET, Hook, Post
+from tests.patience import PATIENCE_S
+
+CONFIG = """
+[notify.hook]
+url = "{hook}"
+secret_file = "{home}/secret"
+events = ["done", "failed", "needs_you"]
+[notify.post]
+server = "{post}"
+from = "perdure@example.com"
+to = ["ada@example.com"]
+"""
+DONE = Ending(
+    outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED)
+)
+ASKS = Ending(
+    outcome=Outcome(kind=OutcomeKind.NEEDS_INPUT),
+    decision=Decision(
+        state=RunState.FAILED,
+        reason="needs_input: which one?",
+        condition=Condition(type="needs_person", message="which one?", at=1),
+    ),
+)
+
+
+class Scene:
+    """A state directory with runs that end, two receivers, and a sender that is killed."""
+
+    def __init__(self, home: Path) -> None:
+        self.home, self.hook, self.post = home, Hook(), Post()
+        self.state = home / "state"
+        (home / "secret").write_text(SECRET)
+        config = home / ".config/perdure/config.toml"
+        config.parent.mkdir(parents=True)
+        config.write_text(CONFIG.format(hook=self.hook.url, post=self.post.url, home=home))
+        self.environ = {
+            "PATH": os.environ["PATH"], "HOME": str(home), "PERDURE_STATE": str(self.state), "PERDURE_DISK_BALLAST": "0",
+            "PERDURE_ROOT": str(home / "root"),
+        }  # fmt: skip
+        self.store: SqlStore = stores.open(self.state / "perdure.db")
+        self.store.put_notices(None, 0, ())
+        self.process: subprocess.Popen[str] | None = None
+        self.ended = 0
+
+    def end_runs(self, count: int) -> None:
+        for _ in range(count):
+            self.ended += 1
+            self.store.finish(
+                claimed(self.store, submit(self.store)), ASKS if self.ended % 2 else DONE
+            )
+
+    def start(self) -> subprocess.Popen[str]:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.notices.sender"], env=self.environ, text=True,
+            stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        return self.process
+
+    def kill(self, *_: object) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait(PATIENCE_S)
+
+    def is_told(self) -> bool:
+        found = self.store.notices(10_000)
+        return len(found) == 2 * self.ended and all(
+            each.state is NoticeState.SENT for each in found
+        )
+
+    def tell_all(self) -> None:
+        """Let a sender work undisturbed until everything was sent."""
+        self.start()
+        deadline = time.monotonic() + 2 * PATIENCE_S
+        while not self.is_told():
+            assert time.monotonic() < deadline, [each for each in self.store.notices() if each.state != "sent"][:3]  # fmt: skip
+            time.sleep(0.02)
+        self.kill()
+
+    def check(self) -> dict[str, int]:
+        """Nothing was lost. Returns the numbers of messages that came more than once."""
+        ids = {each.id for each in self.store.notices(10_000) if each.channel == "hook"}
+        assert set(self.hook.seen) == ids and len(ids) == self.ended
+        mails = {f"<{each.id}@example.com>" for each in self.store.notices(10_000) if each.channel == "post"}  # fmt: skip
+        assert set(self.post.seen) == mails and len(mails) == self.ended
+        return {
+            "webhooks twice": sum(many - 1 for many in self.hook.seen.values()),
+            "mails twice": sum(many - 1 for many in self.post.seen.values()),
+        }
+
+    def close(self) -> None:
+        self.kill()
+        self.hook.close()
+        self.post.close()
+        self.store.close()
+
+
+@contextmanager
+def scene() -> Iterator[Scene]:
+    with tempfile.TemporaryDirectory(prefix="pn") as home, closing(Scene(Path(home))) as found:
+        yield found
+
+
+def kill_at(found: Scene, moment: str, seed: random.Random) -> None:
+    """Kill the sender once: after a random time, or when the webhook has the message, before or
+    after its answer."""
+    if moment == "any time":
+        found.start()
+        assert found.process is not None and found.process.stdout is not None
+        if seed.random() < 0.8:
+            found.process.stdout.readline()  # It is ready.
+        time.sleep(seed.random() * 0.15)
+        found.kill()
+        return
+    over = threading.Event()
+
+    def now(number: int) -> None:
+        found.kill()
+        over.set()
+
+    setattr(found.hook, moment, now)
+    found.start()
+    assert over.wait(PATIENCE_S)
+    found.hook.before = found.hook.after = lambda number: None
+
+
+def main() -> None:
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    seed = random.Random(sys.argv[2] if len(sys.argv) > 2 else 1)
+    kills: dict[str, Any] = {"any time": 0, "before": 0, "after": 0}
+    with scene() as found:
+        for _ in range(count):
+            found.end_runs(2)
+            moment = seed.choice(list(kills))
+            kill_at(found, moment, seed)
+            kills[moment] += 1
+        found.tell_all()
+        print(json.dumps({"kills": kills, "runs": found.ended, **found.check()}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""A process that tells people, and nothing else: it is killed at any point. Run with the settings of
+the environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+from perdure.config.files import load
+from perdure.notices import Notifier
+from perdure.notices import notifier as module
+from perdure.wiring import open_engine
+
+
+def main() -> None:
+    module.LOOK_S = 0.01
+    settings = load(os.environ, Path("/"))
+    engine = open_engine(settings, os.environ)
+    with Notifier(engine, settings.notify, lambda line: print(line, file=sys.stderr)):
+        print("ready", flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
