@@ -15,6 +15,7 @@ import pytest
 from perdure.engine.attempt.opening_steps import _locked
 from perdure.errors import ForgeRefused, InUse
 from perdure.forge.replies import Poster
+from perdure.host.actors import acting
 from perdure.model import Condition, OutcomeKind, RunState
 from perdure.model.forge.deliveries import Forge
 from perdure.model.forge.postings import Posting, origin_of
@@ -99,6 +100,46 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
         "No longer working on it" not in bench.comments[0]
         and "A comment here continues" in bench.comments[0]
     )
+
+
+def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
+    """Whoever asked last is mentioned in a comment of its own, once for each need, also if perdure
+    was killed before it knew that the comment is there."""
+    answering, store = bench.answering(login="dev-bot"), bench.engine.store
+    with acting("forge:tea/ada"):
+        run = bench.worked(bench.dispatched())
+    needs = Condition(type="needs_person", message="push @ben by hand `now`", at=1)
+    with acting("forge:tea/eve"):  # She may not instruct it.
+        bench._told(store.tell_run(run.id, [], needs))
+    before = bench.posting(run)
+    answering.answer(run.id)
+    assert len(bench.comments) == 2
+    words = bench.comments[1].partition("\n\n")[2]
+    assert words.startswith("@ada **dev** needs you: `push @ben by hand 'now'`. [Its page]")
+    held = store.hold_posting(run.id, 60)
+    assert held is not None and held.called and not before.called
+    store.put_posting(replace(held, called=""))  # As before the kill.
+    answering.answer(run.id)
+    answering.answer(run.id)
+    assert len(bench.comments) == 2
+    # Somebody else asks for more, and again a person is needed.
+    with acting("forge:tea/ben,carl"):
+        bench.again(run)
+    answering.answer(run.id)
+    assert len(bench.comments) == 2
+    bench._told(store.tell_run(run.id, [], needs))
+    answering.answer(run.id)
+    assert bench.comments[2].partition("\n\n")[2].startswith("@carl **dev** needs you")
+
+
+@pytest.mark.parametrize("actor", ["token:ada", "forge:tea/dev-bot", "forge:tea/a[bot]", "forge:tea/@all x"])  # fmt: skip
+def test_nobody_can_be_called(bench: Bench, actor: str) -> None:
+    with acting(actor):
+        run = bench.worked(bench.dispatched())
+    needs = Condition(type="needs_person", message="which one?", at=1)
+    bench._told(bench.engine.store.tell_run(run.id, [], needs))
+    bench.answering(login="dev-bot").answer(run.id)
+    assert len(bench.comments) == 1
 
 
 def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:

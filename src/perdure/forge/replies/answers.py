@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 
@@ -27,7 +28,7 @@ from perdure.errors import (
     StoreError,
 )
 from perdure.forge.replies.publication import HeldBack, published, pull_request, push
-from perdure.forge.replies.sentences import Account, comment
+from perdure.forge.replies.sentences import Account, call, comment
 from perdure.host.git import unreachable
 from perdure.lateclass import dataclass
 from perdure.model import Condition, RunState, SessionKey, TaskRun
@@ -50,6 +51,12 @@ GIVEN_UP = 50
 change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
+ASKING = ("needs_person", "needs_input")
+"""Types of the conditions of a run that only a person can go on with."""
+INSTRUCTING = ("run_submitted", "context_added")
+"""Kinds of the lines of the audit trail by which somebody instructs a run."""
+LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?")
+"""A login that can be mentioned; a bot of GitHub (`name[bot]`) cannot."""
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
 CHECKS = {
     RunState.SUCCEEDED: CheckState.SUCCESS,
@@ -124,13 +131,14 @@ class Answering:
         newest = self.engine.store.run_of(SessionKey(run.spec.agent, run.scope))
         return newest is None or newest.id == run.id
 
-    def marker(self, origin: Origin) -> str:
-        """Return the marker that identifies the task's comment. It depends on a secret of the
-        store, so nobody can write it beforehand."""
+    def marker(self, origin: Origin, called: str = "") -> str:
+        """Return the marker that identifies the task's comment, or the one in which a person is
+        `called`. It depends on a secret of the store, so nobody can write it beforehand."""
         _, secret = self.engine.store.identity()
         task = (
             f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
         )
+        task += f"\n{called}" if called else ""
         return (
             f"<!-- perdure:task={hmac.new(secret, task.encode(), hashlib.sha256).hexdigest()[:32]} "
             "-->"
@@ -178,6 +186,7 @@ class _Answer:
             self._publish()
         if self.rule.report:
             self._step("no comment", self._comment)
+            self._step("no call", self._call)
             self._step("no status", self._status)
             if (ended := ENDED.get(self.run.state)) is not None:
                 self._step("no reaction", lambda: self._react(ended))
@@ -307,6 +316,36 @@ class _Answer:
         self._keep(comment=found.id, comment_url=found.url or self.posting.comment_url, said=digest)
         if is_new:
             self.whose.engine.store.tell_run(self.run.id, [ToldForge(url=found.url)])
+
+    def _call(self) -> None:
+        """Mention the person who asked for the work, in a new comment, if a person is needed: a
+        forge notifies nobody of an edited one. Each need is told once."""
+        needs = [each.message for each in self.run.conditions if each.type in ASKING]
+        login = self._asked_by() if needs else ""
+        if not login:
+            return
+        # New instructions make the same need a new one.
+        cause = "\n".join((self.run.id, str(self.run.context_version), *needs))
+        called = hashlib.sha256(cause.encode()).hexdigest()
+        if called == self.posting.called:
+            return
+        marker = self.whose.marker(self.origin, called)
+        if self.api.find_comment(self.ref, marker) is None:
+            words = call(self.rule.name, login, needs, self._page)
+            self.api.comment(self.ref, f"{marker}\n\n{self.whose.clean(words)}")
+        self._keep(called=called)
+
+    def _asked_by(self) -> str:
+        """Return the login of the person who last instructed this run by the forge; empty if it is
+        nobody who can be mentioned."""
+        prefix, after, login = f"forge:{self.origin.source}/", 0, ""
+        store = self.whose.engine.store
+        while lines := store.audit(run=self.run.id, actor=prefix, after=after):
+            after = lines[-1].number
+            told = [line.actor for line in lines if line.kind in INSTRUCTING]
+            login = told[-1].removeprefix(prefix).rpartition(",")[2] if told else login
+        is_own = login.casefold() == self.rule.login.casefold()
+        return login if LOGIN.fullmatch(login) and not is_own else ""
 
     def _text(self, marker: str) -> str:
         store = self.whose.engine.store

@@ -86,6 +86,14 @@ def comment(account: Account, marker: str) -> str:
     return text if len(text) <= MOST else f"{text[: MOST - 20].rstrip()}\n\n[...]"
 
 
+def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
+    """Return the text of a comment that calls a person. `login` must be one that was checked,
+    because it is mentioned."""
+    asked = "; ".join(code(each, 600) for each in needs)
+    link = f" [Its page](<{page}>)." if page else ""
+    return f"@{login} **{rule}** needs you: {asked}.{link}"
+
+
 def _held_back(why: str) -> str:
     head = "No pull request" if why.startswith("no pull request") else "Not pushed"
     return f"**{head}:** {code(why, 600)}"

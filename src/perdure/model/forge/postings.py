@@ -26,6 +26,8 @@ class Posting:
     comment_url: str = ""
     said: str = ""
     """The digest of that comment's text."""
+    called: str = ""
+    """The digest of what a person was last called for, in a comment of its own."""
     reaction: str = ""
     """The newest reaction that was added to the issue."""
     attempt: int = 0

@@ -1,0 +1,112 @@
+"""`digest`: what happened while one was away, on one screen."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from datetime import date, datetime, timedelta
+from datetime import time as clock_time
+
+from perdure.cli.compose import open_to_read, settings
+from perdure.cli.style import paint
+from perdure.cli.text import clean, clock, columns, cut, dollars, one_line
+from perdure.errors import UsageError
+from perdure.model.codec import encode
+from perdure.model.durations import duration
+from perdure.rules.run_titles import worker_of
+from perdure.rules.text import soon
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from perdure.engine.digest import Digest, DigestRun
+
+GROUPS = (
+    ("Needs you", "needs_you", "bold yellow"),
+    ("Failed", "failed", "red"),
+    ("Done", "done", "cyan"),
+    ("Waiting", "waiting", ""),
+    ("At work", "working", "green"),
+)
+LONGEST_S = 10 * 365 * 86_400.0
+
+
+def digest_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since",
+        type=since_of,
+        default="yesterday",
+        metavar="WHEN",
+        help=(
+            "today, yesterday (default; from its beginning), a day such as 2026-11-20, or a time "
+            "ago such as 8h"
+        ),
+    )
+    parser.add_argument("--json", action="store_true")
+
+
+def since_of(text: str) -> int:
+    """Return the time (ms) that is meant. Raises ArgumentTypeError."""
+    today = date.today()
+    days = {"today": today, "yesterday": today - timedelta(days=1)}
+    try:
+        if text in days or re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
+            day = days.get(text) or date.fromisoformat(text)
+            return int(datetime.combine(day, clock_time()).astimezone().timestamp() * 1000)
+        seconds = duration(text)
+        if not 0 < seconds <= LONGEST_S:
+            raise ValueError(text)
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(
+            f"expected today, yesterday, a day such as 2026-11-20, or a time ago such as 8h, got "
+            f"{one_line(text, 40)!r}"
+        ) from None
+    return int((time.time() - seconds) * 1000)
+
+
+def digest_verb(arguments: argparse.Namespace) -> int:
+    from perdure.engine.digest import digest
+
+    if arguments.since > time.time() * 1000:
+        raise UsageError("--since is in the future", "perdure digest --since yesterday")
+    found = digest(open_to_read(settings()), arguments.since)
+    if arguments.json:
+        print(encode(found))
+        return 0
+    print(cut(_head(found), columns(sys.stdout)))
+    for word, name, style in GROUPS:
+        runs: list[DigestRun] = getattr(found, name)
+        if runs:
+            print(f"\n{paint(f'{word} ({len(runs)})', style, sys.stdout)}")
+        for run in runs:
+            print(cut(_line(run, found.until), columns(sys.stdout)))
+            if run.link and name == "needs_you":
+                print(f"    {clean(run.link)}")
+    if found.cut:
+        print("\nsome lists are longer: perdure ls")
+    return 0
+
+
+def _head(found: Digest) -> str:
+    spent = dollars(found.cost_usd, estimated=found.estimated)
+    counts = ", ".join(
+        f"{len(getattr(found, name))} {word.lower()}"
+        for word, name, _ in GROUPS
+        if getattr(found, name)
+    )
+    return (
+        f"Since {clock(found.since)[:16]}: {counts or 'nothing happened'}; {found.attempts} "
+        f"attempt(s), {spent}"
+    )
+
+
+def _line(run: DigestRun, now: int) -> str:
+    """Return a run on one line: what it is about, who does it, what is needed, and its name."""
+    who = worker_of(run.role, run.agent)
+    spent = f", {dollars(run.cost_usd, estimated=run.estimated)}" if run.cost_usd else ""
+    message = one_line(run.message, 160) if run.state != "succeeded" else ""
+    if run.until:
+        message = f"{soon(run.until, now)}: {message}"
+    why = f": {message}" if message else ""
+    return f"  {clean(run.name)}  {one_line(run.title, 100)}  [{clean(who)}{spent}]{why}"

@@ -1,0 +1,127 @@
+"""What happened since a time: what is done, failed, waits or needs a person, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+import msgspec
+
+from perdure.model import RunState, Usage
+from perdure.protocols import BoardRow, BoardStore, RunStore, SessionStore
+
+PAGE = 200
+MOST = 1000
+"""Maximum number of runs in one list."""
+SCHEMA_VERSION = 1
+ASKING = ("needs_person", "needs_input", "open")
+
+
+class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a digest. Times in ms."""
+
+    name: str
+    title: str
+    link: str
+    role: str
+    agent: str
+    state: str
+    message: str
+    """What is needed, why it failed, or why it waits; may be empty."""
+    updated: int
+    until: int
+    """The time until which it waits; 0 if it does not."""
+    cost_usd: float
+    """The cost of its attempts that ended since then."""
+    estimated: bool
+
+
+class Digest(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs of a span of time, the newest first. `needs_you`, `waiting` and `working` are those
+    of now, whenever they began."""
+
+    schema_version: int
+    since: int
+    until: int
+    needs_you: list[DigestRun]
+    failed: list[DigestRun]
+    done: list[DigestRun]
+    waiting: list[DigestRun]
+    working: list[DigestRun]
+    attempts: int
+    """Number of attempts that ended in the span."""
+    cost_usd: float
+    estimated: bool
+    cut: bool
+    """Whether a list has more runs than are shown."""
+
+
+class DigestStore(RunStore, SessionStore, BoardStore, Protocol):
+    """What a digest reads."""
+
+
+def digest(store: DigestStore, since: int) -> Digest:
+    """Return what happened since a time (ms)."""
+    now = store.now()
+    used: dict[str, Usage] = {}
+    ended = store.ended(since, now + 1)
+    for _, attempt in ended:
+        used[attempt.run] = used.get(attempt.run, Usage()) + attempt.usage
+    total = sum(used.values(), start=Usage())
+    asking = list(_rows(store, "asking", 0))
+    failed = list(_rows(store, RunState.FAILED, since))
+    done = list(_rows(store, RunState.SUCCEEDED, since))
+    queued = [*_rows(store, RunState.QUEUED, 0), *_rows(store, RunState.PENDING, 0)]
+    working = list(_rows(store, RunState.RUNNING, 0))
+    lists = (asking, failed, done, queued, working)
+    shown = [[_run_of(row, used, now) for row in rows[:MOST]] for rows in lists]
+    return Digest(
+        schema_version=SCHEMA_VERSION,
+        since=since,
+        until=now,
+        needs_you=shown[0],
+        failed=shown[1],
+        done=shown[2],
+        waiting=shown[3],
+        working=shown[4],
+        attempts=len(ended),
+        cost_usd=total.cost_usd,
+        estimated=total.estimated,
+        cut=any(len(rows) > MOST for rows in lists),
+    )
+
+
+def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
+    """Yield the runs of a list of the board that ended since then; 0: all. The newest come first,
+    and one more than `MOST` at most."""
+    before = (2**62, 2**62)
+    count = 0
+    while count <= MOST:
+        rows = store.board(str(group), before=before, limit=PAGE)
+        for row in rows:
+            if row.updated < since:
+                return
+            if not since or (row.finished or 0) >= since:
+                count += 1
+                yield row
+        if len(rows) < PAGE:
+            return
+        before = rows[-1].place
+
+
+def _run_of(row: BoardRow, used: Mapping[str, Usage], now: int) -> DigestRun:
+    spent = used.get(row.id, Usage())
+    asks = [each.message for each in row.conditions if each.type in ASKING]
+    return DigestRun(
+        name=row.name,
+        title=row.title,
+        link=row.link,
+        role=row.role,
+        agent=row.agent,
+        state=str(row.state),
+        message="; ".join(asks) or row.reason,
+        updated=row.updated,
+        until=row.run_after if row.state is RunState.QUEUED and row.run_after > now else 0,
+        cost_usd=spent.cost_usd,
+        estimated=spent.estimated,
+    )
