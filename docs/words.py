@@ -151,8 +151,8 @@ SETTINGS = {
     ),
     "agents": "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and whose; as a variable: "
     "the same as JSON",
-    "notify": "tables `[notify.NAME]`: where people are [told of runs](../how-to/notify.md), and of which; only in the user's or service's "
-    "file",
+    "notify": "tables `[notify.NAME]`: where people are [told of runs](../how-to/notify.md), and of which; as a variable: "
+    "the same as JSON; never in a repository's file",
     "webhooks": "tables `[webhooks.NAME]`: who may send [webhooks](../how-to/webhooks.md), and where their secrets are; as a variable "
     "`NAME=FORGE:/path/of/the/secret` or `NAME=FORGE:$VARIABLE`, with spaces between",
 }

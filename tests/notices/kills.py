@@ -89,6 +89,8 @@ class Scene:
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait(PATIENCE_S)
+            if self.process.stdout is not None:
+                self.process.stdout.close()
 
     def is_told(self) -> bool:
         found = self.store.notices(10_000)

@@ -98,7 +98,9 @@ MAIL = {"server": "smtp://mail.example.com", "from": "p@example.com", "to": ["a@
 @pytest.mark.parametrize(
     ("table", "said"),
     [
-        ("x", r"\[notify.NAME\]"),
+        ("x", r"\[notify.NAME\], or the same as JSON"),
+        ("[" * 100_000, "the same as JSON"),
+        ("[]", r"a table \[notify.NAME\]"),
         ({"Team!": {}}, "no name of a channel"),
         ({"a": 1}, "expected a table"),
         ({"a": {}}, "exactly one of url, server, service_file"),
@@ -245,6 +247,7 @@ def test_a_mail(post: Post) -> None:
         send(channel, notice())
 
 
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
 def test_a_service_of_apprise(hook: Hook, tmp_path: Path) -> None:
     file = tmp_path / "services"
     channel = Channel(name="one", kind=ChannelKind.SERVICE, secret_file=str(file))

@@ -148,6 +148,7 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
             '"labels": ["agent"]}}'
         ),
         "webhooks": "shop=gitea:/s,$OLD lab=$LAB",
+        "notify": '{"chat": {"service_file": "/chat", "quiet": "22:00-07:00"}}',
     }
     assert set(values) == set(READERS)
     by_environment = place.load(

@@ -6,6 +6,7 @@ message to one channel, in an outbox until it was sent.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import time
@@ -154,7 +155,12 @@ class NoticeBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def channels(value: object) -> tuple[Channel, ...]:
-    """Return the channels of a `[notify]` table. Raises ValueError."""
+    """Return the channels of a `[notify]` table, or of its JSON form. Raises ValueError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("expected tables [notify.NAME], or the same as JSON") from None
     if not isinstance(value, Mapping):
         raise ValueError("a table [notify.NAME] with url, server or service_file is needed")
     return tuple(_channel(str(name), table) for name, table in value.items())
