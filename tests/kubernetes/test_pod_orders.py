@@ -15,12 +15,14 @@ import pytest
 from msgspec import structs
 
 from perdure import wiring
+from perdure.cli.kubernetes.pod import _engine
 from perdure.config.files import load
 from perdure.engine.attempt import Engine
 from perdure.kubernetes import pod, pod_state
 from perdure.kubernetes.order import Earlier, Order, ResumeOrder, encode
 from perdure.kubernetes.pod import follow
 from perdure.kubernetes.result import AttemptResult, believed
+from perdure.kubernetes.secrets import Secrets
 from perdure.model import (
     Continuation,
     OutcomeKind,
@@ -341,3 +343,21 @@ def test_a_pod_loads_no_client_of_kubernetes() -> None:
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_operator_is_named_as_the_actor(
+    scratch: Scratch, tmp_path: Path, agents: dict[str, Path]
+) -> None:
+    """What an order brings was asked for by its operator; attempts are perdure's own."""
+    environ = {
+        **scratch.environ,
+        "PERDURE_CLAUDE": str(agents["claude"]),
+        "PERDURE_STATE": str(tmp_path / "state"),
+    }
+    made = _engine(order(1), environ, Secrets())
+    engine = replace(made, stopping=lambda: True, leaving="its pod was asked to end")
+    follow(engine, order(1), ("First.",))
+    follow(engine, order(2, (1, 2)), ("First.", "Second."))
+    actors = {line.kind: line.actor for line in engine.store.audit()}
+    assert actors["run_submitted"] == actors["context_added"] == "operator:taskrun/t-1"
+    assert actors["attempt_claimed"] == "perdure"
