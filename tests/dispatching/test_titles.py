@@ -116,3 +116,21 @@ def test_the_title_of_a_confidential_issue_is_not_passed_on(make: Callable[..., 
         intent(IntentKind.LABELLED, forge=Forge.GITLAB, labels=("agent",), title="Our secret", confidential=True)
     )  # fmt: skip
     assert office.run().spec.title == "#4 (confidential)"
+
+
+def test_a_renamed_issue_renames_its_runs(make: Callable[..., Office]) -> None:
+    """Also a run that is not told of edits; who renamed it is in the audit trail."""
+    office = make(DEV, REVIEWER)
+    office.told(assigned(12, "agent", "Fix it"), assigned(12, "review", "Fix it"))
+    runs = {run.spec.rule: run.id for run in office.runs()}
+    edited = intent(
+        IntentKind.EDITED, number=12, author="ben", title="Mend \x1b[2Jit", title_before="Fix it"
+    )
+    office.told(edited)
+    office.told(edited)
+    store = office.engine.store
+    for run in runs.values():
+        assert store.get(run).spec.title == "#12 Mend it"
+        (line,) = [line for line in store.audit(run=run) if line.kind == "retitled"]
+        assert (line.actor, line.about) == ("forge:hub/ben", "#12 Mend it")
+    assert {row.title for row in store.board("queued")} == {"#12 Mend it"}

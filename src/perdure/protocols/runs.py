@@ -296,6 +296,10 @@ class RunStore(Protocol):
         conversation; None if there is none."""
         ...
 
+    def retitle(self, run_id: str, title: str) -> None:
+        """Change the title of a run, at any time: its issue was renamed."""
+        ...
+
     def request_cancel(self, run_id: str) -> TaskRun:
         """Request the cancellation of a running run. A pending or queued one becomes `cancelled` at
         once."""

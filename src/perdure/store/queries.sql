@@ -128,6 +128,9 @@ UPDATE runs SET workspace_id = :workspace_id, place = :place, workspace = :works
 -- name: reassign
 UPDATE runs SET agent = :agent, spec = :spec, updated = :now WHERE id = :id AND state <> 'running' RETURNING *;
 
+-- name: retitle
+UPDATE runs SET title = :title, spec = :spec, updated = :now WHERE id = :id;
+
 -- name: touch_run
 UPDATE runs SET updated = :now WHERE id = :id;
 

@@ -344,6 +344,16 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 write.note(run.id, 0, [SettingsChanged(names=names)])
             return run_of(row)
 
+    def retitle(self, run_id: str, title: str) -> None:
+        from perdure.model.codec import encode
+
+        with self._write() as write:
+            run = run_of(write.named(run_id))
+            if run.spec.title != title:
+                spec = encode(replace(run.spec, title=title))
+                write.do("retitle", id=run.id, title=title, spec=spec, now=write.now)
+                write.deed("retitled", title, run=run.id)
+
     def request_cancel(self, run_id: str) -> TaskRun:
         from perdure.model.events import CancelRequested
 

@@ -35,7 +35,14 @@ from perdure.forge.dispatch.current import Current, current
 from perdure.forge.dispatch.loop_guard import unattended
 from perdure.forge.dispatch.order import ENDING, overtaken
 from perdure.forge.dispatch.prompts import Moved, Prompts
-from perdure.forge.dispatch.selection import RuleChoice, choose, scope_of, spec_of, takes_from
+from perdure.forge.dispatch.selection import (
+    RuleChoice,
+    choose,
+    scope_of,
+    spec_of,
+    takes_from,
+    title_of,
+)
 from perdure.forge.dispatch.withdrawal import (
     WITHDRAWN,
     is_given_again,
@@ -181,6 +188,8 @@ class Dispatcher:
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
+        if intent is not None and intent.kind is IntentKind.EDITED:
+            self._retitle(delivery, intent)
         stopped: dict[str, str] = {}
         if intent is not None:
             intent = with_before(self._engine.store, delivery, intent)
@@ -295,6 +304,14 @@ class Dispatcher:
             self._engine.store, delivery, intent, run, choice.rule, choice.trigger
         )
         return "" if given else off(run)
+
+    def _retitle(self, delivery: Delivery, intent: Intent) -> None:
+        """Give the runs of a renamed issue its new title, also those that are not told of it."""
+        for rule in self._rules:
+            number = issue_of(rule, intent) if takes_from(rule, delivery) else 0
+            run = self._run_of(rule, scope_of(rule, delivery, intent, number)) if number else None
+            if run is not None and number == intent.number and run.spec.title:
+                self._engine.store.retitle(run.id, title_of(rule, intent, number))
 
     def _withdraw(
         self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]

@@ -85,6 +85,12 @@ def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apa
     return f"{source}:{rule.name}:{repository}{mark}{number}"[-200:]
 
 
+def title_of(rule: Rule, intent: Intent, number: int) -> str:
+    """Return the title of a run for the issue or pull request of an intent."""
+    mark = "!" if is_apart(rule, intent, number) else "#"
+    return title_of_thing(intent.title, number, mark=mark, confidential=intent.confidential)
+
+
 def spec_of(
     seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
 ) -> TaskSpec:
@@ -92,9 +98,6 @@ def spec_of(
     run, however often it is tried."""
     number = issue_of(rule, intent)
     apart = is_apart(rule, intent, number)
-    title = title_of_thing(
-        intent.title, number, mark="!" if apart else "#", confidential=intent.confidential
-    )
     origin = Origin(
         source=delivery.source,
         rule=rule.name,
@@ -118,7 +121,7 @@ def spec_of(
         attempts=rule.attempts or seed.attempts,
         verify=rule.verify or seed.verify,
         rule=rule.name,
-        title=title,
+        title=title_of(rule, intent, number),
         link=link_to(intent.url),
         labels=labels_of(delivery.number, origin),
     )
