@@ -132,8 +132,8 @@ def scene() -> Iterator[Scene]:
 
 
 def kill_at(found: Scene, moment: str, seed: random.Random) -> None:
-    """Kill the sender once: after a random time, or when the webhook has the message, before or
-    after its answer."""
+    """Kill the sender once: after a random time, when the webhook has the message, before or after
+    its answer, or when the mail server has it."""
     if moment == "any time":
         found.start()
         assert found.process is not None and found.process.stdout is not None
@@ -144,20 +144,25 @@ def kill_at(found: Scene, moment: str, seed: random.Random) -> None:
         return
     over = threading.Event()
 
-    def now(number: int) -> None:
-        found.kill()
-        over.set()
+    def now(*_: int) -> None:
+        if not over.is_set():
+            found.kill()
+            over.set()
 
-    setattr(found.hook, moment, now)
+    if moment == "mail":
+        found.post.taken = now
+    else:
+        setattr(found.hook, moment, now)
     found.start()
     assert over.wait(PATIENCE_S)
     found.hook.before = found.hook.after = lambda number: None
+    found.post.taken = lambda: None
 
 
 def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     seed = random.Random(sys.argv[2] if len(sys.argv) > 2 else 1)
-    kills: dict[str, Any] = {"any time": 0, "before": 0, "after": 0}
+    kills: dict[str, Any] = {"any time": 0, "before": 0, "after": 0, "mail": 0}
     with scene() as found:
         for _ in range(count):
             found.end_runs(2)

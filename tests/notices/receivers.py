@@ -92,6 +92,8 @@ class Post:
         self.seen: Counter[str] = Counter()
         self.mails: list[EmailMessage] = []
         self.refused: set[str] = set()
+        self.taken: Callable[[], None] = lambda: None
+        """Called when a mail is stored, before that is answered."""
         # The controller connects to the port that it was given, so 0 does not do.
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -115,6 +117,7 @@ class Post:
         assert isinstance(mail, EmailMessage)
         self.mails.append(mail)
         self.seen[str(mail["Message-ID"])] += 1
+        self.taken()
         return "250 OK"
 
     def close(self) -> None:
