@@ -16,6 +16,7 @@ PAGES = (
     "/", "/?state=failed", "/?state=asking&q=alert", "/?q=%3Cscript%3E&agent=claude", "/runs/everything", "/runs/everything/log",
     "/runs/everything/instructions", "/runs/everything/checkpoints", "/sessions", "/sessions?q=alert", "/plans", "/plans/hostile",
     "/failures", "/failures?span=90d", "/continuity", "/disk", "/inbox", "/inbox?state=received&source=tea", "/checks", "/new",
+    "/digest", "/digest?since=7d",
     "/runs/everything/update", "/runs/everything/remove",
 )  # fmt: skip
 EACH = ("", "/log", "/checkpoints", "/instructions", "/update")
@@ -140,6 +141,7 @@ def test_a_phone_has_nothing_beside_its_edge(
         "/disk",
         "/inbox",
         "/checks",
+        "/digest",
         "/new",
     ):
         page = window.open(path)

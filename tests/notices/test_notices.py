@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from perdure import store as stores
+from perdure.cli.server.doctor import _channels
 from perdure.config.files import load
 from perdure.errors import ConfigError
 from perdure.model import Condition, RunState, TaskRun, TaskSpec, Usage
@@ -345,3 +346,13 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     Notifier(engine, (), said.append).round()
     assert store.notices(1)[0].state is NoticeState.GIVEN_UP
     store.close()
+
+
+def test_doctor_looks_at_the_channels(settings: Any, tmp_path: Path) -> None:
+    assert [state for _, state, _ in _channels(settings)] == ["ok"]
+    (tmp_path / "secret").write_text("")
+    ((_, state, said),) = _channels(settings)
+    assert state == "bad" and said.endswith("secret is empty")
+    (tmp_path / "secret").unlink()
+    ((_, state, said),) = _channels(settings)
+    assert state == "bad" and "is missing: No such file" in said

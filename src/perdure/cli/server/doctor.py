@@ -35,6 +35,7 @@ def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, 
     if not serving:
         yield from _secrets(chosen)
     yield from _rules(chosen)
+    yield from _channels(chosen)
     yield from _tokens(chosen)
     reach = exposure.reach(chosen)
     yield "exposure", "ok" if is_separate() and "But " not in reach else "warn", reach
@@ -73,6 +74,24 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     if not problems:
         names = ", ".join(source.name for source in chosen.webhooks) or "none"
         yield "serve", "ok", f"webhooks: {names}; secrets, tokens and templates are valid"
+
+
+def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
+    """Check that each channel by which people are told has its library and its secret."""
+    from perdure.notices.senders import NoticeRefused, missing, secret_of
+
+    for channel in chosen.notify:
+        library = missing(channel)
+        try:
+            problem = f"{library} is missing: {install_command('notify')}" if library else ""
+            if not problem and channel.secret_file and not secret_of(channel):
+                problem = f"{channel.secret_file} is empty"
+        except NoticeRefused as error:
+            problem = str(error)
+        if problem:
+            yield "notify", "bad", f"notify.{channel.name}: {problem}"
+        else:
+            yield "notify", "ok", f"notify.{channel}"
 
 
 def _has_credentials(chosen: Settings) -> bool:
@@ -146,5 +165,6 @@ def wanted(chosen: Settings) -> bool:
     return bool(
         chosen.webhooks
         or chosen.agents
+        or chosen.notify
         or chosen.origin.keys() & {"serve_listen", "serve_hosts", "serve_public_url"}
     )

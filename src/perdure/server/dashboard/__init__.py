@@ -2,8 +2,8 @@
 
 The modules: `context` (the services that pages use), `visits` (one request of a signed-in user),
 `pages` (templates, which clean and escape everything hostile), `sign_in` (signing in and out);
-`board`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages); `actions`
-and `confirmation` (the actions, and the pages that ask first); `live` (updates of an open page);
+`board`, `digests`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages);
+`actions` and `confirmation` (the actions, and the pages that ask first); `live` (updates of an open page);
 `threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data to what is shown).
 
 Pages are ordinary functions in the server's threads, so they may wait for the store, git and the
@@ -25,6 +25,7 @@ from perdure.server.dashboard import (
     actions,
     board,
     checks,
+    digests,
     disk,
     inbox,
     live,
@@ -72,6 +73,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/runs/{name}/restore/{number}", dispatch, actions.do_restore, actions.ask_restore),
         act("/runs/{name}/reset", admin, actions.do_reset, actions.ask_reset),
         act("/runs/{name}/remove", admin, actions.remove, actions.ask_remove),
+        look("/digest", digests.digests),
         look("/sessions", sessions.sessions),
         look("/sessions/{id}", sessions.session),
         act("/sessions/{id}/resume", dispatch, sessions.do_resume, sessions.ask_resume),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLACES = (
     ("/", "Board", "b"),
+    ("/digest", "Digest", "w"),
     ("/sessions", "Sessions", "s"),
     ("/plans", "Plans", "p"),
     ("/failures", "Failures", "f"),
