@@ -79,7 +79,7 @@ def test_it_is_found_by_its_words(make: Callable[..., Office], tmp_path: Path) -
         reader = Door(serving.start("--jobs", "0"), token)
         for address in ("/", "/?q=login", "/?agent=reviewer", "/digest"):
             assert "reviewer (claude)" in finds(visible(reader.ask("GET", address)[2]))
-        assert reader.ask("GET", "/digest?since=ever")[0] == 400
+        assert reader.ask("GET", "/digest?since=ever")[0] == 422
         page = reader.ask("GET", f"/runs/{run.name}")[2]
         assert f'href="{LINK}"' in page and "reviewer (claude)" in page
         assert "Text between" not in page.partition('id="h-log"')[0]

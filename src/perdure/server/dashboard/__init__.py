@@ -3,8 +3,8 @@
 The modules: `context` (the services that pages use), `visits` (one request of a signed-in user),
 `pages` (templates, which clean and escape everything hostile), `sign_in` (signing in and out);
 `board`, `digests`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages);
-`actions` and `confirmation` (the actions, and the pages that ask first); `live` (updates of an open page);
-`threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data to what is shown).
+`actions` and `confirmation` (the actions, and the pages that ask first); `live` (updates of an open
+page); `threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data to what is shown).
 
 Pages are ordinary functions in the server's threads, so they may wait for the store, git and the
 disk. Reading works without scripts. A GET changes nothing. Every form carries the secret of its
