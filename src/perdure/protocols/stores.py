@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         PayloadReading,
     )
     from perdure.model.forge.postings import Posting
-    from perdure.model.requests import AgentRequest, AnswerKind
     from perdure.model.notices import Notice
+    from perdure.model.requests import AgentRequest, AnswerKind
     from perdure.rules.audit_chain import AuditLine
     from perdure.rules.plan import PlannedRun, PlanRun
 
