@@ -9,12 +9,14 @@ import msgspec
 
 from perdure.model import RunState, Usage
 from perdure.protocols import BoardRow, BoardStore, RunStore, SessionStore
+from perdure.rules.requests import ASKING
 
 PAGE = 200
 MOST = 1000
 """Maximum number of runs in one list."""
 SCHEMA_VERSION = 1
-ASKING = ("needs_person", "needs_input", "open")
+ON_LIST = ASKING | {"open"}
+"""Types of the conditions of the runs on the list of those that need a person."""
 
 
 class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +113,7 @@ def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
 
 def _run_of(row: BoardRow, used: Mapping[str, Usage], now: int) -> DigestRun:
     spent = used.get(row.id, Usage())
-    asks = [each.message for each in row.conditions if each.type in ASKING]
+    asks = [each.message for each in row.conditions if each.type in ON_LIST]
     return DigestRun(
         name=row.name,
         title=row.title,

@@ -17,11 +17,10 @@ from perdure.model.notices import (
     NoticeEvent,
     NoticeRun,
 )
+from perdure.rules.requests import ASKING, WAITING
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import clean, dollars, one_line
 
-ASKING = ("needs_person", "needs_input")
-"""Types of the conditions of a run that only a person can go on with."""
 LONG_MS = 5 * 60_000
 """A run that is due again sooner is not reported as waiting, in ms."""
 KINDS = ("run_finished", "run_queued", "person_needed")
@@ -50,7 +49,7 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
             return NoticeEvent.OVER_BUDGET
         return NoticeEvent.NEEDS_YOU if asks else NoticeEvent.FAILED
     if isinstance(event, RunQueued):
-        if any(each.type == "needs_input" for each in run.conditions):
+        if any(each.type == WAITING for each in run.conditions):
             return NoticeEvent.NEEDS_YOU
         return NoticeEvent.WAITING if event.run_after else None
     return None

@@ -39,6 +39,7 @@ from perdure.model.forge.state import CheckState, Comment, CommentKind, IssueRef
 from perdure.model.work import WorkReport
 from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
+from perdure.rules.requests import ASKING
 from perdure.rules.work_report import work_report
 from perdure.workspace import Credentials
 
@@ -51,8 +52,6 @@ GIVEN_UP = 50
 change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
-ASKING = ("needs_person", "needs_input")
-"""Types of the conditions of a run that only a person can go on with."""
 INSTRUCTING = ("run_submitted", "context_added")
 """Kinds of the lines of the audit trail by which somebody instructs a run."""
 LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?")
