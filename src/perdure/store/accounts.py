@@ -41,7 +41,7 @@ class Accounts(Keeping):
     def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
         from perdure.model.events import RunQueued
 
-        with self._write() as write:
+        with self._write(by_itself=True) as write:
             write.do("forget_parked", now=write.now)
             run_after = min(until, MAX_TIME)
             row = write.one("defer", id=run_id, run_after=run_after, reason=reason, now=write.now)

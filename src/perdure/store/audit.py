@@ -24,8 +24,9 @@ class AuditTrail(StoreReads):
     def audit(
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = PAGE
     ) -> Sequence[AuditLine]:
-        rows = self._rows(
-            "audit", since=since, actor=pattern(actor), run=run, after=after, limit=limit
+        values = {"since": since, "actor": pattern(actor), "after": after, "limit": limit}
+        rows = (
+            self._rows("audit_of_run", run=run, **values) if run else self._rows("audit", **values)
         )
         return [_line_of(row) for row in rows]
 

@@ -236,7 +236,12 @@ VALUES (:number, :at, :actor, :kind, :run, :attempt, :record, :about, :sha256, :
 
 -- name: audit
 SELECT number, at, actor, kind, run, attempt, record, about, sha256, previous, hash FROM audit
-WHERE number > :after AND at >= :since AND (:actor = '' OR LOWER(actor) LIKE :actor ESCAPE '!') AND (:run = '' OR run = :run)
+WHERE number > :after AND at >= :since AND (:actor = '' OR LOWER(actor) LIKE :actor ESCAPE '!') ORDER BY number LIMIT :limit;
+
+-- name: audit_of_run
+-- As `audit`, by the index that runs have.
+SELECT number, at, actor, kind, run, attempt, record, about, sha256, previous, hash FROM audit
+WHERE run = :run AND number > :after AND at >= :since AND (:actor = '' OR LOWER(actor) LIKE :actor ESCAPE '!')
 ORDER BY number LIMIT :limit;
 
 -- name: audited_records
@@ -250,7 +255,7 @@ SELECT records.seq, records.kind, records.run FROM records JOIN runs ON runs.id 
 WHERE records.seq > :since AND runs.origin = ''
   AND records.kind IN ('run_submitted', 'context_added', 'attempt_claimed', 'attempt_started', 'attempt_adopted', 'attempt_ended',
                        'run_queued', 'cancel_requested', 'run_finished')
-  AND NOT EXISTS (SELECT 1 FROM audit WHERE audit.record = records.seq) ORDER BY records.seq LIMIT :limit;
+  AND NOT EXISTS (SELECT 1 FROM audit WHERE audit.record = records.seq AND audit.record > 0) ORDER BY records.seq LIMIT :limit;
 
 -- name: latest
 SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND seq < :before ORDER BY seq DESC LIMIT :limit;

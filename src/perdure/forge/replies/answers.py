@@ -320,13 +320,13 @@ class _Answer:
         """Mention the person who asked for the work, in a new comment, if a person is needed: a
         forge notifies nobody of an edited one. Each need is told once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
-        login = self._asked_by() if needs else ""
-        if not login:
-            return
         # New instructions make the same need a new one.
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs))
         called = hashlib.sha256(cause.encode()).hexdigest()
-        if called == self.posting.called:
+        if not needs or called == self.posting.called:
+            return
+        login = self._asked_by()
+        if not login:
             return
         marker = self.whose.marker(self.origin, called)
         if self.api.find_comment(self.ref, marker) is None:
