@@ -106,7 +106,7 @@ MAIL = {"server": "smtp://mail.example.com", "from": "p@example.com", "to": ["a@
         ({"a": 1}, "expected a table"),
         ({"a": {}}, "exactly one of url, server, service_file"),
         ({"a": {"url": "https://x", "server": "smtp://x"}}, "exactly one"),
-        ({"a": {"url": "http://example.com", "secret_file": "/s"}}, "is https"),
+        ({"a": {"url": "http://example.com", "secret_file": "/s"}}, "must be https"),
         ({"a": {"url": "https://u:p@example.com", "secret_file": "/s"}}, "without user"),
         ({"a": {"url": "https://example.com"}}, "secret_file of a is an absolute path"),
         ({"a": {"url": "https://example.com", "secret_file": "s"}}, "absolute path"),
