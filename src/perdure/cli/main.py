@@ -111,9 +111,7 @@ VERBS: dict[str, tuple[str, str]] = {
 GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Work", "run retry update stop attach", "fork resume wait"),
     ("Answer", "requests", "approve deny answer"),
-    ("Look", "ls show logs why diff top", "receipt cost sessions map audit"),
-    ("Answer", "requests approve deny answer", ""),
-    ("Look", "ls show logs why diff top digest", "receipt cost sessions map audit"),
+    ("Look", "ls show logs why diff top", "digest receipt cost sessions map audit"),
     ("Take over", "apply open path", "take-back"),
     ("Time", "restore", "checkpoints export import move"),
     ("Plans", "plan", ""),
