@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.model import Condition, Decision, Outcome, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
+from perdure.rules.text import visible
 
 WAITING = "needs_input"
 """Type of the condition of a run that waits for answers."""
@@ -155,6 +156,24 @@ def questions(request: AgentRequest) -> list[Mapping[str, Any]]:
     if request.kind is not RequestKind.QUESTION or not isinstance(asked, list):
         return []
     return [each for each in asked if isinstance(each, dict)]
+
+
+def payload_lines(request: AgentRequest) -> list[str]:
+    """Return the arguments of the call, one on each line, with invisible characters named."""
+    try:
+        given = json.loads(request.payload)
+    except ValueError:
+        return [visible(request.payload)]
+    if not isinstance(given, dict):
+        return [visible(json.dumps(given, ensure_ascii=False))]
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in given.items()
+    }
+    return [
+        visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
+        for key, value in values.items()
+    ]
 
 
 def told(requests: Sequence[AgentRequest]) -> str:

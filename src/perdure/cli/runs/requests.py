@@ -13,7 +13,7 @@ from perdure.cli.text import clock, one_line
 from perdure.errors import UsageError
 from perdure.model.codec import plain
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
-from perdure.rules.requests import options_of, questions
+from perdure.rules.requests import options_of, payload_lines, questions
 from perdure.rules.text import visible
 
 if TYPE_CHECKING:
@@ -96,24 +96,6 @@ def shown(request: AgentRequest, name: str) -> list[str]:
     elif request.words:
         lines.append(f"  words  {one_line(visible(request.words), 1000)}")
     return lines
-
-
-def payload_lines(request: AgentRequest) -> list[str]:
-    """Return the arguments of the call, one on each line, with invisible characters named."""
-    try:
-        given = json.loads(request.payload)
-    except ValueError:
-        return [visible(request.payload)]
-    if not isinstance(given, dict):
-        return [visible(json.dumps(given, ensure_ascii=False))]
-    values = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in given.items()
-    }
-    return [
-        visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
-        for key, value in values.items()
-    ]
 
 
 def _state(request: AgentRequest) -> str:

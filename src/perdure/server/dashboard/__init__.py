@@ -68,6 +68,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/new", dispatch, actions.new, actions.ask_new),
         act("/runs/{name}/retry", dispatch, actions.retry),
         act("/runs/{name}/update", dispatch, actions.update, actions.ask_update),
+        act("/runs/{name}/answer", dispatch, actions.answer),
         act("/runs/{name}/stop", dispatch, actions.stop, actions.ask_stop),
         act("/runs/{name}/fork", dispatch, sessions.do_fork, sessions.ask_fork),
         act("/runs/{name}/restore/{number}", dispatch, actions.do_restore, actions.ask_restore),

@@ -12,10 +12,12 @@ from perdure.engine.checkpoints import restore
 from perdure.engine.sweeper import Target, reset
 from perdure.errors import NotFound, UsageError
 from perdure.model import RunState
+from perdure.model.requests import AnswerKind
 from perdure.rules.text import clock
 from perdure.server.api.runs import task_of
 from perdure.server.dashboard.confirmation import Field, ask
 from perdure.server.dashboard.visits import Visit
+from perdure.server.problems import Problem
 
 ROOT = Path("/")
 """Base of relative paths: the server's working directory must not matter."""
@@ -55,6 +57,26 @@ def update(visit: Visit) -> Response:
     run = service.update(visit.desk.engine, visit.named("name"), visit.given("prompt").strip())
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "updated")
+
+
+def answer(visit: Visit) -> Response:
+    """Answer a request of the run's agent. What the agent may not do by itself, only an admin
+    allows."""
+    given = visit.given("answer")
+    if given not in tuple(AnswerKind):
+        raise UsageError("expected allow, deny or text as the answer", "use the buttons")
+    kind = AnswerKind(given)
+    if kind is AnswerKind.ALLOW and not visit.may("admin"):
+        raise Problem(403, "Only a token with the scope admin allows a call", "sign in with one")
+    run, _ = service.answer(
+        visit.desk.engine,
+        visit.named("name"),
+        visit.number("request"),
+        kind,
+        visit.given("words").strip(),
+    )
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "answered")
 
 
 def ask_stop(visit: Visit) -> Response:

@@ -17,10 +17,12 @@ from perdure.errors import NotFound
 from perdure.model import RunState, SessionKey, TaskRun, Usage
 from perdure.model.codec import plain
 from perdure.model.events import Record
+from perdure.model.requests import RequestState
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import Liveness, advice
-from perdure.rules.requests import ASKING
+from perdure.rules.requests import ASKING, WAITING, options_of, payload_lines, questions
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
+from perdure.rules.text import visible
 from perdure.server.api.runs import PATCH_MOST
 from perdure.server.dashboard import diffs
 from perdure.server.dashboard.lines import lines
@@ -66,9 +68,37 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
         "alive": str(liveness) if left else "",
         "advice": advice(run.name, liveness) if liveness and left else "",
         "waiting": run.state in (RunState.QUEUED, RunState.PENDING),
+        "requests": _requests(visit, run),
         "verbs": _verbs(visit, run)
         | ({"retry"} if liveness is Liveness.INTERRUPTED and visit.may("dispatch") else set()),
     }
+
+
+def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
+    """Return the open requests of the run's agent, as its pages show them."""
+    if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
+        return []
+    opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
+    return [
+        {
+            "number": each.number,
+            "tool": visible(each.tool),
+            "lines": payload_lines(each),
+            "cut": each.size > len(each.payload),
+            "size": each.size,
+            "expires": each.expires,
+            "asks": [
+                {
+                    "text": visible(str(question.get("question", ""))),
+                    "options": [
+                        visible(str(option.get("label", ""))) for option in options_of(question)
+                    ],
+                }
+                for question in questions(each)
+            ],
+        }
+        for each in opened
+    ]
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:

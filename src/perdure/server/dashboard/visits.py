@@ -35,6 +35,7 @@ TOLD = {
     "retried": "It continues where it stopped as soon as a worker is free.",
     "updated": "The new instructions are saved; the conversation continues with them.",
     "stopped": "It is stopping.",
+    "answered": "The answer is saved; the run continues as soon as a worker is free.",
     "forked": "This is the fork. Its parent is unchanged.",
     "begun": "It is queued, and starts as soon as a worker is free.",
     "resumed": "The conversation continues in this run.",

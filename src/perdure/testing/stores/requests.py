@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import msgspec
 import pytest
 
 from perdure.errors import Conflict, NotFound
@@ -18,8 +20,9 @@ HOUR = 3_600_000
 RESTORED = CheckpointRestored(number=1, attempt=1, attempts=1)
 
 
-def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR) -> TaskRun:
-    """Return a run whose first attempt ended with this many requests."""
+def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) -> TaskRun:
+    """Return a run whose first attempt ended with this many requests. `changes`: of their
+    fields."""
     run = submit(store)
     claim = claimed(store, run)
     store.begin(claim, begun(run))
@@ -42,6 +45,7 @@ def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR) -> TaskRun:
         )
         for number in range(1, count + 1)
     )
+    requests = tuple(msgspec.structs.replace(each, **changes) for each in requests)
     condition = Condition(type="needs_input", message="it asks", at=now)
     decision = Decision(
         state=RunState.QUEUED, run_after=now + lasts_ms, reason="it asks", condition=condition
