@@ -174,3 +174,23 @@ def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_p
         texts for key, texts in pairs(here, "Write").items() if key == requests(here)[0]["call"]
     ]
     assert "not the call that was shown" in texts[0]
+
+
+def test_a_request_that_nobody_answers_is_refused(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """When its time is over the run is due by itself, and the call is refused."""
+    file = tmp_path / "outside.txt"
+    here = stage(asking(file))
+    here.environ["PERDURE_REQUEST_EXPIRY"] = "1s"
+    here.perdure("run", "--repo", str(here.repo), "--name", "task", "-d", "Do the task.")
+
+    def over() -> bool:
+        here.perdure("work", "--once")
+        return bool(here.show()["state"] == "succeeded")
+
+    here.until(over, "the request has expired")
+    assert not file.exists()
+    (request,) = requests(here)
+    assert (request["state"], request["answer"]) == ("expired", "deny")
+    assert any("Nobody answered in time" in text for text in pairs(here, "Write")[request["call"]])

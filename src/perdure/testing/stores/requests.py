@@ -4,6 +4,7 @@ everything that makes their run go on or end without them."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +86,20 @@ class RequestSuite:
         with pytest.raises(NotFound):
             store.answer(run.id, 7, AnswerKind.ALLOW, "", "ada")
         assert store.requests(run.id)[0].by == "ada"
+
+    def test_of_answers_at_the_same_moment_one_counts(self, store: Store) -> None:
+        """All others are refused, and the stored answer is that of the one that was not."""
+        run = waiting(store)
+
+        def answer(person: int) -> str:
+            try:
+                return store.answer(run.id, 1, AnswerKind.TEXT, str(person), f"p{person}")[1].by
+            except Conflict:
+                return ""
+
+        with ThreadPoolExecutor(6) as people:
+            won = [by for by in people.map(answer, range(6)) if by]
+        assert won == [store.requests(run.id)[0].by]
 
     def test_an_expired_request_takes_no_answer(self, store: Store) -> None:
         """Its run is due by the clock alone."""
