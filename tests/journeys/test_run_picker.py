@@ -40,6 +40,27 @@ def test_a_run_is_chosen_at_a_terminal(stage: Callable[..., Stage]) -> None:
         shown.tmux("kill-server")
     states = {name: one.show(name)["state"] for name in ("first", "second")}
     assert states == {"first": "cancelled", "second": "queued"}
+    shown = Terminal(one, 110)
+    try:
+        shown.type("python3 -m perdure top", "Enter")
+        shown.shows("waiting  1")
+        shown.type("d")
+        shown.shows("Enter returns to the board")
+        shown.type("Enter")
+        shown.shows("waiting  1")
+        shown.type("u")
+        shown.shows("New instructions")
+        shown.type("Leave the tests alone.", "Enter")
+        shown.shows("Enter returns to the board")
+        shown.type("Enter")
+        shown.shows("peek")
+        shown.type("q")
+        shown.shows("ready> ")
+    finally:
+        shown.tmux("kill-server")
+    texts = [each["text"] for each in one.show("second")["contexts"]]
+    assert texts == ["Do the second.", "Leave the tests alone."]
+    one.perdure("stop", "second")
     code, raw = on_terminal(one, "show", "second", columns=60)
     assert code == 0 and run.workspace is not None
     links = [part.partition("\x1b\\")[0] for part in raw.split("\x1b]8;;file://")[1:]]

@@ -328,7 +328,7 @@ def test_a_kept_agent_that_leaves_something_running_is_ended(stage: MakeStage) -
     away = "(setsid sh -c 'trap \"\" TERM; exec sleep 602' >/dev/null 2>&1 &) ; echo started"
     background = {"command": "sleep 601", "description": "serve", "run_in_background": True}
     one = stage(
-        f"by history\nrun {away}\n---\ncall Bash {json.dumps(background)}\n---\nsay One.\n---\n"
+        f"run {away}\n---\ncall Bash {json.dumps(background)}\n---\nsay One.\n---\n"
         "say Two.\n---\nsay Three.\n"
     )
     with opened(one) as runner:

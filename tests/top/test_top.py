@@ -49,10 +49,10 @@ def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
         store.finish(claimed(store, submit(store, name=name)), how)
 
     async def story(at: Play) -> None:
-        await at.shows("needs input  1", "working  1", "waiting  1", "done  2")
+        await at.shows("needs input  1", "working  1", "waiting  1", "failed  1", "done  1")
         lines = at.screen()
         order = [next(i for i, line in enumerate(lines) if word in line and i) for word in (
-            "needs input", "asker", "working", "worker", "waiting", "waiter", "done", "loser")]  # fmt: skip
+            "needs input", "asker", "working", "worker", "waiting", "waiter", "failed  1", "loser", "done", "winner")]  # fmt: skip
         assert order == sorted(order) and len(set(order)) == len(order)
         assert re.search(
             r"asker +claude +asks +1/3 +\d+s +answer it with perdure update", lines[order[1]]
@@ -227,7 +227,8 @@ def test_the_keys_are_told(store: SqlStore) -> None:
 
     async def story(at: Play) -> None:
         await at.shows(
-            "no runs yet; start with: perdure run", "0 needs input, 0 working, 0 waiting, 0 done"
+            "no runs yet; start with: perdure run",
+            "0 needs input, 0 working, 0 waiting, 0 failed, 0 done",
         )
         await at.press("enter", "space", "r", "s", "j", "k")
         await at.press("question_mark")

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def top_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
-        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, / filters, ? lists "
+        "Keys: Space peeks, Enter attaches to the log, r retries, s stops, d shows the diff, "
+        "u replies, n starts a new run, / filters, ? lists "
         "all, q leaves."
     )
 
@@ -48,7 +49,7 @@ def top_verb(arguments: argparse.Namespace) -> int:
         stores.open(chosen.state / DATABASE).close()
     with closing(open_to_read(chosen)) as store:
         acts = _Acts(chosen)
-        Board(store, probe(chosen), acts.retry, acts.stop).run()
+        Board(store, probe(chosen), acts.retry, acts.stop, verb=acts.verb).run()
         acts.close()
     return 0
 
@@ -83,6 +84,15 @@ class _Acts:
         if run.state is RunState.RUNNING:
             return f"{run.name} is stopping"
         return f"{run.name} is {run.state}; perdure retry {run.name} continues where it stopped"
+
+    def verb(self, words: list[str]) -> int:
+        """Perform a verb as the command line does. Its errors are printed, not raised."""
+        from perdure.cli.main import main
+
+        try:
+            return main(words)
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 1
 
     def close(self) -> None:
         if self._engine is not None:

@@ -4,6 +4,7 @@ store once a second."""
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import ClassVar
 
 from rich.text import Text
@@ -27,7 +28,9 @@ REST = 4
 searching many runs is slow."""
 PEEKED = 400
 """Number of a run's newest records that are read for the panel."""
-ON_BOARD = frozenset({"peek", "retry", "stop", "filter", "help", "down", "up", "clear"})
+ON_BOARD = frozenset({"peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"})
+ASKED = {"update": "New instructions", "fork": "What the fork is to do", "run": "What to do"}
+"""Question for the text that a verb needs. The verb then runs in the background."""
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
@@ -66,6 +69,12 @@ class Board(App[None]):
         Binding("space", "peek", "peek"),
         Binding("r", "retry", "retry"),
         Binding("s", "stop", "stop"),
+        Binding("d", "verb('diff')", "diff"),
+        Binding("u", "verb('update')", "reply"),
+        Binding("n", "verb('run')", "new"),
+        Binding("f", "verb('fork')", show=False),
+        Binding("o", "verb('open')", show=False),
+        Binding("c", "verb('cost')", show=False),
         Binding("slash", "filter", "filter"),
         Binding("question_mark", "help", "keys"),
         Binding("q,ctrl+c", "quit", "leave"),
@@ -75,10 +84,17 @@ class Board(App[None]):
     ]
 
     def __init__(
-        self, store: Looked, probe: Probe, retry: Act, stop: Act, look_s: float = LOOK_S
+        self,
+        store: Looked,
+        probe: Probe,
+        retry: Act,
+        stop: Act,
+        look_s: float = LOOK_S,
+        *,
+        verb: Callable[[list[str]], int] = lambda words: 0,
     ) -> None:
         super().__init__()
-        self._probe = probe
+        self._probe, self._verb = probe, verb
         self._store, self._retry, self._stop, self._look_s = store, retry, stop, look_s
         self.view = View()
         self._words = ""
@@ -263,6 +279,20 @@ class Board(App[None]):
         )
         self.push_screen(Question(question), answered)
 
+    def action_verb(self, verb: str) -> None:
+        """Perform a verb of the command line on the whole terminal, and return to the board."""
+        row = self.view.row(self.chosen)
+        if row is None and verb not in ("run", "cost"):
+            return
+        words = [verb] if verb in ("run", "cost") or row is None else [verb, row.id]
+        with self.suspend():
+            if verb not in ASKED:
+                self._verb(words)
+            elif text := _typed(f"{ASKED[verb]} (empty: none): "):
+                self._verb([*words, text, "--detach"])
+            _typed("\nEnter returns to the board ")
+        self._look()
+
     def _act(self, act: Act, run_id: str) -> None:
         """Act in a thread, because stopping an agent in good order takes a while."""
 
@@ -283,6 +313,14 @@ class Board(App[None]):
         line.display = bool(said)
         line.update(Text(said, style="bold red" if bad else "bold"))
         self._look()
+
+
+def _typed(question: str) -> str:
+    """Return a line that a person types; empty if they leave with Ctrl-C or Ctrl-D."""
+    try:
+        return input(question).strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
 
 
 def _place(ids: list[str | None], chosen: str, at: int) -> int | None:

@@ -38,7 +38,8 @@ GROUPS = (
     Group("needs input", (ASKING,)),
     Group("working", (RunState.RUNNING,)),
     Group("waiting", (RunState.QUEUED, RunState.PENDING)),
-    Group("done", (RunState.FAILED, RunState.CANCELLED, RunState.SUCCEEDED)),
+    Group("failed", (RunState.FAILED,)),
+    Group("done", (RunState.CANCELLED, RunState.SUCCEEDED)),
 )
 
 
