@@ -34,6 +34,7 @@ sys.path[:0] = [str(DOCS), str(SOURCE.parent)]
 
 import api  # noqa: E402
 import ledger  # noqa: E402
+import library  # noqa: E402
 import manual  # noqa: E402
 import taskrun  # noqa: E402
 from words import BARE, BYTES, NOUNS, PERCENT, PLACES, REPORT, SETTINGS, VARIABLES  # noqa: E402
@@ -551,7 +552,11 @@ def problem() -> str:
     """One sentence if the page on disk is not the one that the code gives, else empty."""
     there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
     return (
-        manual.problem() or api.problem() or ledger.problem(table) or taskrun.problem(table)
+        manual.problem()
+        or api.problem()
+        or library.problem()
+        or ledger.problem(table)
+        or taskrun.problem(table)
         if there == page()
         else f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
     )
@@ -566,6 +571,7 @@ def run(words: list[str]) -> int:
     TARGET.write_text(page(), encoding="utf-8")
     manual.write()
     api.write()
+    library.write()
     ledger.write(table)
     taskrun.write(table)
     return 0
