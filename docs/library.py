@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
@@ -23,8 +24,8 @@ Everything that `import perdure` offers. How to use it: [from Python](../how-to/
 [the tutorial](../tutorial/python.md). All of it is typed (`py.typed`): mypy and pyright find a misspelled option.
 `perdure.events` has [the kinds of events](cli.md#events), with the same fields.
 """
-WIDTH = 60
-"""Number of characters of the parameters from which each has a line of its own."""
+WIDTH = 64
+"""Number of characters of parameters and result from which each parameter has a line of its own."""
 DOORS = ("open", "connect", "plan_scope")
 
 
@@ -79,7 +80,7 @@ def signature(thing: Any) -> str:
         default = "" if each.default is each.empty else f" = {value(each.default)}"
         parts.append(f"{stars}{each.name}: {each.annotation}{default}")
     inside = ", ".join(parts)
-    if len(inside) > WIDTH:
+    if len(inside) + len(str(found.return_annotation)) > WIDTH:
         inside = "\n" + "".join(f"    {part},\n" for part in parts)
     return f"({inside}) -> {found.return_annotation}: ..."
 
@@ -88,7 +89,7 @@ def value(default: Any) -> str:
     """A default as it is written in the code."""
     if isinstance(default, Enum):
         return f"{type(default).__name__}.{default.name}"
-    return repr(default)
+    return json.dumps(default) if isinstance(default, str) else repr(default)
 
 
 def function(name: str, thing: Any, mark: str) -> list[str]:
