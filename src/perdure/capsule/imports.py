@@ -237,8 +237,8 @@ def make_workdir(
 def copies_of(
     engine: Engine, carried: Carried, files: StagedCapsule, cwd: Path, brought: list[Path]
 ) -> list[CopyPart]:
-    """Store the conversation as own copies and return their parts. An existing copy that has more
-    in it is moved aside and stays."""
+    """Store the conversation as own copies and return their parts. An existing copy with more
+    content is moved aside and kept."""
     archive = engine.driver(carried.agent).archive
     found = []
     for file in (carried.main, *carried.beside):

@@ -42,7 +42,7 @@ MOST_PACKS = 24
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What to do with secrets: redact them, leave their files out, or upload them as they are.
+    """The treatment of secrets: redact them, leave their files out, or upload them as they are.
     Secrets that no option covers are refused."""
 
     redact: bool = False

@@ -1,4 +1,4 @@
-"""What every verb starts with: the settings, the wired engine, and a first Ctrl-C that stops in
+"""The start of every verb: the settings, the wired engine, and a first Ctrl-C that stops agents in
 good order."""
 
 from __future__ import annotations

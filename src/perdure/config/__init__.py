@@ -55,20 +55,20 @@ class Settings:
     """Which ignored files a checkpoint includes: `small`, `all` or `none`."""
     budget_usd: float = 0.0
     cold_cache: ColdCache = ColdCache.RESUME
-    """What to do when a conversation was idle for so long that the prompt cache has lost it and the
+    """Action when a conversation was idle for so long that the prompt cache has lost it and the
     model must read all of it again."""
     account_jobs: Mapping[str, int] = field(default_factory=dict)
     """Maximum number of runs on one account at once, by agent."""
     when_full: WhenFull = WhenFull.COMPACT
-    """What to do when a conversation has nearly filled its model's window."""
+    """Action when a conversation has nearly filled its model's window."""
     full_at: float = 80.0
     """Fill at which `when_full` applies, in percent of the model's window."""
     on_denied: OnDenied = OnDenied.ASK
-    """What to do after a turn in which a tool call was denied."""
+    """Action after a turn in which a tool call was denied."""
     last_word: str = "off"
     """Whether agents are asked to end with a last word in a fixed form: `off` or `on`."""
     on_leftover: OnLeftover = OnLeftover.END
-    """What to do with processes that an agent leaves running at the end of its turn."""
+    """Action on processes that an agent leaves running at the end of its turn."""
     windows: str = ""
     """Window sizes of models, in tokens, that override perdure's own: `my-model*=32000,
     other=200000`."""
@@ -115,7 +115,7 @@ class Settings:
     session_lifetime: float = 0.0
     """Time without use after which a session expires, in seconds."""
     session_expiry: OnExpiry = OnExpiry.RESUME
-    """What to do with an expired session whose transcript still exists."""
+    """Action on an expired session whose transcript still exists."""
     session_cache: str = ""
     """Address of a Redis that caches look-ups of sessions."""
     checkpoint_store: str = ""

@@ -39,7 +39,7 @@ from perdure.rules.continuation.instructions import retired, retired_by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredRun:
-    """What a restore did. `undo` is the checkpoint of what was there before; None if there was no
+    """The result of a restore. `undo` is the checkpoint of the state before; None if there was no
     workdir."""
 
     run: TaskRun

@@ -235,7 +235,7 @@ def _is_taken(engine: Engine, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """What a retry or an update changes of a run; None: no change. All but `attempts` applies from
+    """Changes of a run by a retry or an update; None: no change. All but `attempts` applies from
     then on, and is recorded in the journal."""
 
     continuity: ContinuityPolicy | None = None

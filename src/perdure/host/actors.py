@@ -1,4 +1,4 @@
-"""Who does something: the actor that the journal and the audit trail name.
+"""The author of an action: the actor that the journal and the audit trail name.
 
 An actor is a text: `token:NAME` for a client of `perdure serve`, `forge:SOURCE/LOGIN` for the
 person behind a delivery, `local:USER@HOST` for a user of the command line or the library,

@@ -55,7 +55,7 @@ SUFFIXES = {
 
 
 class InLine(msgspec.Struct, frozen=True, kw_only=True):
-    """What others need to know of a TaskRun to find their place in line."""
+    """The facts of a TaskRun that others need to find their place in the queue."""
 
     namespace: str
     name: str

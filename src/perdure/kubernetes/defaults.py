@@ -1,5 +1,5 @@
-"""What a cluster's administrator sets for all attempts: `perdure operator --defaults JSON`, which
-the chart writes from `attempts.pod` and `attempts.workspace`. Pure.
+"""The settings of a cluster's administrator for all attempts: `perdure operator --defaults JSON`,
+which the chart writes from `attempts.pod` and `attempts.workspace`. Pure.
 
 A TaskRun's own values win. Selectors and resources are merged by name; tolerations and pull Secrets
 are added.

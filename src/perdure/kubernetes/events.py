@@ -1,5 +1,5 @@
-"""What `kubectl describe` shows of a TaskRun: Events for the steps that a person asks about. Pure;
-`reconciler` posts them after the write to the status that they are about.
+"""The Events that `kubectl describe` shows of a TaskRun, for the steps that a person asks about.
+Pure; `reconciler` posts them after the write to the status that they are about.
 
 An event that is lost, because the operator was killed in between, is not posted later: the status
 has all that matters. Names follow from what is told, so nothing is posted twice.

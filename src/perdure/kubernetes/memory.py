@@ -1,9 +1,9 @@
-"""What the operator remembers of the cluster. The watches and its own writes fill it; a reconcile
+"""The operator's memory of the cluster. The watches and its own writes fill it; a reconcile
 reads it.
 
 It may be out of date, and `step` allows for that. It is small: Jobs and pods are cut down
-(`snapshot`), and of a TaskRun only the needed parts are kept, without long instructions. Of two
-versions of an object the newer one stays, regardless of the order in which they arrive.
+(`snapshot`), and of a TaskRun only the needed parts are kept, without long instructions. The newer
+version of an object stays, regardless of the order in which they arrive.
 """
 
 from __future__ import annotations

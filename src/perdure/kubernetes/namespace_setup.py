@@ -1,4 +1,4 @@
-"""Makes what a namespace needs before an attempt runs in it, where an operator looks after many:
+"""Prepares a namespace before an attempt runs in it, where an operator looks after many:
 the network policy and the account of the attempts. Called by `reconciler`.
 
 In a namespace of its own the chart makes both. In the others nobody would, and agents would be
@@ -26,7 +26,8 @@ KNOWN_S = 60.0
 
 @dataclass(slots=True)
 class NamespaceSetup:
-    """What is made in each namespace. An empty `policy` or `account` is not made."""
+    """The objects that are created in each namespace. An empty `policy` or `account` is not
+    made."""
 
     policy: dict[str, Any]
     account: str

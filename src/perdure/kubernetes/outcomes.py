@@ -325,7 +325,7 @@ not ready at the moment."""
 def _of_place(why: str) -> Held:
     lower = why.lower()
     if "already in-use by another pod" in lower:
-        return Held("ClaimInUse", f"{why}; another attempt of the task is still at work")
+        return Held("ClaimInUse", f"{why}; another attempt of the task is still running")
     if any(words in lower for words in _ROOM):
         return Held("NoRoom", f"{why}; its pod starts when a node has room for it")
     if "persistentvolumeclaim" in lower or "volume" in lower:

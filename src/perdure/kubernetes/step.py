@@ -44,7 +44,7 @@ MOST_LOOK_AGAIN_MS = 300_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What is known of a TaskRun at one moment."""
+    """The known facts of a TaskRun at one moment."""
 
     run: WantedRun
     jobs: Sequence[JobSeen] = ()

@@ -81,7 +81,7 @@ class WhenFull(StrEnum):
 
 
 class Measure(StrEnum):
-    """The step before going on with a conversation that is nearly too long, or was refused as too
+    """The step before continuing a conversation that is nearly too long, or was refused as too
     long."""
 
     NONE = "none"

@@ -688,7 +688,7 @@ class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
 
 
 class ToldForge(Event, frozen=True, tag="told_forge"):
-    """The forge shows what became of the run: `url` is the comment."""
+    """The forge shows the result of the run: `url` is the comment."""
 
     url: str
 
@@ -858,5 +858,5 @@ class Record(msgspec.Struct, frozen=True):
     at: int
     event: AnyEvent
     actor: str = ""
-    """Who did it: `perdure` itself, `local:USER@HOST`, `token:NAME`, `forge:SOURCE/LOGIN`,
+    """The actor: `perdure` itself, `local:USER@HOST`, `token:NAME`, `forge:SOURCE/LOGIN`,
     `operator:NAME`. Empty in records of older versions, and of runs from other machines."""

@@ -37,7 +37,7 @@ class BoardRow:
     prompt: str
     """The beginning of its first instructions."""
     title: str
-    """What it is about, cleaned and on one line: the title of its issue, or the first words of its
+    """The subject of the run, cleaned and on one line: the title of its issue, or the first words of its
     prompt."""
     link: str
     """The address of its issue or pull request; empty for a run that no forge started."""

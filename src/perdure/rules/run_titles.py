@@ -1,5 +1,5 @@
-"""What a run is about, as people say it: its title, its link and its role. Pure, and it imports
-little, because `perdure ls` uses it.
+"""Names a run as people would: its title, its link and its role. Pure, and it imports little,
+because `perdure ls` uses it.
 
 A run that a forge started is titled after its issue or pull request. Its prompt begins with words
 of perdure's own, so it is never the title of such a run. Any other run has the first words of its

@@ -1,5 +1,5 @@
-"""Requests in SQL: `perdure.protocols.RequestStore`. Of two answers at the same moment one is
-stored; the other one is refused with a sentence."""
+"""Requests in SQL: `perdure.protocols.RequestStore`. If two answers arrive at the same moment,
+one is stored and the other is refused with a sentence."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ class Write:
                 actor=self.actor,
             )["seq"]
             self.records.append(Record(run_id, seq, attempt, self.now, event, self.actor))
-            # What an agent says and does is too much for one chain that all writers share.
+            # An agent's events are too many for one chain that all writers share.
             if not self._claimed or kind in STATE_KINDS:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 

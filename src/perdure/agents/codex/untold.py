@@ -75,7 +75,7 @@ def _is_offline(settings: dict[str, Any]) -> bool:
 def _after(
     found: list[AgentEvent], key: str, call: dict[str, Any], output: str, *, offline: bool
 ) -> list[AgentEvent]:
-    """Return the events after this call has its result."""
+    """Return the events that follow the result of this call."""
     name, summary = json_lines.text(call.get("name"), SUMMARY), _argument(call)
     if name == _ASKS:
         return [*found, question(key, json_lines.read(str(call.get("arguments") or "").encode()))]

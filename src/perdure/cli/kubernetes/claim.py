@@ -152,6 +152,6 @@ def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
             why = next((word(each, "message") for each in conditions if word(each, "message")), "")
             raise Conflict(
                 f"the pod {name} does not start: {one_line(why, 300) or now}",
-                "is another TaskRun of the task at work? kubectl perdure ls",
+                "check for another running TaskRun of the task: kubectl perdure ls",
             )
         time.sleep(EVERY_S)

@@ -233,7 +233,7 @@ def _dispatching(
 
 
 def _seed(chosen: Settings) -> TaskSpec:
-    """Return the settings of a task for which the delivery does not specify them."""
+    """Return the settings of a dispatched task that its delivery does not give."""
     from perdure.model import TaskSpec
 
     return TaskSpec(

@@ -73,7 +73,7 @@ class Checkpointing:
     displaced: bool = False
     """Whether another machine has taken the run by now, so that the attempt must end."""
     work: WorkSeen | None = None
-    """What the attempt changed, set when its last checkpoint is taken; None if that could not be
+    """The attempt's changes, set when its last checkpoint is taken; None if that could not be
     determined."""
     _pool: ThreadPoolExecutor | None = None
     _taking: Future[Checkpoint] | None = None

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What is known of a conversation's size before an attempt, and what follows from it."""
+    """A conversation's size before an attempt, and the step that follows from it."""
 
     measure: Measure = Measure.NONE
     fill: Fill | None = None
@@ -150,7 +150,7 @@ class Sized:
     was: Fill | None
     now: Fill | None
     following: Measure
-    """What has to be done before it goes on, if the attempt's last request was refused as too
+    """The step to take before it continues, if the attempt's last request was refused as too
     long."""
 
     @property

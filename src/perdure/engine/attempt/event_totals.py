@@ -98,7 +98,7 @@ class EventTotals:
     named: bool = False
     last_reply: str = ""
     ends: OpenEnds = field(default_factory=OpenEnds)
-    """What the turn left unfinished."""
+    """The unfinished work of the turn."""
     helpers: int = 0
     """Number of helpers running in the background; the agent goes on after them."""
     tool_last: bool = False

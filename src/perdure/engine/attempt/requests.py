@@ -35,7 +35,7 @@ class Answers:
     used_up: tuple[AgentRequest, ...] = ()
     """Calls that wait in the conversation although their approval was used."""
     prompt: str = ""
-    """What the prompt says of them."""
+    """Their text in the prompt."""
     parked: tuple[str, ...] = field(default=())
     """Ids of the calls that wait in the conversation. If there are any, the attempt has no
     prompt."""

@@ -105,7 +105,7 @@ class _Watch:
     pending: list[AnyEvent] = field(default_factory=list)
     others: set[int] = field(default_factory=set)
     budget: float = 0.0
-    """What the attempt may cost; 0: no limit."""
+    """Maximum cost of the attempt, in dollars; 0: no limit."""
     used: Usage = NO_USAGE
     """Usage as it is stored."""
     reckoning: Usage = NO_USAGE

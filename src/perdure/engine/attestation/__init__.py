@@ -27,7 +27,7 @@ OF_ATTEMPT = (
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """What a statement is about: a commit, by its digest."""
+    """The subject of a statement: a commit, by its digest."""
 
     name: str
     digest: dict[str, str]

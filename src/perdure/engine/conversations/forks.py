@@ -43,7 +43,7 @@ GO_ON = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Branching:
-    """What a person requests of a fork. `at`: the last turn of the parent that it keeps, counted
+    """A person's request for a fork. `at`: the last turn of the parent that it keeps, counted
     from 1; 0: all of them."""
 
     prompt: str = ""

@@ -54,7 +54,7 @@ class ByHand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenBack:
-    """What a person did with a lent conversation."""
+    """The result of a lent conversation."""
 
     run: TaskRun
     session_id: str

@@ -33,7 +33,7 @@ from perdure.protocols import AgentDriver
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRequest:
-    """What a person requests: the prompt, and where the work is to go on (by default, in the
+    """A person's request: the prompt, and where the work is to continue (by default, in the
     directory of the conversation).
 
     `spec` has the settings of this machine and the given flags; its agent, scope and place are set

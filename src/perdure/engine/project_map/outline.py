@@ -1,4 +1,4 @@
-"""What one file exports and imports: the nouns of the project map. Pure."""
+"""Exports and imports of one file: the nouns of the project map. Pure."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResetOutcome:
-    """What a reset cleared, or would clear. `kept`: workdirs that stay, each with the reason."""
+    """The work that a reset cleared, or would clear. `kept`: workdirs that stay, each with
+    the reason."""
 
     runs: tuple[PlacedRun, ...]
     sessions: tuple[str, ...] = ()
@@ -234,7 +235,7 @@ def _saved(engine: Engine, workspace: Workspace) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoredEntries:
-    """What was restored. `sessions`: conversations that are live again. `run`: the name under which
+    """The restored work. `sessions`: conversations that are live again. `run`: the name under which
     a run is on the list again."""
 
     places: tuple[Path, ...]

@@ -52,7 +52,7 @@ SETTLE_S = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """What one sweep found and did. `trouble`: why nothing at all was removed."""
+    """The findings and actions of one sweep. `trouble`: why nothing at all was removed."""
 
     rows: tuple[Row, ...]
     dry: bool

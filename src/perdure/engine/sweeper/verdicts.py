@@ -37,7 +37,7 @@ class Class(StrEnum):
 
 
 class SweepVerdict(StrEnum):
-    """What happens to a thing. `person`: it stays, and a person should look at it."""
+    """The decision about a thing. `person`: it stays, and a person should look at it."""
 
     KEEP = "keep"
     TAKE = "take"

@@ -39,7 +39,7 @@ def unattended(
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
-    # One of them contained the person's own words.
+    # One of the updates has the person's own words: it is not counted.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (

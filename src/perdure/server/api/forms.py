@@ -176,7 +176,7 @@ class Retry(Body):
 
 
 class Update(Body):
-    """New instructions for the same conversation. What else is given holds from now on."""
+    """New instructions for the same conversation. The other fields stay in effect."""
 
     prompt: Some
     on_denied: OnDenied | None = None
@@ -221,7 +221,7 @@ class Restore(Body):
 
 
 class Reset(Body):
-    """Whose work is cleared: a run's, or an agent's on an issue or a branch of a repository, or a
+    """The work to clear: a run's, or an agent's on an issue or a branch of a repository, or a
     service's task. Without `dry_run: false` it only says what would be."""
 
     run: Line = ""

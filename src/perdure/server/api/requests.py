@@ -30,8 +30,8 @@ def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def answered(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    """Store the answer; the pool goes on with the run. What an agent may not do by itself, only an
-    admin allows."""
+    """Store the answer; the pool goes on with the run. Only an admin may allow a call that the
+    agent may not make by itself."""
     said = asked.body
     if said.answer is AnswerKind.ALLOW and not asked.who.may(TokenScope.ADMIN):
         raise Problem(

@@ -278,7 +278,7 @@ class SessionShape(SessionOfList):
 
 
 class SessionRecord(Answer):
-    """What perdure keeps of a conversation. `expires`: null for one that never does."""
+    """perdure's record of a conversation. `expires`: null for one that never does."""
 
     id: str
     agent: str
@@ -500,7 +500,7 @@ class Purged(Answer):
 
 
 class ProblemDetails(Struct, kw_only=True):
-    """What went wrong (RFC 9457): `detail` is a sentence, `hint` what to do next."""
+    """A problem (RFC 9457): `detail` is a sentence, `hint` what to do next."""
 
     type: str
     title: str

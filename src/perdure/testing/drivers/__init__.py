@@ -13,7 +13,7 @@ one fixture:
             yield make
 
 The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the
-fixture stops what it made. What an agent cannot do (`Abilities`) is not asked of it. Needs pytest,
+fixture stops what it made. An agent is not tested for what it cannot do (`Abilities`). Needs pytest,
 and an agent that speaks to a scripted model server.
 """
 

@@ -1,4 +1,4 @@
-"""What every store must do: subclass `StoreConformance` and give a fixture `store` that returns an
+"""The requirements of every store: subclass `StoreConformance` and give a fixture `store` that returns an
 empty one.
 
     class TestMyStore(StoreConformance):

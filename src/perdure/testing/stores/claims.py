@@ -89,7 +89,7 @@ class Claiming:
         assert [run.id for run in store.due()] == [second.id]
 
     def test_one_writer_per_workspace(self, store: Store) -> None:
-        """Of two runs on one workspace, the second waits until the first has ended; other runs go
+        """The second of two runs on one workspace waits until the first has ended; other runs go
         first."""
         first, second, other = (
             submit(store, where="shared"),
