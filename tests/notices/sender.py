@@ -9,8 +9,8 @@ import threading
 from pathlib import Path
 
 from perdure.config.files import load
-from perdure.notices import Notifier
-from perdure.notices import notifier as module
+from perdure.engine.notices import Notifier
+from perdure.engine.notices import notifier as module
 from perdure.wiring import open_engine
 
 

@@ -16,6 +16,8 @@ import pytest
 from perdure import store as stores
 from perdure.cli.server.doctor import _channels
 from perdure.config.files import load
+from perdure.engine.notices import Notifier
+from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import ConfigError
 from perdure.model import Condition, RunState, TaskRun, TaskSpec, Usage
 from perdure.model.codec import decode
@@ -29,8 +31,6 @@ from perdure.model.notices import (
     NoticeState,
     channels,
 )
-from perdure.notices import Notifier
-from perdure.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.rules.notification import body_of, due_at, event_of, subject_of, text_of, wants
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.samples import claimed, submit

@@ -1,4 +1,5 @@
-"""Tells the objects of a TaskRun from those that only look like it. Pure; called by `step` and `launch`.
+"""Tells the objects of a TaskRun from those that only look like it. Pure; called by `step`
+and `launch`.
 
 Labels and names prove nothing: a copy of a pod keeps its labels, and a ConfigMap's name may already
 be taken. Jobs and ConfigMaps that the operator creates have the TaskRun as their controller; pods

@@ -37,8 +37,8 @@ class BoardRow:
     prompt: str
     """The beginning of its first instructions."""
     title: str
-    """The subject of the run, cleaned and on one line: the title of its issue, or the first words of its
-    prompt."""
+    """The subject of the run, cleaned and on one line: the title of its issue, or the first words
+    of its prompt."""
     link: str
     """The address of its issue or pull request; empty for a run that no forge started."""
     role: str

@@ -35,7 +35,7 @@ from perdure.rules.text import tell
 if TYPE_CHECKING:
     from perdure.config import Settings
     from perdure.engine.attempt import Engine
-    from perdure.notices import Notifier
+    from perdure.engine.notices import Notifier
 
 TOLD = (AttemptStarted, AttemptAdopted, AttemptEnded, RunQueued, RunFinished)
 
@@ -141,7 +141,7 @@ def notifier(engine: Engine, chosen: Settings) -> Notifier:
     """Return what tells people of this pool's runs. Raises ConfigError if a channel needs a library
     that is not installed."""
     from perdure.cli.server.notify import check_libraries
-    from perdure.notices import Notifier
+    from perdure.engine.notices import Notifier
 
     check_libraries(chosen.notify)
     public = chosen.serve_public_url

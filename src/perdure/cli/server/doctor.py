@@ -78,7 +78,7 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     """Check that each channel by which people are told has its library and its secret."""
-    from perdure.notices.senders import NoticeRefused, missing, secret_of
+    from perdure.engine.notices.senders import NoticeRefused, missing, secret_of
 
     for channel in chosen.notify:
         library = missing(channel)

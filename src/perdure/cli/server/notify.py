@@ -75,8 +75,8 @@ def _title(notice: Notice) -> str:
 
 def check_libraries(channels: tuple[Channel, ...]) -> None:
     """Raise ConfigError if a channel needs a library that is not installed."""
+    from perdure.engine.notices.senders import missing
     from perdure.host.extras import install_command
-    from perdure.notices.senders import missing
 
     problems = [
         f"notify.{channel.name} needs the library {library}, which is not installed"
@@ -88,7 +88,7 @@ def check_libraries(channels: tuple[Channel, ...]) -> None:
 
 
 def _test(chosen: Settings, name: str) -> int:
-    from perdure.notices.senders import send
+    from perdure.engine.notices.senders import send
     from perdure.rules.notification import body_of
 
     found = [channel for channel in chosen.notify if channel.name == name]

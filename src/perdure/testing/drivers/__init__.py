@@ -13,8 +13,8 @@ one fixture:
             yield make
 
 The environment must name scratch directories (HOME, TMPDIR) and lead the CLI to the rehearsal; the
-fixture stops what it made. An agent is not tested for what it cannot do (`Abilities`). Needs pytest,
-and an agent that speaks to a scripted model server.
+fixture stops what it made. An agent is not tested for what it cannot do (`Abilities`). Needs
+pytest, and an agent that speaks to a scripted model server.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The requirements of every store: subclass `StoreConformance` and give a fixture `store` that returns an
-empty one.
+"""The requirements of every store: subclass `StoreConformance` and give a fixture `store` that
+returns an empty one.
 
     class TestMyStore(StoreConformance):
         @pytest.fixture

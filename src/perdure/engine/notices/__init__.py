@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from perdure.notices.notifier import Notifier
+from perdure.engine.notices.notifier import Notifier
 
 __all__ = ["Notifier"]

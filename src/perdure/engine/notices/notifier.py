@@ -18,11 +18,11 @@ from types import TracebackType
 import msgspec
 
 from perdure.engine.attempt import Engine
+from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import NotFound, PerdureError
 from perdure.model import TaskRun, Usage
 from perdure.model.events import AnyEvent
 from perdure.model.notices import Channel, Notice, NoticeEvent, NoticeState
-from perdure.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.rules import notification
 from perdure.rules.audit_chain import AuditLine
 
