@@ -138,7 +138,7 @@ def room(
         return Room(
             held=Held(
                 "ClaimInUse",
-                f"TaskRun {writer.name} is at work on this task: one attempt at a time writes to "
+                f"TaskRun {writer.name} is running this task: one attempt at a time writes to "
                 f"the claim {mine.claim}",
             )
         )

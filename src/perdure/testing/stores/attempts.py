@@ -270,7 +270,7 @@ class SessionSuite:
         read = store.session(SessionKey("claude", "talk"))
         assert read is not None and read.revision == 1
         store.amend_sessions([replace(read, tasks=1)])
-        with pytest.raises(Conflict, match="changed meanwhile"):
+        with pytest.raises(Conflict, match="in the meantime"):
             store.amend_sessions([replace(read, tasks=7)])
         again = store.session(read.key)
         assert again is not None and (again.tasks, again.revision) == (1, 2)
