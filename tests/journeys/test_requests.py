@@ -91,6 +91,21 @@ def test_an_approved_call_runs_once_in_another_process(
     assert (request["state"], request["answer"], request["given"]) == ("answered", "allow", 2)
     assert "@" in request["by"]
 
+    # The effect ledger has the call in the attempt that ran it.
+    logs = here.perdure("logs", "task", "--json").out.splitlines()
+    records = [json.loads(line) for line in logs]
+    kinds = [
+        (each["attempt"], each["event"]["kind"])
+        for each in records
+        if each["event"].get("tool_id") == request["call"]
+    ]
+    assert kinds == [
+        (1, "tool_started"),
+        (1, "tool_denied"),
+        (2, "tool_started"),
+        (2, "tool_ended"),
+    ]
+
     # Late and twice: one sentence, and the exit code of a conflict.
     again = here.perdure("approve", "task", "--request", "1")
     assert (again.code, again.err.count("\n")) == (6, 2)

@@ -17,6 +17,7 @@ from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
+from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.protocols import AgentDriver, Parks
 from perdure.rules.requests import due, expired, questions, requests_of, told, used_up
@@ -125,6 +126,16 @@ def _decision(request: AgentRequest) -> dict[str, object]:
         "words": request.words,
         "each": dict(zip(texts, lines, strict=True)) if several else {},
     }
+
+
+def resumed_calls(engine: Engine, opened: Opened) -> list[ToolStarted]:
+    """Return the calls that waited in the conversation and that this attempt goes on with."""
+    number = opened.attempt.number
+    return [
+        ToolStarted(each.call, each.tool, each.summary)
+        for each in engine.store.requests(opened.claim.run.id)
+        if each.parked and each.given == number
+    ]
 
 
 def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:

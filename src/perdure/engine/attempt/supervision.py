@@ -20,6 +20,7 @@ from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL, beat
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.meter import Meter
 from perdure.engine.attempt.preparation import parent_of, total_of
+from perdure.engine.attempt.requests import resumed_calls
 from perdure.engine.attempt.turns import Turn
 from perdure.errors import PerdureError
 from perdure.host import process
@@ -405,6 +406,11 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     )
     run.budget = left(engine, opened.claim.run, opened.attempt.number)
     run.turn = Turn(engine, opened, opened.idle) if opened.idle is not None else None
+    for call in resumed_calls(engine, opened):
+        # The CLI prints only the result of a call that waited in the conversation. Its beginning
+        # comes first in every reading, so that an adopted attempt counts the same events.
+        run.absorb(call)
+    run.flush()
     if opened.adopted:
         engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
         checkpoints.want("adopted")
