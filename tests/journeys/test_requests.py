@@ -140,10 +140,9 @@ def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, age
         f"by history\n{question('Which database?')}---\n{question('Which port?')}---\nsay Ok.\n"
     )
     here = stage(script)
-    started = here.start("run", "--repo", str(here.repo), "--name", "task", "-d", "Do the task.")
-    assert here.finish(started).code == 0
+    started = here.start("run", "--repo", str(here.repo), "--name", "task", "Do the task.")
     here.until(lambda: here.perdure("requests").out.startswith("task"), "it asks")
-    here.nothing_survives()
+    here.lose_machine(started)
     assert "it asks: Which database? (Postgres, SQLite)" in here.perdure("why", "task").out
     wrong = here.perdure("approve", "task")
     assert (wrong.code, "is a question" in wrong.err) == (2, True)
@@ -209,3 +208,29 @@ def test_a_request_that_nobody_answers_is_refused(
     (request,) = requests(here)
     assert (request["state"], request["answer"]) == ("expired", "deny")
     assert any("Nobody answered in time" in text for text in pairs(here, "Write")[request["call"]])
+
+
+def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_path: Path) -> None:
+    """perdure is killed while the agent works; the agent asks and ends without it. Whoever takes
+    the run over finds the request, and its answer reaches the conversation."""
+    flag = tmp_path / "go"
+    here = stage(f"by history\nhold {flag}\n{question('Which database?')}---\nsay Ok.\n")
+    started = here.start("run", "--repo", str(here.repo), "--name", "task", "Do the task.")
+    here.attempt_directory(1)
+    started.kill()
+    here.finish(started)
+    assert requests(here) == []
+    flag.touch()
+
+    def taken_over() -> list[dict[str, Any]]:
+        here.perdure("work", "--once")
+        return requests(here)
+
+    (request,) = here.until(taken_over, "the request is stored")
+    assert (request["state"], request["parked"]) == ("open", True)
+    done = here.perdure("answer", "task", "SQLite")
+    assert done.code == 0, done.err
+    (texts,) = pairs(here, "AskUserQuestion").values()
+    assert len(texts) == 1
+    assert '"Which database?"="SQLite"' in texts[0]
+    assert len(here.show()["attempts"]) == 2
