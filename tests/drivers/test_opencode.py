@@ -264,6 +264,23 @@ def test_what_a_turn_says() -> None:
     ]
 
 
+def test_a_session_with_an_open_message_goes_on() -> None:
+    """After an answer that fills the window, 1.18.33 prints the end of the turn and then prompts
+    itself for a summary: its database shows that it is not finished."""
+
+    def line(role: str, **more: Any) -> bytes:
+        data = {"role": role, **more}
+        return json.dumps({"type": "message", "id": "m", "data": data}).encode() + b"\n"
+
+    part = b'{"type":"part","id":"p","message":"m","role":"user","data":{"type":"compaction"}}\n'
+    asked, answered = line("user"), line("assistant", time={"created": 1, "completed": 2})
+    driver = registry.load("opencode")
+    assert not driver.goes_on(asked + answered)
+    assert driver.goes_on(asked + answered + asked + part)
+    assert driver.goes_on(asked + answered + asked + line("assistant", time={"created": 3}))
+    assert not driver.goes_on(b"") and not driver.goes_on(b"torn\n")
+
+
 def test_an_answer_that_broke_off_is_a_retry_and_no_end() -> None:
     """Three times `unknown`, then the whole answer."""
     assert [

@@ -101,6 +101,17 @@ def test_every_turn_has_its_end() -> None:
         assert reading.turn_over
 
 
+def test_a_reply_after_the_end_of_a_turn_shows_that_the_agent_goes_on() -> None:
+    """Only a reply that was not known before: lines that come late say nothing."""
+    told = EventTotals()
+    first = ReplySeen(Reply(id="1", usage=Usage(10, 2)))
+    for event in (first, UsageSeen(Usage(10, 5)), TurnEnded(ok=True), first):
+        told.absorb(event)
+    assert told.turn_over
+    told.absorb(ReplySeen(Reply(id="2", usage=Usage())))
+    assert not told.turn_over
+
+
 def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
     """A whole answer, known by its usage, begins the count anew; old ones are forgotten, the count
     is not."""
