@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import field
 
 from perdure.cli.runs import keys
 from perdure.cli.text import age, cut, one_line
@@ -29,7 +28,7 @@ class RunPicker:
     search: str = ""
     at: int = 0
     over: bool = False
-    chosen: TaskRun | None = field(default=None)
+    chosen: TaskRun | None = None
 
     @property
     def shown(self) -> list[TaskRun]:
