@@ -26,7 +26,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "export": ("task", "-o", "out.capsule"), "import": ("out.capsule",), "move": ("task", "--to", "file:///proc/nowhere"),
     "reset": ("--agent", "claude", "--repository", "shop/web", "--issue", "1"), "work": ("--once",), "serve": ("--listen", "nowhere"),
     "token": ("ls",), "plan": ("ls",), "home": ("status",), "entrypoint": ("true",), "completion": ("bash",),
-    "prove": ("claude", "--quick"),
+    "prove": ("claude", "--quick"), "answer": ("task", "More."),
 }  # fmt: skip
 
 

@@ -6,11 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from perdure.cli.arguments import positive
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.parser import optional_name
 from perdure.cli.runs.run import check_known, followed, following
 from perdure.cli.text import clock, one_line
-from perdure.errors import UsageError
 from perdure.model.codec import plain
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.requests import options_of, payload_lines, questions
@@ -42,7 +42,7 @@ def answer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "words", help="the answer; for several questions a line for each, in their order"
     )
-    parser.add_argument("--request", type=int, default=0, metavar="N", help=WHICH)
+    parser.add_argument("--request", type=positive, default=0, metavar="N", help=WHICH)
     following(parser)
 
 
@@ -51,7 +51,7 @@ WHICH = "the number of the request (default: the only open one)"
 
 def _answer_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
-    parser.add_argument("--request", type=int, default=0, metavar="N", help=WHICH)
+    parser.add_argument("--request", type=positive, default=0, metavar="N", help=WHICH)
     following(parser)
 
 
@@ -121,8 +121,6 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
     """Store the answer, then go on with the run here, as `retry` does. A run whose files are on
     another host is left to that host."""
     check_known(arguments.name)
-    if arguments.request < 0:
-        raise UsageError("expected the number of a request", f"perdure requests {arguments.name}")
     from perdure.engine import service
 
     chosen = settings()
