@@ -127,7 +127,8 @@ def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
 def examine(
     chosen: Settings, agents: list[str], *, serving: bool = False
 ) -> Iterator[DoctorFinding]:
-    """Check everything that a run relies on. `serving`: the service itself asks."""
+    """Check everything that a run relies on. `serving`: whether `perdure serve` itself
+    runs the check; it does not ask the agents for their logins."""
     yield DoctorFinding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
     if not Path("/proc/self/stat").exists():
         yield DoctorFinding("/proc", "bad", ". ".join(NO_PROC))

@@ -351,9 +351,10 @@ class RunStore(Protocol):
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
-        """Store a checkpoint whose two halves are durable, and add it to the journal. Without a
-        claim (by the holder of the workdir's lock) it raises Conflict while an attempt that has
-        begun is running. It always raises Conflict if the workspace already has this number."""
+        """Store a checkpoint whose files and conversation are durable, and add it to the journal.
+        Without a claim (by the holder of the workdir's lock) it raises Conflict while an attempt
+        that has begun is running. It always raises Conflict if the workspace already has this
+        number."""
         ...
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
@@ -362,8 +363,8 @@ class RunStore(Protocol):
         ...
 
     def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
-        """Delete the records of these checkpoints. The caller deletes their halves afterwards.
-        Unknown numbers are ignored."""
+        """Delete the records of these checkpoints. The caller deletes their files and
+        conversations afterwards. Unknown numbers are ignored."""
         ...
 
     def restored(

@@ -54,8 +54,8 @@ def requests_of(
     now: int,
     lasts_ms: int,
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests that an attempt ends with. A call that a person has allowed or refused
-    before is not asked for again: something else decides about it."""
+    """Return the requests that an attempt ends with. A call that a person has already allowed or
+    refused is left out: something other than a missing answer stopped it."""
     decided = {
         each.sha256 for each in earlier if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
     }

@@ -30,7 +30,7 @@ _TOLD = (b'"response_item"', b'"compacted"', b'"thread_rolled_back"', b'"session
 
 
 class _History:
-    """The items so far."""
+    """The conversation as it is after the records that were read so far."""
 
     def __init__(self) -> None:
         self.items: list[Item] = []

@@ -66,7 +66,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Ages in ms by class, and the maximum number that goes at once."""
+    """Maximum age by class, in ms, and the maximum number of things that a sweep removes."""
 
     ages: Mapping[Class, int]
     most: int = 200

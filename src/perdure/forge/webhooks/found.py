@@ -32,7 +32,7 @@ def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
 
 
 def found_again(payload: Payload) -> PayloadReading:
-    """Return the intent in such a body."""
+    """Return the intent in the stored body of a delivery that perdure found itself."""
     try:
         return PayloadReading(msgspec.convert(payload.value("intent"), resolved(Intent)))
     except msgspec.ValidationError:

@@ -143,12 +143,12 @@ class _Arguments(msgspec.Struct, frozen=True):
     options: tuple[str, ...]
     """An option with a value as `-X=POST`."""
     places: tuple[int, ...]
-    """Where the words that are no options are."""
+    """Positions of the words that are not options."""
     words: tuple[str, ...]
 
     @property
     def plain(self) -> tuple[str, ...]:
-        """The words that are no options."""
+        """Return the words that are not options."""
         return tuple(self.words[place] for place in self.places)
 
     def value_of(self, names: frozenset[str]) -> str | None:

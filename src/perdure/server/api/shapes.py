@@ -456,7 +456,7 @@ class SweepRow(Shape):
 
 
 class Swept(Answer):
-    """`trouble`: why nothing was taken at all."""
+    """The result of a sweep. `trouble`: the reason if nothing was removed."""
 
     dry_run: bool
     trouble: str
