@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from perdure.agents.claude import events as claude_events
 from perdure.agents.claude import loads, outcome
 from perdure.agents.claude import transcript as claude_files
-from perdure.agents.claude.settings import FLAG, NEEDED, settings
+from perdure.agents.claude.settings import FLAG, HOOK, NEEDED, settings
 from perdure.agents.claude.warm import ClaudeWarm
 from perdure.agents.shared import programs, refusals, retention
 from perdure.agents.shared.calls import LAST_WORD
@@ -224,7 +224,9 @@ class ClaudeDriver:
         if launch.last_word:
             schema = json.dumps(json.loads(LAST_WORD.read_text(encoding="utf-8")))
             argv.append(f"--json-schema={schema}")
-        if launch.requests and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
+        # A settings file of the user's that sets variables is passed on as it is, without hooks.
+        hooked = bool(launch.requests) and HOOK.name in own.argument
+        if hooked and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
             # Without it AskUserQuestion is not offered to the model. Nobody reads the prompts: with
             # a file as input the CLI denies them ("Stream closed"), after the hooks were asked.
             argv.append(f"{PROMPT_TOOL}=stdio")
