@@ -260,6 +260,12 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
         Standing.WHOLE: "the agent had not continued from its own transcript",
     }[continuation.standing]
     shown = continuation.shown
+    whole = shown is not None and shown.relation is Relation.WHOLE
+    if evidence.known_kept is False and whole:
+        return (
+            f"{why}; perdure's own copy was restored first: it has all that the journal has, but "
+            "is not byte for byte what perdure had recorded"
+        )
     if evidence.known_kept is False:
         return f"{why}; perdure's own copy was restored first, and its newest part is missing"
     if shown is None or shown.unrecorded or shown.off_branch:

@@ -14,7 +14,7 @@ from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.supervision import Watched
 from perdure.errors import PerdureError
-from perdure.model import Continuation, Evidence, Session, Snapshot, Start
+from perdure.model import Continuation, Evidence, Session, Snapshot, Standing, Start
 from perdure.protocols import Parks
 
 
@@ -31,10 +31,17 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
     )
     known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
     prefix_kept, new = _looked_at(opened, path, before)
+    known_kept = (
+        begins_with(driver, path, known) if known is not None and path is not None else None
+    )
+    if known_kept is False and prefix_kept is False and asked.standing is Standing.WHOLE:
+        # It was whole at the launch, so it was changed while the attempt ran.
+        known_kept = True
     sent = set(session.prompts) if session is not None else {own}
     foreign = sum(mark not in sent and mark != own for mark in new)
-    # Nobody saw the end of a lost attempt: prompts after its own may have come long after it.
-    unseen = watched.exit.cause == "lost" and own in new
+    # Nobody saw the end of a lost attempt: prompts after its own, or after what was there before,
+    # may have come long after it.
+    unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
     return Evidence(
         asked=asked.session_id,
         returned=reading.session_id,
@@ -43,9 +50,7 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
         last_known=known,
         prefix_kept=prefix_kept,
         parent_kept=_parent_kept(opened, before, own),
-        known_kept=begins_with(driver, path, known)
-        if known is not None and path is not None
-        else None,
+        known_kept=known_kept,
         copy_kept=_copy_kept(opened, copies, judged, path),
         prompt_found=_arrived(opened, path, own, new),
         foreign_turns=0 if unseen else foreign,

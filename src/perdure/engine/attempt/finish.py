@@ -85,7 +85,9 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     # used.
     if receipt is not None and broken and outcome.kind is not OutcomeKind.LOST:
         outcome = Outcome(
-            kind=OutcomeKind.CONTINUITY_LOST,
+            kind=OutcomeKind.SESSION_BROKEN
+            if _refused(opened, evidence, outcome)
+            else OutcomeKind.CONTINUITY_LOST,
             detail=receipt.reasons[0],
             code=outcome.code,
             signal=outcome.signal,
@@ -177,6 +179,23 @@ def close_unopened(
     return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
 
 
+def _refused(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
+    """Return whether the agent failed before its first turn, so that nothing was done in a
+    conversation that it changed. Gemini CLI 0.61.0 rewrites a transcript that it cannot read."""
+    return (
+        not outcome.ok
+        and _unused(opened, evidence)
+        and not evidence.foreign_turns
+        and evidence.returned in ("", evidence.asked)
+    )
+
+
+def _unused(opened: Opened, evidence: Evidence) -> bool:
+    """Return whether nothing shows that the agent resumed from the transcript."""
+    goes_on = opened.asked.kind is Start.RESUME
+    return goes_on and not evidence.answered and not evidence.prompt_found
+
+
 def _sessions(
     engine: Engine,
     opened: Opened,
@@ -195,7 +214,9 @@ def _sessions(
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
     changed = changed or broken or evidence.copy_kept is False
-    if transcript is not None and found is not None and found.turns and not changed:
+    # What makes an agent refuse a transcript must not get into the copy that is to replace it.
+    taken = not changed and not _unused(opened, evidence)
+    if transcript is not None and found is not None and found.turns and taken:
         try:
             taken = engine.copies.take(opened.driver, session.id, transcript)
         except PerdureError:

@@ -94,10 +94,12 @@ def decide(
     known = baseline_of(engine, live) if live else NOTHING_KNOWN
     copy = _copy(engine, claim, driver, home, live.id) if live else None
     tried: frozenset[Rung] = frozenset()
+    doubted: frozenset[Rung] = frozenset()
     if live:
         since = _since_restore(engine, run.id)
         archived = driver.archive is not None
         tried = _rungs_tried(since, live.id, transcript, copy, archived=archived)
+        doubted = _rungs_doubted(since, live.id, transcript, copy)
     forking = _forking(engine, claim, driver, home)
     situation = Situation(
         policy=run.spec.continuity,
@@ -115,7 +117,7 @@ def decide(
         standing=standing(engine, driver, live.id, path, known) if live else Standing.ABSENT,
         announced=known.announced,
         copy=copy,
-        tried=tried,
+        tried=tried | doubted,
         writers=_writers(engine, driver, home, live, idle) if live else (),
         resume_by_path=driver.abilities.resume_by_path,
         new_id=str(uuid.uuid4()) if driver.abilities.choose_id else "",
@@ -131,7 +133,8 @@ def decide(
     continuation = choose(situation)
     if leaves(situation):
         return Decided(continuation)
-    too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and Rung.NATIVE not in tried
+    reached = Rung.NATIVE not in situation.tried
+    too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and reached
     lost = continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and not too_long
     if live and lost and Rung.REPAIRED not in situation.tried:
         from perdure.engine.attempt import repair
@@ -141,6 +144,10 @@ def decide(
         continuation = (
             choose(replace(situation, edits=mended.log)) if mended is not None else continuation
         )
+    if doubted and continuation.kind is not Start.RESUME and not too_long:
+        # A failure in unknown words may have any cause. It never ends a conversation.
+        situation = replace(situation, tried=tried)
+        continuation = choose(situation)
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
         older = _older(engine, run.id, driver, live)
         continuation = choose(replace(situation, checkpoint=older)) if older else continuation
@@ -364,6 +371,40 @@ def _other_agent(attempts: Sequence[Attempt], agent: str) -> str:
     return ""
 
 
+def _rungs_doubted(
+    attempts: Sequence[Attempt], session_id: str, now: Snapshot | None, copy: Snapshot | None
+) -> frozenset[Rung]:
+    """Return the rungs on which the agent failed before its first turn, for a reason that its
+    driver does not know, since the conversation last went on."""
+    rungs: set[Rung] = set()
+    for attempt in reversed([a for a in attempts if a.outcome is not None]):
+        asked = attempt.continuation
+        if asked is None or asked.session_id != session_id:
+            continue
+        if not _failed_unheard(attempt):
+            break
+        rungs.add(asked.rung)
+    if rungs and now is not None and copy is not None and now.sha256 == copy.sha256:
+        # The copy would fail in the same way.
+        rungs.add(Rung.COPY)
+    return frozenset(rungs)
+
+
+_BY_SIGNAL = 128
+"""Exit codes from here on stand for a signal."""
+
+
+def _failed_unheard(attempt: Attempt) -> bool:
+    """Return whether the agent ended by itself, with an error, before it resumed the
+    conversation."""
+    asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
+    if asked is None or outcome is None or asked.kind is not Start.RESUME:
+        return False
+    if outcome.kind is not OutcomeKind.FAILED or outcome.signal or receipt is not None:
+        return False
+    return 0 < (outcome.code or 0) < _BY_SIGNAL
+
+
 def _rungs_tried(
     attempts: Sequence[Attempt],
     session_id: str,
@@ -396,7 +437,7 @@ def _rungs_tried(
         changed = (
             receipt is not None
             and receipt.verdict is Verdict.BROKEN
-            and receipt.evidence.known_kept is False
+            and False in (receipt.evidence.known_kept, receipt.evidence.prefix_kept)
         )
         if not (unusable or strayed or changed):
             break
