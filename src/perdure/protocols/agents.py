@@ -137,7 +137,7 @@ class Retention:
 
 class Archive(Protocol):
     """The database in which a CLI keeps all conversations, if they are not files of their own. This
-    only reads it."""
+    only reads it; the CLI's own commands change it."""
 
     def read(self, home: Path, session_id: str) -> bytes | None:
         """Return one conversation as lines, or None. While the conversation only grows, an earlier
@@ -158,6 +158,11 @@ class Archive(Protocol):
     def moved(self, copy: bytes, directory: Path) -> bytes:
         """Return an own copy from elsewhere as `read` will return it after a `restore` in this
         directory."""
+        ...
+
+    def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
+        """Return the command that removes the conversation, so that `restore` can replace it; None
+        if something else would be lost with it."""
         ...
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:

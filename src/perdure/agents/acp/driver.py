@@ -143,8 +143,15 @@ class AcpArchive:
     def moved(self, copy: bytes, directory: Path) -> bytes:
         return self.native.moved(copy, directory)
 
+    def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
+        command = self.native.removal(program, home, session_id)
+        return self._own(program, command) if command is not None else None
+
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
-        command = self.native.restore(program, session_id, copy)
+        return self._own(program, self.native.restore(program, session_id, copy))
+
+    def _own(self, program: Program, command: Command) -> Command:
+        """Return the command with the program's own words before its arguments."""
         given = shlex.split(program.path)
         own = (
             given[: -len(self.words)]

@@ -46,6 +46,7 @@ where m.session_id = ? and json_extract(m.data, '$.role') = 'user'
 and json_extract(p.data, '$.type') = 'text'
 and coalesce(json_extract(p.data, '$.synthetic'), 0) = 0
 """
+_CHILDREN = "select id from session where parent_id = ?"
 _TITLED = "select id from session where title = ? order by time_created desc limit 1"
 
 
@@ -165,6 +166,13 @@ class OpenCodeArchive:
             if head.get("type") == "session"
             else copy
         )
+
+    def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
+        """Return the command `opencode session delete`, because an import changes no row that is
+        there. Return None for a session with subagents: they would be deleted with it."""
+        if _rows(home, _CHILDREN, checked(session_id)):
+            return None
+        return Command(argv=(program.path, "session", "delete", session_id), stdin=b"")
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         """Return the command `opencode import` with the copy as an export on stdin. It adds missing

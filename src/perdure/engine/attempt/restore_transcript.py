@@ -17,6 +17,8 @@ from perdure.model import Command, CopyPart, Program, TaskRun
 from perdure.protocols import AgentDriver
 
 RESTORE_S = 120.0
+ASIDE = "conversation-aside.jsonl"
+"""Name of what was removed from a database to make room, in the attempt's directory."""
 
 
 def put_back(
@@ -38,6 +40,16 @@ def put_back(
     if driver.archive is None:
         return engine.copies.put_back(driver, session_id, home, cwd, parts, exactly=exactly)
     copy = engine.copies.content(driver.name, session_id, parts)
+    there = driver.archive.read(home, session_id)
+    if there is not None and not there.startswith(copy):
+        removal = driver.archive.removal(program, home, session_id)
+        if removal is not None:
+            # What an import leaves as it is must go first; it is kept beside the attempt's log.
+            aside = directory.parent / ASIDE
+            aside.write_bytes(there)
+            aside.chmod(0o600)
+            removing = directory.with_name(f"{directory.name}-removal")
+            take_in(engine, run, driver, removal, removing)
     take_in(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
     return home
 
