@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from perdure.engine import sweeper
+from perdure.engine import checkpoints, service, sweeper
 from perdure.engine.attempt import Engine
 from perdure.forge.dispatch import Dispatcher
 from perdure.forge.dispatch.cleanup import KEPT, is_cleaned_up
@@ -150,6 +150,35 @@ def test_after_a_reset_nothing_is_unsaved_any_more(office: Office) -> None:
     assert [each.type for each in office.run().conditions] == [KEPT]
     sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))
     assert office.run().conditions == () and not top.exists()
+
+
+def conditions(office: Office) -> list[str]:
+    return [each.type for each in office.run().conditions]
+
+
+def test_what_is_saved_meanwhile_is_not_unsaved_any_more(office: Office) -> None:
+    """The condition is looked at again after an apply and a restore, names what is left, and goes
+    when nothing is; a run that is queued again loses it until the next clean-up."""
+    top = worked(office)
+    (top / "data.log").write_bytes(bytes(11 << 20))
+    (top / "more.log").write_bytes(bytes(11 << 20))
+    office.told(CLOSED)
+    name = office.run().name
+    (told,) = office.run().conditions
+    assert told.type == KEPT and "data.log" in told.message and "more.log" in told.message
+    (top / "more.log").unlink()
+    service.apply(office.engine, name, office.ground.yard.repo)
+    (told,) = office.run().conditions
+    assert "data.log" in told.message and "more.log" not in told.message
+    assert told.message.count("exist nowhere else") == 1
+    (top / "data.log").unlink()
+    checkpoints.restore(office.engine, name)
+    assert office.run().conditions == () and top.exists()
+    (top / "data.log").write_bytes(bytes(11 << 20))
+    office.told(CLOSED)
+    assert conditions(office) == [KEPT]
+    office.told(REOPENED)
+    assert (office.run().state, conditions(office)) == (RunState.QUEUED, [])
 
 
 def test_back_from_its_checkpoint(office: Office) -> None:

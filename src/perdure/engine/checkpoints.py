@@ -20,6 +20,7 @@ from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.restore_transcript import put_back
 from perdure.engine.attempt.workdir import take_back
 from perdure.engine.report import missed_checkpoint
+from perdure.engine.unsaved import recheck
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.model import (
@@ -130,7 +131,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
         files_only=files_only,
         retired=tuple(sorted(now)),
     )
-    run = engine.store.restored(run.id, sessions, event)
+    run = recheck(engine, engine.store.restored(run.id, sessions, event), checkpoint)
     return RestoredRun(
         run=run,
         checkpoint=checkpoint,

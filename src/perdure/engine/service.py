@@ -20,6 +20,7 @@ from perdure.engine.attempt.agent_home import check_home
 from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.workdir import cleaned_up
 from perdure.engine.report import report_of
+from perdure.engine.unsaved import recheck
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
@@ -494,7 +495,9 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
         )
     first = title_of_run(run)[:72]
     text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
-    return engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
+    applied = engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
+    recheck(engine, run)
+    return applied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

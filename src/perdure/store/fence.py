@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from perdure.errors import Conflict, LostLease
 from perdure.model import (
     NOTHING_GIVEN,
+    UNSAVED,
     Attempt,
     Claim,
     Condition,
@@ -219,4 +220,6 @@ def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condit
     if state is RunState.QUEUED:
         # Somebody wants the run to go on, although the forge withdrew it before.
         kept.pop("withdrawn", None)
+        # Its workdir is in use again: the next clean-up looks at it anew.
+        kept.pop(UNSAVED, None)
     return tuple(kept.values())

@@ -19,6 +19,7 @@ from typing import Any
 from perdure.engine import checkpoints, service, sweeper
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.unsaved import WHAT
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import CLEAN_UP, UNSAVED, Backend, Checkpoint, Condition, TaskRun, Workspace
 from perdure.model.events import BroughtBack, CleanedUp, RunReset
@@ -128,9 +129,7 @@ def _prove(
 
 
 def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
-    message = (
-        f"{why}, but its workdir stays: it has changes that exist nowhere else: {'; '.join(lost)}"
-    )
+    message = f"{why}, but its workdir stays: {WHAT}{'; '.join(lost)}"
     engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
     return f"{run.name}: {message}"
 

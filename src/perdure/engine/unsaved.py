@@ -1,0 +1,48 @@
+"""Keeps the condition `unsaved` of a run true: it says that a clean-up left the workdir in place,
+because it has changes that exist nowhere else.
+
+`recheck` is called after whatever may have saved these changes, or removed them: a restore, an
+apply. A run that goes on loses the condition when it is queued; the next clean-up looks again.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from perdure.errors import PerdureError
+from perdure.model import UNSAVED, Checkpoint, TaskRun
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt import Engine
+
+WHAT = "it has changes that exist nowhere else: "
+
+
+def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) -> TaskRun:
+    """Look again at the workdir of a run with the condition `unsaved`, and return the run. The
+    condition is removed if nothing would be lost now, and otherwise names what would be.
+
+    `checkpoint`: one that may hold the workdir as it is now; default: the run's newest."""
+    condition = next((each for each in run.conditions if each.type == UNSAVED), None)
+    place = run.workspace
+    if condition is None or place is None or engine.elsewhere(run):
+        return run
+    lost: tuple[str, ...] = ()
+    if os.path.lexists(place.path):
+        newest = checkpoint or max(
+            engine.store.checkpoints(run.id), key=lambda each: each.number, default=None
+        )
+        number, commit = (newest.number, newest.workdir.commit) if newest is not None else (0, "")
+        proof = engine.workspaces.prove(place, number, commit, ignored=engine.checkpoint_ignored)
+        lost = tuple(proof.lost)
+    with suppress(PerdureError):
+        if not lost:
+            return engine.store.tell_run(run.id, [], solved=UNSAVED)
+        before, found, _ = condition.message.partition(WHAT)
+        message = f"{before}{WHAT}{'; '.join(lost)}" if found else condition.message
+        if message != condition.message:
+            return engine.store.tell_run(run.id, [], replace(condition, message=message))
+    return run
