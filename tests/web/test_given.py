@@ -204,3 +204,48 @@ def test_a_plan_over_the_network(machine: Make) -> None:
     assert len(json.loads(one.perdure("ls", "--json").out)["runs"]) == 2
     assert serving.ask("POST", "/api/v1/plans", token, plan(one))[1]["state"] == "succeeded"
     assert serving.stop() == 0
+
+
+def test_a_plan_is_stopped_and_goes_on(machine: Make) -> None:
+    """A stopped plan ends its running task and begins no other, also after a restart; a retry goes
+    on in the same conversation. A task that did not fail is not retried."""
+    one, serving = machine(
+        "run echo one > one.txt; test -e go.txt || sleep 98\n---\nsay One.\n---\n"
+        "run echo two > two.txt\n---\nsay Two.\n---\nsay Three.\n"
+    )
+    serving.start("--jobs", "1")
+    token, reader = serving.token("admin"), serving.token("read")
+    other = {"name": "third", "agent": "claude", "prompt": "Say it.", "permissions": "full"}
+    asked = plan(one)
+    asked["plan"]["tasks"].append(other)
+    assert serving.ask("POST", "/api/v1/plans", token, asked)[0] == 201
+
+    def state() -> str:
+        return str(serving.ask("GET", "/api/v1/plans/pair", token)[1]["state"])
+
+    def tasks() -> list[str]:
+        found = serving.ask("GET", "/api/v1/plans/pair", token)[1]["tasks"]
+        return [each["state"] for each in found]
+
+    written = serving.until(lambda: next(iter(one.home.rglob("one.txt")), None), "it is at work")
+    assert serving.ask("POST", "/api/v1/plans/pair/stop", reader, {})[0] == 403
+    assert serving.ask("POST", "/api/v1/plans/none/stop", token, {})[0] == 404
+    status, said = serving.ask("POST", "/api/v1/plans/pair/stop", token, {})
+    assert status == 200, said
+    serving.until(lambda: tasks()[0] == "cancelled", "the running task is stopped")
+    assert state() == "stopped"
+    serving.kill()
+    serving.start("--jobs", "1")
+    assert serving.ask("GET", "/api/v1/plans/pair", token)[1]["tasks"][1]["run"] == ""
+    status, said = serving.ask("POST", "/api/v1/plans/pair/retry", token, {"task": "second"})
+    assert status == 409 and "second has not failed" in said["detail"], said
+    (written.parent / "go.txt").write_text("")
+    status, said = serving.ask("POST", "/api/v1/plans/pair/retry", token, {})
+    assert status == 200, said
+    serving.until(lambda: state() == "succeeded", "the plan is done")
+    (first, *_) = serving.ask("GET", "/api/v1/plans/pair", token)[1]["tasks"]
+    assert (first["attempts"], first["verdict"]) == (2, "native"), first
+    status, said = serving.ask("POST", "/api/v1/plans/pair/retry", token, {})
+    assert status == 409 and "has succeeded" in said["detail"]
+    assert serving.ask("POST", "/api/v1/plans/pair/stop", token, {})[0] == 409
+    assert serving.stop() == 0

@@ -9,6 +9,7 @@ from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
 from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
+from perdure.rules.plan import PlanRun
 from perdure.server.journal import Journal
 from perdure.server.principal import Principals
 
@@ -41,3 +42,7 @@ class Parts:
     """Wakes the dispatcher, as there may be a new delivery."""
     drive_plans: Callable[[], None] = lambda: None
     """Wakes the driver of plans, as there is a new plan."""
+    stop_plan: Callable[[str], PlanRun] | None = None
+    """Stops a plan; None if this process drives none."""
+    retry_plan: Callable[[str, str], PlanRun] | None = None
+    """Continues a stopped or failed plan, or only one task of it."""

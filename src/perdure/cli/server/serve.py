@@ -163,6 +163,8 @@ def _serve(
             ],
             dispatch=kept or (lambda: None),
             drive_plans=plans.wake,
+            stop_plan=plans.stop,
+            retry_plan=plans.retry,
         )
         proxies = Proxies(chosen.serve_proxies)
         served = application(

@@ -73,7 +73,7 @@ def retry(
     present content of its file, as for `run`. Raises NotFound, Conflict, PlanError."""
     plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
-        _know(engine, plan, task)
+        know_failed(engine, plan, task)
     return _drive(
         engine,
         plan,
@@ -120,7 +120,51 @@ def again(plan: PlanRun) -> str:
     )
 
 
-def _know(engine: Engine, plan: PlanRun, task: str) -> None:
+def claimed(engine: Engine, plan: PlanRun) -> PlanRun:
+    """Claim the plan and return it. Raises Conflict while another live process holds its lease."""
+    if plan.worker:
+        alive = process.worker_alive(plan.worker, engine.host)
+        if alive or (
+            alive is None
+            and plan.lease_until + MARGIN * engine.lease_s * 1000 >= engine.store.now()
+        ):
+            host, _, pid, _ = plan.worker.rsplit(":", 3)
+            raise Conflict(
+                f"The plan {plan.name} is being run by process {pid} on {host}",
+                f"perdure plan show {plan.name}",
+            )
+    held = engine.store.claim_plan(plan, engine.worker, engine.lease_s)
+    if held is None:
+        raise Conflict(
+            f"Another process has just started the plan {plan.name}",
+            f"perdure plan show {plan.name}",
+        )
+    return held
+
+
+def queue_again(
+    engine: Engine, plan: PlanRun, again: tuple[RunState, ...], task: str = ""
+) -> PlanRun:
+    """Queue the plan's runs that ended in one of these states, or only that of one task. Return the
+    plan, open again. The caller holds its lease."""
+    for stand in standing(engine.store, plan).values():
+        if (
+            stand.failed
+            and stand.run is not None
+            and stand.run.state in again
+            and task in ("", stand.task.name)
+        ):
+            service.retry(engine, stand.run.id)
+    if plan.state is not PlanState.OPEN or plan.stopped:
+        plan = engine.store.put_plan(replace(plan, state=PlanState.OPEN, reason="", stopped=0))
+    for planned in engine.store.planned(plan.id) if RunState.FAILED in again else ():
+        if planned.checks:
+            engine.store.put_planned(plan, replace(planned, checks=0))
+    return plan
+
+
+def know_failed(engine: Engine, plan: PlanRun, task: str) -> None:
+    """Raise NotFound or Conflict unless the plan has this task and it failed or was stopped."""
     stands = standing(engine.store, plan)
     if task not in stands:
         raise NotFound(
@@ -151,25 +195,13 @@ def _drive(
     if plan.state is PlanState.SUCCEEDED and wanted == plan.plan:
         return plan
     _refuse_afar(engine, plan)
-    plan = _claimed(engine, plan)
+    plan = claimed(engine, plan)
     lost = Event()
     engine = replace(engine, stopping=_either(engine.stopping, lost))
     try:
         plan = take_changes(engine, plan, wanted)
         began(plan)
-        for stand in standing(engine.store, plan).values():
-            if (
-                stand.failed
-                and stand.run is not None
-                and stand.run.state in again
-                and task in ("", stand.task.name)
-            ):
-                service.retry(engine, stand.run.id)
-        if plan.state is not PlanState.OPEN:
-            plan = engine.store.put_plan(replace(plan, state=PlanState.OPEN, reason=""))
-        for planned in engine.store.planned(plan.id) if RunState.FAILED in again else ():
-            if planned.checks:
-                engine.store.put_planned(plan, replace(planned, checks=0))
+        plan = queue_again(engine, plan, again, task)
         plan = _Driving(
             engine, plan, jobs or plan.plan.jobs, lost, await_run if pooled else follow_run
         ).to_the_end()
@@ -198,28 +230,6 @@ def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
 
 def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
     return lambda: stopping() or lost.is_set()
-
-
-def _claimed(engine: Engine, plan: PlanRun) -> PlanRun:
-    """Claim the plan and return it. Raises Conflict while another live process holds its lease."""
-    if plan.worker:
-        alive = process.worker_alive(plan.worker, engine.host)
-        if alive or (
-            alive is None
-            and plan.lease_until + MARGIN * engine.lease_s * 1000 >= engine.store.now()
-        ):
-            host, _, pid, _ = plan.worker.rsplit(":", 3)
-            raise Conflict(
-                f"The plan {plan.name} is being run by process {pid} on {host}",
-                f"perdure plan show {plan.name}",
-            )
-    held = engine.store.claim_plan(plan, engine.worker, engine.lease_s)
-    if held is None:
-        raise Conflict(
-            f"Another process has just started the plan {plan.name}",
-            f"perdure plan show {plan.name}",
-        )
-    return held
 
 
 class _Driving:

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
+from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.creation import begin
-from perdure.engine.plans.driver import GIVEN, resume
+from perdure.engine.plans.driver import GIVEN, claimed, know_failed, queue_again, resume
 from perdure.engine.plans.status import ready, standing
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
-from perdure.model import TaskSpec
+from perdure.model import RunState, TaskSpec
+from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import Plan, PlanRun, PlanState
 
 LOOK_S = 2.0
@@ -29,6 +32,9 @@ AGAIN_S = 30.0
 """Delay in seconds before a plan is retried after a problem of perdure itself (a full disk, a
 workdir in use)."""
 PLANS_MOST = 200
+HALT_S = 60.0
+"""Maximum time in seconds to wait until a plan's thread begins nothing more. Its merge or its check
+is not interrupted."""
 
 
 def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
@@ -71,6 +77,9 @@ class PlanDriver:
         self._wake = threading.Event()
         self._driven: dict[str, threading.Thread] = {}
         self._later: dict[str, float] = {}
+        self._halted: set[str] = set()
+        """Plans of which no thread may begin a task now."""
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._go, name="plans", daemon=True)
 
     def __enter__(self) -> PlanDriver:
@@ -93,6 +102,58 @@ class PlanDriver:
         """Look for plans to drive at once."""
         self._wake.set()
 
+    def stop(self, ref: str) -> PlanRun:
+        """Stop the running tasks of a plan, and begin no further one until `retry`.
+
+        Raises NotFound, and Conflict if another process drives the plan or it is over."""
+        with self._lock, self._at_rest(ref) as plan:
+            if plan.state is PlanState.SUCCEEDED:
+                raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to stop")
+            # Stored first: after a kill the service begins nothing more of it.
+            plan = self._engine.store.put_plan(replace(plan, stopped=self._engine.store.now()))
+            for stand in standing(self._engine.store, plan).values():
+                if stand.run is not None and stand.run.state not in FINAL:
+                    with suppress(Conflict):
+                        service.stop(self._engine, stand.run.id)
+        return self._engine.store.plan(plan.id)
+
+    def retry(self, ref: str, task: str = "") -> PlanRun:
+        """Continue a plan including its failed and stopped tasks, or only one of them.
+
+        Raises NotFound, and Conflict if another process drives the plan, or there is nothing to
+        retry."""
+        with self._lock, self._at_rest(ref) as plan:
+            if plan.state is PlanState.SUCCEEDED:
+                raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to retry")
+            if task:
+                know_failed(self._engine, plan, task)
+            queue_again(self._engine, plan, (RunState.CANCELLED, RunState.FAILED), task)
+            self._later.pop(plan.id, None)
+        self.wake()
+        return self._engine.store.plan(plan.id)
+
+    @contextmanager
+    def _at_rest(self, ref: str) -> Iterator[PlanRun]:
+        """Hold a plan's lease while no thread of this service drives it. Its runs go on."""
+        plan = self._engine.store.plan(ref)
+        if plan.file != GIVEN:
+            raise Conflict(
+                f"The plan {plan.name} was not begun over the API",
+                f"perdure plan retry {plan.name}, on its own machine",
+            )
+        self._halted.add(plan.id)
+        try:
+            thread = self._driven.get(plan.id)
+            if thread is not None:
+                thread.join(HALT_S)
+            plan = claimed(self._engine, self._engine.store.plan(plan.id))
+            try:
+                yield plan
+            finally:
+                self._engine.store.release_plan(plan)
+        finally:
+            self._halted.discard(plan.id)
+
     def _go(self) -> None:
         while not self._over:
             try:
@@ -114,10 +175,11 @@ class PlanDriver:
         for plan in self._engine.store.plans(PLANS_MOST):
             thread = self._driven.get(plan.id)
             is_driven = thread is not None and thread.is_alive()
-            is_over = plan.file != GIVEN or plan.state is not PlanState.OPEN
+            is_over = plan.file != GIVEN or plan.state is not PlanState.OPEN or plan.stopped > 0
             if (
                 is_over
                 or is_driven
+                or plan.id in self._halted
                 or self._later.get(plan.id, 0.0) > time.monotonic()
                 or self._is_held(plan)
             ):
@@ -139,7 +201,11 @@ class PlanDriver:
 
     def _drive(self, plan: PlanRun) -> None:
         try:
-            resume(self._engine, plan.id)
+            engine = replace(
+                self._engine,
+                stopping=lambda: plan.id in self._halted or self._engine.stopping(),
+            )
+            resume(engine, plan.id)
         except PerdureError as error:
             self._later[plan.id] = time.monotonic() + AGAIN_S
             self._say(f"plan {plan.name}: {error}")

@@ -132,6 +132,9 @@ class PlanRun:
     worker: str = ""
     """The worker that holds the plan; empty if none does."""
     lease_until: int = 0
+    stopped: int = 0
+    """When a person stopped the plan, so that the service begins no further task; 0: not
+    stopped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -265,6 +265,12 @@ class ClosedSession(Body):
     cause: Line = ""
 
 
+class PlanRetry(Body):
+    """`task`: only this task of the plan; otherwise all that failed or were stopped."""
+
+    task: Line = ""
+
+
 class NewPlan(Body):
     """A plan: the object that a plan's file holds, as JSON. Its name is its key."""
 

@@ -12,7 +12,7 @@ from perdure.engine.plans.prompts import report_of, row_of
 from perdure.engine.plans.reader import plan_defaults, seed_of
 from perdure.engine.plans.server import take
 from perdure.engine.service import probe_of
-from perdure.errors import StoreError, UsageError
+from perdure.errors import Conflict, StoreError, UsageError
 from perdure.forge.webhooks import parsed, read
 from perdure.model import RunState, TokenScope
 from perdure.model.codec import plain
@@ -23,6 +23,7 @@ from perdure.server.context import Parts
 from perdure.workspace.identity import is_remote
 
 PLANS = 1000
+NO_PLANS = "This process drives no plans"
 
 
 def agents(parts: Parts, asked: ApiCall) -> dict[str, Any]:
@@ -62,6 +63,20 @@ def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 def plan(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return report_of(parts.store, parts.store.plan(asked.at["plan"]), probe_of(parts.engine))
+
+
+def plan_stopped(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    if parts.stop_plan is None:
+        raise Conflict(NO_PLANS)
+    found = parts.stop_plan(asked.at["plan"])
+    return report_of(parts.store, found, probe_of(parts.engine))
+
+
+def plan_retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    if parts.retry_plan is None:
+        raise Conflict(NO_PLANS)
+    found = parts.retry_plan(asked.at["plan"], asked.body.task)
+    return report_of(parts.store, found, probe_of(parts.engine))
 
 
 def deliveries(parts: Parts, asked: ApiCall) -> dict[str, Any]:
@@ -117,6 +132,24 @@ VERBS = (
         says="The state of a plan, task by task.",
         does=plan,
         answer="Plan",
+    ),
+    Verb(
+        method="POST",
+        path="/plans/{plan}/stop",
+        says="Stops the running tasks of a plan and begins no further one; a retry goes on later.",
+        does=plan_stopped,
+        answer="Plan",
+        scope=TokenScope.DISPATCH,
+        body=forms.Body,
+    ),
+    Verb(
+        method="POST",
+        path="/plans/{plan}/retry",
+        says="Goes on with a plan that was stopped or has failed, or with one task of it.",
+        does=plan_retried,
+        answer="Plan",
+        scope=TokenScope.DISPATCH,
+        body=forms.PlanRetry,
     ),
     Verb(
         method="GET",
