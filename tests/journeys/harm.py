@@ -12,6 +12,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +208,14 @@ def judge_items(
         mine = [each for each in mine if not times[0] <= each.time <= times[1]]
         since = _told_new(report, attempt)
         earlier = [each for each in requests if since <= each.time < attempt["started"]]
-        wrong += [f"untrue: attempt {attempt['number']}: {each}" for each in _untrue(reasons, harm)]
+        # Later attempts find what those before them have put in place.
+        first = not times[1] or _is_first_after(report, attempt, times[1])
+        asked = sum(not _strange(each.messages) for each in earlier)
+        said = "; ".join((reasons, attempt["why"] or ""))
+        wrong += [
+            f"untrue: attempt {attempt['number']}: {each}"
+            for each in untrue(said, harm if first else LATER, asked)
+        ]
         if not mine or not earlier or verdict not in (*CLAIMS, "repaired"):
             continue
         known = {
@@ -222,6 +230,8 @@ def judge_items(
         told = " ".join(" ".join(prompts).split())
         missing = [each for each in known - shown if not (each[2] and each[2] in told)]
         missing = [each for each in missing if not _made_up(each)]
+        if missing and ALL in reasons:
+            wrong.append(f"untrue: attempt {attempt['number']}: {sorted(missing)[:3]} is missing")
         if missing and verdict in CLAIMS:
             wrong.append(
                 f"false native: attempt {attempt['number']} was not shown {sorted(missing)[:3]}: "
@@ -232,7 +242,25 @@ def judge_items(
                 f"false repaired: attempt {attempt['number']} does not say that "
                 f"{sorted(missing)[:3]} is missing: {reasons}"
             )
-    return wrong
+    return [*wrong, *_untrue_prompts(requests, harm)]
+
+
+def _is_first_after(report: dict[str, Any], attempt: dict[str, Any], harmed: int) -> bool:
+    """Whether it is the first attempt that began after the harm."""
+    later = [each["number"] for each in report["attempts"] if each["started"] >= harmed]
+    return bool(later) and attempt["number"] == min(later)
+
+
+def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
+    """Return what the agent was told about its files that is not so."""
+    messages = [each.messages for each in requests if not _strange(each.messages)]
+    told = {each.text for each in chain.from_iterable(messages) if each.role == "user"}
+    found = []
+    if harm != "workdir lost" and any("The working directory was gone" in each for each in told):
+        found.append("untrue: prompt: nobody removed the workdir")
+    if harm == "workdir lost" and any("by somebody else" in each for each in told):
+        found.append("untrue: prompt: the files were lost, and nobody changed them")
+    return found
 
 
 def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
@@ -259,19 +287,47 @@ def _made_up(item: Item) -> bool:
     )
 
 
-def _untrue(reasons: str, harm: str) -> list[str]:
-    found = []
-    there = harm in ("truncated", "flipped", "foreign")
-    if there and "the transcript was missing" in reasons:
-        found.append("the transcript was there")
-    if "no turn of it reached the agent" in reasons:
+ALL = "it has all that perdure knows"
+LATER = "(later)"
+"""Stands for the harm in an attempt after the first one that followed it."""
+GONE = ("transcript lost", "home lost")
+CHANGED = ("truncated", "flipped", "foreign")
+STRANGERS = ("stranger", "foreign", "compacted", LATER)
+"""Harms in which somebody else had a prompt of its own in the conversation."""
+
+SENTENCES: dict[str, tuple[tuple[str, ...], str]] = {
+    "transcript was missing": ((*GONE, LATER), "the transcript was there"),
+    "transcript is missing": ((*GONE, LATER), "the transcript was there"),
+    "transcript is gone": ((*GONE, LATER), "the transcript was there"),
+    "not what perdure had recorded": ((*CHANGED, *STRANGERS), "nobody changed it"),
+    "changed between the attempts": ((*CHANGED, *GONE, *STRANGERS), "nobody changed it"),
+    "another conversation was found": (("foreign", LATER), "no other conversation was put there"),
+    "foreign prompt(s) were added": (STRANGERS, "nobody else was there"),
+    "foreign prompt(s) came into": (STRANGERS, "nobody else was there"),
+    "a summary by the agent": (("compacted", LATER), "nobody compacted it"),
+    "the conversation was rewound": (("stranger", "compacted", LATER), "nobody rewound it"),
+}
+"""Sentences of receipts, the harms after which they are true, and what was so otherwise."""
+
+
+def untrue(said: str, harm: str, asked: int) -> list[str]:
+    """Return what is not so in the sentences of a receipt and of its attempt's beginning. `asked`:
+    the number of requests of the task that the model had had in this conversation."""
+    found = [
+        f"{truth} ({sentence!r})"
+        for sentence, (harms, truth) in SENTENCES.items()
+        if sentence in said and harm not in harms
+    ]
+    if "no turn of it reached the agent" in said:
         found.append("nobody knows whether the model was asked")
-    if (
-        harm == "foreign"
-        and "was not what perdure had recorded" in reasons
-        and "another conversation" not in reasons
-    ):
+    # The second request needs the first reply, so the agent was heard by then.
+    if asked > 1 and any(each in said for each in ("never started", "no agent answered")):
+        found.append(f"the model had been asked {asked} times")
+    other = "another conversation" in said
+    if harm == "foreign" and "not what perdure had recorded" in said and not other:
         found.append("it was another conversation")
+    if harm == "stranger" and "while the attempt ran" in said:
+        found.append("the stranger came after the attempt")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.journeys.harm import untrue
 from tests.journeys.kills import KEPT, table, trial
 
 pytestmark = pytest.mark.journey
@@ -24,3 +25,31 @@ def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
     between them, or while it waits."""
     result = trial(2_000 + seed, agent, warm=True)
     assert not result.wrong, table([result])
+
+
+@pytest.mark.parametrize(
+    ("said", "harm", "asked", "is_true"),
+    [
+        ("the transcript was missing; perdure's own copy was put back first", "home lost", 2, True),
+        ("the transcript was missing; perdure's own copy was put back first", "flipped", 2, False),
+        ("the transcript was not what perdure had recorded", "truncated", 2, True),
+        ("the transcript was not what perdure had recorded", "workdir lost", 2, False),
+        ("the transcript was not what perdure had recorded", "foreign", 2, False),
+        ("another conversation was found in place of the transcript", "foreign", 2, True),
+        ("another conversation was found in place of the transcript", "flipped", 2, False),
+        ("the transcript was changed between the attempts", "", 2, False),
+        ("1 foreign prompt(s) were added between perdure's attempts", "stranger", 2, True),
+        ("1 foreign prompt(s) were added between perdure's attempts", "", 2, False),
+        ("1 foreign prompt(s) came into the conversation while the attempt ran", "stranger", 2, False),
+        ("the conversation was announced, but no agent answered in it", "", 1, True),
+        ("the conversation was announced, but no agent answered in it", "", 2, False),
+        ("announced but never began: no turn of it reached the agent", "", 0, False),
+        ("a summary by the agent replaces 3 of them", "compacted", 2, True),
+        ("a summary by the agent replaces 3 of them", "flipped", 2, False),
+        ("the agent's transcript is missing, and there is no own copy of it", "two retries", 2, False),
+        ("same id aaaa; this attempt's prompt stands in the new part", "", 2, True),
+    ],
+)  # fmt: skip
+def test_the_oracle_knows_untrue_sentences(said: str, harm: str, asked: int, is_true: bool) -> None:
+    """The sentences of a receipt are held against what the harm really was."""
+    assert (untrue(said, harm, asked) == []) is is_true
