@@ -23,8 +23,8 @@ test: tools install agents ## the suite, on the real agent CLIs; what fails is r
 	  env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m tests.suite --reruns $(RERUNS) -n $(JOBS) --dist worksteal $${scratch:+--basetemp=$$scratch/t} \
 	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes and not image"
 
-test-spread: tools install agents ## a part of the suite with repository, root, state and homes on different file systems
-	$(BIN)/python -m tests.spread -n $(JOBS) --dist worksteal -m "not slow"
+test-spread: tools install agents ## a part of the suite with repository, root, state and homes on different file systems (PART: of these, those paths)
+	$(BIN)/python -m tests.spread -n $(JOBS) --dist worksteal -m "not slow" $(PART)
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow
@@ -77,8 +77,8 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	$(BIN)/python -m bench
 
-budget-kills: install agents ## N random kills under a budget over Claude Code and Codex (N=200): spent by the model server's record, and by perdure's
-	$(BIN)/python -m tests.journeys.budget_kills $(N)
+budget-kills: install agents ## N random kills under a budget over Claude Code and Codex (N=200): spent by the model server's record, and by perdure's (RECORD=FILE: kept, and gone on from)
+	$(BIN)/python -m tests.journeys.budget_kills $(N) $(if $(RECORD),--record $(RECORD))
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept)
 	$(BIN)/python -m tests.journeys.kills $(N) $(if $(WARM),--warm)

@@ -4,11 +4,10 @@ judged by the model server's own record. `make budget-kills N=200`.
 One trial: a task of many replies, each at a price, under a budget that is spent before they are all
 given. After a random request something is killed with SIGKILL: the agent, its shim, the supervisor,
 supervisor and agent, or everything; then `perdure retry`, and the next kill. The last attempt runs
-undisturbed. What the server has reported as used, priced by the list, is compared with what perdure
-says: over all trials they may differ by 5 %, and no run may spend more than its budget and one
-reply, as far as perdure can know of it. What it cannot: a reply that the server has begun when its
-reader is killed, before it was written down anywhere; and what an agent does while nobody
-supervises it (Claude Code keeps its own limit then). Both are counted, and shown.
+undisturbed. The campaign fails if in any trial the server reported more as used, priced by the list,
+than the budget and the dearest reply, or if over all trials of a CLI what perdure says differs by
+more than 5 % from what the server reported. A single trial is wrong if perdure knew that more was
+spent, beyond the requests that came while nobody supervised the agent: these are counted and shown.
 
 A server reports the input of a reply when the reply begins (Anthropic) or all of it when it ends
 (OpenAI); a reply that is cut off before has no figure in its record either.
@@ -26,7 +25,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from perdure.agents.rehearsal import Rehearsal
@@ -94,6 +93,11 @@ class Trial:
         """What was spent beyond the budget."""
         return max(0.0, self.by_server - self.budget)
 
+    @property
+    def held(self) -> bool:
+        """Whether the budget held within one reply, by the server's record."""
+        return self.over <= self.dearest
+
 
 def script(dice: random.Random) -> str:
     """A task whose replies all call a tool, with texts that take their time."""
@@ -129,14 +133,7 @@ def trial(seed: int, agent: str) -> Trial:
     result.by_server, result.dearest = reported.usd, reported.dearest
     allowed = result.budget + result.dearest * (1 + result.unattended)
     if result.by_perdure > allowed:
-        sums = (
-            f"${result.by_perdure:.2f} of ${result.budget:.2f}, ${result.by_server:.2f} by the "
-            "server"
-        )
-        result.wrong.append(
-            f"overspent: {sums}; the dearest reply cost ${result.dearest:.2f}, {result.unattended} "
-            "came unattended"
-        )
+        result.wrong.append(f"overspent knowingly: {sums(result)}")
     shutil.rmtree(directory, ignore_errors=True)
     return result
 
@@ -222,19 +219,42 @@ def _last(done: Done) -> str:
     return done.err.strip()[-300:]
 
 
-def campaign(number: int, agents: tuple[str, ...], seed: int, jobs: int) -> list[Trial]:
-    """So many kills, shared out among the agents, or as many as there were until Ctrl-C; progress
-    on standard error."""
-    done: list[Trial] = []
+def campaign(
+    number: int, agents: tuple[str, ...], seed: int, jobs: int, record: Path | None = None
+) -> list[Trial]:
+    """Make trials until there were so many kills, shared out among the agents, or until Ctrl-C;
+    progress on standard error. With a record, every trial is a line of JSON in that file, and a
+    campaign that was ended goes on after its last line."""
+    done = recorded(record)
     with suppress(KeyboardInterrupt), ThreadPoolExecutor(jobs) as pool:
         while sum(len(t.kills) for t in done) < number:
             numbers = range(len(done), len(done) + 2 * jobs)
             for result in pool.map(lambda n: trial(seed + n, agents[n % len(agents)]), numbers):
                 done.append(result)
-                print("F" if result.wrong else ".", end="", file=sys.stderr, flush=True)
-                for wrong in result.wrong:
+                if record is not None:
+                    with record.open("a") as file:
+                        file.write(json.dumps(asdict(result)) + "\n")
+                print(
+                    "F" if result.wrong or not result.held else ".",
+                    end="",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                for wrong in faults(result):
                     print(f"\n{told(result)}: {wrong}", file=sys.stderr, flush=True)
     return done
+
+
+def faults(t: Trial) -> list[str]:
+    """What one trial showed that must not be."""
+    return [*t.wrong, *([] if t.held else [f"beyond the budget and one reply: {sums(t)}"])]
+
+
+def recorded(record: Path | None) -> list[Trial]:
+    """Return the trials of a record; none if there is no such file."""
+    if record is None or not record.exists():
+        return []
+    return [Trial(**json.loads(line)) for line in record.read_text().splitlines()]
 
 
 def told(t: Trial) -> str:
@@ -243,6 +263,19 @@ def told(t: Trial) -> str:
         f"seed {t.seed} ({t.agent}, ${t.budget:.2f}, {len(t.kills)} kills: "
         f"{', '.join(t.kills) or 'none'})"
     )
+
+
+def sums(t: Trial) -> str:
+    """What was spent in one trial, and of what."""
+    return (
+        f"${t.by_server:.2f} of ${t.budget:.2f} by the server, ${t.by_perdure:.2f} by perdure; the "
+        f"dearest reply cost ${t.dearest:.2f}, {t.unattended} request(s) came unattended"
+    )
+
+
+def of_agent(trials: list[Trial], agent: str) -> list[Trial]:
+    """Return the trials of one CLI."""
+    return [t for t in trials if t.agent == agent]
 
 
 def difference(trials: list[Trial]) -> float:
@@ -256,20 +289,20 @@ def table(trials: list[Trial]) -> str:
     head = f"{'':8}{'runs':>6}{'kills':>7}{'attempts':>10}{'server $':>11}{'perdure $':>11}{'differ':>9}"
     lines = [f"{head}{'over, at most':>16}{'unattended':>12}{'wrong':>7}"]
     for agent in sorted({t.agent for t in trials}):
-        mine = [t for t in trials if t.agent == agent]
+        mine = of_agent(trials, agent)
         kills, attempts = sum(len(t.kills) for t in mine), sum(t.attempts for t in mine)
-        sums = f"{sum(t.by_server for t in mine):>11.2f}{sum(t.by_perdure for t in mine):>11.2f}{difference(mine):>9.2%}"
+        money = f"{sum(t.by_server for t in mine):>11.2f}{sum(t.by_perdure for t in mine):>11.2f}{difference(mine):>9.2%}"
         most = max((t.over / t.dearest for t in mine if t.dearest), default=0.0)
-        last = f"{sum(t.unattended for t in mine):>12}{sum(bool(t.wrong) for t in mine):>7}"
+        last = f"{sum(t.unattended for t in mine):>12}{sum(bool(faults(t)) for t in mine):>7}"
         lines.append(
-            f"{agent:8}{len(mine):>6}{kills:>7}{attempts:>10}{sums}{f'{most:.2f} replies':>16}{last}"
+            f"{agent:8}{len(mine):>6}{kills:>7}{attempts:>10}{money}{f'{most:.2f} replies':>16}{last}"
         )
     lines.append(
         f"{sum(len(t.kills) for t in trials)} kills; perdure and the server differ by "
         f"{difference(trials):.2%}"
     )
     for t in trials:
-        lines += [f"{told(t)}: {wrong}" for wrong in t.wrong]
+        lines += [f"{told(t)}: {wrong}" for wrong in faults(t)]
     return "\n".join(lines)
 
 
@@ -279,12 +312,15 @@ def main() -> int:
     parser.add_argument("--agent", action="append", choices=[*MODELS])
     parser.add_argument("--seed", type=int, default=20_261_122)
     parser.add_argument("--jobs", type=int, default=2)
-    arguments = parser.parse_args()
-    trials = campaign(
-        arguments.number, tuple(arguments.agent or MODELS), arguments.seed, arguments.jobs
+    parser.add_argument(
+        "--record", type=Path, help="keep every trial in this file, and go on from it"
     )
+    arguments = parser.parse_args()
+    agents = tuple(arguments.agent or MODELS)
+    trials = campaign(arguments.number, agents, arguments.seed, arguments.jobs, arguments.record)
     print(table(trials))
-    return 1 if any(t.wrong for t in trials) or difference(trials) > CLOSE else 0
+    differs = [each for each in agents if difference(of_agent(trials, each)) > CLOSE]
+    return 1 if any(map(faults, trials)) or differs else 0
 
 
 if __name__ == "__main__":

@@ -65,6 +65,9 @@ tool, in seconds."""
 UNFOLLOWED_S = 10.0
 """Time that an agent with a budget may run without a supervisor, in seconds, if its CLI does not
 enforce the budget itself. Then the shim ends it, because nobody counts what it spends."""
+UNFOLLOWED_LEAST_S = 2.0
+"""The same when the rest of the budget would be spent sooner, at the pace so far. It is not
+shorter, because the supervisor itself may be slow."""
 COLLISION_CHECK_S = 1.0
 OVER_S = 1.0
 """Time that an agent may run on after a turn that left processes running, in seconds."""
@@ -91,6 +94,15 @@ class Watched:
     meter: Meter
     collided: bool = False
     """Whether it was stopped by a strict policy, because another program used its conversation."""
+
+
+def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
+    """Return how long an agent may run without a supervisor, in seconds: until the rest of its
+    budget would be spent at its pace so far, within limits. Pure."""
+    if spent <= 0 or ran_s <= 0:
+        return UNFOLLOWED_S
+    enough = max(0.0, budget - spent) / (spent / ran_s)
+    return min(UNFOLLOWED_S, max(UNFOLLOWED_LEAST_S, enough))
 
 
 @dataclass(slots=True)
@@ -270,9 +282,11 @@ class _Watch:
         """Let an agent with a budget run for another short period; called again as long as it is
         followed."""
         alone = self.budget and not self.opened.driver.abilities.keeps_budget
-        if not alone or now - self.held < UNFOLLOWED_S / 5:
+        ran_s = now - self.began if self.began else 0.0
+        period = unfollowed_s(self.budget, self.reckoning.cost_usd, ran_s)
+        if not alone or now - self.held < period / 5:
             return
-        self.held, until = now, now + UNFOLLOWED_S
+        self.held, until = now, now + period
         if self.engine.host.id:  # never longer than the lease, see `heartbeat`
             until = min(until, self.renewed + self.engine.lease_s * UNTIL)
         grace = self.engine.lease_s * (END_BY - UNTIL)
