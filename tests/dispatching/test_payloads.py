@@ -3,9 +3,11 @@ once."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge
 from perdure.model.forge.postings import Posting
 from tests.dispatching.office import Office
 from tests.dispatching.test_reconciling import DEV, asked
-from tests.forges import minimal
+from tests.forges import minimal, payloads
 from tests.forges.minimal import BRANCH, COMMIT, GITHUB_LIKE, Sent
 from tests.servers.forge import gitlab
 
@@ -151,6 +153,79 @@ def test_a_comment_on_a_line(office: Office, forge: Forge) -> None:
     assert unmarked(prompt).endswith(said)
     inside = re.search(r"<<<(FORGE-[0-9a-f]{16})\n(.*)\n\1>>>", prompt, re.DOTALL)
     assert inside is not None and inside[2] == said
+
+
+def of_the_story(forge: str, name: str, words: dict[str, str]) -> dict[str, Any]:
+    """A recorded body, with the names of the story in place of its own."""
+    text = payloads.raw(forge, name).decode()
+    for before, now in words.items():
+        assert before in text, before
+        text = text.replace(before, now)
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+GITHUBS = {"Codertocat/Hello-World": "shop/web", '"changes"': f'"{BRANCH}"'}
+RECORDED_COMMENTS = [
+    pytest.param(
+        Forge.GITHUB,
+        "pull_request_review_comment",
+        ("github", "pull_request_review_comment_created", GITHUBS | {'"Codertocat"': '"ada"'}),
+        "README.md:1:\n> @@ -1 +1 @@\n> -# Hello-World\nMaybe you should use more emoji on this line.",
+        id="github",
+    ),
+    pytest.param(
+        Forge.GITLAB,
+        "Note Hook",
+        (
+            "gitlab",
+            "review_comment_create",
+            {"gitlab-org/hello-world": "shop/web", '"sytses"': '"ada"', '"feature"': f'"{BRANCH}"'},
+        ),
+        "README.md:1:\ncheck spelling",
+        id="gitlab",
+    ),
+]
+
+
+@pytest.mark.parametrize(("forge", "event", "body", "said"), RECORDED_COMMENTS)
+def test_a_recorded_comment_on_a_line(
+    office: Office, forge: Forge, event: str, body: tuple[str, str, dict[str, str]], said: str
+) -> None:
+    """The body that a forge really sent becomes one prompt with file, line and words."""
+    begun(office, forge)
+    assert office.deliver(forge, event, of_the_story(*body)).state is HANDLED
+    office.dispatcher.round()
+    (prompt,) = office.prompts()[1:]
+    assert unmarked(prompt).endswith(said)
+
+
+GITEAS = {"ada/web": "shop/web"}
+
+
+def test_a_recorded_red_check_of_what_the_run_pushed(office: Office) -> None:
+    """The body names the agent's own login, and becomes one update, however often it comes. (A
+    status of Gitea names no branch: see the tests with an API.)"""
+    begun(office, Forge.GITHUB)
+    pushed(office, "ec26c3e57ca3a959ca5aad62de7213c562f8c821")
+    words = GITHUBS | {'"Codertocat"': '"dev-bot"'}
+    body = of_the_story("github", "check_run_completed", words)
+    states = [office.deliver(Forge.GITHUB, "check_run", body).state for _ in range(2)]
+    assert states[0] is HANDLED and states[1] in (HANDLED, IGNORED)
+    (prompt,) = office.prompts()[1:]
+    assert f"{BRANCH} has failed" in prompt and "Octocoders-linter" in prompt
+
+
+@pytest.mark.parametrize("forge", [Forge.GITEA, Forge.FORGEJO])
+def test_a_recorded_unassignment(office: Office, forge: Forge) -> None:
+    """The run is off, once, and no prompt follows from it."""
+    begun(office, forge)
+    words = GITEAS | {'"number": 1': '"number": 4'}
+    body = of_the_story("gitea-1.26", "issue_assign.unassigned", words)
+    assert office.deliver(forge, "issue_assign", body).state is HANDLED
+    assert office.deliver(forge, "issue_assign", body).state is IGNORED
+    assert [each.type for each in office.run().conditions] == ["withdrawn"]
+    assert len(office.prompts()) == 1
 
 
 # --- edits
