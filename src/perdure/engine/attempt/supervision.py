@@ -223,6 +223,10 @@ class _Watch:
         """Update perdure's own copy at the end of a turn. Mark the conversation as confirmed if it
         contains the prompt."""
         session = self.opened.session
+        if self.opened.asked.kind is Start.RESUME and not self.reading.answered:
+            # A turn that failed at once: what makes an agent refuse its transcript must not get
+            # into the copy that is to replace it.
+            return
         try:
             transcript = copy_conversation(self.engine, self.opened)
         except PerdureError as error:
