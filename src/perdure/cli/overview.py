@@ -19,7 +19,7 @@ DEFAULT = "default"
 
 
 def agents_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def agents_verb(arguments: argparse.Namespace) -> int:
@@ -67,7 +67,7 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also show the source of each: a variable, a file and line, or the default",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def config_verb(arguments: argparse.Namespace) -> int:

@@ -49,7 +49,7 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=0, help="number of scenes at once (default: one per processor)"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def prove_verb(arguments: argparse.Namespace) -> int:

@@ -33,7 +33,7 @@ def export_arguments(parser: argparse.ArgumentParser) -> None:
         "--at", type=int, default=0, metavar="N", help="checkpoint N (default: the newest)"
     )
     _about_secrets(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _about_secrets(parser: argparse.ArgumentParser) -> None:
@@ -96,7 +96,7 @@ def export_verb(arguments: argparse.Namespace) -> int:
 def import_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="a capsule; `-` reads standard input")
     _where(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _where(parser: argparse.ArgumentParser) -> None:
@@ -227,7 +227,7 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _where(parser)
     _about_secrets(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def move_verb(arguments: argparse.Namespace) -> int:

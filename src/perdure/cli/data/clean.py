@@ -36,7 +36,7 @@ def gc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-a", "--all", action="store_true", help="also show what is kept, with the reason"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def gc_verb(arguments: argparse.Namespace) -> int:
@@ -102,7 +102,7 @@ def trash_arguments(parser: argparse.ArgumentParser) -> None:
         help="ls (default), restore ID, or purge ID ...",
     )
     parser.add_argument("id", nargs="*", help="an entry's id, or the beginning of it")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def trash_verb(arguments: argparse.Namespace) -> int:
@@ -172,7 +172,7 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="show what would be cleared, and change nothing"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def reset_verb(arguments: argparse.Namespace) -> int:
@@ -210,7 +210,7 @@ def reset_verb(arguments: argparse.Namespace) -> int:
 
 
 def du_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def du_verb(arguments: argparse.Namespace) -> int:

@@ -55,7 +55,9 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent", action="append", default=[], help="only of this agent; repeatable"
     )
-    parser.add_argument("-n", "--limit", type=int, default=50)
+    parser.add_argument(
+        "-n", "--limit", type=int, default=50, help="maximum number of conversations (default: 50)"
+    )
     parser.add_argument(
         "--write",
         action="store_true",
@@ -75,7 +77,7 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         help="for stats: only of attempts that ended within 24h, 7d, ...",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def sessions_verb(arguments: argparse.Namespace) -> int:

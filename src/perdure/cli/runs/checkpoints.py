@@ -23,7 +23,7 @@ def checkpoints_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help=f"list all that are kept (default: the newest {SHOWN})"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def checkpoints_verb(arguments: argparse.Namespace) -> int:

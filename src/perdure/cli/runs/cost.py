@@ -62,7 +62,7 @@ def cost_arguments(parser: argparse.ArgumentParser) -> None:
             "only attempts that started within this time, such as 24h or 7d (default: 30d; 0: all)"
         ),
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def cost_verb(arguments: argparse.Namespace) -> int:

@@ -43,7 +43,7 @@ def digest_arguments(parser: argparse.ArgumentParser) -> None:
             "ago such as 8h"
         ),
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def since_of(text: str) -> int:

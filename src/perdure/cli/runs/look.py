@@ -49,7 +49,7 @@ UNATTENDED = 75
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _report(ref: str) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _attempt_line(attempt: dict[str, Any], state: str) -> str:
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser)
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def why_verb(arguments: argparse.Namespace) -> int:

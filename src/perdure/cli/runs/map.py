@@ -35,7 +35,7 @@ def map_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="maximum number of tokens, estimated as bytes / 3 (default: map_tokens)",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def map_verb(arguments: argparse.Namespace) -> int:

@@ -78,7 +78,7 @@ def take_back_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="continue the run in this conversation, which you started beside its own",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def take_back_verb(arguments: argparse.Namespace) -> int:

@@ -191,7 +191,7 @@ def key_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="for trust: name of the key's owner (default: the name of the file)",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def key_verb(arguments: argparse.Namespace) -> int:

@@ -40,7 +40,9 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source", default="", metavar="NAME", help="only deliveries to /webhooks/NAME"
     )
-    parser.add_argument("-n", "--limit", type=_limit, default=50)
+    parser.add_argument(
+        "-n", "--limit", type=_limit, default=50, help="maximum number of deliveries (default: 50)"
+    )
     parser.add_argument(
         "--before",
         type=_limit,
@@ -48,7 +50,7 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NUMBER",
         help="only deliveries with smaller numbers: the next page",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _limit(text: str) -> int:

@@ -30,7 +30,7 @@ def notify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--limit", type=int, default=50, help="maximum number of notices (default: 50)"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def notify_verb(arguments: argparse.Namespace) -> int:

@@ -44,7 +44,7 @@ def token_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DURATION",
         help="for new: lifetime such as 12h or 30d (default: unlimited)",
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def token_verb(arguments: argparse.Namespace) -> int:
