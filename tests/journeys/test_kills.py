@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from tests.journeys.harm import untrue
+from perdure.rules import continuation, continuity
+from tests.journeys.harm import ALL, SENTENCES, untrue
 from tests.journeys.kills import KEPT, table, trial
 
 pytestmark = pytest.mark.journey
@@ -53,3 +57,14 @@ def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
 def test_the_oracle_knows_untrue_sentences(said: str, harm: str, asked: int, is_true: bool) -> None:
     """The sentences of a receipt are held against what the harm really was."""
     assert (untrue(said, harm, asked) == []) is is_true
+
+
+def test_the_oracle_quotes_what_receipts_say() -> None:
+    """Sentences that are written differently by now would be judged no more."""
+    sources = (continuity, continuation)
+    text = "".join(Path(str(each.__file__)).read_text() for each in sources)
+    text = re.sub(r'"\s*\n\s*f?"', "", text)
+    quoted = {*SENTENCES, ALL, "never started", "no agent answered", "while the attempt ran"}
+    # Said by an earlier version, where it was not so.
+    quoted -= {"transcript is gone"}
+    assert {each for each in quoted if each not in text} == set()
