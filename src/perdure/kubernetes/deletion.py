@@ -22,8 +22,10 @@ def safe(run: WantedRun, status: TaskRunStatus) -> bool:
 
 def kept(run: WantedRun) -> bool:
     """Return whether all work stays where it is when the TaskRun is deleted, so that the finalizer
-    would protect nothing."""
+    would protect nothing. Nothing is known of a spec that cannot be read."""
     volume = run.spec.workspace
+    if run.invalid:
+        return False
     return volume.mode == "Shared" or (volume.mode == "Claim" and volume.reclaim == "Keep")
 
 
