@@ -28,7 +28,7 @@ def test_each_kind_has_its_sentence(tmp_path: Path) -> None:
             change("c", "conflict", before="x", after="y", backup="/b/c"),
             change("gone", "conflict", after="y"),
             change(
-                "bin", "conflict", before="x", after="x", backup="/b/bin", why="they are no text"
+                "bin", "conflict", before="x", after="x", backup="/b/bin", why="they are not text"
             ),
             change("r", "replaced", before="x", after="y", backup="/b/r"),
             change("k", "kept", base=old, given=new),
@@ -38,7 +38,7 @@ def test_each_kind_has_its_sentence(tmp_path: Path) -> None:
     )
     for words in (
         "(version 2)", "As given: `a`, `b`.", "Merged", "CONFLICT: `c`. You and", "/b/c", "CONFLICT: `gone`. You had deleted it",
-        "CONFLICT: `bin`, left as it is: they are no text", "Replaced by the new version", "/b/r", "Left as you made it: `k`", "-two", "+2",
+        "CONFLICT: `bin`, left as it is: they are not text", "Replaced by the new version", "/b/r", "Left as you made it: `k`", "-two", "+2",
         "No longer given, left where they are: `d`",
     ):  # fmt: skip
         assert words in text, words

@@ -263,6 +263,9 @@ class SessionOfList(Shape):
     path: str
     turns: int | None
     first: str
+    title: str
+    link: str
+    role: str
     updated: int
     cost_usd: float
     cost_estimated: bool

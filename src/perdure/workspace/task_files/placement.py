@@ -45,7 +45,7 @@ A_RECORD = 50
 """Maximum number of files named in one event."""
 _WRITES = (FileAction.WRITTEN, FileAction.REPLACED, FileAction.MERGED, FileAction.CONFLICT)
 NOT_HERE = "its content is missing on this machine"
-NO_TEXT = "the versions cannot be merged: they are no text, or too large"
+NO_TEXT = "the versions cannot be merged: they are not text, or too large"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
