@@ -161,7 +161,7 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", default="", help="the run's name, id or key; or, without it:"
     )
-    parser.add_argument("--agent", default="", help="only this agent's")
+    parser.add_argument("--agent", default="", help="only this agent's or role's")
     parser.add_argument("--repo", default="", help="the repository (default: the current one)")
     parser.add_argument("--branch", default="", help="all work on this branch")
     parser.add_argument(
