@@ -33,6 +33,7 @@ from perdure.model.notices import (
 )
 from perdure.rules.notification import body_of, due_at, event_of, subject_of, text_of, wants
 from perdure.store.sql import SqlStore
+from perdure.testing.stores.requests import waiting
 from perdure.testing.stores.samples import claimed, submit
 from perdure.wiring import open_engine
 from tests.notices.kills import ASKS, DONE
@@ -331,14 +332,19 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     store.tell_run(asking.id, [], Condition(type="needs_person", message="push by hand", at=0))
     notifier.round()
     assert [body["type"] for body in hook.bodies][2:] == ["run.needs_you"]
+    # An agent asks, and its run waits for the answer.
+    waiting(store)
+    notifier.round()
+    assert [body["type"] for body in hook.bodies][3:] == ["run.needs_you"]
+    assert hook.bodies[3]["data"]["message"] == "it asks"
     # The other side is away: the notice waits, and the reason is told once.
     hook.status = 500
     store.finish(claimed(store, submit(store)), DONE)
     notifier.round()
     notifier.round()
-    waiting = [each for each in store.notices() if each.state is NoticeState.WAITING]
-    assert [(each.tries, each.reason) for each in waiting] == [(1, "one answered 500")]
-    assert waiting[0].due > store.now() and said == ["one answered 500"]
+    kept = [each for each in store.notices() if each.state is NoticeState.WAITING]
+    assert [(each.tries, each.reason) for each in kept] == [(1, "one answered 500")]
+    assert kept[0].due > store.now() and said == ["one answered 500"]
     # A channel that is gone.
     hook.status = 204
     store.finish(claimed(store, submit(store)), DONE)
