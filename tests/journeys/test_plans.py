@@ -136,11 +136,11 @@ def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
     assert drawn == [
         "starts a conversation",
         "continues after models",
-        "goes on after views, in the place of a fork",
-        "goes on after admin",
+        "continues after views, instead of a fork",
+        "continues after admin",
     ]
     plan.write_text(text.replace('agent = "opencode"', 'agent = "opencode"\nunforkable = "brief"'))
     assert (
-        "begins with a brief of models, in the place of a fork"
+        "starts with a brief of models, instead of a fork"
         in perdure(plan.parent, "plan", "graph", "plan.toml").stdout
     )
