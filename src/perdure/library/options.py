@@ -78,6 +78,8 @@ class TaskOptions(TypedDict, total=False):
     verify_timeout_s: float
     labels: Mapping[str, str]
     map: MapText
+    title: str
+    link: str
     rule: str
 
 

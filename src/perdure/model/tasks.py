@@ -79,7 +79,7 @@ class TaskSpec:
     """Which prompts get the project map (see MapWhen). Empty: the user's setting."""
     title: str = ""
     """The title of the issue or pull request that the run is about, with its number. Empty: the
-    first words of the prompt. Only a dispatch sets this."""
+    first words of the prompt. A dispatch sets this."""
     link: str = ""
     """The http(s) address of that issue or pull request."""
     rule: str = ""
