@@ -9,6 +9,7 @@ import pytest
 
 from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
+from perdure.kubernetes.admission import Room
 from perdure.kubernetes.outcomes import End, Held
 from perdure.kubernetes.result import AttemptResult, WorkSummary
 from perdure.kubernetes.snapshot import job_seen, pod_seen
@@ -25,8 +26,10 @@ from perdure.model.work import WorkVerdict
 from tests.kubernetes import making
 
 NOW = 1_795_000_000_000
+SHARED = {"workspace": {"mode": "Shared", "claimName": "team"}}
 DELETE = {"workspace": {"mode": "Claim", "reclaim": "Delete"}}
 STORE = {"workspace": {"mode": "Checkpoints", "checkpoints": "s3://bucket"}}
+ROOM = Room()
 
 
 def body(
@@ -36,9 +39,11 @@ def body(
     meta: dict[str, Any] | None = None,
     **more: Any,
 ) -> Any:
-    """A TaskRun that the operator holds, with these attempts."""
+    """A TaskRun with these attempts, as the operator has it: held in the workspaces DELETE and
+    STORE, and not on a claim that is kept."""
     found = making.taskrun(**(spec or {}))
-    found["metadata"] |= {"finalizers": [FINALIZER], **(meta or {})}
+    held = [FINALIZER] if spec in (DELETE, STORE) else []
+    found["metadata"] |= {"finalizers": held, **(meta or {})}
     number = max([each["number"] for each in attempts], default=0)
     found["status"] = {
         "phase": phase or ("Running" if attempts else "Pending"), "observedGeneration": 1, "contextVersion": 1, "attempt": number,
@@ -48,12 +53,25 @@ def body(
 
 
 def step(
-    run: dict[str, Any], *, jobs: Any = (), pods: Any = (), now: int = NOW, **more: Any
+    run: dict[str, Any],
+    *,
+    jobs: Any = (),
+    pods: Any = (),
+    now: int = NOW,
+    room: Room | None = ROOM,
+    leaving: bool | None = False,
+    **more: Any,
 ) -> steps.Step:
+    """The next step where there is room for an attempt, in a namespace that stays."""
     seen = steps.Seen(
-        run=wanted(run), recorded=frozenset({1}), jobs=[found for each in jobs if (found := job_seen(each))],
-        pods=[found for each in pods if (found := pod_seen(each))], **more,
-    )  # fmt: skip
+        run=wanted(run),
+        recorded=frozenset({1}),
+        jobs=[job for each in jobs if (job := job_seen(each))],
+        pods=[pod for each in pods if (pod := pod_seen(each))],
+        room=room,
+        leaving=leaving,
+        **more,
+    )
     return steps.next_step(seen, now)
 
 
@@ -66,13 +84,19 @@ def status_of(found: steps.Step) -> TaskRunStatus:
     return found.status
 
 
+def write(run: dict[str, Any], status: TaskRunStatus) -> None:
+    """As the API server merges a patch of the status."""
+    merged = run["status"] | status_moves.patch(run["status"], status)
+    run["status"] = {name: value for name, value in merged.items() if value is not None}
+
+
 def condition(status: TaskRunStatus, kind: str) -> StatusCondition:
     found = status.condition(kind)
     assert found is not None, status.conditions
     return found
 
 
-def test_a_job_beyond_the_status_is_looked_at_first():
+def test_a_job_beyond_the_status_is_looked_at_first() -> None:
     """A Job of an attempt that the status does not know yet: the status is old, so that all is read
     anew before the Job is stopped."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
@@ -81,7 +105,7 @@ def test_a_job_beyond_the_status_is_looked_at_first():
     assert isinstance(step(run, jobs=[ahead], fresh=True), steps.StopPod)
 
 
-def test_a_job_that_is_left_over_is_stopped():
+def test_a_job_that_is_left_over_is_stopped() -> None:
     """The Job of an attempt that was given up is at work no longer; one that has finished is left,
     with its log."""
     run = body(over(1, OutcomeKind.CONFIG_ERROR), phase="Failed")
@@ -93,15 +117,45 @@ def test_a_job_that_is_left_over_is_stopped():
     )
 
 
-def test_the_finalizer_comes_before_an_attempt():
-    """No attempt begins in a TaskRun that could be gone in the middle of it."""
-    run = body(meta={"finalizers": []})
-    assert step(run) == steps.HoldFinalizer()
+@pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
+def test_the_finalizer_comes_before_an_attempt(spec: dict[str, Any]) -> None:
+    """No attempt begins in a TaskRun whose work could be gone in the middle of it; nor is room
+    taken for one."""
+    run = body(spec=spec, meta={"finalizers": []})
+    assert step(run) == steps.HoldFinalizer() == step(run, room=None)
     run["metadata"]["finalizers"] = [FINALIZER]
     assert status_of(step(run)).attempt == 1
 
 
-def test_an_attempts_number_is_beyond_every_jobs():
+@pytest.mark.parametrize("spec", [{}, SHARED], ids=["a claim that is kept", "a shared volume"])
+def test_there_is_no_finalizer_where_nothing_is_lost(spec: dict[str, Any]) -> None:
+    """An attempt begins without it, and one from before is taken off, also beside an attempt at
+    work."""
+    run = body(spec=spec, meta={"finalizers": []})
+    assert status_of(step(run)).attempt == 1
+    for attempts in ([], [{"number": 1, "jobUID": making.job_uid(1)}]):
+        from_before = body(*attempts, spec=spec, meta={"finalizers": [FINALIZER]})
+        assert step(from_before) == steps.Release()
+
+
+def test_room_is_asked_for_before_an_attempt() -> None:
+    """Where nobody knows whether there is room, that comes first. Where there is none, no attempt
+    is opened: the TaskRun is queued, says for what, and looks again."""
+    run = body(phase="Pending")
+    assert step(run, room=None) == steps.AskRoom()
+    full = Room(held=Held("QuotaExceeded", "the quota small allows 2 pods"), ahead=4)
+    queued = status_of(step(run, room=full))
+    assert (queued.phase, queued.attempt, queued.open) == ("Queued", 0, None)
+    assert queued.reason == "the quota small allows 2 pods"
+    assert condition(queued, "Waiting").reason == "QuotaExceeded"
+    write(run, queued)
+    years = 10**11
+    assert step(run, room=full, now=NOW + years) == steps.Rest(NOW + years + full.again_ms)
+    begun = status_of(step(run))
+    assert (begun.phase, begun.attempt, begun.condition("Waiting")) == ("Queued", 1, None)
+
+
+def test_an_attempts_number_is_beyond_every_jobs() -> None:
     """Where the status was lost, numbers go on from the Jobs that there are: none of them is taken
     for the new attempt's."""
     run = body(phase="Pending")
@@ -113,7 +167,7 @@ def test_an_attempts_number_is_beyond_every_jobs():
     )
 
 
-def test_a_pod_that_is_still_there_is_waited_for():
+def test_a_pod_that_is_still_there_is_waited_for() -> None:
     """The next attempt does not begin beside the pod of the one before."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     leaving = making.pod(run, 1, metadata={"deletionTimestamp": "2030-01-01T00:00:00Z"})
@@ -123,38 +177,76 @@ def test_a_pod_that_is_still_there_is_waited_for():
 
 
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
-def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]):
-    """What is saved elsewhere holds up no deletion, and what is not does."""
+def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]) -> None:
+    """What is saved elsewhere holds up no deletion, and what is not does, unless the namespace
+    goes with it: that is asked first."""
     run = body(
         over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"}
     )
     assert condition(status_of(step(run)), "UnsavedWork").reason == "NotSaved"
+    assert step(run, leaving=None) == steps.AskNamespace()
+    assert step(run, leaving=True) == steps.Release()
     run["status"]["workspace"] = {"saved": True}
     assert isinstance(step(run), steps.Release)
 
 
-def test_a_lost_node_has_no_patience():
-    """What keeps an attempt from its beginning is its outcome after a while; a lost node is waited
-    for as long as it takes."""
+def _unplaced(why: str) -> dict[str, Any]:
+    """The status of a pod for which the scheduler has no node."""
+    return {"conditions": [{"type": "PodScheduled", "status": "False", "message": why}]}
+
+
+FULL = "0/2 nodes are available: 2 Insufficient cpu."
+
+
+def _waiting(reason: str) -> Any:
+    """A TaskRun whose attempt has waited for years, for this reason at the last look."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     run["status"]["conditions"] = [
         {
             "type": "Waiting",
             "status": "True",
-            "reason": "X",
+            "reason": reason,
             "message": "",
             "lastTransitionTime": "2020-01-01T00:00:00Z",
         }
     ]
+    return run
+
+
+def test_a_lost_node_has_no_patience() -> None:
+    """What only a person can remove is an attempt's outcome after a while; a lost node is waited
+    for as long as it takes, and so is room for the pod."""
+    run = _waiting("X")
     job = making.job(run, 1)
     on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})
     no_image = making.pod(
         run, 1, phase="Pending", state={"waiting": {"reason": "ErrImagePull", "message": "none"}}
     )
+    no_room = making.pod(run, 1, phase="Pending", **_unplaced(FULL))
     assert (
         condition(status_of(step(run, jobs=[job], pods=[on_lost])), "Waiting").reason == "NodeLost"
     )
+    queued = status_of(step(run, jobs=[job], pods=[no_room]))
+    assert (queued.phase, condition(queued, "Waiting").reason) == ("Queued", "NoRoom")
+    assert queued.open is not None
     assert status_of(step(run, jobs=[job], pods=[no_image])).phase == "Failed"
+
+
+def test_a_wait_for_room_uses_up_no_patience() -> None:
+    """What is in the way after years without room has the whole patience, as if it had come now."""
+    run = _waiting("NoRoom")
+    job = making.job(run, 1)
+    no_image = making.pod(
+        run, 1, phase="Pending", state={"waiting": {"reason": "ErrImagePull", "message": "none"}}
+    )
+    found = status_of(step(run, jobs=[job], pods=[no_image]))
+    assert (found.phase, found.open is not None) == ("Pending", True)
+    write(run, found)
+    later = NOW + steps.PATIENCE_MS
+    assert step(run, jobs=[job], pods=[no_image], now=later) == steps.Rest(
+        later + steps.MOST_LOOK_AGAIN_MS
+    )
+    assert status_of(step(run, jobs=[job], pods=[no_image], now=later + 1_000)).phase == "Failed"
 
 
 def _status(*records: AttemptStatus, **more: Any) -> TaskRunStatus:
@@ -177,7 +269,7 @@ def _run(**spec: Any) -> WantedRun:
     return wanted(making.taskrun(**spec))
 
 
-def test_the_verdict_on_the_work_is_in_the_status():
+def test_the_verdict_on_the_work_is_in_the_status() -> None:
     """As the pod told it, bounded and cleaned; of an attempt whose pod told nothing, nothing is
     known, and what was said of the one before is no longer shown."""
     work = WorkSummary(
@@ -198,7 +290,7 @@ def test_the_verdict_on_the_work_is_in_the_status():
     assert status_moves.patch({"work": "incomplete"}, silent)["work"] is None
 
 
-def test_what_is_no_longer_told_is_still_counted():
+def test_what_is_no_longer_told_is_still_counted() -> None:
     """Records that the status has no room for keep what they used up."""
     used = _status(
         *(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000
@@ -211,7 +303,7 @@ def test_what_is_no_longer_told_is_still_counted():
     assert status_moves.tally(closed, _run().spec).counted == MOST_RECORDS + 1
 
 
-def test_a_retry_allows_one_attempt_more():
+def test_a_retry_allows_one_attempt_more() -> None:
     """What had used up its attempts may try once more; what had some left keeps them."""
     assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
     assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
@@ -225,7 +317,7 @@ def test_a_retry_allows_one_attempt_more():
     assert (found.phase, found.attempts_allowed, found.retried) == ("Queued", 2, "once")
 
 
-def test_trouble_before_an_attempt_is_waited_for():
+def test_trouble_before_an_attempt_is_waited_for() -> None:
     """What cannot be made before the Job is told as it is, and the attempt stays open."""
     run = body({"number": 1})
     assert isinstance(step(run), steps.LaunchPod)
@@ -233,7 +325,7 @@ def test_trouble_before_an_attempt_is_waited_for():
     assert condition(found, "Waiting").reason == "NameTaken" and found.open is not None
 
 
-def test_an_attempt_of_which_nothing_is_known_may_have_worked():
+def test_an_attempt_of_which_nothing_is_known_may_have_worked() -> None:
     """Its Job may have come and gone while no operator looked: what was saved before it says
     nothing of what it did."""
     deleted = {"deletionTimestamp": "2026-11-21T10:00:00Z"}
@@ -254,7 +346,7 @@ def test_an_attempt_of_which_nothing_is_known_may_have_worked():
     assert isinstance(step(body(spec=DELETE, meta=deleted)), steps.Release)
 
 
-def test_a_jobs_uid_is_told_before_it_is_stopped():
+def test_a_jobs_uid_is_told_before_it_is_stopped() -> None:
     """Afterwards nothing else would say whose pod it is that still ends its work."""
     run = body({"number": 1}, spec={"suspend": True})
     job = making.job(run, 1)
@@ -274,7 +366,7 @@ def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> TaskRunStatu
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Queued", "Suspended"])
-def test_an_update_has_all_its_attempts(phase: str):
+def test_an_update_has_all_its_attempts(phase: str) -> None:
     """New instructions are tried as often as the policy says, whatever those before had used up,
     and no oftener."""
     lost = {"number": 3, "outcome": "lost", "infrastructure": True}
@@ -282,7 +374,7 @@ def test_an_update_has_all_its_attempts(phase: str):
     assert _updated(lost, phase=phase).attempts_allowed == 2
 
 
-def test_an_update_of_an_attempt_at_work_counts_from_its_end():
+def test_an_update_of_an_attempt_at_work_counts_from_its_end() -> None:
     """The attempt at work is of the instructions before; those that came while it ran have all
     their attempts after it."""
     during = _updated(over(1), {"number": 2}, phase="Running")
@@ -302,7 +394,7 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end():
     assert (closed.phase, closed.attempts_allowed) == ("Queued", 4)
 
 
-def test_attempts_that_did_not_count_are_no_credit_for_a_retry():
+def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:
     """After three losses and a failure one more attempt is one more, and not four."""
     lost = tuple(
         AttemptStatus(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3)
@@ -315,50 +407,41 @@ def test_attempts_that_did_not_count_are_no_credit_for_a_retry():
     assert at_work.attempts_allowed == 2
 
 
-def test_a_claim_that_is_being_made_is_no_trouble():
+def test_a_claim_that_is_being_made_is_no_trouble() -> None:
     """A volume takes some seconds to be made: that is told only when it took longer; a lack of room
-    is told at once."""
-    message = {
-        "conditions": [
-            {
-                "type": "PodScheduled",
-                "status": "False",
-                "message": "pod has unbound immediate PersistentVolumeClaims",
-            }
-        ]
-    }
+    is told at once, and what no node can ever fulfil as well."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
-    job, pod = making.job(run, 1), making.pod(run, 1, phase="Pending", **message)
-    made = moment("2026-11-21T10:00:00Z")
-    early = step(run, jobs=[job], pods=[pod], now=made + 5_000)
-    assert isinstance(early, steps.Rest | steps.Tell) and (
-        isinstance(early, steps.Rest) or early.status.condition("Waiting") is None
-    )
-    assert (
-        condition(status_of(step(run, jobs=[job], pods=[pod], now=made + 15_001)), "Waiting").reason
-        == "ClaimPending"
-    )
-    message["conditions"][0]["message"] = "0/2 nodes: Insufficient cpu"
-    full = making.pod(run, 1, phase="Pending", **message)
-    assert (
-        condition(status_of(step(run, jobs=[job], pods=[full], now=made + 5_000)), "Waiting").reason
-        == "Unschedulable"
-    )
+    job = making.job(run, 1)
+
+    def found(why: str, after: int) -> steps.Step:
+        pod = making.pod(run, 1, phase="Pending", **_unplaced(why))
+        return step(run, jobs=[job], pods=[pod], now=moment("2026-11-21T10:00:00Z") + after)
+
+    unbound = "pod has unbound immediate PersistentVolumeClaims"
+    early = status_of(found(unbound, 5_000))
+    assert (early.phase, early.condition("Waiting")) == ("Queued", None)
+    for why, after, phase, reason in (
+        (unbound, 15_001, "Pending", "ClaimPending"),
+        (FULL, 5_000, "Queued", "NoRoom"),
+        ("2 node(s) didn't match Pod's node selector", 5_000, "Pending", "Unschedulable"),
+    ):
+        waits = status_of(found(why, after))
+        assert (waits.phase, condition(waits, "Waiting").reason) == (phase, reason)
 
 
-def test_a_claim_that_goes_with_its_taskrun_is_held_until_then():
+def test_a_claim_that_goes_with_its_taskrun_is_held_until_then() -> None:
     """At the end of a run the finalizer goes, but not where the claim is to be deleted with the
     TaskRun, saved or not."""
     ended = over(1, OutcomeKind.SUCCEEDED)
-    kept = body(ended, phase="Succeeded", workspace={"saved": True})
-    assert step(kept) == steps.Release()
+    stored = body(ended, phase="Succeeded", spec=STORE, workspace={"saved": True})
+    assert step(stored) == steps.Release()
     goes = body(ended, phase="Succeeded", spec=DELETE, workspace={"saved": True})
     assert not isinstance(step(goes), steps.Release)
     goes["metadata"]["deletionTimestamp"] = "2026-11-21T10:00:00Z"
     assert step(goes) == steps.Release(wanted(goes).claim)
 
 
-def test_a_pod_that_only_looks_like_ours_is_passed_over():
+def test_a_pod_that_only_looks_like_ours_is_passed_over() -> None:
     """A pod with the labels of an attempt and the word of success, of no Job or of another's: told
     by name, after a fresh look, and not believed; when it is gone, that is over."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
@@ -396,7 +479,7 @@ def test_a_pod_that_only_looks_like_ours_is_passed_over():
     )
 
 
-def test_no_attempt_begins_beside_a_pod_that_looks_like_ours():
+def test_no_attempt_begins_beside_a_pod_that_looks_like_ours() -> None:
     """It may write to the volume: neither the next attempt nor the open one's Job is made while it
     is there."""
     told = {

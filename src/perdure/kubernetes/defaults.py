@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from perdure.kubernetes.spec import Camel, Pod, SpecVolume
 from perdure.kubernetes.wanted import WantedRun
+from perdure.model.codec import resolved
 
 Pull = Literal["Always", "IfNotPresent", "Never"]
 
@@ -54,7 +55,7 @@ NO_DEFAULTS = AttemptDefaults()
 def defaults_of(text: str) -> AttemptDefaults:
     """Return the defaults from JSON. Raises ValueError with the name of a field that is wrong."""
     try:
-        return msgspec.json.decode(text, type=AttemptDefaults)
+        return msgspec.json.decode(text, type=resolved(AttemptDefaults))
     except msgspec.DecodeError as error:  # ValidationError is one
         raise ValueError(str(error)) from error
 

@@ -7,8 +7,9 @@ date. This does no harm: a write to the status names the version that it follows
 there is a newer one; attempt numbers only grow; a Job's name contains its attempt's number; and a
 *missing* object counts only after a fresh look.
 
-One attempt, as steps: Hold (the finalizer) -> Record (the instructions) -> Tell (attempt N is in
-the status) -> Launch (its Job) -> Tell (its Job's uid) -> Tell (its outcome, and what follows).
+One attempt, as steps: Record (the instructions) -> Hold (the finalizer, where it protects work) ->
+AskRoom -> Tell (attempt N is in the status) -> Launch (its Job) -> Tell (its Job's uid) -> Tell
+(its outcome, and what follows).
 """
 
 from __future__ import annotations

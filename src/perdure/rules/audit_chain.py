@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from perdure.model.codec import resolved
+
 LINE_MOST = 64 * 1024
 """Maximum length of a line of an exported trail, in characters."""
 
@@ -100,6 +102,6 @@ def read(text: str, number: int) -> AuditLine:
     try:
         found: Mapping[str, Any] = json.loads(text)
         known = {name: found[name] for name in AuditLine.__struct_fields__}
-        return msgspec.convert(known, AuditLine)
+        return msgspec.convert(known, resolved(AuditLine))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"line {number} of the file is no line of an audit trail") from error
