@@ -254,7 +254,7 @@ def line_of(record: Record) -> str:
         case ToldForge(url=url):
             return f"reported on the forge: {one_line(url, 200)}"
         case RunTakenBack(turns=turns, others=others):
-            return f"returned: {turns} turn(s) made there" + (
+            return f"taken back: {turns} turn(s) were added manually" + (
                 f"; started beside it: {', '.join(others)}" if others else ""
             )
         case RunFinished(state=state, reason=reason):
