@@ -814,7 +814,7 @@ def test_a_conversation_is_chosen_on_a_terminal(
     lines = shown.shows("agent:  A greeting in 日本語.")
     assert "(1 of 2)" in lines[0]
     shown.type("Enter")
-    shown.shows("new instructions?")
+    shown.shows("New instructions?")
     assert shown.modes().split("\n")[0] == "0 1"
     shown.type("Go further.", "Enter")
     shown.shows("succeeded; receipt native")
