@@ -259,7 +259,7 @@ def test_out_of_order(office: Office) -> None:
     (gone, late) = office.told(replace(CLOSED, at=4000), replace(REOPENED, at=3000))
     assert (
         (gone.state, late.state) == (HANDLED, IGNORED)
-        and "it was closed since" in late.reason
+        and "it has been closed since" in late.reason
         and not top.exists()
     )
 

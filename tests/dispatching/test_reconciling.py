@@ -340,7 +340,7 @@ def test_a_repository_that_cannot_be_asked_holds_up_no_other(
                 [
                     line
                     for line in asking.office.said
-                    if "shop/gone of missed events of hub cannot be read" in line
+                    if "missed events of shop/gone of hub cannot be read" in line
                 ]
             )
             == 1

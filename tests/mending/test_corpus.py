@@ -25,7 +25,7 @@ def answer(mended: Mended) -> str:
     if mended.refusal:
         return "refused"
     if mended.content is not None:
-        return "mended"
+        return "repaired"
     return "told" if mended.harm is not Harm.NONE else "taken"
 
 
@@ -46,7 +46,7 @@ def test_each_gets_its_answer(case: Case) -> None:
         assert mended.content != content
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.answer == "mended"], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.answer == "repaired"], ids=str)
 def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
     """The prompts and the answers that a reader finds are those of the recording, but for what is
     gone; no other word was put in."""
@@ -75,7 +75,7 @@ def test_every_recording_is_taken_as_it_is() -> None:
 def test_there_are_at_least_thirty() -> None:
     """And every CLI has its own, with every answer somewhere."""
     assert len(CASES) >= 30 and {case.agent for case in CASES} == set(IDS)
-    assert {case.answer for case in CASES} == {"taken", "mended", "told", "refused"}
+    assert {case.answer for case in CASES} == {"taken", "repaired", "told", "refused"}
     assert len(set(map(str, CASES))) == len(CASES)
 
 

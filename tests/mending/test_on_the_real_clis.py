@@ -139,7 +139,9 @@ def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> No
     assert prove(driver, IDS[agent], b"", NAMES[agent], home) != ""
     if agent == "claude":
         hidden = Recording(agent).edited("prompt", lambda e: e.update(parentUuid=None))
-        assert "not told 'tell me a word'" in prove(driver, IDS[agent], hidden, NAMES[agent], home)
+        assert "the model did not get 'tell me a word'" in prove(
+            driver, IDS[agent], hidden, NAMES[agent], home
+        )
         poisoned = Recording(agent).edited(
             "call", lambda e: e["message"]["content"][0].pop("input")
         )

@@ -171,7 +171,7 @@ def test_without_the_parsers_there_are_names_and_that_is_told(tmp_path: Path) ->
     """Where the extra is not installed, files are told by name, and the map says why."""
     drawn = draw(rank(read(made(tmp_path, SHOP), [*SHOP], lambda language, content: None)), 2000)
     assert drawn.missing == ("python",)
-    assert "their parsers are not installed: python" in drawn.text
+    assert "whose parsers are not installed: python" in drawn.text
     assert "class Order" not in drawn.text and "shop/orders.py" in drawn.text
 
 

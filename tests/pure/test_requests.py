@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from perdure.agents.claude import hook
@@ -29,7 +29,7 @@ def made(*calls: OpenCall, earlier: tuple[AgentRequest, ...] = ()) -> tuple[Agen
 
 def answered(request: AgentRequest, answer: AnswerKind, **more: Any) -> AgentRequest:
     changes = {"state": RequestState.ANSWERED, "answer": answer, **more}
-    return msgspec.structs.replace(request, **changes)
+    return replace(request, **changes)
 
 
 def test_the_hook_knows_a_call_by_the_same_digest() -> None:
@@ -47,8 +47,7 @@ def test_an_agent_that_asks_a_thousand_times_makes_few_requests() -> None:
     first = made(*many, *many)
     assert [each.number for each in first] == list(range(1, rules.MOST_AT_ONCE + 1))
     full = tuple(
-        msgspec.structs.replace(first[0], number=n, sha256=str(n))
-        for n in range(1, rules.MOST_OF_RUN + 1)
+        replace(first[0], number=n, sha256=str(n)) for n in range(1, rules.MOST_OF_RUN + 1)
     )
     assert made(*many, earlier=full) == ()
     assert len(made(*[many[0]] * 1000)) == 1
@@ -90,7 +89,7 @@ def test_an_answer_is_given_to_one_attempt() -> None:
     assert rules.due([request], 1, frozenset()) == ()
     allowed = answered(request, AnswerKind.ALLOW)
     assert rules.due([allowed], 1, frozenset()) == (allowed,)
-    given = msgspec.structs.replace(allowed, given=2)
+    given = replace(allowed, given=2)
     assert rules.due([given], 2, frozenset()) == (given,)
     assert rules.due([given], 2, frozenset({1})) == ()
     assert rules.due([given], 3, frozenset()) == ()
@@ -103,7 +102,7 @@ def test_a_superseded_approval_refuses_the_call() -> None:
     closed = answered(request, AnswerKind.ALLOW, state=RequestState.SUPERSEDED)
     (given,) = rules.due([closed], 1, frozenset())
     assert given.answer is AnswerKind.DENY
-    gone = msgspec.structs.replace(closed, parked=False)
+    gone = replace(closed, parked=False)
     assert rules.due([gone], 1, frozenset()) == ()
 
 

@@ -31,7 +31,7 @@ def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
     said: list[str] = []
     with Housekeeping(ground.engine, replace(ground.settings, gc_workdirs=0.0), said.append):
         assert said == [] or "swept" in said[0]
-    assert said == ["swept: 0 taken; look with: perdure gc --dry-run"]
+    assert said == ["swept: 0 removed; look with: perdure gc --dry-run"]
     assert not due(ground.engine)
     with Housekeeping(ground.engine, ground.settings, said.append):
         pass

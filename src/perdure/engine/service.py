@@ -20,18 +20,17 @@ from perdure.engine.attempt.agent_home import check_home
 from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.workdir import cleaned_up
 from perdure.engine.report import report_of
-from perdure.engine.unsaved import recheck
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
 from perdure.host.process.probe import Running
-from perdure.host.wakeup import ring
 from perdure.lateclass import dataclass
 from perdure.model import (
     NOTHING_GIVEN,
     Backend,
     Continuation,
     ContinuityPolicy,
+    Given,
     Launch,
     OutcomeKind,
     RunState,
@@ -51,11 +50,11 @@ from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
 from perdure.rules.work_report import work_report
 from perdure.workspace.identity import is_remote
-from perdure.workspace.task_files import Contents, FileRequest, take
 
 if TYPE_CHECKING:
     from perdure.model.requests import AgentRequest
     from perdure.workspace import Applied
+    from perdure.workspace.task_files import FileRequest
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 POLICIES = ("on_denied", "on_leftover", "last_word")
@@ -90,7 +89,7 @@ def submit(
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
         if value and not SCOPE.fullmatch(value):
             raise UsageError(f"{flag} must be one line of at most 200 characters")
-    given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
+    given = _taken(engine, files)
     tries = 0
     while True:
         name = spec.name or suggest(tries)
@@ -338,7 +337,7 @@ def update(
             f"{run.name} runs on {run.host_name}: task files can only be given there",
             f"perdure update {run.name}, on that host",
         )
-    given = take(Contents(engine.state), files) if files else NOTHING_GIVEN
+    given = _taken(engine, files)
     if spec != run.spec:
         engine.store.reassign(run.id, spec)
     return engine.store.update(run.id, text, given)
@@ -379,6 +378,8 @@ def answer(
     if asked is not None:
         _check_answer(asked, verdict, words)
     answered = engine.store.answer(run.id, number, verdict, engine.redactor.text(words), by)
+    from perdure.host.wakeup import ring
+
     ring(engine.state)
     return answered
 
@@ -496,6 +497,8 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
     first = title_of_run(run)[:72]
     text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
     applied = engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
+    from perdure.engine.unsaved import recheck
+
     recheck(engine, run)
     return applied
 
@@ -669,3 +672,12 @@ def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
         a.outcome.kind for a in engine.store.attempts(run.id) if a.outcome is not None
     ]
     return outcomes[-1] if outcomes else None
+
+
+def _taken(engine: Engine, files: FileRequest | None) -> Given:
+    """Store the files that a person gives with instructions."""
+    if not files:
+        return NOTHING_GIVEN
+    from perdure.workspace.task_files import Contents, take
+
+    return take(Contents(engine.state), files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-import msgspec
+from perdure.lateclass import dataclass
 
 
 class RequestKind(StrEnum):
@@ -37,7 +37,8 @@ class AnswerKind(StrEnum):
     TEXT = "text"
 
 
-class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenCall:
     """A tool call that did not run, as the agent's CLI reports it at the end of a turn."""
 
     call: str
@@ -51,7 +52,8 @@ class OpenCall(msgspec.Struct, frozen=True, kw_only=True):
     """The call waits in the conversation; the CLI can still run it."""
 
 
-class AgentRequest(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentRequest:
     """One request. `number` counts the requests of a run from 1."""
 
     run: str

@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
-
-import msgspec
 
 from perdure.model import Condition, Decision, Outcome, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
@@ -130,7 +129,7 @@ def expired(request: AgentRequest, now: int) -> AgentRequest:
     """Return the request, refused if its time is over and nobody has answered."""
     if request.state is not RequestState.OPEN or request.expires > now:
         return request
-    return msgspec.structs.replace(
+    return replace(
         request, state=RequestState.EXPIRED, answer=AnswerKind.DENY, words=NOBODY, answered=now
     )
 
@@ -236,6 +235,4 @@ def _closed(request: AgentRequest) -> AgentRequest:
     """Return the request; one that was superseded is refused, whatever was answered."""
     if request.state is not RequestState.SUPERSEDED:
         return request
-    return msgspec.structs.replace(
-        request, answer=AnswerKind.DENY, words=f"not now: {request.words}"
-    )
+    return replace(request, answer=AnswerKind.DENY, words=f"not now: {request.words}")

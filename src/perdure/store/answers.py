@@ -4,8 +4,7 @@ one is stored and the other is refused with a sentence."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import msgspec
+from dataclasses import replace
 
 from perdure.errors import Conflict, NotFound
 from perdure.model import RunState, TaskRun
@@ -47,7 +46,7 @@ class StoredRequests(Keeping):
             request = expired(noun_of(found["body"], AgentRequest), write.now)
             if request.state is not RequestState.OPEN:
                 raise Conflict(late(request), f"perdure requests {run.name}")
-            request = msgspec.structs.replace(
+            request = replace(
                 request,
                 state=RequestState.ANSWERED,
                 answer=answer,

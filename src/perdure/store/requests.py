@@ -4,8 +4,7 @@ one, superseded by what happens to the run. Called by `fence`, `sql`, `retention
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import msgspec
+from dataclasses import replace
 
 from perdure.errors import LostLease
 from perdure.model import RunState, TaskRun
@@ -70,7 +69,7 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
                 f"Request {each.number} was changed in the meantime", "perdure requests"
             )
         state = RequestState.SUPERSEDED if was is RequestState.SUPERSEDED else each.state
-        put(write, msgspec.structs.replace(each, given=attempt, state=state), was)
+        put(write, replace(each, given=attempt, state=state), was)
         event = RequestGiven(number=each.number, answer=str(each.answer), parked=each.parked)
         write.note(each.run, attempt, [event])
 
@@ -95,6 +94,6 @@ def supersede(write: Write, run_id: str, why: str, *, answered: bool = False) ->
         unused = answered and each.state is RequestState.ANSWERED and not each.given
         if each.state is not RequestState.OPEN and not unused:
             continue
-        closed = msgspec.structs.replace(each, state=RequestState.SUPERSEDED, words=why)
+        closed = replace(each, state=RequestState.SUPERSEDED, words=why)
         if put(write, closed, each.state):
             write.note(run_id, 0, [RequestSuperseded(number=each.number, reason=why)])

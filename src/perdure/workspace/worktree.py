@@ -32,7 +32,6 @@ from perdure.workspace.locks import (
     sync,
     write,
 )
-from perdure.workspace.trash import discard
 
 LOCKED = "perdure: a task's workdir"
 
@@ -222,6 +221,15 @@ def _refuse_strange(path: Path, workspace: Workspace) -> None:
         )
 
 
+def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
+    """Move a leftover into the trash, which a new workdir does not load. Returns its new path."""
+    if not os.path.lexists(leftover):
+        return None
+    from perdure.workspace.trash import discard
+
+    return discard(places, workspace_id, leftover, label)
+
+
 def _recover(
     places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool
 ) -> list[str] | None:
@@ -233,9 +241,9 @@ def _recover(
     notes = []
     for admin in admins(common, path):
         notes += _save_head(git, admin, workspace)
-        if moved := discard(places, workspace.id, admin, "admin"):
+        if moved := _discard(places, workspace.id, admin, "admin"):
             notes.append(f"git's record of an earlier worktree was kept in {moved}.")
-    if moved := discard(places, workspace.id, path, "worktree"):
+    if moved := _discard(places, workspace.id, path, "worktree"):
         notes.append(f"A half-made worktree was moved to {moved}.")
     if cut_off:
         (common / "refs/heads" / f"{workspace.branch}.lock").unlink(missing_ok=True)

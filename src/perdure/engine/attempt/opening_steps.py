@@ -21,7 +21,6 @@ from perdure.engine.attempt.preparation import begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.engine.attempt.workdir import bring_back
-from perdure.engine.sessions import missing
 from perdure.errors import InUse, LostLease, PerdureError
 from perdure.host import process
 from perdure.model import (
@@ -149,6 +148,8 @@ def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> S
     lineage = engine.store.lineage(key)
     if any(session.state is not SessionState.RETIRED for session in lineage):
         return lineage
+    from perdure.engine.sessions import missing
+
     lost = missing(engine.store, key, driver, home, engine.copies, engine.session_lifetime_s)
     if not lost:
         return lineage

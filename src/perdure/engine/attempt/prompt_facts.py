@@ -40,7 +40,6 @@ from perdure.rules.continuation.instructions import counting, retired
 from perdure.rules.continuation.prompt import Story, Unrecorded
 from perdure.rules.effects import DENIED, OUTCOME_UNKNOWN, Effect, ledger
 from perdure.rules.placement import changes_of
-from perdure.workspace.task_files import Contents, told
 
 if TYPE_CHECKING:
     from perdure.workspace import WorkdirState
@@ -259,6 +258,10 @@ def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) 
         for number, change in made
         if number == claim.attempt or change.version > given
     }
+    if not news:
+        return ""
+    from perdure.workspace.task_files import Contents, told
+
     return told(tuple(news.values()), Contents(engine.state))
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
-
-import msgspec
 
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import Opened
@@ -79,7 +77,7 @@ def answers_for(
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
     if not goes_on:
         # The call does not wait in a new conversation: its agent is told the answer.
-        given = [msgspec.structs.replace(each, parked=False) for each in given]
+        given = [replace(each, parked=False) for each in given]
     refused = tuple(
         each
         for each in requests
@@ -106,7 +104,7 @@ def write_decisions(engine: Engine, run_id: str, answers: Answers) -> None:
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("asked", "parked", "armed"):
         (directory / name).unlink(missing_ok=True)
-    refused = [msgspec.structs.replace(each, parked=False) for each in answers.refused]
+    refused = [replace(each, parked=False) for each in answers.refused]
     decisions = [_decision(each) for each in (*answers.requests, *answers.used_up, *refused)]
     (directory / "decisions.json").write_text(json.dumps(decisions), encoding="utf-8")
     if decisions:
@@ -174,7 +172,7 @@ def asked(
         lasts_ms=int(engine.request_expiry_s * 1000),
     )
     return tuple(
-        msgspec.structs.replace(
+        replace(
             each,
             payload=engine.redactor.text(each.payload),
             summary=engine.redactor.text(each.summary),

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 
 from perdure.errors import Conflict, NotFound
@@ -46,7 +45,7 @@ def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) 
         )
         for number in range(1, count + 1)
     )
-    requests = tuple(msgspec.structs.replace(each, **changes) for each in requests)
+    requests = tuple(replace(each, **changes) for each in requests)
     condition = Condition(type="needs_input", message="it asks", at=now)
     decision = Decision(
         state=RunState.QUEUED, run_after=now + lasts_ms, reason="it asks", condition=condition
