@@ -262,6 +262,10 @@ def begun(one: Stage, prompt: str) -> int:
 HANGS = LINE.replace("say The second file is written.", "hang\nsay The second file is written.")
 
 
+def _written(one: Stage) -> str:
+    return "".join(path.read_text(errors="replace") for path in one.transcripts())
+
+
 def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
     """Everything is killed while the second task is at work: run again, it goes on in its
     conversation, and nothing is done twice."""
@@ -269,6 +273,8 @@ def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
     one.rehearsal.wait_for(4)
+    # The CLI writes its transcript a moment after it asks.
+    one.until(lambda: "Write the second file." in _written(one), "it is written")
     one.lose_machine(started)
     done = one.perdure("plan", "run", str(plan), "--json")
     assert done.code == 0, done.err
