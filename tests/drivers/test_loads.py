@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from perdure.agents import registry
 from perdure.agents.claude import transcript
 from perdure.agents.rehearsal import Cue
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.script import Say
+from perdure.agents.rehearsal.script import Hold, Say
 from perdure.model import Continuation, ItemKind, Loaded, Permissions, Relation, Start, compare
 from perdure.testing.drivers import Bench
 from perdure.testing.drivers.bench import PATIENCE_S, resume
@@ -224,27 +223,28 @@ def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
 
 class Crowd:
     """A model that answers a prompt with "ours" in it only when the stranger's prompt has come as
-    well."""
+    well. `sign`: a file that is there from then on."""
 
-    def __init__(self) -> None:
-        self.stranger_came = threading.Event()
+    def __init__(self, sign: Path) -> None:
+        self.sign = sign
 
     def next(self, conversation: ScriptedConversation) -> Cue:
         prompt = conversation.prompts[-1]
+        answer = Say(f"Answer to {prompt.strip()}.")
+        if "ours" in prompt:
+            return Cue((Hold(str(self.sign)), answer), script=0)
         if "stranger" in prompt:
-            self.stranger_came.set()
-        elif "ours" in prompt:
-            self.stranger_came.wait(PATIENCE_S)
-        return Cue((Say(f"Answer to {prompt.strip()}."),), script=0)
+            self.sign.touch()
+        return Cue((answer,), script=0)
 
     def summary(self, conversation: ScriptedConversation) -> str:
         return ""
 
 
-def test_claude_two_writers(claude: Make) -> None:
+def test_claude_two_writers(claude: Make, tmp_path: Path) -> None:
     """Two processes on one conversation write into one file at once: what the next one loads of it
     is told item by item."""
-    stage = claude(Crowd())
+    stage = claude(Crowd(tmp_path / "sign"))
     session = stage.run("hello one").session_id
     command = stage.driver.command(stage.launch("ours", resume(session)))
     pipe = subprocess.PIPE

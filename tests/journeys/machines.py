@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents.rehearsal import Rehearsal
+from tests.finding import first_file
 from tests.journeys.stage import TOP, Stage, said
 
 PROMPT = "Write one.txt. The magic word is quercus."
@@ -61,9 +62,7 @@ def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
 
 def in_second_tool(one: Stage) -> Path:
     """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
-    found: Path = one.until(
-        lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs"
-    )
+    found: Path = one.until(lambda: first_file(one.home, "begun.txt"), "the second tool runs")
     one.until(
         lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out,
         "a checkpoint is published",

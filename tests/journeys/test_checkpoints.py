@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.finding import first_file
 from tests.journeys.stage import Stage, said
 
 MakeStage = Callable[..., Stage]
@@ -76,9 +77,7 @@ def checkpoints(one: Stage) -> list[dict[str, Any]]:
 
 def in_second_tool(one: Stage) -> Path:
     """Waits until the first tool is checkpointed and the second runs; returns the workdir."""
-    found: Path = one.until(
-        lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs"
-    )
+    found: Path = one.until(lambda: first_file(one.home, "begun.txt"), "the second tool runs")
     one.until(
         lambda: "checkpoint_taken" in one.perdure("logs", "task", "--json").out,
         "a checkpoint is published",
@@ -141,9 +140,7 @@ def test_a_sigterm_saves_both_halves(stage: MakeStage) -> None:
     the conversation and the files."""
     one = stage(TWO_TOOLS)
     supervisor = begin(one)
-    workdir = one.until(
-        lambda: next(iter(one.home.rglob("begun.txt")), None), "the second tool runs"
-    ).parent
+    workdir = one.until(lambda: first_file(one.home, "begun.txt"), "the second tool runs").parent
     one.until(one.transcripts, "the conversation is on disk")
     os.kill(supervisor.pid, signal.SIGTERM)
     one.finish(supervisor)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from perdure.agents.claude import transcript as claude_files
+from tests.finding import first_file
 from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]
@@ -69,7 +70,7 @@ FILES = pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect
 def lost_in_the_third_tool(one: Stage, *more: str) -> None:
     """Attempt 1 loses its machine in its third tool, with the first two in perdure's own copy."""
     started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
-    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the third tool runs")
+    one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")
     one.until(lambda: any(PRINTED.search(each) for each in _copied(one)), "the copy follows")
     lose(one, started)
 
@@ -222,9 +223,7 @@ def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
     )
     assert one.perdure(*RUN, one.agent, "--attempts", "1", PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
-    one.until(
-        lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs"
-    )
+    one.until(lambda: first_file(one.home, "third.txt"), "the tool of the second turn runs")
     one.until(
         lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(),
         "it is announced",
@@ -365,9 +364,7 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
     )
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
-    one.until(
-        lambda: next(iter(one.home.rglob("third.txt")), None), "the tool of the second turn runs"
-    )
+    one.until(lambda: first_file(one.home, "third.txt"), "the tool of the second turn runs")
     lose(one, started)
     (transcript,) = one.transcripts()
     cut_short(transcript)
@@ -484,7 +481,7 @@ def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
     """The files of the newest checkpoint are put back, and the agent is told from when they are."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
-    one.until(lambda: next(iter(one.home.rglob("third.txt")), None), "the third tool runs")
+    one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")
     one.until(
         lambda: '"number"' in one.perdure("checkpoints", "task", "--json").out,
         "a checkpoint is there",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.finding import first_file
 from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]
@@ -54,9 +55,7 @@ def run_to(stage: Stage, *more: str) -> list[str]:
 def begun_in_tool(stage: Stage) -> Path:
     """Waits until the tool runs and the agent has said so, or noted it where it says nothing of a
     tool before its end; returns the workdir."""
-    found: Path = stage.until(
-        lambda: next(iter(stage.home.rglob("begun.txt")), None), "the tool runs"
-    )
+    found: Path = stage.until(lambda: first_file(stage.home, "begun.txt"), "the tool runs")
     if stage.agent == "opencode":
         stage.until(
             lambda: any(b"sleep 98" in content for content in stage.conversations().values()),
@@ -525,7 +524,7 @@ def test_the_supervisor_is_killed_in_the_check(stage: MakeStage) -> None:
     one = stage(TWO_TURNS)
     check = "echo checked >> ../checks.txt; test -e again.txt || { touch again.txt; sleep 97; }"
     started = one.start(*run_to(one, "--verify", check), PROMPT)
-    one.until(lambda: next(iter(one.home.rglob("again.txt")), None), "the check runs")
+    one.until(lambda: first_file(one.home, "again.txt"), "the check runs")
     started.kill()
     one.finish(started)
     done = one.perdure("retry", "task", "--json")

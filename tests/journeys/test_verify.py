@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.finding import first_file
 from tests.journeys.stage import Stage, said
 from tests.journeys.test_one_task import PROMPT, run_to
 
@@ -171,7 +172,7 @@ def test_a_stop_ends_the_check(stage: MakeStage) -> None:
     started = one.start(
         *run_to(one, "--verify", "test -e again.txt || { touch again.txt; sleep 94; }"), PROMPT
     )
-    one.until(lambda: next(iter(one.home.rglob("again.txt")), None), "the check runs")
+    one.until(lambda: first_file(one.home, "again.txt"), "the check runs")
     assert one.perdure("stop", "task").code == 0
     stopped = one.finish(started)
     assert stopped.code == 130, stopped.err

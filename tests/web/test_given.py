@@ -14,6 +14,7 @@ import pytest
 
 from perdure.agents.rehearsal import Rehearsal
 from perdure.model.forge.deliveries import DeliveryState, Forge
+from tests.finding import first_file
 from tests.forges import payloads
 from tests.journeys.stage import Stage
 from tests.web.serving import Serving
@@ -192,7 +193,7 @@ def test_a_plan_over_the_network(machine: Make) -> None:
         found: list[dict[str, Any]] = serving.ask("GET", "/api/v1/plans/pair", token)[1]["tasks"]
         return found
 
-    serving.until(lambda: next(iter(one.home.rglob("two.txt")), None), "the second task is at work")
+    serving.until(lambda: first_file(one.home, "two.txt"), "the second task is at work")
     serving.kill()
     serving.start("--jobs", "1")
     serving.until(
@@ -227,7 +228,7 @@ def test_a_plan_is_stopped_and_goes_on(machine: Make) -> None:
         found = serving.ask("GET", "/api/v1/plans/pair", token)[1]["tasks"]
         return [each["state"] for each in found]
 
-    written = serving.until(lambda: next(iter(one.home.rglob("one.txt")), None), "it is at work")
+    written = serving.until(lambda: first_file(one.home, "one.txt"), "it is at work")
     assert serving.ask("POST", "/api/v1/plans/pair/stop", reader, {})[0] == 403
     assert serving.ask("POST", "/api/v1/plans/none/stop", token, {})[0] == 404
     status, said = serving.ask("POST", "/api/v1/plans/pair/stop", token, {})

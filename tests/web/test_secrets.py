@@ -18,6 +18,7 @@ import pytest
 
 from perdure.agents.rehearsal import Rehearsal
 from perdure.model.forge.deliveries import Forge
+from tests.finding import first_file
 from tests.forges import payloads
 from tests.journeys.stage import TOP, Stage
 from tests.servers.forge import SmallForge
@@ -81,9 +82,7 @@ class Den:
         )
         assert sent[0] == 202, sent
         place = one.home / ".local/share/perdure"
-        report = serving.until(
-            lambda: next(iter(place.rglob("found.json")), None), "the agent has looked"
-        )
+        report = serving.until(lambda: first_file(place, "found.json"), "the agent has looked")
         return serving.until(
             lambda: json.loads(report.read_text() or "null"), "its report is written"
         )
