@@ -41,7 +41,7 @@ def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
         record(stage, "update", "-q", "task", "Again.")
         third = record(stage, "update", "-q", "task", "And again.")
         assert len(third.before) <= 3, third.before
-        assert len(third.after) <= 3, third.after
+        assert len(third.after) <= 3, "\n".join(third.after)
         for each in (first, third):
             early = NOT_BEFORE_THE_LAUNCH & set(each.modules)
             assert not early, early

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -81,6 +82,8 @@ class _Scan:
         self.modes = dict(known.modes.get(piece.prefix, {}))
 
     def run(self) -> str:
+        settled = self.piece.prefix in self.known.settled
+        clock = 0 if settled or not self.kept else self._clock()
         started, listing = (
             time.time_ns(),
             Listing(self.shelf, self.piece, self.known, self.found, self.policy, self.user_index),
@@ -92,7 +95,8 @@ class _Scan:
         self.found.idle[self.piece.prefix] = listing.idle()
         odd = self._directories(started)
         grafts = self._grafts(odd)
-        self._settle(moved)
+        if not moved and (settled or self._settle(clock)):
+            self.found.settled.append(self.piece.prefix)
         before = self.known.trees.get(self.piece.prefix, "")
         tree = before if before and not moved else self._git("write-tree").text
         # With grafts no commit contains this tree, so it may be gone by the next look.
@@ -191,21 +195,25 @@ class _Scan:
         elif _is_there(path):
             self._leave(name, "it could not be read")
 
-    def _settle(self, moved: bool) -> None:
-        """Rewrite the index once the second in which it was written has passed: git reads a file
-        again unless the file is older than the index, in whole seconds."""
-        prefix = self.piece.prefix
-        settled = prefix in self.known.settled and not moved
-        if (
-            self.kept
-            and not (moved or settled)
-            and self.piece.index.exists()
-            and self.piece.index.stat().st_mtime < int(time.time())
-        ):
-            self._git("update-index", "--force-write-index")
-            settled = True
-        if settled:
-            self.found.settled.append(prefix)
+    def _clock(self) -> int:
+        """Return the time of the file system that has the index, in whole seconds; 0 without an
+        index."""
+        if not self.piece.index.exists():
+            return 0
+        with tempfile.TemporaryFile(dir=self.piece.index.parent) as probe:
+            return int(os.fstat(probe.fileno()).st_mtime)
+
+    def _settle(self, clock: int) -> bool:
+        """Date the index to the second in which this look began (`clock`), if it was written
+        earlier. Return whether it was.
+
+        git reads a file again unless it is older than the index, in whole seconds. This look found
+        every such file unchanged, and a change since then has a time of that second or later.
+        """
+        if clock <= 0 or self.piece.index.stat().st_mtime >= clock:
+            return False
+        os.utime(self.piece.index, (clock, clock))
+        return True
 
     def _directories(self, started: int) -> list[str]:
         """Search each directory that changed since the last look for what git does not list.
