@@ -11,7 +11,7 @@ import json
 import random
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -191,10 +191,15 @@ SAID = (
 
 
 def judge_items(
-    stage: Stage, report: dict[str, Any], harm: str, times: tuple[int, int]
+    stage: Stage,
+    report: dict[str, Any],
+    harm: str,
+    times: tuple[int, int],
+    unwritten: Collection[int],
 ) -> list[str]:
     """Return what receipts say that the record disproves. `times`: when the harm was done; no
-    attempt asked then."""
+    attempt asked then. `unwritten`: numbers of the attempts before which no transcript had the
+    task."""
     wrong: list[str] = []
     requests = stage.rehearsal.requests
     for attempt in report["attempts"]:
@@ -214,7 +219,12 @@ def judge_items(
         said = "; ".join((reasons, attempt["why"] or ""))
         wrong += [
             f"untrue: attempt {attempt['number']}: {each}"
-            for each in untrue(said, harm if first else LATER, asked)
+            for each in untrue(
+                said,
+                harm if first else LATER,
+                asked,
+                unwritten=attempt["number"] in unwritten,
+            )
         ]
         if not mine or not earlier or verdict not in (*CLAIMS, "repaired"):
             continue
@@ -295,9 +305,10 @@ CHANGED = ("truncated", "flipped", "foreign")
 STRANGERS = ("stranger", "foreign", "compacted", LATER)
 """Harms in which somebody else had a prompt of its own in the conversation."""
 
+NOT_FOUND = "no transcript of it was found"
 SENTENCES: dict[str, tuple[tuple[str, ...], str]] = {
     "transcript was missing": ((*GONE, LATER), "the transcript was there"),
-    "transcript is missing": ((*GONE, LATER), "the transcript was there"),
+    NOT_FOUND: ((*GONE, LATER), "a transcript with the task was there"),
     "transcript is gone": ((*GONE, LATER), "the transcript was there"),
     "not what perdure had recorded": ((*CHANGED, *STRANGERS), "nobody changed it"),
     "changed between the attempts": ((*CHANGED, *GONE, *STRANGERS), "nobody changed it"),
@@ -310,13 +321,14 @@ SENTENCES: dict[str, tuple[tuple[str, ...], str]] = {
 """Sentences of receipts, the harms after which they are true, and what was so otherwise."""
 
 
-def untrue(said: str, harm: str, asked: int) -> list[str]:
+def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list[str]:
     """Return what is not so in the sentences of a receipt and of its attempt's beginning. `asked`:
-    the number of requests of the task that the model had had in this conversation."""
+    the number of requests of the task that the model had had in this conversation. `unwritten`:
+    no transcript with the task was there when the attempt began."""
     found = [
         f"{truth} ({sentence!r})"
         for sentence, (harms, truth) in SENTENCES.items()
-        if sentence in said and harm not in harms
+        if sentence in said and harm not in harms and not (unwritten and sentence == NOT_FOUND)
     ]
     if "no turn of it reached the agent" in said:
         found.append("nobody knows whether the model was asked")

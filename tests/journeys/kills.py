@@ -8,7 +8,7 @@ although the model was not shown the conversation; a fresh start although a tran
 in it was there; a process left alive; a file gone or changed. A failed trial is repeated by its
 seed.
 
-In about half of the trials the conversation is harmed as well (`tests.journeys.harm`), and the
+In most of the trials the conversation is harmed as well (`tests.journeys.harm`), and the
 receipts are judged item by item: what the model server's record says was shown before must be shown
 again, or the receipt must say that it is not.
 
@@ -58,7 +58,7 @@ LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
 """A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes
 too late is not counted."""
 TRIES = 6
-HARMED = 0.55
+HARMED = 0.7
 """Share of the trials in which the conversation comes to harm."""
 WARM_LATEST_S = {"claude": 5.0, "codex": 3.0}
 KEPT = tuple(WARM_LATEST_S)
@@ -86,6 +86,8 @@ class Trial:
     """perdure had a copy of the conversation when it was harmed."""
     harm_times: tuple[int, int] = (0, 0)
     """When the harm was done, from and to: a request of that time is nobody's attempt."""
+    unwritten: list[int] = field(default_factory=list)
+    """Numbers of the attempts before which no transcript had the task."""
     kept_on: bool | None = None
     """Whether the attempt after the harm went on with the conversation."""
     kept: int = 0
@@ -193,6 +195,7 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
     harmed = result.turn == turn and result.harm and result.struck
     if harmed:
         attempts = _attempts(stage)
+        _note_unwritten(stage, result, attempts)
         began = time.time_ns() // 1_000_000
         result.harm, result.copied = apply(stage, result.harm, random.Random(result.seed))
         result.harm_times = (
@@ -208,8 +211,8 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
             _went_on(stage, result, attempts)
             continue
         files = _files(stage)
-        there = _transcript_has(stage, "quercus")
         attempts = _attempts(stage)
+        there = _note_unwritten(stage, result, attempts)
         done = _again(stage, words)
         _compare(result, files, _files(stage))
         _expect_native(stage, result, there, attempts)
@@ -294,6 +297,15 @@ def _transcript_has(stage: Stage, word: str) -> bool:
     )
 
 
+def _note_unwritten(stage: Stage, result: Trial, attempts: int) -> bool:
+    """Return whether a transcript has the task. If none has, note the number of the attempt that
+    begins now."""
+    there = _transcript_has(stage, "quercus")
+    if not there:
+        result.unwritten.append(attempts + 1)
+    return there
+
+
 def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: int) -> None:
     """Where a transcript with the task was there, every new attempt goes on natively."""
     shown = stage.perdure("show", "task", "--json")
@@ -332,7 +344,7 @@ def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
         for r in stage.rehearsal.requests
         if not result.harm_times[0] <= r.time <= result.harm_times[1]
     ]
-    result.wrong += judge_items(stage, report, result.harm, result.harm_times)
+    result.wrong += judge_items(stage, report, result.harm, result.harm_times, result.unwritten)
     for attempt in report["attempts"]:
         verdict = (attempt["receipt"] or {}).get("verdict", "none")
         result.verdicts.append(verdict)

@@ -50,13 +50,20 @@ def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
         ("announced but never began: no turn of it reached the agent", "", 0, False),
         ("a summary by the agent replaces 3 of them", "compacted", 2, True),
         ("a summary by the agent replaces 3 of them", "flipped", 2, False),
-        ("the agent's transcript is missing, and there is no own copy of it", "two retries", 2, False),
+        ("no transcript of it was found, and there is no own copy of it", "two retries", 2, False),
         ("same id aaaa; this attempt's prompt stands in the new part", "", 2, True),
     ],
 )  # fmt: skip
 def test_the_oracle_knows_untrue_sentences(said: str, harm: str, asked: int, is_true: bool) -> None:
     """The sentences of a receipt are held against what the harm really was."""
     assert (untrue(said, harm, asked) == []) is is_true
+
+
+def test_the_oracle_knows_a_transcript_that_was_never_written() -> None:
+    """The agent was killed after it had asked the model and before it had written the prompt."""
+    said = "conversation aaaa cannot continue: no transcript of it was found"
+    assert untrue(said, "", 1, unwritten=True) == []
+    assert untrue(said, "", 1) != []
 
 
 def test_the_oracle_quotes_what_receipts_say() -> None:
