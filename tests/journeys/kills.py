@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,7 @@ from perdure.agents.rehearsal import Rehearsal
 from perdure.rules.continuity import UNANSWERED
 from tests.journeys.harm import HARMS, apply, judge_items, told_of_loss
 from tests.journeys.stage import Done, Stage, said
+from tests.patience import PATIENCE_S
 
 FIRST = "Write one.txt. The magic word is quercus."
 SECOND = "Now write two.txt. The second word is fagus."
@@ -229,18 +232,30 @@ def _again(stage: Stage, words: tuple[str, ...]) -> Done:
     return done if accepted else stage.perdure(*words)
 
 
+def _recorded_run(stage: Stage) -> tuple[str, int, int]:
+    """Return the run's state, version of its instructions and number of attempts, from the database:
+    a trial asks often, and each `perdure show` costs as much as a turn of an agent."""
+    database = stage.state / "perdure.db"
+    if not database.exists():
+        return "", 0, 0
+    link = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
+    with contextlib.closing(link):
+        # A kill may have come before the tables were made.
+        if not link.execute("select 1 from sqlite_master where name = 'attempts'").fetchone():
+            return "", 0, 0
+        row = link.execute(
+            "select state, context_version, (select count(*) from attempts where run = runs.id) "
+            "from runs where name = 'task'"
+        ).fetchone()
+    return row or ("", 0, 0)
+
+
 def _succeeded(stage: Stage, turn: int) -> bool:
-    shown = stage.perdure("show", "task", "--json")
-    return (
-        shown.code == 0
-        and shown.json["state"] == "succeeded"
-        and shown.json["context_version"] == turn
-    )
+    return _recorded_run(stage)[:2] == ("succeeded", turn)
 
 
 def _attempts(stage: Stage) -> int:
-    shown = stage.perdure("show", "task", "--json")
-    return len(shown.json["attempts"]) if shown.code == 0 else 0
+    return _recorded_run(stage)[2]
 
 
 def strike(stage: Stage, victim: str, supervisor: subprocess.Popen[str]) -> None:
