@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -234,11 +235,13 @@ def judge_items(
             for each in items_of(request.messages)
             if not _strange(request.messages)
         }
+        messages = chain.from_iterable(each.messages for each in earlier)
+        commands = {each.call: each.text for each in messages if each.role == "tool_call"}
         shown = set(items_of(mine[0].messages))
         # What a prompt told of an earlier attempt is in the history of those that follow.
         prompts = [each.text for each in mine[0].messages if each.role == "user"]
         told = " ".join(" ".join(prompts).split())
-        missing = [each for each in known - shown if not (each[2] and each[2] in told)]
+        missing = [each for each in known - shown if not is_told(each, commands, told)]
         missing = [each for each in missing if not _made_up(each)]
         if missing and ALL in reasons:
             wrong.append(f"untrue: attempt {attempt['number']}: {sorted(missing)[:3]} is missing")
@@ -288,6 +291,20 @@ def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
 def _strange(messages: Sequence[Any]) -> bool:
     """A request of somebody else in another conversation."""
     return not any("quercus" in message.text for message in messages)
+
+
+def is_told(item: Item, commands: Mapping[str, str], told: str) -> bool:
+    """Whether the prompts have an item that the history has not: its text, or the command with what
+    came of it. Codex puts lines of its own around an output. `commands`: by the call's id."""
+    kind, call, text = item
+    if text and text in told:
+        return True
+    wrapped = re.search(r"Process exited with code (\d+) .*?Output:(.*)", text)
+    if kind != "result" or not wrapped:
+        return False
+    command, output = commands.get(call, ""), wrapped[2].strip() or "(it said nothing)"
+    ended = "it succeeded" if wrapped[1] == "0" else "it failed"
+    return bool(command) and f"{command}'`; {ended}" in told and output in told
 
 
 def _made_up(item: Item) -> bool:

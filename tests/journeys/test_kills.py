@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perdure.rules import continuation, continuity
-from tests.journeys.harm import ALL, SENTENCES, untrue
+from tests.journeys.harm import ALL, SENTENCES, is_told, untrue
 from tests.journeys.kills import KEPT, table, trial
 
 pytestmark = pytest.mark.journey
@@ -64,6 +64,21 @@ def test_the_oracle_knows_a_transcript_that_was_never_written() -> None:
     said = "conversation aaaa cannot continue: no transcript of it was found"
     assert untrue(said, "", 1, unwritten=True) == []
     assert untrue(said, "", 1) != []
+
+
+def test_the_oracle_knows_a_result_that_a_prompt_told() -> None:
+    """Codex wraps an output in lines of its own; the prompt has the command, its end and the
+    output."""
+    item = (
+        "result",
+        "c",
+        "Chunk ID: 1 Process exited with code 0 Original token count: 1 Output: ha",
+    )
+    told = "- you ran `/bin/bash -lc 'cat it'`; it succeeded. --- output 1 --- ha --- end ---"
+    assert is_told(item, {"c": "cat it"}, told)
+    assert not is_told(item, {"c": "cat at"}, told)
+    assert not is_told(item, {"c": "cat it"}, told.replace("ha ---", "hu ---"))
+    assert not is_told(item, {"c": "cat it"}, told.replace("succeeded", "failed"))
 
 
 def test_the_oracle_quotes_what_receipts_say() -> None:
