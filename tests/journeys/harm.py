@@ -277,15 +277,19 @@ def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
 
 
 def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
-    """When the newest conversation before an attempt was begun by one that says so: what was shown
-    in another conversation before that is no part of what `native` claims."""
+    """When the newest attempt began that openly left something of the conversation behind: what was
+    shown before is no part of what a later `native` claims."""
     begun = [
         each["started"]
         for each in report["attempts"]
         if each["number"] < attempt["number"]
-        and (each["receipt"] or {}).get("verdict") in ("fresh", "rebuilt")
+        and (each["receipt"] or {}).get("verdict") in LEFT_BEHIND
     ]
     return max(begun, default=0)
+
+
+LEFT_BEHIND = ("fresh", "rebuilt", "compacted", "shortened")
+"""Verdicts which say that not all of the conversation is shown any more."""
 
 
 def _strange(messages: Sequence[Any]) -> bool:

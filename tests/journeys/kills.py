@@ -46,6 +46,7 @@ from tests.patience import PATIENCE_S
 FIRST = "Write one.txt. The magic word is quercus."
 SECOND = "Now write two.txt. The second word is fagus."
 SCRIPT = """by history
+summary A task with the magic word quercus.
 run echo one > one.txt; sleep 0.2
 ---
 slow 0.3

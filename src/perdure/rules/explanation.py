@@ -175,11 +175,11 @@ def _size(size: dict[str, Any]) -> str:
     """Return what happened to the conversation because of its size."""
     match size["event"]:
         case "compacted":
-            whose = "as requested" if size["asked"] else "by itself"
-            return (
-                f"the agent compacted the conversation {whose}: {size['before']:,} tokens became "
-                f"{size['after']:,}"
-            )
+            # Where perdure did not ask, the agent or a person may have begun it.
+            begun = "the conversation was compacted"
+            if size["asked"]:
+                begun = "the agent compacted the conversation as requested"
+            return f"{begun}: {size['before']:,} tokens became {size['after']:,}"
         case "not_compacted":
             return (
                 "the agent was asked to compact the conversation and did not: it has "
