@@ -231,6 +231,12 @@ WENT_ON = Evidence(
             Verdict.COMPACTED,
             "a summary by the agent replaces",
         ),
+        (
+            Shown(relation=Relation.GAPS, known=5, shown=1, condensed=3, unrecorded=1, told=1),
+            Rung.NATIVE,
+            Verdict.COMPACTED,
+            "the prompt gave the agent",
+        ),
     ],
 )
 def test_the_verdict_by_what_was_shown(

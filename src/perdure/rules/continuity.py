@@ -45,7 +45,11 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
     if continuation.kind is Start.FORK:
         shown = continuation.shown
         lacking = shown is not None and bool(shown.unrecorded or shown.off_branch)
-        verdict = Verdict.SHORTENED if lacking else Verdict.FORKED
+        verdict = Verdict.FORKED
+        if shown is not None and shown.condensed:
+            verdict = Verdict.COMPACTED
+        if lacking:
+            verdict = Verdict.SHORTENED
         return _receipt(verdict, continuation, evidence, *_fork_grounds(continuation, evidence))
     reasons = [*_mends(continuation), *_gaps(continuation.shown), *_grounds(continuation, evidence)]
     return _receipt(_resumed(continuation, evidence), continuation, evidence, *reasons)
@@ -65,10 +69,10 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
     if shown.relation is Relation.GAPS:
         # The agent was killed before it had saved these items. The prompt repeats all of them.
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
-        return Verdict.NATIVE if own and shown.told == shown.unrecorded else Verdict.REPAIRED
-    if shown.relation is Relation.COMPACTED:
-        return Verdict.COMPACTED
-    return Verdict.NATIVE
+        if not own or shown.told != shown.unrecorded:
+            return Verdict.REPAIRED
+    # A relation names the worst of several: there may be gaps and a summary.
+    return Verdict.COMPACTED if shown.condensed else Verdict.NATIVE
 
 
 def _gaps(shown: Shown | None) -> list[str]:
