@@ -197,6 +197,9 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
         strike(stage, result.victim, started)
     done = stage.finish(started)
     harmed = result.turn == turn and result.harm and result.struck
+    if harmed and turn == 2 and _succeeded(stage, turn):
+        # The kill came after the last result: nothing goes on that could notice a harm.
+        harmed, result.harm = False, ""
     if harmed:
         attempts = _attempts(stage)
         _note_unwritten(stage, result, attempts)
