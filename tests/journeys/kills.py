@@ -161,7 +161,9 @@ def _play(stage: Stage, result: Trial) -> None:
     )
     _judge(stage, result, report)
     workdir = Path(report["workspace"]["path"])
-    told = result.harm == "workdir lost" and told_of_loss(stage)
+    # Where the agent was done before the loss, no attempt follows, and the run says what is missing.
+    said_so = "does not exist" in report["missed_checkpoint"]
+    told = result.harm == "workdir lost" and (said_so or told_of_loss(stage))
     for name, text in (("one.txt", "one\n"), ("two.txt", "two\n")):
         if told and not (workdir / name).exists():
             continue
