@@ -61,11 +61,11 @@ docs: install ## the documents as a site, below site/
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --strict
 
-screens: tools install agents ## the photographs of the terminal in docs/images, made anew
+screens: tools install agents ## the photographs of the terminal in docs/images, made again
 	$(BIN)/python docs/screens.py
 	$(BIN)/python docs/film.py
 
-pictures: tools install ## the photographs of the dashboard in docs/images, made anew
+pictures: tools install ## the photographs of the dashboard in docs/images, made again
 	$(BIN)/python docs/pictures.py
 
 dist: install ## the distribution as it is published, below dist/, and whether an index takes it

@@ -1,5 +1,5 @@
 """A moving picture for the first page: a real agent in a real terminal is killed in the middle of a
-command, and continued. `make screens` makes it anew, as docs/images/continue.svg.
+command, and continued. `make screens` makes it again, as docs/images/continue.svg.
 
 Nothing is staged but the model, and how long each picture is shown. It is one SVG that moves by
 CSS; where a reader wants no motion, its last picture stands still.

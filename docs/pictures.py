@@ -1,5 +1,5 @@
 """Photographs of the dashboard for the documents: a real `perdure serve`, a real Chromium, the runs
-of a made-up day. `make pictures` makes them anew, below docs/images.
+of a made-up day. `make pictures` makes them again, below docs/images.
 """
 
 from __future__ import annotations

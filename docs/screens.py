@@ -1,5 +1,5 @@
 """Photographs of the terminal for the documents: real commands, a real agent, a real terminal.
-`make screens` makes them anew.
+`make screens` makes them again.
 
 Each scene is typed into tmux; what stands there is drawn as an SVG below docs/images. Nothing is
 staged but the model: the agent's is perdure's own scripted server.

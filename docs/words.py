@@ -22,7 +22,7 @@ SETTINGS = {
         "which ignored files a checkpoint has: `small` (each up to 10 MiB, not what a build "
         "makes), `all`, `none`"
     ),
-    "cold_cache": "what follows when a conversation was idle for so long that the model has to read all of it anew: `resume`, `compact` or "
+    "cold_cache": "what follows when a conversation was idle for so long that the model has to read all of it again: `resume`, `compact` or "
     "`cheapest` where that costs less, `ask` a person then",
     "account_jobs": (
         "how many runs may be at work on one account at once: `2`, or by agent `claude=2,codex=1`; "

@@ -649,7 +649,7 @@ def test_a_clone_is_cut_where_the_run_began(
 ) -> None:
     """An agent that commits before its first checkpoint: what travels stands on the commit that the
     repository has, so that a clone on another machine can take it in. That holds as well when the
-    repository went on meanwhile and the clone is made anew."""
+    repository went on meanwhile and the clone is created again."""
     one = machine("one")
     began = git(repository, "rev-parse", "HEAD").strip()
     run = worked(one, repository, tmp_path / "home", backend="isolated")

@@ -55,7 +55,7 @@ def test_a_thread_is_whole_where_the_conversation_went_on() -> None:
         attempt(5, OutcomeKind.SUCCEEDED, Verdict.REPAIRED), attempt(6, None, None),
     ])  # fmt: skip
     assert [each.tone for each in found] == ["pause", "pause", "bad", "stop", "good", "live"]
-    assert [each.joint for each in found] == ["anew", "on", "broken", "anew", "on", "on"]
+    assert [each.joint for each in found] == ["fresh", "on", "broken", "fresh", "on", "on"]
 
 
 def test_a_timeline_has_its_gaps() -> None:
@@ -218,7 +218,7 @@ def test_a_plan_stands_in_columns() -> None:
 
 
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many who ask at the same time begin one measurement; what fails is told, and is measured anew
+    """Many who ask at the same time begin one measurement; what fails is told, and is measured again
     when it was forgotten."""
     monkeypatch.setattr(measurements, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()

@@ -31,7 +31,7 @@ def begin(window: Looking, stage: Stage, name: str, prompt: str) -> Page:
 
 
 def stands(page: Page, state: str) -> None:
-    """The run's page says so, without being asked for anew."""
+    """The run's page says so, without a reload."""
     expect(page.locator(f"#head h1 .glyph.s-{state}")).to_be_visible()
 
 

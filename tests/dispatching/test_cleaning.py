@@ -200,7 +200,7 @@ def test_back_from_its_checkpoint(office: Office) -> None:
 
 
 def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when the workdir is made anew and not filled yet, it is filled before its agent goes
+    """Killed when the workdir is recreated and not filled yet, it is filled before its agent goes
     on, though its branch is gone."""
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
@@ -326,7 +326,7 @@ def test_somebody_stands_in_it(office: Office) -> None:
 
 
 def test_what_a_person_has_reset_stays_so(office: Office) -> None:
-    """After a reset by a person the run begins anew: no clean-up of before is undone."""
+    """After a reset by a person the run starts over: no earlier clean-up is undone."""
     top = worked(office)
     office.told(CLOSED)
     sweeper.reset(office.engine, sweeper.Target(run=office.run().name), Path("/"))

@@ -84,7 +84,7 @@ def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
 
 
 def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
-    """Another label on an issue that is done begins nothing anew on Gitea; assigned once more on
+    """Another label on an issue that is done starts nothing on Gitea; assigned once more on
     GitHub it goes on."""
     office.told(ASSIGNED)
     office.end(office.claim())

@@ -44,7 +44,7 @@ def pushed(office: Office, commit: str = COMMIT) -> None:
 
 
 def unmarked(prompt: str) -> str:
-    """A prompt without the marks around what others wrote, which are drawn anew for each."""
+    """A prompt without the marks around other people's text, which are random for each."""
     return re.sub(
         r"<<<FORGE-[0-9a-f]{16}\s|\sFORGE-[0-9a-f]{16}>>>", "", prompt.partition("\n\n")[2]
     )
@@ -113,7 +113,7 @@ def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
 @every_forge
 def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: Forge) -> None:
     """After so many repairs in a row nothing more is told, and a person is asked for; a person's
-    word goes on with it, and counts anew."""
+    word goes on with it, and restarts the count."""
     office = make()
     office.rules = (replace(office.rules[0], ci_attempts=2),)
     office.dispatcher._rules = office.rules

@@ -114,7 +114,7 @@ def test_how_opencode_is_told_which_conversation() -> None:
     ],
 )
 def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
-    """Anything else is refused before the launch; an empty id would silently start anew."""
+    """Anything else is refused before the launch; an empty id would silently start a new session."""
     for kind in (Start.RESUME, Start.FORK):
         with pytest.raises(ValueError):
             argv(kind, session_id=bad)

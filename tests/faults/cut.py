@@ -39,7 +39,7 @@ Acks = dict[int, Any]
 
 
 def trial(number: int, count: int) -> Trial:
-    """One cut that struck a live run: drawn anew until there is one."""
+    """One cut that struck a live run: drawn again until there is one."""
     kind = AROUND[number % len(AROUND)]
     for draw in range(DRAWS):
         found = play(

@@ -55,7 +55,7 @@ def trial(number: int, count: int) -> Trial:
 
 
 def by_call(number: int, count: int) -> Trial:
-    """Trial `number`: the programs in turn; drawn anew until one of its calls was answered so."""
+    """Trial `number`: the programs in turn; drawn again until one of its calls was answered so."""
     program = PROGRAMS[number % len(PROGRAMS)]
     for draw in range(DRAWS):
         seed = number + draw * 10_000

@@ -149,7 +149,7 @@ def test_everything_comes_back_with_what_was_written_meanwhile(world: World) -> 
 
 
 def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) -> None:
-    """A program that did not follow the variable began a home anew: its files come to the volume,
+    """A program that did not follow the variable created a new home: its files come to the volume,
     which keeps its own versions."""
     world = made(tmp_path / "world", "full", "variable")
     world.link()

@@ -480,7 +480,7 @@ def table(lines: list[Line]) -> str:
         f"where the transcript was there: {len(there)}, native or repaired: {went_on} ({rate})"
     )
     out.append(
-        f"the rest: {len(rest)} ({sum(d.left for d in rest)} asked to begin anew), disclosed: "
+        f"the rest: {len(rest)} ({sum(d.left for d in rest)} asked to start over), disclosed: "
         f"{disclosed}"
     )
     out.append(

@@ -627,7 +627,7 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
     assert done.code == 0, done.err
     _, second = done.json["attempts"]
     assert second["rung"] == "copy", second
-    # OpenCode writes some fields anew when it takes a conversation in.
+    # OpenCode rewrites some fields when it imports a conversation.
     assert second["receipt"]["verdict"] in ("native", "repaired"), reasons(second)
     assert "was not what perdure had recorded" in reasons(second)
     assert "newest part is missing" not in reasons(second)

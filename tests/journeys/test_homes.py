@@ -174,7 +174,7 @@ def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: Make
 
 
 def test_without_its_volume_no_attempt_is_begun_and_nothing_is_lost(stage: MakeStage) -> None:
-    """With the volume not mounted the agent is not started (it would begin anew without a word);
+    """With the volume not mounted the agent is not started (it would start over without a message);
     with it the conversation goes on."""
     one = stage(SCRIPT)
     session = begun(one)

@@ -100,7 +100,7 @@ def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
 
 
 def test_a_run_waits_for_its_host(hosts: Pair) -> None:
-    """Without a checkpoint store no other host begins it anew: its pool leaves it, `why` and
+    """Without a checkpoint store no other host starts it over: its pool leaves it, `why` and
     `retry` say for whom it waits, and there it goes on in the same conversation."""
     one, two, _ = hosts()
     begun = begin(one)

@@ -360,7 +360,7 @@ def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:
 
 
 def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
-    """fresh-ok starts anew, and the receipt names the conversation that was lost."""
+    """fresh-ok starts a new conversation, and the receipt names the conversation that was lost."""
     one = stage(TWO_TURNS.replace("by history\n", "") + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "fresh-ok"), PROMPT).code == 0
     lose_conversation(one, copies=True)

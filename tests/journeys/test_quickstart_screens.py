@@ -1,6 +1,6 @@
 """The quickstart at a terminal of 80 by 24, against screens that a person can read.
 
-`WRITE_SCREENS=1 pytest tests/journeys/test_quickstart_screens.py` writes them anew; look at
+`WRITE_SCREENS=1 pytest tests/journeys/test_quickstart_screens.py` writes them again; look at
 the difference before it is committed. What differs from run to run is replaced by as many
 characters, so that the layout stays.
 """

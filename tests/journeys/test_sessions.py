@@ -150,7 +150,7 @@ def test_lost_records_are_made_again(stage: MakeStage) -> None:
 
 def test_the_documented_program(stage: MakeStage) -> None:
     """The program of docs/how-to/sessions.md: a session is created before anything runs, its runs
-    share one conversation and are counted; once it is closed, the next run begins anew and is
+    share one conversation and are counted; once it is closed, the next run starts a new one and is
     told."""
     one = stage(TALK)
     page = (TOP / "docs/how-to/sessions.md").read_text()

@@ -1,4 +1,4 @@
-"""Task files on the real CLIs: given, edited by the agent, given anew; what the model is told, and
+"""Task files on the real CLIs: given, edited by the agent, given again; what the model is told, and
 what lies in the workdir."""
 
 from __future__ import annotations

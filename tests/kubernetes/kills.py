@@ -6,7 +6,7 @@ agent would only make it slow) are played two at a time: attempts that fail and 
 that is killed, new instructions in the middle, a stop and on again. Meanwhile the operator is
 killed with SIGKILL again and again, each time at a random one of its requests to the API server,
 before the request arrives or after it was carried out, or at a random moment between; then it is
-started anew.
+restarted.
 
 What must hold of every run: each attempt has one Job, one pod and one outcome; no attempt began
 twice, no two worked at the same time; the conversation is one; and the run ends as its pods were
@@ -173,7 +173,7 @@ def book(here: Place, run: Run) -> list[str]:
     for each in status["attempts"]:
         verdict = (each.get("receipt") or {}).get("verdict")
         if verdict == "fresh" and any(number < each["number"] for number in begun):
-            found.append(f"attempt {each['number']} began anew")
+            found.append(f"attempt {each['number']} began a new conversation")
         if each["outcome"] == "succeeded" and each["number"] not in begun:
             found.append(f"attempt {each['number']} succeeded and never began")
     return found

@@ -421,7 +421,7 @@ def test_a_token_without_rights(bench: Bench) -> None:
 
 
 def test_who_does_not_want_it(bench: Bench) -> None:
-    """`report = false` and `publish = "no"` leave the forge as it is; a task that was begun anew is
+    """`report = false` and `publish = "no"` leave the forge as it is; a task that was started over is
     told of by its newest run alone."""
     run = bench.worked(bench.dispatched())
     bench.answering(report=False).answer(run.id)

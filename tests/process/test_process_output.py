@@ -133,7 +133,7 @@ def test_a_file_that_became_shorter(tmp_path: Path) -> None:
 def test_lines_are_what_split_says(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], cap: int, stop_at: int
 ) -> None:
-    """However a file grows and wherever a reader begins anew: the lines of split, each cut to the
+    """However a file grows and wherever a reader starts over: the lines of split, each cut to the
     cap, and the counts add up."""
     path = tmp_path_factory.getbasetemp() / "growing"
     path.write_bytes(b"")

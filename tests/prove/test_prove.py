@@ -62,7 +62,7 @@ def command(scratch: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def bad(scratch: Path) -> Path:
-    """An agent that says it is Claude Code, and begins anew on every resume."""
+    """An agent that says it is Claude Code, and starts a new conversation on every resume."""
     program = scratch / "claude-bad"
     program.write_text(
         f"#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name('fresh.py')} "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections import defaultdict
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -122,4 +124,43 @@ def test_texts_are_in_plain_words() -> None:
                 continue
             if UNPLAIN.search(text) and text not in LABELS:
                 found.append(f"{file}:{node.lineno}: {text[:60]}")
+    assert found == []
+
+
+HARD_BEGINNING = re.compile(r"(What|Who|Whose|Whom|Whoever|Whatever|Somebody|Of|So|Against)\b")
+"""First words of a docstring that make a reader search for its subject."""
+ARCHAIC = re.compile(r"\b([Aa]new|[Ww]hosever|[Ww]homever|[Ww]herefrom|Whoever|Whosoever)\b")
+ROOT = Path(__file__).parents[2]
+
+
+def _docstrings(tree: ast.Module) -> list[ast.Constant]:
+    """Every text that is a statement: docstrings of modules, classes, functions and names."""
+    found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+    return [
+        each for each in found if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    ]
+
+
+def test_a_docstring_begins_with_its_subject_or_verb() -> None:
+    """No docstring begins with a word that postpones its subject."""
+    found = []
+    for file, tree in TREES.items():
+        for text in _docstrings(tree):
+            if HARD_BEGINNING.match(str(text.value).strip()):
+                found.append(f"{file}:{text.lineno}: {str(text.value)[:60]}")
+    assert found == []
+
+
+def test_comments_and_docstrings_have_no_archaic_words() -> None:
+    """Comments and texts of the source, and all pages of the docs, use words of today."""
+    found = []
+    for file in TREES:
+        for token in tokenize.generate_tokens(io.StringIO((SOURCE / file).read_text()).readline):
+            is_text = token.type in (tokenize.COMMENT, tokenize.STRING)
+            if is_text and ARCHAIC.search(token.string):
+                found.append(f"{file}:{token.start[0]}: {token.string[:60]}")
+    for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")):
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            if ARCHAIC.search(line):
+                found.append(f"{page.relative_to(ROOT)}:{number}")
     assert found == []

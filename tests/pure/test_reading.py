@@ -113,7 +113,7 @@ def test_a_reply_after_the_end_of_a_turn_shows_that_the_agent_goes_on() -> None:
 
 
 def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
-    """A whole answer, known by its usage, begins the count anew; old ones are forgotten, the count
+    """A whole answer, known by its usage, restarts the count; old ones are forgotten, the count
     is not."""
     reading = read(*[RetrySeen(status=529)] * 50)
     assert (reading.retries_in_a_row, len(reading.retries)) == (50, RETRIES_KEPT)

@@ -98,7 +98,7 @@ def condition(status: TaskRunStatus, kind: str) -> StatusCondition:
 
 def test_a_job_beyond_the_status_is_looked_at_first() -> None:
     """A Job of an attempt that the status does not know yet: the status is old, so that all is read
-    anew before the Job is stopped."""
+    again before the Job is stopped."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     ahead = making.job(run, 2)
     assert step(run, jobs=[ahead]) == steps.LookAgain()

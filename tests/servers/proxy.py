@@ -59,7 +59,7 @@ class Proxy:
 
     def close(self) -> None:
         """Its thread is gone afterwards. One that still waited in accept() on the closed descriptor
-        would, when the kernel begins that call anew (an ignored SIGCHLD is enough while another
+        would, when the kernel restarts that call (an ignored SIGCHLD is enough while another
         thread holds signals back, as posix_spawn does), take a connection from whoever has the
         descriptor's number by then."""
         with suppress(OSError):

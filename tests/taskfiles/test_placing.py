@@ -147,7 +147,7 @@ def test_versions_add_up(scene: Scene) -> None:
     }
     assert [scene.read(name) for name in "abc"] == [b"2", b"1", b"1"]
     scene.give({"b": b"3"})
-    assert str(scene.place()["b"].action) == "conflict", "what is given anew has no base"
+    assert str(scene.place()["b"].action) == "conflict", "a file given again has no base"
 
 
 def test_an_update_without_files_changes_none(scene: Scene) -> None:

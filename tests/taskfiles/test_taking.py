@@ -150,7 +150,7 @@ def test_what_cannot_be_taken(
 
 
 def test_contents_are_private_whole_and_never_trusted(contents: Contents) -> None:
-    """Readable by the owner alone; a damaged one counts as missing and is written anew; a digest
+    """Readable by the owner alone; a damaged one counts as missing and is written again; a digest
     from elsewhere leads nowhere."""
     digest = contents.put(b"text")
     path = contents.path(digest)

@@ -95,7 +95,7 @@ def test_a_workdir_of_the_other_backend_is_not_taken_for_ones_own(yard: Yard) ->
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_an_existing_branch_is_gone_on_with(yard: Yard, backend: str) -> None:
-    """A branch that has commits already is not started anew from the base."""
+    """A branch that has commits already is not restarted from the base."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "earlier work")
     yard.git("branch", "work", tip)
     prepared = yard.workspaces.prepare(yard.plan(backend, base="HEAD~1"), "claude")

@@ -1,4 +1,4 @@
-"""What happened since a time: what is done, failed, waits or needs a person, and what it cost."""
+"""Summarizes a span of time: runs that succeeded, failed, wait or need a person, and their cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     state: str
     message: str
-    """What is needed, why it failed, or why it waits; may be empty."""
+    """The need, the cause of the failure, or the reason for waiting; may be empty."""
     updated: int
     until: int
     """The time until which it waits; 0 if it does not."""
@@ -39,8 +39,8 @@ class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs of a span of time, the newest first. `needs_you`, `waiting` and `working` are those
-    of now, whenever they began."""
+    """The runs of a span of time, newest first. `needs_you`, `waiting` and `working` hold the
+    present ones, even if they began before the span."""
 
     schema_version: int
     since: int
@@ -59,7 +59,7 @@ class Digest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DigestStore(RunStore, SessionStore, BoardStore, Protocol):
-    """What a digest reads."""
+    """The parts of a store that a digest reads."""
 
 
 def digest(store: DigestStore, since: int) -> Digest:

@@ -186,11 +186,11 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
             and not _is_over(seen, job.attempt)
         ):
             return StopPod(job)
-    anew = run.generation != status.observed_generation or (
+    changed = run.generation != status.observed_generation or (
         run.retry and run.retry != status.retried
     )
     newer = run.spec.context_version > status.context_version
-    if newer and not run.invalid and not run.deleting and (anew or status.phase not in FINAL):
+    if newer and not run.invalid and not run.deleting and (changed or status.phase not in FINAL):
         if run.spec.secret is not None or (
             seen.recorded is not None and run.spec.context_version in seen.recorded
         ):

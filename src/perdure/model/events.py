@@ -618,7 +618,7 @@ class SettingsChanged(Event, frozen=True, tag="settings_changed"):
 
 
 class CancelRequested(Event, frozen=True, tag="cancel_requested"):
-    """Somebody asked for the run to be cancelled."""
+    """A person or a program requested that the run be cancelled."""
 
 
 class RunReset(Event, frozen=True, tag="run_reset"):

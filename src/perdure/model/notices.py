@@ -1,7 +1,7 @@
-"""What people are told of, where, and the record of that. Pure.
+"""Notices to people: their channels, their content, and the record of each. Pure.
 
 A channel is a `[notify.NAME]` table of the user's or service's configuration. A notice is one
-message to one channel, in an outbox until it was sent.
+message to one channel, kept in an outbox until it is sent.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class NoticeData(msgspec.Struct, frozen=True, kw_only=True):
 
     run: NoticeRun
     message: str
-    """What is needed, or why it ended so; may be empty."""
+    """The need, or the reason for the end; may be empty."""
     until: int
     """For `waiting`: the time (ms) until which the run waits; else 0."""
 

@@ -174,14 +174,14 @@ def ways(cache: PromptCache, price: Price) -> dict[Way, float]:
         return (REQUESTS - 1) * held * price.cached
 
     shorter = min(PROGRAM + SUMMARY, cache.tokens)
-    anew = PROGRAM + BRIEF + cache.tokens / READ_AGAIN
+    fresh = PROGRAM + BRIEF + cache.tokens / READ_AGAIN
     dollars = {
         Way.RESUME: cache.tokens * first + onward(cache.tokens),
         Way.COMPACT: cache.tokens * first
         + SUMMARY * price.output
         + shorter * write
         + onward(shorter),
-        Way.FRESH: anew * write + onward(anew),
+        Way.FRESH: fresh * write + onward(fresh),
     }
     return {way: round(found / 1e6, 4) for way, found in dollars.items()}
 

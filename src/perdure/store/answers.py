@@ -36,7 +36,7 @@ class StoredRequests(Keeping):
 
         with self._write() as write:
             run = run_of(write.named(run_id))
-            # The row of the run is locked first: whoever gives the last answer must see the others.
+            # The run's row is locked first: the last of several answers must see the others.
             write.do("touch_run", id=run.id, now=write.now)
             found = write.one("request", run=run.id, number=number)
             if found is None:

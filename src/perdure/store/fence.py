@@ -220,6 +220,6 @@ def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condit
     if state is RunState.QUEUED:
         # Somebody wants the run to go on, although the forge withdrew it before.
         kept.pop("withdrawn", None)
-        # Its workdir is in use again: the next clean-up looks at it anew.
+        # Its workdir is in use again: the next clean-up considers it again.
         kept.pop(UNSAVED, None)
     return tuple(kept.values())

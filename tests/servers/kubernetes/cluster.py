@@ -78,7 +78,7 @@ class Cluster:
         return self
 
     def run(self, name: str) -> None:
-        """Starts a part of the control plane, anew if it was killed."""
+        """Start a part of the control plane, again if it was killed."""
         with (self.top / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", str(program(name)), *self.plan.flags[name]], cwd=self.top, env={"HOME": str(self.top)},

@@ -37,9 +37,9 @@ BROKEN = "went elsewhere: broken receipt"
 BY_POLICY = "lost, refused by policy"
 EXPIRED = "lifetime passed, new conversation"
 WITH_BRIEF = "lost, new conversation with a brief"
-ANEW = "lost, new conversation"
+FRESH = "lost, new conversation"
 REFUSED = "refused by the agent"
-CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, ANEW, REFUSED)
+CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, FRESH, REFUSED)
 """All values that `fallback_of` may return, except the empty one."""
 
 
@@ -120,7 +120,7 @@ def fallback_of(attempt: Attempt) -> str:
     if asked.kind in (Start.REBUILD, Start.FRESH):
         if asked.expired:
             return EXPIRED
-        return WITH_BRIEF if asked.kind is Start.REBUILD else ANEW
+        return WITH_BRIEF if asked.kind is Start.REBUILD else FRESH
     if attempt.outcome is not None and attempt.outcome.kind in (
         OutcomeKind.SESSION_MISSING,
         OutcomeKind.SESSION_BROKEN,

@@ -75,7 +75,7 @@ def clean(
         event = CleanedUp(
             why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
         )
-        # Before the move: whoever finds the workdir missing learns from this that it can be
+        # Before the move: a process that finds the workdir missing learns from this that it can be
         # restored.
         engine.store.tell_run(run.id, [event], solved=KEPT)
         about: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What happened while one was away, on one page."""
+"""The page that summarizes a span of time, for a person who was away."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ NOT_ITS_FAULT = frozenset(
 @dataclass(frozen=True, slots=True)
 class Pip:
     """One attempt. `tone`: `live`, `good`, `pause` (ended for an outside reason), `stop` or `bad`.
-    `joint` to the attempt before: `on`, `anew`, `broken`, or `open` if not known yet."""
+    `joint` to the attempt before: `on`, `fresh`, `broken`, or `open` if not known yet."""
 
     number: int
     tone: str
@@ -63,10 +63,10 @@ def joint(attempt: Attempt) -> str:
             return "open"
         if asked.kind in (Start.RESUME, Start.FORK):
             return "on"
-        return "anew"
+        return "fresh"
     if attempt.receipt.verdict is Verdict.BROKEN:
         return "broken"
-    return "on" if attempt.receipt.verdict in WENT_ON else "anew"
+    return "on" if attempt.receipt.verdict in WENT_ON else "fresh"
 
 
 def _title(attempt: Attempt) -> str:
