@@ -27,16 +27,19 @@ from perdure.host.process import (
     worker_alive,
     worker_identity,
 )
+from tests.patience import PATIENCE_S
 from tests.process.agents import Launcher, content, daemon, gone, until
 
 SUPERVISOR = """
 import fcntl, os, sys, time
 from pathlib import Path
 from perdure.model import Command
-from perdure.host.process import start
-directory, cwd, mark, script, lock = sys.argv[1:]
+from perdure.host.process import boottime, hold, start
+directory, cwd, mark, script, lock, followed = sys.argv[1:]
 lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
 fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+if followed:
+    hold(Path(directory), boottime() + 3600, boottime() + 3600, followed=True)
 start(
     Command(argv=("/bin/sh", "-c", script), stdin=b"go\\n"), directory=Path(directory), cwd=Path(cwd),
     env={"PATH": os.environ["PATH"]}, mark=mark, deadline_s=60, grace_s=5, lock_fd=lock_fd,
@@ -52,11 +55,23 @@ def lock(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def supervised(script: str, directory: Path, cwd: Path, mark: str, lock: Path) -> Iterator[int]:
+def supervised(
+    script: str, directory: Path, cwd: Path, mark: str, lock: Path, *, followed: bool = False
+) -> Iterator[int]:
     """A supervisor in a process of its own that has started the agent `script`; yields its pid, for
     the test to kill."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(perdure.__file__).parent.parent)}
-    argv = [sys.executable, "-c", SUPERVISOR, str(directory), str(cwd), mark, script, str(lock)]
+    argv = [
+        sys.executable,
+        "-c",
+        SUPERVISOR,
+        str(directory),
+        str(cwd),
+        mark,
+        script,
+        str(lock),
+        "yes" if followed else "",
+    ]
     with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == b"started\n"
@@ -101,6 +116,25 @@ def test_an_agent_outlives_its_supervisor(
     assert end is not None
     assert (end.code, end.cause) == (5, "exited")
     assert content(directory / "stdout") == b"begun go\ndone\n"
+    assert is_free(lock)
+    assert survivors(mark) == []
+
+
+def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
+    directory: Path, tmp_path: Path, mark: str, lock: Path
+) -> None:
+    """SIGKILL of the supervisor: nobody counts what the agent spends, so it is ended at once and not
+    when its lease ends."""
+    script = "trap '' TERM; echo begun; while :; do sleep 0.02; done"
+    with supervised(script, directory, tmp_path, mark, lock, followed=True) as supervisor:
+        until(lambda: content(directory / "stdout"))
+        process = find(directory)
+        assert process is not None
+        assert process.alive()
+        os.kill(supervisor, signal.SIGKILL)
+        end = process.wait(PATIENCE_S)
+    assert end is not None
+    assert (end.signal, end.cause) == (9, "lapsed")
     assert is_free(lock)
     assert survivors(mark) == []
 

@@ -9,8 +9,9 @@ DIRECTORY belongs to the attempt and contains:
                 separated by NUL; locked by this process while it lives
     stdin       read: the agent's input
     lease       read: until when the agent may work without further word from its supervisor, and
-                when it is killed after that (seconds on the boot clock); exists only if several
-                hosts share a database
+                when it is killed after that (seconds on the boot clock); if the agent must not work
+                without a supervisor, also which process that is (pid, start time, pid namespace);
+                exists only if several hosts share a database, or for an agent with a budget
     cause       read: the cause for `exit.json`, if a supervisor wrote one before SIGTERM
     leftover    read: what to do with processes that outlive the agent: `end`, `keep` or `wait`
     kept        read: the processes that are not ended with the agent, if only some are kept
@@ -33,7 +34,7 @@ can be blocked are blocked: the supervisor may vanish with its terminal. The env
 this process's own and goes to the agent unchanged; it is never written to a file.
 """
 
-# ruff: noqa: PTH104, PTH110, PTH123, PTH208 (pathlib would double the start-up time)
+# ruff: noqa: PTH104, PTH110, PTH115, PTH123, PTH208 (pathlib would double the start-up time)
 from __future__ import annotations
 
 import os
@@ -53,6 +54,11 @@ OVER_GRACE_S = 1.0
 SETTLE_S = 0.1
 """Time in which the agent's own helpers may end with it before they count as left behind, in
 seconds."""
+FOLLOWED_S = 0.2
+"""Interval at which the supervisor of an agent is looked for that must not work without one, in
+seconds. Its replies may cost money that nobody counts."""
+ALONE_GRACE_S = 1.0
+"""Maximum grace for such an agent, in seconds."""
 OVER = "over"
 """Cause of an end where the agent's turn was over but the agent did not exit by itself."""
 COMMAND_CAP = 500
@@ -148,7 +154,9 @@ def watch(
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_word() if asked else cause, status
         now = boottime()
-        until, end_by = lease(now)
+        until, end_by, follower = lease(now)
+        if follower and not lives(*follower):
+            until, end_by = now, min(end_by, now + ALONE_GRACE_S)
         if cause != "lapsed" and now >= until:
             # Another host will take the task over soon: nothing of it may be left here by then.
             if kill_at > end_by:
@@ -168,24 +176,42 @@ def watch(
         look = until if until > now else float("inf")
         pause = min(
             max(room / FLOOD_RATE, 0.02),
-            1.0,
+            FOLLOWED_S if follower else 1.0,
             *(max(at - now, 0.02) for at in (deadline, kill_at, look)),
         )
         got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, pause)
         stop_asked = stop_asked or (got is not None and got.si_signo == signal.SIGTERM)
 
 
-def lease(now: float) -> tuple[float, float]:
-    """Return until when the agent may work, and when it is killed after that; infinity if no lease
-    was written."""
+def lease(now: float) -> tuple[float, float, tuple[int, int] | None]:
+    """Return until when the agent may work, when it is killed after that, and the pid and start time
+    of the supervisor if it must not work without one; infinity if no lease was written."""
     try:
         with open("lease", "rb") as file:
-            until, end_by = map(float, file.read(64).split())
+            until, end_by, *follower = file.read(128).split()
+        limits = float(until), float(end_by)
+        # The processes of another container cannot be seen from here.
+        if not follower or follower[2] != namespace():
+            return *limits, None
+        return *limits, (int(follower[0]), int(follower[1]))
     except OSError:
-        return float("inf"), float("inf")
-    except ValueError:  # it is being written at this moment
-        return now + 1.0, now + 1.0
-    return until, end_by
+        return float("inf"), float("inf"), None
+    except (ValueError, IndexError):  # it is being written at this moment
+        return now + 1.0, now + 1.0, None
+
+
+def namespace() -> bytes:
+    """Return the number of the pid namespace; empty if it cannot be read."""
+    try:
+        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]").encode()
+    except OSError:
+        return b""
+
+
+def lives(pid: int, started: int) -> bool:
+    """Return whether the process with this pid and start time is alive."""
+    known = stat(pid)
+    return known is not None and (known[0] not in "ZX" or known[2] > 1) and known[3] == started
 
 
 def stop_word() -> str:

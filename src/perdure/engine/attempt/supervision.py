@@ -63,8 +63,9 @@ LAST_WORD_S = 1.0
 """Time that an agent gets to end by itself after the reply that spent the budget, if it calls no
 tool, in seconds."""
 UNFOLLOWED_S = 10.0
-"""Time that an agent with a budget may run without a supervisor, in seconds, if its CLI does not
-enforce the budget itself. Then the shim ends it, because nobody counts what it spends."""
+"""Time that an agent with a budget may run on when its supervisor is silent, in seconds, if its CLI
+does not enforce the budget itself. Then the shim ends it, because nobody counts what it spends. It
+ends it at once when the supervisor is gone."""
 UNFOLLOWED_LEAST_S = 2.0
 """The same when the rest of the budget would be spent sooner, at the pace so far. It is not
 shorter, because the supervisor itself may be slow."""
@@ -97,8 +98,8 @@ class Watched:
 
 
 def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
-    """Return how long an agent may run without a supervisor, in seconds: until the rest of its
-    budget would be spent at its pace so far, within limits. Pure."""
+    """Return how long an agent may run on when its supervisor is silent, in seconds: until the rest
+    of its budget would be spent at its pace so far, within limits. Pure."""
     if spent <= 0 or ran_s <= 0:
         return UNFOLLOWED_S
     enough = max(0.0, budget - spent) / (spent / ran_s)
@@ -294,7 +295,7 @@ class _Watch:
         if self.engine.host.id:  # never longer than the lease, see `heartbeat`
             until = min(until, self.renewed + self.engine.lease_s * UNTIL)
         grace = self.engine.lease_s * (END_BY - UNTIL)
-        process.hold(Path(self.opened.attempt.directory), until, until + grace)
+        process.hold(Path(self.opened.attempt.directory), until, until + grace, followed=True)
 
     def keep_limits(self) -> None:
         """Enforce the limits: heartbeat, a person's stop, silence, endless retries, other writers,

@@ -19,7 +19,7 @@ from typing import Any
 
 from perdure.errors import Conflict, UsageError
 from perdure.host.process.child import Process, read_json, write
-from perdure.host.process.identity import Identity, boot_id
+from perdure.host.process.identity import Identity, boot_id, namespace
 from perdure.host.process.marks import SHIM, VARIABLE, limit_value, survivors
 from perdure.host.shim import LAUNCH_FD, LOCK_FD, boottime, stat
 from perdure.model import Command, OnLeftover
@@ -84,14 +84,16 @@ def start(
     return Process(directory, Identity(boot_id(), pid, known[3] if known else 0), mark)
 
 
-def hold(directory: Path, until: float, end_by: float) -> None:
+def hold(directory: Path, until: float, end_by: float, *, followed: bool = False) -> None:
     """Set how long the attempt's agent may work without further word, and when it is killed after
-    that (seconds on the boot clock).
+    that (seconds on the boot clock). With `followed` it is ended as soon as this process is gone.
 
     The shim enforces it even if the caller dies. May be called before `start`.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write(directory / "lease", f"{until:.3f} {end_by:.3f}\n".encode(), whole=True)
+    mine = stat("self") if followed else None
+    follower = f" {os.getpid()} {mine[3]} {namespace()}" if mine else ""
+    write(directory / "lease", f"{until:.3f} {end_by:.3f}{follower}\n".encode(), whole=True)
 
 
 def find(directory: Path) -> Process | None:
