@@ -154,9 +154,7 @@ def watch(
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_word() if asked else cause, status
         now = boottime()
-        until, end_by, follower = lease(now)
-        if follower and not lives(*follower):
-            until, end_by = now, min(end_by, now + ALONE_GRACE_S)
+        until, end_by, followed = lease(now)
         if cause != "lapsed" and now >= until:
             # Another host will take the task over soon: nothing of it may be left here by then.
             if kill_at > end_by:
@@ -176,28 +174,31 @@ def watch(
         look = until if until > now else float("inf")
         pause = min(
             max(room / FLOOD_RATE, 0.02),
-            FOLLOWED_S if follower else 1.0,
+            FOLLOWED_S if followed else 1.0,
             *(max(at - now, 0.02) for at in (deadline, kill_at, look)),
         )
         got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, pause)
         stop_asked = stop_asked or (got is not None and got.si_signo == signal.SIGTERM)
 
 
-def lease(now: float) -> tuple[float, float, tuple[int, int] | None]:
-    """Return until when the agent may work, when it is killed after that, and the pid and start time
-    of the supervisor if it must not work without one; infinity if no lease was written."""
+def lease(now: float) -> tuple[float, float, bool]:
+    """Return until when the agent may work, when it is killed after that, and whether it must not
+    work without its supervisor; infinity if no lease was written. If that supervisor is gone, the
+    time is over now."""
     try:
         with open("lease", "rb") as file:
             until, end_by, *follower = file.read(128).split()
         limits = float(until), float(end_by)
         # The processes of another container cannot be seen from here.
         if not follower or follower[2] != namespace():
-            return *limits, None
-        return *limits, (int(follower[0]), int(follower[1]))
+            return *limits, False
+        if lives(int(follower[0]), int(follower[1])):
+            return *limits, True
+        return now, min(limits[1], now + ALONE_GRACE_S), True
     except OSError:
-        return float("inf"), float("inf"), None
+        return float("inf"), float("inf"), False
     except (ValueError, IndexError):  # it is being written at this moment
-        return now + 1.0, now + 1.0, None
+        return now + 1.0, now + 1.0, False
 
 
 def namespace() -> bytes:

@@ -64,7 +64,7 @@ def remains(home: Path, session_id: str) -> Sequence[Path]:
     ids = {path: _id_of(path) for path in named if path.is_file()}
     own = [path for path, each in ids.items() if each == session_id or not each]
     found = transcript(home, session_id)
-    begun = [path for path in own if path == found or _rank(path)[0]]
+    begun = [path for path in own if path == found or not ids[path] or _rank(path)[0]]
     return sorted(begun, key=lambda path: (path == found, _rank(path)), reverse=True)
 
 

@@ -214,7 +214,12 @@ def _mark(attempt: Attempt) -> str:
 
 
 def standing(
-    engine: Engine, driver: AgentDriver, session_id: str, path: Path | None, known: Baseline
+    engine: Engine,
+    driver: AgentDriver,
+    home: Path,
+    session_id: str,
+    path: Path | None,
+    known: Baseline,
 ) -> Standing:
     """Return how a transcript compares with what perdure has seen. Raises WorkspaceError."""
     try:
@@ -222,7 +227,8 @@ def standing(
     except OSError:
         content = None
     if path is None or content is None:
-        return Standing.ABSENT
+        # A file that has the conversation's name but not its id was damaged.
+        return Standing.CHANGED if driver.remains(home, session_id) else Standing.ABSENT
     copied = engine.copies.continued_by(driver, session_id, path)
     kept = [prefix(path, each.size) == each.sha256 for each in known.snapshots]
     changed = copied is False or not all(kept)

@@ -114,7 +114,9 @@ def decide(
         parent_standing=forking.standing,
         parent_refused=forking.refused,
         transcript=transcript,
-        standing=standing(engine, driver, live.id, path, known) if live else Standing.ABSENT,
+        standing=(
+            standing(engine, driver, home, live.id, path, known) if live else Standing.ABSENT
+        ),
         announced=known.announced,
         copy=copy,
         tried=tried | doubted,
@@ -282,7 +284,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     records = engine.store.sessions(spec.forks)
     session = next((each for each in records if each.key.agent == driver.name), None)
     known = baseline_of(engine, session) if session is not None else NOTHING_KNOWN
-    found = standing(engine, driver, spec.forks, path, known)
+    found = standing(engine, driver, home, spec.forks, path, known)
     stands = copy if found in UNFIT else parent or copy
     at = (
         0

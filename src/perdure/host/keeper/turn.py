@@ -82,7 +82,7 @@ class KeptTurn:
     def lease(self, now: float) -> tuple[float, float]:
         """Return until when the agent may work, and when it is killed after that."""
         with inside(self.directory):
-            return shim.lease(now)
+            return shim.lease(now)[:2]
 
     def stop_word(self) -> str:
         """Return the cause that the attempt's supervisor wrote before SIGTERM."""

@@ -194,12 +194,12 @@ UNFIT = frozenset({Standing.CHANGED, Standing.FOREIGN})
 
 def _transcript_is(transcript: Snapshot | None, standing: Standing) -> str:
     """Return a clause that says why the agent's own transcript is not used."""
-    if transcript is None:
-        return "no transcript of it was found"
     if standing is Standing.FOREIGN:
         return "another conversation was found in place of the agent's transcript"
     if standing is Standing.CHANGED:
         return "the agent's transcript is not what perdure had recorded"
+    if transcript is None:
+        return "no transcript of it was found"
     if not transcript.turns:
         return "the agent's transcript has nothing in it"
     return "the agent did not continue from its transcript"
