@@ -28,6 +28,7 @@ from perdure.model import (
     OutcomeKind,
     Permissions,
     Program,
+    Reply,
     Rung,
     Start,
     TaskSpec,
@@ -374,13 +375,18 @@ def database(tmp_path: Path) -> Path:
 
 
 def say(
-    path: Path, message: str, role: str, parts: list[dict[str, Any]], session: str = ID
+    path: Path,
+    message: str,
+    role: str,
+    parts: list[dict[str, Any]],
+    session: str = ID,
+    **more: Any,
 ) -> None:
     with closing(sqlite3.connect(path)) as found, found:
         at = int(message.rpartition("_")[2])
         found.execute(
             "insert into message values (?, ?, ?, ?)",
-            (message, session, at, json.dumps({"role": role, "time": {"created": at}})),
+            (message, session, at, json.dumps({"role": role, "time": {"created": at}} | more)),
         )
         for number, part in enumerate(parts):
             found.execute(
@@ -556,6 +562,50 @@ def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
         ToolStarted("call_3", "bash", "running it"),
     )
     assert ARCHIVE.unheard(before) == ()
+
+
+def counted(read: int, wrote: int, cost: float = 0.0) -> dict[str, Any]:
+    """The fields of an answer whose tokens are known."""
+    tokens = {"input": read, "output": wrote, "reasoning": 0, "cache": {"read": 0, "write": 0}}
+    return {"tokens": tokens, "cost": cost, "time": {"created": 1, "completed": 2}}
+
+
+def test_an_answer_that_was_cut_off_is_estimated(database: Path) -> None:
+    """Its request carried what the answer before it left and what came since: results of tools, a
+    prompt, what an answer without a count had said. Its own words are its output."""
+
+    def tool(output: str, **given: str) -> dict[str, Any]:
+        state = {"status": "completed", "input": given, "output": output}
+        return {"type": "tool", "tool": "bash", "callID": "c", "state": state}
+
+    def amend(**more: Any) -> None:
+        data = json.dumps({"role": "assistant"} | counted(0, 0) | more)
+        change(database, "update message set data = ? where id = 'msg_4'", data)
+
+    before = len(read(database))
+    assert ARCHIVE.cut_off(read(database), before) is None
+    first = tool("x" * 300, command="y" * 90)
+    say(database, "msg_3", "assistant", [first], **counted(1000, 50, 0.2))
+    known = len(read(database))
+    assert ARCHIVE.cut_off(read(database), 0) is None
+    running = {"type": "tool", "state": {"status": "running", "input": {"command": "z" * 30}}}
+    words = {"type": "text", "text": "w" * 60}
+    say(database, "msg_4", "assistant", [words, running], **counted(0, 0))
+    assert ARCHIVE.cut_off(read(database), known) is None, "its request failed"
+    amend(time={"created": 3})
+    found = ARCHIVE.cut_off(read(database), known)
+    assert found is not None
+    cost = round(0.2 * 1180 / 1050, 6)
+    assert found == Reply(id="msg_4", usage=Usage(1150, 30, 1000, 0, cost, estimated=True))
+    assert ARCHIVE.cut_off(read(database), len(read(database))) is None, "another attempt's"
+    amend(time={"created": 3, "completed": 4}, error={"name": "MessageAbortedError"})
+    assert ARCHIVE.cut_off(read(database), known) == found
+    say(database, "msg_5", "user", [{"type": "text", "text": "p" * 12}])
+    say(database, "msg_6", "assistant", [])
+    later = ARCHIVE.cut_off(read(database), known)
+    assert later is not None
+    assert (later.id, later.usage.input, later.usage.output) == ("msg_6", 1184, 0)
+    assert ARCHIVE.cut_off(b"no json\n{}\n", 0) is None
 
 
 def test_a_writer_is_known_by_its_command_line_and_its_open_file(database: Path) -> None:

@@ -75,6 +75,8 @@ class Reply:
             max(self.usage.output, later.usage.output),
             max(self.usage.cached, later.usage.cached),
             max(self.usage.cache_write, later.usage.cache_write),
+            max(self.usage.cost_usd, later.usage.cost_usd),
+            self.usage.estimated or later.usage.estimated,
         )
         return Reply(
             id=self.id,

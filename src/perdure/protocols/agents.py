@@ -155,6 +155,12 @@ class Archive(Protocol):
         agent's output did not: tool calls that began and never ended."""
         ...
 
+    def cut_off(self, content: bytes, since: int) -> Reply | None:
+        """Return an estimate of the answer that the end of the agent cut off before its usage was
+        written; None if there is none. `content` is the whole conversation, and the answer began
+        after its first `since` bytes."""
+        ...
+
     def moved(self, copy: bytes, directory: Path) -> bytes:
         """Return an own copy from elsewhere as `read` will return it after a `restore` in this
         directory."""

@@ -140,6 +140,9 @@ class AcpArchive:
         """Return nothing: over ACP a tool is printed when it begins."""
         return ()
 
+    def cut_off(self, content: bytes, since: int) -> Reply | None:
+        return self.native.cut_off(content, since)
+
     def moved(self, copy: bytes, directory: Path) -> bytes:
         return self.native.moved(copy, directory)
 

@@ -20,9 +20,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun
 from perdure.agents.shared import json_lines
-from perdure.model import Command, Conversation, Fill, Program
+from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
 from perdure.protocols import Prompt, Spoken
 
@@ -155,6 +156,11 @@ class OpenCodeArchive:
             for part in parts
             if json_lines.part(part, "state", "status") in ("pending", "running")
         )
+
+    def cut_off(self, content: bytes, since: int) -> Reply | None:
+        """Return an estimate of the answer that a kill cut off. The CLI writes the tokens of an
+        answer only when its tools have ended; until then its row says 0."""
+        return unfinished.estimate(content, since)
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
         """Return the copy as it would be read after a restore in this directory, to which the

@@ -131,7 +131,7 @@ def _finish(part: Any) -> Sequence[AgentEvent]:
     reason = json_lines.text(json_lines.part(part, "reason"), SUMMARY)
     if reason == "unknown":
         return (RetrySeen(detail="the answer broke off"),)
-    used = UsageSeen(_usage(part))
+    used = UsageSeen(step_usage(part))
     if reason == "tool-calls":
         return (used,)
     if reason == "stop":
@@ -166,7 +166,7 @@ def _error(error: Any) -> AgentEvent:
     return TurnEnded(ok=False, text=_COLOURS.sub("", words), turns=1, facts=facts)
 
 
-def _usage(part: Any) -> Usage:
+def step_usage(part: Any) -> Usage:
     """Return the usage of one step. OpenCode excludes the cached parts from the input; here the
     input includes them, as everywhere in perdure."""
     tokens = json_lines.part(part, "tokens")

@@ -496,8 +496,8 @@ def _ask_the_transcript(run: _Watch) -> None:
 
 
 def _ask_the_archive(run: _Watch, archive: Archive) -> None:
-    """Add what a killed agent had not reported yet: its conversation's id, and the tools that it
-    had started."""
+    """Add what a killed agent had not reported yet: its conversation's id, the tools that it had
+    started, and an estimate of what its last answer used."""
     opened = run.opened
     resumed = opened.asked.kind is Start.RESUME
     found = (
@@ -511,8 +511,11 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
         return
     content = archive.read(opened.home, opened.session.id) or b""
     before = opened.attempt.before
-    for event in archive.unheard(content[before.size if before is not None else 0 :]):
+    since = before.size if before is not None else 0
+    for event in archive.unheard(content[since:]):
         run.absorb(event)
+    if (reply := archive.cut_off(content, since)) is not None:
+        run.reading.absorb(ReplySeen(reply))
 
 
 def _already_written(engine: Engine, opened: Opened) -> int:

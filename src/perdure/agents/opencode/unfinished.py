@@ -1,0 +1,104 @@
+"""Estimates what an answer used that a kill cut off. Pure. Read from OpenCode 1.18.33.
+
+A row of an answer has `tokens` of 0 until all of its tools have ended. Its request carried at least
+what the answer before it left: that one's input and output, and what was added since. The result
+depends only on the lines of `OpenCodeArchive.read`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from perdure.agents.opencode.events import step_usage
+from perdure.agents.shared import json_lines
+from perdure.lateclass import dataclass
+from perdure.model import Reply, Usage
+
+BYTES_A_TOKEN = 3
+"""Bytes per token of the estimate, rounded up. Prose has about 4, source code between 3 and 4: an
+estimate that is too high ends a budget early, one that is too low lets it be overspent."""
+_STOPPED = "MessageAbortedError"
+
+
+@dataclass(slots=True)
+class _Story:
+    """The conversation as far as it was read."""
+
+    before: Usage = Usage()
+    """Usage of the newest answer that has a count."""
+    carried: int = 0
+    """Tokens that the answers so far leave to the next request."""
+    added: int = 0
+    """Bytes that were added since, and that the newest answer itself has said."""
+    said: int = 0
+    newest: str = ""
+    cut_off: bool = False
+    """Whether the newest answer has no count, although its model was asked."""
+
+    def message(self, key: str, data: Any) -> None:
+        if json_lines.part(data, "role") != "assistant":
+            return
+        # What an answer without a count has said is in the next request all the same.
+        self.added, self.said = self.added + self.said, 0
+        self.newest, usage = key, step_usage(data)
+        error = json_lines.part(data, "error", "name")
+        completed = json_lines.part(data, "time", "completed") is not None
+        self.cut_off = not (usage.input or usage.output) and (not completed or error == _STOPPED)
+        if usage.input or usage.output:
+            is_summary = json_lines.part(data, "summary") is True
+            self.before, self.added = usage, 0
+            self.carried = usage.output if is_summary else usage.input + usage.output
+
+    def part(self, owner: str, data: Any) -> None:
+        state = json_lines.part(data, "state")
+        result = json_lines.part(state, "output") or json_lines.part(state, "error")
+        words = json_lines.part(data, "text") or json_lines.part(state, "input")
+        if owner != self.newest:
+            self.added += _size(words)
+        elif self.cut_off:
+            self.said += _size(words)
+        self.added += _size(result)
+
+
+def estimate(content: bytes, since: int) -> Reply | None:
+    """Return the newest answer with an estimated usage; None if its row has a count, if its request
+    failed, or if it is not among the lines after the first `since` bytes."""
+    story, answers, at = _Story(), 0, 0
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if line else None
+        key = json_lines.text(entry.get("id")) if entry is not None else ""
+        if entry is not None and entry.get("type") == "message":
+            story.message(key, entry.get("data"))
+            answers = at if story.newest == key else answers
+        elif entry is not None and entry.get("type") == "part":
+            story.part(json_lines.text(entry.get("message")), entry.get("data"))
+        at += len(line) + 1
+    if not story.cut_off or answers < since:
+        return None
+    return Reply(id=story.newest, usage=_guess(story))
+
+
+def _guess(story: _Story) -> Usage:
+    last = story.before
+    asked = story.carried + _tokens(story.added)
+    guess = Usage(
+        input=asked,
+        output=_tokens(story.said),
+        cached=min(asked, last.input),
+        estimated=True,
+    )
+    # The CLI reports dollars by step: what the step before cost, in proportion.
+    share = (asked + guess.output) / (last.input + last.output) if last.input else 0.0
+    return replace(guess, cost_usd=round(last.cost_usd * share, 6))
+
+
+def _size(words: Any) -> int:
+    """Return the length of a text, or of the texts of a call's input, in bytes."""
+    if isinstance(words, dict):
+        return sum(_size(each) for each in words.values())
+    return len(words.encode("utf-8", "surrogatepass")) if isinstance(words, str) else 0
+
+
+def _tokens(size: int) -> int:
+    return -(-size // BYTES_A_TOKEN)
