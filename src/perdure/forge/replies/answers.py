@@ -28,7 +28,7 @@ from perdure.errors import (
     StoreError,
 )
 from perdure.forge.replies.publication import HeldBack, published, pull_request, push
-from perdure.forge.replies.sentences import Account, call, comment
+from perdure.forge.replies.sentences import Account, attached, call, comment
 from perdure.host.git import unreachable
 from perdure.lateclass import dataclass
 from perdure.model import Condition, RunState, SessionKey, TaskRun
@@ -185,6 +185,7 @@ class _Answer:
             self._publish()
         if self.rule.report:
             self._step("no comment", self._comment)
+            self._step("no receipt on the pull request", self._attach)
             self._step("no call", self._call)
             self._step("no status", self._status)
             if (ended := ENDED.get(self.run.state)) is not None:
@@ -315,6 +316,25 @@ class _Answer:
         self._keep(comment=found.id, comment_url=found.url or self.posting.comment_url, said=digest)
         if is_new:
             self.whose.engine.store.tell_run(self.run.id, [ToldForge(url=found.url)])
+
+    def _attach(self) -> None:
+        """Attach the signed receipt to the pull request that was opened for the run, in a comment
+        that is edited when there is a newer one. The comment of a run that began at a pull request
+        has its receipt already."""
+        opened = self.posting.pull
+        if self.origin.pull and opened == self.origin.number:
+            return
+        receipt = self.whose.receipt(self.run) if opened and self.run.state in FINAL else ""
+        if not receipt:
+            return
+        ref = IssueRef(self.origin.repository, self.posting.pull, True)
+        marker = self.whose.marker(self.origin, "receipt")
+        shown = attached(self.rule.name, self.run, receipt)
+        there = self.api.find_comment(ref, marker)
+        if there is None:
+            self.api.comment(ref, f"{marker}\n\n{shown}")
+        elif shown not in there.text:
+            self.api.edit_comment(ref, there, f"{marker}\n\n{shown}")
 
     def _call(self) -> None:
         """Mention the person who asked for the work, in a new comment, if a person is needed: a

@@ -94,6 +94,11 @@ def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
     return f"@{login} **{rule}** needs you: {asked}.{link}"
 
 
+def attached(rule: str, run: TaskRun, receipt: str) -> str:
+    """Return the text of the comment that attaches a run's receipt to its pull request."""
+    return f"**{rule}**: the evidence of run {code(run.name)}.\n\n{_signed(receipt)}"
+
+
 def _held_back(why: str) -> str:
     head = "No pull request" if why.startswith("no pull request") else "Not pushed"
     return f"**{head}:** {code(why, 600)}"
