@@ -51,8 +51,10 @@ answer to `session/load`."""
 LATE_S = 10.0
 """Time limit for the rest of a replay that lacks known items, in seconds."""
 CANCEL_S = 1.0
-END_S = 3.0
+END_S = (3.0, 3.0)
 """Time for the agent to exit after its input was closed, and again after SIGTERM, in seconds."""
+OVER_S = (2.0, 1.0)
+"""The same for an agent that has answered, so that a run ends soon after the agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
 LOOKING = ("read", "search", "think")
@@ -478,26 +480,29 @@ async def carry_out(order: dict[str, Any], prompt: str) -> int:
     )
     turn = asyncio.ensure_future(converse(agent, ear, order, prompt))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, turn.cancel)
+    times = END_S
     try:
-        return await turn
+        code = await turn
+        times = OVER_S
+        return code
     except asyncio.CancelledError:
         if order["session"]:
             with contextlib.suppress(Exception):
                 await asyncio.wait_for(agent.cancel(session_id=order["session"]), CANCEL_S)
         return STOPPED
     finally:
-        await end(process)
+        await end(process, times)
         await agent.close()
 
 
-async def end(process: asyncio.subprocess.Process) -> None:
+async def end(process: asyncio.subprocess.Process, times: tuple[float, float]) -> None:
     """End the agent: close its input, then send SIGTERM, then SIGKILL. The shim handles its
     leftovers."""
     assert process.stdin is not None
     process.stdin.close()
-    for last_word in (process.terminate, process.kill):
+    for last_word, time_s in zip((process.terminate, process.kill), times, strict=True):
         try:
-            await asyncio.wait_for(process.wait(), END_S)
+            await asyncio.wait_for(process.wait(), time_s)
             return
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
