@@ -200,6 +200,18 @@ def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path)
     assert left is not None and texts(left.read_bytes()) == []
 
 
+def test_a_file_whose_first_line_is_torn_is_what_remains(tmp_path: Path) -> None:
+    """The CLI does not find it and neither does a resume, but it is there: nobody may say that the
+    conversation's file is missing. The empty file that a resume leaves behind is no remains."""
+    torn = chat(tmp_path, "a", "19", ID, user("1", "one"))
+    torn.write_bytes(torn.read_bytes()[:40])
+    assert GEMINI.transcript(tmp_path, ID) is None
+    assert list(GEMINI.remains(tmp_path, ID)) == [torn]
+    taken = chat(tmp_path, "b", "20", ID, user("1", "one"))
+    chat(tmp_path, "b", "21", ID, replaced(CONTEXT))
+    assert list(GEMINI.remains(tmp_path, ID)) == [taken, torn]
+
+
 def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
     """By the CLI's register, by the owner's mark, or under the name that the CLI will give; a copy
     of another is refused."""
