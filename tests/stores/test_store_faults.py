@@ -20,7 +20,7 @@ from perdure.model import Decision, RunState, TaskSpec
 from perdure.model.events import Unrecognised
 from perdure.store.disk import file_system, refuse_network, sqlite_warning
 from perdure.store.queries import SQL
-from perdure.testing.stores.samples import AGAIN, claimed, submit
+from perdure.testing.stores.samples import AGAIN, claimed, place, submit
 from tests.patience import PATIENCE_S
 
 HERE = Path(__file__).parent
@@ -52,6 +52,34 @@ def unprivileged(database: Path, wish: str) -> str:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
+
+
+NO_TEMPORARY = """\
+mount --bind "$1" /mnt
+for place in /tmp /var/tmp; do mount --bind $place $place; mount -o remount,bind,ro $place; done
+cd /proc
+shift
+exec "$@"
+"""
+
+
+def test_without_a_directory_for_temporary_files(tmp_path: Path) -> None:
+    """On a read-only system, as a hardened container is, the state directory alone is enough,
+    however long the queue is."""
+    with closing(stores.open(tmp_path / "perdure.db")) as store:
+        for number in range(600):
+            spec = TaskSpec(prompt="x", scope=f"scope-{number}")
+            store.add(spec, f"{number:08d}", f"run-{number}", place(str(number)))
+    claims = (
+        "from perdure import store as stores; store = stores.open('/mnt/perdure.db')\n"
+        "print(sum(store.claim('ann', 60.0).attempt for _ in range(60)))"
+    )
+    spaces = ["unshare", "--map-root-user", "--mount", "sh", "-euc", NO_TEMPORARY, "sh"]
+    ran = subprocess.run(
+        [*spaces, str(tmp_path), sys.executable, "-c", claims],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stdout) == (0, "60\n"), ran.stderr
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
@@ -90,9 +118,9 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_place_that_is_none(tmp_path: Path) -> None:
     """A directory where the file should be, and a file where the directory should be."""
     (tmp_path / "file").write_text("")
-    for place in (tmp_path, tmp_path / "file" / "perdure.db"):
+    for wrong in (tmp_path, tmp_path / "file" / "perdure.db"):
         with pytest.raises(StoreError, match=str(tmp_path)) as refused:
-            stores.open(place)
+            stores.open(wrong)
         assert refused.value.hint
     with pytest.raises(StoreError, match="postgresql"):
         stores.open("postgresql://localhost/perdure")

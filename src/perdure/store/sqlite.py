@@ -222,9 +222,13 @@ def _uri(place: str, query: str) -> str:
 
 
 def _raw(uri: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
+    # Otherwise a write of several rows needs a directory for temporary files, which a container
+    # with a read-only root may not have (SQLITE_IOERR_GETTEMPPATH).
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
 
 
 def _use_wal(connection: sqlite3.Connection, place: str) -> None:
