@@ -135,3 +135,20 @@ def test_a_lost_workdir_is_restored(stage: MakeStage) -> None:
     assert refused.code != 0 and "perdure restore" in refused.err, refused.err
     assert one.perdure("restore", "task").code == 0
     assert (workdir / "one.txt").read_text() == "one\n"
+
+
+def test_a_file_url_names_the_checkout(stage: MakeStage) -> None:
+    """`--repo file://...` is the repository at that path, in `run` and in `ls`; one of another
+    machine is refused with how to write it."""
+    one = stage("say Done.")
+    dirty(one)
+    url = f"file://{one.repo}"
+    done = one.perdure("run", "--name", "task", "--agent", one.agent, "--repo", url, "Do it.")
+    assert done.code == 0 and f"3 uncommitted changes of {one.repo}" in done.err, done.err
+    run = one.show()
+    assert (run["workspace"]["backend"], run["workspace"]["repo"]) == ("worktree", str(one.repo))
+    listed = one.perdure("ls", "--json", "--repo", url).json["runs"]
+    assert [row["name"] for row in listed] == ["task"]
+    refused = one.perdure("run", "--agent", one.agent, "--repo", "file://elsewhere/shop", "Do it.")
+    assert refused.code == 2 and "names no directory on this machine" in refused.err, refused.err
+    assert "https" not in refused.err

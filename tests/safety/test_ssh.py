@@ -151,7 +151,7 @@ def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
         (tmp_path / "bin").mkdir()
         (tmp_path / "bin/git").symlink_to("/usr/bin/git")
         far.prepared("forge:shop/web", far.ssh(key=far.sshd.key), {"PATH": str(tmp_path / "bin")})
-    with pytest.raises(GitFailed, match="Connection refused"):
+    with pytest.raises(GitFailed, match=r"Connection refused\.$"):
         far.prepared(f"ssh://{far.sshd.user}@127.0.0.1:1/shop/web", far.ssh(key=far.sshd.key))
 
 

@@ -49,7 +49,7 @@ from perdure.rules.requests import WAITING, WORDS, questions
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
 from perdure.rules.work_report import work_report
-from perdure.workspace.identity import is_remote
+from perdure.workspace.identity import is_remote, local_path
 
 if TYPE_CHECKING:
     from perdure.model.requests import AgentRequest
@@ -78,6 +78,7 @@ def submit(
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """
     spec = specification.check(spec)
+    spec = replace(spec, repo=local_path(spec.repo))
     check_task(engine, spec, cwd)
     if include_changes:
         _check_includable(spec)
@@ -199,8 +200,9 @@ def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
 def check_reachable(engine: Engine, spec: TaskSpec) -> None:
     """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched. Meant for a
     caller that waits for the run: without one, the run is retried until the server is back."""
-    if spec.repo and is_remote(spec.repo):
-        engine.workspaces.reach(spec.repo)
+    repo = local_path(spec.repo)
+    if repo and is_remote(repo):
+        engine.workspaces.reach(repo)
 
 
 def check_prompt(text: str, limit: int) -> None:

@@ -557,6 +557,7 @@ class Runner:
 
     def _wish(self, source: str, into: PathText, repo: PathText, name: str, trust: bool) -> Wish:
         from perdure.capsule.imports import Wish
+        from perdure.workspace.identity import local_path
 
         if into and repo:
             raise UsageError(
@@ -566,7 +567,7 @@ class Runner:
         return Wish(
             source=source,
             into=self._cwd / into if into else None,
-            repo=(self._cwd / repo).resolve() if repo else None,
+            repo=(self._cwd / local_path(str(repo))).resolve() if repo else None,
             name=name,
             trusted=trust,
             permissions=self._settings.permissions,

@@ -144,6 +144,7 @@ def import_verb(arguments: argparse.Namespace) -> int:
 
 def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
     from perdure.capsule.imports import Wish
+    from perdure.workspace.identity import local_path
 
     if arguments.into and arguments.repo:
         raise UsageError(
@@ -153,7 +154,9 @@ def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
     return Wish(
         source=source,
         into=Path.cwd() / Path(arguments.into).expanduser() if arguments.into else None,
-        repo=(Path.cwd() / Path(arguments.repo).expanduser()).resolve() if arguments.repo else None,
+        repo=(Path.cwd() / Path(local_path(arguments.repo)).expanduser()).resolve()
+        if arguments.repo
+        else None,
         name=arguments.name,
         trusted=arguments.trust,
         permissions=chosen.permissions,

@@ -11,6 +11,7 @@ from perdure.cli.compose import open_to_read, settings
 from perdure.cli.runs.newest import repository_of
 from perdure.model import RunState
 from perdure.protocols import RunRow, RunStore
+from perdure.workspace.identity import local_path
 
 
 def the_long_way(
@@ -50,6 +51,7 @@ def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: s
 def _is_repository(repo: str, asked: str) -> bool:
     """Return whether a repository is meant: by its whole path or URL, by its last part, or as the
     directory `asked`."""
+    asked = local_path(asked)
     here = Path(asked).expanduser()
     top = repository_of(here.resolve()) if here.is_dir() else None
     last = repo.rstrip("/").rpartition("/")[2].removesuffix(".git")

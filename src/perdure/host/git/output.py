@@ -152,7 +152,9 @@ def failure(
 ) -> GitFailed:
     """Return the error for a git call that exited with `code`. The sentence has git's own reason,
     without characters that would control a terminal."""
-    text = _STEERING.sub("?", err.decode("utf-8", "replace")).strip()
+    # ssh ends its own lines with CR LF.
+    said = err.decode("utf-8", "replace").replace("\r\n", "\n")
+    text = _STEERING.sub("?", said).strip()
     lines = [line for line in text.split("\n") if line.startswith(("fatal:", "error:"))] or [
         line for line in text.split("\n")[-1:] if line
     ]
