@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo dist test test-spread test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo dist test test-spread test-user test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,7 +24,12 @@ test: tools install agents ## the suite, on the real agent CLIs; what fails is r
 	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes and not image"
 
 test-spread: tools install agents ## a part of the suite with repository, root, state and homes on different file systems (PART: of these, those paths)
-	$(BIN)/python -m tests.spread -n $(JOBS) --dist worksteal -m "not slow" $(PART)
+	$(BIN)/python -m tests.spread --reruns $(RERUNS) -n $(JOBS) --dist worksteal -m "not slow" $(PART)
+
+test-user: tools install agents ## the suite as another user than root, as in a hardened container: root read-only, no capabilities (PART: only those paths)
+	scratch=$$(bash .ci/scratch); scratch=$${scratch:-$$(mktemp --directory)}; chmod 711 "$$scratch"; trap 'rm -rf "$$scratch"' EXIT; \
+	  TMPDIR="$$scratch" $(BIN)/python -m tests.user --reruns $(RERUNS) -n $(JOBS) --dist worksteal \
+	  -o faulthandler_timeout=700 -m "not slow and not forge and not kubernetes and not image" $(PART)
 
 test-slow: tools install agents ## the rest: all journeys and conformance tests on Gemini CLI, OpenCode and over ACP
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m slow

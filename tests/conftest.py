@@ -86,6 +86,8 @@ HOMES = frozenset(
     str(place)
     for home in (os.environ.get("HOME") or _account, _account)
     for place in (Path(home), Path(home).resolve())
+    # Debian's nobody has /nonexistent, which is what perdure gives git where it is to have no home.
+    if home != "/nonexistent"
 )
 _TOPS = tuple(f"{home.rstrip('/')}/{name}" for home in HOMES for name in GUARDED)
 _BELOW = tuple(f"{top}/" for top in _TOPS)

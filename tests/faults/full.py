@@ -76,6 +76,12 @@ def mount(place: Path, size_kb: int) -> None:
     )
 
 
+def resize(place: Path, size_kb: int) -> None:
+    # `mount` would repeat the options that it finds, and a user namespace has no name for the owner.
+    words = ["--options-mode=ignore", "-o", f"remount,size={size_kb}k", str(place)]
+    subprocess.run(["mount", *words], check=True)
+
+
 def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
     where = {
         "state": stage.state, "workdirs": stage.home / ".local/share/perdure", "repository": stage.repo, "home": stage.agent_home,
@@ -93,7 +99,7 @@ def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
             (where / name).write_bytes(content)
         space = os.statvfs(where)
         size += (space.f_blocks - space.f_bfree) * space.f_frsize // 1024
-        subprocess.run(["mount", "-o", f"remount,size={size}k", str(where)], check=True)
+        resize(where, size)
         before = dict(stage.environ)
         # The watermarks would refuse the task at the door: here it is to meet the wall.
         stage.environ["PERDURE_DISK_REFUSE"] = "0"
@@ -101,7 +107,7 @@ def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
         found.met = met(log)
         found.struck = bool(found.met)
         _strike(stage, found, done)
-        subprocess.run(["mount", "-o", "remount,size=1g", str(where)], check=True)
+        resize(where, 1 << 20)
         stage.environ.clear()
         stage.environ.update(before)
         goes_on(stage, found)

@@ -193,7 +193,7 @@ REFUSED = """
 set -u
 perdure run --detach --name late Do; echo "code $?"
 perdure ls --json; echo "code $?"
-mount -o remount,size=64m "$PERDURE_STATE"
+mount --options-mode=ignore -o remount,size=64m "$PERDURE_STATE"
 perdure run --detach --name late Do; echo "code $?"
 """
 

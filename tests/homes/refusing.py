@@ -34,7 +34,9 @@ def mount(place: Path, *options: str) -> None:
 
 
 def remount(place: Path, *options: str) -> None:
-    subprocess.run(["mount", "-o", ",".join(("remount", *options)), place], check=True)
+    # `mount` would repeat the options that it finds, and a user namespace has no name for the owner.
+    words = ["--options-mode=ignore", "-o", ",".join(("remount", *options))]
+    subprocess.run(["mount", *words, place], check=True)
 
 
 def made(top: Path, kind: str, way: str) -> World:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,9 @@ from typing import Any
 
 import pytest
 
-REAL = Path(pwd.getpwuid(os.getuid()).pw_dir)
+from tests.conftest import HOMES
+
+REAL = next(path for path in map(Path, sorted(HOMES)) if path.is_dir())
 ABSENT = ".local/state/perdure/no-such-thing-of-a-test"
 
 REACHES: dict[str, Callable[[], Any]] = {

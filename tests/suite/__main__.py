@@ -30,10 +30,10 @@ ENDING_S = 30.0
 """Time that a rerun has to clean up after it was interrupted, in seconds."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Recorder:
     """A pytest plugin that records what the reruns depend on. With xdist it runs in the
-    controller."""
+    controller. It is hashable, which pytest wants of a plugin where a part of a suite runs."""
 
     passed: set[str] = field(default_factory=set)
     failures: dict[str, list[str]] = field(default_factory=dict)

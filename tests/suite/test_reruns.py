@@ -81,6 +81,17 @@ def test_all_pass(project: Project, options: tuple[str, ...]) -> None:
 
 
 @WORKERS
+def test_a_part(project: Project, options: tuple[str, ...]) -> None:
+    """A part of the suite that has no conftest.py runs beside one that has."""
+    project.add(flaky=FLAKY)
+    (project.path / "other").mkdir()
+    (project.path / "other/conftest.py").touch()
+    (project.path / "other/test_passing.py").write_text(PASSING)
+    code, output = project.run(*options, "test_flaky.py", "other")
+    assert (code, last(output)) == (0, "2 passed, 0 failed")
+
+
+@WORKERS
 def test_unstable(project: Project, options: tuple[str, ...]) -> None:
     """A test that passes alone is listed with both outputs, and the suite passes."""
     project.add(passing=PASSING, flaky=FLAKY)

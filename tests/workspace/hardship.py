@@ -85,8 +85,9 @@ def _is_told(error: PerdureError) -> None:
 
 
 def _mount(place: Path, options: str) -> None:
-    source = [] if options.startswith("remount") else ["-t", "tmpfs", "none"]
-    subprocess.run(["mount", "-o", options, *source, str(place)], check=True)
+    # `mount` would repeat the options that it finds, and a user namespace has no name for the owner.
+    found = ["--options-mode=ignore"] if options.startswith("remount") else ["-t", "tmpfs", "none"]
+    subprocess.run(["mount", "-o", options, *found, str(place)], check=True)
 
 
 def _used_kb(place: Path) -> int:

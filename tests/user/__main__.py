@@ -1,0 +1,88 @@
+"""Runs the suite, or a part of it, as a user who is not root: `python -m tests.user [OPTION...]`.
+
+Options are those of `tests.suite`. Called by root it makes two steps: namespaces first, then, with
+`INSIDE` as its first argument, everything that is done in them. Any other user runs the suite as it
+is.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.user import NAME, SWITCH, USER
+
+INSIDE = "--inside="
+"""Begins the first argument of the second step; the scratch directory follows."""
+TOP = Path(__file__).parents[2]
+
+
+def main(words: list[str]) -> None:
+    """Replace this process by the suite, or by the step before it."""
+    command = [sys.executable, "-m", "tests.suite", *words]
+    if os.geteuid() == 0 and words and words[0].startswith(INSIDE):
+        scratch = Path(words[0].removeprefix(INSIDE))
+        enclose(scratch)
+        command = as_user(scratch, words[1:])
+    elif os.geteuid() == 0:
+        # A short name: a unix socket's path has 108 bytes.
+        scratch = Path(tempfile.mkdtemp(prefix="u"))
+        spaces = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        step = [sys.executable, "-m", "tests.user", f"{INSIDE}{scratch}", *words]
+        command = ["unshare", *spaces, *step]
+    os.execvp(command[0], command)
+
+
+def enclose(scratch: Path) -> None:
+    """Make the user's account and scratch, open what the tests read, and make the root file system
+    read-only."""
+    mount("--bind", scratch, scratch)
+    accounts = scratch / "passwd"
+    entry = f"{NAME}:x:{USER}:{USER}::{scratch / 'h'}:/bin/sh\n"
+    accounts.write_text(Path("/etc/passwd").read_text() + entry)
+    mount("--bind", accounts, "/etc/passwd")
+    for each in (scratch, scratch / "h"):
+        each.mkdir(mode=0o700, exist_ok=True)
+        os.chown(each, USER, USER)
+    needed = {TOP, Path(sys.base_prefix), (TOP / "agents" / "node_modules").resolve()}
+    for closed in {closed_top(path) for path in needed} - {None}:
+        open_below(closed, [path for path in needed if path.is_relative_to(closed)])
+    mount("-o", "remount,bind,ro", "/")
+
+
+def closed_top(path: Path) -> Path | None:
+    """Return the outermost directory on the way to `path` that only its owner may enter."""
+    way = reversed([path, *path.parents])
+    return next((each for each in way if not each.stat().st_mode & 0o001), None)
+
+
+def open_below(closed: Path, needed: list[Path]) -> None:
+    """Put an empty directory in the place of a closed one, and into it only what is needed."""
+    held = [Path(tempfile.mkdtemp()) for _ in needed]
+    for path, aside in zip(needed, held, strict=True):
+        mount("--bind", path, aside)
+    mount("-t", "tmpfs", "-o", "mode=0755", "perdure-test", closed)
+    for path, aside in zip(needed, held, strict=True):
+        path.mkdir(parents=True, exist_ok=True)
+        mount("--move", aside, path)
+        aside.rmdir()
+
+
+def as_user(scratch: Path, words: list[str]) -> list[str]:
+    """Return the command that runs the suite as the user, whose home is in the scratch."""
+    who = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    nothing = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
+    places = [f"HOME={scratch / 'h'}", f"TMPDIR={scratch}", f"{SWITCH}=1"]
+    suite = [sys.executable, "-m", "tests.suite", "-p", "no:cacheprovider", *words]
+    return ["setpriv", *who, *nothing, "env", *places, *suite, f"--basetemp={scratch}/t"]
+
+
+def mount(*words: str | Path) -> None:
+    subprocess.run(["mount", *map(str, words)], check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
