@@ -19,6 +19,7 @@ from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]
 
+MODELS = {"claude": "claude-opus-4-8", "codex": "gpt-5.5"}
 RUN = ("run", "--name", "task", "--permissions", "full", "--json", "--agent")
 PROMPT = "Write one.txt, then two.txt. The magic word is quercus."
 
@@ -325,15 +326,23 @@ def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> Non
     assert "strict" in one.perdure("why", "task").out
     assert (Path(refused.json["workspace"]["path"]) / "two.txt").exists()
     # The command that it names goes on; without the flag it would be refused for ever.
-    again = one.perdure("retry", "task")
+    again = one.perdure("retry", "task", "--json")
     assert again.code == 3 and "perdure retry task --continuity disclose" in again.err
-    done = one.perdure("retry", "task", "--continuity", "disclose", "--json")
+    # Beside the policy everything else that a retry may change.
+    limits = ("--budget-usd", "9", "--timeout", "30m", "--attempts", "2")
+    model = ("--model", MODELS[one.agent]) if one.agent in MODELS else ()
+    words = ("--continuity", "disclose", *limits, *model)
+    done = one.perdure("retry", "task", *words, "--json")
     assert done.code == 0, done.err
     assert (done.json["policy"], done.json["attempts"][-1]["receipt"]["verdict"]) == (
         "disclose",
         "rebuilt",
     )
-    assert "changed by you: continuity" in one.perdure("logs", "task").out
+    assert done.json["attempts_allowed"] == len(again.json["attempts"]) + 2
+    changed = [*(["model"] if model else []), "timeout_s", "budget_usd", "continuity"]
+    assert f"changed by you: {', '.join(changed)}" in one.perdure("logs", "task").out
+    if model:
+        assert one.rehearsal.requests[-1].model == model[1]
 
 
 def test_the_conversation_is_lost_and_disclosed(stage: MakeStage) -> None:

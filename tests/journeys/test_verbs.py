@@ -618,6 +618,9 @@ def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
         ran(one, name)
     assert one.perdure("rm", "two").code == 0
     submit(one, "four")
+    submit(one, "five")
+    # Made before the fifth, and changed after it.
+    assert one.perdure("stop", "four").code == 0
     asked = (
         ("--json",),
         ("--json", "--state", "succeeded"),
@@ -626,10 +629,10 @@ def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
     )
     short = [one.perdure("ls", *words).json["runs"] for words in asked]
     assert [[run["name"] for run in runs] for runs in short] == [
-        ["four", "three", "one"],
+        ["four", "five", "three", "one"],
         ["three", "one"],
-        ["four"],
-        ["four", "three"],
+        ["five"],
+        ["four", "five"],
     ]
     config = one.home / ".config/perdure/config.toml"
     config.parent.mkdir(parents=True)
