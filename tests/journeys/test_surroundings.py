@@ -208,6 +208,41 @@ def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
     assert listed.json["runs"] == []
 
 
+NO_TEMPORARY = """
+mount --bind "$1" /mnt
+for place in /tmp /var/tmp; do mount --bind $place $place; mount -o remount,bind,ro $place; done
+mount --bind /mnt "$1"
+cd /proc
+shift
+exec "$@"
+"""
+
+
+def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) -> None:
+    """Where nothing but the home can be written, as in a container with a read-only root, Claude
+    Code could run no command: it is refused, as doctor says. Codex runs; what needs such a
+    directory itself says so."""
+    one = stage("run echo one > one.txt\n---\nsay Done.")
+    spaces = ("unshare", "--map-root-user", "--mount", "sh", "-euc", NO_TEMPORARY, "sh")
+    before = (*spaces, str(one.directory))
+    environ = {name: value for name, value in one.environ.items() if name != "TMPDIR"}
+    words = ("run", "--agent", one.agent, "--name", "task", "--permissions", "full", "--json")
+    ended = through(one, before, *words, "--repo", str(one.repo), "Do it.", environ=environ)
+    checked = through(one, before, "doctor", "--agent", one.agent, environ=environ)
+    proved = through(one, before, "prove", one.agent, "--quick", environ=environ)
+    assert "Traceback" not in ended.err + checked.err + proved.err
+    assert proved.code == 7 and "set TMPDIR" in proved.err, proved.err
+    if one.agent == "claude":
+        assert ended.code == 7 and "claude could run no command" in ended.err, ended.err
+        assert "Set TMPDIR to a directory that can be written" in ended.err
+        assert one.rehearsal.requests == []
+        assert checked.code == 1 and "claude could run no command" in checked.out
+    else:
+        assert ended.code == 0, ended.err
+        assert (Path(ended.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
+        assert checked.code == 0 and "was not asked" in checked.out, checked.out
+
+
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
     """Somebody who waits for a run by URL is told that its server is away; nothing is stored, tried
     again or left behind."""

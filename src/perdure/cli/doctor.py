@@ -177,7 +177,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
     """Check the agents. `ask`: also start each CLI to ask whether it is logged in, which takes
     seconds."""
     from perdure.agents import registry
-    from perdure.engine.attempt.agent_home import check_home
+    from perdure.engine.attempt.agent_home import check_home, check_temporary
     from perdure.host.homes.remembered import Remembered
 
     found = 0
@@ -208,6 +208,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
             yield DoctorFinding(name, "warn", removes(kept))
         try:
             check_home(driver, home)
+            check_temporary(driver, chosen.permissions, environment(chosen))
         except PerdureError as error:
             yield DoctorFinding(name, "bad", f"{error}. {error.hint}")
             continue

@@ -39,7 +39,14 @@ def finding(
     command = logins.question(agent, program) if agent == driver.name else ()
     code, said = 0, ""
     if command:
-        with tempfile.TemporaryDirectory(prefix="perdure-") as scratch:
+        try:
+            made = tempfile.TemporaryDirectory(prefix="perdure-")
+        except FileNotFoundError:
+            return "warn", (
+                "whether it is logged in was not asked: no directory for temporary files can be "
+                "written. Set TMPDIR to one that can"
+            )
+        with made as scratch:
             place = Path(scratch)
             own = (
                 passed

@@ -250,6 +250,10 @@ def _guarded(run: Callable[[], int]) -> int:
         no_proc = not os.path.exists("/proc/self/stat")  # noqa: PTH110
         if no_proc and str(error.filename).startswith("/proc/"):
             return _refuse(*NO_PROC, 7)
+        if str(error.strerror).startswith("No usable temporary directory"):  # says `tempfile`
+            return _refuse(
+                "No directory for temporary files can be written", "set TMPDIR to one that can", 7
+            )
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _refuse(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.engine.attempt import Engine, what_may_be_parked
-from perdure.engine.attempt.agent_home import check_home
+from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.workdir import cleaned_up
 from perdure.engine.report import report_of
@@ -168,8 +168,10 @@ def check_task(engine: Engine, spec: TaskSpec, cwd: Path) -> None:
     driver.locate(engine.environ)
     check_prompt(spec.prompt, driver.abilities.max_prompt_bytes)
     engine.homes.check(driver.name)
-    home = driver.home({**engine.environ, **spec.env})
+    environ = {**engine.environ, **spec.env}
+    home = driver.home(environ)
     check_home(driver, home)
+    check_temporary(driver, spec.permissions, environ)
     engine.volumes.check([home])
     refusal = refused(engine, spec, cwd)
     if refusal:

@@ -61,6 +61,8 @@ class Abilities:
     point although all bytes are still there, and `prompts` needs the file from its beginning."""
     tells_call_ids: bool = True
     """The ids of tool calls in its output are the same as in its transcripts."""
+    temporary_files: bool = False
+    """It can run no command without a directory for temporary files (TMPDIR, or /tmp)."""
     sessions: bool = True
     """A later process can go on with a conversation. Without this ability each attempt begins a new
     one and gets the project map."""

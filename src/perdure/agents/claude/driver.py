@@ -130,6 +130,7 @@ class ClaudeDriver:
         name_fork=True,
         fork_at=True,
         compacts=True,
+        temporary_files=True,
     )
     variables = (
         *(

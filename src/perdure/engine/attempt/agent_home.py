@@ -1,16 +1,19 @@
-"""Checks that an agent can store its conversation. An agent that cannot write its home works
-without an error message, and cannot be resumed later.
+"""Checks that an agent can store its conversation and run commands. An agent that cannot write its
+home works without an error message, and cannot be resumed later.
 
 Observed with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to
-another user.
+another user. Where /tmp is read-only every command of Claude Code fails, and its task ends as if
+all was well; Codex runs commands without it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
+from perdure.model import Permissions
 from perdure.protocols import AgentDriver
 
 _FOLDERS = ("projects", "sessions", "tmp")
@@ -31,6 +34,21 @@ def check_home(driver: AgentDriver, home: Path) -> None:
                 f"{driver.name} could not save its conversation: {why}",
                 "Make it writable for this user, or set HOME to a directory that is.",
             )
+
+
+def check_temporary(
+    driver: AgentDriver, permissions: Permissions, environ: Mapping[str, str]
+) -> None:
+    """Raise WorkspaceError if the agent may run commands and could not, because it has no directory
+    for temporary files."""
+    if not driver.abilities.temporary_files or permissions is Permissions.READ:
+        return
+    place = Path(environ.get("TMPDIR") or "/tmp")
+    if why := unwritable(place):
+        raise WorkspaceError(
+            f"{driver.name} could run no command: it needs temporary files, and {why}",
+            "Set TMPDIR to a directory that can be written.",
+        )
 
 
 def unwritable(place: Path) -> str:

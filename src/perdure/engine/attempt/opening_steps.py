@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.engine.attempt import launch
-from perdure.engine.attempt.agent_home import check_home
+from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.preparation import begin
@@ -66,8 +66,10 @@ def _open(engine: Engine, claim: Claim) -> Opened:
     driver = engine.driver(run.spec.agent)
     program = driver.locate(engine.environ)
     engine.homes.check(run.spec.agent)
-    home = driver.home({**engine.environ, **run.spec.env})
+    environ = {**engine.environ, **run.spec.env}
+    home = driver.home(environ)
     check_home(driver, home)
+    check_temporary(driver, run.spec.permissions, environ)
     if (moved := engine.moved_to(run.id)).exists():
         url = moved.read_text(encoding="utf-8").strip()
         raise NotStarted(
