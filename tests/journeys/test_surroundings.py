@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import perdure
 from perdure.agents.rehearsal import Rehearsal
 from perdure.cli.main import VERBS
+from perdure.model import Permissions
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
 STRANGER = 54321
@@ -237,6 +239,12 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
         assert "Set TMPDIR to a directory that can be written" in ended.err
         assert one.rehearsal.requests == []
         assert checked.code == 1 and "claude could run no command" in checked.out
+        # A pool says it in the run, with the way out.
+        with perdure.open(one.repo, one.environ) as runner:
+            runner.submit("Do it.", name="queued", agent="claude", permissions=Permissions.FULL)
+        through(one, before, "work", "--once", environ=environ)
+        why = one.perdure("why", "queued").out
+        assert "claude could run no command" in why and "Set TMPDIR to a directory" in why, why
     else:
         assert ended.code == 0, ended.err
         assert (Path(ended.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"

@@ -71,10 +71,19 @@ def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
         # Nothing was started, so the attempt does not count.
         return Outcome(kind=OutcomeKind.WRITER_CONFLICT, detail=str(busy))
     except (GitFailed, StoreError) as error:
-        kind = OutcomeKind.OVERLOADED if error.transient else OutcomeKind.CONFIG_ERROR
-        return Outcome(kind=kind, detail=str(error))
-    except (PerdureError, OSError) as error:
+        if error.transient:
+            return Outcome(kind=OutcomeKind.OVERLOADED, detail=str(error))
+        return _refused(error)
+    except PerdureError as error:
+        return _refused(error)
+    except OSError as error:
         return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=str(error))
+
+
+def _refused(error: PerdureError) -> Outcome:
+    """Return the outcome with the hint, which a person finds in the run: nobody waits for it."""
+    hint = f". {error.hint}" if error.hint else ""
+    return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"{str(error).rstrip('.')}{hint}")
 
 
 def take_over(engine: Engine, claim: Claim) -> TaskRun:
