@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from perdure.agents import registry
 from perdure.model import Exit, codec
-from perdure.model.events import MAX_TEXT, Said, SessionSeen, TurnEnded, Unrecognised, UsageSeen
+from perdure.model.events import (
+    MAX_TEXT,
+    RequestSeen,
+    Said,
+    SessionSeen,
+    TurnEnded,
+    Unrecognised,
+    UsageSeen,
+)
 
 AGENTS = ("claude", "codex")
 
@@ -186,6 +194,13 @@ def test_a_result_with_broken_characters_is_still_the_result() -> None:
     assert ended.ok
     codec.encode(ended)
     assert claude.outcome(Exit(code=0), [seen, used, ended]).ok
+
+
+def test_claude_says_when_it_asks_its_model() -> None:
+    """As 2.1.329 prints it before each request; any other status says nothing."""
+    line = b'{"type":"system","subtype":"status","status":"requesting","session_id":"a"}'
+    assert registry.load("claude").parse(line) == (RequestSeen(),)
+    assert registry.load("claude").parse(line.replace(b"requesting", b"compacting")) == ()
 
 
 def test_the_last_id_counts() -> None:

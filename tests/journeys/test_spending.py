@@ -152,8 +152,9 @@ def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> N
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
-    """perdure was killed, and its agent spent the budget unattended: the retry closes that attempt
-    and launches nothing; another one, given in the knowledge of it, does."""
+    """perdure and the shim were killed, so nobody ended the agent, and it spent the budget
+    unattended: the retry closes that attempt and launches nothing; another one, given in the
+    knowledge of it, does."""
     one = stage(
         WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
     )
@@ -161,6 +162,9 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
     one.rehearsal.wait_for(1)
     one.until(lambda: one.show()["usage"]["output"] >= 2000, "the first reply is counted")
     first = Path(one.show()["workspace"]["path"], "first")
+    shim = one.shim_pid()
+    started.send_signal(signal.SIGSTOP)
+    os.kill(shim, signal.SIGKILL)
     started.kill()
     first.touch()
     one.finish(started)

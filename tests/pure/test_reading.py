@@ -16,6 +16,7 @@ from perdure.model.events import (
     AgentEvent,
     LimitSeen,
     ReplySeen,
+    RequestSeen,
     RetrySeen,
     Said,
     SaidPart,
@@ -273,3 +274,15 @@ def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
         begun,
     )
     assert reading.usage(Usage()) == Usage(2050, 50, 1000, estimated=True)
+
+
+def test_a_request_that_a_kill_cut_off_is_estimated() -> None:
+    """It carried at least what the answer before it left, as much of it cached; where no answer was
+    seen, what the conversation held. Nothing is added where an answer had begun."""
+    first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100, cached=500)))
+    begun = ReplySeen(Reply(id="b", usage=Usage(input=1200)))
+    assert read(first, RequestSeen()).unanswered(0) == Usage(input=1100, cached=550, estimated=True)
+    assert read(RequestSeen()).unanswered(700) == Usage(input=700, estimated=True)
+    assert read(first, RequestSeen(), begun).unanswered(700) == Usage()
+    assert read(first, RequestSeen(), RetrySeen(status=529)).unanswered(700) == Usage()
+    assert read(first).unanswered(700) == Usage()

@@ -177,6 +177,11 @@ class ReplySeen(Event, frozen=True, tag="reply_seen"):
     reply: Reply
 
 
+class RequestSeen(Event, frozen=True, tag="request_seen"):
+    """The agent has asked its model. The journal never contains this event. If the agent is killed
+    before it reports anything of the answer, the usage of the request is estimated."""
+
+
 class ContextSeen(Event, frozen=True, tag="context_seen"):
     """How full the conversation is. `tokens` is what a request carried (0: only the window is
     reported). `window` is what the model can take (0: not reported)."""
@@ -239,6 +244,7 @@ AgentEvent = (
     | HelpersSeen
     | UsageSeen
     | ReplySeen
+    | RequestSeen
     | ContextSeen
     | RetrySeen
     | LimitSeen

@@ -25,6 +25,7 @@ from perdure.model.events import (
     LimitSeen,
     ReplyCut,
     ReplySeen,
+    RequestSeen,
     RetrySeen,
     Said,
     SessionSeen,
@@ -140,6 +141,8 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
                     json_lines.text(found.get("error"), SUMMARY),
                 ),
             )
+        case "status" if found.get("status") == "requesting":
+            return (RequestSeen(),)
         case "compact_boundary":
             return (
                 ContextSeen(

@@ -13,6 +13,7 @@ from perdure.model.events import (
     HelpersSeen,
     LimitSeen,
     ReplySeen,
+    RequestSeen,
     RetrySeen,
     Said,
     SaidPart,
@@ -97,6 +98,8 @@ class EventTotals:
     """Whether the agent has reported its final figure, and nothing has begun since."""
     named: bool = False
     last_reply: str = ""
+    asking: bool = False
+    """Whether the agent has asked its model and has reported nothing of the answer yet."""
     ends: OpenEnds = field(default_factory=OpenEnds)
     """The unfinished work of the turn."""
     helpers: int = 0
@@ -111,7 +114,11 @@ class EventTotals:
         if isinstance(event, KEPT):
             self.kept.append(event)
         self.ends.absorb(event)
+        if isinstance(event, (ReplySeen, RetrySeen, UsageSeen, TurnEnded)):
+            self.asking = False
         match event:
+            case RequestSeen():
+                self.asking = True
             case SessionSeen():
                 self.session_id = event.session_id or self.session_id
                 self.version = event.version or self.version
@@ -198,6 +205,17 @@ class EventTotals:
             used = used + priced(told, reply.model or model, reply.hour)
         untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
         return replace(used, estimated=True) if untold else used
+
+    def unanswered(self, held: int) -> Usage:
+        """Return an estimate for the request that was under way when the agent ended; nothing if
+        none was. `held`: number of tokens that the conversation held at the attempt's start."""
+        if not self.asking:
+            return Usage()
+        newest = self.replies.get(self.last_reply)
+        last = newest.usage if newest is not None else Usage(input=held)
+        asked = last.input + last.output
+        cached = asked * last.cached // last.input if last.input else 0
+        return Usage(input=asked, cached=cached, estimated=True)
 
     def _like_the_last(self) -> Usage:
         """Return an estimate for a request of which only the beginning is known: its input is what

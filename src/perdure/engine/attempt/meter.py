@@ -21,6 +21,7 @@ from perdure.engine.attempt.preparation import total_of
 from perdure.host.process import boottime
 from perdure.lateclass import dataclass
 from perdure.model import Start, Usage
+from perdure.rules.pricing import priced
 
 SEEK_S = 0.5
 """Minimum interval between two searches for a transcript that does not exist yet, in seconds."""
@@ -75,9 +76,15 @@ class Meter:
             # counts so far are kept.
             self.path = None
 
-    def usage(self, reading: EventTotals) -> Usage:
-        """Return what the attempt has used so far, priced."""
-        return reading.usage(self.before, self.model)
+    def usage(self, reading: EventTotals, *, killed: bool = False) -> Usage:
+        """Return what the attempt has used so far, priced. `killed`: the request that was under way
+        is estimated."""
+        used = reading.usage(self.before, self.model)
+        if not killed:
+            return used
+        session = self.opened.session
+        held = session.fill.tokens if session is not None and session.fill is not None else 0
+        return used + priced(reading.unanswered(held), self.model)
 
     def _transcript(self, *, last: bool) -> Path | None:
         """Return the agent's own file. An agent with an archive has none, and prints all that it

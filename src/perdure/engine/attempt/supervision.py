@@ -46,6 +46,7 @@ from perdure.model.events import (
     LeftoversFound,
     OutputCapped,
     ReplySeen,
+    RequestSeen,
     SessionConfirmed,
     SessionPinned,
     SessionSeen,
@@ -165,7 +166,7 @@ class _Watch:
         self.flush()
 
     def absorb(self, event: AgentEvent) -> None:
-        if isinstance(event, ReplySeen):
+        if isinstance(event, (ReplySeen, RequestSeen)):
             self.reading.absorb(event)
             return
         known = self.reading.ends.complete(event)
