@@ -75,7 +75,7 @@ SETTINGS = {
         "too; empty: none"
     ),
     "receipts": "where [signed receipts](../how-to/receipts.md) are attached by themselves: `off`, `note` (a git note of the commit, when "
-    "an attempt has ended), `comment` (the comment of a run on its forge), or `both`; the host needs a key (`perdure key make`)",
+    "an attempt has ended), `comment` (the comment of a run on its forge, and its pull request), or `both`; the host needs a key (`perdure key make`)",
     "checkpoint_secrets": "a checkpoint with a known secret in it, on its way there: `refuse` (it stays here, and that is told), "
     "`leave-out` (those files stay here, what was said is replaced by asterisks), or `allow`",
     "gc_workdirs": (

@@ -65,8 +65,40 @@ def test_a_receipt_leaves_the_machine() -> None:
         receipt.write_text(signed.out.replace("payload", "paylaod", 1))
         changed = away(directory, *elsewhere)
         assert (changed.returncode, changed.stderr.count("\n")) == (8, 1)
+        receipt.write_text(signed.out)
+        files = (str(receipt), str(key), str(directory / "made"))
+        own_name = ["unshare", "--map-root-user", "--uts", sys.executable, "-c", MUTATIONS, *files]
+        mutated = elsewhere_run(directory, own_name)
+        lines = mutated.stdout.splitlines()
+        assert lines[:200] == ["8 True"] * 200
+        assert lines[-1] == "0" and lines[200].startswith("verified: attempt 1 of task")
+        assert mutated.stderr.count("\n") == 200, "one sentence each"
+        key.write_text(away(directory, "key", "make").stdout)
+        other = away(directory, *elsewhere)
+        assert (other.returncode, other.stderr.count("\n")) == (8, 1)
+        assert "as its signer" in other.stderr
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+MUTATIONS = """
+import random, socket, sys
+from pathlib import Path
+from perdure.cli import main
+socket.sethostname("another-machine")
+receipt, key, made = map(Path, sys.argv[1:])
+content, chosen = receipt.read_bytes(), random.Random(14)
+words = ["receipt", "verify", str(made), "--key", str(key)]
+for number in range(200):
+    at = chosen.randrange(len(content))
+    byte = bytes([content[at] ^ chosen.randrange(1, 256)])
+    end = {0: content[at + 1 :], 1: content[at:], 2: content[at + 2 :], 3: b""}[number % 4]
+    made.write_bytes(content[:at] + byte * (number % 4 < 2) + end)
+    print(main.main(words), made.read_bytes() != content)
+made.write_bytes(content)
+print(main.main(words))
+"""
+"""Changes a byte, puts one in, takes two out, cuts the rest off: 50 times each."""
 
 
 def git(one: Stage, *words: str) -> str:
@@ -79,11 +111,16 @@ def git(one: Stage, *words: str) -> str:
 
 def away(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run perdure with a home of its own that has nothing in it."""
+    return elsewhere_run(directory, [sys.executable, "-m", "perdure", *words])
+
+
+def elsewhere_run(directory: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program with a home that has nothing of the one in which the receipt was signed."""
     home = directory / "away"
     home.mkdir(exist_ok=True)
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}
     return subprocess.run(
-        [sys.executable, "-m", "perdure", *words],
+        command,
         cwd=home,
         env=environ,
         capture_output=True,
