@@ -47,7 +47,8 @@ class Ending:
     """Words that `perdure logs` has to say."""
     words: tuple[str, ...] = ()
     hook: str = ""
-    """What a `PreToolUse` hook of the repository answers, as JSON."""
+    """What a hook of the repository answers, as JSON."""
+    hooked: str = "PreToolUse"
 
 
 def call(tool: str, **given: Any) -> str:
@@ -70,6 +71,7 @@ def decision(word: str) -> str:
     return json.dumps({"hookSpecificOutput": {**output, "permissionDecisionReason": "not now"}})
 
 
+BLOCK = json.dumps({"decision": "block", "reason": "not now"})
 WORD = {"status": "done", "summary": "I wrote it.", "questions": [], "follow_ups": ["add tests"]}
 FETCH = call("WebFetch", url="https://example.invalid/a", prompt="what is there")
 WRITE = call("Write", file_path="out.txt", content="hello")
@@ -110,6 +112,15 @@ CLAUDE = {
     ),
     "denied by a hook": Ending(
         WRITE + STOPS, hook=decision("deny"), **asks("denied: Write", events=("tool_denied",))
+    ),
+    "blocked by a hook": Ending(
+        WRITE + STOPS, hook=BLOCK, **asks("denied: Write out.txt", events=("tool_denied",))
+    ),
+    "allowed by a hook against the level of permissions": Ending(
+        WRITE + STOPS,
+        hook=decision("allow"),
+        words=("--permissions", "read"),
+        **asks("1 call was denied: Write out.txt"),
     ),
     "deferred by a hook": Ending(
         f"{WRITE}---\nsay It is written.\n",
@@ -208,6 +219,12 @@ CLAUDE = {
         events=("question_asked",),
     ),
     "an empty answer, then words": Ending("nothing\n---\nsay Nothing is left to do.\n"),
+    "allowed by a hook": Ending(
+        FETCH + "---\nsay There is no such host.\n", hook=decision("allow")
+    ),
+    "kept from its end by a hook": Ending(
+        "run echo hello > out.txt\n" + "---\nsay It is written.\n" * 12, hook=BLOCK, hooked="Stop"
+    ),
 }
 
 
@@ -218,7 +235,7 @@ def play(stage: Stage, ending: Ending, agent: str) -> Done:
         settings.parent.mkdir()
         (settings.parent / "answer.json").write_text(ending.hook)
         command = {"type": "command", "command": 'cat "$CLAUDE_PROJECT_DIR"/.claude/answer.json'}
-        settings.write_text(json.dumps({"hooks": {"PreToolUse": [{"hooks": [command]}]}}))
+        settings.write_text(json.dumps({"hooks": {ending.hooked: [{"hooks": [command]}]}}))
         identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
         for arguments in (["add", "."], [*identity, "commit", "-q", "-m", "hooks"]):
             command_line = ["git", *arguments]
@@ -328,6 +345,9 @@ CODEX = {
     ),
     "the work": Ending("run echo hello > out.txt\n---\nsay I wrote it.\n"),
     "nothing to do": Ending("say There is nothing to do.\n"),
+    "a form that the agent ignores": Ending(
+        "run echo hello > out.txt\n---\nsay I wrote it.\n", words=("--last-word", "on")
+    ),
     "stopped by the sandbox, and done another way": Ending(
         f"{OUTSIDE}---\nrun echo x > out.txt\n---\nsay It is in the workdir now.\n"
     ),
@@ -453,21 +473,38 @@ def test_an_attempt_of_opencode_ends_as_the_facts_say(
     holds(stage(OPENCODE[name].script), OPENCODE[name])
 
 
+def acp_command() -> str:
+    """The command of Codex over ACP."""
+    adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
+    return f"env CODEX_PATH={native('codex')} node {adapter}"
+
+
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 @pytest.mark.parametrize("name", slow(ACP_CODEX, "a question"))
 def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
     """The same facts, told by the protocol and by the transcript behind it."""
-    adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
-    command = f"env CODEX_PATH={native('codex')} node {adapter}"
-    one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": command})
+    one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": acp_command()})
     holds(one, ACP_CODEX[name], "acp-codex")
 
 
 LINGERS = """#!/bin/sh
-"{program}" "$@"
-case "$*" in *json*) exec sleep 579 ;; esac
+trap '' TERM
+{program} "$@"
+case "$* {always}" in *json*) exec sleep 579 ;; esac
 """
-"""A program that does not exit after its turn, and leaves nothing running but itself."""
+"""A program that does not exit after its turn, nor when it is asked to, and leaves nothing running
+but itself."""
+
+
+ONE_TWO = "run echo one > one.txt\n---\nsay One.\n---\nsay Two.\n"
+
+
+def lingering(directory: Path, program: str, always: str = "") -> str:
+    """Make the program that runs this one and then stays; `always`: whatever it is started with."""
+    made = directory / "lingers"
+    made.write_text(LINGERS.format(program=program, always=always))
+    made.chmod(0o755)
+    return str(made)
 
 
 def lingers(one: Stage, agent: str = "") -> None:
@@ -486,11 +523,19 @@ def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
     """Its last result is final, because it says nothing more and left nothing running."""
-    program = tmp_path / "lingers"
-    program.write_text(LINGERS.format(program=native(agent)))
-    program.chmod(0o755)
-    script = "run echo one > one.txt\n---\nsay One.\n---\nsay Two.\n"
-    lingers(stage(script, extra={f"PERDURE_{agent.upper()}": str(program)}))
+    program = lingering(tmp_path, str(native(agent)))
+    lingers(stage(ONE_TWO, extra={f"PERDURE_{agent.upper()}": program}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["codex", "opencode"], indirect=True)
+def test_an_agent_over_acp_that_does_not_exit_is_ended(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """Its answer to the prompt is its last word, whatever its process does then."""
+    command = acp_command() if agent == "codex" else f"{native(agent)} acp"
+    program = lingering(tmp_path, command, always="json")
+    lingers(stage(ONE_TWO, extra={f"PERDURE_ACP_{agent.upper()}": program}), f"acp-{agent}")
 
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
@@ -516,6 +561,23 @@ def test_policies_change_with_a_retry_and_with_new_instructions(stage: MakeStage
     assert (report["on_denied"], report["last_word"]) == ("fail", "on")
     why = one.perdure("why", "task").out
     assert "done: I wrote it." in why and "next: add tests" in why
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_denied_call_with_a_hostile_input(stage: MakeStage, agent: str) -> None:
+    """An input of 5 MB of markup and control characters is named in few words, without them."""
+    evil = "<img src=x onerror=alert(1)>\x1b[31m\x1b]0;owned\x07\u202e`@ada"
+    text = evil * (5_000_000 // len(evil))
+    one = stage(call("Write", file_path=f"{evil}.txt", content=text) + STOPS)
+    done = play(one, Ending("", words=("--permissions", "read")), agent)
+    assert done.code == 3, done.err
+    (denied,) = one.show()["attempts"][0]["work"]["denied"]
+    assert (denied["name"], denied["count"]) == ("Write", 1)
+    assert "<img src=x" in denied["input"] and len(denied["input"]) <= 300
+    shown = [done.err, *(one.perdure(verb, "task").out for verb in ("show", "why", "logs"))]
+    for screen in shown:
+        assert "<img src=x" in screen
+        assert not {"\x1b", "\x07", "\u202e"} & set(screen) and len(screen) < 20_000
 
 
 def alive(stage: Stage, words: str) -> list[int]:

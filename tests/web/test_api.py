@@ -121,6 +121,7 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
         ask("GET", "/runs/task/checkpoints", "Checkpoints")
         == one.perdure("checkpoints", "task", "--all", "--json").json
     )
+    assert found["attempts"][0]["work"]["verdict"] == "unverified", "nobody checked"
     assert ask("GET", "/agents", "Agents") == one.perdure("agents", "--json").json
     session = found["attempts"][0]["session_id"]
     shown = ask("GET", f"/sessions/{session}", "Session")
