@@ -145,6 +145,10 @@ def test_another_key_is_named() -> None:
     with pytest.raises(NotVerified, match="was changed after it was signed"):
         verify(forged)
     assert verify(content, KEY, OTHER) == statement()
+    key = key_id(OTHER.public_key()).encode()
+    close = content.replace(key, key[:-1] + (b"0" if key[-1:] != b"0" else b"1"))
+    with pytest.raises(NotVerified, match="was changed: its key id begins like"):
+        verify(close, OTHER)
 
 
 def test_signed_content_of_another_type_is_refused() -> None:

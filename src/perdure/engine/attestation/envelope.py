@@ -62,6 +62,11 @@ def opened(content: bytes, keys: dict[str, Ed25519PublicKey]) -> Statement:
     envelope = _read(content)
     payload, given = _bytes(envelope.payload), envelope.signatures[0]
     if given.keyid not in keys:
+        if any(each[:16] == given.keyid[:16] for each in keys):
+            raise NotVerified(
+                "the receipt was changed: its key id begins like that of a known key, "
+                f"{given.keyid[:16]!r}, and goes on differently"
+            )
         known = "the given key is" if len(keys) == 1 else "the trusted keys are"
         names = ", ".join(each[:16] for each in keys) or "none"
         raise NotVerified(
