@@ -580,6 +580,23 @@ def test_a_denied_call_with_a_hostile_input(stage: MakeStage, agent: str) -> Non
         assert not {"\x1b", "\x07", "\u202e"} & set(screen) and len(screen) < 20_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_ten_thousand_denied_calls(stage: MakeStage, agent: str) -> None:
+    """All of them are counted, and few are named."""
+    calls = [call("Write", file_path=f"{max(n, 9)}.txt", content="x") for n in range(10_000)]
+    one = stage("".join(calls) + STOPS)
+    done = play(one, Ending("", words=("--permissions", "read")), agent)
+    assert done.code == 3, done.err
+    (attempt,) = one.show()["attempts"]
+    named = "10000 calls were denied: Write 9.txt (10 times), Write 10.txt, Write 11.txt and 9988 "
+    assert attempt["outcome"]["detail"].startswith(named)
+    denied = attempt["work"]["denied"]
+    assert (len(denied), sum(each["count"] for each in denied)) == (50, 10_000)
+    assert named in one.perdure("why", "task").out
+    one.nothing_survives()
+
+
 def alive(stage: Stage, words: str) -> list[int]:
     """The live processes of the stage with these words in their command line."""
     wanted = words.encode().replace(b" ", b"\0")
