@@ -34,7 +34,6 @@ class _Story:
     said: int = 0
     newest: str = ""
     cut_off: bool = False
-    """Whether the newest answer has no count, although its model was asked."""
 
     def message(self, key: str, data: Any) -> None:
         if json_lines.part(data, "role") != "assistant":
@@ -42,9 +41,7 @@ class _Story:
         # What an answer without a count has said is in the next request all the same.
         self.added, self.said = self.added + self.said, 0
         self.newest, usage = key, step_usage(data)
-        error = json_lines.part(data, "error", "name")
-        completed = json_lines.part(data, "time", "completed") is not None
-        self.cut_off = not (usage.input or usage.output) and (not completed or error == _STOPPED)
+        self.cut_off = _is_cut_off(data)
         if usage.input or usage.output:
             is_summary = json_lines.part(data, "summary") is True
             self.before, self.added = usage, 0
@@ -64,8 +61,12 @@ class _Story:
 def estimate(content: bytes, since: int) -> Reply | None:
     """Return the newest answer with an estimated usage; None if its row has a count, if its request
     failed, or if it is not among the lines after the first `since` bytes."""
+    lines = content.split(b"\n")
+    newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
+    if not _is_cut_off(newest.get("data")):
+        return None
     story, answers, at = _Story(), 0, 0
-    for line in content.split(b"\n"):
+    for line in lines:
         entry = json_lines.read(line) if line else None
         key = json_lines.text(entry.get("id")) if entry is not None else ""
         if entry is not None and entry.get("type") == "message":
@@ -74,9 +75,22 @@ def estimate(content: bytes, since: int) -> Reply | None:
         elif entry is not None and entry.get("type") == "part":
             story.part(json_lines.text(entry.get("message")), entry.get("data"))
         at += len(line) + 1
-    if not story.cut_off or answers < since:
+    if answers < since:
         return None
     return Reply(id=story.newest, usage=_guess(story))
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    entry = json_lines.read(line) if b'"message"' in line else None
+    return entry if entry is not None and entry.get("type") == "message" else None
+
+
+def _is_cut_off(data: Any) -> bool:
+    """Return whether this is an answer without a count whose model was asked."""
+    usage, error = step_usage(data), json_lines.part(data, "error", "name")
+    asked = json_lines.part(data, "time", "completed") is None or error == _STOPPED
+    is_answer = json_lines.part(data, "role") == "assistant"
+    return is_answer and asked and not (usage.input or usage.output)
 
 
 def _guess(story: _Story) -> Usage:
