@@ -168,7 +168,7 @@ def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None
         for number in range(20):
             hall.store.record(claim, [Said(text=str(number))])
         before = hall.reading.reads
-        hall.journal._wake.set()
+        hall.journal._rounds.wake()
         told = [take(each, 22) for each in ears]
         assert (
             all(each == told[0] for each in told) and len({number for number, _ in told[0]}) == 22

@@ -19,6 +19,7 @@ from types import TracebackType
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import PerdureError
+from perdure.host.rounds import Rounds
 from perdure.lateclass import dataclass
 from perdure.model.codec import encode
 from perdure.model.events import Record
@@ -100,15 +101,14 @@ class Journal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         """Orders a new listener before or after the check for having no listeners."""
-        self._wake = threading.Event()
-        self._over = False
         self._gap = (0, 0.0)
         self.newest = max(0, store.newest_record() - BACK)
         """The number up to which all records were sent, or existed before."""
-        self._thread = threading.Thread(target=self._go, name="journal", daemon=True)
+        self._read, self._said = self.newest, ""
+        self._rounds = Rounds("journal", self._round, LOOK_S, self._failed)
 
     def __enter__(self) -> Journal:
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -117,9 +117,7 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over = True
-        self._wake.set()
-        self._thread.join()
+        self._rounds.stop()
         if self._loop is not None:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._end)
@@ -129,36 +127,33 @@ class Journal:
         stopping."""
         with self._lock:
             self._loop = asyncio.get_running_loop()
-            if self._over or len(self._listeners) >= LISTENERS_MOST:
+            if self._rounds.is_over() or len(self._listeners) >= LISTENERS_MOST:
                 return None
             found = Listener(run, self.newest)
             self._listeners.add(found)
-        self._wake.set()
+        self._rounds.wake()
         return found
 
     def leave(self, listener: Listener) -> None:
         self._listeners.discard(listener)
 
-    def _go(self) -> None:
-        read, said = self.newest, ""
-        while not self._over:
-            full = False
-            try:
-                rows = self._store.journal(read, AT_ONCE)
-                whole = self._whole(read, rows)
-                if whole:
-                    self._tell(whole)
-                    read, full = whole[-1].seq, len(whole) == AT_ONCE
-            except PerdureError:
-                pass  # The database may be back at the next try.
-            except Exception as error:  # Nobody would notice the end of the only reader.
-                sentence = f"{type(error).__name__}: {error}"
-                if said != sentence:
-                    said = sentence
-                    self._say(f"the live events wait for record {read + 1}: {said}")
-            if not full:
-                self._wake.wait(LOOK_S if self._listeners else IDLE_S)
-                self._wake.clear()
+    def _round(self) -> float:
+        """Send the next records. Return the pause until the next round, in seconds."""
+        with suppress(PerdureError):  # The database may be back at the next try.
+            whole = self._whole(self._read, self._store.journal(self._read, AT_ONCE))
+            if whole:
+                self._tell(whole)
+                self._read = whole[-1].seq
+            if len(whole) == AT_ONCE:
+                return 0.0
+        return LOOK_S if self._listeners else IDLE_S
+
+    def _failed(self, error: Exception) -> None:
+        """Report an error once, until it changes."""
+        sentence = f"{type(error).__name__}: {error}"
+        if sentence != self._said:
+            self._said = sentence
+            self._say(f"the live events wait for record {self._read + 1}: {sentence}")
 
     def _whole(self, read: int, rows: Sequence[Record]) -> Sequence[Record]:
         """Return the rows before the first gap that is still recent."""

@@ -3,13 +3,13 @@ or has room again."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from types import TracebackType
 
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.sweeper import due, rules_of, sweep
+from perdure.host.rounds import Rounds
 
 EVERY_S = 60.0
 KNOWN_MS = 365 * 86_400_000
@@ -30,14 +30,13 @@ class Housekeeping:
         say: Callable[[str], None],
         every_s: float = EVERY_S,
     ) -> None:
-        self._engine, self._settings, self._say, self._every_s = engine, settings, say, every_s
-        self._over = threading.Event()
+        self._engine, self._settings, self._say = engine, settings, say
         self._crowded = ""
-        self._thread = threading.Thread(target=self._go, name="housekeeping", daemon=True)
+        self._rounds = Rounds("housekeeping", self._round, every_s, self._failed)
 
     def __enter__(self) -> Housekeeping:
         self.look()
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -46,23 +45,18 @@ class Housekeeping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._rounds.stop()
 
-    def _go(self) -> None:
-        while True:
-            self._try(self._sweep, "the daily sweep failed")
-            if self._over.wait(self._every_s):
-                return
-            self._try(self.look, "free space cannot be read")
-
-    def _try(self, step: Callable[[], None], trouble: str) -> None:
-        """Call a step and report any error, because nobody would notice that this thread had
-        ended."""
+    def _round(self) -> None:
+        """Sweep if that is due, even if the free space cannot be read."""
         try:
-            step()
+            self.look()
         except Exception as error:
-            self._say(f"{trouble}: {error or type(error).__name__}")
+            self._say(f"free space cannot be read: {error or type(error).__name__}")
+        self._sweep()
+
+    def _failed(self, error: Exception) -> None:
+        self._say(f"the daily sweep failed: {error or type(error).__name__}")
 
     def look(self) -> None:
         """Report once when new work must wait for room, and once when there is room again. Make the

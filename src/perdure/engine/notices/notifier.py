@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ import msgspec
 from perdure.engine.attempt import Engine
 from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import NotFound, PerdureError
+from perdure.host.rounds import Rounds
 from perdure.model import TaskRun, Usage
 from perdure.model.events import AnyEvent
 from perdure.model.notices import Channel, Notice, NoticeEvent, NoticeState
@@ -58,14 +58,14 @@ class Notifier:
         self._identity = ""
         self._said = ""
         self._thinned = 0.0
-        self._over = threading.Event()
         self._lock = os.open(
             engine.state / "notices.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
-        self._thread = threading.Thread(target=self._go, name="notices", daemon=True)
+        # The last round reports what ended just before this process.
+        self._rounds = Rounds("notices", self._try, LOOK_S, self._failed, last=self._last)
 
     def __enter__(self) -> Notifier:
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -74,23 +74,21 @@ class Notifier:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._rounds.stop()
         os.close(self._lock)
 
-    def _go(self) -> None:
-        while not self._over.is_set():
-            self._try()
-            self._over.wait(LOOK_S)
-        self._try()  # What ended just before this process does.
-
     def _try(self) -> None:
+        if self._is_first():
+            self.round()
+
+    def _failed(self, error: Exception) -> None:
+        self._tell(f"notices failed: {error or type(error).__name__}")
+
+    def _last(self) -> None:
         try:
-            if self._is_first():
-                self.round()
+            self._try()
         except Exception as error:
-            # Nobody would notice the end of this thread.
-            self._tell(f"nobody is told: {error or type(error).__name__}")
+            self._failed(error)
 
     def _is_first(self) -> bool:
         try:

@@ -22,6 +22,7 @@ from perdure.engine.plans.driver import GIVEN, claimed, know_failed, queue_again
 from perdure.engine.plans.status import ready, standing
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
+from perdure.host.rounds import Rounds
 from perdure.model import RunState, TaskSpec
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import Plan, PlanRun, PlanState
@@ -71,19 +72,17 @@ class PlanDriver:
     own. `say` is called with a line for each problem."""
 
     def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
-        self._engine = replace(engine, stopping=lambda: self._over or engine.stopping())
+        self._engine = replace(engine, stopping=lambda: self._rounds.is_over() or engine.stopping())
         self._say = say
-        self._over = False
-        self._wake = threading.Event()
         self._driven: dict[str, threading.Thread] = {}
         self._later: dict[str, float] = {}
         self._halted: set[str] = set()
         """Plans of which no thread may begin a task now."""
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._go, name="plans", daemon=True)
+        self._rounds = Rounds("plans", self._round, LOOK_S, self._failed)
 
     def __enter__(self) -> PlanDriver:
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -92,15 +91,13 @@ class PlanDriver:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over = True
-        self._wake.set()
-        self._thread.join()
+        self._rounds.stop()
         for thread in self._driven.values():
             thread.join()
 
     def wake(self) -> None:
         """Look for plans to drive at once."""
-        self._wake.set()
+        self._rounds.wake()
 
     def stop(self, ref: str) -> PlanRun:
         """Stop the running tasks of a plan, and begin no further one until `retry`.
@@ -154,19 +151,17 @@ class PlanDriver:
         finally:
             self._halted.discard(plan.id)
 
-    def _go(self) -> None:
-        while not self._over:
-            try:
-                for plan in self._due():
-                    self._later.pop(plan.id, None)
-                    self._driven[plan.id] = threading.Thread(
-                        target=self._drive, args=(plan,), name=f"plan {plan.name}", daemon=True
-                    )
-                    self._driven[plan.id].start()
-            except PerdureError as error:
-                self._say(f"plans: {error}")
-            self._wake.wait(LOOK_S)
-            self._wake.clear()
+    def _round(self) -> None:
+        """Start a thread for each plan that can continue."""
+        for plan in self._due():
+            self._later.pop(plan.id, None)
+            self._driven[plan.id] = threading.Thread(
+                target=self._drive, args=(plan,), name=f"plan {plan.name}", daemon=True
+            )
+            self._driven[plan.id].start()
+
+    def _failed(self, error: Exception) -> None:
+        self._say(f"plans: {error or type(error).__name__}")
 
     def _due(self) -> list[PlanRun]:
         """Return the plans that can continue and that no process drives. Plans are omitted if their

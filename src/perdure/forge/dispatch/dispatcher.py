@@ -6,7 +6,6 @@ an agent is running. The next attempt receives them in order, each once.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -57,6 +56,7 @@ from perdure.forge.dispatch.withdrawal import (
 )
 from perdure.host import wakeup
 from perdure.host.actors import PERDURE, acting, actor
+from perdure.host.rounds import Rounds
 from perdure.model import Condition, RunState, TaskRun, TaskSpec
 from perdure.model.events import AnyEvent, BaseMoved, Withdrawn
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind
@@ -94,18 +94,16 @@ class Dispatcher:
         self._current = Current(forge)
         self._checks = Checks(engine, self._current)
         self._prompts = Prompts(rules)
-        self._woken = threading.Event()
         self._held: set[str] = set()
         self._later: dict[int, float] = {}
-        self._ending = False
-        self._thread = threading.Thread(target=self._go, name="dispatch", daemon=True)
+        self._rounds = Rounds("dispatch", self.round, AGAIN_S, self._failed)
 
     def wake(self) -> None:
         """Signal a new delivery. May be called from any thread."""
-        self._woken.set()
+        self._rounds.wake()
 
     def __enter__(self) -> Dispatcher:
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -114,19 +112,10 @@ class Dispatcher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ending = True
-        self.wake()
-        self._thread.join()
+        self._rounds.stop()
 
-    def _go(self) -> None:
-        while not self._ending:
-            self._woken.clear()
-            try:
-                self.round()
-            except Exception as error:
-                # Nobody would notice the end of this thread.
-                self._say(f"deliveries wait: {error or type(error).__name__}")
-            self._woken.wait(AGAIN_S)
+    def _failed(self, error: Exception) -> None:
+        self._say(f"deliveries wait: {error or type(error).__name__}")
 
     def round(self) -> None:
         """Settle every delivery that can be settled now. Raises StoreError."""
@@ -137,7 +126,7 @@ class Dispatcher:
             number: until for number, until in self._later.items() if until > time.monotonic()
         }
         for delivery in self._engine.store.waiting_deliveries(AT_ONCE):
-            if self._ending:
+            if self._rounds.is_over():
                 break
             if delivery.number in self._later:
                 continue

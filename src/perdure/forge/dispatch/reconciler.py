@@ -9,7 +9,6 @@ like any other: an author who may not use an agent by a webhook may not use it t
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -21,6 +20,7 @@ from perdure.forge.dispatch.selection import scope_of_thing
 from perdure.forge.dispatch.withdrawal import UNASSIGNED, began_by, withdrawn
 from perdure.forge.webhooks.found import found
 from perdure.forge.webhooks.speech import mentioned, stopped
+from perdure.host.rounds import Rounds
 from perdure.model import TaskRun
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, IntentKind
 from perdure.model.forge.postings import Origin, origin_of
@@ -69,11 +69,10 @@ class Reconciler:
         self._since: dict[str, int] = {}
         self._trouble: dict[str, str] = {}
         self._asked: dict[tuple[str, str], int] = {}
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._go, name="reconciler", daemon=True)
+        self._rounds = Rounds("reconciler", self._timed, every_s, self._failed)
 
     def __enter__(self) -> Reconciler:
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -82,14 +81,16 @@ class Reconciler:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._rounds.stop()
 
-    def _go(self) -> None:
-        while not self._over.is_set():
-            began = time.monotonic()
-            self.round()
-            self._over.wait(max(self._every_s, REST * (time.monotonic() - began)))
+    def _timed(self) -> float:
+        """Ask all forges. Return the pause until the next time, in seconds."""
+        began = time.monotonic()
+        self.round()
+        return max(self._every_s, REST * (time.monotonic() - began))
+
+    def _failed(self, error: Exception) -> None:
+        self._say(f"the forges are not asked: {error or type(error).__name__}")
 
     def round(self) -> int:
         """Ask all forges. Returns the number of new deliveries. Never raises."""
@@ -122,12 +123,12 @@ class Reconciler:
                 forge is None
                 or source.forge is None
                 or (rule.sources and source.name not in rule.sources)
-                or self._over.is_set()
+                or self._rounds.is_over()
             ):
                 continue
             told = set()
             for repository in forge.repositories(rule.repositories):
-                if self._over.is_set():
+                if self._rounds.is_over():
                     return new
                 try:
                     if self._redelivered(forge, source, repository, since or began - AT_FIRST_MS):
@@ -237,7 +238,7 @@ class Reconciler:
                 origin is None
                 or origin.source != source.name
                 or origin.rule != rule.name
-                or self._over.is_set()
+                or self._rounds.is_over()
             ):
                 continue
             for ref in self._refs(run, origin):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,6 +11,7 @@ from types import TracebackType
 
 from perdure.errors import LostLease, NotFound, PerdureError, StoreError
 from perdure.forge.replies.answers import Answering
+from perdure.host.rounds import Rounds
 
 LOOK_S = 1.0
 AT_ONCE = 4
@@ -34,15 +34,14 @@ class Poster:
         self._lock = os.open(
             answering.engine.state / "posting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
-        self._over = threading.Event()
         self._flying: dict[str, Future[None]] = {}
         self._later: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="posting")
-        self._thread = threading.Thread(target=self._go, name="posting", daemon=True)
+        self._rounds = Rounds("posting", self._try, LOOK_S, self._failed, last=self._last)
         self._said = ""
 
     def __enter__(self) -> Poster:
-        self._thread.start()
+        self._rounds.start()
         return self
 
     def __exit__(
@@ -51,20 +50,19 @@ class Poster:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        self._thread.join()
+        self._rounds.stop()
         self._pool.shutdown()
         os.close(self._lock)
 
-    def _go(self) -> None:
-        while not self._over.is_set():
-            try:
-                if self._is_first():
-                    self._round()
-            except Exception as error:
-                # Nobody would notice the end of this thread.
-                self._tell(f"reports to forges failed: {error or type(error).__name__}")
-            self._over.wait(LOOK_S)
+    def _try(self) -> None:
+        if self._is_first():
+            self._round()
+
+    def _failed(self, error: Exception) -> None:
+        self._tell(f"reports to forges failed: {error or type(error).__name__}")
+
+    def _last(self) -> None:
+        """Handle once more what is due, and wait for all posts."""
         if self._is_first():
             wait(self._flying.values())
             self._round()

@@ -1,0 +1,60 @@
+"""The background thread that works in rounds."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import threading
+
+from perdure.host.rounds import Rounds
+
+LONG_S = 3600.0
+
+
+def test_a_round_that_fails_is_reported_and_others_follow() -> None:
+    """The thread reports an error and works again; `wake` ends a pause, `stop` calls `last`."""
+    done: queue.Queue[str] = queue.Queue()
+    errors: list[str] = []
+    numbers = itertools.count(1)
+
+    def work() -> float:
+        done.put(f"round of {threading.current_thread().name}")
+        if next(numbers) == 1:
+            raise ValueError("the first one fails")
+        return LONG_S
+
+    def failed(error: Exception) -> None:
+        errors.append(str(error))
+        done.put("failed")
+
+    rounds = Rounds("keeper", work, LONG_S, failed, last=lambda: done.put("last"))
+    rounds.start()
+    assert [done.get(timeout=60), done.get(timeout=60)] == ["round of keeper", "failed"]
+    rounds.wake()
+    assert done.get(timeout=60) == "round of keeper"
+    rounds.wake()
+    assert done.get(timeout=60) == "round of keeper"
+    assert not rounds.is_over()
+    rounds.stop()
+    assert rounds.is_over() and errors == ["the first one fails"]
+    assert done.get(timeout=60) == "last" and done.empty()
+
+
+def test_the_pause_is_that_of_the_round() -> None:
+    """A round without a pause is followed by the next one at once; None means the period."""
+    pauses = iter([0.0, 0.0, None])
+    reached = threading.Event()
+    rounds_made: list[int] = []
+
+    def work() -> float | None:
+        rounds_made.append(1)
+        pause_s = next(pauses)
+        if pause_s is None:
+            reached.set()
+        return pause_s
+
+    rounds = Rounds("keeper", work, LONG_S, lambda error: None)
+    rounds.start()
+    assert reached.wait(60)
+    rounds.stop()
+    assert len(rounds_made) == 3
