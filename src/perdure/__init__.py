@@ -1,14 +1,14 @@
 """perdure: coding-agent runs that last.
 
-`perdure.open()` and `perdure.connect()` are the doors for Python programs: the first returns a
-`Runner`, the second an `AsyncRunner` for an event loop. `perdure.model.events` has all that can
-happen, `perdure.errors` all that can go wrong. The command is `perdure.cli`. Nothing is loaded
+`perdure.open()` and `perdure.connect()` are the entry points for Python programs: the first returns
+a `Runner`, the second an `AsyncRunner` for an event loop. `perdure.model.events` lists everything
+that can happen, `perdure.errors` every error. The command is `perdure.cli`. Nothing is loaded
 before it is used.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # typing is too dear for `perdure ls`
+TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from perdure import errors as errors
     from perdure.engine.sessions import plan_scope as plan_scope
@@ -122,7 +122,7 @@ def __dir__() -> list[str]:
     return sorted({*__all__, "__doc__", "__file__", "__name__", "__version__"})
 
 
-# Hidden from type checkers: they would take any name that is misspelled for one that is here.
+# Hidden from type checkers, which would otherwise accept any misspelled name.
 if not TYPE_CHECKING:
 
     def __getattr__(name):

@@ -164,7 +164,7 @@ class StoreAway(CapsuleError):
 
 
 class ForgeError(PerdureError):
-    """A forge did not do what its API was asked. The subclass says what follows: wait, ask a
+    """A forge did not do what its API was asked. The subclass says how to react: wait, ask a
     person, or give up."""
 
     exit_code = 1

@@ -71,7 +71,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakenIn:
-    """An imported run. `dropped`: what its spec asked for and does not get."""
+    """An imported run. `dropped`: parts of its spec that this machine does not allow."""
 
     run: TaskRun
     dropped: tuple[str, ...] = ()

@@ -22,8 +22,8 @@ MOST_S = 86_400.0
 def granted(
     spec: TaskSpec, name: str, ours: Permissions, *, trusted: bool
 ) -> tuple[TaskSpec, tuple[str, ...]]:
-    """Return the spec as it applies here, and a sentence for each thing that it asked for and does
-    not get."""
+    """Return the spec as it applies here, and a sentence for each part that was dropped or
+    reduced."""
     spec = replace(
         spec,
         name=name,

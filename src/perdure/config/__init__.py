@@ -168,6 +168,6 @@ class Settings:
     agents: tuple[Rule, ...] = ()
     """Rules that assign agents to intents: see `model.forge.rules`."""
     notify: tuple[Channel, ...] = ()
-    """Where people are told of runs: see `model.notices`."""
+    """Channels that notify people about runs: see `model.notices`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """The source of each setting that is not a default."""

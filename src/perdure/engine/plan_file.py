@@ -136,7 +136,7 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
                     f"{path}: aliases (*name) are not read in a plan", "write the value instead"
                 )
             if isinstance(event, yaml.ScalarEvent):
-                event.value.encode()  # YAML lets half a character through, as an escape
+                event.value.encode()  # YAML accepts half of a surrogate pair, as an escape
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(

@@ -361,7 +361,7 @@ def requests(store: RequestLook, ref: str = "") -> Sequence[AgentRequest]:
 def answer(
     engine: Engine, ref: str, number: int, verdict: AnswerKind, words: str, by: str = ""
 ) -> tuple[TaskRun, AgentRequest]:
-    """AnswerKind a request of a run's agent; number 0 is the only open one. The run is due when the
+    """Answer a request of a run's agent; number 0 is the only open one. The run is due when the
     last one is answered. Raises UsageError, NotFound, Conflict."""
     run = engine.store.get(ref)
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]

@@ -2,9 +2,9 @@
 
 An actor is a text: `token:NAME` for a client of `perdure serve`, `forge:SOURCE/LOGIN` for the
 person behind a delivery, `local:USER@HOST` for a user of the command line or the library,
-`operator:...` for Kubernetes, and `perdure` for what perdure does by itself. A door names its actor
-with `acting`; the store asks for `current` in each transaction. A thread that perdure starts itself
-begins without an actor, so it acts as perdure.
+`operator:...` for Kubernetes, and `perdure` for what perdure does by itself. Each entry point names
+its actor with `acting`; the store asks for `current` in each transaction. A thread that perdure
+starts itself begins without an actor, so it acts as perdure.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cache
 from perdure.rules.text import one_line
 
 PERDURE = "perdure"
-"""The actor of what perdure does by itself."""
+"""The actor of everything that perdure does on its own."""
 LONGEST = 200
 _acting: ContextVar[str] = ContextVar("acting", default="")
 
@@ -36,7 +36,7 @@ def current(default: str = PERDURE) -> str:
 
 @contextmanager
 def acting(name: str) -> Iterator[None]:
-    """Let everything in the block be done by this actor."""
+    """Attribute everything that is done in the block to this actor."""
     token = _acting.set(name)
     try:
         yield

@@ -30,7 +30,7 @@ COMPUTE = {
     "limits.cpu": ("limits", "cpu"),
     "limits.memory": ("limits", "memory"),
 }
-"""Which part of a container's resources a name in a quota counts."""
+"""The part of a container's resources that each name in a quota counts."""
 LOOK_AGAIN_MS = 3_000
 """Milliseconds after which the first in line looks again."""
 MOST_LOOK_AGAIN_MS = 60_000
@@ -65,7 +65,7 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     claim: str
     """The claim that it works on; empty outside mode Claim."""
     waits: bool
-    """Whether its next attempt is due and waits for nothing but room."""
+    """Whether its next attempt is due and waits only for room."""
     due: int
     """The time before which its next attempt does not begin (ms since 1970)."""
     attempt: int
@@ -73,7 +73,7 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
     open: bool
     """Whether that attempt is open."""
     podless: bool = False
-    """Whether the open attempt may still get its pod, and nothing keeps it from that."""
+    """Whether the open attempt may still get its pod: nothing prevents that."""
 
     @property
     def age(self) -> tuple[int, str]:

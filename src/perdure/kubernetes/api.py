@@ -232,7 +232,8 @@ def _passing(error: Exception) -> bool:
 @functools.cache
 def resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
     """Return a kind whose objects are plain dicts. They keep fields of newer clusters that
-    lightkube's models lack. lightkube takes one class a kind, so callers get theirs here."""
+    lightkube's models lack. lightkube accepts one class for each kind, so callers get theirs
+    here."""
     return create_namespaced_resource(group, version, kind, plural)
 
 

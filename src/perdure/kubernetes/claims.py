@@ -106,8 +106,8 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
 
 
 def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
-    """Return whether nobody wants to keep the claim: nobody has said so, or only this TaskRun,
-    which says otherwise now."""
+    """Return whether nobody wants to keep the claim: nobody has asked for that, or only this
+    TaskRun, which now asks for the opposite."""
     kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
     return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 

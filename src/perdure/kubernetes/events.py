@@ -2,7 +2,7 @@
 Pure; `reconciler` posts them after the write to the status that they are about.
 
 An event that is lost, because the operator was killed in between, is not posted later: the status
-has all that matters. Names follow from what is told, so nothing is posted twice.
+has all that matters. An event's name is derived from its content, so no event is posted twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PROBLEMS = ("NeedsPerson", "UnsavedWork", "Foreign")
 
 
 class EventTold(msgspec.Struct, frozen=True, kw_only=True):
-    """One event. `key` tells it from all others of the TaskRun."""
+    """One event. `key` distinguishes it from all other events of the TaskRun."""
 
     reason: str
     message: str

@@ -1,8 +1,9 @@
 """Prepares a namespace before an attempt runs in it, where an operator looks after many:
 the network policy and the account of the attempts. Called by `reconciler`.
 
-In a namespace of its own the chart makes both. In the others nobody would, and agents would be
-reachable, and reach everything. What somebody else has made under the same name is left alone.
+In a namespace of its own the chart makes both. In other namespaces nobody would make them: agents
+would be reachable, and could reach everything. Objects that somebody else made under the same name
+are left alone.
 """
 
 from __future__ import annotations

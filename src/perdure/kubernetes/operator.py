@@ -169,8 +169,8 @@ class Operator:
             )
 
     async def _let_go(self) -> None:
-        """Take the finalizers off in a namespace that is being deleted. The operator's own pod is
-        among the first that go, and nobody would do it afterwards."""
+        """Remove the finalizers in a namespace that is being deleted. The operator's own pod is
+        among the first objects to be deleted, and afterwards nobody would remove them."""
         leaving = [each for each in self._options.namespaces if await self.api.is_leaving(each)]
         for key in self.memory:
             found = self.memory.of(key)

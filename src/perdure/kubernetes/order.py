@@ -1,4 +1,4 @@
-"""The order: what the operator asks of one attempt's pod. Pure.
+"""The order: the operator's request to the pod of one attempt. Pure.
 
 The operator writes it into a ConfigMap (`encode`). The pod reads it from a directory (`read`, with
 a function that reads one file):

@@ -147,8 +147,8 @@ def overdue(pod: PodSeen, now: int) -> bool:
 
 
 def _told(pod: PodSeen) -> tuple[bool, int, str]:
-    """Return a sort key by how much a pod can tell: one whose container ended comes last, then the
-    newer."""
+    """Return a sort key by how informative a pod is: pods with an ended container come last, newer
+    ones after older ones."""
     return pod.ended is not None, pod.created, pod.name
 
 
@@ -249,7 +249,7 @@ def _killed(code: int | None) -> str:
 
 def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> Held | None:
     """Return what keeps an attempt from starting; None if nothing does, or it has started. `notes`
-    is what events say about it."""
+    are the messages of events about it."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:

@@ -200,7 +200,8 @@ def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskR
 
 def waits(status: TaskRunStatus, held: Held, now: int) -> TaskRunStatus:
     """Return the status with the condition Waiting. Its time is the start of the whole wait, even
-    if the reason has changed; a wait without a limit does not count into one with a limit."""
+    if the reason has changed. However, a wait without a limit is not counted as part of a later
+    wait with a limit."""
     was = status.condition("Waiting")
     if was is not None and was.reason in UNTIMED and held.reason not in UNTIMED:
         status = goes_on(status, now)
@@ -347,7 +348,7 @@ def _placed(record: AttemptStatus, job: JobSeen | None, pod: PodSeen | None) -> 
 def _learnt(
     status: TaskRunStatus, record: AttemptStatus, result: AttemptResult | None, run: WantedRun
 ) -> TaskRunStatus:
-    """Return the status with what an ended attempt says about the run as a whole."""
+    """Return the status with the facts about the whole run that an ended attempt reported."""
     volume = run.spec.workspace
     # An attempt without a result may still have done something: its Job may have come and gone
     # unseen.

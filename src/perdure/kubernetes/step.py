@@ -351,7 +351,7 @@ def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: floa
     """Wait for an obstacle of the open attempt. After a while an obstacle that only a person can
     remove becomes its outcome.
 
-    Room is waited for without a limit. So is a lost node, since what is on it may still write."""
+    There is no limit for room, nor for a lost node, because its processes may still write."""
     status = status_moves.waits(status, held, now)
     since = _since(status, now)
     timed = held.reason not in UNTIMED and held.reason != "NodeLost"

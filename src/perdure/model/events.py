@@ -492,8 +492,7 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
 
 
 class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
-    """A run was taken up from another machine, with its conversation and files as a checkpoint has
-    them."""
+    """A run was taken up from another machine, with the conversation and files of a checkpoint."""
 
     origin: str
     """The run's id there."""

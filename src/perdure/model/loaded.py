@@ -110,8 +110,8 @@ class Comparison:
 
     @property
     def prompts_added(self) -> tuple[Item, ...]:
-        """The prompts that were not known, in order. They are somebody else's, unless the caller
-        knows where they come from."""
+        """The prompts that were not known, in order. Somebody else sent them, unless the caller
+        knows their origin."""
         return tuple(item for item in (*self.inserted, *self.added) if item.kind is ItemKind.PROMPT)
 
 

@@ -24,7 +24,7 @@ _SERVER = re.compile(r"(smtp|smtps)://(?:([A-Za-z0-9._%+@=-]+)@)?([A-Za-z0-9.-]+
 
 
 class NoticeEvent(StrEnum):
-    """Events that people are told of."""
+    """Events about which people are notified."""
 
     NEEDS_YOU = "needs_you"
     """The run goes on only when a person has done something."""
@@ -50,7 +50,7 @@ class ChannelKind(StrEnum):
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True):
-    """Where people are told of runs, and of which."""
+    """A channel by which people are notified, and its choice of runs and events."""
 
     name: str
     kind: ChannelKind
@@ -105,7 +105,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """The same for every try, so that a receiver recognizes a repetition."""
     channel: str
     line: int
-    """The line of the audit trail that it tells of."""
+    """The line of the audit trail that the notice reports."""
     event: NoticeEvent
     run: str
     at: int

@@ -51,8 +51,8 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer of the model, as far as its usage is known. A CLI reports it several times, its
-    output last."""
+    """One answer of the model, and its usage as far as reported. A CLI reports it several times;
+    the output tokens come last."""
 
     id: str
     """The service's id of the answer, or another key that distinguishes it. Empty: the answer that
@@ -89,7 +89,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """How full a conversation is: what its newest request carried, and what its model can take, in
+    """How full a conversation is: the size of its newest request, and the window of its model, in
     tokens."""
 
     tokens: int = 0

@@ -1,4 +1,4 @@
-"""The work report: an attempt's work as far as perdure knows it, declared once for every surface.
+"""The work report: what perdure knows about an attempt's work, declared once for every surface.
 
 `work_report` makes one from the journal. `show --json`, the API, the dashboard, the forge comment
 and the TaskRun's status show it. Import it by its full name, so that `perdure ls` does not load it.

@@ -129,7 +129,7 @@ class Spoken:
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """A CLI's own clean-up in launches that are not perdure's."""
+    """The clean-up that a CLI does by itself when it is started without perdure."""
 
     days: float
     """Age in days, since the last write, from which conversations are removed."""
@@ -209,8 +209,8 @@ class Warm(Protocol):
 
 @runtime_checkable
 class Untold(Protocol):
-    """An extra interface of drivers whose agent's output does not report denied calls and
-    questions."""
+    """An optional interface, for drivers whose agent's output omits denied calls and questions:
+    they are read from the transcript."""
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         """Return the denied calls and the questions since the newest prompt of a transcript.
@@ -220,8 +220,8 @@ class Untold(Protocol):
 
 @runtime_checkable
 class GoesOn(Protocol):
-    """An extra interface of drivers whose agent may go on silently after it reported the end of a
-    turn. Their conversations are in an archive."""
+    """An optional interface, for drivers whose agent may go on silently after it reported the end
+    of a turn. Their conversations are in an archive."""
 
     def goes_on(self, content: bytes) -> bool:
         """Return whether a conversation ends with something that the agent will still answer.
@@ -231,8 +231,8 @@ class GoesOn(Protocol):
 
 @runtime_checkable
 class Parks(Protocol):
-    """An extra interface of drivers whose CLI can end a turn with a call that waits for a person,
-    and run that very call in a later process."""
+    """An optional interface, for drivers whose CLI can end a turn with a call that waits for a
+    person, and run that very call in a later process."""
 
     def open_calls(self, output: bytes, directory: Path) -> Sequence[OpenCall]:
         """Return the calls that did not run for want of a permission or an answer, from the end of
@@ -340,8 +340,8 @@ class AgentDriver(Protocol):
         ...
 
     def retention(self, home: Path) -> Retention | None:
-        """Return the CLI's own clean-up in launches that are not perdure's; None if it has none.
-        Reads the user's settings."""
+        """Return the clean-up that the CLI does by itself when it is started without perdure; None
+        if it does none. Reads the user's settings."""
         ...
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:

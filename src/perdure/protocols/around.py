@@ -1,4 +1,5 @@
-"""The interfaces that learn about runs: the checkpoint store, and observers."""
+"""The interfaces of components that are informed about runs: the checkpoint store, and
+observers."""
 
 from __future__ import annotations
 

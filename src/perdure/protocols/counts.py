@@ -74,6 +74,6 @@ class CountingStore(Protocol):
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
         """Return what perdure itself did in an attempt, oldest first and at most 200 records:
-        launches, checkpoints, checks, what became of the conversation. It has nothing that the
-        agent said."""
+        launches, checkpoints, checks, the fate of the conversation. The agent's messages are not
+        among them."""
         ...

@@ -70,7 +70,7 @@ class Ending:
     requests: tuple[AgentRequest, ...] = ()
     """Requests to a person, for which the run waits."""
     parkings: tuple[Parking, ...] = ()
-    """Accounts and agents to be parked because of what this attempt met with."""
+    """Accounts and agents to be parked because of limits or failures in this attempt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class SessionStore(Protocol):
 
 
 class PlanStore(Protocol):
-    """Plans that were begun, and what became of their tasks. The runs of the tasks are in the
+    """Plans that were begun, and the results of their tasks. The runs of the tasks are in the
     `RunStore`.
 
     A write under a plan's lease raises LostLease unless the worker of the given `PlanRun` still
@@ -179,8 +179,8 @@ class InboxStore(Protocol):
 
 
 class PostingStore(Protocol):
-    """Postings: the records of what forges were told about the runs that their deliveries began.
-    `add` with a delivery creates the posting together with the run."""
+    """Postings: the records of what was reported to forges about the runs that their deliveries
+    began. `add` with a delivery creates the posting together with the run."""
 
     def posting(self, run_id: str) -> Posting | None:
         """Return the posting of a run; None if no delivery began the run."""
@@ -227,7 +227,7 @@ class PostingStore(Protocol):
 
 
 class NoticeStore(Protocol):
-    """The outbox of what people are told of. A follower of the audit trail fills it."""
+    """The outbox of notices to people. A follower of the audit trail fills it."""
 
     def notices_seen(self) -> int | None:
         """Return the last line of the trail that was considered; None if none ever was."""
@@ -335,6 +335,6 @@ class RequestStore(Protocol):
     def answer(
         self, run_id: str, number: int, answer: AnswerKind, words: str, by: str = ""
     ) -> tuple[TaskRun, AgentRequest]:
-        """AnswerKind a request. When the last open one of a run is answered, the run is due. Raises
+        """Answer a request. When the last open one of a run is answered, the run is due. Raises
         NotFound, and Conflict for a request that is not open any more."""
         ...

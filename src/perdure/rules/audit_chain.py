@@ -1,4 +1,4 @@
-"""The audit trail: lines that name who did what, each with a hash that covers the line before it.
+"""The audit trail: lines that record who did what, each with a hash that covers the line before it.
 
 Pure. The store appends lines (`store.audit`), `perdure audit` prints and checks them. Anybody can
 check an exported trail without perdure: the hash of a line is the SHA-256 of its JSON without the
@@ -30,14 +30,16 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     """Time in ms, by the store's clock."""
     actor: str
     kind: str
-    """The kind of the journal's event, or of a deed that is no record, such as `token_added`."""
+    """The kind of the journal's event, or of an action without a journal record, such as
+    `token_added`."""
     run: str
-    """The full id of the run; empty for a deed that concerns none."""
+    """The full id of the run; empty for an action that concerns no run."""
     attempt: int
     record: int
-    """Number of the journal record; 0 for a deed that is none."""
+    """Number of the journal record; 0 for an action without one."""
     about: str
-    """For a deed that is no record: what was acted on (the name of a token), or what is needed."""
+    """For an action without a journal record: its object (the name of a token), or what is
+    needed."""
     sha256: str
     previous: str
     """The hash of the line before; empty for the first."""

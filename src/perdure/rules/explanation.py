@@ -175,7 +175,7 @@ def _size(size: dict[str, Any]) -> str:
     """Return what happened to the conversation because of its size."""
     match size["event"]:
         case "compacted":
-            # Where perdure did not ask, the agent or a person may have begun it.
+            # If perdure did not request the compaction, the agent or a person may have done so.
             begun = "the conversation was compacted"
             if size["asked"]:
                 begun = "the agent compacted the conversation as requested"

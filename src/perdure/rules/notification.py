@@ -1,4 +1,4 @@
-"""Decides who is told of what: from a line of the audit trail to notices. Pure."""
+"""Decides who is notified of which events: turns lines of the audit trail into notices. Pure."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import clean, dollars, one_line
 
 LONG_MS = 5 * 60_000
-"""A run that is due again sooner is not reported as waiting, in ms."""
+"""Shortest wait of a run that is reported as waiting, in ms."""
 KINDS = ("run_finished", "run_queued", "person_needed")
-"""Kinds of the lines of the trail that people may be told of."""
+"""Kinds of the trail's lines that people may be notified of."""
 WORDS = {
     NoticeEvent.NEEDS_YOU: "needs you",
     NoticeEvent.OVER_BUDGET: "is over its budget",
@@ -35,8 +35,8 @@ WORDS = {
 
 
 def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | None:
-    """Return what a line of the trail means to people; None for what they need not know. `event`:
-    the journal record of the line, `run`: the run as it is now."""
+    """Return the event that a line of the trail reports to people; None if it need not be reported.
+    `event`: the journal record of the line, `run`: the run as it is now."""
     asks = any(each.type in ASKING for each in run.conditions)
     if kind == "person_needed":
         return NoticeEvent.NEEDS_YOU if asks else None
@@ -44,7 +44,7 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
         if event.state == RunState.SUCCEEDED:
             return NoticeEvent.DONE
         if event.state != RunState.FAILED:
-            return None  # Somebody stopped it, so they know.
+            return None  # Somebody stopped the run, and therefore knows.
         if event.reason.startswith(OutcomeKind.BUDGET_SPENT):
             return NoticeEvent.OVER_BUDGET
         return NoticeEvent.NEEDS_YOU if asks else NoticeEvent.FAILED
@@ -61,7 +61,7 @@ def waits_long(event: AnyEvent | None, at: int) -> bool:
 
 
 def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
-    """Return whether the channel is told of this event of this run."""
+    """Return whether the channel wants notices about this event of this run."""
     return (
         event in channel.events
         and all(run.spec.labels.get(name) == value for name, value in channel.labels)
@@ -70,14 +70,14 @@ def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
 
 
 def id_of(store: str, channel: str, line: int) -> str:
-    """Return the id of the notice of a line to a channel. It depends on nothing else, so that a
-    notice that is made twice is one."""
+    """Return the id of the notice of a line to a channel. It depends only on these, so that a
+    notice that is made twice counts once."""
     digest = hashlib.sha256(f"{store}\n{channel}\n{line}".encode()).hexdigest()
     return f"ntc_{digest[:32]}"
 
 
 def message_of(event: AnyEvent | None, run: TaskRun) -> str:
-    """Return what is needed, or why the run ended or waits so: on one line, cleaned."""
+    """Return what is needed, or why the run ended or waits, on one cleaned line."""
     asked = [each.message for each in run.conditions if each.type in ASKING]
     reason = event.reason if isinstance(event, RunFinished | RunQueued) else ""
     return one_line("; ".join(asked) or reason, 500)
@@ -113,7 +113,7 @@ def body_of(
 
 
 def subject_of(notice: Notice, body: NoticeBody) -> str:
-    """Return the first line of a message: who, what, and the title."""
+    """Return the first line of a message: the run's title, its worker, and the event."""
     run = body.data.run
     who = worker_of(run.role, run.agent)
     return one_line(f"{run.title or run.name}: {who} {WORDS[notice.event]}", 200)
@@ -158,5 +158,5 @@ def _within(clock: time, first: time, last: time) -> bool:
 
 
 def chosen(channels: Sequence[Channel], event: NoticeEvent, run: TaskRun) -> list[Channel]:
-    """Return the channels that are told of this event of this run."""
+    """Return the channels that want notices about this event of this run."""
     return [channel for channel in channels if wants(channel, event, run)]

@@ -194,8 +194,8 @@ def choose(
     can_compact: bool,
     may_begin_anew: bool,
 ) -> PricedChoice:
-    """Return how to go on. The conversation simply goes on while the cache is warm, if the price is
-    unknown, and by default."""
+    """Return how to go on. By default, while the cache is warm, and if the price is unknown, the
+    conversation goes on unchanged."""
     if price is None or cache.tokens <= 0:
         return PricedChoice(way=Way.RESUME)
     found = ways(cache, price)

@@ -90,7 +90,7 @@ def requests_of(
 
 
 def detail(request: AgentRequest) -> str:
-    """Return what the outcome of an attempt says that ended with this call."""
+    """Return the detail for the outcome of an attempt that ended with this call."""
     asked = questions(request)
     if not asked:
         return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
@@ -110,8 +110,8 @@ def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
-    """Return what follows an attempt that ended with requests: the run waits until they expire.
-    Answers make it due earlier."""
+    """Return the decision after an attempt that ended with requests: the run waits until they
+    expire. Answers make it due earlier."""
     verb = f"perdure approve {name}, or perdure deny {name}"
     if requests[0].kind is RequestKind.QUESTION:
         verb = f'perdure answer {name} "..."'
@@ -176,8 +176,8 @@ def payload_lines(request: AgentRequest) -> list[str]:
 
 
 def told(requests: Sequence[AgentRequest]) -> str:
-    """Return what the agent's next prompt says of answers to calls that do not wait in the
-    conversation; empty if there are none."""
+    """Return the part of the agent's next prompt that reports answers to calls that do not wait in
+    the conversation; empty if there are none."""
     lines = []
     for each in requests:
         if each.parked:
@@ -203,7 +203,7 @@ def due(
     """Return the requests whose answer the next attempt is given.
 
     `previous`: the newest attempt that has ended; `spent`: requests whose answer was used. An
-    answer that an attempt was given and cannot have used is given again.
+    answer that the previous attempt cannot have used is given again.
     """
     return tuple(
         _closed(each)

@@ -131,7 +131,7 @@ class OpenEnds:
                 pass
 
     def settle(self, ids: Container[str], calls: Iterable[tuple[str, str]]) -> None:
-        """Leave out what a person has refused: calls by id, and by tool and main argument."""
+        """Omit calls that a person has refused: by id, and by tool and main argument."""
         if self.deferred is not None and self.deferred.tool_id in ids:
             self.deferred = None
         for call in (*calls, *self.refused_calls(ids)):

@@ -1,5 +1,5 @@
-"""Rules that hold for every write of a run: the fence, which runs exclude each other, and how a run
-is settled or queued again.
+"""Rules for every write of a run: the fence, the mutual exclusion of runs, and how a run is settled
+or queued again.
 
 Called inside a transaction (`Write`), by `sql` for attempts and instructions and by `retention` for
 checkpoints and removals.

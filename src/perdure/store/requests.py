@@ -1,5 +1,6 @@
 """Statements on requests within a transaction: stored with the end of an attempt, given to the next
-one, superseded by what happens to the run. Called by `fence`, `sql`, `retention` and `answers`."""
+one, superseded when the run goes on or ends without them. Called by `fence`, `sql`, `retention` and
+`answers`."""
 
 from __future__ import annotations
 

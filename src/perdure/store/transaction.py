@@ -255,7 +255,7 @@ class Write:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 
     def deed(self, kind: str, about: str, actor: str = "", run: str = "") -> None:
-        """Add something to the audit trail that is no record of the journal."""
+        """Add an action without a journal record to the audit trail."""
         self._audit(kind, "", about=about, actor=actor or self.actor, run=run)
 
     def _audit(

@@ -86,8 +86,7 @@ _ROOMS = {
     "Thing": "contents",
     "WorkdirState": "view",
 }
-"""Submodule of each name that is imported on first use, because starting an agent needs none of
-them."""
+"""Submodule of each name that is imported on first use. Starting an agent needs none of them."""
 
 PATCH_BYTES = 1 << 30
 """Maximum size of a patch, in bytes."""

@@ -1,4 +1,4 @@
-"""`audit`: who did what, as lines of a chain of hashes; prints it, and checks it."""
+"""`audit`: prints the audit trail (hashed lines that record who did what), and checks it."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def home_verb(arguments: argparse.Namespace) -> int:
 
 
 def agents_of(wanted: Sequence[str]) -> list[str]:
-    """Return the agents that are meant, or all if none is named; `acp-NAME` means the agent NAME.
+    """Return the named agents, or all if none is named; `acp-NAME` stands for the agent NAME.
     Raises NotFound."""
     from perdure.agents.shared.homes import HOMES, home_of
 

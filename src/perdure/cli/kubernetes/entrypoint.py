@@ -163,7 +163,7 @@ def _volume(arguments: argparse.Namespace) -> Volume:
 def _patiently(
     act: Callable[[], Result], obstacle: type[PerdureError], patience_s: float
 ) -> Result:
-    """Try until it works. Raises the obstacle when the waiting time is over."""
+    """Retry until it works. Raises the last error when the waiting time is over."""
     until = time.monotonic() + patience_s
     while True:
         try:

@@ -42,7 +42,7 @@ LAST_S = 3.0
 """Seconds before the end of the grace period at which perdure exits with what is saved."""
 REST_S = 2.0
 """Seconds that leftover processes get to end. The pod's first process must exit before the kubelet
-kills it, or the result would not be believed."""
+kills it, because the result of a killed pod is not trusted."""
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
 """Seconds between checkpoints in a pod without a volume, whose work is lost unless it is in the
@@ -181,7 +181,7 @@ def pod_verb(arguments: argparse.Namespace) -> int:
             arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
         )
         result = _performed(order, texts, secrets, farewell)
-    except Exception as error:  # any error: a pod without a result says nothing
+    except Exception as error:  # any error, because a pod without a result explains nothing
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
     detail = f": {result.outcome.detail}" if result.outcome.detail else ""

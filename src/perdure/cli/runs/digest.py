@@ -1,4 +1,4 @@
-"""`digest`: what happened while one was away, on one screen."""
+"""`digest`: summarizes a span of time on one screen, for a person who was away."""
 
 from __future__ import annotations
 
@@ -102,7 +102,8 @@ def _head(found: Digest) -> str:
 
 
 def _line(run: DigestRun, now: int) -> str:
-    """Return a run on one line: what it is about, who does it, what is needed, and its name."""
+    """Return a run on one line: its subject, its worker, what is needed from a person, and its
+    name."""
     who = worker_of(run.role, run.agent)
     spent = f", {dollars(run.cost_usd, estimated=run.estimated)}" if run.cost_usd else ""
     message = one_line(run.message, 160) if run.state != "succeeded" else ""

@@ -37,8 +37,8 @@ PICKED = 200
 def newest_here(verb: str) -> str:
     """Return the name of the newest run of the repository that contains the working directory.
 
-    Where a verb that acts could mean several, a person chooses one on a terminal. Raises NotFound
-    where there is none, UsageError where several fit and nobody chose.
+    If several fit a verb that acts, a person chooses one on a terminal. Raises NotFound where there
+    is none, UsageError where several fit and nobody chose.
     """
     store, here = open_to_read(settings()), Path.cwd()
     found = _runs_of(store, here, WANTED.get(verb, ()))

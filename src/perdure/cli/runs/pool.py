@@ -138,8 +138,8 @@ def open_pool(
 
 
 def notifier(engine: Engine, chosen: Settings) -> Notifier:
-    """Return what tells people of this pool's runs. Raises ConfigError if a channel needs a library
-    that is not installed."""
+    """Return the notifier for the runs of this pool. Raises ConfigError if a channel needs a
+    library that is not installed."""
     from perdure.cli.server.notify import check_libraries
     from perdure.engine.notices import Notifier
 

@@ -1,4 +1,4 @@
-"""`requests`, `approve`, `deny`, `answer`: what agents ask people, and the answers."""
+"""`requests`, `approve`, `deny`, `answer`: the requests of agents to people, and the answers."""
 
 from __future__ import annotations
 

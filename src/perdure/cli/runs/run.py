@@ -313,7 +313,8 @@ def followed(
             except PerdureError:
                 now = engine.store.get(run.id)
                 if now.state is RunState.RUNNING and now.worker != engine.worker:
-                    # Another supervisor (perdure work) was quicker, which is just as good.
+                    # Another supervisor (perdure work) claimed the run first; the result is the
+                    # same.
                     run = follow(engine, run.id, progress or (lambda record: None))
                 else:
                     if new and now.attempt == 0:

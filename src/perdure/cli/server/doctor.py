@@ -77,7 +77,7 @@ def _secrets(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check that each channel by which people are told has its library and its secret."""
+    """Check that each notification channel has its library and its secret."""
     from perdure.engine.notices.senders import NoticeRefused, missing, secret_of
 
     for channel in chosen.notify:

@@ -1,4 +1,4 @@
-"""`notify`: lists who was told of what, and sends a test message to a channel."""
+"""`notify`: lists the notices that were sent to people, and sends a test message to a channel."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ LOOKED_THROUGH = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByHand:
-    """How a person goes on: the command, its directory, and the variables to add to the person's
-    own."""
+    """How a person continues: the command, its directory, and the variables to add to the person's
+    environment."""
 
     run: TaskRun
     session_id: str
@@ -190,8 +190,8 @@ def _is_open(run: TaskRun) -> bool:
 
 
 def _goes_without_saying(engine: Engine, driver: AgentDriver, name: str, home: Path) -> bool:
-    """Return whether a variable that names the home can be left out, because the home is found
-    without it."""
+    """Return whether the variable that names the home can be omitted, because the agent finds the
+    home without it."""
     own = {key: value for key, value in engine.environ.items() if key != name}
     return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
 

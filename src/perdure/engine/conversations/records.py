@@ -1,4 +1,4 @@
-"""Session records for the verbs of a person: which record a name means, and what is shown of it.
+"""Finds the session record that a person names, and renders it for display.
 
 Called by `perdure sessions create | extend | close` and by the API; the verbs themselves are those
 of `perdure.engine.sessions`.
@@ -29,10 +29,10 @@ def records_of(engine: Engine) -> Sessions:
 
 def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
     """Return the key of the live session that a scope, a conversation's id (or its beginning) or a
-    run's name means.
+    run's name identifies.
 
-    Raises NotFound, and Conflict where several are meant or the conversation is not the live one of
-    its scope.
+    Raises NotFound, and Conflict if several match or the conversation is not the live one of its
+    scope.
     """
     scoped = [
         key

@@ -1,4 +1,4 @@
-"""Tells people what matters: by signed webhooks, by mail, and by the services that Apprise knows.
+"""Notifies people about runs: by signed webhooks, by mail, and by the services that Apprise knows.
 
 `Notifier` runs beside a pool. It follows the audit trail into the outbox, and sends what is due.
 """

@@ -1,4 +1,4 @@
-"""The thread that tells people, beside a pool.
+"""The thread that sends notices to people, beside a pool.
 
 One process of a host does it at a time; several hosts share the outbox by leases. Every notice is
 stored before it is sent, and a notice is sent until the other side accepts it, or for a week.
@@ -33,15 +33,15 @@ LEASE_S = 120.0
 AGAIN_S, LONGEST_S = 10.0, 3600.0
 """The first and the longest pause between two tries, in seconds."""
 WEEK_MS = 7 * 86_400_000
-"""Age after which a notice is given up, and a line of the trail is no news, in ms."""
+"""Age after which a notice is given up, and a line of the trail is ignored, in ms."""
 KEPT_MS = 30 * 86_400_000
 """Time for which a notice that was sent stays in the list, in ms."""
 Page = Callable[[str], str]
 
 
 class Notifier:
-    """Tells people, as a context manager. `page` returns the address of a run's page, `say` gets a
-    line if a channel fails. `deliver` sends; it raises NoticeRefused."""
+    """Sends notices to people, as a context manager. `page` returns the address of a run's page,
+    `say` gets a line if a channel fails. `deliver` sends; it raises NoticeRefused."""
 
     def __init__(
         self,
@@ -114,7 +114,7 @@ class Notifier:
         """Consider the next lines of the trail. Returns whether there may be more."""
         seen = self._store.notices_seen()
         if seen is None:
-            # What happened before anybody wanted to be told is no news.
+            # Events from before the first configuration of a channel are not reported.
             self._store.put_notices(None, self._store.audit_head()[0], ())
             return False
         lines = self._store.audit(after=seen, limit=PAGE)

@@ -41,7 +41,7 @@ def send(channel: Channel, notice: Notice) -> None:
     except NoticeRefused:
         raise
     except Exception as error:
-        # A library's error may quote what was sent, so only its kind is told.
+        # A library's error may quote the message, so only its type is reported.
         raise NoticeRefused(f"{channel.name} failed: {type(error).__name__}") from error
 
 
@@ -122,7 +122,7 @@ def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     message["Subject"] = subject_of(notice, body)
     message["Message-ID"] = f"<{notice.id}@{channel.sender.rpartition('@')[2]}>"
     message["Date"] = formatdate(notice.at / 1000)
-    # Not answered by programs that answer for absent people (RFC 3834).
+    # Programs that answer for absent people ignore such mails (RFC 3834).
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text_of(notice, body))
     host, secure = place.hostname or "", ssl.create_default_context()
@@ -146,7 +146,7 @@ def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     except (OSError, smtplib.SMTPException) as error:
         raise NoticeRefused(f"{channel.name} does not answer: {type(error).__name__}") from error
     if refused:
-        # The others have it, so sending it once more would double it for them.
+        # The other recipients have the notice: sending it again would duplicate it for them.
         names = one_line(", ".join(refused), 200)
         raise PartlyRefused(f"{channel.name} refused {names}")
 

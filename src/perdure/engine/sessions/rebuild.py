@@ -136,7 +136,7 @@ class _Told:
                     pass
 
     def went_back(self, session_id: str) -> None:
-        """Note that a person took the run back to a checkpoint with this conversation."""
+        """Note that a person restored a checkpoint of the run with this conversation."""
         if session_id in self.sessions:
             self.causes.pop(session_id, None)
             self.live = session_id

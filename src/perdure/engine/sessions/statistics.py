@@ -130,8 +130,8 @@ def fallback_of(attempt: Attempt) -> str:
 
 
 def concerns_conversation(attempt: Attempt) -> bool:
-    """Return whether the attempt's agent was asked for a conversation, or was not asked because one
-    was lost."""
+    """Return whether the attempt was to continue a conversation, or did not start because one was
+    lost."""
     if attempt.receipt is not None:
         return True
     return attempt.outcome is not None and attempt.outcome.kind in (

@@ -139,7 +139,7 @@ class Dispatcher:
             wakeup.ring(self._engine.state)
 
     def _tried(self, deliveries: Sequence[Delivery], work: Callable[[], bool]) -> bool:
-        """Do the work on these deliveries. Returns whether it gave a run something to do."""
+        """Process these deliveries. Returns whether a run got new work."""
         try:
             with acting(_actor(deliveries)):
                 return work()
@@ -206,7 +206,7 @@ class Dispatcher:
             and choice.run is not None
             and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
         ):
-            # Reported later, after what came before it. The present state is asked for then.
+            # Reported after the earlier deliveries. The forge's state is queried at that time.
             self._held.add(choice.run.id)
             raise Conflict(
                 f"{choice.run.name} is running, and gets it when the attempt has ended",
@@ -400,7 +400,8 @@ class Dispatcher:
         )
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
-        """Clean up the runs of an issue whose work is over, after what was said before it."""
+        """Clean up the runs of an issue whose work is over, once all earlier deliveries are
+        handled."""
         found = [
             (rule, run)
             for rule in self._rules

@@ -1,5 +1,5 @@
-"""Ends loops without people: two agents that answer each other, or a check that fails whatever is
-done. Only a person's word continues after the limit."""
+"""Ends loops without people: two agents that answer each other, or a check that keeps failing.
+After the limit, only a person's comment continues the work."""
 
 from __future__ import annotations
 

@@ -48,8 +48,8 @@ class Marking:
         return Outside(self._token(len(self._texts) - 1), text)
 
     def name(self, text: str) -> Outside | str:
-        """Return a login, a branch or an address unchanged, or as `Outside` if it could hide
-        more."""
+        """Return a login, a branch or an address unchanged if it is plain; otherwise as an
+        `Outside`, because it could hide a sentence."""
         return text if not text or _PLAIN.fullmatch(text) else self.outside(text)
 
     def _token(self, at: int) -> str:

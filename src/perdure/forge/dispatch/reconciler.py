@@ -1,4 +1,4 @@
-"""Finds changes that no delivery reported, because perdure was down or the forge did not send it. A
+"""Finds changes that no delivery reported, because perdure was down or the forge sent none. A
 thread of `perdure serve` that asks every forge from time to time.
 
 It compares states, so it may run any number of times. It requests failed deliveries again. It looks
@@ -182,7 +182,7 @@ class Reconciler:
         except NotFound:
             return False
         except Conflict:
-            return True  # Several ids begin like this; one of them is it.
+            return True  # Several ids begin with this one, so one of them is the delivery.
         return True
 
     # --- issues without a run
@@ -228,7 +228,7 @@ class Reconciler:
     def _gone_on(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, since: int, told: set[str]
     ) -> Iterator[Arrived]:
-        """Yield what happened to the issues and pull requests of the rule's newest runs: closed,
+        """Yield later events of the issues and pull requests of the rule's newest runs: closed,
         reopened, and comments if the forge does not list its failed deliveries."""
         known, heard = self._known(source)
         for row in self._engine.store.find(limit=RUNS_MOST):

@@ -338,7 +338,7 @@ class _Answer:
 
     def _call(self) -> None:
         """Mention the person who asked for the work, in a new comment, if a person is needed: a
-        forge notifies nobody of an edited one. Each need is told once."""
+        forge notifies nobody of an edited one. Each need is reported once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         # New instructions make the same need a new one.
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs))

@@ -35,7 +35,7 @@ STATES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Everything that is reported of a run."""
+    """Everything that is reported about a run."""
 
     rule: str
     """The name of the rule, which is the agent's name in the team."""

@@ -1,4 +1,5 @@
-"""Translates a forge's webhooks: is a delivery authentic, and what does its sender want.
+"""Translates a forge's webhooks: checks that a delivery is authentic, and finds out what its sender
+wants.
 
 Pure. Called by `server` for each webhook; the entry point is `receive`. The modules: `intake`
 (which forge, is it authentic), `signatures`, `payload` (reads hostile JSON safely), `deliveries`

@@ -1,5 +1,5 @@
-"""From raw headers and body to a delivery: which forge, is it authentic, what does it want. Raises
-nothing but `DeliveryRefused`.
+"""Turns raw headers and body into a delivery: determines the forge, checks the signature, reads the
+intent. Raises nothing but `DeliveryRefused`.
 
 Header names are lower-case. The order of detection is fixed, because Forgejo sends Gitea's headers
 too, and both send GitHub's.

@@ -109,7 +109,7 @@ class Hosts:
 
 
 ANYWHERE = Hosts()
-"""No restrictions, for a user at a terminal who names the server."""
+"""No restrictions, for a user at a terminal, who may name any server."""
 
 
 def host_of(url: str) -> str:

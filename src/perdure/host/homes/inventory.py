@@ -94,7 +94,8 @@ def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[
 
 
 def thing_at(path: Path, name: str = "") -> HomeThing | None:
-    """Return what has this name now, with the files that belong to it; None if there is nothing."""
+    """Return the file, link or directory that has this name now, with the files that belong to it;
+    None if there is nothing."""
     try:
         state = path.lstat()
     except (FileNotFoundError, NotADirectoryError):

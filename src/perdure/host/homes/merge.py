@@ -113,7 +113,8 @@ class Merge:
         return taken
 
     def _is_there(self, thing: HomeThing) -> bool:
-        """Return whether the target has this version or a later one, be it beside another."""
+        """Return whether the target has this version or a later one, under its own name or beside
+        another version."""
         there = thing_at(self.target / thing.name)
         if there is None or self._blocked(thing.name):
             return False
@@ -129,7 +130,8 @@ class Merge:
         )
 
     def lands(self, thing: HomeThing) -> bool:
-        """Return whether it will get its own name, rather than one beside it."""
+        """Return whether it gets its own name in the target, instead of one beside another
+        version."""
         there = thing_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
             there is None

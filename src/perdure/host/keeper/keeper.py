@@ -13,8 +13,8 @@ from perdure.host.keeper.agent import KeptAgent
 from perdure.host.keeper.turn import KeptTurn, ticks
 
 LEFT_S = 2.0
-"""Time between TERM and KILL for what a turn left behind, and time for the agent's own children to
-exit by themselves, in seconds."""
+"""Time between TERM and KILL for processes that a turn left behind, and time for the agent's own
+children to exit by themselves, in seconds."""
 BUSY_MS = 50
 IDLE_MS = 10_000
 """Interval at which the memory of an idle agent is checked, in milliseconds."""

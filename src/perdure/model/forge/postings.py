@@ -1,5 +1,5 @@
-"""The record of what a forge was told about a run, and of the progress of that. Pure. The store
-keeps it; only `replies` writes it."""
+"""The record of what was reported to a forge about a run, and of what is still to be reported.
+Pure. The store keeps it; only `replies` writes it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Posting:
     said: str = ""
     """The digest of that comment's text."""
     called: str = ""
-    """The digest of what a person was last called for, in a comment of its own."""
+    """The digest of the need for which a person was last called, in a separate comment."""
     reaction: str = ""
     """The newest reaction that was added to the issue."""
     attempt: int = 0

@@ -41,7 +41,8 @@ class Situation:
     standing: Standing = Standing.WHOLE
     """How that transcript compares with what perdure has seen of it."""
     announced: bool = False
-    """An agent's output showed that it was in the conversation, so it may have asked the model."""
+    """An agent's output showed that it had opened the conversation, so it may have sent a request
+    to the model."""
     copy: Snapshot | None = None
     """perdure's own copy."""
     edits: tuple[str, ...] = ()
@@ -212,7 +213,7 @@ def _no_copy(copy: Snapshot | None) -> str:
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
-    """Return what follows for a whole conversation that is too long to go on unchanged."""
+    """Return the continuation of an intact conversation that is too long to go on unchanged."""
     if at.measure is Measure.COMPACT:
         reason = (
             f"its transcript is on disk; it holds {at.size}, and is compacted before it continues"
@@ -242,8 +243,8 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 
 def _never_began(at: Situation, session: Session) -> Continuation:
-    """Return what follows for a conversation that was announced but never began. Nothing is lost
-    with it. If it was to replace a lost conversation, that one is still lost."""
+    """Return the continuation after a conversation that was announced but never began. Nothing is
+    lost with it. If it was to replace a lost conversation, that one is still lost."""
     if session.parent:
         return _after_loss(
             at, session.parent, f"{session.id}, which was to replace it, never started"

@@ -62,6 +62,6 @@ def _counted_at(
 
 
 def _takes_back(event: CheckpointRestored) -> bool:
-    """Whether the conversation was taken back by a person: files alone, or another host, change
-    nothing of what was asked."""
+    """Whether a person took the conversation back. Restoring files alone, or on another host, does
+    not change the instructions."""
     return not (event.files_only or event.moved_from)

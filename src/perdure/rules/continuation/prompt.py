@@ -55,9 +55,9 @@ class Story:
     earlier: tuple[str, ...] = ()
     """The part of the conversation before this run joined it, oldest first."""
     effects: tuple[str, ...] = ()
+    """Effects of earlier attempts outside the workdir."""
     uncertain: tuple[str, ...] = ()
     """Effects that were begun and whose end is unknown."""
-    """In `effects`: what earlier attempts did outside the workdir."""
     restored: str = ""
     """A sentence if workdir and conversation, or the conversation alone, were restored from a
     checkpoint."""
@@ -70,7 +70,7 @@ class Story:
     map: str = ""
     """The project map, if this prompt gets one."""
     unrecorded: tuple[Unrecorded, ...] = ()
-    """Things that happened in the conversation but are missing in its transcript, oldest first."""
+    """Events of the conversation that are missing in its transcript, oldest first."""
     taken_back: int = 0
     """Number of items that somebody removed from the conversation by rewinding it."""
 

@@ -205,8 +205,8 @@ class _Search:
         self.left = MOST_CALLS
 
     def script(self, text: str, proves: bool = True, disproves: bool = True) -> None:
-        """Examine a script. A result that does not show for the enclosing script does not show for
-        it either."""
+        """Examine a script. If the outcome of the enclosing script is not visible, neither is its
+        own."""
         if self.level > MOST_LEVELS or self.left <= 0:
             self.whole = False
             return
@@ -223,7 +223,7 @@ class _Search:
         self.level -= 1
 
     def _call(self, call: Invocation) -> None:
-        """Examine a program: itself, or what it starts."""
+        """Examine a program: the program itself, or the one that it starts."""
         self.left -= 1
         if self.left < 0 or self.level > MOST_LEVELS:
             self.whole = False

@@ -79,8 +79,8 @@ class _Place(msgspec.Struct, frozen=True):
     depth: int = 0
 
     def below(self, *, proves: bool = False, disproves: bool = False) -> _Place:
-        """Return the position of a part. A result that does not show for the whole does not show
-        for the part either."""
+        """Return the position of a part. If the outcome of the whole is not visible, neither is
+        that of the part."""
         return _Place(
             self.proves and proves,
             self.disproves and disproves,

@@ -330,9 +330,9 @@ def _chain(made: Draft) -> None:
 
 
 def _size(made: Draft, memory: int) -> None:
-    """Check the size against the limits of the service's request and of a resume's memory. Text
-    from before the last compaction is no longer sent to the model, so it can be cut off; nothing
-    else can."""
+    """Check the size against two limits: that of a request to the service, and that of the memory
+    that a resume needs. Text from before the last compaction is no longer sent to the model, so it
+    can be cut off; nothing else can."""
     records = made.records()
     at = next(
         (

@@ -1,4 +1,4 @@
-"""The types of a diagnosis: what is wrong where, what harm it does, and what was changed."""
+"""The types of a diagnosis: the damage, its place, the harm it does, and the changes made."""
 
 from __future__ import annotations
 

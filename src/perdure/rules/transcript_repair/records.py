@@ -94,7 +94,7 @@ class Draft:
         self.edits.append(Edit(number, what, why))
 
     def move(self, line: TranscriptLine, after: TranscriptLine, what: str, why: str) -> None:
-        """Move a line to after another one."""
+        """Move a line to the place after another one."""
         self.lines.remove(line)
         self.lines.insert(self.lines.index(after) + 1, line)
         self.edited(line.number, what, why)

@@ -1,4 +1,4 @@
-"""Conversations: the list, one with its lineage, statistics, and continuing one."""
+"""Conversations: lists them, shows one with its lineage, computes statistics, continues one."""
 
 from __future__ import annotations
 

@@ -161,8 +161,8 @@ class Body(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class Retry(Body):
-    """`agent` hands the run over to another CLI. `attempts` further ones are allowed (default:
-    one); what else is given holds from now on."""
+    """Continues a run. `agent` hands the run over to another CLI. `attempts`: number of further
+    attempts (default: one). All other given fields replace those of the task from now on."""
 
     agent: Line = ""
     continuity: ContinuityPolicy | None = None
@@ -193,7 +193,8 @@ class RequestAnswerForm(Body):
 
 
 class Fork(Body):
-    """A new run that begins where another one stands: after a turn, or at a checkpoint, or now."""
+    """A new run that begins with another run's conversation: after one of its turns, at a
+    checkpoint, or now."""
 
     prompt: Text = ""
     at: Small = 0
@@ -203,7 +204,7 @@ class Fork(Body):
 
 
 class Resume(Body):
-    """Goes on with a conversation; the fields after the prompt are for one that has no run yet."""
+    """Continues a conversation; the fields after the prompt apply to one that has no run yet."""
 
     prompt: Text = ""
     name: Line = ""
@@ -214,15 +215,16 @@ class Resume(Body):
 
 
 class Restore(Body):
-    """Back to a checkpoint; 0 is the newest."""
+    """Restores a checkpoint; 0 is the newest."""
 
     checkpoint: Small = 0
     files_only: bool = False
 
 
 class Reset(Body):
-    """The work to clear: a run's, or an agent's on an issue or a branch of a repository, or a
-    service's task. Without `dry_run: false` it only says what would be."""
+    """The work to clear: that of a run, of an agent on an issue or a branch of a repository, or of
+    a service's task. Without `dry_run: false` nothing is cleared, and the answer lists what would
+    be."""
 
     run: Line = ""
     agent: Line = ""
@@ -246,7 +248,7 @@ Lifetime = Annotated[
 
 
 class NewSession(Body):
-    """A conversation for runs to come with this agent and scope: the first of them begins it."""
+    """A conversation for future runs with this agent and scope; the first of them starts it."""
 
     agent: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
     scope: Annotated[str, Meta(min_length=1, max_length=1000, pattern=LINE)]
@@ -254,7 +256,7 @@ class NewSession(Body):
 
 
 class ExtendedSession(Body):
-    """Begins the lifetime of a conversation again, with another length where one is given."""
+    """Restarts the lifetime of a conversation, with another length if one is given."""
 
     lifetime: Lifetime = ""
 
@@ -272,7 +274,7 @@ class PlanRetry(Body):
 
 
 class NewPlan(Body):
-    """A plan: the object that a plan's file holds, as JSON. Its name is its key."""
+    """A plan: the object that a plan file contains, as JSON. Its name is its key."""
 
     plan: dict[str, Any]
     repo: Annotated[
@@ -286,15 +288,14 @@ class NewPlan(Body):
 
 
 class SweepShape(Body):
-    """A sweep. Without `dry_run: false` it only says what would be taken."""
+    """A sweep. Without `dry_run: false` nothing is removed, and the answer lists what would be."""
 
     dry_run: bool = True
     many: bool = False
 
 
 def _submit() -> type[Struct]:
-    """A task as the command line takes it: whatever is left out is as the settings of the service
-    say."""
+    """Return the form of a new task. Omitted fields come from the settings of the service."""
     hints = get_type_hints(TaskSpec)
     assert {"prompt", *GIVEN} | INTERNAL == {each.name for each in fields(TaskSpec)}
     kinds = {

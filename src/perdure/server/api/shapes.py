@@ -231,7 +231,7 @@ class Checkpoints(Answer):
 
 
 class Restored(Answer):
-    """`undo` is the checkpoint of what was there before."""
+    """`undo` is the checkpoint of the state before the restore."""
 
     run: str
     checkpoint: Checkpoint

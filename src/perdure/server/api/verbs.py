@@ -130,7 +130,7 @@ def endpoint(
 
 
 def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
-    """Do what was asked, as the token's owner."""
+    """Perform the request as the token's owner."""
     with acting(actor("token", asked.who.name)):
         return verb.does(parts, asked)
 

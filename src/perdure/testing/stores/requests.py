@@ -62,7 +62,8 @@ class RequestSuite:
     """`requests`, `open_requests`, `answer`, and what supersedes a request."""
 
     def test_a_run_waits_until_its_last_request_is_answered(self, store: Store) -> None:
-        """It is not claimed before, and is due at once after the last answer."""
+        """A run is not claimed before all its requests are answered, and is due at once after the
+        last answer."""
         run = waiting(store, count=2)
         assert [each.type for each in run.conditions] == ["needs_input"]
         assert [each.number for each in store.open_requests()] == [1, 2]
@@ -76,8 +77,8 @@ class RequestSuite:
         assert claimed(store, run).attempt == 2
 
     def test_the_first_answer_counts(self, store: Store) -> None:
-        """The second one is refused, and says who was first. A request that does not exist is not
-        found."""
+        """The second answer is refused, and the error names the author of the first. A request that
+        does not exist is not found."""
         run = waiting(store)
         store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         with pytest.raises(Conflict, match="answered already by ada: allow"):
@@ -87,7 +88,7 @@ class RequestSuite:
         assert store.requests(run.id)[0].by == "ada"
 
     def test_of_answers_at_the_same_moment_one_counts(self, store: Store) -> None:
-        """All others are refused, and the stored answer is that of the one that was not."""
+        """All others are refused; the stored answer is the accepted one."""
         run = waiting(store)
 
         def answer(person: int) -> str:
@@ -101,7 +102,7 @@ class RequestSuite:
         assert won == [store.requests(run.id)[0].by]
 
     def test_an_expired_request_takes_no_answer(self, store: Store) -> None:
-        """Its run is due by the clock alone."""
+        """The run becomes due by the clock alone."""
         run = waiting(store, lasts_ms=0)
         with pytest.raises(Conflict, match="has expired"):
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -123,8 +124,8 @@ class RequestSuite:
     def test_what_happens_to_the_run_supersedes_its_requests(
         self, store: Store, happens: Callable[[Store, TaskRun], object], answered: bool
     ) -> None:
-        """No later answer reaches the agent; the run does not wait for it any more. An answer that
-        was given survives only where the run goes on in the same conversation."""
+        """No later answer reaches the agent, and the run stops waiting. A given answer survives
+        only if the run goes on in the same conversation."""
         run = waiting(store, count=2)
         if answered:
             store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
@@ -137,7 +138,7 @@ class RequestSuite:
         assert now.state is RunState.CANCELLED or now.run_after <= store.now()
 
     def test_an_attempt_is_given_an_answer(self, store: Store) -> None:
-        """It is stored with the start of the attempt which one that was."""
+        """The start of the attempt records which answer it was given."""
         run = waiting(store)
         store.answer(run.id, 1, AnswerKind.ALLOW, "", "ada")
         claim = claimed(store, run)

@@ -209,8 +209,8 @@ def _since(commit: str, have: Sequence[str]) -> bytes:
 
 
 def _here(git: Git, oids: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the commits and tags that are here: an agent may have dropped objects that it
-    borrowed."""
+    """Return those of the commits and tags that exist in this repository: an agent may have dropped
+    objects that it borrowed."""
     said = git.run(
         "cat-file", "--batch-check", stdin="".join(f"{oid}\n" for oid in oids).encode(), cap=1 << 28
     ).stdout.decode()

@@ -35,7 +35,8 @@ limit."""
 
 
 class Listing:
-    """Lists one piece. `fresh`: directories that were not known before."""
+    """Lists the names of one piece (see `findings.Piece`). `fresh`: directories that the last look
+    did not know."""
 
     def __init__(
         self,
