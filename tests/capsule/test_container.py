@@ -252,8 +252,8 @@ def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [bytes(PART), b"a" * 5000, os.urandom(PART), b"x"])
 def test_perdure_keeps_to_its_own_limits(content: bytes) -> None:
-    """What perdure writes it can read: zeros are filled up to the ratio, and what cannot be
-    compressed still fits."""
+    """perdure can read what it writes: zeros are padded up to the ratio, and incompressible data
+    still fits."""
     packed = frames.frame(content)
     assert len(packed) * 100 >= len(content)
     assert frames.unframe(packed, frames.part_of(content)) == content

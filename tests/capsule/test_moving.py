@@ -218,8 +218,8 @@ def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Pa
 def test_a_committed_secret_cannot_be_left_out(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """What stands in a commit of the run travels with its history: the export says so instead of
-    pretending."""
+    """Content of the run's commits travels with its history: the export says so instead of
+    pretending otherwise."""
 
     def change(workdir: Path) -> None:
         (workdir / "key.txt").write_text(TOKEN)

@@ -96,8 +96,8 @@ def test_a_term_of_an_older_perdure_is_read(tmp_path: Path) -> None:
 
 
 def test_a_late_manifest_hides_nothing(store: CheckpointStore) -> None:
-    """What a machine that lost its place still publishes is never taken for newer than what the
-    next machine published."""
+    """A machine that lost its place may still publish, but that never counts as newer than the next
+    machine's manifest."""
     ours, late = manifest(Given(), number=1), manifest(Given(), number=900)
     store.publish(RUN, 2, 1, ours)
     store.publish(RUN, 1, 900, late)
@@ -125,8 +125,7 @@ def test_a_run_that_is_not_there_is_not_found(store: CheckpointStore) -> None:
     ],
 )
 def test_a_strange_object_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    """Whatever else lies in the store, where a term or a manifest should be, is an error in
-    words."""
+    """Anything else in the store in place of a term or a manifest is an error with a sentence."""
     store = open_store((tmp_path / "s").as_uri())
     for name in ("terms/000001.json", "000001-00000001.json"):
         place = tmp_path / "s" / "runs" / RUN / name

@@ -1,4 +1,4 @@
-"""What the search for secrets sees, and what it leaves alone."""
+"""The search for secrets: its findings, and the text that it leaves alone."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_where_a_stream_is_cut_changes_nothing(pieces: list[str], window: int) -
 
 
 def test_the_table_never_shows_a_value() -> None:
-    """What a person is shown names place, line and kind alone."""
+    """A person is shown place, line and kind alone."""
     scan = Scan()
     scan.look("notes.md", "\n\n".join(SECRETS.values()).encode())
     told = str(scans.SecretsFound(scan.findings, ""))

@@ -178,8 +178,8 @@ def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
 
 
 def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
-    """So many kills of one run; after each everything that is published is whole, and the newest
-    can be put in place."""
+    """A given number of kills of one run; after each, everything that is published is whole, and
+    the newest checkpoint can be put in place."""
     yard = make_yard(top)
     workspace, place = made(yard, backend)
     rows = 0

@@ -91,7 +91,7 @@ class Looking:
         return self.page
 
     def nodes(self) -> list[Any]:
-        """What an agent has put into the page; nothing, if all is well."""
+        """Elements that an agent has put into the page; nothing, if all is well."""
         found: list[Any] = self.page.evaluate(NODES)
         return found
 

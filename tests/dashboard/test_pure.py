@@ -1,5 +1,4 @@
-"""What is shown, made from nouns: threads, timelines, diffs, fingerprints, and what is measured
-beside."""
+"""Threads, timelines, diffs and fingerprints, made from nouns; and slow measurements."""
 
 from __future__ import annotations
 

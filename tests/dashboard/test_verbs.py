@@ -1,5 +1,5 @@
-"""What a person does in the browser, with a real agent behind it: begin, watch, instruct, fork,
-retry, stop, reset, remove, go back."""
+"""Actions of a person in the browser, with a real agent: begin, watch, instruct, fork, retry, stop,
+reset, remove, restore."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Lo
 def test_a_token_has_its_own_verbs(
     working: Working, look: Callable[..., Looking], scope: str, verbs: set[str]
 ) -> None:
-    """Who may only read sees no verb, and gets none by its address; to reset needs an admin."""
+    """A visitor who may only read sees no action, and gets none by its address; a reset needs an
+    admin."""
     stage, serving, token = working
     begun = begin(look(serving, token), stage, f"for-{scope}", "Make one.txt")
     stands(begun, "succeeded")

@@ -33,7 +33,7 @@ LEASE_S = 60.0
 
 
 def intent(kind: IntentKind, **more: Any) -> Intent:
-    """Of issue 4 of shop/web, by Ada."""
+    """Issue 4 of shop/web, by Ada."""
     return Intent(
         kind=kind,
         **({"forge": Forge.GITHUB, "repository": "shop/web", "author": "ada", "number": 4} | more),
@@ -72,7 +72,7 @@ class Office:
     def deliver(
         self, forge: Forge, event: str, body: dict[str, Any], source: str = "hub"
     ) -> Delivery:
-        """What became of a webhook in one round, from its raw body on."""
+        """Return the result of a webhook in one round, from its raw body on."""
         self.count += 1
         # No two are the same: a real one has the time.
         raw = json.dumps({**body, "numbered": self.count}).encode()
@@ -90,7 +90,7 @@ class Office:
         return self.delivery(accepted.number)
 
     def told(self, *intents: Intent, source: str = "hub") -> list[Delivery]:
-        """What became of these deliveries in one round."""
+        """Return the results of these deliveries in one round."""
         numbers = self.arrive(*intents, source=source)
         self.dispatcher.round()
         return [self.delivery(number) for number in numbers]

@@ -1,4 +1,5 @@
-"""What the work is based on moves on: told once, with what came, and there to be merged."""
+"""The base of the work advances: the agent is told once, with the new commits, and can merge
+them."""
 
 from __future__ import annotations
 

@@ -169,7 +169,7 @@ def test_another_check_of_the_same_commit(at: Asking) -> None:
 
 
 def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
-    """What failed of a commit on which others stand by now is no news."""
+    """A failed check of a commit that has later commits on top is no news."""
     at.small.state.job(REPOSITORY, COMMIT, "build")
     at.small.state.repositories[REPOSITORY].named[BRANCH] = "cd" * 20
     reasons = {each.reason for each in red(at) if each.intent is not None and each.intent.branch}

@@ -1,4 +1,5 @@
-"""Whose a delivery is among several agents, and under what conditions each of them works."""
+"""The choice of one among several agents for a delivery, and the conditions under which each
+works."""
 
 from __future__ import annotations
 

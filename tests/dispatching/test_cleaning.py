@@ -1,5 +1,5 @@
-"""What is over is cleaned up, and nothing that is nowhere else goes; what goes on again finds
-everything where it was."""
+"""Finished work is cleaned up, and nothing is lost that exists nowhere else; work that goes on
+again finds everything in place."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ def test_what_a_person_has_reset_stays_so(office: Office) -> None:
 
 
 def test_a_stranger_reopens(office: Office) -> None:
-    """Who is nobody's author has nothing brought back."""
+    """A login that no rule works for has nothing restored."""
     top = worked(office)
     office.told(CLOSED)
     assert [each.state for each in office.told(replace(REOPENED, author="mallory"))] == [IGNORED]
@@ -362,7 +362,7 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
 
 
 def test_on_another_host(office: Office) -> None:
-    """Of several hosts on one database, the one that has the workdir cleans it up; another one
+    """Among several hosts on one database, the one that has the workdir cleans it up; another one
     waits for that, and says for whom."""
     top, engine = worked(office), office.engine
     run = office.run()

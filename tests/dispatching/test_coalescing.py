@@ -34,8 +34,8 @@ def comment(text: str, **more: object) -> Intent:
 
 
 def test_events_while_an_agent_is_at_work(office: Office) -> None:
-    """What comes while an attempt runs waits, and says for what; then all of it is one update, in
-    order, each once."""
+    """Events during an attempt wait, and say for what; then all of them are one update, in order,
+    each once."""
     office.told(ASSIGNED)
     claim = office.claim()
     waiting = [office.told(comment(f"remark {number}"))[0] for number in range(3)]
@@ -55,7 +55,7 @@ def test_events_while_an_agent_is_at_work(office: Office) -> None:
 
 
 def test_events_of_one_round(office: Office) -> None:
-    """What waits together before anybody is at work becomes the task and one update."""
+    """Events that wait together before the first attempt become the task and one update."""
     found = office.told(
         ASSIGNED,
         comment("first"),
@@ -95,8 +95,8 @@ def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
 
 
 def test_too_much_for_one_prompt(office: Office) -> None:
-    """What is too long for one update becomes several; what no prompt could hold has failed, with
-    why."""
+    """Events that are too long for one update become several; an event that no prompt could hold
+    fails, with the reason."""
     office.told(ASSIGNED)
     limit = office.engine.driver("claude").abilities.max_prompt_bytes
     long = "x" * 60_000

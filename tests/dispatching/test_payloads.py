@@ -73,7 +73,7 @@ def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sen
 
 @every_forge
 def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> None:
-    """What waits while the agent is at work is one update afterwards."""
+    """Events during an agent's turn become one update afterwards."""
     begun(office, forge)
     pushed(office)
     send(office, minimal.commented(forge, "Please also test it."))
@@ -247,7 +247,8 @@ AFTER = "One.\nTwo.\nThree.\nFour, rounded half to even.\nFive.\nSix.\nSeven."
 
 @every_forge
 def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
-    """Of an edited issue only the difference is told; an edit that changes no words is no news."""
+    """An edited issue is reported by its difference alone; an edit that changes no words is no
+    news."""
     begun(office, forge)
     told = send(
         office, minimal.edited(forge, BEFORE, AFTER, title="Rounding up", title_before="Rounding")
@@ -269,8 +270,8 @@ def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
-    """Of an edited comment only the difference is told; perdure's own comment, which it edits all
-    the time, and the agent's wake nobody."""
+    """An edited comment is reported by its difference alone; comments of perdure, which it edits
+    often, and of the agent start nothing."""
     begun(office, forge)
     send(office, minimal.commented(forge, BEFORE))
     office.end(office.claim())
@@ -360,8 +361,8 @@ def test_an_approval_on_gitlab(office: Office) -> None:
 
 @every_forge
 def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
-    """Who is unassigned stops, and is not woken by what is said; assigned again, it goes on in the
-    same conversation with all of it."""
+    """An unassigned agent stops, and comments do not start it; assigned again, it goes on in the
+    same conversation with all of them."""
     send(office, minimal.assigned(forge))
     run = office.run()
     off = send(office, minimal.unassigned(forge))
@@ -519,8 +520,8 @@ def test_mentions_in_quotes_and_code_begin_nothing(office: Office, forge: Forge)
 
 
 def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> None:
-    """What only members may read on GitLab is not worked on, as the branch may be public, unless
-    the rule says so."""
+    """An issue that only members may read on GitLab is not worked on, as the branch may be public,
+    unless the rule allows it."""
     office = make()
     issue, note = (
         minimal.assigned(Forge.GITLAB),

@@ -1,5 +1,5 @@
-"""What an agent is told: from perdure's templates or a team's, and what others wrote always between
-marks."""
+"""The prompts of an agent: from perdure's templates or a team's, with other people's text always
+between marks."""
 
 from __future__ import annotations
 

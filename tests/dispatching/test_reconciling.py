@@ -1,5 +1,5 @@
-"""What no delivery told is found by asking: after an outage all work is there, once, and for nobody
-who could not have had it before."""
+"""Work that no delivery reported is found by asking: after an outage all work is there, once, and
+only for authors who were allowed before."""
 
 from __future__ import annotations
 
@@ -291,8 +291,8 @@ def test_what_was_said_before_it_began(asking: Asking) -> None:
 
 
 def test_found_is_kept_like_a_delivery(asking: Asking) -> None:
-    """What was found can be replayed: its body is read to the same intent. A forge cannot send such
-    a thing."""
+    """A finding can be replayed: its body is read to the same intent. A forge cannot send such a
+    body."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
     (one,) = asking.office.engine.store.inbox()
@@ -350,7 +350,7 @@ def test_a_repository_that_cannot_be_asked_holds_up_no_other(
 def test_an_unforeseen_answer_ends_no_thread(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What nobody foresaw is said, and the next round finds what there is."""
+    """An unforeseen error is reported, and the next round finds everything."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     with monkeypatch.context() as broken:
         broken.setattr(asking.forge, "repositories", None)

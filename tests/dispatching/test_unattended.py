@@ -1,4 +1,4 @@
-"""What agents and checks say to each other ends by itself; a comment by a person goes on."""
+"""An exchange between agents and checks ends by itself; a comment by a person continues it."""
 
 from __future__ import annotations
 

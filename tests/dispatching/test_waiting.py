@@ -1,4 +1,4 @@
-"""What the forge cannot be asked about waits, and holds up nothing else."""
+"""Deliveries that the forge cannot be asked about wait, and hold up nothing else."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ def _run(stage: Stage, words: list[str]) -> Done:
 
 
 def _strike(stage: Stage, found: Trial, done: Done) -> None:
-    """What must hold while there is no room."""
+    """Check what must hold while there is no room."""
     found.ended = done.code != 0
     if not one_sentence(done):
         found.wrong.append(f"a traceback: {done.err[-400:]}")

@@ -1,4 +1,4 @@
-"""What both kinds of faults share: one task on a real agent CLI, and what must hold afterwards
+"""Common parts of both kinds of faults: one task on a real agent CLI, and the checks afterwards,
 whatever happened to its disk."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DATABASE = "perdure.db"
 
 @dataclass
 class Trial:
-    """What one trial showed. `wrong` is empty when all promises held."""
+    """The result of one trial. `wrong` is empty when all promises held."""
 
     seed: int
     what: str
@@ -55,7 +55,7 @@ class Trial:
     ended: bool = False
     """The command ended with an error by it."""
     met: Counter[str] = field(default_factory=Counter)
-    """What was met: how many calls of which program found no room; which acknowledgements a cut
+    """The faults met: how many calls of which program found no room; which acknowledgements a cut
     came after."""
 
 
@@ -132,7 +132,7 @@ def tool_failed(stage: Stage) -> bool:
 
 
 def whole(stage: Stage) -> list[str]:
-    """What is broken of what lies on disk: nothing, if all is well."""
+    """Return what is broken on the disk: nothing, if all is well."""
     wrong = []
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         if (said := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":

@@ -1,4 +1,5 @@
-"""What every `ForgeApi` promises, shown on a forge that tests can act in: subclasses say which."""
+"""The promises of every `ForgeApi`, tested on a forge on which tests can act: subclasses name
+it."""
 
 from __future__ import annotations
 
@@ -146,8 +147,8 @@ class ForgeSuite:
         assert place.forge.branch(place.repository, "../main") is None
 
     def test_permissions(self, place: Place) -> None:
-        """What each login may do is told; who is not known may do nothing; capital letters make
-        nobody another."""
+        """The permission of each login is known; an unknown login may do nothing; case does not
+        matter."""
         may = {
             login: place.forge.permission(place.repository, login)
             for login in ("ada", "BEN", "cid", "nobody-such")
@@ -179,7 +180,7 @@ class ForgeSuite:
             place.forge.edit_comment(ref, made, "gone")
 
     def test_comments_since(self, place: Place) -> None:
-        """What was said since a time is told, oldest first, and nothing from before it."""
+        """Comments since a time are listed, oldest first, and none from before it."""
         ref = IssueRef(place.repository, place.issue("ben", "Talk"))
         for text in ("one", "two", "three"):
             place.say(ref, "ben", text)
@@ -300,8 +301,8 @@ class ForgeSuite:
             assert found is not None and (found.name, found.commit) == (name, commit)
 
     def test_open_issues_by_label_and_by_assignee(self, place: Place) -> None:
-        """What is open and has the label, or the assignee, is found, and nothing where no issue has
-        ever had the label."""
+        """Open issues with the label, or the assignee, are found, and nothing if no issue ever had
+        the label."""
         one = place.issue("ben", "By label", labels=["sweep"])
         two = place.issue("ben", "By assignee", assignees=["dev-bot"])
         closed = place.issue("ben", "Closed", labels=["sweep"], assignees=["dev-bot"])
@@ -336,7 +337,7 @@ class ForgeSuite:
         )
 
     def test_what_is_not_allowed(self, place: Place) -> None:
-        """Who may not is told so: a reader can set no status."""
+        """A login without permission gets an error: a reader can set no status."""
         commit = place.branch("not-yours")
         with pytest.raises((ForgeDenied, NotFound)):
             place.as_reader().set_status(place.repository, commit, CheckState.SUCCESS, context="x")

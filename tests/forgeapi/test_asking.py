@@ -1,5 +1,5 @@
-"""What can go wrong with a request, on a forge that fails as it is told: every kind of failure is
-one typed error, and nothing loops."""
+"""Failures of a request, on a forge that fails on command: every kind of failure is one typed
+error, and nothing loops."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none(place: SmallPlace, body: bytes) -> None:
-    """What is not the object that was asked for is no answer, whatever it is, and asked again
+    """An answer that is not the requested object counts as none, and the request is made again
     later."""
     place.small.fail(200, body=body)
     assert isinstance(error_of(place), ForgeUnavailable)
@@ -333,7 +333,7 @@ def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
 
 
 def test_https_is_checked(place: SmallPlace) -> None:
-    """What does not speak TLS is not spoken to over https."""
+    """A server without TLS is not spoken to over https."""
     client = connect(
         Forge.GITEA, place.small.url.replace("http:", "https:"), ForgeToken("x", held="t0ken")
     )
@@ -388,7 +388,7 @@ def test_a_forge_without_its_address() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
-    """What is no https address, not exactly one token, or no forge, is an error of the
+    """An address that is not https, other than exactly one token, or no forge, is an error of the
     configuration."""
     table = {
         key: value
@@ -474,7 +474,7 @@ def test_an_address_that_is_none(place: SmallPlace, address: str) -> None:
 
 
 def test_a_token_at_the_cut(place: SmallPlace) -> None:
-    """What the forge says is searched for the token before it is cut."""
+    """The forge's message is searched for the token before it is cut."""
     place.small.fail(422, body=json.dumps({"message": "x" * 295 + TOKENS["dev-bot"]}).encode())
     assert TOKENS["dev-bot"][:4] not in str(error_of(place))
 

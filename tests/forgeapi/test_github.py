@@ -22,8 +22,8 @@ class TestGitHub(ForgeSuite):
             yield found
 
     def test_failed_deliveries(self, place: SmallPlace) -> None:
-        """What no attempt brought is told, by its newest attempt, and can be asked for again; what
-        was brought later is not."""
+        """A delivery without a successful attempt is listed by its newest attempt, and can be
+        requested again; one that succeeded later is not listed."""
         place.repo.hook = "https://perdure.example.com/webhooks/shop?x=1"
         at = place.small.state.tick()
         place.repo.sent = [

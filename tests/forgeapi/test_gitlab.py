@@ -65,8 +65,8 @@ class TestGitLab(ForgeSuite):
         assert place.forge.permission(REPOSITORY, "ada") is Access.NONE
 
     def test_failed_deliveries(self, place: SmallPlace) -> None:
-        """What no attempt brought is told, and can be resent; a GitLab that does not answer for it
-        is told as None."""
+        """A delivery without a successful attempt is listed, and can be resent; None if GitLab does
+        not answer for it."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/lab", since=0) is None
         place.repo.hook = "https://perdure.example.com/webhooks/lab"
         place.repo.sent = [

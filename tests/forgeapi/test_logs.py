@@ -44,8 +44,8 @@ def token() -> ForgeToken:
 
 
 def test_the_log_of_each_failed_job(small: SmallForge) -> None:
-    """What has failed is told with its log and its address; what passed is not, and of a job that
-    was run again only the newest."""
+    """A failed check has its log and its address; a passed one is left out, and of a repeated job
+    only the newest counts."""
     state = small.state
     state.job(REPOSITORY, COMMIT, "build", log="an old failure")
     state.job(REPOSITORY, COMMIT, "build", log="the newest failure")
@@ -64,7 +64,7 @@ def test_the_log_of_each_failed_job(small: SmallForge) -> None:
 
 
 def test_no_more_logs_than_a_few(small: SmallForge) -> None:
-    """Of many failed jobs the logs of the first few are read, and the others say so."""
+    """Among many failed jobs only the logs of the first few are read, and the others say so."""
     for number in range(9):
         small.state.job(REPOSITORY, COMMIT, f"job {number}", log=f"log {number}")
     with closing(connect(small.kind, small.url, token())) as forge:  # type: ignore[attr-defined]
@@ -140,7 +140,7 @@ def test_a_redirect_to_nobody_knows_where(target: str) -> None:
 
 
 def test_only_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a long log only the end is kept in memory; one that is far too long is given up."""
+    """Only the end of a long log is kept in memory; a log that is far too long is given up."""
     long = b"begin" + b"x" * 3_000_000 + b"end"
     with (
         storage(long) as (host, _),

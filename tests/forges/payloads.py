@@ -39,7 +39,7 @@ def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
 def headers(
     forge: Forge, event: str, body: bytes, secret: str = SECRET, id: str = ""
 ) -> dict[str, str]:
-    """What the forge sends with it, names in lower case."""
+    """The forge's headers, with names in lower case."""
     delivery = id or str(uuid.uuid4())
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     found = {"content-type": "application/json"}

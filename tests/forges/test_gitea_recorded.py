@@ -1,5 +1,5 @@
-"""What a real Gitea 1.26.4 sends, all of one issue and its pull request
-(`tests/servers/gitea/story.py`), and what it comes to."""
+"""Recorded deliveries of a real Gitea 1.26.4, all about one issue and its pull request
+(`tests/servers/gitea/story.py`), and the intents that they become."""
 
 from __future__ import annotations
 

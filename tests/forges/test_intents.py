@@ -1,4 +1,4 @@
-"""What each forge's webhooks come to."""
+"""The intents of each forge's webhooks."""
 
 from __future__ import annotations
 

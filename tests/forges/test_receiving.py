@@ -225,8 +225,8 @@ def test_a_delivery_without_an_id() -> None:
 
 
 def test_hostile_fields() -> None:
-    """What somebody wrote is bounded and valid; an address with a password, a path that climbs, a
-    number that is none are not taken."""
+    """Foreign text is bounded and valid; an address with a password, a path that leads upwards, and
+    an invalid number are dropped."""
     body = p.recorded("github", "issue_comment_created")
     body["comment"] |= {"body": "x\x00\ud800" + "y" * 100_000, "html_url": "javascript:alert(1)"}
     body["issue"] |= {"title": "a\nb\x1b[31m" + "c" * 1000, "number": 1}
@@ -328,6 +328,6 @@ def test_no_payload_raises(data: st.DataObject) -> None:
     st.binary(max_size=60),
 )  # fmt: skip
 def test_nobody_gets_in_without_the_secret(headers: dict[str, str], body: bytes) -> None:
-    """Whatever headers and body come, who does not know the secret is refused, and nothing else is
+    """With any headers and body, a sender without the secret is refused, and nothing else is
     raised."""
     assert status(headers | {"content-type": "application/json"}, body) in (400, 401)

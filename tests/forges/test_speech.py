@@ -1,5 +1,5 @@
-"""What somebody says with their own words, in the Markdown of the forges, at a cost that no text
-can drive up."""
+"""Mentions and commands in an author's own words, in the Markdown of the forges, at a cost that no
+text can drive up."""
 
 from __future__ import annotations
 
@@ -76,8 +76,7 @@ def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
 
 @given(st.text(alphabet="`~>@-* \n\tabc<!", max_size=300))
 def test_what_is_left_is_said(text: str) -> None:
-    """Whatever stands in a text: nothing is made up, and nothing is called that the text does not
-    name."""
+    """With any text, nothing is invented, and nothing is mentioned that the text does not name."""
     assert set(spoken(text)) <= set(text) | {" ", "\n"}
     assert all(login in text for login in mentioned(text))
 
@@ -148,7 +147,7 @@ def test_the_hunk_of_a_line(line: int, removed: bool, shown: str) -> None:
 
 
 def test_a_long_hunk() -> None:
-    """Of a long hunk the head and the last lines are shown, and long lines are cut with a mark."""
+    """A long hunk is shown by its head and its last lines, and long lines are cut with a mark."""
     shown = end_of(
         "\n".join(["@@ -1 +1 @@", *(f"+{number}" for number in range(100)), "+" + "x" * 1000])
     ).splitlines()

@@ -41,8 +41,7 @@ def test_nothing_of_gits_environment_is_inherited(yard: Yard) -> None:
 
 
 def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: Git) -> None:
-    """What stands in ~/.gitconfig is seen by plain git and not by perdure's, but for the user's
-    name."""
+    """Settings of ~/.gitconfig affect plain git and not perdure's, except for the user's name."""
     assert yard.git("config", "init.defaultBranch") == "main"
     assert git.run("config", "init.defaultBranch", good=(1,)).stdout == b""
     assert git.user() == {"user.name": "Una User", "user.email": "una@example.org"}

@@ -18,7 +18,7 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def _asked(yard: Yard, place: Path) -> tuple[str, str]:
-    """What git itself says of a workdir."""
+    """Return git's own answer about a workdir."""
     branch = yard.git("symbolic-ref", "--quiet", "--short", "HEAD", cwd=place, check=False)
     return yard.git("rev-parse", "HEAD", cwd=place), branch
 
@@ -152,8 +152,7 @@ def test_the_users_name_is_what_git_says(yard: Yard) -> None:
 
 
 def test_a_program_is_asked_once_for_its_version(yard: Yard, tmp_path: Path) -> None:
-    """What is remembered is this very file; a script, which may start any git, is never
-    remembered."""
+    """This very file is remembered; a script, which may start any git, never is."""
     memory, path = tmp_path / "memory", os.environ["PATH"]
     # Another spelling of PATH each time: within one process a program is asked once anyway.
     assert require(f"{path}:/first", memory)

@@ -1,4 +1,4 @@
-"""What the tests on a real Gitea start beside it."""
+"""Servers that the tests on a real Gitea need besides it."""
 
 from __future__ import annotations
 

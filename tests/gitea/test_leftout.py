@@ -1,4 +1,4 @@
-"""What a real Gitea's webhooks leave out, asked of it."""
+"""Facts that a real Gitea's webhooks leave out, requested from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may have the agent at work on a real Gitea, and what else than people goes on with it."""
+"""The people who may use the agent on a real Gitea, and the other events that continue its work."""
 
 from __future__ import annotations
 

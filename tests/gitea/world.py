@@ -98,7 +98,7 @@ class World:
         return found
 
     def file(self, branch: str, path: str) -> str:
-        """What a file holds on a branch."""
+        """Return the content of a file on a branch."""
         found = self.do("GET", f"/contents/{path}?ref={branch}")["content"]
         return base64.b64decode(found).decode()
 
@@ -146,7 +146,7 @@ class World:
         return found
 
     def prompts(self) -> list[str]:
-        """What the agent was told, in order."""
+        """Return the prompts of the agent, in order."""
         return self.rehearsal.prompts()
 
     def close(self) -> None:

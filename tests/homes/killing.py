@@ -41,7 +41,7 @@ CHANGES = (
     "ctypes.call_function",
 )
 BEGINNING = '{"turn": "oth'
-"""Of a transcript that goes on on the volume: nothing of it is missing there."""
+"""Return the missing part of a transcript that continued on the volume: nothing, if all is well."""
 ENDED, REFUSED = 0, 7
 
 
@@ -249,7 +249,7 @@ def sweep(
 
 
 def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
-    """What a finished call must have brought about."""
+    """Check the result of a finished call."""
     if lost := before - world.hashes():
         yield f"{len(lost)} file(s) lost"
     place, target = world.home / ".claude", world.volume / "homes/claude"

@@ -38,8 +38,8 @@ ENTRYPOINT = f"exec {sys.executable} -m perdure entrypoint"
 
 
 def script(top: Path, entrypoint: str, *, before: str = "") -> str:
-    """What the container runs: a volume is mounted, the home is new, and the entrypoint takes the
-    place of the shell."""
+    """Run the container's command: a volume is mounted, the home is new, and the entrypoint
+    replaces the shell."""
     volume = shlex.quote(str(top / "volume"))
     return f"{before or f'mount --bind {volume} {volume}'}; {entrypoint}"
 

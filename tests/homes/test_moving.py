@@ -281,8 +281,8 @@ def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
 
 
 def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: Path) -> None:
-    """What a driver is asked with changes as soon as a home was linked; a variable that the user
-    set to another place stands."""
+    """A driver's answer changes as soon as a home is linked; a variable that the user has set to
+    another place is kept."""
     world = made(tmp_path / "world", "full", "variable")
     seen = environment(world.top / "state", world.environ)
     own = environment(world.top / "state", {**world.environ, "CLAUDE_CONFIG_DIR": "/elsewhere"})
@@ -379,8 +379,8 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) -> None:
-    """Whoever copies the environment in the moment of a link or an unlink has it with the home's
-    variable or without; a pool that looked just then ended with a KeyError."""
+    """A copy of the environment at the moment of a link or an unlink has the home's variable or
+    lacks it; a pool that copied it just then ended with a KeyError."""
     home = Linked(
         agent="claude", name="claude", volume="/v", volume_id="i", target="/v/claude", place="/h/.claude", way="variable",
         variable="CLAUDE_CONFIG_DIR", value="/v/claude", was="/h/.claude",

@@ -97,7 +97,7 @@ def _trouble(
 
 
 def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> list[str]:
-    """What the other host finds when it may take over, and what it makes of it."""
+    """Return what the other host finds when it may take over, and what it does with it."""
     environ = {
         "PERDURE_DATABASE": url,
         "PERDURE_STATE": str(state),

@@ -47,7 +47,7 @@ CLOSE = 0.05
 
 @dataclass(frozen=True)
 class Spent:
-    """What a model server reported as used."""
+    """Usage that a model server reported."""
 
     counts: dict[str, int]
     usd: float
@@ -73,7 +73,7 @@ def spent(rehearsal: Rehearsal) -> Spent:
 
 @dataclass
 class Trial:
-    """What one trial showed. `wrong` is empty when the budget held."""
+    """The result of one trial. `wrong` is empty when the budget held."""
 
     seed: int
     agent: str
@@ -90,7 +90,7 @@ class Trial:
 
     @property
     def over(self) -> float:
-        """What was spent beyond the budget."""
+        """The dollars spent beyond the budget."""
         return max(0.0, self.by_server - self.budget)
 
     @property
@@ -246,7 +246,7 @@ def campaign(
 
 
 def faults(t: Trial) -> list[str]:
-    """What one trial showed that must not be."""
+    """Return the violations that one trial showed."""
     return [*t.wrong, *([] if t.held else [f"beyond the budget and one reply: {sums(t)}"])]
 
 
@@ -266,7 +266,7 @@ def told(t: Trial) -> str:
 
 
 def sums(t: Trial) -> str:
-    """What was spent in one trial, and of what."""
+    """Return what one trial spent, and on what."""
     return (
         f"${t.by_server:.2f} of ${t.budget:.2f} by the server, ${t.by_perdure:.2f} by perdure; the "
         f"dearest reply cost ${t.dearest:.2f}, {t.unattended} request(s) came unattended"

@@ -123,7 +123,7 @@ def machine(
 
 
 def told(opened: subprocess.Popen[str]) -> dict[str, Any]:
-    """What the scene says when it is where it wants to be."""
+    """The line that the scene prints when it has reached its point."""
     assert opened.stdout is not None
     line = opened.stdout.readline()
     assert line, "the machine ended without a word; what went wrong stands above"

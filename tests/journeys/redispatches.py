@@ -180,7 +180,7 @@ class _Play:
     faults: Sequence[str]
     version: int = 1
     said: list[str] = field(default_factory=list)
-    """What a conversation that went on has to hold: the prompts since it began."""
+    """Return the prompts that a continued conversation has to contain: all since it began."""
 
     def play(self) -> None:
         words = (

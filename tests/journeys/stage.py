@@ -271,8 +271,8 @@ class Stage:
     def resume_by_hand(
         self, session: str, prompt: str, cwd: Path, *, full: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Somebody else goes on with a conversation, with the agent's own program. `full`: it may
-        run every command."""
+        """Another person continues a conversation, in the agent's own program. `full`: the program
+        may run every command."""
         everything = {
             "claude": ["--permission-mode", "bypassPermissions"],
             "gemini": ["--yolo"],

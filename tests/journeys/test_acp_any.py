@@ -87,8 +87,8 @@ def words(one: Stage, *more: str) -> list[str]:
 def test_a_conversation_goes_on(
     stage: MakeStage, scene: str, verdict: str, held: int | None
 ) -> None:
-    """What is loaded is compared with the journal, what is only resumed is claimed; the model is
-    shown the whole conversation."""
+    """A loaded conversation is compared with the journal, a resumed one is only claimed; the model
+    is shown the whole conversation."""
     one = stage(TALK, scene)
     first = one.perdure(*words(one), FIRST)
     assert first.code == 0, first.err

@@ -46,8 +46,8 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def carried(one: Stage) -> int:
-    """What the provider's counts of the full request add up to: OpenAI's input has its cached part
-    in it, Anthropic's has not."""
+    """The sum of the provider's counts of the full request: OpenAI's input includes its cached
+    part, Anthropic's does not."""
     return 170_000 if one.agent == "claude" else 150_000
 
 

@@ -750,7 +750,7 @@ def test_a_person_goes_on_in_the_real_program(
 
 
 def is_settled(one: Stage, workdir: str) -> None:
-    """What a person has done long ago in Claude Code: the welcome, the key, the folder's trust."""
+    """Set up Claude Code as a person did long ago: the welcome, the key, the folder's trust."""
     if one.agent != "claude":
         return
     path = one.agent_home / ".claude.json"

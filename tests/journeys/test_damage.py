@@ -86,7 +86,7 @@ def _copied(one: Stage) -> list[bytes]:
 
 
 def shown(one: Stage, since: int) -> str:
-    """What reached the model in the first request after the first `since` ones."""
+    """Return what reached the model in the first request after the first `since` ones."""
     return said(one.rehearsal.requests[since].messages)
 
 
@@ -397,7 +397,8 @@ def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
 
 @FILES
 def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -> None:
-    """Somebody else went on before perdure looked again: native, with the condition `collision`."""
+    """Another person continued the conversation before perdure looked again: native, with the
+    condition `collision`."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one)
     report = one.show()

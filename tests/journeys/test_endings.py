@@ -47,7 +47,7 @@ class Ending:
     """Words that `perdure logs` has to say."""
     words: tuple[str, ...] = ()
     hook: str = ""
-    """What a hook of the repository answers, as JSON."""
+    """The answer of a hook of the repository, as JSON."""
     hooked: str = "PreToolUse"
 
 
@@ -56,13 +56,13 @@ def call(tool: str, **given: Any) -> str:
 
 
 def asks(*why: str, events: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-    """What an ending has that needs a person."""
+    """Check the parts of an ending that needs a person."""
     kind = more.pop("kind", "needs_input")
     return {"state": "failed", "kind": kind, "code": 3, "why": why, "events": events, **more}
 
 
 def waits(*why: str, events: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What an ending has whose run waits for a person's answer."""
+    """Check the parts of an ending whose run waits for a person's answer."""
     return {**asks(*why, events=(*events, "request_made")), "state": "queued"}
 
 
@@ -367,7 +367,7 @@ CODEX = {
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 @pytest.mark.parametrize("name", CODEX)
 def test_an_attempt_of_codex_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
-    """What the output of Codex is silent on is read from its rollout."""
+    """Facts that the output of Codex omits are read from its rollout."""
     holds(stage(CODEX[name].script), CODEX[name])
 
 
@@ -460,7 +460,7 @@ def slow(names: Iterable[str], quick: str) -> list[Any]:
 def test_an_attempt_of_gemini_ends_as_the_facts_say(
     stage: MakeStage, agent: str, name: str
 ) -> None:
-    """What the output of Gemini CLI is silent on is read from the answers of its service."""
+    """Facts that the output of Gemini CLI omits are read from the answers of its service."""
     holds(stage(GEMINI[name].script), GEMINI[name])
 
 
@@ -540,8 +540,8 @@ def test_an_agent_over_acp_that_does_not_exit_is_ended(
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_policies_change_with_a_retry_and_with_new_instructions(stage: MakeStage) -> None:
-    """What a denied call is worth, and whether a last word is asked for, may be said later; the
-    last word then is in the work report, beside what the agent says."""
+    """The policy for a denied call, and the request for a last word, may be set later; the last
+    word then is in the work report, beside the agent's message."""
     turn = f"{FETCH}{STOPS}"
     one = stage(f"{turn}---\n{turn}---\n{FETCH}---\n{call('StructuredOutput', **WORD)}")
     assert play(one, Ending(""), one.agent).code == 3

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """What differs between the CLIs is not touched here."""
+    """The tests do not touch the differences between the CLIs."""
     return str(request.param)
 
 

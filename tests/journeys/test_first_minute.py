@@ -1,5 +1,5 @@
-"""What a person types first: verbs by other names, no name, wrong words; and what the lists then
-show."""
+"""The first commands of a person: verbs by other names, no name, wrong words; and the lists after
+that."""
 
 from __future__ import annotations
 

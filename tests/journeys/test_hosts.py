@@ -31,7 +31,7 @@ Pair = Callable[..., tuple[Stage, Stage, Path]]
 
 @pytest.fixture
 def agent() -> str:
-    """What is shown here is not the agents' own."""
+    """The tests show nothing of the agents' own."""
     return "claude"
 
 

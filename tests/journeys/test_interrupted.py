@@ -1,5 +1,5 @@
-"""What is said of a run whose supervisor is gone, with its agent or without: on the real agents,
-everywhere where one looks."""
+"""Reports about a run whose supervisor is gone, with its agent or without: on the real agents, in
+every place that shows runs."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def in_its_tool(stage: MakeStage) -> tuple[Stage, Any]:
 
 
 def liveness(one: Stage) -> set[str | None]:
-    """What all that answers in JSON says."""
+    """Return the state in every JSON report."""
     (row,) = one.perdure("ls", "--json").json["runs"]
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         found = runner.liveness("task")

@@ -387,8 +387,8 @@ def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
 
 
 def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
-    """Somebody went on with the conversation by hand: it is seen, told to the agent, and stands as
-    a condition."""
+    """A person continued the conversation manually: this is noticed, reported to the agent, and
+    kept as a condition."""
     one = stage(TWO_TURNS + "---\nsay To a stranger.\n---\nsay Three.\n")
     first = one.perdure(*run_to(one), PROMPT).json
     by_hand = one.resume_by_hand(
@@ -684,7 +684,7 @@ def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_transcript_that_was_changed_between_the_attempts(stage: MakeStage) -> None:
-    """Somebody cut the conversation: the next attempt goes on with perdure's own copy at once."""
+    """The conversation was cut: the next attempt continues with perdure's own copy at once."""
     one = stage(TWO_TURNS + "---\nsay Three.\n---\nsay Four.\n---\nsay Five.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
     (transcript,) = one.transcripts()

@@ -1,5 +1,5 @@
-"""What a person or a script gets from `run`, `update` and `attach`: the answer, the progress, the
-last line, in colors or plain."""
+"""The output of `run`, `update` and `attach` for a person or a script: the answer, the progress,
+the last line, in colors or plain."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a person may do to a plan by mistake, or beside it: names that meet, files that change, and
-a way out of every failure."""
+"""Mistakes of a person around a plan: names that collide, files that change, and a way out of every
+failure."""
 
 from __future__ import annotations
 

@@ -429,8 +429,8 @@ def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeSta
 
 @on_codex
 def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
-    """What has not begun may change; a done task's prompt may not, and the sentence says what to do
-    instead; everything wrong is told at once, and nothing is changed."""
+    """A task that has not begun may change; the prompt of a finished task may not, and the sentence
+    says what to do instead; all errors are reported at once, and nothing is changed."""
     one = stage(LINE)
     plan = write(one, *THREE[:2])
     assert one.perdure("plan", "run", str(plan)).code == 0

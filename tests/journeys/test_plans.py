@@ -54,7 +54,7 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_a_plan_is_checked(plan: Path) -> None:
-    """What is right is one line; what is wrong is one line for each problem, with its place, and
+    """A valid plan is one line; an invalid one is one line for each problem, with its place, and
     exit code 2; nothing is made."""
     assert (
         perdure(plan.parent, "plan", "check", "plan.toml").stdout

@@ -1,5 +1,5 @@
-"""What an agent asks a person: the real Claude Code, gone while it waits, and its very call run or
-refused after the answer."""
+"""Requests of an agent to a person: the real Claude Code, gone while it waits, and its very call
+run or refused after the answer."""
 
 from __future__ import annotations
 

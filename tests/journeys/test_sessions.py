@@ -35,7 +35,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """What is shown here is perdure's own; two CLIs, of which one lets the caller choose the id."""
+    """The tests show perdure's own part; two CLIs, of which one lets the caller choose the id."""
     return str(request.param)
 
 
@@ -65,7 +65,7 @@ def records(one: Stage) -> list[Session]:
 
 
 def told(session: Session) -> dict[str, Any]:
-    """What a record says, but for when it was written."""
+    """Return a record without the time of writing."""
     return {
         name: value
         for name, value in plain(session).items()

@@ -1,5 +1,5 @@
-"""What an attempt costs that does not come to its end, and whether a budget holds all the same: on
-the real agents, by the model server's own record."""
+"""The cost of attempts that do not reach their end, and budgets that hold all the same: on the real
+agents, by the model server's own record."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
-    """Whatever is killed whenever: no run spends more than its budget and one reply, and what it
-    says is what the server reported."""
+    """With any kill at any time, no run spends more than its budget and one reply, and it reports
+    what the server reported."""
     result = trial(3_000 + seed, agent)
     assert not result.wrong and difference([result]) <= CLOSE, table([result])

@@ -1,5 +1,5 @@
-"""What a call costs beside its agent, by counts: programs that perdure starts, and what it imports
-before the agent's start."""
+"""The cost of a call besides its agent, by counts: programs that perdure starts, and modules that
+it imports before the agent's start."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ def every_verb(
 
 
 def test_a_stream_that_is_not_utf8(one: Stage) -> None:
-    """What latin-1 does not have is written in its letters or as JSON escapes it, so that no verb
-    ends in a traceback."""
+    """Characters that latin-1 lacks are replaced by its letters or escaped as in JSON, so that no
+    verb ends in a traceback."""
     ended = every_verb(one, (), ("prove",), one.environ | {"PYTHONIOENCODING": "latin-1"})
     assert "Fertig ... ~ \\ud83c\\udf89." in ended["logs"].out and ended["logs"].code == 0
 
@@ -252,8 +252,8 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
 
 
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
-    """Somebody who waits for a run by URL is told that its server is away; nothing is stored, tried
-    again or left behind."""
+    """A caller that waits for a run by URL is told that its server is unreachable; nothing is
+    stored, retried or left behind."""
     before = one.perdure("ls", "--json").json["runs"]
     done = one.perdure(
         "run", "--repo", "http://127.0.0.1:9/shop/web.git", "--name", "far", "Do it."

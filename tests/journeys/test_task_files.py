@@ -31,7 +31,7 @@ FIRST = "one\ntwo\nthree\nfour\nfive\n"
 
 
 def told(stage: Stage) -> str:
-    """What the last attempt said to the model."""
+    """Return the prompt of the last attempt."""
     return stage.rehearsal.prompts()[-1]
 
 

@@ -674,8 +674,8 @@ HEAVY = {
         "perdure.model",
     ),
 }
-"""What `perdure ls` and `--help` can do without. (Python itself loads some of it to run `-m`, so
-this starts it as its script does.)"""
+"""Modules that `perdure ls` and `--help` do not need. (Python itself loads some of them to run
+`-m`, so this starts it as its script does.)"""
 
 
 NOT_BEFORE_THE_AGENT = {
@@ -699,7 +699,8 @@ NOT_BEFORE_THE_AGENT = {
         "perdure.engine.sweeper",
     ),
 }
-"""What a start of an agent can do without: servers, pools, and the rooms of other verbs."""
+"""Modules that a start of an agent does not need: servers, pools, and the packages of other
+verbs."""
 
 
 def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
@@ -728,7 +729,7 @@ LATE = {
     *("dataclasses", "inspect", "json", "msgspec", "selectors", "shutil", "subprocess", "tomllib"),
     *("perdure.config", "perdure.model", "perdure.engine.service", "perdure.wiring"),
 }
-"""What a verb can do without that is given the name of no run."""
+"""Modules that a verb does not need if it is given the name of no run."""
 
 
 @pytest.mark.parametrize("words", [["retry", "nope"], ["update", "nope", "More."]])

@@ -33,7 +33,7 @@ MakeStage = Callable[..., Stage]
 
 
 BEGUN = {"claude": '"subtype":"init"', "codex": '"type": "thread.started"'}
-"""What each turn's output has once."""
+"""Events that each turn's output has once."""
 
 
 @pytest.fixture(params=["claude", "codex"])
@@ -49,7 +49,7 @@ def opened(stage: Stage, **settings: str) -> perdure.Runner:
 
 
 def told(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
-    """What the journal of a run says of one kind, in order."""
+    """Return the journal's records of one kind about a run, in order."""
     return [record.event for record in runner.history(name) if isinstance(record.event, kind)]
 
 

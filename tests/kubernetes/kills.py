@@ -39,7 +39,7 @@ LATEST_S = 2.0
 
 @dataclass
 class Campaign:
-    """What was done, and what came of it."""
+    """The kills of a campaign, and their results."""
 
     kills: int = 0
     points: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -160,7 +160,7 @@ def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
 
 
 def book(here: Place, run: Run) -> list[str]:
-    """What the conversation on a run's claim says that should not be so."""
+    """Return the errors in the conversation on a run's claim."""
     lines = conversation(here, run)
     found = [
         f"attempt {line['attempt']} worked beside another" for line in lines if not line["alone"]

@@ -45,7 +45,7 @@ def manifests() -> tuple[dict[str, Any], ...]:
 
 
 def arguments() -> list[str]:
-    """What the Deployment tells the operator."""
+    """The arguments that the Deployment passes to the operator."""
     deployment = next(each for each in manifests() if each["kind"] == "Deployment")
     return [str(each) for each in deployment["spec"]["template"]["spec"]["containers"][0]["args"]]
 
@@ -161,7 +161,7 @@ class Operator:
         )
 
     def memory_mb(self) -> float:
-        """What it holds in memory."""
+        """The operator's memory, in MB."""
         assert self.process is not None
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024

@@ -55,7 +55,7 @@ class Place:
             return str(error)
 
     def perdure(self, *words: str) -> str:
-        """What `kubectl perdure` prints."""
+        """Return the output of `kubectl perdure`."""
         return self.cluster.kubectl("perdure", *words, "--namespace", self.namespace)
 
     # --- what is made in it

@@ -107,7 +107,7 @@ class Pod:
 
 @dataclass
 class Cluster:
-    """What stays when pods go. `mode`: where the state of a run lies between them."""
+    """Storage that remains when pods go. `mode`: where the state of a run is kept between them."""
 
     directory: Path
     agent: str

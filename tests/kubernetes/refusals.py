@@ -1,5 +1,5 @@
-"""What the API server refuses of a TaskRun, and what it takes: a table, used on the real API server
-and checked for gaps without one."""
+"""TaskRuns that the API server refuses, and those that it accepts: a table, used on the real API
+server and checked for gaps without one."""
 
 from __future__ import annotations
 

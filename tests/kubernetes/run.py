@@ -85,7 +85,7 @@ class Run:
         return dict(self.until(running, "a pod runs"))
 
     def processes(self) -> list[Process]:
-        """Whatever lives in its pods, the first process of each container first."""
+        """Return all processes in its pods, the first process of each container first."""
         machines = self.place.cluster.machines
         placed = [(pod["spec"].get("nodeName", ""), pod["metadata"]["uid"]) for pod in self.pods()]
         return [
@@ -169,7 +169,7 @@ class Run:
     # --------------------------------------------------------------------------------------------
 
     def wrong(self) -> list[str]:
-        """What is not as it is promised of every run that has ended: one Job, one pod and one
+        """Return violations of the promises about every finished run: one Job, one pod and one
         outcome for each attempt."""
         attempts = self.attempts()
         numbers = [each["number"] for each in attempts]

@@ -49,7 +49,7 @@ WARM_UP = 0.2
 
 @dataclass
 class Measured:
-    """What was seen. Times in ms, memory in MB."""
+    """The measurements. Times in ms, memory in MB."""
 
     number: int
     at_once: int
@@ -63,7 +63,7 @@ class Measured:
     memory: list[tuple[int, float]] = field(default_factory=list)
     """How many TaskRuns had ended, and how much the operator then held."""
     cpu_s: float = 0.0
-    """What the operator itself has used, from its start."""
+    """The operator's own usage since its start."""
     load: float = 0.0
 
     def settled_memory(self) -> list[float]:
@@ -72,7 +72,7 @@ class Measured:
         ]
 
     def rows(self) -> list[tuple[str, str, str, bool]]:
-        """What, how much, the goal, whether it is met."""
+        """Name, value, goal, and whether the goal is met."""
         memory = self.settled_memory()
         middle = statistics.median(memory)
         drift = max(abs(mb - middle) for mb in memory) / middle

@@ -62,7 +62,7 @@ class Story(Run):
 
     @property
     def asked(self) -> list[Request]:
-        """What reached the model, as steps of the conversation."""
+        """Return what reached the model, as steps of the conversation."""
         return self.rehearsal.requests
 
     def told(self) -> str:

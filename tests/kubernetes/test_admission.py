@@ -1,4 +1,5 @@
-"""Who may begin an attempt now: the line of TaskRuns before quotas and before one task's claim."""
+"""Admission of the next attempt: the queue of TaskRuns before quotas and before one task's
+claim."""
 
 from __future__ import annotations
 

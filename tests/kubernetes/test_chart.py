@@ -19,7 +19,7 @@ MANIFESTS = TOP / "packaging" / "kubernetes" / "perdure.yaml"
 
 
 def test_the_manifests_are_those_of_the_chart() -> None:
-    """Who changes the chart and forgets `make manifests` is told."""
+    """A change of the chart without `make manifests` is reported."""
     digest = runpy.run_path(str(TOP / "packaging" / "manifests.py"))["digest"]()
     assert f"sha256:{digest}" in MANIFESTS.read_text(encoding="utf-8").partition("\n")[0], (
         "run make manifests"
@@ -42,7 +42,7 @@ def test_every_value_has_its_place_in_the_schema() -> None:
 
 
 def test_the_readme_has_every_value() -> None:
-    """Who adds a value is asked for a word on it."""
+    """A new value without a description is reported."""
     text = (CHART / "README.md").read_text(encoding="utf-8")
     values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
     assert [name for name in _leaves(values) if f"`{name}`" not in text] == []

@@ -218,7 +218,7 @@ def test_the_operators_account_may_what_its_role_says_and_no_more(
 
 
 def test_people_get_their_rights_with_the_usual_roles(cluster: Cluster, namespace: str) -> None:
-    """Who may edit a namespace may make TaskRuns in it, who may view it may see them."""
+    """A user who may edit a namespace may make TaskRuns in it, one who may view it may see them."""
     installed(cluster)
     text = rendered({}, namespace)
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) -> None:
-    """What a pod wrote on a claimed volume is there for the next one on the other machine, and
-    nothing else of the first is."""
+    """A later pod on the other machine finds the files that an earlier pod wrote on a claimed
+    volume, and nothing else of it."""
     claim(cluster, namespace, "work")
     for number, node in enumerate(("one", "two")):
         script = (

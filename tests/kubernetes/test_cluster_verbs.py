@@ -221,7 +221,7 @@ ATTEMPT = {
 
 
 def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) -> None:
-    """What a person asks of a TaskRun that waits: where it stands, what is missing, how each
+    """Questions of a person about a TaskRun that waits: its state, what is missing, how each
     attempt ended."""
     terminal.make()
     waiting = {

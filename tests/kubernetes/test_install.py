@@ -143,7 +143,7 @@ by a plugin of the API server."""
 
 
 def asked(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:
-    """What the operator's account asked of the API server, and whether in vain or not."""
+    """Return the requests of the operator's account, and whether each was allowed."""
     found = set()
     for line in cluster.plan.audit.read_text().splitlines():
         event: dict[str, Any] = json.loads(line)

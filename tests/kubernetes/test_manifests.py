@@ -208,8 +208,8 @@ def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
     ],
 )
 def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
-    """What another version of the schema let through is refused with the field's name, and nothing
-    is raised."""
+    """A value that another version of the schema accepted is refused with the field's name, and
+    nothing is raised."""
     assert words in wanted(making.taskrun(**spec)).invalid
 
 
@@ -223,7 +223,7 @@ def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
     ],
 )
 def test_a_status_that_somebody_else_wrote(status: dict[str, Any]):
-    """What does not fit is left out, the rest is read."""
+    """Invalid parts are left out, the rest is read."""
     found = wanted({**making.taskrun(), "status": status}).status
     assert found.attempts == () and found.attempt == status.get("attempt", 0)
 

@@ -42,7 +42,7 @@ def operator(cluster: Cluster, runs: Runs, tmp_path: Path) -> Iterator[Operator]
 
 
 def began(runs: Runs, name: str) -> list[dict[str, Any]]:
-    """What the pods wrote into their conversation, read by a pod of the test's own claim."""
+    """Return what the pods wrote into their conversation, read by a pod of the test's own claim."""
     claim = runs.status(name)["workspace"]["claimName"]
     volume = runs.cluster.api.get(
         f"/api/v1/namespaces/{runs.namespace}/persistentvolumeclaims/{claim}"

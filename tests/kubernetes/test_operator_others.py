@@ -60,8 +60,8 @@ def test_a_claim_with_work_that_is_not_saved_stays():
 
 
 def test_of_several_taskruns_the_last_takes_the_claim():
-    """Of two TaskRuns of one task that delete it the last one takes it; one that keeps it has it
-    kept, when it is itself gone too."""
+    """Among two TaskRuns of one task that delete its claim, the last one removes it; if one keeps
+    it, it is kept even after that TaskRun is gone."""
 
     async def story(stage: Stage) -> None:
         stage.begin()

@@ -59,7 +59,7 @@ def order(**changes: Any) -> Order:
 def test_an_order_is_read_as_it_was_written(
     name, uid, contexts, attempt, allowed, detail, kinds, env
 ) -> None:
-    """Whatever is in it comes back, and the uid is the run's id without its hyphens."""
+    """All fields come back, and the uid is the run's id without its hyphens."""
     earlier = tuple(
         Earlier(number=n, outcome=kind, detail=detail)
         for n, kind in enumerate(kinds[: attempt - 1], 1)

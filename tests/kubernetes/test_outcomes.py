@@ -258,7 +258,7 @@ def test_what_keeps_a_pod_from_beginning(status: dict[str, Any], notes: str, rea
     ],
 )
 def test_a_job_that_gets_no_pod(notes: str, reason: str):
-    """What the Job's events say is the reason; nothing is said before it had time, nor of a Job
+    """The Job's events give the reason; nothing is reported before it had time, nor about a Job
     that a queue holds back."""
     job = job_seen(making.job(RUN, 1))
     assert job is not None

@@ -145,8 +145,8 @@ def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
 
 
 def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> None:
-    """What is listed is the third version, and not the first: the run that knows two is told it,
-    and one that knows none has three."""
+    """The listed version is the third, and not the first: a run that knows two is given it, and a
+    run that knows none has three."""
     follow(engine, order(1, (1, 4)), ("First.", "Second."))
     result = follow(engine, order(2, (7,), unlisted=2), ("Third.",))
     assert result.outcome.kind is OutcomeKind.LOST, result.outcome
@@ -336,7 +336,7 @@ def test_nonsense_ends_with_a_sentence(
 
 
 def test_a_pod_loads_no_client_of_kubernetes() -> None:
-    """What a pod runs imports neither kopf nor lightkube."""
+    """A pod imports neither kopf nor lightkube."""
     look = (
         "import sys, perdure.cli.kubernetes.pod, perdure.kubernetes.pod; print({'kopf', 'lightkube'} & "
         "set(sys.modules))"
@@ -348,7 +348,7 @@ def test_a_pod_loads_no_client_of_kubernetes() -> None:
 def test_the_operator_is_named_as_the_actor(
     scratch: Scratch, tmp_path: Path, agents: dict[str, Path]
 ) -> None:
-    """What an order brings was asked for by its operator; attempts are perdure's own."""
+    """The contents of an order were requested by its operator; attempts are perdure's own."""
     environ = {
         **scratch.environ,
         "PERDURE_CLAUDE": str(agents["claude"]),

@@ -23,15 +23,15 @@ def proxy(cluster: Cluster) -> Iterator[Proxy]:
 
 @pytest.fixture
 def api(proxy: Proxy, cluster: Cluster) -> Iterator[Api]:
-    """Whoever speaks to the API server that way."""
+    """A client that reaches the API server through the proxy."""
     made = Api(Access(proxy.url, cluster.access.ca_file, cluster.access.token))
     yield made
     made.close()
 
 
 def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespace: str) -> None:
-    """What is refused or cut is not carried out; what loses its answer is; everything else goes
-    through, and all is counted."""
+    """Requests that are refused or cut are not carried out; those that lose their answer are; all
+    others go through, and every one is counted."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     heard: list[tuple[str, str]] = []
     proxy.on_request = lambda method, path, when: heard.append((method, when))

@@ -75,7 +75,7 @@ def test_a_result_always_fits_and_keeps_what_decides(result: AttemptResult) -> N
 
 
 def test_a_short_result_loses_nothing() -> None:
-    """What fits comes back as it was."""
+    """A result that fits comes back unchanged."""
     result = AttemptResult(
         attempt=3, outcome=Outcome(kind=OutcomeKind.FAILED, detail="tests fail", code=1), session_id="abc",
         receipt=ReceiptResult(verdict=Verdict.NATIVE, reasons=("the transcript grew by 1 turn",)), usage=Usage(10, 2, 5, 0, 0.01), context_version=4,
@@ -87,7 +87,7 @@ def test_a_short_result_loses_nothing() -> None:
 
 
 def test_reasons_go_before_the_sentence_and_the_oldest_attempts_before_the_newest() -> None:
-    """What is cut is cut in that order."""
+    """A result that does not fit is cut in that order."""
     earlier = tuple(Before(number=n, session_id="s" * 36) for n in range(1, 101))
     told = ReceiptResult(verdict=Verdict.BROKEN, reasons=("r" * 3000,) * 3)
     result = AttemptResult(

@@ -1,4 +1,4 @@
-"""What a TaskRun shows to those who look at it from outside: Events, conditions, metrics, logs."""
+"""The visible signs of a TaskRun for an observer: Events, conditions, metrics, logs."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ KINDS = [
 
 
 class Cluster:
-    """What an API server keeps, and what was ever made in it."""
+    """The objects of an API server, and all that were ever made in it."""
 
     def __init__(self, **spec: Any) -> None:
         self.run: dict[str, Any] | None = making.taskrun(**spec)
@@ -479,8 +479,8 @@ Chaos.TestCase.settings = settings(
 
 
 class TestAnyOrder(Chaos.TestCase):
-    """Whatever happens in whatever order, each attempt has one Job, one agent and one outcome, and
-    there is an end."""
+    """In any order of events, each attempt has one Job, one agent and one outcome, and there is an
+    end."""
 
     def runTest(self) -> None:
         """One Job, one agent and one outcome for each attempt; numbers grow; final is final; there

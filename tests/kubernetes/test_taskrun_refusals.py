@@ -101,7 +101,7 @@ def test_a_name_that_no_run_could_have_is_refused(cluster: Cluster, there: str, 
 
 
 def test_defaults_are_written_down(cluster: Cluster, there: str) -> None:
-    """Who reads a TaskRun back sees what `perdure run` would go by."""
+    """A TaskRun that is read back shows the values that `perdure run` would use."""
     spec = asked(cluster, there, "least", BASE)["spec"]
     task, policy = TaskSpec(prompt=BASE["prompt"]), spec["policy"]
     assert (spec["agent"], spec["permissions"], policy["continuity"]) == (
@@ -163,8 +163,8 @@ def test_kubectl_shows_columns_and_selects_by_field(cluster: Cluster, there: str
 
 
 def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
-    """Who writes the status changes no spec, who writes the spec no status; the status has a schema
-    too."""
+    """A writer of the status changes no spec, and a writer of the spec no status; the status has a
+    schema too."""
     made = asked(cluster, there, "two-doors", BASE)
     at = f"{place(there)}/two-doors"
     written = cluster.api.patch(
@@ -217,7 +217,7 @@ def _without_defaults(struct: Any) -> bool:
 
 
 def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
-    """Whoever copies an example gets no refusal."""
+    """The examples are accepted unchanged."""
     for path in sorted((TOP / "packaging" / "kubernetes" / "examples").glob("*.yaml")):
         said = cluster.kubectl(
             "apply",
@@ -233,7 +233,7 @@ def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
 
 
 def test_the_step_of_argo_makes_a_taskrun(cluster: Cluster, there: str) -> None:
-    """What the example's workflow would make is taken, and ends with a phase that its conditions
+    """The TaskRun of the example's workflow is accepted, and ends with a phase that its conditions
     name."""
     path = TOP / "packaging" / "kubernetes" / "examples" / "argo" / "workflow.yaml"
     step = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["templates"][0]["resource"]

@@ -87,8 +87,8 @@ def test_defaults_are_those_of_a_task() -> None:
 
 
 def test_names_and_limits_are_perdures_own() -> None:
-    """What the API server takes, perdure takes: the same enums, and names no wider than in the
-    workspace and the service."""
+    """perdure accepts everything that the API server accepts: the same enums, and names no wider
+    than in the workspace and the service."""
     assert BY_PATH["spec.permissions"]["enum"] == [str(each) for each in Permissions]
     assert BY_PATH["spec.policy.continuity"]["enum"] == [str(each) for each in ContinuityPolicy]
     assert BY_PATH["spec.policy.whenFull"]["enum"] == [str(each) for each in WhenFull]
@@ -155,7 +155,7 @@ def test_everything_in_it_has_a_bound() -> None:
 
 
 def test_every_rule_names_its_field() -> None:
-    """Who is refused reads which field is meant."""
+    """A refusal names the field."""
     for place, node in BY_PATH.items():
         for rule in node.get("x-kubernetes-validations", []):
             last = place.partition("[")[0].partition("{")[0] or "metadata"
@@ -189,8 +189,8 @@ def test_patterns_mean_the_same_to_both_engines() -> None:
 
 
 def test_the_operator_reads_every_field() -> None:
-    """What the resource has, the operator's structs have, with the same defaults; and nothing
-    more."""
+    """The operator's structs have the fields of the resource, with the same defaults; and no
+    others."""
     spec = {place.removeprefix("spec.") for place in BY_PATH if place.startswith("spec.")}
     told = {place for place in spec if not re.match(r"pod\.(\w+)[\[{.]|.*[]}]$", place)}
     assert set(_fields(Spec)) == told

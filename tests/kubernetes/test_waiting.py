@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 NUMBER, AT_ONCE = 20, 2
 MOST = "200Gi"
-"""Of the 256Gi that each of the two nodes says it has."""
+"""A part of the 256Gi that each of the two nodes reports."""
 
 
 @pytest.fixture

@@ -290,7 +290,7 @@ KINDS: dict[str, Kind] = {
 
 
 def trials(cluster: Cluster, store: Bucket, kind: str, number: int, seed: int) -> list[Trial]:
-    """So many trials of one kind, at the same time."""
+    """Run a given number of trials of one kind, at the same time."""
     made = [Trial(kind, seed + at) for at in range(number)]
     whole = KINDS[kind]
     with (

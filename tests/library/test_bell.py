@@ -26,7 +26,7 @@ def test_a_bell_wakes_who_waits(tmp_path: Path) -> None:
 
 
 def test_a_ring_before_the_wait_counts(tmp_path: Path) -> None:
-    """What rang while nobody waited ends the next wait; a bell that nobody hears blocks no one."""
+    """A ring while nobody waited ends the next wait; a bell that nobody hears blocks nobody."""
     with closing(Bell(tmp_path)) as bell:
         for _ in range(1000):
             ring(tmp_path)

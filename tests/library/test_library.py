@@ -53,7 +53,7 @@ def stage() -> Iterator[Callable[[str], Stage]]:
 
 
 def test_both_doors_have_the_same_verbs() -> None:
-    """What an ordinary program can do, one on an event loop can, too, by the same names and
+    """The methods for an event loop are those for an ordinary program, with the same names and
     arguments; `async with` closes it."""
     verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")}
     assert verbs == {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
@@ -78,8 +78,8 @@ def test_every_verb_of_the_command_is_here() -> None:
 
 
 def test_the_fields_are_those_of_a_task() -> None:
-    """What a program may give by keyword is what a task has, durations also as text; `files` are
-    the files to bring."""
+    """A program may give every field of a task by keyword, durations also as text; `files` are the
+    files to bring."""
     fields = {field.name for field in dataclasses.fields(perdure.TaskSpec)} - {"prompt", "files"}
     assert set(perdure.TaskOptions.__annotations__) == fields | {
         "timeout",

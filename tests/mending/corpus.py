@@ -29,7 +29,7 @@ TOLD = (
     "third prompt",
     "Four.",
 )
-"""What every recording tells the model, in order."""
+"""The items that every recording tells the model, in order."""
 IDS = {
     "claude": "1fd20e2d-c225-46dd-a6c1-c09824bbdaa7",
     "codex": "01a1fda2-0049-78c1-af2c-2b1e633082a3",

@@ -64,7 +64,7 @@ def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
 
 
 def test_every_recording_is_taken_as_it_is() -> None:
-    """What the CLIs wrote themselves has nothing that needs mending."""
+    """Transcripts as the CLIs wrote them need no repair."""
     for agent in IDS:
         mended = mend(agent, Recording(agent).content)
         assert mended.content is None and mended.harm is Harm.NONE, (agent, mended)

@@ -83,7 +83,7 @@ def put(stage: Bench, content: bytes) -> Path:
 
 
 def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
-    """What the model was not told; all of it where the CLI did not go on."""
+    """Return the items that the model was not given; all of them if the CLI did not go on."""
     if not ran.outcome.ok or not stage.rehearsal.requests:
         return list(TOLD)
     said = [message.text for message in stage.rehearsal.last.messages]
@@ -185,7 +185,7 @@ def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> N
 
 
 def test_a_cut_conversation_goes_on_from_its_summary(bench: Make) -> None:
-    """What Claude tells the model after the cut is what it told before it."""
+    """Claude sends the model the same items after the cut as before it."""
     content = Recording("claude", "claude-compacted").content
     cut = claude.mend(content, IDS["claude"], memory=1000).content
     assert cut is not None

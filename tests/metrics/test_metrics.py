@@ -1,5 +1,5 @@
-"""What `/metrics` says of a store that has seen something: every number of it, twice, after a
-restart and for hostile names."""
+"""The numbers of `/metrics` for a used store: each of them, twice, after a restart and for hostile
+names."""
 
 from __future__ import annotations
 
@@ -208,8 +208,8 @@ def test_the_disk_is_measured_beside(engine: Engine, meter: MetricsPage) -> None
 
 
 def test_many_scrapes_cost_one(engine: Engine) -> None:
-    """Who asks again at once gets what was there; a store that is gone is said to be so, by an
-    error and not by zeros."""
+    """A second scrape at once gets the earlier result; a store that is gone is reported by an error
+    and not by zeros."""
     meter = MetricsPage(engine, "1.2.3", fresh_s=3600)
     first = scraped(meter)
     a_life(engine.store)

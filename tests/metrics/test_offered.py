@@ -1,5 +1,5 @@
-"""What comes with the numbers: the address of `perdure serve`, a Grafana dashboard and alert rules
-that name what is really there."""
+"""Files for the numbers: the address of `perdure serve`, a Grafana dashboard and alert rules that
+name metrics that exist."""
 
 from __future__ import annotations
 

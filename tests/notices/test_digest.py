@@ -1,4 +1,4 @@
-"""What happened while one was away: by group, with titles, links and costs."""
+"""The digest for a person who was away: by group, with titles, links and costs."""
 
 from __future__ import annotations
 

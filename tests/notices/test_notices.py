@@ -288,7 +288,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def test_the_outbox_is_filled_once(opened: Callable[[], SqlStore]) -> None:
-    """Of two hosts that read the same lines one stores their notices; a notice has one holder."""
+    """Among two hosts that read the same lines one stores their notices; a notice has one
+    holder."""
     one, other = opened(), opened()
     assert one.notices_seen() is None
     assert one.put_notices(None, 3, ()) and not other.put_notices(None, 3, ())

@@ -1,4 +1,4 @@
-"""What is published: the distribution's metadata, and the hint for a missing extra."""
+"""The published distribution: its metadata, and the hint for a missing extra."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_hint_of_a_checkout(tmp_path: Path) -> None:
 
 
 def hint(place: Path, packages: Path) -> str:
-    """What a perdure says that is installed in this environment."""
+    """Return the output of a perdure that is installed in this environment."""
     words = (
         f"import sys; sys.prefix = {str(place)!r}; sys.path[:0] = [{str(packages)!r}]; "
         "from perdure.host.extras import install_command; print(install_command('plans'))"

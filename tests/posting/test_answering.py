@@ -1,5 +1,5 @@
-"""What stands on the forge of a run, step by step; each test acts as people and an agent would, and
-looks at the forge."""
+"""The forge's view of a run, step by step; each test acts as people and an agent would, and looks
+at the forge."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_work_that_was_taken_back(bench: Bench) -> None:
 
 
 def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
-    """Whoever asked last is mentioned in a comment of its own, once for each need, also if perdure
-    was killed before it knew that the comment is there."""
+    """The last person who asked is mentioned in a separate comment, once for each need, even if
+    perdure was killed before it knew that the comment exists."""
     answering, store = bench.answering(login="dev-bot"), bench.engine.store
     with acting("forge:tea/ada"):
         run = bench.worked(bench.dispatched())
@@ -153,7 +153,7 @@ def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:
 
 
 def test_a_comment_that_somebody_deleted(bench: Bench) -> None:
-    """What becomes of the run afterwards is told in a new one."""
+    """Later events of the run are reported in a new comment."""
     answering = bench.answering()
     run = bench.dispatched()
     answering.answer(run.id)
@@ -163,7 +163,7 @@ def test_a_comment_that_somebody_deleted(bench: Bench) -> None:
 
 
 def test_the_mark_in_a_strangers_comment(bench: Bench) -> None:
-    """Who writes perdure's mark into a comment of his own keeps it as he wrote it."""
+    """A person who writes perdure's mark into a comment keeps it unchanged."""
     answering = bench.answering()
     run = bench.dispatched()
     origin = origin_of(run)
@@ -357,8 +357,8 @@ def test_a_failure_is_told_and_not_pushed(bench: Bench) -> None:
 
 
 def test_a_forge_that_is_down(bench: Bench) -> None:
-    """What cannot be told waits as long as the forge says, is asked nothing more meanwhile, and is
-    told when it is there again."""
+    """A report that cannot be posted waits as long as the forge says, sends nothing meanwhile, and
+    is posted when the forge is back."""
     answering = bench.answering()
     run = bench.dispatched()
     bench.small.fail(429, retry_after="120")
@@ -409,7 +409,7 @@ def test_git_that_is_down(bench: Bench) -> None:
 
 
 def test_a_token_without_rights(bench: Bench) -> None:
-    """What the forge denies is told to the owner, and tried again rarely."""
+    """A denial by the forge is reported to the owner, and the step is retried rarely."""
     bench.shop.access["dev-bot"] = "none"
     run = bench.dispatched()
     bench.answering().answer(run.id)

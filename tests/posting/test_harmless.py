@@ -1,5 +1,5 @@
-"""Whatever an agent or a stranger writes, a forge shows it as code: held against a Markdown parser,
-the one that comes with rich."""
+"""Foreign text is shown as code by a forge: compared with a Markdown parser, the one that comes
+with rich."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_long_story_is_cut() -> None:
 
 
 def test_the_verdict_is_told_with_its_reason() -> None:
-    """What a reviewer should know before they read the work."""
+    """Facts that a reviewer should know before reading the work."""
     text = comment(account("pytest"), MARK)
     for line in (
         "**Work: blocked** (`pytest`)",

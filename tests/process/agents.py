@@ -1,5 +1,5 @@
-"""What the tests of processes share: waiting, looking, and a tool that does all it can to get
-away."""
+"""Common parts of the tests of processes: waiting, looking, and a tool that does all it can to
+escape."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
 
 
 def content(path: Path) -> bytes:
-    """What a file holds so far; b"" while there is none."""
+    """Return the present content of a file; b"" if there is none."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

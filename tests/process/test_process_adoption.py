@@ -142,7 +142,7 @@ def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
 def test_an_adopted_agent_can_be_stopped(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """Who adopts an agent has the same power over it as who started it."""
+    """An adopter of an agent has the same power over it as its starter."""
     with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
         os.kill(supervisor, signal.SIGKILL)
     process = find(directory)
@@ -382,7 +382,8 @@ def test_two_wait_for_one(launch: Launcher) -> None:
 
 
 def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) -> None:
-    """Of many who start an attempt in one directory exactly one succeeds, and one agent runs."""
+    """Among many that start an attempt in one directory exactly one succeeds, and one agent
+    runs."""
     runs = tmp_path / "runs"
 
     def attempt(_: int) -> Process | None:

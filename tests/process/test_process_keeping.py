@@ -195,7 +195,7 @@ def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:
 
 @pytest.mark.parametrize("limit", [{"idle_s": 0.0}, {"memory": 1}])
 def test_limits_end_it(ground: Callable[..., Ground], limit: dict[str, Any]) -> None:
-    """What has waited too long, or uses too much memory, is gone, and takes no turn."""
+    """An agent that waited too long, or uses too much memory, is gone, and takes no turn."""
     one = ground(**limit)
     one.rested("true")
     until(lambda: not one.kept.alive())
@@ -282,7 +282,7 @@ def test_its_owner_is_killed(tmp_path: Path, env: dict[str, str], mark: str, lin
 
 
 def test_anybody_ends_it_by_its_directory(ground: Callable[..., Ground]) -> None:
-    """Whoever holds the workdir's lock ends what is kept, by its directory alone, also where the
+    """The holder of the workdir's lock ends a kept agent, by its directory alone, even if the
     keeper was killed."""
     one = ground()
     assert one.rested("true").cause == "turn"

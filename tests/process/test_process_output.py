@@ -112,7 +112,7 @@ def test_a_line_over_the_cap(tmp_path: Path) -> None:
 
 
 def test_a_file_that_became_shorter(tmp_path: Path) -> None:
-    """What a tool wrote by truncating the log (`> /dev/stdout`) is read from the start of the
+    """Output of a tool that truncated the log (`> /dev/stdout`) is read from the start of the
     file."""
     log = tmp_path / "log"
     log.write_bytes(b"a long first line\ntorn")

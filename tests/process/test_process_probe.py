@@ -1,4 +1,4 @@
-"""What can be seen of a running attempt's life: real processes, and names of others."""
+"""Visible signs of a running attempt's life: real processes, and names of others."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from perdure.host.process import hold, machine
 
 
 def at_once(count: int, go: Callable[[], object]) -> list[object]:
-    """What so many threads get that begin at the same moment; an error is one answer of them."""
+    """Return the answers to several threads that begin at the same moment; an error is one answer
+    of them."""
     gate, got = threading.Barrier(count), list[object]()
 
     def one() -> None:

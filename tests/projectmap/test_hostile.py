@@ -43,7 +43,7 @@ ANYTHING = st.text(max_size=60) | st.sampled_from(
     ANYTHING,
 )
 def test_no_name_leaves_its_line(files: dict[str, list[str]], tokens: int, prompt: str) -> None:
-    """Whatever files, exports and modules are called, the map has one head and one end, each line
+    """With any names of files, exports and modules, the map has one head and one end, each line
     is one of its own forms, it holds no control character, it is valid UTF-8, and it keeps its
     bound."""
     read_files = {

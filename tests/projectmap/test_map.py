@@ -1,4 +1,4 @@
-"""What the project map says of real small projects, and in which order."""
+"""The project map of real small projects, and its order."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_python_project(tmp_path: Path) -> None:
 
 
 def test_a_typescript_project(tmp_path: Path) -> None:
-    """What modules export and import, ES modules and CommonJS, `.js` that means a `.ts`,
+    """Exports and imports of modules, ES modules and CommonJS, `.js` that means a `.ts`,
     re-exports, no private member."""
     text = mapped(made(tmp_path, WEB)).text
     assert (

@@ -1,4 +1,4 @@
-"""What the model is shown of what perdure knows, by the transcript's items and the journal's."""
+"""The known items that the model is shown, by the transcript's items and the journal's."""
 
 from __future__ import annotations
 

@@ -107,8 +107,7 @@ def test_an_older_perdure_reads_what_a_newer_one_wrote() -> None:
 def test_a_report_has_the_published_fields(
     run: TaskRun, attempts: list[Attempt], contexts: list[Context]
 ) -> None:
-    """Whatever the run is like, its report can be written as JSON and has the fields that scripts
-    rely on."""
+    """For any run, its report can be written as JSON and has the fields that scripts rely on."""
     report = json.loads(json.dumps(run_report(run, attempts, contexts)))
     assert report["schema_version"] == SCHEMA_VERSION
     assert {
@@ -190,7 +189,7 @@ print("loaded:", *sys.modules)
 
 
 def ls(scratch: Any, cwd: Path) -> tuple[str, list[str]]:
-    """What `perdure ls` prints in a fresh interpreter, and the modules that are loaded
+    """Return the output of `perdure ls` in a fresh interpreter, and the modules that are loaded
     afterwards."""
     done = subprocess.run(
         [sys.executable, "-c", LS],

@@ -253,15 +253,14 @@ def test_a_misspelt_setting_is_told_the_nearest(place: Place) -> None:
     ],
 )
 def test_a_duration_is_shown_as_it_may_be_written(seconds: float, words: str) -> None:
-    """What `config show` and `doctor` print of a duration can be copied into a file, and means the
+    """Durations in the output of `config show` and `doctor` can be copied into a file, and mean the
     same."""
     assert written(seconds) == words and duration(words) == seconds
 
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_PROJECTS))
 def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
-    """What comes with a repository neither widens permissions nor moves perdure's state, whatever
-    value it gives."""
+    """A repository's file neither widens permissions nor moves perdure's state, with any value."""
     place.project_file.write_text(f"{name} = 'read'\n")
     assert place.problems() == [
         f"{place.project_file}:1: {name!r} may not be set by a project; put it into your own "
@@ -272,8 +271,8 @@ def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_a_project_may_lower_a_limit_and_not_raise_it(place: Place, name: str) -> None:
-    """What the user has set as a limit holds for every project; where the user has set none, a
-    project may choose."""
+    """The user's limits hold for every project; where the user has set none, a project may
+    choose."""
     place.project_file.write_text(f"{name} = 5\n")
     assert getattr(place.load(), name) == 5
     place.user_file.write_text(f"{name} = 9\n")
@@ -314,7 +313,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -> None:
-    """Whatever a file holds, the answer is a sentence that names it."""
+    """With any content of a file, the answer is a sentence that names it."""
     place.user_file.write_bytes(content)
     (problem,) = place.problems()
     assert problem.startswith(str(place.user_file))
@@ -442,7 +441,7 @@ def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int])
     "said", ["0", "claude=0", "claude", "claude=2,codex", "=2", "claude=x", ""]
 )
 def test_no_number_of_runs(place: Place, said: str) -> None:
-    """What is no number is told; an empty text is no setting."""
+    """An invalid number is reported; an empty text is no setting."""
     if not said:
         assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == {}
         return

@@ -290,8 +290,8 @@ def test_a_turn_on_disk_is_a_beginning() -> None:
 
 
 def test_a_fork_that_never_began_is_forked_again() -> None:
-    """What a kill left of a fork is not gone on with, not even where a part of the parent's history
-    stands in it already."""
+    """The remains of a fork that was killed are not continued, not even if they contain a part of
+    the parent's history."""
     pinned = replace(SESSION, id="fork-1", state=SessionState.PINNED, attempts=0, parent="parent-0")
     at = Situation(
         policy=ContinuityPolicy.STRICT,
@@ -437,8 +437,8 @@ def test_a_retry_states_the_facts() -> None:
 
 @given(st.text(max_size=200), st.integers(1, 5))
 def test_a_failed_check_is_told_as_data(output: str, round: int) -> None:
-    """What the check said stands between two marks that it cannot hold, is called no instruction,
-    and is told once."""
+    """The check's output is put between two marks that it cannot contain, is called no instruction,
+    and is given once."""
     check = VerifyEnded(code=2, output=output, command="make test", round=round, rounds=3)
     text = prompt(
         RESUME,
@@ -497,7 +497,8 @@ def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
 
 @given(asked, stories)
 def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
-    """Whatever the story: never empty, never just a word that the agents answer with a no-op."""
+    """For any story, the prompt is never empty, and never just a word that the agents answer with a
+    no-op."""
     text = prompt(how, story)
     only = text.strip().lower().rstrip(".!")
     given = {context.text.strip().lower().rstrip(".!") for context in story.contexts}
@@ -601,8 +602,7 @@ def test_an_agent_without_sessions_never_goes_on(
 
 @given(situations, st.booleans())
 def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: bool) -> None:
-    """Whatever lies on disk, it is neither resumed nor forked, and nobody else's writing is waited
-    for."""
+    """With any files on disk, none is resumed or forked, and no other writer is waited for."""
     assert choose(replace(at, sessions=False, heard=heard)).kind in (*NEW, Start.REFUSE)
 
 

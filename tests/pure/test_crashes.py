@@ -1,4 +1,4 @@
-"""What a row of crashes says of a run, and of an agent."""
+"""Conclusions from a row of crashes, about a run and about an agent."""
 
 from __future__ import annotations
 

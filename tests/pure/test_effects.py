@@ -108,7 +108,7 @@ def listed(tool: dict[str, Any]) -> bool:
 
 @given(st.text(max_size=80))
 def test_any_text_is_no_error(command: str) -> None:
-    """Whatever an agent runs, the ledger does not raise."""
+    """With any command of an agent, the ledger does not raise."""
     effects_of(command)
 
 

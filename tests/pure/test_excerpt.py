@@ -16,8 +16,8 @@ NOISE = "\n".join(f"tests/test_{n}.py::test_case_{n} PASSED [ {n % 100}%]" for n
 
 @given(st.text(max_size=20_000), st.integers(500, MOST))
 def test_an_excerpt_is_bounded(text: str, most: int) -> None:
-    """Whatever a command prints, the excerpt is no longer than asked for, and the line for a list
-    is one line."""
+    """With any output of a command, the excerpt is no longer than requested, and the line for a
+    list is one line."""
     assert len(excerpt(text, most)) <= most
     assert "\n" not in telling_line(text) and len(telling_line(text)) <= 200
 

@@ -1,4 +1,4 @@
-"""What is installed with the package, and beside it."""
+"""Dependencies that are installed with the package, and with its extras."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent said last, and the line with which a run ends."""
+"""The final message of an agent, and the line with which a run ends."""
 
 from __future__ import annotations
 

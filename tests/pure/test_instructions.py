@@ -82,7 +82,7 @@ def test_a_repair_retires_nothing() -> None:
 
 
 def test_files_alone_and_another_host_change_nothing() -> None:
-    """What was asked of a run stays as it was where only its files went back, or it went on
+    """The instructions of a run stay in effect if only its files were restored, or it went on
     elsewhere."""
     records = journal(
         taken(1),

@@ -112,7 +112,7 @@ FAMILIES = (family(ordinary), family(late))
 
 
 def seen(do: Callable[[], Any]) -> Any:
-    """What came of it, or the error and its words."""
+    """Return the result, or the error and its words."""
     try:
         return do()
     except (TypeError, AttributeError) as error:
@@ -222,7 +222,7 @@ def test_nothing_is_compiled_before_the_first_instance() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES[0])
 def test_the_signature_is_what_it_would_be(name: str) -> None:
-    """Of a class that was never made: names, kinds, defaults and types."""
+    """Facts of a class without an instance: names, kinds, defaults and types."""
 
     def parameters(classes: dict[str, Any]) -> list[tuple[Any, ...]]:
         found = inspect.signature(classes[name]).parameters.values()

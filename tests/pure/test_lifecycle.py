@@ -117,7 +117,7 @@ TestAnyLife.__doc__ = (
 def test_every_outcome_has_a_decision(
     outcome: Outcome, tally: Tally, policy: ContinuityPolicy, now: int, jitter: float
 ) -> None:
-    """Whatever happened, the run succeeds, fails, is cancelled, or is queued for a time that is not
+    """After any events, the run succeeds, fails, is cancelled, or is queued for a time that is not
     past, with a reason."""
     decision = decide(outcome, tally, policy, now, jitter)
     assert decision.state in {S.SUCCEEDED, S.FAILED, S.CANCELLED, S.QUEUED}

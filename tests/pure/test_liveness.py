@@ -1,4 +1,4 @@
-"""What is alive of a run that is stored as running."""
+"""The liveness of a run that is stored as running."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a resume would load, held against what was known (`perdure.model.loaded`)."""
+"""The items that a resume would load, compared with the known ones (`perdure.model.loaded`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def loaded(items: list[Item], **more: tuple[Item, ...]) -> Loaded:
 
 
 def test_all_that_was_known_is_shown() -> None:
-    """What grew since is added, and nothing is missing."""
+    """New items are added, and nothing is missing."""
     found = compare([*ONE, *TWO], loaded(TALK))
     assert found.whole
     assert (found.known, found.shown, found.missing, found.inserted) == (8, 8, (), ())
@@ -163,7 +163,7 @@ ITEMS = st.lists(
 def test_a_conversation_that_only_grew_is_always_whole(
     known: list[Item], more: list[Item], dropped: list[Item]
 ) -> None:
-    """Whatever stands behind it or off the branch: a beginning is a beginning."""
+    """With any items behind it or off the branch, a beginning is a beginning."""
     assert compare(known, loaded([*known, *more], dropped=tuple(dropped))).whole
 
 

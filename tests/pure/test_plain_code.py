@@ -54,7 +54,7 @@ def test_no_condition_is_in_a_formatted_string() -> None:
 
 
 def test_a_comprehension_has_one_loop() -> None:
-    """What needs two loops is written as loops, or as a product or a chain."""
+    """Code that needs two loops is written as loops, or as a product or a chain."""
     kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     found = []
     for file, tree in TREES.items():

@@ -183,8 +183,8 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
 
 @given(plans(), st.sampled_from(list(Forking)), st.sampled_from(list(Unforkable)))
 def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
-    """Whatever the agents' programs can do, there is always a task that may begin until all are
-    done, and each strand is one line."""
+    """With any abilities of the agents' programs, there is always a task that may begin until all
+    are done, and each strand is one line."""
     strands = weave(replace(made, unforkable=unforkable), lambda agent: can)
     done: set[str] = set()
     while len(done) < len(strands):

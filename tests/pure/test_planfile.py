@@ -232,7 +232,7 @@ def test_whatever_is_written_is_read_or_refused(
 
 
 def test_the_schema_is_one() -> None:
-    """What editors are given is a valid JSON Schema."""
+    """The file for editors is a valid JSON Schema."""
     from jsonschema import Draft202012Validator
 
     Draft202012Validator.check_schema(schema())

@@ -1,4 +1,4 @@
-"""What it costs to go on, and which way is taken."""
+"""The cost of going on, and the chosen way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cold(tokens: int) -> PromptCache:
 def test_by_default_a_conversation_goes_on(
     cache: PromptCache, price: Price, can_compact: bool, anew: bool
 ) -> None:
-    """Whatever it costs, and whatever else would be possible."""
+    """At any cost, and with any other way possible."""
     chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)
     assert chosen.way is Way.RESUME
     assert dict(chosen.usd)["resume"] >= 0
@@ -72,8 +72,8 @@ def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
 
 @given(st.integers(1_000, 900_000), st.integers(1, 100_000), prices)
 def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Price) -> None:
-    """Of two conversations the longer costs more to go on with, and the cold one more than the warm
-    one."""
+    """A longer conversation costs more to go on with than a shorter one, and a cold one more than a
+    warm one."""
     warm = PromptCache(tokens=tokens, idle_s=0, lifetime_s=3600)
     assert (
         ways(warm, price)[Way.RESUME]

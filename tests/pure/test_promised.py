@@ -1,4 +1,4 @@
-"""What a task promised: files that are to be there, and conflict marks that are to be gone."""
+"""Promises of a task: files that must exist, and conflict marks that must be gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent's events add up to."""
+"""The sums of an agent's events."""
 
 from __future__ import annotations
 
@@ -133,8 +133,8 @@ def test_a_tool_is_named_by_what_it_does() -> None:
 
 @given(st.lists(usages, max_size=5), usages)
 def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before: Usage) -> None:
-    """What the conversation had cost before does not matter to an agent that counts each launch by
-    itself."""
+    """The earlier cost of the conversation does not matter to an agent that counts each launch
+    separately."""
     total = Usage()
     for usage in reported:
         total = total + usage

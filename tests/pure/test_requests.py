@@ -122,7 +122,7 @@ def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
 
 
 def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
-    """What is shown is bounded; the digest is that of the whole call."""
+    """The shown text is bounded; the digest is that of the whole call."""
     (request,) = made(call(command="x" * 1_000_000))
     assert len(request.payload) == rules.SHOWN
     assert request.size > 1_000_000
@@ -147,7 +147,7 @@ def decided(directory: Path, request: AgentRequest, **more: Any) -> None:
 
 
 def asks_hook(directory: Path, request: AgentRequest, call: str = "", **given: Any) -> str:
-    """What the hook decides about a call; empty if it leaves it to the CLI."""
+    """Return the hook's decision about a call; empty if it leaves it to the CLI."""
     told = {"tool_name": request.tool, "tool_use_id": call or request.call}
     arguments = given or json.loads(request.payload)
     found = hook.before(

@@ -178,8 +178,8 @@ def test_a_pod_that_is_still_there_is_waited_for() -> None:
 
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
 def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]) -> None:
-    """What is saved elsewhere holds up no deletion, and what is not does, unless the namespace
-    goes with it: that is asked first."""
+    """Work that is saved elsewhere holds up no deletion, and other work does, unless the namespace
+    is deleted too: that is checked first."""
     run = body(
         over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"}
     )
@@ -214,8 +214,8 @@ def _waiting(reason: str) -> Any:
 
 
 def test_a_lost_node_has_no_patience() -> None:
-    """What only a person can remove is an attempt's outcome after a while; a lost node is waited
-    for as long as it takes, and so is room for the pod."""
+    """An obstacle that only a person can remove is an attempt's outcome after a while; a lost node,
+    and room for the pod, are waited for without a limit."""
     run = _waiting("X")
     job = making.job(run, 1)
     on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})
@@ -233,7 +233,7 @@ def test_a_lost_node_has_no_patience() -> None:
 
 
 def test_a_wait_for_room_uses_up_no_patience() -> None:
-    """What is in the way after years without room has the whole patience, as if it had come now."""
+    """An obstacle after years without room has the whole patience, as if it had just appeared."""
     run = _waiting("NoRoom")
     job = making.job(run, 1)
     no_image = making.pod(
@@ -304,7 +304,7 @@ def test_what_is_no_longer_told_is_still_counted() -> None:
 
 
 def test_a_retry_allows_one_attempt_more() -> None:
-    """What had used up its attempts may try once more; what had some left keeps them."""
+    """A run without attempts left may try once more; one with some left keeps them."""
     assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=1)).attempts_allowed == 2
     assert status_moves.allowed_more(_status(_failed(1), attempts_allowed=3)).attempts_allowed == 3
     run = body(
@@ -318,7 +318,7 @@ def test_a_retry_allows_one_attempt_more() -> None:
 
 
 def test_trouble_before_an_attempt_is_waited_for() -> None:
-    """What cannot be made before the Job is told as it is, and the attempt stays open."""
+    """An object that cannot be made before the Job is reported, and the attempt stays open."""
     run = body({"number": 1})
     assert isinstance(step(run), steps.LaunchPod)
     found = status_of(step(run, trouble=Held("NameTaken", "there is one; delete it")))

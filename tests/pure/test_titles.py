@@ -1,4 +1,4 @@
-"""What a run is called: by its issue, else by the first words of its prompt, whatever these hold."""
+"""The name of a run: by its issue, else by the first words of its prompt, with any content."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
 
 
 def test_ids_never_become_paths(desk: Desk) -> None:
-    """Whatever an agent calls its conversation, the copy lies below the copies."""
+    """With any name that an agent gives to its conversation, the copy is below the copies."""
     for name in ("../../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a" * 5000, "\0"):
         path = desk.copies.of("diary", name)
         assert path.resolve().is_relative_to(desk.copies.directory.resolve())
@@ -301,8 +301,8 @@ def test_ids_never_become_paths(desk: Desk) -> None:
 
 
 def test_belongings_follow(desk: Desk) -> None:
-    """What lies beside the transcript is copied, grows with it, and stays when the agent deletes
-    it."""
+    """Files beside the transcript are copied, grow with it, and stay when the agent deletes
+    them."""
     desk.write("prompt a\n")
     spilled = desk.belonging("tools/1.txt", "one")
     desk.take()
@@ -385,8 +385,8 @@ def written() -> int:
 
 
 def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
-    """Of 4 MB that grew by 4 KB, little more than 4 KB is written and redacted; a first secret in
-    it changes nothing of that."""
+    """When 4 MB grow by 4 KB, little more than 4 KB is written and redacted; a first secret in it
+    changes nothing of that."""
     secrets = Redactor.of({"API_KEY": "sk-very-secret"})
     desk = Desk(tmp_path, Counting(secrets.pattern, secrets.reach))
     desk.write("prompt sk-very-secret\n" + "answer with some words in it\n" * 150_000)
@@ -438,8 +438,8 @@ def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
 
 
 def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
-    """What a checkpoint named of a conversation goes back exactly: after growth, after the copy was
-    moved aside, after changes."""
+    """The part of a conversation that a checkpoint named is restored exactly: after growth, after
+    the copy was moved aside, after changes."""
     desk.write("prompt a\nanswer a\n")
     spilled = desk.belonging("tools/1.json", "one")
     desk.take()
@@ -599,8 +599,8 @@ def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
 def test_no_whole_line_that_was_copied_is_ever_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
 ) -> None:
-    """Whatever agent and perdure do in turn, each copy once taken is the beginning of some file in
-    the store or in the home."""
+    """After any sequence of actions of agent and perdure, each copy once taken is the beginning of
+    some file in the store or in the home."""
     desk = Desk(tmp_path_factory.mktemp("d", numbered=True))
     taken: list[str] = []
     for step, text in steps:

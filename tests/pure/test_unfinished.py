@@ -1,4 +1,4 @@
-"""What a turn left open although its agent reported success."""
+"""Ends that a turn left open although its agent reported success."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
     ],
 )
 def test_a_last_word_of_another_form_is_none(given: dict[str, object]) -> None:
-    """What the agent made of the schema is read without trust."""
+    """The agent's answer to the schema is read without trust."""
     line = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
     told = json.dumps({**line, "result": "x", "structured_output": given}).encode()
     found = registry.load("claude").parse(told)

@@ -323,7 +323,7 @@ def test_only_plain_statements_are_claims(words: str, claims: set[WorkClaim]) ->
 
 @given(st.text(max_size=300))
 def test_any_text_is_no_error(text: str) -> None:
-    """Whatever an agent says or runs, nothing raises."""
+    """With any words and commands of an agent, nothing raises."""
     check_of(text)
     changes_nothing(text)
     reported(Said(text), *shell(text, None), ToolDenied(tool_id="t", name=text, summary=text))

@@ -103,7 +103,7 @@ def test_the_marks_of_a_reply_are_what_it_leaves_in_a_history():
     ],
 )
 def test_an_error_names_its_line(text: str, complaint: str):
-    """What cannot be read is refused with the number of the line and what was expected there."""
+    """An unreadable line is refused with its number and what was expected there."""
     with pytest.raises(ScriptError) as caught:
         parse(text)
     assert str(caught.value).startswith(complaint)

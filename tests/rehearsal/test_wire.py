@@ -356,8 +356,8 @@ CHAT, GEMINI = "/v1/chat/completions", "/v1beta/models/m:streamGenerateContent?a
     ],
 )
 def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
-    """What stands behind `hold` is sent when the file is there, and not before; a file that is
-    there holds nothing."""
+    """Actions after `hold` are sent once the file exists, and not before; a file that exists
+    already holds nothing."""
     with Rehearsal(f"say before\nhold {tmp_path / 'go'}\nsay after") as rehearsal:
         connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
         connection.request("POST", path, json.dumps(body))

@@ -39,7 +39,7 @@ class Scene:
         return self.yard.git(*args, cwd=self.his.path, check=False)
 
     def bob_fails(self, *args: str) -> str:
-        """What bob's git complains about; empty if it does not fail."""
+        """Return what bob's git complains about; empty if it does not fail."""
         return self.yard.complaint(*args, cwd=self.his.path)
 
     def evil(self) -> str:
@@ -106,7 +106,7 @@ def _is_dead(scene: Scene) -> bool:
 
 
 def _checked_out(scene: Scene) -> str:
-    """What bob's own git takes out of his last commit."""
+    """Return what bob's own git takes out of his last commit."""
     return scene.bob("show", "HEAD:README")
 
 

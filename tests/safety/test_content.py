@@ -1,5 +1,5 @@
-"""What a server may send: faulty paths are refused before they are in the cache, faults of honest
-old history are let in."""
+"""Content that a server may send: faulty paths are refused before they are in the cache, faults of
+honest old history are accepted."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(
 
 @by_name
 def test_an_attack_is_not_over_before_it_began(yard: Yard, attack: Attack) -> None:
-    """What an attack is recognised by is not there without it, so a verdict means something."""
+    """The sign of an attack is absent without it, so a verdict means something."""
     if attack.name != "gc-by-perdure":
         assert not attack.succeeded(scene(yard, "worktree"))
 

@@ -86,8 +86,8 @@ def test_a_helper_of_the_user_logs_in(yard: Yard, http: GitHttp) -> None:
 def test_a_helper_of_a_repository_is_never_asked(
     yard: Yard, http: GitHttp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands in a repository's configuration does not run, even where perdure is started in
-    that repository."""
+    """Commands in a repository's configuration do not run, even if perdure is started in that
+    repository."""
     fired = yard.top / "fired"
     yard.git("config", "credential.helper", f"!touch {fired}")
     yard.git("config", f"credential.http://127.0.0.1:{http.port}.helper", f"!touch {fired}")

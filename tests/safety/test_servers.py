@@ -103,8 +103,8 @@ def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
 
 
 def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) -> None:
-    """What was fetched before is started from, and that is told; what was not is the network's
-    error, not `no such branch`."""
+    """Work starts from what was fetched before, and that is reported; for anything else the error
+    is the network's, not `no such branch`."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
     for branch, base in (("second", "main"), ("third", "")):

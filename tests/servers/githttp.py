@@ -107,7 +107,7 @@ def serving(root: Path, password: str) -> Iterator[GitHttp]:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Who asked was killed."""
+            """The client was killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     found.port = server.server_port

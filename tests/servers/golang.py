@@ -65,7 +65,7 @@ def go() -> str:
 
 
 def run(*command: str, **environ: str) -> str:
-    """What a command of a build says."""
+    """Return the output of a build's command."""
     # No Go downloads another one: what is there is used, or not.
     whole = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "", "CGO_ENABLED": "0", **environ}
     ran = subprocess.run(command, env=whole, stdout=subprocess.PIPE, check=True)

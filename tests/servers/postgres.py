@@ -46,7 +46,7 @@ def binaries() -> Path:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """Whom the server runs as, where the tests are root."""
+    """The account that the server runs as, if the tests are root."""
     if os.getuid():
         return None
     with suppress(KeyError):

@@ -31,7 +31,8 @@ class Bucket(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.lose = 0
-        """So many of the next conditional writes are made, and their answer is lost on the way."""
+        """Number of the next conditional writes that are made while their answer is lost on the
+        way."""
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Request)
         threading.Thread(target=self.serve_forever, args=(0.05,), name="s3", daemon=True).start()
@@ -41,7 +42,7 @@ class Bucket(ThreadingHTTPServer):
         return "s3://tasks"
 
     def environ(self) -> dict[str, str]:
-        """What a client needs to find it."""
+        """Return the variables that a client needs to find it."""
         endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         keys = {
             "AWS_ACCESS_KEY_ID": KEY_ID,

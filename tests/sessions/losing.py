@@ -37,12 +37,12 @@ KEYS = [
     SessionKey(agent, f"plan:{number}/main") for agent in ("claude", "codex") for number in (1, 2)
 ]
 STEPS = 60
-"""Of each process, at least; more until the fault is over."""
+"""Minimum number for each process; more until the fault is over."""
 
 
 @dataclass
 class Point:
-    """What one fault showed."""
+    """The result of one fault."""
 
     seed: int
     fault: str
@@ -57,7 +57,7 @@ class Point:
 
 @dataclass
 class Shared:
-    """What the processes of a point know together: every session that was ever stored as live."""
+    """The shared knowledge of a point's processes: every session that was ever stored as live."""
 
     point: Point
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -120,7 +120,7 @@ def strike(redis: RedisServer, fault: str, stall_s: float) -> None:
 
 
 def evict(redis: RedisServer) -> None:
-    """Somebody else fills Redis until it has thrown everything of ours away."""
+    """Fill Redis until it has evicted everything of ours."""
     with redis.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 256 * 1024)
@@ -229,7 +229,7 @@ def _until(met: Callable[[], bool]) -> bool:
 
 
 def campaign(number: int, seed: int, jobs: int, stall_s: float) -> list[Point]:
-    """So many points, the faults in turn."""
+    """Run a given number of points, the faults in turn."""
     with ThreadPoolExecutor(jobs) as pool:
         return list(
             pool.map(lambda n: point(seed + n, FAULTS[n % len(FAULTS)], stall_s), range(number))

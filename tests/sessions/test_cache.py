@@ -234,8 +234,8 @@ def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -
 
 
 def test_a_record_is_sure_for_a_while_only() -> None:
-    """What was read from the store too long ago, or in the future, is not believed, however it is
-    signed."""
+    """A record that was read from the store too long ago, or in the future, is rejected, however it
+    is signed."""
     signed = SessionRecords("x", b"k" * 32)
     record = signed.write(SESSION, 10**12)
     assert signed.read(KEY, record, 10**12 + 1000) == SESSION
@@ -301,7 +301,7 @@ def test_two_stores_share_one_redis(tmp_path: Path, shared_redis: RedisServer) -
 
 
 def test_an_address_that_is_none(tmp_path: Path) -> None:
-    """What redis-py does not take is a sentence without the password."""
+    """An address that redis-py refuses is reported by a sentence without the password."""
     with pytest.raises(ConfigError) as refused:
         session_cache.open("redis://:sesame@host:port/0", ("x", b"k"), print)
     assert "sesame" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""What receipts and usage add up to."""
+"""The sums of receipts and usage."""
 
 from __future__ import annotations
 

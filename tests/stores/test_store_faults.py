@@ -1,4 +1,4 @@
-"""Whatever is wrong with the disk, the file or the input: one sentence, nothing half done, nothing
+"""With any fault of the disk, the file or the input: one sentence, nothing half done, nothing
 lost."""
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def digest(path: Path) -> str:
 
 
 def unprivileged(database: Path, wish: str) -> str:
-    """What a process that file modes bind gets."""
+    """Run a process that file modes bind, and return its answer."""
     ran = subprocess.run(
         [sys.executable, str(HERE / "unprivileged.py"), str(database), wish],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
@@ -360,8 +360,7 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_list_of_runs_is_cheap(tmp_path: Path, code: str, forbidden: set[str]) -> None:
-    """What `perdure ls` needs of the store imports no JSON library, no event loop and no
-    subprocess."""
+    """The store part of `perdure ls` imports no JSON library, no event loop and no subprocess."""
     store = stores.open(tmp_path / "perdure.db")
     submit(store)
     store.close()

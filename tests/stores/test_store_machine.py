@@ -1,5 +1,5 @@
-"""Whatever is done to a store in whatever order: six states, one holder, one end an attempt, and no
-move but the published."""
+"""After any operations on a store in any order: six states, one holder, one end of an attempt, and
+only published moves."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class Refused:
-    """Whatever is refused here must be refused with this error, and with no other."""
+    """Any refusal here must be this error, and no other."""
 
     def __init__(self, kind: type[Exception]) -> None:
         self.kind = kind

@@ -93,7 +93,8 @@ def test_a_failing_script_changes_nothing(old: Path, scripts: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(old: Path) -> None:
-    """What a newer perdure wrote is neither read nor written, and the sentence says what to do."""
+    """A database of a newer perdure is neither read nor written, and the sentence says what to
+    do."""
     with closing(sqlite3.connect(old)) as connection:
         connection.execute(f"PRAGMA user_version = {newest() + 1}")
     for read_only in (False, True):
@@ -117,8 +118,7 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
-    """What a kill between making the file and making the schema leaves behind is simply gone on
-    with."""
+    """The remains of a kill between making the file and making the schema are simply continued."""
     (tmp_path / "perdure.db").touch()
     reader = stores.open(tmp_path / "perdure.db", read_only=True)
     assert reader.find() == []

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own: the schema's last line of defence, upgrades that are cut, several
+"""PostgreSQL's own part: the schema's last line of defence, upgrades that are cut, several
 processes, and errors in words."""
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ def test_an_upgrade_that_is_cut_leaves_old_or_new(postgres: Server) -> None:
 
 
 def test_a_trigger_that_does_more_than_refuse_is_no_migration() -> None:
-    """What the translation does not know is refused with its text, and not passed on."""
+    """A statement that the translation does not know is refused with its text, and not passed
+    on."""
     with pytest.raises(ValueError, match="no such trigger"):
         list(migration("CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END;"))
 

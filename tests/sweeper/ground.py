@@ -65,7 +65,7 @@ class Ground:
     def sweep(
         self, *, days: float = 0.0, dry: bool = False, many: bool = False, accept: bool = False
     ) -> Sweep:
-        """So many days later, a sweep."""
+        """Sweep a given number of days later."""
         self.passed += days
         return sweep(
             self.engine, rules_of(self.settings, many=many), now=self.now, dry=dry, accept=accept

@@ -124,7 +124,7 @@ def _repository_gone(ground: Ground, top: Path) -> Undo:
 
 
 def _status_fails(ground: Ground, top: Path) -> Undo:
-    """What a full disk does to git: exit 128 and nothing on standard output, here by an index that
+    """Simulate a full disk for git: exit 128 and nothing on standard output, here by an index that
     cannot be read."""
     broken = ground.yard.repo / ".git/objects"
     hidden = ground.yard.top / "objects"

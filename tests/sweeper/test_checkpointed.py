@@ -22,7 +22,7 @@ from tests.sweeper.states import STATES
 
 BACKENDS = ("worktree", "isolated", "task")
 BUILT = ("node_modules", "__pycache__")
-"""What a build makes again, and no checkpoint takes."""
+"""Files that a build recreates, and that no checkpoint takes."""
 LARGE = 11 << 20
 """Bytes of an ignored file that is over the limit of checkpoints."""
 
@@ -81,7 +81,7 @@ def checkpoint(ground: Ground, run: TaskRun) -> None:
 
 
 def bring_back(ground: Ground, run: TaskRun) -> bool:
-    """What each attempt does before it starts."""
+    """The action of each attempt before it starts."""
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "a test")
     try:
@@ -105,8 +105,8 @@ def without_built(found: dict[str, tuple[int, bytes]]) -> dict[str, tuple[int, b
 
 
 def test_twenty_five_finished_workdirs(ground: Ground) -> None:
-    """Of 25 ordinary finished workdirs (some uncommitted, isolated, or without a repository) each
-    goes into the trash, and comes back as it was, file by file, when its work goes on."""
+    """25 ordinary finished workdirs (some uncommitted, isolated, or without a repository) all go
+    into the trash, and each is restored, file by file, when its work goes on."""
     backends = ("worktree", "isolated", "worktree", "task", "worktree")
     made = [finished(ground, number, backends[number % 5]) for number in range(25)]
     before = {top: tree(top) for _, top in made}
@@ -176,8 +176,8 @@ def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, chan
 
 
 def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
-    """What git ignores and no checkpoint takes, because it is over the limit, is named and
-    stays."""
+    """Ignored files that no checkpoint takes, because they are over the limit, are named and
+    stay."""
     _, top = finished(ground, 2, "worktree")
     write(top / "data.db", bytes(LARGE))
     row = ground.row(ground.sweep(days=400), top)
@@ -280,8 +280,8 @@ def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
 
 
 def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) -> None:
-    """What an agent amended away in a repository of its own stays reachable when its workdir goes,
-    and when the trash is emptied."""
+    """Commits that an agent amended away in its own repository stay reachable when its workdir
+    goes, and when the trash is emptied."""
     state = STATES["commits that only the reflog knows"]
     run, top = ground.run(state.backend)
     state.make(ground, top)

@@ -1,5 +1,5 @@
-"""What goes on beside a pool: the daily sweep, the ballast, a word about the disk; and clocks of a
-machine that slept or was moved."""
+"""Housekeeping beside a pool: the daily sweep, the ballast, a message about the disk; and clocks of
+a machine that slept or was moved."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
 
 
 def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
-    """What nobody foresaw is told, and the next round is made all the same."""
+    """An unforeseen error is reported, and the next round is made all the same."""
     again = threading.Event()
     said: list[str] = []
 

@@ -206,7 +206,7 @@ def test_a_cache_goes_when_nothing_borrows_from_it(ground: Ground) -> None:
 
 
 def test_scratch_goes_into_the_trash(ground: Ground) -> None:
-    """What a killed perdure left half-made goes after two days; a younger one may be in use."""
+    """Half-made remains of a killed perdure go after two days; a younger one may be in use."""
     ground.run()
     left = ground.yard.root / ".perdure/tmp/desk-x"
     left.mkdir(parents=True)
@@ -394,8 +394,8 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
 
 
 def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
-    """What was half deleted when a kill came is no entry any more; the next sweep that may delete
-    does away with it, and no dry one."""
+    """An entry that was half deleted at a kill is no entry any more; the next sweep that may delete
+    removes it, and no dry one does."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     doomed = entry.with_name(f".doomed-{entry.name}")

@@ -87,8 +87,8 @@ def killed(scene: Kept, at: int = 0, after_s: float = 0.0) -> bool:
 
 
 def wrong(scene: Kept, *, meddled: str = "") -> list[str]:
-    """What is not as it must be: first as the kill left it, then after the next attempt has
-    completed it."""
+    """Return the violations: first as the kill left them, then after the next attempt has completed
+    the work."""
     found = []
     for name in NAMES[:3]:
         if OURS not in [scene.read(name), *scene.backups()]:

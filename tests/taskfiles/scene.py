@@ -52,7 +52,7 @@ class Scene:
     def place(
         self, *, fresh: bool = False, after: Callable[[], None] = lambda: None
     ) -> dict[str, FileChange]:
-        """What was planned this time, by name. `after` is called after each record."""
+        """Return what was planned this time, by name. `after` is called after each record."""
 
         def record(events: list[AnyEvent]) -> None:
             self.record(events)
@@ -96,5 +96,5 @@ class Scene:
         return [path.read_bytes() for path in self.state.glob("backups/**/*") if path.is_file()]
 
     def strays(self) -> list[str]:
-        """What perdure left beside the files."""
+        """Return what perdure left beside the files."""
         return [path.name for path in self.work.rglob(".perdure-*")]

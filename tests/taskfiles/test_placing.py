@@ -67,7 +67,7 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 @pytest.mark.parametrize("strategy", [KEEP, REPLACE, MERGE])
 def test_every_combination(scene: Scene, row: tuple, strategy: OnEdit) -> None:
-    """What becomes of a file follows from three contents and the strategy, and nothing else."""
+    """The action on a file follows from three contents and the strategy, and nothing else."""
     base, there, new, *outcomes = row
     action, content, backups = outcomes[(KEEP, REPLACE, MERGE).index(strategy)]
     if base is not None:
@@ -112,8 +112,8 @@ contents = st.one_of(
 def test_no_version_is_lost(
     base: bytes | None, there: bytes | None, new: bytes, strategy: OnEdit
 ) -> None:
-    """Whatever the three contents: what lay in the workdir is there, or in a backup, and what was
-    given is kept."""
+    """With any three contents, the file of the workdir is there, or in a backup, and the given one
+    is kept."""
     with tempfile.TemporaryDirectory() as directory:
         scene = Scene(Path(directory))
         if base is not None:
@@ -189,8 +189,8 @@ def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
 
 
 def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None:
-    """What was put there once and is gone with the workdir is put there again; what is there
-    stays."""
+    """A file that was put there once and is gone with the workdir is put there again; one that
+    exists stays."""
     scene.give({"a": BASE, "b": BASE})
     scene.place()
     (scene.work / "a").unlink()

@@ -113,8 +113,8 @@ def test_places_that_no_file_may_have(contents: Contents, user: Path, dest: str)
 def test_what_cannot_be_taken(
     contents: Contents, user: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is missing, a directory, a pipe, too large, twice, or a file and a directory at once:
-    one sentence, and nothing is kept."""
+    """A missing file, a directory, a pipe, a file that is too large or given twice, and a file and
+    a directory at once: one sentence, and nothing is kept."""
     (user / "a").write_text("a")
     (user / "d").mkdir()
     os.mkfifo(user / "pipe")

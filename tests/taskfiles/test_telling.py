@@ -1,5 +1,5 @@
-"""What the agent is told of its files: short, with names that cannot lie, and with what it has to
-decide."""
+"""The agent's note about its files: short, with names that cannot deceive, and with the decisions
+that it has to make."""
 
 from __future__ import annotations
 

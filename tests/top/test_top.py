@@ -35,8 +35,8 @@ def asks(store: SqlStore, name: str, message: str = "answer it with perdure upda
 
 
 def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
-    """Who needs input comes first, then who works with its latest word, who waits, what is done;
-    each heading has its count."""
+    """Runs that need input come first, then running ones with their latest message, waiting ones,
+    and finished ones; each heading has its count."""
     asks(store, "asker")
     working = claimed(store, submit(store, name="worker"))
     store.begin(working, begun(working.run))
@@ -240,7 +240,7 @@ def test_the_keys_are_told(store: SqlStore) -> None:
 
 
 def test_hostile_texts_are_texts(store: SqlStore) -> None:
-    """What an agent, a prompt or a workdir's name says is shown without its controls: no style, no
+    """Text of an agent, a prompt or a workdir's name is shown without its controls: no style, no
     link, no action comes of it."""
     run_id = asks(store, "asker", HOSTILE)
     hostile = submit(

@@ -27,7 +27,7 @@ SENDERS = 4
 
 @dataclass
 class Found:
-    """What a campaign came to."""
+    """The result of a campaign."""
 
     kills: int
     sent: int = 0

@@ -22,8 +22,8 @@ USER, GROUP = 61234, 61236
 
 
 def visible() -> list[str]:
-    """What starts a program where every account can reach this Python, the checkout and the agents,
-    also if they are in a directory that root keeps closed."""
+    """Return what starts a program where every account can reach this Python, the checkout and the
+    agents, even if they are in a directory that root keeps closed."""
     needed = {Path(sys.base_prefix).resolve(), TOP.resolve(), native("claude").resolve().parent}
     lines = ["mount --make-rprivate /"]
     closed: dict[Path, list[Path]] = {}

@@ -175,7 +175,7 @@ class Serving:
             yield connection
 
     def inbox(self) -> list[Delivery]:
-        """What stands in the database, oldest first."""
+        """Return the deliveries in the database, oldest first."""
         with contextlib.closing(stores.open(self.state / "perdure.db", read_only=True)) as store:
             return list(reversed(store.inbox(limit=100_000)))
 

@@ -357,8 +357,8 @@ BEYOND = [
 def test_who_may_dispatch_stays_within_what_the_owner_has_set(
     serving: Serving, beyond: dict[str, Any]
 ) -> None:
-    """What runs commands of the caller's choosing, reads the service's own variables or disk, or
-    raises a limit takes an admin."""
+    """A request that runs commands of the caller's choosing, reads the service's own variables or
+    disk, or raises a limit needs an admin."""
     token = serving.token("dispatch") if not hasattr(serving, "dispatcher") else serving.dispatcher
     serving.dispatcher = token  # type: ignore[attr-defined]
     task = {"prompt": "x", "repo": "https://git.example.com/a/b"} | beyond
@@ -400,7 +400,7 @@ BAD = [
     ("body", "status", "says"), BAD, ids=[str(number) for number in range(len(BAD))]
 )
 def test_bad_bodies(serving: Serving, body: bytes, status: int, says: str) -> None:
-    """What does not fit is refused with its place, and nothing is made of it."""
+    """Invalid input is refused with its place, and nothing is made of it."""
     token = (
         serving.token("admin") if not hasattr(serving, "administrator") else serving.administrator
     )

@@ -45,7 +45,7 @@ CRAFTED = {
 
 
 def status(answer: bytes) -> int:
-    """Of an answer; 0 for who was hung up on."""
+    """Return the status of an answer; 0 for a connection that was closed."""
     found = re.match(rb"HTTP/1\.[01] (\d{3}) ", answer)
     return int(found[1]) if found else 0
 

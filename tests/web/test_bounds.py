@@ -1,5 +1,5 @@
-"""What is bounded in the server itself: slow senders, what is held at once, a store that fails, and
-one bad delivery among many."""
+"""Limits of the server itself: slow senders, the data held at once, a store that fails, and one bad
+delivery among many."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def post(port: int, number: int = 0) -> tuple[int, dict[str, object]]:
 
 @pytest.mark.parametrize("first", [b"", b"POST /webhooks/hub HTTP/1.1\r\nHost: local"])
 def test_a_slow_head(start: Start, first: bytes) -> None:
-    """Who says nothing, or does not come to the end of a request's head, is hung up on."""
+    """A client that says nothing, or does not finish a request's head, is disconnected."""
     with socket.create_connection(("127.0.0.1", start(head_s=0.2)), timeout=90) as connection:
         connection.sendall(first)
         assert answered(connection) == b""
@@ -135,8 +135,7 @@ def test_a_slow_body(start: Start) -> None:
 
 
 def test_a_slow_form(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who need not be known to send a form cannot hold a connection with one that does not come to
-    its end."""
+    """An unknown sender of a form cannot hold a connection with one that does not end."""
     monkeypatch.setattr(verbs, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", start()), timeout=90) as connection:
         connection.sendall(
@@ -279,7 +278,8 @@ def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
-    """What could not be kept is not acknowledged: 503, and the same delivery sent again is kept."""
+    """A delivery that could not be kept is not acknowledged: 503, and the same delivery sent again
+    is kept."""
     failing = True
 
     def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:

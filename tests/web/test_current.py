@@ -95,7 +95,8 @@ def send(serving: Serving, event: str, body: bytes, id: str) -> None:
 
 
 def told(serving: Serving) -> dict[str, tuple[DeliveryState, str]]:
-    """What came by webhook; what perdure found by itself has ids of its own."""
+    """Return the deliveries that came by webhook; those that perdure found itself have ids of its
+    own."""
     return {each.id: (each.state, each.reason) for each in serving.inbox() if ":" not in each.id}
 
 

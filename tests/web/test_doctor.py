@@ -1,4 +1,4 @@
-"""What `perdure doctor` says of a machine on which `perdure serve` is to run."""
+"""The report of `perdure doctor` on a machine on which `perdure serve` is to run."""
 
 from __future__ import annotations
 

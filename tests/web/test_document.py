@@ -19,7 +19,7 @@ from tests.journeys.stage import native
 from tests.web.serving import Serving
 
 NOT_ASKED = [positive_data_acceptance]
-"""What fits may be refused all the same: there is no such run, or it is at work."""
+"""A valid request may still be refused: there is no such run, or it is running."""
 EXAMPLES = 6
 SCHEMA = schemathesis.openapi.from_dict({**json.loads(document(VERBS)), "security": []})
 """Without what it says of tokens: each request here carries one, and that none does without is
@@ -76,8 +76,8 @@ def test_every_reference_leads_somewhere() -> None:
 def test_an_operation_does_what_the_document_says(
     machine: tuple[Serving, str], name: str, mode: Any
 ) -> None:
-    """Whatever is sent, fitting or not, is answered with a status and a shape that the document
-    has, and never with an error of its own."""
+    """Any request, valid or not, is answered with a status and a shape of the document, and never
+    with an error of its own."""
     serving, token = machine
     # In a query a single value is a list of one: what schemathesis takes for a wrong type fits.
     lists = any(each.definition["schema"].get("type") == "array" for each in OPERATIONS[name].query)

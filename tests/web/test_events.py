@@ -304,8 +304,8 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(
 
 
 def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is one too many is asked to come again, who only asks for the head takes no place, and an
-    id that is none is refused."""
+    """A listener above the limit is asked to come again, one that only asks for the head takes no
+    place, and an invalid id is refused."""
     monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
     with closing(
         http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)
@@ -344,8 +344,7 @@ def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving])
 
 
 def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
-    """Who listened before comes back as soon as it listens, and is told all that was written
-    meanwhile, once and in order."""
+    """A returning listener gets everything that was written meanwhile, once and in order."""
     serving = serves().start()
     token = serving.token("read")
     serving.kill()
@@ -396,8 +395,8 @@ def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
-    """Of records that were on their way when it began, a listener is told those that are newer than
-    what it reads for itself."""
+    """Among records that were on their way when it began, a listener is sent those that are newer
+    than its own read."""
 
     async def heard() -> list[int]:
         found = Journal(hall.store)

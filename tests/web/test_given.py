@@ -1,5 +1,5 @@
-"""What a service is told to do over the network that only a person at a terminal could before:
-plans, session records, a reset by name."""
+"""Requests over the network that only a person at a terminal could make before: plans, session
+records, a reset by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent of `perdure serve` can read of the service's secrets: a real agent looks for them
+"""The service's secrets, as an agent of `perdure serve` can read them: a real agent looks for them
 everywhere that it can reach."""
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Den:
         return one, serving
 
     def looked(self, one: Stage, serving: Serving) -> dict[str, Any]:
-        """What the agent found, after a delivery made it begin."""
+        """Return the agent's findings, after a delivery made it begin."""
         body = payloads.derived("gitea", "issues_opened", payloads.gitea_labels)
         sent = serving.send(
             "/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one")
@@ -97,7 +97,7 @@ def den() -> Iterator[Den]:
 
 
 def as_ordinary_user() -> list[str]:
-    """What starts a program as an ordinary user, with the same files: nothing is hidden from
+    """Return what starts a program as an ordinary user, with the same files: nothing is hidden from
     root."""
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
 
@@ -113,8 +113,8 @@ def test_an_agent_of_the_same_user_finds_no_secret_in_a_process(den: Den) -> Non
 
 
 def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
-    """What `perdure run` was given for itself is in nothing that its agent can read: neither in its
-    supervisor nor in the shim."""
+    """Secrets that `perdure run` was given for itself are nowhere that its agent can read: neither
+    in its supervisor nor in the shim."""
     one, _ = den.serve(VARIABLES)
     command = [
         *as_ordinary_user(),

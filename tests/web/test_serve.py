@@ -56,7 +56,7 @@ def test_a_start_that_is_refused(
     environ: dict[str, str],
     says: str,
 ) -> None:
-    """What is not safe, or not right, does not start: exit code 2, one sentence, and nothing was
+    """An unsafe or invalid configuration does not start: exit code 2, one sentence, and nothing is
     made."""
     serving = serves(config, **environ)
     done = serving.perdure("serve", *words)

@@ -1,4 +1,4 @@
-"""Who gets in: tokens and sign-ins, made and taken away while `perdure serve` runs; and what no
+"""Access: tokens and sign-ins, made and removed while `perdure serve` runs; and addresses that no
 token opens."""
 
 from __future__ import annotations
@@ -138,8 +138,8 @@ def test_other_sites_change_nothing(serving: Serving) -> None:
 
 
 def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
-    """Who may dispatch may read, an admin may do both, and who does not reach is told what it
-    takes."""
+    """A client that may dispatch may read, an admin may do both, and one without the scope is told
+    what it takes."""
     found = Principals(store, store)
     may = {scope: found.bearer(add(store, scope.value, scope), "here") for scope in TokenScope}
     order = list(TokenScope)

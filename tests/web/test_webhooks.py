@@ -16,8 +16,8 @@ from tests.web.serving import EVENTS, Serving, answered, command_line
 
 @pytest.mark.parametrize("source", EVENTS)
 def test_a_delivery_of_each_forge(serving: Serving, source: str) -> None:
-    """What is answered with 202 stands in the database, read; again, also under another id, it is
-    known and not kept twice."""
+    """A delivery that is answered with 202 is in the database, parsed; sent again, even under
+    another id, it is recognized and not kept twice."""
     forge = EVENTS[source][0]
     status, said = serving.deliver(source, id=f"first-{source}")
     assert (status, said["new"], said["of_interest"]) == (202, True, True)
@@ -142,7 +142,8 @@ def test_a_body_that_is_too_large(serving: Serving) -> None:
 
 
 def test_a_sender_that_goes_away(serving: Serving) -> None:
-    """Who hangs up in the middle of a body leaves nothing in the inbox, and the server goes on."""
+    """A sender that disconnects in the middle of a body leaves nothing in the inbox, and the server
+    goes on."""
     before = [each.number for each in serving.inbox()]
     with serving.raw() as connection:
         connection.sendall(

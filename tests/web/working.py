@@ -37,7 +37,7 @@ from tests.journeys.stage import Stage
 from tests.web.serving import Serving
 
 COMMENTS = 6
-"""So many on one issue, then comes the next."""
+"""Number of runs on one issue before the next one."""
 JOBS = 2
 SCRIPT = "by history\n" + "\n---\n".join(
     f"run echo {n} >> log.txt\n---\nslow 0.7\nsay Turn {n} is done." for n in range(1, 4 * COMMENTS)
@@ -59,7 +59,7 @@ MARK = re.compile(r"note-\d+-\d+\.")
 
 @dataclass
 class Found:
-    """What a campaign came to. `wrong` is empty when all promises held."""
+    """The result of a campaign. `wrong` is empty when all promises held."""
 
     kills: int
     at_work: int = 0

@@ -1,4 +1,4 @@
-"""What an agent does not have in a new workdir, and a person has in a checkout: submodules and
+"""Content that an agent lacks in a new workdir, and a person has in a checkout: submodules and
 contents of Git LFS are named."""
 
 from __future__ import annotations

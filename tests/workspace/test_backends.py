@@ -163,7 +163,7 @@ def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
-    """Of six that come at the same moment one makes it, and all get it whole."""
+    """Among six callers at the same moment one makes it, and all get it whole."""
     workspace = yard.plan(backend)
     got: list[Prepared] = []
     threads = [

@@ -1,4 +1,4 @@
-"""What a run changed, and how it comes into the user's own checkout: all of it, or nothing."""
+"""The changes of a run, and their way into the user's own checkout: all of them, or none."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend
 
 
 def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
-    """What git still knows of a worktree that is gone is kept in the root's trash, on another file
+    """git's records of a worktree that is gone are kept in the root's trash, on another file
     system, with a pipe and a link in it."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, "worktree")

@@ -35,8 +35,8 @@ def test_a_full_disk(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
-    """What the agent closed to itself is left out by name and never touched; the rest is saved, and
-    it is, too, once it is open again."""
+    """Files that the agent closed to itself are left out by name and never touched; the rest is
+    saved, and so are they once they are open again."""
     words = [
         sys.executable,
         "-m",

@@ -72,7 +72,7 @@ def test_every_planned_path_stays_below_the_root_and_means_one_identity(
 @settings(max_examples=60, deadline=None)
 @given(names)
 def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None:
-    """What the grammar lets through, `git check-ref-format --branch` lets through unchanged."""
+    """Every name that the grammar accepts, `git check-ref-format --branch` accepts unchanged."""
     try:
         check_branch(name)
     except UsageError:
@@ -108,8 +108,8 @@ def test_a_file_url_is_a_path(tmp_path: Path, form: str) -> None:
     "url", ["file://server/srv/repo.git", "file:relative", "file:///repo?x=1", "file:///repo%00x"]
 )
 def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
-    """What names no directory of this machine is refused with how to write one, and not with a word
-    on https."""
+    """A text that names no directory of this machine is refused with the way to write one, and not
+    with a sentence about https."""
     with pytest.raises(UsageError, match="names no directory on this machine") as refused:
         make_yard(tmp_path).plan("worktree", repo=url)
     assert "https" not in refused.value.hint

@@ -67,8 +67,8 @@ def test_everything_that_was_left_is_committed(yard: Yard) -> None:
     "left", ["checkout -q -b feature", "checkout -q --detach", "branch -q -m feature"]
 )
 def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
-    """Whatever branch the agent works on by now, the workdir's own branch has all of it after a
-    commit; where the agent began elsewhere in the history, no branch is moved."""
+    """On any branch that the agent uses by now, the workdir's own branch has everything after a
+    commit; if the agent began elsewhere in the history, no branch is moved."""
     place, top = placed(yard, "work", README="changed\n")
     yard.git(*left.split(), cwd=top)
     (top / "new").write_text("new\n")

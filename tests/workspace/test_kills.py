@@ -47,7 +47,7 @@ def test_kills_at_any_time_are_made_good_by_a_retry(
 
 
 def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> None:
-    """What stands in the way of the retry is found again in the trash, byte for byte."""
+    """Files in the way of the retry are found again in the trash, byte for byte."""
     workspace = yard.plan("worktree")
     assert kill_at(yard, workspace, 120)
     top = Path(workspace.path)

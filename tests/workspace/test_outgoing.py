@@ -74,8 +74,8 @@ def far(yard: Yard) -> Iterator[Far]:
 
 
 def test_pushed_with_its_own_password(far: Far) -> None:
-    """What is new is counted, told and pushed as it is; done again there is nothing left to push;
-    the password stands in no file."""
+    """New commits are counted, reported and pushed unchanged; a second time there is nothing left
+    to push; the password is in no file."""
     head = far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         assert (found.branch, found.commit, found.tip, found.commits) == (
@@ -118,7 +118,7 @@ def test_never_by_force(far: Far, tmp_path: Path) -> None:
 
 
 def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
-    """What came to the branch after it was looked at is not overwritten either."""
+    """Commits that came to the branch after the look are not overwritten either."""
     far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         other = tmp_path / "other"

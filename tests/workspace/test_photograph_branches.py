@@ -1,4 +1,4 @@
-"""What else an agent's own repository holds, and workdirs whose git directory no git can use any
+"""Other contents of an agent's own repository, and workdirs whose git directory no git can use any
 more."""
 
 from __future__ import annotations

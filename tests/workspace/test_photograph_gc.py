@@ -1,4 +1,4 @@
-"""Somebody's git cleans the repository up while a checkpoint is being published: nothing of it is
+"""Another git cleans the repository up while a checkpoint is being published: nothing of it is
 lost, and nothing left dangling."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may read what: modes that are kept, and what a checkpoint can never give."""
+"""Permissions on files: modes that are kept, and those that a checkpoint can never give."""
 
 from __future__ import annotations
 

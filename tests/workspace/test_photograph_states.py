@@ -234,8 +234,8 @@ def test_small_ignored_files_come_along(yard: Yard) -> None:
 
 
 def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
-    """What a checkpoint left out is not touched by a restore; where a saved file has to stand, it
-    is moved to the trash."""
+    """A file that a checkpoint left out is not touched by a restore; if a saved file belongs there,
+    it is moved to the trash."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "place").write_text("a file\n")

@@ -230,8 +230,8 @@ def test_everything_is_in_the_trash_afterwards(yard: Yard, backend: str) -> None
 
 
 def test_commits_that_only_the_reflog_knows_get_a_ref(yard: Yard) -> None:
-    """What was amended or reset away, or stands on a detached HEAD, survives git's clean-up after
-    the worktree has gone."""
+    """Commits that were amended or reset away, or are on a detached HEAD, survive git's clean-up
+    after the worktree has gone."""
     workspace, top = made(yard, "worktree")
     amended = commit(yard, top, "one\n")
     (top / "README").write_text("two\n")

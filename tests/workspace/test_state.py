@@ -1,4 +1,4 @@
-"""What is told of a workdir, and what a rescue holds."""
+"""The reported state of a workdir, and the contents of a rescue."""
 
 from __future__ import annotations
 

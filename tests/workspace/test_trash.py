@@ -18,8 +18,8 @@ from tests.workspace.yard import Yard
 
 
 def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
-    """What a restore had to move out of the way stays in the trash while the restored file stands
-    in its place, and then comes back."""
+    """A file that a restore had to move out of the way stays in the trash while the restored file
+    is in its place, and then comes back."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n")
     (top / "deep").mkdir()
@@ -56,8 +56,8 @@ def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
 
 
 def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Path) -> None:
-    """What is in the way in a directory of the user's own goes into the trash of the root, whatever
-    file system that is on."""
+    """A file in the way in a directory of the user's own goes into the trash of the root, on any
+    file system."""
     workspace = yard.workspaces.plan(
         TaskSpec(prompt="p", here=str(elsewhere)), "brave-otter", yard.repo
     )

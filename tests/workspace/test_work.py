@@ -1,4 +1,4 @@
-"""What an attempt changed, by git's own word: over all ways in which a workdir is made."""
+"""The changes of an attempt, by git's own word: over all ways in which a workdir is made."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_push_leaves_its_mark(yard: Yard, backend: str) -> None:
 
 
 def test_a_directory_of_the_users_own_counts_from_the_launch(yard: Yard) -> None:
-    """What its user had changed and committed before is not the attempt's, what came later is."""
+    """Changes that the user had made and committed before are not the attempt's, later ones are."""
     plain = yard.top / "plain"
     yard.git("init", "-q", cwd=plain)
     (plain / "old.txt").write_text("old\n")

@@ -60,7 +60,7 @@ class Yard:
         return done.stdout.strip()
 
     def complaint(self, *args: str, cwd: Path | str | None = None) -> str:
-        """What git says where it fails; empty where it succeeds."""
+        """Return git's message if it fails; empty if it succeeds."""
         done = subprocess.run(
             ["git", *args],
             cwd=cwd or self.repo,

@@ -21,7 +21,7 @@ WORDS = {"uri": "https://github.invalid/", "date-time": "2026-01-02T03:04:05Z"}
 
 
 def operation(method: str, path: str) -> Any:
-    """What is published of a path below the API's address, or None."""
+    """Return the published description of a path below the API's address, or None."""
     for template, methods in DOCUMENT["paths"].items():
         pattern = re.sub(r"\\\{(ref|branch)\\\}", ".+", re.escape(template))
         if method.lower() in methods and re.fullmatch(
@@ -120,7 +120,7 @@ def filled(schema: Any) -> Any:
 
 
 def dress(value: Any, schema: Any) -> Any:
-    """What we say, in what GitHub says."""
+    """The words of `ForgeApi`, in GitHub's terms."""
     schema = resolved(schema)
     if isinstance(value, list) and schema.get("type") == "array":
         return [dress(each, schema["items"]) for each in value]

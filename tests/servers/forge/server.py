@@ -30,7 +30,7 @@ class Request:
 
 
 class Answered(Exception):
-    """What a route says instead of a value."""
+    """An error answer of a route, instead of a value."""
 
     def __init__(self, status: int, value: Any = None) -> None:
         super().__init__(status)
@@ -39,14 +39,14 @@ class Answered(Exception):
 
 @dataclass
 class Asked:
-    """What a route is given."""
+    """The request that a route is given."""
 
     state: State
     login: str
     query: dict[str, str]
     body: Any
     url: str
-    """Of the forge itself."""
+    """Settings of the forge itself."""
 
 
 @dataclass

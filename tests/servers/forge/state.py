@@ -1,5 +1,5 @@
-"""What a forge knows. The dialects tell it in their own words; tests act in it as people do on the
-web pages."""
+"""The state of a forge. The dialects present it in their own words; tests act in it as people do on
+the web pages."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Item:
     said: list[Said] = field(default_factory=list)
     reactions: set[tuple[str, str]] = field(default_factory=set)
     chosen: list[tuple[str, str, str]] = field(default_factory=list)
-    """Who put on a label, assigned whom, or opened it again: (label, assignees or reopen, which, by
+    """The actors of labels, assignments and reopenings: (label, assignees or reopen, which, by
     whom)."""
 
 
@@ -103,7 +103,7 @@ class Repository:
     jobs: dict[str, list[Job]] = field(default_factory=dict)
     """By commit."""
     diffs: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
-    """Of pull requests: path and diff of each file."""
+    """For pull requests: path and diff of each file."""
     logs: str = ""
     """Another address at which it keeps its logs."""
     hook: str = ""
@@ -139,7 +139,7 @@ class State:
         self._now = BEGAN
 
     def now_is(self, ms: int) -> None:
-        """What happens from here on happens after this time."""
+        """Let everything from here on happen after this time."""
         self._now = max(self._now, ms)
 
     def tick(self) -> int:

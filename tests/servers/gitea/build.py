@@ -24,7 +24,7 @@ VERSION = "1.26.4"
 MODULE = f"code.gitea.io/gitea@v{VERSION}"
 SUM = "h1:VDA00oYg16VrQf3sES0NuS/oiDLAIVng/7jKHsBMP/w="
 STATIC = ("templates", "options", "public", "LICENSE")
-"""What the program reads beside itself."""
+"""Files that the program reads besides itself."""
 
 
 def place() -> Path:

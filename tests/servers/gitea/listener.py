@@ -1,4 +1,4 @@
-"""Whoever a webhook calls, in a test: keeps each call as it came, and answers 200."""
+"""A receiver of webhooks, in a test: keeps each call unchanged, and answers 200."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def _mirror() -> str:
 
 
 def _apt_configuration() -> str:
-    """What this machine says of how packages are fetched: proxies, and checks of dates."""
+    """Return this machine's settings for fetching packages: proxies, and checks of dates."""
     dump = subprocess.run(["apt-config", "dump"], stdout=subprocess.PIPE, text=True, check=True)
     kinds = ("Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries")
     return "".join(f"{line}\n" for line in dump.stdout.splitlines() if line.startswith(kinds))

@@ -157,7 +157,7 @@ class Cluster:
         return (self.top / f"{name}.log").read_text(errors="replace")[-5000:]
 
     def kubectl(self, *words: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
-        """What kubectl prints; AssertionError with what it says where it fails."""
+        """Return the output of kubectl; raises AssertionError with its message if it fails."""
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where its plugin is
         environ = {
             "PATH": path,

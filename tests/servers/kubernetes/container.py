@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 24, 38
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}[os.uname().machine]
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 START_ERROR = 128
-"""What containerd says of a command that cannot be started (with reason StartError)."""
+"""containerd's message about a command that cannot be started (with reason StartError)."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -111,7 +111,7 @@ def expanded(text: str, environ: dict[str, str]) -> str:
 
 
 def field(pod: Object, path: str) -> str:
-    """What a fieldRef says."""
+    """Return the value of a fieldRef."""
     spec, metadata = pod["spec"], pod["metadata"]
     if match := re.fullmatch(r"metadata\.(labels|annotations)\['(.+)'\]", path):
         return str(metadata.get(match[1], {}).get(match[2], ""))

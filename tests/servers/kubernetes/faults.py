@@ -1,4 +1,4 @@
-"""What happens to clusters, as verbs. Machines have their own: `kill`, `partition`, `freeze`
+"""Faults of clusters, as verbs. Machines have their own: `kill`, `partition`, `freeze`
 (`tests.servers.kubernetes.machine`)."""
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def press(cluster: Cluster, namespace: str, pod: str) -> None:
 
 
 def processes(cluster: Cluster, pod: Object, container: str = "") -> list[Process]:
-    """What runs in a pod, its PID 1 first; to be killed by a test."""
+    """Return the processes of a pod, its PID 1 first; to be killed by a test."""
     return cluster.machines[pod["spec"]["nodeName"]].processes(pod["metadata"]["uid"], container)
 
 

@@ -1,5 +1,5 @@
-"""What the parts of the control plane are told: ports, keys, tokens, flags. Written once per
-cluster, before anything runs."""
+"""The configuration of the control plane: ports, keys, tokens, flags. Written once per cluster,
+before anything runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ACCOUNTS = {
         for name in ("one", "two", "three", "four", "kwok")
     },
 }
-"""Who has a token from the beginning: the user, and the group."""
+"""The tokens that exist from the beginning: the user, and the group."""
 
 CONTROLLERS = (
     *(

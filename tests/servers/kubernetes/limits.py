@@ -54,7 +54,7 @@ def release(directory: Path, uid: str, place: Path) -> None:
 
 
 def sweep(cluster: Path) -> None:
-    """What machines that were killed left behind."""
+    """Remove the remains of machines that were killed."""
     for top, _ in KINDS:
         for group in (top / cluster.name).glob("*"):
             _remove(group)

@@ -159,7 +159,7 @@ class Machine:
         raise AssertionError("no namespaces: the tests on Kubernetes run as root")
 
     def _child(self, parent: subprocess.Popen[bytes]) -> int:
-        """What `unshare` and `nsenter` started: they wait for it."""
+        """Return the processes that `unshare` and `nsenter` started: these wait for them."""
         while parent.poll() is None:
             if found := Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split():
                 return int(found[0])

@@ -175,7 +175,7 @@ class Volumes:
 def mounts(
     container: Object, directories: dict[str, Path], environ: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """What a container sees of its pod's volumes."""
+    """The view that a container has of its pod's volumes."""
     found = []
     for each in container.get("volumeMounts", ()):
         source = directories[each["name"]]
@@ -212,8 +212,8 @@ def _below(volume: Path, path: str) -> Path:
 
 
 def _give(top: Path, group: int | None, rights: int, policy: str) -> None:
-    """What fsGroup asks: all of a volume belongs to a group that has these rights, and so does what
-    will be made in it."""
+    """Do what fsGroup asks: all of a volume belongs to a group that has these rights, and so does
+    everything that will be made in it."""
     if group is None:
         return
     root = top.stat()

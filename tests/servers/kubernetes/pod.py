@@ -33,7 +33,7 @@ RETRY_S = 0.5
 
 @dataclass(frozen=True)
 class Room:
-    """What the pods of a machine share. `address` is the API server's host and port."""
+    """Settings that the pods of a machine share. `address` is the API server's host and port."""
 
     api: Api
     node: str
@@ -356,7 +356,7 @@ class PodLife(threading.Thread):
         return f"/api/v1/namespaces/{self.pod['metadata']['namespace']}/pods/{self.pod['metadata']['name']}"
 
     def _found(self) -> dict[str, list[Started]]:
-        """What an agent before this one started."""
+        """Return the containers that an earlier agent started."""
         found: dict[str, list[Started]] = {}
         for place in sorted((self.place / "containers").glob("*/*"), key=lambda one: int(one.name)):
             one = Started(place)

@@ -19,7 +19,7 @@ from tests.servers.kubernetes.started import Started
 
 
 class Probes:
-    """Of all containers of a pod. `wake` is called when an answer changes."""
+    """The probes of all containers of a pod. `wake` is called when an answer changes."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake

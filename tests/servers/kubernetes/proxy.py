@@ -82,7 +82,7 @@ class Proxy(ThreadingHTTPServer):
         return f"https://127.0.0.1:{self.server_address[1]}"
 
     def heal(self) -> None:
-        """What hangs is cut now, and nothing hangs any more until the next fault."""
+        """Cut everything that hangs; nothing hangs any more until the next fault."""
         self._healed.set()
 
     def cut(self) -> int:
@@ -148,7 +148,7 @@ class Proxy(ThreadingHTTPServer):
             self.on_request(method, path, when)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Who vanishes in the middle is expected here."""
+        """A client that vanishes in the middle is expected here."""
 
     def __enter__(self) -> Proxy:
         threading.Thread(target=self.serve_forever, args=(0.05,), name="proxy", daemon=True).start()

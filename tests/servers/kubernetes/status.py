@@ -19,8 +19,8 @@ UNKNOWN = {
 
 @dataclass
 class Seen:
-    """What the machine knows of a pod. `reason` says why it was ended, `lost` that its containers
-    were here and are not any more."""
+    """The machine's knowledge of a pod. `reason` says why it was ended, `lost` that its containers
+    were here and are gone."""
 
     starts: dict[str, list[Started]]
     probes: Probes
@@ -69,7 +69,7 @@ class Seen:
 
 
 def status(pod: Object, seen: Seen) -> Object:
-    """What is to be written; the same as last time where nothing has changed."""
+    """Return the status to be written; the same as last time if nothing has changed."""
     spec, phase = pod["spec"], seen.phase(pod)
     initial = [
         _container(each, seen, ready=seen.code(each["name"]) == 0)
