@@ -200,7 +200,7 @@ def _as_it_is_now(
     engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, home: Path
 ) -> tuple[Session, int, bool]:
     """Return the session with its new known state, the number of prompts added manually, and
-    whether what was known is still there."""
+    whether the transcript still contains everything that was known before."""
     path = locate(driver, home, session.id, _directory(engine, run))
     now = snapshot(driver, path)
     if path is None or now is None:

@@ -136,8 +136,8 @@ class Listing:
             self._file(name)
 
     def _walk(self, directory: str, *, sure: bool = False) -> None:
-        """Add all files below a directory that the index does not know. Directories that can be
-        rebuilt become suspects. With `sure`, `directory` itself does not."""
+        """Add all files below a directory that is not in the index. Directories that can be
+        rebuilt become suspects instead, except `directory` itself if `sure`."""
         waiting = [(directory, sure)]
         while waiting:
             here, certain = waiting.pop()
