@@ -196,7 +196,7 @@ class Coder:
         return ""
 
     def made_up(self, key: str, by: str) -> Called:
-        """What the model would call a part by itself, in the task `by`: always the same there, and
+        """Return the model's own name for a part, in the task `by`: always the same there, and
         another word in another task."""
         part = self.parts[key]
 
@@ -234,7 +234,7 @@ class Coder:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one plan."""
+    """The result of one plan."""
 
     files: int
     missing: int
@@ -244,7 +244,7 @@ class Result:
     right: int
     """Files without an error of their own."""
     tokens: int = 0
-    """Of maps, estimated, all prompts together."""
+    """Estimated tokens of the maps in all prompts together."""
 
     @property
     def errors(self) -> int:

@@ -118,7 +118,7 @@ def workdirs(directory: Path, files: int = 25_000) -> Iterator[Row]:
 
 
 def durable(disk: Path, files: int) -> Iterator[Row]:
-    """What it costs that a new workdir survives a power cut: each dispatch with the flush of its
+    """The cost of a new workdir that survives a power cut: each dispatch with the flush of its
     file system beside one without."""
     repo = make_repository(disk, files)
     spaces = Workspaces(disk / "durable-root", environ={**ENVIRON, "HOME": str(disk)})

@@ -1,4 +1,4 @@
-"""What grows: a store of a million events, many agents at once, one very long line, and a workdir
+"""Costs that grow: a store of a million events, many agents at once, one very long line, and a workdir
 that is taken away."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def restart(directory: Path, events: int = 1_000_000) -> Iterator[Row]:
 
 
 def memory(directory: Path, agents: int = 50) -> Iterator[Row]:
-    """What one more running agent costs in memory: the supervisor's share, and its shim's own
+    """Memory of one more running agent: the supervisor's share, and its shim's own
     pages."""
 
     def resident(pid: int | str) -> int:

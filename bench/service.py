@@ -184,7 +184,7 @@ def _work(place: Path, port: int, token: str, name: str) -> float:
 
 @contextmanager
 def _reading(port: int, token: str, readers: int) -> Iterator[list[int]]:
-    """So many readers of all events; how many events they got together is known afterwards."""
+    """A number of readers of all events; afterwards it is known how many events they got together."""
     counted = [0]
     if not readers:
         yield counted

@@ -91,7 +91,7 @@ def turns(directory: Path, agent: str, seconds: float, rounds: int) -> Iterator[
 
 
 def calls(directory: Path) -> Iterator[Row]:
-    """What a call starts and loads before its agent and after it, by counts."""
+    """Count what a call starts and loads before its agent and after it."""
     with Rehearsal("by history\nsay Hello.\n") as rehearsal:
         stage = Stage(directory / "calls", "codex", rehearsal)
         first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")

@@ -204,7 +204,7 @@ def check_states(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def check_outcomes(all_pages: dict[str, Page]) -> Iterator[str]:
-    """What the table says of each outcome is what `lifecycle.decide` answers, with attempts
+    """The table's entry for each outcome is the answer of `lifecycle.decide`, with attempts
     left."""
     page = all_pages[STATES]
     tally = lifecycle.Tally(counted=1, free=1, allowed=3)
@@ -390,7 +390,7 @@ def check_commands(all_pages: dict[str, Page]) -> Iterator[str]:
 
 
 def on_a_cluster(words: list[str]) -> Iterator[str]:
-    """What is wrong with the words after `kubectl perdure`."""
+    """Return what is wrong with the words after `kubectl perdure`."""
     rest = verbs._where().parse_known_args(words)[1]
     if not rest or rest[0] not in verbs.VERBS:
         if rest[:1] not in ([], ["--help"]):

@@ -41,7 +41,7 @@ MOVING = re.compile("[\u2800-\u28ff]|≈\\$.* · context ")
 
 @dataclass
 class Picture:
-    """What stood on the terminal, under which title."""
+    """The screen of the terminal, and its title."""
 
     pane: str
     title: str

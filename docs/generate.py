@@ -482,7 +482,7 @@ def other_objects() -> Iterator[str]:
 
 
 def said_on_a_scratch_store(*verbs: str) -> dict[str, dict[str, Any]]:
-    """What the verbs print with --json where there is one run, just claimed. Nothing outside a
+    """Return the JSON output of the verbs for one run, just claimed. Nothing outside a
     scratch directory is written."""
     before = dict(os.environ)
     try:

@@ -46,7 +46,7 @@ WITHOUT_FONTS = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=
 
 
 def draw(stage: Stage, terminal: Terminal, name: str, title: str) -> None:
-    """What stands on the terminal, without the empty lines below, as docs/images/NAME.svg."""
+    """The screen of the terminal, without the empty lines below, as docs/images/NAME.svg."""
     pane = (
         terminal.tmux("capture-pane", "-p", "-e", "-N")
         .rstrip("\n ")

@@ -352,4 +352,4 @@ NOUNS = {
 }
 
 BARE = {"--json": "print JSON instead of text", "--limit": "at most so many"}
-"""What the two plainest flags mean where the command gives them no words."""
+"""Help of the two plainest flags where the command gives none."""

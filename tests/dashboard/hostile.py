@@ -1,4 +1,4 @@
-"""What an agent, a repository or a forge might write to get something of its own to run in a
+"""Texts that an agent, a repository or a forge might write to run something of its own in a
 person's browser.
 
 The forms are those of the well-known lists (OWASP, PortSwigger, html5sec): elements, handlers,

@@ -90,9 +90,9 @@ outside = st.text(max_size=400) | st.from_regex(
 @settings(max_examples=60)
 @given(outside, outside, outside, outside)
 def test_others_cannot_write_the_marks(text: str, title: str, author: str, branch: str) -> None:
-    """Whatever somebody writes into a text, a title, a login or a branch stands between the marks
-    of this very prompt, as it is, and is not read as a template; what stands outside of the marks
-    is perdure's own."""
+    """Foreign text in a body, a title, a login or a branch is between the marks of this very
+    prompt, unchanged, and is not read as a template; everything outside of the marks is perdure's
+    own."""
     asked = intent(
         IntentKind.COMMENTED, text=text, title=title, author=author, branch=branch, description=""
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 HISTORY = Path(os.environ.get("HOME", "/")) / "acp-history.json"
-"""What this agent keeps of its conversation: role and text, or the id of a tool call."""
+"""This agent's record of its conversation: role and text, or the id of a tool call."""
 KEEPING = ("keeps", "resumes", "lies", "forgets the end", "late", "empty", "other")
 ABILITIES: dict[str, dict[str, Any]] = {
     "forgets": {"loadSession": False},
@@ -70,7 +70,7 @@ def keep(prompt: str) -> None:
 
 
 def turn(scene: str) -> None:
-    """What happens between a prompt and its answer."""
+    """Play the events between a prompt and its answer."""
     if scene == "dies":
         chunk("half")
         os._exit(7)

@@ -30,7 +30,7 @@ def say(words: str, thread: str = "one") -> None:
 
 
 def turn(scene: str) -> None:
-    """What happens after a prompt was taken."""
+    """Play the events after a prompt was taken."""
     tell("turn/started", turn={"id": "t"})
     if scene == "dies":
         os.kill(os.getpid(), signal.SIGKILL)

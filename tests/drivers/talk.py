@@ -1,5 +1,5 @@
-"""What a driver says that a resume would load, held against what the next request brought to the
-model, item by item."""
+"""Compares the items that a driver says a resume would load with those that the next request
+brought to the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shown(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
 
 
 def loads_now(stage: Bench, session_id: str) -> Loaded:
-    """What a resume would load from the conversation as it lies there."""
+    """Return the items that a resume would load from the conversation as it is on disk."""
     found = loaded(stage.driver, stage.home, stage.content(session_id))
     assert found is not None
     return found

@@ -90,8 +90,8 @@ def outcome(code: int, events: Sequence[AgentEvent]) -> tuple[OutcomeKind, str]:
 
 
 def test_the_replay_of_a_conversation_is_not_its_next_answer(tmp_path: Path) -> None:
-    """What an agent tells of the past, before and after its answer to the load, is left out of what
-    it said."""
+    """Messages that an agent replays from the past, before and after its answer to the load, are
+    left out of its new messages."""
     code, events = run(tmp_path, "plain", start="resume", session="one")
     assert (code, said(events)) == (0, "The answer.")
     assert [event.session_id for event in events if isinstance(event, SessionSeen)] == ["one"]
@@ -290,7 +290,7 @@ def test_the_command_may_be_given(tmp_path: Path) -> None:
     ],
 )
 def test_no_line_is_fatal(line: bytes) -> None:
-    """Whatever stands on a line, it is events or nothing."""
+    """Any line is parsed to events or to nothing."""
     assert all(
         isinstance(event, AgentEvent | Unrecognised | TurnEnded) for event in acp_events.parse(line)
     )

@@ -52,7 +52,7 @@ def benches(agent: str) -> Iterator[Make]:
 
 
 class OverAcp(DriverConformance):
-    """What is the same for every agent over ACP."""
+    """Tests that are the same for every agent over ACP."""
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
         """While the agent behind the bridge has the conversation open it is in the register, and no
@@ -69,8 +69,8 @@ class OverAcp(DriverConformance):
         assert writers() == []
 
     def test_the_native_program_goes_on_with_the_conversation(self, bench: Make) -> None:
-        """What was begun over ACP is the agent's own conversation: its command line resumes it, and
-        the other way round."""
+        """A conversation begun over ACP is the agent's own: its command line resumes it, and the
+        other way round."""
         stage = bench("say The word is plum.\n---\nsay Plum.\n---\nsay Plum, still.")
         by_hand = replace(stage, driver=registry.load(stage.driver.name.removeprefix("acp-")))
         first = stage.run("tell me a word")

@@ -75,7 +75,7 @@ def test_the_clean_up_cannot_be_switched_on(days: str) -> None:
 
 
 def test_a_longer_time_of_the_user_holds() -> None:
-    """What keeps conversations longer than perdure asks for stays as it is."""
+    """A setting that keeps conversations longer than perdure requires is unchanged."""
     found, _, notes = settings_of('--settings={"cleanupPeriodDays":99999}')
     assert (found, notes) == ({"cleanupPeriodDays": 99999}, ())
 
@@ -144,5 +144,5 @@ def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argum
     [("codex", "-cmodel_reasoning_effort=low"), ("claude", "--add-dir"), ("gemini", "-d")],
 )
 def test_other_arguments_pass(agent: str, argument: str) -> None:
-    """What perdure does not rely on is the user's own."""
+    """Settings that perdure does not rely on are the user's own."""
     assert registry.load(agent).refuse(launch(agent, argument)) == ""

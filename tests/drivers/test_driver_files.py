@@ -1,4 +1,4 @@
-"""What the drivers find in the agents' own files, without starting an agent."""
+"""The drivers' findings in the agents' own files, without starting an agent."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def texts(driver: object, content: bytes) -> list[str]:
     ],
 )
 def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list[str]) -> None:
-    """Of recorded transcripts with interruptions, tool results and background notices only what was
-    sent is a prompt."""
+    """In recorded transcripts with interruptions, tool results and background notices, only sent
+    texts are prompts."""
     assert texts(registry.load(agent), (RECORDED / name).read_bytes()) == expected
 
 

@@ -43,7 +43,7 @@ def counted(tokens: int, total: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
 def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
-    """Of a conversation recorded on the real CLI: what its last request carried, and the model's
+    """The size of the last request in a conversation recorded on the real CLI, and the model's
     name."""
     fill = registry.load(agent).fill((RECORDINGS / f"{agent}.jsonl").read_bytes())
     assert fill.tokens == 100

@@ -154,8 +154,8 @@ CASES = [("claude", name, *found) for name, found in CLAUDE.items()] + [
 def test_each_recorded_end_has_its_outcome(
     agent: str, name: str, kind: OutcomeKind, words: str
 ) -> None:
-    """What the real CLI printed leads to the kind of outcome that calls for the right answer, and
-    its words are kept."""
+    """Output of the real CLI leads to the kind of outcome that needs the right reaction, and its
+    words are kept."""
     found = outcome(agent, name)
     assert found.kind is kind, found
     assert words in found.detail
@@ -283,7 +283,7 @@ def test_a_damaged_index_of_codex_says_what_to_do() -> None:
 
 
 def test_codex_refuses_a_resume_in_unknown_words() -> None:
-    """Whatever it says: no turn has begun, so the conversation is tried from another copy."""
+    """With any message: no turn has begun, so the conversation is tried from another copy."""
     words = "final paginated rollout record in /x.jsonl is missing an ordinal (code -32603)"
     end = Exit(code=1, stderr_tail=f"Error: thread/resume: thread/resume failed: {words}\n")
     assert registry.load("codex").outcome(end, []).kind is K.SESSION_BROKEN

@@ -144,7 +144,7 @@ def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=400), st.sampled_from([*FILES, "opencode"]))
 def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
-    """Whatever a transcript holds, what is read of it is empty or a fact."""
+    """With any content of a transcript, the result of a read is empty or a fact."""
     driver = registry.load(name)
     for piece in (
         content,

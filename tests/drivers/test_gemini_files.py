@@ -1,5 +1,5 @@
-"""What the driver finds in Gemini CLI's own files and command lines, and how it starts it, without
-starting it."""
+"""The driver's findings in Gemini CLI's own files and command lines, and how it starts the CLI,
+without starting it."""
 
 from __future__ import annotations
 

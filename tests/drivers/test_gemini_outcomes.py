@@ -97,8 +97,8 @@ EXPECTED = {
     ids=list(EXPECTED),
 )
 def test_each_recorded_end_has_its_outcome(name: str, kind: OutcomeKind, words: str) -> None:
-    """What the real CLI printed leads to the kind of outcome that calls for the right answer, and
-    its words are kept."""
+    """Output of the real CLI leads to the kind of outcome that needs the right reaction, and its
+    words are kept."""
     found = GEMINI.outcome(exit_of(name), events(name))
     assert found.kind is kind, found
     assert words in found.detail

@@ -1,5 +1,5 @@
-"""What a resume loads, as the drivers tell it: each story on the real CLI, held against the model
-server's record."""
+"""The items that a resume loads, according to the drivers: each story on the real CLI, compared
+with the model server's record."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What a resume loads, and a home at another path, on the CLIs that take seconds to start: held
-against the model server's record."""
+"""The items that a resume loads, and a home at another path, on the CLIs that take seconds to
+start: compared with the model server's record."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_gemini_prompts_that_name_files(gemini: Make) -> None:
 
 
 def test_opencode_turns_with_tools_and_a_revert(opencode: Make) -> None:
-    """What stands behind the place to which a session was reverted is not loaded, and named as long
-    as it is there."""
+    """Items after the point to which a session was reverted are not loaded, and are named as long
+    as they exist."""
     stage = opencode(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two", permissions=FULL)

@@ -139,7 +139,7 @@ def test_an_agent_that_nobody_uses_is_a_warning(desk: Desk) -> None:
 
 
 def test_a_cli_that_does_not_answer(desk: Desk, tmp_path: Path) -> None:
-    """What a CLI of another version says is no verdict: nothing is claimed to be missing."""
+    """The answer of a CLI of another version is no verdict: nothing is claimed to be missing."""
     script = tmp_path / "claude"
     script.write_text("#!/bin/sh\necho \"error: unknown command 'auth'\"\nexit 1\n")
     script.chmod(0o755)

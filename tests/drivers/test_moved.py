@@ -52,7 +52,7 @@ def test_a_home_where_it_was_keeps_its_index(codex: Make) -> None:
 
 
 def test_a_moved_home_can_be_gone_on_in_by_hand_and_forked(codex: Make) -> None:
-    """What a person types has the index too; a fork of a thread in a moved home has the whole
+    """A person's command has the index too; a fork of a thread in a moved home has the whole
     history."""
     stage = codex(SCRIPT)
     session = stage.run("hello one").session_id

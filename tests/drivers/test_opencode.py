@@ -57,7 +57,7 @@ create table session (id text primary key, directory text not null, title text n
 create table message (id text primary key, session_id text not null, time_created integer not null, data text not null);
 create table part (id text primary key, message_id text not null, session_id text not null, data text not null);
 """
-"""Of 1.18.33, the columns that are read."""
+"""The columns of 1.18.33 that are read."""
 
 
 # --- what is started
@@ -407,8 +407,7 @@ def read(path: Path) -> bytes:
 
 
 def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> None:
-    """What came later stands behind it, from the beginning of a line; other sessions are not in
-    it."""
+    """Later content follows it, from the beginning of a line; other sessions are not in it."""
     before = read(database)
     say(database, "msg_3", "user", [{"type": "text", "text": "hello two"}])
     say(database, "msg_4", "user", [{"type": "text", "text": "a stranger's"}], session=OTHER)
@@ -540,8 +539,8 @@ def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> Non
 
 
 def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
-    """What was running or about to run at a kill, with its command; what ended is told by the
-    output."""
+    """Calls that were running or about to run at a kill are found, with their commands; the output
+    reports those that ended."""
     before = read(database)
     states = [
         {"status": status, "input": {"command": f"{status} it"}}

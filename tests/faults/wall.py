@@ -27,12 +27,12 @@ CALLS = (
     "pwrite64,fsync,fdatasync,syncfs,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,ftruncate,fallocate,"
     "copy_file_range"
 )
-"""What may find no room, and is never a word to another process. git and the shim write nothing but
-files and a pipe: `write` as well."""
+"""Calls that may find no room, and that never write to another process. git and the shim write
+nothing but files and a pipe: `write` as well."""
 SEEN = f"{CALLS},write,writev,pwritev,openat,open,creat,setxattr,sendfile"
 DEEP = {"supervisor": 40, "git": 6, "shim": 8, "agent": 12}
-"""So many calls of one kind a program makes at least in some trials: from one of them on there is
-no room."""
+"""Number of calls of one kind that a program makes in at least some trials: from one of them on
+there is no room."""
 GITS = 25
 """About so many gits run before and after an agent's turn."""
 STAND_IN = """#!/bin/sh

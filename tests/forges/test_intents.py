@@ -155,7 +155,7 @@ def from_a_fork_that_is_gone(body: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_fork_has_no_branch_of_ours(forge: Forge, event: str, body: bytes) -> None:
-    """What happens to a fork's pull request is not taken for the agent's own, whatever its branch
-    is called: anybody can make one and close it, or let its checks fail."""
+    """Events of a fork's pull request are not taken for the agent's own, whatever its branch is
+    called: anybody can make one and close it, or let its checks fail."""
     found = read(forge, event, parsed(body)).intent
     assert found is not None and found.branch == "" and "perdure/dev-1" in body.decode()

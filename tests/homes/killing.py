@@ -79,7 +79,7 @@ class World:
         unlink("claude", HOMES["claude"], self.top / "state", self.environ, tell=tell)
 
     def hashes(self, below: Path | None = None) -> set[str]:
-        """Of all files there are, perdure's own left out."""
+        """Return the hashes of all files except perdure's own."""
         found = set()
         for directory, _, names in os.walk(below or self.top):
             for name in names:

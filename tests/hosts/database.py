@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 WRITERS = 4
 KEYS = 3
-"""Of each writer."""
+"""Number of keys of each writer."""
 MOST = 24
 """Connections that the server takes."""
 SERVER = {**DURABLE, "max_connections": str(MOST), "superuser_reserved_connections": "2"}
@@ -139,8 +139,8 @@ def _write(url: str, writer: str, begun: threading.Barrier) -> None:
 
 
 def _told(call: Callable[..., T], *words: Any) -> T:
-    """What a call gives. One that gave up because no server was there, for longer than it is
-    patient, is made again: it said that nothing was stored, and if that was wrong, it is there
+    """Return the result of a call. One that gave up because no server was there, for longer than it
+    is patient, is made again: it said that nothing was stored, and if that was wrong, it is there
     twice now."""
     for _ in range(20):
         try:

@@ -68,7 +68,7 @@ LAUNCHED = 0.75
 """The part of what is struck in flight that is struck after the agent's launch, and not while
 perdure prepares it."""
 EXPIRED = (2, 5)
-"""Of so many lines, in so many every session has expired."""
+"""Share of the lines in which every session expires."""
 LEFT = 0.1
 """In these, the part of the re-dispatches that ask for a new conversation then."""
 WRONG = ("silent fresh", "false receipt", "not disclosed", "forgotten", "not done", "orphans")
@@ -84,7 +84,7 @@ class Dispatch:
     left: bool
     """A new conversation was asked for, because the session had expired."""
     verdict: str = ""
-    """Of the attempt that succeeded."""
+    """The verdict of the attempt that succeeded."""
     struck: bool = False
     attempts: int = 0
     expired: bool = False

@@ -26,7 +26,7 @@ TALK = (
 )
 FIRST = "Write one.txt. The magic word is quercus."
 PREFIXES = {"codex": ("CODEX_", "OPENAI_"), "opencode": ("OPENCODE_", "XDG_")}
-"""Of the variables that lead the agent to the rehearsal."""
+"""Prefixes of the variables that lead the agent to the rehearsal."""
 
 
 @pytest.fixture(params=["codex", "opencode"])

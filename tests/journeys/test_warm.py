@@ -126,8 +126,8 @@ def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_server_below_an_idle_agent_is_killed(stage: MakeStage) -> None:
-    """What Codex keeps is a server below a bridge: when that is killed while it waits, the bridge
-    ends, and the next task starts a new agent."""
+    """A kept Codex is a server below a bridge: when it is killed while it waits, the bridge ends,
+    and the next task starts a new agent."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)

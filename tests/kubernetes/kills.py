@@ -49,8 +49,8 @@ class Campaign:
 
 
 def play(cluster: Cluster, number: int, seed: int, runs: int = RUNS) -> Campaign:
-    """So many kills, over so many runs or as many more as it takes. A campaign is repeated by its
-    seed, its moments are not."""
+    """Run a given number of kills, over a number of runs or as many more as needed. A campaign is
+    repeated by its seed, its moments are not."""
     done = Campaign()
     dice = random.Random(seed)
     with bucket() as store, Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here:

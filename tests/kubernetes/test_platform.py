@@ -1,4 +1,4 @@
-"""What a platform team meets in its first week: the chart's values reach the attempts, in every
+"""The first week of a platform team: the chart's values reach the attempts, in every
 namespace; a node of the operator that dies; a namespace that is deleted; what is cleaned up.
 
 Every operator has a port of its own: pods share the host's network here.

@@ -299,7 +299,7 @@ class Chaos(RuleBasedStateMachine):
             self.there.pods[f"pod-{attempt}"] = self.a_pod(attempt, phase="Pending")
 
     def a_pod(self, attempt: int, **more: Any) -> dict[str, Any]:
-        """Of the attempt's Job."""
+        """Return a pod of the attempt's Job."""
         assert self.there.run is not None
         return making.pod(
             self.there.run, attempt, job=self.there.jobs[attempt]["metadata"]["uid"], **more

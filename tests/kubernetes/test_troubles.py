@@ -1,4 +1,4 @@
-"""What keeps an attempt from its beginning: each is a condition with a reason and what to do, uses
+"""Obstacles that keep an attempt from starting: each is a condition with a reason and what to do, uses
 up nothing, and is over when its cause is.
 
 The pods are scripted (`scripted/attempt.py`): what is shown here is the operator's and the

@@ -1,4 +1,4 @@
-"""What a person does to a TaskRun while it runs and afterwards, on the real control plane with the
+"""Actions of a person on a TaskRun while it runs and afterwards, on the real control plane with the
 real Claude Code: new instructions, one more attempt, a stop, a deletion. Asserted on what reached
 the model."""
 

@@ -1,4 +1,4 @@
-"""What the table promises, on the installed CLIs: before mending they refuse or forget, after it
+"""The promises of the table, on the installed CLIs: before mending they refuse or forget, after it
 the whole history reaches the model.
 
 The rehearsal is strict here: it refuses what the real services refuse.
@@ -96,8 +96,8 @@ def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
 
 @pytest.mark.parametrize("case", REAL)
 def test_before_and_after(case: Case, bench: Make) -> None:
-    """What needs mending is refused or forgotten by the CLI itself, and what is mended goes on from
-    everything that is left; what is taken needs nothing; what is refused does not go on."""
+    """A damaged transcript is refused or forgotten by the CLI itself, and a repaired one goes on
+    from everything that is left; an accepted one needs no repair; a refused one does not go on."""
     content = case.content()
     before = bench(case.agent)
     put(before, content)

@@ -99,9 +99,9 @@ def until(desk: Desk, met: Callable[[], Any], what: str) -> Any:
 
 
 def test_told_once_by_whoever_serves(desk: Desk) -> None:
-    """What cannot be told while the forge is down stands in `inbox` and `why`, and is told when it
-    is back, by whoever serves then: one server killed, a second one that waited beside it; nothing
-    is said twice, and the token stands in no file and no word."""
+    """A report that cannot be posted while the forge is down is shown in `inbox` and `why`, and is
+    posted when the forge is back, by the process that serves then: one server killed, a second one
+    that waited beside it; nothing is posted twice, and the token is in no file and no message."""
     desk.serving.start("--jobs", "0")
     assert desk.label("one") == 202
     until(desk, lambda: len(desk.issue.said) == 1, "the issue became a task, and was told")

@@ -400,8 +400,8 @@ def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) ->
 
 
 def test_a_look_that_lasts_a_moment_more(launch: Launcher, directory: Path) -> None:
-    """Who looks for an agent has its lock for a moment; a child that another thread was just
-    starting has it until it is its program. An agent that is started meanwhile is started all the
+    """A process that looks for an agent holds its lock for a moment; a child that another thread
+    was just starting holds it until its exec. An agent that is started meanwhile starts all the
     same."""
     directory.mkdir()
     looks = os.open(directory / "launch", os.O_RDWR | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""What an agent can do to others through a git directory that it shares with them, without running
+"""Damage that an agent can do to others through a git directory that it shares with them, without running
 anything in their name.
 
 Each attack is done by mallory in her own workdir, with plain git and her ordinary rights; bob has a

@@ -1,4 +1,4 @@
-"""Run TaskRun resources: one Job for each attempt, and the result in the TaskRun's status.
+"""Runs TaskRun resources: one Job for each attempt, and the result in the TaskRun's status.
 
 The operator (`perdure operator`) owns the retries. A Job's pod (`perdure work --run`) performs
 exactly one attempt, with the same engine as at a terminal. Operator and pod exchange two small

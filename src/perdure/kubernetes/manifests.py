@@ -19,7 +19,7 @@ from perdure.model import OutcomeKind
 
 USER = 10001
 SIZE = "2Gi"
-"""Size of a claim where nothing else is said."""
+"""Size of a claim if neither the TaskRun nor the operator's defaults name one."""
 SLACK_S = 300
 """Seconds that a pod may take beyond its agent and its check, to fetch and to save state."""
 KEPT_S = 7 * 86_400

@@ -79,7 +79,7 @@ def newest(
     if connection is None:
         return None
     try:
-        # One state at a time is one index walk each; all at once would sort the whole table.
+        # Each state is one walk of the index; all at once would sort the whole table.
         only = _ONLY.format(",".join("?" * len(agents))) if agents else ""
         query = (
             f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "

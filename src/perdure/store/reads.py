@@ -81,8 +81,7 @@ class StoreReads:
             if not states:
                 rows = cursor.execute(SQL["newest"], values).fetchall()
             else:
-                # One state at a time is one index walk each; all at once would sort the whole
-                # table.
+                # Each state is one walk of the index; all at once would sort the whole table.
                 rows = list(
                     chain.from_iterable(
                         cursor.execute(

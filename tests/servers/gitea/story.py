@@ -1,4 +1,4 @@
-"""What can happen to an issue and its pull request, made to happen on a real Gitea, one thing after
+"""Everything that can happen to an issue and its pull request, on a real Gitea, one thing after
 the other.
 
 `python -m tests.servers.gitea.story DIRECTORY` writes the bodies of the webhooks into a directory,

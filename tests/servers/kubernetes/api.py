@@ -21,8 +21,8 @@ import httpx2
 Object = dict[str, Any]
 
 STALE = 25
-"""So many kept connections may have ended with an API server that was restarted; what may be asked
-twice is asked on the next one."""
+"""Number of kept connections that may have ended with a restarted API server; a request that may be
+made twice is repeated on the next one."""
 PATCHES = {
     "merge": "application/merge-patch+json",
     "strategic": "application/strategic-merge-patch+json",

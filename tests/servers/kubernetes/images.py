@@ -1,4 +1,4 @@
-"""What an image's name stands for: directories of the host that a container sees, read-only, and
+"""The images by name: directories of the host that a container sees, read-only, and
 how its program is started.
 
 `perdure:test` is the layout of the Containerfile with this checkout in it: perdure in a virtual

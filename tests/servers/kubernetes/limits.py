@@ -19,8 +19,8 @@ KINDS = (
     ),
     (Path("/sys/fs/cgroup"), {"memory.max": "{0}", "memory.swap.max": "0"}),
 )
-"""Of each version what holds the memory, and what keeps it from being swapped out instead, where
-the kernel counts that."""
+"""For each version, the file that limits the memory, and the one that keeps it from being swapped
+out instead, if the kernel counts that."""
 UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 

@@ -58,7 +58,8 @@ class Rights:
 
     def of(self, name: str, mode: int) -> int:
         """Return the mode that was kept. `name`: as on disk, with a slash at the end for a
-        directory; `mode`: st_mode, for the kind of file."""
+        directory; `mode`: an st_mode, of which only the kind of
+        file is used."""
         return self.noted.get(name, usual(mode, self.umask))
 
     def misfits(self, top: Path, names: Iterable[str], mask: int) -> dict[str, int]:
