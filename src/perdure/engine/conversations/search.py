@@ -49,9 +49,9 @@ class ConversationEntry:
         """Return the directory to go on in."""
         if self.run is not None and self.run.workspace is not None:
             return self.run.workspace.path
-        return (self.conversation.cwd if self.conversation else "") or (
-            self.session.cwd if self.session else ""
-        )
+        if self.conversation is not None and self.conversation.cwd:
+            return self.conversation.cwd
+        return self.session.cwd if self.session is not None else ""
 
     @property
     def first(self) -> str:
@@ -81,18 +81,16 @@ class ConversationEntry:
         """Return the number of prompts in it; 0 if that is not known."""
         if self.conversation is not None:
             return self.conversation.turns
-        return (
-            self.session.snapshot.turns
-            if self.session is not None and self.session.snapshot is not None
-            else 0
-        )
+        if self.session is not None and self.session.snapshot is not None:
+            return self.session.snapshot.turns
+        return 0
 
     @property
     def parent(self) -> str:
         """Return the id of the conversation that it was forked from, or stands in for."""
-        return (self.session.parent if self.session else "") or (
-            self.conversation.parent if self.conversation else ""
-        )
+        if self.session is not None and self.session.parent:
+            return self.session.parent
+        return self.conversation.parent if self.conversation is not None else ""
 
     @property
     def state(self) -> str:
@@ -106,27 +104,35 @@ class ConversationEntry:
 
     def report(self) -> dict[str, Any]:
         """Return the entry as `--json` shows it."""
-        return {
+        report: dict[str, Any] = {
             "id": self.id,
             "agent": self.agent,
             "state": self.state,
-            "cause": self.session.cause if self.session else "",
+            "cause": "",
             "parent": self.parent,
-            "run": self.run.name if self.run else None,
-            "run_state": str(self.run.state) if self.run else None,
-            "scope": self.session.key.scope if self.session else None,
+            "run": None,
+            "run_state": None,
+            "scope": None,
             "cwd": self.cwd,
             "on_disk": self.on_disk,
-            "path": self.conversation.path if self.conversation else "",
+            "path": "",
             "turns": self.turns or None,
             "first": self.first,
             "title": self.title,
-            "link": self.run.spec.link if self.run else "",
+            "link": "",
             "role": self.role,
             "updated": self.updated,
             "cost_usd": self.cost_usd,
             "cost_estimated": self.cost_estimated,
         }
+        if self.session is not None:
+            report |= {"cause": self.session.cause, "scope": self.session.key.scope}
+        if self.run is not None:
+            report |= {"run": self.run.name, "run_state": str(self.run.state)}
+            report["link"] = self.run.spec.link
+        if self.conversation is not None:
+            report["path"] = self.conversation.path
+        return report
 
 
 @dataclass(frozen=True, slots=True)

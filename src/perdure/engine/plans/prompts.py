@@ -3,7 +3,7 @@ the store alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from perdure.engine.plans.budget import spent
 from perdure.engine.plans.status import Stand, before, blocked, standing
 from perdure.host import process
 from perdure.host.process import Probe
-from perdure.model import NOWHERE, Host, RunState, Usage
+from perdure.model import NOWHERE, Attempt, Host, RunState, TaskRun, Usage
 from perdure.model.codec import plain
 from perdure.rules.plan import PlanRun, PlanState
 from perdure.rules.plan.conversations import joins, order
@@ -24,8 +24,6 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
     """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: looks
     at this host's processes; without it the liveness of tasks is unknown."""
     stands = standing(store, plan)
-    last = stands[order(plan.plan)[-1].name]
-    place = last.run.workspace if last.run is not None else None
     tasks = [_task(store, stands[task.name], stands, probe) for task in plan.plan.tasks]
     total = Usage()
     for stand in stands.values():
@@ -47,18 +45,31 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
         "usage": plain(total),
         "budget_usd": plan.plan.budget_usd,
         "spent_usd": round(spent(store, plan), 6) if plan.plan.budget_usd else 0.0,
-        "result": {
-            "task": last.task.name,
-            "path": place.path if place is not None else "",
-            "branch": place.branch if place is not None else "",
-            "backend": str(place.backend) if place is not None else "",
-            "run": last.run.name if last.run is not None else "",
-            "base": plan.seed.base,
-            "commit": last.end.commit if last.end is not None else "",
-        },
+        "result": _result(plan, stands[order(plan.plan)[-1].name]),
         "created": plan.created,
         "updated": plan.updated,
     }
+
+
+def _result(plan: PlanRun, last: Stand) -> dict[str, Any]:
+    """Return the place of the plan's result: that of its last task."""
+    result = {
+        "task": last.task.name,
+        "path": "",
+        "branch": "",
+        "backend": "",
+        "run": "",
+        "base": plan.seed.base,
+        "commit": "",
+    }
+    if last.run is not None:
+        result["run"] = last.run.name
+        place = last.run.workspace
+        if place is not None:
+            result |= {"path": place.path, "branch": place.branch, "backend": str(place.backend)}
+    if last.end is not None:
+        result["commit"] = last.end.commit
+    return result
 
 
 def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
@@ -99,46 +110,74 @@ def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
 def _task(
     store: EngineStore, stand: Stand, stands: Mapping[str, Stand], probe: Probe | None
 ) -> dict[str, Any]:
-    run, strand, planned = stand.run, stand.strand, stand.planned
-    found = None
-    if probe is not None and run is not None:
-        found = probe.liveness(run, store.now(), partial(store.get, run.id))
-    attempts = store.attempts(run.id) if run is not None else ()
-    receipt = attempts[-1].receipt if attempts else None
-    place = run.workspace if run is not None else None
-    return {
+    task: dict[str, Any] = {
         "name": stand.task.name,
         "agent": stand.task.agent,
         "needs": list(stand.task.needs),
         "state": words_of(stand, stands),
-        "liveness": str(found) if found is not None else None,
-        "reason": run.reason if run is not None else _why(stand, stands),
-        "conversation": strand.name,
-        "how": joins(strand),
-        "instead": strand.instead,
-        "run": run.name if run is not None else "",
-        "run_id": run.id if run is not None else "",
-        "attempts": len(attempts),
-        "session_id": attempts[-1].session_id if attempts else "",
-        "continuation": str(attempts[0].continuation.kind)
-        if attempts and attempts[0].continuation is not None
-        else None,
-        "verdict": str(receipt.verdict) if receipt is not None else None,
+        "liveness": None,
+        "reason": _why(stand, stands),
+        "conversation": stand.strand.name,
+        "how": joins(stand.strand),
+        "instead": stand.strand.instead,
+        "run": "",
+        "run_id": "",
+        "attempts": 0,
+        "session_id": "",
+        "continuation": None,
+        "verdict": None,
         "usage": plain(_used(store, stand)),
         "files": list(stand.task.files),
-        "changed": [name.encode("utf-8", "replace").decode() for name in stand.end.files]
-        if stand.end is not None
-        else [],
-        "merged": list(planned.merged) if planned is not None else [],
-        "conflicts": [{"file": file, "reason": reason} for file, reason in planned.conflicts]
-        if planned is not None
-        else [],
-        "branch": place.branch if place is not None else "",
-        "path": place.path if place is not None else "",
-        "commit": stand.end.commit if stand.end is not None else "",
-        "started": attempts[0].started if attempts else None,
-        "ended": attempts[-1].ended if attempts else None,
+        "changed": [],
+        "merged": [],
+        "conflicts": [],
+        "branch": "",
+        "path": "",
+        "commit": "",
+        "started": None,
+        "ended": None,
     }
+    if stand.run is not None:
+        task |= _of_run(store, stand.run, probe)
+        task |= _of_attempts(store.attempts(stand.run.id))
+    if stand.planned is not None:
+        task["merged"] = list(stand.planned.merged)
+        task["conflicts"] = [
+            {"file": file, "reason": reason} for file, reason in stand.planned.conflicts
+        ]
+    if stand.end is not None:
+        task["changed"] = [name.encode("utf-8", "replace").decode() for name in stand.end.files]
+        task["commit"] = stand.end.commit
+    return task
+
+
+def _of_run(store: EngineStore, run: TaskRun, probe: Probe | None) -> dict[str, Any]:
+    """Return the fields of a task that come from its run."""
+    found: dict[str, Any] = {"reason": run.reason, "run": run.name, "run_id": run.id}
+    if run.workspace is not None:
+        found |= {"branch": run.workspace.branch, "path": run.workspace.path}
+    if probe is not None:
+        alive = probe.liveness(run, store.now(), partial(store.get, run.id))
+        found["liveness"] = str(alive) if alive is not None else None
+    return found
+
+
+def _of_attempts(attempts: Sequence[Attempt]) -> dict[str, Any]:
+    """Return the fields of a task that come from the attempts of its run."""
+    if not attempts:
+        return {}
+    first, last = attempts[0], attempts[-1]
+    found: dict[str, Any] = {
+        "attempts": len(attempts),
+        "session_id": last.session_id,
+        "started": first.started,
+        "ended": last.ended,
+    }
+    if first.continuation is not None:
+        found["continuation"] = str(first.continuation.kind)
+    if last.receipt is not None:
+        found["verdict"] = str(last.receipt.verdict)
+    return found
 
 
 def _why(stand: Stand, stands: Mapping[str, Stand]) -> str:
