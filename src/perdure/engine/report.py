@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from perdure.model import Attempt, Checkpoint, Context, TaskRun, Usage
+from perdure.model import (
+    Attempt,
+    Checkpoint,
+    Context,
+    Continuation,
+    TaskRun,
+    Usage,
+    Workspace,
+)
 from perdure.model.codec import plain
 from perdure.model.events import (
     PUBLISH,
     AgentLaunched,
+    AnyEvent,
     CheckpointMissed,
     CheckpointTaken,
     Compacted,
@@ -69,6 +78,7 @@ WHY = (
     *("drift", "files", "checks", "work"),
 )
 """Fields of an attempt that `why` shows."""
+Kind = TypeVar("Kind")
 SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
 
 
@@ -112,7 +122,6 @@ def run_report(
     total = Usage()
     for attempt in attempts:
         total = total + attempt.usage
-    place = run.workspace
     shown = [_attempt(attempt, effects, checkpoints, records) for attempt in attempts]
     verdicts = (each["work"]["verdict"] for each in reversed(shown))
     return {
@@ -136,14 +145,7 @@ def run_report(
         "context_version": run.context_version,
         "contexts": [plain(context) for context in contexts],
         "retired_contexts": sorted(retired(records)),
-        "workspace": {
-            "path": place.path if place else "",
-            "repo": place.repo if place else "",
-            "branch": place.branch if place else "",
-            "base": place.base if place else "",
-            "backend": str(place.backend) if place else "",
-            "head": checkpoints[-1].workdir.head if checkpoints else "",
-        },
+        "workspace": _workspace(run.workspace, checkpoints),
         "attempts_allowed": run.attempts_allowed,
         "attempts": shown,
         "result": last_message(records, attempts[-1].number) if attempts else "",
@@ -158,12 +160,28 @@ def run_report(
         "on_leftover": run.spec.on_leftover,
         "conditions": [plain(condition) for condition in run.conditions],
         "missed_checkpoint": missed_checkpoint(records),
-        "posting": plain(posting) if posting is not None else None,
+        "posting": _plain_or_none(posting),
         "created": run.created,
         "updated": run.updated,
         "finished": run.finished,
         "run_after": run.run_after,
     }
+
+
+def _workspace(place: Workspace | None, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the workdir with the HEAD of its newest checkpoint; all fields empty if unknown."""
+    found = dict.fromkeys(("path", "repo", "branch", "base", "backend", "head"), "")
+    if place is not None:
+        found |= {
+            "path": place.path,
+            "repo": place.repo,
+            "branch": place.branch,
+            "base": place.base,
+            "backend": str(place.backend),
+        }
+    if checkpoints:
+        found["head"] = checkpoints[-1].workdir.head
+    return found
 
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
@@ -214,84 +232,83 @@ def _attempt(
     checkpoints: Sequence[Checkpoint],
     records: Sequence[Record],
 ) -> dict[str, Any]:
-    asked = attempt.continuation
-    return {
+    own = [record.event for record in records if record.attempt == attempt.number]
+    rebuilt = [event.sessions for event in _of_kind(own, SessionsRebuilt)]
+    maps = [_map(event) for event in own if isinstance(event, MapGiven | MapMissed)]
+    launches = _of_kind(own, AgentLaunched)
+    report: dict[str, Any] = {
         "number": attempt.number,
         "context_version": attempt.context_version,
-        "continuation": str(asked.kind) if asked else None,
-        "rung": str(asked.rung) if asked else None,
-        "why": asked.reason if asked else "",
-        "prices": dict(asked.prices) if asked else {},
-        "lost_session_id": asked.lost_session_id if asked else "",
-        "expired": asked.expired if asked else 0,
-        "rebuilt_sessions": list(
-            chain.from_iterable(
-                r.event.sessions
-                for r in records
-                if r.attempt == attempt.number and isinstance(r.event, SessionsRebuilt)
-            )
-        ),
+        "continuation": None,
+        "rung": None,
+        "why": "",
+        "prices": {},
+        "lost_session_id": "",
+        "expired": 0,
+        "rebuilt_sessions": list(chain.from_iterable(rebuilt)),
         "session_id": attempt.session_id,
         "agent_version": attempt.agent_version,
         "flags": attempt.flags,
-        "outcome": plain(attempt.outcome) if attempt.outcome else None,
-        "receipt": plain(attempt.receipt) if attempt.receipt else None,
+        "outcome": _plain_or_none(attempt.outcome),
+        "receipt": _plain_or_none(attempt.receipt),
         "usage": plain(attempt.usage),
-        "fill": plain(attempt.fill) if attempt.fill else None,
-        "sizes": [
-            _size(r.event)
-            for r in records
-            if r.attempt == attempt.number and isinstance(r.event, SIZES)
-        ],
-        "effects": [
-            {
-                "kind": e.kind,
-                "command": e.command,
-                "ok": e.ok,
-                "outcome": e.outcome,
-                "possible": e.possible,
-                "reversible": e.reversible,
-            }
-            for e in effects
-            if e.attempt == attempt.number
-        ],
+        "fill": _plain_or_none(attempt.fill),
+        "sizes": [_size(event) for event in own if isinstance(event, SIZES)],
+        "effects": [_effect(each) for each in effects if each.attempt == attempt.number],
         "files": [
             plain(change) for number, change in changes_of(records) if number == attempt.number
         ],
-        "map": next(
-            (
-                _map(r.event)
-                for r in records
-                if r.attempt == attempt.number and isinstance(r.event, MapGiven | MapMissed)
-            ),
-            None,
-        ),
-        "checkpoint": asked.checkpoint if asked else 0,
+        "map": maps[0] if maps else None,
+        "checkpoint": 0,
         "checkpoints": [
             _checkpoint(each) for each in checkpoints if each.attempt == attempt.number
         ],
-        "drift": [
-            plain(r.event)
-            for r in records
-            if r.attempt == attempt.number and isinstance(r.event, DriftSeen)
-        ],
-        "missed_checkpoints": [
-            r.event.reason
-            for r in records
-            if r.attempt == attempt.number and isinstance(r.event, CheckpointMissed)
-        ],
-        "checks": [
-            plain(r.event)
-            for r in records
-            if r.attempt == attempt.number and isinstance(r.event, VerifyEnded)
-        ],
+        "drift": [plain(event) for event in _of_kind(own, DriftSeen)],
+        "missed_checkpoints": [event.reason for event in _of_kind(own, CheckpointMissed)],
+        "checks": [plain(event) for event in _of_kind(own, VerifyEnded)],
         "result": last_message(records, attempt.number),
         "work": plain(work_report(attempt, records)),
-        "turn": _turn(attempt, records),
+        "turn": launches[-1].turn if launches else 0,
         "started": attempt.started,
         "ended": attempt.ended,
         "directory": attempt.directory,
     }
+    if attempt.continuation is not None:
+        report |= _start(attempt.continuation)
+    return report
+
+
+def _start(asked: Continuation) -> dict[str, Any]:
+    """Return the fields of an attempt about how it started."""
+    return {
+        "continuation": str(asked.kind),
+        "rung": str(asked.rung),
+        "why": asked.reason,
+        "prices": dict(asked.prices),
+        "lost_session_id": asked.lost_session_id,
+        "expired": asked.expired,
+        "checkpoint": asked.checkpoint,
+    }
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    return {
+        "kind": effect.kind,
+        "command": effect.command,
+        "ok": effect.ok,
+        "outcome": effect.outcome,
+        "possible": effect.possible,
+        "reversible": effect.reversible,
+    }
+
+
+def _of_kind(events: Sequence[AnyEvent], kind: type[Kind]) -> list[Kind]:
+    """Return the events of one kind."""
+    return [event for event in events if isinstance(event, kind)]
+
+
+def _plain_or_none(noun: object) -> Any:
+    return plain(noun) if noun is not None else None
 
 
 def missed_checkpoint(records: Sequence[Record]) -> str:
@@ -325,16 +342,6 @@ def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
 def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
     """Return what happened to the size of a conversation, under the event's own name."""
     return {"event": str(event.__struct_config__.tag), **plain(event)}
-
-
-def _turn(attempt: Attempt, records: Sequence[Record]) -> int:
-    """Return the attempt's turn number in its process; 0 if no process was started."""
-    turns = [
-        r.event.turn
-        for r in records
-        if r.attempt == attempt.number and isinstance(r.event, AgentLaunched)
-    ]
-    return turns[-1] if turns else 0
 
 
 def _checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
