@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from perdure.agents import registry
 from perdure.agents.opencode.archive import ARCHIVE
+from perdure.agents.transcripts import Copies, locate
 from perdure.model import (
     Continuation,
     Exit,
@@ -465,6 +466,41 @@ def test_a_history_that_was_changed_does_not_begin_with_what_it_was(
     before = read(database)
     change(database, statement)
     assert not read(database).startswith(before)
+
+
+@pytest.mark.parametrize(
+    ("statement", "same"),
+    [
+        ("update part set data = replace(data, 'begun', 'over') where id = 'prt_msg_3_1'", True),
+        (
+            "update part set data = replace(data, 'Let me', 'Let us') where message_id = 'msg_3'",
+            True,
+        ),
+        ("update part set data = replace(data, 'hello', 'howdy')", False),
+        ("update part set data = replace(data, 'alder', 'al?er')", False),
+        ("delete from part where id = 'prt_msg_3_0'", False),
+    ],
+)
+def test_rows_that_are_complete_stay_as_they_are_in_the_copy(
+    database: Path, tmp_path: Path, statement: str, same: bool
+) -> None:
+    """A copy from within a turn has rows that go on changing; what a finished row says does not
+    change."""
+    ended = {"status": "completed", "input": {"command": "cat"}, "output": "alder"}
+    parts = [
+        {"type": "tool", "state": ended},
+        {"type": "tool", "state": {"status": "running", "metadata": "begun"}},
+        {"type": "text", "text": "Let me", "time": {"start": 1}},
+    ]
+    say(database, "msg_3", "assistant", parts)
+    copies = Copies(tmp_path / "copies")
+    path = locate(DRIVER, database, ID, tmp_path)
+    assert path is not None and copies.take(DRIVER, ID, path)
+    change(database, statement)
+    path = locate(DRIVER, database, ID, tmp_path)
+    assert path is not None
+    assert copies.continued_by(DRIVER, ID, path) is same
+    assert copies.take(DRIVER, ID, path) is same
 
 
 def test_what_the_cli_says_in_the_users_name_is_no_prompt(database: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from perdure.lateclass import dataclass
 from perdure.model import (
@@ -166,6 +166,11 @@ class Archive(Protocol):
     def moved(self, copy: bytes, directory: Path) -> bytes:
         """Return an own copy from elsewhere as `read` will return it after a `restore` in this
         directory."""
+        ...
+
+    def settled(self, row: Mapping[str, Any]) -> str:
+        """Return what a row of `read` says, once the CLI does not change that any more; empty
+        before, and for a row that says nothing."""
         ...
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:

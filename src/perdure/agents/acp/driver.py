@@ -28,6 +28,7 @@ from contextlib import suppress
 from dataclasses import field, replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from perdure.agents.acp import events as acp_events
 from perdure.agents.acp import outcome
@@ -145,6 +146,9 @@ class AcpArchive:
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
         return self.native.moved(copy, directory)
+
+    def settled(self, row: Mapping[str, Any]) -> str:
+        return self.native.settled(row)
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
         command = self.native.removal(program, home, session_id)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -172,6 +172,20 @@ class OpenCodeArchive:
             if head.get("type") == "session"
             else copy
         )
+
+    def settled(self, row: Mapping[str, Any]) -> str:
+        """Return a prompt's or a finished answer's text, or a finished tool's arguments and result.
+        An import changes other fields."""
+        part = row.get("data")
+        kind, state = json_lines.part(part, "type"), json_lines.part(part, "state")
+        if row.get("type") != "part":
+            return ""
+        if kind == "text" and (row.get("role") == "user" or json_lines.part(part, "time", "end")):
+            return str(json_lines.part(part, "text"))
+        if kind == "tool" and json_lines.part(state, "status") in ("completed", "error"):
+            told = [json_lines.part(state, name) for name in ("input", "output", "error")]
+            return json.dumps(told, sort_keys=True)
+        return ""
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
         """Return the command `opencode session delete`, because an import changes no row that is

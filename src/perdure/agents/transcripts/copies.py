@@ -24,6 +24,7 @@ from threading import get_ident
 from perdure.agents.transcripts.copy_file import (
     CHUNK,
     CopyDiverged,
+    alike,
     continues,
     grow,
     known_of,
@@ -40,7 +41,7 @@ from perdure.errors import WorkspaceError
 from perdure.host.redaction import NO_SECRETS, Redactor
 from perdure.lateclass import dataclass
 from perdure.model import CopyPart
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, Archive
 
 UNUSABLE = ".perdure-unusable"
 """Suffix in the names of files that were moved aside in an agent's home, or beside a copy."""
@@ -121,7 +122,7 @@ class Copies:
                     write_known(copy.parent, now)
                 return True
         except CopyDiverged:
-            if driver.archive is None or not _same_rows(copy, transcript):
+            if not self._same_rows(driver, copy, transcript):
                 return False
             return self.take(driver, session_id, transcript, replace=True)
         except OSError as error:
@@ -139,7 +140,7 @@ class Copies:
             with _alone(copy.parent):
                 known = read_known(copy.parent).get(MAIN)
                 same = continues(transcript, copy, known, self.redactor)
-            return same or (driver.archive is not None and _same_rows(copy, transcript))
+            return same or self._same_rows(driver, copy, transcript)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -318,6 +319,29 @@ class Copies:
                 f"a transcript could not be moved aside: {error}", "perdure doctor"
             ) from error
 
+    def _same_rows(self, driver: AgentDriver, copy: Path, transcript: Path) -> bool:
+        """Return whether a conversation in an archive still begins with the rows of its copy, in
+        order; False without an archive.
+
+        OpenCode 1.18.33 changes a row until it is complete, so a copy from within a turn may have
+        rows that change later. Of those only kind and id are compared. Raise OSError.
+        """
+        if driver.archive is None:
+            return False
+        old = _rows(driver.archive, copy.read_bytes())
+        new = _rows(driver.archive, self.redactor.bytes(transcript.read_bytes()))
+        pairs = zip(old, new, strict=False)
+        return 0 < len(old) <= len(new) and all(self._same_row(*each) for each in pairs)
+
+    def _same_row(self, old: _Row, new: _Row) -> bool:
+        if (old.kind, old.key) != (new.kind, new.key):
+            return False
+        if not old.settled:
+            return True
+        if len(old.settled) != len(new.settled):
+            return False
+        return alike(old.settled, new.settled, self.redactor)
+
     def _found(self, agent: str, part: CopyPart) -> Path:
         path = self.find(agent, part)
         if path is None:
@@ -377,18 +401,18 @@ class Copies:
                 staged.unlink()
 
 
-def _same_rows(copy: Path, transcript: Path) -> bool:
-    """Return whether a conversation in an archive still begins with the rows of its copy, in order.
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row of a conversation in an archive."""
 
-    OpenCode 1.18.33 changes a row until it is complete, so a copy from within a turn may have rows
-    that change later. Only kind and id are compared. Raise OSError.
-    """
-    old, new = _rows(copy.read_bytes()), _rows(transcript.read_bytes())
-    return bool(old) and new[: len(old)] == old
+    kind: str
+    key: str
+    settled: bytes
+    """What it says, as soon as that does not change any more."""
 
 
-def _rows(content: bytes) -> list[tuple[str, str]]:
-    """Return kind and id of each row, without the `revert` line."""
+def _rows(archive: Archive, content: bytes) -> list[_Row]:
+    """Return the rows of a conversation, without the `revert` line."""
     found = []
     for line in content.splitlines():
         try:
@@ -396,7 +420,8 @@ def _rows(content: bytes) -> list[tuple[str, str]]:
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("type") != "revert":
-            found.append((str(row.get("type")), str(row.get("id"))))
+            kind, key = str(row.get("type")), str(row.get("id"))
+            found.append(_Row(kind, key, archive.settled(row).encode("utf-8", "surrogatepass")))
     return found
 
 

@@ -112,10 +112,10 @@ def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Re
         return True
     old = copy.read_bytes()
     raw = file.read()
-    return len(raw) >= len(old) and _alike(old, redactor.bytes(raw)[: len(old)], redactor)
+    return len(raw) >= len(old) and alike(old, redactor.bytes(raw)[: len(old)], redactor)
 
 
-def _alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
+def alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
     """Return whether two redacted texts of one length are the same.
 
     The environment may have other secrets now than when the copy was made. So a starred part of the
