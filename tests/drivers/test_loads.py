@@ -24,6 +24,7 @@ from perdure.agents.rehearsal.script import Hold, Say
 from perdure.model import Continuation, ItemKind, Loaded, Permissions, Relation, Start, compare
 from perdure.testing.drivers import Bench
 from perdure.testing.drivers.bench import PATIENCE_S, resume
+from tests.drivers.codex_terminal import CodexTerminal
 from tests.drivers.talk import goes_on, loads_now, shown, told
 from tests.drivers.test_driver_real import Make, benches
 
@@ -620,59 +621,17 @@ def test_claude_shapes(claude: Make, part: int) -> None:
 # ---------------------------------------------------------------------------------------------------------
 
 
-class Server:
-    """`codex app-server`, as the CLI's own terminal uses it."""
-
-    def __init__(self, stage: Bench, thread: str) -> None:
-        argv = [stage.driver.locate(stage.environ).path, "app-server", "--disable=plugins"]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            argv,
-            stdin=pipe,
-            stdout=pipe,
-            stderr=subprocess.DEVNULL,
-            cwd=stage.cwd,
-            env=dict(stage.environ),
-        )
-        self.thread, self.asked = thread, 0
-        about = {"name": "test", "title": "test", "version": "1"}
-        self.call("initialize", clientInfo=about, capabilities={"experimentalApi": True})
-        self._write({"method": "initialized"})
-        self.turns = [
-            turn["id"] for turn in self.call("thread/resume", threadId=thread)["thread"]["turns"]
-        ]
-
-    def _write(self, message: dict[str, Any]) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(message).encode() + b"\n")
-        self.process.stdin.flush()
-
-    def _read(self, wanted: Any) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        return next(message for line in self.process.stdout if wanted(message := json.loads(line)))
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.asked += 1
-        self._write({"id": self.asked, "method": method, "params": params})
-        answer = self._read(
-            lambda message: message.get("id") == self.asked and "method" not in message
-        )
-        assert "error" not in answer, answer
-        return answer["result"] or {}
-
-    def compact(self) -> None:
-        self.call("thread/compact/start", threadId=self.thread)
-        self._read(lambda message: message.get("method") == "turn/completed")
-
-    def close(self) -> None:
-        self.process.communicate()
-
-
 def go_back(stage: Bench, thread: str, turns: int) -> None:
     """As a person does with the Esc key twice."""
-    server = Server(stage, thread)
-    server.call("thread/revert", threadId=thread, beforeTurnId=server.turns[-turns])
-    server.close()
+    terminal = opened(stage, thread)
+    terminal.go_back(turns)
+    terminal.close()
+
+
+def opened(stage: Bench, thread: str) -> CodexTerminal:
+    """Opens a thread in the CLI's own terminal."""
+    program = stage.driver.locate(stage.environ).path
+    return CodexTerminal(program, thread, stage.cwd, stage.environ)
 
 
 def test_codex_went_back(codex: Make) -> None:
@@ -699,9 +658,9 @@ def test_codex_compacted(codex: Make) -> None:
     thread = stage.run("hello one").session_id
     stage.run("hello two", resume(thread))
     known = loads_now(stage, thread)
-    server = Server(stage, thread)
-    server.compact()
-    server.close()
+    terminal = opened(stage, thread)
+    terminal.compact()
+    terminal.close()
     found, _ = goes_on(stage, thread, "hello three")
     seen = compare(known.items, found)
     assert (found.compactions, seen.relation, seen.missing) == (1, Relation.COMPACTED, ())

@@ -685,11 +685,13 @@ class RunOpened(Event, frozen=True, tag="run_opened"):
 
 class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
     """The person gave the conversation back. `turns` is the number of prompts that were added.
-    `others` are the conversations that were begun beside it."""
+    `others` are the conversations that were begun beside it. `rewound`: the person took its newest
+    part back."""
 
     session_id: str
     turns: int = 0
     others: tuple[str, ...] = ()
+    rewound: bool = False
 
 
 class ToldForge(Event, frozen=True, tag="told_forge"):

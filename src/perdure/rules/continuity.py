@@ -86,7 +86,7 @@ def _gaps(shown: Shown | None) -> list[str]:
         found.append(f"a summary by the agent replaces {shown.condensed} of them")
     if shown.off_branch:
         found.append(
-            f"{shown.off_branch} are in the transcript, and the agent does not load them: the "
+            f"{shown.off_branch} are left out, because the agent does not load them: the "
             f"conversation was rewound, or another program continued from an earlier point"
         )
     if shown.unrecorded:

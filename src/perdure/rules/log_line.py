@@ -253,10 +253,13 @@ def line_of(record: Record) -> str:
             return f"{one_line(branch)} was not pushed: {one_line(reason, 300)}"
         case ToldForge(url=url):
             return f"reported on the forge: {one_line(url, 200)}"
-        case RunTakenBack(turns=turns, others=others):
-            return f"taken back: {turns} turn(s) were added manually" + (
-                f"; started beside it: {', '.join(others)}" if others else ""
-            )
+        case RunTakenBack(turns=turns, others=others, rewound=rewound):
+            told = [f"taken back: {turns} turn(s) were added manually"]
+            if rewound:
+                told.append("it was rewound to an earlier point")
+            if others:
+                told.append(f"started beside it: {', '.join(others)}")
+            return "; ".join(told)
         case RunFinished(state=state, reason=reason):
             why = reason.removeprefix(
                 f"{state}: "

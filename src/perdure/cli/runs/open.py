@@ -89,10 +89,12 @@ def take_back_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(back.report(), indent=2, ensure_ascii=False))
         return 0
     name = back.run.name
-    if not back.kept:
+    if back.rewound:
+        print(f"{name}: the conversation was rewound; the run continues from where you left it")
+    elif not back.kept:
         print(
-            f"{name}: the conversation no longer has what perdure had recorded; it is used as it "
-            f"is now"
+            f"{name}: the conversation no longer has what perdure had recorded; the next attempt "
+            f"continues from perdure's own copy"
         )
     if arguments.adopt:
         print(f"{name} continues in {back.session_id}")

@@ -38,6 +38,7 @@ from perdure.model.events import (
     ContextSeen,
     Record,
     RetrySeen,
+    RunTakenBack,
     RunTakenIn,
     Said,
     SessionSeen,
@@ -72,6 +73,8 @@ class Journaled:
     ok: bool = True
     output: str = ""
     """The beginning of a result."""
+    rewound: bool = False
+    """Whether a person has taken the conversation back since then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +136,7 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
     runs = engine.store.runs_of(session.key)
     histories = {run.id: engine.store.history(run.id, limit=HISTORY) for run in runs}
     since = max((_taken_back_at(records) for records in histories.values()), default=0)
+    rewound = max((_rewound_at(each, session.id) for each in histories.values()), default=0)
     attempts = []
     for run in runs:
         for attempt in engine.store.attempts(run.id):
@@ -155,11 +159,17 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
             window.items.append(Journaled(item=item, attempt=at))
         for event in events:
             window.take(event, at)
-    launched = attempts[first][1].before if went_on else None
+    journal = tuple(
+        replace(each, rewound=attempts[each.attempt][1].started < rewound) for each in window.items
+    )
+    launched = attempts[first][1] if went_on else None
+    if launched is not None and launched.started < rewound:
+        launched = None
+    before = launched.before if launched is not None else None
     return Baseline(
-        snapshots=tuple(each for each in (session.snapshot, launched) if each is not None),
+        snapshots=tuple(each for each in (session.snapshot, before) if each is not None),
         prompts=frozenset(session.prompts),
-        journal=tuple(window.items),
+        journal=journal,
         announced=announced,
     )
 
@@ -178,6 +188,25 @@ def _taken_back_at(records: Sequence[Record]) -> int:
         if restored or isinstance(event, RunTakenIn):
             last = record.at
     return last
+
+
+def _rewound_at(records: Sequence[Record], session_id: str) -> int:
+    """Return when (ms) a person last gave the conversation back rewound; 0: never."""
+    last = 0
+    for record in records:
+        event = record.event
+        if isinstance(event, RunTakenBack) and event.rewound and event.session_id == session_id:
+            last = record.at
+    return last
+
+
+def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
+    """Return what is loaded, with what a person took back among the items that are left out. Pure.
+
+    OpenCode deletes them from its database, so no transcript has them any more.
+    """
+    gone = [each.item for each in unrecorded(now, journal) if each.rewound]
+    return replace(now, dropped=(*now.dropped, *gone)) if gone else now
 
 
 def _went_on(attempt: Attempt) -> bool:

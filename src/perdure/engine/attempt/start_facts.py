@@ -21,6 +21,7 @@ from perdure.engine.attempt.baseline import (
     told_in_full,
     unrecorded,
     with_ids_of,
+    without_rewound,
 )
 from perdure.engine.attempt.baseline import UNKNOWN as NOTHING_KNOWN
 from perdure.engine.attempt.context_fill import UNKNOWN, size_before
@@ -203,6 +204,7 @@ def _held_against(
     journal = known.journal if not asked.fork_at else ()
     if not driver.abilities.tells_call_ids:
         journal = with_ids_of(now, journal)
+    now = without_rewound(now, journal)
     untold = unrecorded(now, journal)
     told = sum(map(told_in_full, untold)) if len(untold) <= TOLD else 0
     shown = replace(shown_of(base, now, journal), told=told)

@@ -16,6 +16,7 @@ from typing import Any
 
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.baseline import load
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
@@ -24,7 +25,9 @@ from perdure.model import (
     Condition,
     Continuation,
     Conversation,
+    ItemKind,
     Launch,
+    Relation,
     RunState,
     Session,
     SessionKey,
@@ -32,6 +35,7 @@ from perdure.model import (
     Start,
     TaskRun,
     Workspace,
+    compare,
 )
 from perdure.model.events import RunTakenBack
 from perdure.protocols import AgentDriver
@@ -63,6 +67,8 @@ class TakenBack:
     """Number of prompts that were added to it manually."""
     kept: bool
     """Whether what perdure had seen of it is still in it."""
+    rewound: bool = False
+    """Whether its newest part was taken back manually."""
     others: tuple[Conversation, ...] = ()
     """Conversations that were begun beside it."""
     forks: tuple[str, ...] = ()
@@ -81,6 +87,7 @@ class TakenBack:
             "session_id": self.session_id,
             "turns": self.turns,
             "history_kept": self.kept,
+            "rewound": self.rewound,
             "others": others,
         }
 
@@ -151,6 +158,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
             "quit the agent's program first",
         )
     own, turns, kept = _as_it_is_now(engine, driver, run, session, home)
+    rewound = not adopt and _rewound(engine, driver, run, session.id, home)
     beside = (
         _beside(engine, driver, run, session, place, home, opened.at) if opened is not None else []
     )
@@ -161,13 +169,28 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
         own = replace(own, state=SessionState.RETIRED, cause=f"a person continued in {live.id}")
         made = [each for each in made if each.id != live.id]
     for each in {live.id} - {own.id if adopt else ""}:
+        if rewound and not kept:
+            # Codex began another file, or OpenCode deleted rows: the copy cannot just grow.
+            path = locate(driver, home, each, _directory(engine, run))
+            engine.copies.take(driver, each, path or Path(), replace=True)
         engine.copies.take_line(driver, home, each, _directory(engine, run))
-    told = RunTakenBack(session_id=live.id, turns=turns, others=tuple(each.id for each in beside))
+    told = RunTakenBack(
+        session_id=live.id,
+        turns=turns,
+        others=tuple(each.id for each in beside),
+        rewound=rewound,
+    )
     sessions = (*made, own, live) if adopt else (*made, own)
     run = engine.store.take_back(run.id, sessions, told)
     forks = tuple(each.id for each in made if each.parent == session.id)
     return TakenBack(
-        run=run, session_id=live.id, turns=turns, kept=kept, others=tuple(beside), forks=forks
+        run=run,
+        session_id=live.id,
+        turns=turns,
+        kept=kept,
+        rewound=rewound,
+        others=tuple(beside),
+        forks=forks,
     )
 
 
@@ -217,6 +240,34 @@ def _as_it_is_now(
         prompts=(*session.prompts, *marks),
     )
     return taken, len(marks), kept
+
+
+def _rewound(
+    engine: Engine, driver: AgentDriver, run: TaskRun, session_id: str, home: Path
+) -> bool:
+    """Return whether a person took the newest part of the conversation back: all known items up to
+    a prompt are loaded, and no known prompt from it on.
+
+    A transcript that was cut off by a power cut looks alike, but ends there. So items that are not
+    in the transcript any more count only if a new prompt follows.
+    """
+    copy = engine.copies.of(driver.name, session_id)
+    path = locate(driver, home, session_id, _directory(engine, run))
+    if path is None or not copy.is_file():
+        return False
+    base = load(engine, driver, home, copy.read_bytes())
+    now = load(engine, driver, home, path.read_bytes())
+    if base is None or now is None:
+        return False
+    seen = compare(base.items, now)
+    if seen.relation not in (Relation.SHORTENED, Relation.GAPS):
+        return False
+    first = base.items.index(seen.missing[0])
+    later = [each for each in base.items[first:] if each.kind is ItemKind.PROMPT]
+    gone = [each for each in seen.missing if each.kind is ItemKind.PROMPT]
+    if first == 0 or later != gone or gone[:1] != [seen.missing[0]]:
+        return False
+    return seen.off_branch == len(seen.missing) or bool(seen.prompts_added)
 
 
 def _beside(
