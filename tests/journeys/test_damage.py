@@ -12,15 +12,16 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perdure.agents.claude import transcript as claude_files
+from tests.drivers.moving import VARIABLES
 from tests.finding import first_file
+from tests.journeys.by_hand import compact, go_back
 from tests.journeys.stage import Stage, native, said
 
 MakeStage = Callable[..., Stage]
@@ -55,10 +56,14 @@ say The third turn is over.
 say The fourth turn is over.
 """
 
-PRINTED = re.compile(rb"(?<!echo )birch")
-"""The second result, and not the command that prints it."""
+PRINTED = {"opencode": re.compile(rb"(?<!echo )alder")}
+SECOND = re.compile(rb"(?<!echo )birch")
+"""The newest result that perdure's own copy is sure to have, and not the command that prints it.
+OpenCode asks for its second tool while a copy has just been made, which is not repeated at once."""
 OFTEN = {"PERDURE_CHECKPOINT_EVERY": "0.05s"}
 """perdure's own copy follows each tool that has ended."""
+SELDOM = {"PERDURE_CHECKPOINT_EVERY": "1h"}
+"""perdure's own copy is from the end of the turn before, however slow the machine is."""
 KNOWN = ("quercus", "alder", "birch")
 
 pytestmark = pytest.mark.journey
@@ -68,10 +73,12 @@ FILES = pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect
 
 
 def lost_in_the_third_tool(one: Stage, *more: str) -> None:
-    """Attempt 1 loses its machine in its third tool, with the first two in perdure's own copy."""
+    """Attempt 1 loses its machine in its third tool, with the tools before it in perdure's own
+    copy."""
+    printed = PRINTED.get(one.agent, SECOND)
     started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
     one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")
-    one.until(lambda: any(PRINTED.search(each) for each in _copied(one)), "the copy follows")
+    one.until(lambda: any(printed.search(each) for each in _copied(one)), "the copy follows")
     lose(one, started)
 
 
@@ -114,28 +121,49 @@ def reasons(attempt: dict[str, Any]) -> str:
     return "; ".join(attempt["receipt"]["reasons"])
 
 
-def cut_short(path: Path) -> None:
+def cut_short(one: Stage) -> None:
     """As after a power cut: what was written last never reached the disk."""
+    if one.agent == "opencode":
+        with database(one) as rows:
+            since = "(select min(rowid) from part where data like '%alder%')"
+            rows.execute(
+                "delete from message where rowid > (select rowid from message where id = "
+                f"(select message_id from part where rowid = {since}))"
+            )
+            rows.execute(f"delete from part where rowid >= {since}")
+        return
+    (path,) = one.transcripts()
     content = path.read_bytes()
     path.write_bytes(content[: content.index(b"alder") + 40])
 
 
-def flip(path: Path) -> None:
+def flip(one: Stage) -> None:
     """As after a power cut: a block of the file holds something else."""
+    if one.agent == "opencode":
+        with database(one) as rows:
+            rows.execute("update part set data = replace(data, 'alder', 'al?er')")
+        return
+    (path,) = one.transcripts()
     path.write_bytes(path.read_bytes().replace(b"alder", b"al\x00er"))
 
 
-@FILES
+@contextmanager
+def database(one: Stage) -> Iterator[sqlite3.Connection]:
+    """OpenCode's database, which holds all conversations; what was done is committed at the end."""
+    with closing(sqlite3.connect(one.agent_home / "opencode/opencode.db")) as opened:
+        yield opened
+        opened.commit()
+
+
 @pytest.mark.parametrize("harm", [cut_short, flip])
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_a_transcript_that_comes_back_shorter_or_changed(
-    stage: MakeStage, harm: Callable[[Path], None], policy: str
+    stage: MakeStage, harm: Callable[[Stage], None], policy: str
 ) -> None:
     """perdure's own copy, which is longer and whole, goes back; all that was known is shown."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", policy)
-    (transcript,) = one.transcripts()
-    harm(transcript)
+    harm(one)
     (_, second), first_request = retried(one)
     assert second["rung"] == "copy", second
     assert second["receipt"]["verdict"] in ("native", "repaired"), reasons(second)
@@ -143,7 +171,6 @@ def test_a_transcript_that_comes_back_shorter_or_changed(
     assert all(word in first_request for word in KNOWN), first_request
 
 
-@FILES
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> None:
     """It is never adopted: the own copy goes back, and nothing of the other one is shown."""
@@ -158,7 +185,6 @@ def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> Non
     assert "fagus" not in first_request
 
 
-@FILES
 def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
     """Without a copy a strict policy refuses, however often it is asked; the agent is not
     started."""
@@ -178,7 +204,6 @@ def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
 
 def put_another_in_its_place(one: Stage) -> None:
     """A conversation of somebody else, under the id of the task's own."""
-    (transcript,) = one.transcripts()
     ours = one.show()["attempts"][0]["session_id"]
     elsewhere = one.directory / "elsewhere"
     elsewhere.mkdir()
@@ -187,6 +212,7 @@ def put_another_in_its_place(one: Stage) -> None:
         "claude": ["-p", "--output-format", "json"],
         "codex": ["exec", "--json", "--skip-git-repo-check", "-"],
         "gemini": ["--output-format", "stream-json"],
+        "opencode": ["run", "--format", "json", "--dir", str(elsewhere)],
     }[one.agent]
     before = set(one.transcripts())
     text = "This is another matter. The other word is fagus."
@@ -200,6 +226,14 @@ def put_another_in_its_place(one: Stage) -> None:
         capture_output=True,
         timeout=90,
     )
+    if one.agent == "opencode":
+        with database(one) as rows:
+            for table in ("part", "message"):
+                rows.execute(f"delete from {table} where session_id = ?", (ours,))
+                rows.execute(f"update {table} set session_id = ?", (ours,))
+            rows.execute("delete from session where id <> ?", (ours,))
+        return
+    (transcript,) = before
     (other,) = set(one.transcripts()) - before
     theirs = (
         other.stem[-36:]
@@ -211,7 +245,6 @@ def put_another_in_its_place(one: Stage) -> None:
     transcript.write_bytes(content)
 
 
-@FILES
 def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
     """The own copy is older than what happened: `repaired`, and the agent is told what the journal
     has."""
@@ -219,15 +252,17 @@ def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
         TWO_TURNS.replace(
             "say The second turn is over.",
             "run echo cherry > third.txt; test -e go.txt || sleep 98",
-        )
+        ),
+        extra=SELDOM,
     )
     assert one.perdure(*RUN, one.agent, "--attempts", "1", PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
     one.until(lambda: first_file(one.home, "third.txt"), "the tool of the second turn runs")
-    one.until(
-        lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(),
-        "it is announced",
-    )
+    if one.agent != "opencode":  # which prints no call before its end
+        one.until(
+            lambda: b"third.txt" in (one.attempt_directory(2) / "stdout").read_bytes(),
+            "it is announced",
+        )
     one.until(lambda: "birch" in one.perdure("logs", "task", "--json").out, "the journal has it")
     lose(one, started)
     for path in one.transcripts():
@@ -246,29 +281,23 @@ def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
     assert "Now the second one." in first_request
 
 
-@pytest.mark.parametrize("agent", ["claude"], indirect=True)
-@pytest.mark.parametrize("opened", [True, False])
+OPENED = pytest.mark.parametrize(
+    ("agent", "opened"),
+    [("claude", True), ("claude", False), ("codex", True), ("gemini", True), ("opencode", True)],
+    indirect=["agent"],
+)
+"""Whether perdure was told by `open` and `take-back`; without them the drivers do the same."""
+
+
+@OPENED
 def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> None:
-    """Turn 2 is on a branch that Claude does not load any more: `shortened`, and not native."""
+    """Turn 2 is on a branch that the CLI does not load any more: `shortened`, and not native."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     report = one.perdure("update", "task", "Now the second one.", "--json").json
-    session = report["attempts"][0]["session_id"]
-    (transcript,) = one.transcripts()
-    at = claude_files.end_of_turn(transcript.read_bytes(), 1)
     if opened:
         assert one.perdure("open", "task", "--json").code == 0
-    words = ["-p", f"--resume={session}", f"--resume-session-at={at}"]
-    workdir = Path(report["workspace"]["path"])
-    subprocess.run(
-        [str(native("claude")), *words],
-        cwd=workdir,
-        env=one.environ,
-        input=b"another way",
-        check=True,
-        capture_output=True,
-        timeout=90,
-    )
+    go_back(one, report["attempts"][0]["session_id"], Path(report["workspace"]["path"]))
     if opened:
         assert one.perdure("take-back", "task", "--json").code == 0
     since = len(one.rehearsal.requests)
@@ -282,25 +311,15 @@ def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> 
     assert again["receipt"]["verdict"] == "native", reasons(again)
 
 
-@pytest.mark.parametrize("agent", ["claude"], indirect=True)
-@pytest.mark.parametrize("opened", [True, False])
+@OPENED
 def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
     """A summary stands for what the model was shown: `compacted`, with what remains."""
     one = stage(TWO_TURNS.replace("by history", "by history\nsummary What happened so far."))
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     report = one.show()
-    session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
     if opened:
         assert one.perdure("open", "task", "--json").code == 0
-    words = ["-p", "--output-format=stream-json", "--verbose", f"--resume={session}"]
-    subprocess.run(
-        [str(native("claude")), *words],
-        cwd=workdir,
-        env=one.environ,
-        input=b"/compact",
-        capture_output=True,
-        timeout=90,
-    )
+    compact(one, report["attempts"][0]["session_id"], Path(report["workspace"]["path"]))
     if opened:
         assert one.perdure("take-back", "task", "--json").code == 0
     done = one.perdure("update", "task", "Now the second one.", "--json")
@@ -321,16 +340,7 @@ def test_compacted_by_hand_after_a_lost_attempt(stage: MakeStage) -> None:
     one.rehearsal.wait_for(2)
     one.lose_machine(started)
     report = one.show()
-    words = ["-p", f"--resume={report['attempts'][0]['session_id']}"]
-    subprocess.run(
-        [str(native("claude")), *words],
-        cwd=report["workspace"]["path"],
-        env=one.environ,
-        input=b"/compact",
-        check=True,
-        capture_output=True,
-        timeout=90,
-    )
+    compact(one, report["attempts"][0]["session_id"], Path(report["workspace"]["path"]))
     (_, second), first_request = retried(one)
     assert "quercus" not in first_request, first_request
     assert second["receipt"]["verdict"] == "compacted", reasons(second)
@@ -351,7 +361,6 @@ def test_a_fork_of_a_parent_that_was_replaced(stage: MakeStage) -> None:
     assert all(word in shown(one, since) for word in ("quercus", "alder")), shown(one, since)
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
     """The machine is lost in turn 2 and the transcript cut within turn 1: the own copy goes on, at
@@ -366,15 +375,13 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
     started = one.start("update", "task", "Now the second one.", "--json")
     one.until(lambda: first_file(one.home, "third.txt"), "the tool of the second turn runs")
     lose(one, started)
-    (transcript,) = one.transcripts()
-    cut_short(transcript)
+    cut_short(one)
     attempts, first_request = retried(one)
     assert attempts[-1]["rung"] == "copy", attempts[-1]
     assert attempts[-1]["receipt"]["verdict"] in ("native", "repaired"), reasons(attempts[-1])
     assert all(word in first_request for word in ("quercus", "alder", "The first turn is over."))
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
     """The model was asked when machine and transcript were lost: a strict policy refuses, and says
     what is known."""
@@ -415,7 +422,7 @@ def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -
     assert "somebody else continued this conversation" in first_request
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
+@pytest.mark.parametrize("agent", ["claude", "codex", "opencode"], indirect=True)
 def test_a_stranger_after_an_attempt_that_was_lost_at_its_start(stage: MakeStage) -> None:
     """The second attempt is lost before its prompt is written down: what a stranger says later is
     not blamed on it, and the next attempt goes on natively with it."""
@@ -452,7 +459,7 @@ say The third answer.
 """
 
 
-@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+@pytest.mark.parametrize("agent", ["claude", "gemini", "opencode"], indirect=True)
 def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> None:
     """The stranger ends later, so Claude loads its branch: no receipt is native without our own
     answer."""
@@ -477,7 +484,6 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
             assert shown_elm or disclosed, reasons(attempt)
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
     """The files of the newest checkpoint are put back, and the agent is told from when they are."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
@@ -511,7 +517,6 @@ say Another answer.
 """
 
 
-@pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
 @pytest.mark.parametrize("trial", range(2))
 def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial: int) -> None:
     """The agent may not have written the result down yet: it is shown again, or the prompt tells
@@ -537,7 +542,6 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
         assert "alder" in first_request.replace("echo alder > one.txt", ""), first_request
 
 
-@pytest.mark.parametrize("agent", ["codex", "claude"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_a_home_at_another_path(stage: MakeStage, policy: str) -> None:
     """A home that was moved as a whole lost nothing: native, and the transcript keeps its name."""
@@ -546,8 +550,7 @@ def test_a_home_at_another_path(stage: MakeStage, policy: str) -> None:
     moved = one.directory / "moved"
     one.agent_home.rename(moved)
     one.agent_home = moved
-    name = {"codex": "CODEX_HOME", "claude": "CLAUDE_CONFIG_DIR"}[one.agent]
-    one.environ[name] = str(moved)
+    one.environ[VARIABLES[one.agent]] = str(moved)
     since = len(one.rehearsal.requests)
     done = one.perdure("update", "task", "Now the second one.", "--json")
     assert done.code == 0, done.err
@@ -617,12 +620,11 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
     own copy, before the agent is asked."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
-    with closing(sqlite3.connect(one.agent_home / "opencode/opencode.db")) as database:
-        database.execute("update part set data = replace(data, 'alder', 'al?er')")
-        database.execute(
+    flip(one)
+    with database(one) as rows:
+        rows.execute(
             "delete from part where json_extract(data, '$.text') = 'The first turn is over.'"
         )
-        database.commit()
     since = len(one.rehearsal.requests)
     done = one.perdure("update", "task", "Now the second one.", "--json")
     assert done.code == 0, done.err
@@ -637,7 +639,6 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
     assert "al?er" not in first_request
 
 
-@pytest.mark.parametrize("agent", ["gemini"], indirect=True)
 def test_a_prompt_that_names_a_file(stage: MakeStage) -> None:
     """Gemini CLI expands `@file` in its record: the prompt is still known for what was sent."""
     one = stage(TWO_TURNS)
