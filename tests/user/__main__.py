@@ -39,7 +39,9 @@ def main(words: list[str]) -> None:
 def enclose(scratch: Path) -> None:
     """Make the user's account and scratch, open what the tests read, and make the root file system
     read-only."""
-    mount("--bind", scratch, scratch)
+    # The sandbox of Codex 0.169.0 makes /tmp/.codex, wherever TMPDIR is.
+    for place in ("/tmp", scratch):
+        mount("--bind", place, place)
     accounts = scratch / "passwd"
     entry = f"{NAME}:x:{USER}:{USER}::{scratch / 'h'}:/bin/sh\n"
     accounts.write_text(Path("/etc/passwd").read_text() + entry)

@@ -11,7 +11,7 @@ from tests.user import USER, is_on
 
 def test_the_ground_is_enclosed(tmp_path: Path) -> None:
     """With the switch the user is not root, has no capability and no way to one, sees no process of
-    others, and writes nowhere but in the scratch; without it the checkout's owner is as usual."""
+    others, and cannot write to the root file system; without it the checkout's owner is as usual."""
     status = Path("/proc/self/status").read_text().split()
     alone = Path("/proc/1/cmdline").read_bytes().split(b"\0")[2:3] == [b"tests.suite"]
     closed = os.statvfs("/").f_flag & os.ST_RDONLY != 0
