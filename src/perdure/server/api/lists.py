@@ -18,7 +18,7 @@ from perdure.model import RunState, TokenScope
 from perdure.model.codec import plain
 from perdure.server.api import forms
 from perdure.server.api.runs import refuse_widening
-from perdure.server.api.verbs import ApiCall, Verb
+from perdure.server.api.verbs import ApiCall, Verb, page_of
 from perdure.server.context import Parts
 from perdure.workspace.identity import is_remote
 
@@ -82,10 +82,10 @@ def plan_retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 def deliveries(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     wanted = asked.query
     found = parts.store.inbox(wanted.state, wanted.source, wanted.limit + 1, wanted.before)
-    shown = found[: wanted.limit]
+    shown, last = page_of(found, wanted.limit)
     return {
         "deliveries": [plain(each) for each in shown],
-        "next": shown[-1].number if len(found) > len(shown) else None,
+        "next": last.number if last is not None else None,
     }
 
 

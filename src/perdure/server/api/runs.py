@@ -22,7 +22,7 @@ from perdure.model.codec import plain
 from perdure.model.forge.postings import Origin, labels_of
 from perdure.rules.text import visible
 from perdure.server.api import forms
-from perdure.server.api.verbs import ApiCall, Raw, Verb
+from perdure.server.api.verbs import ApiCall, Raw, Verb, page_of
 from perdure.server.context import Parts
 from perdure.server.principal import Principal
 from perdure.server.problems import Problem
@@ -75,9 +75,9 @@ def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         agent=wanted.agent,
         scope=wanted.scope,
     )
-    shown = rows[: wanted.limit]
+    shown, last = page_of(rows, wanted.limit)
     told = [row_of(parts.store, row, liveness_of(parts.engine, row, parts.store)) for row in shown]
-    return {"runs": told, "next": str(shown[-1].ordinal) if len(rows) > len(shown) else None}
+    return {"runs": told, "next": str(last.ordinal) if last is not None else None}
 
 
 def submitted(parts: Parts, asked: ApiCall) -> dict[str, Any]:

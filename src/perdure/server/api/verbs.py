@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
@@ -37,6 +37,7 @@ WALKS_AT_ONCE = 1
 """Maximum number of verbs that search the whole disk at once. Waiting for one does not block other
 verbs."""
 PREFIX = "/api/v1"
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,15 @@ class ApiCall:
     at: Mapping[str, str]
     query: Any
     body: Any
+
+
+def page_of(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], Row | None]:
+    """Return the rows of one page, and the last of them if another page follows. The caller reads
+    one row more than `limit`, which shows whether there is another page."""
+    shown = rows[:limit]
+    if len(rows) > len(shown):
+        return shown, shown[-1]
+    return shown, None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
