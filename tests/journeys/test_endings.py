@@ -488,8 +488,8 @@ def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str,
 
 
 LINGERS = """#!/bin/sh
-trap '' TERM
 {program} "$@"
+trap '' TERM
 case "$* {always}" in *json*) exec sleep 579 ;; esac
 """
 """A program that does not exit after its turn, nor when it is asked to, and leaves nothing running
