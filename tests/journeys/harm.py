@@ -1,5 +1,5 @@
-"""What may happen to a conversation between two attempts, and an oracle that judges receipts item
-by item.
+"""Harms that may come to a conversation between two attempts, and an oracle that judges receipts
+item by item.
 
 Used by `kills`. The oracle reads the model server's record alone: what was in a request has been
 shown to the model. It knows nothing of transcripts and shares no code with the drivers.
@@ -164,8 +164,8 @@ Item = tuple[str, str, str]
 
 
 def items_of(messages: Sequence[Any]) -> list[Item]:
-    """What a request showed: the task's prompts, calls, results and answers. What a CLI adds by
-    itself (reminders, its environment) is left out."""
+    """Return the items that a request showed: the task's prompts, calls, results and answers. The
+    CLI's own additions (reminders, its environment) are left out."""
     found: list[Item] = []
     for message in messages:
         text = " ".join(message.text.split())

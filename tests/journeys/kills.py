@@ -76,7 +76,7 @@ with perdure.open() as runner:
 
 @dataclass
 class Trial:
-    """What one trial showed. `wrong` is empty when all promises held."""
+    """Findings of one trial. `wrong` is empty when all promises held."""
 
     seed: int
     agent: str
@@ -85,7 +85,7 @@ class Trial:
     after_s: float = 0.0
     warm: bool = False
     harm: str = ""
-    """What was done to the conversation after the kill; empty where nothing was."""
+    """Harm that was done to the conversation after the kill; empty: none."""
     copied: bool = False
     """perdure had a copy of the conversation when it was harmed."""
     harm_times: tuple[int, int] = (0, 0)
@@ -231,7 +231,7 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
 
 
 def _again(stage: Stage, words: tuple[str, ...]) -> Done:
-    """What a person would do: retry; or give the command again where perdure had not yet accepted
+    """Do as a person would: retry; or give the command again where perdure had not yet accepted
     it."""
     done = stage.perdure("retry", "task", "--json")
     accepted = done.code != 5 and "nothing to retry" not in done.err
@@ -299,7 +299,8 @@ def _files(stage: Stage) -> dict[str, str]:
 
 
 def _compare(result: Trial, before: dict[str, str], after: dict[str, str]) -> None:
-    """What was there is there still. A file that was just being written may have been finished."""
+    """Note files that are gone or changed. One that was just being written may have been
+    finished."""
     empty = hashlib.sha256(b"").hexdigest()
     for name, digest in before.items():
         if after.get(name) != digest and digest != empty:

@@ -408,7 +408,7 @@ class _Row:
     kind: str
     key: str
     settled: bytes
-    """What it says, as soon as that does not change any more."""
+    """Its content, once that no longer changes."""
 
 
 def _rows(archive: Archive, content: bytes) -> list[_Row]:

@@ -141,9 +141,8 @@ class Checkpointing:
         return take(engine, opened, why, self._number(), copied=True, save=save)
 
     def _begin(self, why: str) -> None:
-        from concurrent.futures import (
-            ThreadPoolExecutor,
-        )  # when an agent is at work, and not before its start
+        # Imported once the agent works: its start must not wait for it.
+        from concurrent.futures import ThreadPoolExecutor
 
         self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.begun, self._why = process.boottime(), why
@@ -341,8 +340,8 @@ def forget(
     engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
 ) -> None:
     """Delete checkpoints of a run, which may be off the list. The rows go first, so that no row is
-    ever without its halves. The own copies that their conversations refer to are kept. Raises
-    PerdureError."""
+    ever without its files and its conversation. Own copies that other conversations need are kept.
+    Raises PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
         engine.workspaces.checkpoints.forget(

@@ -61,7 +61,7 @@ def fill_of(
     try:
         with Path(at.path).open("rb") as file:
             content = file.read(at.size)
-    except FileNotFoundError:  # it lies elsewhere since: a workdir or a home was moved
+    except FileNotFoundError:  # the workdir or the agent's home was moved
         return None
     return completed(driver.fill(content), known, run.spec.model, rules_of(engine, run))
 

@@ -66,8 +66,8 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
 
 
 def _arrived(opened: Opened, path: Path | None, own: str, new: list[str]) -> bool | None:
-    """Return whether the transcript has this attempt's prompt, or, if it was given answers to calls
-    in place of one, their results; None if there is no transcript."""
+    """Return whether the transcript has what the attempt was started with: its prompt, or the
+    results of the calls that were answered. None if there is no transcript."""
     if path is None:
         return None
     if opened.parked and not (opened.directory / "prompt.md").stat().st_size:

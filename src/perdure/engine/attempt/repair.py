@@ -46,9 +46,9 @@ def mend(
     *,
     own: bool = True,
 ) -> Mended | None:
-    """Return how the best transcript was repaired, with the tested copy in the attempt's directory;
-    None if nothing could be repaired and tested. `own`: False if another conversation is in the
-    place of the agent's transcript."""
+    """Repair the best transcript there is and test the copy, which is in the attempt's directory.
+    Return the changes; None if no repaired copy passed its test. `own`: False if another
+    conversation was found in place of the agent's transcript."""
     if engine.prove is None:
         return None
     complaint = _complaint(engine.store.attempts(claim.run.id), session_id)

@@ -76,7 +76,7 @@ def answers_for(
     ]
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
     if not goes_on:
-        # The call does not wait in a new conversation: its agent is told the answer.
+        # A new conversation has no waiting call, so its agent is told the answer in the prompt.
         given = [replace(each, parked=False) for each in given]
     refused = tuple(
         each
