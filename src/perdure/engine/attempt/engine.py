@@ -179,8 +179,8 @@ class Engine:
     stopping: Callable[[], bool] = _keep_on
     """Returns True once the supervisor was asked to end: the attempt is then stopped gracefully."""
     leaving: str = ""
-    """Reason for an attempt that ended because its supervisor was asked to end; it counts as `lost`.
-    Empty: such an attempt counts as `cancelled`, as if a person had stopped it."""
+    """Reason for an attempt that ended because its supervisor was asked to end. With a reason it
+    counts as `lost`, without one as `cancelled`, as if a person had stopped it."""
 
     def attempt_directory(self, claim: Claim) -> Path:
         """Return the directory of the attempt's logs and process marks."""
