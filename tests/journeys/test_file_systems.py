@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.finding import on_another_file_system
 from tests.journeys.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -36,8 +37,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A directory on another file system than the stage, which is below the temporary directory."""
-    own = Path(tempfile.gettempdir()).stat().st_dev
-    other = next(path for path in ("/dev/shm", "/var/tmp") if Path(path).stat().st_dev != own)
+    other = on_another_file_system(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(dir=other) as place:
         yield Path(place)
 

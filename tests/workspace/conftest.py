@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.finding import on_another_file_system
 from tests.workspace.yard import Yard, make_yard
 
 
@@ -17,7 +18,5 @@ def yard(tmp_path: Path) -> Yard:
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
     """A directory on another file system than the test's own."""
-    own = tmp_path.stat().st_dev
-    other = next(path for path in ("/dev/shm", "/var/tmp") if Path(path).stat().st_dev != own)
-    with tempfile.TemporaryDirectory(dir=other) as place:
+    with tempfile.TemporaryDirectory(dir=on_another_file_system(tmp_path)) as place:
         yield Path(place)
