@@ -128,6 +128,9 @@ class Story(Run):
         told = self.told()
         assert last["number"] > 1 and last["outcome"] == "succeeded", told
         assert last["receipt"]["verdict"] == status["receipt"] == "native", told
+        # Nobody checked the work, unless the killed attempt had done all of it.
+        assert last["work"]["verdict"] == status["work"], told
+        assert status["work"] in ("unverified", "nothing_to_do"), told
         assert last["sessionId"] == first["sessionId"] == status["sessionId"], told
         words = said(self.rehearsal.last.messages)
         assert WORD in words and "one.txt" in words, words
