@@ -509,7 +509,8 @@ def lingering(directory: Path, program: str, always: str = "") -> str:
 
 def lingers(one: Stage, agent: str = "") -> None:
     """The run ends long before the agent would be called stalled, and its turn counts."""
-    words = ("--stall", "20s", "--permissions", "full")
+    # OpenCode 1.18.33 may say nothing for 21 s in a fresh home, on a busy machine.
+    words = ("--stall", "27s", "--permissions", "full")
     done = play(one, Ending("", words=words), agent or one.agent)
     (attempt,) = one.show()["attempts"]
     assert (done.code, attempt["outcome"]["kind"]) == (0, "succeeded"), (attempt, done.err)
