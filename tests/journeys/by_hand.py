@@ -1,5 +1,5 @@
-"""What a person does to a conversation in the agent's own program: takes its newest turn back, or has
-it compacted."""
+"""Takes the newest turn of a conversation back, or compacts it, as a person does in the agent's own
+program."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the forge shows of the work of a run: the verdict with its evidence, and the signed receipt,
-posted by perdure's own code to each of the forges' dialects."""
+"""The comment on a forge has the verdict on a run's work with its evidence, and the signed receipt.
+perdure's own code posts it, in the dialect of each forge."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import pytest
 
 import perdure
 from perdure.errors import Conflict
+from perdure.host import shim
 from perdure.host.process import (
     Identity,
     Process,
@@ -137,6 +138,15 @@ def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
     assert (end.signal, end.cause) == (9, "lapsed")
     assert is_free(lock)
     assert survivors(mark) == []
+
+
+def test_a_lease_without_a_pid_namespace_keeps_its_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a container hides the namespace, nobody knows whose pid it is: only the times count."""
+    monkeypatch.chdir(tmp_path)
+    Path("lease").write_text(f"5.000 6.000 {os.getpid()} 1 \n")
+    assert shim.lease(0.0) == (5.0, 6.0, False)
 
 
 def test_an_adopted_agent_can_be_stopped(

@@ -190,23 +190,24 @@ def lease(now: float) -> tuple[float, float, bool]:
             until, end_by, *follower = file.read(128).split()
         limits = float(until), float(end_by)
         # The processes of another container cannot be seen from here.
-        if not follower or follower[2] != namespace():
+        if len(follower) != 3 or follower[2].decode() != namespace():
             return *limits, False
         if lives(int(follower[0]), int(follower[1])):
             return *limits, True
         return now, min(limits[1], now + ALONE_GRACE_S), True
     except OSError:
         return float("inf"), float("inf"), False
-    except (ValueError, IndexError):  # it is being written at this moment
+    except ValueError:  # it is being written at this moment
         return now + 1.0, now + 1.0, False
 
 
-def namespace() -> bytes:
-    """Return the number of the pid namespace; empty if it cannot be read."""
+def namespace() -> str:
+    """Return the number of this process's pid namespace; empty if it cannot be read. In another
+    namespace, such as another container's, the same pid is another process."""
     try:
-        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]").encode()
+        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")
     except OSError:
-        return b""
+        return ""
 
 
 def lives(pid: int, started: int) -> bool:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from perdure.host.shim import stat
+from perdure.host.shim import namespace, stat
 from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Host
 
@@ -24,16 +24,6 @@ from perdure.model import NOWHERE, Host
 def boot_id() -> str:
     """Return the kernel's id of the current boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-@cache
-def namespace() -> str:
-    """Return the number of this process's pid namespace. In another namespace, such as another
-    container's, the same pid is another process."""
-    try:
-        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")  # noqa: PTH115
-    except OSError:
-        return ""
 
 
 def is_dead(known: tuple[str, int, int, int]) -> bool:

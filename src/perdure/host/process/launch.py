@@ -19,9 +19,9 @@ from typing import Any
 
 from perdure.errors import Conflict, UsageError
 from perdure.host.process.child import Process, read_json, write
-from perdure.host.process.identity import Identity, boot_id, namespace
+from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.marks import SHIM, VARIABLE, limit_value, survivors
-from perdure.host.shim import LAUNCH_FD, LOCK_FD, boottime, stat
+from perdure.host.shim import LAUNCH_FD, LOCK_FD, boottime, namespace, stat
 from perdure.model import Command, OnLeftover
 
 OUTPUT_CAP = 2 * 1024**3
