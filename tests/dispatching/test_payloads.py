@@ -68,7 +68,8 @@ def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sen
     assert "There is no log: perdure has no token to ask the forge with." in prompt
     # Of the one whose branch is known: a check run names the job, a workflow itself, a pipeline
     # nothing.
-    assert {Forge.GITHUB: "build", Forge.GITLAB: ""}.get(forge, "CI (http") in prompt
+    names = {Forge.GITHUB: "build", Forge.GITEA: "CI (http", Forge.FORGEJO: "ci.yml (http"}
+    assert names.get(forge, "") in prompt
 
 
 @every_forge

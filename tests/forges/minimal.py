@@ -1,8 +1,16 @@
-"""Webhooks of the four forges cut down to the fields that are read, under their true names, for
-what no recorded body has: as in docs.github.com (webhook events and payloads),
-modules/structs/hook.go of Gitea
-1.26 and docs.gitlab.com (webhook events). Each is of issue 4 of shop/web, or of the pull request 9
-for it.
+"""Webhooks of the four forges cut down to the fields that are read, under their true names.
+
+What a forge really sent is in `recorded`. These are for what no recorded body has, and for stories
+of many events. Each is of issue 4 of shop/web, or of the pull request 9 for it. Their names and
+nesting were compared with:
+
+- GitHub: docs.github.com, "Webhook events and payloads".
+- Gitea 1.26.4: modules/structs/hook.go and services/webhook/notifier.go; and `recorded/gitea-1.26`.
+- Forgejo 13 to 16: modules/webhook/type.go (it has no event for a commit status),
+  modules/structs/hook.go (`ActionPayload` has neither repository nor sender) and action.go.
+- GitLab 18: doc/user/project/integrations/webhook_events.md, lib/gitlab/hook_data/note_builder.rb
+  (`position`, `internal`), lib/gitlab/data_builder/issuable.rb (`changes`, only what is safe of
+  it; no `assignees` where there are none) and pipeline.rb (`ref` is the source branch).
 """
 
 from __future__ import annotations
@@ -22,6 +30,12 @@ GITHUB_LIKE = (Forge.GITHUB, Forge.GITEA, Forge.FORGEJO)
 def _like(forge: Forge, action: str, sender: str, **more: Any) -> dict[str, Any]:
     repository = {"full_name": REPOSITORY, "clone_url": f"https://{forge}.example/{REPOSITORY}.git"}
     return {"action": action, "repository": repository, "sender": {"login": sender}, **more}
+
+
+LAB_TIME = "2026-01-02 03:04:05 UTC"
+"""A time as GitLab writes it in webhooks."""
+LAB_TIMES = {"updated_at": {"previous": "2026-01-01 03:04:05 UTC", "current": LAB_TIME}}
+"""Part of every `changes`."""
 
 
 def _lab(kind: str, user: str, **more: Any) -> dict[str, Any]:
@@ -57,6 +71,8 @@ def _lab_issue(action: str, **more: Any) -> dict[str, Any]:
         "title": "Rounding",
         "description": "Off by a cent.",
         "action": action,
+        "confidential": False,
+        "updated_at": LAB_TIME,
         "url": url,
         **more,
     }
@@ -88,7 +104,8 @@ def assigned(
 ) -> Sent:
     if forge is Forge.GITLAB:
         others = [{"username": each} for each in left]
-        changes = {"assignees": {"previous": others, "current": [{"username": login}, *others]}}
+        now = [{"username": login}, *others]
+        changes = {"assignees": {"previous": others, "current": now}, **LAB_TIMES}
         return (
             forge,
             "Issue Hook",
@@ -104,7 +121,8 @@ def unassigned(
 ) -> Sent:
     if forge is Forge.GITLAB:
         others = [{"username": each} for each in left]
-        changes = {"assignees": {"previous": [{"username": login}, *others], "current": others}}
+        before = [{"username": login}, *others]
+        changes = {"assignees": {"previous": before, "current": others}, **LAB_TIMES}
         return (
             forge,
             "Issue Hook",
@@ -230,7 +248,8 @@ def edited(
     title_before: str = "",
 ) -> Sent:
     if forge is Forge.GITLAB:
-        changes: dict[str, Any] = {"description": {"previous": before, "current": text}}
+        edits = {"last_edited_at": {"previous": None, "current": LAB_TIME}, **LAB_TIMES}
+        changes: dict[str, Any] = {"description": {"previous": before, "current": text}, **edits}
         if title_before:
             changes["title"] = {"previous": title_before, "current": title}
         found = _lab_issue("update", description=text, title=title)
@@ -255,11 +274,15 @@ def on_a_line(
 ) -> Sent:
     if forge is Forge.GITLAB:
         position = {
-            "new_path": path,
-            "new_line": line,
+            "base_sha": "a" * 40,
+            "start_sha": "a" * 40,
+            "head_sha": COMMIT,
             "old_path": path,
-            "old_line": None,
+            "new_path": path,
             "position_type": "text",
+            "old_line": None,
+            "new_line": line,
+            "line_range": None,
         }
         note = {
             "id": 72,
@@ -267,6 +290,8 @@ def on_a_line(
             "noteable_type": "MergeRequest",
             "type": "DiffNote",
             "action": "create",
+            "system": False,
+            "internal": False,
             "position": position,
         }
         return (
@@ -335,8 +360,10 @@ def red(
     """All that a forge sends of one red workflow with one failed job, in its order."""
     url = f"https://forge.example/{REPOSITORY}/actions/runs/1"
     if forge is Forge.GITLAB:
-        run = {"id": 31, "ref": branch, "sha": commit, "status": "failed", "url": url}
-        return [(forge, "Pipeline Hook", _lab("pipeline", sender, object_attributes=run))]
+        run = {"id": 31, "name": None, "ref": branch, "sha": commit, "status": "failed", "url": url}
+        body = _lab("pipeline", sender, object_attributes=run, merge_request=None)
+        del body["event_type"]
+        return [(forge, "Pipeline Hook", body)]
     if forge is Forge.GITHUB:
         about = {
             "head_branch": branch,
@@ -358,6 +385,21 @@ def red(
             (forge, "check_suite", _like(forge, "completed", sender, check_suite=suite)),
             (forge, "workflow_run", _like(forge, "completed", sender, workflow_run=workflow)),
         ]
+    if forge is Forge.FORGEJO:
+        outer = _like(forge, "failure", sender)
+        run = {
+            "id": 3,
+            "title": "Round up",
+            "repository": outer["repository"],
+            "workflow_id": "ci.yml",
+            "trigger_user": outer["sender"],
+            "prettyref": branch,
+            "commit_sha": commit,
+            "status": "failure",
+            "html_url": url,
+        }
+        body = {"action": "failure", "run": run, "prior_status": "running"}
+        return [(forge, "action_run_failure", body)]
     # Gitea names no branch with a status: modules/structs/hook.go has that as a thing to do.
     status = {
         "state": "failure",
@@ -365,18 +407,15 @@ def red(
         "sha": commit,
         "target_url": url,
     }
-    sent: list[Sent] = [(forge, "status", _like(forge, "", sender, **status))]
-    if forge is Forge.GITEA:
-        run = {
-            "id": 3,
-            "conclusion": "failure",
-            "head_branch": branch,
-            "head_sha": commit,
-            "display_title": "CI",
-            "html_url": url,
-        }
-        sent.append((forge, "workflow_run", _like(forge, "completed", sender, workflow_run=run)))
-    else:
-        run = {"id": 3, "title": "CI", "prettyref": branch, "commit_sha": commit, "html_url": url}
-        sent.append((forge, "action_run_failure", _like(forge, "failure", sender, run=run)))
-    return sent
+    run = {
+        "id": 3,
+        "conclusion": "failure",
+        "head_branch": branch,
+        "head_sha": commit,
+        "display_title": "CI",
+        "html_url": url,
+    }
+    return [
+        (forge, "status", _like(forge, "", sender, **status)),
+        (forge, "workflow_run", _like(forge, "completed", sender, workflow_run=run)),
+    ]

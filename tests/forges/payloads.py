@@ -141,15 +141,27 @@ def gitea_workflow(body: Any) -> None:
 
 
 def forgejo_run(body: Any) -> None:
+    """A run's own repository and user: the event has none."""
+    repository, sender = body.pop("repository"), body.pop("sender")
     body |= {
         "action": "failure",
+        "prior_status": "running",
         "run": {
-            "title": "test",
+            "title": "Round up",
+            "workflow_id": "test.yml",
             "prettyref": "fix",
             "commit_sha": "c0ffee",
             "html_url": "https://f.example/r/1",
+            "repository": repository,
+            "trigger_user": sender,
         },
     }
+
+
+def forgejo_pull_run(body: Any) -> None:
+    """The run of a pull request names its number in place of a branch."""
+    forgejo_run(body)
+    body["run"] |= {"prettyref": "#9", "is_fork_pull_request": True}
 
 
 def gitlab_assigned(body: Any) -> None:

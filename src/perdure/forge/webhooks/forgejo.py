@@ -1,14 +1,19 @@
 """Forgejo (16): Gitea's payloads under its own header names. It also sends the headers of Gitea,
-Gogs and GitHub."""
+Gogs and GitHub.
+
+It has an event of its own for failed runs of its Actions, and none for a commit status
+(modules/webhook/type.go).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from perdure.forge.webhooks import gitea
+from perdure.forge.webhooks.github import intent
 from perdure.forge.webhooks.payload import Payload
 from perdure.forge.webhooks.signatures import by_hmac
-from perdure.model.forge.deliveries import Forge, PayloadReading
+from perdure.model.forge.deliveries import Forge, IntentKind, PayloadReading
 
 EVENT = ("x-forgejo-event-type", "x-forgejo-event", *gitea.EVENT)
 DELIVERY = ("x-forgejo-delivery", *gitea.DELIVERY)
@@ -25,4 +30,24 @@ def authentic(
 
 def translate(event: str, payload: Payload) -> PayloadReading:
     """Translate an event to an intent."""
+    if event == "action_run_failure":
+        return _failed(payload.at("run"))
     return gitea.translate(event, payload, Forge.FORGEJO)
+
+
+def _failed(run: Payload) -> PayloadReading:
+    """Read a failed run of Forgejo's Actions. The event has no repository and no sender: both are
+    in the run (modules/structs/hook.go, ActionPayload)."""
+    outer = Payload({"repository": run.value("repository"), "sender": run.value("trigger_user")})
+    ref = run.name("prettyref")
+    return intent(
+        Forge.FORGEJO,
+        outer,
+        IntentKind.CI_FAILED,
+        # The title is the first line of the commit's message.
+        text=run.name("workflow_id") or run.name("title"),
+        # `#9` is a pull request. The dispatcher finds its branch by the commit.
+        branch="" if ref.startswith("#") else ref,
+        commit=run.name("commit_sha"),
+        url=run.url("html_url"),
+    )

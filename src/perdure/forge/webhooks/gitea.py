@@ -123,8 +123,6 @@ def translate(event: str, payload: Payload, forge: Forge = Forge.GITEA) -> Paylo
             )
         case "workflow_run" if payload.name("workflow_run", "conclusion") in BROKEN:
             return _failed(forge, payload, payload.at("workflow_run"))
-        case "action_run_failure":
-            return _failed(forge, payload, payload.at("run"))
         case "delete" if payload.name("ref_type") == "branch":
             return intent(
                 forge,
@@ -174,9 +172,9 @@ def _failed(forge: Forge, payload: Payload, run: Payload) -> PayloadReading:
         forge,
         payload,
         IntentKind.CI_FAILED,
-        text=run.name("display_title") or run.name("name") or run.name("title"),
-        branch=own_head(payload, run) or run.name("prettyref"),
-        commit=run.name("head_sha") or run.name("commit_sha"),
+        text=run.name("display_title") or run.name("name"),
+        branch=own_head(payload, run),
+        commit=run.name("head_sha"),
         url=run.url("html_url"),
         rollup=True,
     )

@@ -166,9 +166,13 @@ class Payload:
         return value if isinstance(value, str) and _ID.fullmatch(value) else ""
 
     def time(self, *keys: str) -> int:
-        """Return a time (RFC 3339, with its zone) in ms since 1970, else 0."""
+        """Return a time (RFC 3339 with its zone, or GitLab's `2017-12-10 16:41:28 UTC`) in ms since
+        1970, else 0."""
+        text = self.name(*keys)
+        if text.endswith(" UTC"):
+            text = f"{text.removesuffix(' UTC')}Z"
         try:
-            found = datetime.fromisoformat(self.name(*keys))
+            found = datetime.fromisoformat(text)
             return max(0, int(found.timestamp() * 1000)) if found.tzinfo else 0
         except (ValueError, OverflowError):
             return 0
