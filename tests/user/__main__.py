@@ -18,6 +18,9 @@ from tests.user import NAME, SWITCH, USER
 INSIDE = "--inside="
 """Begins the first argument of the second step; the scratch directory follows."""
 TOP = Path(__file__).parents[2]
+PLACE = Path("/mnt")
+"""Where the user finds the scratch. Codex 0.169.0 gives a tool a /dev of its own, in which a user
+who is not root cannot write below /dev/shm, and there the scratch often is."""
 
 
 def main(words: list[str]) -> None:
@@ -26,9 +29,8 @@ def main(words: list[str]) -> None:
     if os.geteuid() == 0 and words and words[0].startswith(INSIDE):
         scratch = Path(words[0].removeprefix(INSIDE))
         enclose(scratch)
-        command = as_user(scratch, words[1:])
+        command = as_user(words[1:])
     elif os.geteuid() == 0:
-        # A short name: a unix socket's path has 108 bytes.
         scratch = Path(tempfile.mkdtemp(prefix="u"))
         spaces = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         step = [sys.executable, "-m", "tests.user", f"{INSIDE}{scratch}", *words]
@@ -40,13 +42,13 @@ def enclose(scratch: Path) -> None:
     """Make the user's account and scratch, open what the tests read, and make the root file system
     read-only."""
     # The sandbox of Codex 0.169.0 makes /tmp/.codex, wherever TMPDIR is.
-    for place in ("/tmp", scratch):
-        mount("--bind", place, place)
-    accounts = scratch / "passwd"
-    entry = f"{NAME}:x:{USER}:{USER}::{scratch / 'h'}:/bin/sh\n"
+    mount("--bind", "/tmp", "/tmp")
+    mount("--bind", scratch, PLACE)
+    accounts = PLACE / "passwd"
+    entry = f"{NAME}:x:{USER}:{USER}::{PLACE / 'h'}:/bin/sh\n"
     accounts.write_text(Path("/etc/passwd").read_text() + entry)
     mount("--bind", accounts, "/etc/passwd")
-    for each in (scratch, scratch / "h"):
+    for each in (PLACE, PLACE / "h"):
         each.mkdir(mode=0o700, exist_ok=True)
         os.chown(each, USER, USER)
     needed = {TOP, Path(sys.base_prefix), (TOP / "agents" / "node_modules").resolve()}
@@ -73,13 +75,13 @@ def open_below(closed: Path, needed: list[Path]) -> None:
         aside.rmdir()
 
 
-def as_user(scratch: Path, words: list[str]) -> list[str]:
+def as_user(words: list[str]) -> list[str]:
     """Return the command that runs the suite as the user, whose home is in the scratch."""
     who = [f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     nothing = ["--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"]
-    places = [f"HOME={scratch / 'h'}", f"TMPDIR={scratch}", f"{SWITCH}=1"]
+    places = [f"HOME={PLACE / 'h'}", f"TMPDIR={PLACE}", f"{SWITCH}=1"]
     suite = [sys.executable, "-m", "tests.suite", "-p", "no:cacheprovider", *words]
-    return ["setpriv", *who, *nothing, "env", *places, *suite, f"--basetemp={scratch}/t"]
+    return ["setpriv", *who, *nothing, "env", *places, *suite, f"--basetemp={PLACE}/t"]
 
 
 def mount(*words: str | Path) -> None:
