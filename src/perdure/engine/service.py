@@ -359,10 +359,18 @@ def requests(store: RequestLook, ref: str = "") -> Sequence[AgentRequest]:
 
 
 def answer(
-    engine: Engine, ref: str, number: int, verdict: AnswerKind, words: str, by: str = ""
+    engine: Engine,
+    ref: str,
+    number: int,
+    verdict: AnswerKind,
+    words: str,
+    by: str = "",
+    *,
+    via: str = "",
 ) -> tuple[TaskRun, AgentRequest]:
-    """Answer a request of a run's agent; number 0 is the only open one. The run is due when the
-    last one is answered. Raises UsageError, NotFound, Conflict."""
+    """Answer a request of a run's agent; number 0 is the only open one. `via` is the comment on a
+    forge that answers. The run is due when the last one is answered. Raises UsageError, NotFound,
+    Conflict."""
     run = engine.store.get(ref)
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     if not number:
@@ -381,7 +389,9 @@ def answer(
     asked = next((each for each in opened if each.number == number), None)
     if asked is not None:
         _check_answer(asked, verdict, words)
-    answered = engine.store.answer(run.id, number, verdict, engine.redactor.text(words), by)
+    answered = engine.store.answer(
+        run.id, number, verdict, engine.redactor.text(words), by, via=via
+    )
     from perdure.host.wakeup import ring
 
     ring(engine.state)

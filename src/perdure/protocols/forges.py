@@ -38,6 +38,12 @@ class ForgeApi(Protocol):
         at the end."""
         ...
 
+    @property
+    def command_prefix(self) -> str:
+        """The beginning of a command to perdure in a comment there: `/`, or `/perdure ` if the
+        forge carries out some of the same names itself."""
+        ...
+
     def whoami(self) -> str:
         """Return the login that the token belongs to. The forge is asked once."""
         ...

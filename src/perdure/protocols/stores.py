@@ -333,8 +333,16 @@ class RequestStore(Protocol):
         ...
 
     def answer(
-        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str = ""
+        self,
+        run_id: str,
+        number: int,
+        answer: AnswerKind,
+        words: str,
+        by: str = "",
+        *,
+        via: str = "",
     ) -> tuple[TaskRun, AgentRequest]:
-        """Answer a request. When the last open one of a run is answered, the run is due. Raises
-        NotFound, and Conflict for a request that is not open any more."""
+        """Answer a request. When the last open one of a run is answered, the run is due. `via` is
+        the comment on a forge that answers. Raises NotFound, and Conflict for a request that is
+        not open any more."""
         ...

@@ -28,6 +28,12 @@ SHOWN = 16_000
 """Maximum number of characters of a call's arguments that are kept to be shown."""
 WORDS = 8_000
 """Maximum number of characters of an answer."""
+ID_LETTERS = "bcdfghjkmnpqrstvwxz"
+"""Letters of short ids. They have no vowel, so no word of a sentence is taken for an id."""
+ID_LENGTH = 5
+ON_FORGE = 2_500
+"""Maximum number of characters of a call that a comment on a forge shows. A longer call cannot be
+allowed by a comment, because nobody has seen it there."""
 QUESTION = "AskUserQuestion"
 
 NOBODY = "Nobody answered in time, so the call is refused."
@@ -42,6 +48,18 @@ def digest(tool: str, given: Any) -> str:
     order of their names. `agents/claude/hook.py` computes the same."""
     text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short_id(request: AgentRequest) -> str:
+    """Return the five letters by which a comment on a forge names the request. They depend on the
+    call as well, so an answer to what a person saw never fits another call."""
+    cause = f"{request.run}\n{request.number}\n{request.sha256}"
+    value = int.from_bytes(hashlib.sha256(cause.encode()).digest()[:8])
+    letters = []
+    for _ in range(ID_LENGTH):
+        value, index = divmod(value, len(ID_LETTERS))
+        letters.append(ID_LETTERS[index])
+    return "".join(letters)
 
 
 def requests_of(
@@ -173,6 +191,24 @@ def payload_lines(request: AgentRequest) -> list[str]:
         visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
         for key, value in values.items()
     ]
+
+
+def shown_lines(request: AgentRequest) -> list[str]:
+    """Return the lines that show what the agent asks, with invisible characters named."""
+    asked = questions(request)
+    if not asked:
+        return [f"tool: {visible(request.tool)}", *payload_lines(request)]
+    lines = []
+    for each in asked:
+        lines.append(visible(str(each.get("question", ""))))
+        lines += [f"- {visible(str(one.get('label', '')))}" for one in options_of(each)]
+    return lines
+
+
+def is_shown_whole(request: AgentRequest) -> bool:
+    """Return whether a comment on a forge shows the whole call."""
+    whole = request.size == len(request.payload)
+    return whole and len("\n".join(shown_lines(request))) <= ON_FORGE
 
 
 def told(requests: Sequence[AgentRequest]) -> str:

@@ -29,7 +29,14 @@ class StoredRequests(Keeping):
         return [each for each in found if each.expires > now]
 
     def answer(
-        self, run_id: str, number: int, answer: AnswerKind, words: str, by: str = ""
+        self,
+        run_id: str,
+        number: int,
+        answer: AnswerKind,
+        words: str,
+        by: str = "",
+        *,
+        via: str = "",
     ) -> tuple[TaskRun, AgentRequest]:
         from perdure.model.codec import encode
         from perdure.model.events import RequestAnswered, RunQueued
@@ -52,6 +59,7 @@ class StoredRequests(Keeping):
                 answer=answer,
                 words=words,
                 by=by or write.actor,
+                via=via,
                 answered=write.now,
             )
             if run.state is not RunState.QUEUED or not stored.put(

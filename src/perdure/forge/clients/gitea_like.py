@@ -53,6 +53,8 @@ class Alike(ABC):
     size: str
     """Name of this forge's query parameter for the length of a page."""
 
+    command_prefix = "/"
+
     def __init__(self, address: str, asking: HttpClient) -> None:
         self.address, self._asking = address, asking
         self._login = ""

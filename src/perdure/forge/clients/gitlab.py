@@ -68,6 +68,10 @@ DRAFT = "Draft: "
 class GitLab:
     """`perdure.protocols.ForgeApi` for GitLab."""
 
+    command_prefix = "/perdure "
+    # GitLab approves a merge request by `/approve`, and then makes no comment
+    # (docs.gitlab.com/user/project/quick_actions).
+
     def __init__(self, address: str, asking: HttpClient) -> None:
         self.address, self._asking = address, asking
         self._login = ""

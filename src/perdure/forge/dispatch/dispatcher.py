@@ -34,6 +34,7 @@ from perdure.forge.dispatch.current import Current, current
 from perdure.forge.dispatch.loop_guard import unattended
 from perdure.forge.dispatch.order import ENDING, overtaken
 from perdure.forge.dispatch.prompts import Moved, Prompts
+from perdure.forge.dispatch.request_replies import RequestReplies
 from perdure.forge.dispatch.selection import (
     RuleChoice,
     choose,
@@ -93,6 +94,7 @@ class Dispatcher:
         self._engine, self._rules, self._seed, self._say = engine, rules, seed, say
         self._current = Current(forge)
         self._checks = Checks(engine, self._current)
+        self._replies = RequestReplies(engine, self._current)
         self._prompts = Prompts(rules)
         self._held: set[str] = set()
         self._later: dict[int, float] = {}
@@ -194,6 +196,10 @@ class Dispatcher:
         rules = [rule for rule in self._rules if rule.name not in stopped]
         if intent is not None:
             intent = self._current.placed(delivery, intent, rules)
+            reply = self._replies.reply(delivery, intent, rules, {*news, *self._held})
+            if reply is not None:
+                self._settle(delivery, reply.state, reply.reason)
+                return False
         choice = (
             choose(rules, delivery, intent, self._run_of)
             if intent is not None

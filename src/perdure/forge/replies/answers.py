@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import io
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 
@@ -28,7 +27,8 @@ from perdure.errors import (
     StoreError,
 )
 from perdure.forge.replies.publication import HeldBack, published, pull_request, push
-from perdure.forge.replies.sentences import Account, attached, call, comment
+from perdure.forge.replies.sentences import Account, asking, attached, call, comment
+from perdure.forge.webhooks.speech import LOGIN
 from perdure.host.git import unreachable
 from perdure.lateclass import dataclass
 from perdure.model import Condition, RunState, SessionKey, TaskRun
@@ -36,10 +36,11 @@ from perdure.model.events import NotPublished, Published, ToldForge
 from perdure.model.forge.postings import Origin, Posting, origin_of
 from perdure.model.forge.rules import OWN_CHECK, Rule
 from perdure.model.forge.state import CheckState, Comment, CommentKind, IssueRef, Reaction
+from perdure.model.requests import AgentRequest, RequestState
 from perdure.model.work import WorkReport
 from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
-from perdure.rules.requests import ASKING
+from perdure.rules.requests import ASKING, short_id
 from perdure.rules.work_report import work_report
 from perdure.workspace import Credentials
 
@@ -54,8 +55,6 @@ BUSY_S = 5.0
 LEASE_S = 300.0
 INSTRUCTING = ("run_submitted", "context_added")
 """Kinds of the lines of the audit trail by which somebody instructs a run."""
-LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?")
-"""A login that can be mentioned; a bot of GitHub (`name[bot]`) cannot."""
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
 CHECKS = {
     RunState.SUCCEEDED: CheckState.SUCCESS,
@@ -150,6 +149,10 @@ class Answering:
             map(str, (self.engine.workspaces.root, self.engine.state)), key=len, reverse=True
         ):
             text = text.replace(place, "...")
+        return self.without_secrets(text)
+
+    def without_secrets(self, text: str) -> str:
+        """Return the text without secrets."""
         pieces = Scan(self.engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
         return b"".join(pieces).decode("utf-8", "replace")
 
@@ -340,8 +343,10 @@ class _Answer:
         """Mention the person who asked for the work, in a new comment, if a person is needed: a
         forge notifies nobody of an edited one. Each need is reported once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
-        # New instructions make the same need a new one.
-        cause = "\n".join((self.run.id, str(self.run.context_version), *needs))
+        requests = self._requests() if needs else []
+        # New instructions make the same need a new one, and so do new requests.
+        ids = [short_id(each) for each in requests]
+        cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()
         if not needs or called == self.posting.called:
             return
@@ -350,9 +355,23 @@ class _Answer:
             return
         marker = self.whose.marker(self.origin, called)
         if self.api.find_comment(self.ref, marker) is None:
-            words = call(self.rule.name, login, needs, self._page)
-            self.api.comment(self.ref, f"{marker}\n\n{self.whose.clean(words)}")
+            words = self.whose.clean(call(self.rule.name, login, needs, self._page))
+            opened = [each for each in requests if each.state is RequestState.OPEN]
+            shown = asking(opened, self.api.command_prefix)
+            # A person must see which paths a call names, so only the run's own is left out.
+            path = self.run.workspace.path if self.run.workspace else ""
+            shown = shown.replace(path, "<workdir>") if path else shown
+            parts = (marker, words, self.whose.without_secrets(shown))
+            self.api.comment(self.ref, "\n\n".join(filter(None, parts)))
         self._keep(called=called)
+
+    def _requests(self) -> list[AgentRequest]:
+        """Return the requests of the newest attempt that made any, if one of them is open. Those
+        that were answered since belong to them, so that an answer makes no new comment."""
+        found = self.whose.engine.store.requests(self.run.id)
+        newest = [each for each in found if each.attempt == found[-1].attempt]
+        is_open = any(each.state is RequestState.OPEN for each in newest)
+        return newest if is_open else []
 
     def _asked_by(self) -> str:
         """Return the login of the person who last instructed this run by the forge; empty if it is

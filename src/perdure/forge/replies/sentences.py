@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.forge.replies.escapes import block, code
+from perdure.forge.webhooks.commands import how_to
 from perdure.lateclass import dataclass
 from perdure.model import Attempt, RunState, TaskRun, Usage
+from perdure.model.requests import AgentRequest, RequestKind
 from perdure.model.work import WorkReport
 from perdure.rules.lifecycle import FINAL
-from perdure.rules.requests import ASKING
+from perdure.rules.requests import ASKING, ON_FORGE, is_shown_whole, shown_lines
 from perdure.rules.text import dollars, tokens
 
 MOST = 60_000
@@ -92,6 +94,22 @@ def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
     asked = "; ".join(code(each, 600) for each in needs)
     link = f" [Its page](<{page}>)." if page else ""
     return f"@{login} **{rule}** needs you: {asked}.{link}"
+
+
+def asking(requests: Sequence[AgentRequest], prefix: str) -> str:
+    """Return what the agent asks, and how a comment answers it. `prefix` begins a command on this
+    forge."""
+    return "\n\n".join(_request(each, prefix) for each in requests)
+
+
+def _request(request: AgentRequest, prefix: str) -> str:
+    how = f"To answer, comment {how_to(request, prefix)}, as the first line."
+    if request.kind is RequestKind.QUESTION:
+        how = f"A plain comment is the answer; {how_to(request, prefix)} names the question."
+    elif not is_shown_whole(request):
+        how += " It is too long to be shown here whole, so it can only be allowed elsewhere."
+    text = block("\n".join(shown_lines(request)), ON_FORGE)
+    return f"Request {request.number}:\n\n{text}\n\n{how}"
 
 
 def attached(rule: str, run: TaskRun, receipt: str) -> str:

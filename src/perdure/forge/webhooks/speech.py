@@ -9,9 +9,12 @@ of any text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from perdure.forge.webhooks.payload import LIST_MOST
 
+LOGIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?")
+"""A login that can be mentioned; a bot of GitHub (`name[bot]`) cannot."""
 _MENTION = re.compile(r"(?<![\w@/.`])@([A-Za-z0-9][A-Za-z0-9._-]{0,99})")
 _STOP = re.compile(
     r" {0,3}@([A-Za-z0-9][A-Za-z0-9._-]{0,99})[,:]?[ \t]+(?:please[ \t]+)?stop(?:[ "
@@ -40,7 +43,19 @@ def stopped(text: str) -> tuple[str, ...]:
 def spoken(text: str) -> str:
     """Return the text without quotes, code and HTML comments. Each removed line leaves an empty
     one."""
-    kept: list[str] = []
+    kept = ["" if quoted or code else line for line, quoted, code in _read(text)]
+    return _without_spans("\n".join(kept))
+
+
+def unquoted(text: str) -> str:
+    """Return the text without quotes and HTML comments, with its code."""
+    return "\n".join(line for line, quoted, _ in _read(text) if not quoted).strip()
+
+
+def _read(text: str) -> Iterator[tuple[str, bool, bool]]:
+    """Yield each line without its HTML comments, and whether it is quoted, and whether it is
+    code."""
+    is_first = True
     fence = ""
     in_list = in_quote = is_blank = in_code = False
     for line in _without_comments(text).splitlines():
@@ -48,13 +63,13 @@ def spoken(text: str) -> str:
         if fence:
             if mark and mark[1].startswith(fence) and not line[mark.end() :].strip():
                 fence = ""
-            kept.append("")
+            yield line, False, True
             continue
         if mark and not (mark[1][0] == "`" and "`" in line[mark.end() :]):
-            fence, in_quote = mark[1], False
-            kept.append("")
+            fence, in_quote, is_first = mark[1], False, False
+            yield line, False, True
             continue
-        was_blank, is_blank = is_blank or not kept, not line.strip()
+        was_blank, is_blank, is_first = is_blank or is_first, not line.strip(), False
         # A quoted paragraph continues without the mark until a blank line (lazy continuation).
         in_quote = bool(_QUOTE.match(line)) or (in_quote and not is_blank and not _ITEM.match(line))
         if _ITEM.match(line):
@@ -63,8 +78,7 @@ def spoken(text: str) -> str:
             in_list = False
         starts = was_blank or in_code
         in_code = bool(_INDENTED.match(line)) and not is_blank and not in_list and starts
-        kept.append("" if in_quote or in_code else line)
-    return _without_spans("\n".join(kept))
+        yield line, in_quote, in_code
 
 
 def _without_comments(text: str) -> str:

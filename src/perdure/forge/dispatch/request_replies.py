@@ -1,0 +1,244 @@
+"""Answers requests of agents by comments on their issue or pull request. Called by `dispatcher`
+before a comment becomes instructions.
+
+Only people for whom the rule works may answer. A comment answers at most one request, once, however
+often it is delivered: the request keeps the comment that answered it. A comment that was edited
+answers nothing, because others may edit it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Collection, Sequence
+
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.errors import Conflict, UsageError
+from perdure.forge.dispatch.current import Current
+from perdure.forge.dispatch.selection import scope_of, takes_from
+from perdure.forge.webhooks.commands import CommentAnswer, answer_in, how_to, is_command
+from perdure.forge.webhooks.speech import LOGIN
+from perdure.lateclass import dataclass
+from perdure.model import TaskRun
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
+from perdure.model.forge.rules import Rule, is_for, issue_of
+from perdure.model.forge.state import IssueRef
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.protocols import ForgeApi
+from perdure.rules.requests import is_shown_whole, late, short_id
+
+COMMENTS = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKind.COMMENT_EDITED})
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyResult:
+    """The end of a comment that was an answer, or was meant as one."""
+
+    state: DeliveryState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request that the comment may be about."""
+
+    rule: Rule
+    run: TaskRun
+    request: AgentRequest
+
+
+class RequestReplies:
+    """The door of the forge."""
+
+    def __init__(self, engine: Engine, current: Current) -> None:
+        self._engine, self._current = engine, current
+
+    def reply(
+        self, delivery: Delivery, intent: Intent, rules: Sequence[Rule], busy: Collection[str]
+    ) -> ReplyResult | None:
+        """Carry out a comment that answers a request. Returns None for any other comment. `busy`:
+        runs with earlier news, which come first. Raises Conflict and ForgeError if the comment has
+        to wait."""
+        if intent.kind not in COMMENTS or not (said := answer_in(intent.text)):
+            return None
+        able = [rule for rule in rules if _may_hear(rule, delivery, intent)]
+        intent = self._placed(delivery, intent, able)
+        asked = self._asked(delivery, intent, able)
+        if not asked:
+            return None
+        known = [each for each in asked if each.request.via == _via(delivery, intent)]
+        if intent.comment and known:
+            number, name = known[0].request.number, known[0].run.name
+            return ReplyResult(DeliveryState.HANDLED, f"it answered request {number} of {name}")
+        if intent.kind is IntentKind.COMMENT_EDITED:
+            if said.command or is_command(intent.before):
+                return ReplyResult(DeliveryState.IGNORED, "an edited comment answers no request")
+            return None
+        return self._judged(delivery, intent, said, asked, busy)
+
+    def _judged(
+        self,
+        delivery: Delivery,
+        intent: Intent,
+        said: CommentAnswer,
+        asked: Sequence[_Asked],
+        busy: Collection[str],
+    ) -> ReplyResult | None:
+        opened = [each for each in asked if each.request.state is RequestState.OPEN]
+        meant = _meant(said, intent, opened)
+        if not said.command and not (meant and intent.kind is IntentKind.COMMENTED):
+            return None
+        now, able = self._current.of(delivery, intent, _rules(asked))
+        if isinstance(now, str) or not able:
+            # The usual way says why, and gives the comment to nobody.
+            return ReplyResult(DeliveryState.IGNORED, str(now)) if said.command else None
+        names = {rule.name for rule in able}
+        meant = [each for each in meant if each.rule.name in names]
+        before = [each for each in meant if _is_before(each.request, delivery, intent, said)]
+        if not said.command and before:
+            return None
+        if waits := [each.run.name for each in meant if each.run.id in busy]:
+            raise Conflict(f"{waits[0]} gets earlier news first", f"perdure logs -f {waits[0]}")
+        problem = said.problem
+        if not problem and len(meant) != 1:
+            problem = _unclear(said, asked, meant)
+        if not problem and before:
+            problem = "The comment is older than the request, so it has to name it."
+        if not problem:
+            problem = self._answered(delivery, intent, said, meant[0])
+            if not problem:
+                number, name = meant[0].request.number, meant[0].run.name
+                return ReplyResult(DeliveryState.HANDLED, f"answers request {number} of {name}")
+        left = [each for each in opened if each.rule.name in names]
+        self._refuse(delivery, intent, able[0], problem, left)
+        return ReplyResult(DeliveryState.IGNORED, problem)
+
+    def _answered(
+        self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _Asked
+    ) -> str:
+        """Store the answer. Returns why it is not one, as a sentence."""
+        if said.answer is AnswerKind.ALLOW and not is_shown_whole(asked.request):
+            return (
+                "The call is too long to be shown here whole: it can only be allowed on the "
+                "dashboard, or on the machine where it runs."
+            )
+        try:
+            service.answer(
+                self._engine,
+                asked.run.id,
+                asked.request.number,
+                said.answer,
+                said.words,
+                via=_via(delivery, intent),
+            )
+        except (UsageError, Conflict) as error:
+            return f"{error}."
+        return ""
+
+    def _refuse(
+        self,
+        delivery: Delivery,
+        intent: Intent,
+        rule: Rule,
+        problem: str,
+        opened: Sequence[_Asked],
+    ) -> None:
+        """Say in a comment why the answer does not count, and what is open. Once: the comment has a
+        mark that depends on the answer."""
+        _, secret = self._engine.store.identity()
+        cause = f"{_via(delivery, intent)}\n{intent.repository}\n{intent.number}"
+        digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
+        marker = f"<!-- perdure:reply={digest} -->"
+        ref = IssueRef(intent.repository, intent.number, intent.pull)
+
+        def say(api: ForgeApi) -> bool:
+            if api.find_comment(ref, marker) is None:
+                text = refusal(intent.author, problem, opened, api.command_prefix)
+                api.comment(ref, f"{marker}\n\n{text}")
+            return True
+
+        self._current.asked(delivery, intent, rule, say)
+
+    def _placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
+        """Add the branch to a comment on a pull request, which GitHub leaves out: it says to which
+        run the pull request belongs."""
+        if not intent.pull or intent.branch or not rules:
+            return intent
+        names = {rule.name for rule in rules}
+        store = self._engine.store
+        runs = {each.run for each in store.open_requests()}
+        if not any(store.get(run).spec.rule in names for run in runs):
+            return intent
+        now, _ = self._current.of(delivery, intent, rules)
+        return now if isinstance(now, Intent) else intent
+
+    def _asked(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> list[_Asked]:
+        found = []
+        for rule in rules:
+            number = issue_of(rule, intent)
+            scope = scope_of(rule, delivery, intent, number)
+            run = self._engine.store.run_under(rule.name, scope) if number else None
+            if run is not None:
+                requests = self._engine.store.requests(run.id)
+                found += [_Asked(rule, run, each) for each in requests]
+        return found
+
+
+def refusal(login: str, problem: str, opened: Sequence[_Asked], prefix: str) -> str:
+    """Return the text of a comment that says why an answer does not count."""
+    head = f"@{login} {problem}" if LOGIN.fullmatch(login) else problem
+    if not opened:
+        return head
+    lines = [
+        f"- **{each.rule.name}**, request {each.request.number}: {how_to(each.request, prefix)}"
+        for each in opened
+    ]
+    return "\n".join((head, "", "Open requests:", "", *lines))
+
+
+def _may_hear(rule: Rule, delivery: Delivery, intent: Intent) -> bool:
+    public = rule.confidential or not intent.confidential
+    return takes_from(rule, delivery) and is_for(rule, intent) and public
+
+
+def _via(delivery: Delivery, intent: Intent) -> str:
+    return f"{delivery.source}/{intent.comment or f'delivery {delivery.number}'}"
+
+
+def _rules(asked: Sequence[_Asked]) -> list[Rule]:
+    return list({each.rule.name: each.rule for each in asked}.values())
+
+
+def _meant(said: CommentAnswer, intent: Intent, opened: Sequence[_Asked]) -> list[_Asked]:
+    """Return the open requests that the comment can be about."""
+    if said.request:
+        return [each for each in opened if short_id(each.request) == said.request]
+    mentions = {name.casefold() for name in intent.mentions}
+    named = [each for each in opened if each.rule.login.casefold() in mentions]
+    if mentions and not said.command:
+        # A reply that speaks to somebody else is no answer.
+        opened = named
+    question = said.answer is AnswerKind.TEXT
+    return [each for each in opened if (each.request.kind is RequestKind.QUESTION) is question]
+
+
+def _is_before(
+    request: AgentRequest, delivery: Delivery, intent: Intent, said: CommentAnswer
+) -> bool:
+    """Return whether the comment was written before the agent asked, and does not name the
+    request. A late delivery must not answer a request that its author never saw."""
+    written = min(filter(None, (intent.at, delivery.received)))
+    return not said.request and written < request.asked
+
+
+def _unclear(said: CommentAnswer, asked: Sequence[_Asked], meant: Sequence[_Asked]) -> str:
+    """Return why it is not clear which request is meant, as a sentence."""
+    if said.request:
+        over = [each.request for each in asked if short_id(each.request) == said.request]
+        return f"{late(over[0])}." if over else f"There is no request {said.request}."
+    if meant:
+        return f"There are {len(meant)} open requests: name the one that you mean."
+    if said.answer is AnswerKind.TEXT:
+        return "No question is open."
+    return "No call waits for an answer."

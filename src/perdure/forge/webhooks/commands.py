@@ -1,0 +1,71 @@
+"""Finds the answer to an agent's request in a comment: `/approve`, `/deny why`, `/answer text`, or
+a plain reply. Pure. Called by `dispatch.request_replies`.
+
+A command is the first line of a comment. So it is never in a quote, in code or in HTML, all of
+which begin with a line of their own. GitLab carries out `/approve` itself on a merge request, and
+then tells nobody of the comment, so each command is also known as `/perdure approve`.
+"""
+
+from __future__ import annotations
+
+import re
+
+from perdure.forge.webhooks.speech import spoken, unquoted
+from perdure.lateclass import dataclass
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind
+from perdure.rules.requests import ID_LENGTH, ID_LETTERS, is_shown_whole, short_id
+
+_COMMAND = re.compile(
+    r" {0,3}/(?:perdure[ \t]+)?(approve|deny|answer)(?:[ \t]+(.*))?", re.IGNORECASE
+)
+_NAMED = re.compile(rf"([{ID_LETTERS}]{{{ID_LENGTH}}})(?:\s+(.*))?", re.IGNORECASE | re.DOTALL)
+KINDS = {"approve": AnswerKind.ALLOW, "deny": AnswerKind.DENY, "answer": AnswerKind.TEXT}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommentAnswer:
+    """The answer in a comment. `request`: the short id that it names, else empty."""
+
+    answer: AnswerKind
+    request: str = ""
+    words: str = ""
+    command: bool = True
+    """It is a command; else a plain reply, which answers only a question."""
+    problem: str = ""
+    """Why the command cannot be carried out, as a sentence."""
+
+
+def answer_in(text: str) -> CommentAnswer | None:
+    """Return the answer in a comment, or None if its author says nothing."""
+    first, _, rest = text.lstrip("\r\n").partition("\n")
+    found = _COMMAND.fullmatch(first.rstrip())
+    if found is None:
+        words = unquoted(text)
+        return CommentAnswer(answer=AnswerKind.TEXT, words=words, command=False) if words else None
+    kind = KINDS[found[1].lower()]
+    said = "\n".join(filter(None, (found[2] or "", unquoted(rest)))).strip()
+    named = _NAMED.fullmatch(said)
+    request, words = (named[1].lower(), (named[2] or "").strip()) if named else ("", said)
+    problem = ""
+    if any(_COMMAND.fullmatch(line.rstrip()) for line in spoken(rest).splitlines()):
+        problem = "A comment answers one request: write a comment for each."
+    elif kind is AnswerKind.ALLOW and words:
+        # Words such as "but not on Fridays" would be a condition that nothing checks.
+        problem = "An approval has no other words, because nothing would heed them."
+    elif kind is AnswerKind.TEXT and not words:
+        problem = "The answer has no words."
+    return CommentAnswer(answer=kind, request=request, words=words, problem=problem)
+
+
+def how_to(request: AgentRequest, prefix: str) -> str:
+    """Return the commands that answer the request, as Markdown."""
+    name = short_id(request)
+    if request.kind is RequestKind.QUESTION:
+        return f"`{prefix}answer {name} your answer`"
+    allow = f"`{prefix}approve {name}`, or " if is_shown_whole(request) else ""
+    return f"{allow}`{prefix}deny {name} why`"
+
+
+def is_command(text: str) -> bool:
+    """Return whether the comment is a command to answer a request."""
+    return _COMMAND.fullmatch(text.lstrip("\r\n").partition("\n")[0].rstrip()) is not None

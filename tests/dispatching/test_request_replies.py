@@ -1,0 +1,305 @@
+"""Requests of agents answered by comments on the four forges: by whom, which one, once, and what a
+refusal says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from perdure.forge.webhooks.commands import answer_in, how_to
+from perdure.model import Condition, Decision, Outcome, OutcomeKind, RunState, TaskRun
+from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, IntentKind
+from perdure.model.forge.rules import Rule
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.protocols import Ending
+from perdure.rules.requests import short_id
+from perdure.testing.stores.samples import begun
+from tests.dispatching.office import Office, intent
+from tests.dispatching.test_reconciling import DEV, Asking, asked
+from tests.forges import minimal
+from tests.servers.forge import gitea, github, gitlab
+
+HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, DeliveryState.RECEIVED
+DIALECTS = {Forge.GITHUB: github, Forge.GITLAB: gitlab, Forge.GITEA: gitea, Forge.FORGEJO: gitea}
+every_forge = pytest.mark.parametrize("forge", list(Forge))
+HOUR = 3_600_000
+
+
+def asks(office: Office, *kinds: RequestKind, rule: str = "dev", **more: Any) -> list[AgentRequest]:
+    """The run's next attempt ends with these requests; all that it has made."""
+    claim = office.claim(rule)
+    office.engine.store.begin(claim, begun(claim.run))
+    now, store = office.engine.store.now(), office.engine.store
+    earlier = len(store.requests(claim.run.id))
+    question = json.dumps({"questions": [{"question": "Which?", "options": []}]})
+    made = []
+    for number, kind in enumerate(kinds, earlier + 1):
+        payload = question if kind is RequestKind.QUESTION else '{"command": "make deploy"}'
+        made.append(
+            AgentRequest(
+                run=claim.run.id, number=number, attempt=claim.attempt, kind=kind, tool="Bash", call=f"c{number}",
+                summary="make deploy", payload=payload, size=len(payload), sha256=f"{number:064}", parked=True,
+                asked=now, expires=now + HOUR,
+            )
+        )  # fmt: skip
+    decision = Decision(
+        state=RunState.QUEUED,
+        run_after=now + HOUR,
+        reason="it asks",
+        condition=Condition(type="needs_input", message="it waits", at=now),
+    )
+    ending = Ending(
+        outcome=Outcome(kind=OutcomeKind.NEEDS_INPUT),
+        decision=decision,
+        requests=tuple(replace(each, **more) for each in made),
+    )
+    store.finish(claim, ending)
+    return list(store.requests(claim.run.id))
+
+
+CALL, QUESTION = RequestKind.APPROVAL, RequestKind.QUESTION
+
+
+@contextmanager
+def on(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[Asking]:
+    """An office whose run works on issue 1 of the forge."""
+    with asked(make, rule, DIALECTS[forge], forge) as asking:
+        asking.small.state.issue("shop/web", "ada", "Deploy", assignees=["dev-bot"])
+        begins = intent(IntentKind.ASSIGNED, whom=("dev-bot",), number=1, forge=forge)
+        assert asking.office.told(begins)[0].state is HANDLED
+        yield asking
+
+
+def said(asking: Asking, text: str, by: str = "ada", **more: Any) -> Delivery:
+    kind = more.pop("kind", IntentKind.COMMENTED)
+    made = intent(kind, number=1, forge=asking.kind, author=by, text=text, **more)
+    return asking.office.told(made)[0]
+
+
+def requests(office: Office) -> list[AgentRequest]:
+    return list(office.engine.store.requests(office.run().id))
+
+
+def comments(asking: Asking) -> list[str]:
+    return [each.text for each in asking.small.state.repositories["shop/web"].items[1].said]
+
+
+@every_forge
+def test_a_comment_answers_the_open_request(make: Callable[..., Office], forge: Forge) -> None:
+    """From the raw webhook: the call is allowed by the login, the run is due, and nothing of it
+    is told to the agent as instructions. The same comment delivered again changes nothing, also
+    when the agent has asked once more."""
+    office = make()
+    assert office.deliver(*minimal.assigned(forge)).state is HANDLED
+    asks(office, CALL)
+    sent = minimal.commented(forge, "/approve")
+    told = office.deliver(*sent)
+    assert (told.state, told.reason) == (HANDLED, f"answers request 1 of {office.run().name}")
+    (request,) = requests(office)
+    assert (request.state, request.answer) == (RequestState.ANSWERED, AnswerKind.ALLOW)
+    assert request.by == "forge:hub/ada"
+    assert office.run().run_after <= office.engine.store.now() and len(office.prompts()) == 1
+    (line,) = [
+        each
+        for each in office.engine.store.audit(run=office.run().id)
+        if each.kind == "request_answered"
+    ]
+    assert line.actor == "forge:hub/ada"
+    asks(office, CALL)
+    again = office.deliver(*sent)
+    assert (again.state, again.reason) == (
+        HANDLED,
+        f"it answered request 1 of {office.run().name}",
+    )
+    edited = office.deliver(*minimal.comment_edited(forge, "/approve", "/approve now"))
+    assert edited.state is not WAITS
+    assert requests(office)[1].state is RequestState.OPEN and len(office.prompts()) == 1
+
+
+@every_forge
+def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> None:
+    """An answer that names no request is refused in one comment that lists them, however often it
+    is delivered; one that names a request answers that one."""
+    with on(make, forge) as asking:
+        first, second = asks(asking.office, CALL, CALL)
+        prefix = asking.forge.command_prefix
+        assert said(asking, "/approve", comment="7").state is IGNORED
+        assert said(asking, "/approve", comment="7").state is IGNORED
+        (listed,) = comments(asking)
+        assert "@ada There are 2 open requests" in listed
+        for each in (first, second):
+            assert how_to(each, prefix) in listed and short_id(each) in listed
+        assert {each.state for each in requests(asking.office)} == {RequestState.OPEN}
+        told = said(asking, f"{prefix}deny {short_id(second)} use\nthe `staging` one", comment="8")
+        assert told.state is HANDLED
+        first, second = requests(asking.office)
+        assert (first.state, second.answer) == (RequestState.OPEN, AnswerKind.DENY)
+        assert second.words == "use\nthe `staging` one"
+        # Late, and twice: one sentence that names who was first.
+        assert said(asking, f"/approve {short_id(second)}", comment="9").state is IGNORED
+        assert "Request 2 was answered already by forge:hub/ada: deny." in comments(asking)[1]
+        assert short_id(first) in comments(asking)[1]
+        assert said(asking, "/approve", comment="10").state is HANDLED
+        assert len(comments(asking)) == 2 and len(asking.office.prompts()) == 1
+
+
+def test_a_plain_reply_answers_a_question(make: Callable[..., Office]) -> None:
+    """Without its quotes, with its code, and beside an open call. A second reply is instructions
+    again, because no question is open."""
+    with on(make, Forge.GITEA) as asking:
+        asks(asking.office, CALL, QUESTION)
+        quoted = "> Which?\n> /approve\n\nUse `SQLite`,\nplease."
+        assert said(asking, quoted).state is HANDLED
+        call, question = requests(asking.office)
+        assert (question.answer, question.words) == (AnswerKind.TEXT, "Use `SQLite`,\nplease.")
+        assert call.state is RequestState.OPEN
+        assert said(asking, "/approve").state is HANDLED
+        assert asking.office.run().conditions == () and len(asking.office.prompts()) == 1
+        asking.office.end(asking.office.claim())
+        assert said(asking, "And a test.").state is HANDLED
+        assert len(asking.office.prompts()) == 2 and comments(asking) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "> /approve",
+        "Look:\n> /approve",
+        "```\n/approve\n```",
+        "    /approve",
+        "\t/approve",
+        "`/approve`",
+        "<!--\n/approve\n-->",
+        "<pre>\n/approve\n</pre>",
+        "Please /approve",
+        "No.\n/approve",
+        "/approved",
+        "//approve",
+    ],
+)
+def test_a_quoted_command_is_none(text: str) -> None:
+    found = answer_in(text)
+    assert found is None or not found.command
+
+
+def test_an_approval_is_exactly_one_command() -> None:
+    """Words behind an approval, and a second command, are refused with a sentence."""
+    clear = answer_in("/approve")
+    assert clear is not None and (clear.answer, clear.problem) == (AnswerKind.ALLOW, "")
+    for text in ("/approve but not on Fridays", "/approve\nbut later", "/Approve bcdfg no"):
+        found = answer_in(text)
+        assert found is not None and "no other words" in found.problem, text
+    both = answer_in("/deny bcdfg\n/approve bcdfh")
+    assert both is not None and "one request" in both.problem
+    quoted = answer_in("/deny\n> /approve\n\nsee above")
+    assert quoted is not None and (quoted.words, quoted.problem) == ("see above", "")
+
+
+def test_who_may_answer(make: Callable[..., Office]) -> None:
+    """Nobody but the people for whom the rule works: no stranger, not the agent itself, and nobody
+    whom the forge does not let write; a stranger's comment is not even answered."""
+    rule = replace(DEV, authors=(), access="write")
+    with on(make, Forge.GITEA, rule) as asking:
+        (request,) = asks(asking.office, CALL)
+        for by in ("mallory", "dev-bot", "nobody"):
+            assert said(asking, f"/approve {short_id(request)}", by=by).state is IGNORED, by
+        own = f"/approve {short_id(request)}\n<!-- perdure:task=1 -->"
+        assert said(asking, own).state is IGNORED
+        assert requests(asking.office) == [request] and comments(asking) == []
+        assert said(asking, f"/approve {short_id(request)}", by="ben").state is HANDLED
+        assert requests(asking.office)[0].by == "forge:hub/ben"
+    assert asking.office.engine.store.requests(request.run)[0].answer is AnswerKind.ALLOW
+
+
+def test_what_is_no_answer_to_what_was_asked(make: Callable[..., Office]) -> None:
+    """A comment that was written before the agent asked, an edited one, one with an unknown id, and
+    an approval of a call that the forge did not show whole answer nothing."""
+    with on(make, Forge.GITHUB) as asking:
+        payload = json.dumps({"command": "x" * 5000})
+        asks(asking.office, CALL)
+        (small,) = requests(asking.office)
+        assert said(asking, "/approve", at=small.asked - 60_000).state is IGNORED
+        assert "older than the request" in comments(asking)[-1]
+        edit = said(asking, "/approve", kind=IntentKind.COMMENT_EDITED, before="Hm.")
+        assert (edit.state, edit.reason) == (IGNORED, "an edited comment answers no request")
+        assert said(asking, "/approve bbbbb", comment="3").state is IGNORED
+        assert "There is no request bbbbb." in comments(asking)[-1]
+        assert requests(asking.office) == [small]
+        named = said(asking, f"/approve {short_id(small)}", at=small.asked - 60_000)
+        assert named.state is HANDLED
+        asks(asking.office, CALL, payload=payload, size=len(payload))
+        long = requests(asking.office)[-1]
+        assert said(asking, f"/approve {short_id(long)}", comment="4").state is IGNORED
+        assert "too long to be shown here whole" in comments(asking)[-1]
+        assert "approve" not in how_to(long, "/")
+        assert said(asking, "/deny", comment="5").state is HANDLED
+
+
+def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -> None:
+    """GitHub leaves out the branch of a comment on a pull request: the forge is asked, and the
+    run of that branch is meant."""
+    with on(make, Forge.GITHUB) as asking:
+        asks(asking.office, CALL)
+        asking.small.state.repositories["shop/web"].named["perdure/dev-1"] = "5" * 40
+        pull = asking.forge.open_pull(
+            "shop/web", head="perdure/dev-1", base="main", title="t", text=""
+        )
+        said_there = intent(
+            IntentKind.COMMENTED, number=pull.ref.number, pull=True, text="/approve"
+        )
+        assert asking.office.told(said_there)[0].state is HANDLED
+        assert requests(asking.office)[0].answer is AnswerKind.ALLOW
+
+
+def test_earlier_news_come_first(make: Callable[..., Office]) -> None:
+    """Instructions that came before the approval close the request, and the approval is late."""
+    with on(make, Forge.GITEA) as asking:
+        asks(asking.office, CALL)
+        news, approval = asking.office.told(
+            intent(IntentKind.COMMENTED, number=1, forge=Forge.GITEA, text="Do not deploy."),
+            intent(IntentKind.COMMENTED, number=1, forge=Forge.GITEA, text="/approve", comment="2"),
+        )
+        assert (news.state, approval.state) == (HANDLED, WAITS)
+        asking.office.dispatcher.round()
+        assert requests(asking.office)[0].state is RequestState.SUPERSEDED
+        assert asking.office.delivery(approval.number).state is IGNORED
+        assert "No call waits for an answer." in comments(asking)[-1]
+
+
+def test_an_answer_is_used_once_over_a_kill(make: Callable[..., Office]) -> None:
+    """perdure is killed between the answer and the end of its delivery: the delivery is taken up
+    again, and answers nothing else."""
+    with on(make, Forge.GITEA) as asking:
+        store, run = asking.office.engine.store, asking.office.run()
+        asks(asking.office, CALL, CALL)
+        first = requests(asking.office)[0]
+        store.answer(run.id, 1, AnswerKind.ALLOW, "", "forge:hub/ada", via="hub/5")
+        again = said(asking, "/approve", comment="5", at=first.asked + 1)
+        assert (again.state, again.reason) == (HANDLED, f"it answered request 1 of {run.name}")
+        assert requests(asking.office)[1].state is RequestState.OPEN
+
+
+def test_two_agents_on_one_issue(make: Callable[..., Office]) -> None:
+    """Each with a question: a reply that mentions one answers it, and one that mentions nobody is
+    refused with a list of both."""
+    eye = replace(DEV, name="eye", login="eye-bot", labels=("eye",))
+    office = make(replace(DEV), eye)
+    for login in ("dev-bot", "eye-bot"):
+        office.told(intent(IntentKind.ASSIGNED, whom=(login,)))
+    asks(office, QUESTION)
+    asks(office, QUESTION, rule="eye")
+    plain = intent(IntentKind.COMMENTED, text="SQLite.")
+    assert "There are 2 open requests" in office.told(plain)[0].reason
+    named = intent(IntentKind.COMMENTED, text="@eye-bot SQLite.", mentions=("eye-bot",))
+    assert office.told(named)[0].state is HANDLED
+
+    def state(run: TaskRun) -> RequestState:
+        return office.engine.store.requests(run.id)[0].state
+
+    assert state(office.run("eye")) is RequestState.ANSWERED
+    assert state(office.run("dev")) is RequestState.OPEN
