@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from perdure.agents import registry
 from perdure.agents.codex.driver import git_roots
+from perdure.protocols import OpenRequest
 
 RECORDED = Path(__file__).parent / "recorded"
 ID = "3e86833f-e79e-4c46-88a6-cbeec5618e94"
@@ -261,3 +262,57 @@ def test_only_a_worktree_that_its_repository_knows_opens_the_sandbox(tmp_path: P
     (forged / ".git").unlink()
     (forged / ".git").symlink_to(repo / ".git")
     assert git_roots(forged) == []
+
+
+Entry = tuple[str, dict[str, object]]
+
+
+def rollout(*entries: Entry) -> bytes:
+    lines = (json.dumps({"type": kind, "payload": payload}) for kind, payload in entries)
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def test_a_rollout_shows_a_request_that_is_under_way() -> None:
+    """Codex 0.169.0 writes the prompt and the results of tools before it asks its model, and a
+    record of the usage when the answer has come. Two calls are asked about when both have ended."""
+
+    def item(kind: str, **more: object) -> Entry:
+        return "response_item", {"type": kind, **more}
+
+    def ended(call: str) -> Entry:
+        return item("function_call_output", call_id=call, output="x" * 400)
+
+    def message(role: str, text: str) -> Entry:
+        return item("message", role=role, content=[{"type": "text", "text": text}])
+
+    told: Entry = ("token_usage_record", {"response_id": "r", "usage": {"input_tokens": 5}})
+    asked: list[Entry] = [
+        ("turn_context", {"model": "gpt-5.5"}),
+        message("user", "<environment_context>a</environment_context>"),
+        message("user", "Do all of it."),
+    ]
+    said = [
+        *asked,
+        message("assistant", "I look."),
+        item("function_call", call_id="1"),
+        item("function_call", call_id="2"),
+    ]
+    calls = [*said, told]
+    full = OpenRequest(added=200, model="gpt-5.5")
+    expected: list[tuple[list[Entry], OpenRequest | None]] = [
+        ([], None),
+        (asked[:2], None),
+        (asked, OpenRequest(added=3, model="gpt-5.5")),
+        (said, OpenRequest(added=3, model="gpt-5.5")),
+        (calls, None),
+        ([*calls, ended("1")], None),
+        ([*calls, ended("1"), ended("2")], full),
+        ([*calls, ended("2"), ended("1"), ("event_msg", {"type": "token_count"})], full),
+        ([*calls, ended("1"), ended("2"), told], None),
+        ([*calls, ended("1"), ended("2"), ("event_msg", {"type": "turn_aborted"})], None),
+        ([*calls, ended("1"), ended("2"), told, ("compacted", {})], OpenRequest(model="gpt-5.5")),
+    ]
+    for entries, request in expected:
+        assert CODEX.open_request(rollout(*entries)) == request, entries
+    assert registry.load("acp-codex").open_request(rollout(*asked)) is not None
+    assert registry.load("acp-claude").open_request(rollout(*asked)) is None

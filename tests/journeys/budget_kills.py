@@ -9,8 +9,10 @@ than the budget and the dearest reply, or if over all trials of a CLI what perdu
 more than 5 % from what the server reported. A single trial is wrong if perdure knew that more was
 spent, beyond the requests that came while nobody supervised the agent: these are counted and shown.
 
-A server reports the input of a reply when the reply begins (Anthropic) or all of it when it ends
-(OpenAI); a reply that is cut off before has no figure in its record either.
+The record counts every reply that the server began to send, in full: its input and all of its
+output, also if the connection was cut after the first byte and the client was never told a figure.
+The usage is as a conversation has it: each request carries what the one before left, and what the
+tool printed since.
 """
 
 from __future__ import annotations
@@ -47,20 +49,23 @@ CLOSE = 0.05
 
 @dataclass(frozen=True)
 class Spent:
-    """Usage that a model server reported."""
+    """Usage by a model server's record."""
 
     counts: dict[str, int]
     usd: float
     dearest: float
     """The price of its dearest reply."""
+    cut: int = 0
+    """Number of replies that it began to send and could not send to their end."""
 
 
-def spent(rehearsal: Rehearsal) -> Spent:
-    """Return what the server's record says, priced by the list. Anthropic tells the cached part of
-    the input beside it."""
+def spent(rehearsal: Rehearsal, *, in_full: bool = False) -> Spent:
+    """Return what the server's record says, priced by the list: what it reported, or in full what
+    it began to send. Anthropic tells the cached part of the input beside it."""
     total, prices = Usage(), [0.0]
     models = {request.number: (request.dialect, request.model) for request in rehearsal.everything}
-    for number, tokens in rehearsal.reported.items():
+    counted = rehearsal.begun if in_full else rehearsal.reported
+    for number, tokens in counted.items():
         dialect, model = models[number]
         beside = tokens.cached if dialect == "anthropic" else 0
         used = Usage(tokens.input + beside, tokens.output, tokens.cached)
@@ -68,7 +73,8 @@ def spent(rehearsal: Rehearsal) -> Spent:
         prices.append(cost(used, price) if price else 0.0)
         total = total + used
     counts = {"input": total.input, "output": total.output, "cached": total.cached}
-    return Spent(counts, round(sum(prices), 6), max(prices))
+    cut = sum(rehearsal.reported.get(number) != tokens for number, tokens in counted.items())
+    return Spent(counts, round(sum(prices), 6), max(prices), cut)
 
 
 @dataclass
@@ -86,6 +92,8 @@ class Trial:
     dearest: float = 0.0
     unattended: int = 0
     """Requests that came while the agent had no supervisor."""
+    cut: int = 0
+    """Replies that the server began to send and could not send to their end."""
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -102,17 +110,18 @@ class Trial:
 def script(dice: random.Random) -> str:
     """A task whose replies all call a tool, with texts that take their time."""
     replies = []
+    held = dice.randrange(12_000, 30_000)
     for number in range(REPLIES):
-        counts = (
-            f"usage in={dice.randrange(20_000, 90_000)} out={dice.randrange(300, 4000)} "
-            f"cached={dice.randrange(0, 20_000)}"
-        )
+        output, printed = dice.randrange(300, 4000), dice.randrange(100, 4000)
+        counts = f"usage in={held} out={output} cached={dice.randrange(0, held // 3)}"
+        held += output + printed
         act = (
-            f"run echo {number} >> work.txt; sleep {dice.choice(('0.1', '0.4'))}"
+            f"run echo {number} >> work.txt; head -c {4 * printed} /dev/zero | tr '\\0' x; "
+            f"sleep {dice.choice(('0.1', '0.4'))}"
             if number < REPLIES - 1
             else "say All of it is done."
         )
-        replies.append(f"{counts}\nslow {dice.choice(('0.1', '0.5'))}\nsay Step {number}.\n{act}")
+        replies.append(f"{counts}\nslow {dice.choice(('0.5', '1.5'))}\nsay Step {number}.\n{act}")
     return "by history\n" + "\n---\n".join(replies) + "\n"
 
 
@@ -129,8 +138,9 @@ def trial(seed: int, agent: str) -> Trial:
             result.wrong.append(f"{type(error).__name__}: {error}"[:600])
         finally:
             stage.close()
-        reported = spent(rehearsal)
-    result.by_server, result.dearest = reported.usd, reported.dearest
+        recorded_spending = spent(rehearsal, in_full=True)
+    result.by_server, result.dearest = recorded_spending.usd, recorded_spending.dearest
+    result.cut = recorded_spending.cut
     allowed = result.budget + result.dearest * (1 + result.unattended)
     if result.by_perdure > allowed:
         result.wrong.append(f"overspent knowingly: {sums(result)}")
@@ -161,7 +171,7 @@ def _play(stage: Stage, result: Trial, dice: random.Random) -> None:
     )
     killed: list[int] = []
     for number in range(KILLS + 1):
-        accepted = stage.perdure("show", "task", "--json").code == 0
+        accepted = result.attempts > 0 or stage.perdure("show", "task", "--json").code == 0
         started = stage.start(*(("retry", "task", "--json") if accepted else begin))
         if number < KILLS:
             victim, requests, after_s = (

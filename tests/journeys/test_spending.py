@@ -30,6 +30,22 @@ run until test -e go; do sleep 0.1; done
 usage in=80000 out=1000 cached=3000
 say It is done.
 """
+IN_FLIGHT = """by history
+usage in=60000 out=3000 cached=1000
+say I look around.
+run head -c 8000 /dev/zero | tr '\\0' x
+---
+usage in=65000 out=3000 cached=1000
+say I look further.
+run echo two >> two.txt
+---
+usage in=69000 out=3000 cached=1000
+say I look once more.
+run echo three >> three.txt
+---
+usage in=73000 out=1000 cached=3000
+say It is done.
+"""
 COUNTS = ("input", "output", "cached")
 
 
@@ -136,6 +152,30 @@ def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> No
     assert "budget" in done.json["conditions"][0]["message"]
     assert done.json["usage"]["cost_usd"] == pytest.approx(spent(one.rehearsal).usd, rel=0.05)
     assert 1.5 <= spent(one.rehearsal).usd <= 1.5 + spent(one.rehearsal).dearest
+
+
+@pytest.mark.parametrize("agent", ["claude", "codex"])
+def test_a_budget_holds_over_replies_that_were_cut_off(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The agent is killed twice while a reply is on its way, of which it had recorded nothing or
+    only the beginning: what both cost is estimated, and the third attempt is not launched."""
+    go = tmp_path / "go"
+    cut_off = f"say I look further.\nhold {go}\n"
+    one = stage(IN_FLIGHT.replace("say I look further.\n", cut_off))
+    started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.1"))
+    for number in (1, 2):
+        one.rehearsal.wait_for(1 + number)
+        os.kill(one.agent_pid(number), signal.SIGKILL)
+    go.touch()
+    done = one.finish(started)
+    assert done.code == 3, done.err
+    assert "budget" in done.json["conditions"][0]["message"]
+    assert len(done.json["attempts"]) == 2 and len(one.rehearsal.requests) == 3
+    used, by_server = done.json["usage"], spent(one.rehearsal, in_full=True)
+    assert used["estimated"] is True
+    assert used["cost_usd"] == pytest.approx(by_server.usd, rel=0.05)
+    assert by_server.usd <= 1.1 + by_server.dearest
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])

@@ -29,6 +29,7 @@ from perdure.model.events import (
     UsageSeen,
     WritesLost,
 )
+from perdure.rules import pricing
 
 counts = st.integers(0, 10_000)
 usages = st.builds(Usage, counts, counts, counts, counts, counts.map(lambda cents: cents / 100))
@@ -191,8 +192,17 @@ def test_pieces_of_a_text_are_joined_and_nothing_is_lost(seen: list[AgentEvent])
     assert joiner.rest() == []
 
 
-def reply(key: str, *, output: int = 0, model: str = "claude-opus-4-8", **counts: int) -> ReplySeen:
-    return ReplySeen(Reply(id=key, usage=Usage(output=output, **counts), model=model))
+def reply(
+    key: str,
+    *,
+    output: int = 0,
+    model: str = "claude-opus-4-8",
+    begins: bool = False,
+    ends: bool = False,
+    **counts: int,
+) -> ReplySeen:
+    usage = Usage(output=output, **counts)
+    return ReplySeen(Reply(id=key, usage=usage, model=model, begins=begins, ends=ends))
 
 
 REPLY = st.sampled_from(["a", "b", "c"])
@@ -277,12 +287,34 @@ def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
 
 
 def test_a_request_that_a_kill_cut_off_is_estimated() -> None:
-    """It carried at least what the answer before it left, as much of it cached; where no answer was
-    seen, what the conversation held. Nothing is added where an answer had begun."""
+    """It carried what the answer before it left and what came since, as much of it cached; where no
+    answer was seen, what the conversation held. Its output is that of the longest answer."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100, cached=500)))
     begun = ReplySeen(Reply(id="b", usage=Usage(input=1200)))
-    assert read(first, RequestSeen()).unanswered(0) == Usage(input=1100, cached=550, estimated=True)
-    assert read(RequestSeen()).unanswered(700) == Usage(input=700, estimated=True)
-    assert read(first, RequestSeen(), begun).unanswered(700) == Usage()
-    assert read(first, RequestSeen(), RetrySeen(status=529)).unanswered(700) == Usage()
-    assert read(first).unanswered(700) == Usage()
+    assert read(first, RequestSeen()).asking and not read(first).asking
+    assert not read(first, RequestSeen(), begun).asking
+    held = Reply(id="held", usage=Usage(input=700))
+    expected = Usage(input=1140, output=pricing.REPLY, cached=570, estimated=True)
+    assert read(first).cut_off([held], 40) == expected
+    assert read().cut_off([held], 0) == Usage(input=700, output=pricing.REPLY, estimated=True)
+    assert read().cut_off([], 5) == Usage(
+        input=pricing.FIRST_REQUEST + 5, output=pricing.REPLY, estimated=True
+    )
+    assert read(first).cut_off([], None) == Usage()
+
+
+def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_longest() -> None:
+    """Its input was reported when it began; its output would have been reported at its end."""
+    whole = [reply("a", begins=True, input=1000), reply("a", ends=True, output=4000)]
+    begun = reply("b", begins=True, input=1400, output=1)
+    rest = Usage(output=3999, estimated=True)
+    assert read(*whole).cut_off([], None) == Usage()
+    assert read(*whole, begun).cut_off([], None) == rest
+    assert read(*whole, begun, reply("b", ends=True, output=9)).cut_off([], None) == Usage()
+
+
+def test_a_request_that_is_repeated_was_refused() -> None:
+    """An agent that announces another try waits, and its model was not asked."""
+    first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100)))
+    assert read(first, RetrySeen(status=529)).repeating
+    assert not read(first, RetrySeen(status=529), Said("It went on.")).repeating

@@ -58,16 +58,16 @@ def test_what_was_reported_is_in_the_record(
     place: str, body: dict[str, Any], of_a_cut: dict[int, TokenCounts]
 ):
     """The record has what each answer told of its usage: of one that is cut off, what its service
-    tells when it begins."""
+    tells when it begins. What was begun is there in full."""
     with Rehearsal("say a\nusage in=11 out=3 cached=5") as rehearsal:
         ask(rehearsal, "POST", place, body)
-    assert rehearsal.reported == {1: TokenCounts(11, 3, 5)}
+    assert rehearsal.reported == rehearsal.begun == {1: TokenCounts(11, 3, 5)}
     with (
         Rehearsal("usage in=22 out=4\nsay b\ncut") as rehearsal,
         pytest.raises(http.client.IncompleteRead),
     ):
         ask(rehearsal, "POST", place, body)
-    assert rehearsal.reported == of_a_cut
+    assert rehearsal.reported == of_a_cut and rehearsal.begun == {1: TokenCounts(22, 4, 0)}
 
 
 def test_anthropic_answers_as_one_body_when_not_streamed():

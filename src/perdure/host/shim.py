@@ -54,7 +54,7 @@ OVER_GRACE_S = 1.0
 SETTLE_S = 0.1
 """Time in which the agent's own helpers may end with it before they count as left behind, in
 seconds."""
-FOLLOWED_S = 0.2
+FOLLOWED_S = 0.1
 """Interval at which the supervisor of an agent is looked for that must not work without one, in
 seconds. Its replies may cost money that nobody counts."""
 ALONE_GRACE_S = 1.0

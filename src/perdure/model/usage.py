@@ -67,6 +67,10 @@ class Reply:
     beside replies with names."""
     at: int = 0
     """When it was written, in ms; 0: not reported."""
+    begins: bool = False
+    """Only its beginning is reported here, so its output is still to come."""
+    ends: bool = False
+    """Its end is reported here."""
 
     def merge(self, later: Reply) -> Reply:
         """Return the combined reply: of each count, the larger one."""
@@ -84,7 +88,14 @@ class Reply:
             model=later.model or self.model,
             hour=max(self.hour, later.hour),
             at=self.at,
+            begins=self.begins or later.begins,
+            ends=self.ends or later.ends,
         )
+
+    @property
+    def cut(self) -> bool:
+        """Return whether its beginning was reported, and its end was not."""
+        return self.begins and not self.ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

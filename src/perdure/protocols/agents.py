@@ -223,6 +223,27 @@ class Untold(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest:
+    """A request to the model whose answer the agent has not recorded."""
+
+    added: int = 0
+    """Estimate of what the conversation has grown by since the last recorded answer, in tokens."""
+    model: str = ""
+    """Empty: not known."""
+
+
+@runtime_checkable
+class TellsRequests(Protocol):
+    """An optional interface, for drivers whose agent's output does not say when the model is asked:
+    that is read from the transcript."""
+
+    def open_request(self, content: bytes) -> OpenRequest | None:
+        """Return the request that was under way when the agent ended, from a piece of a transcript;
+        None if there was none. Pure."""
+        ...
+
+
 @runtime_checkable
 class GoesOn(Protocol):
     """An optional interface, for drivers whose agent may go on silently after it reported the end

@@ -69,6 +69,11 @@ REQUESTS = 10
 """Assumed number of requests to the model in an attempt."""
 PROGRAM = 15_000
 """Assumed tokens of an agent's own instructions and tools, which precede every conversation."""
+FIRST_REQUEST = 20_000
+"""Assumed tokens of the first request of a conversation, without its prompt."""
+REPLY = 3_000
+"""Assumed tokens of a reply that was cut off, unless a longer one was seen. It is a long one, so
+that a budget holds."""
 SUMMARY = 4_000
 """Assumed tokens of a conversation after it was compacted."""
 BRIEF = 3_000

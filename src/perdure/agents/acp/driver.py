@@ -59,9 +59,11 @@ from perdure.protocols import (
     Abilities,
     AgentDriver,
     Archive,
+    OpenRequest,
     Prompt,
     Retention,
     Spoken,
+    TellsRequests,
     Untold,
     Warm,
 )
@@ -368,6 +370,9 @@ class AcpDriver:
     def total(self, transcript: bytes) -> Usage:
         """Return zero: over ACP, usage is reported for each turn."""
         return Usage()
+
+    def open_request(self, content: bytes) -> OpenRequest | None:
+        return self.native.open_request(content) if isinstance(self.native, TellsRequests) else None
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         return self.native.untold(content) if isinstance(self.native, Untold) else ()

@@ -207,16 +207,21 @@ def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
 def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
     """Return the usage of a reply so far: its input when it starts, its output when it ends."""
     event = found.get("event")
-    message = (
-        json_lines.part(event, "message")
-        if json_lines.part(event, "type") == "message_start"
-        else event
-    )
-    reply = transcript.reply(message)
+    begins = json_lines.part(event, "type") == "message_start"
+    reply = transcript.reply(json_lines.part(event, "message") if begins else event)
     if reply is None:
         return ()
     key = reply.id or json_lines.text(found.get("api_message_id"), SUMMARY)
-    return (ReplySeen(Reply(id=key, usage=reply.usage, model=reply.model, hour=reply.hour)),)
+    ends = json_lines.part(event, "type") == "message_delta"
+    counted = Reply(
+        id=key,
+        usage=reply.usage,
+        model=reply.model,
+        hour=reply.hour,
+        begins=begins,
+        ends=ends,
+    )
+    return (ReplySeen(counted),)
 
 
 def _argument(given: Any) -> str:

@@ -43,7 +43,7 @@ from perdure.model import (
     Usage,
 )
 from perdure.model.events import AgentEvent
-from perdure.protocols import Abilities, Prompt, Retention, Spoken, Warm
+from perdure.protocols import Abilities, OpenRequest, Prompt, Retention, Spoken, Warm
 
 if TYPE_CHECKING:
     from perdure.rules.transcript_repair import Mended
@@ -224,6 +224,9 @@ class CodexDriver:
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return codex_files.bases(home, transcript)
+
+    def open_request(self, content: bytes) -> OpenRequest | None:
+        return codex_files.open_request(content)
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         return untold.untold(content)

@@ -18,13 +18,19 @@ from typing import Any
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.model import Conversation, Fill, Reply, Usage
-from perdure.protocols import Prompt, Spoken
+from perdure.protocols import OpenRequest, Prompt, Spoken
 
 _NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
 _TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
+_ASKED = (*_COUNTED, b'"response_item"', b'"compacted"', b'"task_complete"', b'"turn_aborted"')
+_CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
+"""Calls that get a result: other calls are run by the service."""
+_RESULTS = frozenset(f"{name}_output" for name in _CALLS)
+BYTES_A_TOKEN = 4
+"""Assumed bytes of text in a token."""
 _OWN_WORDS = (
     *(
         "<environment_context>",
@@ -249,6 +255,51 @@ def replies(content: bytes) -> Iterator[Reply]:
                 at=at,
                 unnamed=True,
             )
+
+
+def open_request(content: bytes) -> OpenRequest | None:
+    """Return the request whose answer was not recorded, by the order of the lines: 0.169.0 writes a
+    prompt and the result of a tool before it asks the model, and a record of the usage as soon as
+    the answer has arrived."""
+    asking, added, model = False, 0, ""
+    calls: set[str] = set()
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if any(mark in line for mark in _ASKED) else None
+        if entry is None:
+            continue
+        payload = entry.get("payload")
+        kind, key = json_lines.part(payload, "type"), json_lines.part(payload, "call_id")
+        match entry.get("type"), kind:
+            case ("turn_context", _):
+                model = json_lines.text(json_lines.part(payload, "model"), _FIRST) or model
+            case ("token_usage_record", _) | ("event_msg", "task_complete" | "turn_aborted"):
+                asking, added = False, 0
+            case ("compacted", _):
+                asking = True
+            case ("response_item", "message") if words := _prompted(payload):
+                asking, added = True, added + len(words) // BYTES_A_TOKEN
+            case ("response_item", str() as name) if name in _CALLS:
+                calls.add(str(key))
+            case ("response_item", str() as name) if name in _RESULTS:
+                calls.discard(str(key))
+                asking = not calls
+                added += len(_output(payload)) // BYTES_A_TOKEN
+            case _:
+                pass
+    return OpenRequest(added=added, model=model) if asking else None
+
+
+def _prompted(message: Any) -> str:
+    """Return the text of a prompt; empty for any other message."""
+    return prompt_of(message) if json_lines.part(message, "role") == "user" else ""
+
+
+def _output(item: Any) -> str:
+    """Return the text of a tool's result."""
+    output = json_lines.part(item, "output")
+    if isinstance(output, str):
+        return output
+    return "\n".join(json_lines.text(part.get("text")) for part in json_lines.items(output))
 
 
 def fill(content: bytes) -> Fill:

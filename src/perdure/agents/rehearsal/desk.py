@@ -23,12 +23,24 @@ from perdure.agents.rehearsal.conversation import ScriptedConversation
 from perdure.agents.rehearsal.cues import Cue
 from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
 from perdure.agents.rehearsal.wire import Dialect, Refusal, Step
+from perdure.lateclass import dataclass
 
-Report: TypeAlias = Callable[[TokenCounts], None]
 Answer: TypeAlias = Callable[
-    [str, dict[str, str], dict[str, Any]], tuple[Dialect, Cue, ScriptedConversation, Report] | None
+    [str, dict[str, str], dict[str, Any]],
+    tuple[Dialect, Cue, ScriptedConversation, "AnswerRecord"] | None,
 ]
 Other: TypeAlias = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord:
+    """Where the desk reports what an answer uses."""
+
+    begun: Callable[[TokenCounts], None]
+    """Called with the usage in full when the first bytes were sent."""
+    reported: Callable[[TokenCounts], None]
+    """Called with the usage that the client was told so far."""
+
 
 _MODEL = {
     "id": "rehearsal",
@@ -172,7 +184,11 @@ class _Visit(BaseHTTPRequestHandler):
         """Log nothing: the record has every request."""
 
     def _play(
-        self, dialect: Dialect, cue: Cue, conversation: ScriptedConversation, report: Report
+        self,
+        dialect: Dialect,
+        cue: Cue,
+        conversation: ScriptedConversation,
+        record: AnswerRecord,
     ) -> None:
         if cue.failure:
             self._refuse(dialect.refusal(cue.failure, time.time()))
@@ -183,16 +199,17 @@ class _Visit(BaseHTTPRequestHandler):
                 {"type": "error", "error": {"type": "invalid_request_error", "message": message}},
             )
         elif conversation.streamed:
-            self._stream(dialect.stream(cue, conversation), report)
+            self._stream(dialect.stream(cue, conversation), cue.tokens, record)
         elif all(
             self._go_on(action)
             for action in cue.actions
             if isinstance(action, (Slow, Hold, Hang, Cut))
         ):
             self._whole(200, dialect.whole(cue, conversation))
-            report(cue.tokens)
+            record.begun(cue.tokens)
+            record.reported(cue.tokens)
 
-    def _stream(self, steps: Iterator[Step], report: Report) -> None:
+    def _stream(self, steps: Iterator[Step], tokens: TokenCounts, record: AnswerRecord) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("cache-control", "no-cache")
@@ -201,8 +218,9 @@ class _Visit(BaseHTTPRequestHandler):
         for step in steps:
             if isinstance(step, bytes):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(step), step))
+                record.begun(tokens)
             elif isinstance(step, TokenCounts):
-                report(step)
+                record.reported(step)
             elif isinstance(step, Cut) and step.clean:
                 break
             elif not self._go_on(step):

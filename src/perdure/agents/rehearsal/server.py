@@ -24,7 +24,7 @@ from perdure.agents.rehearsal.anthropic import Anthropic
 from perdure.agents.rehearsal.chat import Chat
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
 from perdure.agents.rehearsal.cues import Cue, Cues, Player
-from perdure.agents.rehearsal.desk import RehearsalDesk, Report
+from perdure.agents.rehearsal.desk import AnswerRecord, RehearsalDesk
 from perdure.agents.rehearsal.gemini import Gemini
 from perdure.agents.rehearsal.openai import OpenAI
 from perdure.agents.rehearsal.script import Fail, Say, Script, TokenCounts, parse
@@ -131,6 +131,7 @@ class Rehearsal:
         self._file: TextIO | None = None
         self._all: list[Request] = []
         self._reported: dict[int, TokenCounts] = {}
+        self._begun: dict[int, TokenCounts] = {}
         self._arrived = threading.Condition()
         self._desk: RehearsalDesk | None = None
 
@@ -191,6 +192,13 @@ class Rehearsal:
             return dict(self._reported)
 
     @property
+    def begun(self) -> dict[int, TokenCounts]:
+        """Return the usage in full of each answer whose first bytes were sent, by number of the
+        request. An answer that was cut off counts like a whole one."""
+        with self._arrived:
+            return dict(self._begun)
+
+    @property
     def last(self) -> Request:
         """Return the last of `requests`. Raise LookupError if there is none."""
         requests = self.requests
@@ -232,7 +240,7 @@ class Rehearsal:
 
     def _answer(
         self, path: str, headers: dict[str, str], body: dict[str, Any]
-    ) -> tuple[Dialect, Cue, ScriptedConversation, Report] | None:
+    ) -> tuple[Dialect, Cue, ScriptedConversation, AnswerRecord] | None:
         """Return the answer to a POST with a JSON body; None if it is not a call of the model.
         Called by the desk."""
         place = path.partition("?")[0]
@@ -248,11 +256,19 @@ class Rehearsal:
                 (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
             )
             number = self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
-        return dialect, cue, conversation, partial(self._report, number)
+        return (
+            dialect,
+            cue,
+            conversation,
+            AnswerRecord(
+                begun=partial(self._keep_count, self._begun, number),
+                reported=partial(self._keep_count, self._reported, number),
+            ),
+        )
 
-    def _report(self, number: int, tokens: TokenCounts) -> None:
+    def _keep_count(self, counts: dict[int, TokenCounts], number: int, tokens: TokenCounts) -> None:
         with self._arrived:
-            self._reported[number] = tokens
+            counts[number] = tokens
 
     def _cue(self, conversation: ScriptedConversation) -> tuple[Cue, str]:
         if conversation.side:

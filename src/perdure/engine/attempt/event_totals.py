@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, replace
 
 from perdure.lateclass import dataclass
-from perdure.model import Reply, Usage
+from perdure.model import NO_USAGE, Reply, Usage
 from perdure.model.events import (
     MAX_TEXT,
     AgentEvent,
@@ -25,7 +26,7 @@ from perdure.model.events import (
     UsageSeen,
     WritesLost,
 )
-from perdure.rules.pricing import priced
+from perdure.rules.pricing import FIRST_REQUEST, REPLY, priced
 from perdure.rules.unfinished import OpenEnds
 
 KEPT = (SessionSeen, TurnEnded, LimitSeen, WritesLost, UsageSeen)
@@ -100,6 +101,10 @@ class EventTotals:
     last_reply: str = ""
     asking: bool = False
     """Whether the agent has asked its model and has reported nothing of the answer yet."""
+    repeating: bool = False
+    """Whether the newest thing that the agent did was to announce that it repeats a request."""
+    model: str = ""
+    """The model that the agent named at its start."""
     ends: OpenEnds = field(default_factory=OpenEnds)
     """The unfinished work of the turn."""
     helpers: int = 0
@@ -116,12 +121,15 @@ class EventTotals:
         self.ends.absorb(event)
         if isinstance(event, (ReplySeen, RetrySeen, UsageSeen, TurnEnded)):
             self.asking = False
+        if isinstance(event, (Said, ToolStarted, ReplySeen, RetrySeen)):
+            self.repeating = isinstance(event, RetrySeen)
         match event:
             case RequestSeen():
                 self.asking = True
             case SessionSeen():
                 self.session_id = event.session_id or self.session_id
                 self.version = event.version or self.version
+                self.model = event.model or self.model
                 self.opened = event.opened or self.opened
                 self.replayed = event.replayed if event.opened else self.replayed
             case TurnStarted():
@@ -179,6 +187,7 @@ class EventTotals:
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
         self.revision += 1
+        self.repeating = False
         self.named = self.named or not reply.unnamed
         self.last_reply = key
         known = self.replies.get(key)
@@ -206,16 +215,25 @@ class EventTotals:
         untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
         return replace(used, estimated=True) if untold else used
 
-    def unanswered(self, held: int) -> Usage:
-        """Return an estimate for the request that was under way when the agent ended; nothing if
-        none was. `held`: number of tokens that the conversation held at the attempt's start."""
-        if not self.asking:
-            return Usage()
-        newest = self.replies.get(self.last_reply)
-        last = newest.usage if newest is not None else Usage(input=held)
-        asked = last.input + last.output
+    def cut_off(self, earlier: Sequence[Reply], added: int | None) -> Usage:
+        """Return an estimate of what the agent's end cut off: the output of the replies that had
+        begun, and a request of which nothing was reported. Its input is what the conversation held;
+        an output is taken to be that of the longest reply, or of a long one, so that a budget
+        holds.
+
+        `earlier`: replies before this attempt. `added`: tokens by which the conversation has grown
+        since the last reply; None: no request was under way.
+        """
+        known = [*earlier, *self.replies.values()]
+        output = max(REPLY, *(reply.usage.output for reply in known), 0)
+        begun = [reply.usage.output for reply in self.replies.values() if reply.cut]
+        rest = sum(max(0, output - so_far) for so_far in begun)
+        if added is None:
+            return Usage(output=rest, estimated=True) if rest else NO_USAGE
+        last = known[-1].usage if known else Usage(input=FIRST_REQUEST)
+        asked = last.input + last.output + added
         cached = asked * last.cached // last.input if last.input else 0
-        return Usage(input=asked, cached=cached, estimated=True)
+        return Usage(input=asked, output=output + rest, cached=cached, estimated=True)
 
     def _like_the_last(self) -> Usage:
         """Return an estimate for a request of which only the beginning is known: its input is what

@@ -111,9 +111,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         outcome, checked = verify(engine, opened)
         events += checked
     watched.meter.model = (sized.now.model if sized.now is not None else "") or watched.meter.model
-    # An agent that perdure asked to end announces a request that it does not send any more.
     killed = watched.exit.cause in ("exited", "lost")
-    usage = watched.meter.usage(watched.reading, killed=killed) + budget.spent_on_summary(
+    usage = watched.meter.final_usage(watched.reading, killed=killed) + budget.spent_on_summary(
         engine, claim.run, claim.attempt
     )
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)

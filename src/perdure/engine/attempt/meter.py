@@ -11,8 +11,9 @@ into it by a fork, belong to other attempts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field
+from os import SEEK_END
 from pathlib import Path
 
 from perdure.engine.attempt.event_totals import EventTotals
@@ -20,7 +21,8 @@ from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.preparation import total_of
 from perdure.host.process import boottime
 from perdure.lateclass import dataclass
-from perdure.model import Start, Usage
+from perdure.model import Reply, Start, Usage
+from perdure.protocols import OpenRequest, TellsRequests
 from perdure.rules.pricing import priced
 
 SEEK_S = 0.5
@@ -42,6 +44,8 @@ class Meter:
     path: Path | None = None
     sought: float = 0.0
     offset: int = 0
+    since: int = 0
+    """Size of the transcript when the attempt began."""
     earlier: set[str] = field(default_factory=set)
     """Ids of replies that a fork copied from its parent."""
 
@@ -76,15 +80,50 @@ class Meter:
             # counts so far are kept.
             self.path = None
 
-    def usage(self, reading: EventTotals, *, killed: bool = False) -> Usage:
-        """Return what the attempt has used so far, priced. `killed`: the request that was under way
-        is estimated."""
-        used = reading.usage(self.before, self.model)
-        if not killed:
-            return used
-        session = self.opened.session
-        held = session.fill.tokens if session is not None and session.fill is not None else 0
-        return used + priced(reading.unanswered(held), self.model)
+    def usage(self, reading: EventTotals) -> Usage:
+        """Return what the attempt has used so far, priced."""
+        return reading.usage(self.before, self.model)
+
+    def final_usage(self, reading: EventTotals, *, killed: bool) -> Usage:
+        """Return what the attempt has used, with an estimate of what its end cut off. `killed`:
+        perdure did not ask the agent to end; otherwise the agent may announce a request that it
+        does not send any more."""
+        used, found = self.usage(reading), self._open_request()
+        if found is None and killed and reading.asking:
+            found = OpenRequest()
+        if reading.repeating or reading.turn_over:
+            # What a service refused costs nothing.
+            found = None
+        added = None if found is None else found.added
+        model = self.model or (found.model if found is not None else "") or reading.model
+        return used + priced(reading.cut_off(self._earlier_replies(), added), model)
+
+    def _open_request(self) -> OpenRequest | None:
+        """Return the request that was under way at the end, where only the transcript shows it."""
+        driver = self.opened.driver
+        if not isinstance(driver, TellsRequests):
+            return None
+        try:
+            path = self._transcript(last=True)
+            return driver.open_request(_end_of(path, self.since)) if path is not None else None
+        except OSError:
+            return None
+
+    def _earlier_replies(self) -> Sequence[Reply]:
+        """Return the replies at the end of the conversation before this attempt; if it has none,
+        one of the size that the conversation had."""
+        opened, found = self.opened, list[Reply]()
+        before, session = opened.attempt.before, opened.session
+        fill = session.fill if session is not None else None
+        try:
+            if before is not None:
+                newest = _end_of(Path(before.path), 0, before.size)
+                found = list(opened.driver.replies(newest))
+        except OSError:
+            pass
+        if not found and fill is not None and fill.tokens:
+            found = [Reply(id="held", usage=Usage(input=fill.tokens))]
+        return found
 
     def _transcript(self, *, last: bool) -> Path | None:
         """Return the agent's own file. An agent with an archive has none, and prints all that it
@@ -100,6 +139,7 @@ class Meter:
             before = opened.attempt.before
             same = before is not None and self.path is not None and Path(before.path) == self.path
             self.offset = before.size if before is not None and same else 0
+            self.since = self.offset
         return self.path
 
     def _read(self, path: Path, reading: EventTotals) -> None:
@@ -136,3 +176,12 @@ class Meter:
     def _belonging(self, path: Path) -> Iterator[Path]:
         for directory in self.opened.driver.belongings(path):
             yield from sorted(directory.rglob("*.jsonl"))
+
+
+def _end_of(path: Path, since: int, until: int | None = None) -> bytes:
+    """Return what a file has between two places, at most its last `PIECE` bytes; nothing if it is
+    shorter by now. Raises OSError."""
+    with path.open("rb") as file:
+        end = file.seek(0, SEEK_END) if until is None else until
+        file.seek(max(since, end - PIECE))
+        return file.read(max(0, end - file.tell()))

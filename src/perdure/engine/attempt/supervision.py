@@ -57,7 +57,7 @@ from perdure.protocols import Archive, GoesOn, Untold
 
 TICK_S = 0.04
 RECKONED_S = 0.1
-"""Minimum interval between two calculations of an attempt's usage, in seconds."""
+"""Minimum interval between two calculations of an attempt's usage without a budget, in seconds."""
 METERED_S = 1.0
 """Minimum interval between two writes of an attempt's usage to the store, in seconds."""
 LAST_WORD_S = 1.0
@@ -254,7 +254,9 @@ class _Watch:
 
     def keep_budget(self, now: float) -> None:
         """Store what was used so far, and end an agent that has spent its budget and goes on."""
-        if now - self.reckoned >= RECKONED_S and self.reading.revision != self.revision:
+        # With a budget, an agent that has spent it must not ask its model again meanwhile.
+        due = self.budget or now - self.reckoned >= RECKONED_S
+        if due and self.reading.revision != self.revision:
             self.reckoned, self.revision = now, self.reading.revision
             self.reckoning = self.meter.usage(self.reading)
         used = self.reckoning
