@@ -72,6 +72,7 @@ evidences = st.builds(
     other_writers=st.just(()) | st.just((7,)),
     writes_lost=st.just("") | st.just("disk full"),
     answered=st.booleans(),
+    refused=st.booleans(),
     cached_tokens=st.integers(0, 9),
 )
 

@@ -77,6 +77,12 @@ TABLE: dict[str, tuple[Continuation, Evidence, Verdict | None, str]] = {
         V.NATIVE,
         "whether it had asked the model yet is not known",
     ),
+    "it saved the prompt and refused the history": (
+        RESUME,
+        but(WENT_ON, answered=False, prompt_found=None, refused=True),
+        V.BROKEN,
+        "the agent ended before its first turn, because it could not use the conversation",
+    ),
     "killed before it said a word": (
         RESUME,
         but(WENT_ON, answered=False),
@@ -404,6 +410,7 @@ def test_native_is_never_given_on_less_than_everything(
     assert evidence.prompt_found is True
     assert not evidence.foreign_turns
     assert not evidence.writes_lost
+    assert not evidence.refused
 
 
 FLAWS = st.sampled_from(
@@ -419,6 +426,7 @@ FLAWS = st.sampled_from(
         {"foreign_turns": 1},
         {"writes_lost": "disk full"},
         {"known_kept": False},
+        {"refused": True},
     ]
 )
 
@@ -446,6 +454,7 @@ def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: E
     if judge(asked, evidence) is None:
         assert asked.kind in (Start.RESUME, Start.FORK)
         assert not (evidence.answered or evidence.prompt_found or evidence.foreign_turns)
+        assert not evidence.refused
         if asked.kind is Start.FORK:
             assert evidence.returned != evidence.asked
             assert evidence.parent_kept is not False

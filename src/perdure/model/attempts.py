@@ -127,7 +127,8 @@ class Evidence:
     """Number of prompts that perdure did not send, found after an attempt whose end was not
     observed. They were added during the attempt or after it."""
     prompt_found: bool | None = None
-    """Whether this attempt's own prompt is in the new part of the transcript."""
+    """Whether this attempt's own prompt is in the new part of the transcript. None if there is no
+    transcript, or if the agent saved the prompt and failed before it had read the history."""
     foreign_turns: int = 0
     """Number of prompts in the new part that perdure did not send, added while the attempt ran."""
     turns_between: int = 0
@@ -137,6 +138,9 @@ class Evidence:
     writes_lost: str = ""
     answered: bool = False
     """Whether the agent said or did something in this attempt."""
+    refused: bool = False
+    """Whether the agent saved the prompt, and ended before its first turn because it could not use
+    the conversation."""
     cached_tokens: int = 0
     compactions: int = 0
     """Number of times that the agent compacted the conversation in this attempt."""

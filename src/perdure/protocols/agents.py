@@ -59,6 +59,9 @@ class Abilities:
     rewinds: bool = False
     """Its records can take earlier ones back. The conversation may therefore go on from an earlier
     point although all bytes are still there, and `prompts` needs the file from its beginning."""
+    saves_prompt_first: bool = False
+    """It saves the prompt before it reads the history. A saved prompt therefore does not show that
+    it could go on."""
     tells_call_ids: bool = True
     """The ids of tool calls in its output are the same as in its transcripts."""
     temporary_files: bool = False

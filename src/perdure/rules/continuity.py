@@ -25,6 +25,7 @@ EDITS = 20
 """Maximum number of edits of a mended transcript in the receipt itself."""
 
 DAMAGED = "the transcript does not have all that perdure's own copy has; the copy stays as it is"
+REFUSED = "the agent ended before its first turn, because it could not use the conversation"
 UNANSWERED = "the agent ended before it answered: whether it had asked the model yet is not known"
 
 
@@ -161,7 +162,8 @@ def _touched(continuation: Continuation, evidence: Evidence) -> bool:
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
     if continuation.kind is Start.FORK:
         return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
-    return entered or _other_id(evidence) or evidence.prefix_kept is False
+    changed = _other_id(evidence) or evidence.prefix_kept is False
+    return entered or changed or evidence.refused
 
 
 def _other_id(evidence: Evidence) -> bool:
@@ -171,7 +173,7 @@ def _other_id(evidence: Evidence) -> bool:
 def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]:
     """Return everything that contradicts the claim that the conversation went on."""
     forked = continuation.kind is Start.FORK
-    found = []
+    found = [REFUSED] if evidence.refused else []
     if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
         what = (
             f"wrote into its parent {evidence.asked}"

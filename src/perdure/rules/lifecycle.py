@@ -112,6 +112,8 @@ AT_ONCE = frozenset(
         OutcomeKind.TRUNCATED,
     }
 )
+UNUSABLE = frozenset({OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN})
+"""Outcomes which say that the agent could not use the conversation."""
 LOST_CONVERSATION = frozenset({OutcomeKind.CONTINUITY_LOST, OutcomeKind.CONTEXT_EXHAUSTED})
 
 NOT_ON = (
@@ -130,6 +132,8 @@ _BACKOFF_S = {
     OutcomeKind.WRITER_CONFLICT: 15.0,
 }
 _BACKOFF_CAP_S = 900.0
+_BY_SIGNAL = 128
+"""Exit codes from here on stand for a signal."""
 FURTHEST_MS = 400 * 86_400_000
 """Furthest end of a usage limit that is believed, in ms from now. A later one comes from a wrong
 clock or a misread time."""
@@ -154,6 +158,13 @@ class Tally:
     """This attempt was lost before its agent was started: free, like the outcomes in `FREE`."""
     loop: str = ""
     """A sentence if the newest attempts keep crashing without any result; otherwise empty."""
+
+
+def failed_by_itself(outcome: Outcome) -> bool:
+    """Return whether the agent ended with an error that its driver does not know."""
+    if outcome.kind is not OutcomeKind.FAILED or outcome.signal:
+        return False
+    return 0 < (outcome.code or 0) < _BY_SIGNAL
 
 
 def decide(

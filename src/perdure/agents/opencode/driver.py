@@ -143,6 +143,7 @@ class OpenCodeDriver:
         resume_by_path=False,
         cwd_bound=True,
         cumulative_usage=False,
+        saves_prompt_first=True,
         max_prompt_bytes=0,
         retries_in_a_row=RETRIES_IN_A_ROW,
     )

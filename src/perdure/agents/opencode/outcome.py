@@ -34,7 +34,11 @@ _WORDS = (
         _K.CONTEXT_EXHAUSTED,
         r"ContextOverflow|context.?length|context window|prompt is too long|maximum context",
     ),
-    rule(_K.SESSION_BROKEN, r"tool_use.*tool_result|tool_call_id|JSON Parse error|SyntaxError"),
+    rule(
+        _K.SESSION_BROKEN,
+        r"tool_use.*tool_result|tool_call_id|JSON Parse error|SyntaxError",
+        r"evaluating '\w+\.state\b|messages do not match the ModelMessage",
+    ),
     rule(
         _K.AUTH_FAILED,
         r"ProviderAuthError|invalid.{0,10}api.?key|Incorrect API key|API key is "

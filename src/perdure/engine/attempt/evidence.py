@@ -14,13 +14,14 @@ from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.supervision import Watched
 from perdure.errors import PerdureError
-from perdure.model import Continuation, Evidence, Session, Snapshot, Standing, Start
+from perdure.model import Continuation, Evidence, Outcome, Session, Snapshot, Standing, Start
 from perdure.protocols import Parks
+from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
 
 
-def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
+def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -> Evidence:
     """Return the evidence: the conversation as it is now, compared with what it was before the
-    launch and when perdure last saw it."""
+    launch and when perdure last saw it. `outcome`: the driver's classification."""
     driver, asked, before = opened.driver, opened.asked, opened.attempt.before
     session, reading = watched.session, watched.reading
     judged = _judged(asked, reading.session_id)
@@ -42,6 +43,14 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
     # Nobody saw the end of a lost attempt: prompts after its own, or after what was there before,
     # may have come long after it.
     unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
+    unheard = asked.kind is Start.RESUME and not reading.answered
+    arrived = _arrived(opened, path, own, new)
+    # OpenCode 1.18.33 saves the prompt before it reads the history.
+    saved = bool(arrived) and unheard and driver.abilities.saves_prompt_first
+    refused = saved and outcome.kind in UNUSABLE
+    if refused or (saved and failed_by_itself(outcome)):
+        arrived = None
+    used = watched.meter.usage(reading)
     return Evidence(
         asked=asked.session_id,
         returned=reading.session_id,
@@ -52,16 +61,18 @@ def gather(opened: Opened, watched: Watched, copies: Copies) -> Evidence:
         parent_kept=_parent_kept(opened, before, own),
         known_kept=known_kept,
         copy_kept=_copy_kept(opened, copies, judged, path),
-        prompt_found=_arrived(opened, path, own, new),
+        prompt_found=arrived,
         foreign_turns=0 if unseen else foreign,
         turns_since=foreign if unseen else 0,
         turns_between=_between(opened, session, known, before),
         other_writers=watched.other_writers,
         writes_lost=reading.writes_lost,
         answered=reading.answered,
+        refused=refused,
         opened=reading.opened,
         replayed=reading.replayed,
-        cached_tokens=watched.meter.usage(reading).cached,
+        # An estimate proves nothing.
+        cached_tokens=0 if used.estimated else used.cached,
     )
 
 

@@ -52,9 +52,9 @@ from perdure.model.events import AnyEvent, CollisionSeen, Record, RolledOver, Se
 from perdure.model.requests import AgentRequest
 from perdure.protocols import Ending
 from perdure.rules.context_window import asks_for_person
-from perdure.rules.continuity import judge
+from perdure.rules.continuity import REFUSED, judge
 from perdure.rules.crashes import loop
-from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide
+from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide, failed_by_itself
 from perdure.rules.requests import detail, waiting
 from perdure.rules.unfinished import judge as judge_turn
 from perdure.rules.work_report import work_report
@@ -77,13 +77,16 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     sized = size_after(
         engine, opened, watched.session, watched.reading.windows, answered=watched.reading.answered
     )
-    evidence = replace(gather(opened, watched, engine.copies), compactions=sized.compactions)
+    evidence = gather(opened, watched, engine.copies, outcome)
+    evidence = replace(evidence, compactions=sized.compactions)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     # A lost machine explains a damaged transcript: the next attempt finds out what can still be
-    # used.
-    if receipt is not None and broken and outcome.kind is not OutcomeKind.LOST:
+    # used. A refusal is told in the agent's own words.
+    known = outcome.kind is OutcomeKind.LOST
+    known = known or (receipt is not None and receipt.reasons == (REFUSED,))
+    if receipt is not None and broken and not known:
         outcome = Outcome(
             kind=OutcomeKind.SESSION_BROKEN
             if _refused(opened, evidence, outcome)
@@ -112,9 +115,11 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         events += checked
     watched.meter.model = (sized.now.model if sized.now is not None else "") or watched.meter.model
     killed = watched.exit.cause in ("exited", "lost")
-    usage = watched.meter.final_usage(watched.reading, killed=killed) + budget.spent_on_summary(
-        engine, claim.run, claim.attempt
-    )
+    used = watched.meter.final_usage(watched.reading, killed=killed)
+    if evidence.refused or _failed_first(opened, evidence, outcome):
+        # The estimate is for a request that was never sent.
+        used = NO_USAGE
+    usage = used + budget.spent_on_summary(engine, claim.run, claim.attempt)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
     sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
     checkpoints.end("end")
@@ -189,6 +194,13 @@ def _refused(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
         and not evidence.foreign_turns
         and evidence.returned in ("", evidence.asked)
     )
+
+
+def _failed_first(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
+    """Return whether an agent that saves the prompt first failed before it asked its model, in
+    words that its driver does not know."""
+    first = opened.driver.abilities.saves_prompt_first and evidence.prompt_found is None
+    return first and _unused(opened, evidence) and failed_by_itself(outcome)
 
 
 def _unused(opened: Opened, evidence: Evidence) -> bool:

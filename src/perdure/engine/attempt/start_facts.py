@@ -51,6 +51,7 @@ from perdure.model.events import CheckpointRestored, CollisionSeen
 from perdure.protocols import AgentDriver
 from perdure.rules.context_window import told
 from perdure.rules.continuation import UNFIT, Situation, choose, leaves
+from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
 
 
 class NotStarted(Exception):
@@ -394,19 +395,13 @@ def _rungs_doubted(
     return frozenset(rungs)
 
 
-_BY_SIGNAL = 128
-"""Exit codes from here on stand for a signal."""
-
-
 def _failed_unheard(attempt: Attempt) -> bool:
     """Return whether the agent ended by itself, with an error, before it resumed the
     conversation."""
     asked, outcome, receipt = attempt.continuation, attempt.outcome, attempt.receipt
     if asked is None or outcome is None or asked.kind is not Start.RESUME:
         return False
-    if outcome.kind is not OutcomeKind.FAILED or outcome.signal or receipt is not None:
-        return False
-    return 0 < (outcome.code or 0) < _BY_SIGNAL
+    return receipt is None and failed_by_itself(outcome)
 
 
 def _rungs_tried(
@@ -431,7 +426,7 @@ def _rungs_tried(
             break
         if asked is None or outcome is None or asked.session_id != session_id:
             continue
-        unusable = outcome.kind in (OutcomeKind.SESSION_MISSING, OutcomeKind.SESSION_BROKEN)
+        unusable = outcome.kind in UNUSABLE
         strayed = (
             asked.kind is Start.RESUME
             and receipt is not None

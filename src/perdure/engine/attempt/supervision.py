@@ -183,7 +183,11 @@ class _Watch:
             self.pin(event.session_id)
         if isinstance(event, ToolEnded):
             self.checkpoints.tool_ended()
-        if self.reading.turn_over and not was_over:
+        resumes = self.opened.asked.kind is Start.RESUME
+        # After a turn that failed at once there is nothing to save. What makes an agent refuse its
+        # transcript must not get into the copy that is to replace it.
+        saves = self.reading.answered or not resumes
+        if self.reading.turn_over and not was_over and saves:
             self.save_turn()
             self.checkpoints.want("turn", in_s=SETTLES_S)
 
@@ -225,10 +229,6 @@ class _Watch:
         """Update perdure's own copy at the end of a turn. Mark the conversation as confirmed if it
         contains the prompt."""
         session = self.opened.session
-        if self.opened.asked.kind is Start.RESUME and not self.reading.answered:
-            # A turn that failed at once: what makes an agent refuse its transcript must not get
-            # into the copy that is to replace it.
-            return
         try:
             transcript = copy_conversation(self.engine, self.opened)
         except PerdureError as error:
