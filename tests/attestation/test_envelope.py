@@ -180,8 +180,8 @@ def test_the_verb_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_statement_is_about_what_the_attempt_left() -> None:
-    """The subject is HEAD and the newest checkpoint of the attempt; prompts are told by digest; an
-    attempt that works has no statement."""
+    """The subject is HEAD and the newest checkpoint of the attempt. Prompts appear as digests. A
+    running attempt has no statement."""
     ended = Outcome(kind=OutcomeKind.SUCCEEDED)
     spec = TaskSpec(agent="claude", prompt="the secret plan")
     run = TaskRun(

@@ -259,8 +259,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
 
 
 def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> bytes:
-    """A capsule of the same files but for some, with digests that fit: as somebody would make it
-    who means harm."""
+    """A capsule with some files replaced and with matching digests, as an attacker would make
+    it."""
     from msgspec.structs import replace as with_
 
     given = Given()
@@ -529,8 +529,8 @@ def test_who_lost_its_place_publishes_nothing(
 def test_who_loses_the_race_leaves_nothing_and_may_try_again(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Two machines take one run up at the same moment: the one that was slower is told so, and has
-    neither run nor workdir; insisting, it takes the run over from the quicker one."""
+    """Two machines take over one run at the same moment. The slower one gets an error and has
+    neither run nor workdir. With `--take-over` it then takes the run from the faster one."""
     one, two, three = machine("one"), machine("two"), machine("three")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "slow"
@@ -562,9 +562,9 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
 def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Between the look at what there is and the run's being here, the machine that had it publishes
-    nothing any more: it is told so, and does not take for saved what nobody goes on with. Where the
-    run cannot be brought here after all, it has its place again."""
+    """While another machine is taking the run over, the machine that had it can publish nothing
+    more. It gets an error, so it does not consider work saved that nobody continues. If the
+    take-over fails, it can publish again."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "here"
@@ -598,7 +598,7 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
 def test_a_store_that_cannot_be_reached_stops_nobody(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Attempts start, and what could not be brought out is told in a sentence."""
+    """Attempts start all the same, and a sentence says what could not be uploaded."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     (tmp_path / "store").write_text("a file")
@@ -729,8 +729,8 @@ class Overtaken(CheckpointStore):
 def test_who_is_overtaken_while_it_publishes_knows_it(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """The other machine has looked what there is before this manifest was written: nobody is told
-    that it was saved."""
+    """The other machine read the store before this manifest was written, so the checkpoint is not
+    reported as saved."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()

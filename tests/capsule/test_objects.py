@@ -46,7 +46,7 @@ def test_a_published_checkpoint_comes_back(store: CheckpointStore) -> None:
 
 
 def test_a_part_that_is_not_there_or_was_changed_is_noticed(store: CheckpointStore) -> None:
-    """A store that lost or mixed up an object is told by name; nothing is believed."""
+    """If a store has lost or swapped an object, the error names the store, and nothing is used."""
     given = Given()
     file = given.file("main", b"one")
     with pytest.raises(CapsuleError, match="missing"):

@@ -43,8 +43,8 @@ def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The client writes again what had landed, and is told that it is there: nobody else was
-    quicker. Of another's it is still told."""
+    """If the answer to a write is lost, the client writes again and finds its own object. That is
+    no conflict. An object of another machine still is."""
     with bucket() as kept:
         for name, value in kept.environ().items():
             monkeypatch.setenv(name, value)

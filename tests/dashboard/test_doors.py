@@ -28,7 +28,7 @@ FORM = "application/x-www-form-urlencoded"
 
 
 class Door:
-    """One who keeps a cookie and sends what it is told to."""
+    """A client that keeps a cookie and sends the given requests."""
 
     def __init__(self, serving: Serving, token: str = "") -> None:
         self.port, self.cookie = serving.port, ""
@@ -74,8 +74,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, 
 
 
 def test_signing_in_and_out(served: tuple[Serving, str]) -> None:
-    """Without a sign-in each page leads to the door, and back to where one wanted to go; the cookie
-    is no script's; who has signed out is out; a token that is not known is told so."""
+    """Without a sign-in each page redirects to the sign-in form, and from there back to the page.
+    Scripts cannot read the cookie. After signing out it is no longer valid. An unknown token gets
+    an error."""
     serving, token = served
     stranger = Door(serving)
     status, headers, _ = stranger.ask("GET", "/failures")

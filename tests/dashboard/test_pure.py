@@ -217,8 +217,8 @@ def test_a_plan_stands_in_columns() -> None:
 
 
 def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many who ask at the same time begin one measurement; what fails is told, and is measured again
-    when it was forgotten."""
+    """Many simultaneous requests start one measurement. A failure is reported, and measured again
+    after it has been forgotten."""
     monkeypatch.setattr(measurements, "FIRST_S", 60.0)
     measured, begun, may_end = Measured(), [], threading.Event()
 

@@ -23,8 +23,8 @@ def comment(text: str) -> Intent:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_told_once(make: Callable[..., Office], backend: str) -> None:
-    """The first update after it tells of the new commits and where the base stands; the next one
-    does not, until more come; and the agent can merge what it was told of."""
+    """The first update afterwards names the new commits and the new position of the base. The next
+    one does not, unless there are more. The agent can merge the named commits."""
     office = make()
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
@@ -55,8 +55,8 @@ def test_told_once(make: Callable[..., Office], backend: str) -> None:
 
 
 def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That the base has moved is told and noted in one transaction: killed right after it, the next
-    update does not tell it again."""
+    """The update and the note that the agent knows of the new base are stored in one transaction.
+    After a kill, the next update does not repeat it."""
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
         office.engine, office.rules, TaskSpec(prompt="", base="main"), office.said.append

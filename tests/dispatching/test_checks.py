@@ -127,8 +127,8 @@ def test_all_failed_checks_with_their_logs(at: Asking) -> None:
 
 
 def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
-    """While other jobs of the commit run nothing is told; when they have ended, what has failed is
-    told at once, and once."""
+    """While other jobs of the commit are running, the agent gets no failure. When all have ended,
+    it gets all failures together, once."""
     state = at.small.state
     state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
     slow = state.job(REPOSITORY, COMMIT, "slow", "")
@@ -151,8 +151,8 @@ def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
 
 
 def test_another_check_of_the_same_commit(at: Asking) -> None:
-    """A check that fails later, though nothing was pushed, is told, and what was told before is not
-    told with it."""
+    """If another check of the same commit fails later, the agent gets that failure without the
+    earlier ones."""
     state = at.small.state
     state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
     red(at)
@@ -179,8 +179,8 @@ def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
 
 
 def test_a_log_that_cannot_be_had(at: Asking) -> None:
-    """A log that is gone, or not for this login, is no error: the check is told, with why it has no
-    log."""
+    """A log that is gone or not readable for this login is no error. The agent gets the failure,
+    with the reason why there is no log."""
     at.small.state.job(REPOSITORY, COMMIT, "build")
     assert red(at)[0].state is HANDLED
     said = at.office.prompts()[1]
@@ -211,8 +211,8 @@ def test_the_limit_is_said_on_the_forge_and_by_why(make: Callable[..., Office]) 
 
 
 def test_the_hunk_of_a_comment_on_gitlab(make: Callable[..., Office]) -> None:
-    """GitLab sends a comment on a line without the diff: it is asked for it, and the end of its
-    hunk is told."""
+    """GitLab sends a comment on a line without the diff. perdure asks for the diff, and the agent
+    gets the end of the hunk."""
     with asked(make, DEV, gitlab, Forge.GITLAB) as at:
         state, office = at.small.state, at.office
         for number in range(1, 5):
@@ -240,7 +240,8 @@ def test_the_hunk_of_a_comment_on_gitlab(make: Callable[..., Office]) -> None:
 
 @pytest.mark.parametrize("forge", [Forge.GITEA, Forge.FORGEJO])
 def test_the_lines_of_a_review_with_their_hunks(make: Callable[..., Office], forge: Forge) -> None:
-    """Gitea and Forgejo send a review without its lines: each is told with file, line and diff."""
+    """Gitea and Forgejo send a review without its comments on lines. perdure asks for them, and the
+    agent gets each with file, line and diff."""
     with asked(make, DEV, gitea, forge) as at:
         state, office = at.small.state, at.office
         for number in range(1, 5):

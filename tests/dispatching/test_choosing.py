@@ -50,8 +50,8 @@ def test_nobody_hears_himself(make: Callable[..., Office]) -> None:
 
 
 def test_handed_over(make: Callable[..., Office]) -> None:
-    """A run that was handed over to another agent, or whose rule names another one since, is still
-    the issue's: it is told what comes, and no second one begins."""
+    """A run that was handed over to another agent, or whose rule now names another agent, still
+    belongs to the issue. It gets later deliveries, and no second run begins."""
     office = make()
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
     run = office.end(office.claim())

@@ -91,8 +91,8 @@ def test_a_red_workflow_that_comes_together(office: Office, forge: Forge) -> Non
 
 @every_forge
 def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
-    """A failed check of a commit that is none of the run's, of another branch or of a fork is told
-    only if its author may say so."""
+    """A failed check of another commit, of another branch or of a fork reaches the agent only if
+    the author of the commit may instruct it."""
     begun(office, forge)
     pushed(office)
     strange = minimal.red(forge, "mallory", commit="5" * 40)
@@ -113,8 +113,8 @@ def test_checks_of_others_cost_nothing(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: Forge) -> None:
-    """After so many repairs in a row nothing more is told, and a person is asked for; a person's
-    word goes on with it, and restarts the count."""
+    """After a number of repairs in a row the agent gets no more failures, and a person is needed. A
+    comment by a person continues the run and restarts the count."""
     office = make()
     office.rules = (replace(office.rules[0], ci_attempts=2),)
     office.dispatcher._rules = office.rules
@@ -144,8 +144,8 @@ def test_agent_and_checks_play_no_ping_pong(make: Callable[..., Office], forge: 
 
 @pytest.mark.parametrize("forge", [Forge.GITHUB, Forge.GITLAB])
 def test_a_comment_on_a_line(office: Office, forge: Forge) -> None:
-    """A comment on a line of a change is told with file, line and, where the forge sends it, the
-    diff; as text of others."""
+    """The agent gets a comment on a line of a change with file, line and, if the forge sends it,
+    the diff. All of it is marked as text from outside."""
     begun(office, forge)
     assert send(office, minimal.on_a_line(forge, "Why 3?", hunk=HUNK)).state is HANDLED
     prompt = office.prompts()[1]
@@ -315,8 +315,8 @@ def test_a_recorded_edit_of_a_comment(office: Office) -> None:
 
 @every_forge
 def test_edits_that_come_together(office: Office, forge: Forge) -> None:
-    """A comment that is edited before it is told is told as it reads now, and two edits of an issue
-    are one difference."""
+    """The agent gets a comment that was edited meanwhile in its newest version, and two edits of an
+    issue as one difference."""
     begun(office, forge)
     send(office, minimal.commented(forge, "Go on.", id=1))
     claim = office.claim()

@@ -157,8 +157,8 @@ def test_a_team_changes_what_is_said(tmp_path: Path) -> None:
     ],
 )
 def test_templates_that_are_refused(tmp_path: Path, template: str, line: int, why: str) -> None:
-    """A template that cannot be used is told before anything is taken, with its file and, where
-    there is one, its line."""
+    """A template that cannot be used is reported before any delivery is processed, with its file
+    and, if known, its line."""
     with pytest.raises(ConfigError) as caught:
         Prompts([team(tmp_path, first=template)])
     said = str(caught.value)
@@ -166,8 +166,8 @@ def test_templates_that_are_refused(tmp_path: Path, template: str, line: int, wh
 
 
 def test_directories_that_are_refused(tmp_path: Path) -> None:
-    """A directory that is not there, has no template, or has one that is no text or too long is
-    told."""
+    """A missing directory is reported, as is a directory without a template or with one that is too
+    long or not text."""
     rules = [replace(RULE, templates=str(tmp_path / "none"))]
     for name, content in (("empty", None), ("binary", b"\xff\xfe"), ("long", b"x" * 300_000)):
         (tmp_path / name).mkdir()

@@ -157,8 +157,8 @@ def test_work_that_was_taken_back_and_given_again(asking: Asking) -> None:
 
 
 def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office]) -> None:
-    """Where a rule names no authors, who may write stops a run by a word, and what these said is
-    told when it goes on."""
+    """If a rule names no authors, everybody who may write can stop a run by a comment. Their other
+    comments reach the agent when the run continues."""
     with asked(make, replace(DEV, authors=()), gitea_dialect, Forge.GITEA) as asking:
         office, state = asking.office, asking.small.state
         state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -312,9 +312,9 @@ def test_found_is_kept_like_a_delivery(asking: Asking) -> None:
 def test_where_nobody_tells_who_chose_the_agent(
     make: Callable[..., Office], rule: Rule, count: int
 ) -> None:
-    """On a forge that does not tell who put a label on, an agent that works for named people alone
-    is left alone: nobody knows for whom it would be. One that works for all who may write works for
-    the issue's author, if he may."""
+    """Some forges do not say who added a label. A rule for named people then does nothing, because
+    nobody knows for whom it would work. A rule for everybody who may write works for the issue's
+    author, if the author may write."""
     with asked(make, rule, github_dialect, Forge.GITHUB) as asking:
         asking.small.state.issue("shop/web", "ada", "By who may", labels=["agent"])
         asking.small.state.issue("shop/web", "mallory", "By who may not", labels=["agent"])

@@ -91,8 +91,8 @@ def comments(asking: Asking) -> list[str]:
 
 @every_forge
 def test_a_comment_answers_the_open_request(make: Callable[..., Office], forge: Forge) -> None:
-    """From the raw webhook: the call is allowed by the login, the run is due, and nothing of it
-    is told to the agent as instructions. The same comment delivered again changes nothing, also
+    """From the raw webhook: the call is allowed by the login, the run is due, and the comment does
+    not become instructions for the agent. The same comment delivered again changes nothing, also
     when the agent has asked once more."""
     office = make()
     assert office.deliver(*minimal.assigned(forge)).state is HANDLED

@@ -30,7 +30,7 @@ def _kind(each: Item) -> str:
 
 
 def shown(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
-    """The model server's record in the same form. A result that Gemini tells again is told once."""
+    """The model server's record in the same form. A result that Gemini repeats appears once."""
     found: list[tuple[str, str]] = []
     for message in messages:
         each = (KINDS[message.role], message.call or " ".join(message.text.split())[:LENGTH])

@@ -259,8 +259,8 @@ def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
 
 
 def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    """It is told how an agent of one's own is named; for what can be no name, the known ones
-    are."""
+    """The error says how to configure an ACP agent of one's own. For an invalid name it lists the
+    known agents."""
     with pytest.raises(AgentMissing) as error:
         registry.load("acp-nobody").locate({"PATH": str(tmp_path)})
     assert "PERDURE_ACP_NOBODY" in error.value.hint
@@ -270,8 +270,7 @@ def test_an_agent_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_may_be_given(tmp_path: Path) -> None:
-    """The words of PERDURE_ACP_NAME are the agent's command; a program that is not there is
-    told."""
+    """The words of PERDURE_ACP_NAME are the agent's command; a missing program is an error."""
     driver = registry.load("acp-opencode")
     given = {"PATH": "/usr/bin:/bin", "PERDURE_ACP_OPENCODE": "env A=b sh -c 'true it'"}
     assert driver.locate(given).path == "env A=b sh -c 'true it'"
@@ -391,9 +390,9 @@ def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> No
 
 
 def test_any_other_agent_is_driven_by_its_word(tmp_path: Path) -> None:
-    """Its command comes from a variable of its name; without one, or with a program that is not
-    there, that is told. It says that its transcripts cannot be read, forks no conversation, and is
-    refused what nothing holds it to."""
+    """Its command comes from a variable with its name. A missing variable or program is an error.
+    The driver reports that it cannot read transcripts. It forks no conversation, and refuses
+    permissions that nothing would enforce."""
     driver = registry.load("acp-my-own")
     command = f"{sys.executable} {AGENT} plain"
     program = driver.locate({"PATH": "/usr/bin:/bin", "PERDURE_ACP_MY_OWN": command})

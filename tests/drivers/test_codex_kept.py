@@ -170,8 +170,8 @@ def test_a_turn_that_nobody_asked_for() -> None:
 
 
 def test_where_a_turn_is_over() -> None:
-    """A turn is over when its end is told, and the end's own words in the rollout are the mark;
-    another one may begin."""
+    """A turn is over when its end is reported. The record of that end in the rollout marks it, and
+    the next turn may begin."""
     warm = registry.load("codex").warm
     assert warm is not None
     lines = (
@@ -232,8 +232,8 @@ def test_what_is_ordered() -> None:
     ],
 )
 def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...]) -> None:
-    """Arguments that the app server does not know, and a fork, are for `exec`; an id that is none
-    is for nobody."""
+    """Arguments that the app server does not know, and forks, are run with `exec`. An invalid id is
+    refused."""
     warm = registry.load("codex").warm
     assert warm is not None
     assert warm.command(launch(agent_args=arguments)) is None

@@ -33,7 +33,7 @@ def said(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
 
 
 def counted(tokens: int, total: int = 0) -> dict[str, Any]:
-    """A count of Codex."""
+    """A record in which Codex reports its token count."""
     info = {
         "last_token_usage": {"input_tokens": tokens, "total_tokens": total or tokens + 9},
         "model_context_window": 258_400,

@@ -31,8 +31,8 @@ Make = Callable[..., Bench]
 
 
 def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
-    """Makes benches in a short scratch directory (sockets have 108 bytes), and ends what it
-    made."""
+    """Makes benches in a scratch directory with a short path (the path of a socket has at most 108
+    bytes), and ends what they started."""
     scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
     started: list[Rehearsal] = []
 

@@ -109,7 +109,7 @@ def test_what_is_no_conversation_is_passed_over(driver: AgentDriver, tmp_path: P
 
 
 def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path) -> None:
-    """Its first prompt is told, its turns are not counted; a long first prompt is cut."""
+    """The listing shows the first prompt, cut if it is long, but does not count the turns."""
     path = write(driver, tmp_path, 1, "begin " * 200)
     with path.open("ab") as file:
         file.write((b"x" * 1023 + b"\n") * (listing_order.WHOLE // 1024 + 1))

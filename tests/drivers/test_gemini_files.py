@@ -302,8 +302,8 @@ def launch(
 
 
 def test_the_script_is_found_behind_the_command(tmp_path: Path) -> None:
-    """npm's link leads to the bundle, with its version; any other program is taken as it is; none
-    is told with the installation."""
+    """npm's link leads to the bundle and its version. Any other program is used as it is. A missing
+    program is an error that says how to install it."""
     node = shutil.which("node")
     assert node is not None
     program = GEMINI.locate({"PATH": f"{MODULES / '.bin'}:{Path(node).parent}"})

@@ -80,8 +80,8 @@ class TestGemini(DriverConformance):
 
     def test_the_clean_up_keeps_away_from_conversations(self, bench: Make) -> None:
         """A resume in a later minute leaves an empty file behind, for which any other run deletes
-        the conversation, live or not. Started by perdure it does not; started by hand it does, so
-        this test sees what it guards against."""
+        the conversation, live or not. It does not if perdure starts it. It does if it is started
+        without perdure, so this test shows the danger as well."""
         stage = bench("say One.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)

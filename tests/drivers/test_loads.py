@@ -243,8 +243,8 @@ class Crowd:
 
 
 def test_claude_two_writers(claude: Make, tmp_path: Path) -> None:
-    """Two processes on one conversation write into one file at once: what the next one loads of it
-    is told item by item."""
+    """Two processes write into the file of one conversation at the same time. The test predicts,
+    item by item, what the next process loads."""
     stage = claude(Crowd(tmp_path / "sign"))
     session = stage.run("hello one").session_id
     command = stage.driver.command(stage.launch("ours", resume(session)))
@@ -696,8 +696,8 @@ def test_codex_forked(codex: Make) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode"])
 def test_nothing_that_stands_in_a_file_raises(agent: str) -> None:
-    """Records with other types than expected, cycles, and what is no record: hostile files are read
-    as far as they can be."""
+    """Hostile files are read as far as possible: records with unexpected types, cycles, and lines
+    that are no records."""
     odd: list[Any] = [None, 1, [], {}, "x", [1], {"a": 1}, [{"type": []}]]
     keys = (
         "type",

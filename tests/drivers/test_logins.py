@@ -73,8 +73,8 @@ def test_claude(desk: Desk) -> None:
 
 
 def test_codex(desk: Desk) -> None:
-    """A login or CODEX_API_KEY counts, OPENAI_API_KEY does not; a provider of one's own counts with
-    the variable that it names."""
+    """A login or CODEX_API_KEY counts, OPENAI_API_KEY does not. A provider from the user's settings
+    counts if the variable that it names is set."""
     code, lacks = desk.said("codex", OPENAI_API_KEY="x")
     assert (
         code == 1
@@ -128,8 +128,8 @@ def test_opencode(desk: Desk) -> None:
 
 
 def test_an_agent_that_nobody_uses_is_a_warning(desk: Desk) -> None:
-    """A run goes to the usual agent: that another one is not logged in is told, and does not make
-    doctor end with 1."""
+    """`doctor` reports that an agent other than the default one is not logged in, but does not exit
+    with 1 because of it."""
     code, findings = desk.doctor(ANTHROPIC_API_KEY="sk-x")
     assert code == 0
     assert {f["topic"] for f in findings if f["state"] == "warn" and ("log" in f["message"])} >= {

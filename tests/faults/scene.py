@@ -121,8 +121,8 @@ def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
 
 
 def tool_failed(stage: Stage) -> bool:
-    """Whether every command of the agent's was told to have failed: then there may be no file, and
-    the journal says why. The scripted model goes on regardless."""
+    """Whether every command of the agent was reported as failed. Then there may be no file, and the
+    journal says why. The scripted model continues regardless."""
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         kinds = [
             json.loads(row[0])

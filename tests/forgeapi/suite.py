@@ -294,7 +294,8 @@ class ForgeSuite:
         )
 
     def test_a_branch_has_its_commit(self, place: Place) -> None:
-        """A branch is told with its commit, also where its name has slashes and signs."""
+        """The answer for a branch has its commit, also if the name has slashes and other special
+        characters."""
         for name in ("feature/a-1", "ünï+ço&de", "a%2Fb"):
             commit = place.branch(name)
             found = place.forge.branch(place.repository, name)

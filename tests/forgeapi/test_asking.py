@@ -463,8 +463,8 @@ def test_clients_that_cannot_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["http://[::1", "https://[x]/", f"/x?{'a=b&' * 60}"])
 def test_an_address_that_is_none(place: SmallPlace, address: str) -> None:
-    """A next page or a redirect to what is no address is one of the errors that everybody counts
-    with."""
+    """If the next page or a redirect has an invalid address, the error is one that callers
+    handle."""
     place.small.fail(200, body=b"[{}]", link=f'<{address}>; rel="next"')
     with pytest.raises(PerdureError):
         place.forge.comments(REF)

@@ -22,8 +22,8 @@ class TestGitea(ForgeSuite):
             yield found
 
     def test_only_administrators_are_told_permissions(self, place: SmallPlace) -> None:
-        """A login that is no administrator is told what to do about it; of itself it may always
-        ask."""
+        """For a login that is no administrator, the error says what to do. It may always ask for
+        its own permissions."""
         place.repo.access["cid"] = "write"
         with pytest.raises(
             ForgeDenied,

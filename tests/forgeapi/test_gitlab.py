@@ -47,8 +47,8 @@ class TestGitLab(ForgeSuite):
         assert place.forge.issue(IssueRef("shop/back/end", number)).title == "Deep"
 
     def test_a_status_twice(self, place: SmallPlace) -> None:
-        """GitLab refuses the state that a status is in; here that is no error, and an emoji that
-        does not exist still is one."""
+        """GitLab refuses to set a status to the state that it already has. perdure does not treat
+        that as an error. A reaction to a missing issue is still one."""
         commit = place.branch("twice")
         for _ in range(2):
             place.forge.set_status(REPOSITORY, commit, CheckState.PENDING, context="perdure")

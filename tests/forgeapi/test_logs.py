@@ -126,8 +126,8 @@ def test_a_log_on_another_host(known: bool) -> None:
 @pytest.mark.parametrize("target", ["https://evil.example/x", "https://x.blob.core.windows.net.evil.example/x", "http://x.blob.core.windows.net/x",
                                     "//evil.example", "file:///etc/passwd", "http://["])  # fmt: skip
 def test_a_redirect_to_nobody_knows_where(target: str) -> None:
-    """Anywhere else, over http, or to no address at all: nothing is asked there, and the check is
-    told without a log."""
+    """A redirect to another host, to plain http or to an invalid address is not followed, and the
+    check is reported without a log."""
     with SmallForge(github) as small:
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write")

@@ -98,7 +98,7 @@ def test_sent_again_in_any_order(store: SqlStore) -> None:
 )
 def test_changed_on_the_way(forge: Forge, secret: str, path: Path) -> None:
     """A flipped bit, a piece cut off, a byte more, another secret: 401. Packed, as a form, or as
-    text: 415. Nothing else is raised, and nothing of the secret or the body is told."""
+    text: 415. No other error occurs, and no answer contains anything of the secret or the body."""
     body = path.read_bytes()
     headers = payloads.headers(forge, "push", body, secret)
     at = random.Random(path.stem).randrange(len(body))

@@ -70,7 +70,7 @@ def test_who_is_not_called(text: str) -> None:
     ],
 )
 def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
-    """To stop is told on a line of its own, to a login."""
+    """The command to stop is on its own line and addressed to a login."""
     assert stopped(text) == logins
 
 

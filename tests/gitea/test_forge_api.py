@@ -60,7 +60,8 @@ class TestRealGitea(ForgeSuite):
         )
 
     def test_only_administrators_are_told_permissions(self, real: GiteaPlace) -> None:
-        """A login that may only write is told what to do about it; of itself it may always ask."""
+        """For a login that may only write, the error says what to do. It may always ask for its own
+        permissions."""
         writer = real.with_token(real.gitea.tokens["ben"])
         with pytest.raises(
             ForgeDenied, match=r"only to its administrators; ben is not one"

@@ -26,9 +26,10 @@ def reasons(one: World, kind: str, author: str) -> list[str]:
 
 
 def test_who_may_write_and_a_check_that_failed(gitea: Gitea) -> None:
-    """Gitea is asked who may write: a reader's mention is told why it is ignored, an owner's
-    assignment is work. A check that fails goes back into the same conversation if it judges what
-    the branch stands at, though Gitea names no branch; another commit's does not."""
+    """Gitea is asked who may write. A mention by a reader is ignored with a reason, and an
+    assignment by an owner starts work. A failed check goes back into the same conversation if it is
+    about the newest commit of the branch, although Gitea names no branch. A failed check of another
+    commit does not."""
     with world(gitea, SCRIPT, 'publish = "pull"', 'access = "write"') as one:
         one.start()
         number = one.issue("Rounding", "The quercus total is off by a cent.", assigned=False)

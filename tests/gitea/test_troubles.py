@@ -49,8 +49,8 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
 
 
 def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> None:
-    """The run succeeds without it; what is to be told waits, and says so. After both were killed
-    and are there again, the branch, one pull request, one comment and the status stand there."""
+    """The run succeeds without the forge. Its report waits and says so. After both were killed and
+    restarted, the branch, one pull request, one comment and the status are on the forge."""
     with world(own, SCRIPT.format(go=tmp_path / "go"), 'publish = "pull"') as one:
         one.start("--jobs", "1")
         one.issue("Rounding", "The total is off by a cent.")
@@ -75,8 +75,8 @@ def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> 
 
 
 def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
-    """Nothing is begun that the forge was not asked about; it is told where the token lies and not
-    what it is; a new one in the same file is enough, without a restart."""
+    """No work begins without an answer of the forge. The error names the place of the token, not
+    the token. A new token in the same file is enough, without a restart."""
     with world(own, "say One.\n") as one:
         one.start("--jobs", "1")
         old = own.tokens["dev-bot"]

@@ -1,8 +1,8 @@
 """A volume that cannot take a home: read-only, too small, or full in the middle. Run in a namespace
 of its own, where it may mount.
 
-At each step the call is killed as well. Whatever happens, the home stays where it was, whole; with
-the volume mended, the next call does all.
+At each step the call is killed as well. Whatever happens, the home stays complete at its old place.
+After the volume is repaired, the next call succeeds.
 """
 
 from __future__ import annotations

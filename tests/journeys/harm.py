@@ -265,7 +265,7 @@ def _is_first_after(report: dict[str, Any], attempt: dict[str, Any], harmed: int
 
 
 def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
-    """Return what the agent was told about its files that is not so."""
+    """Return the false statements about its files that the agent got."""
     messages = [each.messages for each in requests if not _strange(each.messages)]
     told = {each.text for each in chain.from_iterable(messages) if each.role == "user"}
     found = []
@@ -365,10 +365,10 @@ def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list
 
 
 def told_of_loss(stage: Stage) -> bool:
-    """Whether the workdir was lost and the agent was told what came of it, as it is: files that
-    are gone are then no secret.
+    """Whether the workdir was lost and the prompts say truly what was restored. Missing files are
+    then no violation.
 
-    Where a checkpoint was there, perdure must have put one back.
+    If there was a checkpoint, perdure must have restored one.
     """
     saved = stage.directory / "saved"
     prompts = " ".join(path.read_text() for path in stage.state.glob("runs/*/*/prompt.md"))

@@ -420,11 +420,11 @@ def campaign(
     warm: bool = False,
     record: Path | None = None,
 ) -> list[Trial]:
-    """So many kills that struck a live task, shared out among the agents; progress on standard
-    error.
+    """Run trials until this number of kills has hit a live task, spread over the agents. Progress
+    goes to standard error.
 
-    With a record, every trial is a line of JSON in that file, and a campaign that was ended goes
-    on after its last line.
+    If there is a record, each trial is a line of JSON in that file, and an interrupted campaign
+    continues after its last line.
     """
     done = _recorded(record)
     with ThreadPoolExecutor(jobs) as pool:

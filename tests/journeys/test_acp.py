@@ -76,8 +76,8 @@ def stage(request: pytest.FixtureRequest) -> Iterator[MakeStage]:
     ],
 )
 def test_a_story(stage: MakeStage, tmp_path: Path, story: Callable[..., None]) -> None:
-    """It goes on natively, or is told why not; nothing survives, neither the agent behind the
-    bridge nor its tools."""
+    """The conversation continues natively, or the receipt says why not. Neither the agent behind
+    the bridge nor its tools survive."""
     given = {"tmp_path": tmp_path} if "tmp_path" in signature(story).parameters else {}
     story(stage=stage, **given)
 

@@ -240,7 +240,7 @@ def test_a_prompt_of_any_shape_reaches_the_model(stage: Stage, prompt: str) -> N
 
 
 def test_invalid_configuration(stage: Stage) -> None:
-    """All problems of all sources are told at once, each with its file and line."""
+    """All problems of all sources are reported at once, each with its file and line."""
     (stage.repo / "perdure.toml").write_text(
         'agent = "claude"\n\nattempts = "many"\npermissions = "full"\ncolour = 1\n'
     )

@@ -628,8 +628,8 @@ def test_a_run_that_is_open_in_the_program_is_not_taken_back(stage: MakeStage) -
 
 @pytest.mark.parametrize("agent", ["gemini", "opencode"])
 def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) -> None:
-    """Gemini CLI forks all the same, by a copy; OpenCode cannot and says so, and nothing is made.
-    Both go by hand and come back."""
+    """Gemini CLI is forked by a copy. OpenCode cannot fork: the error says so, and nothing is made.
+    Conversations of both can be opened by a person and taken back."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])

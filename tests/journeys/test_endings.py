@@ -566,7 +566,8 @@ def test_policies_change_with_a_retry_and_with_new_instructions(stage: MakeStage
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_denied_call_with_a_hostile_input(stage: MakeStage, agent: str) -> None:
-    """An input of 5 MB of markup and control characters is named in few words, without them."""
+    """An input of 5 MB of markup and control characters is shown short and without control
+    characters."""
     evil = "<img src=x onerror=alert(1)>\x1b[31m\x1b]0;owned\x07\u202e`@ada"
     text = evil * (5_000_000 // len(evil))
     one = stage(call("Write", file_path=f"{evil}.txt", content=text) + STOPS)

@@ -447,9 +447,9 @@ def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
 
 
 def test_a_fork_that_cannot_be_made_begins_with_a_brief(stage: MakeStage) -> None:
-    """A branch that waits for its own strand cannot be forked by Codex any more: by the plan's word
-    it begins with a brief of what was said up to there, and the receipt says so; Claude Code forks
-    at the turn, and needs none."""
+    """Codex cannot fork a conversation that has already continued. As `unforkable = "brief"` asks,
+    the task begins with a brief of the conversation up to that point, and the receipt says so.
+    Claude Code forks at the turn and needs no brief."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is quercus.",

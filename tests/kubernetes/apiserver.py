@@ -1,9 +1,9 @@
-"""The few calls of an API server that the operator makes, in this process and its event loop: what
-kmock (0.8) has not is here what counts, resource versions, 409 on a stale or second write, a status
-of its own, finalizers, bookmarks, a history that a watch goes on from.
+"""The few calls of an API server that the operator makes, served in this process and its event
+loop. It has the features that kmock (0.8) lacks: resource versions, 409 for a stale or repeated
+write, the status subresource, finalizers, bookmarks, and a history from which a watch continues.
 
-Beside it the least of a Job controller, a garbage collector and a kubelet: a Job gets a pod, a pod
-ends as `script` says. The real ones are in the tests marked `kubernetes`; this is for what happens
+It also plays a minimal Job controller, garbage collector and kubelet: a Job gets a pod, and a pod
+ends as `script` says. The tests marked `kubernetes` use the real ones; this one is for events
 between two requests.
 """
 

@@ -62,6 +62,6 @@ def test_who_may_begin(
     [("2", "2"), ("500m", "0.5"), ("1Gi", "1073741824"), ("1e3", "1000"), ("2E", "2e18")],
 )
 def test_quantities_are_numbers(text: str, number: str) -> None:
-    """As Kubernetes writes them; what is none is passed over."""
+    """Quantities are read as Kubernetes writes them; anything else is ignored."""
     assert quantity(text) == Decimal(number)
     assert quantity(f"x{text}") is None

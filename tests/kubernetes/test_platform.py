@@ -115,8 +115,8 @@ def test_the_operators_node_is_cut(cluster: Cluster, namespace: str, replicas: i
 
 
 def test_a_namespace_with_its_operator_is_deleted(cluster: Cluster, namespace: str) -> None:
-    """One TaskRun whose work is saved nowhere else, one at work, and the operator itself: all of it
-    goes, and nobody takes a finalizer off by hand."""
+    """The namespace holds a TaskRun whose work is saved nowhere else, a running one, and the
+    operator. All of them are deleted, and nobody has to remove a finalizer manually."""
     with release(cluster, namespace):
         wait_for_operators(cluster, namespace)
         runs = Runs(cluster, namespace)

@@ -110,7 +110,7 @@ def test_an_attempt_whose_pod_is_gone_is_closed_before_the_next(engine: Engine) 
 
 
 def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
-    """While one has the state, another is refused, whatever it is told."""
+    """While one pod uses the state, another one is refused, whatever its order is."""
     from perdure.host.homes import durable
 
     engine.state.mkdir(exist_ok=True)

@@ -175,8 +175,8 @@ def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path
 
 
 def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) -> None:
-    """The first process of a container waits for its volume when SIGTERM comes: the command that
-    begins after that is told of it."""
+    """SIGTERM arrives while the first process of a container waits for its volume. It is passed on
+    to the command that starts later."""
     volume = tmp_path / "volume"
     entry = [
         sys.executable,

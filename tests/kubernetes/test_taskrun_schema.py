@@ -67,8 +67,8 @@ BY_PATH = dict(places(schema()))
 
 
 def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
-    """A field that is added to TaskSpec and forgotten here, and one that is here and gone there,
-    are told."""
+    """The test fails for a field of TaskSpec that is missing here, and for one here that TaskSpec
+    no longer has."""
     assert set(FIELDS) | set(LEFT_OUT) == {field.name for field in dataclasses.fields(TaskSpec)}
     assert not set(FIELDS) & set(LEFT_OUT)
     assert [place for place in FIELDS.values() if place not in BY_PATH] == []

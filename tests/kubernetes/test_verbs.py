@@ -27,9 +27,9 @@ say The third thing is said.
 
 
 def test_new_instructions_during_a_run_and_after_it(place: Place) -> None:
-    """Raised while an attempt is at work, a version is given when it has ended; raised afterwards,
-    it opens the run again. Each time in the same conversation, and the agent is told only what is
-    new."""
+    """A new version during an attempt is used after its end; a new version after the run has ended
+    reopens the run. Both continue the same conversation, and the agent gets only the new
+    instructions."""
     story = tell(place, "updated", script=TURNS)
     story.until(lambda: len(story.asked) >= 2, "the first turn is at its second step")
     story.update("Now write two.txt. The second word is fagus.")

@@ -150,8 +150,8 @@ def killed(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def at_work(scene: Scene, run: Run) -> Object:
-    """The pod that runs, when it has written down that it began: one that never began would do as
-    its first attempt was told, once more."""
+    """Return the running pod, as soon as it has recorded that it began. A pod that never began
+    would do the work of its first attempt again."""
     pod = run.pod()
     run.until(lambda: conversation(scene.place, run), "it has begun its work")
     return pod

@@ -1,4 +1,4 @@
-"""A pool is told at once what is due, and nothing depends on it."""
+"""A pool is woken as soon as work is due, but nothing depends on that."""
 
 from __future__ import annotations
 

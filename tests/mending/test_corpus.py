@@ -48,8 +48,8 @@ def test_each_gets_its_answer(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.answer == "repaired"], ids=str)
 def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
-    """The prompts and the answers that a reader finds are those of the recording, but for what is
-    gone; no other word was put in."""
+    """The prompts and answers in the repaired copy are those of the recording. Some may be missing,
+    but none was added."""
     driver = registry.load(case.agent)
     mended = mend(case.agent, case.content()).content or b""
     spoken = [each.text.strip().rstrip("\ufffd") for each in driver.spoken(mended)]
@@ -73,7 +73,7 @@ def test_every_recording_is_taken_as_it_is() -> None:
 
 
 def test_there_are_at_least_thirty() -> None:
-    """And every CLI has its own, with every answer somewhere."""
+    """There are cases for every CLI, and at least one case for every answer."""
     assert len(CASES) >= 30 and {case.agent for case in CASES} == set(IDS)
     assert {case.answer for case in CASES} == {"taken", "repaired", "told", "refused"}
     assert len(set(map(str, CASES))) == len(CASES)
@@ -95,8 +95,8 @@ def test_the_reference_has_the_table() -> None:
 
 
 def test_a_compacted_transcript_is_cut_where_it_was_compacted() -> None:
-    """Over the limit of memory, all that is not told any more goes, and what is told on stays, also
-    from before the compaction."""
+    """Over the memory limit, everything that the CLI no longer loads is removed. Everything that it
+    still loads stays, also from before the compaction."""
     content = Recording("claude", "claude-compacted").content
     mended = claude.mend(content, IDS["claude"], memory=1000)
     assert mended.content is not None and len(mended.content) < len(content)

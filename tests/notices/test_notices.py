@@ -1,4 +1,5 @@
-"""People are told what matters, where they want it: signed webhooks, mail, services of Apprise."""
+"""Notices reach people by the channels that they choose: signed webhooks, mail, services of
+Apprise."""
 
 from __future__ import annotations
 
@@ -338,7 +339,7 @@ def test_from_the_end_of_a_run_to_a_person(settings: Any, hook: Hook) -> None:
     notifier.round()
     assert [body["type"] for body in hook.bodies][3:] == ["run.needs_you"]
     assert hook.bodies[3]["data"]["message"] == "it asks"
-    # The other side is away: the notice waits, and the reason is told once.
+    # The receiver does not answer: the notice waits, and the reason is logged once.
     hook.status = 500
     store.finish(claimed(store, submit(store)), DONE)
     notifier.round()

@@ -78,7 +78,8 @@ class Bench:
 
     @contextmanager
     def another_client(self) -> Iterator[None]:
-        """As after a restart: the one before may still keep to what it was told."""
+        """A new client, as after a restart. The earlier client may still be waiting, as the forge
+        had asked it to."""
         before, self.api = self.api, client(self.small.url)
         yield
         self.api.close()

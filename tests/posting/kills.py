@@ -1,5 +1,5 @@
-"""Kills who tells a forge at each of his requests, right after the forge did what it was asked, and
-looks what stands there in the end.
+"""Kills the process that reports to a forge at each of its requests, right after the forge has
+carried it out, and checks what is on the forge in the end.
 
 `make posting-kills` does it for every request of a whole story; the suite for a few.
 """

@@ -114,7 +114,7 @@ def test_a_person_who_is_needed_is_called(bench: Bench) -> None:
     with acting("forge:tea/ada"):
         run = bench.worked(bench.dispatched())
     needs = Condition(type="needs_person", message="push @ben by hand `now`", at=1)
-    with acting("forge:tea/eve"):  # She may not instruct it.
+    with acting("forge:tea/eve"):  # Eve may not instruct it.
         bench._told(store.tell_run(run.id, [], needs))
     before = bench.posting(run)
     answering.answer(run.id)
@@ -325,8 +325,8 @@ def test_nothing_new_is_nothing_to_review(bench: Bench) -> None:
     "where", ["a file", "a file that was taken out again", "a message", "a name"]
 )
 def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
-    """A secret anywhere in what would be pushed holds the branch back, a person is told where it
-    stands and not what it is; without it, the branch goes out and nobody is needed any more."""
+    """A secret in any commit to be pushed holds the branch back. The report says where the secret
+    is, not what it is. Without it, the branch is pushed, and no person is needed any more."""
     secret = "AKIA" + "ABCDEFGHIJKLMNOP"
     run = bench.begin(bench.dispatched())
     assert run.workspace is not None
@@ -374,8 +374,8 @@ def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
 
 
 def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
-    """Commits of somebody else on the branch are not overwritten: a person is told, and after a
-    merge it is pushed."""
+    """Commits of somebody else on the branch are not overwritten. A person is needed, and after a
+    merge the branch is pushed."""
     answering = bench.answering(publish="branch")
     run = bench.worked(bench.dispatched())
     answering.answer(run.id)
@@ -481,8 +481,8 @@ def test_a_token_without_rights(bench: Bench) -> None:
 
 
 def test_who_does_not_want_it(bench: Bench) -> None:
-    """`report = false` and `publish = "no"` leave the forge as it is; a task that was started over is
-    told of by its newest run alone."""
+    """`report = false` and `publish = "no"` leave the forge as it is. For a task that was started
+    over, only the newest run is reported."""
     run = bench.worked(bench.dispatched())
     bench.answering(report=False).answer(run.id)
     assert (
@@ -538,8 +538,8 @@ def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
 
 
 def test_what_nobody_foresaw_ends_no_thread(bench: Bench) -> None:
-    """A run of which the forge cannot be told for an unforeseen reason is left alone for a while,
-    and said; then it is told."""
+    """A run that cannot be reported for an unforeseen reason is skipped for a while, with a line in
+    the log. Then it is reported."""
     well, said, tried = threading.Event(), list[str](), list[str]()
 
     def page(name: str) -> str:

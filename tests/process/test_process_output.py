@@ -81,8 +81,8 @@ def test_a_line_of_20_mb(launch: Launcher) -> None:
 
 
 def test_any_bytes_pass_through(launch: Launcher) -> None:
-    """NUL, invalid UTF-8 and everything that only splitlines takes for a line's end are part of the
-    line."""
+    """NUL, invalid UTF-8 and all characters that only `splitlines` treats as a newline are part of
+    the line."""
     process = launch(("printf", r"a\000b\377\n\302\205\342\200\250\r\034c\n\n"))
     assert process.wait() is not None
     assert drain(Lines(process.stdout)) == [b"a\x00b\xff", "\x85\u2028\r\x1cc".encode(), b""]
@@ -156,7 +156,7 @@ def test_lines_are_what_split_says(
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """A line of 400 MB takes the memory of its cap, not its own."""
+    """Reading a line of 400 MB takes no more memory than the cap allows."""
     with (tmp_path / "log").open("wb") as log:
         log.truncate(400_000_000)
         log.seek(0, 2)

@@ -54,8 +54,8 @@ def test_the_model_uses_only_what_it_was_shown() -> None:
 
 
 def test_errors_are_counted_where_they_are_made(tmp_path: Path) -> None:
-    """A module that is not there and a name that is not in it are told apart, a parameter that is
-    not there is seen, and a file that imports a broken one has no error of its own."""
+    """A missing module and a missing name are distinct errors. A missing parameter is found. A file
+    that imports a broken file has no error because of that."""
     files = {
         "good.py": (
             "class Money:\n    def __init__(self, cents: int) -> None:\n        self.cents = "

@@ -78,7 +78,7 @@ def test_no_name_leaves_its_line(files: dict[str, list[str]], tokens: int, promp
     ),
 )
 def test_any_bytes_are_read(language: str, content: bytes) -> None:
-    """No content of a file is an error, and what is told of it stands on one line."""
+    """No content of a file is an error, and its entry in the map is one line."""
     found = outline_of(language, content)
     assert found is not None
     for symbol in found.exports:
@@ -158,8 +158,8 @@ def test_nothing_outside_is_read(tmp_path: Path) -> None:
 
 
 def test_huge_binary_and_odd_files_are_names(tmp_path: Path) -> None:
-    """A file over the limit or with a zero byte in it is told by its name; an empty or broken one
-    does not stop the others."""
+    """A file over the limit or with a zero byte appears in the map with its name only. An empty or
+    broken file does not affect the others."""
     (tmp_path / "huge.py").write_text("x = 1\n" * 200_000)
     (tmp_path / "binary.py").write_bytes(b"def f(): ...\n\0")
     (tmp_path / "empty.py").write_bytes(b"")

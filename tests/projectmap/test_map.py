@@ -142,8 +142,8 @@ def test_the_bound_holds(tmp_path: Path, tokens: int) -> None:
 
 
 def test_a_look_again_parses_what_changed_and_nothing_else(tmp_path: Path) -> None:
-    """The cache answers for files that are as they were, is told of a change even where size and
-    time of writing stay, and forgets what is gone."""
+    """The cache answers for unchanged files, notices a change even if size and modification time
+    stay, and forgets deleted files."""
     made(tmp_path / "shop", SHOP)
     parsed: list[bytes] = []
 
@@ -168,7 +168,7 @@ def test_a_look_again_parses_what_changed_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_without_the_parsers_there_are_names_and_that_is_told(tmp_path: Path) -> None:
-    """Where the extra is not installed, files are told by name, and the map says why."""
+    """Without the extra, the map lists only the names of files, and says why."""
     drawn = draw(rank(read(made(tmp_path, SHOP), [*SHOP], lambda language, content: None)), 2000)
     assert drawn.missing == ("python",)
     assert "whose parsers are not installed: python" in drawn.text

@@ -88,8 +88,8 @@ def by_id(proof: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def test_an_agent_known_by_its_protocol_alone(
     scratch: Path, scene: str, code: int, seen: str
 ) -> None:
-    """codex-acp, taken for a stranger: what it offers, and whether its word is true, is told in the
-    row `resume`."""
+    """codex-acp as an unknown agent: the row `resume` shows what it claims to support, and whether
+    that is true."""
     adapter = native("codex").parents[5] / "@agentclientprotocol/codex-acp/dist/index.js"
     mine = (
         f"{sys.executable} {acp_proxy.__file__} {scene} env CODEX_PATH={native('codex')} node "

@@ -100,7 +100,7 @@ def test_what_is_shown(
     off_branch: int,
     condensed: int,
 ) -> None:
-    """Each way to lose a known item is told from the others, and counted."""
+    """Each way to lose a known item is distinguished and counted."""
     found = shown_of(base, now, EVERYTHING)
     assert (found.relation, found.unrecorded, found.off_branch, found.condensed) == (
         relation,
@@ -113,7 +113,7 @@ def test_what_is_shown(
 
 
 def test_the_journal_tells_what_no_transcript_has() -> None:
-    """A result that the CLI made up is none: the one of the journal is told."""
+    """A result that the CLI made up does not count; the one in the journal is used."""
     (left,) = unrecorded(Loaded(items=(P, CALL, MADE_UP, SAID)), EVERYTHING)
     assert left.item.key == "c1" and left.item.kind is ItemKind.RESULT
 

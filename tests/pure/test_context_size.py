@@ -174,7 +174,7 @@ def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy
 
 
 def test_a_planner_can_ask() -> None:
-    """Whether a conversation can be made shorter is one question, with a plain answer."""
+    """`can_compact` tells whether a conversation can be made shorter."""
     assert can_compact(True, ROOMY, in_vain=False)
     assert not can_compact(False, ROOMY, in_vain=False)
     assert not can_compact(True, ROOMY, in_vain=True)

@@ -219,9 +219,9 @@ def test_the_ladder_is_walked_from_the_top_and_once() -> None:
 def test_the_end_of_a_lifetime_changes_nothing_in_silence(
     at: Situation, live: Session, then: OnExpiry, expires: int
 ) -> None:
-    """An expired session goes on as any other does, and it is told; or, where that is asked for and
-    not strict, a new conversation with a brief stands in for it. One that has not expired, or never
-    does, is not told of."""
+    """An expired session continues like any other, and the prompt says so. If the settings ask for
+    it and the policy is not strict, a new conversation with a brief replaces it. A session that has
+    not expired, or never does, is not mentioned."""
     at = replace(at, session=live, lost=None, writers=(), forks="")
     expired = choose(
         replace(at, session=replace(live, expires=expires), on_expiry=then, now=expires)
@@ -269,8 +269,8 @@ def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
     [("disclose", Start.REBUILD), ("fresh-ok", Start.FRESH), ("strict", Start.REFUSE)],
 )
 def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Start) -> None:
-    """The conversation that takes a lost one's place and dies at the start does not turn into a
-    first one: the loss is told again."""
+    """If the conversation that replaced a lost one fails at its start, the next one is not treated
+    as a first one: its prompt mentions the loss again."""
     stand_in = replace(SESSION, id="bbbb-2", state=SessionState.PINNED, attempts=0, parent="aaaa-1")
     chosen = choose(
         Situation(policy=ContinuityPolicy(policy), now=0, session=stand_in, new_id="new-9")
@@ -460,8 +460,8 @@ def test_a_failed_check_is_told_as_data(output: str, round: int) -> None:
 
 
 def test_a_new_conversation_is_told_of_the_failed_check() -> None:
-    """A brief, and a fresh start after a loss, have the check's output too; a kill since then is
-    told as well."""
+    """A brief and a fresh start after a loss contain the output of the check, too, and mention a
+    kill since then."""
     check = VerifyEnded(code=2, output="E 3 != 4", command="make test")
     for kind in NEW:
         started = Continuation(kind=kind, session_id="b", lost_session_id="a")
@@ -553,8 +553,8 @@ def test_an_older_checkpoint_is_named() -> None:
 
 @pytest.mark.parametrize("ended", [OutcomeKind.SUCCEEDED, OutcomeKind.LOST])
 def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
-    """Whether the last attempt was cut off or not, the agent is told what was taken back, and then
-    what others changed."""
+    """Whether or not the last attempt was cut off, the prompt says what was restored, and then what
+    others changed."""
     story = Story(
         contexts=(Context(1, "Do it.", 0),),
         given=1,
@@ -584,8 +584,8 @@ def test_drift_and_a_restore_are_told(ended: OutcomeKind) -> None:
 def test_an_agent_without_sessions_never_goes_on(
     heard: bool, policy: ContinuityPolicy, kind: Start, session: Session | None
 ) -> None:
-    """Each task begins a conversation, whoever had one in its scope; what this run said before is
-    told as after a loss, by policy."""
+    """Each task begins a new conversation, even if its scope already had one. As after a loss, the
+    policy decides whether the prompt contains what this run said before."""
     chosen = choose(
         Situation(
             policy=policy,

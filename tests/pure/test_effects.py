@@ -182,8 +182,8 @@ def test_the_ledger_knows_how_each_ended() -> None:
 
 
 def test_a_call_that_did_not_run() -> None:
-    """An effect whose call was denied is so, whether that is told before or after its end; one that
-    goes on in the background is not done."""
+    """An effect of a denied call is denied, whether the denial is reported before or after the end
+    of the call. An effect of a command that continues in the background is not done."""
     records = records_of(
         [
             (1, ToolStarted(tool_id="a", name="Bash", summary="git push")),

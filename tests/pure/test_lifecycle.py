@@ -268,7 +268,7 @@ def test_what_only_a_person_can_mend_is_asked_at_once(
 def test_a_spent_budget_buys_nothing_more(
     outcome: Outcome, tally: Tally, policy: ContinuityPolicy, budget: float, over: float
 ) -> None:
-    """Once the budget is spent nothing is queued any more; what succeeded has succeeded."""
+    """Once the budget is spent, no outcome leads to another attempt."""
     spent = replace(tally, budget_usd=budget, spent_usd=budget + over)
     assert decide(outcome, spent, policy, NOW).state is not S.QUEUED
 

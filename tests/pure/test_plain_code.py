@@ -103,7 +103,7 @@ MODULES = {_module(file): tree for file, tree in TREES.items()}
 
 
 def test_files_import_in_one_direction() -> None:
-    """No file imports, however late or far around, a file that imports it."""
+    """The imports between files have no cycle, including those inside functions."""
     TopologicalSorter({name: _imports(name, tree) for name, tree in MODULES.items()}).prepare()
 
 

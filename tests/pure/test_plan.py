@@ -1,5 +1,4 @@
-"""Plans: what is wrong with one is told at once and with its line; which tasks share a
-conversation."""
+"""Plans: all problems are reported at once, with their lines; which tasks share a conversation."""
 
 from __future__ import annotations
 
@@ -126,8 +125,8 @@ def test_every_task_has_its_turn(made: Plan) -> None:
 
 @given(plans())
 def test_whoever_needs_a_task_has_its_files(made: Plan) -> None:
-    """Through its conversation, through the workdir that it begins with, or merged: every need is
-    there, and merged once at most."""
+    """A task has the files of every task that it needs: through its conversation, through the
+    workdir that it begins with, or by a merge. None is merged twice."""
     strands = weave(made)
     has: dict[str, set[str]] = {}
     for each in order(made):
@@ -144,8 +143,8 @@ CAN = {"claude": Forking.ANYWHERE, "codex": Forking.AT_END}.__getitem__
 
 
 def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
-    """Where a conversation can be forked only as it stands now, who goes on in it lets the forks be
-    made first; a fork that itself waits for him cannot be made."""
+    """If a conversation can be forked only at its end, the forks are made before the next task
+    continues it. A fork that itself needs that task cannot be made."""
     made = plan(codex_a="", codex_b="codex_a", codex_c="codex_a", codex_d="codex_a codex_b")
     assert weave(made, CAN) == {
         "codex_a": Strand(name="codex_a"),
@@ -168,8 +167,8 @@ def test_a_fork_at_the_end_is_made_before_the_conversation_goes_on() -> None:
 
 
 def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
-    """By the plan's word: at the end of the strand, in the same conversation, or in a new one at
-    the same time."""
+    """The setting `unforkable` of the plan decides: the task runs at the end of the strand in the
+    same conversation, or at the same time in a new one."""
     made = plan(a="", b="a", c="a", d="a")
     assert weave(made, lambda agent: Forking.NEVER) == {
         "a": Strand(name="a"),

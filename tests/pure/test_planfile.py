@@ -1,5 +1,5 @@
-"""Plan files: TOML and YAML say the same, and everything that is wrong with one is told at once,
-with its line."""
+"""Plan files: TOML and YAML are equivalent, and all problems of a file are reported at once, with
+their lines."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_names_and_commands_are_whole(tmp_path: Path) -> None:
-    """A name that ends with a line's end, and a command with a NUL, are told with their lines; so
-    is each key that is missing, once."""
+    """A name that ends with a newline and a command with a NUL are reported, each with its line.
+    Each missing key is reported once."""
     path = written(
         tmp_path,
         'name = "a\\n"\nverify = "x\\u0000"\n[[tasks]]\nname = "b\\n"\nprompt = "x"\nfiles = '
@@ -182,7 +182,7 @@ def test_names_and_commands_are_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["prompt: y", 'verify: "\\ud800"'])
 def test_what_yaml_lets_through_is_refused(tmp_path: Path, line: str) -> None:
-    """A key that stands twice, of which the last would count, and half a character."""
+    """A duplicate key, of which YAML would use the last, and a lone surrogate."""
     with pytest.raises(UsageError):
         read(
             written(

@@ -213,8 +213,8 @@ replies = st.builds(
 
 @given(st.lists(replies, max_size=12), st.randoms())
 def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Random) -> None:
-    """However often and in whatever order replies are told, each counts once, with the most that
-    was said of it, as an estimate."""
+    """However often and in whatever order replies are reported, each counts once, with the largest
+    reported numbers, as an estimate."""
     expected = Usage()
     for key in sorted({each.reply.id for each in seen}):
         most = [each.reply.usage for each in seen if each.reply.id == key]

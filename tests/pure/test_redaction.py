@@ -43,8 +43,8 @@ def test_what_is_no_secret_stays() -> None:
 
 
 def test_names_that_only_look_like_secrets() -> None:
-    """The forge's host and the author of commits are told, whatever their variables are called;
-    what authorizes is not."""
+    """The host of the forge and the author of commits are not redacted, whatever their variables
+    are called. Credentials are."""
     environ = {
         "PERDURE_GIT_TOKEN_HOST": "git.example.com",
         "GIT_AUTHOR_NAME": "Ada Lovelace",

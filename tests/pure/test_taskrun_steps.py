@@ -408,8 +408,8 @@ def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:
 
 
 def test_a_claim_that_is_being_made_is_no_trouble() -> None:
-    """A volume takes some seconds to be made: that is told only when it took longer; a lack of room
-    is told at once, and what no node can ever fulfil as well."""
+    """A volume takes some seconds to be created, so waiting for it is reported only after longer. A
+    lack of room is reported at once, as is a request that no node can ever fulfill."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     job = making.job(run, 1)
 

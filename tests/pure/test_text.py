@@ -176,8 +176,8 @@ def test_a_moment_is_local_time() -> None:
 
 @pytest.mark.parametrize("log", ["full", "gone", "closed"])
 def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
-    """A log on a full disk, one whose reader has gone, and none at all: what is told is lost, and
-    the thread that told it goes on."""
+    """A log line is lost if the disk is full, the reader has gone, or there is no log. The thread
+    that wrote it continues."""
     code = "from perdure.cli.runs.pool import say\nfor n in range(3): say(f'line {n}')\nprint('goes on')"
     if log == "closed":
         code = f"import os, sys\nsys.stderr.close()\n{code}"

@@ -122,7 +122,7 @@ def open_umask() -> Iterator[None]:
 
 
 def contents(top: Path) -> set[str]:
-    """The content of every regular file below, but for what perdure notes for itself."""
+    """The content of every regular file below, except for perdure's own notes."""
     own = ("lock", "known.json")
     return {
         path.read_text()

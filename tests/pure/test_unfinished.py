@@ -40,7 +40,7 @@ def denied(key: str, name: str = "Fetch", summary: str = "a") -> list[AgentEvent
 
 
 def test_ten_thousand_denied_calls_are_one_sentence_and_little_memory() -> None:
-    """Each call is told apart up to a limit, the rest is counted."""
+    """Calls are listed up to a limit; the others are only counted."""
     calls = [event for n in range(10_000) for event in denied(str(n), summary=f"page {n}")]
     found = ends(*calls, SAID, ENDED)
     outcome = judge(FINE, found, OnDenied.ASK)

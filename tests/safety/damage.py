@@ -20,8 +20,8 @@ from tests.workspace.yard import Yard
 
 @dataclass(frozen=True)
 class Scene:
-    """`hers`: mallory's workdir. `his`: bob's, with a commit of his own (`tip`), one on no branch
-    (`loose`), and a stash."""
+    """`hers`: Mallory's workdir. `his`: Bob's workdir, with a commit on its branch (`tip`), one on
+    no branch (`loose`), and a stash."""
 
     yard: Yard
     backend: str
@@ -43,7 +43,7 @@ class Scene:
         return self.yard.complaint(*args, cwd=self.his.path)
 
     def evil(self) -> str:
-        """A commit of hers, not in anybody's history."""
+        """Make a commit of Mallory's that is in no history, and return it."""
         (Path(self.hers.path) / "README").write_text("EVIL\n")
         blob = self.mallory("hash-object", "-w", "README")
         self.mallory("read-tree", "--empty")
@@ -106,7 +106,7 @@ def _is_dead(scene: Scene) -> bool:
 
 
 def _checked_out(scene: Scene) -> str:
-    """Return what bob's own git takes out of his last commit."""
+    """Return README as Bob's own git reads it from Bob's last commit."""
     return scene.bob("show", "HEAD:README")
 
 
@@ -183,8 +183,8 @@ def _gc_settings(scene: Scene) -> None:
 
 
 def _outlives_perdure(scene: Scene) -> bool:
-    """Whether a commit on no branch is there after all that perdure does: for his workdir, hers,
-    and the next one."""
+    """Whether Bob's commit on no branch still exists after perdure has prepared and saved Bob's
+    workdir and Mallory's, and has made another one."""
     for workspace in (scene.his, scene.hers):
         scene.yard.workspaces.prepare(workspace, "x")
         scene.yard.workspaces.state(workspace)

@@ -175,8 +175,8 @@ def test_a_submodule_path_with_a_carriage_return_writes_nothing(yard: Yard) -> N
 
 
 def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> None:
-    """A HEAD that names a branch which nobody has pushed: a start from a named base works, one
-    without is told what to do."""
+    """HEAD names a branch that nobody has pushed. A start from a named base works; without one, the
+    error says what to do."""
     yard.git("symbolic-ref", "HEAD", "refs/heads/trunk")
     assert yard.workspaces.prepare(yard.plan("isolated", base="main"), "claude").created
     workspace = yard.plan("isolated", branch="other", base="main")

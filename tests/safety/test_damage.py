@@ -77,6 +77,6 @@ def test_the_table_and_the_tests_name_the_same_things() -> None:
 
 
 def test_nothing_is_documented_to_succeed_in_the_isolated_backend_but_what_git_cannot_see() -> None:
-    """0 vectors in the isolated backend; files that a .gitignore hides are told as a limit, and run
-    nothing."""
+    """0 vectors in the isolated backend; files that a .gitignore hides are documented as a limit,
+    and run nothing."""
     assert documented("isolated") <= {"hide-by-gitignore"}

@@ -133,7 +133,8 @@ def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
 
 
 def test_a_key_that_the_server_does_not_know(far: Far) -> None:
-    """A refused key is told in one sentence, with what to do; afterwards the right one works."""
+    """The error for a refused key is one sentence that says what to do. Afterwards the right key
+    works."""
     with pytest.raises(GitFailed, match=r"Permission denied \(publickey\)") as caught:
         far.prepared("forge:shop/web.git", far.ssh(key=far.sshd.stranger))
     assert "git_ssh_key" in caught.value.hint and "\n" not in str(caught.value)

@@ -15,7 +15,7 @@ HEADING = "## Every vector, and its test"
 class Row:
     name: str
     worktree: bool
-    """Whether it is said to succeed."""
+    """Whether the page says that the vector succeeds in this backend."""
     isolated: bool
     tests: tuple[str, ...]
 

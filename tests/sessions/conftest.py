@@ -1,5 +1,5 @@
-"""One Redis for all tests of a worker; who kills or stalls one has a server of his own. Keys of two
-stores never meet."""
+"""One Redis for all tests of a worker. A test that kills or stalls Redis starts its own. Keys of
+two stores never meet."""
 
 from __future__ import annotations
 

@@ -98,14 +98,14 @@ class TestLookedUp(StoreConformance):
 
 @pytest.fixture
 def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory forgets what it is told to forget, and nothing because of its age."""
+    """The memory cache forgets only what it is asked to forget, and nothing because of its age."""
     monkeypatch.setattr(lookups, "MEMORY_S", 3600.0)
 
 
 @pytest.mark.usefixtures("long_memory")
 def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
-    """A record that one process stores is answered to another from the cache, with what it says
-    now; also from that one's memory, which is told when a third word comes."""
+    """Another process gets the newest version of a record from the cache. It also gets it from its
+    own memory, which is notified of each later version."""
     one, other = two
     assert other.look_up(KEY) is None
     one.put_session(SESSION)
@@ -263,7 +263,7 @@ def test_what_is_too_old_is_read_anew(
 @pytest.mark.parametrize("fault", ["stalled", "dead"])
 def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Path) -> None:
     """Lookups and writes go on from the database while Redis does not answer, and what was written
-    meanwhile is in Redis afterwards; the trouble is told once, without the password."""
+    meanwhile is in Redis afterwards; the problem is reported once, without the password."""
     told: list[str] = []
     with ExitStack() as stack:
         redis = stack.enter_context(server(requirepass="open-sesame"))

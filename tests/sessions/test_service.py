@@ -48,8 +48,8 @@ def test_one_session_from_its_beginning_to_its_end(runner: Runner) -> None:
 
 
 def test_what_is_refused(runner: Runner) -> None:
-    """A second live session, an unknown agent, no scope, a lifetime that is none, a session that is
-    not there."""
+    """A second live session, an unknown agent, a missing scope, an invalid lifetime and a missing
+    session are refused."""
     runner.sessions.create("claude", SCOPE)
     with pytest.raises(Conflict):
         runner.sessions.create("claude", SCOPE)

@@ -307,7 +307,7 @@ def test_events_of_a_newer_perdure_are_shown(tmp_path: Path) -> None:
 
 
 def test_what_does_not_decode_is_a_store_error(tmp_path: Path) -> None:
-    """A noun that cannot be read is told in words, not as a traceback."""
+    """A record that cannot be decoded is reported in a sentence, not as a traceback."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     with closing(sqlite3.connect(tmp_path / "perdure.db")) as connection, connection:

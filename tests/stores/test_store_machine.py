@@ -225,8 +225,8 @@ def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> No
     ],
 )
 def test_the_schema_refuses_what_no_program_may_do(tmp_path: Path, change: str) -> None:
-    """A state that is none of the six, a running run without a holder or a counted attempt, an end
-    without a time."""
+    """The schema refuses an unknown state, a running run without a holder or without a counted
+    attempt, and an end without a time."""
     store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         _insert(connection, "one", RunState.QUEUED)

@@ -72,8 +72,8 @@ def test_the_schema_knows_the_same_moves(hand: psycopg.Connection[tuple[object, 
 def test_the_schema_refuses_what_no_program_may_do(
     hand: psycopg.Connection[tuple[object, ...]], change: str
 ) -> None:
-    """A state that is none of the six, a running run without a holder or a counted attempt, an end
-    without a time."""
+    """The schema refuses an unknown state, a running run without a holder or without a counted
+    attempt, and an end without a time."""
     _insert(hand, "one", RunState.QUEUED)
     with pytest.raises(psycopg.errors.CheckViolation):
         hand.execute(f"UPDATE runs SET {change}".encode())

@@ -216,8 +216,8 @@ def test_scratch_goes_into_the_trash(ground: Ground) -> None:
 
 
 def test_too_much_at_once_is_stopped(ground: Ground) -> None:
-    """Eleven of twelve logs would go: none does, and a person is asked; the person's word lets them
-    go."""
+    """Eleven of twelve logs would be removed. None is, and a person is asked; with `--many` they
+    are removed."""
     runs = [
         ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here"))
         for n, spec in _specs(ground, 12)

@@ -131,8 +131,8 @@ def test_no_version_is_lost(
 
 
 def test_versions_add_up(scene: Scene) -> None:
-    """Single files add to what was given; a directory is all of it, and a name that is missing
-    there stays and is told."""
+    """Single files are added to the earlier ones. A directory replaces all of them: a file that is
+    missing in it stays in the workdir, and is reported."""
     scene.give({"a": b"1", "b": b"1"}, whole=True)
     scene.give({"c": b"1"})
     assert {name: change.action for name, change in scene.place().items()} == dict.fromkeys(
@@ -226,8 +226,8 @@ def test_many_files_are_planned_in_many_records(scene: Scene) -> None:
 
 
 def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
-    """A version whose bytes are on another machine, or damaged here, is told and nothing is
-    touched."""
+    """A version whose content is on another machine or damaged here is reported, and nothing is
+    changed."""
     scene.give({"a": BASE})
     scene.place()
     scene.give({"a": THEIRS})
@@ -305,7 +305,8 @@ def test_what_an_agent_plants_stays_and_leads_nowhere(
 
 
 def test_a_workdir_that_became_a_link_is_refused(scene: Scene) -> None:
-    """The workdir itself exchanged for a link: nothing is written, and the attempt is told why."""
+    """If the workdir was replaced by a link, nothing is written, and the attempt ends with the
+    reason."""
     outside = scene.directory / "outside"
     outside.mkdir()
     scene.work.rmdir()

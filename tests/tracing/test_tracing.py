@@ -204,8 +204,8 @@ def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[
     ],
 )
 def test_who_does_not_ask_gets_none(environ: dict[str, str], said: str) -> None:
-    """Without an address, or where it is switched off, nothing is sent; a protocol that is not
-    spoken is told."""
+    """Without an address, or if tracing is switched off, nothing is sent. An unsupported protocol
+    is reported."""
     told: list[str] = []
     assert tracer(environ, told.append) is None
     assert said in "".join(told) and bool(told) == bool(said)

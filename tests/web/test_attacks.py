@@ -52,8 +52,8 @@ def status(answer: bytes) -> int:
 
 @pytest.mark.parametrize("attack", CRAFTED)
 def test_crafted_requests(serving: Serving, attack: str) -> None:
-    """Each is refused or hung up on: nothing is kept, nothing of the disk or of another request is
-    told, and the server goes on."""
+    """Each request is refused or its connection closed. Nothing is stored, no answer reveals
+    anything of the disk or of another request, and the server continues."""
     before = len(serving.inbox())
     raw = CRAFTED[attack]
     with serving.raw() as connection:

@@ -213,8 +213,8 @@ def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
 
 
 def test_the_cookie_behind_a_proxy_with_tls(start: Start, store: SqlStore) -> None:
-    """A browser that came over https gets a cookie that goes over https only: by the word of a
-    trusted proxy, or by the public address."""
+    """A browser that uses https gets a cookie that is sent only over https. A trusted proxy or the
+    public address tells perdure about https."""
     secret, sha256 = new_token()
     store.add_token(Token(name="me", scope=TokenScope.READ, created=0), sha256)
     plain, public = start(), start(public_url="https://perdure.example.com")

@@ -108,9 +108,10 @@ def runs(serving: Serving) -> dict[str, str]:
 
 
 def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> None:
-    """A rule without authors works for whoever may write there by the forge's word, one with access
-    for whoever has that; for nobody else, and not for what is not so any more: a label that was
-    taken off, an issue that was closed, or one that is gone."""
+    """A rule without authors works for everybody who, according to the forge, may write to the
+    repository; a rule with `access` for everybody who has that access. It does nothing for others,
+    nor for a delivery that is out of date: the label was removed, or the issue closed or
+    deleted."""
     state = forge.state
     for title, labels in (
         ("by a writer", ["agent"]), ("by a reader", ["agent"]), ("by a stranger", ["agent"]), ("no label any more", ["agent"]),

@@ -45,7 +45,7 @@ from tests.web.serving import PATIENCE_S, Serving
 
 
 class Counting:
-    """A store that counts how often the journal is read, and fails while it is told to."""
+    """A store that counts how often the journal is read, and fails on request."""
 
     def __init__(self, store: EngineStore) -> None:
         self.store, self.reads = store, 0
@@ -113,8 +113,8 @@ def take(listened: Stream, count: int) -> list[tuple[int, dict[str, Any]]]:
 
 
 def test_who_comes_back_misses_nothing(serving: Serving) -> None:
-    """With the id that was seen last all that came since is told, once and in order: of all runs,
-    and of one; the record is what `perdure logs --json` prints."""
+    """A client that reconnects with the last id gets all later records once and in order, for all
+    runs or for one. A record is what `perdure logs --json` prints."""
     token = serving.token("read")
     with closing(_store(serving)) as store:
         first, second = submit(store, name="first"), submit(store, name="second")
@@ -185,8 +185,8 @@ def _listen(hall: Hall, after: int | None = None) -> Any:
 def test_a_reader_that_does_not_keep_up_is_let_go(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is hung up on, the others are told everything meanwhile, and when it comes back it goes on
-    behind what it had read."""
+    """Its connection is closed, while the others get everything. When it reconnects, it continues
+    after the last record that it had read."""
     monkeypatch.setattr(journals, "BEHIND_MOST", 20)
     monkeypatch.setattr(listening, "STUCK_S", 3.0)
     request = (
@@ -254,8 +254,8 @@ def test_who_is_told_much_is_asked_for_the_token_too() -> None:
 
 
 def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
-    """An error in the reader's thread is said once, and the reader goes on: later all that there
-    was is told."""
+    """An error in the reader's thread is logged once, and the reader continues. Later the listeners
+    get all records."""
     said: list[str] = []
     hall.journal._say = said.append
     with _listen(hall) as listened:
@@ -332,8 +332,8 @@ def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving]) -> None:
-    """A stream comes to its end in good order when the service is told to end, and the service does
-    not wait for who listens."""
+    """A stream ends properly when the service is asked to end, and the service does not wait for
+    listeners."""
     serving = serves().start()
     token = serving.token("read")
     with stream(serving, "/api/v1/events", token) as listened:
@@ -359,8 +359,8 @@ def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
 
 
 def test_a_database_that_is_away_for_a_while(hall: Hall) -> None:
-    """Listeners wait, and are told what came meanwhile as soon as it is there again; who wants what
-    was before is let go in good order."""
+    """Listeners wait, and get the records in between as soon as the database answers again. A
+    listener that asks for earlier records is disconnected properly."""
     submit(hall.store)
     hall.until(
         lambda: hall.journal.newest == hall.store.newest_record(), "what was before is known"

@@ -77,8 +77,8 @@ def test_the_verb(serving: Serving) -> None:
 
 
 def test_every_address_is_closed(serving: Serving) -> None:
-    """Without a token nothing is told, not even whether there is such an address; health and the
-    webhooks are open."""
+    """Without a token no answer reveals anything, not even whether an address exists. Only health
+    and the webhooks are open."""
     for path in (
         "/",
         "/api/v1/runs",
@@ -138,8 +138,8 @@ def test_other_sites_change_nothing(serving: Serving) -> None:
 
 
 def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
-    """A client that may dispatch may read, an admin may do both, and one without the scope is told
-    what it takes."""
+    """A client that may dispatch may also read, and an admin may do both. For a client without the
+    scope, the error names the scope that is needed."""
     found = Principals(store, store)
     may = {scope: found.bearer(add(store, scope.value, scope), "here") for scope in TokenScope}
     order = list(TokenScope)

@@ -308,8 +308,8 @@ def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
 
 
 def test_two_roots_do_not_share_a_branch(yard: Yard) -> None:
-    """The same agent and branch below another root has the same name on disk there; it is told
-    where the branch is at work."""
+    """The same agent and branch below another root has the same directory name there. The error
+    says where the branch is checked out."""
     first = yard.plan("worktree")
     yard.workspaces.prepare(first, "claude")
     second = Workspaces(yard.top / "root2", environ=yard.environ)

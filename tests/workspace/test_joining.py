@@ -102,8 +102,9 @@ def test_branches_meet(yard: Yard) -> None:
 
 
 def test_conflicts_are_marked_and_named(yard: Yard) -> None:
-    """Where both sides changed the same, marks stand in the file, the reason is told, both sides
-    are whole in the merge's parents, and who asks again hears the same."""
+    """If both sides changed the same lines, the file gets conflict marks and the result names the
+    reason. Both sides are complete in the parents of the merge. A second call gives the same
+    result."""
     other, their_top = placed(yard, "other", README="theirs\n")
     (their_top / "src/file3.txt").unlink()
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
@@ -165,8 +166,8 @@ def test_nothing_of_the_repository_runs(yard: Yard) -> None:
 
 
 def test_what_is_in_the_way_is_told(yard: Yard) -> None:
-    """An ignored file where the merge has one is never overwritten, and a rebase that the agent is
-    in the middle of is his to end."""
+    """A merge never overwrites an ignored file of the same name. It is refused while a rebase of
+    the agent is in progress."""
     other, _ = placed(yard, "other", kept="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", **{".gitignore": "kept\n", "kept": "precious\n"})

@@ -183,8 +183,8 @@ def test_where_the_agent_left_its_branch(far: Far) -> None:
 
 
 def test_what_the_other_side_says(far: Far) -> None:
-    """A hook that declines is told in its words; a server that is down is told apart from one that
-    refuses; so is a wrong password."""
+    """The error quotes a hook that declines. A server that is down, one that refuses, and a wrong
+    password are different errors."""
     hook = far.bare / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'this branch is protected'\nexit 1\n")
     hook.chmod(0o755)

@@ -41,7 +41,7 @@ def said(yard: Yard, top: Path) -> str:
 
 
 def forget(yard: Yard, top: Path) -> None:
-    """All of it goes, and its objects at once."""
+    """Delete the stash, the branch and the tag, and prune their objects immediately."""
     yard.git("stash", "clear", cwd=top)
     yard.git("branch", "-qD", "side/idea", cwd=top)
     yard.git("tag", "-d", "marked", cwd=top)

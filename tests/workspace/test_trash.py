@@ -39,8 +39,8 @@ def test_what_was_in_the_way_comes_back(yard: Yard) -> None:
 
 
 def test_an_entry_of_unknown_origin_stays(yard: Yard) -> None:
-    """Where nothing tells where an entry belongs, the way back is refused, and the entry stays as
-    it is; so does what is no part of it."""
+    """An entry whose original place is unknown cannot be restored, and stays as it is. So does a
+    file that somebody has put into an entry."""
     entry = yard.workspaces.trash / "leftover-1"
     entry.mkdir(parents=True)
     (entry / "half").write_text("nowhere else\n")

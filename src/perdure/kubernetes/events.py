@@ -34,7 +34,7 @@ class EventTold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def told(was: TaskRunStatus, now: TaskRunStatus) -> list[EventTold]:
-    """Return what is told about a change of the status."""
+    """Return the Events that report the difference between two statuses of a TaskRun."""
     return [*_attempts(was, now), *_conditions(was, now), *_phases(was, now)]
 
 

@@ -83,8 +83,8 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
         return f"{told}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"
 
     def lies_on(self, claim: str, maker: str) -> bool:
-        """Return whether work of this TaskRun may be on a claim that the TaskRun `maker` created.
-        If its spec is not valid, it may be."""
+        """Return whether work of this TaskRun may be on a volume claim that the TaskRun `maker`
+        created. The answer is True if the spec of this TaskRun is not valid."""
         return (
             bool(self.invalid)
             or claim in (self.claim, self.status.workspace.claim_name)

@@ -45,7 +45,7 @@ class OpenCall:
     """The id of the call in the conversation."""
     tool: str
     input: str
-    """Its arguments as JSON, whole."""
+    """Its complete arguments as JSON."""
     summary: str = ""
     """Its main argument, as in `ToolStarted`."""
     parked: bool = False
@@ -67,7 +67,7 @@ class AgentRequest:
     payload: str
     """The arguments of the call as JSON, without secrets; only the beginning of very long ones."""
     size: int
-    """Length of the arguments in characters, whole."""
+    """Length of the complete arguments in characters. `payload` may be shorter."""
     sha256: str
     """Digest of tool and arguments as the agent gave them. Only a call with this digest is run."""
     parked: bool

@@ -172,8 +172,8 @@ class Archive(Protocol):
         ...
 
     def settled(self, row: Mapping[str, Any]) -> str:
-        """Return what a row of `read` says, once the CLI does not change that any more; empty
-        before, and for a row that says nothing."""
+        """Return the text of one row of `read`, as soon as the CLI does not change it any more.
+        Empty until then, and for a row without text."""
         ...
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:

@@ -13,9 +13,9 @@ CUT = "\n[the rest of the message is in perdure logs]"
 def last_message(records: Iterable[Record], attempt: int = 0) -> str:
     """Return what the agent said last, as it wrote it and not cleaned; empty if it said nothing.
 
-    A message in several parts is joined; a tool call ends it. Helpers of the agent do not count.
-    `attempt`: only of this one; 0 is the last that said anything. At most `MAX_TEXT` characters
-    are returned, and a note where there were more.
+    The parts of a message are joined; a tool call ends it. Messages of subagents do not count.
+    `attempt`: the attempt to look at; 0 means the last one that said anything. A message longer
+    than `MAX_TEXT` characters is cut, and a note says so.
     """
     parts: list[str] = []
     stated = ""

@@ -59,8 +59,8 @@ class Raw:
 
 @dataclass
 class Page:
-    """A list that is told in pages. `size` is the parameter that says how long they are; `most`
-    what the forge gives at once."""
+    """A list that is served in pages. `size`: name of the parameter for the length of a page.
+    `most`: maximum length of a page."""
 
     items: Sequence[Any]
     size: str

@@ -54,7 +54,7 @@ class Access:
     agent: str = "perdure-tests"
 
     def kubeconfig(self, path: Path, namespace: str = "default") -> Path:
-        """Writes the same as kubectl and every client read it."""
+        """Write this access as a kubeconfig file, for kubectl and all other clients."""
         context = {"cluster": "tests", "user": "tests", "namespace": namespace}
         cluster = {"server": self.server, "certificate-authority": str(self.ca_file)}
         text = json.dumps(

@@ -135,7 +135,7 @@ def plan(top: Path) -> Plan:
             "--use-service-account-credentials=true",
             *(f"--service-account-private-key-file={top / 'accounts.key'}", f"--root-ca-file={ca_file}", "--bind-address=127.0.0.1"),
             *("--secure-port=0", f"--controllers={','.join(CONTROLLERS)}", f"--cert-dir={top}"),
-            # A lost node is noticed in seconds, and its pods are told to go at once.
+            # A lost node is noticed within seconds, and its pods are evicted at once.
             *("--node-monitor-period=1s", "--node-monitor-grace-period=10s", "--node-eviction-rate=100"),
             *("--concurrent-job-syncs=20", "--kube-api-qps=400", "--kube-api-burst=800", "--pvclaimbinder-sync-period=2s"),
         ],

@@ -95,7 +95,7 @@ class PodLife(threading.Thread):
         for one in self._all():
             release(self.room.directory, self.uid, one.place)
         shutil.rmtree(self.place, ignore_errors=True)
-        # Not closed: who wakes it may be on his way.
+        # Not closed, because another thread may be about to write to it.
 
     def _step(self) -> bool:
         """Whether nothing is left to do."""

@@ -76,8 +76,8 @@ class Provisioner:
         local = wanted["storageClassName"] == "local"
         path = f"/volumes/{name}" if local else str(self.network / name)
         if not local:
-            # A claim is told of several times before it is bound: the rights are the pods' from the
-            # first time on.
+            # A claim is reported several times before it is bound. Its permissions are right for
+            # the pods from the first time on.
             Path(path).mkdir(mode=0o755, exist_ok=True)
         claimed = {
             "kind": "PersistentVolumeClaim",

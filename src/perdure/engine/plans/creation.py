@@ -215,7 +215,7 @@ def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[
 
 
 def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
-    """Yield what the file now says about a begun task that can no longer change."""
+    """Yield the changes in the file that come too late for a task that has already begun."""
     old, name = stand.task, stand.task.name
     new = next((task for task in wanted.tasks if task.name == name), None)
     if new is None:

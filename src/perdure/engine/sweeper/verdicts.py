@@ -71,7 +71,7 @@ class Rules:
     ages: Mapping[Class, int]
     most: int = 200
     many: bool = False
-    """Whether a person allows any number."""
+    """Whether a person has allowed a sweep to remove any number of things."""
 
 
 def judge(row: Row, rules: Rules, now: int) -> Row:

@@ -22,8 +22,8 @@ from typing import IO, Any
 from perdure.host.privileges import dropped
 
 PATIENCE_S = 60.0
-"""Timeout for one answer, in seconds. It is for a child that is stopped: the child's own limit on
-processor time ends it long before."""
+"""Timeout for one answer, in seconds. It only matters for a child that is stopped. Any other child
+is ended long before by its own limit on processor time."""
 MOST_DEATHS = 3
 MEMORY = 1 << 30
 SECONDS = 5

@@ -331,8 +331,7 @@ def _yes(value: object) -> bool:
 
 
 def _identity(value: object) -> str:
-    """Return a name or address in the form that git uses unchanged: one line without the characters
-    that end it."""
+    """Return a name or address that git uses unchanged: one line without `<` and `>`."""
     if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
         raise ValueError("is one line without < and >")
     return found

@@ -200,8 +200,8 @@ class _Reader:
                 return [(each, plain) for each in parts]
 
     def _in_a_row(self, node: Node, each: Node, parts: list[Node], place: _Place) -> _Place:
-        """Return the position of one of several statements. The last one determines the exit
-        code."""
+        """Return the place of one of several statements in a row. Only the last one determines the
+        exit code."""
         last = each == parts[-1] and not (each.next_sibling and each.next_sibling.type == "&")
         return place.below(proves=last, disproves=last and len(parts) == 1)
 

@@ -32,8 +32,8 @@ class BoardSuite:
     """`board`, `board_counts`, `board_agents`, `latest_word`, `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
-        """A run that needs a person is only on the list for that, for which a collision is not
-        enough; a removed run is on no list."""
+        """A run that needs a person is on the list `asking` and on no other. A collision alone does
+        not put it there. A removed run is on no list."""
         ended = {}
         for name, how in (
             ("asks", ASKS),
