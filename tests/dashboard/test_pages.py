@@ -16,7 +16,7 @@ PAGES = (
     "/", "/?state=failed", "/?state=asking&q=alert", "/?q=%3Cscript%3E&agent=claude", "/runs/everything", "/runs/everything/log",
     "/runs/everything/instructions", "/runs/everything/checkpoints", "/sessions", "/sessions?q=alert", "/plans", "/plans/hostile",
     "/failures", "/failures?span=90d", "/continuity", "/disk", "/inbox", "/inbox?state=received&source=tea", "/checks", "/new",
-    "/digest", "/digest?since=7d",
+    "/digest", "/digest?since=7d", "/audit", "/audit?actor=local&since=all",
     "/runs/everything/update", "/runs/everything/remove",
 )  # fmt: skip
 EACH = ("", "/log", "/checkpoints", "/instructions", "/update")

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from perdure.server.api import admin, conversations, lists, requests, runs
+from perdure.server.api import admin, audit, conversations, lists, requests, runs
 from perdure.server.api.events import stream
 from perdure.server.api.openapi import document
 from perdure.server.api.verbs import PREFIX, ApiContext, Verb, endpoint
@@ -18,6 +18,7 @@ VERBS: tuple[Verb, ...] = (
     *conversations.VERBS,
     *lists.VERBS,
     *admin.VERBS,
+    *audit.VERBS,
 )
 
 

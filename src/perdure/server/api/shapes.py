@@ -100,6 +100,27 @@ class Requests(Answer):
     requests: list[RequestOfRun]
 
 
+class LineOfAudit(Shape):
+    number: int
+    at: int
+    actor: str
+    kind: str
+    run: str
+    attempt: int
+    record: int
+    about: str
+    sha256: str
+    previous: str
+    hash: str
+
+
+class Audit(Answer):
+    """`next` is the `after` of the next page; null on the last one."""
+
+    lines: list[LineOfAudit]
+    next: int | None
+
+
 class WorkspaceOfRun(Shape):
     path: str
     repo: str

@@ -2,9 +2,10 @@
 
 The modules: `context` (the services that pages use), `visits` (one request of a signed-in user),
 `pages` (templates, which clean and escape everything hostile), `sign_in` (signing in and out);
-`board`, `digests`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks` (the pages);
-`actions` and `confirmation` (the actions, and the pages that ask first); `live` (updates of an open
-page); `threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data to what is shown).
+`board`, `digests`, `tasks`, `sessions`, `plans`, `records`, `disk`, `inbox`, `checks`, `audits`
+(the pages); `actions` and `confirmation` (the actions, and the pages that ask first); `live`
+(updates of an open page); `threads`, `timelines`, `lines`, `diffs`, `fingerprints` (pure: from data
+to what is shown).
 
 Pages are ordinary functions in the server's threads, so they may wait for the store, git and the
 disk. Reading works without scripts. A GET changes nothing. Every form carries the secret of its
@@ -23,6 +24,7 @@ from perdure.model import TokenScope
 from perdure.server.context import Parts
 from perdure.server.dashboard import (
     actions,
+    audits,
     board,
     checks,
     digests,
@@ -89,6 +91,8 @@ def routes(parts: Parts) -> list[BaseRoute]:
         look("/inbox/{number}", inbox.delivery),
         act("/inbox/{number}/replay", dispatch, inbox.replay, inbox.ask_replay),
         look("/checks", checks.checks),
+        look("/audit", audits.audit),
+        look("/audit.jsonl", audits.as_lines),
         *live.routes(desk, parts.journal, parts.principals),
         *sign_in.routes(parts.principals, parts.settings.serve_public_url),
         Mount("/static", Static(directory=HERE / "static")),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -30,7 +30,9 @@ PLACES = (
     ("/disk", "Disk", "d"),
     ("/inbox", "Inbox", "i"),
     ("/checks", "Checks", "h"),
+    ("/audit", "Audit", "a"),
 )
+FOR_ADMINS = frozenset({"/audit"})
 TOLD = {
     "retried": "It continues where it stopped as soon as a worker is free.",
     "updated": "The new instructions are saved; the conversation continues with them.",
@@ -61,7 +63,11 @@ class Visit:
     now: int
     form: Mapping[str, str] = field(default_factory=dict)
 
-    places: ClassVar = PLACES
+    @property
+    def places(self) -> Sequence[tuple[str, str, str]]:
+        """Return the sections of the dashboard that the visitor may see."""
+        admin = self.principal.may(TokenScope.ADMIN)
+        return [each for each in PLACES if admin or each[0] not in FOR_ADMINS]
 
     @property
     def name(self) -> str:

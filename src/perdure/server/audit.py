@@ -1,0 +1,19 @@
+"""Finds lines of the audit trail for the API and the dashboard."""
+
+from __future__ import annotations
+
+from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import NotFound
+
+
+def run_id_of(store: EngineStore, ref: str) -> str:
+    """Return the id of a run; a removed one is found by its full id. Empty for an empty `ref`.
+    Raises NotFound."""
+    if not ref:
+        return ""
+    try:
+        return store.get(ref).id
+    except NotFound:
+        if any(run.id == ref for run in store.placed()):
+            return ref
+        raise

@@ -1,0 +1,98 @@
+"""The page of the audit trail: who did what, with filters. Only for admins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import NotFound, UsageError
+from perdure.model import TokenScope
+from perdure.model.codec import encode
+from perdure.server.audit import run_id_of
+from perdure.server.dashboard.pages import HEADERS
+from perdure.server.dashboard.visits import Visit
+from perdure.server.principal import authenticated
+
+SPANS = {"1d": ("a day", 1), "7d": ("a week", 7), "30d": ("a month", 30), "all": ("all", 0)}
+"""The spans that the page offers: name, and number of days."""
+DAY_MS = 86_400_000
+PAGE = 200
+EXPORT_MOST = 10_000
+
+
+def audit(visit: Visit) -> Response:
+    """Show `/audit`: the lines of a span of time, oldest first, page by page."""
+    authenticated(visit.request, TokenScope.ADMIN)
+    span, actor, run = visit.asked("since") or "7d", visit.asked("actor"), visit.asked("run")
+    store, problem = visit.desk.look, ""
+    after = _after(visit)
+    try:
+        found = store.audit(
+            since=_since(span, visit.now),
+            actor=actor,
+            run=run_id_of(store, run),
+            after=after,
+            limit=PAGE + 1,
+        )
+    except NotFound as error:
+        found, problem = [], str(error)
+    names = _names(store, {each.run for each in found[:PAGE] if each.run})
+    shown = [
+        {"line": each, "of": names.get(each.run, each.run) or each.about} for each in found[:PAGE]
+    ]
+    given = {"since": span, "actor": actor, "run": run}
+    more = urlencode(given | {"after": found[PAGE - 1].number}) if len(found) > PAGE else ""
+    return visit.page(
+        "audit.html",
+        shown=shown,
+        names=names,
+        spans=SPANS,
+        span=span,
+        actor=actor,
+        run=run,
+        more=more,
+        here_as_lines=urlencode(given | {"after": after}),
+        problem=problem,
+    )
+
+
+def as_lines(visit: Visit) -> Response:
+    """Answer `/audit.jsonl`: the same lines as JSON, one on each line, to be saved."""
+    authenticated(visit.request, TokenScope.ADMIN)
+    store = visit.desk.look
+    found = store.audit(
+        since=_since(visit.asked("since") or "7d", visit.now),
+        actor=visit.asked("actor"),
+        run=run_id_of(store, visit.asked("run")),
+        after=_after(visit),
+        limit=EXPORT_MOST,
+    )
+    content = "".join(f"{encode(each)}\n" for each in found).encode()
+    headers = {**HEADERS, "content-disposition": 'attachment; filename="audit.jsonl"'}
+    return Response(content, 200, headers, "text/plain; charset=utf-8")
+
+
+def _names(store: EngineStore, runs: Iterable[str]) -> dict[str, str]:
+    """Return the names of the runs by their ids. Those that were removed are missing."""
+    names = {}
+    for run in runs:
+        with suppress(NotFound):
+            names[run] = store.get(run).name
+    return names
+
+
+def _since(span: str, now: int) -> int:
+    """Return the beginning of a span, in ms. Raises UsageError."""
+    if span not in SPANS:
+        raise UsageError(f"There is no span {span[:40]!r}", ", ".join(SPANS))
+    days = SPANS[span][1]
+    return now - days * DAY_MS if days else 0
+
+
+def _after(visit: Visit) -> int:
+    text = visit.asked("after")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0

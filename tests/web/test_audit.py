@@ -1,0 +1,115 @@
+"""The audit trail over the API and on the dashboard: who may read it, its filters, and an export
+whose chain a client checks by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from perdure import store as stores
+from perdure.host.actors import acting
+from perdure.model import TaskRun
+from perdure.model.requests import AnswerKind
+from perdure.rules.audit_chain import problems, read
+from perdure.server.api import shapes
+from perdure.testing.stores.requests import waiting
+from tests.web.serving import PATIENCE_S, Serving
+
+EVE = "forge:hub/<img src=x onerror=alert(1)>\u202e"
+
+
+@pytest.fixture(scope="module")
+def served(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Serving, list[TaskRun], dict[str, str]]]:
+    """A server without a pool, two runs whose requests two people answered, and tokens."""
+    serving = Serving(tmp_path_factory.mktemp("audit"))
+    database = serving.state / "perdure.db"
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with closing(stores.open(database)) as store:
+        runs = []
+        for person in ("token:ada", EVE):
+            with acting(person):
+                runs.append(waiting(store))
+                store.answer(runs[-1].id, 1, AnswerKind.DENY, "no")
+    tokens = {scope: serving.token(scope) for scope in ("read", "dispatch", "admin")}
+    yield serving.start("--jobs", "0"), runs, tokens
+    serving.stop()
+
+
+def text_of(serving: Serving, path: str, token: str) -> tuple[int, str]:
+    with contextlib.closing(
+        http.client.HTTPConnection("127.0.0.1", serving.port, timeout=PATIENCE_S)
+    ) as connection:
+        connection.request("GET", path, headers={"authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+def test_the_trail_over_the_api(
+    served: tuple[Serving, list[TaskRun], dict[str, str]],
+) -> None:
+    """Pages, filters by actor, run and time; refused to all but admins; the export is the chain
+    itself."""
+    serving, runs, tokens = served
+    for scope in ("read", "dispatch"):
+        assert serving.ask("GET", "/api/v1/audit", tokens[scope])[0] == 403
+        assert text_of(serving, "/api/v1/audit/export", tokens[scope])[0] == 403
+    admin = tokens["admin"]
+    code, found = serving.ask("GET", "/api/v1/audit?limit=2", admin)
+    assert code == 200
+    msgspec.convert(found, shapes.Audit)
+    assert [each["number"] for each in found["lines"]] == [1, 2] and found["next"] == 2
+    seen, after = [], 0
+    while after is not None:
+        _, page = serving.ask("GET", f"/api/v1/audit?limit=2&after={after}", admin)
+        seen += page["lines"]
+        after = page["next"]
+    assert [each["number"] for each in seen] == list(range(1, len(seen) + 1))
+    _, page = serving.ask("GET", "/api/v1/audit?actor=ada", admin)
+    kinds = {each["kind"] for each in page["lines"]}
+    assert {"run_submitted", "request_answered"} <= kinds
+    assert {each["actor"] for each in page["lines"]} == {"token:ada"}
+    _, page = serving.ask("GET", f"/api/v1/audit?run={runs[1].name}", admin)
+    assert {each["run"] for each in page["lines"]} == {runs[1].id}
+    _, page = serving.ask("GET", f"/api/v1/audit?since={2**52}", admin)
+    assert (page["lines"], page["next"]) == ([], None)
+    assert serving.ask("GET", "/api/v1/audit?run=nobody", admin)[0] == 404
+    assert serving.ask("GET", "/api/v1/audit?limit=0", admin)[0] == 400
+    code, text = text_of(serving, "/api/v1/audit/export", admin)
+    lines = [read(line, number) for number, line in enumerate(text.splitlines(), 1)]
+    assert code == 200 and len(lines) >= len(seen) and list(problems(iter(lines))) == []
+    assert json.loads(text.splitlines()[0]) == seen[0]
+
+
+def test_the_page_of_the_trail(
+    served: tuple[Serving, list[TaskRun], dict[str, str]], tmp_path: Path
+) -> None:
+    """For admins alone, who find it in the navigation; names of people are text; the same filters
+    narrow its JSON lines."""
+    serving, runs, tokens = served
+    for scope in ("read", "dispatch"):
+        assert text_of(serving, "/audit", tokens[scope])[0] == 403
+        assert text_of(serving, "/audit.jsonl", tokens[scope])[0] == 403
+        assert 'href="/audit"' not in text_of(serving, "/", tokens[scope])[1]
+    admin = tokens["admin"]
+    assert 'href="/audit"' in text_of(serving, "/", admin)[1]
+    code, page = text_of(serving, "/audit", admin)
+    assert code == 200 and "token:ada" in page and runs[0].name in page
+    assert "<img" not in page and "\u202e" not in page and "&lt;img" in page
+    _, page = text_of(serving, "/audit?actor=ada&since=all", admin)
+    assert "token:ada" in page and "&lt;img" not in page.partition("<table")[2]
+    _, page = text_of(serving, f"/audit?run={runs[1].name}", admin)
+    assert "&lt;img" in page and "token:ada" not in page.partition("<table")[2]
+    assert "nobody" in text_of(serving, "/audit?run=nobody", admin)[1]
+    assert text_of(serving, "/audit?since=ever", admin)[0] == 422
+    code, text = text_of(serving, "/audit.jsonl?actor=ada", admin)
+    actors = {json.loads(line)["actor"] for line in text.splitlines()}
+    assert (code, actors) == (200, {"token:ada"})
