@@ -42,7 +42,7 @@ def test_events_while_an_agent_is_at_work(office: Office) -> None:
     assert [each.state for each in waiting] == [WAITS] * 3
     assert (
         waiting[0].reason
-        == f"waits: {claim.run.name} is running, and gets it when the attempt has ended"
+        == f"waits: {claim.run.name} is running, and gets the delivery when its attempt has ended"
     )
     assert office.run().context_version == 1
     office.end(claim)

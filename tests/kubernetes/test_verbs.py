@@ -160,7 +160,9 @@ def test_a_look_at_the_claim(place: Place) -> None:
         policy={"attempts": 1},
     )
     story.hangs()
-    with pytest.raises(AssertionError, match="an attempt of looked has its claim: it is running"):
+    with pytest.raises(
+        AssertionError, match="an attempt of looked is using the volume: looked is running"
+    ):
         place.perdure("sessions", story.name)
     story.agent_process().kill()
     story.settled("Failed")

@@ -136,7 +136,7 @@ PRIVATE = {
     "https://10.0.0.1/a/b": "private",
     "https://127.0.0.1/a/b": "this machine's own",
     "https://localhost./a/b": "not a repository address",
-    "https://git.example.com:8443/a/b": "a port of its own",
+    "https://git.example.com:8443/a/b": "it is not the default port",
     "https://[::1]/a/b": "not a repository address",
     "https://user:word@git.example.com/a/b": "credentials",
 }

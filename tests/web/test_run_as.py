@@ -150,7 +150,7 @@ def test_what_would_keep_nothing_from_agents_is_refused(directory: Path) -> None
     serving.environ["PERDURE_STATE"] = str(serving.agents / "state")
     assert "above" in serving.perdure("config", "show").stderr
     serving.environ |= {"PERDURE_STATE": str(state), "PERDURE_RUN_AS": f"{USER}:{USER}"}
-    assert "must not be its group" in serving.perdure("config", "show").stderr
+    assert "must not be a member of the group" in serving.perdure("config", "show").stderr
     serving.environ["PERDURE_RUN_AS"] = f"{USER}:{GROUP}"
     serving.inside += ["setpriv", "--reuid=61234", f"--regid={GROUP}", "--clear-groups"]
     assert "started as root" in serving.perdure("config", "show").stderr

@@ -147,8 +147,8 @@ def test_hostile_service_and_task_names_are_refused(name: str) -> None:
     [
         ("https://user:s3cret@forge.example/o/r", "holds credentials"),
         ("https://s3cret@forge.example/o/r", "holds credentials"),
-        ("http://forge.example/o/r", "not fetched by 'http'"),
-        ("git://forge.example/o/r", "not fetched by 'git'"),
+        ("http://forge.example/o/r", "not fetched by the scheme 'http'"),
+        ("git://forge.example/o/r", "not fetched by the scheme 'git'"),
         ("ext::sh -c id", "not fetched by"),
         ("fd::17", "not fetched by"),
         ("https://forge.example/../../etc", "not a repository address"),

@@ -259,7 +259,7 @@ def _copy(engine: Engine, agent: str, part: CopyPart, gathering: Gathering) -> C
     path = engine.copies.find(agent, part)
     if path is None:
         raise CapsuleError(
-            f"the copy of conversation {part.session_id} does not have what the checkpoint names",
+            f"the copy of conversation {part.session_id} lacks a part that the checkpoint needs",
             "choose another --at",
         )
     what = "conversation" if part.name == "main" else part.name

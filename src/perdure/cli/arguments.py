@@ -115,7 +115,8 @@ def limit_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--stall",
         type=seconds_of,
-        help="stop after this long without output, 5x in a tool (default: 10m; 0: no limit)",
+        help="stop the attempt after this time without output, or five times as long during a tool "
+        "call (default: 10m; 0: no limit)",
     )
     group.add_argument("--budget-usd", type=float, help="dollars for all attempts together")
     group.add_argument("--continuity", choices=CONTINUITY, help=LOST)

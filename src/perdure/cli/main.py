@@ -78,7 +78,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "serve": ("server.serve", "run the web service: dashboard, API, webhooks, workers"),
     "operator": (
         "kubernetes.operator",
-        "on Kubernetes: make Jobs of TaskRuns, and write their status",
+        "on Kubernetes: make Jobs for TaskRuns, and write their status",
     ),
     "audit": ("data.audit", "show who did what, and check that nothing of it was changed"),
     "token": ("server.token", "create, list and revoke API tokens"),

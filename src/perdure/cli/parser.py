@@ -60,12 +60,13 @@ class Parser(argparse.ArgumentParser):
         return f"Did you mean {near[0]}? ({more})" if near else more
 
 
-def optional_name(parser: argparse.ArgumentParser) -> None:
-    """Add NAME, which `main` fills in if it is omitted."""
+def optional_name(parser: argparse.ArgumentParser, *, ask: bool = False) -> None:
+    """Add NAME, which `main` fills in if it is omitted. `ask`: the verb lets a person choose if
+    several runs fit."""
+    more = "; at a terminal you choose, if there are several" if ask else ""
     parser.set_defaults(any_run=True)
     parser.add_argument(
         "name",
         nargs="?",
-        help="the run's name, id or key (default: the newest run of this repository; stop, retry, "
-        "apply and open ask at a terminal where several fit)",
+        help=f"the run's name, id or key (default: the newest run of this repository{more})",
     )

@@ -44,10 +44,13 @@ def prove_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="CHECK",
-        help="run only this check and those of its scene; repeatable",
+        help="run only this check and those that share its runs; repeatable",
     )
     parser.add_argument(
-        "--jobs", type=int, default=0, help="number of scenes at once (default: one per processor)"
+        "--jobs",
+        type=int,
+        default=0,
+        help="number of groups of checks that run at once (default: one per processor)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

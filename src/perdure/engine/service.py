@@ -402,7 +402,7 @@ def _check_answer(request: AgentRequest, verdict: AnswerKind, words: str) -> Non
     question = request.kind is RequestKind.QUESTION
     if verdict is AnswerKind.TEXT and not question:
         raise UsageError(
-            f"Request {request.number} is a call that wants to be allowed, and not a question",
+            f"Request {request.number} asks for a call to be allowed; it is not a question",
             "perdure approve, or perdure deny",
         )
     if verdict is AnswerKind.ALLOW and question:
@@ -568,7 +568,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
                 f"The workdir of {run.name} was cleaned up, and checkpoint {gone.checkpoint} is "
                 f"the only copy of its work",
                 f"perdure restore {run.name} restores it; or perdure rm --force {run.name}: its "
-                "checkpoints go after their time",
+                "checkpoints are deleted after their retention time",
             )
         if lost and not force:
             raise WorkspaceError(

@@ -78,7 +78,7 @@ def identity(run_as: str) -> AgentIdentity:
     groups = os.getgrouplist(found.name, found.group) if entry else [found.group]
     if found.service in groups:
         raise UsageError(
-            f"run_as: the user {found.name} is in the group {group}, which must not be its group",
+            f"run_as: the user {found.name} must not be a member of the group {group}",
             "name a group that only perdure has",
         )
     return found
@@ -104,8 +104,8 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
     if not home or not Path(home).is_dir() or Path(home).stat().st_uid != wanted.user:
         raise UsageError(
             f"run_as: {home or 'HOME'} is not a home of user {wanted.name}",
-            "make the directory and give it to the user; without an entry in the system's list of "
-            "accounts, HOME names it",
+            "make the directory and give it to the user; if the user is not in the system's list "
+            "of accounts, set HOME to it",
         )
     kept = [state] if config is None else [state, config]
     problems = list(chain.from_iterable(_openings(path, wanted) for path in kept))

@@ -183,6 +183,6 @@ def _claimed(engine: Engine, run: TaskRun) -> Claim:
     if claim is None:
         raise Conflict(
             f"{run.name} cannot start: its workdir or its conversation is in use",
-            "perdure ls, with the volume's state",
+            "perdure ls, with PERDURE_STATE set to the state on the volume",
         )
     return claim

@@ -105,7 +105,7 @@ def _for_store(directory: Path) -> dict[str, str]:
     found = _variables(directory)
     if strange := [name for name in found if not name.startswith(CLOUDS)]:
         raise UsageError(
-            f"the Secret for the checkpoint store has the key {strange[0][:80]!r}",
+            f"the Secret for the checkpoint store must not have the key {strange[0][:80]!r}",
             f"perdure takes names that begin with {', '.join(CLOUDS)}",
         )
     return found
@@ -117,14 +117,14 @@ def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
     token = found.get("token") or found.get("password", "")
     if not token or not found.keys() <= REPOSITORY_KEYS:
         raise UsageError(
-            f"the Secret for the repository has the keys {', '.join(sorted(found))[:200]}",
+            f"the Secret for the repository has the wrong keys: {', '.join(sorted(found))[:200]}",
             "perdure takes `token`, or `username` and `password`",
         )
     host = urlsplit(repository).hostname or "" if "://" in repository else ""
     if not host:
         raise UsageError(
-            "there is a Secret for the repository, and the repository's server needs none",
-            "leave it out",
+            "there is a Secret for the repository, but the repository's address needs none",
+            "leave the Secret out",
         )
     user = {"PERDURE_GIT_TOKEN_USER": found["username"]} if found.get("username") else {}
     return {"PERDURE_GIT_TOKEN": token, "PERDURE_GIT_TOKEN_HOST": host, **user}

@@ -316,7 +316,9 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                     f'perdure update {run.name} "new instructions"',
                 )
             if run.state is RunState.PENDING:
-                raise Conflict(f"{run.name} waits for what it needs", f"perdure show {run.name}")
+                raise Conflict(
+                    f"{run.name} waits for other tasks of its plan", f"perdure show {run.name}"
+                )
             return reopen(write, run, reason, more)
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:

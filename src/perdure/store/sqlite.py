@@ -320,7 +320,9 @@ def _integrity(error: sqlite3.IntegrityError, place: str) -> Conflict | StoreErr
         sqlite3.SQLITE_CONSTRAINT_UNIQUE,
         sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
     ):
-        return Conflict(f"Another process is already using it: {error}", "perdure ls")
+        return Conflict(
+            f"Another process has already stored the same record: {error}", "perdure ls"
+        )
     return StoreError(
         f"The database {place} refused a change that violates a constraint: {error}",
         transient=False,

@@ -149,8 +149,8 @@ class Write:
         ):
             key = f"{session.key.agent}/{session.key.scope}"
             raise Conflict(
-                f"The conversation of {key} is {live['id']}; {session.id} cannot be a second one",
-                "retire that one first",
+                f"{key} already has the conversation {live['id']}, so {session.id} cannot be added",
+                f"retire {live['id']} first",
             )
         row = self.one("put_session", **session_values(session))
         self.sessions.append(replace(session, revision=row["revision"]))

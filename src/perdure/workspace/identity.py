@@ -211,7 +211,7 @@ def parse_remote(repo: str, allowed: frozenset[str]) -> Remote:
     scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
     if scheme not in allowed and not (scheme == "http" and host in _LOOPBACK):
         raise UsageError(
-            f"Repositories are not fetched by {scheme or 'this'!r}: {shown!r}.",
+            f"Repositories are not fetched by the scheme {scheme!r}: {shown!r}.",
             f"Use {' or '.join(sorted(allowed))}.",
         )
     if parts.password is not None or (parts.username is not None and scheme != "ssh"):

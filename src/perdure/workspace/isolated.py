@@ -85,8 +85,8 @@ def check_objects(objects: Path, cache: Path) -> None:
     if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
         what = f"{linked} is a link" if linked is not None else "info/alternates was changed"
         raise WorkspaceError(
-            f"Not all objects of {objects} are its own: {what}.",
-            "Inspect it; nothing was used from there.",
+            f"The git objects in {objects} cannot be trusted: {what}.",
+            "Inspect the directory. No object was copied from it.",
         )
 
 

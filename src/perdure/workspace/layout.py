@@ -184,7 +184,7 @@ def _check_combination(spec: TaskSpec) -> None:
     )
     if spec.backend not in allowed:
         raise UsageError(
-            f"There is no backend {spec.backend!r} for this.", "Use worktree or isolated."
+            f"There is no backend {spec.backend!r} for this task.", "Use worktree or isolated."
         )
 
 

@@ -213,7 +213,8 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--to",
         metavar="URL",
-        help="publish its newest checkpoint there and give up the run on this machine",
+        help="publish the run's newest checkpoint in this checkpoint store, and give up the run on "
+        "this machine",
     )
     parser.add_argument(
         "--from",
@@ -221,7 +222,7 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         nargs="?",
         const="",
-        help="take it over from there (default: checkpoint_store)",
+        help="take the run over from this checkpoint store (default: the setting checkpoint_store)",
     )
     parser.add_argument(
         "--take-over",

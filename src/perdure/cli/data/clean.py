@@ -31,7 +31,7 @@ def gc_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept",
         action="store_true",
-        help="confirm that the clock and the volume of the root are right now",
+        help="confirm that the clock is correct and the right volume is mounted at the root",
     )
     parser.add_argument(
         "-a", "--all", action="store_true", help="also show what is kept, with the reason"
@@ -159,14 +159,15 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
 
 def reset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", nargs="?", default="", help="the run's name, id or key; or, without it:"
+        "name",
+        nargs="?",
+        default="",
+        help="the run's name, id or key; without it, the options select the work",
     )
-    parser.add_argument("--agent", default="", help="only this agent's or role's")
+    parser.add_argument("--agent", default="", help="only work of this agent or role")
     parser.add_argument("--repo", default="", help="the repository (default: the current one)")
     parser.add_argument("--branch", default="", help="all work on this branch")
-    parser.add_argument(
-        "--issue", default="", help="all work on this issue: the scope ends with #ISSUE"
-    )
+    parser.add_argument("--issue", default="", help="all work on the issue with this number")
     parser.add_argument("--service", default="", help="the owner of the task")
     parser.add_argument("--task", default="", help="the task of the service")
     parser.add_argument(

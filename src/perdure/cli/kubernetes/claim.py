@@ -107,13 +107,13 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
     name, claim = word(body, "metadata.name"), word(body, "status.workspace.claimName")
     if has_open_attempt(body):
         raise Conflict(
-            f"an attempt of {name} has its claim: it is {phase(body).lower()}",
+            f"an attempt of {name} is using the volume: {name} is {phase(body).lower()}",
             f"kubectl perdure logs -f {name}, or kubectl perdure stop {name}",
         )
     attempts = several(body, "status.attempts")
     if not claim or not attempts:
         raise NotFound(
-            f"{name} has no claim that a pod could look at",
+            f"{name} has no volume claim that a pod could mount",
             f"kubectl perdure show {name} says where its state is",
         )
     job = taskruns.job(word(attempts[-1], "job"))

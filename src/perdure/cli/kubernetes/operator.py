@@ -80,7 +80,7 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help=(
             "how long an attempt waits for something that only a person can fix (default: 30m); "
-            "quota, room and another writer are waited for without a limit"
+            "there is no limit for a quota, for room on a node or for another writer"
         ),
     )
     parser.add_argument(

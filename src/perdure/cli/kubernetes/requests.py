@@ -324,7 +324,7 @@ def stop_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     body = taskruns.get(arguments.name)
     if phase(body) in ("Succeeded", "Failed", "Cancelled") and not unrecorded(body):
         raise Conflict(
-            f"{arguments.name} is not running: it has {phase(body).lower()}",
+            f"{arguments.name} is not running: its phase is {phase(body)}",
             f"kubectl perdure show {arguments.name}",
         )
     asked = taskruns.patch(arguments.name, {"spec": {"suspend": True}})

@@ -79,7 +79,7 @@ def _coloured(line: str) -> str:
 
 
 def apply_arguments(parser: argparse.ArgumentParser) -> None:
-    optional_name(parser)
+    optional_name(parser, ask=True)
     parser.add_argument(
         "--to",
         metavar="DIR",

@@ -288,7 +288,7 @@ def logs_verb(arguments: argparse.Namespace) -> int:
     left = LeftAlone(chosen, store)
     if arguments.tail is not None and arguments.tail < 0:
         raise UsageError(
-            f"--tail takes a number from 0, not {arguments.tail}", "perdure logs -n 20"
+            f"--tail needs a number of at least 0, not {arguments.tail}", "perdure logs -n 20"
         )
     if arguments.attempt and not any(
         attempt.number == arguments.attempt for attempt in store.attempts(run.id)

@@ -33,7 +33,7 @@ def map_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens",
         type=int,
-        help="maximum number of tokens, estimated as bytes / 3 (default: map_tokens)",
+        help="maximum number of tokens, estimated as bytes / 3 (default: the setting map_tokens)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

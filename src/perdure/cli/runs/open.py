@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def open_arguments(parser: argparse.ArgumentParser) -> None:
-    optional_name(parser)
+    optional_name(parser, ask=True)
     parser.add_argument(
         "--exec", action="store_true", help="start the program now, instead of printing the command"
     )

@@ -47,8 +47,9 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--map",
         choices=MAP_WHEN,
         help=(
-            "which prompts get the project map: none; needed: those whose conversation lacks it "
-            "(default); first: the first of each conversation; all"
+            "which prompts get the project map: off: none; fallback (default): those of an agent "
+            "whose conversation does not know the files; first: also the first prompt of each "
+            "conversation; always: all"
         ),
     )
     file_arguments(parser)
@@ -67,11 +68,15 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         help="copy uncommitted changes of the checkout into the workdir",
     )
     where.add_argument("--here", action="store_true", help="work directly in this directory")
-    where.add_argument("--service", help="a task of a service without a repository")
+    where.add_argument(
+        "--service", help="the service that the task belongs to, if it has no repository"
+    )
     where.add_argument("--task", help="the task's id within its service")
     who = parser.add_argument_group("run")
     who.add_argument("--name", help="the run's name (default: one is made up)")
-    who.add_argument("--key", help="idempotency key: the same key and task is the same run")
+    who.add_argument(
+        "--key", help="idempotency key: the same task with the same key is the same run"
+    )
     who.add_argument("--scope", help="runs of one agent with the same scope share one conversation")
     label_flag(who)
     limits = parser.add_argument_group("limits and checks")
@@ -82,7 +87,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
-    optional_name(parser)
+    optional_name(parser, ask=True)
     parser.add_argument(
         "--agent",
         help="hand it over to another agent: same workdir, a new conversation with a brief",

@@ -13,7 +13,7 @@ PATIENCE_S = 30.0
 
 
 def stop_arguments(parser: argparse.ArgumentParser) -> None:
-    optional_name(parser)
+    optional_name(parser, ask=True)
 
 
 def stop_verb(arguments: argparse.Namespace) -> int:

@@ -26,7 +26,10 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["ls", "show", "replay", "tell"],
         default="ls",
-        help="ls (default), show ID, replay ID ..., or tell RUN ...",
+        help=(
+            "ls (default), show ID, replay ID ..., or tell RUN ...: report these runs to their "
+            "forges again"
+        ),
     )
     parser.add_argument(
         "id",

@@ -32,7 +32,7 @@ def check_home(driver: AgentDriver, home: Path) -> None:
         if why := unwritable(place):
             raise WorkspaceError(
                 f"{driver.name} could not save its conversation: {why}",
-                "Make it writable for this user, or set HOME to a directory that is.",
+                f"Make {place} writable for this user, or set HOME to a writable directory.",
             )
 
 

@@ -125,7 +125,7 @@ def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
         where = f"its directory {entry.cwd} is gone" if entry.cwd else "its directory is unknown"
         raise NotFound(
             f"The conversation {entry.id} cannot continue where it was: {where}",
-            "--repo PATH works elsewhere",
+            "--repo PATH continues it in a new worktree of that repository",
         )
     return replace(wanted.spec, repo="", branch="", base="", here=entry.cwd, backend="")
 

@@ -66,7 +66,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
         raise Conflict(
             f"The plan {plan.name} was started in {there.seed.repo} from {there.file}; the "
             f"current directory is in no repository",
-            f"cd {there.seed.repo} continues that one; give this one another name, and a repo",
+            f"to continue that one: cd {there.seed.repo}; otherwise give this one another name and "
+            "a repo",
         ) from None
     if place.repo != there.seed.repo:
         raise Conflict(

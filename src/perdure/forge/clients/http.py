@@ -301,7 +301,8 @@ class HttpClient:
         if answer.status == 403:
             raise ForgeDenied(
                 f"{self.api} does not allow {what}",
-                f"give the token in {self.token} more rights, or its login more in the repository",
+                f"give the token in {self.token} more rights, or give its login more access to the "
+                "repository",
             )
         if answer.status in (404, 410):
             raise NotFound(

@@ -215,7 +215,7 @@ class Dispatcher:
             # Reported after the earlier deliveries. The forge's state is queried at that time.
             self._held.add(choice.run.id)
             raise Conflict(
-                f"{choice.run.name} is running, and gets it when the attempt has ended",
+                f"{choice.run.name} is running, and gets the delivery when its attempt has ended",
                 f"perdure logs -f {choice.run.name}",
             )
         if intent is not None and isinstance(choice, RuleChoice):

@@ -59,17 +59,17 @@ class Hosts:
         if self.guarded and parts.scheme == "ssh":
             raise UsageError(
                 f"Repositories are not fetched by ssh from {place}.",
-                "Add it to clone_hosts, if it is meant.",
+                "To allow this server, add it to clone_hosts.",
             )
         if self.guarded and parts.port not in (None, PORTS.get(parts.scheme)):
             raise UsageError(
-                f"Repositories are not fetched from {place}, a port of its own.",
-                "Add it to clone_hosts, if it is meant.",
+                f"Repositories are not fetched from {place}: it is not the default port.",
+                "To allow this server, add it to clone_hosts.",
             )
         if self.guarded and (why := unfit(parts.hostname or "", private=False)):
             raise UsageError(
                 f"Repositories are not fetched from {place}: its address is {why}.",
-                "Add it to clone_hosts, if it is meant.",
+                "To allow this server, add it to clone_hosts.",
             )
 
     def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -97,7 +97,7 @@ class Hosts:
             if why := next(
                 (why for each in found if (why := unfit(each, private=self.knows(url)))), ""
             ):
-                hint = "" if self.knows(url) else "Add it to clone_hosts, if it is meant."
+                hint = "" if self.knows(url) else "To allow this server, add it to clone_hosts."
                 raise UsageError(
                     f"Repositories are not fetched from {host_of(url)}: its address is {why} "
                     f"({', '.join(found)}).",

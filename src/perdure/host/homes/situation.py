@@ -83,7 +83,7 @@ class HomeSituation:
         ):
             raise Conflict(
                 f"The home of {self.linked.agent} is kept at {self.before.target}.",
-                "perdure home unlink gives it back first.",
+                "Run perdure home unlink first.",
             )
         if self.is_linked:
             return

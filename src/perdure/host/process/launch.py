@@ -254,7 +254,9 @@ def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
     ):
         raise UsageError(f"{mark!r} cannot mark an attempt: letters, digits and ._:/@- only")
     if not all(_fits(word) for word in argv):
-        raise UsageError("a program's arguments cannot contain NUL or half a character")
+        raise UsageError(
+            "a program's arguments cannot contain NUL or text that is not valid Unicode"
+        )
     for name, value in env.items():
         if not name or "=" in name or not _fits(name + value):
             raise UsageError(

@@ -53,7 +53,7 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
     anything was stored."""
     state, said = error.sqlstate or "", _first_line(error)
     if state == "23505":
-        return Conflict(f"Another process is already using it: {said}", "perdure ls")
+        return Conflict(f"Another process has already stored the same record: {said}", "perdure ls")
     if state.startswith("23"):
         return StoreError(
             f"The database {place} refused a change that violates a constraint: {said}",

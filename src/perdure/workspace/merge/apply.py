@@ -446,6 +446,6 @@ def _sign(path: Path) -> Sign | None:
 
 def _meanwhile(path: Path) -> Conflict:
     return Conflict(
-        f"{path} was changed while the changes were being applied. Nothing was changed.",
+        f"Another program changed {path} meanwhile, so nothing was applied.",
         "Try again when no program writes there.",
     )

@@ -105,7 +105,7 @@ def check_name(name: str) -> str:
     if len(raw) > LONGEST_NAME or any(len(part.encode()) > 255 for part in parts):
         raise UsageError(
             f"the file name {name[:60]!r}... is too long",
-            f"at most 255 bytes a part, and {LONGEST_NAME} together",
+            f"at most 255 bytes for each part of the path, and {LONGEST_NAME} in total",
         )
     return name
 
