@@ -281,7 +281,7 @@ def kubernetes() -> Iterator[Cluster]:
 
 @pytest.fixture
 def cluster(kubernetes: Cluster) -> Cluster:
-    """The session's cluster, mended if the test before broke a machine."""
+    """The session's cluster, repaired if the previous test broke a machine."""
     return kubernetes.mend()
 
 

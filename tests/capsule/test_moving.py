@@ -462,12 +462,13 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
 
 
 def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
-    """Attempts beside each other, of which each settles now and then: nothing of a run is brought
-    out twice at once, which would be two manifests of one number, and one of them refused as if
-    another machine had been quicker."""
+    """Several attempts run at the same time and upload now and then. perdure never uploads one run
+    twice at the same time. Otherwise two manifests would have the same number, and one of them
+    would be refused as if another machine had been faster."""
 
     class Watched:
-        """A store that is asked at the beginning of each bringing out, and lets none go on."""
+        """A store that is queried at the beginning of each upload, counts overlapping ones, and
+        lets none continue."""
 
         def __init__(self) -> None:
             self.turn, self.inside, self.twice = threading.Lock(), Counter[str](), 0
@@ -647,9 +648,9 @@ def test_what_is_no_capsule_is_refused_by_the_command(
 def test_a_clone_is_cut_where_the_run_began(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """An agent that commits before its first checkpoint: what travels stands on the commit that the
-    repository has, so that a clone on another machine can take it in. That holds as well when the
-    repository went on meanwhile and the clone is created again."""
+    """The agent commits before its first checkpoint. The uploaded changes are based on a commit
+    that the repository has, so that a clone on another machine can import them. That holds as well
+    when the repository went on meanwhile and the clone is created again."""
     one = machine("one")
     began = git(repository, "rev-parse", "HEAD").strip()
     run = worked(one, repository, tmp_path / "home", backend="isolated")
@@ -744,8 +745,8 @@ def test_who_is_overtaken_while_it_publishes_knows_it(
 def test_what_a_conversation_was_told_its_own_copy_says(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """A checkpoint that travels late, when the record knows already of newer instructions: they do
-    not stand in its conversation, and are not taken as told."""
+    """A checkpoint is uploaded late, when the run already has newer instructions. Its conversation
+    does not contain them, so they do not count as given to the agent."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     store = move.open_store((tmp_path / "store").as_uri())

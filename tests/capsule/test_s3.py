@@ -1,5 +1,5 @@
-"""The checkpoint store on the S3 dialect: what stands in a directory's and a memory's place in
-`test_objects`, over HTTP."""
+"""The checkpoint store over HTTP in the S3 dialect. `test_objects` tests the same with a directory
+and with memory."""
 
 from __future__ import annotations
 

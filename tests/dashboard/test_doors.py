@@ -130,8 +130,8 @@ def test_the_door_leads_nowhere_else(served: tuple[Serving, str], next: str) -> 
 
 
 def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, str]) -> None:
-    """An act needs the form's secret, of this very sign-in, from this site, and a POST: everything
-    else leaves the run as it is."""
+    """An action needs a POST from this site with the form's secret of this sign-in. Any other
+    request leaves the run as it is."""
     serving, token = served
     door, other = Door(serving, token), Door(serving, token)
     csrf = door.csrf()
@@ -227,8 +227,8 @@ def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
 
 
 def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
-    """Pages, errors and the door alike forbid everything that is not perdure's own; a log is a
-    file, and never a page."""
+    """Pages, errors and the sign-in form have a policy that forbids all content from elsewhere. A
+    log is served as a file, never as a page."""
     serving, token = served
     door = Door(serving, token)
     for path, status in (

@@ -66,8 +66,8 @@ def request_of(database: Path, run: TaskRun) -> AgentRequest:
 def test_a_call_is_allowed_by_keyboard_on_a_phone(
     asked: tuple[Serving, dict[str, TaskRun], Path], look: Callable[..., Looking]
 ) -> None:
-    """The command stands there as text, with hidden characters by name; nothing of it runs, the
-    page is no wider than the screen, and the keyboard reaches the buttons in their order."""
+    """The page shows the command as text, with the names of hidden characters. Nothing of it runs,
+    the page is no wider than the screen, and the keyboard reaches the buttons in order."""
     serving, runs, database = asked
     window = look(serving, serving.token("admin"), width=390)
     page = window.open(f"/runs/{runs['call'].name}")

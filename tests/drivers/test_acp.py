@@ -226,7 +226,7 @@ def launch(agent: str, prompt: str = "hello", **spec: Any) -> Launch:
 
 
 def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
-    """The level's flags of the command line stand behind `--acp`, and the file of the minute is
+    """The flags of the permissions level come after `--acp`, and the chat file of the minute is
     named."""
     order = json.loads(
         registry.load("acp-gemini")

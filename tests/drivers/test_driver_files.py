@@ -274,7 +274,8 @@ def rollout(*entries: Entry) -> bytes:
 
 def test_a_rollout_shows_a_request_that_is_under_way() -> None:
     """Codex 0.169.0 writes the prompt and the results of tools before it asks its model, and a
-    record of the usage when the answer has come. Two calls are asked about when both have ended."""
+    record of the usage when the answer has come. After two parallel calls, it asks the model only
+    when both have ended."""
 
     def item(kind: str, **more: object) -> Entry:
         return "response_item", {"type": kind, **more}

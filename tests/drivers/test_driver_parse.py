@@ -102,7 +102,7 @@ objects = st.builds(
 
 
 def in_contract(agent: str, line: bytes) -> None:
-    """Events that the journal takes, and an outcome, whatever the line was."""
+    """Assert that any line leads to events that the journal can store, and to an outcome."""
     driver = registry.load(agent)
     found = driver.parse(line)
     for event in found:

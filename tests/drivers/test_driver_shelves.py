@@ -127,7 +127,7 @@ def test_threads_of_subagents_are_no_conversations_of_a_person(tmp_path: Path) -
 
 
 def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
-    """Also before a prompt of its own stands in it."""
+    """The parent is known even before the fork has a prompt of its own."""
     driver = registry.load("codex")
     path = write(driver, tmp_path, 1, "x")
     head = json.dumps(

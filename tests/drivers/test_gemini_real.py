@@ -168,8 +168,8 @@ class TestGemini(DriverConformance):
         assert stage.run("hello one", chosen).outcome.ok
 
     def test_a_later_turn_that_failed_is_taken_back_and_the_rest_goes_on(self, bench: Make) -> None:
-        """The prompt of the failed turn is in the history no more; what was before is, and stands
-        in the file as it did."""
+        """The history no longer has the prompt of the failed turn. Everything before it stays,
+        unchanged in the file."""
         stage = bench("say One.\n---\nfail 503\nsay Three.")
         first = stage.run("hello one")
         path = stage.driver.transcript(stage.home, first.session_id)
@@ -185,8 +185,8 @@ class TestGemini(DriverConformance):
         assert begins_with(stage.driver, path, before)
 
     def test_a_prompt_like_a_command_stays_in_the_conversation(self, bench: Make) -> None:
-        """A resume throws prompts with a leading slash or question mark out of the history: not
-        those that perdure sent."""
+        """On a resume, Gemini CLI drops prompts with a leading slash or question mark from the
+        history. The prompts that perdure sent stay."""
         stage = bench("say Yes.")
         session = stage.run("/first of all").session_id
         for prompt in ("?second", "third"):

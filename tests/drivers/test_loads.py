@@ -382,7 +382,7 @@ class Paper:
 
 
 def papers() -> dict[str, Paper]:
-    """Shapes of the file that decide what is loaded, each with what decides in it."""
+    """Return transcripts by the feature that decides which records Claude Code loads."""
     other = {"5": "q2", "6": "b2"}
 
     def branch(paper: Paper, parent: str = "2") -> Paper:

@@ -134,8 +134,8 @@ def test_the_prompt_goes_by_stdin_alone() -> None:
 
 
 def test_permissions_are_set_again_on_each_resume() -> None:
-    """The same word for a first launch, a resume and a fork, in the variable that stands over every
-    configuration."""
+    """The same permissions for a first launch, a resume and a fork, in the variable that overrides
+    every configuration file."""
     told = {
         level: {
             json.dumps(DRIVER.command(launch(kind, permissions=level)).env)

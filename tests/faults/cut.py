@@ -114,8 +114,8 @@ def _kind(event: Any) -> str:
 
 
 def _watch(stage: Stage, met: Callable[[Acks], bool], supervisor: subprocess.Popen[str]) -> None:
-    """Another process that reads the journal as it is written, until something stands in it or the
-    command has ended."""
+    """Read the journal from another process while it is written, until it contains the given text
+    or the command has ended."""
     end = time.monotonic() + PATIENCE_S
     while supervisor.poll() is None and time.monotonic() < end and not met(_read(stage)[0]):
         time.sleep(0.001)
@@ -144,8 +144,8 @@ def _read(stage: Stage) -> tuple[Acks, list[Any]]:
 
 
 def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) -> Any:
-    """Everything that could be read before the cut stands there after it. Returns the newest
-    checkpoint that holds the agent's file."""
+    """Assert that everything that could be read before the cut is still there after it. Returns the
+    newest checkpoint that holds the agent's file."""
     stored, checkpoints = _read(stage)
     lost = [event for seq, event in acks.items() if stored.get(seq) != event]
     if lost:

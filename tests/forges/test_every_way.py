@@ -58,9 +58,9 @@ def take(forge: Forge, secret: str, body: bytes, *, id: str = "", **change: str)
 
 
 def test_sent_again_in_any_order(store: SqlStore) -> None:
-    """Each of them three times, out of order, some together and some under new ids: each stands
-    there once, all of them are counted, and every answer for one names the same number. A year
-    later it is known still, though its body is gone."""
+    """Each delivery is sent three times, out of order, some at once and some under new ids. Each is
+    stored once, all are counted, and all answers for one name the same number. A year later it is
+    still known, though its body was deleted."""
     chance = random.Random(11)
     sends = [
         (at, f"id-{at}" if again % 2 else f"id-{at}-{again}")

@@ -1,5 +1,5 @@
-"""Which forge, is it authentic, and nothing but a refusal for anything that is wrong with a
-delivery."""
+"""The forge of a delivery is recognized, its signature checked, and any defect of it leads to a
+refusal and nothing else."""
 
 from __future__ import annotations
 
@@ -206,8 +206,7 @@ def test_too_large() -> None:
 
 
 def test_a_delivery_without_an_id() -> None:
-    """Where the forge names no id, or one that nobody would, the digest of the body stands for
-    it."""
+    """If the forge sends no id, or an implausible one, the digest of the body is the id."""
     headers, body = sent(Forge.GITLAB, SECRET)
     bare = {
         name: value

@@ -64,8 +64,8 @@ def test_the_lines_of_a_review(place: GiteaPlace) -> None:
 
 
 def test_the_branch_of_a_failed_check(place: GiteaPlace) -> None:
-    """A check that names only its commit belongs to the open pull request that stands there, and to
-    none where there is none."""
+    """A check that names only its commit belongs to the open pull request at that commit, if there
+    is one."""
     number = place.pull("dev-bot", "Checked", "perdure/dev-5")
     commit = place.forge.pull(place.repository, number).head_commit
     intent = Intent(

@@ -38,9 +38,9 @@ def test_what_it_sends_is_what_was_recorded() -> None:
 
 
 def test_it_reaches_perdure(gitea: Gitea, serves: Callable[..., Serving]) -> None:
-    """An issue stands in the inbox under the id that Gitea gave it; one that is signed with another
-    secret does not; one that came while perdure was down does not either, and Gitea does not send
-    it again: its next one comes alone."""
+    """A delivery about an issue is in the inbox under the id that Gitea gave it. One that is signed
+    with another secret is not, nor one that was sent while perdure was down: Gitea does not send it
+    again, only the next one arrives."""
     serving = serves(CONFIG).start()
     gitea.user("ann")
     repository = gitea.repository("ann", "inbox")

@@ -45,8 +45,8 @@ def test_killed_at_any_step_the_next_call_completes_it(tmp_path: Path, situation
 
 
 def test_a_volume_that_cannot_take_the_home_leaves_it_where_it_was(tmp_path: Path) -> None:
-    """Read-only, too small, or full in the middle, and killed at every step before: refused,
-    nothing lost, and done once it is mended."""
+    """The volume is read-only, too small, or becomes full, and perdure is also killed at every step
+    before. The move is refused and nothing is lost; after the volume is repaired, it succeeds."""
     done = subprocess.run(command("refusing", tmp_path), cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

@@ -39,7 +39,8 @@ MOST = 24
 """Connections that the server takes."""
 SERVER = {**DURABLE, "max_connections": str(MOST), "superuser_reserved_connections": "2"}
 FAILED = "(xact_rollback > 0 OR sessions_killed > 0)"
-"""By pg_stat_database: a trial that met no trouble shows nothing."""
+"""SQL condition on pg_stat_database: the trial had a failure. A trial without one would prove
+nothing."""
 KINDS = (
     "cut before COMMIT",
     "cut after COMMIT",

@@ -191,7 +191,7 @@ def _kept_turns(stage: Stage, result: Trial) -> int:
 
 
 def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> None:
-    """One turn, with the kill if it is this turn's, and retries until it is done."""
+    """Play one turn, with the kill if it belongs to this turn, and retry until the turn is done."""
     started = stage.start(*words)
     if result.turn == turn:
         time.sleep(result.after_s)

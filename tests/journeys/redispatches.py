@@ -145,8 +145,8 @@ class Ground:
 def line(
     seed: int, agent: str, database: str, length: int, ground: Ground, faults: Sequence[str] = ()
 ) -> Line:
-    """Makes one line in a scratch directory of its own. `faults`: these, one after the other,
-    instead of chosen ones."""
+    """Play one line (one run and its dispatches) in its own scratch directory. `faults`: cause
+    these faults in this order, instead of random ones."""
     dice = random.Random(seed)
     told = Line(seed, agent, database, seed % EXPIRED[1] < EXPIRED[0])
     directory = Path(tempfile.mkdtemp(prefix="pd"))
@@ -302,7 +302,7 @@ class _Play:
             database.execute("DELETE FROM sessions")
 
     def _is_there(self) -> bool:
-        """Whether the task's first prompt stands in a transcript, or in a copy of one."""
+        """Whether a transcript, or a copy of one, contains the task's first prompt."""
         driver = registry.load(self.stage.agent)
         found = [
             *self.stage.conversations().values(),

@@ -80,7 +80,7 @@ class Terminal:
         return self.tmux("capture-pane", "-p").split("\n")
 
     def shows(self, what: str) -> list[str]:
-        """Waits until it stands on the screen."""
+        """Wait until the text is on the screen; return the lines of the screen."""
         end = time.monotonic() + PATIENCE_S
         while what not in "\n".join(lines := self.screen()):
             assert time.monotonic() < end, f"not on the screen: {what}\n" + "\n".join(lines)

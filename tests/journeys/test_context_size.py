@@ -88,8 +88,8 @@ def sizes(attempt: dict) -> list[str]:
 
 
 def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
-    """`show`, `why` and --json say what the newest request carried, and of how much, as the agent
-    itself has it."""
+    """`show`, `why` and --json show the tokens of the newest request and the size of the window, as
+    the agent reports them."""
     one = stage_at(stage, WORK + "say Two.", policy="cli", windows="")
     report = begun(one)
     fill = report["fill"]

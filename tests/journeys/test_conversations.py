@@ -564,8 +564,8 @@ def test_nothing_happened_while_it_was_open(stage: MakeStage) -> None:
 
 
 def test_a_fork_that_was_made_by_hand_is_told_and_adopted_on_request(stage: MakeStage) -> None:
-    """It stands in the lineage and is not chosen by itself; adopted, the run goes on in it, and the
-    old one is retired."""
+    """The fork is in the lineage, but is not chosen automatically. If a person adopts it, the run
+    continues in it, and the old conversation is retired."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])

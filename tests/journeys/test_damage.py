@@ -315,7 +315,8 @@ def test_a_person_took_the_conversation_back(stage: MakeStage, opened: bool) -> 
 
 @OPENED
 def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
-    """A summary stands for what the model was shown: `compacted`, with what remains."""
+    """A summary replaces what the model was shown: the standing is `compacted`, with the remaining
+    items."""
     one = stage(TWO_TURNS.replace("by history", "by history\nsummary What happened so far."))
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     report = one.show()
@@ -333,8 +334,8 @@ def test_compacted_by_hand(stage: MakeStage, opened: bool) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_compacted_by_hand_after_a_lost_attempt(stage: MakeStage) -> None:
-    """The compaction keeps the records behind which it writes, and only the summary stands for the
-    task itself: `compacted`, though perdure had not looked before."""
+    """The compaction is appended after the old records, and only its summary has the task. The
+    standing is `compacted`, even though perdure had not read the transcript before."""
     one = stage(
         "by history\nrun echo alder > one.txt\n---\nhang\nsay One.\n---\nsay Two.\n---\nsay Three.\n"
     )

@@ -107,9 +107,9 @@ def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
 
 
 def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:
-    """The supervisor of the only seat is killed and its agent ends: whoever waits for the seat
-    records how, and begins. And a run that is at work is not waited for by a second supervisor of
-    it: that is a conflict."""
+    """The supervisor of the run on the only seat is killed, and its agent ends. The supervisor that
+    waits for the seat records that end, and begins its own run. A second supervisor of a running
+    run does not wait: that is a conflict."""
     script = (
         "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch "
         "Do it too\nsay Done too.\n"

@@ -1,5 +1,5 @@
-"""A conversation that its own agent refuses goes on as `repaired`, on the real CLIs: mended on a
-copy, proven, put in place."""
+"""A conversation that its own agent refuses continues as `repaired`, on the real CLIs: a copy is
+repaired, proven and put in place."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def poisoned(agent: str, content: bytes) -> bytes:
 
 
 def poison(one: Stage) -> dict[Path, bytes]:
-    """Breaks the agent's transcript and perdure's copy of it. Returns what stands in the agent's
-    files then."""
+    """Break the agent's transcript and perdure's copy of it. Return the contents of the agent's
+    files afterwards."""
     for path in [*one.transcripts(), *one.copies()]:
         path.write_bytes(poisoned(one.agent, path.read_bytes()))
     return {path: path.read_bytes() for path in one.transcripts()}
@@ -56,8 +56,8 @@ def poison(one: Stage) -> dict[Path, bytes]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini"], indirect=True)
 def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
-    """The rungs above fail, the mended copy is proven and used; the model sees the history, the
-    receipt has the edit log, and the broken transcript lies aside, byte for byte."""
+    """The rungs above fail, and the repaired copy is proven and used. The model sees the history,
+    the receipt has the edit log, and the broken transcript is kept aside unchanged."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
     broken = poison(one)
@@ -171,8 +171,8 @@ def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
-    """The agent goes on from the mended copy, but tells its model only a part: nothing is put in
-    place, and the policy decides."""
+    """The agent continues from the repaired copy, but sends its model only a part of it. The copy
+    is not used, and the policy decides."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, "--attempts", "9", PROMPT).code == 0
     for path in [*one.transcripts(), *one.copies()]:

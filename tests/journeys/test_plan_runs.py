@@ -221,8 +221,9 @@ DIAMOND_PROMPTS = [text.split(": ", 1)[1] for text in DIAMOND[2:]]
 
 
 def test_a_conflict_goes_to_the_agent_that_comes_last(stage: MakeStage) -> None:
-    """Both branches changed the same line: the marks stand in the file, the last task is told of
-    them, and is not done before they are gone; `plan show` names the file."""
+    """Both branches changed the same line. The file gets conflict marks, the prompt of the last
+    task names them, and the task is not done before they are resolved. `plan show` names the
+    file."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",

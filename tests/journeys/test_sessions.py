@@ -79,8 +79,9 @@ def lose_records(one: Stage) -> None:
 
 
 def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage) -> None:
-    """An expired session goes on from its transcript, or from the own copy where that is lost; each
-    time it is told. Where a new one is asked for, it begins with a brief."""
+    """An expired session continues from its transcript, or from the own copy if the transcript is
+    lost. Each attempt is marked as expired. With `session_expiry = "rebuild"` a new conversation
+    begins with a brief."""
     one = stage(TALK, extra={"PERDURE_SESSION_LIFETIME": "0.001s"})
     begun(one)
     attempt, shown = updated(one, "Go on.")

@@ -93,8 +93,8 @@ def waits_in_its_tool(one: Stage, number: int = 1, output: int = 5000) -> dict[s
 
 
 def test_what_a_live_attempt_has_used_is_shown(stage: MakeStage) -> None:
-    """While the agent works, its usage stands in the run, marked as an estimate; its final figure
-    takes the place at the end."""
+    """While the agent works, the run shows its usage, marked as an estimate. At the end the final
+    figure replaces it."""
     one = stage(WORK)
     started = one.start(*words(one))
     live = waits_in_its_tool(one)

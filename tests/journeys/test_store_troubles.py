@@ -149,8 +149,8 @@ def test_a_pool_that_serves_waits_for_its_database(
 
 
 def test_a_database_that_time_does_not_mend_asks_for_a_person(stage: MakeStage) -> None:
-    """A change that breaks the database's rules breaks them again: the run has failed, and says who
-    is needed."""
+    """A change that violates a constraint of the database would violate it again. The run fails
+    without a retry, and a person is needed."""
     one = stage(SCRIPT)
     with perdure.open(one.repo, one.environ) as runner:
         claim = begun(runner, one)

@@ -68,7 +68,7 @@ def ran(stage: Stage, name: str = "task") -> Path:
 
 
 def written(stage: Stage, count: int = 1) -> Path:
-    """Waits until so many agents wait in their tool: the workdir of the first."""
+    """Wait until this number of agents wait in their tool; return the workdir of the first."""
     work = stage.home / ".local/share/perdure/.perdure/work"
     return Path(
         stage.until(
@@ -161,8 +161,8 @@ def test_a_hostile_diff_is_shown_without_its_effects(stage: MakeStage) -> None:
 
 
 def test_the_pager_is_the_users_own(stage: MakeStage) -> None:
-    """On a terminal the diff goes through PAGER; one that is not there, or that ends early, is no
-    trouble; a pipe has none."""
+    """On a terminal the diff goes through PAGER. A missing pager, or one that ends early, is no
+    error. Into a pipe no pager is used."""
     one = stage(WRITES)
     ran(one)
     code, screen = on_terminal(one, "diff", "task", PAGER="sed s/^/paged:/")
@@ -543,8 +543,9 @@ def test_settings_are_shown_with_their_origin(stage: MakeStage) -> None:
 
 
 def test_settings_are_shown_as_they_may_be_written(stage: MakeStage) -> None:
-    """`config` alone shows them; durations stand there and in `doctor` as in a file, rules and
-    sources as a person reads them; and `doctor` names a usual agent that there is not."""
+    """`config` without `show` shows the settings, too. It and `doctor` print durations as in a
+    settings file, and rules and sources readably. `doctor` reports a default agent that does not
+    exist."""
     one = stage("say Done.")
     config = one.home / ".config/perdure/config.toml"
     config.parent.mkdir(parents=True)

@@ -77,8 +77,8 @@ def test_a_check_fails_twice_then_passes(stage: MakeStage) -> None:
 
 
 def test_a_check_that_always_fails_ends_with_its_evidence(stage: MakeStage) -> None:
-    """After the rounds that were asked for the run has failed: exit code, output and rounds stand
-    in show, why and the journal."""
+    """After the given number of rounds the run has failed. `show`, `why` and the journal have the
+    exit code, the output and the rounds."""
     one = stage(TALKS)
     check = "seq 100000; echo 'AssertionError: 3 != 4' >&2; seq 100000 | sed 's/$/ PASSED/'; exit 5"
     done = one.perdure(*run_to(one, "--verify", check, "--verify-rounds", "1"), PROMPT)

@@ -102,7 +102,7 @@ def ended(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
 
 
 def running(cluster: Cluster, namespace: str, name: str, word: str = "") -> Object:
-    """Waits until a Job's pod runs, and has said a word: the pod."""
+    """Wait until a Job's pod runs and its log contains `word`; return the pod."""
 
     def found() -> Object | None:
         for each in pods(cluster, namespace, name):

@@ -1,5 +1,5 @@
-"""The cluster that the tests stand on: a Job is a real process, and what happens to it is told as a
-kubelet tells it."""
+"""The small cluster of the tests: a Job is a real process, and its status is reported as a kubelet
+does."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_exit_code_and_message(cluster: Cluster, namespace: str) -> None:
 
 
 def test_the_log_in_place_of_a_message(cluster: Cluster, namespace: str) -> None:
-    """With FallbackToLogsOnError the end of the log stands for the message of a container that
-    failed without one."""
+    """With FallbackToLogsOnError, a container that failed without a message gets the end of its log
+    as its message."""
     job(
         cluster,
         namespace,

@@ -133,7 +133,7 @@ def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints
 
 
 def test_secrets_are_files_and_the_queue_is_passed_on():
-    """No secret stands in the pod's environment; Kueue's label comes to the Job."""
+    """The pod's environment contains no secret, and the Job gets Kueue's label."""
     body = making.taskrun(
         credentialsSecretName="keys",
         repository={"url": "https://x/y", "credentialsSecretName": "git"},

@@ -236,8 +236,8 @@ def test_what_is_missing_is_a_condition_and_has_an_end(
 
 
 def test_instructions_of_a_secret_are_read_by_the_pod_alone(runs: Runs, operator: Operator):
-    """Its Secret is waited for, first all of it and then its key; what stands there comes into no
-    object that the operator makes."""
+    """The operator waits for the Secret, then for its key. The content gets into no object that the
+    operator makes."""
     api, at = runs.cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     runs.make("fix", None, promptFrom={"secretKeyRef": {"name": "words", "key": "text"}})
 

@@ -140,7 +140,7 @@ def test_hostile_json_is_refused(content: bytes) -> None:
 
 
 def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
-    """The texts come as the versions stand in the order."""
+    """The texts have the same order as the versions in the order of the pod."""
     files = {
         "order.json": encode(order()),
         "contexts/1": b"First.",

@@ -207,7 +207,7 @@ def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) ->
         )
 
         def keeps_back() -> bool:
-            # `unshare` too keeps it back for a moment, before it becomes perdure.
+            # `unshare` blocks the signal, too, for a moment before it executes perdure.
             if Path(f"/proc/{first}/cmdline").read_bytes().startswith(b"unshare"):
                 return False
             line = next(

@@ -23,7 +23,7 @@ def log(cluster: Cluster, namespace: str, name: str) -> str:
 
 
 def waits(cluster: Cluster, namespace: str, name: str, reason: str) -> Object:
-    """Waits until a Job's container waits for this reason: its state."""
+    """Wait until a Job's container waits for this reason; return its state."""
 
     def found() -> Object | None:
         for pod in pods(cluster, namespace, name):

@@ -50,6 +50,6 @@ def test_each_failure_is_waited_for_longer_up_to_a_bound(monkeypatch: pytest.Mon
 
 
 def test_what_moved_on_begins_with_the_shortest_wait_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that was taken in between: what fails after it is a new trouble."""
+    """After a successful write, the next failure counts as a new one."""
     found = waits(6, lambda failures: failures == 4, monkeypatch)
     assert found[3] >= 6.4 and found[4] <= 1.2 and found[5] <= 2.4

@@ -1,5 +1,5 @@
-"""The TaskRun resource against the task that it stands for, without a cluster: fields, defaults,
-limits, bounds, sentences."""
+"""Compares the TaskRun resource with the task that it describes, without a cluster: fields,
+defaults, limits, bounds, sentences."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FIELDS = {
     "verify_timeout_s": "spec.policy.verifyTimeoutSeconds",
     "labels": "spec.labels",
 }
-"""Where each field of a task stands in the resource."""
+"""Position of each field of a task in the resource."""
 
 LEFT_OUT = {
     "name": "the resource's own name",

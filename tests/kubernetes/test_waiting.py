@@ -86,8 +86,7 @@ def test_full_nodes(impatient: Place) -> None:
 
 
 def test_what_only_a_person_can_mend_has_an_end(impatient: Place) -> None:
-    """No node will ever have the label: that is a person's to mend, and has not to be waited for
-    for ever."""
+    """No node will ever have the label. Only a person can correct that, so the wait has a limit."""
     run = impatient.scripted("nowhere", pod={"nodeSelector": {"disk": "none"}})
     status = run.settled("Failed")
     assert [each["outcome"] for each in status["attempts"]] == ["config_error"]

@@ -91,7 +91,7 @@ class Case:
 
 
 class Recording:
-    """The lines of a recording, and where what stands in it."""
+    """The lines of a recording, and the positions of its records."""
 
     def __init__(self, agent: str, name: str = "") -> None:
         self.agent = agent

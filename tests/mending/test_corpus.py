@@ -31,8 +31,8 @@ def answer(mended: Mended) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_each_gets_its_answer(case: Case) -> None:
-    """Taken, mended, told or refused, for the trouble that it has; a mended one names each change,
-    and needs no second mending."""
+    """Each case gets the answer of the table and the finding that it names. A repair lists its
+    edits, and the repaired copy needs no second repair."""
     content = case.content()
     mended = mend(case.agent, content)
     assert answer(mended) == case.answer, mended
@@ -159,8 +159,8 @@ def test_a_fork_keeps_the_name_of_its_parent() -> None:
 
 @given(st.data())
 def test_no_bytes_break_it(data: st.DataObject) -> None:
-    """Any piece cut out, doubled or overwritten anywhere gives an answer, never an exception; and
-    the mended copy is stable."""
+    """A piece cut out, doubled or overwritten anywhere leads to an answer, never to an exception. A
+    second repair changes nothing."""
     agent = data.draw(st.sampled_from(sorted(IDS)))
     content = Recording(agent).content
     at = data.draw(st.integers(0, len(content)))
@@ -200,8 +200,8 @@ def test_the_findings_tell_nothing_hostile() -> None:
 
 
 def test_many_troubles_take_no_more_than_their_size() -> None:
-    """Thousands of calls without results, and of thoughts to be left out, are mended in seconds:
-    nothing is looked for again and again from the beginning."""
+    """Thousands of calls without results and of thoughts to be left out are repaired in seconds,
+    because no search starts again from the beginning."""
     recording = Recording("claude")
     call, answer = recording.record("call"), recording.record("answer")
     lines, parent = [recording.lines[0]], None

@@ -164,8 +164,8 @@ def fingerprint(home: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_what_a_kill_leaves_is_the_clis_own_affair(agent: str, bench: Make) -> None:
-    """A call that was at work at a kill needs no mending: not as it lies there, and not when the
-    CLI went on from it, twice."""
+    """A call that was running during a kill needs no repair, neither right after the kill nor after
+    the CLI has continued from it, twice."""
     stage = bench(agent)
     place = put(stage, Recording(agent).until("result"))
     for prompt in ("are you here?", "and now?"):

@@ -25,8 +25,8 @@ def meter(engine: Engine) -> MetricsPage:
 
 
 def test_what_attempts_add_up_to(engine: Engine, meter: MetricsPage) -> None:
-    """Outcomes, receipts, resumes, fallbacks, tokens, cost and what was saved stand there as the
-    attempts had them."""
+    """The metrics have the outcomes, receipts, resumes, fallbacks, tokens, cost and savings of the
+    attempts."""
     a_life(engine.store)
     found = scraped(meter)
     assert found["perdure_attempts_total", "claude", "succeeded"] == 2

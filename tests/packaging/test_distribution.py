@@ -87,8 +87,9 @@ def test_hint_of_an_installation(tool: str, tmp_path: Path) -> None:
 
 
 def test_hint_of_a_checkout(tmp_path: Path) -> None:
-    """Installed from a checkout, the hint names the checkout, in place if it was; once the checkout
-    is gone, the name. In an environment of uv, which has no pip, the hint is uv's."""
+    """If perdure was installed from a checkout, the hint installs from there, editable if it was.
+    If the checkout is gone, the hint names the package. In an environment made by uv, which has no
+    pip, the hint is a command of uv."""
     checkout, place = tmp_path / "my code", tmp_path / "venv"
     packages = place / "site"
     record = packages / "perdure-1.0.dist-info"

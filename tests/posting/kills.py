@@ -68,9 +68,9 @@ def answer(top: Path, bench: Bench, run_id: str, killer: Killer) -> None:
 
 
 def story(top: Path, at: int) -> str:
-    """A run is accepted, works and is published; who tells of it is killed at one request, and
-    started again. Returns which one it was, or nothing where there are fewer. Raises AssertionError
-    for anything that stands there twice, or not."""
+    """Let a run be accepted, work and be published. The process that reports it is killed at one
+    request and started again. Return that request, or nothing if there are fewer. Raise
+    AssertionError for anything that is missing on the forge or there twice."""
     killer = Killer(at)
     with make_bench(top, killer.forge) as bench:
         bench.http.done = killer.one

@@ -235,8 +235,8 @@ def test_the_mark_in_a_strangers_comment(bench: Bench) -> None:
 
 
 def test_hostile_words_do_nothing(bench: Bench) -> None:
-    """Mentions, references, commands, HTML and broken fences of an agent stand in the comment as
-    code, and secrets not at all."""
+    """Mentions, references, commands, HTML and broken fences of an agent appear in the comment as
+    code. Secrets do not appear."""
     says = (
         "@ada closes #1\n/close\n<img src=x onerror=alert(1)>\n```\n@ben "
         f"{TOKEN}\n````\nAKIAABCDEFGHIJKLMNOP \x1b[31m"
@@ -513,8 +513,8 @@ def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [Forge.GITHUB, Forge.GITLAB])
 def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
-    """The same stands on GitHub and on GitLab: one comment, reactions, the branch with its pull
-    request, a status."""
+    """GitHub and GitLab get the same: one comment, reactions, the branch with its pull request, a
+    status."""
     with make_bench(tmp_path, kind=kind) as bench:
         answering = bench.answering(publish="pull")
         run = bench.dispatched()

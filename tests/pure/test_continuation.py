@@ -193,8 +193,8 @@ def test_a_new_conversation_never_takes_an_id_that_was_used(at: Situation) -> No
 
 
 def test_the_ladder_is_walked_from_the_top_and_once() -> None:
-    """By id, by path, by perdure's own copy, by a mended one, by an older checkpoint's; then the
-    policy decides."""
+    """The conversation is resumed by id, by path, from perdure's own copy, from a repaired one,
+    from that of an older checkpoint. Then the policy decides."""
     there = Situation(
         policy=ContinuityPolicy.DISCLOSE,
         now=0,

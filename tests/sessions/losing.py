@@ -193,8 +193,8 @@ def _write(store: SqlStore, shared: Shared, key: SessionKey, dice: random.Random
 
 
 def _in_step(each: list[SqlStore], shared: Shared) -> None:
-    """Afterwards: nothing acknowledged is lost, one session a key is live, and every process looks
-    up what the database holds."""
+    """Check the result: no acknowledged write is lost, at most one session per key is live, and
+    every process looks up what the database holds."""
     for key in KEYS:
         truth = each[0].session(key)
         live = [

@@ -1,5 +1,5 @@
-"""Several processes at once, and processes that are killed: nobody gets what another holds, and
-what was said is kept."""
+"""Several processes at once, some of which are killed: no process gets what another one holds, and
+every acknowledged write is kept."""
 
 from __future__ import annotations
 

@@ -30,8 +30,8 @@ def test_killed_at_each_step() -> None:
 
 
 def test_killed_at_each_step_and_changed_by_somebody() -> None:
-    """The same at each third, and before the next attempt somebody changes one of the files: their
-    bytes stay, or are in a backup."""
+    """SIGKILL at every third touch of the file system. Before the next attempt somebody changes one
+    of the files: the changed content stays, or is in a backup."""
     found = trials("meddled", 1000, stride=3)
     assert found["struck"] == found["trials"] - 1 > 20
 

@@ -48,7 +48,7 @@ class Play:
             await self.pilot.pause(0.02)
 
     async def shows(self, *texts: str) -> None:
-        """Waits until all of these stand on the screen."""
+        """Wait until all of these texts are on the screen."""
         for text in texts:
             await self.until(lambda text=text: any(text in line for line in self.screen()), text)
 

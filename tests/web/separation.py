@@ -22,8 +22,9 @@ USER, GROUP = 61234, 61236
 
 
 def visible() -> list[str]:
-    """Return what starts a program where every account can reach this Python, the checkout and the
-    agents, even if they are in a directory that root keeps closed."""
+    """Return the beginning of a command that runs a program in a mount namespace. In it every
+    account can reach this Python, the checkout and the agents, even if they are in a directory that
+    only root may enter."""
     needed = {Path(sys.base_prefix).resolve(), TOP.resolve(), native("claude").resolve().parent}
     lines = ["mount --make-rprivate /"]
     closed: dict[Path, list[Path]] = {}

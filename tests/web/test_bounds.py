@@ -188,8 +188,8 @@ def test_more_connections_than_that(start: Start, monkeypatch: pytest.MonkeyPatc
 def test_one_address_does_not_take_every_place(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An address behind which one sender stands has a bound of its own; another one finds a
-    place."""
+    """One address may have only a limited number of connections. Another address can still
+    connect."""
     monkeypatch.setattr(listening, "PER_ADDRESS_MOST", 2)
     monkeypatch.setattr(Proxies, "is_near", lambda self, address: False)
     port = start(routes=[Route("/static/endless", endless)])

@@ -382,8 +382,8 @@ def record(seq: int) -> Record:
 
 
 def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a number is missing, what comes after it waits until it is there, or until it is sure
-    that it never will be."""
+    """If a number is missing, the later records wait until it arrives, or until it is certain that
+    it never will."""
     found = Journal(hall.store)
     assert [each.seq for each in found._whole(4, [record(5), record(6)])] == [5, 6]
     assert [each.seq for each in found._whole(4, [record(5), record(7), record(8)])] == [5]

@@ -1,5 +1,5 @@
-"""A workdir whose making was killed at any point is there, whole, after a plain retry. A sample;
-`killing.py` does more."""
+"""perdure is killed while it makes a workdir; after a retry the workdir is complete. These are
+samples; `killing.py` does more."""
 
 from __future__ import annotations
 

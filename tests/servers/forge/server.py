@@ -1,5 +1,5 @@
-"""The HTTP of it: who asks, by which token; routes; pages with a `Link`; and whatever fault a test
-has ordered."""
+"""The HTTP server of the small forge: it identifies the login by its token, routes requests, pages
+lists with a `Link` header, and plays the faults that a test has asked for."""
 
 from __future__ import annotations
 

@@ -352,8 +352,8 @@ def _call_text(entry: dict[str, Any]) -> str:
 
 
 def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Return, by number of each command that is still running, the calls that started it and waited
-    for it."""
+    """Return the commands that are still running: for the number of each, the ids of the calls that
+    started it or waited for it."""
     running: dict[str, set[str]] = {}
     waits: dict[str, str] = {}
     for entry in entries:
