@@ -144,19 +144,14 @@ class InboxQuery(Page):
     before: Count = 0
 
 
-class AuditExportQuery(Query):
+class AuditQuery(Query):
     """Which lines of the audit trail. `actor` is a part of its name, `run` a name or an id, `since`
-    a time in ms."""
+    a time in ms, `after` the number of a line."""
 
     since: Count = 0
     actor: Line = ""
     run: Line = ""
     after: Count = 0
-
-
-class AuditQuery(AuditExportQuery):
-    """A page of the audit trail, after a line."""
-
     limit: Limit = 100
 
 

@@ -113,7 +113,8 @@ def _shape(verb: Verb) -> type[msgspec.Struct] | None:
 
 def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
     statuses = {"400", "401", "403", "429", "503"}
-    statuses |= {"404"} if "{" in verb.path or verb.body is not None else set()
+    names_run = "run" in verb.query.__struct_fields__
+    statuses |= {"404"} if "{" in verb.path or verb.body is not None or names_run else set()
     statuses |= {"409", "422"} if verb.method != "GET" or verb.answer == "text" else {"422"}
     kind, schema = (
         ("text/plain", {"type": "string"})

@@ -1,4 +1,4 @@
-"""The page of the audit trail: who did what, with filters. Only for admins."""
+"""The page of the audit trail: who did what, with filters."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from starlette.responses import Response
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import NotFound, UsageError
-from perdure.model import TokenScope
 from perdure.model.codec import encode
 from perdure.server.audit import run_id_of
 from perdure.server.dashboard.pages import HEADERS
 from perdure.server.dashboard.visits import Visit
-from perdure.server.principal import authenticated
 
 SPANS = {"1d": ("a day", 1), "7d": ("a week", 7), "30d": ("a month", 30), "all": ("all", 0)}
 """The spans that the page offers: name, and number of days."""
@@ -26,7 +24,6 @@ EXPORT_MOST = 10_000
 
 def audit(visit: Visit) -> Response:
     """Show `/audit`: the lines of a span of time, oldest first, page by page."""
-    authenticated(visit.request, TokenScope.ADMIN)
     span, actor, run = visit.asked("since") or "7d", visit.asked("actor"), visit.asked("run")
     store, problem = visit.desk.look, ""
     after = _after(visit)
@@ -62,7 +59,6 @@ def audit(visit: Visit) -> Response:
 
 def as_lines(visit: Visit) -> Response:
     """Answer `/audit.jsonl`: the same lines as JSON, one on each line, to be saved."""
-    authenticated(visit.request, TokenScope.ADMIN)
     store = visit.desk.look
     found = store.audit(
         since=_since(visit.asked("since") or "7d", visit.now),
