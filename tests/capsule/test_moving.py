@@ -180,9 +180,9 @@ def test_a_second_import_is_another_run(machine: Machine, repository: Path, tmp_
 
 
 def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """A token in what was said and one in a file: refused with a table that never shows them;
-    redacted with their length and left out on request; one that is committed cannot be left out;
-    and all goes as it is for who insists."""
+    """The conversation has a token, and so has a file. The export is refused with a table that
+    never shows them. On request they are redacted with their length, or the file is left out,
+    unless it is committed. With `--allow-secrets` everything is exported as it is."""
 
     def change(workdir: Path) -> None:
         (workdir / ".env").write_text(f"A=1\nTOKEN={TOKEN}\n")

@@ -80,8 +80,8 @@ def test_of_many_machines_one_begins_a_term(store: CheckpointStore) -> None:
 
 
 def test_a_term_of_an_older_perdure_is_read(tmp_path: Path) -> None:
-    """A store has terms for years: a field that is written no more (`after`) hinders neither who
-    reads it nor who begins the next one."""
+    """Terms stay in a store for years. A field that is no longer written (`after`) does not prevent
+    a machine from reading a term or beginning the next one."""
     place = tmp_path / "s" / "runs" / RUN / "terms" / "000001.json"
     place.parent.mkdir(parents=True)
     place.write_bytes(

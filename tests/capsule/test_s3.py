@@ -15,8 +15,8 @@ RUN = "0" * 32
 
 
 def test_a_checkpoint_comes_back_from_s3(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts, manifests and terms go out and come back by HTTP; of two machines one begins a term;
-    what is not there is not found."""
+    """Parts, manifests and terms are uploaded and downloaded over HTTP. Only one of two machines
+    can begin a term. A missing object is not found."""
     with bucket() as kept:
         for name, value in kept.environ().items():
             monkeypatch.setenv(name, value)

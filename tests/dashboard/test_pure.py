@@ -46,8 +46,8 @@ def attempt(
 
 
 def test_a_thread_is_whole_where_the_conversation_went_on() -> None:
-    """Joined by the receipt where there is one, else as it was decided; what was not the agent's
-    fault is a pause."""
+    """Two attempts are joined by the receipt if there is one, otherwise by the decision at the
+    start. An end that was not the agent's fault is a pause."""
     found = thread([
         attempt(1, OutcomeKind.LOST, Verdict.FRESH, Start.FRESH), attempt(2, OutcomeKind.RATE_LIMITED, Verdict.NATIVE),
         attempt(3, OutcomeKind.FAILED, Verdict.BROKEN), attempt(4, OutcomeKind.CANCELLED, Verdict.REBUILT, Start.REBUILD),
@@ -58,8 +58,8 @@ def test_a_thread_is_whole_where_the_conversation_went_on() -> None:
 
 
 def test_a_timeline_has_its_gaps() -> None:
-    """Between two attempts stands how long nobody worked, whether it was backoff, the queue or a
-    person, and what was said then."""
+    """Between two attempts the timeline shows how long nobody worked, whether the run waited for
+    backoff, the queue or a person, and the messages of that time."""
 
     def tried(number: int, started: int, ended: int | None) -> dict[str, Any]:
         empty = {
@@ -138,8 +138,8 @@ rename to is
 
 
 def test_a_patch_is_read() -> None:
-    """Files, how they changed, and lines with their numbers; what has no shape of its own is made
-    visible; too much is counted."""
+    """A patch is read as files with their kind of change and numbered lines. Invisible characters
+    are shown, and lines beyond the limit are only counted."""
     found = diffs.read(PATCH)
     assert [(each.name, each.how, each.added, each.removed) for each in found.files] == [
         ("a.txt", "changed", 2, 1), ("<b>.bin", "new", 0, 0), ("is", "renamed", 1, 1),

@@ -42,9 +42,9 @@ def runs(stage: Stage) -> dict[str, dict[str, Any]]:
 def test_begun_watched_instructed_and_forked(
     working: Working, look: Callable[..., Looking]
 ) -> None:
-    """A task is begun by a form; its log and its end come to the open page by themselves; new
-    instructions go on in the same conversation; the diff has what it made; a fork has both, and its
-    parent is as it was."""
+    """A form starts a task. The open page shows its log and its end without a reload. New
+    instructions continue the same conversation, and the diff shows the changes. A fork has both
+    conversation and files, and its parent is unchanged."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "first", "Make one.txt")

@@ -75,8 +75,8 @@ def test_only_its_sources(make: Callable[..., Office]) -> None:
 
 
 def test_under_what_conditions(make: Callable[..., Office]) -> None:
-    """Model, permissions, budget, time, attempts and check are the rule's, and so is who the
-    commits are by; what it does not say comes from the settings."""
+    """Model, permissions, budget, timeout, attempts, check and author of the commits come from the
+    rule, or else from the settings."""
     rule = replace(
         DEV,
         model="haiku",

@@ -47,8 +47,8 @@ def worked(office: Office, *, commit: bool = True) -> Path:
 
 @pytest.mark.parametrize("over", [CLOSED, MERGED, DELETED], ids=["closed", "merged", "branch"])
 def test_over_and_opened_again(office: Office, over: Intent) -> None:
-    """The workdir goes to the trash with a checkpoint of it; opened again it is there as it was,
-    and the run goes on with that alone."""
+    """The workdir goes to the trash with a checkpoint. When the issue is reopened, it is restored
+    as it was, and the run continues from there."""
     top = worked(office)
     (done,) = office.told(over)
     run = office.run()
@@ -229,8 +229,8 @@ def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.Mo
 
 
 def test_a_remark_afterwards_wakes_nobody(office: Office) -> None:
-    """Thanks under a closed issue begin nothing; who names the agent there has it go on, with its
-    workdir."""
+    """A comment of thanks on a closed issue starts nothing. A comment that mentions the agent
+    continues the run, with its workdir restored."""
     top = worked(office)
     thanks = intent(IntentKind.COMMENTED, text="thanks!")
     assert [each.state for each in office.told(CLOSED, thanks)] == [HANDLED, IGNORED]
@@ -343,8 +343,8 @@ def test_a_stranger_reopens(office: Office) -> None:
 
 
 def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two servers that bring the same workdir back at once: who comes second waits for the first,
-    and loses nothing of what was said."""
+    """Two servers restore the same workdir at the same time. The second one waits for the first,
+    and no comment is lost."""
     top, restore = worked(office), sweeper.restore
     office.told(CLOSED)
 

@@ -57,8 +57,8 @@ def unmarked(prompt: str) -> str:
 @every_forge
 @pytest.mark.parametrize("sender", ["dev-bot", "github-actions[bot]", "mallory"])
 def test_a_red_workflow_of_what_the_run_pushed(office: Office, forge: Forge, sender: str) -> None:
-    """All that a forge sends of one red workflow is one update, whoever it names: who pushed is the
-    agent itself as a rule."""
+    """All deliveries about one failed workflow become one update, whoever they name as the author:
+    usually the agent itself has pushed."""
     begun(office, forge)
     pushed(office)
     states = [send(office, sent).state for sent in minimal.red(forge, sender)]
@@ -335,8 +335,8 @@ def test_edits_that_come_together(office: Office, forge: Forge) -> None:
 
 @pytest.mark.parametrize("forge", GITHUB_LIKE)
 def test_an_approval_with_words(office: Office, forge: Forge) -> None:
-    """An approval that says something is an instruction of who may give one; one without words, or
-    of a stranger, is none."""
+    """An approving review with text becomes instructions if its author may give them. One without
+    text, or by a stranger, does not."""
     begun(office, forge)
     assert send(office, minimal.approved(forge, "Good, but rename it.")).state is HANDLED
     assert unmarked(office.prompts()[1]).endswith(
@@ -426,8 +426,8 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
 
 @every_forge
 def test_others_are_unassigned(office: Office, forge: Forge) -> None:
-    """That somebody else is unassigned, or another label taken off, stops nobody; nor does what the
-    agent itself takes off."""
+    """No run stops because somebody else is unassigned, another label is removed, or the agent
+    unassigns itself."""
     send(office, minimal.assigned(forge, left=("ben",)))
     assert send(office, minimal.unassigned(forge, "ben", left=("dev-bot",))).state is IGNORED
     send(office, minimal.labelled(forge, "bug"))
@@ -546,8 +546,8 @@ def test_confidential_issues_and_internal_notes(make: Callable[..., Office]) -> 
 
 
 def test_an_issue_that_became_confidential(make: Callable[..., Office]) -> None:
-    """The forge is asked as well: what was public when it was delivered, and is confidential now,
-    is not worked on; nor is what was said in internal notes told."""
+    """perdure also asks the forge. An issue that became confidential after the delivery does not
+    become work, and internal notes never reach the agent."""
     with asked(make, DEV, gitlab, Forge.GITLAB) as at:
         for number in range(1, 5):
             at.small.state.issue("shop/web", "ada", f"Issue {number}", assignees=["dev-bot"])

@@ -122,8 +122,8 @@ def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
 
 
 def test_work_that_was_taken_back_and_given_again(asking: Asking) -> None:
-    """An agent that was unassigned while nobody told is stopped, once; assigned again, it goes on;
-    told to stop, it does not by itself."""
+    """An agent that was unassigned without a delivery is stopped, once. Assigned again, it
+    continues. If a comment told it to stop, it does not continue by itself."""
     office, state = asking.office, asking.small.state
     number = state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"]).number
     item = state.repositories["shop/web"].items[number]
@@ -179,8 +179,8 @@ def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office])
 
 
 def test_what_was_said_meanwhile(asking: Asking) -> None:
-    """A comment and a review that nobody told become one update, in order; what a delivery told,
-    what perdure wrote, and what the agent itself said do not."""
+    """A comment and a review without deliveries become one update, in order. Comments that were
+    delivered, or that perdure or the agent itself wrote, do not."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -209,8 +209,8 @@ def test_what_was_said_meanwhile(asking: Asking) -> None:
 
 
 def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
-    """An issue that was closed while nobody told is cleaned up, and one that was opened again goes
-    on; a stranger opens nothing again."""
+    """The run of an issue that was closed without a delivery is cleaned up, and that of a reopened
+    one continues. A stranger cannot reopen a run."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -261,8 +261,8 @@ def test_a_forge_that_does_not_answer(asking: Asking) -> None:
 
 
 def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> None:
-    """Where the forge tells what it could not send, that is sent again under its own id, and not
-    what is here already."""
+    """If the forge lists its failed deliveries, it is asked to send them again under their ids,
+    except those that have arrived meanwhile."""
     with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
         repository = asking.small.state.repositories["shop/web"]
         repository.hook = "https://perdure.example.com/webhooks/hub"

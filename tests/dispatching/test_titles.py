@@ -120,7 +120,8 @@ def test_the_title_of_a_confidential_issue_is_not_passed_on(make: Callable[..., 
 
 
 def test_a_renamed_issue_renames_its_runs(make: Callable[..., Office]) -> None:
-    """Also a run that is not told of edits; who renamed it is in the audit trail."""
+    """A run is renamed even if its rule ignores edits. The audit trail names the person who renamed
+    the issue."""
     office = make(DEV, REVIEWER)
     office.told(assigned(12, "agent", "Fix it"), assigned(12, "review", "Fix it"))
     runs = {run.spec.rule: run.id for run in office.runs()}

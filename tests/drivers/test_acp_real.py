@@ -104,8 +104,8 @@ class TestCodexOverAcp(OverAcp):
         yield from benches("codex")
 
     def test_a_warning_is_not_the_models_answer(self, bench: Make) -> None:
-        """codex-acp tells of an unknown model as if the model had said it; that is left out of what
-        was said."""
+        """codex-acp reports an unknown model as if that were an answer of the model. It does not
+        count as an answer."""
         ran = bench("say Plum.").run("hello")
         assert "".join(event.text for event in ran.events if isinstance(event, SaidPart)) == "Plum."
 

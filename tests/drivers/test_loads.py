@@ -193,8 +193,8 @@ def test_claude_rewound(claude: Make) -> None:
 
 
 def test_claude_compacted(claude: Make) -> None:
-    """A summary stands for what was said before, except for what the boundary keeps; a second
-    compaction counts too."""
+    """A summary replaces the earlier conversation, except for the records that the boundary keeps.
+    A second compaction has the same effect."""
     stage = claude(f"summary What happened so far.\n{TOOLS}{MORE}")
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)

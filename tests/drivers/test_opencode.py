@@ -484,8 +484,8 @@ def test_a_history_that_was_changed_does_not_begin_with_what_it_was(
 def test_rows_that_are_complete_stay_as_they_are_in_the_copy(
     database: Path, tmp_path: Path, statement: str, same: bool
 ) -> None:
-    """A copy from within a turn has rows that go on changing; what a finished row says does not
-    change."""
+    """A copy that was made within a turn has rows that still change. The content of a finished row
+    does not change."""
     ended = {"status": "completed", "input": {"command": "cat"}, "output": "alder"}
     parts = [
         {"type": "tool", "state": ended},

@@ -250,9 +250,8 @@ COUNTED = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \|(?: \d+ \|)? (\d+) \|$", 
 
 
 def test_the_page_tells_of_the_trials_that_are_made() -> None:
-    """Each volume, program and acknowledgement of the harness has its line in the reference, at the
-    size of a pull request at least, with nothing wrong; and what the counts mean is said with the
-    right numbers."""
+    """The reference has a line for each volume, program and acknowledgement of the harness, with at
+    least the trials of a pull request and no failure. The text below has the same numbers."""
     page = (TOP / "docs/reference/faults.md").read_text().partition("\n## A lost Redis\n")[0]
     lines = [
         (what.split("`")[1] if "`" in what else "", *map(int, counts))

@@ -329,7 +329,7 @@ class ForgeSuite:
         assert place.forge.repositories(["far/away"]) == ["far/away"]
 
     def test_a_token_that_is_not_taken(self, place: Place) -> None:
-        """A wrong token is a person's matter, and the message says where it lies and not what it
+        """A wrong token needs a person. The message says where the token is stored, and not what it
         is."""
         with pytest.raises(ForgeDenied) as denied:
             place.with_token("b4d" * 14).whoami()

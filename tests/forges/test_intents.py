@@ -104,8 +104,8 @@ DULL = [
 def test_what_a_webhook_comes_to(
     forge: Forge, event: str, body: bytes, kind: str, fields: dict[str, Any]
 ) -> None:
-    """Each payload that is of interest becomes an intent with its repository, who did it, where it
-    is, and what else it says."""
+    """Each relevant payload becomes an intent with its repository, author, issue or pull request,
+    and the other fields."""
     reading = read(forge, event, parsed(body))
     assert reading.intent is not None, reading.reason
     found = reading.intent

@@ -28,8 +28,8 @@ class TestRealGitea(ForgeSuite):
         return real
 
     def test_who_chose_the_agent(self, real: GiteaPlace) -> None:
-        """The timeline tells who put a label on last, who assigned and who opened again, also of an
-        issue that was opened with both."""
+        """The timeline names the last person who added a label, assigned or reopened the issue,
+        even if the issue was created with label and assignee."""
         ref = IssueRef(
             real.repository, real.issue("ben", "By ben", labels=["choosing"], assignees=["dev-bot"])
         )

@@ -28,9 +28,9 @@ ISSUE = "The quercus total is off by a cent."
 
 
 def test_from_an_issue_to_its_end_and_back(gitea: Gitea) -> None:
-    """An assigned issue becomes a branch, a pull request and one comment; a review goes on in the
-    same conversation with only what is new; what was merged is cleaned up; and when the issue is
-    reopened, work and conversation are there again."""
+    """An assigned issue leads to a branch, a pull request and one comment. A review continues the
+    same conversation, and its prompt has only what is new. After the merge the run is cleaned up.
+    When the issue is reopened, workdir and conversation are restored."""
     with world(gitea, SCRIPT, 'publish = "pull"') as one:
         one.start()
         assert one.issue("Rounding", ISSUE) == 1

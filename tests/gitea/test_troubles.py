@@ -94,9 +94,10 @@ def test_a_token_that_is_taken_no_more(own: Gitea) -> None:
 
 
 def test_what_happens_while_perdure_is_down(gitea: Gitea) -> None:
-    """Gitea sends nothing twice: perdure asks when it is there again. An issue that was assigned
-    meanwhile is work for who assigned it, and one that a stranger could only open is not; what was
-    merged meanwhile is cleaned up; each once, however often it is started."""
+    """Gitea sends no delivery twice, so perdure asks for missed events after a restart. An issue
+    that a permitted person assigned meanwhile becomes work; one that a stranger opened does not. A
+    run whose pull request was merged meanwhile is cleaned up. Each happens once, however often
+    perdure is started."""
     with world(gitea, SCRIPT.format(go="/"), 'publish = "pull"', 'access = "write"') as one:
         one.start("--jobs", "1")
         one.serving.kill()

@@ -159,8 +159,9 @@ class World:
 def world(
     gitea: Gitea, script: str, more: str = "", whom: str = 'authors = ["ada"]'
 ) -> Iterator[World]:
-    """A world for a while. `more` goes on with `[agents.dev]`, `whom` says for whom it works. Short
-    paths: sockets have 108 bytes."""
+    """Make a world on this Gitea with its own directory and rehearsal, and close it at the end.
+    `more`: further lines of `[agents.dev]`. `whom`: the people for whom that rule works. The paths
+    are short, because the path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     found = World(gitea, directory, Rehearsal(script).start(), more, whom)
     try:

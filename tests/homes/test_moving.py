@@ -101,8 +101,8 @@ def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_n
 
 
 def test_what_was_written_between_a_kill_and_the_next_call_has_the_name(world: World) -> None:
-    """A home that its owner went on with after a killed call is the truth; what the killed call had
-    brought over is kept beside it."""
+    """If the home was used again after a killed call, that home is the one to keep. The files that
+    the killed call had copied are kept beside it."""
     steps: list[str] = []
     died_at(
         lambda tell: world.link(lambda step: tell(step) if step == "durable" else None),
@@ -356,8 +356,8 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
-    """Without a volume 2, an agent that nobody knows 5, a directory that is no volume 7; and verify
-    says 7 when the volume is gone."""
+    """Exit codes: 2 without a volume, 5 for an unknown agent, 7 for a directory that is no volume,
+    and 7 from `verify` if the volume is gone."""
     environ = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(TOP / "src")}
 
     def perdure(*words: str) -> int:

@@ -60,8 +60,9 @@ class Spent:
 
 
 def spent(rehearsal: Rehearsal, *, in_full: bool = False) -> Spent:
-    """Return what the server's record says, priced by the list: what it reported, or in full what
-    it began to send. Anthropic tells the cached part of the input beside it."""
+    """Return the cost, by list prices, of the usage that the server reported. `in_full`: of all
+    answers that it began to send, each counted as complete. Anthropic reports the cached part of
+    the input separately."""
     total, prices = Usage(), [0.0]
     models = {request.number: (request.dialect, request.model) for request in rehearsal.everything}
     counted = rehearsal.begun if in_full else rehearsal.reported

@@ -175,7 +175,8 @@ def at_work(one: Stage) -> None:
 
 
 def takes_over(two: Stage) -> None:
-    """Nobody may take the task up who does not insist; who does finishes it."""
+    """Without `--take-over` no machine can take over the task. With it, a machine finishes the
+    task."""
     here = two.home / "work"
     words = ("move", "task", "--from", "--into", str(here))
     early = two.perdure(*words)

@@ -94,9 +94,9 @@ def proven_native(first: dict[str, Any], last: dict[str, Any], messages: str) ->
 
 
 def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
-    """Killed in a tool, exported, the machine taken away: imported elsewhere the files are exactly
-    those of the checkpoint, and a retry goes on natively; `why` still tells what happened
-    before."""
+    """A run is killed in a tool and exported. After the import on another machine the files are
+    exactly those of the checkpoint, a retry continues natively, and `why` still shows the
+    history."""
     one, two = machines(TWO_TOOLS, PERDURE_CHECKPOINT_EVERY="0.01s")
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -154,9 +154,9 @@ def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -
 
 
 def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
-    """Taken over while it is at work: the first machine notices with its next checkpoint, ends its
-    agent, publishes nothing more and starts no further attempt; it says so, and the second one's
-    work is what the store has."""
+    """A run is taken over while it is running. The first machine notices that at its next
+    checkpoint. It ends its agent, says so, publishes nothing more and starts no further attempt.
+    The store has the work of the second machine."""
     one, two = machines(TWO_TOOLS, store=True, PERDURE_CHECKPOINT_EVERY="0.01s")
     supervisor = begin(one)
     workdir = in_second_tool(one)

@@ -1,5 +1,5 @@
-"""The user's own checkout before and after a run: uncommitted changes, what is told of them, and
-how a result is taken over."""
+"""The user's own checkout before and after a run: uncommitted changes, what perdure says of them,
+and how a result is applied."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ def dirty(one: Stage) -> str:
 
 
 def test_uncommitted_changes_are_told_of(stage: MakeStage) -> None:
-    """A run from a checkout with uncommitted changes says that the agent does not have them, and
-    how it would; the agent has none; and without a commit on the branch no merge is suggested."""
+    """A run from a checkout with uncommitted changes says that the agent does not get them, and
+    which flag would include them. The agent gets none of them. Without a commit on the branch, no
+    merge is suggested."""
     one = stage(TALK)
     status = dirty(one)
     done = one.perdure(*begin(one))

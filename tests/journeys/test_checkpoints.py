@@ -289,9 +289,9 @@ def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
 
 
 def test_an_older_conversation_goes_back_when_the_newest_is_of_no_use(stage: MakeStage) -> None:
-    """With the transcript and perdure's newest copy both ruined, the last checkpoint's conversation
-    goes on: the files stay, the agent is told, the receipt says repaired and names the
-    checkpoint."""
+    """The transcript and perdure's newest copy are both ruined, so the run continues with the
+    conversation of the last checkpoint. The files stay, the prompt says so, and the receipt says
+    `repaired` and names the checkpoint."""
     one = stage(TALK)
     done = one.finish(begin(one))
     workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]

@@ -40,9 +40,9 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def test_swept_and_gone_on_with(stage: MakeStage) -> None:
-    """`perdure gc` takes the workdir that an agent left full of build output; `update` goes on in
-    it natively, from the trash with every file, and after that was emptied from the checkpoint with
-    every file but what a build makes again."""
+    """`perdure gc` removes a workdir that is full of build output. `update` continues in it
+    natively: restored from the trash with every file, or, after the trash was emptied, from the
+    checkpoint without the build output."""
     one = stage(BUILDING, extra=SOON)
     done = one.finish(begin(one))
     assert done.code == 0, done.err

@@ -160,9 +160,9 @@ def test_it_rolls_over(stage: MakeStage) -> None:
 
 
 def test_a_refused_conversation_is_compacted(stage: MakeStage) -> None:
-    """The service says that it is too long: Claude Code makes it shorter by itself in the same
-    attempt, Codex is told to in the next. It stays the same conversation, and none of it is called
-    broken."""
+    """The service refuses the conversation as too long. Claude Code compacts it by itself in the
+    same attempt; Codex is told to compact it in the next attempt. It stays the same conversation,
+    and no receipt says `broken`."""
     one = stage_at(stage, WORK + "full\nsay Two.", windows="")
     old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
     attempts = goes_on(one)["attempts"][1:]

@@ -349,8 +349,8 @@ def parent_file(one: Stage, session: str) -> Path:
 
 
 def both_go_on(one: Stage, parent: str, fork: str) -> None:
-    """After a fork each goes on natively in its own conversation, and knows nothing of what the
-    other was told since."""
+    """After a fork each run continues natively in its own conversation, and knows nothing of the
+    later instructions of the other."""
     for name, session, other in (
         ("task", parent, "In the fork."),
         ("branched", fork, "In the parent."),
@@ -720,8 +720,8 @@ RESUME = f"{shlex.quote(sys.executable)} -m perdure resume"
 def test_a_person_goes_on_in_the_real_program(
     stage: MakeStage, terminal: Callable[..., Terminal]
 ) -> None:
-    """`open --exec` shows the conversation in the agent's own screen; what is typed there is taken
-    back as a turn of it."""
+    """`open --exec` shows the conversation in the agent's own program. A prompt that is typed there
+    becomes a turn of the conversation after `take-back`."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]

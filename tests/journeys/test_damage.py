@@ -248,8 +248,8 @@ def put_another_in_its_place(one: Stage) -> None:
 
 
 def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
-    """The own copy is older than what happened: `repaired`, and the agent is told what the journal
-    has."""
+    """The own copy lacks the newest events: the verdict is `repaired`, and the prompt has those
+    events from the journal."""
     one = stage(
         TWO_TURNS.replace(
             "say The second turn is over.",

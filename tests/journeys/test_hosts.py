@@ -64,9 +64,9 @@ def hosts(agent: str, postgres: Server) -> Iterator[Pair]:
 
 
 def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
-    """Its host vanishes in the middle of a tool: the agent there is ended, another host's pool
-    takes over, brings workdir and conversation from the checkpoint store, and the agent goes on
-    natively; the receipt, both hosts' lists and `why` tell it."""
+    """The host of a run vanishes in the middle of a tool, and its agent is ended. A pool on another
+    host takes over, fetches workdir and conversation from the checkpoint store, and the agent
+    continues natively. The receipt, the lists on both hosts and `why` show that."""
     store = (tmp_path / "store").as_uri()
     (tmp_path / "store").mkdir()
     one, two, _ = hosts(PERDURE_CHECKPOINT_STORE=store)
@@ -100,8 +100,8 @@ def test_a_run_goes_on_at_another_host(hosts: Pair, tmp_path: Path) -> None:
 
 
 def test_a_run_waits_for_its_host(hosts: Pair) -> None:
-    """Without a checkpoint store no other host starts it over: its pool leaves it, `why` and
-    `retry` say for whom it waits, and there it goes on in the same conversation."""
+    """Without a checkpoint store no other host starts the run. Pools elsewhere skip it, and `why`
+    and `retry` name the host that it waits for. There it continues in the same conversation."""
     one, two, _ = hosts()
     begun = begin(one)
     place = in_second_tool(one)
@@ -123,8 +123,8 @@ def test_a_run_waits_for_its_host(hosts: Pair) -> None:
 
 
 def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
-    """Another host is told where a plan's workdirs are, and leaves everything as it was; on its own
-    host the plan goes on."""
+    """On another host, the error names the host of the plan's workdirs, and nothing changes. On its
+    own host the plan continues."""
     one, two, shared = hosts("by history\nsay It is done.\n")
     plan = shared / "shop.toml"
     head = f'name = "shop"\nagent = "claude"\npermissions = "full"\nrepo = "{one.repo}"\n'

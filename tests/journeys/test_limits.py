@@ -1,5 +1,5 @@
-"""Limits of accounts and agents that do not start, with real programs: who is not launched, who
-waits for whom, and what a person sees."""
+"""Limits of accounts, and agents that do not start, with real programs: which runs are not
+launched, what they wait for, and what a person sees."""
 
 from __future__ import annotations
 

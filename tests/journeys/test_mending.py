@@ -92,8 +92,8 @@ def test_a_refused_conversation_goes_on_repaired(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex", "claude"], indirect=True)
 def test_a_person_checks_and_mends(stage: MakeStage) -> None:
-    """`check` names what is wrong and ends with 1; `mend` only shows; with --write the copy is
-    proven and put in place, the original lies aside, and the run goes on natively."""
+    """`check` names the damage and ends with 1. `repair` only shows the changes; with --write the
+    copy is proven and put in place. The original is kept aside, and the run continues natively."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     assert one.perdure("sessions", "check", "--all").code == 0

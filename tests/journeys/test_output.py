@@ -43,9 +43,9 @@ def stage() -> Iterator[Stage]:
 
 
 def test_the_answer_is_on_standard_output_and_the_last_line_sums_up(stage: Stage) -> None:
-    """The final message is all that standard output gets, without its escapes; `--json` and `show`
-    have it as it was; progress and the summary are on standard error; -q leaves the summary. On a
-    terminal there are colors, no line is wider than it, and the answer stands there once."""
+    """Standard output gets only the final message, without escapes; `--json` and `show` have it
+    unchanged. Progress and the summary go to standard error; with -q only the summary. On a
+    terminal there are colors, no line is wider than the terminal, and the answer appears once."""
     done = stage.perdure("run", "--permissions", "full", "--name", "task", "Write the files.")
     assert (done.code, done.out) == (0, f"{ANSWER}\n"), done.err
     last = done.err.splitlines()[-1]

@@ -170,9 +170,9 @@ def meets(one_side: str, other: str, directory: str) -> str:
 
 @on_all
 def test_branches_run_at_the_same_time_and_meet(stage: MakeStage, tmp_path: Path) -> None:
-    """The branch is a fork with a workdir of its own, at work beside the strand that goes on; each
-    knows what was said before the fork, and nothing of the other; the last task has the files of
-    both."""
+    """The branch is a fork with its own workdir, and runs at the same time as the strand. Each
+    knows the conversation before the fork, and nothing of the other one. The last task has the
+    files of both."""
     one = stage(
         script(
             Do_the_root=(
@@ -319,8 +319,9 @@ def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage, tmp_p
 
 @on_claude
 def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeStage) -> None:
-    """While a plan is run, another `plan run` says who is on it (exit 6); SIGINT stops the agent
-    (130), and run again it goes on; a terminal has a line for each task."""
+    """While a plan is running, another `plan run` names its process (exit code 6). SIGINT stops the
+    agent (130), and the next `plan run` continues the plan. A terminal shows a line for each
+    task."""
     one = stage(HANGS)
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))

@@ -1,5 +1,5 @@
-"""Plans on the command line: what is wrong is told before anything runs; who talks on with whom can
-be seen."""
+"""Plans on the command line: all problems are reported before anything runs, and the verbs show
+which tasks share a conversation."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def test_a_plan_is_checked(plan: Path) -> None:
 
 
 def test_a_plan_is_drawn(plan: Path) -> None:
-    """The tree for a terminal, the drawing for a document, and JSON for a program say the same of
-    who goes on, forks and merges."""
+    """The tree for a terminal, the drawing for a document and the JSON for a program agree on which
+    tasks continue, fork and merge."""
     lines = [
         line.split(maxsplit=2)
         for line in perdure(plan.parent, "plan", "graph", "plan.toml").stdout.splitlines()

@@ -50,9 +50,9 @@ def last_prompt(one: Stage) -> str:
 
 
 def test_an_agent_without_sessions_is_told_what_the_files_hold(stage: MakeStage) -> None:
-    """Each task begins a new conversation, and its prompt says what the earlier task made; an
-    update of it comes with the brief too, its receipt says `rebuilt`; with the policy `strict` it
-    is refused."""
+    """Each task begins a new conversation, and its prompt lists what the earlier task made. An
+    update gets a brief as well, and its receipt says `rebuilt`; with the policy `strict` it is
+    refused."""
     one = stage(f"{ORDERS}\n---\nsay Written.\n---\nsay Reported.\n---\nsay Again.\n")
     mine = [
         "--agent",

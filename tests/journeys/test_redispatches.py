@@ -17,8 +17,8 @@ pytestmark = pytest.mark.journey
     ],
 )
 def test_a_line_goes_on_or_says_why_not(agent: str, database: str, faults: tuple[str, ...]) -> None:
-    """Where the transcript was there, the conversation goes on; where nothing was left, that is
-    told, with a brief; no lookup forgets."""
+    """If the transcript is left, the conversation continues. If nothing is left, the prompt has a
+    brief and says so. No lookup misses an acknowledged record."""
     with grounds((database,) if database in DATABASES else ()) as ground:
         found = line(7, agent, database, len(faults), ground, faults)
     assert not found.wrong

@@ -125,8 +125,8 @@ def test_a_lifetime_that_has_passed_is_told_and_the_ladder_runs(stage: MakeStage
 
 
 def test_lost_records_are_made_again(stage: MakeStage) -> None:
-    """With every session row deleted, the next attempt makes the record again and goes on natively,
-    and says so; so does `sessions rebuild`, and the record is what it was."""
+    """After all session records were deleted, the next attempt recreates its record, says so, and
+    continues natively. `sessions rebuild` also recreates the records as they were."""
     one = stage(TALK)
     begun(one)
     lose_records(one)

@@ -297,8 +297,8 @@ def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
 
 
 def test_new_instructions_for_a_run_at_work(stage: Callable[..., Stage]) -> None:
-    """An update says that its instructions wait for the attempt that runs, and whoever leaves is
-    told that the run goes on."""
+    """An update says that its instructions wait until the running attempt has ended. After SIGTERM
+    it says that the run continues."""
     one = stage("hang\n---\nsay Done.")
     begun = one.start(
         "run", "--agent", one.agent, "--name", "task", "--permissions", "full", "Begin."

@@ -1,5 +1,5 @@
-"""Task files on the real CLIs: given, edited by the agent, given again; what the model is told, and
-what lies in the workdir."""
+"""Task files on the real CLIs: given, edited by the agent, given again; what the prompt says of
+them, and what the workdir contains."""
 
 from __future__ import annotations
 

@@ -288,8 +288,8 @@ def test_changes_come_home_as_a_commit_and_the_rest_goes(stage: MakeStage) -> No
 
 
 def test_nothing_to_take_over(stage: MakeStage) -> None:
-    """Where a run worked in the checkout itself, or without a repository, or where one stands is
-    none: one sentence each."""
+    """`apply` ends with one sentence if the run worked in the checkout itself or without a
+    repository, or if --to is in no repository."""
     one = stage("run echo one > one.txt\n---\nsay Done.\n===\nmatch elsewhere\nsay Done.")
     assert one.perdure(*RUN, "here", "--here", "Do it.").code == 0
     assert one.perdure(*RUN, "plain", "--service", "billing", "Do it.").code == 0
@@ -330,8 +330,8 @@ def test_rm_keeps_everything(stage: MakeStage) -> None:
 
 
 def test_rm_leaves_what_is_in_use(stage: MakeStage) -> None:
-    """A run at work is not removed; a workdir that another run has too stays; so does a directory
-    of one's own."""
+    """`rm` does not remove a running run. It leaves a workdir that another run uses, too, and a
+    directory of the user's own."""
     one = stage(SLOW)
     top = detached(one)
     refused(one.perdure("rm", "--force", "task"), 6, "running")
@@ -422,7 +422,7 @@ def test_the_pool_does_what_is_due(stage: MakeStage) -> None:
 
 
 def test_the_pool_drains(stage: MakeStage) -> None:
-    """After the first SIGTERM what is at work goes on to its end, and nothing new is begun."""
+    """After the first SIGTERM, running attempts continue to their end, and no new one begins."""
     one = stage(SLOW)
     submit(one, "first", "second")
     pool = one.start("work", "--jobs", "1")

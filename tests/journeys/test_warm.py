@@ -151,9 +151,9 @@ ALIKE = (
 @pytest.mark.parametrize("permissions", ["read", "edit", "full"])
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_codex_alone_and_kept_is_held_alike(stage: MakeStage, permissions: str) -> None:
-    """A thread goes from `codex exec` to the app server and back: each goes on natively, under the
-    same sandbox, approvals and model, whatever the user's own settings would allow; and no
-    directory becomes one that the user trusts."""
+    """A thread moves from `codex exec` to the app server and back. Each continues natively with the
+    same sandbox, approvals and model, whatever the user's settings would allow. No directory is
+    added to those that the user trusts."""
     one = stage(
         "by history\nrun touch one.txt || true\n---\nsay One.\n---\nrun touch two.txt || "
         "true\n---\nsay Two.\n---\nsay Three.\n"

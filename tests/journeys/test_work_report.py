@@ -81,8 +81,8 @@ def test_a_last_word_that_lies_is_contradicted(stage: MakeStage) -> None:
 
 
 def test_a_killed_attempt_has_the_report_of_what_is_known(stage: MakeStage) -> None:
-    """Its machine was lost in the middle: what it had changed is seen when somebody looks, and the
-    next attempt, which changes nothing, is not said to have had nothing to do."""
+    """The machine of an attempt was lost in the middle. Its changes are found at the next look, and
+    the next attempt, which changes nothing, does not get the verdict `nothing_to_do`."""
     one = stage(INTERRUPTED)
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)

@@ -30,8 +30,8 @@ run echo one > one.txt
 hang
 say It is done.
 """
-"""The first attempt writes a file and then waits for the model, for ever; who goes on with the
-conversation is answered."""
+"""The first attempt writes a file and then waits for the model without end. The attempt that
+continues the conversation gets an answer."""
 
 
 class Story(Run):

@@ -82,7 +82,7 @@ def meanwhile(what: Callable[[], object]) -> threading.Thread:
 
 
 def test_ls_shows_all_and_some(terminal: Terminal) -> None:
-    """Namespaces, phases and JSON; what a status says is cleaned of escapes."""
+    """`ls` shows namespaces, phases and JSON. Escapes are removed from the text of a status."""
     terminal.make("one")
     terminal.make("two", task="119")
     terminal.status(

@@ -118,9 +118,9 @@ def test_the_node_is_lost(place: Place) -> None:
 
 
 def test_two_tasks_of_one_service_on_one_claim(place: Place) -> None:
-    """On a claim that many may mount each task has its own directory: pods are killed at the same
-    time, each goes on in its own conversation, and neither model is told anything of the
-    other's."""
+    """On a shared volume claim each task has its own directory. Pods of both are killed at the same
+    time. Each task continues in its own conversation, and neither model sees anything of the other
+    task."""
     place.share()
     one = tell(place, "one", mode="Shared")
     two = tell(

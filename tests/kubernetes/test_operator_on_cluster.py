@@ -124,8 +124,8 @@ def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
 
 
 def test_a_claim_goes_and_a_copied_pod_stays(runs: Runs, operator: Operator):
-    """The API server deletes a claim only in the version that was looked at, and with it goes a
-    TaskRun whose work is saved; a copy of its pod, with all labels, is told by name and left
+    """The API server deletes a claim only in the version that the operator has read, together with
+    a TaskRun whose work is saved. A copy of its pod with all labels is reported by name and left
     alone."""
     cluster, at = runs.cluster, f"/api/v1/namespaces/{runs.namespace}"
     runs.make(

@@ -15,9 +15,9 @@ STUBBORN = "#!/bin/sh\ntrap '' TERM\necho here > here.txt\nwhile :; do sleep 0.2
 
 @pytest.mark.parametrize("twice", [True, False])
 def test_an_agent_that_does_not_end_keeps_no_pod(tmp_path: Path, twice: bool) -> None:
-    """It ignores SIGTERM, and perdure would give it longer than the pod has: at a second SIGTERM,
-    and in the last seconds of the grace, the pod leaves all the same, says `lost` with 75, and its
-    volume goes on in the next one."""
+    """The agent ignores SIGTERM, and perdure would wait for it longer than the grace period of the
+    pod. At a second SIGTERM, and in the last seconds of the grace period, the pod ends all the
+    same, with `lost` and 75. The next pod continues on its volume."""
     program = tmp_path / "stubborn"
     program.write_text(STUBBORN)
     program.chmod(0o755)

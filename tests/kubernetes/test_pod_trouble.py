@@ -257,8 +257,8 @@ def test_a_password_in_an_address_is_a_secret(value: str) -> None:
 
 
 def test_who_has_a_key_is_no_secret_in_a_pod() -> None:
-    """The store's key id may be a word, as may what stands beside a key: the agent says such words.
-    What looks like a key is kept out."""
+    """The key id of the store may be an ordinary word, as may other values beside a key, so those
+    words are not redacted. A value that looks like a key is."""
     store = {
         "AWS_ACCESS_KEY_ID": "checkpoints",
         "AWS_SECRET_ACCESS_KEY": "swordfish",

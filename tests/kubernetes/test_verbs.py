@@ -128,9 +128,9 @@ def test_a_task_that_was_deleted_goes_on_as_another(place: Place) -> None:
 
 
 def test_unsaved_work_holds_a_deletion(place: Place) -> None:
-    """Where the claim would go with the TaskRun and holds work that is nowhere else, the deletion
-    waits and says what to do; with the annotation that says so it is let go, and the claim with it.
-    Where all is in the checkpoint store, nothing holds it."""
+    """If the volume claim would be deleted with the TaskRun and holds work that is saved nowhere
+    else, the deletion waits and says what to do. With the annotation that confirms it, both are
+    deleted. If all work is in the checkpoint store, nothing holds the deletion."""
     script = "by history\nrun echo one > one.txt\n---\nsay It is done.\n"
     held = tell(
         place, "held", script=script, workspace={**place.workspace("Claim"), "reclaim": "Delete"}

@@ -39,8 +39,8 @@ def limit(place: Place, **hard: str) -> None:
 
 
 def test_a_queue_through_a_quota(impatient: Place) -> None:
-    """Twenty TaskRuns, two pods at once: all succeed at their first attempt, the oldest first; who
-    waits is queued and says for what."""
+    """Twenty TaskRuns under a quota of two pods: all succeed at their first attempt, the oldest
+    first. A waiting TaskRun is queued and says what it waits for."""
     limit(impatient, pods=str(AT_ONCE))
     runs = [impatient.scripted(f"run-{number:02}", "works 1") for number in range(NUMBER)]
     told = runs[-1].waits_for("QuotaExceeded")

@@ -91,8 +91,8 @@ def test_how_things_stand(engine: Engine, meter: MetricsPage) -> None:
 
 
 def test_a_new_process_tells_the_same(engine: Engine, meter: MetricsPage) -> None:
-    """Counters come from the store: whoever begins to count later says what the one says that
-    counted all along."""
+    """Counters come from the store, so a process that starts later shows the same numbers as one
+    that has counted all the time."""
     for agent in ("claude", "codex", "claude"):
         a_life(engine.store, agent)
         scraped(meter)

@@ -73,8 +73,8 @@ def test_nothing_is_said_twice(bench: Bench) -> None:
 
 
 def test_work_that_was_taken_back(bench: Bench) -> None:
-    """A run that is off its issue says so there, and how it goes on; a person who is needed is
-    asked for with the reason."""
+    """The comment of a withdrawn run says so, and how to continue it. If a person is needed, the
+    comment gives the reason."""
     answering = bench.answering()
     run = bench.worked(bench.dispatched())
     for kind, words, shown in (
@@ -453,8 +453,8 @@ def test_an_answer_that_was_lost(bench: Bench, done: bool) -> None:
 
 
 def test_git_that_is_down(bench: Bench) -> None:
-    """A push that finds nobody waits; the comment is there all the same, and says so; nobody is
-    called for it."""
+    """If the server does not answer, the push waits. The comment is posted all the same and says
+    so. No person is needed."""
     answering = bench.answering(publish="branch")
     run = bench.worked(bench.dispatched())
     bench.http.down = True

@@ -1,5 +1,5 @@
-"""Killed while it tells a forge, perdure tells it once. A sample: `make posting-kills` does it at
-every request."""
+"""perdure is killed while it reports to a forge; the report still appears once. A sample: `make
+posting-kills` does this at every request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`perdure serve` as it is run: what it takes up stands on the forge once, whoever is killed."""
+"""`perdure serve` as a process: the report of a run is on the forge exactly once, whatever is
+killed."""
 
 from __future__ import annotations
 

@@ -95,8 +95,9 @@ def test_the_comment_shows_the_verdict(tmp_path: Path, kind: Forge) -> None:
 
 @pytest.mark.parametrize("kind", [Forge.GITEA, Forge.GITHUB, Forge.GITLAB])
 def test_the_receipt_is_attached_to_the_pull_request(tmp_path: Path, kind: Forge) -> None:
-    """It stands once on the issue and once on the pull request that was opened, verifies with the
-    public key as it stands there, and is edited when a later attempt has another one."""
+    """The receipt is once on the issue and once on the pull request that was opened. Copied from
+    there, it verifies with the public key. It is edited when a later attempt has another
+    receipt."""
     with make_bench(tmp_path, kind=kind) as bench:
         public = hostkey.make(bench.engine.state)
         answering = replace(

@@ -49,8 +49,8 @@ def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
 
 
 def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
-    """All get the same id, also those who come while it is being made, or after one who was killed
-    before it had written it."""
+    """All threads get the same id, including those that ask while it is being made, or after a
+    process was killed before it had written the id."""
     for number in range(100):
         state = tmp_path / f"{number}" / "state"
         if number % 2:

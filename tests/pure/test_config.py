@@ -173,8 +173,8 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
 
 
 def test_sources_in_a_table_and_in_words(place: Place) -> None:
-    """`[webhooks.NAME]` in a file and the words of the variable say the same; what cannot be a
-    source is refused with what is wrong."""
+    """`[webhooks.NAME]` in a file and the words of the variable mean the same. An invalid source is
+    refused with the reason."""
     tables = (
         '[webhooks.shop]\nforge = "gitea"\nsecret_file = "/s"\nsecret_env = '
         '"OLD"\n[webhooks.lab]\nsecret_env = ["LAB"]\n'

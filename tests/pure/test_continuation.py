@@ -411,8 +411,8 @@ def test_an_update_after_a_clean_turn_holds_only_what_is_new(
 
 
 def test_a_retry_states_the_facts() -> None:
-    """How the attempt ended, which command was running, how the workdir stands, what was done
-    outside; and not the instructions again."""
+    """The prompt says how the attempt ended, which command was running, what state the workdir is
+    in, and what was done outside. It does not repeat the instructions."""
     story = Story(
         contexts=(FIRST,),
         given=1,
@@ -489,7 +489,7 @@ def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
 
 
 def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
-    """A note alone is no task: what is to be done stands in the prompt as well."""
+    """A note alone is no task, so the prompt contains the instructions as well."""
     text = prompt(RESUME, Story(contexts=(FIRST,), given=1, previous=CLEAN, turns_between=2))
     assert "2 prompt(s) above are not from the runner" in text
     assert "finish what is missing" in text
@@ -520,8 +520,8 @@ def test_every_loss_is_told(how: Continuation, story: Story) -> None:
 
 
 def test_a_brief_tells_what_is_known() -> None:
-    """The brief lists what was done, how it ended and how the workdir stands; with nothing recorded
-    it says so."""
+    """The brief says what was done, how it ended and what state the workdir is in. If nothing is
+    recorded, it says so."""
     story = Story(
         contexts=(FIRST,),
         done=("you ran `ls`", "you ended your turn"),
@@ -636,8 +636,8 @@ def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: boo
 def test_an_agent_whose_transcripts_cannot_be_read(
     session: Session | None, changed: dict[str, Any], kind: Start, reason: str
 ) -> None:
-    """It is asked to go on where it has named a conversation and answered in it; what it did not
-    take up is lost."""
+    """It is asked to continue a conversation that it has named and answered in. A conversation that
+    it then does not continue is lost."""
     at = Situation(policy=ContinuityPolicy.DISCLOSE, now=1, session=session, transcripts=False)
     chosen = choose(replace(at, **changed))
     assert (chosen.kind, reason in chosen.reason) == (kind, True), chosen

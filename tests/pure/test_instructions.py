@@ -55,8 +55,8 @@ def test_what_came_after_the_checkpoint_is_retired() -> None:
 
 
 def test_a_later_checkpoint_brings_it_back() -> None:
-    """Each checkpoint stands for the instructions of its moment: what was retired then, or came
-    later, does not count."""
+    """Each checkpoint has the instructions of its time. Instructions that were already retired, or
+    that came later, do not count."""
     records = journal(
         taken(1),
         ContextAdded(version=2),

@@ -44,8 +44,8 @@ def test_what_lives(
 
 @given(signs)
 def test_whoever_is_seen_to_live_is_believed(found: Signs) -> None:
-    """A live supervisor is never called dead, nor a live agent; and what nobody can see is believed
-    as long as its lease lasts."""
+    """A live supervisor or agent is never reported as dead. One that cannot be seen from here
+    counts as alive while its lease lasts."""
     result = liveness(found)
     assert result is Liveness.ATTENDED or found.supervisor is not True
     assert result is not Liveness.INTERRUPTED or not found.agent

@@ -75,8 +75,8 @@ def test_one_line_is_one_conversation() -> None:
 
 
 def test_branches_are_forks_and_are_merged() -> None:
-    """The first who needs a task goes on in its conversation, the others fork it at its end; who
-    needs several merges the rest."""
+    """The first task that needs another one continues its conversation; the others fork it at its
+    end. A task with several needs merges the rest."""
     assert weave(plan(a="", b="a", c="a", d="b c", e="d a")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),

@@ -273,8 +273,8 @@ def test_counts_without_names_are_void_beside_named_replies() -> None:
 
 
 def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
-    """OpenCode tells what a step used when its tools have ended: one that is killed in a tool
-    carried what the step before left."""
+    """OpenCode reports the usage of a step after its tools have ended. For a step that was killed
+    in a tool, the size of the request is estimated from the previous step."""
     begun = ReplySeen(Reply(id="two", usage=Usage()))
     reading = read(
         SessionSeen("s"),

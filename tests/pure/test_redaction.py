@@ -117,7 +117,7 @@ def test_more_secrets_besides() -> None:
     ],
 )
 def test_a_secret_that_no_file_could_be_called(secret: str) -> None:
-    """A value that is longer than a file's name may be, or lies where nobody may look, is a secret
-    as any other."""
+    """A value that looks like a path but is too long for a file name, or is in an unreadable
+    directory, is treated as a secret."""
     redactor = Redactor.of({"GOOGLE_SERVICE_ACCOUNT_KEY": secret})
     assert redactor.text(f"it is {secret}.") == f"it is {'*' * len(secret)}."

@@ -139,8 +139,8 @@ def test_there_is_no_finalizer_where_nothing_is_lost(spec: dict[str, Any]) -> No
 
 
 def test_room_is_asked_for_before_an_attempt() -> None:
-    """Where nobody knows whether there is room, that comes first. Where there is none, no attempt
-    is opened: the TaskRun is queued, says for what, and looks again."""
+    """If it is not known whether there is room, that is found out first. If there is none, no
+    attempt is opened: the TaskRun is queued, says what it waits for, and checks again later."""
     run = body(phase="Pending")
     assert step(run, room=None) == steps.AskRoom()
     full = Room(held=Held("QuotaExceeded", "the quota small allows 2 pods"), ahead=4)
@@ -270,8 +270,9 @@ def _run(**spec: Any) -> WantedRun:
 
 
 def test_the_verdict_on_the_work_is_in_the_status() -> None:
-    """As the pod told it, bounded and cleaned; of an attempt whose pod told nothing, nothing is
-    known, and what was said of the one before is no longer shown."""
+    """The status has the verdict that the pod reported, bounded and cleaned. If the pod of the
+    newest attempt reported none, there is none, and the verdict of the previous attempt is no
+    longer shown."""
     work = WorkSummary(
         verdict=WorkVerdict.INCOMPLETE, reason="\x1b[31mit\nsays" + "x" * 5000, files=2**40
     )

@@ -668,8 +668,8 @@ class Ledger(Diary):
 
 
 def test_a_conversation_in_an_archive_becomes_a_private_file(tmp_path: Path) -> None:
-    """It is written out as it stands now, in place of what was written before; one that is not
-    there is none."""
+    """The current conversation replaces the file of the previous one. A missing conversation gives
+    no file."""
     rows = {ID: b"prompt a\n"}
     driver: Any = Ledger(rows)
     directory = tmp_path / "attempt"

@@ -83,8 +83,8 @@ def test_what_is_refused_by_its_address(yard: Yard, host: str) -> None:
 
 
 def test_a_list_of_servers(yard: Yard) -> None:
-    """With `clone_hosts` nobody else is fetched from, by host and port; what a rule names is meant
-    as well."""
+    """With `clone_hosts`, repositories are fetched from no other host and port, except from the
+    servers that a rule names."""
     hosts = Hosts(
         only=frozenset({"git.example.com", "10.0.0.5:3000"}), named=frozenset({"forge.example.com"})
     )

@@ -89,9 +89,9 @@ def touched(yard: Yard, place: Path, canary: Path) -> bool:
 
 
 def test_repositories_from_elsewhere_are_disarmed(yard: Yard, tmp_path: Path) -> None:
-    """Unpacked on another machine, no repository inside runs anything when its new user runs git
-    there; what was changed is named, nothing is lost of it, an honest clone is what it was, and the
-    checkpoint is put back as carefully the next time."""
+    """After unpacking on another machine, no repository inside the workdir runs anything when the
+    user runs git there. The disarmed files are named and nothing of them is lost. A harmless clone
+    is unchanged. A second restore is as careful."""
     source, canary = yard.plan("isolated"), tmp_path / "canary"
     yard.workspaces.prepare(source, "claude")
     nest(yard, Path(source.path), canary)

@@ -74,8 +74,8 @@ def test_https_with_certificates_of_ones_own(yard: Yard) -> None:
 
 
 def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
-    """All came before the fetch began, so its result is new enough for each of them; and who comes
-    after it fetches again."""
+    """All eight came before the fetch began, so its result is new enough for each of them. A later
+    caller fetches again."""
     with serving(yard) as forge:
         lock = Places(yard.root).lock(identify("cache", forge.url))
         plans = [plan(yard, forge.url, f"b{number}") for number in range(8)]

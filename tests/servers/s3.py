@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 WHEN = ("Sat, 21 Nov 2026 12:00:00 GMT", "2026-11-21T12:00:00.000Z")
 
 KEY_ID = "AKIAQ7W2N5T8V1X4B6KD"
-"""No word that stands anywhere else: what is known as a secret is taken out of every checkpoint."""
+"""A value that occurs nowhere else, because known secrets are removed from every checkpoint."""
 
 
 class Bucket(ThreadingHTTPServer):

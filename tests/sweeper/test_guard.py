@@ -22,8 +22,9 @@ REACHABLE = ("not finished", "same workdir under another run")
 
 @pytest.mark.parametrize("name", STATES)
 def test_nothing_is_lost(ground: Ground, name: str) -> None:
-    """In this state the sweeper and `rm` leave the workdir where it is and say why; `reset` moves
-    all of it into the trash, where it outlives every grace, and brings it back; or refuses too."""
+    """In this state the sweeper and `rm` leave the workdir where it is and say why. `reset` refuses
+    as well, or moves all of it into the trash, where it is kept without a time limit and can be
+    restored."""
     state = STATES[name]
     _, top = ground.run(state.backend)
     ground.sweep(dry=True)

@@ -90,8 +90,8 @@ def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
 
 
 def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
-    """Workdir, logs and every checkpoint of a done task stay while its plan is not at its end,
-    whatever their age, and go when it is; what the plan's check said is recognised."""
+    """Workdir, logs and all checkpoints of a done task are kept until its plan has ended, whatever
+    their age, and are removed afterwards. The output of the plan's check is recognized, too."""
     seed = TaskSpec(prompt="", repo=str(ground.yard.repo))
     task = PlanTask(name="a", prompt="Do a.", agent="claude")
     plan = PlanRun(

@@ -1,5 +1,5 @@
-"""The board in a terminal: what stands where, what changes under the eyes, what the keys do, and
-what no text can do."""
+"""The board in a terminal: its layout, its live updates, its keys, and its safety against hostile
+text."""
 
 from __future__ import annotations
 

@@ -261,8 +261,8 @@ def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -
     ],
 )
 def test_the_address_behind_proxies(peer: str, forwarded: str, client: str) -> None:
-    """The nearest address that is no trusted proxy is the sender's; what stands before it is
-    anybody's word."""
+    """The address of the sender is the nearest one that is no trusted proxy. Anybody can make up
+    the addresses before it."""
     assert Proxies(["10.0.0.0/24"]).client(peer, forwarded) == client
 
 

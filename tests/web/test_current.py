@@ -1,5 +1,5 @@
-"""Before a delivery becomes work, the forge is asked how things stand, and whether its author may
-have an agent at work there."""
+"""Before a delivery becomes work, the forge is asked for the current state, and whether the author
+of the delivery may have an agent work there."""
 
 from __future__ import annotations
 

@@ -86,9 +86,9 @@ def settled(serving: Serving) -> list[tuple[str, DeliveryState]]:
 def test_from_a_label_to_a_review_in_one_conversation(
     machine: Callable[[str], tuple[Stage, Serving]], tmp_path: Path
 ) -> None:
-    """A label begins a task in a branch of its own; the review of its pull request goes on in the
-    same conversation with only what is new, though the server was killed while the agent was at it,
-    and though each webhook came twice."""
+    """A label starts a task on its own branch. The review of its pull request continues the same
+    conversation with only what is new, even though the server was killed while the agent was
+    running and each webhook came twice."""
     last = f"hold {tmp_path / 'go'}\nsay Two."
     one, serving = machine(
         f"run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\n{last}\n"

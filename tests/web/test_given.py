@@ -96,8 +96,8 @@ def test_a_reset_by_the_names_of_the_forge(machine: Make) -> None:
 
 
 def test_session_records_over_the_network(machine: Make) -> None:
-    """A record is made, its lifetime begun again, and it is closed, by who may dispatch; what
-    cannot be is refused in a sentence."""
+    """A client that may dispatch can create a record, restart its lifetime and close it. Invalid
+    requests are refused with a sentence."""
     _, serving = machine("say Done.")
     serving.start("--jobs", "0")
     token, reader = serving.token("dispatch"), serving.token("read")

@@ -115,8 +115,8 @@ def test_names_that_are_allowed(serving: Serving) -> None:
 
 
 def test_two_host_headers(serving: Serving) -> None:
-    """A request that names two hosts is refused: who stands before perdure may have looked at the
-    other one."""
+    """A request with two Host headers is refused, because a proxy in front of perdure may have
+    checked the other one."""
     with serving.raw() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n")
         assert answered(connection).startswith((b"HTTP/1.1 421", b"HTTP/1.1 400"))

@@ -87,8 +87,8 @@ def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yard) -> None:
-    """With `here` nothing tells where the run began: what is not committed is shown. Without git
-    there is nothing to compare."""
+    """With `here` the start of the run is unknown, so the uncommitted changes are shown. Without
+    git there is nothing to compare with."""
     (yard.repo / "README").write_text("third\n")
     here = Workspace(id="here", path=str(yard.repo), backend="here")  # type: ignore[arg-type]
     assert b"+third" in yard.workspaces.diff(here)

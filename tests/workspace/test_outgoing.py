@@ -176,7 +176,7 @@ def test_no_objects_of_others(far: Far, way: str) -> None:
 
 
 def test_where_the_agent_left_its_branch(far: Far) -> None:
-    """The branch is what is pushed, wherever HEAD stands."""
+    """The branch is pushed, wherever HEAD is."""
     head = far.commit("one.txt")
     far.yard.git("checkout", "-q", "--detach", "HEAD~1", cwd=far.path)
     assert far.push() == head == far.there()

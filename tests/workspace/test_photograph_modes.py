@@ -82,8 +82,8 @@ def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
 
 
 def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
-    """A change of nothing but a mode is seen, saved, told as drift and put back; bits that nobody
-    needs are not."""
+    """A change of only a file mode is noticed, saved, reported as drift and restored. Irrelevant
+    mode bits are not."""
     workspace, top = made(yard, "worktree")
     first = yard.workspaces.checkpoints.save(workspace, 1)
     (top / "src/file1.txt").chmod(0o600)

@@ -291,8 +291,9 @@ def test_files_that_are_written_all_the_time(yard: Yard) -> None:
 def test_a_file_that_is_cut_while_git_reads_it(
     yard: Yard, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
-    """git is ended by SIGBUS with its lock held where a file is cut at the wrong moment, several
-    times over: the checkpoint is made, says what one made in quiet says, and so does the diff."""
+    """If a file is truncated at the wrong moment, SIGBUS ends git while it holds its lock, several
+    times in a row. The checkpoint is made all the same and equals one that was made undisturbed, as
+    does the diff."""
     workspace, top = made(yard, "worktree")
     (top / "README").write_text("changed\n")
     (top / "new").write_text("new\n")

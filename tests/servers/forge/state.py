@@ -128,7 +128,7 @@ class Repository:
 
 
 class State:
-    """A whole forge. `tokens` are who may ask; whoever is in `people` is known."""
+    """The state of a forge. `tokens`: the login of each valid token. `people`: all known logins."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """A Kubernetes API as paths and plain dictionaries: for the node agent, the fixtures and the tests,
 none of which may lean on the client that they help to test.
 
-`watch` is made to last: a read that stays silent is given up, whatever ends a watch leads to a new
-list, and what is gone by then is told.
+`watch` keeps going: a silent read is abandoned, a watch that ends for any reason is followed by a
+new list, and objects that are gone by then are reported.
 """
 
 from __future__ import annotations
