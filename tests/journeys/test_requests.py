@@ -133,6 +133,40 @@ def test_the_same_call_asks_again_after_its_approval_was_used(
     assert here.show()["state"] == "succeeded"
 
 
+def test_a_saved_rule_answers_the_next_such_call(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """After `approve --always` the same call runs without a person, once for each time it is made,
+    and the work report names the rule; a rule that denies wins over it."""
+    file, other = tmp_path / "outside.txt", tmp_path / "other.txt"
+    same = call("Write", file_path=str(file), content="ran\n")
+    different = call("Write", file_path=str(other), content="ran\n")
+    rest = f"{same}---\n{same}---\n{different}---\n{different}---\nsay Ok.\n"
+    here = stage(asking(file, rest))
+    run(here)
+    refused = here.perdure("approve", "task", "--pattern", "x")
+    assert (refused.code, "add --always" in refused.err) == (2, True)
+    refused = here.perdure("approve", "task", "--always", "--pattern", "x")
+    assert (refused.code, "a pattern is for shell commands" in refused.err) == (2, True)
+    assert not (here.state / "approvals.toml").exists()
+    done = here.perdure("approve", "task", "--always", "--for", "repository")
+    # The second such call ran by the rule, and the different one asks.
+    assert done.code == 3, done.err
+    assert "saved a rule" in done.err
+    first, second, third = requests(here)
+    assert [each["state"] for each in (first, second, third)] == ["answered", "answered", "open"]
+    assert first["rule"] == "" and second["rule"].startswith("allow Write ")
+    assert second["by"] == first["by"] and not other.exists()
+    assert [len(pairs(here, "Write")[each["call"]]) for each in (first, second)] == [1, 1]
+    reports = [each["work"]["ruled"] for each in here.show()["attempts"]]
+    assert reports[:2] == [[], []] and reports[2] == [second["rule"]]
+    saved = (here.state / "approvals.toml").read_text()
+    assert f'repository = "{here.repo}"' in saved and 'decision = "allow"' in saved
+    done = here.perdure("deny", "task", "--always", "--why", "not there")
+    assert done.code == 0, done.err
+    assert not other.exists()
+
+
 def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, agent: str) -> None:
     """A question waits without a process; everything is killed; the answer arrives as the result of
     the tool, and a second question waits again."""

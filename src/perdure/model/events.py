@@ -653,12 +653,14 @@ class RequestMade(Event, frozen=True, tag="request_made"):
 
 
 class RequestAnswered(Event, frozen=True, tag="request_answered"):
-    """A person answered a request: `allow`, `deny` or `text`."""
+    """A person answered a request: `allow`, `deny` or `text`; or a saved rule did."""
 
     number: int
     answer: str
     by: str = ""
     words: str = ""
+    rule: str = ""
+    """The rule that answered, in words; empty: a person did."""
 
 
 class RequestGiven(Event, frozen=True, tag="request_given"):

@@ -81,6 +81,8 @@ class AgentRequest:
     """The person's words: the answer to a question, or why a call was refused."""
     by: str = ""
     """The person or program that answered."""
+    rule: str = ""
+    """The saved rule that answered instead of a person, in words."""
     via: str = ""
     """The comment on a forge that answered, as `source/id`; empty for any other way."""
     answered: int = 0

@@ -128,6 +128,8 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     """Number of files that differ from the last commit."""
     checks: tuple[CheckOfWork, ...] = ()
     denied: tuple[DeniedCall, ...] = ()
+    ruled: tuple[str, ...] = ()
+    """The saved rules that decided about its calls instead of a person, in words."""
     question: str = ""
     left: tuple[LeftProcess, ...] = ()
     effects: tuple[EffectOfWork, ...] = ()

@@ -124,6 +124,8 @@ def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "denied", f"{one_line(call['name'], 60)} {one_line(call['input'], 160)}{many}"
     if len(work["denied"]) > CALLS:
         yield "", f"- and {len(work['denied']) - CALLS} more, in perdure show --json"
+    for rule in work["ruled"][:CALLS]:
+        yield "by rule", one_line(rule, 240)
     if work["question"]:
         yield "asks", one_line(work["question"], 300)
     for left in work["left"][:CALLS]:

@@ -235,6 +235,8 @@ def line_of(record: Record) -> str:
         case BroughtBack(checkpoint=number):
             source = f"checkpoint {number}" if number else "the trash"
             return f"restored from {source}"
+        case RequestAnswered(number=number, answer=answer, rule=rule) if rule:
+            return f"request {number} was answered by a rule ({answer}): {one_line(rule, 200)}"
         case RequestAnswered(number=number, answer=answer, by=by, words=words):
             who = f" by {one_line(by, 100)}" if by else ""
             said = f": {one_line(words, 160)}" if words else ""

@@ -128,8 +128,12 @@ def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
-    """Return the decision after an attempt that ended with requests: the run waits until they
-    expire. Answers make it due earlier."""
+    """Return the decision after an attempt that ended with requests: the run waits until those that
+    are open expire. Answers make it due earlier, and so do saved rules that answered all."""
+    requests = [each for each in requests if each.state is RequestState.OPEN]
+    if not requests:
+        reason = "saved rules answered what the agent asked"
+        return Decision(state=RunState.QUEUED, run_after=now, reason=reason)
     verb = f"perdure approve {name}, or perdure deny {name}"
     if requests[0].kind is RequestKind.QUESTION:
         verb = f'perdure answer {name} "..."'

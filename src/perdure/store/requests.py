@@ -23,7 +23,7 @@ def of_run(write: Write, run_id: str) -> list[AgentRequest]:
 def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
     """Store new requests, and record them in the journal."""
     from perdure.model.codec import encode
-    from perdure.model.events import RequestMade
+    from perdure.model.events import AnyEvent, RequestAnswered, RequestMade
 
     for each in requests:
         write.do(
@@ -34,9 +34,20 @@ def add(write: Write, attempt: int, requests: Sequence[AgentRequest]) -> None:
             expires=each.expires,
             body=encode(each),
         )
-    events = [
+    events: list[AnyEvent] = [
         RequestMade(number=each.number, request=each.kind.value, tool=each.tool)
         for each in requests
+    ]
+    events += [
+        RequestAnswered(
+            number=each.number,
+            answer=str(each.answer),
+            by=each.by,
+            words=each.words,
+            rule=each.rule,
+        )
+        for each in requests
+        if each.state is RequestState.ANSWERED
     ]
     if events:
         write.note(requests[0].run, attempt, events)

@@ -11,10 +11,11 @@ from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.parser import optional_name
 from perdure.cli.runs.run import check_known, followed, following
 from perdure.cli.text import clock, one_line
+from perdure.errors import UsageError
 from perdure.model.codec import plain
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.requests import options_of, payload_lines, questions
-from perdure.rules.text import visible
+from perdure.rules.text import at_home, tell, visible
 
 if TYPE_CHECKING:
     from perdure.model import TaskRun
@@ -30,10 +31,12 @@ def requests_arguments(parser: argparse.ArgumentParser) -> None:
 
 def approve_arguments(parser: argparse.ArgumentParser) -> None:
     _answer_arguments(parser)
+    _always_arguments(parser)
 
 
 def deny_arguments(parser: argparse.ArgumentParser) -> None:
     _answer_arguments(parser)
+    _always_arguments(parser)
     parser.add_argument("--why", default="", metavar="WORDS", help="the reason, for the agent")
 
 
@@ -44,6 +47,25 @@ def answer_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--request", type=positive, default=0, metavar="N", help=WHICH)
     following(parser)
+
+
+def _always_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--always", action="store_true", help="save a rule that answers such calls from now on"
+    )
+    parser.add_argument(
+        "--for",
+        dest="scope",
+        choices=("run", "repository", "all"),
+        default="run",
+        help="where the rule holds (default: run)",
+    )
+    parser.add_argument(
+        "--pattern",
+        default="",
+        metavar="WORDS",
+        help="shell commands that the rule is for, such as 'git push *' (default: only this call)",
+    )
 
 
 WHICH = "the number of the request (default: the only open one)"
@@ -125,7 +147,12 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
 
     chosen = settings()
     engine = open_engine(chosen)
-    run, _ = service.answer(engine, arguments.name, arguments.request, answer, words)
+    if getattr(arguments, "always", False):
+        run = _always(engine, arguments, answer, words)
+    else:
+        if getattr(arguments, "pattern", ""):
+            raise UsageError("--pattern is for a rule", "add --always")
+        run, _ = service.answer(engine, arguments.name, arguments.request, answer, words)
     if engine.elsewhere(run):
         print(f"answered; {run.name} continues on {run.host_name}")
         return 0
@@ -135,3 +162,18 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
         return found
 
     return followed(arguments, chosen, begin)
+
+
+def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:
+    """Answer, save the rule, and say where it is."""
+    from perdure.engine.approvals import Always, answer_always
+    from perdure.host.actors import current, local_person
+
+    always = Always(
+        scope=arguments.scope, pattern=arguments.pattern, denies=answer is AnswerKind.DENY
+    )
+    run, path = answer_always(
+        engine, arguments.name, arguments.request, always, words, current(local_person())
+    )
+    tell(f"saved a rule for such calls: {at_home(str(path))}")
+    return run

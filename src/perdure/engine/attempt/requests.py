@@ -7,19 +7,24 @@ The run's directory of requests is where the agent's hook finds answers and leav
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
 
+from perdure.engine.attempt.approval_rules import load
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import Opened
+from perdure.errors import ConfigError
 from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
-from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 from perdure.protocols import AgentDriver, Parks
+from perdure.rules.approvals import decide
 from perdure.rules.requests import due, expired, questions, requests_of, told, used_up
 
+logger = logging.getLogger(__name__)
 TAIL = 16 * 1024 * 1024
 """Number of bytes at the end of an agent's output in which its last result is looked for."""
 
@@ -171,14 +176,58 @@ def asked(
         now=engine.store.now(),
         lasts_ms=int(engine.request_expiry_s * 1000),
     )
+    given = {(each.call, each.tool): each.input for each in calls}
+    found = _ruled(engine, claim, found, given)
     return tuple(
         replace(
             each,
             payload=engine.redactor.text(each.payload),
             summary=engine.redactor.text(each.summary),
+            rule=engine.redactor.text(each.rule),
         )
         for each in found
     )
+
+
+def _ruled(
+    engine: Engine,
+    claim: Claim,
+    requests: tuple[AgentRequest, ...],
+    given: Mapping[tuple[str, str], str],
+) -> tuple[AgentRequest, ...]:
+    """Return the requests, answered where a saved rule decides. `given`: the whole arguments of
+    each call. With a file of rules that cannot be read, a person is asked."""
+    approvals = [each for each in requests if each.kind is RequestKind.APPROVAL]
+    if not approvals:
+        return requests
+    try:
+        rules = load(engine.state)
+    except ConfigError as error:
+        logger.warning("the saved approval rules are not used: %s", error)
+        return requests
+    spec = claim.run.spec
+    answered = list(requests)
+    for index, each in enumerate(requests):
+        if each not in approvals:
+            continue
+        arguments = json.loads(given[each.call, each.tool])
+        if not isinstance(arguments, dict):
+            continue
+        rule = decide(
+            rules, run=claim.run.id, repository=spec.repo, tool=each.tool, given=arguments
+        )
+        if rule is not None:
+            allows = rule.decision == "allow"
+            answered[index] = replace(
+                each,
+                state=RequestState.ANSWERED,
+                answer=AnswerKind.ALLOW if allows else AnswerKind.DENY,
+                words=rule.why,
+                by=rule.by,
+                answered=each.asked,
+                rule=str(rule),
+            )
+    return tuple(answered)
 
 
 def _tail(path: Path) -> bytes:

@@ -168,6 +168,7 @@ def _work(work: WorkReport | None) -> str:
         lines.append(f"Denied: {code(f'{call.name} {call.input}', 160)} ({call.count})")
     if len(work.denied) > CHECKS:
         lines.append(f"Denied: {len(work.denied) - CHECKS} more")
+    lines += [f"Decided by a saved rule: {code(each, 200)}" for each in work.ruled[:CHECKS]]
     if work.question:
         lines.append(f"It asks: {code(work.question, 300)}")
     if (word := work.last_word) is not None:

@@ -20,6 +20,8 @@ from perdure.model.events import (
     Published,
     QuestionAsked,
     Record,
+    RequestAnswered,
+    RequestGiven,
     ToolDenied,
     ToolEnded,
     ToolStarted,
@@ -79,6 +81,7 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
     report = WorkReport(
         checks=checks,
         denied=_denied(own),
+        ruled=_ruled(own, journal),
         question=_question(own),
         left=_left(own),
         effects=effects[-LISTED:],
@@ -165,6 +168,18 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
         rest = sum(each.count for each in calls[LISTED - 1 :])
         calls = [*calls[: LISTED - 1], DeniedCall(name="other calls", input="", count=rest)]
     return tuple(calls)
+
+
+def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
+    """Return the rules that decided about calls which this attempt ran or refused."""
+    given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
+    rules = {
+        record.event.number: record.event.rule
+        for record in journal
+        if isinstance(record.event, RequestAnswered) and record.event.rule
+    }
+    found = [rules[number] for number in given if number in rules]
+    return tuple(dict.fromkeys(found))[-LISTED:]
 
 
 def _question(own: Sequence[Record]) -> str:

@@ -1,0 +1,77 @@
+"""Answers a request and saves a rule that answers such calls from now on: `--always`."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from perdure.engine import service
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.approval_rules import load, save
+from perdure.errors import UsageError
+from perdure.lateclass import dataclass
+from perdure.model import TaskRun
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.rules.approvals import ApprovalRule, rule_for
+from perdure.rules.requests import digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Always:
+    """The rule that a person wants to be made of an answer."""
+
+    scope: str = "run"
+    """`run`, `repository` or `all`."""
+    pattern: str = ""
+    denies: bool = False
+
+
+def _rule_of(
+    engine: Engine, run: TaskRun, request: AgentRequest, always: Always, why: str, by: str
+) -> ApprovalRule:
+    """Return the rule that answers calls like this one from now on. Raises UsageError."""
+    given = json.loads(request.payload) if request.size == len(request.payload) else None
+    if request.kind is RequestKind.QUESTION:
+        raise UsageError("A rule answers calls, and this is a question", "answer without --always")
+    if not isinstance(given, dict) or digest(request.tool, given) != request.sha256:
+        raise UsageError(
+            "The call is too long, or has a secret, so it is not stored whole and no rule can be "
+            "made of it",
+            "answer without --always",
+        )
+    if always.scope == "repository" and not run.spec.repo:
+        raise UsageError(f"{run.name} has no repository", "use --for run, or --for all")
+    decision: Literal["allow", "deny"] = "deny" if always.denies else "allow"
+    try:
+        rule = rule_for(decision, request.tool, given, always.pattern)
+    except ValueError as error:
+        raise UsageError(f"No rule can be made: {error}", "answer without --pattern") from None
+    at = datetime.fromtimestamp(engine.store.now() / 1000, UTC).isoformat(timespec="seconds")
+    return msgspec.structs.replace(
+        rule,
+        run=run.id if always.scope == "run" else "",
+        repository=run.spec.repo if always.scope == "repository" else "",
+        why=why,
+        by=by,
+        at=at,
+    )
+
+
+def answer_always(
+    engine: Engine, ref: str, number: int, always: Always, why: str, by: str
+) -> tuple[TaskRun, Path]:
+    """Answer a request, and save a rule that answers such calls from now on. Return the run and the
+    file of the rule. Raises UsageError, NotFound, Conflict, ConfigError."""
+    run = engine.store.get(ref)
+    opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
+    meant = [each for each in opened if number in (0, each.number)]
+    verdict = AnswerKind.DENY if always.denies else AnswerKind.ALLOW
+    rule = _rule_of(engine, run, meant[0], always, why, by) if len(meant) == 1 else None
+    load(engine.state)
+    run, _ = service.answer(engine, ref, number, verdict, why)
+    assert rule is not None  # The answer was refused otherwise, as it names no request.
+    return run, save(engine.state, rule)

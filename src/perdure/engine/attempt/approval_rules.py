@@ -1,0 +1,68 @@
+"""The file of saved approval rules: `approvals.toml` in the state directory. Written by `perdure
+approve --always`, read at the end of each attempt, and meant to be read and edited by people.
+
+It is not in the repository, where the agent that asks could write it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from perdure.errors import ConfigError
+from perdure.rules.approvals import ApprovalRule
+
+HEAD = """\
+# Calls of agents that are allowed or refused without asking again. Written by `perdure approve
+# --always` and `perdure deny --always`; edit it as you like. A rule that denies wins.
+"""
+_HIDDEN = re.compile(
+    "[\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb"
+    "\\U000e0000-\\U000e007f]"
+)
+
+
+def path_of(state: Path) -> Path:
+    """Return the path of the file, whether or not it exists."""
+    return state / "approvals.toml"
+
+
+def load(state: Path) -> tuple[ApprovalRule, ...]:
+    """Return the saved rules. Raises ConfigError if the file cannot be understood."""
+    path = path_of(state)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tuple(msgspec.convert(table.get("rule", []), list[ApprovalRule]))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"{path}: {error}"], "repair the file, or remove it") from None
+
+
+def save(state: Path, rule: ApprovalRule) -> Path:
+    """Add a rule to the file, and return its path. Raises ConfigError."""
+    path = path_of(state)
+    with (state / "approvals.lock").open("w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        load(state)
+        before = path.read_text(encoding="utf-8") if path.exists() else HEAD
+        values = msgspec.structs.asdict(rule)
+        lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
+        draft = path.with_suffix(".new")
+        draft.write_text("\n".join((before, "[[rule]]", *lines, "")), encoding="utf-8")
+        draft.replace(path)
+    return path
+
+
+def _quoted(text: str) -> str:
+    """Return a TOML string on one line, with each hidden character as an escape."""
+    return _HIDDEN.sub(_escape, json.dumps(text, ensure_ascii=False))
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\U{ord(found[0]):08X}"
