@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.journeys.stage import Stage
+from tests.journeys.terminal import Terminal
 
 MakeStage = Callable[..., Stage]
 pytestmark = [pytest.mark.journey, pytest.mark.parametrize("agent", ["claude"], indirect=True)]
@@ -268,3 +270,35 @@ def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_p
     assert len(texts) == 1
     assert '"Which database?"="SQLite"' in texts[0]
     assert len(here.show()["attempts"]) == 2
+
+
+def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path: Path) -> None:
+    """On a terminal the request is shown and answered where the run is followed; Ctrl-C leaves it
+    open and says how to answer it later, and `attach` asks again."""
+    file = tmp_path / "outside.txt"
+    script = f"by history\n{question('Which database?')}---\n{asking(file).partition(chr(10))[2]}"
+    here = stage(script)
+    terminal = Terminal(here, 100)
+    python = f"{sys.executable} -m perdure"
+    try:
+        terminal.type(f"{python} run --name task 'Do the task.'", "Enter")
+        screen = "\n".join(terminal.shows("Your answer:"))
+        assert "| Which database?" in screen and "|   2. SQLite" in screen
+        terminal.type("2", "Enter")
+        screen = "\n".join(terminal.shows("Allow it once?"))
+        assert "| tool: Write" in screen and "| + ran" in screen
+        terminal.type("yep", "Enter")
+        terminal.type("C-c")
+        terminal.shows("left open; answer later: perdure approve task, or deny task")
+        assert not file.exists() and requests(here)[1]["state"] == "open"
+        terminal.type("clear", "Enter", f"{python} attach task", "Enter")
+        terminal.shows("Allow it once?")
+        terminal.type("y", "Enter")
+        here.until(lambda: here.show()["state"] == "succeeded", "the run ends")
+    finally:
+        terminal.tmux("kill-server")
+    assert file.read_text() == "ran\n"
+    first, second = requests(here)
+    assert (first["words"], second["answer"]) == ("SQLite", "allow")
+    assert [len(texts) for texts in pairs(here, "AskUserQuestion").values()] == [1]
+    assert len(pairs(here, "Write")[second["call"]]) == 1

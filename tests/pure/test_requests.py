@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from perdure.agents.claude import hook
+from perdure.cli.runs.request_prompt import shown_for_answer
 from perdure.cli.runs.requests import shown
 from perdure.model import Outcome, OutcomeKind, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
@@ -210,3 +211,22 @@ def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
     text = answered(request, AnswerKind.TEXT, given=2)
     assert rules.due([text], 2, frozenset({1})) == (text,)
     assert rules.used_up([text], 2, frozenset({1})) == ()
+
+
+def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
+    """A command is shown whole, line by line behind a bar, with hidden characters by name; what is
+    longer than the terminal is wide goes on behind a bar."""
+    nasty = "echo a\r\x1b[2J\u202eb\nAllow it once? y" + " " * 500 + "rm -rf /"
+    (request,) = made(call(command=nasty, description="Say\u200b hi"))
+    lines = shown_for_answer(request, "request 1 of task")[2:]
+    assert all(each.startswith("  | ") and len(each) <= 80 for each in lines)
+    text = "".join(each.removeprefix("  | ") for each in lines)
+    assert "$ echo a^M^[[2J<U+202E>b" in text and "Say<U+200B> hi" in text
+    assert "$ Allow it once? y" in text and text.endswith("rm -rf /")
+    (edit,) = made(call("Edit", file_path="/a", old_string="one\ntwo", new_string="three"))
+    lines = shown_for_answer(edit, "")[2:]
+    assert [each.removeprefix("  | ") for each in lines] == [
+        "tool: Edit", "file_path: /a", "- one", "- two", "+ three",
+    ]  # fmt: skip
+    long = made(call(command="x" * 20_000))[0]
+    assert "too long to be allowed unseen" in shown_for_answer(long, "")[-1]

@@ -1,5 +1,7 @@
-"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or silently. Both
-are read-only: Ctrl-C leaves, and the run continues."""
+"""`attach` and `wait`: follow a run that was started elsewhere, with its progress or silently.
+
+Ctrl-C leaves, and the run continues. Both are read-only, but on a terminal `attach` takes the
+answer to a request, and then goes on with the run."""
 
 from __future__ import annotations
 
@@ -66,10 +68,11 @@ def wait_verb(arguments: argparse.Namespace) -> int:
 
 def attach_verb(arguments: argparse.Namespace) -> int:
     from perdure.cli.runs.progress import Progress
-    from perdure.cli.runs.run import warn
+    from perdure.cli.runs.run import answered_here, warn
     from perdure.engine.report import report_of
     from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL
+    from perdure.rules.requests import WAITING
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
@@ -91,7 +94,10 @@ def attach_verb(arguments: argparse.Namespace) -> int:
         report = report_of(store, run)
     progress.conclude(report)
     warn(report)
-    return _exit_code(store, run)
+    code = _exit_code(store, run)
+    if any(each.type == WAITING for each in run.conditions):
+        return answered_here(settings(), run, code)
+    return code
 
 
 def _exit_code(store: RunStore, run: TaskRun) -> int:

@@ -343,7 +343,33 @@ def followed(
         say_summary(report, changes)
     if not arguments.detach:
         warn(report)
+    if progress and not arguments.json and _asks(run):
+        return answered_here(chosen, run, code)
     return code
+
+
+def _asks(run: TaskRun) -> bool:
+    from perdure.rules.requests import WAITING
+
+    return any(each.type == WAITING for each in run.conditions)
+
+
+def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
+    """Ask the person at this terminal what the agent asks, and go on with the run if all is
+    answered. Return the exit code; `code` if the run still waits."""
+    from argparse import Namespace
+
+    from perdure.cli.compose import open_engine
+    from perdure.cli.runs.request_prompt import answer_here, can_ask
+
+    if not can_ask() or not answer_here(open_engine(chosen), run.id):
+        return code
+
+    def again(engine: Any) -> TaskRun:
+        found: TaskRun = engine.store.get(run.id)
+        return found
+
+    return followed(Namespace(quiet=False, detach=False, json=False), chosen, again)
 
 
 def answer(report: dict[str, Any], *, shown: bool) -> None:

@@ -1,0 +1,174 @@
+"""Shows an agent's requests on the terminal where its run was followed, and takes the answers.
+
+Called when the run waits: `run`, `retry`, `update`, `approve` and `attach` end there without a
+terminal. Nothing is lost when the person leaves: the request is stored, and is answered later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from perdure.cli.style import paint
+from perdure.errors import Conflict, UsageError
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.rules.requests import options_of, payload_lines, questions
+from perdure.rules.text import visible
+
+if TYPE_CHECKING:
+    from perdure.engine.attempt import Engine
+
+YES = frozenset({"y", "yes"})
+NO = frozenset({"n", "no"})
+NARROWEST = 20
+
+
+def can_ask() -> bool:
+    """Return whether a person is at the terminal of this command. A command in the background would
+    be stopped when it reads from there."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    try:
+        return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:
+        return False
+
+
+def answer_here(engine: Engine, run_id: str) -> bool:
+    """Ask for the answers to all open requests of a run. Return whether all were answered, so that
+    the run can go on here. Ctrl-C and the end of the input leave the rest open."""
+    from perdure.engine import service
+
+    run = engine.store.get(run_id)
+    opened = _open(engine.store.requests(run.id))
+    if not opened:
+        return False
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        for each in opened:
+            _say(shown_for_answer(each, f"request {each.number} of {run.name}"))
+            answer, words = _asked(each)
+            try:
+                service.answer(engine, run.id, each.number, answer, words)
+            except (Conflict, UsageError) as error:
+                # Somebody else was faster, by another door.
+                _say([f"{error}"])
+    except (KeyboardInterrupt, EOFError):
+        verb = 'answer NAME "..."' if questions(opened[0]) else "approve NAME, or deny NAME"
+        _say(["", f"left open; answer later: perdure {verb.replace('NAME', run.name)}"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return not _open(engine.store.requests(run.id))
+
+
+def _open(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
+    return [each for each in requests if each.state is RequestState.OPEN]
+
+
+def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
+    """Return the lines that show the request whole. Each begins with a bar, so that no text of the
+    agent can pass for one of perdure's own lines; hidden characters are named."""
+    lines = [visible(line.expandtabs(4)) for line in _lines(request)]
+    width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
+    shown = [f"  | {piece}" for line in lines for piece in _pieces(line, width)]
+    if request.size > len(request.payload):
+        shown.append(f"  ... {request.size} characters in all: too long to be allowed unseen")
+    return ["", paint(title, "strong", sys.stderr), *shown]
+
+
+def _pieces(line: str, width: int) -> list[str]:
+    """Return a line in pieces that fit the terminal. Characters beyond ASCII may take two
+    columns."""
+    most = width if line.isascii() else width // 2
+    return [line[at : at + most] for at in range(0, len(line), most)] or [""]
+
+
+def _lines(request: AgentRequest) -> list[str]:
+    if request.kind is RequestKind.QUESTION:
+        return _question_lines(request)
+    head = [f"tool: {request.tool}"]
+    try:
+        given = json.loads(request.payload)
+    except ValueError:
+        return [*head, *request.payload.splitlines()]
+    if not isinstance(given, dict):
+        return [*head, *payload_lines(request)]
+    rest = dict(given)
+    body = []
+    for key, sign in (("command", "$ "), ("old_string", "- "), ("new_string", "+ ")):
+        if isinstance(rest.get(key), str):
+            body += _signed(rest.pop(key), sign)
+    if request.tool == "Write" and isinstance(rest.get("content"), str):
+        body += _signed(rest.pop("content"), "+ ")
+    return [*head, *(f"{key}: {_value(value)}" for key, value in rest.items()), *body]
+
+
+def _signed(text: str, sign: str) -> list[str]:
+    # Only a newline begins a line of its own: the shell and files know no other.
+    return [f"{sign}{line}" for line in text.split("\n")]
+
+
+def _value(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text.replace("\n", "\\n")
+
+
+def _question_lines(request: AgentRequest) -> list[str]:
+    lines = []
+    for each in questions(request):
+        lines += str(each.get("question", "")).split("\n")
+        labels = [str(option.get("label", "")) for option in options_of(each)]
+        lines += [f"  {number}. {label}" for number, label in enumerate(labels, 1)]
+    return lines
+
+
+def _asked(request: AgentRequest) -> tuple[AnswerKind, str]:
+    """Return the person's answer. Raises KeyboardInterrupt and EOFError if they leave."""
+    if request.kind is RequestKind.QUESTION:
+        texts = [_text(each) for each in questions(request)]
+        return AnswerKind.TEXT, "\n".join(texts)
+    may_allow = request.size <= len(request.payload)
+    question = "Allow it once? y, n, or why not: " if may_allow else "Refuse it? n, or why not: "
+    while True:
+        said = _line(question)
+        if said.lower() in NO:
+            return AnswerKind.DENY, ""
+        if said.lower() in YES and may_allow:
+            return AnswerKind.ALLOW, ""
+        # A word such as "yep" or "ok" must not become the reason of a refusal.
+        if len(said.split()) > 1:
+            return AnswerKind.DENY, said
+
+
+def _text(question: Any) -> str:
+    """Return the answer to one question; a number stands for the option."""
+    labels = [str(option.get("label", "")) for option in options_of(question)]
+    while True:
+        said = _line("Your answer: ")
+        if said.isdecimal() and 1 <= int(said) <= len(labels):
+            return " ".join(labels[int(said) - 1].split())
+        if said:
+            return said
+
+
+def _line(prompt: str) -> str:
+    """Return a line that was typed after the prompt. What was typed before it is dropped: it was
+    meant for something else."""
+    import termios
+
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.strip()
+
+
+def _say(lines: Sequence[str]) -> None:
+    print("\n".join(lines), file=sys.stderr, flush=True)
