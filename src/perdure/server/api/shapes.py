@@ -92,6 +92,7 @@ class RequestOfRun(Shape):
     answer: AnswerKind | None
     words: str
     by: str
+    rule: str
     via: str
     answered: int
     given: int
