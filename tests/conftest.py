@@ -202,8 +202,8 @@ _numbers = count()
 
 @pytest.fixture
 def _scratch_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Beside `tmp_path` and not in it: tests look at what lies there. Its name is short: a unix
-    socket's path has 108 bytes."""
+    """Beside `tmp_path` and not in it, because tests list its contents. Its name is short, because
+    the path of a socket has at most 108 bytes."""
     directory = tmp_path_factory.getbasetemp() / f"s{next(_numbers)}"
     directory.mkdir(mode=0o700)
     return directory

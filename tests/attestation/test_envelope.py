@@ -152,7 +152,7 @@ def test_another_key_is_named() -> None:
 
 
 def test_signed_content_of_another_type_is_refused() -> None:
-    """A good signature under something that is no statement of perdure says nothing."""
+    """A valid signature of content that is no statement of perdure is refused."""
     other = Statement(subject=(), predicate_type="https://slsa.dev/provenance/v1", predicate={})
     with pytest.raises(NotVerified, match=r"of the type 'https://slsa.dev/provenance/v1'"):
         verify(signed(other, KEY))
@@ -214,8 +214,8 @@ def test_a_statement_is_about_what_the_attempt_left() -> None:
 
 
 def test_the_key_of_a_host(tmp_path: Path) -> None:
-    """A host has one key, for its owner alone; a file that others can read is refused, as is one
-    that is no key; the trusted keys have names."""
+    """A host has one key, which only its owner can read. A file that others can read is refused, as
+    is an invalid key. Trusted keys have names."""
     with pytest.raises(NotFound, match="no signing key"):
         hostkey.load(tmp_path)
     made = hostkey.make(tmp_path)

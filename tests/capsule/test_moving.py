@@ -307,8 +307,8 @@ def test_a_hostile_story_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory,
     data: st.DataObject,
 ) -> None:
-    """With digests that fit and anything in any place of the run's story or of a record: taken in
-    or refused with a sentence, and nothing is left of what was refused."""
+    """A capsule with matching digests has an arbitrary value anywhere in the run's record or
+    journal. It is imported, or refused with a sentence; a refused one leaves nothing behind."""
     manifest, files = whole
     top = tmp_path_factory.mktemp("story")
     name = data.draw(st.sampled_from(["run.json", "journal.jsonl"]))

@@ -66,8 +66,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
-    """A server with runs, plans, deliveries and conversations that say what nobody wants to hear,
-    and an admin's token."""
+    """A server with runs, plans, deliveries and conversations that are full of hostile text, and an
+    admin's token."""
     serving = Serving(tmp_path_factory.mktemp("full"))
     fill(serving.state / "perdure.db")
     token = serving.token("admin")

@@ -174,8 +174,8 @@ def test_nothing_changes_without_the_secret_of_the_form(served: tuple[Serving, s
 def test_who_may_dispatch_stays_within_what_the_owner_has_set(
     served: tuple[Serving, str], tmp_path: Path
 ) -> None:
-    """As by the API, a repository that is no https address and a conversation in a directory of its
-    own take an admin; nothing is begun."""
+    """As in the API, only an admin may use a repository that is no https address, or a conversation
+    in its own directory. Nothing is started otherwise."""
     serving, token = served
     said_by_hand(serving, tmp_path)
     door, admin = Door(serving, serving.token("dispatch")), Door(serving, token)

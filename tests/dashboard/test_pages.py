@@ -35,8 +35,8 @@ def test_every_page_is_harmless(full: tuple[Serving, str], look: Callable[..., L
 def test_each_payload_is_a_text_and_nothing_else(
     full: tuple[Serving, str], look: Callable[..., Looking]
 ) -> None:
-    """All payloads stand in the log as they were said, without what no eye sees; each is in every
-    field of some run, and nothing acts."""
+    """The log shows all payloads as text, without invisible characters. Each payload is in every
+    field of some run, and none of them runs."""
     window = look(*full)
     page = window.open("/runs/everything/log")
     shown = [text.strip() for text in page.locator("#log li.l-said span").all_text_contents()]
@@ -131,7 +131,7 @@ def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
 def test_a_phone_has_nothing_beside_its_edge(
     full: tuple[Serving, str], look: Callable[..., Looking]
 ) -> None:
-    """At the width of a phone no page has to be pushed sideways."""
+    """At the width of a phone no page needs horizontal scrolling."""
     window = look(*full, width=390)
     for path in (
         "/",

@@ -76,7 +76,8 @@ def test_begun_watched_instructed_and_forked(
 def test_a_session_is_found_and_gone_on_with(
     working: Working, look: Callable[..., Looking]
 ) -> None:
-    """A conversation is found by its words, shows what was said, and goes on from its own page."""
+    """A conversation is found by its text, its page shows it, and it can be continued from
+    there."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "talk", "What is a quercus?")
@@ -95,9 +96,9 @@ def test_a_session_is_found_and_gone_on_with(
 
 
 def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking]) -> None:
-    """A run is stopped after a question, goes on by a press of Retry in the same conversation, is
-    stopped, reset after it was said what would be where, and taken off the list; its file is in the
-    trash."""
+    """A run is stopped after a confirmation, and Retry continues it in the same conversation. It is
+    stopped again, reset after a page has listed the effects, and removed from the list. Its file is
+    in the trash."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "long", "LASTS for ever")

@@ -88,9 +88,8 @@ def red(at: Asking, **more: Any) -> list[Delivery]:
 
 
 def test_all_failed_checks_with_their_logs(at: Asking) -> None:
-    """Two jobs and a status that have failed are one update with the error of each log, without
-    what looks like a secret; what passed, perdure's own status and the rest of the log are not in
-    it."""
+    """Two failed jobs and a failed status become one update with the error of each log, redacted.
+    Passed checks, perdure's own status and the rest of the log are left out."""
     state = at.small.state
     log = GITLAB_LOG if at.kind is Forge.GITLAB else GITHUB_LOG
     state.job(REPOSITORY, COMMIT, "build", log=log)

@@ -248,8 +248,8 @@ def test_while_nobody_has_begun(office: Office) -> None:
 
 
 def test_out_of_order(office: Office) -> None:
-    """Closed and opened again, told the other way round: the times of the forge decide, and the
-    workdir stays; the same for the reverse."""
+    """An issue was closed and reopened, but the deliveries arrive in the other order. The times of
+    the forge decide, and the workdir stays. The opposite case is tested, too."""
     top = worked(office)
     assert [
         each.state for each in office.told(replace(REOPENED, at=2000), replace(CLOSED, at=1000))
@@ -362,8 +362,8 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
 
 
 def test_on_another_host(office: Office) -> None:
-    """Among several hosts on one database, the one that has the workdir cleans it up; another one
-    waits for that, and says for whom."""
+    """Among several hosts on one database, the host with the workdir cleans it up. Other hosts
+    wait, and name that host."""
     top, engine = worked(office), office.engine
     run = office.run()
     there = Host(id="a" * 32, name="anna")

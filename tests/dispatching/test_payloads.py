@@ -464,8 +464,8 @@ def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> N
 
 @every_forge
 def test_a_word_to_stop(office: Office, forge: Forge) -> None:
-    """`@login stop` stops the run, said by who may; in a quote, in code, in a sentence, or by
-    others it does not."""
+    """`@login stop` stops the run if its author may do that. In a quote, in code, within a
+    sentence, or by others it does not."""
     begun(office, forge)
     for text in (
         "> @dev-bot stop\nNo!",

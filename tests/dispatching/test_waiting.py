@@ -20,8 +20,8 @@ WAITS, HANDLED = DeliveryState.RECEIVED, DeliveryState.HANDLED
 
 
 def test_a_repository_out_of_reach_holds_up_no_other(make: Callable[..., Office]) -> None:
-    """Where the token does not reach so far as to ask who may write, the deliveries of that
-    repository wait; those of the others, which came later, do not."""
+    """If the token has no right to ask who may write, the deliveries of that repository wait. Later
+    deliveries of other repositories do not."""
     with asked(make, replace(DEV, authors=()), gitea, Forge.GITEA) as asking:
         asking.small.state.repository("shop/far", ada="admin", dev_bot="write")
         for repository in ("shop/far", "shop/web"):

@@ -368,8 +368,8 @@ def test_what_is_taken_up_is_told(
 def test_a_replay_that_lacks_something_gets_no_prompt(
     tmp_path: Path, scene: str, lacks: str
 ) -> None:
-    """An agent that says it loaded a conversation, and tells another one, none or a shorter one, is
-    not sent the prompt."""
+    """An agent reports that it loaded a conversation, but replays another one, none, or a shorter
+    one. It does not get the prompt."""
     _, first = run(tmp_path, scene, known=[])
     before = (tmp_path / "acp-history.json").read_bytes()
     code, events = run(tmp_path, scene, known=list(marks(first)), start="resume", session="one")

@@ -69,8 +69,8 @@ class TestKept(DriverConformance):
         assert b"turn_aborted" not in rollout.read_bytes()
 
     def test_a_kept_process_has_many_turns(self, bench: Make) -> None:
-        """Prompts that lie there already are turns one after the other, and the process ends after
-        the last: one thread, all of it seen."""
+        """Prompts that are already waiting become turns one after the other, and the process ends
+        after the last one. All of them are in one thread, and all events are seen."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         command = stage.driver.command(stage.launch("hello one"))
         more = [
@@ -136,9 +136,9 @@ def test_no_prompt_goes_into_another_thread() -> None:
 
 
 def test_only_its_own_thread_and_turn_count() -> None:
-    """The words and the end of another thread's turn, or of an earlier turn, are not taken for
-    those of this one; news is passed over. What still ran is ended, and told, before the turn is
-    over."""
+    """Messages and the end of another thread's turn, or of an earlier turn, do not count for this
+    one. Unknown notifications are ignored. Commands that are still running are ended and reported
+    before the turn is over."""
     code, lines, _ = carry_out("crowd", "hello")
     assert (code, said(lines)) == (0, ["The answer."])
     assert [line["type"] for line in lines][-2:] == ["item.completed", "turn.completed"]

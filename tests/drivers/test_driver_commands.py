@@ -196,7 +196,8 @@ def test_arguments_that_would_undo_perdures_own_are_refused(
 
 
 def test_the_defaults_of_an_unattended_run_give_way_to_the_task() -> None:
-    """No update while it runs, few tries of the CLI's own; what the task sets is left alone."""
+    """By default the CLI does not update itself during a run and retries only a few times. Settings
+    of the task have precedence."""
     env = registry.load("claude").command(launch("claude")).env
     assert env == {
         "DISABLE_AUTOUPDATER": "1",

@@ -1,5 +1,5 @@
-"""How full a conversation is, as each CLI's transcript tells it, and how a launch says when it is
-to be compacted."""
+"""How full a conversation is according to each CLI's transcript, and how a launch sets the level at
+which it is compacted."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def launched(
 
 
 def test_a_launch_says_when_to_compact() -> None:
-    """Claude Code takes a percentage of what it uses of its window, Codex tokens; without a level
-    both keep their own."""
+    """Claude Code is given a percentage of its usable window, Codex a number of tokens. Without a
+    level both keep their own."""
     level = CompactAt(tokens=160_000, window=200_000, percent=80)
     name = "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE"
     assert launched("claude", level)[1][name] == "88"

@@ -408,7 +408,8 @@ def read(path: Path) -> bytes:
 
 
 def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> None:
-    """Later content follows it, from the beginning of a line; other sessions are not in it."""
+    """Later content is appended to the earlier content, on a new line. Other sessions are not
+    included."""
     before = read(database)
     say(database, "msg_3", "user", [{"type": "text", "text": "hello two"}])
     say(database, "msg_4", "user", [{"type": "text", "text": "a stranger's"}], session=OTHER)

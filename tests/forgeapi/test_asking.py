@@ -430,8 +430,8 @@ def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
 
 
 def test_clients_that_cannot_be(tmp_path: Path) -> None:
-    """A token that is not there, and a rule for everybody who may write without a token to ask
-    with, are errors before anything starts."""
+    """A missing token is an error before anything starts. So is a rule for everybody who may write,
+    without a token to ask the forge with."""
     (tea,) = sources(TABLE)
     with pytest.raises(ConfigError, match=r"webhooks.tea: .*the variable TEA is empty") as raised:
         forges([tea], rules(RULE), {})

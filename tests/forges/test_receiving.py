@@ -158,8 +158,8 @@ def test_standard_webhooks() -> None:
     ],
 )
 def test_only_plain_json(change: dict[str, str], expected: int) -> None:
-    """A form is refused with the setting to change, and so is anything that is not JSON as it
-    stands."""
+    """A form is refused, and the answer names the setting to change. Any other body that is not
+    plain JSON is refused, too."""
     headers, body = sent(Forge.GITEA, SECRET)
     assert status(headers | change, body) == expected
     assert (
@@ -182,8 +182,8 @@ def test_authentic_nonsense(body: bytes) -> None:
 
 @pytest.mark.parametrize("forge", list(Forge))
 def test_a_key_that_is_there_twice(forge: Forge) -> None:
-    """A delivery that names a key twice is taken, and its last value counts: GitLab has sent such
-    bodies, and switches a hook off that refuses four."""
+    """A delivery with a duplicate key is accepted, and the last value counts. GitLab has sent such
+    bodies, and disables a webhook after four refusals."""
     body = (
         b'{"object_kind": "note", "project": {"id": 1}, "object_kind": "push", "ref": '
         b'"refs/heads/main"}'

@@ -85,8 +85,8 @@ def test_what_is_left_is_said(text: str) -> None:
     "piece", ["`", "``` ", "<!--", "> ", "@", "~~~\n", "` `` ", "* ", "a\n\n", "@a-", "`a``b```c"]
 )
 def test_texts_at_the_bound(piece: str) -> None:
-    """The longest text that is taken is read to its end, whatever it is made of: what it says last
-    counts."""
+    """The longest accepted text is read to its end, whatever it consists of, so a command at its
+    end counts."""
     text = f"{piece * (60_000 // len(piece))}\n\n"
     assert stopped(f"@dev-bot stop\n\n{text}") == ("dev-bot",)
     assert set(spoken(text)) <= set(text) | {" "}

@@ -130,8 +130,8 @@ def test_anything_unusual_is_left_to_git(yard: Yard, change: Callable[[Path], No
 
 
 def test_the_users_name_is_what_git_says(yard: Yard) -> None:
-    """The repository's own name beats the user's; what is quoted, escaped or included is asked of
-    git."""
+    """The name in the repository's configuration has precedence over the user's. Quoted, escaped or
+    included values are left to git."""
     own, git_dir = yard.top / "home/.gitconfig", yard.repo / ".git"
     git = Git(cwd=yard.repo, environ=yard.environ)
     assert on_disk.user(git_dir, own) == git.user()

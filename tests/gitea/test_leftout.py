@@ -32,8 +32,8 @@ def delivery(intent: Intent, received: int) -> Delivery:
 
 
 def test_the_lines_of_a_review(place: GiteaPlace) -> None:
-    """Each review comes with its own lines: by who said it, what, and of several that read the
-    same, by when it came."""
+    """Each review gets its own comments on lines. They are matched by author and text and, if
+    several are equal, by time."""
     number = place.pull("dev-bot", "Lines", "perdure/dev-4")
     ref = IssueRef(place.repository, number, True)
 

@@ -21,8 +21,8 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def stage(agent: str) -> Iterator[Callable[..., Stage]]:
-    """Makes a stage for a script; everything is ended and removed afterwards. Short paths: sockets
-    have 108 bytes."""
+    """Makes a stage for a script; everything is ended and removed afterwards. The paths are short,
+    because the path of a socket has at most 108 bytes."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pj"))
 

@@ -162,8 +162,8 @@ def test_an_agent_that_lies(stage: MakeStage, policy: str, code: int, kind: str)
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_a_conversation_that_is_gone(stage: MakeStage) -> None:
-    """codex-acp 2.6.0 says that it loaded a conversation whose file is gone: the empty replay
-    tells, and a new one begins with a brief."""
+    """codex-acp 2.6.0 reports that it loaded a conversation whose file is gone. The empty replay
+    shows that it did not, and a new conversation begins with a brief."""
     one = stage(TALK)
     assert one.perdure(*words(one), FIRST).code == 0
     for path in one.transcripts():

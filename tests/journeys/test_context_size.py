@@ -222,8 +222,8 @@ def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> None:
-    """perdure dies while the old conversation is asked for its summary: who comes next ends that
-    turn, asks again, and goes on."""
+    """perdure is killed while the old conversation is asked for its summary. The next attempt ends
+    that turn, asks again, and continues."""
     one = stage_at(stage, WORK + f"hang\n---\nsay {SUMMARY}\n---\nsay Two.", policy="roll-over")
     old = begun(one)["attempts"][0]["session_id"]
     supervisor = one.start("update", "task", "Go further.", "--json")

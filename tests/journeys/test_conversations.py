@@ -173,8 +173,8 @@ def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None
 
 
 def test_it_goes_on_in_a_worktree_of_its_own(stage: MakeStage) -> None:
-    """With --branch it works in a new worktree, and is told that the paths in its history lead to
-    somebody else's place."""
+    """With --branch the run works in a new worktree, and its prompt says that the paths in its
+    history lead to somebody else's directory."""
     one = stage(TALK)
     session = begun_by_hand(one)
     done = one.perdure(
@@ -292,8 +292,8 @@ def test_a_conversation_that_is_gone_or_away_is_refused(stage: MakeStage) -> Non
 
 
 def test_a_fork_begins_where_its_parent_stands(stage: MakeStage) -> None:
-    """The model is shown the parent's history; the files are the parent's, small ignored ones too;
-    and the parent has nothing of it."""
+    """The model gets the parent's history, and the workdir has the parent's files, including small
+    ignored ones. The parent is unchanged."""
     one = stage(TALK)
     parent = run(one)
     session, workdir = parent["attempts"][0]["session_id"], Path(parent["workspace"]["path"])
@@ -404,8 +404,8 @@ def fork_pid(one: Stage) -> int:
 def test_a_fork_that_is_killed_early_is_forked_again(
     stage: MakeStage, tmp_path: Path, after_s: float
 ) -> None:
-    """SIGKILL at the start, perhaps while the parent's history is copied: what is left of it is
-    never taken for the fork."""
+    """SIGKILL at the start, perhaps while the parent's history is copied. An incomplete copy never
+    counts as the fork."""
     one = stage(TALK.replace("say Two.", f"hold {tmp_path / 'go'}\nsay Two."))
     session = run(one)["attempts"][0]["session_id"]
     before = parent_file(one, session).read_bytes()
@@ -552,7 +552,7 @@ def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
 
 
 def test_nothing_happened_while_it_was_open(stage: MakeStage) -> None:
-    """That is told too; a run that is not open cannot be taken back."""
+    """`take-back` says that nothing happened. A run that is not open cannot be taken back."""
     one = stage(TALK)
     run(one)
     assert one.perdure("open", "task").code == 0

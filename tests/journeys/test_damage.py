@@ -425,8 +425,8 @@ def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -
 
 
 def test_a_stranger_after_an_attempt_that_was_lost_at_its_start(stage: MakeStage) -> None:
-    """The second attempt is lost before its prompt is written down: what a stranger says later is
-    not blamed on it, and the next attempt goes on natively with it."""
+    """The second attempt is lost before its prompt is recorded. A later prompt by another program
+    is not attributed to it, and the next attempt continues natively after that prompt."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     started = one.start("update", "task", "Now the second one.", "--json")
@@ -486,7 +486,8 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
 
 
 def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
-    """The files of the newest checkpoint are put back, and the agent is told from when they are."""
+    """The files of the newest checkpoint are restored, and the prompt says of what time they
+    are."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")

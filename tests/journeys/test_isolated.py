@@ -157,8 +157,8 @@ def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Pat
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_conflict_of_clones_goes_to_the_last_task(stage: MakeStage, forge: GitHttp) -> None:
-    """Both branches changed the same line: the last task is told, and can look at each side in its
-    own clone."""
+    """Both branches changed the same line. The prompt of the last task says so, and the task has
+    both sides in its clone."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",

@@ -68,7 +68,8 @@ def test_only_an_attempt_whose_agent_was_started_counts(engine: Engine, recorded
 
 
 def test_what_it_said_is_proof_that_it_was_started(engine: Engine) -> None:
-    """A record that is missing alone proves nothing: output does."""
+    """A missing record alone does not prove that the program never started. Output proves that it
+    did."""
     directory = killed(engine, recorded=False)
     (directory / "stdout").write_text("{}\n")
     (claim,) = engine.store.claims()

@@ -130,8 +130,8 @@ def test_a_plan_does_not_begin_on_old_work(stage: MakeStage) -> None:
 
 
 def test_a_wrong_check_is_mended_in_the_file(stage: MakeStage) -> None:
-    """A task that failed for a wrong `verify` goes on with the right one, in its conversation, once
-    the file says it; limits for all tasks may be raised when some are done."""
+    """A task that failed because of a wrong `verify` continues in its conversation after the file
+    has the right one. Limits for all tasks may be raised even if some tasks are done."""
     one = stage(SCRIPT)
     two = 'name = "two"\nneeds = ["one"]\nprompt = "Go on."\nattempts = 1\nverify = "{}"'
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', two.format("false"))

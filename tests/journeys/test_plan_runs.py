@@ -355,8 +355,8 @@ def test_ctrl_c_stops_in_good_order_and_a_second_process_is_refused(stage: MakeS
 
 @on_codex
 def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> None:
-    """A task that did not make its file has failed; its sibling is done all the same; `plan run`
-    leaves it, `plan retry` goes on in its conversation."""
+    """A task that did not make its file has failed, while its sibling is done. `plan run` skips the
+    failed task; `plan retry` continues it in its conversation."""
     one = stage(
         script(
             Do_the_root="say The root is done.",

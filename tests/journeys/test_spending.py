@@ -193,8 +193,8 @@ def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> N
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
     """perdure and the shim were killed, so nobody ended the agent, and it spent the budget
-    unattended: the retry closes that attempt and launches nothing; another one, given in the
-    knowledge of it, does."""
+    unattended. The first retry closes that attempt and launches nothing. A second retry, after the
+    person has seen that, does."""
     one = stage(
         WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
     )

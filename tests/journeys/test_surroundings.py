@@ -266,8 +266,8 @@ def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
 
 
 def test_a_missing_interpreter_is_no_reason_to_try_again(one: Stage) -> None:
-    """A program that needs node, where there is none, is refused by name; found out only by its
-    start, it asks for a person at once."""
+    """If node is missing, an agent that visibly needs it is refused, and the error names node. If
+    that shows only at the start of the agent, the run ends at once and needs a person."""
     (one.directory / "bin").mkdir()
     for tool in ("git", "sh", "env"):
         (one.directory / "bin" / tool).symlink_to(str(shutil.which(tool)))

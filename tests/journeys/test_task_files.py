@@ -116,8 +116,8 @@ def test_keep_and_replace(stage: MakeStage) -> None:
 
 
 def test_files_for_a_run_at_work_wait_for_its_next_attempt(stage: MakeStage) -> None:
-    """An update while the agent works touches nothing; the attempt after it has the file and is
-    told; a kill in between tells it again."""
+    """An update while the agent works changes no file. The next attempt has the file, and its
+    prompt says so. After a kill in between, the prompt says it again."""
     one = stage(EDITS.replace("say I have edited", "hang\nsay I have edited"))
     started = one.start(*RUN, one.agent, "--file", given(one, FIRST), "Do what spec.md says.")
     one.rehearsal.wait_for(2)

@@ -249,8 +249,8 @@ def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
 
 
 def test_changes_come_home(stage: MakeStage) -> None:
-    """`apply` leaves the run's files uncommitted in the checkout; what is in the way is named, and
-    nothing is touched then."""
+    """`apply` leaves the run's changes uncommitted in the checkout. If files are in the way, they
+    are named, and nothing is changed."""
     one = stage(WRITES)
     ran(one)
     (one.repo / "one.txt").write_text("mine\n")
@@ -376,7 +376,8 @@ def test_attach_leaves_without_stopping(stage: MakeStage) -> None:
 
 
 def test_attach_says_when_nobody_works(stage: MakeStage) -> None:
-    """The supervisor was killed: attach does not wait for ever, and says how it goes on."""
+    """The supervisor was killed: `attach` does not wait forever, and says how to continue the
+    run."""
     one = stage(SLOW)
     started = one.start(*RUN, "task", "Write the files.")
     written(one)

@@ -139,8 +139,8 @@ def test_a_check_that_cannot_be_run_is_for_a_person(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_what_a_check_gets_and_leaves(stage: MakeStage) -> None:
-    """It has no credentials of the agent's, what it prints of a secret is starred, it has a time
-    limit, and nothing of it survives."""
+    """The check does not get the agent's credentials. Secrets in its output are redacted, it has a
+    time limit, and none of its processes survives."""
     one = stage(TALKS, extra={"BILLING_TOKEN": "s3cr3t-of-billing"})
     check = "env | grep -c dummy-key; echo s3cr3t-of-billing $COLOUR; setsid sleep 96 & sleep 95"
     words = (

@@ -205,9 +205,8 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> None:
-    """Codex with an MCP server of the user's that starts something of its own, and one that cannot
-    be started: the first is not taken for something that a turn left behind, and serves the next
-    turn as well."""
+    """Codex has an MCP server of the user that starts a process of its own, and one that cannot be
+    started. The first does not count as a leftover of a turn, and serves the next turn as well."""
     one = stage(SCRIPT)
     tools = one.directory / "tools.py"
     tools.write_text(TOOLS)
@@ -247,8 +246,8 @@ def test_an_agent_that_is_killed_in_its_second_turn(stage: MakeStage) -> None:
 
 
 def test_the_limits(stage: MakeStage) -> None:
-    """An agent is let go after its turns, for its memory, and when it has waited too long; each
-    time the next task goes on natively."""
+    """A kept agent is ended after its number of turns, over its memory limit, or after it has been
+    idle too long. Each time the next task continues natively."""
     one = stage(SCRIPT)
     with opened(one, PERDURE_WARM_TURNS="1") as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -322,9 +321,9 @@ def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_kept_agent_that_leaves_something_running_is_ended(stage: MakeStage) -> None:
-    """A command in the background of a kept Claude Code, and one that got away and ignores TERM:
-    both are ended with the agent, and named; the next task goes on in the same conversation. A run
-    that keeps what its agent leaves running has an agent of its own."""
+    """A kept Claude Code leaves a background command and a detached one that ignores SIGTERM. Both
+    are ended with the agent and named, and the next task continues the same conversation. A run
+    with `--on-leftover keep` has its own agent."""
     away = "(setsid sh -c 'trap \"\" TERM; exec sleep 602' >/dev/null 2>&1 &) ; echo started"
     background = {"command": "sleep 601", "description": "serve", "run_in_background": True}
     one = stage(

@@ -96,7 +96,7 @@ class Run:
         ]
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """See `Cluster.until`; says where the run stood when patience was over."""
+        """See `Cluster.until`. After the timeout, the error has the state of the run."""
 
         def looked() -> Any:
             self.place.operator.is_there()

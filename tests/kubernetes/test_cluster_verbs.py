@@ -343,8 +343,8 @@ def test_following_ends_with_the_runs_own_code(
 
 
 def test_a_retry_is_followed_from_its_own_attempt(terminal: Terminal) -> None:
-    """The end that is there when a retry is asked for is not taken for the end of the retry, and
-    its log is not told again."""
+    """The end of the previous attempt does not count as the end of the retry, and its log is not
+    printed again."""
     terminal.make()
     terminal.status(
         phase="Failed",

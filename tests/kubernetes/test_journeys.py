@@ -52,8 +52,8 @@ def test_the_agent_is_killed(place: Place) -> None:
 
 
 def test_the_pod_is_killed(place: Place) -> None:
-    """SIGKILL of the pod's first process, and so of everything in the pod: nobody is left to tell
-    anything."""
+    """SIGKILL of the pod's first process, and so of everything in the pod: no process is left that
+    could report anything."""
     stories = three(place, "pod", "Claim")
     with place.cordoned("one"):
         for story in stories:
@@ -64,8 +64,8 @@ def test_the_pod_is_killed(place: Place) -> None:
 
 
 def test_the_operator_is_killed(place: Place) -> None:
-    """SIGKILL of the operator while attempts run, whose pods end while nobody looks: the next
-    operator finds what became of them and goes on."""
+    """SIGKILL of the operator during attempts, whose pods end meanwhile. The next operator finds
+    their results and continues."""
     stories = three(place, "operator", "Checkpoints")
     place.operator.kill()
     with place.cordoned("one"):

@@ -118,8 +118,8 @@ def test_what_a_taskrun_may_add_and_not_take_away():
     ],
 )
 def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints: str):
-    """Each mode's order says where the state is, a pod takes it, and /data is a claim in mode Claim
-    alone."""
+    """In each mode the order says where the state is, and a pod accepts it. /data is a volume claim
+    only in mode Claim."""
     run = wanted(making.taskrun(workspace=workspace))
     record = begun(TaskRunStatus(context_version=1), 1, run, 0).attempts[-1]
     found = order.decode(manifests.order(run, record, (1,)))

@@ -129,8 +129,8 @@ def test_defaults_are_written_down(cluster: Cluster, there: str) -> None:
 
 
 def test_kubectl_shows_columns_and_selects_by_field(cluster: Cluster, there: str) -> None:
-    """`kubectl get ptr` tells task, agent, phase, attempt and receipt; `-o wide` also session and
-    reason; fields select."""
+    """`kubectl get ptr` shows task, agent, phase, attempt and receipt; `-o wide` also session and
+    reason. Field selectors work."""
     for number in (1, 2):
         asked(cluster, there, f"run-{number}", {**BASE, "task": f"11{number}"})
     status = {

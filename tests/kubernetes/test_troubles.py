@@ -47,8 +47,8 @@ def test_what_is_missing_is_told_and_waited_for(place: Place) -> None:
 
 
 def test_an_image_that_is_not_there(place: Place) -> None:
-    """The pod waits for its image: told, and nothing else is tried in its place; taken back by a
-    person it ends."""
+    """The pod waits for its image. The status says so, and no other pod is started. When a person
+    stops the run, it ends."""
     story = place.scripted("image", pod={"image": "nowhere.invalid/none:1"})
     assert "spec.pod.image" in story.waits_for("ImagePullFailed")["message"]
     assert len(story.jobs()) == 1

@@ -218,8 +218,8 @@ def claim_pending(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Deleted in the middle of its work, which lies nowhere else: held, until somebody gives it
-    up."""
+    """The TaskRun is deleted in the middle of its work, which is saved nowhere else. The deletion
+    is held until somebody gives the work up."""
     at_work(scene, run)
     run.delete()
     told = run.until(lambda: run.condition("UnsavedWork"), "it says that there is unsaved work")

@@ -221,8 +221,8 @@ def test_many_scrapes_cost_one(engine: Engine) -> None:
 
 
 def test_openmetrics_for_who_asks_for_it(meter: MetricsPage) -> None:
-    """Prometheus asks for OpenMetrics, and gets it; whoever asks for nonsense gets an answer all
-    the same."""
+    """Prometheus asks for OpenMetrics and gets it. A nonsensical Accept header gets an answer,
+    too."""
     usual = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
     for accept in (
         usual,

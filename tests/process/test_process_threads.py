@@ -33,8 +33,8 @@ def at_once(count: int, go: Callable[[], object]) -> list[object]:
 
 
 def test_a_lease_that_two_threads_renew(tmp_path: Path) -> None:
-    """The heart and whoever follows a program renew one lease at the same moment: neither fails,
-    and the shim never finds half of it."""
+    """The heartbeat thread and the thread that follows a program renew one lease at the same
+    moment. Neither fails, and the shim never reads an incomplete record."""
     torn: list[bytes] = []
 
     def renew() -> None:

@@ -33,8 +33,8 @@ def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> N
 
 
 def test_the_model_uses_only_what_it_was_shown() -> None:
-    """A part that stands in the messages is used as it is called there, file, name and parameter;
-    one that does not is made up."""
+    """The model uses a part that is in the messages by its name there, with file, name and
+    parameter. A part that is not there is made up."""
     coder = Coder(PARTS, PYTHON)
     call = ChatMessage(
         "tool_call",

@@ -30,7 +30,7 @@ TOP = Path(__file__).parents[2]
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A short directory: sockets have 108 bytes."""
+    """A directory with a short path, because the path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pv"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)

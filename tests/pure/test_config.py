@@ -320,8 +320,8 @@ def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -
 
 
 def test_a_file_that_cannot_be_read_is_named(place: Place) -> None:
-    """A directory in the file's place is a problem, and so is a name too long for any file; a file
-    that is not there is none."""
+    """A directory in place of the file is a problem, as is a name that is too long for a file. A
+    missing file is no problem."""
     place.user_file.mkdir()
     (problem,) = place.problems()
     assert str(place.user_file) in problem

@@ -94,7 +94,8 @@ def test_what_comes_after_it(
 def test_an_exhausted_conversation_never_goes_on_as_it_is(
     rules: FillRules, fill: Fill | None, compacts: bool, in_vain: bool
 ) -> None:
-    """No combination leads to the same resume again; and what was in vain is not tried twice."""
+    """No combination resumes the conversation unchanged, and nothing that was in vain is tried
+    twice."""
     found = measure(rules, fill, compacts=compacts, exhausted=True, in_vain=in_vain)
     assert found is not Measure.NONE
     assert not (in_vain and found is Measure.COMPACT)
@@ -148,7 +149,8 @@ def test_the_level_of_a_launch_is_the_policys() -> None:
     ],
 )
 def test_who_says_what_a_model_takes(model: str, told: int, expected: tuple[int, str]) -> None:
-    """The setting goes first, then what the agent says, then the table; else nobody knows."""
+    """The window is that of the setting, or else that of the agent, or else that of the table;
+    otherwise it is unknown."""
     assert window_of(model, told, FillRules(windows={"local-*": 32_768})) == expected
 
 

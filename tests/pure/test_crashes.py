@@ -59,8 +59,8 @@ def test_crashes_at_the_start_are_a_loop() -> None:
 
 
 def test_crashes_of_one_cause_are_a_loop() -> None:
-    """The same end again and again without a word is a loop however long it took; different ends
-    are none."""
+    """Repeated attempts that end in the same way without any output are a loop, however long they
+    took. Different ends are no loop."""
     slow = [
         crash(f"segfault at 0x7f{n:06x}aaaa in /tmp/x{n}/y", 90_000 + n, receipt=HEARD)
         for n in range(3)

@@ -73,8 +73,8 @@ def test_a_later_checkpoint_brings_it_back() -> None:
 
 
 def test_a_repair_retires_nothing() -> None:
-    """A restore to the newest checkpoint, named by nobody, keeps instructions that wait, and brings
-    back those that counted there."""
+    """A restore of the newest checkpoint that nobody asked for retires no waiting instructions.
+    Those that counted at that checkpoint count again."""
     records = journal(taken(1), ContextAdded(version=2), taken(2), ContextAdded(version=3))
     assert retired_by(contexts(3), records, checkpoint(2), asked=False) == set()
     back = [*records, *journal(restored(1, 2, 3))]

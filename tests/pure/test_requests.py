@@ -174,7 +174,8 @@ def test_the_hook_lets_the_approved_call_run_once(tmp_path: Path) -> None:
 
 
 def test_the_hook_lets_a_call_that_is_made_again_run_once(tmp_path: Path) -> None:
-    """An approval that the prompt told of is for the call with the same digest, whatever its id."""
+    """An approval that the prompt mentions applies to the call with the same digest, whatever its
+    id."""
     (request,) = made(call(parked=False))
     decided(tmp_path, answered(request, AnswerKind.ALLOW), parked=False)
     assert asks_hook(tmp_path, request, call="new", command="make other") == ""

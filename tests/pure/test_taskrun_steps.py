@@ -106,8 +106,8 @@ def test_a_job_beyond_the_status_is_looked_at_first() -> None:
 
 
 def test_a_job_that_is_left_over_is_stopped() -> None:
-    """The Job of an attempt that was given up is at work no longer; one that has finished is left,
-    with its log."""
+    """A running Job of an attempt that was abandoned is stopped. A finished one is kept, with its
+    log."""
     run = body(over(1, OutcomeKind.CONFIG_ERROR), phase="Failed")
     found = step(run, jobs=[making.job(run, 1)])
     assert isinstance(found, steps.StopPod) and found.job.attempt == 1
@@ -119,8 +119,8 @@ def test_a_job_that_is_left_over_is_stopped() -> None:
 
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
 def test_the_finalizer_comes_before_an_attempt(spec: dict[str, Any]) -> None:
-    """No attempt begins in a TaskRun whose work could be gone in the middle of it; nor is room
-    taken for one."""
+    """No attempt begins, and no room is taken, before the finalizer protects the work of the
+    TaskRun."""
     run = body(spec=spec, meta={"finalizers": []})
     assert step(run) == steps.HoldFinalizer() == step(run, room=None)
     run["metadata"]["finalizers"] = [FINALIZER]
@@ -156,8 +156,8 @@ def test_room_is_asked_for_before_an_attempt() -> None:
 
 
 def test_an_attempts_number_is_beyond_every_jobs() -> None:
-    """Where the status was lost, numbers go on from the Jobs that there are: none of them is taken
-    for the new attempt's."""
+    """If the status was lost, numbering continues after the existing Jobs, so none of them counts
+    as the Job of the new attempt."""
     run = body(phase="Pending")
     assert (
         status_of(

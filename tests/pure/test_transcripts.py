@@ -335,8 +335,8 @@ def test_links_in_belongings_are_not_followed(desk: Desk, tmp_path: Path) -> Non
 
 
 def test_a_belonging_that_changed_at_its_size_is_copied(desk: Desk) -> None:
-    """A file beside the transcript that was written over at the same length is copied as it is now;
-    what it was stays, aside."""
+    """A file beside the transcript that was overwritten with the same length is copied again. The
+    previous copy is kept aside."""
     desk.write("prompt a\n")
     spilled = desk.belonging("tools/1.json", "state one")
     desk.take()

@@ -88,8 +88,8 @@ def test_by_history_a_lost_history_starts_over():
 
 
 def test_by_history_a_hole_in_the_history_is_passed_over():
-    """The reply after the last one that stands there is given, although an earlier one is
-    missing."""
+    """The answer is the reply after the last one in the history, even if an earlier one is missing
+    there."""
     assert (
         said(Cues(parse("by history\nsay a\n---\nsay b\n---\nsay c")), history("user 1", "say b"))
         == "c"

@@ -57,8 +57,9 @@ def test_anthropic_streams_text_and_tool():
 def test_what_was_reported_is_in_the_record(
     place: str, body: dict[str, Any], of_a_cut: dict[int, TokenCounts]
 ):
-    """The record has what each answer told of its usage: of one that is cut off, what its service
-    tells when it begins. What was begun is there in full."""
+    """`reported` has the usage that each answer reported; for an answer that was cut off, the usage
+    that the service reports at its beginning. `begun` has the complete usage of every answer that
+    was begun."""
     with Rehearsal("say a\nusage in=11 out=3 cached=5") as rehearsal:
         ask(rehearsal, "POST", place, body)
     assert rehearsal.reported == rehearsal.begun == {1: TokenCounts(11, 3, 5)}

@@ -161,9 +161,9 @@ print(json.dumps(found))
 
 
 def test_a_name_that_leads_elsewhere_a_moment_later(yard: Yard, tmp_path: Path) -> None:
-    """The address that was looked at is the one that git speaks to, whatever the name leads to by
-    then (DNS rebinding); a public name that leads into the private network is refused, and so is
-    one of whose addresses only one does."""
+    """git connects to the address that was checked, even if the name resolves differently by then
+    (DNS rebinding). A public name that resolves to a private address is refused, also if only one
+    of its addresses is private."""
     hosts = tmp_path / "hosts"
     hosts.write_text("")
     with serving(yard, anybody=True) as forge:

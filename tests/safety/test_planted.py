@@ -150,8 +150,8 @@ HIDING = {
 def test_what_is_hidden_from_status_is_seen_where_it_is_documented(
     yard: Yard, backend: str, name: str
 ) -> None:
-    """An agent that blinds its own status: what perdure then sees is what the table says, no more
-    and no less."""
+    """The agent hides changes from `git status`. perdure then sees exactly the changes that the
+    table documents."""
     place, workspace = ground(yard, backend)
     for command in HIDING[name]:
         place.git(*command)

@@ -121,8 +121,8 @@ def test_the_users_own_agent_is_asked(far: Far) -> None:
 
 
 def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
-    """A server whose key nobody confirmed gets no login and is not remembered, whatever the user's
-    configuration says of it."""
+    """perdure does not log in to a server whose key nobody has confirmed, and does not remember it,
+    whatever the user's configuration says."""
     far.sshd.configure("StrictHostKeyChecking no")
     empty = tmp_path / "nobody"
     empty.write_text("")

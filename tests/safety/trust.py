@@ -1,5 +1,5 @@
-"""The table in docs/reference/trust.md, read: what is said to succeed there is what the tests must
-find, no more and no less."""
+"""Reads the table in docs/reference/trust.md. The tests must find exactly the vectors that it says
+succeed."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _keygen(file: Path) -> str:
 
 @contextlib.contextmanager
 def serving(top: Path) -> Iterator[Sshd]:
-    """From `with` to its end."""
+    """Run an sshd below `top`, and end it with the `with` block."""
     top.mkdir(parents=True)
     found = Sshd(top, free_port())
     host_key, _ = _keygen(top / "host"), _keygen(found.stranger)

@@ -24,8 +24,8 @@ from tests.sweeper.ground import Ground
 
 
 def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
-    """Beside `perdure work` the sweep is made when it is due, and told when something was taken or
-    somebody is needed."""
+    """`perdure work` sweeps when a sweep is due, and reports it if something was removed or a
+    person is needed."""
     _, top = ground.run()
     (top / "new").write_text("x")
     said: list[str] = []

@@ -133,8 +133,8 @@ def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
 
 
 def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
-    """A file, a directory or a link where perdure's own things lie, a workdir of another store:
-    `unknown`, for ever."""
+    """A strange file, directory or link among perdure's own, or a workdir of another store, is
+    `unknown` and is never removed."""
     own = ground.yard.root / ".perdure"
     ground.run()
     strangers = [

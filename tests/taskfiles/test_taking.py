@@ -54,8 +54,8 @@ def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
 
 
 def test_a_directory_is_all_of_the_files(contents: Contents, user: Path) -> None:
-    """Everything ordinary below it, by the same names; links, pipes and git are left out and told;
-    --file goes before."""
+    """All regular files below the directory are given, with the same names. Links, pipes and git
+    directories are left out and reported. --file has precedence."""
     context = user / "ctx"
     (context / "d/e").mkdir(parents=True)
     (context / ".git").mkdir()

@@ -16,8 +16,8 @@ def change(name: str, action: str, **facts: str) -> FileChange:
 
 
 def test_each_kind_has_its_sentence(tmp_path: Path) -> None:
-    """Names, copies and conflicts stand in the paragraph; nothing is said where nothing was
-    done."""
+    """The paragraph lists names, copies and conflicts. If nothing was done, there is no
+    paragraph."""
     contents = Contents(tmp_path)
     old, new = contents.put(b"one\ntwo\n"), contents.put(b"one\n2\n")
     text = told(

@@ -222,8 +222,8 @@ def test_stop_asks_first(store: SqlStore) -> None:
 
 
 def test_the_keys_are_told(store: SqlStore) -> None:
-    """An empty board says how to begin; the question mark tells the keys, and any of the usual ones
-    closes that."""
+    """An empty board says how to begin. The question mark lists the keys, and any of the usual keys
+    closes the list."""
 
     async def story(at: Play) -> None:
         await at.shows(

@@ -46,7 +46,7 @@ class Stream:
 
 @contextlib.contextmanager
 def stream(serving: Serving, path: str, token: str, after: int | None = None) -> Iterator[Stream]:
-    """Listens, from `with` to its end."""
+    """Listen until the end of the `with` block."""
     headers = {"authorization": f"Bearer {token}"} | (
         {} if after is None else {"last-event-id": str(after)}
     )

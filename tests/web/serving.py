@@ -170,7 +170,7 @@ class Serving:
 
     @contextlib.contextmanager
     def raw(self) -> Iterator[socket.socket]:
-        """A connection for who does not keep to HTTP."""
+        """A raw connection, for requests that violate HTTP."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
             yield connection
 

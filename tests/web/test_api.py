@@ -29,8 +29,8 @@ SHAPES = {verb.id: verb.answer for verb in VERBS}
 
 @pytest.fixture
 def machine() -> Iterator[Callable[[str], Machine]]:
-    """A stage with Claude Code on a script, and a server on it. Short paths: sockets have 108
-    bytes."""
+    """A stage with Claude Code on a script, and a server on it. The paths are short, because the
+    path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pa"))
     made: list[Machine] = []
 

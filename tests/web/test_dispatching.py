@@ -36,8 +36,8 @@ clone = "{repo}"
 
 @pytest.fixture
 def machine() -> Iterator[Callable[[str], tuple[Stage, Serving]]]:
-    """A stage with Claude Code on a script, and a server on it. Short paths: sockets have 108
-    bytes."""
+    """A stage with Claude Code on a script, and a server on it. The paths are short, because the
+    path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pw"))
     made: list[tuple[Stage, Serving]] = []
 

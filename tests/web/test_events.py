@@ -157,8 +157,7 @@ def _store(serving: Serving) -> Any:
 
 
 def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty listeners are each told everything, and the journal is read no more often than for
-    one."""
+    """Forty listeners each get everything, and the journal is read no more often than for one."""
     with ExitStack() as stack:
         monkeypatch.setattr(journals, "LOOK_S", 3600.0)
         ears = [stack.enter_context(_listen(hall)) for _ in range(40)]

@@ -113,7 +113,7 @@ def test_a_drain_answers_what_is_under_way(serves: Callable[..., Serving]) -> No
 
 
 def test_a_fault_in_a_library_is_told(serves: Callable[..., Serving]) -> None:
-    """A server that ends by a fault (SIGSEGV) says where each of its threads stood."""
+    """A server that crashes (SIGSEGV) prints the stack of each of its threads."""
     serving = serves().start()
     assert serving.stop(signal.SIGSEGV) == -signal.SIGSEGV
     assert (

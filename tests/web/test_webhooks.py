@@ -123,8 +123,8 @@ def test_two_host_headers(serving: Serving) -> None:
 
 
 def test_a_body_that_is_too_large(serving: Serving) -> None:
-    """By its length it is refused before it is sent, and without a length as soon as it is longer
-    than 25 MiB; the server goes on."""
+    """A body with a length is refused before it is sent, one without a length as soon as it exceeds
+    25 MiB. The server continues."""
     before = len(serving.inbox())
     head = b"POST /webhooks/hub HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     with serving.raw() as connection:

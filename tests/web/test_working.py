@@ -15,7 +15,7 @@ from tests.web.working import Found, play
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Its path is short: sockets have 108 bytes."""
+    """Its path is short, because the path of a socket has at most 108 bytes."""
     made = Path(tempfile.mkdtemp(prefix="pw"))
     yield made
     shutil.rmtree(made, ignore_errors=True)

@@ -253,7 +253,8 @@ def _look_at(store: SqlStore, run: TaskRun, found: Found) -> None:
 def play(
     directory: Path, kills: int, senders: int, seed: int, look: Callable[[Found], None] = print
 ) -> Found:
-    """One campaign in a directory. Its path is short: sockets have 108 bytes."""
+    """One campaign in a directory. Its path is short, because the path of a socket has at most 108
+    bytes."""
     with Rehearsal(SCRIPT) as rehearsal:
         one = Stage(directory, "claude", rehearsal)
         serving = Serving(one.home, CONFIG.format(repo=one.repo), **one.environ)

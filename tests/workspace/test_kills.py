@@ -106,8 +106,8 @@ def test_a_ref_of_the_cache_is_written_after_the_git_that_wrote_it_was_killed(ya
 def test_the_retry_waits_for_the_git_of_a_killed_supervisor(
     yard: Yard, backend: str, slow: str
 ) -> None:
-    """git lives on when perdure is killed; it holds the repository's lock, so nobody clears up
-    under its hands."""
+    """git survives when perdure is killed. It still holds the repository's lock, so no other
+    process cleans up while it runs."""
     real, place = shutil.which("git"), yard.top / "bin"
     place.mkdir()
     slowly = (

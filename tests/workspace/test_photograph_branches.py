@@ -81,8 +81,8 @@ def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -
 
 
 def test_a_branch_that_is_there_is_never_moved(yard: Yard) -> None:
-    """A branch that went another way, and stashes beside others, are left alone; what the
-    checkpoint had is under rescue refs."""
+    """A branch that has diverged, and additional stashes, are left alone. The commits of the
+    checkpoint are under rescue refs."""
     workspace, top = made(yard, "isolated")
     branch_out(yard, top)
     was = yard.git("rev-parse", "side/idea", "stash@{0}", cwd=top).split()

@@ -112,8 +112,8 @@ def test_what_would_be_lost_is_said(yard: Yard, backend: str, loss: str) -> None
 
 
 def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
-    """The branch stays in the repository, so a clean worktree with commits may go; what a build
-    makes again does not count."""
+    """The branch stays in the repository, so a clean worktree with commits may be removed. Build
+    output does not prevent that."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("node_modules/\n__pycache__/\ntarget/\n")
     oid = commit(yard, top)

@@ -222,7 +222,7 @@ class SmallForge:
         return status, value, headers
 
     def _held(self, request: Request) -> None:
-        """Whether the request is one that the forge's description has."""
+        """Note the request as wrong if the forge's published description does not have it."""
         try:
             if self._check is not None:
                 self._check(request)

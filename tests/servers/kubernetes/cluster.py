@@ -92,7 +92,7 @@ class Cluster:
         process.wait()
 
     def signal(self, name: str, number: signal.Signals) -> None:
-        """A part of the control plane stands still (SIGSTOP) or goes on (SIGCONT)."""
+        """Suspend a part of the control plane (SIGSTOP), or continue it (SIGCONT)."""
         self.processes[name].send_signal(number)
 
     def restart(self, name: str = "kube-apiserver") -> None:

@@ -99,7 +99,7 @@ class Machine:
                 )  # fmt: skip
 
     def freeze(self) -> None:
-        """The agent stands still; its containers go on."""
+        """Suspend the node agent; its containers continue to run."""
         assert self._agent is not None
         os.kill(self._child(self._agent), signal.SIGSTOP)
 

@@ -1,5 +1,5 @@
-"""A way to the API server on which things go wrong: refusals, lost answers, silence. For who is
-tested, never for the cluster's own parts.
+"""A proxy to the API server that causes faults: refusals, lost answers, silence. Only for the
+programs under test, never for the cluster's own parts.
 
 It ends TLS with the cluster's own certificate, so that nothing but the address in a kubeconfig
 differs, and passes each request on with the credentials that came with it. HTTP/1.1 only, which the
