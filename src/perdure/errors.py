@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 
-_TRANSIENT = re.compile(
+from perdure.latepattern import late_pattern
+
+_TRANSIENT = late_pattern(
     r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early "
     r"eof|rpc failed|too slow|error: (?:429|5\d\d)|"
     r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "

@@ -278,6 +278,20 @@ def test_a_check_is_recognised_and_whose_code_it_is(line: str, own: bool) -> Non
     assert ran.own is own
 
 
+RUNNERS = """pytest|py.test|python3 -m unittest|tox|nox|jest|vitest|mocha|ava|jasmine|karma|ctest|rspec
+phpunit|pest|gotestsum|behave|cucumber|bats|busted|prove|cargo nextest run|trial|nosetests|npm t
+yarn check|bun t|pnpm run test|node --test|playwright test|mix spec|bazel runtest|cargo t|gmake verify
+ninja check|mvnw verify|./gradlew check|python test_a.py|python manage.py test|sh run_tests.sh
+./bin/test|sudo -E pytest|env pytest|time pytest|direnv exec . pytest|poetry run pytest
+nix-shell run pytest""".replace("\n", "|").split("|")
+
+
+@pytest.mark.parametrize("line", RUNNERS)
+def test_every_runner_is_known(line: str) -> None:
+    """Whatever is looked for before the pattern, the pattern decides."""
+    assert check_of(line) is not None
+
+
 @pytest.mark.parametrize(
     "line",
     ["echo pytest", "grep -r pytest .", "pytest --help", "make -n test", "test -f x", "vim pytest"],

@@ -6,7 +6,6 @@ Input is checked here before anything is stored or made, so a refused request le
 from __future__ import annotations
 
 import os
-import re
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,6 +24,7 @@ from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
 from perdure.host.process.probe import Running
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.model import (
     NOTHING_GIVEN,
     Backend,
@@ -48,7 +48,6 @@ from perdure.rules.liveness import Liveness
 from perdure.rules.requests import WAITING, WORDS, questions
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
-from perdure.rules.work_report import work_report
 from perdure.workspace.identity import is_remote, local_path
 
 if TYPE_CHECKING:
@@ -56,10 +55,10 @@ if TYPE_CHECKING:
     from perdure.workspace import Applied
     from perdure.workspace.task_files import FileRequest
 
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+NAME = late_pattern(r"[a-z0-9][a-z0-9-]{0,62}")
 POLICIES = ("on_denied", "on_leftover", "last_word")
 _CHANGEABLE = ("continuity", "model", "budget_usd", "timeout_s", *POLICIES)
-SCOPE = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+SCOPE = late_pattern(r"[^\x00-\x1f\x7f]{1,200}")
 
 
 def submit(
@@ -610,6 +609,8 @@ def describe(engine: Engine, ref: str) -> dict[str, Any]:
 def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
     """Return what an attempt of a run did (0: the newest), with the verdict on it. Raises
     NotFound."""
+    from perdure.rules.work_report import work_report
+
     run = engine.store.get(ref)
     attempts = [each for each in engine.store.attempts(run.id) if number in (0, each.number)]
     if not attempts:

@@ -19,8 +19,9 @@ from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 
-TELLING = re.compile(
+TELLING = late_pattern(
     r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE",
     re.IGNORECASE,
 )

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from perdure.latepattern import late_pattern
+
 MOST = 6000
 """Maximum number of characters of an excerpt."""
 WIDTH = 400
@@ -23,21 +25,21 @@ AFTER = 6
 """Maximum number of lines of an error block, including the error's own line."""
 TRACE = 40
 
-_NAMED = re.compile(
+_NAMED = late_pattern(
     r"^\s*(FAILED|ERROR)\s+\S+"  # pytest's summary
     r"|^\s*(FAIL|--- FAIL|not ok|✗|✘|×|●|✕)[:\s]+\S+"  # unittest, go, jest, TAP, vitest
     r"|^test \S+ \.\.\. FAILED"  # cargo
     r"|\b\d+ (failed|failures?|errors?)\b"
 )
-_ERROR = re.compile(
+_ERROR = late_pattern(
     r"^E\s{2,}|\berror(\[\w+\])?:|\b\w*(Error|Exception)\b(:|$)|\bfatal\b|\bpanicked "
     r"at\b|\bundefined reference\b|\bassertion\b.*\bfailed\b"
     r"|\bsegmentation fault\b|\bnpm ERR!|\bcannot find\b|\bno such file\b|\bcommand not "
     r"found\b|\*\*\* .*\bError \d+|\bkilled\b",
     re.IGNORECASE,
 )
-_TRACEBACK = re.compile(r"^(\s*)Traceback \(most recent call last\)")
-_NOISE = re.compile(
+_TRACEBACK = late_pattern(r"^(\s*)Traceback \(most recent call last\)")
+_NOISE = late_pattern(
     r"^\s*$"
     r"|^[\s.=#>\-]*\d{1,3}(\.\d+)?\s?%"  # progress in percent
     r"|^\s*(Downloading|Downloaded|Collecting|Requirement already|Using "

@@ -10,7 +10,6 @@ names, without its message.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import field
 from typing import Any
@@ -18,14 +17,15 @@ from typing import Any
 from perdure.errors import GitFailed
 from perdure.host.git import Git
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.model import Backend
 from perdure.workspace.snapshot.shelf import FATAL, Shelf
 
 MOST = 500
 """Maximum number of branches and tags kept of a workdir, and of stashes."""
 
-_NAME = re.compile(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
-_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_NAME = late_pattern(r"refs/(heads|tags|notes)/[^\x00-\x20\x7f]{1,250}")
+_OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FORMAT = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(refname)"
 
 

@@ -9,17 +9,17 @@ would allow two holders of one lock.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory, read, write
 
-_ID = re.compile(r"[a-z2-7]{26}")
+_ID = late_pattern(r"[a-z2-7]{26}")
 OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
 
 

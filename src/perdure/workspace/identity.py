@@ -18,18 +18,19 @@ from urllib.parse import unquote, urlsplit
 from perdure.errors import UsageError
 from perdure.host.git.servers import PORTS
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_BRANCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
-_BASE = re.compile(r"[A-Za-z0-9@][A-Za-z0-9._/@{}~^+-]{0,199}")
-_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_SCP = re.compile(
+_NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BRANCH = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
+_BASE = late_pattern(r"[A-Za-z0-9@][A-Za-z0-9._/@{}~^+-]{0,199}")
+_OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_SCP = late_pattern(
     r"(?:(?P<user>[^@:/\s]*)@)?(?P<host>[^@:/\s]{2,}):(?P<path>(?!//)[^:].*)", re.DOTALL
 )
 """Matches `user@host:path`, or `host:path` with a host from the user's ssh configuration. A single
 letter is no host: on other systems it is a drive."""
-_HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
-_PATH = re.compile(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
+_HOST = late_pattern(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+_PATH = late_pattern(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 """Hosts for which http is allowed: traffic to this machine exposes nothing on a network."""
 

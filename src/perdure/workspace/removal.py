@@ -10,7 +10,6 @@ worktree into the same entry, and saves commits that only its reflog has under a
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -23,6 +22,7 @@ from typing import Any
 from perdure.errors import PerdureError, UsageError
 from perdure.host.git import Git
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
 from perdure.workspace import trash
@@ -54,7 +54,7 @@ OUTPUT = tuple(
 deleted from it only if they are saved as well: other tools use these names for all kinds of
 directories."""
 
-_OID = re.compile(r"[0-9a-f]{40,64}")
+_OID = late_pattern(r"[0-9a-f]{40,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

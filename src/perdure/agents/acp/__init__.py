@@ -3,16 +3,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from perdure.errors import AgentMissing
+from perdure.latepattern import late_pattern
 
 if TYPE_CHECKING:
     from perdure.protocols import AgentDriver
 
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 def make(name: str, load: Callable[[str], AgentDriver]) -> AgentDriver:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -38,6 +37,7 @@ from perdure.agents.shared import json_lines, programs
 from perdure.errors import AgentMissing
 from perdure.host.extras import install_command
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.model import (
     Command,
     Continuation,
@@ -71,8 +71,8 @@ from perdure.rules.transcript_repair import Mended
 
 BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_COMMAND = re.compile(rf"\s*(?:{LABEL}\s*)*/")
+_NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_COMMAND = late_pattern(rf"\s*(?:{LABEL}\s*)*/")
 """Beginning of a prompt that gets the label: agents take `/word` for a command of their own."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 

@@ -8,7 +8,6 @@ counts the usage since the previous one.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from perdure.agents.claude import transcript
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import last_word, question
+from perdure.latepattern import late_pattern
 from perdure.model import Reply, Usage
 from perdure.model.events import (
     AgentEvent,
@@ -68,12 +68,12 @@ _FACTS = (
     "startup_failure_reason",
     "result_index",
 )
-_EXIT_CODE = re.compile(r"Exit code (\d{1,3})\b")
+_EXIT_CODE = late_pattern(r"Exit code (\d{1,3})\b")
 """Beginning of a failed command's result. A command that ended with 0 has no exit code in its
 result."""
 _COMMAND = "local_bash"
 """The type of a background task that is a command of the shell tool. All others are helpers."""
-_BARRED = re.compile(
+_BARRED = late_pattern(
     r"<tool_use_error>Error: No such tool available: "
     r"(Bash|Edit|NotebookEdit|Task|WebFetch|WebSearch|Write)\b"
 )

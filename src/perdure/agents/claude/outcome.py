@@ -7,7 +7,6 @@ one turn, no other turn began after it, and the exit code is 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from perdure.agents.shared.endings import (
@@ -20,6 +19,7 @@ from perdure.agents.shared.endings import (
     rule,
 )
 from perdure.agents.shared.resets import resets_at
+from perdure.latepattern import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import (
     AgentEvent,
@@ -114,7 +114,7 @@ _STATUS = {
     408: _K.OVERLOADED,
 }
 
-_NO_ANSWER = re.compile(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
+_NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
 """Errors that were observed as the agent's answer in a successful result."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})

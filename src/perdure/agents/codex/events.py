@@ -6,12 +6,12 @@ thread, also across resumes and forks, and its input includes the cached part.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import last_word
+from perdure.latepattern import late_pattern
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -29,7 +29,7 @@ from perdure.model.events import (
 
 SUMMARY = 500
 _NO_TOOLS = frozenset({"agent_message", "reasoning", "error", "todo_list", "plan", "user_message"})
-_STATUS = re.compile(r"status:? (\d{3})")
+_STATUS = late_pattern(r"status:? (\d{3})")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:

@@ -9,7 +9,6 @@ holds only the records after the fork and names its parent (`forked_from_id`).
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
+from perdure.latepattern import late_pattern
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import OpenRequest, Prompt, Spoken
 
-_NAME = re.compile(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
-_TIME = re.compile(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
+_NAME = late_pattern(r"rollout-(\d{4})-(\d{2})-(\d{2})T[\d-]{8}-(.+)\.jsonl")
+_TIME = late_pattern(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')

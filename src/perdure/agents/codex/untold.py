@@ -15,18 +15,19 @@ from msgspec.structs import replace
 from perdure.agents.codex.transcript import prompt_of
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question, sandboxed
+from perdure.latepattern import late_pattern
 from perdure.model.events import AgentEvent, QuestionAsked, ToolDenied
 
 SUMMARY = 500
 _ASKS = "request_user_input"
-_REJECTED = re.compile(
+_REJECTED = late_pattern(
     r"approval policy is |exec_command failed.{0,80}rejected|patch rejected|rejected by |rejected: "
     r"|Command blocked by|Tool call blocked by",
     re.IGNORECASE,
 )
 """Beginning of the result of a call that was not allowed to run."""
-_FAILED = re.compile(r"Process exited with code [1-9]")
-_NO_NETWORK = re.compile(
+_FAILED = late_pattern(r"Process exited with code [1-9]")
+_NO_NETWORK = late_pattern(
     r"Could not resolve|Couldn't connect to server|Network is unreachable|Name or service not known"
     r"|Temporary failure in name resolution|EAI_AGAIN|ENOTFOUND|ECONNREFUSED|NameResolutionError"
     r"|dial tcp|getaddrinfo|failed to lookup address",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.ids import checked
+from perdure.latepattern import late_pattern
 from perdure.model import Command, Launch, Permissions, Rung, Start
 from perdure.protocols import Heard
 
@@ -32,7 +33,7 @@ SANDBOX = {
     Permissions.FULL: "danger-full-access",
 }
 
-_SHARED = re.compile(r"(-c.|--config=|--(enable|disable)=)", re.DOTALL)
+_SHARED = late_pattern(r"(-c.|--config=|--(enable|disable)=)", re.DOTALL)
 _SHARED_WITH_VALUE = frozenset({"-c", "--config", "--enable", "--disable"})
 
 

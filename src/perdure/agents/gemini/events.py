@@ -7,12 +7,12 @@ failure, even if the result after it says success; a warning is not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question
+from perdure.latepattern import late_pattern
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -40,7 +40,7 @@ _REASONS = {
 }
 _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_workspace"})
 _ASKS = "ask_user"
-_BARRED = re.compile(
+_BARRED = late_pattern(
     "Path not in workspace|"
     # A permissions level removes tools. Only real tools are listed: a call of a tool that never
     # existed is not a denial.

@@ -8,7 +8,6 @@ small code of the CLI's own.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from perdure.agents.shared.endings import (
@@ -21,6 +20,7 @@ from perdure.agents.shared.endings import (
     rule,
 )
 from perdure.agents.shared.resets import resets_at
+from perdure.latepattern import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, TurnEnded
 
@@ -73,7 +73,7 @@ _USAGE = (
     "Gemini CLI does not know an argument, or does not take its value, and printed its long usage"
 )
 
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_COLOUR = late_pattern(r"\x1b\[[\d;]*m")
 
 _CODES = {
     41: _K.AUTH_FAILED,

@@ -24,16 +24,17 @@ from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
+from perdure.latepattern import late_pattern
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
 _FIRST = 500
-_STARTED = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
+_STARTED = late_pattern(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
-_COMMAND = re.compile(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
+_COMMAND = late_pattern(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
 """Beginning of a prompt that gets the label: a prompt that a resume would drop, or one that already
 begins with the label and such a prompt."""
-_IGNORED = re.compile(r"\s*(?:[/?]|<session_context>|<hook_context>)")
+_IGNORED = late_pattern(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
 

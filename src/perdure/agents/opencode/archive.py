@@ -13,7 +13,6 @@ it is reverted: the next prompt deletes everything from there on.
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -23,13 +22,14 @@ from typing import Any
 from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun
 from perdure.agents.shared import json_lines
+from perdure.latepattern import late_pattern
 from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
 from perdure.protocols import Prompt, Spoken
 
 PATIENCE_S = 10.0
 _FIRST = 500
-_ID = re.compile(r"ses_[0-9A-Za-z]{10,64}")
+_ID = late_pattern(r"ses_[0-9A-Za-z]{10,64}")
 
 _SESSION = "select id, directory, time_created from session where id = ?"
 _REVERT = "select revert from session where id = ? and revert is not null"

@@ -8,12 +8,12 @@ the CLI asks again at once.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question
+from perdure.latepattern import late_pattern
 from perdure.model import Reply, Usage
 from perdure.model.events import (
     AgentEvent,
@@ -35,13 +35,13 @@ _REASONS = {"length": "max_tokens", "content-filter": "refusal"}
 _ASKS = "question"
 _OWN = frozenset({"bash", "edit", "task", "webfetch", "websearch", "write"})
 """Tools that a permissions level removes. A call of a tool that never existed is not a denial."""
-_DENIED = re.compile(r"The user (has specified a rule which prevents|rejected permission)")
+_DENIED = late_pattern(r"The user (has specified a rule which prevents|rejected permission)")
 """Beginning of the error of a call that was not allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
 """Status of the retry event for a request that was refused as too long."""
 _ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLOURS = late_pattern(r"\x1b\[[0-9;]*m")
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:

@@ -7,7 +7,6 @@ Failures of the service have a status; other failures are prose on stderr.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from perdure.agents.opencode.events import TOO_LONG
@@ -21,11 +20,12 @@ from perdure.agents.shared.endings import (
     rule,
 )
 from perdure.agents.shared.resets import resets_at
+from perdure.latepattern import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, RetrySeen, TurnEnded
 
 _K = OutcomeKind
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_COLOURS = late_pattern(r"\x1b\[[0-9;]*m")
 
 _WORDS = (
     rule(_K.REFUSED, r"ContentFilterError"),
@@ -63,7 +63,7 @@ _WORDS = (
 )
 """Messages of the CLI, the most specific first."""
 
-_CAUSE = re.compile(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
+_CAUSE = late_pattern(r'message=failed ref=\S+ error="((?:[^"\\]|\\.)*)"')
 """Log line on stderr with the cause of an `Unexpected server error`."""
 
 _STATUS = {

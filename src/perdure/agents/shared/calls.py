@@ -7,12 +7,12 @@ OpenCode's `question` all take a list `questions` with `question` and `options` 
 
 from __future__ import annotations
 
-import re
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from perdure.agents.shared import json_lines
+from perdure.latepattern import late_pattern
 from perdure.model.events import LastWordGiven, QuestionAsked
 
 SUMMARY = 500
@@ -24,7 +24,7 @@ LAST_WORD = Path(__file__).with_name("last_word.json")
 """JSON schema of the last word: the structured final answer that an agent is asked for."""
 _FIELDS = {"status", "summary", "questions", "follow_ups"}
 _STATUS = ("done", "nothing_to_do", "incomplete", "blocked")
-_SANDBOX = re.compile(r"Read-only file system|Operation not permitted|seccomp|landlock")
+_SANDBOX = late_pattern(r"Read-only file system|Operation not permitted|seccomp|landlock")
 """Error texts of a command that a sandbox stopped."""
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from perdure.agents.shared import json_lines
+from perdure.latepattern import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 
 DETAIL = 600
@@ -44,7 +45,7 @@ _NOT_STARTED = (126, 127)
 def rule(kind: OutcomeKind, *patterns: str) -> tuple[OutcomeKind, re.Pattern[str]]:
     """Return one row of a rule table: the kind, and a case-insensitive pattern that matches any of
     the patterns."""
-    return kind, re.compile("|".join(patterns), re.IGNORECASE)
+    return kind, late_pattern("|".join(patterns), re.IGNORECASE)
 
 
 def judge(words: str, rules: Rules) -> OutcomeKind | None:

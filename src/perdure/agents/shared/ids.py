@@ -7,9 +7,9 @@ takes it for a title.
 
 from __future__ import annotations
 
-import re
+from perdure.latepattern import late_pattern
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_UUID = late_pattern(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def is_id(session_id: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,11 @@ from pathlib import Path
 from perdure.agents.shared import json_lines
 from perdure.errors import AgentMissing
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.model import Program
 
 _MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
-_NUMBER = re.compile(r"\d+\.\d+\.\d+[\w.+]*")
+_NUMBER = late_pattern(r"\d+\.\d+\.\d+[\w.+]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
-_EPOCH = re.compile(r"limit reached\|(\d{10})(?!\d)")
-_CLOCK = re.compile(
+from perdure.latepattern import late_pattern
+
+_EPOCH = late_pattern(r"limit reached\|(\d{10})(?!\d)")
+_CLOCK = late_pattern(
     r"(?:resets?|try again|available)\s+(?:at\s+|on\s+)?"
     r"(?:(?P<month>[A-Z][a-z]{2})[a-z]*\.?\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?,?\s+"
     r"(?:(?P<year>\d{4}),?\s+)?(?:at\s+)?)?"
@@ -21,11 +23,11 @@ _CLOCK = re.compile(
     r"(?:\s*\((?P<zone>[\w/+-]+)\))?",
     re.IGNORECASE,
 )
-_SPAN = re.compile(
+_SPAN = late_pattern(
     r"(?:try again|retry|resets?) (?:in|after)\s+((?:\d+(?:\.\d+)?\s*[a-z]+[\s,]*(?:and\s+)?)+)",
     re.IGNORECASE,
 )
-_PIECE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
+_PIECE = late_pattern(r"(\d+(?:\.\d+)?)\s*([a-z]+)", re.IGNORECASE)
 _SECONDS = {
     "ms": 0.001,
     "s": 1.0,

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from typing import BinaryIO
 
 from perdure.host.redaction import Redactor
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 
 CHUNK = 1 << 20
 KNOWN = "known.json"
@@ -31,7 +31,7 @@ SETTLED_NS = 2_000_000_000
 """Age from which a file's times are reliable, in nanoseconds: a file that was written more recently
 may be written again without a change of its times."""
 
-STARRED = re.compile(rb"\*{4,}")
+STARRED = late_pattern(rb"\*{4,}")
 """Stars that `Redactor` writes in place of a secret, or of the part of one that is visible in
 base64."""
 

@@ -14,14 +14,15 @@ import time
 from collections.abc import Sequence
 
 from perdure.engine.attempt.engine import Engine, is_passed
+from perdure.latepattern import late_pattern
 from perdure.model import Attempt, Parking, Seat, TaskRun
 from perdure.protocols import AgentDriver
 from perdure.rules.crashes import pause_ms
 from perdure.rules.lifecycle import limit_end
 
-ACCOUNT = re.compile(r"KEY|TOKEN|BASE_URL|PROFILE|PROJECT|ORG", re.IGNORECASE)
+ACCOUNT = late_pattern(r"KEY|TOKEN|BASE_URL|PROFILE|PROJECT|ORG", re.IGNORECASE)
 _MODEL = r"(opus|sonnet|haiku|gpt-\d\S*|gemini\S*|flash|pro)"
-OF_A_MODEL = re.compile(
+OF_A_MODEL = late_pattern(
     rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
 )
 """Pattern for a limit of one model only: the account's other models stay usable."""

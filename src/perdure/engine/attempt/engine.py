@@ -253,9 +253,21 @@ def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
     excludes names. perdure's own variables never match."""
     if name.startswith("PERDURE_"):
         return False
-    if any(fnmatchcase(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
+    if any(_matches(name, pattern[1:]) for pattern in patterns if pattern.startswith("!")):
         return False
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(_matches(name, pattern) for pattern in patterns)
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return what `fnmatchcase` returns. It compiles each pattern, so it is called only for those
+    that have more than one `*`."""
+    before, star, after = pattern.partition("*")
+    if "*" in after or "?" in pattern or "[" in pattern:
+        return fnmatchcase(name, pattern)
+    if not star:
+        return name == pattern
+    fits = len(name) >= len(before) + len(after)
+    return fits and name.startswith(before) and name.endswith(after)
 
 
 def mark_of(attempt: Attempt) -> str:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from perdure.latepattern import late_pattern
 from perdure.model import TaskSpec
 
-MARK = re.compile(rb"^(<{7}|>{7}) .*$|^={7}\r?$", re.MULTILINE)
+MARK = late_pattern(rb"^(<{7}|>{7}) .*$|^={7}\r?$", re.MULTILINE)
 LARGEST = 64 << 20
 SHOWN = 20
 

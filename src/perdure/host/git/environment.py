@@ -8,13 +8,13 @@ or an endless wait.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from perdure.host.git.ssh import OWN
+from perdure.latepattern import late_pattern
 
-_PASSED = re.compile(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
+_PASSED = late_pattern(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
 
 _SETTINGS = (
     ("core.hooksPath", "/dev/null"),

@@ -10,19 +10,20 @@ followed.
 from __future__ import annotations
 
 import os
-import re
 import stat
 from pathlib import Path
 
-_OID = re.compile(r"[0-9a-f]{40}")
-_BRANCH = re.compile(r"refs/heads/(?!\.)[^\x00-\x20\x7f~^:?*\[\\]+")
-_UNFIT = re.compile(r"\.\.|//|/\.|@\{|\.lock(/|$)|[/.]$")
+from perdure.latepattern import late_pattern
+
+_OID = late_pattern(r"[0-9a-f]{40}")
+_BRANCH = late_pattern(r"refs/heads/(?!\.)[^\x00-\x20\x7f~^:?*\[\\]+")
+_UNFIT = late_pattern(r"\.\.|//|/\.|@\{|\.lock(/|$)|[/.]$")
 """Strings that git allows in no ref name. `/.` also matches the dummy HEAD of a reftable
 repository."""
-_SECTION = re.compile(r'[ \t]*\[([A-Za-z0-9.-]+)(?:[ \t]+"([^"\\]*)")?\][ \t]*')
-_SETTING = re.compile(r"[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*(?:=[ \t]*(.*?))?[ \t]*")
-_NOTHING = re.compile(r"[ \t]*([#;].*)?")
-_PLAIN = re.compile(r'[^"#;\t]*')
+_SECTION = late_pattern(r'[ \t]*\[([A-Za-z0-9.-]+)(?:[ \t]+"([^"\\]*)")?\][ \t]*')
+_SETTING = late_pattern(r"[ \t]*([A-Za-z][A-Za-z0-9-]*)[ \t]*(?:=[ \t]*(.*?))?[ \t]*")
+_NOTHING = late_pattern(r"[ \t]*([#;].*)?")
+_PLAIN = late_pattern(r'[^"#;\t]*')
 _CAP = 1 << 20
 _PACKED_CAP = 64 << 20
 

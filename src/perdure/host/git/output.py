@@ -13,8 +13,9 @@ from pathlib import Path
 
 from perdure.errors import GitFailed
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_STEERING = late_pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 _UNREACHED = (
     "Could not resolve host|Could not resolve hostname|Failed to connect|Couldn't "

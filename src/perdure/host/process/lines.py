@@ -4,8 +4,9 @@ memory."""
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
+
+from perdure.latepattern import late_pattern
 
 CHUNK = 4 * 1024**2
 """Maximum number of bytes that one `read` takes from the file."""
@@ -91,13 +92,13 @@ class Lines:
         self._held = 0
 
 
-_ESCAPES = re.compile(
+_ESCAPES = late_pattern(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # OSC: titles, links, clipboard
     r"|\x1b[PX^_][^\x1b]*\x1b\\"  # DCS, SOS, PM, APC
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # CSI: colours, cursor
     r"|\x1b[ -/]*[0-~]?"
 )
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = late_pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def plain(output: bytes) -> str:

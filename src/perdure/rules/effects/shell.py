@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from perdure.latepattern import late_pattern
+
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
@@ -27,11 +29,11 @@ MOST_DEPTH = 100
 UNKNOWN = "\0"
 """Placeholder in a word for a part that is only known when the command runs."""
 
-_CUT = re.compile(r" \[\d+ characters more\]$")
+_CUT = late_pattern(r" \[\d+ characters more\]$")
 """The end of a command that was cut for the journal."""
-_TANGLES = re.compile(r"\||=\(|\$\[|<<")
-_ESCAPED = re.compile(r"\\(\n|.)", re.DOTALL)
-_ESCAPED_IN_QUOTES = re.compile(r"\\([\"\\$`\n])")
+_TANGLES = late_pattern(r"\||=\(|\$\[|<<")
+_ESCAPED = late_pattern(r"\\(\n|.)", re.DOTALL)
+_ESCAPED_IN_QUOTES = late_pattern(r"\\([\"\\$`\n])")
 _EXPANSIONS = frozenset(
     (
         "simple_expansion",

@@ -8,8 +8,7 @@ refuses that.
 
 from __future__ import annotations
 
-import re
-
+from perdure.latepattern import late_pattern
 from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,
@@ -35,8 +34,8 @@ HABITS = Habits(
 )
 _NEEDED = ("id", "timestamp", "cwd", "originator", "cli_version")
 """Fields of the first record without which the CLI cannot read it."""
-_TIME = re.compile(r"(\d{4}-\d{2}-\d{2})T(\d{2})-(\d{2})-(\d{2})")
-_PARENT = re.compile(rb'"forked_from_id":"([0-9a-f-]{36})"')
+_TIME = late_pattern(r"(\d{4}-\d{2}-\d{2})T(\d{2})-(\d{2})-(\d{2})")
+_PARENT = late_pattern(rb'"forked_from_id":"([0-9a-f-]{36})"')
 _CALLS = {"function_call": "function_call_output", "custom_tool_call": "custom_tool_call_output"}
 _RESULTS = tuple(_CALLS.values())
 

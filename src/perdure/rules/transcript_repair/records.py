@@ -16,12 +16,13 @@ from dataclasses import field
 from typing import Any
 
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
 
 TRIES = 400
 """Maximum number of tries to find a record in one line, so that a hostile line cannot take for
 ever."""
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SURROGATE = late_pattern(r"[\ud800-\udfff]")
 _BLANK = b" \t\r\n\0"
 
 Record = dict[str, Any]

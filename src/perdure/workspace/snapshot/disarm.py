@@ -15,17 +15,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.errors import GitFailed
+from perdure.latepattern import late_pattern
 from perdure.workspace.snapshot.shelf import Shelf
 
 ASIDE = ".imported"
 _LARGEST = 1 << 20
-_PLAIN = re.compile(
+_PLAIN = late_pattern(
     r"core\.(repositoryformatversion|bare|filemode|logallrefupdates|ignorecase|symlinks"
     r"|precomposeunicode)|extensions\.objectformat"
     r"|remote\..*\.(fetch|tagopt|prune)|branch\..*\.(remote|merge|rebase)|user\.(name|email)"
     r"|init\.defaultbranch|gc\.auto"
 )
-_URL = re.compile(
+_URL = late_pattern(
     r"(https?|ssh|git)://[^-\s][^\s]*"
     r"|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^-\s:][^\s:]*"
 )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 
-ODD = re.compile(r"\.git%*", re.IGNORECASE)
-ODD_LINK = re.compile(r"\.gitmodules%*", re.IGNORECASE)
+from perdure.latepattern import late_pattern
+
+ODD = late_pattern(r"\.git%*", re.IGNORECASE)
+ODD_LINK = late_pattern(r"\.gitmodules%*", re.IGNORECASE)
 
 
 def escape(part: str, link: bool = False) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from typing import Any
 
 from perdure.errors import Conflict
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.workspace.locks import is_real_directory, sync
 from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
@@ -45,10 +45,10 @@ _BISECT = (
     "BISECT_RUN",
 )
 _FOLDERS = ("rebase-merge", "rebase-apply", "sequencer")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SMALL = 256 << 10
 _MOST = 500
-_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LARGEST_INDEX = 1 << 30
 
 

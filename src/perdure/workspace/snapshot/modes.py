@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 
-_MODE = re.compile(r"[0-7]{3}")
+_MODE = late_pattern(r"[0-7]{3}")
 
 
 def umask() -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import IO
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.host.git import Git
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, make_directory, make_private, sync, write
 from perdure.workspace.snapshot.capture import copy_commit
@@ -29,7 +29,7 @@ from perdure.workspace.snapshot.restore import lend_objects, load
 from perdure.workspace.snapshot.shelf import Shelf, joined, split
 from perdure.workspace.snapshot.trees import commit_of, tree_of
 
-_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LINK = "120000"
 
 

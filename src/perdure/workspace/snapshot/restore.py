@@ -25,6 +25,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
+from perdure.latepattern import late_pattern
 from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
@@ -40,7 +41,7 @@ from perdure.workspace.snapshot.modes import Rights
 from perdure.workspace.snapshot.shelf import Shelf
 from perdure.workspace.snapshot.trees import Change, changes, entries, missing, objects
 
-_OID = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})?")
+_OID = late_pattern(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

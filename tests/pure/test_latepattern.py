@@ -1,0 +1,67 @@
+"""A pattern that is compiled on first use is one of the standard library in all that perdure does
+with it."""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perdure.engine.attempt.engine import is_passed
+from perdure.latepattern import late_pattern
+
+CALLS = ("match", "fullmatch", "search", "findall", "split")
+TEXTS = ("", "ab12", "12", "AB 7", "x\n9")
+
+
+def shown(found: Any) -> Any:
+    """Return a match as its groups, and anything else as it is."""
+    return found.groups() if isinstance(found, re.Match) else found
+
+
+@pytest.mark.parametrize("flags", [0, re.IGNORECASE, re.MULTILINE])
+def test_it_finds_what_it_would_find(flags: int) -> None:
+    """By every method, each the first that is called; with its text, flags and groups."""
+    given_pattern = r"^(?P<word>[a-z]+)?\s*(\d+)"
+    ordinary = re.compile(given_pattern, flags)
+    for name in CALLS:
+        for text in TEXTS:
+            late = late_pattern(given_pattern, flags)
+            assert shown(getattr(late, name)(text)) == shown(getattr(ordinary, name)(text))
+    late = late_pattern(given_pattern, flags)
+    assert (late.sub("-", "ab12 c"), late.subn("-", "ab12 c")) == (
+        ordinary.sub("-", "ab12 c"),
+        ordinary.subn("-", "ab12 c"),
+    )
+    assert (late.pattern, late.flags, late.groups) == (
+        ordinary.pattern,
+        ordinary.flags,
+        ordinary.groups,
+    )
+    assert [found.span() for found in late_pattern(rb"\d").finditer(b"1a2")] == [(0, 1), (2, 3)]
+
+
+def test_nothing_is_compiled_before_the_first_use() -> None:
+    """A wrong pattern is found when it is used, not before, and a used one keeps its methods."""
+    wrong = late_pattern("(")
+    with pytest.raises(re.error):
+        wrong.match("")
+    right = late_pattern("a")
+    assert "match" not in vars(right)
+    assert right.search("ba")
+    assert vars(right)["match"].__self__ is vars(right)["search"].__self__
+
+
+NAMES = st.text("AB_*?[]", max_size=6)
+
+
+@given(name=NAMES, pattern=NAMES)
+def test_a_variable_is_passed_by_the_rules_of_fnmatch(name: str, pattern: str) -> None:
+    """Without fnmatch for the usual patterns."""
+    wanted = not pattern.startswith("!") and fnmatchcase(name, pattern)
+    assert is_passed(name, (pattern,)) == wanted
+    assert is_passed(name, ("*", f"!{pattern}")) == (not fnmatchcase(name, pattern))
