@@ -1,9 +1,10 @@
 """Writes `docs/reference/effects.md`: the table of programs, and how well the effect ledger does on
-its corpus. Called by `generate`.
+its corpus; and `catalog.json`, the form of `catalog.toml` that perdure reads. Called by `generate`.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from perdure.rules.effects.catalog import LOCAL, KnownProgram, catalog, of_tool
 DOCS = Path(__file__).resolve().parent
 TARGET = DOCS / "reference" / "effects.md"
 CORPUS = DOCS.parent / "tests" / "effects" / "corpus.toml"
+CATALOG = DOCS.parent / "src" / "perdure" / "rules" / "effects" / "catalog.toml"
 Table = Callable[[tuple[str, ...], Any], Iterator[str]]
 
 TOP = """# The effect ledger
@@ -83,14 +85,27 @@ def _listed(tool: dict[str, Any]) -> bool:
     return bool(of_tool(tool["name"], "", tool.get("hint", "")))
 
 
+def catalog_as_json() -> str:
+    """Return the table of the catalog as JSON."""
+    table = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
+    return json.dumps(table, indent=1, ensure_ascii=False) + "\n"
+
+
 def problem(table: Table) -> str:
-    """Return one sentence if the page on disk is not the one that the code gives, else nothing."""
-    there = TARGET.read_text(encoding="utf-8") if TARGET.exists() else ""
-    if there == page(table):
-        return ""
-    return f"{TARGET.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
+    """Return one sentence if a file on disk is not the one that the code gives, else nothing."""
+    for path, content in _wanted(table):
+        there = path.read_text(encoding="utf-8") if path.exists() else ""
+        if there != content():
+            return f"{path.relative_to(DOCS.parent)} is not up to date: run docs/generate.py"
+    return ""
 
 
 def write(table: Table) -> None:
-    """Write the page."""
-    TARGET.write_text(page(table), encoding="utf-8")
+    """Write both files. The page is made of the catalog, so it is the second."""
+    for path, content in _wanted(table):
+        path.write_text(content(), encoding="utf-8")
+
+
+def _wanted(table: Table) -> tuple[tuple[Path, Callable[[], str]], ...]:
+    catalog_file = CATALOG.with_suffix(".json")
+    return (catalog_file, catalog_as_json), (TARGET, lambda: page(table))

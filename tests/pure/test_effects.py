@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +20,7 @@ from perdure.agents.claude.events import parse as parse_claude
 from perdure.agents.shared import json_lines
 from perdure.model import Outcome, OutcomeKind
 from perdure.model.events import AnyEvent, AttemptEnded, Record, ToolDenied, ToolEnded, ToolStarted
-from perdure.rules.effects import Effect, effects_of, ledger
+from perdure.rules.effects import Effect, catalog, effects_of, ledger
 from perdure.rules.effects.catalog import of_tool
 from perdure.rules.effects.shell import LONGEST, read
 
@@ -27,6 +29,16 @@ PIECES = [
     *("a|", "a=(", "$[", "\0", "<<E\n", "$(", "`", "((", "{ ", "a<a", "@(", "[[ ", "x() {"),
     *("eval ", "sudo ", "bash -c '", "find -exec ", "env A=", "git push;", '"$(', "case a in "),
 ]
+
+
+CATALOG = Path(catalog.__file__).with_name("catalog.toml")
+
+
+def test_the_table_that_is_read_is_the_one_that_is_written() -> None:
+    """`catalog.json` is made from `catalog.toml` by docs/generate.py."""
+    written = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
+    assert json.loads(CATALOG.with_suffix(".json").read_text(encoding="utf-8")) == written
+    assert msgspec.convert(written, catalog.Catalog) == catalog.catalog()
 
 
 def kinds_of(command: str) -> list[str]:

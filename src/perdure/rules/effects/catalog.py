@@ -2,7 +2,8 @@
 ledger.
 
 Anything that the table does not know to be local is a possible effect. The table is read once, at
-the first call.
+the first call, from `catalog.json`: docs/generate.py writes it from the TOML, which takes 20 times
+as long to parse.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import cache, lru_cache
-from importlib.resources import files
 from itertools import takewhile
 
 import msgspec
 
+from perdure.latepattern import late_pattern
 from perdure.model.codec import resolved
 from perdure.rules.effects.shell import LONGEST, UNKNOWN, Invocation, read
 
@@ -29,12 +30,12 @@ MOST_CALLS = 1_000
 MOST_FOUND = 50
 """Maximum number of effects of one tool call that are listed."""
 
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
-_CODE_FILE = re.compile(
+_ASSIGNMENT = late_pattern(r"[A-Za-z_]\w*=")
+_CODE_FILE = late_pattern(
     r"\.(?:py|sh|bash|zsh|js|mjs|cjs|ts|mts|tsx|rb|pl|php|lua|r|jl|exs?)$", re.I
 )
-_VERSIONED = re.compile(r"(?<=.)@[\w.^~-]+$")
-_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_VERSIONED = late_pattern(r"(?<=.)@[\w.^~-]+$")
+_CAMEL = late_pattern(r"(?<=[a-z])(?=[A-Z])")
 _WITH_C = r"-[a-zA-Z]*c[a-zA-Z]*"
 """A cluster of short options of a shell, `-lc`."""
 _HELP = ("--help", "--version")
@@ -163,8 +164,10 @@ class _Arguments(msgspec.Struct, frozen=True):
 @cache
 def catalog() -> Catalog:
     """Return the table."""
-    text = files("perdure.rules.effects").joinpath("catalog.toml").read_text(encoding="utf-8")
-    return msgspec.toml.decode(text, type=resolved(Catalog))
+    from pkgutil import get_data
+
+    content = get_data("perdure.rules.effects", "catalog.json")
+    return msgspec.json.decode(content or b"", type=resolved(Catalog))
 
 
 def of_tool(name: str, summary: str, hint: str = "") -> tuple[EffectFinding, ...]:
