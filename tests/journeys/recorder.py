@@ -25,6 +25,8 @@ class Recorded:
     before: list[str]
     after: list[str]
     modules: list[str]
+    said: str
+    """The command's standard error."""
 
 
 def record(stage: Stage, *words: str) -> Recorded:
@@ -48,6 +50,7 @@ def record(stage: Stage, *words: str) -> Recorded:
         before=[each for each in git[:at] if each],
         after=[each for each in git[at:] if each],
         modules=rows[at]["modules"],
+        said=done.stderr,
     )
 
 

@@ -20,6 +20,7 @@ NOT_BEFORE_THE_LAUNCH = {
         "perdure.engine.sweeper",
     ),
     *(f"perdure.engine.attempt.{each}" for each in ("evidence", "finish", "repair", "supervision")),
+    *("perdure.rules.work_report", "perdure.workspace.work"),
     *(f"perdure.workspace.merge.{each}" for each in ("ahead", "apply", "join", "push")),
     *(f"perdure.workspace.{each}" for each in ("changes", "clone_cache", "contents", "isolated")),
     *(f"perdure.workspace.{each}" for each in ("removal", "sources", "transport", "view")),
@@ -31,13 +32,15 @@ OWN = 200
 
 
 def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
-    """A run in a new worktree, new instructions for it, and the same once more. Programs are counted,
-    and modules are known by their names."""
+    """A run in a new worktree that writes a file, new instructions for it, and the same once more.
+    Programs are counted, and modules are known by their names."""
     assert all(find_spec(name) for name in NOT_BEFORE_THE_LAUNCH)
-    with Rehearsal("by history\nsay Hello.\n") as rehearsal:
+    with Rehearsal("by history\nrun echo hello > hello.txt\n---\nsay Hello.\n") as rehearsal:
         stage = Stage(tmp_path, "codex", rehearsal)
-        first = record(stage, "run", "-q", "--agent", "codex", "--name", "task", "Say hello.")
+        named = ("--agent", "codex", "--permissions", "full", "--name", "task")
+        first = record(stage, "run", "-q", *named, "Say hello.")
         assert len(first.before) <= 3, first.before
+        assert len(first.after) <= 13, "\n".join(first.after)
         record(stage, "update", "-q", "task", "Again.")
         third = record(stage, "update", "-q", "task", "And again.")
         assert len(third.before) <= 3, third.before
@@ -46,4 +49,6 @@ def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
             early = NOT_BEFORE_THE_LAUNCH & set(each.modules)
             assert not early, early
             assert sum(name.partition(".")[0] == "perdure" for name in each.modules) <= OWN
+        # What the run changed is known without another look at its files.
+        assert "1 file +1" in third.said
         stage.close()

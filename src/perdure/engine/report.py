@@ -44,7 +44,6 @@ from perdure.rules.liveness import Liveness
 from perdure.rules.placement import changes_of
 from perdure.rules.run_titles import role_of_run, title_of_run
 from perdure.rules.text import LISTED_PROMPT
-from perdure.rules.work_report import work_report
 
 if TYPE_CHECKING:
     from perdure.model.forge.postings import Posting
@@ -232,6 +231,9 @@ def _attempt(
     checkpoints: Sequence[Checkpoint],
     records: Sequence[Record],
 ) -> dict[str, Any]:
+    # Imported when a run is reported: the agent's start must not wait for it.
+    from perdure.rules.work_report import work_report
+
     own = [record.event for record in records if record.attempt == attempt.number]
     rebuilt = [event.sessions for event in _of_kind(own, SessionsRebuilt)]
     maps = [_map(event) for event in own if isinstance(event, MapGiven | MapMissed)]

@@ -79,6 +79,11 @@ class ComparisonRepository:
 
     def photograph(self, looker: Looker) -> str:
         """Write the workdir's tracked and untracked files as a tree; return its id."""
+        self.stage(looker)
+        return self.run("write-tree").text
+
+    def stage(self, looker: Looker) -> None:
+        """Put the workdir's tracked and untracked files into the index."""
         status = looker.status()
         view = looker.eye.git_dir
         assert view is not None
@@ -105,7 +110,6 @@ class ComparisonRepository:
                 stdin=listed,
                 looker=looker,
             )
-        return self.run("write-tree").text
 
 
 def entries(out: bytes) -> dict[str, Entry]:
@@ -139,19 +143,22 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Comparison
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """A run's files and what they began as: two trees in one comparison repository."""
+    """A run's files, in the index of a comparison repository, and what they began as."""
 
     desk: ComparisonRepository
     base: str
     """The merge base of HEAD and the commit that the run began at; HEAD where that commit is
     unknown."""
-    tree: str
+
+    def tree(self) -> str:
+        """Write the files as a tree; return its id."""
+        return self.desk.run("write-tree").text
 
 
 @contextlib.contextmanager
 def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterator[Shot]:
-    """Yield the run's changes as two trees. `pinned` is the commit that it began at. Raises
-    UsageError without git."""
+    """Yield the run's files and what they began as. `pinned` is the commit that the run began at.
+    Raises UsageError without git."""
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
             raise UsageError(
@@ -160,12 +167,12 @@ def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterato
                 "Look at the directory.",
             )
         with desk(places, looker) as made:
-            common = (
-                made.run("merge-base", pinned, looker.head, good=(0, 1)).text.partition("\n")[0]
-                if pinned
-                else looker.head
-            )
-            yield Shot(desk=made, base=common or pinned, tree=made.photograph(looker))
+            common = looker.head
+            if pinned not in ("", looker.head):
+                asked = made.run("merge-base", pinned, looker.head, good=(0, 1)).text
+                common = asked.partition("\n")[0]
+            made.stage(looker)
+            yield Shot(desk=made, base=common or pinned)
 
 
 def diff(
@@ -192,9 +199,8 @@ def diff(
             else:
                 form = ()
             try:
-                return seen.desk.run(
-                    "diff", *PLAIN, *form, seen.base, seen.tree, "--", cap=most
-                ).stdout
+                asked = ("diff", "--cached", *PLAIN, *form, seen.base, "--")
+                return seen.desk.run(*asked, cap=most).stdout
             except GitSaidTooMuch:
                 raise UsageError(
                     f"The patch has more than {most:,} bytes", f"git diff, in {workspace.path}"

@@ -105,6 +105,14 @@ def write(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def put(path: Path, text: str) -> None:
+    """Write a small file atomically. After a power cut it may be empty or missing, so its reader
+    has to check its content."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh.write_text(text, encoding="utf-8", errors="surrogateescape")
+    fresh.replace(path)
+
+
 def sync(directory: Path) -> None:
     """Make renames in a directory durable."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)

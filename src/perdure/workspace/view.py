@@ -29,7 +29,7 @@ from perdure.host.git import Git, GitStatus, on_disk
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import alternate, held, is_real_directory, make_private, read, write
+from perdure.workspace.locks import alternate, held, is_real_directory, make_private, put, read
 from perdure.workspace.worktree import common_directory, git_directory
 
 _T = TypeVar("_T")
@@ -282,30 +282,24 @@ def _lock(places: Places, workspace: Workspace) -> Path:
 
 def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
     """Point the view at a commit. Its index keeps what it knows of unchanged files, so that the
-    next inspection reads few of them."""
+    next inspection reads few of them. None of it has to be durable: git refuses a damaged view, and
+    then it is made again."""
     if not (directory / "made").exists():
         shutil.rmtree(directory, ignore_errors=True)
         make_private(directory.parent)
         form = "sha256" if len(head) == 64 else "sha1"
-        eye.at(directory.parent).run(
-            "init",
-            "--quiet",
-            "--bare",
-            "--template=",
-            f"--object-format={form}",
-            "--",
-            str(directory),
-        )
-        (directory / "objects/info").mkdir(exist_ok=True)
-        write(directory / "objects/info/alternates", f"{alternate(objects)}\n")
-        write(directory / "made", "")
+        from perdure.workspace.bare import make_bare
+
+        make_bare(eye, directory, form)
+        put(directory / "objects/info/alternates", f"{alternate(objects)}\n")
+        put(directory / "made", "")
     (directory / "index.lock").unlink(missing_ok=True)
     if read(directory / "HEAD").strip() != head or not (directory / "index").exists():
         # -i: the view's index still has the old content of a file that was changed at the last look
         # and has been committed since. Without -i, git refuses the merge because such a file is not
         # "up to date" (2.39).
         eye.run("read-tree", "-i", "-m", head)
-        write(directory / "HEAD", f"{head}\n")
+        put(directory / "HEAD", f"{head}\n")
 
 
 def _stream(stream: IO[bytes], ref: str, why: str, head: str, top: Path, listed: list[str]) -> None:

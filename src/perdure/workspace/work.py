@@ -63,7 +63,8 @@ def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
     """Compare a checkpoint with what its attempt began with. Raises GitFailed."""
     began = _began(against)
     base, commits = _base(shelf, saved, against, began)
-    files = _files(shelf, base, f"{saved.commit}:worktree")
+    unchanged = base.tree == f"{saved.head}^{{tree}}" and not (saved.changed or saved.untracked)
+    files = [] if unchanged else _files(shelf, base, f"{saved.commit}:worktree")
     files = [each for each in files if _is_new(shelf, base, against, began, each)]
     if saved.untracked and saved.head:
         ignored = _ignored(shelf, [each.name for each in files if each.state == "added"])

@@ -206,7 +206,7 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
             over.set()
             killer.join()
         report = service.describe(engine, run.id)
-        changes = changes_of(engine, run.id)
+        changes = changes_of(engine, report)
     title("3. perdure why: how can it be trusted?")
     previous = None
     for attempt in report["attempts"]:

@@ -291,7 +291,6 @@ def followed(
 
     from perdure.cli.compose import Stopper, open_engine
     from perdure.cli.runs.progress import Progress
-    from perdure.cli.runs.summary import changes_of, say_summary
     from perdure.engine import service
     from perdure.engine.worker import drive, follow
     from perdure.model import RunState
@@ -325,10 +324,13 @@ def followed(
                     if new and now.attempt == 0:
                         engine.store.request_cancel(run.id)
                     raise
+        # Imported when the agent has ended: its start must not wait for it.
+        from perdure.cli.runs.summary import changes_of, say_summary
+
         run = engine.store.get(run.id)
         report = service.describe(engine, run.id)
         code = 0 if arguments.detach else service.exit_code(run, service.last_outcome(engine, run))
-        changes = "" if arguments.detach else changes_of(engine, run.id)
+        changes = "" if arguments.detach else changes_of(engine, report)
     if arguments.json:
         import json
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
 from perdure.errors import PerdureError
-from perdure.model import Backend, Workspace
+from perdure.latepattern import late_pattern
+from perdure.model import KEEPSAKES, Backend, Workspace
 from perdure.rules.text import VERDICTS, span
 
 if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
 
-_STAT = re.compile(
+_STAT = late_pattern(
     rb"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?\s*\Z"
 )
 
@@ -24,35 +25,70 @@ DOUBTS = ("incomplete", "blocked", "refused")
 """Verdicts on the work that are shown to a person even if the run succeeded."""
 
 
-def changes_of(engine: Engine, ref: str) -> str:
+def changes_of(engine: Engine, report: dict[str, Any]) -> str:
     """Return what a run changed in its workdir, as `3 files +41 −7`; empty where git cannot tell,
-    or nothing was changed."""
+    or nothing was changed. `report`: the run as `--json` shows it."""
     from perdure.engine import service
 
-    place = engine.store.get(ref).workspace
+    place = engine.store.get(report["id"]).workspace
     if place is None or place.backend is Backend.HERE:
         return ""  # changes in the user's own directory may not be the agent's
-    with suppress(PerdureError):
-        if _is_as_it_began(engine, ref, place):
-            return ""
-        found = _STAT.search(service.diff(engine, ref, stat=80))
-        if found:
-            count, more, less = (int(each or 0) for each in found.groups())
-            files = "file" if count == 1 else "files"
-            return f"{count} {files} +{more} −{less}"
+    with suppress(PerdureError, OSError):
+        counted = _recorded(engine, report, place)
+        if counted is None:
+            found = _STAT.search(service.diff(engine, report["id"], stat=80))
+            counted = tuple(int(each or 0) for each in found.groups()) if found else (0, 0, 0)
+        count, more, less = counted
+        files = "file" if count == 1 else "files"
+        return f"{count} {files} +{more} −{less}" if count else ""
     return ""
 
 
-def _is_as_it_began(engine: Engine, ref: str, place: Workspace) -> bool:
-    """Return whether the checkpoint at the end of the last attempt shows no changes, so that git
-    need not be asked."""
-    run = engine.store.get(ref)
-    last = max(engine.store.checkpoints(run.id), key=lambda each: each.number, default=None)
-    if last is None or last.why != "end" or last.attempt != run.attempt:
-        return False
+def _recorded(engine: Engine, report: dict[str, Any], place: Workspace) -> tuple[int, ...] | None:
+    """Return the numbers of changed files, added and removed lines from what is recorded of the
+    attempts, so that git need not be asked; None where only git can tell.
+
+    The last checkpoint shows whether anything is changed. The work of the first attempt was
+    compared with the commit that the run began at, and counts for the run if that is still HEAD and
+    nothing else wrote into the workdir.
+    """
+    attempts = report["attempts"]
+    checkpoints = engine.store.checkpoints(report["id"])
+    last = max(checkpoints, key=lambda each: each.number, default=None)
+    if last is None or not attempts or (last.why, last.attempt) != ("end", attempts[-1]["number"]):
+        return None
     saved = last.workdir
-    same = bool(saved.head) and saved.head == place.base
-    return same and saved.whole and not (saved.changed or saved.untracked)
+    if not saved.head or saved.head != place.base or not saved.whole:
+        return None
+    if not (saved.changed or saved.untracked):
+        return 0, 0, 0
+    first, *later = [each["work"] for each in attempts]
+    others = any(each["drift"] or each["files"] for each in attempts)
+    if others or any(each.why in KEEPSAKES for each in checkpoints):
+        return None
+    if any(not each["observed"] or each["file_count"] for each in later):
+        return None
+    if (
+        first["against"] != f"commit {place.base[:12]}"
+        or len(first["files"]) != first["file_count"]
+    ):
+        return None
+    if not all(_is_plain(each, attempts[0], Path(place.path)) for each in first["files"]):
+        return None
+    return first["file_count"], first["lines_added"], first["lines_removed"]
+
+
+def _is_plain(file: dict[str, Any], attempt: dict[str, Any], top: Path) -> bool:
+    """Return whether git counts a file of a work report as the report does. It counts a deleted
+    file with a new one as one that was renamed, and does not count files in repositories within the
+    workdir, nor one that differs from its commit because of a filter of the repository: such a file
+    is older than the attempt."""
+    parts = file["name"].split("/")
+    if file["state"] not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
+        return False
+    launched = (Path(attempt["directory"]) / "prompt.md").stat()
+    seen = (top / str(file["name"])).lstat()
+    return seen.st_dev == launched.st_dev and seen.st_ctime_ns >= launched.st_mtime_ns
 
 
 def summary(report: dict[str, Any], changes: str = "") -> str:

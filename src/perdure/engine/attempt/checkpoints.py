@@ -43,10 +43,11 @@ from perdure.model.events import (
     PlaceLost,
     WorkSeen,
 )
-from perdure.workspace import Against
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
+
+    from perdure.workspace import Against
 
 SETTLES_S = 0.3
 """Wait before a checkpoint, in seconds. An agent writes its transcript slightly later than its
@@ -215,6 +216,8 @@ def _save(engine: Engine, opened: Opened) -> Callable[[int], Saved]:
 def began_with(engine: Engine, opened: Opened) -> Against:
     """Return what the attempt's changes are compared with: the checkpoint taken when the workdir
     was last left, or the one restored since."""
+    from perdure.workspace import Against
+
     run, number = opened.claim.run, opened.attempt.number
     records = engine.store.history(run.id, limit=HISTORY)
     left, foreign = 0, set[str]()

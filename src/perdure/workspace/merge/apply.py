@@ -105,7 +105,7 @@ def apply(
             )
         _check(looker, theirs.base, message)
         with desk(places, looker, theirs.desk.objects) as made:
-            merged, refused = _merge(made, theirs.base, looker.head, theirs.tree)
+            merged, refused = _merge(made, theirs.base, looker.head, theirs.tree())
             before = made.entries(f"{looker.head}^{{tree}}")
             plan = (
                 planned(made, looker, before, made.entries(merged))

@@ -168,9 +168,11 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) ->
         known.branches.says,
     ):
         _bring(shelf, known, [look.head, *staging.commits(look.operation), *look.branches.commits])
+    begun = None
     if not (aside / "index").exists():
-        _begin(shelf, aside / "index")
-    piece = Piece(root=shelf.top, index=aside / "index", seen=dict(known.found.pieces.get("", {})))
+        begun = _begin(shelf, aside / "index")
+    seen = dict(known.found.pieces.get("", {}))
+    piece = Piece(root=shelf.top, index=aside / "index", seen=seen, begun=begun)
     look.worktree = scan(shelf, piece, known.found, look.found, policy, copy, kept=kept)
     if copy is not None:
         look.staged = staging.staged(shelf, aside / "user-index.read")
@@ -191,11 +193,12 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) ->
     return look
 
 
-def _begin(shelf: Shelf, index: Path) -> None:
-    """Fill the first index of a workdir from HEAD, so that few files are new. Entries that git
-    refuses in an index are skipped."""
+def _begin(shelf: Shelf, index: Path) -> list[str]:
+    """Fill the first index of a workdir from HEAD, so that few files are new; return the names in
+    it. Entries that git refuses in an index are skipped."""
+    names: list[str] = []
     if not shelf.tree:
-        return
+        return names
     lines = []
     for line in split(shelf.run("ls-tree", "-r", "-z", "--full-tree", shelf.tree).stdout):
         facts, _, name = line.partition("\t")
@@ -204,8 +207,10 @@ def _begin(shelf: Shelf, index: Path) -> None:
         if kind == "blob" and not any(
             part in ("", ".", "..") or escape(part, mode == "120000") != part for part in parts
         ):
+            names.append(name)
             lines.append(f"{mode} {oid}\t{name}\0")
     shelf.run("update-index", "-z", "--index-info", index=index, stdin=os.fsencode("".join(lines)))
+    return names
 
 
 def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:

@@ -20,12 +20,12 @@ from perdure.workspace.identity import Places
 from perdure.workspace.snapshot import capture, refs
 from perdure.workspace.snapshot.shelf import Shelf
 from perdure.workspace.snapshot.trees import changes
-from perdure.workspace.work import Against, observe
 
 if TYPE_CHECKING:
     from perdure.workspace.removal import HeldFiles
     from perdure.workspace.snapshot.pack import Packed, PackedFacts
     from perdure.workspace.snapshot.restore import RestoredWorkdir
+    from perdure.workspace.work import Against
 
 
 class WorkdirCheckpoints:
@@ -133,6 +133,8 @@ class WorkdirCheckpoints:
     ) -> tuple[Saved, WorkSeen | None]:
         """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare it
         with what the attempt began with; None where git cannot compare the two."""
+        from perdure.workspace.work import observe
+
         with self._shelf(workspace) as shelf:
             last = capture.save(shelf, shelf.ref(number), ignored)
             try:

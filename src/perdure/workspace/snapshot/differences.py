@@ -69,11 +69,10 @@ class Listing:
         index). Raises WorkspaceError, GitFailed."""
         changed, others = self._stirred() if self._still() else self._listed()
         if not self.piece.seen:
-            changed_dirs = set(
-                chain.from_iterable(
-                    above(name) for name in split(self._git("ls-files", "-z").stdout)
-                )
-            )
+            names = self.piece.begun
+            if names is None:
+                names = split(self._git("ls-files", "-z").stdout)
+            changed_dirs = set(chain.from_iterable(above(name) for name in names))
             self.fresh |= {"", *changed_dirs}
         for name in others:
             self._other(name)
@@ -98,9 +97,11 @@ class Listing:
         know)."""
         # diff-files also names a file of which only the mode or the time has changed; ls-files
         # would not.
-        return self._stirred()[0], split(
-            self._git("ls-files", "-z", "--others", "--directory").stdout
-        )
+        changed = self.piece.begun
+        if changed is None:
+            changed = self._stirred()[0]
+        others = self._git("ls-files", "-z", "--others", "--directory").stdout
+        return list(changed), split(others)
 
     def _still(self) -> bool:
         """Return whether no directory has changed since the last look: then no name was added or

@@ -28,7 +28,16 @@ from perdure.host.git import Git, GitResult
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
-from perdure.workspace.locks import alternate, flush_each, held, make_private, read, sync, write
+from perdure.workspace.locks import (
+    alternate,
+    flush_each,
+    held,
+    make_private,
+    put,
+    read,
+    sync,
+    write,
+)
 from perdure.workspace.snapshot.position import common_of, place_of, standing
 from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
 
@@ -439,24 +448,17 @@ def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
 def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:
     if not (directory / "made").exists():
         make_private(directory.parent)
-        git.at(directory.parent).run(
-            "init",
-            "--quiet",
-            "--bare",
-            "--template=",
-            f"--object-format={form}",
-            "--",
-            str(directory),
-        )
-        (directory / "objects/info").mkdir(exist_ok=True)
+        from perdure.workspace.bare import make_bare
+
+        make_bare(git, directory, form)
         (directory / "info").mkdir(exist_ok=True)
-        write(directory / "info/attributes", _ATTRIBUTES)
         write(directory / "made", form)
     if read(directory / "made") != form:
         raise WorkspaceError(
             f"The repository of {directory} has changed its kind of object ids to {form}.",
             "Move perdure's git directory of this workdir away and try again.",
         )
+    _agree(directory / "info/attributes", _ATTRIBUTES)
     _agree(
         directory / "objects/info/alternates",
         f"{alternate(cache / 'objects')}\n" if cache is not None else "",
@@ -467,8 +469,10 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
 
 
 def _agree(path: Path, text: str) -> None:
+    """Give a file this content. It is checked each time the shelf is opened, so it is durable only
+    with the next checkpoint."""
     if read(path) != text:
-        write(path, text)
+        put(path, text)
 
 
 def split(out: bytes) -> list[str]:

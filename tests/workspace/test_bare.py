@@ -1,0 +1,34 @@
+"""The bare repositories through which perdure looks at workdirs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from perdure.host.git import Git
+from perdure.workspace.bare import make_bare
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere git makes them itself")
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_it_is_what_git_would_make(tmp_path: Path, form: str) -> None:
+    """With the settings, the kind of ids and the directories of `git init`; once more changes
+    nothing."""
+    git = Git(cwd=tmp_path, ceiling=tmp_path, environ=dict(os.environ))
+    asked = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", "theirs")
+    git.run(*asked)
+    make_bare(git, tmp_path / "own", form)
+    make_bare(git, tmp_path / "own", form)
+
+    def seen(name: str) -> tuple[list[str], list[str]]:
+        repository = git.at(tmp_path, tmp_path / name)
+        settings = repository.run("config", "--local", "--list").text.split("\n")
+        facts = repository.run("rev-parse", "--is-bare-repository", "--show-object-format").text
+        return sorted(settings), facts.split("\n")
+
+    assert seen("own") == seen("theirs")
+    blob = git.at(tmp_path, tmp_path / "own").run("hash-object", "-w", "--stdin", stdin=b"a").text
+    assert len(blob) == (40 if form == "sha1" else 64)
