@@ -58,7 +58,9 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __str__(self) -> str:
         what = self.pattern or self.command or self.arguments
-        place = "this run" if self.run else "this repository" if self.repository else "all runs"
+        place = "this repository" if self.repository else "all runs"
+        if self.run:
+            place = "this run"
         return f"{self.decision} {self.tool} {what} in {place}, saved by {self.by or 'hand'}"
 
 

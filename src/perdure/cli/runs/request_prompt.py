@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.style import paint
@@ -75,7 +76,8 @@ def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     agent can pass for one of perdure's own lines; hidden characters are named."""
     lines = [visible(line.expandtabs(4)) for line in _lines(request)]
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
-    shown = [f"  | {piece}" for line in lines for piece in _pieces(line, width)]
+    pieces = chain.from_iterable(_pieces(line, width) for line in lines)
+    shown = [f"  | {piece}" for piece in pieces]
     if request.size > len(request.payload):
         shown.append(f"  ... {request.size} characters in all: too long to be allowed unseen")
     return ["", paint(title, "strong", sys.stderr), *shown]

@@ -22,9 +22,10 @@ HEAD = """\
 # --always` and `perdure deny --always`; edit it as you like. A rule that denies wins.
 """
 _HIDDEN = re.compile(
-    "[\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb"
-    "\\U000e0000-\\U000e007f]"
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+"""Characters that a reviewer would not see; TOML has escapes for them."""
 
 
 def path_of(state: Path) -> Path:
