@@ -402,7 +402,7 @@ def sample_report() -> dict[str, Any]:
         attempt=2,
         workspace=model.Workspace(
             id="w",
-            path="/srv/perdure/root/.perdure/work/k3v5…",
+            path="/srv/perdure/root/.perdure/work/shop--brisk-otter-k3v5q7",
             backend=model.Backend.WORKTREE,
             repo="/srv/shop",
             branch="perdure/brisk-otter",

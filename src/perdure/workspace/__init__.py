@@ -7,11 +7,11 @@ on (service, task). `prepare` makes the workdir, finishes or clears what a kill 
 reuses the workdir unchanged. It keeps uncommitted work: what is in the way is moved to the trash or
 saved under a rescue ref, never deleted.
 
-`layout` chooses paths, `identity` checks names, `locks` has locks and atomic writes, `worktree` and
-`isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one git call, `view`
-inspects and rescues, `changes` compares, `apply` merges changes into a checkout, `join` commits and
-merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash` manages its entries,
-`contents` lists everything below the root.
+`layout` plans, `names` chooses paths, `identity` checks names, `locks` has locks and atomic writes,
+`worktree` and `isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one
+git call, `view` inspects and rescues, `changes` compares, `apply` merges changes into a checkout,
+`join` commits and merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash`
+manages its entries, `contents` lists everything below the root.
 
 Checkpoints: their files are kept as `trees` on a `shelf` and named by the refs of `refs`. `capture`
 saves them (`scan` reads files, `index` the index, `cache` remembers both), `restore` and `files`
@@ -34,7 +34,7 @@ from perdure.host.git.servers import ANYWHERE, Hosts
 from perdure.host.git.ssh import OWN, Ssh
 from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import layout, locks, worktree
+from perdure.workspace import layout, locks, names, worktree
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
 from perdure.workspace.snapshot import shelf as shelves
 from perdure.workspace.snapshot.checkpoints import WorkdirCheckpoints
@@ -232,9 +232,11 @@ class Workspaces:
 
         `holder` names the lock's owner in the error that the next caller gets; `brief` says that it
         is held for a moment only. Agents that only wait in the workdir are ended, unless `at_work`
-        says that the caller does that. Raises InUse while the lock is held.
+        says that the caller does that. Raises InUse while the lock is held, WorkspaceError where
+        the workdir's name belongs to another task.
         """
         self._ready()
+        names.claim(self._places, workspace)
         fd = locks.take(self._places, workspace, holder, brief=brief)
         try:
             if not at_work:

@@ -73,7 +73,7 @@ def _contents(places: Places) -> Iterator[Thing]:
                 kind="scratch", path=path, id=path.name.removeprefix(".stage-"), used=newest(path)
             )
         else:
-            yield _named("workdir", path, path.name)
+            yield _named("workdir", path, read(places.owner(path.name)) or path.name)
     for kind, folder in (("view", "views"), ("shelf", "shelves")):
         yield from (
             _named(kind, path, path.name.removesuffix(".git")) for path in _entries(own / folder)

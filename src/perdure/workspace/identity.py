@@ -3,8 +3,9 @@ nothing.
 
 Names are given by people, forges and agents, so each kind has a grammar, and a name that does not
 fit is refused with a sentence. A valid name could still collide or surprise as a file name, so
-paths use a hash of the identity. Only the two names in `{root}/{service}/.task/{task}` are used as
-they are; their grammar is narrow enough for that.
+paths use a hash of the identity; before it a workdir has words for people, reduced to what every
+file system takes. Only the two names in `{root}/{service}/.task/{task}` are used as they are; their
+grammar is narrow enough for that.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +33,8 @@ _SCP = late_pattern(
 letter is no host: on other systems it is a drive."""
 _HOST = late_pattern(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _PATH = late_pattern(r"(/[A-Za-z0-9~_+-][A-Za-z0-9._~+-]*)+/?")
+_REPOSITORY_CHARS, _TASK_CHARS = 16, 24
+"""Maximum length of the two readable parts of a workdir's name."""
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 """Hosts for which http is allowed: traffic to this machine exposes nothing on a network."""
 
@@ -48,8 +52,12 @@ class Places:
     def task(self, service: str, task: str) -> Path:
         return self.root / service / ".task" / task
 
-    def work(self, workspace: str) -> Path:
-        return self.own / "work" / workspace
+    def work(self, name: str) -> Path:
+        return self.own / "work" / name
+
+    def owner(self, name: str) -> Path:
+        """File with the identity of the workspace to which a name below `work` belongs."""
+        return self.own / "locks" / f"{name}.owner"
 
     def stage(self, workspace: str) -> Path:
         """Directory in which a workdir is built before it is renamed to its place."""
@@ -111,6 +119,27 @@ def identify(*parts: str) -> str:
         for raw in (part.encode("utf-8", "surrogateescape") for part in parts)
     )
     return base64.b32encode(hashlib.sha256(packed).digest()).decode("ascii")[:26].lower()
+
+
+def workdir_name(repo: str, branch: str, identity: str, chars: int) -> str:
+    """Return the name of a workdir: repository, task, and the first `chars` characters of the
+    identity, as in `shop--greeting-7j4okh`.
+
+    It has only lower-case ASCII letters, digits and inner hyphens, so that no file system changes
+    it, takes two for one, or finds it too long.
+    """
+    repository = re.split(r"[/:]", repo.rstrip("/"))[-1].removesuffix(".git")
+    words = (
+        _plain(repository, _REPOSITORY_CHARS) or "repo",
+        _plain(branch.removeprefix("perdure/"), _TASK_CHARS) or "task",
+    )
+    return f"{'--'.join(words)}-{identity[:chars]}"
+
+
+def _plain(text: str, chars: int) -> str:
+    """Return the ASCII letters and digits of a text in lower case, hyphens for the rest."""
+    letters = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", letters).strip("-")[:chars].rstrip("-")
 
 
 def check_name(kind: str, name: str) -> str:

@@ -1,8 +1,8 @@
 """Where a task works: the workdir's path, and the repository, branch and commit that it begins at.
 Changes nothing.
 
-`Workspaces` calls it when a run is accepted. A path depends on the identity alone, so invalid
-names, and names that look like an existing one, are refused here.
+`Workspaces` calls it when a run is accepted. Invalid names, and names that look like an existing
+one, are refused here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.host.git import Git, on_disk
 from perdure.host.git.servers import Hosts
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import worktree
+from perdure.workspace import names, worktree
 from perdure.workspace.identity import (
     Places,
     check_base,
@@ -84,7 +84,7 @@ def _of_repository(
     identity = identify("workspace", key, check_name("agent", spec.agent), branch)
     return Workspace(
         id=identity,
-        path=str(places.work(identity)),
+        path=str(names.choose(places, key, branch, identity)),
         backend=backend,
         repo=repo,
         branch=branch,

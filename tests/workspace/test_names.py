@@ -1,0 +1,135 @@
+"""Names of workdirs: readable, safe on every file system, and never shared by two tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from perdure.errors import WorkspaceError
+from perdure.model import Backend, TaskSpec, Workspace
+from perdure.workspace import Workspaces, names
+from perdure.workspace.identity import Places, identify, workdir_name
+from tests.workspace.yard import Yard, make_yard
+
+SAFE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*--[a-z0-9]+(-[a-z0-9]+)*-[a-z2-7]{6}")
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Yard:
+    return make_yard(tmp_path)
+
+
+def worked(yard: Yard, workspace: Workspace) -> None:
+    """Takes the workdir's lock and makes it, as an attempt does."""
+    fd = yard.workspaces.lock(workspace)
+    try:
+        yard.workspaces.prepare(workspace, "claude")
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("repo", "branch", "words"),
+    [
+        ("/home/ada/shop", "perdure/greeting", "shop--greeting"),
+        ("https://forge.example/team/Web.Shop", "Fix/Rounding_2", "web-shop--fix-rounding-2"),
+        ("ssh://git@forge.example/team/shop.git", "main", "shop--main"),
+        ("forge.example:shop", "main", "shop--main"),
+        ("/srv/caf\u00e9", "perdure/a", "cafe--a"),
+        ("/srv/\u043c\u0430\u0433", "perdure/a", "repo--a"),
+        ("/srv/bad\nname\udcff", "perdure/--", "bad-name--task"),
+        ("/", "perdure/" + "a" * 190, "repo--" + "a" * 24),
+        ("/srv/" + "long-name-" * 20, "perdure/x.lock", "long-name-long-n--x-lock"),
+    ],
+)
+def test_a_name_says_repository_and_task(repo: str, branch: str, words: str) -> None:
+    """What no file system or shell would change is left of the two names, before the hash."""
+    identity = identify(repo, branch)
+    assert workdir_name(repo, branch, identity, 6) == f"{words}-{identity[:6]}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=300), st.text(max_size=300))
+def test_a_name_is_safe_whatever_it_is_made_of(repo: str, branch: str) -> None:
+    """Hostile, empty, long and foreign names: at most 49 plain characters, with nothing that is a
+    path, an option, hidden, or differs from another by case only."""
+    name = workdir_name(repo, branch, identify("x"), 6)
+    assert SAFE.fullmatch(name) and len(name) <= 16 + 2 + 24 + 1 + 6
+
+
+def test_a_workdir_is_where_its_name_says(yard: Yard) -> None:
+    """The planned path does not change once the workdir is made, and the list of contents knows
+    it."""
+    planned = yard.plan("worktree", branch="perdure/greeting")
+    path = Path(planned.path)
+    assert path == yard.root / f".perdure/work/repo--greeting-{planned.id[:6]}"
+    worked(yard, planned)
+    assert yard.plan("worktree", branch="perdure/greeting") == planned
+    (thing,) = [each for each in yard.workspaces.contents() if each.path == path]
+    assert (thing.kind, thing.id) == ("workdir", planned.id)
+
+
+def test_two_tasks_of_one_short_name_share_no_workdir(yard: Yard) -> None:
+    """A name that belongs to another task is passed over for a longer one; of two that were planned
+    at the same time, the second is refused before it touches the first one's files."""
+    mine = yard.plan("worktree", branch="one")
+    other = Workspace(
+        id=mine.id[:6] + "q" * 20, path=mine.path, backend=mine.backend, repo=mine.repo
+    )
+    worked(yard, mine)
+    with pytest.raises(WorkspaceError, match="belongs to another task"):
+        yard.workspaces.lock(other)
+    chosen = names.choose(Places(yard.root), mine.repo, "one", other.id)
+    assert chosen.name == f"repo--one-{other.id[:12]}"
+    assert names.choose(Places(yard.root), mine.repo, "one", mine.id) == Path(mine.path)
+
+
+def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:
+    """Of eight processes that claim one name at the same moment for eight tasks, one gets it."""
+    places = Places(tmp_path)
+    path = str(places.work("shop--one-abcdef"))
+    children = []
+    for number in range(8):
+        pid = os.fork()
+        if not pid:
+            mine = Workspace(id=f"id{number}", path=path, backend=Backend.WORKTREE, repo="/shop")
+            try:
+                names.claim(places, mine)
+            except WorkspaceError:
+                os._exit(1)
+            os._exit(0)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    assert sorted(codes) == [0] + [1] * 7
+
+
+@pytest.mark.parametrize("left", ["a workdir", "a lock"])
+def test_an_identity_keeps_the_workdir_of_an_older_perdure(yard: Yard, left: str) -> None:
+    """Where an older perdure made the workdir, or had made it before it was moved to the trash, the
+    path stays: conversations are bound to it."""
+    identity = yard.plan("worktree").id
+    places = Places(yard.root)
+    there = places.work(identity) if left == "a workdir" else places.lock(identity)
+    there.parent.mkdir(parents=True)
+    (there.mkdir if left == "a workdir" else there.touch)()
+    planned = yard.plan("worktree")
+    assert planned.path == str(places.work(identity))
+    worked(yard, planned)
+    assert yard.plan("worktree") == planned
+    (thing,) = [each for each in yard.workspaces.contents() if each.kind == "workdir"]
+    assert (thing.path, thing.id) == (Path(planned.path), identity)
+
+
+def test_a_directory_of_the_users_claims_no_name(yard: Yard) -> None:
+    """Working in a workdir of perdure's as it is, with --here, is not refused."""
+    planned = yard.plan("worktree")
+    worked(yard, planned)
+    here = Workspaces(yard.root, environ=yard.environ).plan(
+        TaskSpec(prompt="p", here=planned.path), "other", yard.repo
+    )
+    os.close(yard.workspaces.lock(here))
