@@ -31,6 +31,8 @@ PEEKED = 400
 ON_BOARD = frozenset({"peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"})
 ASKED = {"update": "New instructions", "fork": "What the fork is to do", "run": "What to do"}
 """Question for the text that a verb needs. The verb then runs in the background."""
+CONFIRMED = {"apply": "Copy its changes into this checkout? (y, or Enter for no): "}
+"""Question before a verb that changes files of the user's."""
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
@@ -72,6 +74,7 @@ class Board(App[None]):
         Binding("d", "verb('diff')", "diff"),
         Binding("u", "verb('update')", "reply"),
         Binding("n", "verb('run')", "new"),
+        Binding("a", "verb('apply')", show=False),
         Binding("f", "verb('fork')", show=False),
         Binding("o", "verb('open')", show=False),
         Binding("c", "verb('cost')", show=False),
@@ -286,7 +289,10 @@ class Board(App[None]):
             return
         words = [verb] if verb in ("run", "cost") or row is None else [verb, row.id]
         with self.suspend():
-            if verb not in ASKED:
+            if verb in CONFIRMED:
+                if _typed(CONFIRMED[verb]).lower() in ("y", "yes"):
+                    self._verb(words)
+            elif verb not in ASKED:
                 self._verb(words)
             elif text := _typed(f"{ASKED[verb]} (empty: none): "):
                 self._verb([*words, text, "--detach"])

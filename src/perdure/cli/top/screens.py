@@ -34,7 +34,7 @@ KEYS = (
     ("Enter", "attach to its log; Escape or Left returns, and the run continues"),
     ("r", "retry: continue where it stopped"),
     ("s", "stop: asks first; perdure retry continues later"),
-    ("d", "its changes"),
+    ("d, a", "its changes; copy them into this checkout, after a question"),
     ("u", "reply: new instructions, in the same conversation"),
     ("n, f", "a new run here; a fork of this one"),
     ("o", "open its conversation in the agent's own program"),
