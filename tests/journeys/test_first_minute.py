@@ -50,6 +50,7 @@ def test_every_verb_is_in_one_group() -> None:
     assert sorted(grouped) == sorted(verb for verb, (_, text) in VERBS.items() if text)
     assert len([verb for _, first, _ in GROUPS for verb in first.split()]) <= 23
     assert max(map(len, usage().split("\n"))) <= 80
+    assert max(map(len, usage(whole=True).split("\n"))) <= 80
     assert not {*ALIASES, *GUESSES} & set(VERBS) and set(ALIASES.values()) <= set(VERBS)
 
 

@@ -55,7 +55,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "restore": ("runs.checkpoints", "restore a checkpoint; the current state is saved first"),
     "export": (
         "data.capsule",
-        "write a run's checkpoint into one file, a capsule: conversation, files, journal",
+        "write a run's checkpoint into one file, a capsule",
     ),
     "import": ("data.capsule", "import a run from a capsule, without starting it"),
     "move": (
@@ -90,12 +90,12 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "agents": (
         "overview",
-        "list the agents: version, program, home, abilities, number of running attempts",
+        "list the agents: versions, programs, homes, abilities",
     ),
     "home": ("data.home", "keep the agents' homes on a volume: link, status, verify, unlink"),
     "entrypoint": (
         "kubernetes.entrypoint",
-        "start a container: check the volume, link the homes, run a command under an init",
+        "prepare a container's volume and homes, then run a command",
     ),
     "config": ("overview", "show every setting, its value and where it comes from"),
     "doctor": (
@@ -341,9 +341,12 @@ def usage(*, whole: bool = False) -> str:
         "more:        perdure help all, perdure VERB --help, perdure --version",
     ]
     if whole:
-        pairs = ", ".join(f"{alias} = {verb}" for alias, verb in ALIASES.items())
+        import textwrap
+
+        pairs = ", ".join(f"{alias}\0=\0{verb}" for alias, verb in ALIASES.items())
+        known = textwrap.fill(f"also known:  {pairs}", 80, subsequent_indent=" " * 13)
         lines += ["on a cluster: perdure --cluster VERB ..., or kubectl perdure VERB ..."]
-        lines += [f"also known:  {pairs}"]
+        lines += [known.replace("\0", " ")]
     return "\n".join(lines)
 
 
