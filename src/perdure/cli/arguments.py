@@ -184,9 +184,15 @@ def read_prompt(
             return Path(file).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise NotFound(f"there is no file {file!r} to read the prompt from") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except UnicodeDecodeError:
             raise UsageError(
-                f"the prompt cannot be read from {file!r}: {error}", "expected a UTF-8 text file"
+                f"the prompt in {file!r} is not UTF-8 text", "expected a UTF-8 text file"
+            ) from None
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or "not the name of a file"
+            raise UsageError(
+                f"the prompt cannot be read from {file!r}: {why.lower()}",
+                "expected a UTF-8 text file",
             ) from None
     if given not in (None, "-"):
         return str(given)
@@ -194,8 +200,8 @@ def read_prompt(
         raise UsageError("missing the prompt", asked)
     try:
         return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"the prompt on standard input is not UTF-8 text: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError("the prompt on standard input is not UTF-8 text") from None
 
 
 def files_of(arguments: argparse.Namespace) -> FileRequest | None:

@@ -22,7 +22,7 @@ from perdure.cli.server import doctor
 from perdure.cli.style import fitted, paint, wrapped
 from perdure.cli.text import clean, clock, columns
 from perdure.config import Settings
-from perdure.config.files import load
+from perdure.config.files import load, misspelled
 from perdure.config.passwords import without_password
 from perdure.errors import NO_PROC, ConfigError, PerdureError
 from perdure.host.extras import install_command
@@ -133,6 +133,8 @@ def examine(
     if not Path("/proc/self/stat").exists():
         yield DoctorFinding("/proc", "bad", ". ".join(NO_PROC))
     yield from _git()
+    for name, near in misspelled(os.environ).items():
+        yield DoctorFinding("variable", "warn", f"{name} has no effect; did you mean {near}?")
     yield from _agents(chosen, agents, ask=not serving)
     yield from _usual_agent(chosen)
     for topic, directory in (("workdirs", chosen.root), ("state", chosen.state)):

@@ -351,13 +351,13 @@ def usage(*, whole: bool = False) -> str:
 
 
 def _refuse(message: str, hint: str = "", code: int = 2) -> int:
-    from perdure.cli.style import linked
-    from perdure.cli.text import clean
+    from perdure.cli.style import linked, wrapped
+    from perdure.cli.text import clean, columns
 
-    label = linked("perdure", _page_of(code), sys.stderr)
-    print(f"{label}: {clean(message).rstrip('.')}", file=sys.stderr)
+    label, width = linked("perdure", _page_of(code), sys.stderr), columns(sys.stderr)
+    print(wrapped(f"{label}: {clean(message).rstrip('.')}", width), file=sys.stderr)
     if hint:
-        print(f"  {clean(hint)}", file=sys.stderr)
+        print(wrapped(f"  {clean(hint)}", width), file=sys.stderr)
     return code
 
 

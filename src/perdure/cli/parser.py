@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from itertools import chain
 
-from perdure.cli.text import clean
+from perdure.cli.text import clean, columns
 from perdure.latepattern import late_pattern
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
@@ -26,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         missing = said.removeprefix("the following arguments are required: ")
         hint = f"{self.prog} --help"
         if missing != said:
-            names = [place.upper() for place in missing.split(", ")]
+            names = [_shown(place) for place in missing.split(", ")]
             plural = "s" if len(names) > 1 else ""
             said = f"missing argument{plural} {', '.join(names)}"
         elif said.startswith("unrecognized arguments: "):
@@ -38,7 +39,10 @@ class Parser(argparse.ArgumentParser):
                 self._near(found[2], known),
             )
         verb = self.prog.removeprefix("perdure ")
-        self.exit(2, f"perdure {verb}: {clean(said)}\n  {clean(hint)}\n")
+        from perdure.cli.style import wrapped
+
+        text = f"perdure {verb}: {clean(said)}\n  {clean(hint)}\n"
+        self.exit(2, wrapped(text, columns(sys.stderr)))
 
     def _unknown(self, words: str) -> tuple[str, str]:
         """Return what is wrong with unknown arguments, and a hint."""
@@ -59,6 +63,12 @@ class Parser(argparse.ArgumentParser):
         near = get_close_matches(word, known, 1)
         more = f"{self.prog} --help"
         return f"Did you mean {near[0]}? ({more})" if near else more
+
+
+def _shown(argument: str) -> str:
+    """Return a missing argument as the help shows it: a place in capitals, a flag as it is
+    typed."""
+    return argument if argument.startswith("-") else argument.upper()
 
 
 def optional_name(parser: argparse.ArgumentParser, *, ask: bool = False) -> None:

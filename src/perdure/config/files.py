@@ -96,6 +96,22 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
     return replace(start, **values, origin=origin)
 
 
+def misspelled(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of the environment that are nearly a setting's, with the setting's. They
+    have no effect. Other `PERDURE_` variables are not judged: agents (`PERDURE_ATTEMPT`) and tests
+    have their own."""
+    from difflib import get_close_matches
+
+    settings = [f"PERDURE_{key.upper()}" for key in READERS]
+    found = {}
+    for name in environ:
+        if name.startswith("PERDURE_") and name not in (*settings, "PERDURE_ATTEMPT"):
+            near = get_close_matches(name, settings, 1, 0.93)
+            if near:
+                found[name] = near[0]
+    return found
+
+
 def user_settings(environ: Mapping[str, str]) -> Path:
     """Return the path of the user's settings file, whether or not it exists."""
     home = Path(environ.get("HOME") or "/")

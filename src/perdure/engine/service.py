@@ -481,11 +481,17 @@ def diff(
     before they are shown.
 
     `stat`: the summary instead, with this many columns. `binary`: a patch that git apply accepts in
-    full. Raises UsageError without git, and if the result is larger than `most` bytes.
+    full. Raises NotFound without the workdir, UsageError without git, and if the result is larger
+    than `most` bytes.
     """
-    return engine.workspaces.diff(
-        _placed(engine.store.get(ref)), stat=stat, binary=binary, most=most
-    )
+    run = engine.store.get(ref)
+    place = _placed(run)
+    if not engine.elsewhere(run) and not Path(place.path).is_dir():
+        raise NotFound(
+            f"the workdir of {run.name} is not here: {place.path}",
+            f"perdure {'restore' if run.attempt else 'retry'} {run.name}",
+        )
+    return engine.workspaces.diff(place, stat=stat, binary=binary, most=most)
 
 
 def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applied:

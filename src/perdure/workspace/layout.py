@@ -7,6 +7,7 @@ one, are refused here.
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,7 +17,7 @@ from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.host.git import Git, on_disk
 from perdure.host.git.servers import Hosts
 from perdure.model import Backend, TaskSpec, Workspace
-from perdure.workspace import names, worktree
+from perdure.workspace import locks, names, worktree
 from perdure.workspace.identity import (
     Places,
     check_base,
@@ -118,6 +119,10 @@ def _on_this_machine(
     known = on_disk.head(common)
     head = known[0] if known is not None else git.commit("HEAD")
     if not head and not base:
+        if not _is_unborn(git, common):
+            raise WorkspaceError(
+                f"{repo} is damaged: its HEAD names no commit.", f"Try: git -C {repo} fsck"
+            )
         raise WorkspaceError(
             f"{repo} has no commit yet, so there is no commit to start from.",
             "Make a first commit: git commit --allow-empty",
@@ -130,6 +135,17 @@ def _on_this_machine(
         own = git.at(common, common)
         worktree.check_branch_free(own, branch, Path(workspace.path))
     return workspace
+
+
+def _is_unborn(git: Git, common: Path) -> bool:
+    """Return whether HEAD names a branch that does not exist yet, as in a new repository. A branch
+    that exists but names no commit is damaged."""
+    found = git.run("symbolic-ref", "--quiet", "HEAD", good=(0, 1, 128))
+    branch = found.text.strip()
+    if found.code or not branch:
+        return False
+    packed = locks.read_all(common / "packed-refs").split()
+    return not os.path.lexists(common / branch) and branch not in packed
 
 
 def find_repository(start: Path, environ: Mapping[str, str]) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from perdure.engine.sweeper import Row, Sweep
 
 NEEDS_A_PERSON = 3
+SHORTEST_ID = 8
+"""Minimum number of characters of an entry's id at a terminal."""
 
 
 def gc_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,7 +139,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"schema_version": 1, "entries": rows}, indent=2, ensure_ascii=False))
         return
-    lines = []
+    lines, ids = [], [row["id"] for row in rows]
     for row in rows:
         unknown, unsaved = row["unsaved"] is None, row["unsaved"]
         if unknown or unsaved:
@@ -145,7 +148,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
             stays = "the grace"
         lines.append(
             (
-                row["id"],
+                _shortest(row["id"], ids) if sys.stdout.isatty() else row["id"],
                 row["kind"],
                 one_line(row["run"], 30),
                 clock(row["at"]) if row["at"] else "",
@@ -155,6 +158,15 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
     table(("ID", "KIND", "RUN", "SINCE", "STAYS"), lines)
     if not lines and sys.stdout.isatty():
         print("the trash is empty; perdure gc --dry-run shows what would go there")
+
+
+def _shortest(of: str, ids: Sequence[str]) -> str:
+    """Return the shortest beginning of an id that no other one has: `trash restore` takes it."""
+    others = [each for each in ids if each != of]
+    lengths = range(SHORTEST_ID, len(of))
+    return next(
+        (of[:end] for end in lengths if not any(each.startswith(of[:end]) for each in others)), of
+    )
 
 
 def reset_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.parser import optional_name
 from perdure.cli.style import is_colored
-from perdure.cli.text import clean, columns, visible
+from perdure.cli.text import clean, columns, shown_path, visible
 from perdure.errors import Conflict
 
 COLOURS = {"+": "32", "-": "31", "@": "36"}
@@ -119,10 +119,8 @@ def apply_verb(arguments: argparse.Namespace) -> int:
         )
     else:
         where = f"in commit {applied.commit[:12]}" if applied.commit else "not committed"
-        print(
-            f"{len(applied.files)} file(s) changed in {clean(applied.top)}, {where}",
-            file=sys.stderr,
-        )
+        top = shown_path(applied.top, sys.stderr)
+        print(f"{len(applied.files)} file(s) changed in {top}, {where}", file=sys.stderr)
     return 0
 
 
@@ -144,10 +142,7 @@ def rm_verb(arguments: argparse.Namespace) -> int:
     print(f"removed {removed.run.name} (its log is kept)")
     place = removed.run.workspace
     if removed.trash is not None:
-        print(
-            f"  its workdir is in {clean(str(removed.trash))}; undo: perdure trash restore "
-            f"{removed.trash.name}"
-        )
+        print(f"  its workdir is in the trash\n  undo: perdure trash restore {removed.trash.name}")
         if removed.unsaved:
             print("  it has changes that exist nowhere else, so it stays there until you purge it")
     elif removed.kept:
