@@ -245,6 +245,8 @@ def _guarded(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         return code  # The reader closed the pipe (`perdure logs | head`); that is no error.
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)  # The terminal shows `^C`, and the prompt begins a line.
         return 130
     except OSError as error:
         no_proc = not os.path.exists("/proc/self/stat")  # noqa: PTH110

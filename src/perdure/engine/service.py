@@ -460,8 +460,10 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     it is then. Raises NotFound, and Conflict for a finished run."""
     run = engine.store.get(ref)
     if run.state in FINAL:
-        word = "stopped" if run.state is RunState.CANCELLED else f"ended: it has {run.state}"
-        raise Conflict(f"{run.name} is already {word}", f"perdure show {run.name}")
+        word = f"has already ended: it has {run.state}"
+        if run.state is RunState.CANCELLED:
+            word = "is already stopped"
+        raise Conflict(f"{run.name} {word}", f"perdure show {run.name}")
     run = engine.store.request_cancel(run.id)
     if run.state is not RunState.RUNNING:
         return run
