@@ -1,25 +1,21 @@
-"""The tutorial: every command of the page, in its order, on the real Claude Code; what the page shows
-of an output is in it."""
+"""The tutorial: every command of the page, in its order, typed into a terminal of 80 by 24, on the
+real Claude Code; what the page shows of an output is in it."""
 
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from perdure.agents.rehearsal import Rehearsal
+from tests.journeys.pages import Reader, commands, machine
 from tests.journeys.stage import Stage
-from tests.patience import PATIENCE_S
 
 PAGE = Path(__file__).parents[2] / "docs/tutorial/repository.md"
 SCRIPT = """by history
 say I run the test first.
-run touch at-work; test -e again || { touch again; sleep 60; }; python3 -m unittest 2>&1 | tail -3
+run touch at-work; test -e again || { touch again; sleep 600; }; python3 -m unittest 2>&1 | tail -3
 ---
 run rm -f at-work again; sed -i 's/, 1)/, 2)/' cart.py
 ---
@@ -30,47 +26,36 @@ run printf '\\n    def test_empty(self):\\n        self.assertEqual(total([]), 0
 say There is a test for an empty cart.
 """
 STEP = re.compile(
-    r"(?:<!-- wait: (?P<wait>\S+) -->\n)?```sh\n(?P<commands>.*?)```\n(?:```text\n(?P<shown>.*?)```)?",
+    r"(?P<typed>(?:<!-- wait: \S+ -->\n)?```sh\n.*?```\n)(?:```text\n(?P<shown>.*?)```)?",
     re.DOTALL,
 )
 
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
-    directory = Path(tempfile.mkdtemp(prefix="pt"))
-    with Rehearsal(SCRIPT) as rehearsal:
-        made = Stage(directory, "claude", rehearsal)
-        yield made
-        made.close()
-    shutil.rmtree(directory, ignore_errors=True)
+    yield from machine(SCRIPT)
 
 
 def test_the_tutorial(stage: Stage) -> None:
-    """A reader who types the page, with an agent that is killed where the page kills it, sees what
-    the page shows."""
-    here = stage.directory
-    (stage.home / ".gitconfig").write_text("[user]\nname = Ada\nemail = ada@example.invalid\n")
+    """A reader who types the page into a terminal, with an agent that is killed where the page kills
+    it, sees what the page shows; each screen is the one that a person last looked at."""
     workdirs = stage.home / ".local/share/perdure/.perdure/work"
     steps = list(STEP.finditer(PAGE.read_text()))
     assert len(steps) == len(re.findall(r"^```sh$", PAGE.read_text(), re.MULTILINE)) == 9
-    for step in steps:
-        if step["wait"]:
-            stage.until(lambda at=step["wait"]: list(workdirs.glob(f"*/{at}")), "the agent works")
-        place = stage.directory / "place"
-        done = subprocess.run(
-            ["bash", "-e", "-c", f'{step["commands"]}\npwd > "{place}"'],
-            cwd=here,
-            env=stage.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        print(done.stdout)
-        assert done.returncode == 0, f"{step['commands']}\n{done.stdout}"
-        here = Path(place.read_text().strip())
-        for line in (step["shown"] or "").splitlines():
-            wanted = ".*".join(map(re.escape, re.split(r"\s*\.\.\.\s*", line)))
-            assert re.search(wanted, done.stdout), f"not shown: {line}\n{done.stdout}"
+    reader = Reader(stage, stage.home)
+    try:
+        for step in steps:
+            seen = ""
+            for wait, command in commands(step["typed"]):
+                if wait:
+                    stage.until(lambda at=wait: list(workdirs.glob(f"*/{at}")), "the agent works")
+                seen += reader.type(command)
+                assert reader.code == 0, f"{command}\n{seen}"
+            for line in (step["shown"] or "").splitlines():
+                wanted = ".*".join(map(re.escape, re.split(r"\s*\.\.\.\s*", line)))
+                unwrapped = re.sub(r"\n {2,}", " ", seen)
+                assert re.search(wanted, f"{seen}\n{unwrapped}"), f"not shown: {line}\n{seen}"
+    finally:
+        reader.close()
+    reader.compare("tutorial.txt")
     stage.nothing_survives()

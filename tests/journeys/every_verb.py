@@ -1,0 +1,79 @@
+"""Calls `perdure` for many command lines in one process, which is quicker than a start for each.
+
+`python -m tests.journeys.every_verb WIDTH` reads the lists of words from standard input, as JSON,
+and prints for each the exit code, standard output and standard error. A WIDTH above 0 gives both
+streams to a terminal that is so wide: what stands on it is in the place of standard output.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import struct
+import sys
+import termios
+import threading
+import traceback
+from typing import TextIO
+
+from perdure.cli.main import main
+
+PLAIN = sys.stdout.encoding
+
+
+def ended(words: list[str], out: TextIO, err: TextIO) -> int | str:
+    """Run one command line. Return its exit code; a traceback is left on its standard error."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, err
+    try:
+        return main(words)
+    except SystemExit as end:
+        return end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        out.flush()
+        err.flush()
+        sys.stdout, sys.stderr = before
+
+
+def piped(words: list[str]) -> tuple[int | str, str, str]:
+    """Run one command line into two pipes of the locale's encoding."""
+    raw = io.BytesIO(), io.BytesIO()
+    out, err = (io.TextIOWrapper(each, encoding=PLAIN) for each in raw)
+    code = ended(words, out, err)
+    return code, raw[0].getvalue().decode(PLAIN), raw[1].getvalue().decode(PLAIN)
+
+
+def on_terminal(words: list[str], width: int) -> tuple[int | str, str, str]:
+    """Run one command line on a terminal."""
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    seen = bytearray()
+
+    def read() -> None:
+        while piece := os.read(master, 1 << 16):
+            seen.extend(piece)
+            if seen.endswith(b"\0"):
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with os.fdopen(slave, "w", encoding="utf-8") as screen:
+        code = ended(words, screen, screen)
+        screen.write("\0")
+    reader.join()
+    os.close(master)
+    return code, seen.decode().rstrip("\0").replace("\r\n", "\n"), ""
+
+
+if __name__ == "__main__":
+    WIDTH = int(sys.argv[1])
+    LINES = json.loads(sys.stdin.buffer.read())
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    ends = [on_terminal(words, WIDTH) if WIDTH else piped(words) for words in LINES]
+    print(json.dumps(ends))
