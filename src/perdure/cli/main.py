@@ -180,12 +180,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _perform(words: list[str]) -> int:
     if words == ["help", "all"]:
-        print(usage(whole=True))
+        _overview(usage(whole=True))
         return 0
     if words[:1] == ["help"] and len(words) > 1:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
+        _overview(usage())
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         from perdure import __version__
@@ -212,6 +212,12 @@ def _perform(words: list[str]) -> int:
         arguments.name = newest_here(verb)
     code: int = _part(verb, "verb")(arguments)
     return code
+
+
+def _overview(text: str) -> None:
+    from perdure.cli.text import say
+
+    say(text, 13)  # the column of what a verb does, behind the two spaces before it
 
 
 def kubectl_perdure() -> int:

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from perdure.cli.compose import environment, open_to_read, settings
-from perdure.cli.text import clean
+from perdure.cli.text import clean, say
 from perdure.config.passwords import shown
 from perdure.config.values import DURATIONS
 from perdure.model import RunState
@@ -38,9 +38,9 @@ def agents_verb(arguments: argparse.Namespace) -> int:
         if agent["installed"]:
             print(f"  program   {clean(agent['program'])}")
             print(f"  home      {clean(agent['home'])}")
-            print(f"  can       {', '.join(_words(agent['abilities']))}")
+            say(f"  can       {', '.join(_words(agent['abilities']))}", 10)
         else:
-            print(f"  {clean(agent['problem'])}")
+            say(f"  {clean(agent['problem'])}")
     return 0
 
 

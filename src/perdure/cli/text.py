@@ -4,6 +4,7 @@ cleaned, and how."""
 from __future__ import annotations
 
 import os
+import sys
 
 from perdure.rules.text import (
     age,
@@ -49,6 +50,14 @@ def columns(stream: TextIO) -> int:
         return os.get_terminal_size(stream.fileno()).columns or 80
     except OSError:
         return 80
+
+
+def say(text: str, hang: int = 2) -> None:
+    """Print a text, wrapped at words where standard output is a terminal. Continuation lines are
+    indented by `hang` more than the first."""
+    from perdure.cli.style import wrapped
+
+    print(wrapped(text, columns(sys.stdout), hang))
 
 
 def shown_path(path: str, stream: TextIO) -> str:

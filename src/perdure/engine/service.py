@@ -487,12 +487,7 @@ def diff(
     than `most` bytes.
     """
     run = engine.store.get(ref)
-    place = _placed(run)
-    if not engine.elsewhere(run) and not Path(place.path).is_dir():
-        raise NotFound(
-            f"the workdir of {run.name} is not here: {place.path}",
-            f"perdure {'restore' if run.attempt else 'retry'} {run.name}",
-        )
+    place = _present(engine, run)
     return engine.workspaces.diff(place, stat=stat, binary=binary, most=most)
 
 
@@ -501,7 +496,7 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
     (`Applied.refused`).
 
     Raises Conflict while the run is running, UsageError if there are no changes to apply, NotFound
-    if `to` is not a checkout.
+    if the workdir is gone or `to` is not a checkout.
     """
     run = engine.store.get(ref)
     place = _placed(run)
@@ -515,6 +510,7 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
             f"{run.name} worked in {place.path} itself, so its changes are already there",
             f"perdure diff {run.name}",
         )
+    _present(engine, run)
     first = title_of_run(run)[:72]
     text = f"{first}\n\nRun: {run.name} ({run.id})\nAgent: {run.spec.agent}\n"
     applied = engine.workspaces.apply(place, to, run.spec.agent, text if commit else "")
@@ -603,6 +599,17 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
 def _placed(run: TaskRun) -> Workspace:
     assert run.workspace is not None
     return run.workspace
+
+
+def _present(engine: Engine, run: TaskRun) -> Workspace:
+    """Return the run's workspace. Raises NotFound if it is one of this host and has no workdir."""
+    place = _placed(run)
+    if not engine.elsewhere(run) and not Path(place.path).is_dir():
+        verb = "restore" if run.attempt else "retry"
+        raise NotFound(
+            f"the workdir of {run.name} is not here: {place.path}", f"perdure {verb} {run.name}"
+        )
+    return place
 
 
 def describe(engine: Engine, ref: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.runs.ls import table
-from perdure.cli.text import clean, clock, one_line
+from perdure.cli.text import clean, clock, one_line, say
 from perdure.errors import UsageError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _show(swept: Sweep, *, all_rows: bool) -> None:
     kept = sum(row.verdict == "keep" for row in swept.rows)
     persons = sum(row.verdict == "person" for row in swept.rows)
     taken = "would be removed" if swept.dry else "taken"
-    print(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to look at")
+    say(f"{len(swept.taken)} {taken} ({freed}), {kept} kept, {persons} for you to look at")
 
 
 def _line(row: Row, dry: bool) -> tuple[str, ...]:
@@ -157,7 +157,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
         )
     table(("ID", "KIND", "RUN", "SINCE", "STAYS"), lines)
     if not lines and sys.stdout.isatty():
-        print("the trash is empty; perdure gc --dry-run shows what would go there")
+        say("the trash is empty; perdure gc --dry-run shows what would go there")
 
 
 def _shortest(of: str, ids: Sequence[str]) -> str:

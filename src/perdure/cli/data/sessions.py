@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.compose import open_to_read, settings, shelf_of
-from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line
+from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line, say
 from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
     entries = shelf.entries(max(arguments.limit, 0), below)
     print_entries(entries, store.now(), as_json=arguments.json)
     if not entries and sys.stdout.isatty() and not arguments.json:
-        print("no conversations here; perdure sessions --all shows those of all directories")
+        say("no conversations here; perdure sessions --all shows those of all directories")
     return 0
 
 

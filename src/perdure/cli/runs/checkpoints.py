@@ -9,7 +9,7 @@ import sys
 
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.parser import optional_name
-from perdure.cli.text import clean, clock, one_line
+from perdure.cli.text import clean, clock, one_line, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def checkpoints_verb(arguments: argparse.Namespace) -> int:
         [_line(checkpoint) for checkpoint in shown],
     )
     if not found and sys.stdout.isatty():
-        print(
-            f"{run.name} has no checkpoint yet; one is taken at the end of every turn and attempt"
-        )
+        say(f"{run.name} has no checkpoint yet; one is taken at the end of every turn and attempt")
     if len(shown) < len(found):
         print(
             f"{len(found) - len(shown)} older: perdure checkpoints {run.name} --all",
