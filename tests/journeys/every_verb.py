@@ -62,9 +62,13 @@ def on_terminal(words: list[str], width: int) -> tuple[int | str, str, str]:
 
     reader = threading.Thread(target=read)
     reader.start()
+    for stream in (1, 2):
+        os.dup2(slave, stream)  # for a pager
     with os.fdopen(slave, "w", encoding="utf-8") as screen:
         code = ended(words, screen, screen)
         screen.write("\0")
+    for stream in (1, 2):
+        os.dup2(0, stream)
     reader.join()
     os.close(master)
     return code, seen.decode().rstrip("\0").replace("\r\n", "\n"), ""
@@ -73,7 +77,10 @@ def on_terminal(words: list[str], width: int) -> tuple[int | str, str, str]:
 if __name__ == "__main__":
     WIDTH = int(sys.argv[1])
     LINES = json.loads(sys.stdin.buffer.read())
-    null = os.open(os.devnull, os.O_RDONLY)
+    result = os.dup(1)
+    null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
+    os.dup2(null, 1)
     ends = [on_terminal(words, WIDTH) if WIDTH else piped(words) for words in LINES]
-    print(json.dumps(ends))
+    with os.fdopen(result, "w") as file:
+        file.write(json.dumps(ends))

@@ -41,6 +41,10 @@ def test_a_run_is_chosen_at_a_terminal(stage: Callable[..., Stage]) -> None:
     states = {name: one.show(name)["state"] for name in ("first", "second")}
     assert states == {"first": "cancelled", "second": "queued"}
     shown = Terminal(one, 110)
+
+    def refused() -> list[str]:
+        return [line for line in shown.screen() if "the workdir of second is not here" in line]
+
     try:
         shown.type("python3 -m perdure top", "Enter")
         shown.shows("waiting  1")
@@ -51,14 +55,14 @@ def test_a_run_is_chosen_at_a_terminal(stage: Callable[..., Stage]) -> None:
         shown.type("a")
         shown.shows("Copy its changes into this checkout?")
         shown.type("Enter")
-        lines = shown.shows("Enter returns to the board")
-        assert not [line for line in lines if line.startswith("perdure:")]
+        shown.shows("Enter returns to the board")
+        assert len(refused()) == 1  # what `d` has printed above
         shown.type("Enter")
         shown.shows("waiting  1")
         shown.type("a")
         shown.shows("Copy its changes into this checkout?")
         shown.type("y", "Enter")
-        shown.shows("perdure: ")  # there is nothing to copy yet, and it says so
+        one.until(lambda: len(refused()) == 2, "apply says that there is no workdir")
         shown.shows("Enter returns to the board")
         shown.type("Enter")
         shown.shows("waiting  1")
