@@ -162,7 +162,7 @@ def channels(value: object) -> tuple[Channel, ...]:
         except (ValueError, RecursionError):
             raise ValueError("expected tables [notify.NAME], or the same as JSON") from None
     if not isinstance(value, Mapping):
-        raise ValueError("a table [notify.NAME] with url, server or service_file is needed")
+        raise ValueError("expected a table [notify.NAME] with url, server or service_file")
     return tuple(_channel(str(name), table) for name, table in value.items())
 
 
@@ -182,7 +182,7 @@ COMMON = ("events", "labels", "roles", "quiet")
 
 def _channel(name: str, table: object) -> Channel:
     if not NAME.fullmatch(name):
-        raise ValueError(f"{name[:60]!r} is no name of a channel: expected a-z, 0-9, - and _")
+        raise ValueError(f"{name[:60]!r} is not a valid channel name: expected a-z, 0-9, - and _")
     if not isinstance(table, Mapping):
         raise ValueError(f"expected a table [notify.{name}]")
     kinds = [key for key in WHERE if key in table]
@@ -215,7 +215,9 @@ def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, 
     server = table["server"]
     found = _SERVER.fullmatch(server) if isinstance(server, str) else None
     if found is None or int(found[4] or 0) > 65535:
-        raise ValueError(f"server of {name} is an address such as smtp://user@mail.example.com:587")
+        raise ValueError(
+            f"server of {name} must be an address such as smtp://user@mail.example.com:587"
+        )
     people = _texts(f"to of {name}", table.get("to", []))
     sender = table.get("from", "")
     if not people or not all(_MAIL.fullmatch(each) for each in (*people, str(sender))):
@@ -230,14 +232,14 @@ def _place(name: str, kind: ChannelKind, table: Mapping[str, Any]) -> dict[str, 
 
 def _file(what: str, value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        raise ValueError(f"{what} is an absolute path")
+        raise ValueError(f"{what} must be an absolute path")
     return value
 
 
 def _texts(what: str, value: object) -> tuple[str, ...]:
     found = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) and each for each in found):
-        raise ValueError(f"{what} is a list of texts")
+        raise ValueError(f"{what} must be a list of texts")
     return tuple(found)
 
 
@@ -254,12 +256,12 @@ def _events(name: str, value: object) -> tuple[NoticeEvent, ...]:
 
 def _labels(name: str, value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value.values()):
-        raise ValueError(f'labels of {name} is a table such as {{team = "web"}}')
+        raise ValueError(f'labels of {name} must be a table such as {{team = "web"}}')
     return tuple((str(key), str(each)) for key, each in value.items())
 
 
 def _quiet(name: str, value: object) -> str:
-    wrong = ValueError(f"quiet of {name} is a span of the day such as 22:00-07:00")
+    wrong = ValueError(f"quiet of {name} must be a time span such as 22:00-07:00")
     if value == "":
         return ""
     if not isinstance(value, str) or not _HOURS.fullmatch(value):

@@ -238,7 +238,8 @@ def rules(value: object) -> tuple[Rule, ...]:
 def _rule(name: str, table: object) -> Rule:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,30}", name):
         raise ValueError(
-            f"{name!r} must have only small letters, digits and -, as a part of a branch's name"
+            f"{name!r} must have only lowercase letters, digits and -, because it becomes part of "
+            "a branch name"
         )
     if not isinstance(table, Mapping):
         raise ValueError(f"expected a table [agents.{name}]")
@@ -260,7 +261,7 @@ def _rule(name: str, table: object) -> Rule:
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError("is a text")
+        raise ValueError("must be a text")
     return value
 
 
@@ -270,13 +271,15 @@ def _texts(value: object) -> tuple[str, ...]:
         or not value
         or not all(isinstance(each, str) and each for each in value)
     ):
-        raise ValueError("is a list of texts")
+        raise ValueError("must be a list of texts")
     return tuple(value)
 
 
 def _authors(value: object) -> tuple[str, ...]:
     if "*" in "".join(found := _texts(value)):
-        raise ValueError("are logins, one by one: everyone listed can start this agent")
+        raise ValueError(
+            "must be a list of logins without wildcards: everyone listed can start this agent"
+        )
     return found
 
 
@@ -290,17 +293,17 @@ def _triggers_of(value: object) -> tuple[str, ...]:
 def _clone(value: object) -> str:
     if not _CLONE.fullmatch(found := _text(value)):
         words = (
-            "is an https address without credentials (http on this machine), an ssh address, or an "
-            "absolute path"
+            "must be an https address without credentials (http on this machine), an ssh address, "
+            "or an absolute path"
         )
-        raise ValueError(f"{words}; {{repository}} may stand behind the server's name")
+        raise ValueError(f"{words}; {{repository}} may follow the name of the server")
     return found
 
 
 def _one_of(*choices: str) -> Callable[[object], str]:
     def check(value: object) -> str:
         if value not in choices:
-            raise ValueError(f"is one of {', '.join(choices)}")
+            raise ValueError(f"must be one of {', '.join(choices)}")
         return str(value)
 
     return check
@@ -308,38 +311,42 @@ def _one_of(*choices: str) -> Callable[[object], str]:
 
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1000:
-        raise ValueError("is a whole number from 1 to 1000")
+        raise ValueError("must be a whole number from 1 to 1000")
     return value
 
 
 def _money(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
-        raise ValueError("is an amount of dollars")
+        raise ValueError("must be an amount of dollars")
     return float(value)
 
 
 def _seconds(value: object) -> float:
+    wrong = ValueError("must be a duration such as 90s, 15m or 2h")
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("is a duration such as 90s, 15m or 2h")
-    return duration(str(value))
+        raise wrong
+    try:
+        return duration(str(value))
+    except ValueError:
+        raise wrong from None
 
 
 def _yes(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("is true or false")
+        raise ValueError("must be true or false")
     return value
 
 
 def _identity(value: object) -> str:
     """Return a name or address that git uses unchanged: one line without `<` and `>`."""
     if not re.fullmatch(r"[^\x00-\x1f\x7f<>]{1,200}", found := _text(value)):
-        raise ValueError("is one line without < and >")
+        raise ValueError("must be one line without < and >")
     return found
 
 
 def _directory(value: object) -> str:
     if not re.fullmatch(r"/[^\0]*", found := _text(value)):
-        raise ValueError("is an absolute path")
+        raise ValueError("must be an absolute path")
     return found
 
 

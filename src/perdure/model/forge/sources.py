@@ -101,7 +101,8 @@ def _in_words(word: str) -> tuple[str, dict[str, object]]:
 def _source(name: str, table: object) -> Source:
     if not NAME.fullmatch(name):
         raise ValueError(
-            f"{name!r} must have only small letters, digits, - and _, as a part of an address"
+            f"{name!r} must have only lowercase letters, digits, - and _, because it becomes part "
+            "of an address"
         )
     if not isinstance(table, Mapping):
         raise ValueError(f"expected a table [webhooks.{name}]")
@@ -109,7 +110,7 @@ def _source(name: str, table: object) -> Source:
         raise ValueError(f"{name} has no setting {unknown[0]!r}; known are {', '.join(KEYS)}")
     forge = table.get("forge")
     if forge is not None and forge not in list(Forge):
-        raise ValueError(f"the forge of {name} is one of {', '.join(Forge)}")
+        raise ValueError(f"the forge of {name} must be one of {', '.join(Forge)}")
     files, variables = (
         _texts(name, table.get("secret_file", [])),
         _texts(name, table.get("secret_env", [])),
@@ -117,16 +118,16 @@ def _source(name: str, table: object) -> Source:
     credentials = _texts(name, table.get("secret_credential", []))
     if not 1 <= len(files) + len(variables) + len(credentials) <= ACTIVE_MOST:
         raise ValueError(
-            f"{name} needs a secret: secret_file, secret_env or secret_credential, and at most "
-            f"{ACTIVE_MOST} while one takes the other's place"
+            f"{name} needs a secret (secret_file, secret_env or secret_credential), or at most "
+            f"{ACTIVE_MOST} while a new one replaces the old one"
         )
     if any(not path.startswith("/") or "\0" in path for path in files):
-        raise ValueError(f"secret_file of {name} is an absolute path")
+        raise ValueError(f"secret_file of {name} must be an absolute path")
     if any(not re.fullmatch(VARIABLE, variable) for variable in variables):
-        raise ValueError(f"secret_env of {name} is the name of a variable, not the secret")
+        raise ValueError(f"secret_env of {name} must be the name of a variable, not the secret")
     if any(not CREDENTIAL.fullmatch(credential) for credential in credentials):
         raise ValueError(
-            f"secret_credential of {name} is the name of a systemd credential, not a path"
+            f"secret_credential of {name} must be the name of a systemd credential, not a path"
         )
     known = Forge(forge) if forge else None
     return Source(name, known, files, variables, *_api(name, known, table), credentials)
@@ -156,14 +157,14 @@ def token_of(name: str, table: Mapping[str, Any]) -> tuple[str, str, str]:
         table.get(key, "") for key in ("token_file", "token_env", "token_credential")
     )
     if sum(map(bool, (file, variable, credential))) > 1:
-        raise ValueError(f"{name} has one token: token_file, token_env or token_credential")
+        raise ValueError(f"{name} must have only one of token_file, token_env and token_credential")
     if not isinstance(file, str) or (file and (not file.startswith("/") or "\0" in file)):
-        raise ValueError(f"token_file of {name} is an absolute path")
+        raise ValueError(f"token_file of {name} must be an absolute path")
     if not isinstance(variable, str) or (variable and not re.fullmatch(VARIABLE, variable)):
-        raise ValueError(f"token_env of {name} is the name of a variable, not the token")
+        raise ValueError(f"token_env of {name} must be the name of a variable, not the token")
     if not isinstance(credential, str) or (credential and not CREDENTIAL.fullmatch(credential)):
         raise ValueError(
-            f"token_credential of {name} is the name of a systemd credential, not a path"
+            f"token_credential of {name} must be the name of a systemd credential, not a path"
         )
     return file, variable, credential
 
@@ -174,7 +175,8 @@ def address(what: str, url: object) -> str:
     found = ADDRESS.fullmatch(url) if isinstance(url, str) else None
     if found is None:
         raise ValueError(
-            f"{what} is an address such as https://git.example.com, without user, query or mark"
+            f"{what} must be an address such as https://git.example.com, without user, query or "
+            "fragment"
         )
     host = re.sub(r":[0-9]+$", "", found[2])
     if found[1] == "http" and not re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|\[::1\]", host):
@@ -185,5 +187,5 @@ def address(what: str, url: object) -> str:
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     found = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str) and each for each in found):
-        raise ValueError(f"the secrets of {name} must be named by texts")
+        raise ValueError(f"secret_file, secret_env and secret_credential of {name} must be texts")
     return tuple(found)
