@@ -144,6 +144,7 @@ def test_a_phone_has_nothing_beside_its_edge(
         "/inbox",
         "/checks",
         "/digest",
+        "/audit?since=all",
         "/new",
     ):
         page = window.open(path)
