@@ -88,12 +88,14 @@ class Meter:
         """Return what the attempt has used, with an estimate of what its end cut off. `killed`:
         perdure did not ask the agent to end; otherwise the agent may announce a request that it
         does not send any more."""
-        used, found = self.usage(reading), self._open_request()
-        if found is None and killed and reading.asking:
-            found = OpenRequest()
-        if reading.repeating or reading.turn_over:
-            # What a service refused costs nothing.
-            found = None
+        used, found = self.usage(reading), None
+        # What a service refused costs nothing.
+        if not reading.repeating and not reading.turn_over:
+            found = self._open_request()
+            if found is None and killed and reading.asking:
+                found = OpenRequest()
+        if found is None and not any(reply.cut for reply in reading.replies.values()):
+            return used
         added = None if found is None else found.added
         model = self.model or (found.model if found is not None else "") or reading.model
         return used + priced(reading.cut_off(self._earlier_replies(), added), model)
