@@ -222,9 +222,10 @@ exec "$@"
 
 def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) -> None:
     """Where nothing but the home can be written, as in a container with a read-only root, Claude
-    Code could run no command: it is refused, as doctor says. Codex runs; what needs such a
-    directory itself says so."""
-    one = stage("run echo one > one.txt\n---\nsay Done.")
+    Code and Codex's sandbox could run no command: that is refused, as doctor says. Codex without
+    its sandbox runs, and with it if TMPDIR is elsewhere; what needs such a directory itself says
+    so."""
+    one = stage("by history\nrun echo one > one.txt\n---\nsay Done.")
     spaces = ("unshare", "--map-root-user", "--mount", "sh", "-euc", NO_TEMPORARY, "sh")
     before = (*spaces, str(one.directory))
     environ = {name: value for name, value in one.environ.items() if name != "TMPDIR"}
@@ -248,7 +249,20 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
     else:
         assert ended.code == 0, ended.err
         assert (Path(ended.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
+        free = environ | {"PERDURE_PERMISSIONS": "full"}
+        assert checked.code == 1 and "codex could run no command" in checked.out
+        checked = through(one, before, "doctor", "--agent", one.agent, environ=free)
         assert checked.code == 0 and "was not asked" in checked.out, checked.out
+        asked = len(one.rehearsal.requests)
+        words = ("run", "--agent", "codex", "--permissions", "edit", "--json")
+        words = (*words, "--repo", str(one.repo), "Do it.", "--name")
+        ended = through(one, before, *words, "confined", environ=environ)
+        assert ended.code == 7 and "codex could run no command" in ended.err, ended.err
+        assert "Set TMPDIR to a directory that can be written" in ended.err
+        assert len(one.rehearsal.requests) == asked
+        ended = through(one, before, *words, "elsewhere", environ=one.environ)
+        assert ended.code == 0, ended.out + ended.err
+        assert (Path(ended.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
 
 
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:

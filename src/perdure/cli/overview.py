@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -48,10 +49,15 @@ def _words(abilities: dict[str, Any]) -> list[str]:
     """Return the abilities that an agent has, in plain words; a limit with its number."""
     said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
     return said + [
-        f"{key.replace('_', ' ')} {value:,}"
+        f"{key.replace('_', ' ')} {_amount(value)}"
         for key, value in abilities.items()
         if value is not True and value
     ]
+
+
+def _amount(value: int | Sequence[str]) -> str:
+    """Return a limit as a number, or the permissions for which an ability holds."""
+    return f"{value:,}" if isinstance(value, int) else f"at {' and '.join(value)}"
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from perdure.model import (
     Launch,
     Loaded,
     Outcome,
+    Permissions,
     Program,
     Reply,
     Usage,
@@ -64,8 +65,9 @@ class Abilities:
     it could go on."""
     tells_call_ids: bool = True
     """The ids of tool calls in its output are the same as in its transcripts."""
-    temporary_files: bool = False
-    """It can run no command without a directory for temporary files (TMPDIR, or /tmp)."""
+    temporary_files: tuple[Permissions, ...] = ()
+    """The levels at which it can run no command without a directory for temporary files (TMPDIR, or
+    /tmp)."""
     sessions: bool = True
     """A later process can go on with a conversation. Without this ability each attempt begins a new
     one and gets the project map."""

@@ -130,7 +130,8 @@ class ClaudeDriver:
         name_fork=True,
         fork_at=True,
         compacts=True,
-        temporary_files=True,
+        # Its file tools, which are all that `read` allows, need none.
+        temporary_files=(Permissions.EDIT, Permissions.FULL),
     )
     variables = (
         *(

@@ -14,6 +14,7 @@ the repository's hooks and configuration stay read-only.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,6 +103,8 @@ class CodexDriver:
         max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
         compacts=True,
         tells_call_ids=False,
+        # Its sandbox keeps a register there (0.169.0).
+        temporary_files=(Permissions.READ, Permissions.EDIT),
     )
     variables = (
         *("OPENAI_*", "CODEX_*", "AZURE_OPENAI_*", "RUST_LOG"),
@@ -309,7 +312,12 @@ def _roots(launch: Launch) -> list[str]:
         return []
     roots = [] if launch.spec.here else [str(root) for root in git_roots(Path(launch.cwd))]
     listed = json.dumps(roots, ensure_ascii=False)
-    return ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
+    settings = ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
+    if not os.access("/tmp", os.W_OK | os.X_OK):
+        # 0.169.0 wants to make a directory `.codex` in each of its roots, and /tmp is one by
+        # default; where that is not possible every command fails.
+        settings += ["-c", "sandbox_workspace_write.exclude_slash_tmp=true"]
+    return settings
 
 
 def git_roots(cwd: Path) -> list[Path]:

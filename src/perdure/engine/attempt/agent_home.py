@@ -2,8 +2,8 @@
 home works without an error message, and cannot be resumed later.
 
 Observed with Claude Code 2.1.329 and Codex 0.169.0 in a home that is read-only or belongs to
-another user. Where /tmp is read-only every command of Claude Code fails, and its task ends as if
-all was well; Codex runs commands without it.
+another user. Where /tmp is read-only and TMPDIR is not set, every command of Claude Code fails, and
+so does every command in Codex's sandbox; their tasks end as if all was well.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def check_temporary(
 ) -> None:
     """Raise WorkspaceError if the agent may run commands and could not, because it has no directory
     for temporary files."""
-    if not driver.abilities.temporary_files or permissions is Permissions.READ:
+    if permissions not in driver.abilities.temporary_files:
         return
     place = Path(environ.get("TMPDIR") or "/tmp")
     if why := unwritable(place):
