@@ -10,7 +10,8 @@ nesting were compared with:
   modules/structs/hook.go (`ActionPayload` has neither repository nor sender) and action.go.
 - GitLab 18: doc/user/project/integrations/webhook_events.md, lib/gitlab/hook_data/note_builder.rb
   (`position`, `internal`), lib/gitlab/data_builder/issuable.rb (`changes`, only what is safe of
-  it; no `assignees` where there are none) and pipeline.rb (`ref` is the source branch).
+  it; no `assignees` where there are none) and pipeline.rb (`ref` is the source branch); and
+  event_webhook_types.go of GitLab's own Go client 1.46.0.
 """
 
 from __future__ import annotations

@@ -29,6 +29,18 @@ def raw(forge: str, name: str) -> bytes:
     return (RECORDED / forge / f"{name}.json").read_bytes()
 
 
+def sent_headers(forge: str, name: str) -> dict[str, str]:
+    """Return the headers that came with a recorded body, as the forge signed it with `SECRET`."""
+    told: dict[str, dict[str, str]] = json.loads((RECORDED / f"{forge}.headers.json").read_bytes())
+    return told[name]
+
+
+def as_forgejo(headers: dict[str, str]) -> dict[str, str]:
+    """Return the headers of Forgejo for a delivery of Gitea."""
+    own = {name: value for name, value in headers.items() if name.startswith("x-gitea-")}
+    return headers | {name.replace("gitea", "forgejo"): value for name, value in own.items()}
+
+
 def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
     """A recorded body, changed: marked as what it is."""
     body = recorded(forge, name)

@@ -12,7 +12,7 @@ from perdure.model.forge.deliveries import Forge
 from tests.forges.test_gitea_recorded import SAID, comes_to
 from tests.servers.gitea.listener import listening
 from tests.servers.gitea.server import Gitea, running
-from tests.servers.gitea.story import SECRET, Story, named
+from tests.servers.gitea.story import SECRET, recording
 from tests.web.serving import Serving
 
 pytestmark = pytest.mark.forge
@@ -28,7 +28,7 @@ def test_what_it_sends_is_what_was_recorded() -> None:
     """Each delivery of a whole story is authentic by its real headers, and comes to what the
     recorded one comes to; none is missing."""
     with running() as own, listening() as listener:
-        told = named(Story(own, listener).tell())
+        told = recording(own, listener)
     for name, call in told.items():
         arrived = receive(
             call.headers, call.body, source="tea", secrets=[SECRET], now_s=0, expected=Forge.GITEA

@@ -24,6 +24,7 @@ from tests.web.serving import Serving
 
 CONFIG = """
 permissions = "full"
+{settings}
 ca_file = "{gitea.ca_file}"
 [webhooks.tea]
 forge = "gitea"
@@ -51,7 +52,13 @@ class World:
     perdure shows."""
 
     def __init__(
-        self, gitea: Gitea, directory: Path, rehearsal: Rehearsal, more: str, whom: str
+        self,
+        gitea: Gitea,
+        directory: Path,
+        rehearsal: Rehearsal,
+        more: str,
+        whom: str,
+        settings: str,
     ) -> None:
         self.gitea, self.rehearsal = gitea, rehearsal
         for name in ("ada", "mallory", "dev-bot"):
@@ -62,9 +69,8 @@ class World:
         self.token = directory / "token"
         self.token.write_text(gitea.tokens["dev-bot"])
         self.stage = Stage(directory, "claude", rehearsal)
-        config = CONFIG.format(
-            gitea=gitea, token=self.token, more=more, whom=whom, repository=self.repository
-        )
+        words = {"more": more, "whom": whom, "settings": settings}
+        config = CONFIG.format(gitea=gitea, token=self.token, repository=self.repository, **words)
         self.serving = Serving(self.stage.home, config, **self.stage.environ)
 
     def start(self, *words: str) -> World:
@@ -157,13 +163,18 @@ class World:
 
 @contextmanager
 def world(
-    gitea: Gitea, script: str, more: str = "", whom: str = 'authors = ["ada"]'
+    gitea: Gitea,
+    script: str,
+    more: str = "",
+    whom: str = 'authors = ["ada"]',
+    settings: str = "",
 ) -> Iterator[World]:
     """Make a world on this Gitea with its own directory and rehearsal, and close it at the end.
-    `more`: further lines of `[agents.dev]`. `whom`: the people for whom that rule works. The paths
-    are short, because the path of a socket has at most 108 bytes."""
+    `more`: further lines of `[agents.dev]`. `whom`: the people for whom that rule works.
+    `settings`: lines outside of all tables. The paths are short, because the path of a socket has
+    at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
-    found = World(gitea, directory, Rehearsal(script).start(), more, whom)
+    found = World(gitea, directory, Rehearsal(script).start(), more, whom, settings)
     try:
         yield found
     finally:

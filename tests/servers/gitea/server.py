@@ -48,6 +48,7 @@ EVENTS = (
         "push",
         "delete",
         "status",
+        "workflow_run",
     ),
 )
 
@@ -88,7 +89,7 @@ ISSUE_INDEXER_TYPE = db
 [mailer]
 ENABLED = false
 [actions]
-ENABLED = false
+ENABLED = true
 [cron]
 ENABLED = false
 [log]
@@ -360,14 +361,13 @@ class Gitea:
         )
 
     def _api(self, method: str, path: str, body: object, authorization: str) -> Any:
-        headers = {
-            "authorization": authorization,
-            "content-type": "application/json",
-            "accept": "application/json",
-        }
-        status, said = self._ask(
-            method, f"/api/v1{path}", None if body is None else json.dumps(body).encode(), headers
-        )
+        return self.call(method, f"/api/v1{path}", body, {"authorization": authorization})
+
+    def call(self, method: str, path: str, body: object, headers: dict[str, str]) -> Any:
+        """One request with a JSON body and answer. Raises Refused for anything but 2xx."""
+        json_only = {"content-type": "application/json", "accept": "application/json"}
+        sent = None if body is None else json.dumps(body).encode()
+        status, said = self._ask(method, path, sent, json_only | headers)
         if not 200 <= status < 300:
             raise Refused(status, said.decode(errors="replace"))
         return json.loads(said) if said else None

@@ -153,6 +153,9 @@ def _thing(
         # `whom` are the assignees here, as in other events of this kind.
         unassigned = [payload.name("requested_reviewer", "login")]
     labels = [each.name("name") for each in thing.all("labels")] if kind in WITH_LABELS else []
+    if action == "label_cleared":
+        # The body has the labels that were on before (1.26.4).
+        labels = []
     text = thing.text("body") if kind is IntentKind.OPENED else ""
     return intent(
         forge,
