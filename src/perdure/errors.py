@@ -32,13 +32,6 @@ class PerdureError(Exception):
         self.hint = hint
 
 
-NO_PROC = (
-    "perdure needs /proc, which is not mounted here: it uses it to see which processes are alive",
-    "Mount it: mount -t proc proc /proc",
-)
-"""Message and hint for a machine, chroot or container without /proc."""
-
-
 class UsageError(PerdureError):
     """The request is invalid: a bad name, an empty prompt, flags that exclude each other."""
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from perdure.config import Settings
 from perdure.config.passwords import password
-from perdure.errors import NO_PROC, WorkspaceError
+from perdure.errors import WorkspaceError
+from perdure.host import system
 from perdure.host.actors import PERDURE
 from perdure.host.privileges import is_separate, require
 from perdure.rules.text import tell
@@ -53,8 +54,8 @@ def open_engine(
     may name repositories. `secrets` are redacted in what perdure writes, like those of the
     environment."""
     require(chosen.run_as)
-    if not Path("/proc/self/stat").exists():
-        raise WorkspaceError(*NO_PROC)
+    if problem := system.problem():
+        raise WorkspaceError(*problem)
     from perdure import store as stores
     from perdure.agents import registry
     from perdure.agents.transcripts import Copies

@@ -22,6 +22,7 @@ from typing import Any
 
 from perdure.agents import registry
 from perdure.agents.rehearsal import Rehearsal
+from perdure.host.system import VARIABLE
 from tests.patience import PATIENCE_S
 from tests.spread import apart
 
@@ -45,6 +46,11 @@ def native(agent: str, modules: Path | None = None) -> Path:
     ]
     assert found, f"{agent} is not installed below {modules}: run `make agents`"
     return found[0]
+
+
+def passed_on() -> dict[str, str]:
+    """The choice of the host back end that these tests were started with (`PERDURE_HOST`)."""
+    return {VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {}
 
 
 @dataclass
@@ -90,6 +96,7 @@ class Stage:
                 retries=0 if self.agent == "gemini" else 1,
                 subscription=self.subscription,
             ),
+            **passed_on(),
             **self.extra,
         }
         if not (self.repo / ".git").exists():

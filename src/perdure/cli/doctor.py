@@ -24,12 +24,21 @@ from perdure.cli.text import clean, clock, columns
 from perdure.config import Settings
 from perdure.config.files import load, misspelled
 from perdure.config.passwords import without_password
-from perdure.errors import NO_PROC, ConfigError, PerdureError
+from perdure.errors import ConfigError, PerdureError
+from perdure.host import system
 from perdure.host.extras import install_command
 from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
     from perdure.protocols import Retention
+
+
+UNPROVEN = (
+    "nobody has run perdure on this system yet: a process that leaves its session and clears its "
+    "environment may outlive a kill, agents may read perdure's memory, and run_as and perdure "
+    "entrypoint do not work (docs: reference/platforms)"
+)
+"""What is said on every system but Linux."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +139,10 @@ def examine(
     """Check everything that a run relies on. `serving`: whether `perdure serve` itself
     runs the check; it does not ask the agents for their logins."""
     yield DoctorFinding("python", "ok", f"{sys.version.split()[0]} on {sys.platform}")
-    if not Path("/proc/self/stat").exists():
-        yield DoctorFinding("/proc", "bad", ". ".join(NO_PROC))
+    if problem := system.problem():
+        yield DoctorFinding("processes", "bad", ". ".join(problem))
+    if system.IS_PORTABLE:
+        yield DoctorFinding("platform", "warn", UNPROVEN)
     yield from _git()
     for name, near in misspelled(os.environ).items():
         yield DoctorFinding("variable", "warn", f"{name} has no effect; did you mean {near}?")
@@ -214,7 +225,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
         except PerdureError as error:
             yield DoctorFinding(name, "bad", f"{error}. {error.hint}")
             continue
-        if ask and Path("/proc/self/stat").exists():
+        if ask and system.problem() is None:
             lacks = doctor_login.finding(
                 driver, program, home, environment(chosen), usual=bool(only) or name == chosen.agent
             )

@@ -12,7 +12,7 @@ import gc
 import os
 import sys
 
-from perdure.errors import NO_PROC, ConfigError, PerdureError
+from perdure.errors import ConfigError, PerdureError
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls` and `--help`
 if TYPE_CHECKING:
@@ -255,9 +255,10 @@ def _guarded(run: Callable[[], int]) -> int:
             print(file=sys.stderr)  # The terminal shows `^C`, and the prompt begins a line.
         return 130
     except OSError as error:
-        no_proc = not os.path.exists("/proc/self/stat")  # noqa: PTH110
-        if no_proc and str(error.filename).startswith("/proc/"):
-            return _refuse(*NO_PROC, 7)
+        from perdure.host import system
+
+        if str(error.filename).startswith("/proc/") and (lacking := system.problem()):
+            return _refuse(*lacking, 7)
         if str(error.strerror).startswith("No usable temporary directory"):  # says `tempfile`
             return _refuse(
                 "No directory for temporary files can be written", "set TMPDIR to one that can", 7

@@ -12,11 +12,11 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perdure.cli.text import clean, one_line
-from perdure.errors import NO_PROC, UsageError, WorkspaceError
+from perdure.errors import UsageError, WorkspaceError
+from perdure.host import system
 
 if TYPE_CHECKING:
     from perdure.agents.prove import ProveCandidate, ProveResult, RowCheck
@@ -59,8 +59,8 @@ def prove_verb(arguments: argparse.Namespace) -> int:
     from perdure.agents.prove import Interrupted, candidates, prove
     from perdure.cli.compose import Stopper
 
-    if not Path("/proc/self/stat").exists():
-        raise WorkspaceError(*NO_PROC)
+    if problem := system.problem():
+        raise WorkspaceError(*problem)
     programs = [_program(given) for given in arguments.program]
     with Stopper() as stopper:
         wanted, passed = candidates(arguments.agents, programs, os.environ)

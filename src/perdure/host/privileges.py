@@ -24,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 
 from perdure.errors import UsageError
+from perdure.host import system
 from perdure.lateclass import dataclass
 
 HOW = "docs: how-to/separate-user"
@@ -52,6 +53,8 @@ class AgentIdentity:
 
 def identity(run_as: str) -> AgentIdentity:
     """Find the ids of `USER:GROUP`, by name or number. Raises UsageError."""
+    if system.IS_PORTABLE:  # without the saved ids of setresgid(2) nothing could be promised
+        raise UsageError("run_as needs Linux", "unset run_as (docs: reference/platforms)")
     user, _, group = run_as.partition(":")
     try:
         entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)

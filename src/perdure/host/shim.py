@@ -2,7 +2,8 @@
 reliably how the agent ended.
 
 `perdure.host.process.start` runs this file as `python -I -S shim.py DIRECTORY`, in a session of its
-own. It needs only the standard library, so that it starts in milliseconds and stays small.
+own. It needs only the standard library, so that it starts in milliseconds and stays small; on other
+systems than Linux also psutil, whose place is the second argument.
 DIRECTORY belongs to the attempt and contains:
 
     launch      read: deadline, grace, output cap, mark, whether a lock is passed, cwd and argv,
@@ -25,7 +26,8 @@ DIRECTORY belongs to the attempt and contains:
 Guarantee: if exit.json exists, the agent and everything that it ever started have ended, whatever
 they did to escape (own session, double fork, empty environment, closed files). Only what `leftover`
 and `kept` spare runs on. As a child subreaper this process inherits every orphan below it, so the
-tree is empty exactly when no child is left to wait for. The supervisor passes the lock as
+tree is empty exactly when no child is left to wait for. (Other systems have no subreaper:
+`perdure.host.system.portable` says what is found there.) The supervisor passes the lock as
 descriptor 4: an open file description that is already locked. It is not passed on, so the lock is
 held exactly as long as this process lives.
 
@@ -34,14 +36,24 @@ can be blocked are blocked: the supervisor may vanish with its terminal. The env
 this process's own and goes to the agent unchanged; it is never written to a file.
 """
 
-# ruff: noqa: PTH104, PTH110, PTH115, PTH123, PTH208 (pathlib would double the start-up time)
+# ruff: noqa: PTH100, PTH104, PTH120, PTH123 (pathlib would double the start-up time)
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import time
+
+if __name__ == "__main__":  # started by its path, with the standard library alone
+    TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    sys.path.append(TOP)
+    if len(sys.argv) > 2:
+        # Where psutil is. The agent gets the environment without this variable.
+        sys.path.append(sys.argv[2])
+        os.environ["PERDURE_HOST"] = "portable"
+
+from perdure.host import system
+from perdure.host.system import boottime, namespace, pids, stat
 
 LAUNCH_FD = 3
 """Descriptor of the file `launch`, locked by the supervisor. If it is unlocked, no shim is alive or
@@ -67,16 +79,6 @@ LEFT_CAP = 50
 FLOOD_RATE = 2 * 1024**3
 """Upper bound of an agent's output rate, in bytes per second. It limits how long the shim may wait
 between two looks at the sizes."""
-RLIMIT_LOCKS = 10
-"""A resource limit that Linux has not enforced since 2.4.25, but that every child still inherits
-(getrlimit(2)). It carries the attempt's mark where the environment cannot: `env -i`, setsid and
-exec do not remove it."""
-PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
-
-
-def boottime() -> float:
-    """Return the seconds on the boot clock, which includes suspended time and never jumps."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def write_once(name: str, text: str) -> None:
@@ -98,32 +100,6 @@ def write_once(name: str, text: str) -> None:
         os.close(fd)
 
 
-def stat(pid: int | str) -> tuple[str, int, int, int] | None:
-    """Return state, parent, threads and start time (clock ticks since boot) of a process, from
-    /proc/PID/stat; None if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19])
-
-
-def pids() -> list[int]:
-    """Return all processes that this one can see."""
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
-
-
-def children() -> list[int]:
-    """Return the direct children of this process, ended ones included. Only this process reaps
-    them, so their ids cannot be reused meanwhile."""
-    try:
-        with open("/proc/thread-self/children", "rb") as file:
-            return [int(pid) for pid in file.read().split()]
-    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
-        return [pid for pid in pids() if (known := stat(pid)) and known[1] == os.getpid()]
-
-
 def reap(leader: int) -> tuple[bool, int | None]:
     """Reap all ended children. Return whether any child is left, and the leader's wait status if
     the leader was among those reaped."""
@@ -140,10 +116,14 @@ def reap(leader: int) -> tuple[bool, int | None]:
 
 
 def watch(
-    leader: int, outputs: tuple[int, int], deadline_s: float, grace_s: float, cap: int
+    leader: int,
+    outputs: tuple[int, int],
+    limits: tuple[float, float, int],
+    offspring: system.Offspring,
 ) -> tuple[str, int]:
     """Wait until the leader has ended, and end it if it must be ended. Return the cause and the
-    wait status."""
+    wait status. `limits`: deadline and grace in seconds, largest output in bytes."""
+    deadline_s, grace_s, cap = limits
     cause, kill_at = "exited", float("inf")
     deadline = boottime() + deadline_s if deadline_s > 0 else float("inf")
     stop_asked = False
@@ -153,6 +133,7 @@ def watch(
             # If a stop request came just before the end, it is the cause.
             asked = cause == "exited" and (stop_asked or signal.SIGTERM in signal.sigpending())
             return stop_word() if asked else cause, status
+        offspring.note()
         now = boottime()
         until, end_by, followed = lease(now)
         if cause != "lapsed" and now >= until:
@@ -174,11 +155,11 @@ def watch(
         look = until if until > now else float("inf")
         pause = min(
             max(room / FLOOD_RATE, 0.02),
-            FOLLOWED_S if followed else 1.0,
+            FOLLOWED_S if followed else system.WATCH_S,
             *(max(at - now, 0.02) for at in (deadline, kill_at, look)),
         )
-        got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, pause)
-        stop_asked = stop_asked or (got is not None and got.si_signo == signal.SIGTERM)
+        got = system.wait_signal({signal.SIGTERM, signal.SIGCHLD}, pause)
+        stop_asked = stop_asked or got == signal.SIGTERM
 
 
 def lease(now: float) -> tuple[float, float, bool]:
@@ -201,19 +182,10 @@ def lease(now: float) -> tuple[float, float, bool]:
         return now + 1.0, now + 1.0, False
 
 
-def namespace() -> str:
-    """Return the number of this process's pid namespace; empty if it cannot be read. In another
-    namespace, such as another container's, the same pid is another process."""
-    try:
-        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")
-    except OSError:
-        return ""
-
-
 def lives(pid: int, started: int) -> bool:
     """Return whether the process with this pid and start time is alive."""
     known = stat(pid)
-    return known is not None and (known[0] not in "ZX" or known[2] > 1) and known[3] == started
+    return known is not None and not system.is_dead(known) and known[3] == started
 
 
 def stop_word() -> str:
@@ -244,11 +216,11 @@ def kept() -> frozenset[int]:
         return frozenset()
 
 
-def below() -> list[int]:
-    """Return the live processes below this one that have no children: the commands themselves,
-    without the shells around them."""
+def commands(tops: set[int]) -> list[int]:
+    """Return the live processes among and below these that have no children: the commands
+    themselves, without the shells around them."""
     parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
-    family, found = {os.getpid()}, set()
+    family, found = {os.getpid(), *tops}, tops & set(parents)
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= more
         found |= more
@@ -257,65 +229,66 @@ def below() -> list[int]:
 
 def describe(found: list[int]) -> list[dict[str, object]]:
     """Return pid, command line and age of these processes."""
-    ticks, now = os.sysconf("SC_CLK_TCK"), boottime()
     told: list[dict[str, object]] = []
     for pid in found[:LEFT_CAP]:
         known = stat(pid)
         try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read(4 * COMMAND_CAP).replace(b"\0", b" ").decode("utf-8", "replace")
+            command = system.command(pid, 4 * COMMAND_CAP)
         except OSError:
             continue
+        words = command.replace(b"\0", b" ").decode("utf-8", "replace")
         if known is not None and words.strip():
-            age = round(now - known[3] / ticks, 1)
+            age = round(system.age(known[3]), 1)
             told.append({"pid": pid, "command": words.strip()[:COMMAND_CAP], "age_s": age})
     return told
 
 
-def outlived(deadline: float) -> tuple[list[dict[str, object]], int]:
+def remaining(
+    offspring: system.Offspring, spared: frozenset[int] = frozenset()
+) -> tuple[bool, list[int]]:
+    """Reap what has ended. Return whether anything of the attempt still runs, and the processes to
+    signal."""
+    return offspring.left(reap(0)[0], spared)
+
+
+def outlived(deadline: float, offspring: system.Offspring) -> tuple[list[dict[str, object]], int]:
     """Return the processes that outlived the agent, and how many there are. With `leftover` set to
     `wait`, first wait for their end, until the deadline or a stop."""
-    if not reap(0)[0]:
+    if not remaining(offspring)[0]:
         return [], 0
     until = boottime() + SETTLE_S
     if leftover_word() == "wait":
         until = deadline
-    while (alive := reap(0)[0]) and boottime() < until:
-        got = signal.sigtimedwait({signal.SIGTERM, signal.SIGCHLD}, 0.02)
-        if got is not None and got.si_signo == signal.SIGTERM:
+    while (left := remaining(offspring))[0] and boottime() < until:
+        if system.wait_signal({signal.SIGTERM, signal.SIGCHLD}, 0.02) == signal.SIGTERM:
             break
-    found = below() if alive else []
+    found = commands(set(left[1])) if left[0] else []
     return describe(found), len(found)
 
 
-def sweep(grace_s: float, spared: frozenset[int] = frozenset()) -> int:
-    """End everything that the leader left behind, until only the spared children remain. Return how
-    many processes were signalled.
-
-    When a process ends, its children become children of this process: signalling direct children is
-    enough to reach the whole tree.
-    """
+def sweep(grace_s: float, offspring: system.Offspring, spared: frozenset[int] = frozenset()) -> int:
+    """End everything that the leader left behind, until only the spared processes remain. Return
+    how many processes were signalled."""
     kill_at = boottime() + grace_s
     asked: set[int] = set()
-    while reap(0)[0]:
+    while (found := remaining(offspring, spared))[0]:
         kill = boottime() >= kill_at
-        left = [pid for pid in children() if pid not in spared]
-        if not left and spared:
+        if not found[1] and spared:
             break
-        for pid in left:
+        for pid in found[1]:
             if kill or pid not in asked:
                 send(pid, signal.SIGKILL if kill else signal.SIGTERM)
             asked.add(pid)
-        signal.sigtimedwait({signal.SIGCHLD}, 0.02)
+        system.wait_signal({signal.SIGCHLD}, 0.02)
     return len(asked)
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal to a child. A child that runs as another user cannot be signalled; its own end
-    is waited for."""
+    """Send a signal to a process below this one. One that runs as another user cannot be signalled;
+    its own end is waited for."""
     try:
         os.kill(pid, number)
-    except PermissionError:
+    except (PermissionError, ProcessLookupError):
         return
 
 
@@ -334,7 +307,7 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
         return os.posix_spawnp(
             argv[0],
             argv,
-            environment(),
+            system.environment(),
             file_actions=files,
             # Drops the service's group, if this process has it (see perdure.host.privileges).
             resetids=True,
@@ -348,39 +321,15 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
         os.close(stdin)
 
 
-def environment() -> dict[bytes, bytes]:
-    """Return the environment that this process was given: Python adds LC_CTYPE to os.environ under
-    the C locale (PEP 538)."""
-    with open("/proc/self/environ", "rb") as file:
-        pairs = (entry.partition(b"=") for entry in file.read().split(b"\0"))
-        return {name: value for name, sign, value in pairs if name and sign}
-
-
 def prepare(mark: bytes, locked: bool) -> None:
     """Set up what the children rely on (subreaper, mark, descriptors), and write `shim.json` before
     anything is started."""
-    import ctypes
-
-    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+    system.adopt_orphans()
     if os.getgid() != os.getegid():
-        # The kernel closes /proc/self to a process whose real and effective groups differ. Other
-        # processes still cannot look: their groups are not the same.
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-        # Otherwise a program made by the agent could get the service's group from its mode
-        # (S_ISGID), if perdure can be made to copy it.
-        ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    soft, hard = int(mark), resource.getrlimit(RLIMIT_LOCKS)[1]
-    if hard == resource.RLIM_INFINITY:
-        resource.setrlimit(RLIMIT_LOCKS, (soft, hard))
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > (LOCK_FD if locked else LAUNCH_FD) and os.path.exists(
-            f"/proc/self/fd/{name}"
-        ):
-            os.close(int(name))
-    known = stat("self")
-    with open("/proc/sys/kernel/random/boot_id") as file:
-        boot = file.read().strip()
+        system.settle_groups()
+    system.hand_down_limit(int(mark))
+    system.close_from(1 + (LOCK_FD if locked else LAUNCH_FD))
+    known, boot = stat("self"), system.boot_id()
     word = os.environ["PERDURE_ATTEMPT"]
     started = known[3] if known else 0
     text = (
@@ -423,6 +372,7 @@ def main(directory: str) -> None:
             0,
         )
         return
+    offspring = system.Offspring(os.environ["PERDURE_ATTEMPT"])
     known = stat(leader)
     try:
         started = known[3] if known else 0
@@ -436,15 +386,17 @@ def main(directory: str) -> None:
             % (error.strerror or str(error)).encode(),
         )
     began = boottime()
-    cause, status = watch(leader, outputs, float(deadline_s), float(grace_s), int(cap))
+    limits = float(deadline_s), float(grace_s), int(cap)
+    cause, status = watch(leader, outputs, limits, offspring)
     ended, code = now_ms(), os.waitstatus_to_exitcode(status)
     left: list[dict[str, object]] = []
     count, spared = 0, kept()
     if cause == "exited":
-        left, count = outlived(began + float(deadline_s) if float(deadline_s) > 0 else float("inf"))
+        until = began + float(deadline_s) if float(deadline_s) > 0 else float("inf")
+        left, count = outlived(until, offspring)
         if leftover_word() == "keep":
-            spared = frozenset(children())
-    killed = sweep(orphan_grace(cause, code, float(grace_s)), spared)
+            spared = frozenset(remaining(offspring)[1])
+    killed = sweep(orphan_grace(cause, code, float(grace_s)), offspring, spared)
     conclude(
         outputs,
         code if code >= 0 else None,
@@ -484,7 +436,7 @@ def conclude(
     """Write exit.json. The output is made durable first: a recorded end never lacks output that
     came before it."""
     for fd in outputs:
-        os.fdatasync(fd)
+        system.sync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}
     known = {name: "null" if value is None else value for name, value in fields.items()}
     numbers = ", ".join(f'"{name}": {value}' for name, value in known.items())

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.errors import DiskFull
+from perdure.host.system.files import allocate
 from perdure.lateclass import dataclass
 
 NAME = "ballast"
@@ -143,7 +144,7 @@ class Ballast:
                 return False
             fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.posix_fallocate(fd, 0, self.size)
+                allocate(fd, self.size)
             finally:
                 os.close(fd)
             staged.replace(self.path)

@@ -11,8 +11,9 @@ import contextlib
 import os
 import select
 import socket
-from collections.abc import Iterator
 from pathlib import Path
+
+from perdure.host.system.sockets import short_path
 
 
 class Bell:
@@ -23,11 +24,11 @@ class Bell:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = directory / str(os.getpid())
         self._path.unlink(missing_ok=True)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        with _short(directory) as short:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with short_path(directory) as short:
             self._socket.bind(f"{short}/{self._path.name}")
         self._own_end, self._own = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        for end in (self._own_end, self._own):
+        for end in (self._socket, self._own_end, self._own):
             end.setblocking(False)
 
     def ring(self) -> None:
@@ -64,9 +65,10 @@ def ring(state: Path) -> None:
         return
     for name in names:
         with (
-            _short(directory) as short,
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as end,
+            short_path(directory) as short,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end,
         ):
+            end.setblocking(False)
             try:
                 end.connect(f"{short}/{name}")
                 _kick(end)
@@ -79,16 +81,6 @@ def ring(state: Path) -> None:
 
 def _directory(state: Path) -> Path:
     return state / "bells"
-
-
-@contextlib.contextmanager
-def _short(directory: Path) -> Iterator[str]:
-    """Yield a path of the directory that fits into a socket's address (108 bytes)."""
-    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
 
 
 def _kick(end: socket.socket) -> None:

@@ -12,15 +12,16 @@ import sqlite3
 from pathlib import Path
 
 from perdure.errors import StoreError
+from perdure.host import system
 
 MOUNTS = Path("/proc/self/mountinfo")
 
 NETWORK = frozenset(
     """nfs nfs3 nfs4 cifs smb2 smb3 smbfs 9p afs auristorfs ceph coda davfs fhgfs beegfs
     glusterfs gpfs lustre ncpfs ocfs2 gfs2 orangefs pvfs2 pvfs virtiofs vboxsf prl_fs fuse
-    fuse.vmhgfs-fuse""".split()
+    fuse.vmhgfs-fuse afpfs webdav macfuse osxfuse""".split()
 )
-"""File system types of /proc/self/mountinfo that are, or may be, shared with another kernel."""
+"""Types of file systems that are, or may be, shared with another kernel: Linux, then macOS."""
 
 LOCAL_FUSE = frozenset(
     """fuse.fuse-overlayfs fuse.mergerfs fuse.unionfs fuse.bindfs fuse.gocryptfs fuse.encfs
@@ -43,28 +44,20 @@ def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
 
 
 def file_system(directory: Path, mounts: Path = MOUNTS) -> str:
-    """Return the type of the file system of a path (as in /proc/self/mountinfo, see proc(5)), or
-    ""."""
+    """Return the type of the file system of a path, or "". `mounts`: the kernel's list, on Linux
+    (proc(5))."""
     try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        known = system.mounts(mounts)
     except OSError:
         return ""
     real = os.path.realpath(directory)
     best, kind = -1, ""
-    for line in lines:
-        fields = line.split(" ")
-        point = _unescape(fields[4])
+    for point, of_point in known:
         inside = point == "/" or real == point or real.startswith(point + "/")
         # If two mounts share a mount point, the later one hides the earlier.
         if inside and len(point) >= best:
-            best, kind = len(point), fields[fields.index("-") + 1]
+            best, kind = len(point), of_point
     return kind
-
-
-def _unescape(point: str) -> str:
-    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
-        point = point.replace(code, character)
-    return point
 
 
 def sqlite_warning(version: tuple[int, int, int] = sqlite3.sqlite_version_info) -> str:

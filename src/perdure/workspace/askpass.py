@@ -21,13 +21,15 @@ import secrets
 import shlex
 import shutil
 import socket
-import struct
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
+
+from perdure.host import system
+from perdure.host.system.sockets import peer, short_path
 
 Credentials = Callable[[str], tuple[str, str] | None]
 """Function that is called with a repository's URL before each call to it; it returns (user,
@@ -36,13 +38,20 @@ secret), or None."""
 ANCESTORS_MOST = 8
 """Maximum number of ancestors searched: git, its transport and a shell come between perdure and the
 program that asks."""
-_ASK = """\
+_LINUX = """\
 import ctypes, os, socket, sys
 ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 fd = os.open({place!r}, os.O_RDONLY | os.O_DIRECTORY)
+address = f"/proc/self/fd/{{fd}}/socket"
+"""
+_PORTABLE = """\
+import os, socket, sys
+address = {place!r} + "/socket"
+"""
+_ASK = """\
 with socket.socket(socket.AF_UNIX) as client:
     client.settimeout(60)
-    client.connect(f"/proc/self/fd/{{fd}}/socket")
+    client.connect(address)
     client.sendall(b"{token}\\n" + os.fsencode(sys.argv[1]) + b"\\0")
     answer = b""
     while chunk := client.recv(4096):
@@ -58,22 +67,26 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
     """Answer the prompts of one git call on `url` with (user, secret); yields the environment
     variables for that call.
 
-    Each of the two prompts is answered once. The socket is reached through its directory's
-    descriptor, because its path may be longer than the 107 bytes of a socket address.
+    Each of the two prompts is answered once. The path of the socket may be longer than a socket's
+    address, so it is shortened.
     """
     place = Path(tempfile.mkdtemp(prefix="ask-", dir=scratch))
-    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     token = secrets.token_hex(16)
     server = socket.socket(socket.AF_UNIX)
     thread = threading.Thread(
         target=_serve, args=(server, token, expected(url, *login)), daemon=True
     )
+    stack = contextlib.ExitStack()
     try:
-        server.bind(f"/proc/self/fd/{fd}/socket")
+        short = stack.enter_context(short_path(place))
+        server.bind(f"{short}/socket")
         server.listen(4)
         thread.start()
         program, script = place / "ask", place / "ask.py"
-        script.write_text(_ASK.format(place=str(place), token=token), encoding="utf-8")
+        head = _PORTABLE if system.IS_PORTABLE else _LINUX
+        known = short if system.IS_PORTABLE else str(place)
+        text = (head + _ASK).format(place=known, token=token)
+        script.write_text(text, encoding="utf-8")
         program.write_text(
             f'#!/bin/sh\nexec {shlex.join([sys.executable, "-I", "-S", str(script)])} "$1"\n',
             encoding="utf-8",
@@ -86,7 +99,7 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
         if thread.ident is not None:
             thread.join()
         server.close()
-        os.close(fd)
+        stack.close()
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -108,9 +121,7 @@ def _serve(server: socket.socket, token: str, answers: dict[str, str]) -> None:
             return
         with client, contextlib.suppress(OSError):
             client.settimeout(10)
-            pid, uid, _ = struct.unpack(
-                "3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-            )
+            pid, uid = peer(client)
             given, _, prompt = _request(client).partition("\n")
             known = secrets.compare_digest(given.encode("utf-8", "replace"), token.encode())
             if known and uid == os.getuid() and _is_started_by_git(pid):
@@ -124,16 +135,17 @@ def _is_started_by_git(pid: int) -> bool:
     Between the two processes there are only git and its helpers; shims and keepers run under the
     Python executable of this process.
     """
-    python = Path(sys.executable).stat()
+    python = Path(sys.executable).stat().st_ino
     for depth in range(ANCESTORS_MOST):
         try:
-            if depth and Path(f"/proc/{pid}/exe").stat().st_ino == python.st_ino:
+            if depth and system.program(pid)[1] == python:
                 return False
-            pid = int(
-                Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[1]
-            )
-        except (OSError, ValueError):
+        except OSError:
             return False
+        known = system.stat(pid)
+        if known is None:
+            return False
+        pid = known[1]
         if pid == os.getpid():
             return True
     return False

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import Conflict, InUse, WorkspaceError
+from perdure.host import system
+from perdure.host.system.files import flush as flush
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 
@@ -149,23 +151,11 @@ def read(path: Path, cap: int = 1 << 16) -> str:
         os.close(fd)
 
 
-def flush(directory: Path) -> None:
-    """Make everything written to this file system durable (syncfs(2)). Raises OSError."""
-    import ctypes
-
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
-            raise OSError(
-                ctypes.get_errno(), f"syncfs of {directory}: {os.strerror(ctypes.get_errno())}"
-            )
-    finally:
-        os.close(fd)
-
-
 def flush_each(*directories: Path) -> None:
-    """Flush each file system that holds one of these directories, once. Raises OSError."""
-    for directory in {path.stat().st_dev: path for path in directories}.values():
+    """Make everything that was just written below these directories durable; on Linux each file
+    system that holds one of them is flushed once. Raises OSError."""
+    by_device = {path.stat().st_dev: path for path in directories}
+    for directory in directories if system.IS_PORTABLE else by_device.values():
         flush(directory)
 
 
@@ -217,12 +207,11 @@ def _open(path: Path) -> int:
 
 def git_works_in(path: Path) -> bool:
     """Return whether a running git process has its current directory at or below the path."""
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal():
-            with contextlib.suppress(OSError):
-                if (process / "comm").read_text().startswith("git") and (
-                    process / "cwd"
-                ).readlink().is_relative_to(path):
+    for pid in system.pids():
+        with contextlib.suppress(OSError):
+            if system.name(pid).startswith("git"):
+                at = system.current_directory(pid)
+                if Path(at).is_relative_to(path):
                     return True
     return False
 
@@ -235,7 +224,7 @@ def _holder(fd: int) -> tuple[str, bool]:
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])
     except (ValueError, KeyError, TypeError):
         return "", False
-    lives = Path(f"/proc/{pid}").exists()
+    lives = system.stat(pid) is not None
     alive = "" if lives else ", which has ended, but its agent still runs"
     words = (
         f" by {name or 'perdure'} (process {pid}{alive}; since "

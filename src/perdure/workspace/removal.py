@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import PerdureError, UsageError
+from perdure.host import system
 from perdure.host.git import Git
 from perdure.lateclass import dataclass
 from perdure.latepattern import late_pattern
@@ -440,11 +441,10 @@ def _has_repository(path: Path) -> bool:
 def inside(path: Path) -> list[int]:
     """Return the processes whose current directory is at or below the path: they would lose it."""
     found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and int(process.name) != os.getpid():
-            with suppress(OSError):
-                if (process / "cwd").readlink().is_relative_to(path):
-                    found.append(int(process.name))
+    for pid in system.pids():
+        with suppress(OSError):
+            if pid != os.getpid() and Path(system.current_directory(pid)).is_relative_to(path):
+                found.append(pid)
     return found
 
 

@@ -35,6 +35,7 @@ from perdure.agents.codex import driver
 from perdure.agents.gemini import transcript as gemini_files
 from perdure.agents.shared import json_lines, programs
 from perdure.errors import AgentMissing
+from perdure.host import system
 from perdure.host.extras import install_command
 from perdure.lateclass import dataclass
 from perdure.latepattern import late_pattern
@@ -391,15 +392,13 @@ class AcpDriver:
 def _bridges(home: Path, session_id: str) -> Iterator[int]:
     """Yield the bridges whose order names this conversation. Reads the command lines of all visible
     processes."""
-    for entry in Path("/proc").iterdir() if session_id else ():
-        if not entry.name.isdecimal():
-            continue
+    for pid in system.pids() if session_id else ():
         with suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
+            words = system.command(pid).split(b"\0")
             order = (
                 json_lines.read(words[3])
                 if len(words) > 3 and words[2].endswith(b"/acp_bridge.py")
                 else None
             )
             if order and order.get("session") == session_id and order.get("home") == str(home):
-                yield int(entry.name)
+                yield pid

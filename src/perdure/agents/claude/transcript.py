@@ -15,6 +15,7 @@ from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
+from perdure.host import system
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
@@ -313,17 +314,19 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
         except OSError:
             continue
         pid = json_lines.whole(entry.get("pid"))
-        started = _started(pid) if pid and entry.get("sessionId") == session_id else ""
-        if started and started == entry.get("procStart"):
+        if pid and entry.get("sessionId") == session_id and _is_registered(pid, entry):
             found.append(pid)
     return found
 
 
-def _started(pid: int) -> str:
-    """Return the start of the process in clock ticks since boot (field 22 of its stat); empty if it
-    is gone or a zombie."""
+def _is_registered(pid: int, entry: dict[str, Any]) -> bool:
+    """Return whether the live process with this id is the one that registered itself: `procStart`
+    is the start of the process as Linux tells it."""
+    known = system.stat(pid)
+    if known is None or known[0] in "ZX":
+        return False
     try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
-    except (OSError, IndexError):
-        return ""
+        words = system.command(pid)
+    except OSError:
+        return False
+    return system.is_started_with(known[3], json_lines.text(entry.get("procStart")), words)

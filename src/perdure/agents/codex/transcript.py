@@ -8,14 +8,13 @@ holds only the records after the fork and names its parent (`forked_from_id`).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
+from perdure.host import system
 from perdure.latepattern import late_pattern
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import OpenRequest, Prompt, Spoken
@@ -366,33 +365,4 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     """Return the processes that hold the thread's lock, according to the kernel. The lock is not
     probed with flock, because that would make a Codex that starts at that moment fail."""
     lock = home / "thread-writer-locks" / f"{session_id}.lock"
-    if not is_id(session_id):
-        return ()
-    try:
-        wanted = lock.stat()
-        held = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return ()
-    fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
-    pids = {
-        int(field[4])
-        for field in fields
-        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
-    }
-    return sorted(pid for pid in pids if pid > 0 and _has_open(pid, wanted))
-
-
-def _has_open(pid: int, wanted: os.stat_result) -> bool:
-    """Return whether the process has this file open: inode numbers are unique only within a device.
-    Return True if the process's descriptors may not be read."""
-    try:
-        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    for descriptor in descriptors:
-        with suppress(OSError):
-            if os.path.samestat(descriptor.stat(), wanted):
-                return True
-    return False
+    return system.holders_of_lock(str(lock)) if is_id(session_id) else ()

@@ -24,6 +24,7 @@ from typing import Any
 
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
+from perdure.host import system
 from perdure.latepattern import late_pattern
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
@@ -333,28 +334,24 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
         return ()
     wanted = session_id.encode()
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
+    for pid in system.pids():
         with suppress(OSError):
-            words = (entry / "cmdline").read_bytes().split(b"\0")
+            words = system.command(pid).split(b"\0")
             if not any(word.rpartition(b"/")[2] in (b"gemini", b"gemini.js") for word in words[:6]):
                 continue
             named = any(word == wanted and before in _FLAGS for before, word in pairwise(words))
             if (named or any(flag + b"=" + wanted in words for flag in _FLAGS)) and _same_home(
-                entry, home
+                pid, home
             ):
-                found.append(int(entry.name))
+                found.append(pid)
     return sorted(found)
 
 
-def _same_home(process: Path, home: Path) -> bool:
+def _same_home(pid: int, home: Path) -> bool:
     """Return whether the process has the same home; True if its environment cannot be read."""
     try:
         environ = dict(
-            pair.split(b"=", 1)
-            for pair in (process / "environ").read_bytes().split(b"\0")
-            if b"=" in pair
+            pair.split(b"=", 1) for pair in system.variables(pid).split(b"\0") if b"=" in pair
         )
     except OSError:
         return True

@@ -22,6 +22,7 @@ from typing import Any
 from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun
 from perdure.agents.shared import json_lines
+from perdure.host import system
 from perdure.latepattern import late_pattern
 from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
@@ -357,24 +358,22 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     process that opened the session in another way is not found here, only through what it
     writes."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*") if is_id(session_id) else ():
+    for pid in system.pids() if is_id(session_id) else ():
         try:
-            words = (folder / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
+            words = system.command(pid).decode("utf-8", "replace").split("\0")
             named = any(word == session_id or word.endswith(f"={session_id}") for word in words)
-            if named and "--fork" not in words and _has_open(folder, home):
-                found.append(int(folder.name))
+            if named and "--fork" not in words and _has_open(pid, home):
+                found.append(pid)
         except OSError:
             continue
     return sorted(found)
 
 
-def _has_open(folder: Path, database: Path) -> bool:
+def _has_open(pid: int, database: Path) -> bool:
     """Return whether the process has this database open; True if its descriptors may not be
     read."""
     try:
-        return any(
-            descriptor.resolve() == database.resolve() for descriptor in (folder / "fd").iterdir()
-        )
+        return any(Path(path).resolve() == database.resolve() for path in system.open_files(pid))
     except PermissionError:
         return True
 

@@ -24,6 +24,7 @@ from perdure.cli.text import (
     shown_path,
 )
 from perdure.errors import NotFound, UsageError
+from perdure.host import system
 from perdure.model.events import ContextAdded, Record, RunSubmitted, ToolEnded
 from perdure.rules.liveness import Liveness, advice
 from perdure.rules.log_line import line_of
@@ -138,7 +139,7 @@ def _agent_pid(report: Mapping[str, Any]) -> int:
         pid = json.loads(mark.read_text(encoding="utf-8"))["pid"]
     except (OSError, ValueError, KeyError, IndexError):
         return 0
-    return pid if isinstance(pid, int) and Path(f"/proc/{pid}").exists() else 0
+    return pid if isinstance(pid, int) and system.stat(pid) else 0
 
 
 def _attempt_line(attempt: dict[str, Any], state: str) -> str:

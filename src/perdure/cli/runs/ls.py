@@ -218,19 +218,16 @@ def looked_at(rows: Sequence[Row]) -> list[Row]:
 def _supervised(worker: str) -> bool:
     """Return whether a run's supervisor is a live process of this host. This uses the supervisor's
     name for itself (see `host.process.identity`), but avoids that module's imports."""
-    from perdure.host.shim import stat
+    from perdure.host import system
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
-    known = stat(pid) if pid.isdecimal() and name == os.uname().nodename else None
-    if known is None or str(known[3]) != starttime or (known[0] in "ZX" and known[2] <= 1):
+    known = system.stat(pid) if pid.isdecimal() and name == os.uname().nodename else None
+    if known is None or str(known[3]) != starttime or system.is_dead(known):
         return False
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:  # noqa: PTH123
-            space = os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")  # noqa: PTH115
-            here = f"{file.read()[:8]}.{space}"
+        return boot == f"{system.boot_id()[:8]}.{system.namespace()}"
     except OSError:
         return False
-    return boot == here
 
 
 def _probed(row: Row, store: RunStore, probe: Probe) -> Row:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from perdure.config import Settings
+from perdure.host import system
 from perdure.host.privileges import is_separate
 from perdure.host.secrecy import holders
 
@@ -54,8 +55,15 @@ def reach(chosen: Settings) -> str:
     return (
         f"agents run as the user {_user()}, as perdure does: they can read and change "
         f"{database}{secrets} and this user's other files, and read the environment of this user's "
-        f"other processes. They cannot read memory and environment of perdure itself ({HOW})"
+        f"other processes. {_own_memory()} ({HOW})"
     )
+
+
+def _own_memory() -> str:
+    """Say whether agents can read this process, without the end of the sentence."""
+    if system.IS_PORTABLE:
+        return "On this system they may also read memory and environment of perdure itself"
+    return "They cannot read memory and environment of perdure itself"
 
 
 def _apart(chosen: Settings, open_files: Sequence[Path]) -> str:
@@ -82,6 +90,8 @@ def secret_files(chosen: Settings) -> set[Path]:
 
 
 def _may_trace() -> bool:
+    if system.IS_PORTABLE:
+        return True
     found = re.search(
         r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE
     )

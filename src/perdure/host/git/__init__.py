@@ -41,6 +41,7 @@ from perdure.host.git.output import (
     unreachable,
 )
 from perdure.host.privileges import kept
+from perdure.host.system.files import scratch_file
 from perdure.lateclass import dataclass
 
 __all__ = [
@@ -355,7 +356,7 @@ def _spawn(
         if not isinstance(stdin, bytes):
             source = stdin
         elif stdin:
-            source = stack.enter_context(os.fdopen(os.memfd_create("stdin"), "w+b"))
+            source = stack.enter_context(scratch_file())
             source.write(stdin)
             source.seek(0)
         try:

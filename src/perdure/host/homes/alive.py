@@ -15,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 
 from perdure.errors import Conflict
+from perdure.host import system
 from perdure.protocols import Folder, Home
 
 INTERPRETERS = ("node", "bun", "deno")
@@ -33,53 +34,44 @@ def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
     """Find the live processes that use a home, as sentences with the sign that gave each away.
     `places`: the directories that are the home."""
     tops = set(chain.from_iterable((str(place), str(place.resolve())) for place in places))
-    for process in Path("/proc").iterdir():
-        if process.name.isdecimal() and int(process.name) != os.getpid():
-            if opened := _opened(process, tops):
-                yield f"process {process.name} has {opened} open"
-            elif _is_agent(process, home) and _home_of(process, folder) in tops:
-                yield f"process {process.name} is {home.programs[0]}"
+    for pid in system.pids():
+        if pid != os.getpid():
+            if opened := _opened(pid, tops):
+                yield f"process {pid} has {opened} open"
+            elif _is_agent(pid, home) and _home_of(pid, folder) in tops:
+                yield f"process {pid} is {home.programs[0]}"
 
 
-def _opened(process: Path, tops: set[str]) -> str:
+def _opened(pid: int, tops: set[str]) -> str:
     """Return a file below one of these directories that the process has open, or ""."""
     try:
-        descriptors = list((process / "fd").iterdir())
+        for path in system.open_files(pid):
+            if any(path.startswith(f"{top}/") for top in tops):
+                return path
     except OSError:
-        return ""
-    for descriptor in descriptors:
-        try:
-            path = os.readlink(descriptor)  # noqa: PTH115 - a socket's is not a path
-        except OSError:
-            continue
-        if any(path.startswith(f"{top}/") for top in tops):
-            return path
+        pass  # another user's, or it has ended
     return ""
 
 
-def _is_agent(process: Path, home: Home) -> bool:
+def _is_agent(pid: int, home: Home) -> bool:
     """Recognize an agent by the name of its program, or of the script that an interpreter runs."""
+    known = system.stat(pid)
     try:
-        words = [
-            os.fsdecode(word) for word in (process / "cmdline").read_bytes().split(b"\0") if word
-        ]
-        state = (process / "stat").read_bytes().rpartition(b")")[2].split()[0]
-    except (OSError, IndexError):
+        words = [os.fsdecode(word) for word in system.command(pid).split(b"\0") if word]
+    except OSError:
         return False
-    if state in (b"Z", b"X"):
+    if known is None or known[0] in "ZX":
         return False
     if words and Path(words[0]).name in INTERPRETERS:
         words = [word for word in words[1:] if not word.startswith("-")]
     return bool(words) and Path(words[0]).name in home.programs
 
 
-def _home_of(process: Path, folder: Folder) -> str:
+def _home_of(pid: int, folder: Folder) -> str:
     """Return the home of the process, "" if its environment cannot be read."""
     try:
         pairs = (
-            pair.partition(b"=")
-            for pair in (process / "environ").read_bytes().split(b"\0")
-            if b"=" in pair
+            pair.partition(b"=") for pair in system.variables(pid).split(b"\0") if b"=" in pair
         )
         environ = {os.fsdecode(name): os.fsdecode(value) for name, _, value in pairs}
     except OSError:

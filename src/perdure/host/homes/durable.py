@@ -1,14 +1,13 @@
 """Writes files so that a kill or a power cut leaves the old or the new content, and swaps two names
 in one step.
 
-`renameat2` (Linux 3.15) is not in Python's `os` (3.13), so it is called by ctypes. On file systems
-without it (some FUSE and network ones answer EINVAL) the closest alternative is used.
+On systems other than Linux, and on file systems without `renameat2` (some FUSE and network ones
+answer EINVAL), the closest alternative is used.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,9 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from perdure.errors import Conflict
+from perdure.host.system.files import EXCHANGE, NOREPLACE, rename
 
-NOREPLACE, EXCHANGE = 1, 2
-_AT_FDCWD = -100
 _UNABLE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
 
 
@@ -55,7 +53,7 @@ def sync(directory: Path) -> None:
 def place_new(source: Path, target: Path) -> None:
     """Rename without ever replacing anything. Raises FileExistsError."""
     try:
-        _renameat2(source, target, NOREPLACE)
+        rename(source, target, NOREPLACE)
     except OSError as error:
         if error.errno not in _UNABLE:
             raise
@@ -73,27 +71,12 @@ def place_new(source: Path, target: Path) -> None:
 def exchange(one: Path, other: Path) -> None:
     """Swap two names of any kind in one step. Raises OSError with EINVAL if the file system cannot
     do that."""
-    _renameat2(one, other, EXCHANGE)
+    rename(one, other, EXCHANGE)
 
 
 def can_not(error: OSError) -> bool:
     """Return whether the error means that the file system does not support the operation."""
     return error.errno in _UNABLE
-
-
-def _renameat2(source: Path, target: Path, flags: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    call = getattr(libc, "renameat2", None)
-    if call is None:  # a C library without this function
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
-    if (
-        call(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), ctypes.c_uint(flags))
-        != 0
-    ):
-        number = ctypes.get_errno()
-        raise OSError(
-            number, os.strerror(number), str(source if number == errno.ENOENT else target)
-        )
 
 
 @contextlib.contextmanager

@@ -94,9 +94,8 @@ def _write(source: int, part: Path) -> str:
             while view:
                 view = view[os.write(fd, view) :]
         os.fsync(fd)
-        os.posix_fadvise(
-            fd, 0, 0, os.POSIX_FADV_DONTNEED
-        )  # so that the comparison reads from the disk
+        if hasattr(os, "posix_fadvise"):  # so that the comparison reads from the disk
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     finally:
         os.close(fd)
     return digest.hexdigest()

@@ -17,13 +17,13 @@ import contextlib
 import errno
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from perdure.errors import WorkspaceError
+from perdure.host import system
 from perdure.host.homes import durable
 from perdure.lateclass import dataclass
 
@@ -114,14 +114,10 @@ def is_mount(path: Path) -> bool:
     """Return whether the path is a mount point. The kernel's list, unlike `is_mount`, also has
     directories that are bound from the same file system."""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        known = system.mounts()
     except OSError:
         return path.is_mount()
-    wanted = os.fsencode(path.resolve())
-    return any(
-        re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split()[4]) == wanted
-        for line in lines
-    )
+    return any(point == str(path.resolve()) for point, _ in known)
 
 
 def refused(error: OSError, path: Path) -> WorkspaceError:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 
 CONTROL_FD = 4
 
 
 def main(directory: str) -> None:
-    from perdure.host import shim
+    import socket
+
+    from perdure.host import shim, system
     from perdure.host.keeper.keeper import Keeper
+    from perdure.host.system.sockets import Channel
 
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     os.chdir(directory)
@@ -24,14 +26,16 @@ def main(directory: str) -> None:
     os.set_inheritable(shim.LAUNCH_FD, False)
     os.set_inheritable(CONTROL_FD, False)
     shim.prepare(launch[4], True)
-    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    woken, wake = system.pipe()
+    for fd in (woken, wake):
+        os.set_blocking(fd, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
     with open("shim.json", encoding="ascii") as file:
         me = file.read().replace("{", '{"warm": true, ', 1)
-    Keeper(socket.socket(fileno=CONTROL_FD), launch, me).run(woken)
+    Keeper(Channel(socket.socket(fileno=CONTROL_FD)), launch, me).run(woken)
     for name in os.listdir("."):
         os.unlink(name)
     os.rmdir(directory)
@@ -43,5 +47,9 @@ if __name__ == "__main__":
             os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         )
     )
+    if len(sys.argv) > 2:
+        # Where psutil is. The agent gets the environment without this variable.
+        sys.path.append(sys.argv[2])
+        os.environ["PERDURE_HOST"] = "portable"
     main(sys.argv[1])
     os._exit(0)

@@ -1,6 +1,5 @@
 """The kept agent: its process, its three pipes, and the processes below it."""
 
-# ruff: noqa: PTH123
 from __future__ import annotations
 
 import contextlib
@@ -8,12 +7,11 @@ import fcntl
 import os
 import signal
 
-from perdure.host import shim
+from perdure.host import shim, system
 from perdure.host.keeper.turn import inside
 
 CHUNK = 1 << 18
 PIPE = 1 << 20
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class KeptAgent:
@@ -27,17 +25,19 @@ class KeptAgent:
         self.input = -1
         self.pipes = [-1, -1]
         self.prompt = b""
+        self.offspring = system.Offspring(os.environ["PERDURE_ATTEMPT"])
 
     def start(self) -> None:
         """Start the agent in a session of its own, with default signal handling and the environment
         that this process was given. Raises OSError."""
-        theirs, self.input = os.pipe2(os.O_CLOEXEC)
+        theirs, self.input = system.pipe()
         ends = [theirs]
         for number in (0, 1):
-            self.pipes[number], end = os.pipe2(os.O_CLOEXEC)
+            self.pipes[number], end = system.pipe()
             os.set_blocking(self.pipes[number], False)
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE)
+            if hasattr(fcntl, "F_SETPIPE_SZ"):
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(end, fcntl.F_SETPIPE_SZ, PIPE)
             ends.append(end)
         os.set_blocking(self.input, False)
         files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate(ends)]
@@ -48,7 +48,7 @@ class KeptAgent:
         ]
         try:
             with inside(self.cwd):
-                argv, env = self.argv, shim.environment()
+                argv, env = self.argv, system.environment()
                 self.pid = os.posix_spawnp(
                     argv[0],
                     argv,
@@ -110,10 +110,10 @@ class KeptAgent:
             os.kill(self.pid, number)
 
     def left_behind(self, since: int) -> tuple[list[int], list[int]]:
-        """Return the orphans that became children of this process, and the processes below the
+        """Return the processes that left the agent's tree, and the processes below the
         agent that began at `since` (ticks) or later."""
         below, started = _tree()
-        orphans = [pid for pid in below.get(os.getpid(), ()) if pid != self.pid]
+        orphans = self.offspring.orphans(below, self.pid)
         family, young = [self.pid], []
         while family:
             children = below.get(family.pop(), [])
@@ -129,8 +129,8 @@ class KeptAgent:
         while family:
             pid = family.pop()
             family += below.get(pid, [])
-            with contextlib.suppress(OSError, IndexError), open(f"/proc/{pid}/statm", "rb") as file:
-                total += int(file.read().split()[1]) * PAGE
+            with contextlib.suppress(OSError, IndexError):
+                total += system.memory(pid)
         return total
 
 
@@ -138,9 +138,9 @@ def _tree() -> tuple[dict[int, list[int]], dict[int, int]]:
     """Return the live processes by their parent, and the start time of each (ticks since boot)."""
     below: dict[int, list[int]] = {}
     started: dict[int, int] = {}
-    for pid in shim.pids():
-        known = shim.stat(pid)
-        if known is not None and not (known[0] in "ZX" and known[2] <= 1):
+    for pid in system.pids():
+        known = system.stat(pid)
+        if known is not None and not system.is_dead(known):
             below.setdefault(known[1], []).append(pid)
             started[pid] = known[3]
     return below, started

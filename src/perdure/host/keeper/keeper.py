@@ -6,11 +6,12 @@ import contextlib
 import os
 import select
 import signal
-import socket
 
 from perdure.host import shim
 from perdure.host.keeper.agent import KeptAgent
 from perdure.host.keeper.turn import KeptTurn, ticks
+from perdure.host.system import boottime
+from perdure.host.system.sockets import Channel
 
 LEFT_S = 2.0
 """Time between TERM and KILL for processes that a turn left behind, and time for the agent's own
@@ -19,13 +20,12 @@ BUSY_MS = 50
 IDLE_MS = 10_000
 """Interval at which the memory of an idle agent is checked, in milliseconds."""
 NEVER = float("inf")
-WORDS = 1 << 16
 
 
 class Keeper:
     """One agent, and its current turn if there is one."""
 
-    def __init__(self, control: socket.socket, launch: list[bytes], me: str) -> None:
+    def __init__(self, control: Channel, launch: list[bytes], me: str) -> None:
         grace, cap, idle, memory, _, cwd, *argv = launch
         self.grace, self.cap, self.idle, self.most = (
             float(grace),
@@ -42,7 +42,7 @@ class Keeper:
         self.stop_asked = False
         self.cause = "exited"
         self.kill_at = NEVER
-        self.rested = shim.boottime()
+        self.rested = boottime()
         self.ready = 0
         """Ticks at the agent's first output. Processes that run by then belong to the agent, not to
         a turn."""
@@ -62,8 +62,11 @@ class Keeper:
                 self.agent.feed()
             if self.control.fileno() in ready:
                 self.hear()
+                while self.control.is_pending():
+                    self.hear()
             if self.agent.pid:
                 self.agent.reap()
+                self.agent.offspring.note()
             self.keep_limits()
         self.end()
 
@@ -76,7 +79,7 @@ class Keeper:
             poll.register(self.agent.input, select.POLLOUT)
         pause: float = BUSY_MS
         if self.turn is None and self.kill_at == NEVER:
-            pause = max(0, min(IDLE_MS, (self.rested + self.idle - shim.boottime()) * 1000)) + 1
+            pause = max(0, min(IDLE_MS, (self.rested + self.idle - boottime()) * 1000)) + 1
         return {fd for fd, _ in poll.poll(pause)}
 
     # --- output of the agent
@@ -113,7 +116,7 @@ class Keeper:
     def hear(self) -> None:
         """Handle the owner's next message, or the end of its connection."""
         try:
-            message, locks, _, _ = socket.recv_fds(self.control, WORDS, 2)
+            message, locks = self.control.receive()
         except BlockingIOError:
             return
         except OSError:
@@ -138,7 +141,7 @@ class Keeper:
         then KILL."""
         self.agent.close_input()
         if self.turn is None:
-            self.kill_at = min(self.kill_at, shim.boottime() + self.grace)
+            self.kill_at = min(self.kill_at, boottime() + self.grace)
 
     def take(self, turn: KeptTurn) -> None:
         """Begin a turn if the agent can take one. Otherwise answer `gone` and let the agent go."""
@@ -181,7 +184,7 @@ class Keeper:
     def rest(self, turn: KeptTurn) -> None:
         """End the turn, which the owner has seen to be over. Processes that it left behind are
         ended first. If any remain, the agent is not kept."""
-        late = shim.boottime() + LEFT_S
+        late = boottime() + LEFT_S
         asked: set[int] = set()
         left: list[dict[str, object]] = []
         since = turn.began if self.turns > 1 else max(turn.began, self.ready)
@@ -189,7 +192,7 @@ class Keeper:
             self.drain()
             self.agent.reap()
             orphans, young = self.agent.left_behind(since)
-            now = shim.boottime()
+            now = boottime()
             if (
                 not self.agent.listens()
                 or self.kill_at != NEVER
@@ -211,7 +214,7 @@ class Keeper:
         elif self.most and used > self.most:
             self.not_kept(f"it uses {used >> 20} MB of memory")
         else:
-            self.turn, self.rested = None, shim.boottime()
+            self.turn, self.rested = None, boottime()
             turn.conclude(None, None, "turn", len(asked), left[: shim.LEFT_CAP])
             self.answer(f"resting {used}")
 
@@ -225,7 +228,7 @@ class Keeper:
     def keep_limits(self) -> None:
         """Enforce stop requests, deadline, lease, idle time and memory: first ask the agent to end,
         then kill it."""
-        now, turn = shim.boottime(), self.turn
+        now, turn = boottime(), self.turn
         if self.cause == "exited" and (
             self.stop_asked or (turn is not None and now >= turn.deadline)
         ):
@@ -259,8 +262,8 @@ class Keeper:
         grace = shim.orphan_grace(self.cause, code, self.grace)
         left: list[dict[str, object]] = []
         if self.turn is not None and self.agent.pid and self.cause == "exited":
-            left, _ = shim.outlived(0.0)
-        killed = shim.sweep(grace) if self.agent.pid else 0
+            left, _ = shim.outlived(0.0, self.agent.offspring)
+        killed = shim.sweep(grace, self.agent.offspring) if self.agent.pid else 0
         self.drain()
         if self.turn is not None:
             self.turn.conclude(

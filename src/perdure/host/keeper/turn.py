@@ -7,14 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from perdure.host import shim
-
-TICKS = os.sysconf("SC_CLK_TCK")
+from perdure.host import shim, system
 
 
 def ticks() -> int:
-    """Return the current time in the unit of a process's start in /proc/PID/stat."""
-    return int(shim.boottime() * TICKS)
+    """Return the current time in the unit of a process's start time."""
+    return system.as_start(system.boottime())
 
 
 @contextmanager
@@ -36,7 +34,7 @@ class KeptTurn:
     def __init__(self, directory: bytes, deadline_s: float, locks: list[int]) -> None:
         self.directory = os.fsdecode(directory)
         self.locks = locks
-        self.deadline = shim.boottime() + deadline_s if deadline_s > 0 else float("inf")
+        self.deadline = system.boottime() + deadline_s if deadline_s > 0 else float("inf")
         self.began = ticks()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.outputs = (
@@ -59,7 +57,7 @@ class KeptTurn:
 
     def name_agent(self, pid: int) -> None:
         """Write `agent.json`. Raises OSError."""
-        known = shim.stat(pid)
+        known = system.stat(pid)
         with inside(self.directory):
             started = known[3] if known else 0
             shim.write_once("agent.json", f'{{"pid": {pid}, "starttime": {started}}}\n')

@@ -34,7 +34,7 @@ from perdure.host.process.marks import end_all, survivors
 from perdure.host.process.probe import Probe
 from perdure.host.process.questions import Asking
 from perdure.host.process.quick import run_quick
-from perdure.host.shim import boottime
+from perdure.host.system import boottime
 
 __all__ = [
     "OUTPUT_CAP",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import time
 from collections.abc import Collection
@@ -20,7 +19,8 @@ from perdure.host.process.identity import Identity
 from perdure.host.process.leftovers import Left
 from perdure.host.process.lines import tail
 from perdure.host.process.marks import end_all
-from perdure.host.shim import OVER, boottime, stat
+from perdure.host.shim import OVER
+from perdure.host.system import Handle, boottime, is_dead, stat
 from perdure.model import Exit
 
 TURN_TICK_S = 0.005
@@ -63,7 +63,7 @@ class Process:
         attempt is left."""
         known = read_json(self.directory / "agent.json")
         found = stat(known["pid"]) if known else None
-        return found is not None and found[3] == known["starttime"] and found[0] not in "ZX"
+        return found is not None and found[3] == known["starttime"] and not is_dead(found)
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return how the agent ended, or None if it has not within `timeout_s` (None: no limit).
@@ -71,30 +71,30 @@ class Process:
         Returns only when nothing of the attempt runs. If the shim was killed, what it leaves behind
         is ended here and the cause is `lost`.
         """
-        fd = self.shim.open() if self.shim else None
-        if fd is not None:
+        held = self.shim.open() if self.shim else None
+        if held is not None:
             try:
-                if not (self._turn_over if self.warm else _ended)(fd, timeout_s):
+                if not (self._turn_over(held, timeout_s) if self.warm else held.wait(timeout_s)):
                     return None
             finally:
-                os.close(fd)
+                held.close()
         self._reap()
         return self._exit() or self._lost()
 
     def _over(self) -> bool:
         return (self.directory / "exit.json").exists()
 
-    def _turn_over(self, fd: int, timeout_s: float | None) -> bool:
+    def _turn_over(self, held: Handle, timeout_s: float | None) -> bool:
         """Return whether the turn ends, or the keeper does, within the time (seconds; None: no
         limit)."""
         until = float("inf") if timeout_s is None else boottime() + timeout_s
         while True:
             end = self._exit()
-            if (end is not None and end.cause == "turn") or _ended(fd, 0):
+            if (end is not None and end.cause == "turn") or held.wait(0):
                 return True
             if boottime() >= until:
                 return False
-            _ended(fd, min(TURN_TICK_S, max(0.0, until - boottime())))
+            held.wait(min(TURN_TICK_S, max(0.0, until - boottime())))
 
     def stop(self, cause: str = "stopped") -> None:
         """Ask the shim to end the agent: TERM, its grace, KILL. Does not wait. `cause` becomes the
@@ -162,13 +162,6 @@ class Process:
                 os.waitpid(self.shim.pid, os.WNOHANG)
             except ChildProcessError:
                 return
-
-
-def _ended(fd: int, timeout_s: float | None) -> bool:
-    """Return whether the process of this pidfd ends within the time (seconds; None: no limit)."""
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Identifies processes: never by a bare pid, always by boot, pid and start time. Signals go through
-a pidfd.
+a handle that holds it.
 
 Also defines the name that a worker gives itself, from which another worker on the same host can see
 whether it is still alive.
@@ -15,7 +15,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from perdure.host.shim import namespace, stat
+from perdure.host import system
+from perdure.host.system import Handle, is_dead, namespace, stat
 from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Host
 
@@ -23,14 +24,7 @@ from perdure.model import NOWHERE, Host
 @cache
 def boot_id() -> str:
     """Return the kernel's id of the current boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def is_dead(known: tuple[str, int, int, int]) -> bool:
-    """Return whether the process has ended and only waits to be reaped. If only its first thread
-    has ended, the process has not."""
-    state, _, threads, _ = known
-    return state in "ZX" and threads <= 1
+    return system.boot_id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +35,7 @@ class Identity:
     boot: str
     pid: int
     starttime: int
-    """Clock ticks since boot, field 22 of /proc/PID/stat."""
+    """Start time as `system.stat` returns it: on Linux clock ticks since boot."""
 
     @staticmethod
     def of(pid: int) -> Identity | None:
@@ -52,29 +46,27 @@ class Identity:
     def alive(self) -> bool:
         return self == Identity.of(self.pid)
 
-    def open(self) -> int | None:
-        """Return a pidfd of exactly this process, which the caller closes; None if it has ended."""
-        try:
-            fd = os.pidfd_open(self.pid)
-        except (ProcessLookupError, OSError):
-            return None
-        if self.alive():
-            return fd
-        os.close(fd)
+    def open(self) -> Handle | None:
+        """Return a handle of exactly this process, which the caller closes; None if it has
+        ended."""
+        held = system.open_process(self.pid)
+        if held is None or self.alive():
+            return held
+        held.close()
         return None
 
     def send(self, number: signal.Signals) -> bool:
         """Send a signal to exactly this process. Return False if it has ended or belongs to another
         user."""
-        fd = self.open()
-        if fd is None:
+        held = self.open()
+        if held is None:
             return False
         try:
-            signal.pidfd_send_signal(fd, number)
+            held.send(number)
         except (ProcessLookupError, PermissionError):
             return False
         finally:
-            os.close(fd)
+            held.close()
         return True
 
 

@@ -9,13 +9,15 @@ same.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from perdure.host.shim import PR_SET_CHILD_SUBREAPER, boottime, children, reap, send
+from perdure.errors import UsageError
+from perdure.host import system
+from perdure.host.shim import reap, send
+from perdure.host.system import boottime, children
 
 HELD = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
 FAULTS = {
@@ -31,15 +33,20 @@ FAULTS = {
 
 def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10.0) -> int:
     """Run the command to its end. Return its exit code, 128 + n if signal n ended it, or 127 or 126
-    if it could not be started.
+    if it could not be started. Raises UsageError on another system than Linux.
 
     Every signal that arrives is forwarded to the command. Processes that remain after it has ended
     (the shims of agents) get SIGTERM and the grace, so that they end in good order, then SIGKILL.
     Their number is reported on standard error.
     """
+    if system.IS_PORTABLE:
+        raise UsageError(
+            "perdure entrypoint needs Linux, where a process can inherit its orphans",
+            "start the command without it",
+        )
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        system.adopt_orphans()
     try:
         # A process group of its own, so that Ctrl-C in a terminal reaches it once, and not this
         # process too.

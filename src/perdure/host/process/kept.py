@@ -14,7 +14,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Mapping
 from dataclasses import field
@@ -24,7 +23,8 @@ from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.launch import OUTPUT_CAP, check, claim, spawn
 from perdure.host.process.marks import KEEPER, VARIABLE, end_all, limit_value
-from perdure.host.shim import boottime, stat
+from perdure.host.system import boottime, stat
+from perdure.host.system.sockets import Channel
 from perdure.lateclass import dataclass
 from perdure.model import Command
 
@@ -42,7 +42,7 @@ class Kept:
     directory: Path
     keeper: Identity
     mark: str
-    control: socket.socket
+    control: Channel
     grace_s: float
     turns: int = 0
     memory: int = 0
@@ -69,7 +69,7 @@ class Kept:
             self._answers.clear()
             message = b"\0".join((b"turn", os.fsencode(directory), str(deadline_s).encode()))
             with contextlib.suppress(OSError):
-                socket.send_fds(self.control, [message], [launch_fd, lock_fd])
+                self.control.send(message, (launch_fd, lock_fd))
         finally:
             os.close(launch_fd)
         answer = self._answer()
@@ -120,7 +120,7 @@ class Kept:
         """Read the answers that have arrived. Return False if no more will come."""
         while True:
             try:
-                words = self.control.recv(4096, socket.MSG_DONTWAIT)
+                words, _ = self.control.receive()
             except BlockingIOError:
                 return True
             except OSError:
@@ -164,7 +164,7 @@ def keep(
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700)
     launch_fd = claim(directory)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = Channel.pair()
     try:
         fields = (
             str(grace_s),
@@ -210,15 +210,13 @@ def end_kept(directory: Path, grace_s: float) -> None:
 
 def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
     """Ask the keeper to end everything, and do what it does not."""
-    fd = keeper.open()
-    if fd is not None:
+    held = keeper.open()
+    if held is not None:
         try:
             keeper.send(signal.SIGTERM)
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            ended = bool(poll.poll(int((grace_s + END_S) * 1000)))
+            ended = held.wait(grace_s + END_S)
         finally:
-            os.close(fd)
+            held.close()
         if ended and not directory.exists():
             return
     end_all(mark, 0)

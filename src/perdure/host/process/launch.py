@@ -21,7 +21,8 @@ from perdure.errors import Conflict, UsageError
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.marks import SHIM, VARIABLE, limit_value, survivors
-from perdure.host.shim import LAUNCH_FD, LOCK_FD, boottime, namespace, stat
+from perdure.host.shim import LAUNCH_FD, LOCK_FD
+from perdure.host.system import boottime, namespace, shim_arguments, stat
 from perdure.model import Command, OnLeftover
 
 OUTPUT_CAP = 2 * 1024**3
@@ -218,7 +219,7 @@ def spawn(
     try:
         return os.posix_spawn(
             sys.executable,
-            (sys.executable, "-I", "-S", str(program), str(directory)),
+            (sys.executable, "-I", "-S", str(program), str(directory), *shim_arguments()),
             dict(env),
             file_actions=[*files, *((os.POSIX_SPAWN_DUP2, fd, to) for to, fd in moved.items())],
             setsid=True,

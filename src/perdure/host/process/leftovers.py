@@ -6,11 +6,11 @@ what outlived it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from perdure.host.process.marks import survivors
-from perdure.host.shim import describe, stat
+from perdure.host.shim import describe
+from perdure.host.system import as_start, stat
 from perdure.lateclass import dataclass
 
 
@@ -26,12 +26,11 @@ class Left:
 def started_since(mark: str, since: float, but: Sequence[int]) -> list[int]:
     """Return the live processes with this mark that began at `since` (seconds on the boot clock) or
     later. `but`: the agent and its shim."""
-    ticks = os.sysconf("SC_CLK_TCK")
     found = []
     for pid in survivors(mark):
         known = stat(pid)
         # A start time is only precise to a hundredth of a second.
-        if known is not None and pid not in but and known[3] >= int(since * ticks):
+        if known is not None and pid not in but and known[3] >= as_start(since):
             found.append(pid)
     return found
 

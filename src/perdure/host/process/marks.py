@@ -3,20 +3,21 @@
 Normally the shim ends its own tree. This module is for the case that the shim itself was killed:
 its orphans then belong to init, and only what they inherited shows where they came from. The mark
 is inherited twice: as PERDURE_ATTEMPT in the environment, and as the soft value of a resource limit
-that Linux hands down without enforcing it (RLIMIT_LOCKS), which `env -i` does not remove.
+that Linux hands down without enforcing it (RLIMIT_LOCKS), which `env -i` does not remove. Other
+systems have only the first of the two; there, what shares a session with a marked leader counts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import resource
 import signal
 import time
 from pathlib import Path
 
-from perdure.host.process.identity import Identity, boot_id, is_dead
-from perdure.host.shim import RLIMIT_LOCKS, boottime, pids, stat
+from perdure.host import system
+from perdure.host.process.identity import Identity, boot_id
+from perdure.host.system import boottime, is_dead, pids, stat
 
 VARIABLE = "PERDURE_ATTEMPT"
 SHIM = Path(__file__).parent.parent / "shim.py"
@@ -73,6 +74,7 @@ def _marked(mark: str) -> set[Identity]:
         more = {pid for pid, (_, parent, _, _) in known.items() if parent in family} - family
         family |= more
         grown = bool(more)
+    family |= system.session_families(family) & set(known)
     family.discard(os.getpid())
     return {Identity(boot_id(), pid, known[pid][3]) for pid in family}
 
@@ -90,22 +92,17 @@ def _processes() -> dict[int, tuple[str, int, int, int]]:
 
 
 def _carries(pid: int, value: int, entry: bytes) -> bool:
+    if system.carries_limit(pid, value):
+        return True
     try:
-        if resource.prlimit(pid, RLIMIT_LOCKS)[0] == value:
-            return True
-    except OSError:
-        # The process is another user's, has ended, or the kernel does not report the limit: check
-        # the environment instead.
-        pass
-    try:
-        return entry in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return entry in system.variables(pid).split(b"\0")
     except OSError:
         return False
 
 
 def _is_shim(pid: int) -> bool:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = system.command(pid).split(b"\0")
         return os.fsencode(SHIM) in words or os.fsencode(KEEPER) in words
     except OSError:
         return False

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from perdure.host.process.identity import boot_id, worker_alive
 from perdure.host.process.launch import running
-from perdure.host.shim import namespace
+from perdure.host.system import namespace
 from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Host, RunState
 from perdure.rules.liveness import Liveness, Signs, liveness

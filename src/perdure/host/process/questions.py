@@ -19,6 +19,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import IO, Any
 
+from perdure.host import system
 from perdure.host.privileges import dropped
 
 PATIENCE_S = 60.0
@@ -65,7 +66,7 @@ class Asking:
         if self._child is None:
             environ = {
                 name: os.environ[name]
-                for name in ("PATH", "LANG", "VIRTUAL_ENV")
+                for name in ("PATH", "LANG", "VIRTUAL_ENV", system.VARIABLE)
                 if name in os.environ
             }
             pipe = subprocess.PIPE
@@ -105,7 +106,10 @@ def answer_questions(answer: Callable[[bytes], bytes]) -> None:
     """Answer questions until the input ends, in the child. Its limits apply from here on."""
     import resource
 
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    # macOS refuses a limit of the address space.
+    refusals = (ValueError, OSError) if system.IS_PORTABLE else ()
+    with suppress(*refusals):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     most = resource.getrlimit(resource.RLIMIT_CPU)[1]
     while head := sys.stdin.buffer.read(_LENGTH):

@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
+from perdure.host.system.files import change_mode, path_in
 from perdure.workspace import trash
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import make_private
@@ -99,24 +100,19 @@ class Placer:
         parts = name.rstrip("/").split("/")
         if not name or not self._checked(name.rstrip("/")):
             return
+
+        def wanted(mode: int) -> int | None:
+            fits = stat.S_ISDIR(mode) if name.endswith("/") else stat.S_ISREG(mode)
+            return change(mode) if fits and change(mode) != stat.S_IMODE(mode) else None
+
         try:
             with self._open(parts[:-1], make=False) as above:
-                fd = os.open(parts[-1], os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+                change_mode(parts[-1], above, wanted)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             if error.errno != errno.ELOOP:
                 raise
-            return
-        try:
-            mode = os.fstat(fd).st_mode
-            if (stat.S_ISDIR(mode) if name.endswith("/") else stat.S_ISREG(mode)) and change(
-                mode
-            ) != stat.S_IMODE(mode):
-                # fchmod does not accept an O_PATH descriptor; chmod accepts its entry in /proc.
-                os.chmod(f"/proc/self/fd/{fd}", change(mode))  # noqa: PTH101
-        finally:
-            os.close(fd)
 
     def _place(
         self, changes: Sequence[Change], empty: Sequence[str], no_longer: Sequence[str]
@@ -290,7 +286,7 @@ class Placer:
             self._trash(fd, aside, name)
 
     def _digest(self, fd: int, name: str) -> str:
-        there = os.lstat(f"/proc/self/fd/{fd}/{name}")
+        there = os.lstat(name, dir_fd=fd)
         if stat.S_ISLNK(there.st_mode):
             target = os.fsencode(os.readlink(name, dir_fd=fd))
             return hashlib.new(self._shelf.form, b"blob %d\0" % len(target) + target).hexdigest()
@@ -317,7 +313,7 @@ class Placer:
         target = trash.put(
             self._places.trash(""),
             self._shelf.id,
-            [("in-the-way", Path(f"/proc/self/fd/{fd}/{aside}"))],
+            [("in-the-way", path_in(fd, place.parent, aside))],
             about,
         )
         self.notes.append(

@@ -17,18 +17,11 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from perdure.host.system.files import umask as umask
 from perdure.lateclass import dataclass
 from perdure.latepattern import late_pattern
 
 _MODE = late_pattern(r"[0-7]{3}")
-
-
-def umask() -> int:
-    """Return this process's umask, read without changing it even for a moment."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"^Umask:\s*([0-7]+)", status, re.MULTILINE)
-    assert found is not None
-    return int(found[1], 8)
 
 
 def kept(mode: int) -> int:

@@ -13,17 +13,16 @@ beside the trees are checked.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import time
 from collections.abc import Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
+from perdure.host import system
 from perdure.lateclass import dataclass
 from perdure.latepattern import late_pattern
 from perdure.model import Backend, Saved, Workspace
@@ -295,10 +294,10 @@ def _callers() -> set[int]:
     """Return this process and its ancestors, such as the shell in the directory that requested the
     restore."""
     found, pid = set[int](), os.getpid()
-    with contextlib.suppress(OSError, ValueError):
-        while pid > 0 and pid not in found:
-            found.add(pid)
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split(" ")[1])
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        known = system.stat(pid)
+        pid = known[1] if known else 0
     return found
 
 

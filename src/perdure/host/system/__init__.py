@@ -1,0 +1,23 @@
+"""The operating system's processes behind one interface: `linux`, or `portable` for any other POSIX
+system.
+
+`IS_PORTABLE` is decided here and nowhere else: by the platform, and on Linux by the variable
+PERDURE_HOST, which tests set. Both modules only translate; every decision is the caller's. The shim
+and the keeper load this package too, so it needs only the standard library (`portable` also
+psutil). `files` and `sockets` do the same for files and local sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+VARIABLE = "PERDURE_HOST"
+IS_PORTABLE = sys.platform != "linux" or os.environ.get(VARIABLE) == "portable"
+"""Whether this process uses only what every POSIX system has, and psutil."""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING or not IS_PORTABLE:
+    from perdure.host.system.linux import *  # noqa: F403
+else:
+    from perdure.host.system.portable import *  # noqa: F403

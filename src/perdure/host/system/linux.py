@@ -1,0 +1,438 @@
+"""Processes as Linux shows them: /proc, pidfds and prctl(2).
+
+It is loaded by every shim: only the standard library, and nothing that takes long to import.
+"""
+
+# ruff: noqa: PTH110, PTH115, PTH123, PTH208 (pathlib would double the start-up time of the shim)
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import time
+
+TYPE_CHECKING = False  # importing typing or collections.abc would double the start-up time
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+__all__ = [
+    "WATCH_S",
+    "Handle",
+    "Offspring",
+    "adopt_orphans",
+    "age",
+    "as_start",
+    "boot_id",
+    "boottime",
+    "carries_limit",
+    "children",
+    "close_from",
+    "command",
+    "current_directory",
+    "environment",
+    "forbid_reading",
+    "hand_down_limit",
+    "holders_of_lock",
+    "is_dead",
+    "is_started_with",
+    "is_unreadable",
+    "memory",
+    "mounts",
+    "name",
+    "namespace",
+    "open_files",
+    "open_process",
+    "pids",
+    "pipe",
+    "problem",
+    "program",
+    "session_families",
+    "settle_groups",
+    "shim_arguments",
+    "stat",
+    "sync",
+    "user",
+    "variables",
+    "wait_signal",
+    "wipe_variables",
+]
+
+WATCH_S = 1.0
+"""Longest interval between two looks of the shim at its agent, in seconds."""
+RLIMIT_LOCKS = 10
+"""A resource limit that Linux has not enforced since 2.4.25, but that every child still inherits
+(getrlimit(2)). It carries the attempt's mark where the environment cannot: `env -i`, setsid and
+exec do not remove it."""
+PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 3, 4, 36, 38
+ENVIRONMENT = 47
+"""Index of the field `env_start` of /proc/PID/stat among those after the name (proc_pid_stat(5),
+field 50)."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def problem() -> tuple[str, str] | None:
+    """Return why perdure cannot work here, and what to do; None if it can."""
+    if os.path.exists("/proc/self/stat"):
+        return None
+    return (
+        "perdure needs /proc, which is not mounted here: it uses it to see which processes are "
+        "alive",
+        "Mount it: mount -t proc proc /proc",
+    )
+
+
+# --- clocks and identity
+
+
+def boottime() -> float:
+    """Return the seconds on the boot clock, which includes suspended time and never jumps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def as_start(moment: float) -> int:
+    """Return a moment on the boot clock in the unit of a process's start time: clock ticks."""
+    return int(moment * _TICKS)
+
+
+def age(start: int) -> float:
+    """Return how long ago a process with this start time began, in seconds."""
+    return boottime() - start / _TICKS
+
+
+def boot_id() -> str:
+    """Return the kernel's id of the current boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def namespace() -> str:
+    """Return the number of this process's pid namespace; empty if it cannot be read. In another
+    namespace, such as another container's, the same pid is another process."""
+    try:
+        return os.readlink("/proc/self/ns/pid").partition("[")[2].rstrip("]")
+    except OSError:
+        return ""
+
+
+# --- facts of one process
+
+
+def stat(pid: int | str) -> tuple[str, int, int, int] | None:
+    """Return state, parent, threads and start time (clock ticks since boot) of a process, from
+    /proc/PID/stat; None if it is gone. `self` is this process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return fields[0].decode(), int(fields[1]), int(fields[17]), int(fields[19])
+
+
+def is_dead(known: tuple[str, int, int, int]) -> bool:
+    """Return whether the process has ended and only waits to be reaped. If only its first thread
+    has ended, the process has not."""
+    state, _, threads, _ = known
+    return state in "ZX" and threads <= 1
+
+
+def is_started_with(start: int, registered: str, words: bytes) -> bool:
+    """Return whether a process of this start time is the one that an agent registered with its own
+    notion of it: field 22 of /proc/PID/stat. `words`: the name of the agent's program."""
+    return str(start) == registered
+
+
+def pids() -> list[int]:
+    """Return all processes that this one can see."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def children() -> list[int]:
+    """Return the direct children of this process, ended ones included. Only this process reaps
+    them, so their ids cannot be reused meanwhile."""
+    try:
+        with open("/proc/thread-self/children", "rb") as file:
+            return [int(pid) for pid in file.read().split()]
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return [pid for pid in pids() if (known := stat(pid)) and known[1] == os.getpid()]
+
+
+def command(pid: int, most: int = -1) -> bytes:
+    """Return the words of a process's command line, each ended by NUL, up to `most` bytes. Raises
+    OSError."""
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read(most)
+
+
+def variables(pid: int) -> bytes:
+    """Return the environment that a process was started with, each variable ended by NUL. Raises
+    OSError."""
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        return file.read()
+
+
+def name(pid: int) -> str:
+    """Return the short name of a process's program. Raises OSError."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+        return file.read().rstrip("\n")
+
+
+def user(pid: int) -> int:
+    """Return the user id of a process. Raises OSError."""
+    return os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116
+
+
+def program(pid: int) -> tuple[int, int]:
+    """Return device and inode of the file that a process executes. Raises OSError."""
+    found = os.stat(f"/proc/{pid}/exe")  # noqa: PTH116
+    return found.st_dev, found.st_ino
+
+
+def current_directory(pid: int) -> str:
+    """Return the current directory of a process. Raises OSError."""
+    return os.readlink(f"/proc/{pid}/cwd")
+
+
+def open_files(pid: int) -> Iterator[str]:
+    """Yield the paths of the files that a process has open. Raises OSError."""
+    for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            yield os.readlink(f"/proc/{pid}/fd/{descriptor}")
+        except OSError:
+            continue
+
+
+def memory(pid: int) -> int:
+    """Return the resident memory of a process in bytes. Raises OSError."""
+    with open(f"/proc/{pid}/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE
+
+
+# --- facts of the machine
+
+
+def holders_of_lock(path: str) -> list[int]:
+    """Return the processes that hold a flock(2) on the file, according to the kernel."""
+    try:
+        wanted = os.stat(path)  # noqa: PTH116
+        with open("/proc/locks", encoding="ascii") as file:
+            held = file.read().splitlines()
+    except OSError:
+        return []
+    fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
+    found = {
+        int(field[4])
+        for field in fields
+        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
+    }
+    return sorted(pid for pid in found if pid > 0 and _has_open(pid, wanted))
+
+
+def _has_open(pid: int, wanted: os.stat_result) -> bool:
+    """Return whether the process has this file open: inode numbers are unique only within a device.
+    Return True if the process's descriptors may not be read."""
+    try:
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        try:
+            if os.path.samestat(os.stat(f"/proc/{pid}/fd/{descriptor}"), wanted):  # noqa: PTH116
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def mounts(table: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[tuple[str, str]]:
+    """Return mount point and file system type of all mounts, as in proc(5); later ones hide earlier
+    ones. Raises OSError."""
+    with open(table, encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.split(" ") for line in file.read().splitlines()]
+    return [(_unescape(fields[4]), fields[fields.index("-") + 1]) for fields in lines]
+
+
+def _unescape(point: str) -> str:
+    for code, character in (
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\043", "#"),
+        ("\\134", "\\"),
+    ):
+        point = point.replace(code, character)
+    return point
+
+
+# --- another process, held
+
+
+class Handle:
+    """A pidfd: it stands for one process, whose id cannot be given to another one meanwhile."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Return whether the process ends within the time (seconds; None: no limit)."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))))
+
+    def send(self, number: int) -> None:
+        """Send a signal. Raises OSError."""
+        signal.pidfd_send_signal(self._fd, number)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def open_process(pid: int) -> Handle | None:
+    """Return a handle of the process with this id, which the caller checks and closes; None if it
+    is gone."""
+    try:
+        return Handle(os.pidfd_open(pid))
+    except OSError:
+        return None
+
+
+# --- the marks that an attempt's processes inherit
+
+
+def hand_down_limit(value: int) -> None:
+    """Give this process, and all that it starts, a value that no program removes by accident."""
+    hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+    if hard == resource.RLIM_INFINITY:
+        resource.setrlimit(RLIMIT_LOCKS, (value, hard))
+
+
+def carries_limit(pid: int, value: int) -> bool:
+    """Return whether a process inherited the value. False if that cannot be seen: it is another
+    user's, or has ended."""
+    try:
+        return resource.prlimit(pid, RLIMIT_LOCKS)[0] == value
+    except OSError:
+        return False
+
+
+def session_families(family: Collection[int]) -> set[int]:
+    """Return more processes that belong to these because they share a session: none, as marks are
+    enough on Linux."""
+    return set()
+
+
+class Offspring:
+    """Everything below a shim, seen by the shim itself: as a child subreaper it inherits every
+    orphan, so the tree is empty exactly when no child is left to wait for."""
+
+    def __init__(self, mark: str) -> None:
+        pass
+
+    def note(self) -> None:
+        """Remember what runs below now. Not needed here."""
+
+    def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
+        """Return whether anything is left, and the processes to signal. `alive`: whether this
+        process has a child.
+
+        When a process ends, its children become children of this process: signalling direct
+        children is enough to reach the whole tree.
+        """
+        return alive, [pid for pid in children() if pid not in spared] if alive else []
+
+    def orphans(self, below: dict[int, list[int]], leader: int) -> list[int]:
+        """Return the processes that left the leader's tree. `below`: children by parent."""
+        return [pid for pid in below.get(os.getpid(), ()) if pid != leader]
+
+
+# --- this process
+
+
+def adopt_orphans() -> None:
+    """Make this process inherit every orphan below it. Raises OSError."""
+    import ctypes
+
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
+
+
+def settle_groups() -> None:
+    """Prepare a process with the service's group (`perdure.host.privileges`) to be a parent of
+    agents."""
+    import ctypes
+
+    # The kernel closes /proc/self to a process whose real and effective groups differ. Other
+    # processes still cannot look: their groups are not the same.
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    # Otherwise a program made by the agent could get the service's group from its mode (S_ISGID),
+    # if perdure can be made to copy it.
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def close_from(lowest: int) -> None:
+    """Close all descriptors of this process from a number on."""
+    for entry in os.listdir("/proc/self/fd"):
+        if int(entry) >= lowest and os.path.exists(f"/proc/self/fd/{entry}"):
+            os.close(int(entry))
+
+
+def environment() -> dict[bytes, bytes]:
+    """Return the environment that this process was given: Python adds LC_CTYPE to os.environ under
+    the C locale (PEP 538)."""
+    with open("/proc/self/environ", "rb") as file:
+        pairs = (entry.partition(b"=") for entry in file.read().split(b"\0"))
+        return {name: value for name, sign, value in pairs if name and sign}
+
+
+def shim_arguments() -> tuple[str, ...]:
+    """Return what a shim or keeper must be told on its command line to use this module: nothing."""
+    return ()
+
+
+def forbid_reading() -> None:
+    """Make this process unreadable for others of its user, until its next exec."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def is_unreadable() -> bool:
+    """Return whether `forbid_reading` is in force."""
+    import ctypes
+
+    return bool(ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1)
+
+
+def wipe_variables(names: Collection[str]) -> None:
+    """Overwrite variables in the memory in which the kernel gave this process its environment."""
+    import ctypes
+
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[ENVIRONMENT]), int(fields[ENVIRONMENT + 1])
+    if not start < end:  # the kernel does not report the addresses
+        return
+    at, wanted = start, {os.fsencode(name) for name in names}
+    for entry in ctypes.string_at(start, end - start).split(b"\0"):
+        if entry.partition(b"=")[0] in wanted:
+            ctypes.memset(at, 0, len(entry))
+        at += len(entry) + 1
+
+
+def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
+    """Wait for one of these signals, which are blocked. Return it, or 0 when the time is over."""
+    got = signal.sigtimedwait(numbers, timeout_s)
+    return 0 if got is None else got.si_signo
+
+
+def pipe() -> tuple[int, int]:
+    """Return a new pipe that no other program inherits."""
+    return os.pipe2(os.O_CLOEXEC)
+
+
+def sync(fd: int) -> None:
+    """Make a file's content durable. Raises OSError."""
+    os.fdatasync(fd)

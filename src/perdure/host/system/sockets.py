@@ -1,0 +1,118 @@
+"""Local sockets: messages with descriptors between an owner and its keeper, and who is at the other
+end.
+
+macOS has neither sequenced packets for local sockets nor SO_PEERCRED, so the portable variant puts
+a length before each message of a stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from perdure.host import system
+
+MESSAGE = 1 << 16
+"""Size of the largest message, in bytes."""
+_HEAD = 4
+_LONGEST = 80
+"""Length of a directory's path that leaves room for a name in a socket's address, in bytes."""
+_SOL_LOCAL, _LOCAL_PEERPID = 0, 2
+"""Level and option of getsockopt(2) on macOS (sys/un.h)."""
+
+
+class Channel:
+    """One end of a connection that keeps messages apart and passes descriptors."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self.socket = end
+        self._framed = end.type != socket.SOCK_SEQPACKET
+        self._read = b""
+        self._descriptors: list[int] = []
+        self._is_over = False
+
+    @classmethod
+    def pair(cls) -> tuple[Channel, Channel]:
+        kind = socket.SOCK_STREAM if system.IS_PORTABLE else socket.SOCK_SEQPACKET
+        one, other = socket.socketpair(socket.AF_UNIX, kind)
+        return cls(one), cls(other)
+
+    def send(self, message: bytes, descriptors: Collection[int] = ()) -> None:
+        """Send a message. Raises OSError."""
+        framed = len(message).to_bytes(_HEAD, "big") + message if self._framed else message
+        if descriptors:
+            socket.send_fds(self.socket, [framed], list(descriptors))
+        else:
+            self.socket.send(framed)
+
+    def receive(self) -> tuple[bytes, list[int]]:
+        """Return the next message and its descriptors without waiting; b"" after the last one.
+        Raises BlockingIOError if there is none yet, OSError if the other end is gone."""
+        if not self._framed:
+            message, descriptors, _, _ = socket.recv_fds(
+                self.socket, MESSAGE, 2, socket.MSG_DONTWAIT
+            )
+            return message, descriptors
+        while not self._is_over and not self._is_whole():
+            piece, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE, 2, socket.MSG_DONTWAIT)
+            self._read += piece
+            self._descriptors += descriptors
+            self._is_over = not piece
+        if not self._is_whole():
+            return b"", []
+        end = _HEAD + int.from_bytes(self._read[:_HEAD], "big")
+        message, self._read = self._read[_HEAD:end], self._read[end:]
+        # The kernel hands out descriptors with the first byte of their message at the earliest, and
+        # a sender waits for the answer to a message with descriptors.
+        passed, self._descriptors = self._descriptors, []
+        return message, passed
+
+    def is_pending(self) -> bool:
+        """Return whether a whole message was read beyond the last one, which poll(2) cannot see."""
+        return self._framed and self._is_whole()
+
+    def _is_whole(self) -> bool:
+        head = self._read[:_HEAD]
+        return len(head) == _HEAD and len(self._read) >= _HEAD + int.from_bytes(head, "big")
+
+    def fileno(self) -> int:
+        return self.socket.fileno()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def peer(client: socket.socket) -> tuple[int, int]:
+    """Return process and user at the other end of a local socket. Raises OSError."""
+    if hasattr(socket, "SO_PEERCRED"):
+        credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid, _ = struct.unpack("3i", credentials)
+        return pid, uid
+    pid = client.getsockopt(_SOL_LOCAL, _LOCAL_PEERPID)
+    return pid, system.user(pid)
+
+
+@contextlib.contextmanager
+def short_path(directory: Path) -> Iterator[str]:
+    """Yield a path of the directory that fits into a socket's address: 108 bytes on Linux, 104 on
+    macOS."""
+    if not system.IS_PORTABLE:
+        # Only in this process, and without a name that anybody could change.
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{fd}"
+        finally:
+            os.close(fd)
+        return
+    if len(os.fsencode(directory)) <= _LONGEST:
+        yield str(directory)
+        return
+    with tempfile.TemporaryDirectory(prefix="pd-", dir="/tmp") as above:
+        link = Path(above, "d")
+        link.symlink_to(directory.absolute())
+        yield str(link)
