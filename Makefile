@@ -85,7 +85,7 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 budget-kills: install agents ## N random kills under a budget over Claude Code and Codex (N=200): spent by the model server's record, and by perdure's (RECORD=FILE: kept, and gone on from)
 	$(BIN)/python -m tests.journeys.budget_kills $(N) $(if $(RECORD),--record $(RECORD))
 
-kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept)
+kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept; PERDURE_HOST=portable: as on other systems than Linux)
 	$(BIN)/python -m tests.journeys.kills $(N) $(if $(WARM),--warm)
 
 webhook-kills: install agents ## perdure serve killed N times under webhook load (N=200), a storm of 500 deliveries 20 times each; N kills with agents at work

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.host.process import Process
+from perdure.host.system import IS_PORTABLE
 from tests.patience import PATIENCE_S
 
 Launcher = Callable[..., Process]
@@ -26,7 +27,11 @@ _AWAY = (
 )
 
 
-def daemon(pid_file: Path, *, bare: bool = True) -> str:
+BARE = not IS_PORTABLE
+"""Whether a daemon without session, parent and environment is found: on Linux alone."""
+
+
+def daemon(pid_file: Path, *, bare: bool = BARE) -> str:
     """Shell words that start a daemon: new session, double fork, no open files, deaf to TERM, and
     no environment where `bare`. They end when its pid stands in the file."""
     return f"""{"env -i " if bare else ""}{sys.executable} -I -S -c "{_AWAY}" {pid_file}; while ! [ -s {pid_file} ]; do sleep 0.02; done"""

@@ -194,7 +194,7 @@ def test_the_supervisor_dies_in_the_moment_of_the_start(
         assert survivors(mark) == []
 
 
-@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.linux), False])
 def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: bool) -> None:
     """SIGKILL of the shim: nobody saw the end, so it is `lost`; agent and daemons are found by what
     they inherited."""

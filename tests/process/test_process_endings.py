@@ -163,7 +163,7 @@ def test_wait_gives_up_in_time(launch: Launcher) -> None:
     process.kill()
 
 
-@pytest.mark.parametrize("bare", [True, False])
+@pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.linux), False])
 def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare: bool) -> None:
     """New session, double fork, closed files, no environment, deaf to TERM: it ends before
     exit.json is there."""
@@ -176,6 +176,7 @@ def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare
     assert json.loads((process.directory / "exit.json").read_text())["survivors_killed"] == 1
 
 
+@pytest.mark.linux
 def test_a_storm_of_daemons(launch: Launcher) -> None:
     """Processes that go on forking away for as long as they live are outrun."""
     storm = (

@@ -122,6 +122,7 @@ def test_another_host_is_known_by_its_lease_alone(tmp_path: Path) -> None:
     assert seen(tmp_path, run, LATER + 1, HERE) is Liveness.INTERRUPTED
 
 
+@pytest.mark.linux
 def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) -> None:
     """A supervisor in a pid namespace of its own has pids that are others' here: it is believed as
     long as its lease lasts, and its agent is known by the lock that its shim holds."""

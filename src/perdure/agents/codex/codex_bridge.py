@@ -23,7 +23,6 @@ turn in the rollout.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -101,19 +100,37 @@ def die_with(parent: int) -> None:
     """Have this new process killed as soon as its parent ends. A server that loses its client, or
     is asked to end, records in the thread that the user interrupted the turn on purpose; a killed
     `exec` records nothing."""
+    import ctypes
+
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 
 
+def guard(server: int) -> tuple[int, int]:
+    """Do the same where no kernel does it. A child kills the server when this process is gone; it
+    holds the server's input open, so that the server does not lose its client before. Return the
+    child and the descriptor that releases it."""
+    waiting, releasing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(releasing)
+        if not os.read(waiting, 1):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server, signal.SIGKILL)
+        os._exit(0)
+    os.close(waiting)
+    return child, releasing
+
+
 class Server:
     """The app server, with its answers and notifications that are not processed yet."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], portable: bool) -> None:
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, preexec_fn=partial(die_with, os.getpid())
-        )
+        following = None if portable else partial(die_with, os.getpid())
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, preexec_fn=following)
+        self.guard = guard(self.process.pid) if portable else None
         assert self.process.stdout is not None
         self.lines = BridgeLines(self.process.stdout.fileno())
         self.news: list[dict[str, Any]] = []
@@ -160,6 +177,13 @@ class Server:
         """End the server: close its input, then send SIGTERM, then SIGKILL. Return its `returncode`
         as `Popen` reports it."""
         assert self.process.stdin is not None
+        if self.guard is not None:
+            child, releasing = self.guard
+            with contextlib.suppress(OSError):
+                os.write(releasing, b".")
+            os.close(releasing)
+            os.waitpid(child, 0)
+            self.guard = None
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         for last_word in (self.process.terminate, self.process.kill):
@@ -347,7 +371,7 @@ def serve(thread: Thread) -> int:
 
 def main(order: dict[str, Any]) -> int:
     try:
-        server = Server(order["command"])
+        server = Server(order["command"], order["portable"])
     except OSError as error:
         sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
         return 126

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.ids import checked
+from perdure.host import system
 from perdure.latepattern import late_pattern
 from perdure.model import Command, Launch, Permissions, Rung, Start
 from perdure.protocols import Heard
@@ -64,6 +65,7 @@ class CodexWarm:
             "thread": checked(asked.session_id) if asked.kind is Start.RESUME else "",
             "sandbox": SANDBOX[launch.spec.permissions],
             "model": launch.spec.model,
+            "portable": system.IS_PORTABLE,
             # This module may not import the package itself, and importlib.metadata would load 32
             # modules.
             "version": sys.modules["perdure"].__version__,

@@ -17,7 +17,7 @@ def main(directory: str) -> None:
 
     from perdure.host import shim, system
     from perdure.host.keeper.keeper import Keeper
-    from perdure.host.system.sockets import Channel
+    from perdure.host.system.sockets import OwnerChannel
 
     signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     os.chdir(directory)
@@ -35,7 +35,7 @@ def main(directory: str) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGCHLD})
     with open("shim.json", encoding="ascii") as file:
         me = file.read().replace("{", '{"warm": true, ', 1)
-    Keeper(Channel(socket.socket(fileno=CONTROL_FD)), launch, me).run(woken)
+    Keeper(OwnerChannel(socket.socket(fileno=CONTROL_FD)), launch, me).run(woken)
     for name in os.listdir("."):
         os.unlink(name)
     os.rmdir(directory)

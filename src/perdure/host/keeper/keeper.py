@@ -11,7 +11,7 @@ from perdure.host import shim
 from perdure.host.keeper.agent import KeptAgent
 from perdure.host.keeper.turn import KeptTurn, ticks
 from perdure.host.system import boottime
-from perdure.host.system.sockets import Channel
+from perdure.host.system.sockets import OwnerChannel
 
 LEFT_S = 2.0
 """Time between TERM and KILL for processes that a turn left behind, and time for the agent's own
@@ -25,7 +25,7 @@ NEVER = float("inf")
 class Keeper:
     """One agent, and its current turn if there is one."""
 
-    def __init__(self, control: Channel, launch: list[bytes], me: str) -> None:
+    def __init__(self, control: OwnerChannel, launch: list[bytes], me: str) -> None:
         grace, cap, idle, memory, _, cwd, *argv = launch
         self.grace, self.cap, self.idle, self.most = (
             float(grace),

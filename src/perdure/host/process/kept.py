@@ -24,7 +24,7 @@ from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.launch import OUTPUT_CAP, check, claim, spawn
 from perdure.host.process.marks import KEEPER, VARIABLE, end_all, limit_value
 from perdure.host.system import boottime, stat
-from perdure.host.system.sockets import Channel
+from perdure.host.system.sockets import OwnerChannel
 from perdure.lateclass import dataclass
 from perdure.model import Command
 
@@ -42,7 +42,7 @@ class Kept:
     directory: Path
     keeper: Identity
     mark: str
-    control: Channel
+    control: OwnerChannel
     grace_s: float
     turns: int = 0
     memory: int = 0
@@ -164,7 +164,7 @@ def keep(
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700)
     launch_fd = claim(directory)
-    ours, theirs = Channel.pair()
+    ours, theirs = OwnerChannel.pair()
     try:
         fields = (
             str(grace_s),

@@ -1,4 +1,4 @@
-"""What Linux has for files and other POSIX systems have not, and the nearest thing there."""
+"""File operations that Linux has and other POSIX systems have not, and the nearest thing there."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 NOREPLACE, EXCHANGE = 1, 2
 """Flags of `rename`, as of renameat2(2)."""
 RECENT_S = 3600.0
-"""Age of the oldest change that a portable `flush` still makes durable, in seconds. Whoever writes
-flushes within seconds, and a file system writes back by itself within a minute."""
+"""Age of the oldest change that a portable `flush` still makes durable, in seconds.
+Everything is flushed within seconds, and a file system writes back by itself within a minute."""
 _AT_FDCWD = -100
 
 

@@ -1,9 +1,9 @@
 """Processes on any POSIX system: psutil, kqueue where it exists, sessions, and a mark in the
 environment.
 
-Nothing here reads /proc or calls prctl(2) by itself; what psutil does is psutil's. What this cannot
-promise, and Linux can, is listed in docs/reference/platforms.md. psutil is imported with the first
-question, as it takes longer than everything else a shim loads.
+Nothing here reads /proc or calls prctl(2) by itself; what psutil does is psutil's. The promises
+that only Linux can keep are listed in docs/reference/platforms.md. psutil is imported with the
+first question, as it takes longer than everything else a shim loads.
 """
 
 # ruff: noqa: PTH116 (as in `linux`)
@@ -79,8 +79,12 @@ MARK = "PERDURE_ATTEMPT"
 
 @cache
 def _psutil() -> ModuleType:
-    import psutil
+    try:
+        import psutil
+    except ImportError:
+        from perdure.errors import WorkspaceError
 
+        raise WorkspaceError(*problem() or ("psutil cannot be loaded",)) from None
     module: ModuleType = psutil
     return module
 
@@ -292,7 +296,7 @@ def mounts(table: str | os.PathLike[str] = "") -> list[tuple[str, str]]:
 # --- another process, held
 
 
-class Handle:
+class PolledHandle:
     """One process, by id and start time. A signal goes to it between a look and the call, in which
     the id could be given to another process only if all ids were used up in that moment."""
 
@@ -338,11 +342,14 @@ def _wait_by_kqueue(pid: int, timeout_s: float | None) -> None:
         queue.close()
 
 
+Handle = PolledHandle
+
+
 def open_process(pid: int) -> Handle | None:
     """Return a handle of the process with this id, which the caller checks and closes; None if it
     is gone."""
     known = stat(pid)
-    return None if known is None else Handle(pid, known[3])
+    return None if known is None else PolledHandle(pid, known[3])
 
 
 # --- the marks that an attempt's processes inherit
@@ -372,7 +379,7 @@ def session_families(family: Collection[int]) -> set[int]:
     return {pid for pid in pids() if _session(pid) in leaders} if leaders else set()
 
 
-class Offspring:
+class MarkedOffspring:
     """Everything below a shim, seen by the shim itself: what carries the mark, descends from it,
     shares a session with its agent, or was seen below it before."""
 
@@ -434,6 +441,9 @@ class Offspring:
             return self._entry in variables(pid).split(b"\0")
         except OSError:
             return False
+
+
+Offspring = MarkedOffspring
 
 
 def _below(tops: set[int], known: dict[int, tuple[str, int, int, int]]) -> set[int]:

@@ -26,7 +26,7 @@ _SOL_LOCAL, _LOCAL_PEERPID = 0, 2
 """Level and option of getsockopt(2) on macOS (sys/un.h)."""
 
 
-class Channel:
+class OwnerChannel:
     """One end of a connection that keeps messages apart and passes descriptors."""
 
     def __init__(self, end: socket.socket) -> None:
@@ -37,7 +37,7 @@ class Channel:
         self._is_over = False
 
     @classmethod
-    def pair(cls) -> tuple[Channel, Channel]:
+    def pair(cls) -> tuple[OwnerChannel, OwnerChannel]:
         kind = socket.SOCK_STREAM if system.IS_PORTABLE else socket.SOCK_SEQPACKET
         one, other = socket.socketpair(socket.AF_UNIX, kind)
         return cls(one), cls(other)
