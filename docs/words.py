@@ -171,6 +171,7 @@ VARIABLES = {
     "PERDURE_GIT_TOKEN_HOST": "the one host that the token is for",
     "PERDURE_GIT_TOKEN_USER": "the name that goes with the token (default: x-access-token)",
     "PERDURE_IMAGE": "for `perdure operator`: the image of the attempts, as with --image",
+    "PERDURE_HOST": "`portable` uses the back end for other systems than Linux ([platforms](platforms.md)); for tests",
     "PERDURE_PAGER": "the pager for `diff` on a terminal, before `PAGER` and `less`; `cat` or empty: none",
     "NO_COLOR": "set to anything: no colors",
     "CLICOLOR_FORCE": "set to anything but 0: colors also into a pipe",
