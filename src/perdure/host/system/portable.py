@@ -68,7 +68,9 @@ __all__ = [
 
 WATCH_S = 0.5
 """Longest interval between two looks of the shim at its agent, in seconds: a process that lives
-below the agent for as long is known, wherever it goes."""
+below the agent for a second is known, wherever it goes."""
+_NOTE_S = 0.2
+"""Shortest interval between two such looks, in seconds."""
 POLL_S = 0.02
 """Interval at which the end of a process is looked for where there is no kqueue, in seconds."""
 _PARTS = 100
@@ -389,10 +391,13 @@ class MarkedOffspring:
         """Start times of the processes that were seen below, by id."""
         self._leaders: dict[int, int] = {}
         """The same of those that lead a session in which something still runs."""
+        self._noted = 0.0
 
     def note(self) -> None:
         """Remember what runs below now: it may lose its parent before it is to be ended."""
-        self._look(marks=False)
+        if boottime() - self._noted >= _NOTE_S:
+            self._look(marks=False)
+            self._noted = boottime()
 
     def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
         """Return whether anything is left, and the processes to signal. `alive`: whether this
