@@ -12,6 +12,7 @@ import os
 import socket
 import struct
 import tempfile
+from array import array
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from perdure.host import system
 MESSAGE = 1 << 16
 """Size of the largest message, in bytes."""
 _HEAD = 4
+_MOST_DESCRIPTORS = 2
 _LONGEST = 80
 """Length of a directory's path that leaves room for a name in a socket's address, in bytes."""
 _SOL_LOCAL, _LOCAL_PEERPID = 0, 2
@@ -54,12 +56,9 @@ class OwnerChannel:
         """Return the next message and its descriptors without waiting; b"" after the last one.
         Raises BlockingIOError if there is none yet, OSError if the other end is gone."""
         if not self._framed:
-            message, descriptors, _, _ = socket.recv_fds(
-                self.socket, MESSAGE, 2, socket.MSG_DONTWAIT
-            )
-            return message, descriptors
+            return self._receive()
         while not self._is_over and not self._is_whole():
-            piece, descriptors, _, _ = socket.recv_fds(self.socket, MESSAGE, 2, socket.MSG_DONTWAIT)
+            piece, descriptors = self._receive()
             self._read += piece
             self._descriptors += descriptors
             self._is_over = not piece
@@ -71,6 +70,16 @@ class OwnerChannel:
         # a sender waits for the answer to a message with descriptors.
         passed, self._descriptors = self._descriptors, []
         return message, passed
+
+    def _receive(self) -> tuple[bytes, list[int]]:
+        # socket.recv_fds of Python 3.11 passes no flags to recvmsg(2).
+        room = socket.CMSG_LEN(_MOST_DESCRIPTORS * array("i").itemsize)
+        piece, ancillary, _, _ = self.socket.recvmsg(MESSAGE, room, socket.MSG_DONTWAIT)
+        found = array("i")
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                found.frombytes(content[: len(content) - len(content) % found.itemsize])
+        return piece, list(found)
 
     def is_pending(self) -> bool:
         """Return whether a whole message was read beyond the last one, which poll(2) cannot see."""
