@@ -61,15 +61,16 @@ def test_a_machine_that_several_ask_for_its_id_first(tmp_path: Path) -> None:
 
 
 MANY = """
-import os, pathlib, resource, socket, sys
+import os, pathlib, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (1300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
 from perdure.host.wakeup import Bell
 from perdure.host.process import Asking, Identity, Kept
+from perdure.host.system.sockets import OwnerChannel
 bell = Bell(pathlib.Path(sys.argv[1]))
 bell.ring()
 bell.wait(3600)
-ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours, theirs = OwnerChannel.pair()
 theirs.send(b"resting 5")
 assert Kept(pathlib.Path("x"), Identity.of(os.getpid()), "mark", ours, 1.0).rested()
 with Asking("builtins:bytes") as asking:
