@@ -38,7 +38,7 @@ UNPROVEN = (
     "environment may outlive a kill, agents may read perdure's memory, and run_as and perdure "
     "entrypoint do not work (docs: reference/platforms)"
 )
-"""What is said on every system but Linux."""
+"""The warning on every system but Linux."""
 
 
 @dataclass(frozen=True, slots=True)
