@@ -198,7 +198,7 @@ def _perform(words: list[str]) -> int:
     if verb not in VERBS:
         return _refuse(f"there is no verb {verb!r}", _near(verb))
     if verb in HOLDS_SECRETS:
-        from perdure.host.secrecy import forbid_reading
+        from perdure.host.system import forbid_reading
 
         forbid_reading()
     parser = parser_of(verb)

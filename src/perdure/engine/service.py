@@ -22,7 +22,6 @@ from perdure.engine.report import report_of
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
-from perdure.host.process.probe import Running
 from perdure.lateclass import dataclass
 from perdure.latepattern import late_pattern
 from perdure.model import (
@@ -51,6 +50,7 @@ from perdure.rules.run_titles import title_of_run
 from perdure.workspace.identity import is_remote, local_path
 
 if TYPE_CHECKING:
+    from perdure.host.process.probe import Running
     from perdure.model.requests import AgentRequest
     from perdure.workspace import Applied
     from perdure.workspace.task_files import FileRequest

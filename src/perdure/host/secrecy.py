@@ -1,11 +1,11 @@
 """Hides the memory of this process from other processes of the same user, above all from agents.
 
-Called by the command line before it loads anything else for a verb that holds secrets, and by
-`serve` once it has read the secrets that came in environment variables. Guarantees, on Linux: after
-`forbid_reading`, a process without CAP_SYS_PTRACE can neither trace this one nor read its
-environment, memory and open files below /proc, and no core file is written. An agent that runs as
-root has that capability, except in most containers: nothing is hidden from it. Other systems than
-Linux hide nothing from the same user.
+The command line calls `system.forbid_reading` before it loads anything else for a verb that holds
+secrets, and `serve` calls `wipe_variables` once it has read the secrets that came in environment
+variables. Guarantees, on Linux: after that, a process without CAP_SYS_PTRACE can neither trace this
+one nor read its environment, memory and open files below /proc, and no core file is written. An
+agent that runs as root has that capability, except in most containers: nothing is hidden from it.
+Other systems than Linux hide nothing from the same user.
 """
 
 from __future__ import annotations
@@ -17,17 +17,6 @@ from perdure.host import system
 
 _WORDS = 2
 """Number of leading words of a command line that are shown to identify a process."""
-
-
-def forbid_reading() -> None:
-    """Make this process unreadable, until its next exec: programs that it starts are readable as
-    usual."""
-    system.forbid_reading()
-
-
-def is_unreadable() -> bool:
-    """Return whether `forbid_reading` is in force."""
-    return system.is_unreadable()
 
 
 def wipe_variables(names: Collection[str]) -> None:

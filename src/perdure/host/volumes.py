@@ -18,7 +18,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.errors import DiskFull
-from perdure.host.system.files import allocate
 from perdure.lateclass import dataclass
 
 NAME = "ballast"
@@ -137,6 +136,8 @@ class Ballast:
             pass
         if not self.size:
             return False
+        from perdure.host.system.files import allocate
+
         staged = self.path.with_name(f"{NAME}.{os.getpid()}.new")
         try:
             found = room(self.directory)

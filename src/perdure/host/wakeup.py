@@ -13,8 +13,6 @@ import select
 import socket
 from pathlib import Path
 
-from perdure.host.system.sockets import short_path
-
 
 class Bell:
     """One pool's bell. `ring` may be called from any thread and from a signal handler."""
@@ -24,6 +22,8 @@ class Bell:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = directory / str(os.getpid())
         self._path.unlink(missing_ok=True)
+        from perdure.host.system.sockets import short_path
+
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         with short_path(directory) as short:
             self._socket.bind(f"{short}/{self._path.name}")
@@ -63,6 +63,10 @@ def ring(state: Path) -> None:
         names = [path.name for path in directory.iterdir()]
     except OSError:
         return
+    if not names:
+        return
+    from perdure.host.system.sockets import short_path
+
     for name in names:
         with (
             short_path(directory) as short,

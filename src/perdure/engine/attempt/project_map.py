@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from perdure.engine.attempt.engine import Engine
 from perdure.errors import PerdureError
-from perdure.host.process import Asking
 from perdure.model import Claim, Context, Continuation, MapWhen, Start, TaskRun, Workspace
 from perdure.model.events import MapGiven, MapMissed
 from perdure.protocols import AgentDriver
@@ -77,6 +76,8 @@ def drawn_of(
     from perdure.engine.project_map import ANSWER, Apart, draw, rank, read
 
     names = engine.workspaces.sources(workspace)
+    from perdure.host.process.questions import Asking
+
     with Asking(ANSWER) as child:
         project = read(
             Path(workspace.path), names, Apart(child), engine.state / "maps" / workspace.id

@@ -41,7 +41,6 @@ from perdure.host.git.output import (
     unreachable,
 )
 from perdure.host.privileges import kept
-from perdure.host.system.files import scratch_file
 from perdure.lateclass import dataclass
 
 __all__ = [
@@ -356,6 +355,8 @@ def _spawn(
         if not isinstance(stdin, bytes):
             source = stdin
         elif stdin:
+            from perdure.host.system.files import scratch_file
+
             source = stack.enter_context(scratch_file())
             source.write(stdin)
             source.seek(0)

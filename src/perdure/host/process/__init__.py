@@ -18,6 +18,9 @@ shim is the agent's parent. Output goes to files, which `Lines` follows; the res
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from perdure.host.process.child import Process
 from perdure.host.process.identity import (
     Identity,
@@ -31,10 +34,12 @@ from perdure.host.process.launch import OUTPUT_CAP, find, hold, launched, runnin
 from perdure.host.process.leftovers import Left, commands, started_since
 from perdure.host.process.lines import Lines, plain, tail
 from perdure.host.process.marks import end_all, survivors
-from perdure.host.process.probe import Probe
-from perdure.host.process.questions import Asking
-from perdure.host.process.quick import run_quick
 from perdure.host.system import boottime
+
+if TYPE_CHECKING:
+    from perdure.host.process.probe import Probe
+    from perdure.host.process.questions import Asking
+    from perdure.host.process.quick import run_quick
 
 __all__ = [
     "OUTPUT_CAP",
@@ -65,3 +70,12 @@ __all__ = [
     "worker_alive",
     "worker_identity",
 ]
+
+_LATE = {"Asking": "questions", "Probe": "probe", "run_quick": "quick"}
+"""Modules that no start of an agent needs, by what is asked of them."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

@@ -18,15 +18,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.launch import OUTPUT_CAP, check, claim, spawn
 from perdure.host.process.marks import KEEPER, VARIABLE, end_all, limit_value
 from perdure.host.system import boottime, stat
-from perdure.host.system.sockets import OwnerChannel
 from perdure.lateclass import dataclass
 from perdure.model import Command
+
+if TYPE_CHECKING:
+    from perdure.host.system.sockets import OwnerChannel
 
 ANSWER_S = 30.0
 """Timeout for a keeper's answer, in seconds. After that the keeper and its agent are ended."""
@@ -164,6 +167,8 @@ def keep(
     directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory.mkdir(mode=0o700)
     launch_fd = claim(directory)
+    from perdure.host.system.sockets import OwnerChannel
+
     ours, theirs = OwnerChannel.pair()
     try:
         fields = (

@@ -36,7 +36,6 @@ __all__ = [
     "holders_of_lock",
     "is_dead",
     "is_started_with",
-    "is_unreadable",
     "memory",
     "mounts",
     "name",
@@ -64,7 +63,7 @@ RLIMIT_LOCKS = 10
 """A resource limit that Linux has not enforced since 2.4.25, but that every child still inherits
 (getrlimit(2)). It carries the attempt's mark where the environment cannot: `env -i`, setsid and
 exec do not remove it."""
-PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 3, 4, 36, 38
+PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 4, 36, 38
 ENVIRONMENT = 47
 """Index of the field `env_start` of /proc/PID/stat among those after the name (proc_pid_stat(5),
 field 50)."""
@@ -397,13 +396,6 @@ def forbid_reading() -> None:
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def is_unreadable() -> bool:
-    """Return whether `forbid_reading` is in force."""
-    import ctypes
-
-    return bool(ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1)
 
 
 def wipe_variables(names: Collection[str]) -> None:

@@ -44,7 +44,6 @@ __all__ = [
     "holders_of_lock",
     "is_dead",
     "is_started_with",
-    "is_unreadable",
     "memory",
     "mounts",
     "name",
@@ -502,11 +501,6 @@ def shim_arguments() -> tuple[str, ...]:
 
 def forbid_reading() -> None:
     """Make this process unreadable for others of its user: no portable interface does that."""
-
-
-def is_unreadable() -> bool:
-    """Return whether `forbid_reading` is in force."""
-    return False
 
 
 def wipe_variables(names: Collection[str]) -> None:
