@@ -10,7 +10,6 @@ taken from a checkpoint.
 
 from __future__ import annotations
 
-import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import field
