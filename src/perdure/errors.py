@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import re
 
-from perdure.latepattern import late_pattern
-
-_TRANSIENT = late_pattern(
+_TRANSIENT = re.compile(
     r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early "
     r"eof|rpc failed|too slow|error: (?:429|5\d\d)|"
     r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "

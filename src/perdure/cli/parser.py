@@ -9,13 +9,12 @@ import sys
 from itertools import chain
 
 from perdure.cli.text import clean, columns
-from perdure.latepattern import late_pattern
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_CHOICE = late_pattern(r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)")
+_CHOICE = re.compile(r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)")
 
 
 class Parser(argparse.ArgumentParser):

@@ -7,9 +7,8 @@ CLICOLOR_FORCE turns them on even for a pipe.
 from __future__ import annotations
 
 import os
+import re
 from itertools import chain
-
-from perdure.latepattern import late_pattern
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
@@ -50,7 +49,7 @@ PLAIN = {
     "≈": "~",
 }
 """Replacements for perdure's symbols in a terminal whose encoding lacks them."""
-_CODE = late_pattern("\x1b\\[[0-9;]*m|\x1b]8;;[^\x1b]*\x1b\\\\")
+_CODE = re.compile("\x1b\\[[0-9;]*m|\x1b]8;;[^\x1b]*\x1b\\\\")
 LEAST = 20
 """Width in columns below which the terminal itself wraps the lines."""
 

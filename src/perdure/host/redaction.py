@@ -18,8 +18,7 @@ from dataclasses import field
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 
 TELLING = late_pattern(
     r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE",

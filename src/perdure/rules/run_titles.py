@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 
-from perdure.latepattern import late_pattern
 from perdure.rules.text import one_line
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
@@ -21,8 +20,8 @@ LONGEST = 160
 """Maximum length of a title, in characters."""
 LINK_MOST = 2000
 ROLE_MOST = 60
-_ADDRESS = late_pattern(r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f-\uffff]+")
-_THING = late_pattern(r"[^:]*:[^:]*:(?P<repository>.+)(?P<mark>[#!])(?P<number>\d+)")
+_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f-\uffff]+")
+_THING = re.compile(r"[^:]*:[^:]*:(?P<repository>.+)(?P<mark>[#!])(?P<number>\d+)")
 FORGE_KEY = "delivery:"
 """Beginning of the key of a run that a forge started."""
 MARKED = "Text between <<<FORGE-"

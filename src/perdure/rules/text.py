@@ -12,8 +12,6 @@ import re
 import sys
 import time
 
-from perdure.latepattern import late_pattern
-
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,11 +19,11 @@ if TYPE_CHECKING:
 
 LISTED_PROMPT = 200
 """Maximum length of a prompt in a list of runs, in characters."""
-_ESCAPES = late_pattern(
+_ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ "
     r"-/]*[0-~])"
 )
-_HIDDEN = late_pattern(
+_HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )

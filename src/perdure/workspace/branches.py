@@ -16,8 +16,7 @@ from typing import Any
 
 from perdure.errors import GitFailed
 from perdure.host.git import Git
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Backend
 from perdure.workspace.snapshot.shelf import FATAL, Shelf
 

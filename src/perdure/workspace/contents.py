@@ -14,8 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from perdure.errors import WorkspaceError
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory, read, write
 

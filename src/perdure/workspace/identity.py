@@ -19,8 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from perdure.errors import UsageError
 from perdure.host.git.servers import PORTS
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 
 _NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BRANCH = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")

@@ -22,8 +22,7 @@ from typing import Any
 from perdure.errors import PerdureError, UsageError
 from perdure.host import system
 from perdure.host.git import Git
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
 from perdure.workspace import trash

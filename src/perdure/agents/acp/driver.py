@@ -37,8 +37,7 @@ from perdure.agents.shared import json_lines, programs
 from perdure.errors import AgentMissing
 from perdure.host import system
 from perdure.host.extras import install_command
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.model import (
     Command,
     Continuation,

@@ -15,7 +15,7 @@ from typing import Any
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import OpenRequest, Prompt, Spoken
 

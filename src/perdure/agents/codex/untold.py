@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from perdure.agents.codex.transcript import prompt_of
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question, sandboxed
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model.events import AgentEvent, QuestionAsked, ToolDenied
 
 SUMMARY = 500

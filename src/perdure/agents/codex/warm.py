@@ -19,7 +19,7 @@ from pathlib import Path
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.ids import checked
 from perdure.host import system
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Command, Launch, Permissions, Rung, Start
 from perdure.protocols import Heard
 

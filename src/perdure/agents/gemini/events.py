@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,

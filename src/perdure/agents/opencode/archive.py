@@ -23,7 +23,7 @@ from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun
 from perdure.agents.shared import json_lines
 from perdure.host import system
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
 from perdure.protocols import Prompt, Spoken

@@ -20,7 +20,7 @@ from perdure.agents.shared.endings import (
     rule,
 )
 from perdure.agents.shared.resets import resets_at
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, RetrySeen, TurnEnded
 

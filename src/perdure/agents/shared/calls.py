@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents.shared import json_lines
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model.events import LastWordGiven, QuestionAsked
 
 SUMMARY = 500

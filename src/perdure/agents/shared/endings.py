@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from perdure.agents.shared import json_lines
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 
 DETAIL = 600

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from perdure.agents.shared import json_lines
 from perdure.errors import AgentMissing
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Program
 
 _MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}

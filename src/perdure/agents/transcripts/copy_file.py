@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perdure.host.redaction import Redactor
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 
 CHUNK = 1 << 20
 KNOWN = "known.json"

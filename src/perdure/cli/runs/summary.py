@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
 from perdure.errors import PerdureError
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import KEEPSAKES, Backend, Workspace
 from perdure.rules.text import VERDICTS, span
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 from perdure.engine.attempt.engine import Engine, is_passed
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import Attempt, Parking, Seat, TaskRun
 from perdure.protocols import AgentDriver
 from perdure.rules.crashes import pause_ms

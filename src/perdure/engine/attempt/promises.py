@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model import TaskSpec
 
 MARK = late_pattern(rb"^(<{7}|>{7}) .*$|^={7}\r?$", re.MULTILINE)

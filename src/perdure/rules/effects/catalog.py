@@ -16,7 +16,7 @@ from itertools import takewhile
 
 import msgspec
 
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.model.codec import resolved
 from perdure.rules.effects.shell import LONGEST, UNKNOWN, Invocation, read
 

@@ -8,7 +8,7 @@ refuses that.
 
 from __future__ import annotations
 
-from perdure.latepattern import late_pattern
+from perdure.lateclass import late_pattern
 from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,

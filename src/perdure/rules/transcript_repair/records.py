@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
 
 TRIES = 400

@@ -10,8 +10,7 @@ import re
 import shlex
 from itertools import chain
 
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 
 SHOWN = 300
 """Maximum number of characters of a command that are kept."""

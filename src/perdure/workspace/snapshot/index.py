@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import Conflict
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.workspace.locks import is_real_directory, sync
 from perdure.workspace.snapshot.shelf import Shelf, joined, split
 

@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.host.system.files import umask as umask
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 
 _MODE = late_pattern(r"[0-7]{3}")
 

@@ -19,8 +19,7 @@ from typing import IO
 
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.host.git import Git
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, make_directory, make_private, sync, write
 from perdure.workspace.snapshot.capture import copy_commit

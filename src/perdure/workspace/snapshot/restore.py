@@ -23,8 +23,7 @@ from typing import Any
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import system
-from perdure.lateclass import dataclass
-from perdure.latepattern import late_pattern
+from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Backend, Saved, Workspace
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
