@@ -1,6 +1,9 @@
-"""A red run of a real Gitea's Actions, of what the agent pushed."""
+"""A red run of a real Gitea's Actions, of what the agent pushed; and the verdict on the run's work,
+with its signed receipt, in the comments."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -61,3 +64,35 @@ def test_a_red_run_of_what_the_agent_pushed(gitea: Gitea) -> None:
         assert KEY not in told and "quercus" not in told
         one.serving.stop()
         assert len(one.run()["attempts"]) == 2
+
+
+def test_the_verdict_and_the_receipt(gitea: Gitea, tmp_path: Path) -> None:
+    """The comment on the issue has the verdict on the work with its evidence; there and on the pull
+    request stands the signed receipt, once, and verifies as it stands."""
+    more = 'publish = "pull"\nverify = "grep -q up rounding.txt"'
+    with world(gitea, SCRIPT, more, settings='receipts = "comment"') as one:
+        key, receipt = tmp_path / "host.pub", tmp_path / "receipt.json"
+        key.write_text(one.stage.perdure("key", "make").out)
+        one.start()
+        number = one.issue("Rounding", ISSUE)
+        name = one.settled(1)["name"]
+        pull = one.until(one.pulls, "the pull request is there")[0]["number"]
+        for place in (number, pull):
+            text = one.until(
+                lambda place=place: one.comment(place) if signed(one.comment(place)) else "",
+                f"the receipt is on {place}",
+            )
+            (line,) = signed(text)
+            # The line ends with a newline where it was signed.
+            receipt.write_text(f"{line}\n")
+            words = ("receipt", "verify", str(receipt), "--key", str(key), "--run", name)
+            assert one.stage.perdure(*words).code == 0
+        said = one.comment(number)
+        assert "**Work: done**" in said
+        assert "Check (`verify`): `grep -q up rounding.txt` exit code 0" in said
+        assert "Changed: 1 file(s), +1 -0 lines, 1 commit(s)" in said
+
+
+def signed(text: str) -> list[str]:
+    """Return the signed statements in a comment."""
+    return [line for line in text.splitlines() if line.startswith('{"payloadType"')]
