@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import re
-import tomllib
 from pathlib import Path
 
 import msgspec
@@ -37,8 +36,10 @@ def load(state: Path) -> tuple[ApprovalRule, ...]:
     """Return the saved rules. Raises ConfigError if the file cannot be understood."""
     path = path_of(state)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return tuple(msgspec.convert(table.get("rule", []), list[ApprovalRule]))
+        text = path.read_text(encoding="utf-8")
+        import tomllib  # most hosts have no such file, and every run asks
+
+        return tuple(msgspec.convert(tomllib.loads(text).get("rule", []), list[ApprovalRule]))
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
