@@ -22,7 +22,6 @@ from perdure.engine.report import report_of
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
-from perdure.host.process.probe import Running
 from perdure.lateclass import dataclass, late_pattern
 from perdure.model import (
     NOTHING_GIVEN,
