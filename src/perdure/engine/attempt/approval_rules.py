@@ -34,9 +34,6 @@ def path_of(state: Path) -> Path:
 
 def load(state: Path) -> tuple[ApprovalRule, ...]:
     """Return the saved rules. Raises ConfigError if the file cannot be understood."""
-    # Imported for a file of rules only: the agent's start must not wait for it.
-    import tomllib
-
     path = path_of(state)
     try:
         text = path.read_text(encoding="utf-8")
