@@ -38,11 +38,9 @@ else:
 
     def dataclass(cls=None, *, frozen=False, slots=False, kw_only=False, eq=True):
         """Same as `dataclasses.dataclass`."""
-        return (
-            _late(cls, frozen, slots, kw_only, eq)
-            if cls
-            else lambda given: _late(given, frozen, slots, kw_only, eq)
-        )
+        if cls:
+            return _late(cls, frozen, slots, kw_only, eq)
+        return lambda given: _late(given, frozen, slots, kw_only, eq)
 
 
 _METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
@@ -144,7 +142,9 @@ def _plain(cls: Any, slots: bool, kw_only: bool) -> Any:
     if "__match_args__" not in cls.__dict__:
         named = [field.name for field in made.values() if field.init and not field.kw_only]
         setattr(cls, "__match_args__", tuple(named))  # noqa: B010
-    return _slotted(cls, made) if slots else cls
+    if slots:
+        return _slotted(cls, made)
+    return cls
 
 
 def _field(cls: Any, name: str, kind: str, kw_only: bool) -> Any:
@@ -172,11 +172,10 @@ def _slotted(cls: Any, fields: dict[str, Any]) -> Any:
     for parent in cls.__mro__[1:-1]:
         slots = parent.__dict__.get("__slots__", ())
         inherited.update([slots] if isinstance(slots, str) else slots)
-    content = {
-        name: value
-        for name, value in cls.__dict__.items()
-        if name not in fields and name not in ("__dict__", "__weakref__")
-    }
+    content = {}
+    for name, value in cls.__dict__.items():
+        if name not in fields and name not in ("__dict__", "__weakref__"):
+            content[name] = value
     content["__slots__"] = tuple(name for name in fields if name not in inherited)
     made = type(cls)(cls.__name__, cls.__bases__, content)
     made.__qualname__ = cls.__qualname__
@@ -218,11 +217,10 @@ def _init(made: Any, frozen: bool) -> Any:
         known |= {f"default_{name}": default, f"make_{name}": factory}
         value = name if field.init else f"default_{name}"
         if factory is not MISSING:
-            value = (
-                f"make_{name}() if {name} is FACTORY else {name}"
-                if field.init
-                else f"make_{name}()"
-            )
+            if field.init:
+                value = f"make_{name}() if {name} is FACTORY else {name}"
+            else:
+                value = f"make_{name}()"
         elif default is MISSING and not field.init:
             continue  # the class itself sets it
         if field.init:

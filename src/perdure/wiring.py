@@ -225,7 +225,9 @@ def helper_logins(
 def _no_configuration() -> Path | None:
     """Return the file that ssh reads instead of `~/.ssh/config` if agents are kept apart
     (`run_as`), because they can write that one; otherwise None."""
-    return Path(os.devnull) if is_separate() else None
+    if is_separate():
+        return Path(os.devnull)
+    return None
 
 
 def this_host(chosen: Settings) -> Host:
@@ -236,7 +238,9 @@ def this_host(chosen: Settings) -> Host:
     from perdure.model import NOWHERE
 
     patience_s = chosen.lease * 1.25 if chosen.checkpoint_store else None
-    return process.this_host(chosen.state, patience_s) if chosen.database else NOWHERE
+    if chosen.database:
+        return process.this_host(chosen.state, patience_s)
+    return NOWHERE
 
 
 def probe(chosen: Settings) -> Probe:
@@ -259,6 +263,8 @@ def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] |
     def answer(url: str) -> tuple[str, str] | None:
         from urllib.parse import urlsplit
 
-        return (user, token) if token and host and urlsplit(url).hostname == host else None
+        if token and host and urlsplit(url).hostname == host:
+            return (user, token)
+        return None
 
     return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import re
 import tokenize
 from collections import defaultdict
@@ -51,6 +52,15 @@ def test_no_condition_is_in_a_formatted_string() -> None:
                 inner = [each for each in ast.walk(node) if isinstance(each, ast.IfExp)]
                 found += [f"{file}:{node.lineno}"] * bool(inner)
     assert found == []
+
+
+@pytest.mark.parametrize("most", [13])
+def test_conditional_expressions_are_few(most: int) -> None:
+    """A thousand lines hold at most 13 conditional expressions; statements say the others."""
+    nodes = itertools.chain.from_iterable(ast.walk(tree) for tree in TREES.values())
+    found = sum(isinstance(node, ast.IfExp) for node in nodes)
+    lines = sum(len((SOURCE / file).read_text().splitlines()) for file in TREES)
+    assert 1000 * found / lines <= most
 
 
 def test_a_comprehension_has_one_loop() -> None:

@@ -171,7 +171,9 @@ class _Trial:
                 at, begun = found + len(words), True
             elif begun:
                 return f"the model did not get {words[:80]!r}"
-        return "" if begun and spoken else "the model got nothing of the conversation"
+        if begun and spoken:
+            return ""
+        return "the model got nothing of the conversation"
 
 
 def _plain(words: str) -> str:

@@ -75,7 +75,10 @@ class Gathering:
     ) -> CapsuleFile:
         """Add a stream and return its file. With `place`, the stream's name in the table of
         findings, it is searched for secrets, which are redacted unless the scan keeps them."""
-        pieces = self.scan.over(place, source) if place else iter(lambda: source.read(PART), b"")
+        if place:
+            pieces = self.scan.over(place, source)
+        else:
+            pieces = iter(lambda: source.read(PART), b"")
         target = self.directory / str(next(self._numbers))
         whole, length = hashlib.sha256(), 0
         parts: list[Part] = []
@@ -205,16 +208,15 @@ def _given(
     its digest no longer matches its name, and the receiver does without it."""
     contents = Contents(engine.state)
     newest = [each.file.sha256 for each in wanted(story.contexts).values()]
-    placed = (
-        [
+    if newest:
+        placed = [
             digest_of(mark)
             for mark in placement_of(
                 engine.store.history(run.id, limit=stories.MOST_RECORDS)
             ).marks.values()
         ]
-        if newest
-        else []
-    )
+    else:
+        placed = []
     for digest in dict.fromkeys([*newest, *placed]):
         if content := contents.get(digest):
             yield gathering.add(digest, io.BytesIO(content), place=f"task file {digest[:12]}")

@@ -22,11 +22,11 @@ LARGEST = 64 << 20
 def shown(name: str) -> str:
     """Return a name in the tree as a person may read it."""
     top, _, rest = name.partition("/")
-    return (
-        {"worktree": rest, "index": f"{rest} (staged)"}.get(top, f"{name} (in a commit of the run)")
-        if rest
-        else name
-    )
+    if rest:
+        return {"worktree": rest, "index": f"{rest} (staged)"}.get(
+            top, f"{name} (in a commit of the run)"
+        )
+    return name
 
 
 def search(
@@ -94,4 +94,6 @@ def on_disk(name: str) -> str:
     """Return a file's name in the workdir for its name in the tree; empty if it exists only in the
     history."""
     top, _, rest = name.partition("/")
-    return unescape(rest) if top in ("worktree", "index") else ""
+    if top in ("worktree", "index"):
+        return unescape(rest)
+    return ""

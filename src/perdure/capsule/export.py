@@ -127,7 +127,9 @@ def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
             f"{run.name} has no checkpoint {at}; there are {', '.join(map(str, numbers))}",
             f"perdure checkpoints {run.name}",
         )
-    return numbers[at] if at else found[-1]
+    if at:
+        return numbers[at]
+    return found[-1]
 
 
 @dataclass(slots=True)
@@ -152,11 +154,10 @@ class Packing:
         scan = Scan(gathering.scan.redactor)
         self.unsearched = tuple(blobs.search(git, saved.commit, [base] if base else [], scan))
         found = self.findings = scan.findings
-        without = (
-            tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found))
-            if self.leave_out
-            else ()
-        )
+        if self.leave_out:
+            without = tuple(dict.fromkeys(blobs.on_disk(finding.file) for finding in found))
+        else:
+            without = ()
         if "" in without:
             raise SecretsFound(
                 [finding for finding in found if not blobs.on_disk(finding.file)],
@@ -164,11 +165,10 @@ class Packing:
                 "includes everything as it is",
             )
         same = self.earlier is not None and self.earlier.base == base
-        earlier = (
-            self.earlier
-            if same and self.earlier is not None and self.earlier.commit != saved.commit
-            else None
-        )
+        if same and self.earlier is not None and self.earlier.commit != saved.commit:
+            earlier = self.earlier
+        else:
+            earlier = None
         have = earlier.tips if earlier is not None else ()
         with self.engine.workspaces.checkpoints.pack(
             place, saved.commit, without, began=base, have=have
@@ -206,7 +206,9 @@ class Packing:
         if place.base and (oid := git.commit(place.base)):
             return oid
         oldest = self.engine.store.checkpoints(self.run.id)[0].workdir.head
-        return oldest if oldest and git.commit(oldest) else ""
+        if oldest and git.commit(oldest):
+            return oldest
+        return ""
 
 
 def _write(target: Path, manifest: Manifest, gathering: Gathering) -> None:

@@ -37,7 +37,9 @@ def frame(content: bytes) -> bytes:
     """Return the content as a frame. The same content and the same library give the same bytes."""
     packed: bytes = _tools()[0].compress(content)
     short = -(-len(content) // RATIO) - len(packed)
-    return packed + struct.pack("<II", _SKIPPABLE, short) + bytes(short) if short > 0 else packed
+    if short > 0:
+        return packed + struct.pack("<II", _SKIPPABLE, short) + bytes(short)
+    return packed
 
 
 def unframe(packed: bytes, part: Part, what: str = "a part") -> bytes:

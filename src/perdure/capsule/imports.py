@@ -88,8 +88,14 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
         if finish := getattr(contents, "end", None):
             finish()
         story = stories.read(files.path(manifest.story).read_bytes(), manifest)
-        run_id = manifest.run if _is_free(engine, manifest.run) else uuid.uuid4().hex
-        scope = replace(story.run, id=run_id).scope if wish.spec is not None else f"run:{run_id}"
+        if _is_free(engine, manifest.run):
+            run_id = manifest.run
+        else:
+            run_id = uuid.uuid4().hex
+        if wish.spec is not None:
+            scope = replace(story.run, id=run_id).scope
+        else:
+            scope = f"run:{run_id}"
         attempts, sessions = stories.arrived(story, run_id, engine.store.now(), scope)
         with files.path(manifest.journal).open("rb") as lines:
             records = stories.records(lines, attempts)
@@ -268,7 +274,10 @@ def _known(
     main = next(
         (part for part in parts if part.session_id == session.id and part.name == "main"), None
     )
-    path = engine.copies.find(session.key.agent, main) if main is not None else None
+    if main is not None:
+        path = engine.copies.find(session.key.agent, main)
+    else:
+        path = None
     if session.state is SessionState.RETIRED or path is None:
         return session
     seen = snapshot(engine.driver(session.key.agent), path)

@@ -150,7 +150,10 @@ def read(content: bytes) -> Manifest:
     if not isinstance(plain, dict):
         _refuse("expected an object")
     if type(plain.get("format")) is not int or plain["format"] != FORMAT:
-        shown = plain.get("format") if type(plain.get("format")) is int else "none"
+        if type(plain.get("format")) is int:
+            shown = plain.get("format")
+        else:
+            shown = "none"
         raise CapsuleError(
             f"the capsule has format {shown}; this perdure reads format {FORMAT}",
             "use a newer perdure",

@@ -94,7 +94,10 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
     term = store.term(key)
     mine = machine(engine)
     now = engine.store.now()
-    quiet_ms = now - max(term.at, manifest.at) if term is not None else QUIET_MS
+    if term is not None:
+        quiet_ms = now - max(term.at, manifest.at)
+    else:
+        quiet_ms = QUIET_MS
     if term is not None and term.owner not in ("", mine) and not over and quiet_ms < QUIET_MS:
         raise Conflict(
             f"{manifest.name} was published by {term.host or 'another machine'} "
@@ -139,7 +142,10 @@ def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | Non
     with suppress(PerdureError):
         newest = store.term(key)
         if newest is not None and newest.number == place.number:
-            whose = before if before is not None else replace(place, owner="")
+            if before is not None:
+                whose = before
+            else:
+                whose = replace(place, owner="")
             store.begin(key, replace(whose, number=place.number + 1))
 
 

@@ -54,11 +54,10 @@ class TakenUp(Conflict):
     """Raised when the run belongs to another machine, or was released for one."""
 
     def __init__(self, term: Term, name: str) -> None:
-        who = (
-            f"taken over by {term.host or 'another machine'}"
-            if term.owner
-            else "given up for another machine"
-        )
+        if term.owner:
+            who = f"taken over by {term.host or 'another machine'}"
+        else:
+            who = "given up for another machine"
         super().__init__(f"{name} was {who}", f"perdure move {name} --from URL takes it back")
         self.term = term
 
@@ -93,18 +92,18 @@ def publish(
     with suppress(NotFound):
         name, earlier = store.newest(key)
         number = int(name[7:15]) + 1 if int(name[:6]) == term.number else 1
-    known = (
-        {part.sha256 for part in chain.from_iterable(file.parts for file in earlier.files())}
-        if earlier is not None
-        else set[str]()
-    )
+    if earlier is not None:
+        known = {
+            part.sha256 for part in chain.from_iterable(file.parts for file in earlier.files())
+        }
+    else:
+        known = set[str]()
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.TemporaryDirectory(prefix=".publish-", dir=engine.state) as directory:
-        before = (
-            earlier.workdir
-            if earlier is not None and earlier.workdir and len(earlier.workdir.packs) < MOST_PACKS
-            else None
-        )
+        if earlier is not None and earlier.workdir and len(earlier.workdir.packs) < MOST_PACKS:
+            before = earlier.workdir
+        else:
+            before = None
         packing = Packing(engine, run, checkpoint, leave_out=ways.leave_out, earlier=before)
         gathering = Gathering(
             Path(directory), Scan(redactor_of(engine, run), keep=not ways.redact), known
@@ -231,7 +230,10 @@ class Publishing:
             self._settled.discard(run_id)
             # Other runs use the same thread. Once this empty job has run, any upload of this run
             # that was in progress is done.
-            ahead = self._pool.submit(lambda: None) if self._pool is not None else None
+            if self._pool is not None:
+                ahead = self._pool.submit(lambda: None)
+            else:
+                ahead = None
         if ahead is not None:
             ahead.result()
         checkpoints = self.engine.store.checkpoints(run_id)

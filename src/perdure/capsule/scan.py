@@ -115,7 +115,10 @@ class SecretsFound(CapsuleError):
     exit_code = 3
 
     def __init__(self, findings: list[SecretFinding], hint: str) -> None:
-        count = f"{len(findings)} secret(s)" if len(findings) > 1 else "a secret"
+        if len(findings) > 1:
+            count = f"{len(findings)} secret(s)"
+        else:
+            count = "a secret"
         super().__init__(
             f"{count} would leave this machine; nothing was written\n{table(findings)}", hint
         )

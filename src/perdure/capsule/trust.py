@@ -55,11 +55,10 @@ def granted(
     ):
         if value:
             dropped.append(f"{what}: {_shown(value)}")
-    policy = (
-        spec.continuity
-        if spec.continuity is not ContinuityPolicy.FRESH_OK
-        else ContinuityPolicy.DISCLOSE
-    )
+    if spec.continuity is not ContinuityPolicy.FRESH_OK:
+        policy = spec.continuity
+    else:
+        policy = ContinuityPolicy.DISCLOSE
     timeout_s, stall_s = _limit(spec.timeout_s), _limit(spec.stall_s)
     spec = replace(
         spec,
@@ -76,9 +75,13 @@ def granted(
 
 def _limit(seconds: float) -> float:
     """Return a time limit within bounds; 0 (no limit) stays 0."""
-    return min(max(seconds, 1.0), MOST_S) if seconds else 0.0
+    if seconds:
+        return min(max(seconds, 1.0), MOST_S)
+    return 0.0
 
 
 def _shown(value: object) -> str:
     """Return the dropped value as text, without the values of variables."""
-    return ", ".join(value) if isinstance(value, dict | tuple) else str(value)[:200]
+    if isinstance(value, dict | tuple):
+        return ", ".join(value)
+    return str(value)[:200]

@@ -250,7 +250,10 @@ def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskS
     from perdure.model import Backend, ContinuityPolicy, Permissions, TaskSpec
     from perdure.workspace.identity import is_remote
 
-    repo = "" if arguments.here or arguments.service else (arguments.repo or str(cwd))
+    if arguments.here or arguments.service:
+        repo = ""
+    else:
+        repo = arguments.repo or str(cwd)
     return TaskSpec(
         prompt=read_prompt(arguments),
         agent=arguments.agent or chosen.agent,
@@ -306,13 +309,17 @@ def _verify(arguments: argparse.Namespace, chosen: Settings) -> str:
     if arguments.verify is not None:
         return str(arguments.verify)
     reads_only = (arguments.permissions or chosen.permissions) == Permissions.READ
-    return "" if reads_only else chosen.verify
+    if reads_only:
+        return ""
+    return chosen.verify
 
 
 def _dollars(given: float | None, default: float) -> float:
     if given is not None and not 0 <= given < 1e6:
         raise UsageError("--budget-usd needs an amount of dollars")
-    return default if given is None else given
+    if given is None:
+        return default
+    return given
 
 
 def pair_of(text: str, flag: str) -> tuple[str, str]:

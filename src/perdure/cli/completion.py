@@ -45,10 +45,10 @@ def words() -> dict[str, tuple[str, list[Word]]]:
     from perdure.cli.main import VERBS, parser_of
 
     shown = {verb: text for verb, (_, text) in VERBS.items() if text}
-    return {
-        verb: (text, [_word(action) for action in parser_of(verb)._actions])
-        for verb, text in shown.items()
-    }
+    found = {}
+    for verb, text in shown.items():
+        found[verb] = (text, [_word(action) for action in parser_of(verb)._actions])
+    return found
 
 
 def _word(action: Any) -> Word:
@@ -117,7 +117,9 @@ def _bash_values(word: Word) -> str:
         "file": "-f",
         "directory": "-d",
     }.get(word.kind)
-    return f'mapfile -t COMPREPLY < <(compgen {what} -- "$current")' if what else ":"
+    if what:
+        return f'mapfile -t COMPREPLY < <(compgen {what} -- "$current")'
+    return ":"
 
 
 def zsh() -> str:
@@ -194,7 +196,9 @@ def _fish_word(word: Word) -> str:
         "text": " -x",
     }.get(word.kind, "")
     if not flags:
-        return values if word.kind != "text" else ""
+        if word.kind != "text":
+            return values
+        return ""
     return f"{flags}{values} -d {_fish_quoted(word.help)}"
 
 

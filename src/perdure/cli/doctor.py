@@ -87,7 +87,9 @@ def doctor_verb(arguments: argparse.Namespace) -> int:
         if arguments.verbose:
             _say_surroundings(chosen, passed)
         _say(f"\n{_verdict(findings, arguments.verbose)}", _worst(findings))
-    return 1 if any(finding.state == "bad" for finding in findings) else 0
+    if any(finding.state == "bad" for finding in findings):
+        return 1
+    return 0
 
 
 def _say(text: str, state: str = "") -> None:
@@ -116,21 +118,27 @@ def _verdict(findings: list[DoctorFinding], verbose: bool) -> str:
         if counts[state]:
             plural = "s" if counts[state] > 1 else ""
             words.append(f"{counts[state]} {word}{plural}")
-    works = "a run would fail here" if counts["bad"] else "runs can work here"
+    if counts["bad"]:
+        works = "a run would fail here"
+    else:
+        works = "runs can work here"
     more = "" if verbose else " (-v: settings and agents' environments)"
     return f"{', '.join(words)}: {works}{more}"
 
 
 def _worst(findings: list[DoctorFinding]) -> str:
-    return "bad" if any(finding.state == "bad" for finding in findings) else "good"
+    if any(finding.state == "bad" for finding in findings):
+        return "bad"
+    return "good"
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
     """Return the settings that are not defaults: their value, as it may be written in a file, and
     where it came from."""
-    return {
-        name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
-    }
+    found = {}
+    for name, place in chosen.origin.items():
+        found[name] = (printed(name, getattr(chosen, name)), place)
+    return found
 
 
 def examine(
@@ -354,4 +362,6 @@ def mask(name: str, value: str, ordinary: bool) -> str:
     its length."""
     if ordinary:
         return value
-    return f"{value[:3]}… ({len(value)} characters)" if len(value) > 12 else "…" * bool(value)
+    if len(value) > 12:
+        return f"{value[:3]}… ({len(value)} characters)"
+    return "…" * bool(value)

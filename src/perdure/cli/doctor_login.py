@@ -31,12 +31,14 @@ def finding(
     from perdure.host import process
 
     agent = logins.native_name(driver.name, names())
-    passed = {
-        name: value
-        for name, value in environ.items()
-        if is_passed(name, (*ORDINARY, *driver.variables))
-    }
-    command = logins.question(agent, program) if agent == driver.name else ()
+    passed = {}
+    for name, value in environ.items():
+        if is_passed(name, (*ORDINARY, *driver.variables)):
+            passed[name] = value
+    if agent == driver.name:
+        command = logins.question(agent, program)
+    else:
+        command = ()
     code, said = 0, ""
     if command:
         try:
@@ -48,11 +50,14 @@ def finding(
             )
         with made as scratch:
             place = Path(scratch)
-            own = (
-                passed
-                if home.exists()
-                else passed | {"HOME": scratch, "CLAUDE_CONFIG_DIR": scratch, "CODEX_HOME": scratch}
-            )
+            if home.exists():
+                own = passed
+            else:
+                own = passed | {
+                    "HOME": scratch,
+                    "CLAUDE_CONFIG_DIR": scratch,
+                    "CODEX_HOME": scratch,
+                }
             code, said = process.run_quick(
                 command, directory=place / "asked", cwd=place, env=own | _NOWHERE, timeout_s=ASK_S
             )

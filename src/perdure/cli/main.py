@@ -186,7 +186,9 @@ def _perform(words: list[str]) -> int:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help", "help"):
         _overview(usage())
-        return 0 if words else 2
+        if words:
+            return 0
+        return 2
     if words[0] in ("-V", "--version"):
         from perdure import __version__
 
@@ -205,7 +207,10 @@ def _perform(words: list[str]) -> int:
     # Only positional arguments can be mixed with flags, and mixing them needs a second parser. A
     # command that extends to the end of the line (`...`) cannot be mixed.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
-    arguments = parser.parse_intermixed_args(words[1:]) if places else parser.parse_args(words[1:])
+    if places:
+        arguments = parser.parse_intermixed_args(words[1:])
+    else:
+        arguments = parser.parse_args(words[1:])
     if getattr(arguments, "any_run", False) and arguments.name is None:
         from perdure.cli.runs.newest import newest_here
 
@@ -383,7 +388,9 @@ def _page_of(code: int) -> Callable[[], str]:
             return ""
         found = dict(page.split(", ", 1) for page in pages if ", " in page)
         home = found.get("Source", "")
-        return f"{home}/blob/main/docs/errors/exit-{code}.md" if home else ""
+        if home:
+            return f"{home}/blob/main/docs/errors/exit-{code}.md"
+        return ""
 
     return address
 
@@ -398,4 +405,6 @@ def _near(verb: str) -> str:
     if near:
         return f"Did you mean: {' or '.join(f'perdure {name}' for name in near)}"
     # A sentence instead of a verb is probably a prompt.
-    return f'perdure run "{verb}"' if " " in verb.strip() else "perdure --help"
+    if " " in verb.strip():
+        return f'perdure run "{verb}"'
+    return "perdure --help"

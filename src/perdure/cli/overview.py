@@ -34,7 +34,10 @@ def agents_verb(arguments: argparse.Namespace) -> int:
         return 0
     for agent in found:
         live = f", {agent['running']} running" if agent["running"] else ""
-        unknown = "version not known" if agent["installed"] else "not installed"
+        if agent["installed"]:
+            unknown = "version not known"
+        else:
+            unknown = "not installed"
         print(f"{agent['name']}  {agent['version'] or unknown}{live}")
         if agent["installed"]:
             print(f"  program   {clean(agent['program'])}")
@@ -57,7 +60,9 @@ def _words(abilities: dict[str, Any]) -> list[str]:
 
 def _amount(value: int | Sequence[str]) -> str:
     """Return a limit as a number, or the permissions for which an ability holds."""
-    return f"{value:,}" if isinstance(value, int) else f"at {' and '.join(value)}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"at {' and '.join(value)}"
 
 
 def config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,7 +104,9 @@ def config_verb(arguments: argparse.Namespace) -> int:
 def printed(name: str, value: Any) -> str:
     """Return a setting's value as a person reads it: a duration as it may be written in a file, the
     items of a list one after the other."""
-    return written(value) if name in DURATIONS else str(_plain(shown(name, value)))
+    if name in DURATIONS:
+        return written(value)
+    return str(_plain(shown(name, value)))
 
 
 def _plain(value: Any) -> str | int | float:

@@ -61,19 +61,26 @@ class Parser(argparse.ArgumentParser):
 
         near = get_close_matches(word, known, 1)
         more = f"{self.prog} --help"
-        return f"Did you mean {near[0]}? ({more})" if near else more
+        if near:
+            return f"Did you mean {near[0]}? ({more})"
+        return more
 
 
 def _shown(argument: str) -> str:
     """Return a missing argument as the help shows it: a place in capitals, a flag as it is
     typed."""
-    return argument if argument.startswith("-") else argument.upper()
+    if argument.startswith("-"):
+        return argument
+    return argument.upper()
 
 
 def optional_name(parser: argparse.ArgumentParser, *, ask: bool = False) -> None:
     """Add NAME, which `main` fills in if it is omitted. `ask`: the verb lets a person choose if
     several runs fit."""
-    more = "; at a terminal you choose, if there are several" if ask else ""
+    if ask:
+        more = "; at a terminal you choose, if there are several"
+    else:
+        more = ""
     parser.set_defaults(any_run=True)
     parser.add_argument(
         "name",

@@ -93,7 +93,9 @@ def prove_verb(arguments: argparse.Namespace) -> int:
         )
     else:
         print(verdict(proofs))
-    return 1 if broken else 0
+    if broken:
+        return 1
+    return 0
 
 
 def _program(given: str) -> tuple[str, str]:
@@ -110,7 +112,10 @@ def _program(given: str) -> tuple[str, str]:
 def table(proof: ProveResult, width: int) -> str:
     """Return the answers of one program as a table. `width` in columns; 0 for no limit."""
     head = f"{proof.agent} {proof.version}  {proof.program}"
-    left = max(len(check.id) for check in proof.checks) if proof.checks else 0
+    if proof.checks:
+        left = max(len(check.id) for check in proof.checks)
+    else:
+        left = 0
     lines = [clean(head), f"  {'CHECK'.ljust(left)}  RESULT   RELIED  SEEN"]
     for check in proof.checks:
         relied = "yes" if check.relied else "no"
@@ -148,11 +153,10 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
 
 def verdict(proofs: Sequence[ProveResult]) -> str:
     """Return the last line of the output."""
-    broken = {
-        f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
-        for proof in proofs
-        if proof.broken
-    }
+    broken = {}
+    for proof in proofs:
+        if proof.broken:
+            broken[f"{proof.agent} {proof.version}"] = [check.id for check in proof.broken]
     changed = sum(len(proof.changed) for proof in proofs)
     if changed:
         differ = "answer differs" if changed == 1 else "answers differ"
@@ -174,11 +178,10 @@ def verdict(proofs: Sequence[ProveResult]) -> str:
 def _shown(proof: ProveResult) -> dict[str, object]:
     checks = []
     for check in proof.checks:
-        before = (
-            {"version": proof.known, "result": check.known[0], "seen": check.known[1]}
-            if check.known
-            else None
-        )
+        if check.known:
+            before = {"version": proof.known, "result": check.known[0], "seen": check.known[1]}
+        else:
+            before = None
         checks.append({**asdict(check), "known": before, "changed": before is not None})
     return {
         "agent": proof.agent,
@@ -204,4 +207,6 @@ def _clear() -> None:
 
 
 def _width() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    if sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return 0

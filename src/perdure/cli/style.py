@@ -77,7 +77,9 @@ def linked(text: str, find: Callable[[], str], stream: TextIO) -> str:
     if not is_colored(stream):
         return text
     address = find()
-    return f"\x1b]8;;{address}\x1b\\{text}\x1b]8;;\x1b\\" if address else text
+    if address:
+        return f"\x1b]8;;{address}\x1b\\{text}\x1b]8;;\x1b\\"
+    return text
 
 
 def fitted(text: str, stream: TextIO) -> str:
@@ -118,7 +120,10 @@ def _pieces(line: str, width: int, hang: int) -> list[str]:
     start = line[: len(line) - len(line.lstrip(" "))]
     pieces, current = [], start
     for word in line[len(start) :].split(" "):
-        longer = f"{current} {word}" if current.strip() else f"{current}{word}"
+        if current.strip():
+            longer = f"{current} {word}"
+        else:
+            longer = f"{current}{word}"
         if current.strip() and width_of(longer) > width:
             pieces.append(current)
             current = f"{start}{' ' * hang}{word}"

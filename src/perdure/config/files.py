@@ -122,7 +122,9 @@ def _xdg(environ: Mapping[str, str], name: str, default: Path) -> Path:
     """Return an XDG base directory. A relative path is invalid and ignored (XDG Base Directory
     Specification 0.8)."""
     path = Path(environ.get(name) or "")
-    return path if path.is_absolute() else default
+    if path.is_absolute():
+        return path
+    return default
 
 
 def _project_file(cwd: Path) -> Path | None:
@@ -175,18 +177,25 @@ def _near(key: str) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(key, [*READERS, *TABLES], 1)
-    return f", but there is {near[0]!r}" if near else ""
+    if near:
+        return f", but there is {near[0]!r}"
+    return ""
 
 
 def _not(key: str, value: Any) -> str:
-    return "" if key in SECRET else f", not {value!r}"
+    if key in SECRET:
+        return ""
+    return f", not {value!r}"
 
 
 def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return a settings file's keys and values, with those in `TABLES` under their full names."""
     found = []
     for key, value in table.items():
-        inner = value if key in TABLES and isinstance(value, dict) else None
+        if key in TABLES and isinstance(value, dict):
+            inner = value
+        else:
+            inner = None
         found += (
             [(key, value)]
             if inner is None

@@ -35,6 +35,6 @@ def password(address: str) -> str:
     from urllib.parse import parse_qs, unquote
 
     found = re.match(r"[a-z]+://[^/?#\s]*?:([^/?#\s]*)@", address)
-    return (
-        unquote(found[1]) if found else parse_qs(address.partition("?")[2]).get("password", [""])[0]
-    )
+    if found:
+        return unquote(found[1])
+    return parse_qs(address.partition("?")[2]).get("password", [""])[0]

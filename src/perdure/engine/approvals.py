@@ -34,7 +34,10 @@ def _rule_of(
     engine: Engine, run: TaskRun, request: AgentRequest, always: Always, why: str, by: str
 ) -> ApprovalRule:
     """Return the rule that answers calls like this one from now on. Raises UsageError."""
-    given = json.loads(request.payload) if request.size == len(request.payload) else None
+    if request.size == len(request.payload):
+        given = json.loads(request.payload)
+    else:
+        given = None
     if request.kind is RequestKind.QUESTION:
         raise UsageError("A rule answers calls, and this is a question", "answer without --always")
     if not isinstance(given, dict) or digest(request.tool, given) != request.sha256:
@@ -70,7 +73,10 @@ def answer_always(
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     meant = [each for each in opened if number in (0, each.number)]
     verdict = AnswerKind.DENY if always.denies else AnswerKind.ALLOW
-    rule = _rule_of(engine, run, meant[0], always, why, by) if len(meant) == 1 else None
+    if len(meant) == 1:
+        rule = _rule_of(engine, run, meant[0], always, why, by)
+    else:
+        rule = None
     load(engine.state)
     run, _ = service.answer(engine, ref, number, verdict, why)
     assert rule is not None  # The answer was refused otherwise, as it names no request.

@@ -93,7 +93,10 @@ def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = Fal
 
 def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> RestoredRun:
     checkpoint, before = chosen(engine, run, number), run.spec
-    agent = before.agent if files_only else checkpoint.agent or before.agent
+    if files_only:
+        agent = before.agent
+    else:
+        agent = checkpoint.agent or before.agent
     driver = engine.driver(agent)
     home = driver.home({**engine.environ, **before.env})
     _refuse(engine, run, driver, home, checkpoint, files_only)
@@ -108,7 +111,10 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
         )
     told = None
     try:
-        told = None if files_only else bring_back(engine, run, driver, home, checkpoint)
+        if files_only:
+            told = None
+        else:
+            told = bring_back(engine, run, driver, home, checkpoint)
         engine.workspaces.checkpoints.put_in_place(
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
@@ -122,7 +128,10 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     sessions = () if files_only else sessions_of(engine, run, checkpoint, told, home)
     contexts, records = engine.store.contexts(run.id), engine.store.history(run.id, limit=HISTORY)
     before_it = retired(records)
-    now = before_it if files_only else retired_by(contexts, records, checkpoint, asked=number > 0)
+    if files_only:
+        now = before_it
+    else:
+        now = retired_by(contexts, records, checkpoint, asked=number > 0)
     event = CheckpointRestored(
         number=checkpoint.number,
         attempt=checkpoint.attempt,
@@ -221,7 +230,10 @@ def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint
         path = locate(driver, home, session.id, _directory(engine, run))
         if path is not None:
             engine.copies.take(driver, session.id, path)
-    parts = engine.copies.parts(driver, session.id) if session is not None else ()
+    if session is not None:
+        parts = engine.copies.parts(driver, session.id)
+    else:
+        parts = ()
     number = engine.store.next_checkpoint(place.id)
     kept = Checkpoint(
         run=run.id,
@@ -285,17 +297,16 @@ def sessions_of(
     there = [
         session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
     ]
-    session = (
-        there[-1]
-        if there
-        else Session(
+    if there:
+        session = there[-1]
+    else:
+        session = Session(
             key=key,
             id=checkpoint.session_id,
             state=SessionState.CONFIRMED,
             created=now,
             updated=now,
         )
-    )
     back = replace(
         session,
         state=SessionState.CONFIRMED,

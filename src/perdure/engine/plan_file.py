@@ -40,7 +40,10 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
     """
     _need_libraries()
     text = _text(path)
-    raw, line_of = _yaml(text, path) if path.suffix in (".yaml", ".yml") else _toml(text, path)
+    if path.suffix in (".yaml", ".yml"):
+        raw, line_of = _yaml(text, path)
+    else:
+        raw, line_of = _toml(text, path)
     if problems := sorted(_misfits(raw, line_of)):
         raise PlanError([f"{path}:{line}: {problem}" for line, problem in problems], HINT)
     return planned(_in_seconds(raw), line_of, str(path), defaults)
@@ -220,24 +223,26 @@ def _sentence(error: Any, path: tuple[str | int, ...]) -> str:
         )
         return f"{missing!r} is missing {_within(path)}"
     wanted = error.schema.get("title") or error.schema.get("description", "")
-    shown = (
-        repr(error.instance)
-        if len(repr(error.instance)) <= 60
-        else f"{repr(error.instance)[:60]}..."
-    )
+    if len(repr(error.instance)) <= 60:
+        shown = repr(error.instance)
+    else:
+        shown = f"{repr(error.instance)[:60]}..."
     return f"{what}: expected {wanted}, not {shown}"
 
 
 def _within(path: tuple[str | int, ...]) -> str:
-    return "in a task" if path[:1] == ("tasks",) else "in a plan"
+    if path[:1] == ("tasks",):
+        return "in a task"
+    return "in a plan"
 
 
 def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plan with durations such as `90s` in seconds."""
 
     def converted(table: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: duration(str(value)) if key == "timeout" else value for key, value in table.items()
-        }
+        found = {}
+        for key, value in table.items():
+            found[key] = duration(str(value)) if key == "timeout" else value
+        return found
 
     return {**converted(raw), "tasks": [converted(task) for task in raw["tasks"]]}

@@ -93,8 +93,14 @@ def report_of(
 ) -> dict[str, Any]:
     """Return the report of a run as it is in the store. `records`: its history, if already read;
     `liveness`: of a running run."""
-    records = store.history(run.id, limit=100_000) if records is None else records
-    posting = store.posting(run.id) if "delivery" in run.spec.labels else None
+    if records is None:
+        records = store.history(run.id, limit=100_000)
+    else:
+        records = records
+    if "delivery" in run.spec.labels:
+        posting = store.posting(run.id)
+    else:
+        posting = None
     return run_report(
         run,
         store.attempts(run.id),
@@ -185,10 +191,9 @@ def _workspace(place: Workspace | None, checkpoints: Sequence[Checkpoint]) -> di
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a run's report that `perdure why --json` prints."""
-    waits = {
-        key: report[key]
-        for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")
-    }
+    waits = {}
+    for key in ("state", "liveness", "reason", "run_after", "conditions", "posting"):
+        waits[key] = report[key]
     attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 
@@ -310,7 +315,9 @@ def _of_kind(events: Sequence[AnyEvent], kind: type[Kind]) -> list[Kind]:
 
 
 def _plain_or_none(noun: object) -> Any:
-    return plain(noun) if noun is not None else None
+    if noun is not None:
+        return plain(noun)
+    return None
 
 
 def missed_checkpoint(records: Sequence[Record]) -> str:

@@ -313,7 +313,9 @@ def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
         specification.check(replace(spec, attempts=changes.attempts))
     if agent and agent != spec.agent:
         given = {"agent": agent, "model": "", "agent_args": (), "forks": "", "fork_at": 0} | given
-    return specification.check(replace(spec, **given)) if given else spec
+    if given:
+        return specification.check(replace(spec, **given))
+    return spec
 
 
 def _has_spent_its_budget(run: TaskRun) -> bool:
@@ -467,7 +469,10 @@ def stop(engine: Engine, ref: str) -> TaskRun:
     if run.state is not RunState.RUNNING:
         return run
     attempts = engine.store.attempts(run.id)
-    directory = Path(attempts[-1].directory) if attempts and attempts[-1].directory else None
+    if attempts and attempts[-1].directory:
+        directory = Path(attempts[-1].directory)
+    else:
+        directory = None
     for at_work in (directory, *directory.glob("verify-*")) if directory is not None else ():
         agent = process.find(at_work)
         if agent is not None:
@@ -547,11 +552,10 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         raise Conflict(
             f"{opened.name} is open in the agent's own program", f"perdure take-back {opened.name}"
         )
-    others = [
-        row.name
-        for row in engine.store.find(limit=100_000)
-        if row.place == place.path and row.id != run.id
-    ]
+    others = []
+    for row in engine.store.find(limit=100_000):
+        if row.place == place.path and row.id != run.id:
+            others.append(row.name)
     if place.backend is Backend.HERE or others:
         engine.store.remove(run.id)
         return RemovedRuns(
@@ -564,7 +568,10 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
     fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
     try:
         lost = engine.workspaces.unsaved(place)
-        gone = cleaned_up(engine, run) if not os.path.lexists(place.path) else None
+        if not os.path.lexists(place.path):
+            gone = cleaned_up(engine, run)
+        else:
+            gone = None
         if gone is not None and gone.needed and not force:
             raise WorkspaceError(
                 f"The workdir of {run.name} was cleaned up, and checkpoint {gone.checkpoint} is "
@@ -700,7 +707,9 @@ def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
     outcomes: Sequence[OutcomeKind] = [
         a.outcome.kind for a in engine.store.attempts(run.id) if a.outcome is not None
     ]
-    return outcomes[-1] if outcomes else None
+    if outcomes:
+        return outcomes[-1]
+    return None
 
 
 def _taken(engine: Engine, files: FileRequest | None) -> Given:

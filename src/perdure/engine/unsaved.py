@@ -35,14 +35,20 @@ def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) 
         newest = checkpoint or max(
             engine.store.checkpoints(run.id), key=lambda each: each.number, default=None
         )
-        number, commit = (newest.number, newest.workdir.commit) if newest is not None else (0, "")
+        if newest is not None:
+            number, commit = (newest.number, newest.workdir.commit)
+        else:
+            number, commit = (0, "")
         proof = engine.workspaces.prove(place, number, commit, ignored=engine.checkpoint_ignored)
         lost = tuple(proof.lost)
     with suppress(PerdureError):
         if not lost:
             return engine.store.tell_run(run.id, [], solved=UNSAVED)
         before, found, _ = condition.message.partition(WHAT)
-        message = f"{before}{WHAT}{'; '.join(lost)}" if found else condition.message
+        if found:
+            message = f"{before}{WHAT}{'; '.join(lost)}"
+        else:
+            message = condition.message
         if message != condition.message:
             return engine.store.tell_run(run.id, [], replace(condition, message=message))
     return run

@@ -57,7 +57,9 @@ def _source() -> dict[str, Any]:
         found = json.loads(_record("direct_url.json") or "{}")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return {}
 
 
 def _installer() -> str:

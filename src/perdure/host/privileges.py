@@ -57,13 +57,19 @@ def identity(run_as: str) -> AgentIdentity:
         raise UsageError("run_as needs Linux", "unset run_as (docs: reference/platforms)")
     user, _, group = run_as.partition(":")
     try:
-        entry = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        if user.isdecimal():
+            entry = pwd.getpwuid(int(user))
+        else:
+            entry = pwd.getpwnam(user)
     except KeyError:
         entry = None
     if entry is None and not user.isdecimal():
         raise UsageError(f"run_as names the user {user!r}, which this system does not have", HOW)
     try:
-        service = int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        if group.isdecimal():
+            service = int(group)
+        else:
+            service = grp.getgrnam(group).gr_gid
     except KeyError:
         raise UsageError(
             f"run_as names the group {group!r}, which this system does not have", HOW
@@ -78,7 +84,10 @@ def identity(run_as: str) -> AgentIdentity:
     if 0 in (found.user, found.group, found.service):
         raise UsageError("run_as needs an ordinary user and an ordinary group, and not root's", HOW)
     # As a member, an agent would get the group back by newgrp(1).
-    groups = os.getgrouplist(found.name, found.group) if entry else [found.group]
+    if entry:
+        groups = os.getgrouplist(found.name, found.group)
+    else:
+        groups = [found.group]
     if found.service in groups:
         raise UsageError(
             f"run_as: the user {found.name} must not be a member of the group {group}",
@@ -194,7 +203,9 @@ def is_separate() -> bool:
 def dropped() -> int | None:
     """Return the group for a child that must not have the service's group, for `Popen(group=)`;
     None if there is no group to drop."""
-    return os.getgid() if is_separate() else None
+    if is_separate():
+        return os.getgid()
+    return None
 
 
 def kept() -> int | None:
@@ -203,7 +214,9 @@ def kept() -> int | None:
 
     With it as the real group too, such processes may inspect each other, and shells do not drop it.
     """
-    return os.getegid() if is_separate() else None
+    if is_separate():
+        return os.getegid()
+    return None
 
 
 def drop() -> None:

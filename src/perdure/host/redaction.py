@@ -61,7 +61,9 @@ class Redactor:
 
     def bytes(self, content: bytes) -> bytes:
         """Return the content with the secrets replaced, at the same length."""
-        return self.pattern.sub(_stars, content) if self.pattern else content
+        if self.pattern:
+            return self.pattern.sub(_stars, content)
+        return content
 
     def text(self, text: str) -> str:
         """Return the text with the secrets replaced."""

@@ -62,4 +62,6 @@ class Rounds:
         except Exception as error:
             self._failed(error)
             return self._every_s
-        return self._every_s if pause_s is None else pause_s
+        if pause_s is None:
+            return self._every_s
+        return pause_s

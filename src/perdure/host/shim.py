@@ -146,7 +146,10 @@ def watch(
             cause = stop_word() if stop_asked else "deadline"
             # On SIGTERM the agent would also end its commands, so KILL if some are to be kept.
             os.kill(leader, signal.SIGKILL if kept() else signal.SIGTERM)
-            grace = min(grace_s, OVER_GRACE_S) if cause == OVER else grace_s
+            if cause == OVER:
+                grace = min(grace_s, OVER_GRACE_S)
+            else:
+                grace = grace_s
             deadline, kill_at = float("inf"), now + grace
         if room <= 0:
             cause, kill_at = "flooded" if cause == "exited" else cause, now
@@ -195,7 +198,9 @@ def stop_word() -> str:
             word = file.read(64).decode("ascii", "replace").strip()
     except OSError:
         return "stopped"
-    return word if word.isidentifier() else "stopped"
+    if word.isidentifier():
+        return word
+    return "stopped"
 
 
 def leftover_word() -> str:
@@ -297,11 +302,10 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
     that this process was given. Return its pid. Raises OSError."""
     stdin, here = os.open("stdin", os.O_RDONLY), os.open(".", os.O_RDONLY)
     files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((stdin, *outputs))]
-    defaults = [
-        number
-        for number in signal.valid_signals()
-        if number not in (signal.SIGKILL, signal.SIGSTOP)
-    ]
+    defaults = []
+    for number in signal.valid_signals():
+        if number not in (signal.SIGKILL, signal.SIGSTOP):
+            defaults.append(number)
     try:
         os.chdir(cwd)
         return os.posix_spawnp(
@@ -359,7 +363,10 @@ def main(directory: str) -> None:
     try:
         leader = spawn(argv, cwd, outputs)
     except OSError as error:
-        at = b"enter " + cwd if error.filename == cwd else b"start " + argv[0]
+        if error.filename == cwd:
+            at = b"enter " + cwd
+        else:
+            at = b"start " + argv[0]
         complain(
             outputs[1], b"perdure: cannot %s: %s\n" % (at, (error.strerror or str(error)).encode())
         )
@@ -392,7 +399,10 @@ def main(directory: str) -> None:
     left: list[dict[str, object]] = []
     count, spared = 0, kept()
     if cause == "exited":
-        until = began + float(deadline_s) if float(deadline_s) > 0 else float("inf")
+        if float(deadline_s) > 0:
+            until = began + float(deadline_s)
+        else:
+            until = float("inf")
         left, count = outlived(until, offspring)
         if leftover_word() == "keep":
             spared = frozenset(remaining(offspring)[1])

@@ -41,7 +41,9 @@ class DiskRoom:
 
     @property
     def percent(self) -> float:
-        return 100 * self.free / self.size if self.size else 100.0
+        if self.size:
+            return 100 * self.free / self.size
+        return 100.0
 
     def is_below(self, percent: float, size: float) -> bool:
         """Return whether the free share is below `percent`, and either the free bytes are below

@@ -184,7 +184,9 @@ def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
     named = resources.get(part) or {}
     # Kubernetes takes a container's limit for a request that is not given.
     value = named.get(kind, (resources.get("limits") or {}).get(kind))
-    return None if value is None else quantity(value)
+    if value is None:
+        return None
+    return quantity(value)
 
 
 def quantity(value: Any) -> Decimal | None:

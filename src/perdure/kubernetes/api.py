@@ -205,7 +205,9 @@ class Api:
                     self.counted[verb, kind] += 1
                     self.retried += attempt.num > 1
                     found = await request()
-                    return found if isinstance(found, list) or found is None else _plain(found)
+                    if isinstance(found, list) or found is None:
+                        return found
+                    return _plain(found)
         except ApiError as error:
             if _passing(error):
                 raise Away(str(error)) from error

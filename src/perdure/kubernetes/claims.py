@@ -41,7 +41,10 @@ async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held
                 raise
         return await _marked(api, run, run.claim)
     found = memory.of((run.namespace, source))
-    body = None if found is not None else await api.get(kinds.RUN, run.namespace, source)
+    if found is not None:
+        body = None
+    else:
+        body = await api.get(kinds.RUN, run.namespace, source)
     if found is not None:
         other = found[0]
     elif body is not None:
@@ -102,7 +105,9 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
         if error.code != 404:
             raise
         return _going(name)
-    return _going(name) if body["metadata"].get("deletionTimestamp") else name
+    if body["metadata"].get("deletionTimestamp"):
+        return _going(name)
+    return name
 
 
 def _may_go(body: dict[str, Any], run: WantedRun) -> bool:

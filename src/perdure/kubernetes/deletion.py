@@ -32,7 +32,9 @@ def kept(run: WantedRun) -> bool:
 def claim_to_go(run: WantedRun) -> str:
     """Return the claim that is deleted with the TaskRun; empty if the claim stays."""
     volume = run.spec.workspace
-    return run.claim if volume.mode == "Claim" and volume.reclaim == "Delete" else ""
+    if volume.mode == "Claim" and volume.reclaim == "Delete":
+        return run.claim
+    return ""
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:

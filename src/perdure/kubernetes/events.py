@@ -60,8 +60,14 @@ def _attempts(was: TaskRunStatus, now: TaskRunStatus) -> Iterator[EventTold]:
 
 
 def _end(attempt: AttemptStatus) -> EventTold:
-    proof = f"; receipt {attempt.receipt.verdict}" if attempt.receipt is not None else ""
-    work = f"; work {attempt.work.verdict}" if attempt.work is not None else ""
+    if attempt.receipt is not None:
+        proof = f"; receipt {attempt.receipt.verdict}"
+    else:
+        proof = ""
+    if attempt.work is not None:
+        work = f"; work {attempt.work.verdict}"
+    else:
+        work = ""
     why = f" ({said(attempt.detail, 600)})" if attempt.detail else ""
     well = attempt.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     return EventTold(

@@ -58,15 +58,17 @@ class ClusterMemory:
     def key(self, uid: str) -> Key | None:
         """Return the key of the TaskRun with this uid; None if it is not known."""
         run = self._runs.get(uid)
-        return _key(msgspec.json.decode(run.body)) if run is not None and run.body else None
+        if run is not None and run.body:
+            return _key(msgspec.json.decode(run.body))
+        return None
 
     def of(self, key: Key) -> tuple[WantedRun, RememberedRun] | None:
         """Return a TaskRun by its key; None if it is not known."""
         uid = self._names.get(key, "")
         run = self._runs.get(uid)
-        return (
-            (wanted(msgspec.json.decode(run.body)), run) if run is not None and run.body else None
-        )
+        if run is not None and run.body:
+            return (wanted(msgspec.json.decode(run.body)), run)
+        return None
 
     def keep(self, body: dict[str, Any]) -> Key:
         """Remember a TaskRun. Return its key."""
@@ -157,11 +159,10 @@ class ClusterMemory:
         were last seen."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
-        missing = {
-            uid: msgspec.structs.replace(pod, gone=True)
-            for uid, pod in run.pods.items()
-            if uid not in there
-        }
+        missing = {}
+        for uid, pod in run.pods.items():
+            if uid not in there:
+                missing[uid] = msgspec.structs.replace(pod, gone=True)
         run.pods = missing | there
 
     def tidy(self, run: RememberedRun, closed: int) -> None:
@@ -182,7 +183,9 @@ def _key(body: dict[str, Any]) -> Key:
 def _number(version: str) -> int:
     """Return a resource version as a number. Resource versions of one kind are growing numbers
     (guaranteed since Kubernetes 1.35; etcd has always done so)."""
-    return int(version) if version.isdecimal() else 0
+    if version.isdecimal():
+        return int(version)
+    return 0
 
 
 def _less(body: dict[str, Any]) -> dict[str, Any]:

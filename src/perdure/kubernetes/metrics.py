@@ -123,7 +123,9 @@ class Numbers:
 
 def _one_of(verdict: str, known: type[StrEnum]) -> str:
     """Return a verdict that may be a label; a pod could have written any other."""
-    return verdict if verdict in set(known) else "unknown"
+    if verdict in set(known):
+        return verdict
+    return "unknown"
 
 
 class _Phases(Collector):

@@ -189,7 +189,9 @@ class Operator:
         if deaf > self._options.deaf_s:
             return f"a watch has been silent for {deaf:.0f} s"
         stuck = self.queue.slowest_s
-        return f"a TaskRun has been worked on for {stuck:.0f} s" if stuck > STUCK_S else ""
+        if stuck > STUCK_S:
+            return f"a TaskRun has been worked on for {stuck:.0f} s"
+        return ""
 
     def unready(self) -> str:
         return self.ill() or ("" if self.ready.is_set() else "the watches have not started")
@@ -201,7 +203,9 @@ class Operator:
             until = await self.reconciler.reconcile(key)
         if self.api.counted["create", kinds.JOB] > jobs:
             self.numbers.launch.observe(time.monotonic() - put)
-        return None if until is None else max(0.05, until / 1000 - time.time())
+        if until is None:
+            return None
+        return max(0.05, until / 1000 - time.time())
 
     def _failed(self, key: Key, error: Exception) -> None:
         self.numbers.failed.labels(
@@ -218,7 +222,10 @@ class Operator:
     def _ended(self, run: WantedRun, record: AttemptStatus) -> None:
         self.numbers.end(run, record)
         self._wake(run)
-        proof = f"; receipt {record.receipt.verdict}" if record.receipt is not None else ""
+        if record.receipt is not None:
+            proof = f"; receipt {record.receipt.verdict}"
+        else:
+            proof = ""
         why = f" ({said(record.detail, 200)})" if record.detail else ""
         self._say(
             f"{run.namespace}/{run.name}: attempt {record.number}: {record.outcome}{why}{proof}"
@@ -238,7 +245,10 @@ class Operator:
         what the operator needs. Raises PerdureError."""
         for namespace in self._options.namespaces or (ALL,):
             for kind in (kinds.RUN, kinds.JOB, kinds.POD):
-                where = f"in namespace {namespace}" if namespace != ALL else "in all namespaces"
+                if namespace != ALL:
+                    where = f"in namespace {namespace}"
+                else:
+                    where = "in all namespaces"
                 try:
                     await self.api.probe(kind, namespace)
                 except Away as error:
@@ -350,4 +360,6 @@ def namespaces(asked: Sequence[str], everywhere: bool, own: str) -> tuple[str, .
     UsageError."""
     if everywhere and asked:
         raise UsageError("--namespace and --all-namespaces exclude each other")
-    return () if everywhere else tuple(dict.fromkeys(asked)) or (own,)
+    if everywhere:
+        return ()
+    return tuple(dict.fromkeys(asked)) or (own,)

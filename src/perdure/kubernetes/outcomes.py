@@ -154,7 +154,10 @@ def _told(pod: PodSeen) -> tuple[bool, int, str]:
 
 def _of_pod(attempt: int, pod: PodSeen, asked: bool) -> End:
     over = pod.ended
-    result = believed(over.message, attempt, over.code) if over is not None else None
+    if over is not None:
+        result = believed(over.message, attempt, over.code)
+    else:
+        result = None
     if result is not None:
         return _by_result(result, pod, asked)
     if pod.reason == "DeadlineExceeded":
@@ -202,7 +205,10 @@ def _by_result(result: AttemptResult, pod: PodSeen, asked: bool) -> End:
 
 
 def _stopped(asked: bool, why: str, *, pod: PodSeen | None = None, absent: bool = False) -> End:
-    code = pod.ended.code if pod is not None and pod.ended is not None else None
+    if pod is not None and pod.ended is not None:
+        code = pod.ended.code
+    else:
+        code = None
     if asked:
         return End(
             outcome=Outcome(kind=OutcomeKind.CANCELLED, detail="stopped on request", code=code),
@@ -234,7 +240,9 @@ def _disruption(pod: PodSeen) -> str:
     told = words.get(
         reason, f"its pod was ended by the cluster: {said(reason, 60)}" if reason else ""
     )
-    return f"{told} ({said(pod.message, 300)})" if told and pod.message else told
+    if told and pod.message:
+        return f"{told} ({said(pod.message, 300)})"
+    return told
 
 
 def _killed(code: int | None) -> str:
@@ -264,11 +272,9 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
     if job is None or job.suspended or job.deleting:
         return None
     if not live:
-        return (
-            _of_notes(notes, "PodMissing", "its Job has made no pod yet")
-            if now > job.created + QUIET_MS
-            else None
-        )
+        if now > job.created + QUIET_MS:
+            return _of_notes(notes, "PodMissing", "its Job has made no pod yet")
+        return None
     pod = live[-1]
     if pod.started or pod.deleted:
         return None
@@ -290,7 +296,9 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
         return (
             place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
         )  # creating a volume takes a while
-    return _of_notes(notes, "", "") if now > pod.created + QUIET_MS else None
+    if now > pod.created + QUIET_MS:
+        return _of_notes(notes, "", "")
+    return None
 
 
 def unexplained(job: JobSeen | None, pods: Sequence[PodSeen], now: int) -> str:
@@ -300,13 +308,13 @@ def unexplained(job: JobSeen | None, pods: Sequence[PodSeen], now: int) -> str:
     if job is None or job.suspended or job.finished or now <= job.created + QUIET_MS:
         return ""
     if not live:
-        return job.uid if not pods else ""
+        if not pods:
+            return job.uid
+        return ""
     pod = live[-1]
-    return (
-        pod.uid
-        if not (pod.started or pod.deleted or pod.unscheduled or now <= pod.created + QUIET_MS)
-        else ""
-    )
+    if not (pod.started or pod.deleted or pod.unscheduled or now <= pod.created + QUIET_MS):
+        return pod.uid
+    return ""
 
 
 _ROOM = (

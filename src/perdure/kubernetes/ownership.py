@@ -43,7 +43,10 @@ def told_of(foreign: Sequence[PodSeen]) -> str:
     if not foreign:
         return ""
     names = sorted(pod.name for pod in foreign)
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    if len(names) > MOST_NAMED:
+        more = f" and {len(names) - MOST_NAMED} more"
+    else:
+        more = ""
     return (
         f"{', '.join(names[:MOST_NAMED])}{more}: a pod with the labels of this TaskRun that is of "
         f"none of its Jobs is passed over; delete it, or take its label {UID_LABEL} off"

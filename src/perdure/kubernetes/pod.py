@@ -59,7 +59,10 @@ def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
     anything."""
     if not isinstance(error, PerdureError | OSError):
         frames = traceback.extract_tb(error.__traceback__)
-        where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+        if frames:
+            where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        else:
+            where = ""
         return Outcome(
             kind=OutcomeKind.FAILED,
             detail=f"perdure itself failed: {type(error).__name__}{where}; the pod's log has more",
@@ -126,7 +129,9 @@ def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[
     number of attempts stay as they are."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
     spec = replace(spec, scope=run.spec.scope, attempts=run.spec.attempts)
-    return run if spec == run.spec else engine.store.reassign(run.id, spec)
+    if spec == run.spec:
+        return run
+    return engine.store.reassign(run.id, spec)
 
 
 def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str | None]) -> TaskRun:

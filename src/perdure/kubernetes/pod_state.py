@@ -34,7 +34,9 @@ def known(engine: Engine, run_id: str) -> TaskRun | None:
         run = engine.store.get(run_id)
     except NotFound:
         return None
-    return run if run.id == run_id else None
+    if run.id == run_id:
+        return run
+    return None
 
 
 def spec_of(order: Order, text: str, variables: Sequence[str]) -> TaskSpec:
@@ -97,9 +99,9 @@ def _free_name(engine: Engine, order: Order) -> str:
     """Return a name for the run that is free. A volume that outlived a TaskRun still has that
     TaskRun's run under its name."""
     taken = {row.name for row in engine.store.find(limit=100_000)}
-    return (
-        f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}" if order.name in taken else order.name
-    )
+    if order.name in taken:
+        return f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}"
+    return order.name
 
 
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
@@ -134,7 +136,10 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
         path, cwd, parent = engine.copies.of(agent, wanted), "", ""
         found, total = snapshot(driver, path), driver.total(path.read_bytes())
     else:
-        where = f"of {order.resume.from_}" if order.resume.from_ else "of this task"
+        if order.resume.from_:
+            where = f"of {order.resume.from_}"
+        else:
+            where = "of this task"
         raise NotFound(
             f"the state {where} of this pod has no conversation {wanted}",
             "kubectl perdure show NAME lists its sessions",

@@ -47,7 +47,9 @@ class Queue:
     @property
     def slowest_s(self) -> float:
         """Return for how many seconds the slowest worker has been busy with its key."""
-        return time.monotonic() - min(self._since.values()) if self._since else 0.0
+        if self._since:
+            return time.monotonic() - min(self._since.values())
+        return 0.0
 
     def put(self, key: Key) -> None:
         """Have the key processed as soon as a worker is free."""

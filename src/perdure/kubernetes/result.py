@@ -155,7 +155,9 @@ def decode(content: bytes | str) -> AttemptResult | None:
         and (result.outcome.until is None or 0 <= result.outcome.until < 2**53)
         and len(result.session_id) <= LONGEST_NAME
     )
-    return result if sane else None
+    if sane:
+        return result
+    return None
 
 
 def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptResult | None:
@@ -164,7 +166,9 @@ def believed(message: bytes | str, attempt: int, code: int | None) -> AttemptRes
     result = decode(message)
     if result is None or result.attempt not in (attempt, 0) or code != exit_code(result):
         return None
-    return result if result.attempt else msgspec.structs.replace(result, attempt=attempt)
+    if result.attempt:
+        return result
+    return msgspec.structs.replace(result, attempt=attempt)
 
 
 def _clean(result: AttemptResult) -> AttemptResult:
@@ -197,13 +201,11 @@ def _clean(result: AttemptResult) -> AttemptResult:
 
 def _shorter_reasons(result: AttemptResult, _: int) -> AttemptResult:
     receipt = result.receipt
-    return (
-        result
-        if receipt is None
-        else _with(
-            result,
-            receipt=_with(receipt, reasons=tuple(_cut(each, TEXT) for each in receipt.reasons[:4])),
-        )
+    if receipt is None:
+        return result
+    return _with(
+        result,
+        receipt=_with(receipt, reasons=tuple(_cut(each, TEXT) for each in receipt.reasons[:4])),
     )
 
 
@@ -217,7 +219,9 @@ def _shorter_work(result: AttemptResult, _: int) -> AttemptResult:
 
 def _no_words_of_work(result: AttemptResult, _: int) -> AttemptResult:
     work = result.work
-    return result if work is None else _with(result, work=_with(work, reason="", question=""))
+    if work is None:
+        return result
+    return _with(result, work=_with(work, reason="", question=""))
 
 
 def _shorter_detail(result: AttemptResult, _: int) -> AttemptResult:
@@ -233,11 +237,9 @@ def _less_of_before(result: AttemptResult, over: int) -> AttemptResult:
 
 
 def _no_reasons(result: AttemptResult, _: int) -> AttemptResult:
-    return (
-        result
-        if result.receipt is None
-        else _with(result, receipt=_with(result.receipt, reasons=()))
-    )
+    if result.receipt is None:
+        return result
+    return _with(result, receipt=_with(result.receipt, reasons=()))
 
 
 def _nothing_of_before(result: AttemptResult, _: int) -> AttemptResult:

@@ -51,11 +51,10 @@ class Secrets:
         Regions, addresses and the like are not among them, so that they stay readable in the
         agent's output."""
         every = [*self.agent.items(), *self.store.items(), *self.git.items()]
-        plain = [
-            value
-            for name, value in every
-            if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))
-        ]
+        plain = []
+        for name, value in every:
+            if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value)):
+                plain.append(value)
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:
@@ -68,7 +67,9 @@ class Secrets:
 def _password(value: str) -> str:
     """Return the password in an address such as a database's; empty if there is none."""
     found = re.search(r"://[^/\s:@]*:([^/\s@]+)@", value)
-    return found[1] if found else ""
+    if found:
+        return found[1]
+    return ""
 
 
 def _speaks(value: str) -> bool:
@@ -120,13 +121,19 @@ def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
             f"the Secret for the repository has the wrong keys: {', '.join(sorted(found))[:200]}",
             "perdure takes `token`, or `username` and `password`",
         )
-    host = urlsplit(repository).hostname or "" if "://" in repository else ""
+    if "://" in repository:
+        host = urlsplit(repository).hostname or ""
+    else:
+        host = ""
     if not host:
         raise UsageError(
             "there is a Secret for the repository, but the repository's address needs none",
             "leave the Secret out",
         )
-    user = {"PERDURE_GIT_TOKEN_USER": found["username"]} if found.get("username") else {}
+    if found.get("username"):
+        user = {"PERDURE_GIT_TOKEN_USER": found["username"]}
+    else:
+        user = {}
     return {"PERDURE_GIT_TOKEN": token, "PERDURE_GIT_TOKEN_HOST": host, **user}
 
 

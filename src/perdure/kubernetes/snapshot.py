@@ -146,11 +146,10 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
     run, attempt = _whose(meta)
     if not run or controller(meta) != (KIND, run):
         return None
-    true = {
-        str(each.get("type")): each
-        for each in status.get("conditions") or ()
-        if each.get("status") == "True"
-    }
+    true = {}
+    for each in status.get("conditions") or ():
+        if each.get("status") == "True":
+            true[str(each.get("type"))] = each
     failed = true.get("Failed")
     return JobSeen(
         name=meta["name"],
@@ -179,11 +178,9 @@ def _whose(meta: dict[str, Any]) -> tuple[str, int]:
     ours."""
     labels = meta.get("labels") or {}
     number = labels.get(ATTEMPT_LABEL, "")
-    return (
-        (labels.get(UID_LABEL, ""), int(number))
-        if number.isascii() and number.isdecimal() and len(number) < 8
-        else ("", 0)
-    )
+    if number.isascii() and number.isdecimal() and len(number) < 8:
+        return (labels.get(UID_LABEL, ""), int(number))
+    return ("", 0)
 
 
 def _claim(spec: dict[str, Any]) -> str:

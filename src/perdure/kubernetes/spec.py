@@ -140,12 +140,13 @@ class Spec(Camel, frozen=True):
     def secret(self) -> SpecSource | None:
         """Where the newest instructions are, if that is a Secret. Only the pod reads it, not the
         operator."""
-        ref = self.prompt_from.secret_key_ref if self.prompt_from is not None else None
-        return (
-            SpecSource(version=self.context_version, name=ref.name, key=ref.key)
-            if ref is not None
-            else None
-        )
+        if self.prompt_from is not None:
+            ref = self.prompt_from.secret_key_ref
+        else:
+            ref = None
+        if ref is not None:
+            return SpecSource(version=self.context_version, name=ref.name, key=ref.key)
+        return None
 
 
 def check(spec: Spec, uid: str) -> None:
@@ -153,13 +154,12 @@ def check(spec: Spec, uid: str) -> None:
     if not UID.fullmatch(uid):
         raise Invalid("metadata.uid is not a uid")
     source = spec.prompt_from
-    refs = (
-        []
-        if source is None
-        else [
+    if source is None:
+        refs = []
+    else:
+        refs = [
             each for each in (source.config_map_key_ref, source.secret_key_ref) if each is not None
         ]
-    )
     if bool(spec.prompt.strip()) + len(refs) != 1:
         raise Invalid("give the instructions in either prompt or promptFrom")
     if not spec.service and spec.repository is None:

@@ -128,7 +128,9 @@ class TaskRunStatus(Camel, frozen=True):
     def open(self) -> AttemptStatus | None:
         """The attempt that is running; None if there is none."""
         last = self.attempts[-1] if self.attempts else None
-        return last if last is not None and not last.outcome else None
+        if last is not None and not last.outcome:
+            return last
+        return None
 
     def condition(self, type: str) -> StatusCondition | None:
         """Return the condition of a type if it is true, or else None."""
@@ -154,7 +156,9 @@ def said(text: str, most: int = SENTENCE) -> str:
     """Return untrusted text for use in a status: on one line, without control characters, and
     cut."""
     line = " ".join(clean(text).split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+    if len(line) <= most:
+        return line
+    return f"{line[: most - 3]}..."
 
 
 def stamp(ms: int) -> str:
@@ -173,4 +177,6 @@ def moment(text: str) -> int:
         found = datetime.fromisoformat(text)
     except (TypeError, ValueError):
         return 0
-    return int(found.timestamp() * 1000) if found.tzinfo is not None else 0
+    if found.tzinfo is not None:
+        return int(found.timestamp() * 1000)
+    return 0

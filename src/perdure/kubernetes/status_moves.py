@@ -216,11 +216,9 @@ def goes_on(status: TaskRunStatus, now: int) -> TaskRunStatus:
 def beset(status: TaskRunStatus, sentence: str, now: int) -> TaskRunStatus:
     """Return the status with the condition Foreign, which reports objects that only look like the
     TaskRun's. An empty sentence removes it."""
-    return (
-        told(status, "Foreign", "NotOwned", sentence, now)
-        if sentence
-        else _without(status, "Foreign", now=now)
-    )
+    if sentence:
+        return told(status, "Foreign", "NotOwned", sentence, now)
+    return _without(status, "Foreign", now=now)
 
 
 def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> TaskRunStatus:
@@ -237,11 +235,10 @@ def told(
     becomes true or false."""
     was = next((each for each in status.conditions if each.type == type), None)
     word = "True" if holds else "False"
-    since = (
-        was.last_transition_time
-        if was is not None and was.status == word and was.last_transition_time
-        else stamp(now)
-    )
+    if was is not None and was.status == word and was.last_transition_time:
+        since = was.last_transition_time
+    else:
+        since = stamp(now)
     condition = StatusCondition(
         type=type,
         status=word,
@@ -273,11 +270,10 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
         and record.context_version == last.context_version
         for record in counted
     )
-    spent = (
-        status.usage.cost_usd
-        if status.usage.cost_usd
-        else _reckoned(status.usage.usage, spec.model)
-    )
+    if status.usage.cost_usd:
+        spent = status.usage.cost_usd
+    else:
+        spent = _reckoned(status.usage.usage, spec.model)
     return Tally(
         counted=_used_up(status),
         free=free,
@@ -342,7 +338,9 @@ def _trimmed(status: TaskRunStatus) -> TaskRunStatus:
 def _placed(record: AttemptStatus, job: JobSeen | None, pod: PodSeen | None) -> AttemptStatus:
     if job is not None:
         record = replace(record, job=job.name, job_uid=job.uid)
-    return record if pod is None else replace(record, pod=pod.name, node=pod.node or record.node)
+    if pod is None:
+        return record
+    return replace(record, pod=pod.name, node=pod.node or record.node)
 
 
 def _learnt(
@@ -376,7 +374,10 @@ def _learnt(
 def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunStatus:
     """Return the status with receipts and conversations of earlier attempts that had no result
     themselves. Their outcomes stay as they are."""
-    before = {each.number: each for each in result.earlier} if result is not None else {}
+    if result is not None:
+        before = {each.number: each for each in result.earlier}
+    else:
+        before = {}
 
     def fill(record: AttemptStatus) -> AttemptStatus:
         known = before.get(record.number)
@@ -395,11 +396,9 @@ def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
     if kind is not OutcomeKind.CONTEXT_EXHAUSTED:
         return spec.policy.continuity
     when, strict = spec.policy.when_full, spec.policy.continuity is ContinuityPolicy.STRICT
-    return (
-        ContinuityPolicy.STRICT
-        if when == "stop" or (strict and when == "roll-over")
-        else ContinuityPolicy.DISCLOSE
-    )
+    if when == "stop" or (strict and when == "roll-over"):
+        return ContinuityPolicy.STRICT
+    return ContinuityPolicy.DISCLOSE
 
 
 def _attempt(record: AttemptStatus) -> Attempt:
@@ -427,7 +426,9 @@ def _attempt(record: AttemptStatus) -> Attempt:
 def _kind(word: str) -> OutcomeKind:
     """Return the kind of an outcome. Others can write a status, so an unknown word counts as a
     failure."""
-    return OutcomeKind(word) if word in set(OutcomeKind) else OutcomeKind.FAILED
+    if word in set(OutcomeKind):
+        return OutcomeKind(word)
+    return OutcomeKind.FAILED
 
 
 def _without(status: TaskRunStatus, *types: str, now: int) -> TaskRunStatus:
@@ -480,4 +481,6 @@ def _id(text: str) -> str:
 
 def _reckoned(usage: Usage, model: str) -> float:
     price = price_of(model)
-    return cost(usage, price) if price is not None else 0.0
+    if price is not None:
+        return cost(usage, price)
+    return 0.0

@@ -172,11 +172,9 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     seen = dataclasses.replace(seen, pods=own, foreign=foreign)
     told = status.condition("Foreign")
     if (sentence := ownership.told_of(foreign)) != (told.message if told is not None else ""):
-        return (
-            Tell(status_moves.beset(status, sentence, now))
-            if seen.fresh or not sentence
-            else LookAgain()
-        )
+        if seen.fresh or not sentence:
+            return Tell(status_moves.beset(status, sentence, now))
+        return LookAgain()
     if any(job.attempt > status.attempt for job in seen.jobs) and not seen.fresh:
         return LookAgain()
     for job in seen.jobs:
@@ -252,7 +250,10 @@ def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
 def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
     """Wait, for a limited time, for something that is missing before an attempt can begin."""
     run = seen.run
-    phase = "Pending" if status.phase in FINAL else status.phase or "Pending"
+    if status.phase in FINAL:
+        phase = "Pending"
+    else:
+        phase = status.phase or "Pending"
     waits = status_moves.waits(
         replace(status, phase=phase, reason=said(trouble.message), retried=run.retry), trouble, now
     )
@@ -264,7 +265,9 @@ def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
 
 def _since(status: TaskRunStatus, now: int) -> int:
     waiting = status.condition("Waiting")
-    return moment(waiting.last_transition_time) if waiting is not None else now
+    if waiting is not None:
+        return moment(waiting.last_transition_time)
+    return now
 
 
 def _again(since: int, now: int) -> int:
@@ -275,7 +278,9 @@ def _again(since: int, now: int) -> int:
 def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
     """Write the status if it changed; otherwise rest."""
     status = _seen(run, status)
-    return Tell(status) if status_moves.patch(run.raw_status, status) else Rest(until)
+    if status_moves.patch(run.raw_status, status):
+        return Tell(status)
+    return Rest(until)
 
 
 def _at_work(
@@ -334,7 +339,10 @@ def _watched(
         return _stuck(seen, status, held, now, jitter)
     began = any(pod.started for pod in live)
     queued = job is not None and job.suspended and not live
-    status = status_moves.goes_on(status, now) if began or queued else status
+    if began or queued:
+        status = status_moves.goes_on(status, now)
+    else:
+        status = status
     phase, reason = "Queued", status_moves.PLACING
     if queued:
         reason = "its Job is suspended, for example by a queue without room for it"
@@ -379,11 +387,10 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
         if status.phase in FINAL and status.context_version:
             again = status_moves.reopened(status, "requested by you", now, run.retry_attempts)
             return Tell(_seen(run, again))
-        status = (
-            replace(status_moves.allowed_more(status, run.retry_attempts), run_after="")
-            if status.context_version
-            else replace(status, phase="Pending")
-        )
+        if status.context_version:
+            status = replace(status_moves.allowed_more(status, run.retry_attempts), run_after="")
+        else:
+            status = replace(status, phase="Pending")
     if status.phase in FINAL:
         if run.held and deletion.safe(run, status) and not deletion.claim_to_go(run):
             return Release()
@@ -408,11 +415,10 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
     if due > now:
         return _told(run, status, due)
     fenced = run.spec.workspace.mode != "Claim"
-    left = [
-        pod
-        for pod in (*seen.pods, *seen.foreign)
-        if pod.live and not (fenced and outcomes.overdue(pod, now))
-    ]
+    left = []
+    for pod in (*seen.pods, *seen.foreign):
+        if pod.live and not (fenced and outcomes.overdue(pod, now)):
+            left.append(pod)
     if left:
         message = f"the pod of attempt {left[0].attempt} still exists"
         held = Held("PodLeaving", message)
@@ -445,7 +451,9 @@ def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
         return _told(run, status, due)
     if deletion.safe(run, status):
         step = _told(run, status, None)
-        return Expire() if isinstance(step, Rest) else step
+        if isinstance(step, Rest):
+            return Expire()
+        return step
     message = f"its time to live is over, but {deletion.unsaved(run, status)}"
     return _told(run, status_moves.told(status, "UnsavedWork", "NotSaved", message, now), None)
 

@@ -54,12 +54,12 @@ class TaskRuns:
     def list(self, *, everywhere: bool = False) -> list[Object]:
         """Return all TaskRuns of the namespace, or of all namespaces."""
         with self._said(""):
-            return [
-                dict(each)
-                for each in self._client.list(
-                    self._kind, namespace="*" if everywhere else self.namespace
-                )
-            ]
+            found = []
+            for each in self._client.list(
+                self._kind, namespace="*" if everywhere else self.namespace
+            ):
+                found.append(dict(each))
+            return found
 
     def get(self, name: str) -> Object:
         with self._said(name):
@@ -176,11 +176,10 @@ class TaskRuns:
             return StoreError(f"you may not do that: {message}", may, transient=False)
         if code == 409:
             taken = status.reason == "AlreadyExists"
-            said = (
-                "has its name already"
-                if taken
-                else "was changed by another client at the same time"
-            )
+            if taken:
+                said = "has its name already"
+            else:
+                said = "was changed by another client at the same time"
             return Conflict(
                 f"a {what} {said}: {name}" if taken else f"{what} {name} {said}",
                 f"kubectl perdure show {name}",
@@ -239,11 +238,10 @@ def _configuration(kubeconfig: str, context: str) -> Any:
             found = KubeConfig.from_file(path)
         one = found.get(context or None)
     except ConfigError as error:
-        names = (
-            f"known are {', '.join(sorted(found.contexts))}"
-            if "found" in locals() and found.contexts
-            else "kubectl config get-contexts"
-        )
+        if "found" in locals() and found.contexts:
+            names = f"known are {', '.join(sorted(found.contexts))}"
+        else:
+            names = "kubectl config get-contexts"
         raise UsageError(
             f"no cluster is named: {error}", f"--kubeconfig FILE, --context NAME; {names}"
         ) from None

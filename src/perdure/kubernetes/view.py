@@ -33,28 +33,36 @@ def part(body: Object, path: str) -> Object:
     found: Any = body
     for name in path.split("."):
         found = found.get(name) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return {}
 
 
 def word(body: Object, path: str) -> str:
     """Return the text at a path; empty if there is none."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
-    return found if isinstance(found, str) else ""
+    if isinstance(found, str):
+        return found
+    return ""
 
 
 def count(body: Object, path: str) -> int:
     """Return the integer at a path; 0 if there is none."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
-    return found if isinstance(found, int) and not isinstance(found, bool) else 0
+    if isinstance(found, int) and not isinstance(found, bool):
+        return found
+    return 0
 
 
 def several(body: Object, path: str) -> list[Object]:
     """Return the objects of the list at a path."""
     above, _, name = path.rpartition(".")
     found = (part(body, above) if above else body).get(name)
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    if isinstance(found, list):
+        return [each for each in found if isinstance(each, dict)]
+    return []
 
 
 def phase(body: Object) -> str:
@@ -95,7 +103,9 @@ def last_outcome(body: Object) -> OutcomeKind | None:
     """Return the kind of the newest attempt's outcome; None if it has none that perdure knows."""
     attempts = several(body, "status.attempts")
     try:
-        return OutcomeKind(word(attempts[-1], "outcome")) if attempts else None
+        if attempts:
+            return OutcomeKind(word(attempts[-1], "outcome"))
+        return None
     except ValueError:
         return None
 
@@ -174,7 +184,9 @@ def milliseconds(text: str) -> int:
         found = datetime.fromisoformat(text)
     except ValueError:
         return 0
-    return int(found.timestamp() * 1000) if found.tzinfo is not None else 0
+    if found.tzinfo is not None:
+        return int(found.timestamp() * 1000)
+    return 0
 
 
 def _condition(found: Object) -> Object:
@@ -222,7 +234,10 @@ def _attempt(found: Object) -> Object:
 
 def _usage(found: Object) -> Object:
     cost = found.get("costUSD")
-    paid = float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else 0.0
+    if isinstance(cost, int | float) and not isinstance(cost, bool):
+        paid = float(cost)
+    else:
+        paid = 0.0
     return {
         "input": count(found, "inputTokens"),
         "output": count(found, "outputTokens"),

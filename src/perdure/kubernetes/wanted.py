@@ -127,7 +127,9 @@ def _number(text: Any) -> int:
     """Return the number of attempts in an annotation; 1 if it is not valid."""
     word = str(text)
     valid = word.isascii() and word.isdecimal() and len(word) < 5
-    return min(max(int(word), 1), MOST_RETRIES) if valid else 1
+    if valid:
+        return min(max(int(word), 1), MOST_RETRIES)
+    return 1
 
 
 def _plain(text: str) -> str:

@@ -45,7 +45,10 @@ class Ears:
     def age_s(self, wanted: int = 3) -> float:
         """Return for how many seconds the most silent watch has said nothing; since the start,
         until all watches have been heard."""
-        last = min(self.heard.values()) if len(self.heard) >= wanted else self.began
+        if len(self.heard) >= wanted:
+            last = min(self.heard.values())
+        else:
+            last = self.began
         return time.monotonic() - last
 
 

@@ -39,12 +39,16 @@ class RunResult(TaskRun):
     @property
     def workdir(self) -> Path | None:
         """The directory in which the agent works; None before it is chosen."""
-        return Path(self.workspace.path) if self.workspace is not None else None
+        if self.workspace is not None:
+            return Path(self.workspace.path)
+        return None
 
     @property
     def branch(self) -> str:
         """The branch of its workdir; empty if it has none."""
-        return self.workspace.branch if self.workspace is not None else ""
+        if self.workspace is not None:
+            return self.workspace.branch
+        return ""
 
 
 def result_of_run(store: RunStore, run: TaskRun) -> RunResult:

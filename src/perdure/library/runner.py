@@ -218,7 +218,9 @@ class Runner:
             context=str(context or ""),
             on_edit=OnEdit(on_edit),
         )
-        return asked if asked.files or asked.context else None
+        if asked.files or asked.context:
+            return asked
+        return None
 
     def retry(
         self,
@@ -232,7 +234,9 @@ class Runner:
         The other options replace those of the task from now on. Raises UsageError, Conflict.
         """
         run = self._again(ref, agent, changes_of(changes, "retry"))
-        return self._seen(run) if run.state is RunState.SUCCEEDED else self.follow(run.id)
+        if run.state is RunState.SUCCEEDED:
+            return self._seen(run)
+        return self.follow(run.id)
 
     def _again(self, ref: str, agent: str, changes: service.Changes) -> TaskRun:
         return service.retry(self._engine, ref, agent, changes)

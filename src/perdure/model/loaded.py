@@ -129,7 +129,10 @@ def _digest(text: str) -> str:
 
 def item(kind: ItemKind, text: str, key: str = "", *, made_up: bool = False) -> Item:
     """Return the item for a text, as the drivers make it from a transcript."""
-    mark = _digest(text.strip()) if kind is ItemKind.RESULT else digest(text)
+    if kind is ItemKind.RESULT:
+        mark = _digest(text.strip())
+    else:
+        mark = digest(text)
     return Item(kind, key, mark, " ".join(text[: 4 * SAID].split())[:SAID], made_up)
 
 
@@ -187,18 +190,25 @@ def describe(found: Comparison) -> str:
 
 
 def _lacking(found: Comparison) -> str:
-    where = "at its end" if found.relation is Relation.SHORTENED else "in its middle"
+    if found.relation is Relation.SHORTENED:
+        where = "at its end"
+    else:
+        where = "in its middle"
     count, first = len(found.missing), found.missing[0]
-    condensed = f", {found.condensed} are in a summary" if found.condensed else ""
+    if found.condensed:
+        condensed = f", {found.condensed} are in a summary"
+    else:
+        condensed = ""
     shown = (
         f"the model is shown {found.shown} of {found.known} known items{condensed}, {count} "
         f"{where} are missing"
     )
-    still = (
-        f"; {found.off_branch} of them are in the transcript, on a branch that is not loaded"
-        if found.off_branch
-        else ""
-    )
+    if found.off_branch:
+        still = (
+            f"; {found.off_branch} of them are in the transcript, on a branch that is not loaded"
+        )
+    else:
+        still = ""
     return f"{shown}, the first of them the {quote(first)}{still}"
 
 
@@ -211,11 +221,15 @@ def quote(each: Item) -> str:
 
 def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: bool) -> Relation:
     if not missing:
-        return Relation.COMPACTED if condensed else Relation.WHOLE
+        if condensed:
+            return Relation.COMPACTED
+        return Relation.WHOLE
     if foreign and len(missing) == known:
         return Relation.FOREIGN
     # The missing items are a tail if no known item after the first missing one was found.
-    return Relation.SHORTENED if len(missing) == known - missing[0] else Relation.GAPS
+    if len(missing) == known - missing[0]:
+        return Relation.SHORTENED
+    return Relation.GAPS
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:

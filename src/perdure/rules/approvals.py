@@ -103,14 +103,15 @@ def decide(
     rules: Sequence[ApprovalRule], *, run: str, repository: str, tool: str, given: Mapping[str, Any]
 ) -> ApprovalRule | None:
     """Return the rule that decides about a call, or None if a person has to be asked."""
-    fitting = [
-        each
-        for each in rules
-        if each.tool == tool
-        and each.run in ("", run)
-        and each.repository in ("", repository)
-        and _fits(each, given)
-    ]
+    fitting = []
+    for each in rules:
+        if (
+            each.tool == tool
+            and each.run in ("", run)
+            and each.repository in ("", repository)
+            and _fits(each, given)
+        ):
+            fitting.append(each)
     denying = [each for each in fitting if each.decision == "deny"]
     return next(iter(denying or fitting), None)
 
@@ -152,7 +153,9 @@ def _single(command: str) -> tuple[str, ...]:
     except ValueError:
         return ()
     alone = only.text == command.strip() and only.stdin is None and not only.piped
-    return only.words if alone and plain == only.words and UNKNOWN not in command else ()
+    if alone and plain == only.words and UNKNOWN not in command:
+        return only.words
+    return ()
 
 
 def _programs(command: str) -> Iterable[tuple[str, ...]]:
@@ -194,4 +197,6 @@ def _same(arguments: str) -> str:
         found = json.loads(arguments)
     except ValueError:
         return ""
-    return _json(found) if isinstance(found, dict) else ""
+    if isinstance(found, dict):
+        return _json(found)
+    return ""

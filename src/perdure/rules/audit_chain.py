@@ -93,7 +93,9 @@ def _missing(before: int, after: int) -> str:
     if after <= before:
         return f"the order is broken (line {after} follows line {before})"
     first, last = before + 1, after - 1
-    return f"line {first} is missing" if first == last else f"lines {first} to {last} are missing"
+    if first == last:
+        return f"line {first} is missing"
+    return f"lines {first} to {last} are missing"
 
 
 def read(text: str, number: int) -> AuditLine:

@@ -53,7 +53,9 @@ class FillRules:
 
     def named(self, policy: str) -> FillRules:
         """Return these rules with a task's own policy, if it has one."""
-        return replace(self, policy=WhenFull(policy)) if policy else self
+        if policy:
+            return replace(self, policy=WhenFull(policy))
+        return self
 
 
 def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
@@ -122,11 +124,10 @@ def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) ->
     level below the current fill, so that the CLI compacts at once."""
     if not now and rules.policy is not WhenFull.COMPACT:
         return None
-    window, source = (
-        (fill.window, fill.source)
-        if fill is not None and fill.window
-        else window_of(model, 0, rules)
-    )
+    if fill is not None and fill.window:
+        window, source = (fill.window, fill.source)
+    else:
+        window, source = window_of(model, 0, rules)
     tokens = window * rules.percent // 100
     if now and fill is not None:
         tokens = max(1, fill.tokens - 1 - fill.tokens // 50)

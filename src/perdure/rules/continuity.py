@@ -66,14 +66,18 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
     if shown is None:
         return Verdict.NATIVE
     if shown.relation in (Relation.SHORTENED, Relation.FOREIGN) or shown.off_branch:
-        return Verdict.REPAIRED if shown.unrecorded and not shown.off_branch else Verdict.SHORTENED
+        if shown.unrecorded and not shown.off_branch:
+            return Verdict.REPAIRED
+        return Verdict.SHORTENED
     if shown.relation is Relation.GAPS:
         # The agent was killed before it had saved these items. The prompt repeats all of them.
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
         if not own or shown.told != shown.unrecorded:
             return Verdict.REPAIRED
     # A relation names the worst of several: there may be gaps and a summary.
-    return Verdict.COMPACTED if shown.condensed else Verdict.NATIVE
+    if shown.condensed:
+        return Verdict.COMPACTED
+    return Verdict.NATIVE
 
 
 def _gaps(shown: Shown | None) -> list[str]:
@@ -104,7 +108,10 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
     """Return the receipt of a new conversation. It claims nothing about an earlier one. It is
     `broken` only if the agent opened another conversation than the one asked for, or somebody else
     wrote into it."""
-    verdict = Verdict.REBUILT if continuation.kind is Start.REBUILD else Verdict.FRESH
+    if continuation.kind is Start.REBUILD:
+        verdict = Verdict.REBUILT
+    else:
+        verdict = Verdict.FRESH
     notes = [continuation.reason] if continuation.reason else []
     if evidence.asked and evidence.returned and evidence.returned != evidence.asked:
         return _receipt(
@@ -175,11 +182,10 @@ def _contradictions(continuation: Continuation, evidence: Evidence) -> list[str]
     forked = continuation.kind is Start.FORK
     found = [REFUSED] if evidence.refused else []
     if forked and not _other_id(evidence) and (evidence.returned or not continuation.fork_id):
-        what = (
-            f"wrote into its parent {evidence.asked}"
-            if evidence.returned
-            else "named no new conversation"
-        )
+        if evidence.returned:
+            what = f"wrote into its parent {evidence.asked}"
+        else:
+            what = "named no new conversation"
         found.append(f"a fork was asked for, and the agent {what}")
     if forked and evidence.parent_kept is not True:
         found.append(
@@ -291,7 +297,9 @@ def _mends(continuation: Continuation) -> list[str]:
         return []
     told = [f"perdure repaired the transcript first: {edit}" for edit in continuation.edits[:EDITS]]
     more = len(continuation.edits) - EDITS
-    return [*told, f"and {more} more change(s), all in the journal"] if more > 0 else told
+    if more > 0:
+        return [*told, f"and {more} more change(s), all in the journal"]
+    return told
 
 
 def _fork_grounds(continuation: Continuation, evidence: Evidence) -> list[str]:

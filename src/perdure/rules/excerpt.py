@@ -56,11 +56,10 @@ def lines_of(text: str) -> list[str]:
     times = 1
     for raw in text.split("\n"):
         line = next((piece for piece in reversed(raw.split("\r")) if piece.strip()), "").rstrip()
-        line = (
-            line
-            if len(line) <= WIDTH
-            else f"{line[:WIDTH]} [... {len(line) - WIDTH} more characters]"
-        )
+        if len(line) <= WIDTH:
+            line = line
+        else:
+            line = f"{line[:WIDTH]} [... {len(line) - WIDTH} more characters]"
         if shown and line and line == shown[-1]:
             times += 1
             continue

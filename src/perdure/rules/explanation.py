@@ -51,11 +51,10 @@ def explained(
             "rebuilt",
             f"lost records were recreated: {', '.join(map(clean, attempt['rebuilt_sessions']))}",
         )
-    kept = (
-        f"; turn {attempt['turn']} of its process, which was kept warm"
-        if attempt["turn"] > 1
-        else ""
-    )
+    if attempt["turn"] > 1:
+        kept = f"; turn {attempt['turn']} of its process, which was kept warm"
+    else:
+        kept = ""
     yield (
         "program",
         f"{attempt['agent_version'] or 'version unknown'}; {_flags(attempt['flags'])}{kept}",
@@ -83,7 +82,10 @@ def explained(
     for line in _checks(attempt["checks"]):
         yield "check", line
     for effect in attempt["effects"]:
-        ended = "end not seen" if effect["outcome"] == "unknown" else effect["outcome"]
+        if effect["outcome"] == "unknown":
+            ended = "end not seen"
+        else:
+            ended = effect["outcome"]
         doubt = "possible " if effect["possible"] else ""
         yield "effect", f"{doubt}{effect['kind']}: {one_line(effect['command'], 160)} ({ended})"
     for line in _saved(attempt):
@@ -144,7 +146,9 @@ def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def verdict_of(work: dict[str, Any]) -> str:
     """Return the verdict with its first reason, on one line; empty while the attempt is running."""
     why = one_line("; ".join(work["reasons"][:1]), 240)
-    return f"{work['verdict']}: {why}" if work["verdict"] else ""
+    if work["verdict"]:
+        return f"{work['verdict']}: {why}"
+    return ""
 
 
 def changed_of(work: dict[str, Any]) -> str:
@@ -208,20 +212,21 @@ def _checks(checks: list[dict[str, Any]]) -> list[str]:
     """Return how the task's own check ended, with the most telling part of its output."""
     lines = []
     for check in checks:
-        how = "passed" if check["code"] == 0 else f"failed with exit code {check['code']}"
-        which = (
-            f", round {check['round']} of {check['rounds']}"
-            if 0 < check["round"] <= check["rounds"]
-            else ""
-        )
+        if check["code"] == 0:
+            how = "passed"
+        else:
+            how = f"failed with exit code {check['code']}"
+        if 0 < check["round"] <= check["rounds"]:
+            which = f", round {check['round']} of {check['rounds']}"
+        else:
+            which = ""
         lines.append(
             f"{how}{which}, after {check['seconds']:g} s: {one_line(check['command'], 120)}"
         )
-        said = (
-            [line for line in clean(check["output"]).split("\n") if line.strip()]
-            if check["code"]
-            else []
-        )
+        if check["code"]:
+            said = [line for line in clean(check["output"]).split("\n") if line.strip()]
+        else:
+            said = []
         lines += [f"  | {one_line(line, 160)}" for line in said[:SAID]]
         if len(said) > SAID:
             lines.append(f"  | ... {len(said) - SAID} more line(s)")
@@ -237,14 +242,19 @@ def _files(changes: list[dict[str, Any]]) -> list[str]:
     lines = []
     for change in [each for each in changes if each not in plain]:
         why = f" ({one_line(change['why'], 120)})" if change["why"] else ""
-        copy = f"; the agent's version: {clean(change['backup'])}" if change["backup"] else ""
+        if change["backup"]:
+            copy = f"; the agent's version: {clean(change['backup'])}"
+        else:
+            copy = ""
         lines.append(
             f"{change['action']}: {one_line(change['name'], 120)}, version "
             f"{change['version']}{why}{copy}"
         )
     names = ", ".join(one_line(change["name"], 60) for change in plain[:FILES])
     more = f" and {len(plain) - FILES} more" if len(plain) > FILES else ""
-    return [*lines, f"as given: {names}{more}"] if plain else lines
+    if plain:
+        return [*lines, f"as given: {names}{more}"]
+    return lines
 
 
 def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
@@ -265,30 +275,32 @@ def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
 
 def _moved(seen: dict[str, Any]) -> str:
     """Return what something else changed in the workdir before the attempt."""
-    files = (
-        f"{seen['count']} file(s) changed since checkpoint {seen['number']}: "
-        f"{', '.join(seen['paths'])}"
-        if seen["count"]
-        else ""
-    )
-    head = (
-        f"HEAD moved from {seen['head_before'][:12]} to {seen['head_now'][:12]}"
-        if seen["head_before"] != seen["head_now"]
-        else ""
-    )
+    if seen["count"]:
+        files = (
+            f"{seen['count']} file(s) changed since checkpoint {seen['number']}: "
+            f"{', '.join(seen['paths'])}"
+        )
+    else:
+        files = ""
+    if seen["head_before"] != seen["head_now"]:
+        head = f"HEAD moved from {seen['head_before'][:12]} to {seen['head_now'][:12]}"
+    else:
+        head = ""
     return "; ".join(part for part in (files, head) if part)
 
 
 def _saved(attempt: dict[str, Any]) -> list[str]:
     """Return lines about the newest checkpoint of the attempt, and about a missing one."""
     kept = attempt["checkpoints"]
-    lines = [
-        f"no checkpoint could be taken: {one_line(reason, 160)}"
-        for reason in attempt["missed_checkpoints"][-1:]
-    ]
+    lines = []
+    for reason in attempt["missed_checkpoints"][-1:]:
+        lines.append(f"no checkpoint could be taken: {one_line(reason, 160)}")
     if kept:
         last = kept[-1]
-        more = f" ({len(kept) - 1} more of this attempt)" if len(kept) > 1 else ""
+        if len(kept) > 1:
+            more = f" ({len(kept) - 1} more of this attempt)"
+        else:
+            more = ""
         lines.append(
             f"checkpoint {last['number']}, {clock(last['at'])}: {last['changed']} changed, "
             f"{last['untracked']} new{more}"

@@ -41,4 +41,6 @@ def last_message(records: Iterable[Record], attempt: int = 0) -> str:
             case _:
                 pass
     message = stated or "\n\n".join(parts)
-    return message if len(message) <= MAX_TEXT else message[: MAX_TEXT - len(CUT)] + CUT
+    if len(message) <= MAX_TEXT:
+        return message
+    return message[: MAX_TEXT - len(CUT)] + CUT

@@ -222,13 +222,20 @@ def _ask(outcome: Outcome, what: str, now: int) -> Decision:
 
 
 def _say(outcome: Outcome) -> str:
-    return f"{outcome.kind}: {outcome.detail}" if outcome.detail else str(outcome.kind)
+    if outcome.detail:
+        return f"{outcome.kind}: {outcome.detail}"
+    return str(outcome.kind)
 
 
 def limit_end(outcome: Outcome, now: int) -> int | None:
     """Return when a usage limit ends or ended; None if no believable time is known."""
-    until = outcome.until if outcome.kind is OutcomeKind.RATE_LIMITED else None
-    return until if until is None or until <= now + FURTHEST_MS else None
+    if outcome.kind is OutcomeKind.RATE_LIMITED:
+        until = outcome.until
+    else:
+        until = None
+    if until is None or until <= now + FURTHEST_MS:
+        return until
+    return None
 
 
 def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
@@ -242,6 +249,9 @@ def _when(outcome: Outcome, tally: Tally, now: int, jitter: float) -> int:
     tries = max(tally.free if outcome.kind in FREE or tally.unbegun else tally.counted, 1)
     # The named end of the limit has passed, so the limit should be over. Retry soon, but not at
     # once: if the time was wrong, all free attempts would be used up.
-    base = 1.0 if limited_until is not None else _BACKOFF_S.get(outcome.kind, 1.0)
+    if limited_until is not None:
+        base = 1.0
+    else:
+        base = _BACKOFF_S.get(outcome.kind, 1.0)
     delay_s = min(base * 4 ** min(tries - 1, 8), _BACKOFF_CAP_S)
     return now + int(delay_s * 1000 * (0.8 + 0.4 * jitter))

@@ -47,7 +47,9 @@ def liveness(signs: Signs) -> Liveness:
     """
     if signs.supervisor or (signs.supervisor is None and not signs.lease_over):
         return Liveness.ATTENDED
-    return Liveness.UNATTENDED if signs.agent else Liveness.INTERRUPTED
+    if signs.agent:
+        return Liveness.UNATTENDED
+    return Liveness.INTERRUPTED
 
 
 def advice(name: str, found: Liveness) -> str:

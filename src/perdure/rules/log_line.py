@@ -79,11 +79,9 @@ def line_of(record: Record) -> str:
         case Said(text=text):
             return "\n".join(f"  {line}" for line in clean(text).strip().split("\n"))
         case ToolStarted(name=name, summary=summary):
-            return (
-                f"  > {one_line(name, 30)}: {one_line(summary, 160)}"
-                if summary
-                else f"  > {one_line(name, 30)}"
-            )
+            if summary:
+                return f"  > {one_line(name, 30)}: {one_line(summary, 160)}"
+            return f"  > {one_line(name, 30)}"
         case ToolEnded(ok=False, summary=summary):
             return f"    failed: {one_line(summary, 160)}"
         case ToolDenied(name=name, summary=summary, deferred=deferred):
@@ -92,8 +90,14 @@ def line_of(record: Record) -> str:
         case QuestionAsked(text=text):
             return f"  the agent asks: {one_line(text, 300)}"
         case LastWordGiven(status=status, summary=summary, questions=asked, follow_ups=later):
-            asks = f"; asks: {one_line(' '.join(asked), 160)}" if asked else ""
-            then = f"; next: {one_line('; '.join(later), 160)}" if later else ""
+            if asked:
+                asks = f"; asks: {one_line(' '.join(asked), 160)}"
+            else:
+                asks = ""
+            if later:
+                then = f"; next: {one_line('; '.join(later), 160)}"
+            else:
+                then = ""
             return f"  last word: {status}: {one_line(summary, 200)}{asks}{then}"
         case ReplyCut(reason=reason):
             return f"  the model's answer was cut off: {one_line(reason, 80)}"
@@ -114,11 +118,10 @@ def line_of(record: Record) -> str:
         case CopyMissed(reason=reason):
             return f"perdure's copy of the conversation is behind: {reason}"
         case FilesPlanned(files=changes):
-            odd = [
-                f"{change.action} {one_line(change.name, 60)}"
-                for change in changes
-                if change.action not in ("written", "same")
-            ]
+            odd = []
+            for change in changes:
+                if change.action not in ("written", "same"):
+                    odd.append(f"{change.action} {one_line(change.name, 60)}")
             return f"  task files: {len(changes)}" + (
                 f" ({one_line(', '.join(odd), 200)})" if odd else ""
             )
@@ -160,17 +163,27 @@ def line_of(record: Record) -> str:
                 f"(number {number} here)"
             )
         case CheckpointRestored(number=number, undo=undo, retired=versions):
-            kept = f"; the state before is checkpoint {undo}" if undo else ""
-            gone = f"; retired instructions: {', '.join(map(str, versions))}" if versions else ""
+            if undo:
+                kept = f"; the state before is checkpoint {undo}"
+            else:
+                kept = ""
+            if versions:
+                gone = f"; retired instructions: {', '.join(map(str, versions))}"
+            else:
+                gone = ""
             return f"restored to checkpoint {number}{kept}{gone}"
         case DriftSeen(paths=paths, count=count, head_before=before, head_now=head):
-            moved = f"HEAD moved from {before[:12]} to {head[:12]}" if before != head else ""
-            files = (
-                f"{count} file(s) changed since checkpoint {record.event.number}: "
-                f"{one_line(', '.join(paths), 120)}"
-                if count
-                else ""
-            )
+            if before != head:
+                moved = f"HEAD moved from {before[:12]} to {head[:12]}"
+            else:
+                moved = ""
+            if count:
+                files = (
+                    f"{count} file(s) changed since checkpoint {record.event.number}: "
+                    f"{one_line(', '.join(paths), 120)}"
+                )
+            else:
+                files = ""
             return f"  drift: {'; '.join(part for part in (files, moved) if part)}"
         case SessionExpired(session_id=session_id, expired=expired, continuation=kind):
             return f"  conversation {session_id}: it expired {clock(expired)}; next: {kind}"
@@ -183,11 +196,9 @@ def line_of(record: Record) -> str:
         case VerifyStarted(command=command):
             return f"  verify: {one_line(command, 160)}"
         case VerifyEnded(code=code):
-            return (
-                "  verify: passed"
-                if code == 0
-                else f"  verify: failed with exit code {code}{_round(record.event)}"
-            )
+            if code == 0:
+                return "  verify: passed"
+            return f"  verify: failed with exit code {code}{_round(record.event)}"
         case WorkSeen(file_count=files, commit_count=commits):
             made = f", {commits} commit(s)" if commits else ""
             return f"  changed: {files} file(s){made}"
@@ -207,7 +218,10 @@ def line_of(record: Record) -> str:
                 return reason
             if reason.startswith(f"{OutcomeKind.NEEDS_INPUT}: ") and after > record.at:
                 return f"waits for you, {soon(after, record.at)} at most: {one_line(reason, 160)}"
-            when = f" {soon(after, record.at)}" if after - record.at > SOON_MS else ""
+            if after - record.at > SOON_MS:
+                when = f" {soon(after, record.at)}"
+            else:
+                when = ""
             return f"retrying{when}: {one_line(reason, 160)}"
         case BaseMoved(branch=branch, commits=count):
             return (
@@ -242,7 +256,10 @@ def line_of(record: Record) -> str:
             said = f": {one_line(words, 160)}" if words else ""
             return f"request {number} was answered{who} ({answer}){said}"
         case RequestGiven(number=number, answer=answer, parked=parked):
-            how = "the very call goes on" if parked else "the prompt tells it"
+            if parked:
+                how = "the very call goes on"
+            else:
+                how = "the prompt tells it"
             return f"  given the answer to request {number} ({answer}): {how}"
         case RequestSuperseded(number=number, reason=reason):
             return f"request {number} is not open any more: {one_line(reason, 160)}"
@@ -266,10 +283,14 @@ def line_of(record: Record) -> str:
             why = reason.removeprefix(
                 f"{state}: "
             )  # a failed attempt leaves a failed run: say it once
-            return f"{state}: {one_line(why, 200)}" if why else str(state)
+            if why:
+                return f"{state}: {one_line(why, 200)}"
+            return str(state)
         case _:
             return ""
 
 
 def _round(check: VerifyEnded) -> str:
-    return f", round {check.round} of {check.rounds}" if 0 < check.round <= check.rounds else ""
+    if 0 < check.round <= check.rounds:
+        return f", round {check.round} of {check.rounds}"
+    return ""

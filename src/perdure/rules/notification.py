@@ -39,7 +39,9 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
     `event`: the journal record of the line, `run`: the run as it is now."""
     asks = any(each.type in ASKING for each in run.conditions)
     if kind == "person_needed":
-        return NoticeEvent.NEEDS_YOU if asks else None
+        if asks:
+            return NoticeEvent.NEEDS_YOU
+        return None
     if isinstance(event, RunFinished):
         if event.state == RunState.SUCCEEDED:
             return NoticeEvent.DONE
@@ -47,11 +49,15 @@ def event_of(kind: str, event: AnyEvent | None, run: TaskRun) -> NoticeEvent | N
             return None  # Somebody stopped the run, and therefore knows.
         if event.reason.startswith(OutcomeKind.BUDGET_SPENT):
             return NoticeEvent.OVER_BUDGET
-        return NoticeEvent.NEEDS_YOU if asks else NoticeEvent.FAILED
+        if asks:
+            return NoticeEvent.NEEDS_YOU
+        return NoticeEvent.FAILED
     if isinstance(event, RunQueued):
         if any(each.type == WAITING for each in run.conditions):
             return NoticeEvent.NEEDS_YOU
-        return NoticeEvent.WAITING if event.run_after else None
+        if event.run_after:
+            return NoticeEvent.WAITING
+        return None
     return None
 
 
@@ -79,7 +85,10 @@ def id_of(store: str, channel: str, line: int) -> str:
 def message_of(event: AnyEvent | None, run: TaskRun) -> str:
     """Return what is needed, or why the run ended or waits, on one cleaned line."""
     asked = [each.message for each in run.conditions if each.type in ASKING]
-    reason = event.reason if isinstance(event, RunFinished | RunQueued) else ""
+    if isinstance(event, RunFinished | RunQueued):
+        reason = event.reason
+    else:
+        reason = ""
     return one_line("; ".join(asked) or reason, 500)
 
 
@@ -147,7 +156,9 @@ def due_at(channel: Channel, now: datetime) -> datetime:
     if not _within(clock, first, last):
         return now
     end = now.replace(hour=last.hour, minute=last.minute, second=0, microsecond=0)
-    return end if end > now else end + timedelta(days=1)
+    if end > now:
+        return end
+    return end + timedelta(days=1)
 
 
 def _within(clock: time, first: time, last: time) -> bool:

@@ -67,7 +67,9 @@ def mark(file: TaskFile) -> str:
 
 
 def mark_of(sha256: str, executable: bool) -> str:
-    return f"{sha256}+x" if executable else sha256
+    if executable:
+        return f"{sha256}+x"
+    return sha256
 
 
 def digest_of(mark: str) -> str:
@@ -165,5 +167,7 @@ def action(asked: Wanted, base: str, there: str, *, fresh: bool = False) -> File
     if there == ODD or (not there and asked.on_edit is OnEdit.MERGE):
         return FileAction.CONFLICT
     if asked.on_edit is OnEdit.REPLACE:
-        return FileAction.REPLACED if there else FileAction.WRITTEN
+        if there:
+            return FileAction.REPLACED
+        return FileAction.WRITTEN
     return FileAction.MERGED

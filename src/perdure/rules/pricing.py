@@ -166,13 +166,18 @@ def lifetime_s(agent: str, *, hour: bool) -> float:
     """
     if agent == "claude" and hour:
         return HOUR_S
-    return TEN_MINUTES_S if agent in ("codex", "acp-codex") else FIVE_MINUTES_S
+    if agent in ("codex", "acp-codex"):
+        return TEN_MINUTES_S
+    return FIVE_MINUTES_S
 
 
 def ways(cache: PromptCache, price: Price) -> dict[Way, float]:
     """Return the cost of each way over an attempt, in dollars: its input, and the output of the
     summary. All other output is ignored."""
-    write = (price.write_1h or price.write) if cache.lifetime_s >= HOUR_S else price.write
+    if cache.lifetime_s >= HOUR_S:
+        write = price.write_1h or price.write
+    else:
+        write = price.write
     first = write if cache.cold else price.cached
 
     def onward(held: float) -> float:
@@ -222,7 +227,10 @@ def choose(
         return PricedChoice(way=Way.RESUME, usd=shown)
     if policy is ColdCache.RESUME:
         return PricedChoice(way=Way.RESUME, usd=shown, reason=reason)
-    open_to = allowed - {Way.FRESH} if policy is ColdCache.COMPACT else allowed
+    if policy is ColdCache.COMPACT:
+        open_to = allowed - {Way.FRESH}
+    else:
+        open_to = allowed
     best = min(open_to, key=lambda way: (found[way], way is not Way.RESUME))
     if best is Way.RESUME or found[best] > WORTH * found[Way.RESUME]:
         return PricedChoice(way=Way.RESUME, usd=shown, reason=reason)
@@ -231,4 +239,6 @@ def choose(
 
 def _span(seconds: float) -> str:
     minutes = int(seconds // 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min"

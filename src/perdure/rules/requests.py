@@ -73,9 +73,10 @@ def requests_of(
 ) -> tuple[AgentRequest, ...]:
     """Return the requests that an attempt ends with. A call that a person has already allowed or
     refused is left out: something other than a missing answer stopped it."""
-    decided = {
-        each.sha256 for each in earlier if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
-    }
+    decided = set()
+    for each in earlier:
+        if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY):
+            decided.add(each.sha256)
     found: dict[str, AgentRequest] = {}
     for call in calls:
         try:
@@ -113,10 +114,9 @@ def detail(request: AgentRequest) -> str:
     if not asked:
         return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
     texts = " ".join(str(each.get("question", "")) for each in asked)
-    labels = [
-        str(option.get("label", ""))
-        for option in chain.from_iterable(options_of(each) for each in asked)
-    ]
+    labels = []
+    for option in chain.from_iterable(options_of(each) for each in asked):
+        labels.append(str(option.get("label", "")))
     options = f" ({', '.join(labels)})" if labels else ""
     return f"it asks: {' '.join(texts.split())}{options}"[:400]
 
@@ -124,7 +124,9 @@ def detail(request: AgentRequest) -> str:
 def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the offered answers of one question."""
     options = question.get("options")
-    return [each for each in options if isinstance(each, dict)] if isinstance(options, list) else []
+    if isinstance(options, list):
+        return [each for each in options if isinstance(each, dict)]
+    return []
 
 
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
@@ -138,7 +140,10 @@ def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: 
     if requests[0].kind is RequestKind.QUESTION:
         verb = f'perdure answer {name} "..."'
     count = len(requests)
-    more = f" ({count} requests: perdure requests {name})" if count > 1 else ""
+    if count > 1:
+        more = f" ({count} requests: perdure requests {name})"
+    else:
+        more = ""
     return Decision(
         state=RunState.QUEUED,
         run_after=min(each.expires for each in requests),
@@ -187,14 +192,13 @@ def payload_lines(request: AgentRequest) -> list[str]:
         return [visible(request.payload)]
     if not isinstance(given, dict):
         return [visible(json.dumps(given, ensure_ascii=False))]
-    values = {
-        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for key, value in given.items()
-    }
-    return [
-        visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
-        for key, value in values.items()
-    ]
+    values = {}
+    for key, value in given.items():
+        values[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    found = []
+    for key, value in values.items():
+        found.append(visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n")))
+    return found
 
 
 def shown_lines(request: AgentRequest) -> list[str]:

@@ -25,4 +25,6 @@ def suggest(tries: int) -> str:
     """Return a random name. After five tries a number is added, so that a free name is always
     found."""
     name = f"{random.choice(_HOW)}-{random.choice(_WHO)}"
-    return name if tries < 5 else f"{name}-{random.randrange(2, 10_000)}"
+    if tries < 5:
+        return name
+    return f"{name}-{random.randrange(2, 10_000)}"

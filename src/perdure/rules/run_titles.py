@@ -39,7 +39,9 @@ def link_to(address: str) -> str:
     """Return the http(s) address of an issue or pull request, without the part that names a comment
     in it; empty if the text is no such address."""
     found = address.partition("#")[0]
-    return found if len(found) <= LINK_MOST and _ADDRESS.fullmatch(found) else ""
+    if len(found) <= LINK_MOST and _ADDRESS.fullmatch(found):
+        return found
+    return ""
 
 
 def title_of(title: str, prompt: str, key: str = "", scope: str = "") -> str:
@@ -49,7 +51,9 @@ def title_of(title: str, prompt: str, key: str = "", scope: str = "") -> str:
         return one_line(title, LONGEST)
     if key.startswith(FORGE_KEY) or prompt.startswith(MARKED):
         found = _THING.fullmatch(scope)
-        return one_line(_named(found), LONGEST) if found else "an issue of a forge"
+        if found:
+            return one_line(_named(found), LONGEST)
+        return "an issue of a forge"
     lines = (one_line(line, LONGEST) for line in prompt[: 4 * LONGEST].splitlines())
     return next((line for line in lines if line), "")
 
@@ -73,4 +77,6 @@ def role_of_run(run: TaskRun) -> str:
 def worker_of(role: str, agent: str) -> str:
     """Return who works on a run: `reviewer (claude)`, or only the agent if it has no role."""
     name = one_line(role, ROLE_MOST)
-    return f"{name} ({agent})" if name and name != agent else agent
+    if name and name != agent:
+        return f"{name} ({agent})"
+    return agent

@@ -73,7 +73,10 @@ def _field(name: str, value: Any, kind: Any) -> Any:
     choices = _CHOICES.get(name, ())
     if kind in (Permissions, ContinuityPolicy):
         choices = tuple(kind)
-    expected = f"one of {', '.join(choices)}" if choices else _WORDS.get(kind, "")
+    if choices:
+        expected = f"one of {', '.join(choices)}"
+    else:
+        expected = _WORDS.get(kind, "")
     if name in _RANGES:
         expected = _RANGES[name][2]
     if kind is str and isinstance(value, os.PathLike):
@@ -96,7 +99,9 @@ def _texts(value: Any) -> list[str]:
         return [value]
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
-    return list(value) if isinstance(value, tuple) else []
+    if isinstance(value, tuple):
+        return list(value)
+    return []
 
 
 def _check_text(name: str, text: str) -> None:
@@ -114,9 +119,8 @@ def _check_text(name: str, text: str) -> None:
 
 
 def _refusal(name: str, value: Any, expected: str) -> UsageError:
-    shown = (
-        repr(value)
-        if isinstance(value, str | int | float | None) and name != "prompt"
-        else f"a {type(value).__name__}"
-    )
+    if isinstance(value, str | int | float | None) and name != "prompt":
+        shown = repr(value)
+    else:
+        shown = f"a {type(value).__name__}"
     return UsageError(f"the task's field {name} cannot be {shown[:80]}", f"expected {expected}")

@@ -45,13 +45,17 @@ def visible(text: str) -> str:
 
 def _named(found: re.Match[str]) -> str:
     code = ord(found[0])
-    return f"^{chr(code ^ 64)}" if code < 32 or code == 127 else f"<U+{code:04X}>"
+    if code < 32 or code == 127:
+        return f"^{chr(code ^ 64)}"
+    return f"<U+{code:04X}>"
 
 
 def one_line(text: str, width: int = 100) -> str:
     """Return the cleaned text on one line; a longer one is cut and ends in an ellipsis."""
     line = " ".join(clean(text).split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"
+    if len(line) <= width:
+        return line
+    return f"{line[: width - 1]}…"
 
 
 def at_home(path: str) -> str:
@@ -105,7 +109,10 @@ def clock(ms: int) -> str:
 def filled(fill: dict[str, Any]) -> str:
     """Return a fill in words: `163k tokens of 200k (81 %), claude-opus-5-5`."""
     held, window = fill["tokens"], fill["window"]
-    of = f" of {tokens(window)} ({held * 100 // window} %)" if window else ", of an unknown window"
+    if window:
+        of = f" of {tokens(window)} ({held * 100 // window} %)"
+    else:
+        of = ", of an unknown window"
     whose = f", {one_line(fill['model'], 60)}" if fill["model"] else ""
     return f"{tokens(held)} tokens{of}{whose}"
 
@@ -141,11 +148,15 @@ VERDICTS = {
 def receipt_words(verdict: str) -> str:
     """Return a verdict with its meaning: `receipt native (continued)`."""
     words = VERDICTS.get(verdict, verdict)
-    return f"receipt {verdict}" if words == verdict else f"receipt {verdict} ({words})"
+    if words == verdict:
+        return f"receipt {verdict}"
+    return f"receipt {verdict} ({words})"
 
 
 def tokens(count: int) -> str:
     """Return a number of tokens in short form: `950`, `12.3k`, `1.2M`."""
     if count < 1000:
         return str(count)
-    return f"{count / 1000:.1f}k" if count < 999_950 else f"{count / 1_000_000:.1f}M"
+    if count < 999_950:
+        return f"{count / 1000:.1f}k"
+    return f"{count / 1_000_000:.1f}M"

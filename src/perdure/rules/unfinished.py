@@ -189,7 +189,10 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
     if ends.question is not None:
         return _with(outcome, OutcomeKind.NEEDS_INPUT, asked(ends.question, ends.last))
     if ends.denied and policy is not OnDenied.REPORT:
-        kind = OutcomeKind.DENIED if policy is OnDenied.FAIL else OutcomeKind.NEEDS_INPUT
+        if policy is OnDenied.FAIL:
+            kind = OutcomeKind.DENIED
+        else:
+            kind = OutcomeKind.NEEDS_INPUT
         return _with(outcome, kind, denials(ends))
     if ends.cut:
         return _with(
@@ -197,14 +200,19 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
         )
     if not ends.speaks:
         return _with(outcome, OutcomeKind.TRUNCATED, "the model's last answer was empty")
-    return _by_word(outcome, ends.word) if ends.word is not None else outcome
+    if ends.word is not None:
+        return _by_word(outcome, ends.word)
+    return outcome
 
 
 def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
     """Apply the agent's last word. It never makes an attempt a success, but it is believed when it
     says that the work is not done."""
     if word.status == "blocked":
-        asks = f"; it asks: {_line(' '.join(word.questions))}" if word.questions else ""
+        if word.questions:
+            asks = f"; it asks: {_line(' '.join(word.questions))}"
+        else:
+            asks = ""
         detail = f"it says that it is blocked: {_line(word.summary)}{asks}"
         return _with(outcome, OutcomeKind.NEEDS_INPUT, detail)
     if word.status == "incomplete":
@@ -216,17 +224,19 @@ def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
 def asked(question: QuestionAsked, last: str = "") -> str:
     """Return the question on one line, with its options. `last` (the agent's last text) is used if
     the agent's output does not contain the question itself."""
-    options = f" ({_line(', '.join(question.options))})" if question.options else ""
+    if question.options:
+        options = f" ({_line(', '.join(question.options))})"
+    else:
+        options = ""
     return f"it asks: {_line(question.text or last)}{options}"
 
 
 def denials(ends: OpenEnds) -> str:
     """Return one sentence with the denied calls and how often each was denied."""
     total = sum(ends.denied.values()) + ends.more
-    first = [
-        f"{_call(call)} ({count} times)" if count > 1 else _call(call)
-        for call, count in list(ends.denied.items())[:NAMED]
-    ]
+    first = []
+    for call, count in list(ends.denied.items())[:NAMED]:
+        first.append(f"{_call(call)} ({count} times)" if count > 1 else _call(call))
     beyond = len(ends.denied) + ends.more - NAMED
     more = f" and {beyond} more" if beyond > 0 else ""
     calls = "1 call was" if total == 1 else f"{total} calls were"
@@ -244,7 +254,9 @@ def _call(call: tuple[str, str]) -> str:
 
 def _line(words: str, limit: int = WORDS) -> str:
     line = " ".join(words.split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+    if len(line) <= limit:
+        return line
+    return f"{line[: limit - 1]}…"
 
 
 def _with(outcome: Outcome, kind: OutcomeKind, detail: str) -> Outcome:

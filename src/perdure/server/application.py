@@ -51,8 +51,14 @@ def application(
         return JSONResponse({"ok": True})
 
     async def refused(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if isinstance(error, HTTPException):
+            status = error.status_code
+        else:
+            status = 500
+        if isinstance(error, HTTPException):
+            headers = dict(error.headers or {})
+        else:
+            headers = {}
         if status == 405:
             headers["Allow"] = ", ".join(methods_at(request))
         said = {

@@ -146,7 +146,9 @@ class Journal:
                 self._read = whole[-1].seq
             if len(whole) == AT_ONCE:
                 return 0.0
-        return LOOK_S if self._listeners else IDLE_S
+        if self._listeners:
+            return LOOK_S
+        return IDLE_S
 
     def _failed(self, error: Exception) -> None:
         """Report an error once, until it changes."""

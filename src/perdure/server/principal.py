@@ -56,11 +56,9 @@ class Principal:
     def form_secret(self) -> str:
         """Return the value that a signed-in browser's form must carry, and that no other site can
         know."""
-        return (
-            hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
-            if self.cookie
-            else ""
-        )
+        if self.cookie:
+            return hmac.new(self.cookie.encode(), b"form", hashlib.sha256).hexdigest()
+        return ""
 
     def sent_form(self, given: str) -> bool:
         """Return whether a form came from a page that was made for this principal."""
@@ -128,7 +126,10 @@ class Principals:
 
     def cookie(self, secret: str) -> Principal:
         """Return the principal of a signed-in browser. Raises Problem with 401."""
-        found = self.reading.signed_in(digest(secret)) if 0 < len(secret) <= LONGEST else None
+        if 0 < len(secret) <= LONGEST:
+            found = self.reading.signed_in(digest(secret))
+        else:
+            found = None
         if found is None:
             raise unknown()
         return _principal(found, secret)

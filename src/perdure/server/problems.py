@@ -59,11 +59,9 @@ class Problem(PerdureError):
 
 def status_of(error: PerdureError) -> int:
     """Return the HTTP status for an error of perdure. This is the only such mapping."""
-    return (
-        error.status
-        if isinstance(error, Problem)
-        else next(status for kind, status in STATUSES if isinstance(error, kind))
-    )
+    if isinstance(error, Problem):
+        return error.status
+    return next(status for kind, status in STATUSES if isinstance(error, kind))
 
 
 def problem(error: PerdureError) -> Response:

@@ -58,7 +58,10 @@ class Forwarded:
         self.app, self.proxies = app, proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        peer = (scope.get("client") or ("", 0))[0] if scope["type"] == "http" else ""
+        if scope["type"] == "http":
+            peer = (scope.get("client") or ("", 0))[0]
+        else:
+            peer = ""
         if peer and self.proxies.has(peer):
             headers = Headers(scope=scope)
             client = self.proxies.client(peer, ",".join(headers.getlist("x-forwarded-for")))
@@ -85,5 +88,8 @@ def plain_address(text: str) -> Address | None:
         found = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
         return None
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    if isinstance(found, ipaddress.IPv6Address):
+        mapped = found.ipv4_mapped
+    else:
+        mapped = None
     return mapped or found

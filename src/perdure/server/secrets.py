@@ -68,7 +68,10 @@ def _read(path: str, problems: list[str]) -> str | None:
         with Path(path).open("rb") as file:
             return file.read(LONGEST + 1).decode().strip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not a text"
+        if isinstance(error, OSError):
+            why = error.strerror
+        else:
+            why = "not a text"
         problems.append(f"the secret in {path} cannot be read: {why}")
         return None
 

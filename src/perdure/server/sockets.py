@@ -63,7 +63,9 @@ class Patient(H11Protocol):
 
     @property
     def address(self) -> str:
-        return self.client[0] if self.client else ""
+        if self.client:
+            return self.client[0]
+        return ""
 
     @property
     def is_waiting(self) -> bool:
@@ -77,9 +79,10 @@ class Patient(H11Protocol):
     def _finds_room(self) -> bool:
         """Return whether this connection may stay. If there are too many, closes a waiting one for
         it."""
-        others = [
-            each for each in self.connections if isinstance(each, Patient) and each is not self
-        ]
+        others = []
+        for each in self.connections:
+            if isinstance(each, Patient) and each is not self:
+                others.append(each)
         if not self._proxies.is_near(self.address):
             same = [each for each in others if each.address == self.address]
             if len(same) >= PER_ADDRESS_MOST:
@@ -234,7 +237,10 @@ def bound(host: str, port: int) -> list[socket.socket]:
     except (OSError, UnicodeError) as error:
         for each in found:
             each.close()
-        why = error.strerror if isinstance(error, OSError) else "no such host"
+        if isinstance(error, OSError):
+            why = error.strerror
+        else:
+            why = "no such host"
         raise UsageError(
             f"{host}:{port} cannot be listened on: {why}", "choose another with --listen HOST:PORT"
         ) from error

@@ -25,9 +25,10 @@ class AuditTrail(StoreReads):
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = PAGE
     ) -> Sequence[AuditLine]:
         values = {"since": since, "actor": pattern(actor), "after": after, "limit": limit}
-        rows = (
-            self._rows("audit_of_run", run=run, **values) if run else self._rows("audit", **values)
-        )
+        if run:
+            rows = self._rows("audit_of_run", run=run, **values)
+        else:
+            rows = self._rows("audit", **values)
         return [_line_of(row) for row in rows]
 
     def audit_head(self) -> tuple[int, str]:

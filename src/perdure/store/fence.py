@@ -91,11 +91,10 @@ def refuse_beside(write: Write, run_id: str, workspace_id: str, agent: str, scop
         "running_beside", id=run_id, workspace_id=workspace_id, agent=agent, scope=scope
     )
     if row is not None:
-        shared = (
-            f"the workdir {row['place']}"
-            if row["workspace_id"] == workspace_id
-            else f"the conversation {agent}/{scope}"
-        )
+        if row["workspace_id"] == workspace_id:
+            shared = f"the workdir {row['place']}"
+        else:
+            shared = f"the conversation {agent}/{scope}"
         raise Conflict(
             f"{row['name']} is running in {shared} (attempt {row['attempt']})",
             f"perdure logs -f {row['name']}",

@@ -45,11 +45,10 @@ class Inbox(Plans):
         if ref.isascii() and ref.isdigit() and len(ref) < 19:
             rows = self._rows("delivery", number=int(ref))
         else:
-            rows = (
-                self._rows("deliveries_by_id", ref=ref, above=f"{ref}\U0010ffff")
-                if len(ref) >= 4
-                else []
-            )
+            if len(ref) >= 4:
+                rows = self._rows("deliveries_by_id", ref=ref, above=f"{ref}\U0010ffff")
+            else:
+                rows = []
             rows = [row for row in rows if row["delivery"] == ref] or rows
         if not rows:
             raise NotFound(f"There is no delivery {ref!r} in the inbox", "perdure inbox")
@@ -129,11 +128,9 @@ def _accept(write: Write, arrived: Arrived) -> Accepted:
         now=write.now,
         **_read(arrived.reading),
     )
-    return (
-        Accepted(row["number"], True)
-        if row is not None
-        else Accepted(write.one("delivery_again", **known, now=write.now)["number"], False)
-    )
+    if row is not None:
+        return Accepted(row["number"], True)
+    return Accepted(write.one("delivery_again", **known, now=write.now)["number"], False)
 
 
 def _read(reading: PayloadReading) -> dict[str, str]:

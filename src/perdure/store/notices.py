@@ -53,7 +53,9 @@ class Notices(Postings):
                 until=write.now + int(lease_s * 1000),
                 now=write.now,
             )
-            return _notice_of(row) if row is not None else None
+            if row is not None:
+                return _notice_of(row)
+            return None
 
     def settle_notice(self, notice: Notice) -> bool:
         with self._write(by_itself=True) as write:

@@ -60,7 +60,9 @@ class Plans(Keeping):
                 new_lease=write.now + int(lease_s * 1000),
                 now=write.now,
             )
-            return _plan_of(row) if row is not None else None
+            if row is not None:
+                return _plan_of(row)
+            return None
 
     def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
         with self._write() as write:
@@ -106,7 +108,9 @@ class Plans(Keeping):
         from difflib import get_close_matches
 
         close = get_close_matches(ref, [plan.name for plan in self.plans(500)], n=3, cutoff=0.5)
-        return "did you mean " + " or ".join(close) + "?" if close else "perdure plan ls"
+        if close:
+            return "did you mean " + " or ".join(close) + "?"
+        return "perdure plan ls"
 
 
 def _body(plan: PlanRun) -> str:

@@ -28,7 +28,9 @@ class Postings(Inbox):
 
     def posting(self, run_id: str) -> Posting | None:
         rows = self._rows("posting", run=run_id)
-        return _posting_of(rows[0]) if rows else None
+        if rows:
+            return _posting_of(rows[0])
+        return None
 
     def postings_due(self, limit: int = 50) -> Sequence[Posting]:
         rows = self._rows(
@@ -49,7 +51,9 @@ class Postings(Inbox):
             row = write.one(
                 "hold_posting", run=run_id, holder=self._host.id or HERE, until=until, now=write.now
             )
-            return _posting_of(row) if row is not None else None
+            if row is not None:
+                return _posting_of(row)
+            return None
 
     def put_posting(self, posting: Posting) -> None:
         from perdure.model.codec import encode
@@ -85,7 +89,9 @@ class Postings(Inbox):
 
         rows = self._rows("final_words", run=run_id)
         event = event_of(rows[0]["event"]) if rows else None
-        return event.text if isinstance(event, TurnEnded) else ""
+        if isinstance(event, TurnEnded):
+            return event.text
+        return ""
 
     def tell_run(
         self,
@@ -101,11 +107,10 @@ class Postings(Inbox):
             write.note(run.id, 0, events)
             if condition is not None and condition.type in ASKING:
                 write.deed("person_needed", one_line(condition.message, 400), run=run.id)
-            kept = [
-                each
-                for each in run.conditions
-                if each.type not in ((condition.type if condition else ""), solved)
-            ]
+            kept = []
+            for each in run.conditions:
+                if each.type not in ((condition.type if condition else ""), solved):
+                    kept.append(each)
             found = (*kept, *([replace(condition, at=write.now)] if condition else []))
             if found == run.conditions:
                 return run
@@ -115,7 +120,10 @@ class Postings(Inbox):
 def _posting_of(row: Row) -> Posting:
     from perdure.model.forge.postings import Posting
 
-    found = noun_of(row["body"], Posting) if row["body"] else Posting(run=row["run"])
+    if row["body"]:
+        found = noun_of(row["body"], Posting)
+    else:
+        found = Posting(run=row["run"])
     return replace(
         found, seen=row["seen"], due=row["due"], tries=row["tries"], updated=row["updated"]
     )

@@ -108,10 +108,10 @@ class StoreReads:
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
         now = self.now()
-        return [
-            run_of(row)
-            for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))
-        ]
+        found = []
+        for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now)):
+            found.append(run_of(row))
+        return found
 
     def placed(self) -> Sequence[PlacedRun]:
         return [placed_of(row) for row in self._rows("placed")]
@@ -126,28 +126,32 @@ class StoreReads:
         return int(self._rows("next_checkpoint", workspace_id=workspace_id)[0]["number"])
 
     def checkpoints(self, run_id: str = "") -> Sequence[Checkpoint]:
-        rows = self._rows("checkpoints", run=run_id) if run_id else self._rows("all_checkpoints")
+        if run_id:
+            rows = self._rows("checkpoints", run=run_id)
+        else:
+            rows = self._rows("all_checkpoints")
         return [noun_of(row["body"], Checkpoint) for row in rows]
 
     def attempts(self, run_id: str) -> Sequence[Attempt]:
         return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
 
     def contexts(self, run_id: str) -> Sequence[Context]:
-        return [
-            Context(row["version"], row["text"], row["at"], given_of(row))
-            for row in self._rows("contexts", run=run_id)
-        ]
+        found = []
+        for row in self._rows("contexts", run=run_id):
+            found.append(Context(row["version"], row["text"], row["at"], given_of(row)))
+        return found
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
-        return [
-            record_of(row)
-            for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))
-        ]
+        found = []
+        for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before)):
+            found.append(record_of(row))
+        return found
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        return [
-            record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)
-        ]
+        found = []
+        for row in self._rows("history", run=run_id, after=after, limit=limit):
+            found.append(record_of(row))
+        return found
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         return [record_of(row) for row in self._rows("journal", after=after, limit=limit)]
@@ -157,17 +161,18 @@ class StoreReads:
 
     def session(self, key: SessionKey) -> Session | None:
         found = self._sessions("live_session", key)
-        return found[0] if found else None
+        if found:
+            return found[0]
+        return None
 
     def lineage(self, key: SessionKey) -> Sequence[Session]:
         return self._sessions("lineage", key)
 
     def sessions(self, session_id: str = "", limit: int = 1000) -> Sequence[Session]:
-        rows = (
-            self._rows("sessions_by_id", id=session_id)
-            if session_id
-            else self._rows("sessions", limit=limit)
-        )
+        if session_id:
+            rows = self._rows("sessions_by_id", id=session_id)
+        else:
+            rows = self._rows("sessions", limit=limit)
         return [session_of(row) for row in rows]
 
     def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
@@ -177,24 +182,31 @@ class StoreReads:
         self, since: int, until: int, agent: str = "", scope: str = ""
     ) -> Sequence[tuple[SessionKey, Attempt]]:
         rows = self._rows("ended_attempts", since=since, until=until, agent=agent, scope=scope)
-        return [
-            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
-        ]
+        found = []
+        for row in rows:
+            found.append((SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)))
+        return found
 
     def run_of(self, key: SessionKey) -> TaskRun | None:
         rows = self._rows("newest_of_scope", **key_values(key))
-        return run_of(rows[0]) if rows else None
+        if rows:
+            return run_of(rows[0])
+        return None
 
     def run_under(self, rule: str, scope: str) -> TaskRun | None:
         rows = self._rows("newest_under_rule", rule=rule, scope=scope)
-        return run_of(rows[0]) if rows else None
+        if rows:
+            return run_of(rows[0])
+        return None
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
         assert run.workspace is not None
         rows = self._rows(
             "opened_beside", workspace_id=run.workspace.id, agent=run.spec.agent, scope=run.scope
         )
-        return run_of(rows[0]) if rows else None
+        if rows:
+            return run_of(rows[0])
+        return None
 
     def _sessions(self, statement: str, key: SessionKey) -> list[Session]:
         return [session_of(row) for row in self._rows(statement, **key_values(key))]
@@ -209,16 +221,20 @@ def named(cursor: Any, ref: str) -> Row:
     """Return the row of the run that a person means by an id, a name, a key or the beginning of an
     id. Raises NotFound, with similar names in the hint."""
     for statement in ("run_by_id", "run_by_name", "run_by_key"):
-        row = cursor.execute(SQL[statement], {"ref": ref}).fetchone() if ref else None
+        if ref:
+            row = cursor.execute(SQL[statement], {"ref": ref}).fetchone()
+        else:
+            row = None
         if row is not None:
             return row
     # `above` sorts after all texts that begin with `ref`. This uses the index, and unlike with LIKE
     # there are no wildcards to escape.
-    near = (
-        cursor.execute(SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}).fetchall()
-        if len(ref) >= PREFIX
-        else []
-    )
+    if len(ref) >= PREFIX:
+        near = cursor.execute(
+            SQL["runs_by_prefix"], {"ref": ref, "above": ref + "\U0010ffff"}
+        ).fetchall()
+    else:
+        near = []
     if len(near) == 1:
         return near[0]
     if near:
@@ -234,4 +250,6 @@ def _near_names(cursor: Any, ref: str) -> str:
 
     names = [row["name"] for row in cursor.execute(SQL["newest_names"]).fetchall()]
     close = get_close_matches(ref, names, n=3, cutoff=0.5)
-    return "did you mean " + " or ".join(close) + "?" if close else "perdure ls"
+    if close:
+        return "did you mean " + " or ".join(close) + "?"
+    return "perdure ls"

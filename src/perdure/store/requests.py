@@ -73,14 +73,20 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
     Raises LostLease if one of them was changed meanwhile."""
     from perdure.model.events import RequestGiven
 
-    known = {each.number: each for each in of_run(write, requests[0].run)} if requests else {}
+    if requests:
+        known = {each.number: each for each in of_run(write, requests[0].run)}
+    else:
+        known = {}
     for each in requests:
         was = known[each.number].state
         if was is not each.state and was is not RequestState.OPEN:
             raise LostLease(
                 f"Request {each.number} was changed in the meantime", "perdure requests"
             )
-        state = RequestState.SUPERSEDED if was is RequestState.SUPERSEDED else each.state
+        if was is RequestState.SUPERSEDED:
+            state = RequestState.SUPERSEDED
+        else:
+            state = each.state
         put(write, replace(each, given=attempt, state=state), was)
         event = RequestGiven(number=each.number, answer=str(each.answer), parked=each.parked)
         write.note(each.run, attempt, [event])

@@ -65,13 +65,16 @@ class Keeping(StoreReads):
         super().close()
 
     def look_up(self, key: SessionKey) -> Session | None:
-        return (
-            self.cache.session(key, self.session) if self.cache is not None else self.session(key)
-        )
+        if self.cache is not None:
+            return self.cache.session(key, self.session)
+        return self.session(key)
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
         with self._write(claim) as write:
-            run = held(write, claim) if claim is not None else at_rest(write, checkpoint.run)
+            if claim is not None:
+                run = held(write, claim)
+            else:
+                run = at_rest(write, checkpoint.run)
             write.put_checkpoint(run, checkpoint)
 
     def forget_checkpoints(self, run_id: str, numbers: Sequence[int]) -> None:
@@ -186,11 +189,10 @@ class Keeping(StoreReads):
 
         back: dict[str, None] = {}
         for run_id in run_ids:
-            resets = [
-                record.event
-                for record in self.history(run_id, limit=1_000_000)
-                if isinstance(record.event, RunReset)
-            ]
+            resets = []
+            for record in self.history(run_id, limit=1_000_000):
+                if isinstance(record.event, RunReset):
+                    resets.append(record.event)
             run = self.get(run_id)
             key = SessionKey(run.spec.agent, run.scope)
             lineage = self.lineage(key) if resets else ()
@@ -200,11 +202,10 @@ class Keeping(StoreReads):
                         session.id in resets[-1].sessions
                         and write.one("live_session", **key_values(key)) is None
                     ):
-                        state = (
-                            SessionState.CONFIRMED
-                            if session.snapshot is not None
-                            else SessionState.PINNED
-                        )
+                        if session.snapshot is not None:
+                            state = SessionState.CONFIRMED
+                        else:
+                            state = SessionState.PINNED
                         write.put_session(
                             replace(session, state=state, cause="", updated=write.now)
                         )

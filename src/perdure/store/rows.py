@@ -84,7 +84,9 @@ def run_of(row: Row) -> TaskRun:
 
 def given_of(row: Row) -> Given:
     """Return the task files in a row of `contexts`."""
-    return noun_of(row["given"], Given) if row["given"] else NOTHING_GIVEN
+    if row["given"]:
+        return noun_of(row["given"], Given)
+    return NOTHING_GIVEN
 
 
 def claim_of(row: Row) -> Claim:

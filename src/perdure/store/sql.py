@@ -127,18 +127,16 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 "lease_until": write.now + int(lease_s * 1000),
             }
             here = host_values(self._host, write.now)
-            row = (
-                write.one("claim_one", id=ref, **values)
-                if ref
-                else write.one("claim_next", **values, **here)
-            )
+            if ref:
+                row = write.one("claim_one", id=ref, **values)
+            else:
+                row = write.one("claim_next", **values, **here)
             if row is None:
                 return None
-            row = (
-                write.one("take_seat", id=row["id"], account=seat.account)
-                if seat is not None
-                else row
-            )
+            if seat is not None:
+                row = write.one("take_seat", id=row["id"], account=seat.account)
+            else:
+                row = row
             claim = claim_of(row)
             attempt = Attempt(
                 run=claim.run.id,
@@ -407,7 +405,9 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             left = tuple(condition for condition in run.conditions if condition.type != "open")
             row = write.one("take_back", id=run.id, conditions=encode(left), now=write.now)
             write.note(run.id, 0, [event])
-            return run_of(row) if row is not None else run
+            if row is not None:
+                return run_of(row)
+            return run
 
     def put_session(self, session: Session) -> None:
         with self._write() as write:

@@ -95,7 +95,9 @@ class Sqlite:
                 found = [str(row[0]) for row in cursor.execute("PRAGMA quick_check(10)")]
         except StoreError as error:
             return [str(error)]
-        return [] if found == ["ok"] else found
+        if found == ["ok"]:
+            return []
+        return found
 
     def close(self) -> None:
         """Close the connection. Closing twice is harmless."""

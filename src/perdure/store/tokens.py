@@ -80,7 +80,9 @@ class StoredTokens(Notices):
 
 
 def _first(rows: list[Row]) -> Token | None:
-    return _token_of(rows[0]) if rows else None
+    if rows:
+        return _token_of(rows[0])
+    return None
 
 
 def _token_of(row: Row) -> Token:

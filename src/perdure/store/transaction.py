@@ -95,7 +95,10 @@ class Write:
         conversation decides it. Otherwise it is this host if the new run needs something local, and
         none if not."""
         values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
-        beside = self.one("host_beside", **values) if self._host.id else None
+        if self._host.id:
+            beside = self.one("host_beside", **values)
+        else:
+            beside = None
         if beside is not None:
             return {"host": beside["host"], "host_name": beside["host_name"]}
         local = workspace.backend in (Backend.WORKTREE, Backend.HERE) or (
@@ -128,7 +131,10 @@ class Write:
         """Append a version of the instructions."""
         from perdure.model.codec import encode
 
-        given = encode(context.given) if context.given != NOTHING_GIVEN else ""
+        if context.given != NOTHING_GIVEN:
+            given = encode(context.given)
+        else:
+            given = ""
         self.do(
             "add_context",
             run=run_id,

@@ -205,11 +205,10 @@ class Workspaces:
             )
         else:
             return []
-        there = (
-            Git(cwd=common, git_dir=common, environ=self._environ).refs(f"{below}/")
-            if common.is_dir()
-            else {}
-        )
+        if common.is_dir():
+            there = Git(cwd=common, git_dir=common, environ=self._environ).refs(f"{below}/")
+        else:
+            there = {}
         return [branch for branch in branches if f"{below}/{branch}" in there]
 
     def resolve(self, workspace: Workspace) -> str:
@@ -364,7 +363,10 @@ class Workspaces:
 
         here = layout.plan_here(to)
         self._ready()
-        message = Message(text=text, env=self._identity(here, agent)) if text else None
+        if text:
+            message = Message(text=text, env=self._identity(here, agent))
+        else:
+            message = None
         fd = self.lock(here, "perdure apply")
         try:
             return apply.apply(
@@ -451,12 +453,14 @@ class Workspaces:
 
     def _shelf(self, workspace: Workspace) -> AbstractContextManager[Shelf]:
         self._ready()
-        cache = (
-            self._places.cache(self._source(workspace.repo).id)
-            if workspace.backend is Backend.ISOLATED
-            else None
-        )
-        pinned = self._pinned(workspace) if cache is not None else workspace.base
+        if workspace.backend is Backend.ISOLATED:
+            cache = self._places.cache(self._source(workspace.repo).id)
+        else:
+            cache = None
+        if cache is not None:
+            pinned = self._pinned(workspace)
+        else:
+            pinned = workspace.base
         return shelves.shelf(
             self._places,
             workspace,
@@ -535,7 +539,10 @@ class Workspaces:
         if not is_followed(workspace):
             return None
         self._ready()
-        source = self._source(workspace.repo) if workspace.backend is Backend.ISOLATED else None
+        if workspace.backend is Backend.ISOLATED:
+            source = self._source(workspace.repo)
+        else:
+            source = None
         return ahead(self._places, workspace, source, self._git(), base, since)
 
     def keep_of_remote(self, workspace: Workspace, ref: str) -> None:
@@ -578,11 +585,10 @@ class Workspaces:
         """Make everything written in the workdir durable, so that a reported outcome survives a
         power cut together with its files. Never raises."""
         with suppress(OSError):
-            common = (
-                [worktree.common_directory(workspace.repo)]
-                if workspace.backend is Backend.WORKTREE
-                else []
-            )
+            if workspace.backend is Backend.WORKTREE:
+                common = [worktree.common_directory(workspace.repo)]
+            else:
+                common = []
             locks.flush_each(Path(workspace.path), *common)
 
     @property
@@ -721,11 +727,10 @@ def _locks(workspace: Workspace) -> list[Path]:
     """Return the git lock files that only this workspace's agent creates."""
     path = Path(workspace.path)
     admin = worktree.git_directory(path) or path / ".git"
-    common = (
-        worktree.common_directory(workspace.repo)
-        if workspace.backend is Backend.WORKTREE
-        else admin
-    )
+    if workspace.backend is Backend.WORKTREE:
+        common = worktree.common_directory(workspace.repo)
+    else:
+        common = admin
     return [
         admin / "index.lock",
         admin / "HEAD.lock",

@@ -106,10 +106,9 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
 def expected(url: str, user: str, secret: str) -> dict[str, str]:
     """Return the only prompts that are answered, with their answers."""
     scheme, _, rest = url.partition("://")
-    passwords = {
-        f"Password for '{scheme}://{name}@{rest}': ": secret
-        for name in (user, quote(user, safe=""))
-    }
+    passwords = {}
+    for name in (user, quote(user, safe="")):
+        passwords[f"Password for '{scheme}://{name}@{rest}': "] = secret
     return {f"Username for '{url}': ": user, **passwords}
 
 

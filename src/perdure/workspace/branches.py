@@ -55,7 +55,10 @@ def gather(shelf: Shelf, known: Branches) -> Branches:
     says = hashlib.sha256(said).hexdigest()
     if says == known.says:
         return known
-    fetched = shelf.borrowed.refs("refs/tags") if shelf.borrowed is not None else {}
+    if shelf.borrowed is not None:
+        fetched = shelf.borrowed.refs("refs/tags")
+    else:
+        fetched = {}
     found = Branches(says=says)
     for oid, commit, name in _commits(said.decode("utf-8", "surrogateescape")):
         if name == "refs/stash":
@@ -90,23 +93,25 @@ def _stashes(repository: Git) -> list[list[str]]:
         "refs/stash",
         "--",
     )
-    return [
-        line.split(" ", 1)
-        for line in repository.run(*words, good=(0, FATAL)).text.split("\n")
-        if " " in line
-    ]
+    found = []
+    for line in repository.run(*words, good=(0, FATAL)).text.split("\n"):
+        if " " in line:
+            found.append(line.split(" ", 1))
+    return found
 
 
 def to_json(found: Branches) -> dict[str, Any]:
-    return {"refs": found.refs, "stashes": found.stashes} if found.refs or found.stashes else {}
+    if found.refs or found.stashes:
+        return {"refs": found.refs, "stashes": found.stashes}
+    return {}
 
 
 def read(said: Any) -> Branches:
     """Parse and check what `to_json` wrote. Raises ValueError, TypeError, AttributeError."""
     refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
-    stashes = [
-        [str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])
-    ]
+    stashes = []
+    for oid, text in said.get("stashes", []):
+        stashes.append([str(oid), " ".join(str(text).split())[:500]])
     if not all(map(_NAME.fullmatch, refs)) or not all(
         _OID.fullmatch(oid) for oid in [*refs.values(), *(oid for oid, _ in stashes)]
     ):
@@ -127,14 +132,12 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
             *(name.split("/", 2)[2] for name in names),
             *("a stash" for _ in wanted.stashes[:1]),
         ]
-        return (
-            [
+        if what:
+            return [
                 "Not made in your repository, but parents of the checkpoint's commit: "
                 f"{', '.join(what)}."
             ]
-            if what
-            else []
-        )
+        return []
     said = shelf.repository.run(
         "for-each-ref", _FORMAT, "refs/heads", "refs/tags", "refs/notes"
     ).stdout
@@ -189,7 +192,10 @@ def _made(repository: Git, name: str, oid: str) -> bool:
 
 def _put_stashes(repository: Git, stashes: list[list[str]]) -> int:
     """Store the stashes if there are none now; else return how many of them are missing."""
-    there = {oid for oid, _ in _stashes(repository)} if repository.commit("refs/stash") else set()
+    if repository.commit("refs/stash"):
+        there = {oid for oid, _ in _stashes(repository)}
+    else:
+        there = set()
     missing = [(oid, text) for oid, text in stashes if oid not in there and repository.commit(oid)]
     if there:
         return len(missing)

@@ -145,7 +145,9 @@ def _borrowed(places: Places) -> dict[Path, set[Path]]:
 
 
 def _entries(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir()) if is_real_directory(directory) else []
+    if is_real_directory(directory):
+        return sorted(directory.iterdir())
+    return []
 
 
 def _time(path: Path) -> int:

@@ -83,7 +83,10 @@ def check_objects(objects: Path, cache: Path) -> None:
     borrowed = read(objects / "info/alternates")
     linked = next((path for path in _entries(objects) if path.is_symlink()), None)
     if linked is not None or borrowed not in ("", f"{alternate(cache)}\n"):
-        what = f"{linked} is a link" if linked is not None else "info/alternates was changed"
+        if linked is not None:
+            what = f"{linked} is a link"
+        else:
+            what = "info/alternates was changed"
         raise WorkspaceError(
             f"The git objects in {objects} cannot be trusted: {what}.",
             "Inspect the directory. No object was copied from it.",

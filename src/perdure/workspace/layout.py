@@ -193,11 +193,10 @@ def _check_combination(spec: TaskSpec) -> None:
             "A task of a service has a plain directory, without branch or base.",
             "Add --repo, or leave them out.",
         )
-    allowed = (
-        {"", Backend.WORKTREE, Backend.ISOLATED}
-        if spec.repo or not (spec.here or spec.service)
-        else {"", Backend.HERE, Backend.TASK}
-    )
+    if spec.repo or not (spec.here or spec.service):
+        allowed = {"", Backend.WORKTREE, Backend.ISOLATED}
+    else:
+        allowed = {"", Backend.HERE, Backend.TASK}
     if spec.backend not in allowed:
         raise UsageError(
             f"There is no backend {spec.backend!r} for this task.", "Use worktree or isolated."

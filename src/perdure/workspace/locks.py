@@ -142,11 +142,9 @@ def read(path: Path, cap: int = 1 << 16) -> str:
         raise
     try:
         found = os.fstat(fd)
-        return (
-            os.fsdecode(os.read(fd, min(cap, max(found.st_size, 1 << 16))))
-            if stat.S_ISREG(found.st_mode)
-            else ""
-        )
+        if stat.S_ISREG(found.st_mode):
+            return os.fsdecode(os.read(fd, min(cap, max(found.st_size, 1 << 16))))
+        return ""
     finally:
         os.close(fd)
 

@@ -157,7 +157,10 @@ def _prove_plain(path: Path, held: HeldFiles | None) -> Proof:
         found = [name for _, name in zip(range(NAMED + 1), _everything(path), strict=False)]
         return Proof(lost=(f"it has no repository, and has {_named(found)}",) if found else ())
     left, built = _judge_left_out(path, held)
-    lost = [f"checkpoint {held.number} does not have {_named(held.apart)}"] if held.apart else []
+    if held.apart:
+        lost = [f"checkpoint {held.number} does not have {_named(held.apart)}"]
+    else:
+        lost = []
     return Proof(lost=(*lost, *left), built=tuple(built))
 
 
@@ -235,7 +238,10 @@ def _uncommitted(
         not nested and _stands_elsewhere(places, looker, workspace, elsewhere)
     ):
         return
-    since = f", and not in checkpoint {held.number}" if held is not None else ""
+    if held is not None:
+        since = f", and not in checkpoint {held.number}"
+    else:
+        since = ""
     if changed:
         yield f"changes that are not committed{since}: {_named(changed)}"
     if untracked:
@@ -297,9 +303,10 @@ def _stands_elsewhere(
 ) -> bool:
     """Return whether a single commit of the repository contains all uncommitted changes, file by
     file, as after `apply --commit`."""
-    repository = (
-        elsewhere() if workspace.backend is Backend.ISOLATED else _common(looker, workspace)
-    )
+    if workspace.backend is Backend.ISOLATED:
+        repository = elsewhere()
+    else:
+        repository = _common(looker, workspace)
     refs = repository.run(
         "for-each-ref",
         "--sort=-committerdate",
@@ -310,11 +317,10 @@ def _stands_elsewhere(
     )
     with desk(places, looker) as made:
         before, now = made.entries(f"{looker.head}^{{tree}}"), made.entries(made.photograph(looker))
-    wanted = {
-        name: now.get(name)
-        for name in before.keys() | now.keys()
-        if before.get(name) != now.get(name)
-    }
+    wanted = {}
+    for name in before.keys() | now.keys():
+        if before.get(name) != now.get(name):
+            wanted[name] = now.get(name)
     for tip in dict.fromkeys(refs.text.split()):
         there = entries(repository.run("ls-tree", "-r", "-z", "--full-tree", tip).stdout)
         if all(there.get(name) == entry for name, entry in wanted.items()):
@@ -371,11 +377,10 @@ def _unsaved_refs(
 
 def _logged(admin: Path) -> list[str]:
     """Return the commits that HEAD has named, newest first."""
-    tips = [
-        line.split(" ", 2)[1]
-        for line in read_all(admin / "logs/HEAD").splitlines()
-        if line.count(" ") > 1
-    ]
+    tips = []
+    for line in read_all(admin / "logs/HEAD").splitlines():
+        if line.count(" ") > 1:
+            tips.append(line.split(" ", 2)[1])
     return [oid for oid in dict.fromkeys(reversed(tips)) if _OID.fullmatch(oid) and oid.strip("0")]
 
 

@@ -38,11 +38,9 @@ def _sources(places: Places, workspace: Workspace, git: Git) -> list[str]:
         ).stdout
         inner = os.path.relpath(path.resolve(), looker.top.resolve())
     names = [name for name in os.fsdecode(listed).split("\0") if name and not name.endswith("/")]
-    return (
-        names
-        if inner == "."
-        else [name[len(inner) + 1 :] for name in names if name.startswith(f"{inner}/")]
-    )
+    if inner == ".":
+        return names
+    return [name[len(inner) + 1 :] for name in names if name.startswith(f"{inner}/")]
 
 
 def _walked(top: Path) -> Iterator[str]:

@@ -115,7 +115,10 @@ class RemoteSource:
             self.hosts.check(self.url)
             self.ssh.check(environ)
             return [("core.sshCommand", self.ssh.command())]
-        certificates = [("http.sslCAInfo", str(self.ca_file))] if self.ca_file is not None else []
+        if self.ca_file is not None:
+            certificates = [("http.sslCAInfo", str(self.ca_file))]
+        else:
+            certificates = []
         return [*certificates, *self.hosts.settings(self.url, environ)]
 
     def _once(
@@ -128,7 +131,10 @@ class RemoteSource:
         timeout_s: float,
     ) -> GitResult:
         with contextlib.ExitStack() as stack:
-            asking = stack.enter_context(broker(self.url, login, scratch)) if login else {}
+            if login:
+                asking = stack.enter_context(broker(self.url, login, scratch))
+            else:
+                asking = {}
             return git.run(
                 *words, allow=(self.scheme,), settings=told, env=asking, timeout_s=timeout_s
             )

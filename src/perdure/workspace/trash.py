@@ -196,18 +196,16 @@ def _read(path: Path) -> Entry:
 
 def find(directories: Sequence[Path], name: str) -> Entry:
     """Return the entry with this id, or with a unique prefix of it. Raises NotFound."""
-    found = [
-        entry
-        for entry in chain.from_iterable(entries(directory) for directory in directories)
-        if entry.id.startswith(name)
-    ]
+    found = []
+    for entry in chain.from_iterable(entries(directory) for directory in directories):
+        if entry.id.startswith(name):
+            found.append(entry)
     exact = [entry for entry in found if entry.id == name]
     if len(exact or found) != 1 or not name:
-        several = (
-            f"{len(found)} entries of the trash begin with {name!r}"
-            if found and name
-            else f"There is no entry {name!r} in the trash"
-        )
+        if found and name:
+            several = f"{len(found)} entries of the trash begin with {name!r}"
+        else:
+            several = f"There is no entry {name!r} in the trash"
         raise NotFound(several, "perdure trash")
     return (exact or found)[0]
 

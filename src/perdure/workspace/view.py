@@ -112,9 +112,10 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
                 sorted(name for name in os.fsdecode(listed).split("\0") if name),
             )
             stream.seek(0)
-            objects = (
-                {"GIT_OBJECT_DIRECTORY": str(looker.git_dir / "objects")} if looker.own else {}
-            )
+            if looker.own:
+                objects = {"GIT_OBJECT_DIRECTORY": str(looker.git_dir / "objects")}
+            else:
+                objects = {}
             looker.eye.run(
                 "fast-import",
                 "--quiet",
@@ -197,7 +198,10 @@ def seen(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker | No
             return
         admin, top = Path(found.text), Path(git.at(path).run("rev-parse", "--show-toplevel").text)
         inside = git.at(top, admin, top)
-    known = on_disk.head(inside.git_dir) if inside.git_dir is not None else None
+    if inside.git_dir is not None:
+        known = on_disk.head(inside.git_dir)
+    else:
+        known = None
     if known is None:
         known = inside.head() if inside.commit("HEAD") else ("", "")
     head, branch = known

@@ -64,7 +64,10 @@ def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
     began = _began(against)
     base, commits = _base(shelf, saved, against, began)
     unchanged = base.tree == f"{saved.head}^{{tree}}" and not (saved.changed or saved.untracked)
-    files = [] if unchanged else _files(shelf, base, f"{saved.commit}:worktree")
+    if unchanged:
+        files = []
+    else:
+        files = _files(shelf, base, f"{saved.commit}:worktree")
     files = [each for each in files if _is_new(shelf, base, against, began, each)]
     if saved.untracked and saved.head:
         ignored = _ignored(shelf, [each.name for each in files if each.state == "added"])
@@ -84,7 +87,9 @@ def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
 
 def _began(against: Against) -> os.stat_result | None:
     try:
-        return against.since.stat() if against.since is not None else None
+        if against.since is not None:
+            return against.since.stat()
+        return None
     except OSError:
         return None
 
@@ -191,7 +196,9 @@ def _compared(
 
 
 def _count(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
+    if text.isdecimal():
+        return int(text)
+    return None
 
 
 def _is_new(
@@ -245,4 +252,6 @@ def _shown(file: FileOfWork) -> FileOfWork:
 def _text(name: str) -> str:
     """Return the name as valid UTF-8 of limited length."""
     whole = name.encode("utf-8", "replace").decode()
-    return whole if len(whole) <= NAME else f"{whole[: NAME - 3]}..."
+    if len(whole) <= NAME:
+        return whole
+    return f"{whole[: NAME - 3]}..."

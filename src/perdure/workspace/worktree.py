@@ -39,7 +39,9 @@ LOCKED = "perdure: a task's workdir"
 def git_directory(path: Path) -> Path | None:
     """Return the admin directory that `path/.git` points to, if it points back; else None."""
     admin = _pointed_to(path)
-    return admin if admin and _points_to(admin) == path / ".git" else None
+    if admin and _points_to(admin) == path / ".git":
+        return admin
+    return None
 
 
 def _pointed_to(path: Path) -> Path | None:
@@ -53,13 +55,17 @@ def _points_to(admin: Path) -> Path | None:
     """Return the `.git` file that an admin directory points to; git may write it as a relative
     path."""
     back = read(admin / "gitdir").rstrip("\n")
-    return Path(os.path.normpath(admin / back)) if back else None
+    if back:
+        return Path(os.path.normpath(admin / back))
+    return None
 
 
 def common_directory(repo: str) -> Path:
     """Return the git directory of a repository as `Workspace.repo` names it: a checkout's top, or a
     bare repository."""
-    return Path(repo) / ".git" if is_real_directory(Path(repo) / ".git") else Path(repo)
+    if is_real_directory(Path(repo) / ".git"):
+        return Path(repo) / ".git"
+    return Path(repo)
 
 
 def repository_lock(places: Places, repo: str) -> Path:
@@ -72,7 +78,10 @@ def check_branch_free(git: Git, branch: str, path: Path) -> str:
     that is checked out elsewhere."""
     full = f"refs/heads/{branch}"
     top = f"refs/heads/{branch.partition('/')[0]}"
-    there = on_disk.refs(git.git_dir, top) if git.git_dir is not None else None
+    if git.git_dir is not None:
+        there = on_disk.refs(git.git_dir, top)
+    else:
+        there = None
     if there is None:
         there = git.refs(top)
     for name in there:

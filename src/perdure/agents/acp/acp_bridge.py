@@ -199,11 +199,10 @@ class Ear(Tale):
         before the prompt are a replay, or not relevant."""
         message = event.message
         self.heard = time.monotonic()
-        update = (
-            (message.get("params") or {}).get("update")
-            if message.get("method") == "session/update"
-            else None
-        )
+        if message.get("method") == "session/update":
+            update = (message.get("params") or {}).get("update")
+        else:
+            update = None
         if isinstance(update, dict):
             self.items.hear(update)
             if self.prompted:
@@ -220,7 +219,10 @@ class Ear(Tale):
         granted = self.permits(
             tool_call.kind or "other", [place.path for place in tool_call.locations or []]
         )
-        wanted = ("allow_once", "allow_always") if granted else ("reject_once", "reject_always")
+        if granted:
+            wanted = ("allow_once", "allow_always")
+        else:
+            wanted = ("reject_once", "reject_always")
         pairs = product(wanted, options)
         chosen = next((option for kind, option in pairs if option.kind == kind), None)
         say(
@@ -275,7 +277,10 @@ async def converse(
         else:
             session, opened = await open_session(agent, ear, order, known.agent_capabilities)
         about = known.agent_info
-        told = session if not by_word or keeps(known.agent_capabilities) else ""
+        if not by_word or keeps(known.agent_capabilities):
+            told = session
+        else:
+            told = ""
         say(
             "session",
             session=told,
@@ -324,7 +329,9 @@ async def converse(
             if answer.usage
             else None,
         )
-        return 0 if answer.stop_reason == "end_turn" else 1
+        if answer.stop_reason == "end_turn":
+            return 0
+        return 1
     return 1
 
 
@@ -426,11 +433,10 @@ async def settle(
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
     if order["model"]:
-        choices = [
-            option
-            for option in getattr(opened, "config_options", None) or []
-            if option.category == "model"
-        ]
+        choices = []
+        for option in getattr(opened, "config_options", None) or []:
+            if option.category == "model":
+                choices.append(option)
         if not choices:
             raise BridgeRefused("the agent does not let its model be chosen")
         offered = list(values(choices[0].options))

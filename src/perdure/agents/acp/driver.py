@@ -154,7 +154,9 @@ class AcpArchive:
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
         command = self.native.removal(program, home, session_id)
-        return self._own(program, command) if command is not None else None
+        if command is not None:
+            return self._own(program, command)
+        return None
 
     def restore(self, program: Program, session_id: str, copy: bytes) -> Command:
         return self._own(program, self.native.restore(program, session_id, copy))
@@ -162,11 +164,10 @@ class AcpArchive:
     def _own(self, program: Program, command: Command) -> Command:
         """Return the command with the program's own words before its arguments."""
         given = shlex.split(program.path)
-        own = (
-            given[: -len(self.words)]
-            if tuple(given[-len(self.words) :]) == self.words
-            else given[:1]
-        )
+        if tuple(given[-len(self.words) :]) == self.words:
+            own = given[: -len(self.words)]
+        else:
+            own = given[:1]
         return replace(command, argv=(*own, *command.argv[1:]))
 
 
@@ -281,9 +282,11 @@ class AcpDriver:
         too; the others get only the user's arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
-        return [
-            word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"
-        ]
+        found = []
+        for word in self._fresh(launch).argv[1:]:
+            if word != "--output-format=stream-json":
+                found.append(word)
+        return found
 
     def _directories(self, launch: Launch) -> Sequence[Path]:
         """Return the directories that Codex must be able to write to for a commit."""
@@ -292,7 +295,9 @@ class AcpDriver:
             and launch.spec.permissions is Permissions.EDIT
             and not launch.spec.here
         )
-        return driver.git_roots(Path(launch.cwd)) if commits else ()
+        if commits:
+            return driver.git_roots(Path(launch.cwd))
+        return ()
 
     def _hold(self, launch: Launch) -> str:
         """Return a pattern for the file that Gemini CLI 0.61.0 would empty if it loaded the
@@ -327,15 +332,15 @@ class AcpDriver:
         Gemini's own driver knows more such prompts."""
         if self.native.name == "gemini":
             return gemini_files.sent(prompt)
-        return f"{LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
+        if _COMMAND.match(prompt):
+            return f"{LABEL}{prompt}"
+        return prompt
 
     def _original(self, words: str) -> str:
         """Return the prompt without the label. Gemini's own driver has removed it already."""
-        return (
-            words.removeprefix(LABEL)
-            if self.native.name != "gemini" and _COMMAND.match(words)
-            else words
-        )
+        if self.native.name != "gemini" and _COMMAND.match(words):
+            return words.removeprefix(LABEL)
+        return words
 
     def conversations(self, home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
         return self.native.conversations(home, limit, only)
@@ -372,10 +377,14 @@ class AcpDriver:
         return Usage()
 
     def open_request(self, content: bytes) -> OpenRequest | None:
-        return self.native.open_request(content) if isinstance(self.native, TellsRequests) else None
+        if isinstance(self.native, TellsRequests):
+            return self.native.open_request(content)
+        return None
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
-        return self.native.untold(content) if isinstance(self.native, Untold) else ()
+        if isinstance(self.native, Untold):
+            return self.native.untold(content)
+        return ()
 
     def by_hand(self, launch: Launch) -> Command:
         """Return the interactive command of the agent's native program, found by its name."""
@@ -385,7 +394,9 @@ class AcpDriver:
         """Return the writers that the native driver finds. For agents other than Codex, add the
         bridges whose order names the conversation."""
         own = self.native.writers(home, session_id)
-        return own if self.native.name == "codex" else sorted({*own, *_bridges(home, session_id)})
+        if self.native.name == "codex":
+            return own
+        return sorted({*own, *_bridges(home, session_id)})
 
 
 def _bridges(home: Path, session_id: str) -> Iterator[int]:
@@ -394,10 +405,9 @@ def _bridges(home: Path, session_id: str) -> Iterator[int]:
     for pid in system.pids() if session_id else ():
         with suppress(OSError):
             words = system.command(pid).split(b"\0")
-            order = (
-                json_lines.read(words[3])
-                if len(words) > 3 and words[2].endswith(b"/acp_bridge.py")
-                else None
-            )
+            if len(words) > 3 and words[2].endswith(b"/acp_bridge.py"):
+                order = json_lines.read(words[3])
+            else:
+                order = None
             if order and order.get("session") == session_id and order.get("home") == str(home):
                 yield pid

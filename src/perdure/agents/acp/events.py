@@ -111,11 +111,10 @@ def _started(call: Any) -> ToolStarted:
         "tool",
     )
     command = json_lines.part(call, "rawInput", "command")
-    words = (
-        " ".join(word for word in command if isinstance(word, str))
-        if isinstance(command, list)
-        else json_lines.text(command, json_lines.COMMAND)
-    )
+    if isinstance(command, list):
+        words = " ".join(word for word in command if isinstance(word, str))
+    else:
+        words = json_lines.text(command, json_lines.COMMAND)
     return ToolStarted(
         _id(call),
         name,
@@ -133,12 +132,15 @@ def _update(update: Any) -> Sequence[AgentEvent]:
     kind, status = json_lines.part(update, "sessionUpdate"), json_lines.part(update, "status")
     if kind == "agent_message_chunk":
         said = json_lines.text(json_lines.part(update, "content", "text"))
-        return (SaidPart(said),) if said else ()
+        if said:
+            return (SaidPart(said),)
+        return ()
     if kind in ("tool_call", "tool_call_update") and status in ("completed", "failed"):
         told = json_lines.part(update, "_meta", "terminal_exit", "exit_code")
-        code = (
-            told if told is not None else json_lines.part(update, "rawOutput", "metadata", "exit")
-        )
+        if told is not None:
+            code = told
+        else:
+            code = json_lines.part(update, "rawOutput", "metadata", "exit")
         ok = status == "completed" and not code
         ended = ToolEnded(_id(update), ok, _output(update), code=json_lines.exit_code(code))
         return (ended,)

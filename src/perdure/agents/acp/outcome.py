@@ -57,21 +57,20 @@ def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> 
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
     if ended is None:
         kind = _K.CONFIG_ERROR if exit.code == NOT_INSTALLED else None
-        return (
-            ending(kind, exit.stderr_tail, exit)
-            if kind
-            else by_process(exit, "it ended without a result")
-        )
+        if kind:
+            return ending(kind, exit.stderr_tail, exit)
+        return by_process(exit, "it ended without a result")
     if ended.ok:
-        return (
-            ending(_K.SUCCEEDED, "", exit)
-            if exit.code == 0
-            else by_process(exit, "it completed the turn, yet failed")
-        )
+        if exit.code == 0:
+            return ending(_K.SUCCEEDED, "", exit)
+        return by_process(exit, "it completed the turn, yet failed")
     kind = _by_protocol(ended)
     if kind is not None:
         return ending(kind, ended.text, exit)
-    found = native(exit, events) if native else ending(_K.FAILED, ended.text, exit)
+    if native:
+        found = native(exit, events)
+    else:
+        found = ending(_K.FAILED, ended.text, exit)
     if found.kind is _K.FAILED and (kind := judge(ended.text, _WORDS)):
         return ending(kind, ended.text, exit)
     return found
@@ -91,4 +90,6 @@ def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
         return _K.SESSION_MISSING
     if code == AUTH_REQUIRED:
         return _K.AUTH_FAILED
-    return _K.CONFIG_ERROR if stage in ("start", "settings") else None
+    if stage in ("start", "settings"):
+        return _K.CONFIG_ERROR
+    return None

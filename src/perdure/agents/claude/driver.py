@@ -240,11 +240,10 @@ class ClaudeDriver:
             # The CLI counts the cost of this process only, also after a resume (2.1.329), and
             # checks it after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
-        env = {
-            name: value
-            for name, value in {**_UNATTENDED, **_compact(launch)}.items()
-            if name not in launch.spec.env
-        }
+        env = {}
+        for name, value in {**_UNATTENDED, **_compact(launch)}.items():
+            if name not in launch.spec.env:
+                env[name] = value
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),
@@ -336,7 +335,9 @@ def _conversation(launch: Launch) -> list[str]:
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
-            return [f"--session-id={checked(asked.session_id)}"] if asked.session_id else []
+            if asked.session_id:
+                return [f"--session-id={checked(asked.session_id)}"]
+            return []
         case Start.RESUME if asked.rung is Rung.PATH:
             path = Path(launch.transcript)
             if not path.is_absolute() or path.name != f"{checked(asked.session_id)}.jsonl":
@@ -360,8 +361,14 @@ def _compact(launch: Launch) -> dict[str, str]:
     if at is None:
         return {}
     used = at.window - ANSWER
-    percent = at.tokens * 100 // used if at.tokens and used > 0 else at.percent
-    own = {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(at.window)} if at.given else {}
+    if at.tokens and used > 0:
+        percent = at.tokens * 100 // used
+    else:
+        percent = at.percent
+    if at.given:
+        own = {"CLAUDE_CODE_AUTO_COMPACT_WINDOW": str(at.window)}
+    else:
+        own = {}
     return {"CLAUDE_AUTOCOMPACT_PCT_OVERRIDE": str(min(max(percent, 1), 100)), **own}
 
 
@@ -369,7 +376,10 @@ def _fork(launch: Launch) -> list[str]:
     """Return the flags for the fork's own id and for the point of the parent's transcript that it
     continues from. Reads the parent's transcript."""
     asked = launch.continuation
-    named = [f"--session-id={checked(asked.fork_id)}"] if asked.fork_id else []
+    if asked.fork_id:
+        named = [f"--session-id={checked(asked.fork_id)}"]
+    else:
+        named = []
     if not asked.fork_at:
         return named
     end = claude_files.end_of_turn(Path(launch.transcript).read_bytes(), asked.fork_at)

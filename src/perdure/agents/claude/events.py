@@ -194,10 +194,9 @@ def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
     cut off."""
     if found.get("isSynthetic") is not True:
         return
-    said = [
-        json_lines.text(block.get("text"), SUMMARY)
-        for block in json_lines.items(json_lines.part(found, "message", "content"))
-    ]
+    said = []
+    for block in json_lines.items(json_lines.part(found, "message", "content")):
+        said.append(json_lines.text(block.get("text"), SUMMARY))
     if isinstance(found.get("refused_message_id"), str):
         yield ReplyCut("refusal")
     elif any(words.startswith(_LIMIT_HIT) for words in said):
@@ -243,10 +242,9 @@ def _argument(given: Any) -> str:
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
     """Return the rejected calls by id, each with what rejected it: `hook` or `permissions`."""
-    told = {
-        json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
-        for meta in json_lines.items(found.get("tool_result_meta"))
-    }
+    told = {}
+    for meta in json_lines.items(found.get("tool_result_meta")):
+        told[json_lines.text(meta.get("id"), SUMMARY)] = meta.get("permission_decision")
     return {
         key: "hook" if json_lines.part(decision, "source") == "hook" else "permissions"
         for key, decision in told.items()
@@ -259,13 +257,12 @@ def _tools_ended(found: dict[str, Any]) -> Iterator[AgentEvent]:
     for block in json_lines.items(json_lines.part(found, "message", "content")):
         if block.get("type") == "tool_result":
             content = block.get("content")
-            output = (
-                content
-                if isinstance(content, str)
-                else "\n".join(
+            if isinstance(content, str):
+                output = content
+            else:
+                output = "\n".join(
                     json_lines.text(item.get("text")) for item in json_lines.items(content)
                 )
-            )
             tool_id = json_lines.text(block.get("tool_use_id"), SUMMARY)
             ok = block.get("is_error") is not True
             aside = bool(found.get("parent_tool_use_id"))
@@ -294,16 +291,16 @@ def _limit(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
     turns = json_lines.whole(found.get("num_turns"))
-    errors = (
-        [json_lines.text(error) for error in found.get("errors") or () if isinstance(error, str)]
-        if _is_list(found, "errors")
-        else []
-    )
-    facts = {
-        name: json_lines.text(str(found[name]), SUMMARY)
-        for name in _FACTS
-        if isinstance(found.get(name), (str, int))
-    }
+    if _is_list(found, "errors"):
+        errors = [
+            json_lines.text(error) for error in found.get("errors") or () if isinstance(error, str)
+        ]
+    else:
+        errors = []
+    facts = {}
+    for name in _FACTS:
+        if isinstance(found.get(name), (str, int)):
+            facts[name] = json_lines.text(str(found[name]), SUMMARY)
     ended = TurnEnded(
         ok=found.get("is_error") is False and found.get("subtype") == "success",
         text=json_lines.text(found.get("result")) or json_lines.text("\n".join(errors)),
@@ -352,10 +349,9 @@ def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
     found = json_lines.read(results[-1]) if results else None
     if found is None or found.get("type") != "result":
         return []
-    calls = [
-        _open_call(denial, "tool_name", "tool_use_id", "tool_input")
-        for denial in json_lines.items(found.get("permission_denials"))
-    ]
+    calls = []
+    for denial in json_lines.items(found.get("permission_denials")):
+        calls.append(_open_call(denial, "tool_name", "tool_use_id", "tool_input"))
     deferred = found.get("deferred_tool_use")
     if isinstance(deferred, dict) and deferred.get("id") in hook_words(directory, "parked"):
         calls.append(_open_call(deferred, "name", "id", "input", parked=True))

@@ -148,7 +148,9 @@ def after(directory: str, given: dict[str, Any]) -> dict[str, Any] | None:
         add(asked, key)
         add(path_of(directory, "armed"), "")
         told.append(ONCE_MORE)
-    return {"additionalContext": "\n".join(dict.fromkeys(told))} if told else None
+    if told:
+        return {"additionalContext": "\n".join(dict.fromkeys(told))}
+    return None
 
 
 def main() -> None:

@@ -181,15 +181,16 @@ def _milliseconds(stamp: str) -> int:
 
 
 def _name(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value
+    return ""
 
 
 def _record(entry: dict[str, Any], kind: str, key: str, before: str) -> _Record:
-    boundary = (
-        entry.get("compactMetadata")
-        if kind == "system" and entry.get("subtype") == "compact_boundary"
-        else None
-    )
+    if kind == "system" and entry.get("subtype") == "compact_boundary":
+        boundary = entry.get("compactMetadata")
+    else:
+        boundary = None
     if (
         kind == "system"
         and entry.get("subtype") == "compact_boundary"
@@ -340,7 +341,9 @@ def _kept(records: dict[str, _Record], boundary: _Record) -> list[_Record]:
     names = json_lines.part(told, "preservedMessages", "uuids")
     if isinstance(names, list):
         kept = [records.get(_name(name)) for name in names]
-        return [record for record in kept if record is not None] if None not in kept else []
+        if None not in kept:
+            return [record for record in kept if record is not None]
+        return []
     segment = json_lines.part(told, "preservedSegment")
     head = _name(json_lines.part(segment, "headUuid"))
     found: dict[str, _Record] = {}

@@ -204,8 +204,13 @@ def _by_facts(facts: dict[str, str]) -> OutcomeKind | None:
 
 
 def _by_status(facts: dict[str, str]) -> OutcomeKind | None:
-    status = int(facts["api_error_status"]) if facts.get("api_error_status", "").isdigit() else 0
-    return _K.OVERLOADED if 500 <= status < 600 else _STATUS.get(status)
+    if facts.get("api_error_status", "").isdigit():
+        status = int(facts["api_error_status"])
+    else:
+        status = 0
+    if 500 <= status < 600:
+        return _K.OVERLOADED
+    return _STATUS.get(status)
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:

@@ -68,7 +68,10 @@ def settings(launch: Launch) -> ClaudeSettings:
             f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have "
             "conversations deleted"
         )
-    merged = merged if enough and "cleanupPeriodDays" in merged else {**merged, **NEEDED}
+    if enough and "cleanupPeriodDays" in merged:
+        merged = merged
+    else:
+        merged = {**merged, **NEEDED}
     if launch.requests:
         merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), launch.requests)}
     return ClaudeSettings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
@@ -89,10 +92,9 @@ def _with_hooks(own: Any, directory: str) -> dict[str, Any]:
     }
     for event, entries in ours.items():
         there = hooks.get(event)
-        added = [
-            {"matcher": matcher, "hooks": [{"type": "command", "command": command}]}
-            for matcher, command in entries
-        ]
+        added = []
+        for matcher, command in entries:
+            added.append({"matcher": matcher, "hooks": [{"type": "command", "command": command}]})
         hooks[event] = [*(there if isinstance(there, list) else []), *added]
     return hooks
 

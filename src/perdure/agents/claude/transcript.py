@@ -50,11 +50,10 @@ def transcript(home: Path, session_id: str) -> Path | None:
 def remains(home: Path, session_id: str) -> Sequence[Path]:
     """Return all files of the conversation, newest first: it may have files in the folders of two
     working directories."""
-    found = (
-        [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
-        if is_id(session_id)
-        else []
-    )
+    if is_id(session_id):
+        found = [path for path in home.glob(f"projects/*/{session_id}.jsonl") if path.is_file()]
+    else:
+        found = []
     return sorted(found, key=_written, reverse=True)
 
 
@@ -98,18 +97,24 @@ def _base36(number: int) -> str:
 def belongings(transcript: Path) -> Sequence[Path]:
     """Return the directory with spilled tool output and subagents, if there is one."""
     beside = transcript.with_suffix("")
-    return (beside,) if beside != transcript and beside.is_dir() else ()
+    if beside != transcript and beside.is_dir():
+        return (beside,)
+    return ()
 
 
 def sent(prompt: str) -> str:
     """Return the prompt as it is written to stdin: with a space before a leading slash, because the
     CLI would take `/cost` for its own command."""
-    return f" {prompt}" if re.match(r" */", prompt) else prompt
+    if re.match(r" */", prompt):
+        return f" {prompt}"
+    return prompt
 
 
 def as_given(words: str) -> str:
     """Return the prompt as it was before `sent`."""
-    return words[1:] if re.match(r" +/", words) else words
+    if re.match(r" +/", words):
+        return words[1:]
+    return words
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
@@ -151,8 +156,12 @@ def prompt_of(entry: dict[str, Any]) -> str:
         )
     source = entry.get("promptSource")
     if source is not None:
-        return "" if source == "system" else words
-    return "" if words.lstrip().startswith(_OWN_WORDS) else words
+        if source == "system":
+            return ""
+        return words
+    if words.lstrip().startswith(_OWN_WORDS):
+        return ""
+    return words
 
 
 def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversation]:
@@ -164,7 +173,10 @@ def conversations(home: Path, limit: int, only: str = "") -> Sequence[Conversati
 
 
 def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conversation | None:
-    said = [prompt.text for prompt in prompts(content)] if is_id(path.stem) else []
+    if is_id(path.stem):
+        said = [prompt.text for prompt in prompts(content)]
+    else:
+        said = []
     if not said:
         return None
     where = next(
@@ -187,13 +199,18 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 
 def _told(line: bytes) -> dict[str, Any] | None:
     entry = json_lines.read(line)
-    return entry if entry is not None and isinstance(entry.get("cwd"), str) else None
+    if entry is not None and isinstance(entry.get("cwd"), str):
+        return entry
+    return None
 
 
 def spoken(content: bytes) -> Iterator[Spoken]:
     """Yield the prompts and the agent's texts."""
     for line in content.split(b"\n"):
-        entry = json_lines.read(line) if b'"user"' in line or b'"assistant"' in line else None
+        if b'"user"' in line or b'"assistant"' in line:
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None:
             continue
         if words := prompt_of(entry):
@@ -218,9 +235,10 @@ def fill(content: bytes) -> Fill:
     transcript does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
-        entry = (
-            json_lines.read(line) if b'"usage"' in line or b'"compact_boundary"' in line else None
-        )
+        if b'"usage"' in line or b'"compact_boundary"' in line:
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None or entry.get("isSidechain") or entry.get("isApiErrorMessage"):
             continue
         if entry.get("type") == "system" and entry.get("subtype") == "compact_boundary":
@@ -278,7 +296,10 @@ def replies(content: bytes) -> Iterator[Reply]:
     """Yield the model's replies. A reply has one line for each of its parts. Every line has the
     final count, if it was known when the line was written."""
     for line in content.split(b"\n"):
-        entry = json_lines.read(line) if b'"usage"' in line and b'"assistant"' in line else None
+        if b'"usage"' in line and b'"assistant"' in line:
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None or entry.get("type") != "assistant" or entry.get("isApiErrorMessage"):
             continue
         found = reply(entry.get("message"), json_lines.moment(entry.get("timestamp")))

@@ -46,17 +46,18 @@ class ClaudeWarm:
         return replace(once, argv=argv, stdin=json.dumps(prompt).encode() + b"\n")
 
     def hear(self, line: bytes, so_far: Heard) -> Heard:
-        found = None if line.startswith(_NOT_READ) else json_lines.read(line)
+        if line.startswith(_NOT_READ):
+            found = None
+        else:
+            found = json_lines.read(line)
         if found is None:
             return so_far
         match found.get("type"), found.get("subtype"):
             case "assistant", _:
                 own = found.get("parent_tool_use_id") is None
-                return (
-                    replace(so_far, over=False, mark=json_lines.text(found.get("uuid"), 100))
-                    if own
-                    else so_far
-                )
+                if own:
+                    return replace(so_far, over=False, mark=json_lines.text(found.get("uuid"), 100))
+                return so_far
             case "result", _:
                 return replace(so_far, over=not json_lines.whole(found.get("queued_turn_count")))
             case "system", "init":

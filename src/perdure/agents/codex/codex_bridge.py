@@ -253,11 +253,10 @@ class Thread:
         """Wait until the user's MCP servers have started or failed, or the wait is over. Nothing is
         printed before, because the first output line means that all long-lived processes are
         running."""
-        names = {
-            name
-            for name, each in servers.items()
-            if isinstance(each, dict) and each.get("enabled") is not False
-        }
+        names = set()
+        for name, each in servers.items():
+            if isinstance(each, dict) and each.get("enabled") is not False:
+                names.add(name)
         late = time.monotonic() + SERVERS_S
         while names - self.started() and (left := late - time.monotonic()) > 0:
             if select.select([self.server.lines.fd], [], [], left)[0]:
@@ -266,11 +265,10 @@ class Thread:
 
     def started(self) -> set[str]:
         """Return the names of the MCP servers that have started or failed."""
-        told = [
-            message.get("params") or {}
-            for message in self.server.news
-            if message["method"] == "mcpServer/startupStatus/updated"
-        ]
+        told = []
+        for message in self.server.news:
+            if message["method"] == "mcpServer/startupStatus/updated":
+                told.append(message.get("params") or {})
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str) -> bool:
@@ -294,9 +292,10 @@ class Thread:
         self.server.call("thread/backgroundTerminals/clean", threadId=self.id)
         self.tell()
         if self.ended.get("status") == "completed":
-            used = {
-                snake(name): count for name, count in self.usage.items() if name != "totalTokens"
-            }
+            used = {}
+            for name, count in self.usage.items():
+                if name != "totalTokens":
+                    used[snake(name)] = count
             say("turn.completed", usage=used, turn_id=self.turn_id)
             return True
         words = (
@@ -340,9 +339,10 @@ class Thread:
             case "error":
                 error = told.get("error") or {}
                 more = error.get("additionalDetails")
-                self.error = (
-                    f"{error.get('message')} ({more})" if more else str(error.get("message"))
-                )
+                if more:
+                    self.error = f"{error.get('message')} ({more})"
+                else:
+                    self.error = str(error.get("message"))
                 say("error", message=self.error)
             case "turn/completed" if (told.get("turn") or {}).get("id") == self.turn_id:
                 self.ended = told["turn"]
@@ -366,7 +366,9 @@ def serve(thread: Thread) -> int:
             thread.tell()
         if prompts.fd in ready:
             waiting += prompts.read()
-    return 0 if good else 1
+    if good:
+        return 0
+    return 1
 
 
 def main(order: dict[str, Any]) -> int:

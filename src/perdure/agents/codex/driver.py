@@ -299,18 +299,19 @@ def _index(launch: Launch) -> list[str]:
     if not goes_on or any(codex_index.SETTING in argument for argument in launch.spec.agent_args):
         return []
     own = codex_index.own_index(Path(launch.home), asked.session_id)
-    return (
-        ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
-        if own is not None
-        else []
-    )
+    if own is not None:
+        return ["-c", f"{codex_index.SETTING}={json.dumps(str(own), ensure_ascii=False)}"]
+    return []
 
 
 def _roots(launch: Launch) -> list[str]:
     """Return the setting for the directories that are writable in addition to the workdir."""
     if launch.spec.permissions is not Permissions.EDIT:
         return []
-    roots = [] if launch.spec.here else [str(root) for root in git_roots(Path(launch.cwd))]
+    if launch.spec.here:
+        roots = []
+    else:
+        roots = [str(root) for root in git_roots(Path(launch.cwd))]
     listed = json.dumps(roots, ensure_ascii=False)
     settings = ["-c", f"sandbox_workspace_write.writable_roots={listed}"]
     if not os.access("/tmp", os.W_OK | os.X_OK):

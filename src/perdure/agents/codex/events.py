@@ -44,7 +44,9 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             return (TurnStarted(),)
         case "item.started" | "item.updated" | "item.completed" as kind:
             item = found.get("item")
-            return _item(kind, item) if isinstance(item, dict) else ()
+            if isinstance(item, dict):
+                return _item(kind, item)
+            return ()
         case "error":
             return _error(json_lines.text(found.get("message")))
         case "turn.completed":
@@ -67,10 +69,15 @@ def _item(kind: str, item: dict[str, Any]) -> Sequence[AgentEvent]:
     if name == "agent_message" and kind == "item.completed":
         said = json_lines.text(item.get("text"))
         # The answer may have the requested form; 0.169.0 also lets other answers pass.
-        word = last_word(json_lines.read(said.encode())) if said.startswith("{") else None
+        if said.startswith("{"):
+            word = last_word(json_lines.read(said.encode()))
+        else:
+            word = None
         if word is not None:
             return (Said(word.summary or said), word)
-        return (Said(said),) if said else ()
+        if said:
+            return (Said(said),)
+        return ()
     if name in _NO_TOOLS or kind == "item.updated":
         return ()
     key = json_lines.text(item.get("id"), SUMMARY)

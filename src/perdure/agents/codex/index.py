@@ -48,7 +48,9 @@ def _told(home: Path, session_id: str) -> Path | None:
             row = index.execute(_ROLLOUT, (session_id,)).fetchone()
     except sqlite3.Error:
         return None
-    return Path(row[0]) if row and isinstance(row[0], str) and row[0] else None
+    if row and isinstance(row[0], str) and row[0]:
+        return Path(row[0])
+    return None
 
 
 def _same(one: Path, other: Path) -> bool:

@@ -42,7 +42,10 @@ class _History:
         """Replace all items with the history in the record."""
         given = json_lines.part(payload, "replacement_history")
         summary = json_lines.text(json_lines.part(payload, "message"))
-        entries = json_lines.items(given) if isinstance(given, list) else None
+        if isinstance(given, list):
+            entries = json_lines.items(given)
+        else:
+            entries = None
         if entries is None:
             kept = [each for each in self.items if each.kind is ItemKind.PROMPT]
             now = [*kept, item(ItemKind.SUMMARY, summary)]
@@ -85,14 +88,19 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
 def _end(content: bytes) -> int | None:
     """Return the ordinal of the base at which a file stops using it; None if it names none."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
-    return found if isinstance(found, int) else None
+    if isinstance(found, int):
+        return found
+    return None
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
     """Read a file up to an ordinal. Later items were rolled back, unless the file is another
     thread's."""
     for line in content.split(b"\n"):
-        entry = json_lines.read(line) if any(mark in line for mark in _TOLD) else None
+        if any(mark in line for mark in _TOLD):
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None:
             continue
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
@@ -137,14 +145,18 @@ def _replacing(entry: dict[str, Any], summary: str) -> Iterator[Item]:
 def _arguments(payload: Any) -> Any:
     given = payload.get("arguments") or payload.get("input") or payload.get("action")
     try:
-        return json.loads(given) if isinstance(given, str) else given
+        if isinstance(given, str):
+            return json.loads(given)
+        return given
     except (ValueError, RecursionError):
         return given
 
 
 def _command(given: Any) -> str:
     command = json_lines.part(given, "cmd") or json_lines.part(given, "command")
-    return " ".join(str(word) for word in command) if isinstance(command, list) else _name(command)
+    if isinstance(command, list):
+        return " ".join(str(word) for word in command)
+    return _name(command)
 
 
 def _text(content: Any) -> str:
@@ -158,7 +170,9 @@ def _text(content: Any) -> str:
 
 
 def _name(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value
+    return ""
 
 
 def _closed(items: Sequence[Item]) -> Iterable[Item]:

@@ -83,11 +83,9 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
     if ended is not None and ended.ok:
-        return (
-            ending(_K.SUCCEEDED, "", exit)
-            if exit.clean
-            else by_process(exit, "it completed the turn, yet failed")
-        )
+        if exit.clean:
+            return ending(_K.SUCCEEDED, "", exit)
+        return by_process(exit, "it completed the turn, yet failed")
     if ended is not None:
         return _final(judge(ended.text, _WORDS) or _K.FAILED, ended.text or "the turn failed", exit)
     if exit.signal or exit.code in (None, 0):

@@ -136,11 +136,10 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 def prompt_of(message: Any) -> str:
     """Return the text of a prompt; empty for a message that Codex itself added."""
-    texts = [
-        item["text"]
-        for item in json_lines.items(json_lines.part(message, "content"))
-        if isinstance(item.get("text"), str)
-    ]
+    texts = []
+    for item in json_lines.items(json_lines.part(message, "content")):
+        if isinstance(item.get("text"), str):
+            texts.append(item["text"])
     origins = json_lines.items(
         json_lines.part(
             message, "internal_chat_message_metadata_passthrough", "content_item_metadata"
@@ -189,15 +188,22 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
 def meta_of(content: bytes) -> dict[str, Any]:
     """Return the thread's metadata from the first line of a rollout; empty if it has none."""
     head = json_lines.read(content.partition(b"\n")[0]) or {}
-    meta = head.get("payload") if head.get("type") == "session_meta" else None
-    return meta if isinstance(meta, dict) else {}
+    if head.get("type") == "session_meta":
+        meta = head.get("payload")
+    else:
+        meta = None
+    if isinstance(meta, dict):
+        return meta
+    return {}
 
 
 def parent(content: bytes) -> str:
     """Return the id of the thread that this one was forked from, or an empty string. A resume needs
     the parent's rollout, too."""
     named = json_lines.text(meta_of(content).get("forked_from_id"))
-    return named if is_id(named) else ""
+    if is_id(named):
+        return named
+    return ""
 
 
 def total(content: bytes) -> Usage:
@@ -228,7 +234,10 @@ def replies(content: bytes) -> Iterator[Reply]:
     continues from the older total. Older versions write only the total."""
     model = ""
     for line in content.split(b"\n"):
-        entry = json_lines.read(line) if any(mark in line for mark in _COUNTED) else None
+        if any(mark in line for mark in _COUNTED):
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None:
             continue
         payload, at = entry.get("payload"), json_lines.moment(entry.get("timestamp"))
@@ -263,7 +272,10 @@ def open_request(content: bytes) -> OpenRequest | None:
     asking, added, model = False, 0, ""
     calls: set[str] = set()
     for line in content.split(b"\n"):
-        entry = json_lines.read(line) if any(mark in line for mark in _ASKED) else None
+        if any(mark in line for mark in _ASKED):
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None:
             continue
         payload = entry.get("payload")
@@ -285,12 +297,16 @@ def open_request(content: bytes) -> OpenRequest | None:
                 added += len(_output(payload)) // BYTES_A_TOKEN
             case _:
                 pass
-    return OpenRequest(added=added, model=model) if asking else None
+    if asking:
+        return OpenRequest(added=added, model=model)
+    return None
 
 
 def _prompted(message: Any) -> str:
     """Return the text of a prompt; empty for any other message."""
-    return prompt_of(message) if json_lines.part(message, "role") == "user" else ""
+    if json_lines.part(message, "role") == "user":
+        return prompt_of(message)
+    return ""
 
 
 def _output(item: Any) -> str:
@@ -365,4 +381,6 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
     """Return the processes that hold the thread's lock, according to the kernel. The lock is not
     probed with flock, because that would make a Codex that starts at that moment fail."""
     lock = home / "thread-writer-locks" / f"{session_id}.lock"
-    return system.holders_of_lock(str(lock)) if is_id(session_id) else ()
+    if is_id(session_id):
+        return system.holders_of_lock(str(lock))
+    return ()

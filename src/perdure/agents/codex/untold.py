@@ -47,8 +47,14 @@ def untold(content: bytes) -> list[AgentEvent]:
     offline = False
     for line in content.split(b"\n"):
         if b'"turn_context"' in line and (settings := json_lines.read(line)):
-            offline = _is_offline(settings) if settings.get("type") == "turn_context" else offline
-        entry = json_lines.read(line) if b'"response_item"' in line else None
+            if settings.get("type") == "turn_context":
+                offline = _is_offline(settings)
+            else:
+                offline = offline
+        if b'"response_item"' in line:
+            entry = json_lines.read(line)
+        else:
+            entry = None
         item = entry.get("payload") if entry is not None else None
         if not isinstance(item, dict):
             continue
@@ -85,7 +91,10 @@ def _after(
         return [*found, denied]
     failed = _FAILED.search(output[:SUMMARY]) is not None
     if failed and (sandboxed(output) or (offline and _NO_NETWORK.search(output))):
-        reason = output if sandboxed(output) else f"the sandbox has no network: {output}"
+        if sandboxed(output):
+            reason = output
+        else:
+            reason = f"the sandbox has no network: {output}"
         stopped = ToolDenied(
             key, name, summary, by="sandbox", reason=json_lines.text(reason, SUMMARY)
         )
@@ -95,11 +104,10 @@ def _after(
     if failed:
         return found
     # The agent went on with another call, so an earlier stop by the sandbox no longer blocks it.
-    kept = [
-        each
-        for each in found
-        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary))
-    ]
+    kept = []
+    for each in found:
+        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary)):
+            kept.append(each)
     return [
         replace(each, settled=True) if isinstance(each, QuestionAsked) else each for each in kept
     ]

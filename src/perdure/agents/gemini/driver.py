@@ -256,7 +256,9 @@ def _conversation(launch: Launch) -> list[str]:
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
-            return [f"--session-id={checked(asked.session_id)}"] if asked.session_id else []
+            if asked.session_id:
+                return [f"--session-id={checked(asked.session_id)}"]
+            return []
         case Start.RESUME if asked.rung is not Rung.PATH:
             return [f"--resume={checked(asked.session_id)}"]
         case Start.FORK:

@@ -73,7 +73,9 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             )
             given = found.get("parameters")
             started = ToolStarted(key, name, _argument(given))
-            return (started, question(key, given)) if name == _ASKS else (started,)
+            if name == _ASKS:
+                return (started, question(key, given))
+            return (started,)
         case "tool_result":
             output = json_lines.text(found.get("output"), SUMMARY) or json_lines.text(
                 json_lines.part(found, "error", "message"), SUMMARY

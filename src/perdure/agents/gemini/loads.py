@@ -72,7 +72,9 @@ def loads(content: bytes) -> Loaded:
 
 def _key(message: Message) -> str:
     key = message.get("id")
-    return key if isinstance(key, str) else ""
+    if isinstance(key, str):
+        return key
+    return ""
 
 
 def _acknowledged(
@@ -139,7 +141,9 @@ def _result(given: Message) -> Item:
 
 
 def _parts(content: Any) -> Sequence[Message]:
-    return [{"text": content}] if isinstance(content, str) else json_lines.items(content)
+    if isinstance(content, str):
+        return [{"text": content}]
+    return json_lines.items(content)
 
 
 def _text(parts: Any) -> str:

@@ -102,11 +102,9 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     turns = [event for event in events if isinstance(event, TurnEnded)]
     ended = next((event for event in turns if not event.ok), turns[-1] if turns else None)
     if ended is not None and ended.ok:
-        return (
-            ending(_K.SUCCEEDED, "", exit)
-            if exit.code == 0
-            else by_process(exit, "it completed the turn, yet failed")
-        )
+        if exit.code == 0:
+            return ending(_K.SUCCEEDED, "", exit)
+        return by_process(exit, "it completed the turn, yet failed")
     if ended is not None:
         words = ended.text or _said(exit) or "the turn ended with an error"
         return _final(
@@ -117,9 +115,9 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
     if exit.signal or exit.code in (None, 0):
         return by_process(exit, "it ended without a result")
     kind = judge(exit.stderr_tail, _WORDS) or _by_code(exit)
-    return (
-        _final(kind, _said(exit), exit) if kind else by_process(exit, "it ended without a result")
-    )
+    if kind:
+        return _final(kind, _said(exit), exit)
+    return by_process(exit, "it ended without a result")
 
 
 def _by_code(exit: Exit) -> OutcomeKind | None:
@@ -137,6 +135,11 @@ def _said(exit: Exit) -> str:
 
 
 def _final(kind: OutcomeKind, words: str, exit: Exit) -> Outcome:
-    until = resets_at(words, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
+    if kind is _K.RATE_LIMITED and exit.at:
+        until = resets_at(words, exit.at)
+    else:
+        until = None
     found = ending(kind, words, exit, until)
-    return explained(found, _USAGE) if words.startswith("-h, --help") else found
+    if words.startswith("-h, --help"):
+        return explained(found, _USAGE)
+    return found

@@ -43,7 +43,9 @@ _FLAGS = (b"--resume", b"-r", b"--session-id")
 def sent(prompt: str) -> str:
     """Return the prompt as it is written to stdin, with a label before a prompt that the next
     resume would drop."""
-    return f"{_LABEL}{prompt}" if _COMMAND.match(prompt) else prompt
+    if _COMMAND.match(prompt):
+        return f"{_LABEL}{prompt}"
+    return prompt
 
 
 def transcript(home: Path, session_id: str) -> Path | None:
@@ -51,11 +53,10 @@ def transcript(home: Path, session_id: str) -> Path | None:
     It may hold no prompt."""
     if not is_id(session_id):
         return None
-    found = [
-        path
-        for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl")
-        if _id_of(path) == session_id
-    ]
+    found = []
+    for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl"):
+        if _id_of(path) == session_id:
+            found.append(path)
     return max(found, key=_rank, default=None)
 
 
@@ -150,7 +151,9 @@ def _owner(home: Path, name: str) -> str:
 def belongings(transcript: Path) -> Sequence[Path]:
     """Return the directory with the subagents' conversations, if there is one."""
     beside = transcript.parent / _id_of(transcript)
-    return (beside,) if beside != transcript.parent and beside.is_dir() else ()
+    if beside != transcript.parent and beside.is_dir():
+        return (beside,)
+    return ()
 
 
 def prompts(content: bytes) -> Iterator[Prompt]:
@@ -193,7 +196,9 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 
 def _key(message: dict[str, Any]) -> str:
-    return json_lines.text(message.get("id")) if message.get("type") == "user" else ""
+    if message.get("type") == "user":
+        return json_lines.text(message.get("id"))
+    return ""
 
 
 def words_of(message: dict[str, Any]) -> str:
@@ -213,7 +218,9 @@ def words_of(message: dict[str, Any]) -> str:
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
-    return [{"text": content}] if isinstance(content, str) else json_lines.items(content)
+    if isinstance(content, str):
+        return [{"text": content}]
+    return json_lines.items(content)
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> str:
@@ -222,7 +229,9 @@ def _joined(parts: Sequence[dict[str, Any]]) -> str:
 
 def as_given(words: str) -> str:
     """Return the prompt as it was before `sent`."""
-    return words.removeprefix(_LABEL) if _COMMAND.match(words) else words
+    if _COMMAND.match(words):
+        return words.removeprefix(_LABEL)
+    return words
 
 
 def summary_of(messages: Sequence[dict[str, Any]]) -> str | None:
@@ -249,7 +258,10 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     own = json_lines.text(
         json_lines.part(json_lines.read(content.partition(b"\n")[0]), "sessionId")
     )
-    said = [prompt.text for prompt in prompts(content)] if is_id(own) else []
+    if is_id(own):
+        said = [prompt.text for prompt in prompts(content)]
+    else:
+        said = []
     if not said:
         return None
     where = _owner(path.parents[2].parent, path.parents[1].name)
@@ -286,7 +298,10 @@ def fill(content: bytes) -> Fill:
     of the window."""
     tokens, model, condensed = 0, "", set()
     for line in content.split(b"\n"):
-        record = json_lines.read(line) if b'"tokens"' in line or b'"$set"' in line else None
+        if b'"tokens"' in line or b'"$set"' in line:
+            record = json_lines.read(line)
+        else:
+            record = None
         given = json_lines.items(json_lines.part(record, "$set", "messages"))
         if (summary := summary_of(given)) is not None:
             condensed.add(summary)
@@ -308,7 +323,10 @@ def replies(content: bytes) -> Iterator[Reply]:
             if record is not None
             else []
         ):
-            told = message.get("tokens") if message.get("type") == "gemini" else None
+            if message.get("type") == "gemini":
+                told = message.get("tokens")
+            else:
+                told = None
             counted = Usage(
                 input=json_lines.whole(json_lines.part(told, "input")),
                 output=json_lines.whole(json_lines.part(told, "output"))

@@ -85,7 +85,9 @@ def directory(home: Path, session_id: str) -> Path | None:
     """Return the directory in which the session began, which is the only one in which it can go on;
     None if there is no such session."""
     rows = _rows(home, _SESSION, session_id)
-    return Path(rows[0][1]) if rows else None
+    if rows:
+        return Path(rows[0][1])
+    return None
 
 
 class OpenCodeArchive:
@@ -93,7 +95,10 @@ class OpenCodeArchive:
 
     def read(self, home: Path, session_id: str) -> bytes | None:
         """Return the session's lines (see the module's docstring), or None."""
-        head = _rows(home, _SESSION, session_id) if is_id(session_id) else []
+        if is_id(session_id):
+            head = _rows(home, _SESSION, session_id)
+        else:
+            head = []
         if not head:
             return None
         told = [
@@ -127,9 +132,10 @@ class OpenCodeArchive:
                     )
                 )
         for (row,) in _rows(home, _REVERT, session_id):
-            place = {
-                name: key for name, key in _row(row).items() if name in ("messageID", "partID")
-            }
+            place = {}
+            for name, key in _row(row).items():
+                if name in ("messageID", "partID"):
+                    place[name] = key
             told.append(
                 _line(
                     {"type": "revert", "id": json_lines.text(place.get("messageID")), "data": place}
@@ -141,7 +147,9 @@ class OpenCodeArchive:
         """Return the id of the session with the title that the launch gave it; empty if there is
         none."""
         rows = _rows(home, _TITLED, title(mark))
-        return str(rows[0][0]) if rows else ""
+        if rows:
+            return str(rows[0][0])
+        return ""
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
         """Return the tools that were running at a kill. The CLI prints a tool only when it has
@@ -168,11 +176,9 @@ class OpenCodeArchive:
         session then belongs."""
         first, _, rest = copy.partition(b"\n")
         head = json_lines.read(first) or {}
-        return (
-            _line({**head, "directory": str(directory)}) + rest
-            if head.get("type") == "session"
-            else copy
-        )
+        if head.get("type") == "session":
+            return _line({**head, "directory": str(directory)}) + rest
+        return copy
 
     def settled(self, row: Mapping[str, Any]) -> str:
         """Return a prompt's or a finished answer's text, or a finished tool's arguments and result.
@@ -242,7 +248,9 @@ def _messages(session_id: str, told: Sequence[dict[str, Any]]) -> list[dict[str,
 def _row(content: Any) -> dict[str, Any]:
     """Return the JSON of a row; text that is not JSON is kept under `unreadable`."""
     found = json_lines.read(content.encode() if isinstance(content, str) else bytes(content or b""))
-    return found if found is not None else {"unreadable": str(content)}
+    if found is not None:
+        return found
+    return {"unreadable": str(content)}
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
@@ -301,7 +309,10 @@ def spoken(content: bytes) -> Iterator[Spoken]:
     """Yield the prompts and the agent's texts."""
     for line in content.split(b"\n"):
         entry = json_lines.read(line) if b'"part"' in line else None
-        part = entry.get("data") if entry is not None and entry.get("type") == "part" else None
+        if entry is not None and entry.get("type") == "part":
+            part = entry.get("data")
+        else:
+            part = None
         words = json_lines.text(json_lines.part(part, "text"))
         if (
             entry is not None
@@ -333,7 +344,10 @@ def fill(content: bytes) -> Fill:
     length of its summary. The database does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
-        entry = json_lines.read(line) if b'"tokens"' in line and b'"message"' in line else None
+        if b'"tokens"' in line and b'"message"' in line:
+            entry = json_lines.read(line)
+        else:
+            entry = None
         if entry is None or entry.get("type") != "message":
             continue
         said = entry.get("data")
@@ -341,11 +355,10 @@ def fill(content: bytes) -> Fill:
         cached = json_lines.whole(json_lines.part(used, "cache", "read")) + json_lines.whole(
             json_lines.part(used, "cache", "write")
         )
-        carried = (
-            json_lines.whole(json_lines.part(used, "output"))
-            if summary
-            else json_lines.whole(json_lines.part(used, "input")) + cached
-        )
+        if summary:
+            carried = json_lines.whole(json_lines.part(used, "output"))
+        else:
+            carried = json_lines.whole(json_lines.part(used, "input")) + cached
         if summary:
             compactions, held, left = compactions + 1, tokens, carried
         if carried:

@@ -320,7 +320,9 @@ def _conversation(launch: Launch) -> list[str]:
     asked = launch.continuation
     match asked.kind:
         case Start.FRESH | Start.REBUILD:
-            return [f"--title={opencode_archive.title(launch.mark)}"] if launch.mark else []
+            if launch.mark:
+                return [f"--title={opencode_archive.title(launch.mark)}"]
+            return []
         case Start.RESUME if asked.rung is not Rung.PATH:
             return [f"--session={checked(asked.session_id)}"]
         case Start.FORK:

@@ -61,7 +61,9 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
             )
         case "text":
             said = json_lines.text(json_lines.part(part, "text"))
-            return (Said(said),) if said else ()
+            if said:
+                return (Said(said),)
+            return ()
         case "tool_use":
             return _tool(part)
         case "step_finish":
@@ -148,7 +150,9 @@ def _overflow(error: Any) -> Sequence[AgentEvent]:
     """Return a retry event for a request that was refused as too long. This is not the end: the CLI
     compacts the conversation and asks again, without limit if that does not help."""
     too_long = json_lines.text(json_lines.part(error, "name"), SUMMARY).startswith(OVERFLOW)
-    return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),) if too_long else ()
+    if too_long:
+        return (RetrySeen(TOO_LONG, "the conversation is too long for the model"),)
+    return ()
 
 
 def _error(error: Any) -> AgentEvent:

@@ -167,9 +167,8 @@ def _tool(part: dict[str, Any]) -> tuple[Item, Item]:
     )
     if json_lines.text(json_lines.part(state, "status")) in _UNFINISHED:
         return asked, item(ItemKind.RESULT, _INTERRUPTED, key, made_up=True)
-    words = (
-        json_lines.part(state, "output")
-        if json_lines.part(state, "status") == "completed"
-        else json_lines.part(state, "error")
-    )
+    if json_lines.part(state, "status") == "completed":
+        words = json_lines.part(state, "output")
+    else:
+        words = json_lines.part(state, "error")
     return asked, item(ItemKind.RESULT, words if isinstance(words, str) else "", key)

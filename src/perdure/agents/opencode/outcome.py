@@ -97,11 +97,9 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         return stopped
     ended = next((event for event in reversed(events) if isinstance(event, TurnEnded)), None)
     if ended is not None and ended.ok:
-        return (
-            ending(_K.SUCCEEDED, "", exit)
-            if exit.code == 0
-            else by_process(exit, "it completed the turn, yet failed")
-        )
+        if exit.code == 0:
+            return ending(_K.SUCCEEDED, "", exit)
+        return by_process(exit, "it completed the turn, yet failed")
     if ended is not None and (kind := _CUT.get(ended.facts.get("stop_reason", ""))):
         return ending(kind, ended.text, exit)
     if ended is not None:
@@ -115,7 +113,10 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
             "OpenCode did not take its arguments, and printed its help: see --agent-arg",
             exit,
         )
-    kind = None if exit.signal or exit.code in (None, 0) else judge(said, _WORDS)
+    if exit.signal or exit.code in (None, 0):
+        kind = None
+    else:
+        kind = judge(said, _WORDS)
     if kind is None:
         return by_process(exit, "it ended without a result")
     return ending(
@@ -131,12 +132,21 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
 def _failed(ended: TurnEnded, exit: Exit) -> Outcome:
     """Return the outcome of a failed turn. The text decides if it is about the conversation; else
     the status decides; else the text."""
-    cause = _CAUSE.search(exit.stderr_tail) if "Unexpected server error" in ended.text else None
+    if "Unexpected server error" in ended.text:
+        cause = _CAUSE.search(exit.stderr_tail)
+    else:
+        cause = None
     said = cause[1].replace('\\"', '"') if cause else ended.text
     words = f"{ended.facts.get('name', '')} {said}"
-    status = int(ended.facts["status"]) if ended.facts.get("status", "").isdecimal() else 0
+    if ended.facts.get("status", "").isdecimal():
+        status = int(ended.facts["status"])
+    else:
+        status = 0
     kind = judge(words, _WORDS)
     if kind not in (_K.CONTEXT_EXHAUSTED, _K.SESSION_BROKEN, _K.REFUSED):
         kind = _STATUS.get(status) or (_K.OVERLOADED if status >= 500 else kind) or _K.FAILED
-    until = resets_at(said, exit.at) if kind is _K.RATE_LIMITED and exit.at else None
+    if kind is _K.RATE_LIMITED and exit.at:
+        until = resets_at(said, exit.at)
+    else:
+        until = None
     return ending(kind, said, exit, until)

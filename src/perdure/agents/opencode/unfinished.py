@@ -45,7 +45,10 @@ class _Story:
         if usage.input or usage.output:
             is_summary = json_lines.part(data, "summary") is True
             self.before, self.added = usage, 0
-            self.carried = usage.output if is_summary else usage.input + usage.output
+            if is_summary:
+                self.carried = usage.output
+            else:
+                self.carried = usage.input + usage.output
 
     def part(self, owner: str, data: Any) -> None:
         state = json_lines.part(data, "state")
@@ -82,7 +85,9 @@ def estimate(content: bytes, since: int) -> Reply | None:
 
 def _message(line: bytes) -> dict[str, Any] | None:
     entry = json_lines.read(line) if b'"message"' in line else None
-    return entry if entry is not None and entry.get("type") == "message" else None
+    if entry is not None and entry.get("type") == "message":
+        return entry
+    return None
 
 
 def _is_cut_off(data: Any) -> bool:
@@ -103,7 +108,10 @@ def _guess(story: _Story) -> Usage:
         estimated=True,
     )
     # The CLI reports dollars by step: what the step before cost, in proportion.
-    share = (asked + guess.output) / (last.input + last.output) if last.input else 0.0
+    if last.input:
+        share = (asked + guess.output) / (last.input + last.output)
+    else:
+        share = 0.0
     return replace(guess, cost_usd=round(last.cost_usd * share, 6))
 
 
@@ -111,7 +119,9 @@ def _size(words: Any) -> int:
     """Return the length of a text, or of the texts of a call's input, in bytes."""
     if isinstance(words, dict):
         return sum(_size(each) for each in words.values())
-    return len(words.encode("utf-8", "surrogatepass")) if isinstance(words, str) else 0
+    if isinstance(words, str):
+        return len(words.encode("utf-8", "surrogatepass"))
+    return 0
 
 
 def _tokens(size: int) -> int:

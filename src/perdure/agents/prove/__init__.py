@@ -152,7 +152,9 @@ def _told(path: str, environ: Mapping[str, str]) -> str:
             timeout_s=20,
         )
     number = re.search(r"\d+\.\d+[\w.+-]*", said)
-    return number[0] if number else "unknown"
+    if number:
+        return number[0]
+    return "unknown"
 
 
 def prove(
@@ -174,20 +176,25 @@ def prove(
             f"There is no check named {strangers[0]!r}.", f"One of: {', '.join(ROWS)}."
         )
     for candidate in programs:
-        there = SCENES if candidate.driver.abilities.transcripts else scenes.BY_ITS_WORD
-        played = [
-            scene
-            for scene in there
-            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))
-        ]
+        if candidate.driver.abilities.transcripts:
+            there = SCENES
+        else:
+            there = scenes.BY_ITS_WORD
+        played = []
+        for scene in there:
+            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows)):
+                played.append(scene)
         scratch = Path(tempfile.mkdtemp(prefix="pp"))
         try:
             done = 0
             with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-                playing = [
-                    pool.submit(_play, scene, candidate, scratch / str(number), environ, stopping)
-                    for number, scene in enumerate(played)
-                ]
+                playing = []
+                for number, scene in enumerate(played):
+                    playing.append(
+                        pool.submit(
+                            _play, scene, candidate, scratch / str(number), environ, stopping
+                        )
+                    )
                 answers: dict[str, tuple[RowFinding, float]] = {}
                 for each in playing:
                     progress(candidate, done, len(played))
@@ -261,7 +268,10 @@ def _proof(
             result = BROKEN
         else:
             result = DIFFERS
-        change = before.change(row.id, result, finding.seen) if before else None
+        if before:
+            change = before.change(row.id, result, finding.seen)
+        else:
+            change = None
         checks.append(
             RowCheck(
                 id=row.id,

@@ -234,7 +234,10 @@ def flags(stage: Stage) -> Iterator[RowFinding]:
     )
     second = stage.run("second", resume(first.session_id), permissions="")
     kept = (stage.work / "two.txt").exists()
-    seen = "forgotten" if second.requests else f"cannot be asked: {ended(second)}"
+    if second.requests:
+        seen = "forgotten"
+    else:
+        seen = f"cannot be asked: {ended(second)}"
     yield RowFinding("permissions-kept", kept, "kept" if kept else seen, second.outcome.detail)
     third = stage.run("third", resume(first.session_id), permissions="read")
     changed = (stage.work / "three.txt").exists()

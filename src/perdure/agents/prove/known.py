@@ -29,7 +29,9 @@ class KnownAnswers:
     def change(self, row: str, result: str, seen: str) -> list[str] | None:
         """Return the recorded answer if it differs from this one, else None."""
         before = self.answers.get(row)
-        return before if before and before != [result, seen] else None
+        if before and before != [result, seen]:
+            return before
+        return None
 
 
 def known(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
@@ -64,10 +66,9 @@ def take_over(report: Path, file: Path = FILE) -> None:
     for agent in sorted(agents):
         proofs = []
         for version in sorted(agents[agent], key=_order):
-            lines = [
-                f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}"
-                for row, answer in agents[agent][version].items()
-            ]
+            lines = []
+            for row, answer in agents[agent][version].items():
+                lines.append(f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}")
             proofs.append(f"  {json.dumps(version)}: {{\n" + ",\n".join(lines) + "\n  }")
         versions.append(f" {json.dumps(agent)}: {{\n" + ",\n".join(proofs) + "\n }")
     file.write_text(

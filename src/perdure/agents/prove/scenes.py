@@ -95,11 +95,10 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
     yield grows(
         bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN]
     )
-    unknown = [
-        event.text
-        for event in chain.from_iterable(ran.events for ran in (first, second))
-        if isinstance(event, Unrecognised)
-    ]
+    unknown = []
+    for event in chain.from_iterable(ran.events for ran in (first, second)):
+        if isinstance(event, Unrecognised):
+            unknown.append(event.text)
     yield RowFinding(
         "output-known",
         not unknown,
@@ -189,7 +188,10 @@ def unknown_session(stage: Stage) -> Iterator[RowFinding]:
     first = first_turn(stage)
     ran = stage.run("go on", resume(_unknown(first.session_id)))
     if ran.requests:
-        seen = "starts afresh" if not ran.reached(ASKED) else "continues with another conversation"
+        if not ran.reached(ASKED):
+            seen = "starts afresh"
+        else:
+            seen = "continues with another conversation"
         yield RowFinding("unknown-session", False, seen, ran.session_id)
     else:
         yield RowFinding(
@@ -301,11 +303,10 @@ def prompts(stage: Stage) -> Iterator[RowFinding]:
     session, lost, labelled = "", [], False
     for prompt in PROMPTS:
         ran = stage.run(prompt, resume(session) if session else None)
-        said = [
-            message.text.strip()
-            for message in chain.from_iterable(request.messages for request in ran.requests)
-            if message.role == "user"
-        ]
+        said = []
+        for message in chain.from_iterable(request.messages for request in ran.requests):
+            if message.role == "user":
+                said.append(message.text.strip())
         if not ran.ok or not any(text.endswith(prompt) for text in said):
             lost.append(prompt)
         labelled = labelled or prompt not in said

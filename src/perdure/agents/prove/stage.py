@@ -83,11 +83,10 @@ class StageExit:
 
     def reached(self, *words: str) -> bool:
         """Return whether the last request to the model contains all these words."""
-        said = (
-            "\n".join(message.text for message in self.requests[-1].messages)
-            if self.requests
-            else ""
-        )
+        if self.requests:
+            said = "\n".join(message.text for message in self.requests[-1].messages)
+        else:
+            said = ""
         return all(word in said for word in words)
 
     @property
@@ -97,9 +96,9 @@ class StageExit:
         seen = [event for event in self.events if isinstance(event, UsageSeen)]
         if not seen:
             return None
-        return (
-            seen[-1].usage if seen[-1].cumulative else sum((event.usage for event in seen), Usage())
-        )
+        if seen[-1].cumulative:
+            return seen[-1].usage
+        return sum((event.usage for event in seen), Usage())
 
 
 @dataclass
@@ -131,9 +130,10 @@ class Stage:
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
         )
-        kept = {
-            name: value for name, value in self.environ.items() if name in ("PATH", "IS_SANDBOX")
-        }
+        kept = {}
+        for name, value in self.environ.items():
+            if name in ("PATH", "IS_SANDBOX"):
+                kept[name] = value
         places = {
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
@@ -218,18 +218,18 @@ class Stage:
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
         """Return the command line and variables without those that differ between the permissions
         levels."""
-        commands = [
-            self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
-            for level in Permissions
-        ]
+        commands = []
+        for level in Permissions:
+            commands.append(
+                self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
+            )
         argv = tuple(
             word for word in commands[0].argv if all(word in command.argv for command in commands)
         )
-        env = {
-            name: value
-            for name, value in commands[0].env.items()
-            if all(command.env.get(name) == value for command in commands)
-        }
+        env = {}
+        for name, value in commands[0].env.items():
+            if all(command.env.get(name) == value for command in commands):
+                env[name] = value
         return argv, env
 
     # The agent's conversations
@@ -245,7 +245,9 @@ class Stage:
         if self.driver.archive is not None:
             return self.driver.archive.read(self.home, session_id)
         path = self.driver.transcript(self.home, session_id)
-        return path.read_bytes() if path else None
+        if path:
+            return path.read_bytes()
+        return None
 
     def prompts(self, session_id: str) -> list[str]:
         """Return the prompts in the conversation."""
@@ -386,11 +388,10 @@ class StageRun:
         """Return whether the driver's limit of retries in a row is reached, with no answer between
         them. This is the engine's own rule."""
         enough = self.stage.driver.abilities.retries_in_a_row
-        told = (
-            [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
-            if enough
-            else []
-        )
+        if enough:
+            told = [event for event in self.events() if isinstance(event, (RetrySeen, UsageSeen))]
+        else:
+            told = []
         return len(told) >= enough > 0 and all(
             isinstance(event, RetrySeen) for event in told[-enough:]
         )
@@ -404,4 +405,6 @@ def ended(ran: StageExit) -> str:
     """Return how a run ended, in stable words."""
     if ran.outcome.kind is OutcomeKind.TIMED_OUT:
         return "never ends"
-    return "succeeds" if ran.ok else f"ends as {ran.outcome.kind}"
+    if ran.ok:
+        return "succeeds"
+    return f"ends as {ran.outcome.kind}"

@@ -56,7 +56,10 @@ def environ(
             ),
             "1",
         )
-        key = "CLAUDE_CODE_OAUTH_TOKEN" if subscription else "ANTHROPIC_API_KEY"
+        if subscription:
+            key = "CLAUDE_CODE_OAUTH_TOKEN"
+        else:
+            key = "ANTHROPIC_API_KEY"
         return {
             "ANTHROPIC_BASE_URL": url,
             key: DUMMY,
@@ -120,10 +123,9 @@ def _opencode(url: str) -> dict[str, Any]:
     """Return OpenCode's configuration. The provider's package is built into OpenCode. The number of
     its retries cannot be set: six requests in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
-    models = {
-        name: {"limit": {"context": 100_000, "output": 4_000}}
-        for name in ("rehearsal", "some-model")
-    }
+    models = {}
+    for name in ("rehearsal", "some-model"):
+        models[name] = {"limit": {"context": 100_000, "output": 4_000}}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "Rehearsal",

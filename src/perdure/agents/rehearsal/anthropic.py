@@ -127,10 +127,11 @@ class Anthropic:
         yield event("message_stop", {})
 
     def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
-        blocks = [
-            {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
-            for each in content(cue.actions)
-        ]
+        blocks = []
+        for each in content(cue.actions):
+            blocks.append(
+                {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
+            )
         return _message(conversation.model, cue.tokens, blocks, _stop(cue))
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:
@@ -179,9 +180,10 @@ def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
     role, content = raw.get("role"), raw.get("content")
     if role not in ("user", "assistant"):
         return
-    blocks = (
-        [{"type": "text", "text": content}] if isinstance(content, str) else items(raw, "content")
-    )
+    if isinstance(content, str):
+        blocks = [{"type": "text", "text": content}]
+    else:
+        blocks = items(raw, "content")
     for block in blocks:
         kind = block.get("type")
         if kind == "text":
@@ -217,7 +219,10 @@ def _result_text(content: Any) -> str:
 def _session(body: Mapping[str, Any]) -> str:
     metadata = body.get("metadata")
     try:
-        user = json.loads(metadata["user_id"]) if isinstance(metadata, dict) else {}
+        if isinstance(metadata, dict):
+            user = json.loads(metadata["user_id"])
+        else:
+            user = {}
         return str(user.get("session_id", ""))
     except (KeyError, TypeError, ValueError, AttributeError):
         return ""

@@ -69,11 +69,10 @@ class Chat:
     ) -> ScriptedConversation:
         """Return the request in the common form. OpenCode sends a request without tools only for
         titles and summaries, so such a request is a side request."""
-        tools = [
-            str(tool["function"].get("name", ""))
-            for tool in items(body, "tools")
-            if isinstance(tool.get("function"), dict)
-        ]
+        tools = []
+        for tool in items(body, "tools"):
+            if isinstance(tool.get("function"), dict):
+                tools.append(str(tool["function"].get("name", "")))
         return ScriptedConversation(
             tuple(chain.from_iterable(_messages(entry) for entry in items(body, "messages"))),
             session=headers.get("x-session-affinity") or headers.get("x-opencode-session") or "",
@@ -223,11 +222,10 @@ def _plain(content: Any) -> str:
 
 def _call_text(call: dict[str, Any]) -> str:
     function = call.get("function")
-    name, raw = (
-        (str(function.get("name", "")), function.get("arguments"))
-        if isinstance(function, dict)
-        else ("", None)
-    )
+    if isinstance(function, dict):
+        name, raw = (str(function.get("name", "")), function.get("arguments"))
+    else:
+        name, raw = ("", None)
     try:
         given = json.loads(raw or "{}")
     except (TypeError, ValueError):

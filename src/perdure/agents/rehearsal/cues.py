@@ -116,11 +116,10 @@ class Cues:
         return next((each.summary for each in matching if each.summary), "")
 
     def _answer(self, number: int, script: Script, conversation: ScriptedConversation) -> Cue:
-        at = (
-            position(script.replies, conversation.marks())
-            if script.by_history
-            else self._next[number]
-        )
+        if script.by_history:
+            at = position(script.replies, conversation.marks())
+        else:
+            at = self._next[number]
         for index in range(at, len(script.replies)):
             cue, used_up = self._play(number, index, script.replies[index])
             if used_up:

@@ -100,15 +100,17 @@ class Gemini:
                 yield action
                 return
         yield Slow(pace)
-        last = [] if any(isinstance(action, Nothing) for action in cue.actions) else [{"text": ""}]
+        if any(isinstance(action, Nothing) for action in cue.actions):
+            last = []
+        else:
+            last = [{"text": ""}]
         yield _sse(_response(last, cue))
         yield cue.tokens
 
     def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
-        parts = [
-            {"text": each.text} if isinstance(each, Say) else _call(each)
-            for each in content(cue.actions)
-        ]
+        parts = []
+        for each in content(cue.actions):
+            parts.append({"text": each.text} if isinstance(each, Say) else _call(each))
         return _response(parts, cue)
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:

@@ -75,14 +75,18 @@ class OpenAI:
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation:
         given = body.get("input")
-        entries = (
-            [{"role": "user", "content": given}] if isinstance(given, str) else items(body, "input")
-        )
+        if isinstance(given, str):
+            entries = [{"role": "user", "content": given}]
+        else:
+            entries = items(body, "input")
         messages = list(chain.from_iterable(_messages(entry) for entry in entries))
         running = _running(entries)
         prompts = [message.text for message in messages if message.role == "user"]
         summary = bool(prompts) and prompts[-1].lstrip().startswith(_SUMMARY)
-        last = messages[-1].call if messages and messages[-1].role == "tool_result" else ""
+        if messages and messages[-1].role == "tool_result":
+            last = messages[-1].call
+        else:
+            last = ""
         return ScriptedConversation(
             tuple(messages),
             session=headers.get("thread-id")
@@ -337,7 +341,9 @@ def _given(entry: dict[str, Any]) -> dict[str, Any]:
         given = json.loads(entry.get("arguments") or "{}")
     except ValueError:
         return {}
-    return given if isinstance(given, dict) else {}
+    if isinstance(given, dict):
+        return given
+    return {}
 
 
 def _call_text(entry: dict[str, Any]) -> str:

@@ -57,12 +57,12 @@ def _anthropic(body: Mapping[str, Any]) -> str:
             if wrong := _block(block):
                 return f"messages.{at}.content.{number}{wrong}"
         calls = [str(block.get("id")) for block in blocks if block.get("type") == "tool_use"]
-    return (
-        f"messages.{len(messages) - 1}: `tool_use` ids were found without `tool_result` blocks "
-        "immediately after."
-        if calls
-        else ""
-    )
+    if calls:
+        return (
+            f"messages.{len(messages) - 1}: `tool_use` ids were found without `tool_result` blocks "
+            "immediately after."
+        )
+    return ""
 
 
 def _block(block: Mapping[str, Any]) -> str:
@@ -104,7 +104,9 @@ def _openai(given: list[dict[str, Any]]) -> str:
         elif kind in ("function_call", "custom_tool_call"):
             calls.add(call)
     left = sorted(calls - answered)
-    return f"No tool output found for function call {left[0]}." if left else ""
+    if left:
+        return f"No tool output found for function call {left[0]}."
+    return ""
 
 
 def _chat(messages: list[dict[str, Any]]) -> str:

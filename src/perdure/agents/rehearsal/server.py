@@ -137,7 +137,10 @@ class Rehearsal:
 
     def start(self) -> Rehearsal:
         """Start to listen. Raise OSError if the port is in use or the record cannot be opened."""
-        self._file = self._record.open("a", encoding="utf-8") if self._record else None
+        if self._record:
+            self._file = self._record.open("a", encoding="utf-8")
+        else:
+            self._file = None
         try:
             self._desk = RehearsalDesk(self._wanted_port, self._answer, self._other)
         except OSError:
@@ -251,10 +254,14 @@ class Rehearsal:
             return None
         conversation = dialect.conversation(headers, body)
         with self._arrived:
-            wrong = rules.refusal(dialect.name, body) if self._strict else ""
-            cue, answer = (
-                (Cue(failure=Fail(400, words=wrong)), "fail") if wrong else self._cue(conversation)
-            )
+            if self._strict:
+                wrong = rules.refusal(dialect.name, body)
+            else:
+                wrong = ""
+            if wrong:
+                cue, answer = (Cue(failure=Fail(400, words=wrong)), "fail")
+            else:
+                cue, answer = self._cue(conversation)
             number = self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
         return (
             dialect,

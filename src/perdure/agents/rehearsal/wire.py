@@ -64,4 +64,6 @@ def paced(say: Say, seconds: float) -> Iterator[tuple[str, Slow]]:
 def items(body: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     """Return the JSON objects in a list of the body; other values are skipped."""
     found = body.get(name)
-    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
+    if isinstance(found, list):
+        return [item for item in found if isinstance(item, dict)]
+    return []

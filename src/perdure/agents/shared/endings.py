@@ -56,7 +56,9 @@ def judge(words: str, rules: Rules) -> OutcomeKind | None:
 def by_supervisor(exit: Exit) -> Outcome | None:
     """Return the outcome if perdure ended the process or its end was not observed; else None."""
     found = _CAUSES.get(exit.cause)
-    return ending(found[0], found[1], exit) if found else None
+    if found:
+        return ending(found[0], found[1], exit)
+    return None
 
 
 def by_process(exit: Exit, silent: str) -> Outcome:

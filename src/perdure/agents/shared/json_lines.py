@@ -32,7 +32,9 @@ def read(line: bytes) -> dict[str, Any] | None:
             found = json.loads(line.decode("utf-8", "replace"))
         except (ValueError, RecursionError):
             return None
-    return found if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        return found
+    return None
 
 
 def part(value: Any, *path: str) -> Any:
@@ -44,7 +46,9 @@ def part(value: Any, *path: str) -> Any:
 
 def items(value: Any) -> list[dict[str, Any]]:
     """Return the objects in a list; everything else is skipped."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    if isinstance(value, list):
+        return [item for item in value if isinstance(item, dict)]
+    return []
 
 
 def text(value: Any, limit: int = MAX_TEXT) -> str:
@@ -52,11 +56,10 @@ def text(value: Any, limit: int = MAX_TEXT) -> str:
     says by how many characters."""
     if not isinstance(value, str):
         return ""
-    kept = (
-        value
-        if len(value) <= limit
-        else f"{value[: limit - _CUT]} [{len(value) - limit + _CUT} characters more]"
-    )
+    if len(value) <= limit:
+        kept = value
+    else:
+        kept = f"{value[: limit - _CUT]} [{len(value) - limit + _CUT} characters more]"
     return kept.encode("utf-8", "replace").decode()
 
 

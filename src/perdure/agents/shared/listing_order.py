@@ -53,6 +53,8 @@ def _state(path: Path) -> os.stat_result | None:
 def _content(path: Path, size: int) -> bytes:
     try:
         with path.open("rb") as file:
-            return file.read() if size <= WHOLE else file.read(HEAD)
+            if size <= WHOLE:
+                return file.read()
+            return file.read(HEAD)
     except OSError:
         return b""

@@ -43,7 +43,9 @@ class Missing:
 def question(agent: str, program: Program) -> tuple[str, ...]:
     """Return the command that reports whether the CLI is logged in; empty if the CLI has none."""
     words = {"claude": ("auth", "status"), "codex": ("login", "status")}.get(agent)
-    return (program.path, *words) if words else ()
+    if words:
+        return (program.path, *words)
+    return ()
 
 
 def missing(
@@ -57,7 +59,9 @@ def missing(
         return _codex(home, environ, code, said)
     if agent == "gemini":
         return _gemini(home, environ)
-    return _opencode(home, environ) if agent == "opencode" else None
+    if agent == "opencode":
+        return _opencode(home, environ)
+    return None
 
 
 def _claude(said: str) -> Missing | None:
@@ -84,7 +88,10 @@ def _codex(home: Path, environ: Mapping[str, str], code: int, said: str) -> Miss
         return None
     if code == 0 or "Not logged in" not in said or environ.get("CODEX_API_KEY"):
         return None
-    also = " (it does not read OPENAI_API_KEY)" if environ.get("OPENAI_API_KEY") else ""
+    if environ.get("OPENAI_API_KEY"):
+        also = " (it does not read OPENAI_API_KEY)"
+    else:
+        also = ""
     return Missing(f"it is not logged in, and no CODEX_API_KEY is set{also}", "codex login")
 
 
@@ -135,10 +142,14 @@ def _opencode(home: Path, environ: Mapping[str, str]) -> Missing | None:
 
 def _table(value: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     found = value.get(name)
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return {}
 
 
 def native_name(agent: str, known: Sequence[str]) -> str:
     """Return the name of the CLI behind an agent: `acp-codex` uses the login of `codex`."""
     inner = agent.removeprefix("acp-")
-    return inner if inner in known else agent
+    if inner in known:
+        return inner
+    return agent

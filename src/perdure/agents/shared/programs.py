@@ -93,10 +93,15 @@ def interpreter(path: Path) -> str:
             first = file.readline(256)
     except OSError:
         return ""
-    words = first[2:].decode("utf-8", "replace").split() if first.startswith(b"#!") else []
+    if first.startswith(b"#!"):
+        words = first[2:].decode("utf-8", "replace").split()
+    else:
+        words = []
     if words and Path(words[0]).name == "env":
         words = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
-    return words[0] if words else ""
+    if words:
+        return words[0]
+    return ""
 
 
 def version(program: Path) -> str:

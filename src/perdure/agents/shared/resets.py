@@ -67,7 +67,9 @@ def resets_at(words: str, now: int, zone: tzinfo | None = None) -> int | None:
             float(number) * _UNITS.get(unit.lower(), 0.0)
             for number, unit in _PIECE.findall(found[1])
         )
-        return now + int(min(seconds, _FURTHEST.total_seconds()) * 1000) if seconds else None
+        if seconds:
+            return now + int(min(seconds, _FURTHEST.total_seconds()) * 1000)
+        return None
     return None
 
 
@@ -90,7 +92,9 @@ def _clock(found: re.Match[str], now: int, zone: tzinfo | None) -> int | None:
     except (ValueError, OverflowError):
         return None
     at = int(moment.timestamp() * 1000)
-    return at if now < at <= now + int(_FURTHEST.total_seconds() * 1000) else None
+    if now < at <= now + int(_FURTHEST.total_seconds() * 1000):
+        return at
+    return None
 
 
 def _zone(name: str | None, otherwise: tzinfo | None) -> tzinfo | None:

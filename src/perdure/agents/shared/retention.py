@@ -25,14 +25,13 @@ def claude(home: Path) -> Retention | None:
     """Return the retention by `cleanupPeriodDays`, counted from the last write; None for 0, which
     was observed to delete nothing."""
     days = _settings(home).get("cleanupPeriodDays")
-    days = (
-        float(days)
-        if isinstance(days, int | float) and not isinstance(days, bool) and days >= 0
-        else DAYS
-    )
-    return (
-        Retention(days, f'"cleanupPeriodDays": 3650 in {home / "settings.json"}') if days else None
-    )
+    if isinstance(days, int | float) and not isinstance(days, bool) and days >= 0:
+        days = float(days)
+    else:
+        days = DAYS
+    if days:
+        return Retention(days, f'"cleanupPeriodDays": 3650 in {home / "settings.json"}')
+    return None
 
 
 def gemini(home: Path) -> Retention | None:
@@ -51,6 +50,8 @@ def gemini(home: Path) -> Retention | None:
 def _settings(home: Path) -> dict[str, Any]:
     try:
         path = home / "settings.json"
-        return json_lines.read(path.read_bytes()) or {} if path.stat().st_size <= _LARGEST else {}
+        if path.stat().st_size <= _LARGEST:
+            return json_lines.read(path.read_bytes()) or {}
+        return {}
     except OSError:
         return {}

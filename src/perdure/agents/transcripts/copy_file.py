@@ -85,7 +85,9 @@ def grow(
             raise CopyDiverged
         file.seek(0)
         found = _compare(file, copy, redactor, lines, aside)
-    return _settled(found, seen) if found is not None else None
+    if found is not None:
+        return _settled(found, seen)
+    return None
 
 
 def continues(source: Path, copy: Path, known: KnownCopy | None, redactor: Redactor) -> bool:
@@ -141,7 +143,9 @@ def known_of(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> Kno
     content = copy.read_bytes()
     content = content[: content.rfind(b"\n") + 1] if lines else content
     digest = hashlib.sha256(content).hexdigest()
-    return KnownCopy(len(content), "", digest, now) if content or not lines else None
+    if content or not lines:
+        return KnownCopy(len(content), "", digest, now)
+    return None
 
 
 def read_known(directory: Path) -> dict[str, KnownCopy]:
@@ -177,7 +181,9 @@ def prefix(path: Path, size: int) -> str | None:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            return digest.hexdigest() if _feed(digest, file, size) else None
+            if _feed(digest, file, size):
+                return digest.hexdigest()
+            return None
     except OSError:
         return None
 
@@ -208,7 +214,9 @@ def identity(path: Path) -> Identity | None:
     """Return the present identity of a file; None if there is no regular file."""
     with suppress(OSError):
         found = path.lstat()
-        return _identity(found) if stat.S_ISREG(found.st_mode) else None
+        if stat.S_ISREG(found.st_mode):
+            return _identity(found)
+        return None
     return None
 
 
@@ -240,7 +248,10 @@ def _append(
         old.seek(known.size - back)
         if old.read() != content[:back]:
             return None
-    new = content[back : content.rfind(b"\n") + 1] if lines else content[back:]
+    if lines:
+        new = content[back : content.rfind(b"\n") + 1]
+    else:
+        new = content[back:]
     digest.update(raw[back : back + len(new)])
     if new:
         _write(copy, new)
@@ -259,7 +270,10 @@ def _compare(
     raw = file.read()
     content = redactor.bytes(raw)
     content = content[: content.rfind(b"\n") + 1] if lines else content
-    old = copy.read_bytes() if copy.is_file() and not copy.is_symlink() else b""
+    if copy.is_file() and not copy.is_symlink():
+        old = copy.read_bytes()
+    else:
+        old = b""
     if os.path.lexists(copy) and (
         copy.is_symlink() or not copy.is_file() or not content.startswith(old)
     ):

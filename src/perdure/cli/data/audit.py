@@ -56,7 +56,10 @@ def audit_verb(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 "--check takes the whole trail, without filters", "perdure audit --check"
             )
-        found = _of_file(arguments.check) if arguments.check else _of_store()
+        if arguments.check:
+            found = _of_file(arguments.check)
+        else:
+            found = _of_store()
         return _checked(found)
     store = open_to_read(settings())
     lines = _lines(store, arguments)
@@ -84,7 +87,10 @@ def audit_verb(arguments: argparse.Namespace) -> int:
 
 def _lines(store: SqlStore, arguments: argparse.Namespace) -> Iterator[AuditLine]:
     """Yield the lines that were asked for, page by page. Raises NotFound for an unknown run."""
-    since = int((time.time() - arguments.since) * 1000) if arguments.since else 0
+    if arguments.since:
+        since = int((time.time() - arguments.since) * 1000)
+    else:
+        since = 0
     run = _run_id(store, arguments.run) if arguments.run else ""
     after = 0
     while page := store.audit(since=since, actor=arguments.actor, run=run, after=after):
@@ -128,7 +134,10 @@ def _of_file(name: str) -> Iterator[str]:
         with file:
             yield from problems(_parsed(iter(file)))
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        if isinstance(error, OSError):
+            why = error.strerror
+        else:
+            why = "it is not UTF-8 text"
         raise UsageError(f"{name} cannot be read: {why}", "perdure audit --json > FILE") from error
 
 

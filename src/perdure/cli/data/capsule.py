@@ -194,11 +194,10 @@ def _taken(taken: TakenIn, as_json: bool) -> int:
         print(f"  not granted: {clean(dropped)}")
     if taken.dropped:
         print("  (--trust keeps these settings)")
-    verb = (
-        f'perdure update {run.name} "new instructions"'
-        if run.state == "succeeded"
-        else f"perdure retry {run.name}"
-    )
+    if run.state == "succeeded":
+        verb = f'perdure update {run.name} "new instructions"'
+    else:
+        verb = f"perdure retry {run.name}"
     print(f"  not started; to continue it:  {verb}")
     return 0
 
@@ -323,4 +322,6 @@ def _told(what: str, names: tuple[str, ...]) -> None:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
+    if count >= 1e6:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e3:.1f} kB"

@@ -56,7 +56,9 @@ def gc_verb(arguments: argparse.Namespace) -> int:
         print(json.dumps(swept.report(), indent=2, ensure_ascii=False))
     else:
         _show(swept, all_rows=arguments.all)
-    return NEEDS_A_PERSON if swept.for_a_person else 0
+    if swept.for_a_person:
+        return NEEDS_A_PERSON
+    return 0
 
 
 def _show(swept: Sweep, *, all_rows: bool) -> None:
@@ -93,7 +95,9 @@ def size(count: int) -> str:
         if number < 1024 or unit == "TB":
             break
         number /= 1024
-    return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+    if unit == "B":
+        return f"{number:.0f} B"
+    return f"{number:.1f} {unit}"
 
 
 def trash_arguments(parser: argparse.ArgumentParser) -> None:
@@ -191,10 +195,9 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
 def reset_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.sweeper import Target, reset
 
-    given = {
-        name: getattr(arguments, name)
-        for name in ("agent", "repo", "branch", "issue", "service", "task")
-    }
+    given = {}
+    for name in ("agent", "repo", "branch", "issue", "service", "task"):
+        given[name] = getattr(arguments, name)
     if arguments.name and any(given.values()):
         raise UsageError("a run's name excludes these flags", "perdure reset NAME")
     cleared = reset(

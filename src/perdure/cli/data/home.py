@@ -115,11 +115,10 @@ def _unlink(arguments: argparse.Namespace) -> int:
 
     state = settings().state
     linked = list(dict.fromkeys(home.agent for home in Remembered(state).all()))
-    agents = [
-        agent
-        for agent in agents_of(arguments.agents)
-        if agent in linked or agent in arguments.agents
-    ]
+    agents = []
+    for agent in agents_of(arguments.agents):
+        if agent in linked or agent in arguments.agents:
+            agents.append(agent)
     moved = list(
         chain.from_iterable(
             unlink(
@@ -156,10 +155,12 @@ def _progress() -> Any:
 
 
 def report_of(moved: Sequence[MovedDirectory]) -> list[dict[str, Any]]:
-    return [
-        {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
-        for each in moved
-    ]
+    found = []
+    for each in moved:
+        found.append(
+            {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
+        )
+    return found
 
 
 def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what: str) -> None:
@@ -169,11 +170,10 @@ def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what:
         return
     would = "would be " if arguments.dry_run else ""
     for each in moved:
-        goes = (
-            (each.linked.place, each.linked.target)
-            if what == "link"
-            else (each.linked.target, each.linked.place)
-        )
+        if what == "link":
+            goes = (each.linked.place, each.linked.target)
+        else:
+            goes = (each.linked.target, each.linked.place)
         print(clean(f"{each.linked.agent}  {goes[0]} -> {goes[1]}  ({each.linked.way})"))
         print(
             f"  {each.taken.files} file(s), {each.taken.bytes / (1 << 20):.1f} MiB {would}copied; "
@@ -228,4 +228,6 @@ def _look(arguments: argparse.Namespace) -> int:
                 print(clean(f"  kept  {path}"))
         if not shown:
             print("no home is linked")
-    return 7 if bad and arguments.what == "verify" else 0
+    if bad and arguments.what == "verify":
+        return 7
+    return 0

@@ -79,5 +79,8 @@ class Housekeeping:
         self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)
         swept = sweep(self._engine, rules_of(self._settings))
         if swept.taken or swept.for_a_person:
-            look = "; look with: perdure gc --dry-run" if swept.for_a_person else ""
+            if swept.for_a_person:
+                look = "; look with: perdure gc --dry-run"
+            else:
+                look = ""
             self._say(f"swept: {len(swept.taken)} removed{look}")

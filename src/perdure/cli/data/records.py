@@ -61,11 +61,10 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
         ("tokens", f"{tokens(found.bought)} bought, {tokens(found.cached)} from the prompt cache")
     ]
     if found.saved is not None:
-        word = (
-            "saved against cold starts"
-            if found.saved >= 0
-            else "more than cold starts would have taken"
-        )
+        if found.saved >= 0:
+            word = "saved against cold starts"
+        else:
+            word = "more than cold starts would have taken"
         lines.append(("", f"{tokens(abs(found.saved))} {word}"))
     return lines
 
@@ -98,7 +97,10 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
     if arguments.json:
         print(json.dumps({"schema_version": 1, **report(session)}, indent=2, ensure_ascii=False))
         return 0
-    until = f"expires {clock(session.expires)}" if session.expires else "never expires"
+    if session.expires:
+        until = f"expires {clock(session.expires)}"
+    else:
+        until = "never expires"
     print(
         f"{session.id}  {session.key.agent}  {clean(session.key.scope)}  {session.state}; "
         f"{session.cause or until}"
@@ -141,4 +143,6 @@ def rebuild(*, as_json: bool) -> int:
             print(f"{each.key.agent}  {clean(each.key.scope)}  {each.problem or told}")
         if not done:
             print("no record was missing")
-    return 6 if any(each.problem for each in done) else 0
+    if any(each.problem for each in done):
+        return 6
+    return 0

@@ -30,11 +30,10 @@ def check(
     from perdure.engine.conversations.repair import diagnose, diagnosis
     from perdure.rules.transcript_repair import Harm
 
-    looked = (
-        [diagnose(shelf, each) for each in ids]
-        if ids
-        else [diagnosis(shelf, entry) for entry in shelf.entries(limit, below)]
-    )
+    if ids:
+        looked = [diagnose(shelf, each) for each in ids]
+    else:
+        looked = [diagnosis(shelf, entry) for entry in shelf.entries(limit, below)]
     bad = [each for each in looked if each.mended.harm is not Harm.NONE]
     if as_json:
         report = {
@@ -43,7 +42,9 @@ def check(
             "sessions": [each.report() for each in looked],
         }
         print(json.dumps(report, indent=2, ensure_ascii=False))
-        return 1 if bad else 0
+        if bad:
+            return 1
+        return 0
     for each in looked:
         if each.mended.findings:
             print_findings(each)
@@ -51,7 +52,9 @@ def check(
         f"{len(looked)} conversation(s) looked at, {len(bad)} with something wrong"
         + (": perdure sessions repair ID" if bad else "")
     )
-    return 1 if bad else 0
+    if bad:
+        return 1
+    return 0
 
 
 def print_findings(found: Diagnosis) -> None:

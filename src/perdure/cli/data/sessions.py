@@ -26,7 +26,9 @@ WHATS = ["ls", "show", "check", "repair", "stats", "rebuild", "create", "extend"
 
 def _what(word: str) -> str:
     """Return the action that a word names. `mend` is the old name of `repair`."""
-    return "repair" if word == "mend" else word
+    if word == "mend":
+        return "repair"
+    return word
 
 
 def sessions_arguments(parser: argparse.ArgumentParser) -> None:
@@ -150,19 +152,20 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
         return
     names = short_ids([entry.id for entry in entries])
     head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "ABOUT")
-    rows = [
-        (
-            names[entry.id],
-            worker_of(entry.role, entry.agent),
-            age(entry.updated, now),
-            str(entry.turns or "?"),
-            entry.state if entry.on_disk else f"{entry.state}, gone",
-            entry.run.name if entry.run else "-",
-            at_home(entry.cwd) or "-",
-            entry.title or "-",
+    rows = []
+    for entry in entries:
+        rows.append(
+            (
+                names[entry.id],
+                worker_of(entry.role, entry.agent),
+                age(entry.updated, now),
+                str(entry.turns or "?"),
+                entry.state if entry.on_disk else f"{entry.state}, gone",
+                entry.run.name if entry.run else "-",
+                at_home(entry.cwd) or "-",
+                entry.title or "-",
+            )
         )
-        for entry in entries
-    ]
     room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
@@ -171,9 +174,9 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
             over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
             widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
     for row in (head, *rows):
-        cells = [
-            _fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)
-        ]
+        cells = []
+        for cell, width in zip(row, widths, strict=True):
+            cells.append(_fit(cell, width) if room else cell)
         line = (
             "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False))
             + "  "
@@ -184,7 +187,9 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
 
 def _fit(cell: str, width: int) -> str:
     """Return the end of a long cell, because the end of a path says more than its beginning."""
-    return cell if len(cell) <= width else "…" + cell[len(cell) - width + 1 :]
+    if len(cell) <= width:
+        return cell
+    return "…" + cell[len(cell) - width + 1 :]
 
 
 def short_ids(ids: Sequence[str]) -> dict[str, str]:
@@ -220,13 +225,17 @@ def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> 
     if entry.session and entry.session.cause:
         print(f"  retired     {one_line(entry.session.cause, 200)}")
     print(f"  directory   {at_home(entry.cwd) or 'not known'}")
-    transcript = at_home(entry.conversation.path) if entry.conversation else "not on disk"
+    if entry.conversation:
+        transcript = at_home(entry.conversation.path)
+    else:
+        transcript = "not on disk"
     print(f"  transcript  {transcript}")
     print(f"  written     {clock(entry.updated)}; {entry.turns or 'an unknown number of'} turn(s)")
     if entry.run:
-        cost = (
-            f", {dollars(entry.cost_usd, estimated=entry.cost_estimated)}" if entry.cost_usd else ""
-        )
+        if entry.cost_usd:
+            cost = f", {dollars(entry.cost_usd, estimated=entry.cost_estimated)}"
+        else:
+            cost = ""
         print(f"  run         {entry.run.name} ({entry.run.state}{cost})")
     for each in line:
         owner = each.run.name if each.run else each.state

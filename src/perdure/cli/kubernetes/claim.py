@@ -87,7 +87,9 @@ def _printed(taskruns: TaskRuns, name: str, command: Sequence[str]) -> int:
     states = several(body, "status.containerStatuses")
     ended = part(states[0], "state.terminated") if states else {}
     code = ended.get("exitCode")
-    return code if isinstance(code, int) else 1
+    if isinstance(code, int):
+        return code
+    return 1
 
 
 @contextmanager

@@ -98,7 +98,10 @@ def entrypoint_verb(arguments: argparse.Namespace) -> int:
     from perdure.errors import UsageError
     from perdure.host.process.init import run_as_init
 
-    command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if arguments.command[:1] == ["--"]:
+        command = arguments.command[1:]
+    else:
+        command = arguments.command
     if not command:
         raise UsageError(
             "missing the command to run",

@@ -147,7 +147,10 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         raise UsageError(
             f"--defaults cannot be used: {error}", "docs/reference/operator.md"
         ) from error
-    own = OWN_NAMESPACE.read_text().strip() if OWN_NAMESPACE.is_file() else "default"
+    if OWN_NAMESPACE.is_file():
+        own = OWN_NAMESPACE.read_text().strip()
+    else:
+        own = "default"
     options = Options(
         namespaces=namespaces(arguments.namespace, arguments.all_namespaces, own),
         image=arguments.image,

@@ -231,7 +231,10 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     chosen = load(environ, Path("/"))
     # A file that contains a secret is left out of the checkpoint and reported. With `refuse`,
     # nothing of the run would ever leave the pod.
-    leave_out = "refuse" if "PERDURE_CHECKPOINT_SECRETS" in environ else "leave-out"
+    if "PERDURE_CHECKPOINT_SECRETS" in environ:
+        leave_out = "refuse"
+    else:
+        leave_out = "leave-out"
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,

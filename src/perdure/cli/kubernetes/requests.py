@@ -135,7 +135,10 @@ def run_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     from perdure.rules.run_names import suggest
 
     spec = spec_of(arguments)
-    labels = {"kueue.x-k8s.io/queue-name": arguments.queue} if arguments.queue else {}
+    if arguments.queue:
+        labels = {"kueue.x-k8s.io/queue-name": arguments.queue}
+    else:
+        labels = {}
     tries = 0
     while True:
         name = arguments.name or suggest(tries)
@@ -204,9 +207,9 @@ def spec_of(arguments: argparse.Namespace) -> Object:
 
 def _given(found: Object) -> Object:
     """Return the object without values that were not given."""
-    pruned = {
-        name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
-    }
+    pruned = {}
+    for name, value in found.items():
+        pruned[name] = _given(value) if isinstance(value, dict) else value
     return {
         name: value for name, value in pruned.items() if value is not None and value not in ({}, [])
     }
@@ -232,7 +235,9 @@ def _with_value(text: str) -> Object:
 
 
 def _whole(seconds: float | None) -> int | None:
-    return None if seconds is None else round(seconds)
+    if seconds is None:
+        return None
+    return round(seconds)
 
 
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
@@ -247,7 +252,10 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     if part(body, "spec").get("suspend") is True:
         raise Conflict(f"{name} is stopped", f"kubectl perdure resume {name}")
     if now == "Running" or has_open_attempt(body):
-        doing = "is already running" if now == "Running" else "is already waiting to start"
+        if now == "Running":
+            doing = "is already running"
+        else:
+            doing = "is already waiting to start"
         raise Conflict(
             f"{name} {doing} (attempt {count(body, 'status.attempt')})",
             f"kubectl perdure logs -f {name}",
@@ -360,13 +368,12 @@ def _told(
     if arguments.follow:
         print(f"perdure: {one_line(name, 63)}: Ctrl-C leaves, and it continues", file=sys.stderr)
         before = count(body, "status.attempt") - has_open_attempt(body)
-        told = (
-            None
-            if arguments.quiet
-            else PodLogs(
+        if arguments.quiet:
+            told = None
+        else:
+            told = PodLogs(
                 taskruns, lambda line: print(line, file=sys.stderr, flush=True), after=before
             )
-        )
         body = followed(
             taskruns, name, told, lambda now: not wish or word(now, "status.retried") == wish
         )

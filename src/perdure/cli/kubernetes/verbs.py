@@ -57,7 +57,9 @@ def main(words: Sequence[str], prog: str = "perdure --cluster") -> int:
     where, rest = _where().parse_known_args(list(words))
     if not rest or rest[0] in ("-h", "--help", "help"):
         print(usage(prog))
-        return 0 if rest else 2
+        if rest:
+            return 0
+        return 2
     if rest[0] not in VERBS:
         raise UsageError(f"there is no verb {rest[0]!r} for a cluster", f"{prog} --help")
     arguments = parser_of(rest[0], prog).parse_intermixed_args(rest[1:])
@@ -142,7 +144,10 @@ def ls_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         printed({"schema_version": 1, "runs": rows})
         return 0
     if not rows and sys.stdout.isatty():
-        where = "any namespace" if arguments.all_namespaces else taskruns.namespace
+        if arguments.all_namespaces:
+            where = "any namespace"
+        else:
+            where = taskruns.namespace
         print(f"no TaskRuns in {where}; start with: kubectl perdure run ...")
     now = time.time_ns() // 1_000_000
     head: tuple[str, ...] = ("NAME", "TASK", "AGENT", "PHASE", "TRY", "RECEIPT", "AGE", "REASON")
@@ -224,7 +229,10 @@ def show_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 def _lies(place: dict[str, Any]) -> str:
     kept = f"the claim {place['claim']}" if place["claim"] else ""
-    store = f"the checkpoint store {place['checkpoints']}" if place["checkpoints"] else ""
+    if place["checkpoints"]:
+        store = f"the checkpoint store {place['checkpoints']}"
+    else:
+        store = ""
     return one_line(" and ".join(filter(None, (kept, store))) or f"mode {place['mode']}", 300)
 
 
@@ -233,18 +241,27 @@ FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
 
 
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        each
-        for each in report["conditions"]
-        if each["status"] == "True" and each["type"] not in FROM_PHASE
-    ]
+    found = []
+    for each in report["conditions"]:
+        if each["status"] == "True" and each["type"] not in FROM_PHASE:
+            found.append(each)
+    return found
 
 
 def _attempt_line(attempt: dict[str, Any]) -> str:
     ended = one_line(attempt["outcome"], 40) or "running"
-    why = f" ({one_line(attempt['detail'], 100)})" if attempt["detail"] else ""
-    node = f" on {one_line(attempt['node'], 60)}" if attempt["node"] else ""
-    proof = f"  receipt {one_line(attempt['verdict'], 20)}" if attempt["verdict"] else ""
+    if attempt["detail"]:
+        why = f" ({one_line(attempt['detail'], 100)})"
+    else:
+        why = ""
+    if attempt["node"]:
+        node = f" on {one_line(attempt['node'], 60)}"
+    else:
+        node = ""
+    if attempt["verdict"]:
+        proof = f"  receipt {one_line(attempt['verdict'], 20)}"
+    else:
+        proof = ""
     if attempt["work"]["verdict"]:
         proof += f"  work {one_line(attempt['work']['verdict'], 20)}"
     counts = "  (not counted)" if attempt["infrastructure"] else ""
@@ -264,11 +281,10 @@ def why_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         return 0
     print(f"{report['name']}: {one_line(phase(body), 20)}; policy {one_line(report['policy'], 20)}")
     if report["reason"]:
-        until = (
-            f"until {clock(report['run_after'])}: "
-            if report["run_after"] and report["phase"] not in OVER
-            else ""
-        )
+        if report["run_after"] and report["phase"] not in OVER:
+            until = f"until {clock(report['run_after'])}: "
+        else:
+            until = ""
         print(f"\nreason      {until}{one_line(report['reason'], 1000)}")
     for each in _true(report):
         print(

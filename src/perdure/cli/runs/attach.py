@@ -50,7 +50,10 @@ def wait_verb(arguments: argparse.Namespace) -> int:
 
     store = open_to_read(settings())
     run = store.get(arguments.name)
-    end = time.monotonic() + arguments.timeout if arguments.timeout else float("inf")
+    if arguments.timeout:
+        end = time.monotonic() + arguments.timeout
+    else:
+        end = float("inf")
     while run.state not in FINAL and not waits_for_person(run, store.now()):
         if _is_left_alone(run, store.now(), partial(store.get, run.id)):
             print(f"{run.name} has no supervisor: perdure retry {run.name}", file=sys.stderr)

@@ -75,7 +75,9 @@ def _show(text: str) -> None:
 
 def _coloured(line: str) -> str:
     code = "1" if line.startswith(HEADS) else COLOURS.get(line[:1], "")
-    return f"\x1b[{code}m{line}\x1b[m" if code else line
+    if code:
+        return f"\x1b[{code}m{line}\x1b[m"
+    return line
 
 
 def apply_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +120,10 @@ def apply_verb(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     else:
-        where = f"in commit {applied.commit[:12]}" if applied.commit else "not committed"
+        if applied.commit:
+            where = f"in commit {applied.commit[:12]}"
+        else:
+            where = "not committed"
         top = shown_path(applied.top, sys.stderr)
         print(f"{len(applied.files)} file(s) changed in {top}, {where}", file=sys.stderr)
     return 0

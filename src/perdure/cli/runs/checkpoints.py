@@ -75,7 +75,10 @@ def _line(checkpoint: Checkpoint) -> tuple[str, ...]:
     files = f"{saved.changed} changed, {saved.untracked} new" + (
         f", {len(saved.left_out)} left out" if saved.left_out else ""
     )
-    said = f"{checkpoint.session_id[:8]} {parts[0].size:,} B" if parts else "none yet"
+    if parts:
+        said = f"{checkpoint.session_id[:8]} {parts[0].size:,} B"
+    else:
+        said = "none yet"
     branch = f" ({one_line(saved.branch, 40)})" if saved.branch else ""
     head = f"{saved.head[:12]}{branch}"
     why = MOMENTS.get(checkpoint.why, clean(checkpoint.why))
@@ -118,11 +121,10 @@ def restore_verb(arguments: argparse.Namespace) -> int:
         open_engine(settings()), arguments.name, arguments.at, files_only=arguments.files
     )
     checkpoint, run = restored.checkpoint, restored.run
-    what = (
-        "its workdir is"
-        if arguments.files or not restored.transcript
-        else "its workdir and conversation are"
-    )
+    if arguments.files or not restored.transcript:
+        what = "its workdir is"
+    else:
+        what = "its workdir and conversation are"
     print(
         f"{run.name} is back at checkpoint {checkpoint.number} ({clock(checkpoint.at)}): {what} as "
         "they were"

@@ -73,7 +73,10 @@ def cost_verb(arguments: argparse.Namespace) -> int:
             "perdure cost --by label:team",
         )
     store = open_to_read(settings())
-    after = int((time.time() - arguments.since) * 1000) if arguments.since else 0
+    if arguments.since:
+        after = int((time.time() - arguments.since) * 1000)
+    else:
+        after = 0
     groups: dict[str, Consumption] = {}
     members: dict[str, set[str]] = {}
     total = Consumption(key="total")

@@ -100,7 +100,10 @@ def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str
             return name, registry.load(name).locate(environ).path
     package, pattern = PACKAGES[names[0]]
     given = environ.get("XDG_CACHE_HOME", "")
-    cache = Path(given) if given.startswith("/") else Path.home() / ".cache"
+    if given.startswith("/"):
+        cache = Path(given)
+    else:
+        cache = Path.home() / ".cache"
     directory = cache / "perdure/agents" / f"{names[0]}-{package.rpartition('@')[2]}"
     if not directory.is_dir():
         print(f"no agent is installed: npm installs {package} into {directory}", file=sys.stderr)
@@ -180,7 +183,10 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
     began = time.monotonic()
     environ = scene.environ(rehearsal)
     scene.build(environ)
-    model = "the real model" if scene.real else f"a rehearsed model on {rehearsal.url}"
+    if scene.real:
+        model = "the real model"
+    else:
+        model = f"a rehearsed model on {rehearsal.url}"
     title(f"1. perdure run: a task for {scene.agent}, with {model}")
     chosen = load(environ, scene.repo)
     with Stopper() as stopper:
@@ -221,16 +227,24 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
     title(f"The result, in {time.monotonic() - began:.0f} s")
     for name in ("FILES.txt", "LINES.txt"):
         path = Path(report["workspace"]["path"]) / name
-        content = clean(path.read_text()).strip() if path.is_file() else "missing"
+        if path.is_file():
+            content = clean(path.read_text()).strip()
+        else:
+            content = "missing"
         say(f"  {name}: {content}")
-    receipt = report["attempts"][-1]["receipt"] if report["attempts"] else None
+    if report["attempts"]:
+        receipt = report["attempts"][-1]["receipt"]
+    else:
+        receipt = None
     verdict = receipt["verdict"] if receipt else "none"
     say(f"  attempts: {len(report['attempts'])}, the last one's receipt: {verdict}")
     sys.stdout.flush()
     say_summary(report, changes)
     if stopper.asked:
         return 130
-    return 0 if run.state is RunState.SUCCEEDED and verdict == Verdict.NATIVE else 1
+    if run.state is RunState.SUCCEEDED and verdict == Verdict.NATIVE:
+        return 0
+    return 1
 
 
 def kill_in_its_tool(workdir: Path, state: Path, over: threading.Event) -> None:

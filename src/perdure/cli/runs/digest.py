@@ -105,8 +105,14 @@ def _line(run: DigestRun, now: int) -> str:
     """Return a run on one line: its subject, its worker, what is needed from a person, and its
     name."""
     who = worker_of(run.role, run.agent)
-    spent = f", {dollars(run.cost_usd, estimated=run.estimated)}" if run.cost_usd else ""
-    message = one_line(run.message, 160) if run.state != "succeeded" else ""
+    if run.cost_usd:
+        spent = f", {dollars(run.cost_usd, estimated=run.estimated)}"
+    else:
+        spent = ""
+    if run.state != "succeeded":
+        message = one_line(run.message, 160)
+    else:
+        message = ""
     if run.until:
         message = f"{soon(run.until, now)}: {message}"
     why = f": {message}" if message else ""

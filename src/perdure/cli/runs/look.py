@@ -74,7 +74,9 @@ def shown_state(report: Mapping[str, Any]) -> str:
 
 
 def _advice(report: Mapping[str, Any]) -> str:
-    return advice(report["name"], Liveness(report["liveness"])) if report["liveness"] else ""
+    if report["liveness"]:
+        return advice(report["name"], Liveness(report["liveness"]))
+    return ""
 
 
 def _say(text: str, style: str = "") -> None:
@@ -94,7 +96,10 @@ def show_verb(arguments: argparse.Namespace) -> int:
         return 0
     place = report["workspace"]
     state = shown_state(report)
-    mark = f"{SYMBOLS[state]} " if sys.stdout.isatty() and state in SYMBOLS else ""
+    if sys.stdout.isatty() and state in SYMBOLS:
+        mark = f"{SYMBOLS[state]} "
+    else:
+        mark = ""
     _say(
         f"{mark}{report['name']}  {state}  ({report['agent']}, {report['id'][:8]})",
         STATES.get(state, ""),
@@ -139,7 +144,9 @@ def _agent_pid(report: Mapping[str, Any]) -> int:
         pid = json.loads(mark.read_text(encoding="utf-8"))["pid"]
     except (OSError, ValueError, KeyError, IndexError):
         return 0
-    return pid if isinstance(pid, int) and system.stat(pid) else 0
+    if isinstance(pid, int) and system.stat(pid):
+        return pid
+    return 0
 
 
 def _attempt_line(attempt: dict[str, Any], state: str) -> str:
@@ -204,15 +211,15 @@ def told(posting: dict[str, Any] | None) -> list[str]:
     """Return lines about a run's postings on its forge, and about postings that failed."""
     if posting is None:
         return []
-    lines = (
-        [f"reported at {one_line(posting['comment_url'], 300)}"] if posting["comment_url"] else []
-    )
+    if posting["comment_url"]:
+        lines = [f"reported at {one_line(posting['comment_url'], 300)}"]
+    else:
+        lines = []
     if posting["commit"]:
-        pull = (
-            f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}"
-            if posting["pull"]
-            else ""
-        )
+        if posting["pull"]:
+            pull = f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}"
+        else:
+            pull = ""
         lines.append(f"its branch was pushed as {posting['commit'][:12]}{pull}")
     if posting["tries"]:
         lines.append(
@@ -331,7 +338,10 @@ def _entries(
     from perdure.cli.runs.progress import style_of
     from perdure.model.codec import encode
 
-    since = int((time.time() - arguments.since) * 1000) if arguments.since else 0
+    if arguments.since:
+        since = int((time.time() - arguments.since) * 1000)
+    else:
+        since = 0
     width = columns(sys.stdout)
 
     def entry(record: Record) -> str:
@@ -422,7 +432,10 @@ def _copy(
     store: RunStore, run_id: str, number: int, path: Path, follow: bool, left: LeftAlone
 ) -> bool:
     """Print one attempt's output. Return False if it was followed and the run is unattended."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace") if sys.stdout.isatty() else None
+    if sys.stdout.isatty():
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    else:
+        decoder = None
     offset = 0
     while True:
         # Check for the end before reading the file, so that everything written before the end is

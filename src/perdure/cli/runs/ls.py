@@ -154,7 +154,10 @@ def _chosen(arguments: argparse.Namespace) -> list[Row]:
     if arguments.since:
         since = _since(arguments.since)
     named = arguments.repo or arguments.label or arguments.plan
-    limit = EVERYTHING if named and arguments.limit > 0 else arguments.limit
+    if named and arguments.limit > 0:
+        limit = EVERYTHING
+    else:
+        limit = arguments.limit
     rows = runs(arguments.state, limit, arguments.agent, since)
     if named:
         from perdure.cli.runs.filters import wanted
@@ -176,7 +179,10 @@ def _since(text: str) -> int:
 
 
 def _fields(text: str) -> tuple[str, ...]:
-    fields = tuple(part.strip() for part in text.split(",")) if text else SHOWN
+    if text:
+        fields = tuple(part.strip() for part in text.split(","))
+    else:
+        fields = SHOWN
     unknown = [field for field in fields if field not in SHOWN]
     if unknown:
         from perdure.errors import UsageError
@@ -221,7 +227,10 @@ def _supervised(worker: str) -> bool:
     from perdure.host import system
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
-    known = system.stat(pid) if pid.isdecimal() and name == os.uname().nodename else None
+    if pid.isdecimal() and name == os.uname().nodename:
+        known = system.stat(pid)
+    else:
+        known = None
     if known is None or str(known[3]) != starttime or system.is_dead(known):
         return False
     try:
@@ -271,7 +280,10 @@ def runs(
     from perdure.store.glance import newest
 
     place = state_directory()
-    found = newest(f"{place}/{DATABASE}", states, limit, agents, since) if place else None
+    if place:
+        found = newest(f"{place}/{DATABASE}", states, limit, agents, since)
+    else:
+        found = None
     if found is None:
         from perdure.cli.runs.filters import the_long_way
 
@@ -308,7 +320,9 @@ def state_directory() -> str:
     if os.environ.get("PERDURE_DATABASE"):
         return ""
     if given:
-        return given if given.startswith("/") else ""
+        if given.startswith("/"):
+            return given
+        return ""
     try:
         place = f"{_xdg('XDG_CONFIG_HOME', f'{home}/.config')}/perdure/config.toml"
         with open(place, encoding="utf-8") as file:  # noqa: PTH123
@@ -324,7 +338,9 @@ def state_directory() -> str:
 
 def _xdg(name: str, default: str) -> str:
     given = os.environ.get(name, "")
-    return given if given.startswith("/") else default
+    if given.startswith("/"):
+        return given
+    return default
 
 
 def _shown_state(row: Row) -> str:
@@ -357,7 +373,9 @@ def _columns(rows: Sequence[Row], now: int) -> tuple[tuple[str, ...], list[tuple
 
 
 def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    if isinstance(value, int):
+        return value
+    return 0
 
 
 def _spent(row: Row) -> str:
@@ -378,8 +396,13 @@ def _about(row: Row, now: int) -> str:
         return f"{before}{soon(after, now)}: {reason}"
     if reason and row["state"] not in ("succeeded", "running"):
         return f"{before}{reason}"
-    doubt = WORDS.get(str(row["work"])) if row["state"] == "succeeded" else None
-    return f"{doubt}: {title}" if doubt else title
+    if row["state"] == "succeeded":
+        doubt = WORDS.get(str(row["work"]))
+    else:
+        doubt = None
+    if doubt:
+        return f"{doubt}: {title}"
+    return title
 
 
 def table(

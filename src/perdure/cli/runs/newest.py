@@ -91,5 +91,7 @@ def repository_of(here: Path) -> Path | None:
             directory = Path(text.removeprefix("gitdir:").strip())
             # A linked worktree has REPOSITORY/.git/worktrees/NAME.
             linked = directory.parent.name == "worktrees"
-            return directory.parents[2] if linked else place
+            if linked:
+                return directory.parents[2]
+            return place
     return None

@@ -106,7 +106,10 @@ def take_back_verb(arguments: argparse.Namespace) -> int:
         )
     for each in back.others:
         if each.id != back.session_id:
-            what = "a fork of it" if each.id in back.forks else "another conversation"
+            if each.id in back.forks:
+                what = "a fork of it"
+            else:
+                what = "another conversation"
             print(f"  {what} was started here: {each.id} ({each.turns or '?'} turns)")
             print(f"  to continue in that one: perdure take-back {name} --adopt {each.id}")
     print(

@@ -66,7 +66,9 @@ class Picker:
     @property
     def current(self) -> ConversationEntry | None:
         shown = self.shown
-        return shown[min(self.at, len(shown) - 1)] if shown else None
+        if shown:
+            return shown[min(self.at, len(shown) - 1)]
+        return None
 
     def press(self, key: str) -> None:
         """Handle one key."""
@@ -154,12 +156,18 @@ def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> li
     """Return the lines of the screen, as many as fit."""
     shown, current = picker.shown, picker.current
     rows = max(1, height - FRAME)
-    spoken = rows // 2 if picker.preview and current is not None and rows >= 6 else 0
+    if picker.preview and current is not None and rows >= 6:
+        spoken = rows // 2
+    else:
+        spoken = 0
     listed = rows - spoken
     first = max(0, min(picker.at - listed // 2, len(shown) - listed))
     head, *rowed = _rows(shown[first : first + listed], width, now)
     where = "all directories" if picker.everywhere else picker.place
-    count = f"{len(shown)} of {len(picker.entries)}" if picker.search else str(len(shown))
+    if picker.search:
+        count = f"{len(shown)} of {len(picker.entries)}"
+    else:
+        count = str(len(shown))
     lines = [
         _fit(f"Resume a conversation of {where} ({count})", width),
         _fit(_search(picker), width),
@@ -192,7 +200,9 @@ def screen(picker: Picker, width: int, height: int, now: int, plain: bool) -> li
 def _search(picker: Picker) -> str:
     if picker.searching:
         return f"/{picker.search}_"
-    return f"/{picker.search}" if picker.search else ""
+    if picker.search:
+        return f"/{picker.search}"
+    return ""
 
 
 def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[str]:
@@ -201,7 +211,10 @@ def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[st
     wide = width >= WIDE
     table = [("AGE", "AGENT", "TURNS", "COST", "RUN", "DIRECTORY", "ABOUT")]
     for entry in entries:
-        cost = dollars(entry.cost_usd, estimated=entry.cost_estimated) if entry.cost_usd else ""
+        if entry.cost_usd:
+            cost = dollars(entry.cost_usd, estimated=entry.cost_estimated)
+        else:
+            cost = ""
         run = clean(entry.run.name if entry.run else entry.state)
         cells = (
             age(entry.updated, now),
@@ -214,20 +227,28 @@ def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[st
         )
         table.append(cells)
     shares = (4, 18, 5, 8, 24 if wide else 14, 36 if wide else 0)
-    sizes = [
-        min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)
-    ]
-    return [
-        "  "
-        + "  ".join(
-            [*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]
+    sizes = []
+    for column, share in enumerate(shares):
+        sizes.append(min(share, max(len(row[column]) for row in table)))
+    found = []
+    for row in table:
+        found.append(
+            "  "
+            + "  ".join(
+                [
+                    *(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size),
+                    row[-1],
+                ]
+            )
         )
-        for row in table
-    ]
+    return found
 
 
 def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
-    known = f"{entry.run.state}, run {entry.run.name}" if entry.run else "started manually"
+    if entry.run:
+        known = f"{entry.run.state}, run {entry.run.name}"
+    else:
+        known = "started manually"
     gone = "" if entry.on_disk else ", its transcript is gone"
     return f"{clean(entry.id)}  {known}{gone}", f"{picker.state(entry)}  {at_home(entry.cwd)}"
 
@@ -253,9 +274,10 @@ def _wrapped(head: str, text: str, width: int) -> list[str]:
     pieces: list[str] = []
     for line in text.strip().replace("\t", "    ").split("\n"):
         pieces += (textwrap.wrap(line, room) if line.isascii() else chop_cells(line, room)) or [""]
-    return [
-        (head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)
-    ]
+    found = []
+    for number, piece in enumerate(pieces):
+        found.append((head if number == 0 else " " * len(head)) + piece)
+    return found
 
 
 def _help(picker: Picker, width: int) -> str:
@@ -276,19 +298,21 @@ def _fit(text: str, width: int) -> str:
     """Return the text in exactly this many columns, with a mark if it was cut."""
     from rich.cells import cell_len, set_cell_size
 
-    return (
-        set_cell_size(text, width)
-        if cell_len(text) <= width
-        else set_cell_size(text, width - 1) + "…"
-    )
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, width - 1) + "…"
 
 
 def _bold(line: str, plain: bool) -> str:
-    return line if plain else f"\x1b[1m{line}\x1b[0m"
+    if plain:
+        return line
+    return f"\x1b[1m{line}\x1b[0m"
 
 
 def _reversed(line: str, plain: bool) -> str:
-    return line if plain else f"\x1b[7m{line}\x1b[0m"
+    if plain:
+        return line
+    return f"\x1b[7m{line}\x1b[0m"
 
 
 # --- on the terminal
@@ -326,7 +350,10 @@ def describe(workspaces: Workspaces, entry: ConversationEntry) -> str:
     except PerdureError as error:
         return one_line(str(error), 80)
     branch = f"branch {found.branch}, " if found.branch else ""
-    open_ended = f", {found.in_progress} in progress" if found.in_progress else ""
+    if found.in_progress:
+        open_ended = f", {found.in_progress} in progress"
+    else:
+        open_ended = ""
     if not found.head:
         return f"no repository, {found.untracked} file(s)"
     if not found.changed and not found.untracked:

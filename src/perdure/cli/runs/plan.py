@@ -80,8 +80,12 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     if arguments.what in ("show", "ls"):
         from perdure.cli.runs import plan_show
 
-        return plan_show.ls(arguments) if arguments.what == "ls" else plan_show.show(arguments)
-    return _run(arguments) if arguments.what == "run" else _retry(arguments)
+        if arguments.what == "ls":
+            return plan_show.ls(arguments)
+        return plan_show.show(arguments)
+    if arguments.what == "run":
+        return _run(arguments)
+    return _retry(arguments)
 
 
 def _look(arguments: argparse.Namespace) -> int:
@@ -152,19 +156,20 @@ def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
 
 
 def _as_json(plan: Plan, strands: dict[str, Strand]) -> dict[str, Any]:
-    tasks = [
-        {
-            "name": task.name,
-            "agent": task.agent,
-            "needs": list(task.needs),
-            "conversation": strands[task.name].name,
-            "goes_on": strands[task.name].goes_on,
-            "forks": strands[task.name].forks,
-            "instead": strands[task.name].instead,
-            "merges": list(strands[task.name].merges),
-        }
-        for task in order(plan)
-    ]
+    tasks = []
+    for task in order(plan):
+        tasks.append(
+            {
+                "name": task.name,
+                "agent": task.agent,
+                "needs": list(task.needs),
+                "conversation": strands[task.name].name,
+                "goes_on": strands[task.name].goes_on,
+                "forks": strands[task.name].forks,
+                "instead": strands[task.name].instead,
+                "merges": list(strands[task.name].merges),
+            }
+        )
     return {"schema_version": 1, "name": plan.name, "jobs": plan.jobs, "tasks": tasks}
 
 
@@ -190,11 +195,10 @@ def _retry(arguments: argparse.Namespace) -> int:
 
     chosen = settings()
     file = Path(arguments.file).absolute()
-    changed = (
-        (checked_plan(file, chosen), seed_of(chosen, Path.cwd()), file)
-        if is_file(arguments.file)
-        else None
-    )
+    if is_file(arguments.file):
+        changed = (checked_plan(file, chosen), seed_of(chosen, Path.cwd()), file)
+    else:
+        changed = None
 
     def work(engine: Engine, began: Callable[[PlanRun], None]) -> PlanRun:
         return plans.retry(
@@ -222,9 +226,10 @@ def _followed(
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
         with progress or nullcontext():
             plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
-        runs = [
-            stand.run for stand in standing(engine.store, plan).values() if stand.run is not None
-        ]
+        runs = []
+        for stand in standing(engine.store, plan).values():
+            if stand.run is not None:
+                runs.append(stand.run)
         reports = [report_of(engine.store, run) for run in runs]
         report, code = (
             plans.report_of(engine.store, plan, probe_of(engine)),

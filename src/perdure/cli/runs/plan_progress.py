@@ -111,12 +111,14 @@ class PlanProgress:
             case AttemptEnded(outcome=outcome, receipt=receipt):
                 proof = f"; receipt {receipt.verdict}" if receipt else ""
                 used = self._usage.get(record.run)
-                cost = (
-                    f"; {dollars(used.cost_usd, estimated=used.estimated)}"
-                    if used is not None and used.cost_usd
-                    else ""
-                )
-                detail = f" ({one_line(outcome.detail, 160)})" if outcome.detail else ""
+                if used is not None and used.cost_usd:
+                    cost = f"; {dollars(used.cost_usd, estimated=used.estimated)}"
+                else:
+                    cost = ""
+                if outcome.detail:
+                    detail = f" ({one_line(outcome.detail, 160)})"
+                else:
+                    detail = ""
                 return f"{task}: attempt {record.attempt} {outcome.kind}{detail}{proof}{cost}"
             case RunFinished(state=state, reason=reason):
                 why = f": {one_line(reason, 160)}" if reason else ""
@@ -165,9 +167,15 @@ class PlanProgress:
 def cells(task: dict[str, Any], now_ms: int) -> list[str]:
     """Return one task as the cells of a table row: name, state, attempts, verdict, time, cost, and
     a remark."""
-    took = ((task["ended"] or now_ms) - task["started"]) // 1000 if task["started"] else None
+    if task["started"]:
+        took = ((task["ended"] or now_ms) - task["started"]) // 1000
+    else:
+        took = None
     used = task["usage"]
-    more = task["reason"] if task["state"] not in ("succeeded", "running") else ""
+    if task["state"] not in ("succeeded", "running"):
+        more = task["reason"]
+    else:
+        more = ""
     if task["conflicts"]:
         more = f"{len(task['conflicts'])} conflict(s) {more}"
     state = task["state"]

@@ -48,7 +48,9 @@ def _changes_needed(report: dict[str, Any]) -> str:
     kind = last["kind"] if last else ""
     if kind == OutcomeKind.CONTINUITY_LOST and report["policy"] == ContinuityPolicy.STRICT:
         return " --continuity disclose"
-    return " --budget-usd DOLLARS" if kind == OutcomeKind.BUDGET_SPENT else ""
+    if kind == OutcomeKind.BUDGET_SPENT:
+        return " --budget-usd DOLLARS"
+    return ""
 
 
 def ways_home(name: str, place: dict[str, Any], head: str) -> str:
@@ -65,7 +67,9 @@ def style_of(record: Record) -> str:
         case AttemptStarted():
             return "strong"
         case AttemptEnded(outcome=outcome):
-            return "good" if outcome.kind is OutcomeKind.SUCCEEDED else "bad"
+            if outcome.kind is OutcomeKind.SUCCEEDED:
+                return "good"
+            return "bad"
         case RunFinished(state=state):
             return STATES.get(state, "")
         case Said():
@@ -77,7 +81,9 @@ def style_of(record: Record) -> str:
         case RetrySeen() | LimitSeen():
             return "warn"
         case VerifyEnded(code=code):
-            return "good" if code == 0 else "bad"
+            if code == 0:
+                return "good"
+            return "bad"
         case _:
             return "dim"
 
@@ -118,7 +124,10 @@ class Progress:
     def introduce(self, run: TaskRun) -> None:
         """Print which run this is and where it works."""
         self._name, self._attempt = run.name, run.attempt
-        place = f" in {shown_path(run.workspace.path, sys.stderr)}" if run.workspace else ""
+        if run.workspace:
+            place = f" in {shown_path(run.workspace.path, sys.stderr)}"
+        else:
+            place = ""
         self._say(f"{run.name}: {run.spec.agent}{place}")
 
     def __call__(self, record: Record) -> None:

@@ -211,7 +211,10 @@ def key_verb(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.what == "ls":
         return _list(hostkey.trusted(state), arguments.json)
-    own = hostkey.make(state) if arguments.what == "make" else hostkey.load(state).public_key()
+    if arguments.what == "make":
+        own = hostkey.make(state)
+    else:
+        own = hostkey.load(state).public_key()
     if arguments.json:
         shown = {"schema_version": 1, "id": key_id(own), "public": hostkey.written(own)}
         print(json.dumps(shown, indent=2))

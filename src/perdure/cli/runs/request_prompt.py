@@ -60,7 +60,10 @@ def answer_here(engine: Engine, run_id: str) -> bool:
                 # Somebody else was faster, by another door.
                 _say([f"{error}"])
     except (KeyboardInterrupt, EOFError):
-        verb = 'answer NAME "..."' if questions(opened[0]) else "approve NAME, or deny NAME"
+        if questions(opened[0]):
+            verb = 'answer NAME "..."'
+        else:
+            verb = "approve NAME, or deny NAME"
         _say(["", f"left open; answer later: perdure {verb.replace('NAME', run.name)}"])
     finally:
         signal.signal(signal.SIGINT, before)
@@ -116,7 +119,10 @@ def _signed(text: str, sign: str) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        text = value
+    else:
+        text = json.dumps(value, ensure_ascii=False)
     return text.replace("\n", "\\n")
 
 
@@ -135,7 +141,10 @@ def _asked(request: AgentRequest) -> tuple[AnswerKind, str]:
         texts = [_text(each) for each in questions(request)]
         return AnswerKind.TEXT, "\n".join(texts)
     may_allow = request.size <= len(request.payload)
-    question = "Allow it once? y, n, or why not: " if may_allow else "Refuse it? n, or why not: "
+    if may_allow:
+        question = "Allow it once? y, n, or why not: "
+    else:
+        question = "Refuse it? n, or why not: "
     while True:
         said = _line(question)
         if said.lower() in NO:

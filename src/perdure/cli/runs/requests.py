@@ -113,7 +113,10 @@ def shown(request: AgentRequest, name: str) -> list[str]:
             f"         ... {request.size} characters in all: too long to be allowed unseen"
         )
     if request.state is RequestState.OPEN:
-        verb = f'answer {name} "..."' if asked else f"approve {name}, or perdure deny {name}"
+        if asked:
+            verb = f'answer {name} "..."'
+        else:
+            verb = f"approve {name}, or perdure deny {name}"
         lines.append(f"  until  {clock(request.expires)}: perdure {verb}")
     elif request.words:
         lines.append(f"  words  {one_line(visible(request.words), 1000)}")

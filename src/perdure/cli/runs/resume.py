@@ -130,7 +130,10 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
     if arguments.which and unfinished:
         return ""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        done = f"{entry.run.name} has succeeded: " if entry.run is not None else ""
+        if entry.run is not None:
+            done = f"{entry.run.name} has succeeded: "
+        else:
+            done = ""
         raise UsageError(
             "missing the prompt", f'{done}perdure resume {arguments.which} "new instructions"'
         )
@@ -150,9 +153,10 @@ def _prompt(arguments: argparse.Namespace, entry: ConversationEntry) -> str:
 def _spec(arguments: argparse.Namespace, chosen: Settings, prompt: str) -> TaskSpec:
     """Return the spec from this machine's settings and the flags. The agent and the place follow
     from the conversation."""
-    permissions = (
-        Permissions(arguments.permissions) if arguments.permissions else chosen.permissions
-    )
+    if arguments.permissions:
+        permissions = Permissions(arguments.permissions)
+    else:
+        permissions = chosen.permissions
     return TaskSpec(
         prompt=prompt,
         name=arguments.name,

@@ -202,7 +202,10 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
         state = engine.workspaces.state(engine.workspaces.plan_here(Path(run.spec.repo)))
         count = state.changed + state.untracked
         if count:
-            what = "an uncommitted change" if count == 1 else f"{count} uncommitted changes"
+            if count == 1:
+                what = "an uncommitted change"
+            else:
+                what = f"{count} uncommitted changes"
             print(
                 f"perdure: {what} of {place.repo} will not be in the workdir; --include-changes "
                 f"copies them",
@@ -222,7 +225,10 @@ def check_known(name: str) -> None:
         from difflib import get_close_matches
 
         close = get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = "did you mean " + " or ".join(close) + "?" if close else "perdure ls"
+        if close:
+            hint = "did you mean " + " or ".join(close) + "?"
+        else:
+            hint = "perdure ls"
         raise NotFound(f"There is no run {name!r}", hint)
 
 
@@ -329,7 +335,10 @@ def followed(
 
         run = engine.store.get(run.id)
         report = service.describe(engine, run.id)
-        code = 0 if arguments.detach else service.exit_code(run, service.last_outcome(engine, run))
+        if arguments.detach:
+            code = 0
+        else:
+            code = service.exit_code(run, service.last_outcome(engine, run))
         changes = "" if arguments.detach else changes_of(engine, report)
     if arguments.json:
         import json

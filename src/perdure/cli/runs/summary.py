@@ -37,10 +37,15 @@ def changes_of(engine: Engine, report: dict[str, Any]) -> str:
         counted = _recorded(engine, report, place)
         if counted is None:
             found = _STAT.search(service.diff(engine, report["id"], stat=80))
-            counted = tuple(int(each or 0) for each in found.groups()) if found else (0, 0, 0)
+            if found:
+                counted = tuple(int(each or 0) for each in found.groups())
+            else:
+                counted = (0, 0, 0)
         count, more, less = counted
         files = "file" if count == 1 else "files"
-        return f"{count} {files} +{more} −{less}" if count else ""
+        if count:
+            return f"{count} {files} +{more} −{less}"
+        return ""
     return ""
 
 

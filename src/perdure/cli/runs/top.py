@@ -92,7 +92,9 @@ class _Acts:
         try:
             return main(words)
         except SystemExit as end:
-            return end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, int):
+                return end.code
+            return 1
 
     def close(self) -> None:
         if self._engine is not None:

@@ -83,7 +83,10 @@ def _channels(chosen: Settings) -> Iterator[tuple[str, str, str]]:
     for channel in chosen.notify:
         library = missing(channel)
         try:
-            problem = f"{library} is missing: {install_command('notify')}" if library else ""
+            if library:
+                problem = f"{library} is missing: {install_command('notify')}"
+            else:
+                problem = ""
             if not problem and channel.secret_file and not secret_of(channel):
                 problem = f"{channel.secret_file} is empty"
         except NoticeRefused as error:
@@ -115,7 +118,10 @@ def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
                 f"agents.{rule.name}: {rule.agent} for {', '.join(rule.repositories)}",
             )
         except PerdureError as error:
-            said = f"{str(error).rstrip('.')}: {error.hint}" if error.hint else str(error)
+            if error.hint:
+                said = f"{str(error).rstrip('.')}: {error.hint}"
+            else:
+                said = str(error)
             yield "serve", "bad", f"agents.{rule.name}: {said}"
 
 
@@ -144,11 +150,10 @@ def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
             "perdure token new NAME",
         )
     else:
-        where = (
-            f"{chosen.serve_listen}, which can be reached from outside"
-            if public
-            else chosen.serve_listen
-        )
+        if public:
+            where = f"{chosen.serve_listen}, which can be reached from outside"
+        else:
+            where = chosen.serve_listen
         yield "serve", "ok", f"{len(good)} token(s); listens on {where}"
 
 

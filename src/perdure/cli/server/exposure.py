@@ -26,7 +26,10 @@ def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
     yield reach(chosen)
     found = [f"{pid} ({command})" for pid, command in holders(held)]
     if found:
-        more = f" and {len(found) - NAMED_MOST} more" if len(found) > NAMED_MOST else ""
+        if len(found) > NAMED_MOST:
+            more = f" and {len(found) - NAMED_MOST} more"
+        else:
+            more = ""
         yield (
             "a secret of the service is also in the environment of process "
             f"{', '.join(found[:NAMED_MOST])}{more}, where agents can read it: name it by "
@@ -42,11 +45,10 @@ def reach(chosen: Settings) -> str:
         return _apart(chosen, open_files)
     files = len(open_files)
     secrets = f", {files} file(s) with secrets" if files else ""
-    database = (
-        "the database"
-        if chosen.database
-        else f"the database in {chosen.state} (tokens' hashes, all runs)"
-    )
+    if chosen.database:
+        database = "the database"
+    else:
+        database = f"the database in {chosen.state} (tokens' hashes, all runs)"
     if os.geteuid() == 0 and _may_trace():
         return (
             f"agents run as root: they can read and change everything here, {database}{secrets} "

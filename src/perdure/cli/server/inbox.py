@@ -145,7 +145,10 @@ def _show(arguments: argparse.Namespace) -> int:
         )
         print(f"  sha256     {each.sha256}")
         if each.reason:
-            label = "because" if each.state in ("ignored", "failed") else "done"
+            if each.state in ("ignored", "failed"):
+                label = "because"
+            else:
+                label = "done"
             print(f"  {label:10} {one_line(each.reason, 300)}")
         for name, value in _said(each.intent):
             print(f"  {name:10} {one_line(value, 300)}")

@@ -135,7 +135,10 @@ def _serve(
             stack.enter_context(notifier(engine, chosen))
         if chosen.agents:
             _posting(stack, engine, chosen, clients)
-        kept = _dispatching(stack, engine, chosen, clients) if chosen.agents else None
+        if chosen.agents:
+            kept = _dispatching(stack, engine, chosen, clients)
+        else:
+            kept = None
         writer = stack.enter_context(Writer(engine.store.accept, kept or (lambda: None)))
         desk = WebhookIntake(
             {source.name: (source, secrets[source.name]) for source in chosen.webhooks}, writer, say
@@ -308,4 +311,6 @@ def _problems(engine: Engine, wishes: Wishes) -> list[str]:
 
 def _shown(each: socket.socket) -> str:
     host, port = each.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if ":" in host:
+        return f"[{host}]:{port}"
+    return f"{host}:{port}"

@@ -81,7 +81,10 @@ def _new(arguments: argparse.Namespace) -> int:
         )
     store = open_engine(settings()).store
     try:
-        expires = store.now() + int(duration(arguments.expires) * 1000) if arguments.expires else 0
+        if arguments.expires:
+            expires = store.now() + int(duration(arguments.expires) * 1000)
+        else:
+            expires = 0
     except ValueError as error:
         raise UsageError(f"--expires {arguments.expires}: {error}") from None
     secret, sha256 = new_token()

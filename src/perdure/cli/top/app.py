@@ -152,7 +152,10 @@ class Board(App[None]):
         worker, began = get_current_worker(), time.monotonic()
         try:
             view = look(self._store, self._probe, words)
-            records = list(self._store.latest(peeked, PEEKED)) if peeked else []
+            if peeked:
+                records = list(self._store.latest(peeked, PEEKED))
+            else:
+                records = []
             self._rests_until = time.monotonic() + REST * (time.monotonic() - began)
         except PerdureError as error:
             self.call_from_thread(while_there, self._head, clean(str(error)))
@@ -287,7 +290,10 @@ class Board(App[None]):
         row = self.view.row(self.chosen)
         if row is None and verb not in ("run", "cost"):
             return
-        words = [verb] if verb in ("run", "cost") or row is None else [verb, row.id]
+        if verb in ("run", "cost") or row is None:
+            words = [verb]
+        else:
+            words = [verb, row.id]
         with self.suspend():
             if verb in CONFIRMED:
                 if _typed(CONFIRMED[verb]).lower() in ("y", "yes"):

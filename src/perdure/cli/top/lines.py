@@ -54,7 +54,10 @@ def state_of(row: BoardRow, now: int, alive: Liveness | None = None) -> str:
 
 def heading(group: Group) -> Text:
     """Return a group's name with the number of its runs."""
-    more = f" (the newest {len(group.rows)} are shown)" if group.many > len(group.rows) else ""
+    if group.many > len(group.rows):
+        more = f" (the newest {len(group.rows)} are shown)"
+    else:
+        more = ""
     return Text.assemble(
         (group.name, "bold underline"),
         (f"  {group.many}{more}", "dim"),
@@ -123,7 +126,10 @@ def peek(row: BoardRow, records: Sequence[Record], now: int) -> Text:
 
 def _attempt(attempt: Attempt, now: int) -> str:
     outcome, receipt = attempt.outcome, attempt.receipt
-    how = str(attempt.continuation.kind) if attempt.continuation else "not started"
+    if attempt.continuation:
+        how = str(attempt.continuation.kind)
+    else:
+        how = "not started"
     if outcome is None:
         ended = "running"
     else:
@@ -133,11 +139,10 @@ def _attempt(attempt: Attempt, now: int) -> str:
     took = age(attempt.started, attempt.ended or now)
     proof = f", receipt {receipt.verdict}" if receipt else ""
     spent = dollars(attempt.usage.cost_usd, estimated=attempt.usage.estimated)
-    used = (
-        f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, {spent}"
-        if outcome or attempt.usage.input
-        else ""
-    )
+    if outcome or attempt.usage.input:
+        used = f", {tokens(attempt.usage.input)} in, {tokens(attempt.usage.output)} out, {spent}"
+    else:
+        used = ""
     work = f", work {one_line(attempt.work, 20)}" if attempt.work else ""
     return f"attempt {attempt.number}  {how}, {took}: {ended}{proof}{work}{used}"
 

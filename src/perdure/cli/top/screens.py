@@ -82,11 +82,10 @@ class LogScreen(Screen[None]):
     def _read(self) -> None:
         worker = get_current_worker()
         try:
-            records = (
-                self._store.history(self._run_id, after=self._seen)
-                if self._seen
-                else self._store.latest(self._run_id, BEGIN)
-            )
+            if self._seen:
+                records = self._store.history(self._run_id, after=self._seen)
+            else:
+                records = self._store.latest(self._run_id, BEGIN)
             run = self._store.get(self._run_id)
         except PerdureError as error:
             self.app.call_from_thread(while_there, self._head, clean(str(error)))
@@ -103,7 +102,10 @@ class LogScreen(Screen[None]):
                 self._seen = record.seq
                 if (line := log_line(record)) is not None:
                     log.write(line, scroll_end=at_end)
-        over = f": {one_line(run.reason, 160)}" if run.reason and run.state in FINAL else ""
+        if run.reason and run.state in FINAL:
+            over = f": {one_line(run.reason, 160)}"
+        else:
+            over = ""
         self._head(f"{run.name}  {run.state}, attempt {run.attempt}{over}")
 
     def _head(self, text: str) -> None:

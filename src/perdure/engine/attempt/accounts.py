@@ -37,7 +37,9 @@ def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> st
         for name, value in given.items()
         if is_passed(name, driver.variables) and ACCOUNT.search(name)
     )
-    return hashlib.sha256(repr(own).encode()).hexdigest()[:8] if own else ""
+    if own:
+        return hashlib.sha256(repr(own).encode()).hexdigest()[:8]
+    return ""
 
 
 def account_of(engine: Engine, run: TaskRun) -> str:
@@ -67,11 +69,10 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
 def parked_for(engine: Engine, seat: Seat) -> Parking | None:
     """Return the parking that holds up a run with this seat, the latest to end; None if there is
     none."""
-    found = [
-        p
-        for p in engine.store.parked()
-        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model)
-    ]
+    found = []
+    for p in engine.store.parked():
+        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model):
+            found.append(p)
     return max(found, key=lambda parking: parking.until, default=None)
 
 
@@ -102,11 +103,9 @@ def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[
 
 def _clock(at: int) -> str:
     """Format a time in UTC, so that it reads the same on every machine of a shared store."""
-    return (
-        time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(at, 2**53) / 1000))
-        if at < 2**47
-        else "an unknown time"
-    )
+    if at < 2**47:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(at, 2**53) / 1000))
+    return "an unknown time"
 
 
 def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:

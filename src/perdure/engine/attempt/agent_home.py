@@ -60,13 +60,13 @@ def unwritable(place: Path) -> str:
     if not there.exists():
         return f"{there} is a dangling link"
     if there.is_file() and there == place:
-        return "" if os.access(there, os.W_OK) else f"{there} is not writable"
+        if os.access(there, os.W_OK):
+            return ""
+        return f"{there} is not writable"
     if not there.is_dir():
         return f"{there} is not a directory"
     if os.access(there, os.W_OK | os.X_OK):
         return ""
-    return (
-        f"{there} is not writable"
-        if there == place
-        else f"{place} cannot be created, because {there} is not writable"
-    )
+    if there == place:
+        return f"{there} is not writable"
+    return f"{place} cannot be created, because {there} is not writable"

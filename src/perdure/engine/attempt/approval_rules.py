@@ -52,7 +52,10 @@ def save(state: Path, rule: ApprovalRule) -> Path:
     with (state / "approvals.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         load(state)
-        before = path.read_text(encoding="utf-8") if path.exists() else HEAD
+        if path.exists():
+            before = path.read_text(encoding="utf-8")
+        else:
+            before = HEAD
         values = msgspec.structs.asdict(rule)
         lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
         draft = path.with_suffix(".new")

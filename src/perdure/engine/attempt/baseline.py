@@ -206,7 +206,9 @@ def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
     OpenCode deletes them from its database, so no transcript has them any more.
     """
     gone = [each.item for each in unrecorded(now, journal) if each.rewound]
-    return replace(now, dropped=(*now.dropped, *gone)) if gone else now
+    if gone:
+        return replace(now, dropped=(*now.dropped, *gone))
+    return now
 
 
 def _went_on(attempt: Attempt) -> bool:
@@ -257,7 +259,9 @@ def standing(
         content = None
     if path is None or content is None:
         # A file that has the conversation's name but not its id was damaged.
-        return Standing.CHANGED if driver.remains(home, session_id) else Standing.ABSENT
+        if driver.remains(home, session_id):
+            return Standing.CHANGED
+        return Standing.ABSENT
     copied = engine.copies.continued_by(driver, session_id, path)
     kept = [prefix(path, each.size) == each.sha256 for each in known.snapshots]
     changed = copied is False or not all(kept)
@@ -269,7 +273,9 @@ def standing(
         ours |= _copied_prompts(engine, driver, session_id)
     if there and ours and not there & ours:
         return Standing.FOREIGN
-    return Standing.CHANGED if changed else Standing.WHOLE
+    if changed:
+        return Standing.CHANGED
+    return Standing.WHOLE
 
 
 def _copied_prompts(engine: Engine, driver: AgentDriver, session_id: str) -> set[str]:

@@ -22,7 +22,9 @@ LEAST = 0.000001
 def dollars(usage: Usage, model: str) -> float:
     """Return what an attempt cost, in dollars: as the agent reported it, else by the price list."""
     price = None if usage.cost_usd else price_of(model)
-    return usage.cost_usd if price is None else cost(usage, price)
+    if price is None:
+        return usage.cost_usd
+    return cost(usage, price)
 
 
 def spent(attempts: Sequence[Attempt], model: str) -> float:

@@ -189,7 +189,10 @@ def take(
         transcript = opened.transcript(session.id)
     else:
         transcript = None
-    parts = engine.copies.parts(opened.driver, session.id) if session is not None else ()
+    if session is not None:
+        parts = engine.copies.parts(opened.driver, session.id)
+    else:
+        parts = ()
     at = engine.store.now()
     return Checkpoint(
         run=attempt.run,
@@ -264,20 +267,27 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
     Return None if there is no transcript, or if it lost what was known of it: then the copy that
     still has it is kept."""
     session = opened.session
-    transcript = opened.transcript(session.id) if session is not None else None
+    if session is not None:
+        transcript = opened.transcript(session.id)
+    else:
+        transcript = None
     if session is None or transcript is None:
         return None
     known = known_before(opened, session)
     if known is not None and not begins_with(opened.driver, transcript, known):
         return None
-    return transcript if engine.copies.take(opened.driver, session.id, transcript) else None
+    if engine.copies.take(opened.driver, session.id, transcript):
+        return transcript
+    return None
 
 
 def known_before(opened: Opened, session: Session) -> Snapshot | None:
     """Return what the transcript must begin with: what was put back for this attempt, else what
     perdure last saw of it."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
-    return opened.attempt.before if put_back else session.snapshot
+    if put_back:
+        return opened.attempt.before
+    return session.snapshot
 
 
 def sent(opened: Opened) -> str:
@@ -290,20 +300,26 @@ def sent(opened: Opened) -> str:
 def _given(opened: Opened, session: Session | None, transcript: Path | None) -> int:
     """Return the newest version of the instructions that is in the conversation."""
     if session is None or transcript is None:
-        return session.context_version if session is not None else 0
-    before = opened.attempt.before if opened.asked.kind is Start.RESUME else None
+        if session is not None:
+            return session.context_version
+        return 0
+    if opened.asked.kind is Start.RESUME:
+        before = opened.attempt.before
+    else:
+        before = None
     new = prompts_since(opened.driver, transcript, before)
-    return opened.attempt.context_version if sent(opened) in new else session.context_version
+    if sent(opened) in new:
+        return opened.attempt.context_version
+    return session.context_version
 
 
 def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
     """Return the newest checkpoint of a workdir, of the runs that are on the list. Checkpoints of
     removed runs expire by age."""
-    runs = [
-        run.id
-        for run in engine.store.placed()
-        if run.removed is None and run.workspace.id == workspace.id
-    ]
+    runs = []
+    for run in engine.store.placed():
+        if run.removed is None and run.workspace.id == workspace.id:
+            runs.append(run.id)
     found = list(chain.from_iterable(engine.store.checkpoints(run_id) for run_id in runs))
     return max(found, key=lambda each: each.number, default=None)
 

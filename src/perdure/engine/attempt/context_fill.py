@@ -75,11 +75,10 @@ def size_before(
         return UNKNOWN
     last = _last(engine.store.attempts(run.id), live.id)
     number = last.number if last is not None else 0
-    events = [
-        record.event
-        for record in engine.store.history(run.id, limit=HISTORY)
-        if record.attempt == number
-    ]
+    events = []
+    for record in engine.store.history(run.id, limit=HISTORY):
+        if record.attempt == number:
+            events.append(record.event)
     refused = (
         last is not None
         and last.outcome is not None
@@ -127,11 +126,9 @@ def changes(
                 session_id=session_id, before=held, after=now.left, times=times, asked=asked.compact
             )
         ]
-    return (
-        [NotCompacted(session_id=session_id, tokens=now.tokens)]
-        if asked.compact and answered
-        else []
-    )
+    if asked.compact and answered:
+        return [NotCompacted(session_id=session_id, tokens=now.tokens)]
+    return []
 
 
 def rolled_over(
@@ -167,12 +164,13 @@ class Sized:
         what becomes of it."""
         if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
             return ""
-        held = told(self.now) if self.now is not None and self.now.tokens else "an unknown size"
-        return (
-            ""
-            if asks_for_person(continuity, self.following)
-            else f"rolled over at {held}: the model's service refused it as too long"
-        )
+        if self.now is not None and self.now.tokens:
+            held = told(self.now)
+        else:
+            held = "an unknown size"
+        if asks_for_person(continuity, self.following):
+            return ""
+        return f"rolled over at {held}: the model's service refused it as too long"
 
 
 def size_after(

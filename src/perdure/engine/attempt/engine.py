@@ -199,7 +199,9 @@ class Engine:
         if self.publisher is None:
             return f"{there}, and no checkpoint store is set to fetch them from"
         why = self.publisher.available(run)
-        return f"{there}, and cannot be fetched: {why}" if why else ""
+        if why:
+            return f"{there}, and cannot be fetched: {why}"
+        return ""
 
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
@@ -215,7 +217,9 @@ class Engine:
         If the rule names none, the author is called after the role: `reviewer (claude)`."""
         rule, role = self.rules.get(run.spec.rule), role_of_run(run)
         if rule is None or not rule.git_name:
-            return {"GIT_AUTHOR_NAME": worker_of(role, run.spec.agent)} if role else {}
+            if role:
+                return {"GIT_AUTHOR_NAME": worker_of(role, run.spec.agent)}
+            return {}
         pairs = product(("AUTHOR", "COMMITTER"), rule.git_identity.items())
         return {f"GIT_{role}_{part}": text for role, (part, text) in pairs}
 
@@ -227,11 +231,10 @@ class Engine:
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
         """Return the agent's environment: the ordinary variables, its own documented ones, and
         those that the task names."""
-        passed = {
-            name: value
-            for name, value in self.environ.items()
-            if is_passed(name, (*ORDINARY, *driver.variables))
-        }
+        passed = {}
+        for name, value in self.environ.items():
+            if is_passed(name, (*ORDINARY, *driver.variables)):
+                passed[name] = value
         named = {name: self.environ[name] for name in run.spec.pass_env if name in self.environ}
         return {**passed, **named, **run.spec.env}
 
@@ -245,7 +248,9 @@ def redacted(event: EventT, redactor: Redactor) -> EventT:
     """Return the event without secrets."""
     text = encode(event)
     clean = redactor.text(text)
-    return event if clean == text else cast(EventT, decode_event(clean))
+    if clean == text:
+        return event
+    return cast(EventT, decode_event(clean))
 
 
 def is_passed(name: str, patterns: tuple[str, ...]) -> bool:

@@ -51,7 +51,10 @@ class Joiner:
             self.carried = event
         if not isinstance(event, SaidPart):
             return [*self.rest(), event]
-        full = self.rest() if self.length + len(event.text) > MAX_TEXT else []
+        if self.length + len(event.text) > MAX_TEXT:
+            full = self.rest()
+        else:
+            full = []
         self.pieces.append(event.text)
         self.length += len(event.text)
         return full
@@ -59,7 +62,9 @@ class Joiner:
     def rest(self) -> list[AgentEvent]:
         """Return the remaining text as an event, when nothing more can come."""
         text, self.pieces, self.length = "".join(self.pieces), [], 0
-        return [Said(text)] if text else []
+        if text:
+            return [Said(text)]
+        return []
 
 
 @dataclass(slots=True)
@@ -131,7 +136,10 @@ class EventTotals:
                 self.version = event.version or self.version
                 self.model = event.model or self.model
                 self.opened = event.opened or self.opened
-                self.replayed = event.replayed if event.opened else self.replayed
+                if event.opened:
+                    self.replayed = event.replayed
+                else:
+                    self.replayed = self.replayed
             case TurnStarted():
                 self.turn_over = self.final = self.tool_last = False
             case Said():
@@ -213,7 +221,9 @@ class EventTotals:
             told = seen if any(counts) else self._like_the_last()
             used = used + priced(told, reply.model or model, reply.hour)
         untold = bool(self.replies) or (bool(self.session_id) and not self.turn_over)
-        return replace(used, estimated=True) if untold else used
+        if untold:
+            return replace(used, estimated=True)
+        return used
 
     def cut_off(self, earlier: Sequence[Reply], added: int | None) -> Usage:
         """Return an estimate of what the agent's end cut off: the output of the replies that had
@@ -229,7 +239,9 @@ class EventTotals:
         begun = [reply.usage.output for reply in self.replies.values() if reply.cut]
         rest = sum(max(0, output - so_far) for so_far in begun)
         if added is None:
-            return Usage(output=rest, estimated=True) if rest else NO_USAGE
+            if rest:
+                return Usage(output=rest, estimated=True)
+            return NO_USAGE
         last = known[-1].usage if known else Usage(input=FIRST_REQUEST)
         asked = last.input + last.output + added
         cached = asked * last.cached // last.input if last.input else 0

@@ -30,11 +30,15 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
     own = fingerprint(
         (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
     )
-    known = session.snapshot if session is not None and asked.kind is Start.RESUME else None
+    if session is not None and asked.kind is Start.RESUME:
+        known = session.snapshot
+    else:
+        known = None
     prefix_kept, new = _looked_at(opened, path, before)
-    known_kept = (
-        begins_with(driver, path, known) if known is not None and path is not None else None
-    )
+    if known is not None and path is not None:
+        known_kept = begins_with(driver, path, known)
+    else:
+        known_kept = None
     if known_kept is False and prefix_kept is False and asked.standing is Standing.WHOLE:
         # It was whole at the launch, so it was changed while the attempt ran.
         known_kept = True
@@ -115,7 +119,10 @@ def _looked_at(
         return None, []
     if opened.asked.kind is Start.FORK and before is not None:
         return _fork(opened, path, before)
-    kept = begins_with(opened.driver, path, before) if before is not None else None
+    if before is not None:
+        kept = begins_with(opened.driver, path, before)
+    else:
+        kept = None
     return kept, prompts_since(opened.driver, path, before)
 
 

@@ -348,11 +348,10 @@ def _finish(
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
         # A strict policy forbids a new conversation; a compacted one is still the same.
-        policy = (
-            ContinuityPolicy.STRICT
-            if asks_for_person(policy, following)
-            else ContinuityPolicy.DISCLOSE
-        )
+        if asks_for_person(policy, following):
+            policy = ContinuityPolicy.STRICT
+        else:
+            policy = ContinuityPolicy.DISCLOSE
     decision = decide(outcome, counted, policy, now, random.random())
     if requests:
         decision = waiting(outcome, requests, claim.run.name, now)
@@ -389,11 +388,10 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
 def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
     """Return the totals of the attempts, including the one that just ended, with its outcome."""
     run = claim.run
-    kinds = [
-        _counted_as(attempt)
-        for attempt in (*earlier, replace(ended, outcome=outcome))
-        if attempt.outcome is not None
-    ]
+    kinds = []
+    for attempt in (*earlier, replace(ended, outcome=outcome)):
+        if attempt.outcome is not None:
+            kinds.append(_counted_as(attempt))
     free = 0
     for kind in reversed(kinds):
         if kind is not None and kind not in FREE:
@@ -418,8 +416,6 @@ def _counted_as(attempt: Attempt) -> OutcomeKind | None:
     by a restart of the server, because it says nothing about the task."""
     assert attempt.outcome is not None
     outcome = attempt.outcome
-    return (
-        None
-        if outcome.kind is OutcomeKind.LOST and (attempt.continuation is None or not outcome.began)
-        else outcome.kind
-    )
+    if outcome.kind is OutcomeKind.LOST and (attempt.continuation is None or not outcome.began):
+        return None
+    return outcome.kind

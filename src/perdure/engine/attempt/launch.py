@@ -99,11 +99,9 @@ def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
     run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
     known = opened.session.fill if opened.session is not None else None
     fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
-    return (
-        compact_at(rules, fill, run.spec.model, now=opened.asked.compact)
-        if opened.driver.abilities.compacts
-        else None
-    )
+    if opened.driver.abilities.compacts:
+        return compact_at(rules, fill, run.spec.model, now=opened.asked.compact)
+    return None
 
 
 def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | None:

@@ -107,7 +107,9 @@ class Meter:
             return None
         try:
             path = self._transcript(last=True)
-            return driver.open_request(_end_of(path, self.since)) if path is not None else None
+            if path is not None:
+                return driver.open_request(_end_of(path, self.since))
+            return None
         except OSError:
             return None
 

@@ -63,13 +63,17 @@ def begin(
     records = engine.store.history(run.id, limit=HISTORY)
     ground = ground_of(engine, run, asked, records)
     _put_in_place(engine, claim, driver, program, home, asked, ground)
-    own_id = asked.fork_id if asked.kind is Start.FORK else asked.session_id
+    if asked.kind is Start.FORK:
+        own_id = asked.fork_id
+    else:
+        own_id = asked.session_id
     if live is not None:
         live = _staying(engine, claim, driver, asked, live, own_id, now)
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
-    before = (
-        snapshot(driver, locate(driver, home, asked.session_id, directory)) if goes_on else None
-    )
+    if goes_on:
+        before = snapshot(driver, locate(driver, home, asked.session_id, directory))
+    else:
+        before = None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
     seen = drift(engine, run, ground, planned_since(records))
@@ -103,7 +107,10 @@ def begin(
         text = "\n\n".join(part for part in (answers.prompt, text) if part)
     session = live
     if session is None and own_id:
-        total = total_of(driver, before) if asked.kind is Start.FORK else Usage()
+        if asked.kind is Start.FORK:
+            total = total_of(driver, before)
+        else:
+            total = Usage()
         session = _announced(claim, home, asked, own_id, now, total, lifetime_s)
     if session is not None:
         sent = () if answers.parked else (fingerprint(text),)
@@ -153,9 +160,10 @@ def _put_in_place(
     """Put perdure's own copy, or the repaired one, where the agent looks, if the conversation goes
     on from it."""
     if asked.rung in (Rung.COPY, Rung.CHECKPOINT):
-        back = (
-            ground.checkpoint.conversation if ground.back and ground.checkpoint is not None else ()
-        )
+        if ground.back and ground.checkpoint is not None:
+            back = ground.checkpoint.conversation
+        else:
+            back = ()
         from perdure.engine.attempt.restore_transcript import put_back
 
         restoring = engine.attempt_directory(claim) / "restore"
@@ -200,7 +208,10 @@ def _staying(
         engine.store.record(claim, [expired])
     if asked.kind is Start.RESUME or live.id == own_id:
         return live
-    gone = rolled_over(engine, driver, claim.run, live, asked.reason) if asked.rolls_over else []
+    if asked.rolls_over:
+        gone = rolled_over(engine, driver, claim.run, live, asked.reason)
+    else:
+        gone = []
     engine.store.record(
         claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now)
     )
@@ -266,7 +277,9 @@ def _place_files(engine: Engine, claim: Claim, *, fresh: bool) -> None:
 
 def parent_of(asked: Continuation) -> str:
     """Return the conversation that a new one is forked from, or stands in for."""
-    return asked.session_id if asked.kind is Start.FORK else asked.lost_session_id
+    if asked.kind is Start.FORK:
+        return asked.session_id
+    return asked.lost_session_id
 
 
 def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
@@ -293,7 +306,9 @@ def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Sessi
     none."""
     if asked.kind is Start.FORK:
         return next((found.cwd for found in driver.conversations(home, 1, asked.session_id)), "")
-    return live.cwd if live is not None and asked.kind is Start.RESUME else ""
+    if live is not None and asked.kind is Start.RESUME:
+        return live.cwd
+    return ""
 
 
 def _put_mended(

@@ -117,4 +117,6 @@ def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
 
 def _plan(scope: str) -> str:
     """Return the plan in the scope of its tasks (`plan:ID/STRAND`); empty if there is none."""
-    return scope.partition("/")[0] if scope.startswith("plan:") else ""
+    if scope.startswith("plan:"):
+        return scope.partition("/")[0]
+    return ""

@@ -23,7 +23,10 @@ def lacking(spec: TaskSpec, workdir: Path) -> str:
     """Return what is missing, in a sentence for the agent; empty if nothing is."""
     missing = [name for name in spec.files if not _is_there(workdir / name)]
     marked = [name for name in spec.conflicts if _is_marked(workdir / name)]
-    said = [f"the task was to create {_listed(missing)}, which does not exist"] if missing else []
+    if missing:
+        said = [f"the task was to create {_listed(missing)}, which does not exist"]
+    else:
+        said = []
     said += [f"conflict marks of a merge are still in {_listed(marked)}"] if marked else []
     return "; ".join(said)
 

@@ -76,11 +76,10 @@ def story_of(
     left = standing(records)
     there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
     # Attempts that a restore undid are left out: they are no longer in the conversation.
-    ended = [
-        attempt
-        for attempt in engine.store.attempts(run.id)
-        if attempt.number in there and attempt.number < claim.attempt
-    ]
+    ended = []
+    for attempt in engine.store.attempts(run.id):
+        if attempt.number in there and attempt.number < claim.attempt:
+            ended.append(attempt)
     done, open_tools = _told(left)
     # Looking at a large workdir takes time, and only an interrupted agent is told about it.
     looks = asked.kind is Start.REBUILD or bool(
@@ -147,7 +146,9 @@ def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple
 def _taken_back(asked: Continuation) -> int:
     """Return how many known items are in the transcript although the agent does not load them."""
     shown = asked.shown
-    return shown.off_branch if shown is not None and asked.rung is Rung.NATIVE else 0
+    if shown is not None and asked.rung is Rung.NATIVE:
+        return shown.off_branch
+    return 0
 
 
 def _earlier(
@@ -229,13 +230,15 @@ def _restored(ground: Ground) -> str:
 
 def _drift(seen: DriftSeen, ground: Ground) -> str:
     """Return what differs from what the agent knows, in a sentence or two."""
-    who = (
-        "these files were changed, by you or by somebody else"
-        if ground.by_itself
-        else "somebody else changed these files"
-    )
+    if ground.by_itself:
+        who = "these files were changed, by you or by somebody else"
+    else:
+        who = "somebody else changed these files"
     more = f" and {seen.count - NAMES} more" if seen.count > NAMES else ""
-    said = [f"{who}: {', '.join(map(named, seen.paths[:NAMES]))}{more}"] if seen.count else []
+    if seen.count:
+        said = [f"{who}: {', '.join(map(named, seen.paths[:NAMES]))}{more}"]
+    else:
+        said = []
     if seen.head_before != seen.head_now:
         said.append(
             f"HEAD moved from {seen.head_before[:12] or 'nothing'} to "
@@ -250,14 +253,14 @@ def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) 
     """Return what was done with task files in this attempt, or with versions that are not yet in
     the conversation; the last change of each name."""
     gone = retired(records)
-    made = [
-        (number, change) for number, change in changes_of(records) if change.version not in gone
-    ]
-    news = {
-        change.name: change
-        for number, change in made
-        if number == claim.attempt or change.version > given
-    }
+    made = []
+    for number, change in changes_of(records):
+        if change.version not in gone:
+            made.append((number, change))
+    news = {}
+    for number, change in made:
+        if number == claim.attempt or change.version > given:
+            news[change.name] = change
     if not news:
         return ""
     from perdure.workspace.task_files import Contents, told
@@ -275,26 +278,29 @@ def _check(
     )
     if last is None or not isinstance(last.event, VerifyEnded):
         return None
-    outcomes = {
-        attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None
-    }
-    later = [
-        attempt
-        for attempt in ended
-        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id
-    ]
+    outcomes = {}
+    for attempt in ended:
+        if attempt.outcome is not None:
+            outcomes[attempt.number] = attempt.outcome.kind
+    later = []
+    for attempt in ended:
+        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id:
+            later.append(attempt)
     told = any(
         attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later
     )
-    return (
-        last.event if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told else None
-    )
+    if outcomes.get(last.attempt) is OutcomeKind.VERIFY_FAILED and not told:
+        return last.event
+    return None
 
 
 def _workdir(state: WorkdirState) -> str:
     """Return the state of the workdir in a sentence, with the first few names."""
     if state.head:
-        branch = f"branch {named(state.branch)}" if state.branch else "detached"
+        if state.branch:
+            branch = f"branch {named(state.branch)}"
+        else:
+            branch = "detached"
         where = f"{branch} at {state.head[:12]}, "
     else:
         where = ""
@@ -303,7 +309,10 @@ def _workdir(state: WorkdirState) -> str:
         names = f" ({', '.join(map(named, state.paths[:NAMES]))}{more})"
     else:
         names = ""
-    open_ended = f"; a {state.in_progress} is in progress" if state.in_progress else ""
+    if state.in_progress:
+        open_ended = f"; a {state.in_progress} is in progress"
+    else:
+        open_ended = ""
     return (
         f"{where}{state.changed} changed and {state.untracked} untracked "
         f"file(s){names}{open_ended}."
@@ -314,7 +323,9 @@ def named(path: str) -> str:
     """Return a name as one word of a sentence. A file name may be hostile: a newline, quote or
     space must not end the word."""
     short = path if len(path) <= NAME_WIDTH else f"{path[:NAME_WIDTH]}..."
-    return short if re.fullmatch(r"[\w./+@-]+", short) else repr(short)
+    if re.fullmatch(r"[\w./+@-]+", short):
+        return short
+    return repr(short)
 
 
 def _given(
@@ -338,11 +349,10 @@ def _given(
         )
         known = [attempt.context_version for attempt in ended if _prompt(attempt) in heard]
         return max([*known, live.context_version if came else 0])
-    told = [
-        a.context_version
-        for a in ended
-        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
-    ]
+    told = []
+    for a in ended:
+        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found:
+            told.append(a.context_version)
     # A conversation that no other run shares may have been used manually; its record has the
     # version that it was given before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])
@@ -405,4 +415,6 @@ def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _short(text: str) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= BRIEF_WIDTH else f"{line[:BRIEF_WIDTH]} ..."
+    if len(line) <= BRIEF_WIDTH:
+        return line
+    return f"{line[:BRIEF_WIDTH]} ..."

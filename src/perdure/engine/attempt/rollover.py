@@ -79,7 +79,10 @@ def ask(
         engine.redactor.file(output)
     outcome = driver.outcome(end, reading.for_classifier())
     text = engine.redactor.text(said)[:LENGTH] if outcome.ok else ""
-    reason = "" if text else engine.redactor.text(f"{outcome.kind} {outcome.detail}".strip())
+    if text:
+        reason = ""
+    else:
+        reason = engine.redactor.text(f"{outcome.kind} {outcome.detail}".strip())
     told = Summarised(session_id=live.id, text=text, usage=reading.usage(live.total), reason=reason)
     live = _as_it_is(engine, claim, driver, home, live, reading.total or live.total)
     engine.store.put_session(live)
@@ -111,7 +114,10 @@ def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Se
 def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
     """Return what the agent said, and the totals of its events."""
     reading, joiner, said = EventTotals(), Joiner(), list[str]()
-    output = started.stdout.read_bytes() if started.stdout.exists() else b""
+    if started.stdout.exists():
+        output = started.stdout.read_bytes()
+    else:
+        output = b""
     parsed = chain.from_iterable(driver.parse(line) for line in output.split(b"\n") if line)
     events = list(chain.from_iterable(joiner.add(event) for event in parsed))
     for event in [*events, *joiner.rest()]:
@@ -163,4 +169,6 @@ def end_unheard(engine: Engine, claim: Claim) -> Usage:
         return Usage()
     found.kill()
     _, reading = _heard(engine.driver(claim.run.spec.agent), found)
-    return reading.usage(Usage()) if reading.total is None else Usage()
+    if reading.total is None:
+        return reading.usage(Usage())
+    return Usage()

@@ -86,12 +86,14 @@ def decide(
     Raises NotStarted if the attempt has to wait, or is refused.
     """
     run = claim.run
-    retired = [
-        session
-        for session in lineage
-        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET
-    ]
-    path = locate(driver, home, live.id, engine.attempt_directory(claim)) if live else None
+    retired = []
+    for session in lineage:
+        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET:
+            retired.append(session)
+    if live:
+        path = locate(driver, home, live.id, engine.attempt_directory(claim))
+    else:
+        path = None
     transcript = snapshot(driver, path)
     known = baseline_of(engine, live) if live else NOTHING_KNOWN
     copy = _copy(engine, claim, driver, home, live.id) if live else None
@@ -131,7 +133,10 @@ def decide(
         heard=any(attempt.receipt is not None for attempt in engine.store.attempts(run.id)),
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
-    size = size_before(engine, driver, run, live, situation.transcript) if live else UNKNOWN
+    if live:
+        size = size_before(engine, driver, run, live, situation.transcript)
+    else:
+        size = UNKNOWN
     if size.fill is not None:
         situation = replace(situation, measure=size.measure, size=told(size.fill))
     continuation = choose(situation)
@@ -145,16 +150,20 @@ def decide(
 
         foreign = situation.standing is Standing.FOREIGN
         mended = repair.mend(engine, claim, driver, home, live.id, own=not foreign)
-        continuation = (
-            choose(replace(situation, edits=mended.log)) if mended is not None else continuation
-        )
+        if mended is not None:
+            continuation = choose(replace(situation, edits=mended.log))
+        else:
+            continuation = continuation
     if doubted and continuation.kind is not Start.RESUME and not too_long:
         # A failure in unknown words may have any cause. It never ends a conversation.
         situation = replace(situation, tried=tried)
         continuation = choose(situation)
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
         older = _older(engine, run.id, driver, live)
-        continuation = choose(replace(situation, checkpoint=older)) if older else continuation
+        if older:
+            continuation = choose(replace(situation, checkpoint=older))
+        else:
+            continuation = continuation
     if live and size.fill is not None and cache_price.goes_on(continuation):
         continuation = cache_price.weigh(
             engine, claim, driver, live, size.fill, continuation, situation.new_id
@@ -228,7 +237,9 @@ def _content(
         chosen = next(each for each in checkpoints if each.number == asked.checkpoint)
         return engine.copies.content(driver.name, asked.session_id, chosen.conversation)
     path = locate(driver, home, asked.session_id, directory)
-    return path.read_bytes() if path is not None else b""
+    if path is not None:
+        return path.read_bytes()
+    return b""
 
 
 def _loaded_before(
@@ -243,7 +254,9 @@ def _loaded_before(
     changed."""
     if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
         copy = engine.copies.of(driver.name, asked.session_id)
-        return load(engine, driver, home, copy.read_bytes()) if copy.is_file() else None
+        if copy.is_file():
+            return load(engine, driver, home, copy.read_bytes())
+        return None
     seen = session.snapshot
     if asked.rung is Rung.COPY or seen is None or seen.size >= len(content):
         return None
@@ -254,7 +267,10 @@ def _writers(
     engine: Engine, driver: AgentDriver, home: Path, live: Session, idle: Idle | None
 ) -> tuple[int, ...]:
     there = engine.writers(driver, home, live.id, but=idle.workspace.id if idle is not None else "")
-    own = process.survivors(idle.kept.mark) if idle is not None and there else []
+    if idle is not None and there:
+        own = process.survivors(idle.kept.mark)
+    else:
+        own = []
     return tuple(pid for pid in there if pid not in own)
 
 
@@ -286,14 +302,16 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     copy = snapshot(driver, engine.copies.of(driver.name, spec.forks))
     records = engine.store.sessions(spec.forks)
     session = next((each for each in records if each.key.agent == driver.name), None)
-    known = baseline_of(engine, session) if session is not None else NOTHING_KNOWN
+    if session is not None:
+        known = baseline_of(engine, session)
+    else:
+        known = NOTHING_KNOWN
     found = standing(engine, driver, home, spec.forks, path, known)
     stands = copy if found in UNFIT else parent or copy
-    at = (
-        0
-        if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at
-        else spec.fork_at
-    )
+    if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at:
+        at = 0
+    else:
+        at = spec.fork_at
     # A CLI that can fork only at the end would include what was said since that turn.
     unable = (
         not driver.abilities.fork

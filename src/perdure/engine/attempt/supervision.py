@@ -201,7 +201,10 @@ class _Watch:
             return
         now = self.engine.store.now()
         claim = self.opened.claim
-        prompts = session.prompts if session is not None else (sent(self.opened),)
+        if session is not None:
+            prompts = session.prompts
+        else:
+            prompts = (sent(self.opened),)
         if session is not None:
             gone = replace(
                 session, state=SessionState.RETIRED, cause=f"the agent opened {session_id} instead"
@@ -387,7 +390,9 @@ class _Watch:
     def strangers(self, session: Session, agent: process.Process) -> set[int]:
         """Return the processes that use the conversation and do not belong to this attempt."""
         there = set(self.opened.driver.writers(self.opened.home, session.id))
-        return there - {agent.agent_pid, *process.survivors(agent.mark)} if there else there
+        if there:
+            return there - {agent.agent_pid, *process.survivors(agent.mark)}
+        return there
 
     def look_for_others(self) -> None:
         """Look for other live programs on the same conversation. Each is recorded once as a
@@ -427,7 +432,10 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         metered=now,
     )
     run.budget = left(engine, opened.claim.run, opened.attempt.number)
-    run.turn = Turn(engine, opened, opened.idle) if opened.idle is not None else None
+    if opened.idle is not None:
+        run.turn = Turn(engine, opened, opened.idle)
+    else:
+        run.turn = None
     for call in resumed_calls(engine, opened):
         # The CLI prints only the result of a call that waited in the conversation. Its beginning
         # comes first in every reading, so that an adopted attempt counts the same events.
@@ -436,7 +444,10 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     if opened.adopted:
         engine.store.record(opened.claim, [AttemptAdopted(worker=engine.worker)])
         checkpoints.want("adopted")
-    end = None if opened.process is not None else Exit(cause="lost", at=engine.store.now())
+    if opened.process is not None:
+        end = None
+    else:
+        end = Exit(cause="lost", at=engine.store.now())
     while end is None:
         assert opened.process is not None
         end = opened.process.wait(TICK_S)
@@ -503,11 +514,10 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
     started, and an estimate of what its last answer used."""
     opened = run.opened
     resumed = opened.asked.kind is Start.RESUME
-    found = (
-        ""
-        if resumed or run.reading.session_id
-        else archive.find(opened.home, mark_of(opened.attempt))
-    )
+    if resumed or run.reading.session_id:
+        found = ""
+    else:
+        found = archive.find(opened.home, mark_of(opened.attempt))
     if found:
         run.absorb(SessionSeen(session_id=found))
     if opened.session is None or opened.asked.kind is Start.FORK:

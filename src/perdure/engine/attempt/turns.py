@@ -85,7 +85,10 @@ class Turn:
         """Return whether the turn is in the transcript: this attempt's prompt, and the agent's last
         words."""
         session = self.opened.session
-        path = self.opened.transcript(session.id) if session is not None else None
+        if session is not None:
+            path = self.opened.transcript(session.id)
+        else:
+            path = None
         if path is None:
             return False
         prompt = fingerprint(
@@ -105,7 +108,10 @@ class Turn:
         journal."""
         self.opened.idle = None
         kept, session, driver = self.idle.kept, self.opened.session, self.opened.driver
-        pid = self.opened.process.agent_pid if self.opened.process is not None else None
+        if self.opened.process is not None:
+            pid = self.opened.process.agent_pid
+        else:
+            pid = None
         # An agent that was asked to rest has answered by now, or is gone.
         resting = self.decided and not self.why and kept.rested()
         if (

@@ -49,8 +49,12 @@ class _Checked:
     @property
     def code(self) -> int:
         if self.end.cause in ("deadline", "flooded"):
-            return TOO_LONG if self.end.cause == "deadline" else TOO_MUCH
-        return self.end.code if self.end.code is not None else 128 + (self.end.signal or 0)
+            if self.end.cause == "deadline":
+                return TOO_LONG
+            return TOO_MUCH
+        if self.end.code is not None:
+            return self.end.code
+        return 128 + (self.end.signal or 0)
 
 
 def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
@@ -91,11 +95,10 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
         ), []
     outcome = _judged(run.spec.verify, checked)
     failed = outcome.kind is OutcomeKind.VERIFY_FAILED
-    earlier = [
-        attempt
-        for attempt in engine.store.attempts(run.id)
-        if attempt.number < opened.claim.attempt
-    ]
+    earlier = []
+    for attempt in engine.store.attempts(run.id):
+        if attempt.number < opened.claim.attempt:
+            earlier.append(attempt)
     ended = VerifyEnded(
         code=checked.code,
         output=excerpt(checked.said),
@@ -110,11 +113,10 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
 
 def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
     """Return how many checks of these instructions have failed."""
-    kinds = [
-        attempt.outcome.kind
-        for attempt in attempts
-        if attempt.outcome is not None and attempt.context_version == context_version
-    ]
+    kinds = []
+    for attempt in attempts:
+        if attempt.outcome is not None and attempt.context_version == context_version:
+            kinds.append(attempt.outcome.kind)
     return kinds.count(OutcomeKind.VERIFY_FAILED)
 
 
@@ -165,11 +167,11 @@ def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
     driver = engine.driver(run.spec.agent)
     whole = engine.agent_environment(driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
-    return {
-        name: value
-        for name, value in whole.items()
-        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name))
-    }
+    found = {}
+    for name, value in whole.items():
+        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name)):
+            found[name] = value
+    return found
 
 
 def _directory(opened: Opened) -> Path:

@@ -208,11 +208,10 @@ def likeness(
         return "", None
     # The rule is compared and not the level in tokens, which is known exactly only once the agent
     # has reported its context window.
-    level = (
-        (launch.compact_at.percent, launch.compact_at.given)
-        if launch.compact_at is not None
-        else None
-    )
+    if launch.compact_at is not None:
+        level = (launch.compact_at.percent, launch.compact_at.given)
+    else:
+        level = None
     whole = (
         level,
         command.argv,

@@ -36,7 +36,9 @@ def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
     ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
     told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
     last = next((event for event in reversed(told) if isinstance(event, ended)), None)
-    return last if isinstance(last, CleanedUp | WorkdirSwept) else None
+    if isinstance(last, CleanedUp | WorkdirSwept):
+        return last
+    return None
 
 
 def bring_back(engine: Engine, run: TaskRun) -> bool:

@@ -53,7 +53,9 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
         """The number of the attempt; 0 if the statement does not name it."""
         found = self.predicate.get("attempt")
         number = found.get("number") if isinstance(found, dict) else 0
-        return number if isinstance(number, int) else 0
+        if isinstance(number, int):
+            return number
+        return 0
 
 
 def statement_of(

@@ -57,7 +57,9 @@ def repository_of(run: TaskRun) -> Path:
     place = run.workspace
     if place is None:
         return Path()
-    return Path(place.path) if Path(place.path).is_dir() else Path(place.repo)
+    if Path(place.path).is_dir():
+        return Path(place.path)
+    return Path(place.repo)
 
 
 def signed_receipt(store: AttestedStore, run: TaskRun, state: Path) -> str:

@@ -67,7 +67,10 @@ def opened(content: bytes, keys: dict[str, Ed25519PublicKey]) -> Statement:
                 "the receipt was changed: its key id begins like that of a known key, "
                 f"{given.keyid[:16]!r}, and goes on differently"
             )
-        known = "the given key is" if len(keys) == 1 else "the trusted keys are"
+        if len(keys) == 1:
+            known = "the given key is"
+        else:
+            known = "the trusted keys are"
         names = ", ".join(each[:16] for each in keys) or "none"
         raise NotVerified(
             f"the receipt names key {given.keyid[:16]!r} as its signer; {known} {names}",
@@ -88,7 +91,10 @@ def _read(content: bytes) -> Envelope:
     try:
         envelope = msgspec.json.decode(content, type=resolved(Envelope))
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        broken = "it is truncated" if not content.endswith(b"}\n") else "it is damaged"
+        if not content.endswith(b"}\n"):
+            broken = "it is truncated"
+        else:
+            broken = "it is damaged"
         raise NotVerified(f"this is not a signed receipt of perdure: {broken}") from None
     if len(envelope.signatures) != 1:
         raise NotVerified(f"one signature was expected, not {len(envelope.signatures)}")

@@ -60,9 +60,10 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     Conflict, WorkspaceError; then nothing is left behind."""
     parent = service.at_rest(engine, engine.store.get(ref), "there is no single state to fork")
     driver = engine.driver(parent.spec.agent)
-    checkpoint = (
-        checkpoints.chosen(engine, parent, wanted.checkpoint) if wanted.checkpoint else None
-    )
+    if wanted.checkpoint:
+        checkpoint = checkpoints.chosen(engine, parent, wanted.checkpoint)
+    else:
+        checkpoint = None
     session = _session(engine, parent, checkpoint)
     prompt = wanted.prompt or GO_ON
     service.check_prompt(prompt, driver.abilities.max_prompt_bytes)
@@ -97,12 +98,16 @@ def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> 
     key = SessionKey(parent.spec.agent, parent.scope)
     live = engine.store.session(key)
     if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
-        lineage = [
-            session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
-        ]
+        lineage = []
+        for session in engine.store.lineage(key):
+            if session.id == checkpoint.session_id:
+                lineage.append(session)
         live = lineage[-1] if lineage else None
     if live is None:
-        what = f"at checkpoint {checkpoint.number}" if checkpoint is not None else "yet"
+        if checkpoint is not None:
+            what = f"at checkpoint {checkpoint.number}"
+        else:
+            what = "yet"
         raise NotFound(
             f"{parent.name} has no conversation {what} that could be forked",
             f"perdure show {parent.name}",

@@ -76,10 +76,16 @@ class TakenBack:
 
     def report(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        others = [
-            {"id": each.id, "fork": each.id in self.forks, "turns": each.turns, "path": each.path}
-            for each in self.others
-        ]
+        others = []
+        for each in self.others:
+            others.append(
+                {
+                    "id": each.id,
+                    "fork": each.id in self.forks,
+                    "turns": each.turns,
+                    "path": each.path,
+                }
+            )
         return {
             "schema_version": 1,
             "run": self.run.name,
@@ -118,11 +124,10 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
         program=driver.locate(engine.environ),
     )
     command = driver.by_hand(launch)
-    env = {
-        name: value
-        for name, value in command.env.items()
-        if not _goes_without_saying(engine, driver, name, home)
-    }
+    env = {}
+    for name, value in command.env.items():
+        if not _goes_without_saying(engine, driver, name, home):
+            env[name] = value
     if not _is_open(run):
         message = f"a person continues it since then; perdure take-back {run.name} ends that"
         run = engine.store.open_run(
@@ -159,9 +164,10 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
         )
     own, turns, kept = _as_it_is_now(engine, driver, run, session, home)
     rewound = not adopt and _rewound(engine, driver, run, session.id, home)
-    beside = (
-        _beside(engine, driver, run, session, place, home, opened.at) if opened is not None else []
-    )
+    if opened is not None:
+        beside = _beside(engine, driver, run, session, place, home, opened.at)
+    else:
+        beside = []
     made = [_made_beside(engine, driver, run, own, each, home) for each in beside]
     live = own
     if adopt:
@@ -281,17 +287,19 @@ def _beside(
 ) -> list[Conversation]:
     """Return the conversations in the run's directory that were written since it was opened and
     that no run knows."""
-    return [
-        each
-        for each in driver.conversations(home, LOOKED_THROUGH)
-        if each.id != session.id
-        and each.updated >= since
-        and (
-            each.parent == session.id
-            or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
-        )
-        and not engine.store.sessions(each.id)
-    ]
+    found = []
+    for each in driver.conversations(home, LOOKED_THROUGH):
+        if (
+            each.id != session.id
+            and each.updated >= since
+            and (
+                each.parent == session.id
+                or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
+            )
+            and not engine.store.sessions(each.id)
+        ):
+            found.append(each)
+    return found
 
 
 def _made_beside(
@@ -332,7 +340,10 @@ def _shares_a_beginning(
     """Return whether a history begins with the same prompt as the run's conversation. Only the
     first is compared, because a fork may leave the conversation at any turn."""
     path = locate(driver, home, own.id, _directory(engine, run))
-    first = prompts_since(driver, path, None)[:1] if path is not None else []
+    if path is not None:
+        first = prompts_since(driver, path, None)[:1]
+    else:
+        first = []
     return bool(first) and list(history[:1]) == first
 
 
@@ -350,11 +361,10 @@ def _adopted(
         raise UsageError(
             f"{run.name} continues with {adopt} anyway", f"perdure take-back {run.name}"
         )
-    there = [
-        each
-        for each in (*made, *engine.store.lineage(own.key))
-        if each.id == adopt and each.cause == BY_HAND
-    ]
+    there = []
+    for each in (*made, *engine.store.lineage(own.key)):
+        if each.id == adopt and each.cause == BY_HAND:
+            there.append(each)
     if not there:
         raise NotFound(
             f"{adopt} was not started while {run.name} was open",

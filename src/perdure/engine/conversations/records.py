@@ -66,7 +66,9 @@ def lifetime(text: str) -> float | None:
     """Return the seconds of a lifetime as a person writes it, None for an empty text. Raises
     UsageError."""
     try:
-        return duration(text) if text else None
+        if text:
+            return duration(text)
+        return None
     except ValueError as error:
         raise UsageError(
             f"the lifetime {text!r}: {error}", "90s, 2h, 7d; 0: it never expires"

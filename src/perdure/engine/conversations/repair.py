@@ -188,7 +188,10 @@ def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> 
     driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
     _alone(engine, found, driver, home)
     assert found.path is not None
-    content = found.mended.content if found.mended.content is not None else found.before
+    if found.mended.content is not None:
+        content = found.mended.content
+    else:
+        content = found.before
     if engine.prove is not None and (
         why := engine.prove(driver, found.id, content, found.path.name, home)
     ):

@@ -50,11 +50,10 @@ def resume(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) -> T
     Conflict, AgentMissing."""
     session = entry.session
     if session is not None and session.state is SessionState.RETIRED:
-        hint = (
-            f"perdure take-back {entry.run.name} --adopt {entry.id}"
-            if entry.run is not None
-            else "perdure sessions"
-        )
+        if entry.run is not None:
+            hint = f"perdure take-back {entry.run.name} --adopt {entry.id}"
+        else:
+            hint = "perdure sessions"
         raise Conflict(f"The conversation {entry.id} is retired: {session.cause}", hint)
     if entry.run is not None:
         return _in_its_run(engine, entry.run, wanted)
@@ -122,7 +121,10 @@ def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
     if wanted.repo or wanted.branch:
         return replace(wanted.spec, repo=wanted.repo or entry.cwd, branch=wanted.branch, here="")
     if not entry.cwd or not Path(entry.cwd).is_dir():
-        where = f"its directory {entry.cwd} is gone" if entry.cwd else "its directory is unknown"
+        if entry.cwd:
+            where = f"its directory {entry.cwd} is gone"
+        else:
+            where = "its directory is unknown"
         raise NotFound(
             f"The conversation {entry.id} cannot continue where it was: {where}",
             "--repo PATH continues it in a new worktree of that repository",

@@ -51,7 +51,9 @@ class ConversationEntry:
             return self.run.workspace.path
         if self.conversation is not None and self.conversation.cwd:
             return self.conversation.cwd
-        return self.session.cwd if self.session is not None else ""
+        if self.session is not None:
+            return self.session.cwd
+        return ""
 
     @property
     def first(self) -> str:
@@ -60,7 +62,9 @@ class ConversationEntry:
             return self.run.spec.prompt
         if self.conversation is not None and self.conversation.first:
             return self.conversation.first
-        return self.run.spec.prompt if self.run is not None else ""
+        if self.run is not None:
+            return self.run.spec.prompt
+        return ""
 
     @property
     def title(self) -> str:
@@ -74,7 +78,9 @@ class ConversationEntry:
 
     @property
     def role(self) -> str:
-        return role_of_run(self.run) if self.run is not None else ""
+        if self.run is not None:
+            return role_of_run(self.run)
+        return ""
 
     @property
     def turns(self) -> int:
@@ -90,13 +96,17 @@ class ConversationEntry:
         """Return the id of the conversation that it was forked from, or stands in for."""
         if self.session is not None and self.session.parent:
             return self.session.parent
-        return self.conversation.parent if self.conversation is not None else ""
+        if self.conversation is not None:
+            return self.conversation.parent
+        return ""
 
     @property
     def state(self) -> str:
         """Return `pinned`, `confirmed` or `retired`; `by hand` for one that perdure has no record
         of."""
-        return str(self.session.state) if self.session else "by hand"
+        if self.session:
+            return str(self.session.state)
+        return "by hand"
 
     @property
     def on_disk(self) -> bool:
@@ -172,9 +182,10 @@ class ConversationShelf:
         if exact is not None and self._is_wanted(exact):
             return self._priced(exact)
         entries = self.entries(LOOKED_THROUGH * 4)
-        near = (
-            [entry for entry in entries if entry.id.startswith(ref)] if len(ref) >= PREFIX else []
-        )
+        if len(ref) >= PREFIX:
+            near = [entry for entry in entries if entry.id.startswith(ref)]
+        else:
+            near = []
         if len(near) > 1:
             raise UsageError(
                 f"{ref!r} is the beginning of several conversations",
@@ -218,7 +229,10 @@ class ConversationShelf:
             return ()
 
     def _exact(self, session_id: str) -> ConversationEntry | None:
-        sessions = _by_weight(self.store.sessions(session_id)) if session_id else []
+        if session_id:
+            sessions = _by_weight(self.store.sessions(session_id))
+        else:
+            sessions = []
         there = self._first(session_id) if session_id else None
         if sessions or there:
             return self._entry(session_id, there, sessions[0] if sessions else None)

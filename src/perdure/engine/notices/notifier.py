@@ -157,7 +157,9 @@ class Notifier:
         if not line.record:
             return None
         found = self._store.history(line.run, line.record - 1, 1)
-        return found[0].event if found and found[0].seq == line.record else None
+        if found and found[0].seq == line.record:
+            return found[0].event
+        return None
 
     def _body(
         self, event: NoticeEvent, cause: AnyEvent | None, run: TaskRun, line: AuditLine

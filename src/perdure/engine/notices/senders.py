@@ -63,7 +63,9 @@ def missing(channel: Channel) -> str:
 
     needed = {ChannelKind.WEBHOOK: ("standardwebhooks",), ChannelKind.SERVICE: ("apprise",)}
     absent = [name for name in needed.get(channel.kind, ()) if find_spec(name) is None]
-    return absent[0] if absent else ""
+    if absent:
+        return absent[0]
+    return ""
 
 
 # --- a webhook

@@ -41,4 +41,6 @@ def share(store: EngineStore, plan: PlanRun, own: float) -> float:
     if not budget:
         return own
     left = max(budget - spent(store, plan), LEAST)
-    return min(own, left) if own else left
+    if own:
+        return min(own, left)
+    return left

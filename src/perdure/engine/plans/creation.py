@@ -99,7 +99,9 @@ def forking(driver: AgentDriver) -> Forking:
     can = driver.abilities
     if not can.fork or can.fork_bound:
         return Forking.NEVER
-    return Forking.ANYWHERE if can.fork_at else Forking.AT_END
+    if can.fork_at:
+        return Forking.ANYWHERE
+    return Forking.AT_END
 
 
 def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
@@ -191,9 +193,10 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
     """Return a begun task's run with the limits of the changed file. Raises Conflict while an
     attempt is running."""
-    changes = {
-        name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
-    }
+    changes = {}
+    for name in MAY_CHANGE:
+        if getattr(old, name) != getattr(new, name):
+            changes[name] = getattr(new, name)
     if all(getattr(run.spec, name) == value for name, value in changes.items()):
         return run
     run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run

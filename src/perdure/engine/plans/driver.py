@@ -97,27 +97,27 @@ def exit_code(engine: Engine, plan: PlanRun) -> int:
     a failed run: 1, or 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
-    runs = [
-        stand.run
-        for stand in standing(engine.store, plan).values()
-        if stand.run is not None and stand.end is None
-    ]
-    failed = [
-        service.exit_code(run, service.last_outcome(engine, run))
-        for run in runs
-        if run.state is RunState.FAILED
-    ]
+    runs = []
+    for stand in standing(engine.store, plan).values():
+        if stand.run is not None and stand.end is None:
+            runs.append(stand.run)
+    failed = []
+    for run in runs:
+        if run.state is RunState.FAILED:
+            failed.append(service.exit_code(run, service.last_outcome(engine, run)))
     if failed or plan.state is PlanState.FAILED:
         return next((code for code in failed if code != 1), 3 if over(engine.store, plan) else 1)
-    return 130 if any(run.state is RunState.CANCELLED for run in runs) or not runs else 75
+    if any(run.state is RunState.CANCELLED for run in runs) or not runs:
+        return 130
+    return 75
 
 
 def again(plan: PlanRun) -> str:
     """Return the command with which a person continues a plan. A plan received over the network has
     no file."""
-    return (
-        f"perdure plan retry {plan.name}" if plan.file == GIVEN else f"perdure plan run {plan.file}"
-    )
+    if plan.file == GIVEN:
+        return f"perdure plan retry {plan.name}"
+    return f"perdure plan run {plan.file}"
 
 
 def claimed(engine: Engine, plan: PlanRun) -> PlanRun:
@@ -326,11 +326,10 @@ class _Driving:
     def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
         """Return the plan after nothing more could start, as failed if tasks failed or the budget
         is spent."""
-        failed = [
-            name
-            for name, stand in stands.items()
-            if stand.failed and stand.run and stand.run.state is RunState.FAILED
-        ]
+        failed = []
+        for name, stand in stands.items():
+            if stand.failed and stand.run and stand.run.state is RunState.FAILED:
+                failed.append(name)
         if not failed:
             return self._over()
         waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]
@@ -343,12 +342,15 @@ class _Driving:
 
     def _over(self) -> PlanRun:
         """Return the plan, as failed if only its budget stops it."""
-        reason = "" if self._engine.stopping() else over(self._engine.store, self._plan)
-        return (
-            self._engine.store.put_plan(replace(self._plan, state=PlanState.FAILED, reason=reason))
-            if reason
-            else self._plan
-        )
+        if self._engine.stopping():
+            reason = ""
+        else:
+            reason = over(self._engine.store, self._plan)
+        if reason:
+            return self._engine.store.put_plan(
+                replace(self._plan, state=PlanState.FAILED, reason=reason)
+            )
+        return self._plan
 
 
 def _has_begun(engine: Engine, run: TaskRun, scope: str) -> bool:

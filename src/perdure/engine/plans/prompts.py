@@ -76,8 +76,13 @@ def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
     """Return `running`, `stopped` (no process drives it), `succeeded` or `failed`."""
     if plan.state is not PlanState.OPEN:
         return str(plan.state)
-    alive = process.worker_alive(plan.worker, host) if plan.worker else False
-    return "running" if alive or (alive is None and plan.lease_until >= store.now()) else "stopped"
+    if plan.worker:
+        alive = process.worker_alive(plan.worker, host)
+    else:
+        alive = False
+    if alive or (alive is None and plan.lease_until >= store.now()):
+        return "running"
+    return "stopped"
 
 
 def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> dict[str, Any]:
@@ -99,12 +104,14 @@ def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
     if stand.end is not None:
         return str(RunState.SUCCEEDED)
     if stand.run is not None:
-        return (
-            str(RunState.RUNNING) if stand.run.state is RunState.SUCCEEDED else str(stand.run.state)
-        )
+        if stand.run.state is RunState.SUCCEEDED:
+            return str(RunState.RUNNING)
+        return str(stand.run.state)
     if blocked(stand, stands):
         return "blocked"
-    return "ready" if all(stands[name].end is not None for name in before(stand)) else "waits"
+    if all(stands[name].end is not None for name in before(stand)):
+        return "ready"
+    return "waits"
 
 
 def _task(
@@ -184,7 +191,9 @@ def _why(stand: Stand, stands: Mapping[str, Stand]) -> str:
     if failed := blocked(stand, stands):
         return f"{failed} failed"
     left = [name for name in before(stand) if stands[name].end is None]
-    return f"needs {', '.join(left)}" if left else ""
+    if left:
+        return f"needs {', '.join(left)}"
+    return ""
 
 
 def _used(store: EngineStore, stand: Stand) -> Usage:

@@ -41,7 +41,9 @@ def seed_of(chosen: Settings, cwd: Path) -> TaskSpec:
 
 def name_of(ref: str, chosen: Settings) -> str:
     """Return the name of a plan that is given by name or by file."""
-    return read_plan(Path(ref), chosen).name if is_file(ref) else ref
+    if is_file(ref):
+        return read_plan(Path(ref), chosen).name
+    return ref
 
 
 def is_file(ref: str) -> bool:

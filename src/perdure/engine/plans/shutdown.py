@@ -35,17 +35,15 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
         engine, run.workspace, f"perdure plan {plan.name}: end of {planned.task}", looks=True
     ):
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
-        kept = (
-            checkpoints.keep(engine, run, run.workspace, "end")
-            if _is_grown_from(plan, planned.task)
-            else None
-        )
+        if _is_grown_from(plan, planned.task):
+            kept = checkpoints.keep(engine, run, run.workspace, "end")
+        else:
+            kept = None
         session_id, turns = _conversation(engine, run)
-        files = (
-            engine.workspaces.changed(run.workspace, planned.began, commit, FILES)
-            if planned.began
-            else ()
-        )
+        if planned.began:
+            files = engine.workspaces.changed(run.workspace, planned.began, commit, FILES)
+        else:
+            files = ()
     end = TaskEnd(
         files=files,
         commit=commit,

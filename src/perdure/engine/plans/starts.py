@@ -42,17 +42,19 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
     spec, source = _spec(plan, stand, stands)
     spec = replace(spec, budget_usd=share(engine.store, plan, spec.budget_usd))
     name = _name(engine, spec.name)
-    there = (
-        stands[stand.strand.goes_on].run
-        if stand.strand.goes_on and not stand.strand.merges
-        else None
-    )
+    if stand.strand.goes_on and not stand.strand.merges:
+        there = stands[stand.strand.goes_on].run
+    else:
+        there = None
     run_id = stand.planned.run if stand.planned is not None else ""
     if not run_id or engine.store.history(run_id, limit=1):  # a person removed that run
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
     engine.store.put_planned(plan, planned)
-    before = stands[stand.strand.goes_on].end if stand.strand.goes_on else None
+    if stand.strand.goes_on:
+        before = stands[stand.strand.goes_on].end
+    else:
+        before = None
     if there is not None and there.workspace is not None and before is not None:
         engine.store.put_planned(plan, replace(planned, began=before.commit))
         return engine.store.add(spec, run_id, name, there.workspace)
@@ -123,7 +125,9 @@ def _map(engine: Engine, stand: Stand) -> str:
     conversation, unless the map is off; else empty."""
     strand = stand.strand
     strange = strand.merges or (strand.files_of and not strand.forks)
-    return str(MapWhen.ALWAYS) if strange and engine.map_when is not MapWhen.OFF else ""
+    if strange and engine.map_when is not MapWhen.OFF:
+        return str(MapWhen.ALWAYS)
+    return ""
 
 
 def _spec(
@@ -209,7 +213,10 @@ def told(conflicts: tuple[tuple[str, str], ...]) -> str:
 def _name(engine: Engine, wanted: str) -> str:
     """Return a free name for the run: the wanted one if possible."""
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:6]
-    stem = wanted if len(wanted) <= NAME_WIDTH else f"{wanted[: NAME_WIDTH - 7]}-{digest}"
+    if len(wanted) <= NAME_WIDTH:
+        stem = wanted
+    else:
+        stem = f"{wanted[: NAME_WIDTH - 7]}-{digest}"
     taken = {row.name for row in engine.store.find(limit=100_000)}
     number, name = 1, stem
     while name in taken:

@@ -25,7 +25,9 @@ class Stand:
     @property
     def end(self) -> TaskEnd | None:
         """Where the task left its workdir and conversation; None until it is done."""
-        return self.planned.end if self.planned is not None else None
+        if self.planned is not None:
+            return self.planned.end
+        return None
 
     @property
     def failed(self) -> bool:
@@ -51,7 +53,9 @@ def standing(store: EngineStore, plan: PlanRun) -> dict[str, Stand]:
 
 def _run(store: EngineStore, planned: PlannedRun | None) -> TaskRun | None:
     try:
-        return store.get(planned.run) if planned is not None else None
+        if planned is not None:
+            return store.get(planned.run)
+        return None
     except NotFound:
         return None
 

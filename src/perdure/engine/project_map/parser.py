@@ -40,11 +40,9 @@ class Apart:
         if self.asker.over:
             return None
         said = self.asker.ask(msgspec.msgpack.encode((language, content)))
-        return (
-            NO_OUTLINE
-            if said is None
-            else msgspec.msgpack.decode(said, type=resolved(Outline | None))
-        )
+        if said is None:
+            return NO_OUTLINE
+        return msgspec.msgpack.decode(said, type=resolved(Outline | None))
 
 
 def answer(question: bytes) -> bytes:

@@ -110,7 +110,10 @@ class _Reader:
             if self.bytes > MOST_BYTES or time.monotonic() > self.deadline:
                 return None
             content = _content(fd)
-            found = self.parse(language, content) if b"\0" not in content else None
+            if b"\0" not in content:
+                found = self.parse(language, content)
+            else:
+                found = None
             if found is None:
                 if b"\0" not in content:
                     self.missing.add(language)
@@ -156,7 +159,9 @@ def _cached(cache: Path) -> dict[str, KnownFile]:
         found = msgspec.msgpack.decode(cache.read_bytes(), type=resolved(MapCache))
     except (OSError, msgspec.MsgspecError):
         return {}
-    return found.files if found.form == FORM else {}
+    if found.form == FORM:
+        return found.files
+    return {}
 
 
 def _keep(cache: Path, outlines: dict[str, KnownFile]) -> None:

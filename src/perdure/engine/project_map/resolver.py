@@ -132,33 +132,28 @@ class Resolver:
     def _nearest(self, importer: str, candidates: Sequence[str]) -> str:
         for candidate in candidates:
             if found := self.ends.get(candidate):
-                return (
-                    found[0]
-                    if len(found) == 1
-                    else min(
-                        found, key=lambda name: (-_common(importer, name), name.count("/"), name)
-                    )
+                if len(found) == 1:
+                    return found[0]
+                return min(
+                    found, key=lambda name: (-_common(importer, name), name.count("/"), name)
                 )
         return ""
 
 
 def _python_files(path: str) -> tuple[str, ...]:
-    return (
-        (f"{path}.py", f"{path}/__init__.py", f"{path}.pyi", f"{path}/__init__.pyi")
-        if path
-        else ("__init__.py",)
-    )
+    if path:
+        return (f"{path}.py", f"{path}/__init__.py", f"{path}.pyi", f"{path}/__init__.pyi")
+    return ("__init__.py",)
 
 
 def _script_files(path: str) -> tuple[str, ...]:
     """Return the possible files of a module. Its name may omit the extension, or (in TypeScript)
     have that of the compiled file."""
     stem, dot, ending = path.rpartition(".")
-    became = (
-        tuple(f"{stem}.{each}" for each in _SCRIPTS)
-        if dot and ending in ("js", "mjs", "cjs", "jsx")
-        else ()
-    )
+    if dot and ending in ("js", "mjs", "cjs", "jsx"):
+        became = tuple(f"{stem}.{each}" for each in _SCRIPTS)
+    else:
+        became = ()
     return (
         path,
         *became,
@@ -171,7 +166,9 @@ def _rust_paths(module: str) -> list[str]:
     """Expand `a::{b,c::d}` to `a::b` and `a::c::d`; of nested braces only the first part is
     used."""
     head, brace, rest = module.partition("{")
-    return [head + part.strip("{} ") for part in rest.split(",")][:100] if brace else [module]
+    if brace:
+        return [head + part.strip("{} ") for part in rest.split(",")][:100]
+    return [module]
 
 
 def _common(one: str, other: str) -> int:

@@ -59,7 +59,10 @@ def draw(ranked: Ranked, tokens: int) -> Drawn:
     """Return the map in at most `tokens` tokens (but at least 200); empty if there are no files."""
     if not ranked.places:
         return Drawn("", 0)
-    unread = _UNREAD.format(", ".join(sorted(ranked.missing))) if ranked.missing else ""
+    if ranked.missing:
+        unread = _UNREAD.format(", ".join(sorted(ranked.missing)))
+    else:
+        unread = ""
     total = len(ranked.places) + ranked.beyond
     most = max(tokens, LEAST_TOKENS) * BYTES_A_TOKEN
     room = most - sum(len(part.encode()) for part in (_HEAD, _TAIL, unread, _COUNTED.format(total)))
@@ -122,11 +125,9 @@ def named(name: str) -> str:
     """Return a file's name as one word. File names may be hostile, so all but plain names are
     quoted and cut."""
     short = name if len(name) <= NAME_WIDTH else f"{name[:NAME_WIDTH]}..."
-    return (
-        short
-        if _PLAIN.fullmatch(short) and short.isprintable()
-        else said(repr(short)).replace("<", "\\x3c")
-    )
+    if _PLAIN.fullmatch(short) and short.isprintable():
+        return short
+    return said(repr(short)).replace("<", "\\x3c")
 
 
 def said(text: str) -> str:

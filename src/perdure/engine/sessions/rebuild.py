@@ -50,21 +50,19 @@ def missing(
     known = {session.id for session in there}
     told = _Told(key, str(home))
     for run in store.runs_of(key):
-        attempts = [
-            attempt
-            for attempt in store.attempts(run.id)
-            if attempt.flags.get("agent", key.agent) == key.agent
-        ]
+        attempts = []
+        for attempt in store.attempts(run.id):
+            if attempt.flags.get("agent", key.agent) == key.agent:
+                attempts.append(attempt)
         if all(
             attempt.session_id in known for attempt in attempts if attempt.session_id
         ) and not key.scope.startswith(TAKEN_IN):
             continue
         told.run(run, attempts, store.history(run.id, limit=HISTORY))
-        restored = [
-            record.event
-            for record in store.history(run.id, limit=HISTORY)
-            if isinstance(record.event, CheckpointRestored)
-        ]
+        restored = []
+        for record in store.history(run.id, limit=HISTORY):
+            if isinstance(record.event, CheckpointRestored):
+                restored.append(record.event)
         if restored and not restored[-1].files_only and restored[-1].attempts >= run.attempt:
             told.went_back(
                 next(
@@ -78,7 +76,10 @@ def missing(
             )
     lost = [session for session in told.sessions.values() if session.id not in known]
     live = [session for session in there if session.state is not SessionState.RETIRED]
-    last = lost[-1].id if lost and not live and told.live == lost[-1].id else ""
+    if lost and not live and told.live == lost[-1].id:
+        last = lost[-1].id
+    else:
+        last = ""
     return tuple(
         _measured(session, driver, copies).used(session.updated, usual_s)
         if session.id == last
@@ -160,11 +161,17 @@ class _Told:
             self._seen(attempt.session_id, attempt.started, SessionState.PINNED),
             attempt.continuation,
         )
-        seen = attempt.receipt.evidence if attempt.receipt is not None else None
+        if attempt.receipt is not None:
+            seen = attempt.receipt.evidence
+        else:
+            seen = None
         heard = bool(seen and seen.prompt_found)
         broken = attempt.receipt is not None and attempt.receipt.verdict is Verdict.BROKEN
         if asked is not None:
-            parent = asked.session_id if asked.kind is Start.FORK else asked.lost_session_id
+            if asked.kind is Start.FORK:
+                parent = asked.session_id
+            else:
+                parent = asked.lost_session_id
         else:
             parent = ""
         workdir = run.workspace.path if run.workspace else ""

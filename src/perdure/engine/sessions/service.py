@@ -118,7 +118,10 @@ class Sessions:
         """Start the lifetime again, with another length in seconds if one is given (0: it never
         expires). Raises NotFound, Conflict."""
         session = self._live(agent, scope)
-        length = session.lifetime_s if lifetime_s is None else _seconds(lifetime_s)
+        if lifetime_s is None:
+            length = session.lifetime_s
+        else:
+            length = _seconds(lifetime_s)
         return self._store(replace(session, lifetime_s=length).used(self.store.now()))
 
     def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
@@ -168,7 +171,9 @@ class Sessions:
     def _store(self, *sessions: Session) -> Session:
         self.store.amend_sessions(sessions)
         stored = self.store.session(sessions[-1].key)
-        return stored if stored is not None else sessions[-1]
+        if stored is not None:
+            return stored
+        return sessions[-1]
 
 
 def _seconds(value: float) -> float:

@@ -73,7 +73,9 @@ class Statistics:
     def success_rate(self) -> float | None:
         """Return the share of the conversations that were to go on and did, from 0 to 1; None if
         there were none."""
-        return self.went_on / self.to_go_on if self.to_go_on else None
+        if self.to_go_on:
+            return self.went_on / self.to_go_on
+        return None
 
     def report(self) -> dict[str, Any]:
         """Return the object that `perdure sessions stats --json` prints."""
@@ -120,7 +122,9 @@ def fallback_of(attempt: Attempt) -> str:
     if asked.kind in (Start.REBUILD, Start.FRESH):
         if asked.expired:
             return EXPIRED
-        return WITH_BRIEF if asked.kind is Start.REBUILD else FRESH
+        if asked.kind is Start.REBUILD:
+            return WITH_BRIEF
+        return FRESH
     if attempt.outcome is not None and attempt.outcome.kind in (
         OutcomeKind.SESSION_MISSING,
         OutcomeKind.SESSION_BROKEN,
@@ -162,22 +166,19 @@ def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
     """Return the tokens saved by going on, computed for each agent separately, because tokens of
     different agents are not comparable."""
     total: int | None = None
-    done = [
-        (key.agent, attempt)
-        for key, attempt in touched
-        if attempt.outcome is not None and attempt.outcome.ok
-    ]
+    done = []
+    for key, attempt in touched:
+        if attempt.outcome is not None and attempt.outcome.ok:
+            done.append((key.agent, attempt))
     for agent in {agent for agent, _ in done}:
-        cold = [
-            bought_by(attempt)
-            for name, attempt in done
-            if name == agent and not was_to_go_on(attempt)
-        ]
-        warm = [
-            bought_by(attempt)
-            for name, attempt in done
-            if name == agent and was_to_go_on(attempt) and did_go_on(attempt)
-        ]
+        cold = []
+        for name, attempt in done:
+            if name == agent and not was_to_go_on(attempt):
+                cold.append(bought_by(attempt))
+        warm = []
+        for name, attempt in done:
+            if name == agent and was_to_go_on(attempt) and did_go_on(attempt):
+                warm.append(bought_by(attempt))
         if cold and warm:
             total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)
     return total

@@ -68,11 +68,11 @@ def inventory(engine: Engine) -> list[Row]:
 def unfinished(engine: Engine) -> Plans:
     """Return the scope prefix of each unfinished plan, with the plan's name. Such a plan still
     needs what its tasks have made."""
-    return {
-        plan_scope(plan.id, ""): plan.name
-        for plan in engine.store.plans(1_000_000)
-        if plan.state is not PlanState.SUCCEEDED
-    }
+    found = {}
+    for plan in engine.store.plans(1_000_000):
+        if plan.state is not PlanState.SUCCEEDED:
+            found[plan_scope(plan.id, "")] = plan.name
+    return found
 
 
 def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
@@ -193,11 +193,10 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
             used = newest(path)
             # If the store is younger than the directory, it may have replaced one that knew the
             # run.
-            keep = (
-                ""
-                if first and first < used
-                else "the store is younger than it: check that this is the right store"
-            )
+            if first and first < used:
+                keep = ""
+            else:
+                keep = "the store is younger than it: check that this is the right store"
             yield Row(
                 cls=Class.ORPHANS,
                 name=path.name[:8],
@@ -251,10 +250,9 @@ def _copies(
     checkpoints: Sequence[Checkpoint],
     plans: Plans,
 ) -> Iterator[Row]:
-    needed = {
-        hashlib.sha256(part.session_id.encode()).hexdigest()[:32]
-        for part in chain.from_iterable(each.conversation for each in checkpoints)
-    }
+    needed = set()
+    for part in chain.from_iterable(each.conversation for each in checkpoints):
+        needed.add(hashlib.sha256(part.session_id.encode()).hexdigest()[:32])
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
         for each in (session.id, session.parent):
@@ -288,7 +286,10 @@ def _copies(
             )
             name = users[-1].name if users else mine[-1].key.scope
             live = any(session.state is not SessionState.RETIRED for session in mine)
-            keep = at_work([run for run in users if run.removed is None], plans) if live else ""
+            if live:
+                keep = at_work([run for run in users if run.removed is None], plans)
+            else:
+                keep = ""
             keep = keep or ("a checkpoint needs it" if path.name in needed else "")
             yield Row(
                 cls=Class.COPIES, name=name, path=str(path), key=str(path), used=used, keep=keep
@@ -324,12 +325,16 @@ def _strangers(engine: Engine) -> Iterator[Row]:
 
 
 def _entries(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir()) if directory.is_dir() and not directory.is_symlink() else []
+    if directory.is_dir() and not directory.is_symlink():
+        return sorted(directory.iterdir())
+    return []
 
 
 def read_json(path: Path) -> dict[str, object]:
     """Return the content of a small JSON file of perdure; empty if there is no readable one."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
+        if isinstance(found, dict):
+            return found
+        return {}
     return {}

@@ -153,7 +153,9 @@ def _named(repo: str) -> str:
 def _address(repo: str) -> str:
     """Return the address of a repository for comparison: servers accept it with and without
     `.git`."""
-    return repo.rstrip("/").removesuffix(".git") if "://" in repo else repo
+    if "://" in repo:
+        return repo.rstrip("/").removesuffix(".git")
+    return repo
 
 
 def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> ResetOutcome:

@@ -108,7 +108,9 @@ def due(engine: Engine) -> bool:
 def next_sweep(engine: Engine) -> int:
     """Return when the next daily sweep is due, in ms; 0 before the first."""
     last = _last(_record(engine))
-    return int(last.wall + DAY_S * 1000) if last is not None else 0
+    if last is not None:
+        return int(last.wall + DAY_S * 1000)
+    return 0
 
 
 def sweep(
@@ -262,11 +264,10 @@ def _unproven(engine: Engine, entry: trash.Entry) -> str:
     said = entry.about.get("checkpoint")
     if said is None:
         return ""
-    run_id, number, commit = (
-        (said.get(name) for name in ("run", "number", "commit"))
-        if isinstance(said, dict)
-        else (None, None, None)
-    )
+    if isinstance(said, dict):
+        run_id, number, commit = (said.get(name) for name in ("run", "number", "commit"))
+    else:
+        run_id, number, commit = (None, None, None)
     run = next(
         (each for each in engine.store.placed() if each.id == run_id and each.removed is None), None
     )

@@ -51,10 +51,11 @@ class DiskUsage:
     def report(self) -> dict[str, Any]:
         """Return the object that `perdure du --json` prints."""
         keys = ("class", "agent", "owner", "role")
-        rows = [
-            dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
-            for key, count in self.bytes.items()
-        ]
+        rows = []
+        for key, count in self.bytes.items():
+            rows.append(
+                dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
+            )
         return {
             "schema_version": 1,
             "bytes": self.total,
@@ -71,7 +72,10 @@ def usage(engine: Engine) -> DiskUsage:
     by_id = {run.id: run for run in runs}
     root = engine.workspaces.root
     for thing in engine.workspaces.contents():
-        run = by_path.get(str(thing.path)) if thing.kind == "workdir" else None
+        if thing.kind == "workdir":
+            run = by_path.get(str(thing.path))
+        else:
+            run = None
         cls = {
             "workdir": "workdirs",
             "view": "views",
@@ -111,7 +115,10 @@ def usage(engine: Engine) -> DiskUsage:
                 cls = "ballast"
             else:
                 cls = "other"
-            cls = "task files" if path.name in ("given", "backups") else cls
+            if path.name in ("given", "backups"):
+                cls = "task files"
+            else:
+                cls = cls
             found.add(path, cls)
     return found
 
@@ -155,8 +162,12 @@ def _sizes(
 
 
 def _service(scope: str) -> str:
-    return scope.removeprefix("task:").partition("/")[0] if scope.startswith("task:") else ""
+    if scope.startswith("task:"):
+        return scope.removeprefix("task:").partition("/")[0]
+    return ""
 
 
 def _entries(directory: Path) -> list[Path]:
-    return sorted(directory.iterdir()) if directory.is_dir() else []
+    if directory.is_dir():
+        return sorted(directory.iterdir())
+    return []

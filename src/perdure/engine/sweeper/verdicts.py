@@ -115,18 +115,18 @@ def brake(rows: Sequence[Row], rules: Rules) -> list[Row]:
 def stop(row: Row, why: str) -> Row:
     """Return the row, kept for the reason `why` if it would be removed; unchanged if `why` is
     empty."""
-    return (
-        replace(row, verdict=SweepVerdict.PERSON, why=why)
-        if why and row.verdict is SweepVerdict.TAKE
-        else row
-    )
+    if why and row.verdict is SweepVerdict.TAKE:
+        return replace(row, verdict=SweepVerdict.PERSON, why=why)
+    return row
 
 
 def ago(ms: int) -> str:
     """Return a duration as text: `40 min`, `7 h`, `3 d`."""
     if ms >= DAY_MS:
         return f"{ms // DAY_MS} d"
-    return f"{ms // HOUR_MS} h" if ms >= HOUR_MS else f"{max(ms, 0) // 60_000} min"
+    if ms >= HOUR_MS:
+        return f"{ms // HOUR_MS} h"
+    return f"{max(ms, 0) // 60_000} min"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -124,7 +124,10 @@ def forges(
                 found[source.name, name] = connect(source.forge, source.url, token, ca_file)
                 tokens[source.name, name] = token
             except ForgeDenied as error:
-                place = f"agents.{name}" if name else f"webhooks.{source.name}"
+                if name:
+                    place = f"agents.{name}"
+                else:
+                    place = f"webhooks.{source.name}"
                 problems.append(f"{place}: {error}")
             except OSError as error:  # ssl.SSLError is one
                 problems.append(

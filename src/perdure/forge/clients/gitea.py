@@ -142,11 +142,10 @@ class Gitea(Alike):
         return found
 
     def _failed_job(self, repository: str, job: Payload, *, with_log: bool) -> FailedCheck:
-        log, note = (
-            self._log(repository, job.id("id"))
-            if with_log
-            else ("", f"Its log was not read: {LOGS_MOST} others were.")
-        )
+        if with_log:
+            log, note = self._log(repository, job.id("id"))
+        else:
+            log, note = ("", f"Its log was not read: {LOGS_MOST} others were.")
         return FailedCheck(name=job.name("name"), url=job.url("html_url"), log=log, note=note)
 
     def find_pull(self, repository: str, head: str) -> Pull | None:
@@ -159,7 +158,9 @@ class Gitea(Alike):
         return None
 
     def _drafted(self, body: dict[str, object], draft: bool) -> dict[str, object]:
-        return body | {"title": f"{DRAFT}{body['title']}"} if draft else body
+        if draft:
+            return body | {"title": f"{DRAFT}{body['title']}"}
+        return body
 
     def failed_deliveries(
         self, repository: str, receiver: str, *, since: int

@@ -77,9 +77,10 @@ class Alike(ABC):
             if wild
             else iter(())
         )
-        found = [
-            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
-        ]
+        found = []
+        for name in seen:
+            if name and any(fnmatchcase(name, pattern) for pattern in wild):
+                found.append(name)
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def _own_repositories(self) -> Iterator[Payload]:
@@ -156,16 +157,14 @@ class Alike(ABC):
         return told(self._asking.put("PATCH", place, {"body": text}))
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
-        room = (
-            "pulls"
-            if comment is not None and comment.kind is CommentKind.LINE and self.lines_apart
-            else "issues"
-        )
-        place = (
-            f"{repos(ref.repository)}/{room}/comments/{part(comment.id)}"
-            if comment is not None
-            else thread(ref)
-        )
+        if comment is not None and comment.kind is CommentKind.LINE and self.lines_apart:
+            room = "pulls"
+        else:
+            room = "issues"
+        if comment is not None:
+            place = f"{repos(ref.repository)}/{room}/comments/{part(comment.id)}"
+        else:
+            place = thread(ref)
         self._asking.put("POST", f"{place}/reactions", {"content": reaction.value})
 
     lines_apart = True
@@ -197,9 +196,11 @@ class Alike(ABC):
         return [_check(each) for each in found.all("statuses")]
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
-        return [
-            failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED
-        ]
+        found = []
+        for each in self.checks(repository, commit):
+            if each.state in FAILED:
+                found.append(failed_status(each))
+        return found
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
         """Return the end of a job's log and an empty text, or an empty text and the reason. The
@@ -388,7 +389,9 @@ def has(names: Sequence[str], wanted: str) -> bool:
 
 def rfc3339(ms: int) -> str:
     """Format a time for a query, rounded down to the second; empty for 0."""
-    return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if ms > 0 else ""
+    if ms > 0:
+        return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return ""
 
 
 def sha(commit: str) -> str:

@@ -127,17 +127,18 @@ class GitHub(Alike):
         found: list[FailedDelivery] = []
         for place in (repos(repository), f"orgs/{part(repository.partition('/')[0])}"):
             try:
-                hooks = [
-                    each
-                    for each in self._asking.pages(f"{place}/hooks", size=self.size)
-                    if _leads_to(each, receiver)
-                ]
+                hooks = []
+                for each in self._asking.pages(f"{place}/hooks", size=self.size):
+                    if _leads_to(each, receiver):
+                        hooks.append(each)
             except (NotFound, ForgeDenied):
                 continue  # The login is no administrator there, or the owner is no organization.
             for hook in hooks:
                 told = True
                 found += self._failed(f"{place}/hooks/{part(hook.id('id'))}", since)
-        return found if told else None
+        if told:
+            return found
+        return None
 
     def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
         """Yield the deliveries without a successful attempt, each as its newest attempt. The forge
@@ -163,7 +164,9 @@ class GitHub(Alike):
 def api_of(address: str) -> str:
     """Return the API's address of a GitHub: github.com has a separate host for it, Enterprise
     Server a path."""
-    return "https://api.github.com" if address == "https://github.com" else f"{address}/api/v3"
+    if address == "https://github.com":
+        return "https://api.github.com"
+    return f"{address}/api/v3"
 
 
 def _leads_to(hook: Payload, receiver: str) -> bool:

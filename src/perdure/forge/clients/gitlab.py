@@ -92,27 +92,28 @@ class GitLab:
     def repositories(self, patterns: Sequence[str]) -> Sequence[str]:
         plain = [pattern for pattern in patterns if not set("*?[") & set(pattern)]
         wild = [pattern for pattern in patterns if set("*?[") & set(pattern)]
-        pages = (
-            self._pages("projects", membership="true", simple="true", archived="false")
-            if wild
-            else iter(())
-        )
+        if wild:
+            pages = self._pages("projects", membership="true", simple="true", archived="false")
+        else:
+            pages = iter(())
         seen = [each.repository("path_with_namespace") for each in pages]
-        found = [
-            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
-        ]
+        found = []
+        for name in seen:
+            if name and any(fnmatchcase(name, pattern) for pattern in wild):
+                found.append(name)
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def permission(self, repository: str, login: str) -> Access:
         part(login)
         place = project(repository)
         people = self._pages(f"{place}/members/all", query=login)
-        found = [
-            each
-            for each in people
-            if each.name("username").casefold() == login.casefold()
-            and each.name("state") == "active"
-        ]
+        found = []
+        for each in people:
+            if (
+                each.name("username").casefold() == login.casefold()
+                and each.name("state") == "active"
+            ):
+                found.append(each)
         if not found:
             self._asking.get(place)
             return Access.NONE
@@ -136,11 +137,10 @@ class GitLab:
         if head == base:
             return pull(repository, found, repository)
         try:
-            fork = (
-                self._asking.get(f"projects/{head}").repository("path_with_namespace")
-                if head
-                else ""
-            )
+            if head:
+                fork = self._asking.get(f"projects/{head}").repository("path_with_namespace")
+            else:
+                fork = ""
         except NotFound:
             fork = ""
         return pull(repository, found, fork)
@@ -225,7 +225,10 @@ class GitLab:
         )
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
-        place = f"{thread(ref)}/notes/{part(comment.id)}" if comment is not None else thread(ref)
+        if comment is not None:
+            place = f"{thread(ref)}/notes/{part(comment.id)}"
+        else:
+            place = thread(ref)
         try:
             self._asking.put("POST", f"{place}/award_emoji", {"name": EMOJI[reaction]})
         except NotFound:
@@ -323,22 +326,22 @@ class GitLab:
     def find_pull(self, repository: str, head: str) -> Pull | None:
         query = {"state": "all", "source_branch": head, "order_by": "created_at", "sort": "desc"}
         pages = self._pages(f"{project(repository)}/merge_requests", **query)
-        found = [
-            each
-            for each in pages
-            if each.number("source_project_id") == each.number("target_project_id")
-        ]
-        own = [
-            pull(repository, each, repository)
-            for each in found
-            if each.name("source_branch") == head
-        ]
+        found = []
+        for each in pages:
+            if each.number("source_project_id") == each.number("target_project_id"):
+                found.append(each)
+        own = []
+        for each in found:
+            if each.name("source_branch") == head:
+                own.append(pull(repository, each, repository))
         return next((one for one in own if one.open), own[0] if own else None)
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
         pages = self._pages(f"{project(repository)}/merge_requests", state="opened")
         found = next((each for each in pages if each.name("sha") == commit), None)
-        return self._whole(repository, found) if found is not None else None
+        if found is not None:
+            return self._whole(repository, found)
+        return None
 
     def open_pull(
         self, repository: str, *, head: str, base: str, title: str, text: str, draft: bool = False
@@ -367,11 +370,10 @@ class GitLab:
     ) -> Sequence[FailedDelivery] | None:
         place = project(repository)
         try:
-            hooks = [
-                each
-                for each in self._pages(f"{place}/hooks")
-                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver)
-            ]
+            hooks = []
+            for each in self._pages(f"{place}/hooks"):
+                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver):
+                    hooks.append(each)
             found = list(
                 chain.from_iterable(
                     self._failed(f"{place}/hooks/{part(hook.id('id'))}") for hook in hooks
@@ -379,7 +381,9 @@ class GitLab:
             )
         except (NotFound, ForgeDenied):
             return None  # The login is no maintainer, or GitLab is older than 17.3.
-        return found if hooks else None
+        if hooks:
+            return found
+        return None
 
     def _failed(self, hook: str) -> Iterator[FailedDelivery]:
         """Yield the deliveries without a successful attempt. A resent delivery keeps its key.

@@ -71,7 +71,10 @@ class HttpClient:
         self._scheme = scheme
         local = is_loopback(urlsplit(api).hostname or "")
         # Plain http checks no certificate, and loading all of them takes a tenth of a second.
-        plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if api.startswith("http:") else None
+        if api.startswith("http:"):
+            plain = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        else:
+            plain = None
         verify = plain or (ssl.create_default_context(cafile=ca_file) if ca_file else True)
         self._client = httpx2.Client(
             headers={"accept": accept, "accept-encoding": "identity", "user-agent": "perdure"},
@@ -158,7 +161,9 @@ class HttpClient:
         """Send an object by POST, PATCH or PUT. Returns the object in the answer, or an empty
         one."""
         answer = self.send(method, path, body=body)
-        return self._object(answer) if answer.body.strip() else Payload(None)
+        if answer.body.strip():
+            return self._object(answer)
+        return Payload(None)
 
     def send(
         self,
@@ -197,7 +202,10 @@ class HttpClient:
     ) -> HttpAnswer:
         """Make one request. `keep`: return only this many of the last bytes, and allow a larger
         answer."""
-        headers = {"authorization": f"{self._scheme} {self.token.value()}"} if token else {}
+        if token:
+            headers = {"authorization": f"{self._scheme} {self.token.value()}"}
+        else:
+            headers = {}
         size, most = 0, LOG_MOST if keep else ANSWER_MOST
         given: dict[str, Any] = {
             name: value for name, value in (query or {}).items() if value not in ("", None)
@@ -400,8 +408,13 @@ def _retry_s(headers: Mapping[str, str]) -> float:
             found = 0.0
     elif headers.get("x-ratelimit-remaining", headers.get("ratelimit-remaining")) == "0":
         reset = headers.get("x-ratelimit-reset", headers.get("ratelimit-reset", ""))
-        found = float(reset) - now if re.fullmatch(r"\d{1,12}", reset) else 0.0
-    return min(max(found, 1.0), LONGEST_WAIT_S) if found or given else 0.0
+        if re.fullmatch(r"\d{1,12}", reset):
+            found = float(reset) - now
+        else:
+            found = 0.0
+    if found or given:
+        return min(max(found, 1.0), LONGEST_WAIT_S)
+    return 0.0
 
 
 def _path(url: str) -> str:

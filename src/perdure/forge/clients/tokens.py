@@ -65,8 +65,6 @@ def token_at(
             f"{place} (no {CREDENTIALS} is set: the unit of systemd needs "
             f"LoadCredential={credential}:/path)"
         )
-    return (
-        ForgeToken(f"the variable {variable}", held=environ.get(variable, "").strip())
-        if variable
-        else None
-    )
+    if variable:
+        return ForgeToken(f"the variable {variable}", held=environ.get(variable, "").strip())
+    return None

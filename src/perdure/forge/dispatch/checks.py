@@ -90,11 +90,9 @@ class Checks:
         is_known = intent.rollup or any(
             event.rollup or intent.text in event.checks for event in known
         )
-        return (
-            f"{run.name} was informed of the failed checks of {intent.commit[:12]}"
-            if is_known
-            else ""
-        )
+        if is_known:
+            return f"{run.name} was informed of the failed checks of {intent.commit[:12]}"
+        return ""
 
     def _known(self, run: TaskRun, commit: str) -> list[ChecksFailed]:
         if not commit:
@@ -171,11 +169,10 @@ class Checks:
     ) -> tuple[Intent, ChecksFailed]:
         delivery, intent = group[0]
         named = self._named(group)
-        found = (
-            self._current.asked(delivery, intent, rule, lambda api: _failed(api, intent))
-            if intent.commit
-            else None
-        )
+        if intent.commit:
+            found = self._current.asked(delivery, intent, rule, lambda api: _failed(api, intent))
+        else:
+            found = None
         known = set(chain.from_iterable(event.checks for event in self._known(run, intent.commit)))
         failed = [
             each
@@ -186,7 +183,10 @@ class Checks:
         if not failed:
             # The forge knows no more than the event.
             failed = named
-            note = NO_TOKEN if not self._current.knows(delivery, rule) else ""
+            if not self._current.knows(delivery, rule):
+                note = NO_TOKEN
+            else:
+                note = ""
         texts = [self._text(each) for each in failed[:SHOWN_MOST]]
         if more := failed[SHOWN_MOST:]:
             texts.append(f"Failed as well: {', '.join(each.name for each in more)}")
@@ -206,11 +206,10 @@ class Checks:
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
         # A check suite has no name.
-        found = {
-            each.text: FailedCheck(name=each.text, url=each.url)
-            for each in single or intents
-            if each.text
-        }
+        found = {}
+        for each in single or intents:
+            if each.text:
+                found[each.text] = FailedCheck(name=each.text, url=each.url)
         return list(found.values()) or [
             FailedCheck(name="", url=next((each.url for each in intents if each.url), ""))
         ]

@@ -49,7 +49,9 @@ def clean(
     if engine.elsewhere(run):
         kept = next((each.message for each in run.conditions if each.type == KEPT), "")
         if kept or _last(engine, run) is not None:
-            return f"{run.name}: {kept}" if kept else f"{run.name} is cleaned up: {why}"
+            if kept:
+                return f"{run.name}: {kept}"
+            return f"{run.name} is cleaned up: {why}"
         raise Conflict(
             f"{run.name} is on {run.host_name}, and is cleaned up there",
             f"perdure show {run.name}",
@@ -71,7 +73,10 @@ def clean(
             engine.workspaces.checkpoints.keep_commits(place, proof.logged)
         checkpoint = checkpoint or checkpoints.keep(engine, run, place, VERB)
         number = checkpoint.number if checkpoint is not None else 0
-        capsule = _capsule(engine, run, number) if rule.archive == "capsule" and number else ""
+        if rule.archive == "capsule" and number:
+            capsule = _capsule(engine, run, number)
+        else:
+            capsule = ""
         event = CleanedUp(
             why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
         )
@@ -114,11 +119,10 @@ def _prove(
     """Return where the workdir's content is saved. After a squash merge its commits are in no
     branch, but the forge keeps them with the pull request."""
     if pull and forge and not engine.workspaces.prove(place).saved:
-        ref = (
-            f"refs/merge-requests/{pull}/head"
-            if forge is Forge.GITLAB
-            else f"refs/pull/{pull}/head"
-        )
+        if forge is Forge.GITLAB:
+            ref = f"refs/merge-requests/{pull}/head"
+        else:
+            ref = f"refs/pull/{pull}/head"
         with suppress(PerdureError):
             engine.workspaces.keep_of_remote(place, ref)
     if checkpoint is None:
@@ -149,7 +153,9 @@ def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
 
 def end(engine: Engine, run: TaskRun) -> TaskRun:
     """Stop the run unless it has finished, so that it can be cleaned up."""
-    return run if run.state in FINAL else service.stop(engine, run.id)
+    if run.state in FINAL:
+        return run
+    return service.stop(engine, run.id)
 
 
 def is_cleaned_up(engine: Engine, run: TaskRun) -> bool:
@@ -174,20 +180,24 @@ def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
         ),
         None,
     )
-    return last if isinstance(last, CleanedUp) else None
+    if isinstance(last, CleanedUp):
+        return last
+    return None
 
 
 def bring_back(engine: Engine, run: TaskRun) -> None:
     """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
     Does nothing if the workdir is there, or if a person reset it since. Raises PerdureError."""
-    gone = _last(engine, run) if _is_half_back(engine, run) else _gone(engine, run)
+    if _is_half_back(engine, run):
+        gone = _last(engine, run)
+    else:
+        gone = _gone(engine, run)
     if gone is None or run.workspace is None:
         return
-    there = [
-        each.id
-        for each in sweeper.listed(engine)
-        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)
-    ]
+    there = []
+    for each in sweeper.listed(engine):
+        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path):
+            there.append(each.id)
     number = 0
     if there:
         try:

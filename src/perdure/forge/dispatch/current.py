@@ -40,20 +40,23 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
     ForgeError."""
     if intent.kind is IntentKind.BRANCH_DELETED:
         there = api.branch(intent.repository, intent.branch)
-        return intent if there is None else f"the branch {intent.branch} exists"
+        if there is None:
+            return intent
+        return f"the branch {intent.branch} exists"
     if intent.kind is IntentKind.CI_FAILED:
         return _failed(api, intent)
     try:
         # A comment on a pull request may arrive as one on an issue. Only GitLab numbers them
         # separately, and it says which it is.
         found = api.issue(IssueRef(intent.repository, intent.number, intent.pull))
-        pull = api.pull(intent.repository, intent.number) if found.ref.pull else None
+        if found.ref.pull:
+            pull = api.pull(intent.repository, intent.number)
+        else:
+            pull = None
     except NotFound:
-        return (
-            intent
-            if intent.kind in OVER
-            else f"{intent.repository}#{intent.number} no longer exists"
-        )
+        if intent.kind in OVER:
+            return intent
+        return f"{intent.repository}#{intent.number} no longer exists"
     return _now(intent, found, pull)
 
 
@@ -63,16 +66,14 @@ def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
         return f"{found.ref} is now {state}"
     if intent.kind in OVER and pull is not None:
         intent = replace(intent, kind=IntentKind.MERGED if pull.merged else IntentKind.CLOSED)
-    asked = (
-        pull.reviewers
-        if pull is not None and intent.kind is IntentKind.REVIEW_REQUESTED
-        else found.assignees
-    )
+    if pull is not None and intent.kind is IntentKind.REVIEW_REQUESTED:
+        asked = pull.reviewers
+    else:
+        asked = found.assignees
     own = pull is None or pull.head_repository.casefold() == intent.repository.casefold()
-    there = {
-        each.casefold()
-        for each in (*found.assignees, *(pull.reviewers if pull is not None else ()))
-    }
+    there = set()
+    for each in (*found.assignees, *(pull.reviewers if pull is not None else ())):
+        there.add(each.casefold())
     return replace(
         intent,
         pull=pull is not None,
@@ -94,7 +95,9 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
     there = api.branch(intent.repository, intent.branch)
     if there is None or there.commit != intent.commit:
         return f"{intent.branch} is not at the commit that failed"
-    return "no check has failed but perdure's own" if _is_own_pipeline(api, intent) else intent
+    if _is_own_pipeline(api, intent):
+        return "no check has failed but perdure's own"
+    return intent
 
 
 def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
@@ -104,11 +107,10 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
     it."""
     if intent.forge is not Forge.GITLAB:
         return False
-    broken = [
-        each.name
-        for each in api.checks(intent.repository, intent.commit)
-        if each.state in (CheckState.FAILURE, CheckState.ERROR)
-    ]
+    broken = []
+    for each in api.checks(intent.repository, intent.commit):
+        if each.state in (CheckState.FAILURE, CheckState.ERROR):
+            broken.append(each.name)
     return bool(broken) and all(name.startswith(OWN_CHECK) for name in broken)
 
 
@@ -149,7 +151,9 @@ class Current:
         if api is None or not is_placeless(intent):
             return intent
         found, _ = self._once(delivery, intent, None, lambda: (with_branch(api, intent), ()))
-        return found if isinstance(found, Intent) else intent
+        if isinstance(found, Intent):
+            return found
+        return intent
 
     def earlier(self, delivery: Delivery, intent: Intent, rule: Rule) -> list[Comment]:
         """Return earlier comments by people whom the rule works for, oldest first; the newest
@@ -186,7 +190,9 @@ class Current:
     ) -> T | None:
         """Return the answer of the forge, or None without a client. Raises what `of` raises."""
         api = self._forge(delivery.source, rule.name)
-        return None if api is None else self._guarded(delivery, intent, lambda: ask(api))
+        if api is None:
+            return None
+        return self._guarded(delivery, intent, lambda: ask(api))
 
     def knows(self, delivery: Delivery, rule: Rule) -> bool:
         """Return whether there is a client to ask with."""
@@ -245,14 +251,18 @@ class Current:
         found = current(speakers[0], intent) if speakers else intent
         if isinstance(found, str):
             return found, ()
-        found = with_lines(speakers[0], delivery, found) if speakers else found
+        if speakers:
+            found = with_lines(speakers[0], delivery, found)
+        else:
+            found = found
         found = with_hunk(speakers[0], found) if speakers else found
-        whys = {
-            rule.name: refused(self._forge(delivery.source, rule.name), rule, found)
-            for rule in rules
-        }
+        whys = {}
+        for rule in rules:
+            whys[rule.name] = refused(self._forge(delivery.source, rule.name), rule, found)
         able = [rule for rule in rules if not whys[rule.name]]
-        return (found, able) if able or not rules else (whys[rules[0].name], ())
+        if able or not rules:
+            return (found, able)
+        return (whys[rules[0].name], ())
 
 
 def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
@@ -268,11 +278,9 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
     least = Access(rule.least)
     if api.permission(intent.repository, intent.author).reaches(least):
         return ""
-    return (
-        f"{intent.author} may not {least} in {intent.repository}"
-        if least is Access.WRITE
-        else f"{intent.author} is not an administrator"
-    )
+    if least is Access.WRITE:
+        return f"{intent.author} may not {least} in {intent.repository}"
+    return f"{intent.author} is not an administrator"
 
 
 def _both(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:

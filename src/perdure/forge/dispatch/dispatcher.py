@@ -200,11 +200,10 @@ class Dispatcher:
             if reply is not None:
                 self._settle(delivery, reply.state, reply.reason)
                 return False
-        choice = (
-            choose(rules, delivery, intent, self._run_of)
-            if intent is not None
-            else "nothing follows from it"
-        )
+        if intent is not None:
+            choice = choose(rules, delivery, intent, self._run_of)
+        else:
+            choice = "nothing follows from it"
         if intent is not None and isinstance(choice, RuleChoice):
             choice = self._passed_over(delivery, intent, choice) or choice
         if (
@@ -221,12 +220,14 @@ class Dispatcher:
         if intent is not None and isinstance(choice, RuleChoice):
             wanting = [rule for rule in rules if takes_from(rule, delivery) and wants(rule, intent)]
             now, able = self._current.of(delivery, intent, wanting)
-            choice = choose(able, delivery, now, self._run_of) if isinstance(now, Intent) else now
-            choice = (
-                f"as of now, {choice}"
-                if isinstance(now, Intent) and isinstance(choice, str)
-                else choice
-            )
+            if isinstance(now, Intent):
+                choice = choose(able, delivery, now, self._run_of)
+            else:
+                choice = now
+            if isinstance(now, Intent) and isinstance(choice, str):
+                choice = f"as of now, {choice}"
+            else:
+                choice = choice
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, RuleChoice):
             over = self._over(delivery, choice, news) or overtaken(
@@ -281,7 +282,9 @@ class Dispatcher:
         """Return why a delivery that a rule wants is not reported to its run, or an empty text."""
         run = choice.run
         if run is None:
-            return "there is nothing to stop" if is_told_to_stop(choice.rule, intent) else ""
+            if is_told_to_stop(choice.rule, intent):
+                return "there is nothing to stop"
+            return ""
         if is_unchanged(intent):
             return "its text has not changed"
         if intent.kind is IntentKind.CI_FAILED:
@@ -298,13 +301,21 @@ class Dispatcher:
         given = is_given_again(
             self._engine.store, delivery, intent, run, choice.rule, choice.trigger
         )
-        return "" if given else off(run)
+        if given:
+            return ""
+        return off(run)
 
     def _retitle(self, delivery: Delivery, intent: Intent) -> None:
         """Give the runs of a renamed issue its new title, also those that are not told of it."""
         for rule in self._rules:
-            number = issue_of(rule, intent) if takes_from(rule, delivery) else 0
-            run = self._run_of(rule, scope_of(rule, delivery, intent, number)) if number else None
+            if takes_from(rule, delivery):
+                number = issue_of(rule, intent)
+            else:
+                number = 0
+            if number:
+                run = self._run_of(rule, scope_of(rule, delivery, intent, number))
+            else:
+                run = None
             if run is not None and number == intent.number and run.spec.title:
                 self._engine.store.retitle(run.id, title_of(rule, intent, number))
 
@@ -348,11 +359,15 @@ class Dispatcher:
             return ""
         if stops:
             now, able = self._current.of(delivery, intent, [rule])
-            return f"stopped by {intent.author}" if isinstance(now, Intent) and able else ""
+            if isinstance(now, Intent) and able:
+                return f"stopped by {intent.author}"
+            return ""
         found = (
             self._current.asked(delivery, intent, rule, lambda api: current(api, intent)) or intent
         )
-        return taken_back(store, rule, run, found) if isinstance(found, Intent) else ""
+        if isinstance(found, Intent):
+            return taken_back(store, rule, run, found)
+        return ""
 
     def _give(self, run_id: str, told: Sequence[Told]) -> bool:
         """Give a run all of its news as one update, or as several if one would be too long."""
@@ -399,11 +414,9 @@ class Dispatcher:
             found = self._engine.workspaces.ahead(run.workspace, run.spec.base, last)
         except PerdureError:
             return None
-        return (
-            Moved(run.spec.base, found.commit, found.commits, found.subjects)
-            if found is not None
-            else None
-        )
+        if found is not None:
+            return Moved(run.spec.base, found.commit, found.commits, found.subjects)
+        return None
 
     def _clean(self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]) -> bool:
         """Clean up the runs of an issue whose work is over, once all earlier deliveries are
@@ -439,7 +452,10 @@ class Dispatcher:
             if run.state not in FINAL:
                 raise Conflict(f"{run.name} is stopping", f"perdure logs -f {run.name}")
             pull = intent.number if intent.pull else self._pull_of(run)
-            why = f"{_ended(intent)} by {intent.author}" if intent.author else _ended(intent)
+            if intent.author:
+                why = f"{_ended(intent)} by {intent.author}"
+            else:
+                why = _ended(intent)
             said.append(clean(self._engine, rule, run, why, pull=pull, forge=intent.forge))
         self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
         return False
@@ -451,15 +467,15 @@ class Dispatcher:
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
-        return (
-            f"{choice.run.name} has ended and was cleaned up"
-            if not asked and is_cleaned_up(self._engine, choice.run)
-            else ""
-        )
+        if not asked and is_cleaned_up(self._engine, choice.run):
+            return f"{choice.run.name} has ended and was cleaned up"
+        return ""
 
     def _pull_of(self, run: TaskRun) -> int:
         posting = self._engine.store.posting(run.id)
-        return posting.pull if posting is not None else 0
+        if posting is not None:
+            return posting.pull
+        return 0
 
     def _rule_of(self, run: TaskRun) -> Rule:
         name = run.spec.rule or run.spec.labels.get("agent", "")
@@ -487,7 +503,9 @@ def _actor(deliveries: Sequence[Delivery]) -> str:
     logins = dict.fromkeys(
         each.intent.author for each in deliveries if each.intent is not None and each.intent.author
     )
-    return actor("forge", f"{source}/{','.join(logins)}") if logins else PERDURE
+    if logins:
+        return actor("forge", f"{source}/{','.join(logins)}")
+    return PERDURE
 
 
 def _ended(intent: Intent) -> str:
@@ -517,4 +535,6 @@ def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
         intent.forge in (Forge.GITEA, Forge.FORGEJO)
         and intent.kind is not IntentKind.REVIEW_REQUESTED
     )
-    return f"{run.name} already works on it" if run.state not in FINAL or all_told else ""
+    if run.state not in FINAL or all_told:
+        return f"{run.name} already works on it"
+    return ""

@@ -34,9 +34,13 @@ def job_excerpt(log: str, most: int = MOST) -> str:
 def _last_drawn(line: str) -> str:
     """Return the final state of a line that was redrawn, as a terminal shows it."""
     drawn = [piece for piece in line.split("\r") if piece.strip()]
-    return drawn[-1] if drawn else ""
+    if drawn:
+        return drawn[-1]
+    return ""
 
 
 def _named(found: re.Match[str]) -> str:
     """Keep the words of `##[error]` and `##[warning]`. GitHub's other marks only fold the log."""
-    return f"{found[1]}: " if found[1] in ("error", "warning") else ""
+    if found[1] in ("error", "warning"):
+        return f"{found[1]}: "
+    return ""

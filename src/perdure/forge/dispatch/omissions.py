@@ -39,7 +39,10 @@ def is_placeless(intent: Intent) -> bool:
 def with_branch(api: ForgeApi, intent: Intent) -> Intent:
     """Return a failed check with the pull request of its commit, and with the branch of the pull
     request if that is in the same repository. Raises ForgeError."""
-    found = api.pull_at(intent.repository, intent.commit) if is_placeless(intent) else None
+    if is_placeless(intent):
+        found = api.pull_at(intent.repository, intent.commit)
+    else:
+        found = None
     if found is None:
         return intent
     own = found.head_repository.casefold() == intent.repository.casefold()

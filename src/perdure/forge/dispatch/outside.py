@@ -27,7 +27,9 @@ class Outside:
         self._token, self._text = token, text
 
     def __str__(self) -> str:
-        return self._token if self._text else ""
+        if self._text:
+            return self._token
+        return ""
 
     def __bool__(self) -> bool:
         return bool(self._text)
@@ -50,7 +52,9 @@ class Marking:
     def name(self, text: str) -> Outside | str:
         """Return a login, a branch or an address unchanged if it is plain; otherwise as an
         `Outside`, because it could hide a sentence."""
-        return text if not text or _PLAIN.fullmatch(text) else self.outside(text)
+        if not text or _PLAIN.fullmatch(text):
+            return text
+        return self.outside(text)
 
     def _token(self, at: int) -> str:
         return f"\x02{self._nonce}-{at}\x02"
@@ -73,7 +77,9 @@ class Marking:
             lambda found: _between(mark, self._texts[int(found[1])]),
             laid_out,
         )
-        return f"{UNTRUSTED.format(mark=mark)}\n\n{text}" if used else text
+        if used:
+            return f"{UNTRUSTED.format(mark=mark)}\n\n{text}"
+        return text
 
 
 def _between(mark: str, text: str) -> str:

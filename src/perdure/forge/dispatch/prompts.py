@@ -90,7 +90,10 @@ class Prompts:
         """Return the prompt for the whole task, with the earlier comments. Raises UsageError if the
         template cannot be rendered."""
         # For an opened issue, the text repeats the description.
-        event = replace(intent, text="") if intent.kind is IntentKind.OPENED else intent
+        if intent.kind is IntentKind.OPENED:
+            event = replace(intent, text="")
+        else:
+            event = intent
         return self._filled(rule, "first.md", Content(intent, [event], earlier))
 
     def delta(self, rule: Rule, told: Sequence[Told], moved: Moved | None = None) -> str:
@@ -164,11 +167,9 @@ def _event(marking: Marking, intent: Intent) -> dict[str, object]:
 
 def _what(intent: Intent) -> str:
     if intent.kind is IntentKind.CI_FAILED and not intent.url:
-        return (
-            "Checks of {branch} have failed."
-            if intent.rollup
-            else "A check of {branch} has failed."
-        )
+        if intent.rollup:
+            return "Checks of {branch} have failed."
+        return "A check of {branch} has failed."
     if intent.kind is IntentKind.COMMENT_EDITED and not intent.before:
         return "{author} has edited a comment. It reads now:"
     return HAPPENED.get(intent.kind, "")
@@ -301,17 +302,18 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
     else:
         # jinja2 adds the lines of the template to the traceback.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
-        frames = [
-            frame
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename in ("<template>", *known)
-        ]
+        frames = []
+        for frame in traceback.extract_tb(error.__traceback__):
+            if frame.filename in ("<template>", *known):
+                frames.append(frame)
         line = (frames[-1].lineno or 0) if frames else 0
-    where = f"{rule.templates}/{name}" if rule.templates and not name.startswith(OWN) else name
-    what = (
-        f"there is no template {error.name!r}"
-        if isinstance(error, TemplateNotFound)
-        else str(error) or type(error).__name__
-    )
+    if rule.templates and not name.startswith(OWN):
+        where = f"{rule.templates}/{name}"
+    else:
+        where = name
+    if isinstance(error, TemplateNotFound):
+        what = f"there is no template {error.name!r}"
+    else:
+        what = str(error) or type(error).__name__
     place = f"{where}:{line}" if line else where
     return f"{place}: {what}"

@@ -256,11 +256,10 @@ class Reconciler:
 
     def _refs(self, run: TaskRun, origin: Origin) -> list[IssueRef]:
         posting = self._engine.store.posting(run.id)
-        own = (
-            [IssueRef(origin.repository, posting.pull, pull=True)]
-            if posting is not None and posting.pull
-            else []
-        )
+        if posting is not None and posting.pull:
+            own = [IssueRef(origin.repository, posting.pull, pull=True)]
+        else:
+            own = []
         return [IssueRef(origin.repository, origin.number, origin.pull), *own]
 
     def _turned(
@@ -345,9 +344,10 @@ class Reconciler:
         """Return the texts in the inbox with their authors, and the time (ms) since which they are
         complete."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
-        intents = [
-            each.intent for each in told if each.intent is not None and each.intent.text.strip()
-        ]
+        intents = []
+        for each in told:
+            if each.intent is not None and each.intent.text.strip():
+                intents.append(each.intent)
         return {(intent.author.casefold(), intent.text.strip()) for intent in intents}, told[
             -1
         ].received if len(told) == LOOKED_AT else 0
@@ -397,12 +397,17 @@ def _thing(
 
 
 def _branch(issue: Issue) -> str:
-    return issue.head if isinstance(issue, Pull) else ""
+    if isinstance(issue, Pull):
+        return issue.head
+    return ""
 
 
 def _saying(source: Source, forge: Forge, issue: Issue, comment: Comment) -> Arrived:
     wants = comment.verdict is CheckVerdict.CHANGES_REQUESTED
-    review = IntentKind.CHANGES_REQUESTED if wants else IntentKind.LINE_COMMENTED
+    if wants:
+        review = IntentKind.CHANGES_REQUESTED
+    else:
+        review = IntentKind.LINE_COMMENTED
     intent = Intent(
         kind=review if comment.kind is CommentKind.REVIEW else IntentKind.COMMENTED,
         forge=forge,

@@ -92,7 +92,9 @@ class RequestReplies:
         now, able = self._current.of(delivery, intent, _rules(asked))
         if isinstance(now, str) or not able:
             # The usual way says why, and gives the comment to nobody.
-            return ReplyResult(DeliveryState.IGNORED, str(now)) if said.command else None
+            if said.command:
+                return ReplyResult(DeliveryState.IGNORED, str(now))
+            return None
         names = {rule.name for rule in able}
         meant = [each for each in meant if each.rule.name in names]
         before = [each for each in meant if _is_before(each.request, delivery, intent, said)]
@@ -171,14 +173,19 @@ class RequestReplies:
         if not any(store.get(run).spec.rule in names for run in runs):
             return intent
         now, _ = self._current.of(delivery, intent, rules)
-        return now if isinstance(now, Intent) else intent
+        if isinstance(now, Intent):
+            return now
+        return intent
 
     def _asked(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> list[_Asked]:
         found = []
         for rule in rules:
             number = issue_of(rule, intent)
             scope = scope_of(rule, delivery, intent, number)
-            run = self._engine.store.run_under(rule.name, scope) if number else None
+            if number:
+                run = self._engine.store.run_under(rule.name, scope)
+            else:
+                run = None
             if run is not None:
                 requests = self._engine.store.requests(run.id)
                 found += [_Asked(rule, run, each) for each in requests]
@@ -190,10 +197,11 @@ def refusal(login: str, problem: str, opened: Sequence[_Asked], prefix: str) -> 
     head = f"@{login} {problem}" if LOGIN.fullmatch(login) else problem
     if not opened:
         return head
-    lines = [
-        f"- **{each.rule.name}**, request {each.request.number}: {how_to(each.request, prefix)}"
-        for each in opened
-    ]
+    lines = []
+    for each in opened:
+        lines.append(
+            f"- **{each.rule.name}**, request {each.request.number}: {how_to(each.request, prefix)}"
+        )
     return "\n".join((head, "", "Open requests:", "", *lines))
 
 
@@ -236,7 +244,9 @@ def _unclear(said: CommentAnswer, asked: Sequence[_Asked], meant: Sequence[_Aske
     """Return why it is not clear which request is meant, as a sentence."""
     if said.request:
         over = [each.request for each in asked if short_id(each.request) == said.request]
-        return f"{late(over[0])}." if over else f"There is no request {said.request}."
+        if over:
+            return f"{late(over[0])}."
+        return f"There is no request {said.request}."
     if meant:
         return f"There are {len(meant)} open requests: name the one that you mean."
     if said.answer is AnswerKind.TEXT:

@@ -41,10 +41,16 @@ def choose(
     agent is named, then the owner of the branch, then the first."""
     wanted = []
     for rule in rules:
-        trigger = wants(rule, intent) if takes_from(rule, delivery) else None
+        if takes_from(rule, delivery):
+            trigger = wants(rule, intent)
+        else:
+            trigger = None
         if trigger:
             number = issue_of(rule, intent)
-            run = run_of(rule, scope_of(rule, delivery, intent, number)) if number else None
+            if number:
+                run = run_of(rule, scope_of(rule, delivery, intent, number))
+            else:
+                run = None
             wanted.append(RuleChoice(rule, trigger, number, run))
     if intent.confidential:
         closed = [choice for choice in wanted if not choice.rule.confidential]
@@ -61,7 +67,9 @@ def choose(
         if choice.run is not None or (choice.trigger in BEGINNING and choice.number)
     ]
     if not able:
-        return f"{wanted[0].rule.name} has no run to continue" if wanted else "no rule matches"
+        if wanted:
+            return f"{wanted[0].rule.name} has no run to continue"
+        return "no rule matches"
     return min(
         able, key=lambda choice: (choice.trigger not in NAMED, not is_own(choice.rule, intent))
     )

@@ -106,7 +106,9 @@ def _first(store: InboxStore, run: TaskRun | None) -> Intent | None:
     """Return the intent that began the run, or None if it is no longer known."""
     number = run.spec.labels.get("delivery", "") if run is not None else ""
     try:
-        return store.delivery(number)[0].intent if number.isdecimal() else None
+        if number.isdecimal():
+            return store.delivery(number)[0].intent
+        return None
     except (NotFound, Conflict):
         return None
 
@@ -145,16 +147,17 @@ def _began_by_label(store: InboxStore, rule: Rule, run: TaskRun) -> bool:
 def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
     """Return the trigger that began the run, or an empty text if it is no longer known."""
     first = _first(store, run)
-    return wants(rule, first) if first is not None else ""
+    if first is not None:
+        return wants(rule, first)
+    return ""
 
 
 def message(rule: Rule, why: str) -> str:
     """Return the message for a run whose work was taken back."""
-    again = (
-        f"assign it to {rule.login} again, or mention it"
-        if rule.login
-        else f"put the label {(*rule.labels, 'on')[0]} on again"
-    )
+    if rule.login:
+        again = f"assign it to {rule.login} again, or mention it"
+    else:
+        again = f"put the label {(*rule.labels, 'on')[0]} on again"
     return f"{why}; {again}, to continue"
 
 

@@ -105,20 +105,21 @@ class Answering:
         # more.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
-        api = (
-            self.forge(origin.source, origin.rule)
-            if origin is not None and rule is not None
-            else None
-        )
+        if origin is not None and rule is not None:
+            api = self.forge(origin.source, origin.rule)
+        else:
+            api = None
         waits = _Waits()
         if origin is not None and rule is not None and api is not None and self._is_newest(run):
             posting = _Answer(self, run, posting, origin, rule, api, waits).whole()
-        tries = (
-            posting.tries + 1 if waits.reasons and (waits.silent or posting.tries < GIVEN_UP) else 0
-        )
-        pause_s = (
-            max(waits.in_s, min(LONGEST_S, AGAIN_S * 2 ** min(posting.tries, 10))) if tries else 0.0
-        )
+        if waits.reasons and (waits.silent or posting.tries < GIVEN_UP):
+            tries = posting.tries + 1
+        else:
+            tries = 0
+        if tries:
+            pause_s = max(waits.in_s, min(LONGEST_S, AGAIN_S * 2 ** min(posting.tries, 10)))
+        else:
+            pause_s = 0.0
         reason = self.clean("; ".join(waits.reasons))[:1000]
         self.engine.store.put_posting(
             replace(posting, seen=seen, tries=tries, due=now + int(pause_s * 1000), reason=reason)
@@ -232,11 +233,12 @@ class _Answer:
             if pushed is None:
                 return
             wants_pull = self.rule.publish == "pull" and pushed.commit
-            pull = (
-                pull_request(self.api, self.origin, self.run, self.posting, pushed, self._page)
-                if wants_pull
-                else None
-            )
+            if wants_pull:
+                pull = pull_request(
+                    self.api, self.origin, self.run, self.posting, pushed, self._page
+                )
+            else:
+                pull = None
         except (StoreError, LostLease):
             raise
         except (HeldBack, Diverged) as error:
@@ -259,15 +261,14 @@ class _Answer:
             pull is not None and pull.ref.number != self.posting.pull
         )
         after = published(self.posting, self.run, pushed, pull)
-        events = (
-            [
+        if is_new:
+            events = [
                 Published(
                     branch=pushed.branch, commit=pushed.commit, pull=after.pull, url=after.pull_url
                 )
             ]
-            if is_new
-            else []
-        )
+        else:
+            events = []
         engine.store.tell_run(self.run.id, events, solved="needs_person")
         self.run = engine.store.get(self.run.id)
         self._keep(
@@ -327,7 +328,10 @@ class _Answer:
         opened = self.posting.pull
         if self.origin.pull and opened == self.origin.number:
             return
-        receipt = self.whose.receipt(self.run) if opened and self.run.state in FINAL else ""
+        if opened and self.run.state in FINAL:
+            receipt = self.whose.receipt(self.run)
+        else:
+            receipt = ""
         if not receipt:
             return
         ref = IssueRef(self.origin.repository, self.posting.pull, True)
@@ -371,7 +375,9 @@ class _Answer:
         found = self.whose.engine.store.requests(self.run.id)
         newest = [each for each in found if each.attempt == found[-1].attempt]
         is_open = any(each.state is RequestState.OPEN for each in newest)
-        return newest if is_open else []
+        if is_open:
+            return newest
+        return []
 
     def _asked_by(self) -> str:
         """Return the login of the person who last instructed this run by the forge; empty if it is
@@ -381,9 +387,14 @@ class _Answer:
         while lines := store.audit(run=self.run.id, actor=prefix, after=after):
             after = lines[-1].number
             told = [line.actor for line in lines if line.kind in INSTRUCTING]
-            login = told[-1].removeprefix(prefix).rpartition(",")[2] if told else login
+            if told:
+                login = told[-1].removeprefix(prefix).rpartition(",")[2]
+            else:
+                login = login
         is_own = login.casefold() == self.rule.login.casefold()
-        return login if LOGIN.fullmatch(login) and not is_own else ""
+        if LOGIN.fullmatch(login) and not is_own:
+            return login
+        return ""
 
     def _text(self, marker: str) -> str:
         store = self.whose.engine.store

@@ -19,7 +19,9 @@ _APART = "\u2060"
 def code(text: str, width: int = 200) -> str:
     """Return a word or a sentence as code on one line, also safe in a table's cell."""
     line = one_line(text, width).replace("`", "'").replace("|", "\u00a6")
-    return f"`{line}`" if line else ""
+    if line:
+        return f"`{line}`"
+    return ""
 
 
 def block(text: str, most: int) -> str:
@@ -28,11 +30,10 @@ def block(text: str, most: int) -> str:
     whole = clean(text).replace("\r", "").strip()
     if not whole:
         return ""
-    shown = (
-        whole
-        if len(whole) <= most
-        else f"{whole[:most].rstrip()}\n[... {len(whole) - most} more characters]"
-    )
+    if len(whole) <= most:
+        shown = whole
+    else:
+        shown = f"{whole[:most].rstrip()}\n[... {len(whole) - most} more characters]"
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", shown)), default=0))
     return f"{fence}text\n{shown}\n{fence}"
 

@@ -145,7 +145,9 @@ def pull_request(
     if posting.pull:
         there = api.pull(origin.repository, posting.pull)
         if there.open or not there.merged:
-            return there if there.open else None
+            if there.open:
+                return there
+            return None
     base = run.spec.base or pushed.base
     if not base:
         return None
@@ -170,4 +172,6 @@ def pull_request(
 def published(posting: Posting, run: TaskRun, pushed: Pushed, pull: Pull | None) -> Posting:
     """Return the posting with the published state."""
     found = replace(posting, attempt=run.attempt, commit=pushed.commit or posting.commit)
-    return replace(found, pull=pull.ref.number, pull_url=pull.url) if pull is not None else found
+    if pull is not None:
+        return replace(found, pull=pull.ref.number, pull_url=pull.url)
+    return found

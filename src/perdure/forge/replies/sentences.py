@@ -85,7 +85,9 @@ def comment(account: Account, marker: str) -> str:
         _by_hand(account),
     ]
     text = "\n\n".join(filter(None, parts))
-    return text if len(text) <= MOST else f"{text[: MOST - 20].rstrip()}\n\n[...]"
+    if len(text) <= MOST:
+        return text
+    return f"{text[: MOST - 20].rstrip()}\n\n[...]"
 
 
 def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
@@ -118,7 +120,10 @@ def attached(rule: str, run: TaskRun, receipt: str) -> str:
 
 
 def _held_back(why: str) -> str:
-    head = "No pull request" if why.startswith("no pull request") else "Not pushed"
+    if why.startswith("no pull request"):
+        head = "No pull request"
+    else:
+        head = "Not pushed"
     return f"**{head}:** {code(why, 600)}"
 
 
@@ -134,18 +139,18 @@ def _state(account: Account) -> str:
     elif run.state is RunState.QUEUED and run.attempt:
         words = f"continues soon (attempt {run.attempt + 1})"
     why = run.reason if run.state is not RunState.SUCCEEDED else ""
-    return f"{words}: {code(why, 300)}" if why else words
+    if why:
+        return f"{words}: {code(why, 300)}"
+    return words
 
 
 def _branch(account: Account) -> str:
     if not account.commit:
         return ""
     at = f"Branch {code(account.branch)} at `{account.commit[:12]}`"
-    return (
-        f"{at}, [pull request {account.pull}](<{account.pull_url}>)."
-        if account.pull and account.pull_url
-        else f"{at}."
-    )
+    if account.pull and account.pull_url:
+        return f"{at}, [pull request {account.pull}](<{account.pull_url}>)."
+    return f"{at}."
 
 
 def _work(work: WorkReport | None) -> str:
@@ -162,7 +167,10 @@ def _work(work: WorkReport | None) -> str:
             f"{work.commit_count} commit(s)"
         )
     for check in work.checks[-CHECKS:]:
-        ended = "end not seen" if check.code is None else f"exit code {check.code}"
+        if check.code is None:
+            ended = "end not seen"
+        else:
+            ended = f"exit code {check.code}"
         lines.append(f"Check ({code(check.by)}): {code(check.command, 160)} {ended}")
     for call in work.denied[:CHECKS]:
         lines.append(f"Denied: {code(f'{call.name} {call.input}', 160)} ({call.count})")
@@ -201,11 +209,10 @@ def _table(attempts: Sequence[Attempt]) -> str:
 def _row(each: Attempt) -> str:
     outcome, took = "running", ""
     if each.outcome is not None:
-        detail = (
-            f": {code(each.outcome.detail, 120)}"
-            if each.outcome.detail and not each.outcome.ok
-            else ""
-        )
+        if each.outcome.detail and not each.outcome.ok:
+            detail = f": {code(each.outcome.detail, 120)}"
+        else:
+            detail = ""
         outcome, took = (
             f"{each.outcome.kind}{detail}",
             _lasting((each.ended or each.started) - each.started),
@@ -219,15 +226,15 @@ def _row(each: Attempt) -> str:
 
 def _spent(usage: Usage) -> str:
     mark = "≈" if usage.estimated else ""
-    return (
-        f"{mark}{tokens(usage.input)} / {mark}{tokens(usage.output)}"
-        if usage.input or usage.output
-        else ""
-    )
+    if usage.input or usage.output:
+        return f"{mark}{tokens(usage.input)} / {mark}{tokens(usage.output)}"
+    return ""
 
 
 def _cost(usage: Usage) -> str:
-    return dollars(usage.cost_usd, estimated=usage.estimated) if usage.cost_usd else ""
+    if usage.cost_usd:
+        return dollars(usage.cost_usd, estimated=usage.estimated)
+    return ""
 
 
 def _lasting(ms: int) -> str:
@@ -235,20 +242,18 @@ def _lasting(ms: int) -> str:
     seconds = max(0, ms // 1000)
     if seconds < 60:
         return f"{seconds}s"
-    return (
-        f"{seconds // 60}m {seconds % 60}s"
-        if seconds < 3600
-        else f"{seconds // 3600}h {seconds % 3600 // 60}m"
-    )
+    if seconds < 3600:
+        return f"{seconds // 60}m {seconds % 60}s"
+    return f"{seconds // 3600}h {seconds % 3600 // 60}m"
 
 
 def _said(words: str) -> str:
     shown = block(words, WORDS)
-    return (
-        f"<details><summary>What the agent said at the end</summary>\n\n{shown}\n\n</details>"
-        if shown
-        else ""
-    )
+    if shown:
+        return (
+            f"<details><summary>What the agent said at the end</summary>\n\n{shown}\n\n</details>"
+        )
+    return ""
 
 
 def _signed(receipt: str) -> str:
@@ -276,11 +281,10 @@ def _by_hand(account: Account) -> str:
     )
     page = f"[Its page](<{account.page}>). " if account.page else ""
     is_off = any(each.type == "withdrawn" for each in account.run.conditions)
-    told = (
-        "Comments here reach the agent when it continues. "
-        if is_off
-        else "A comment here continues the same conversation. "
-    )
+    if is_off:
+        told = "Comments here reach the agent when it continues. "
+    else:
+        told = "A comment here continues the same conversation. "
     return f"{page}{told}On the machine where it runs:\n\n" + "\n".join(
         f"    {line}" for line in lines
     )

@@ -41,11 +41,16 @@ def answer_in(text: str) -> CommentAnswer | None:
     found = _COMMAND.fullmatch(first.rstrip())
     if found is None:
         words = unquoted(text)
-        return CommentAnswer(answer=AnswerKind.TEXT, words=words, command=False) if words else None
+        if words:
+            return CommentAnswer(answer=AnswerKind.TEXT, words=words, command=False)
+        return None
     kind = KINDS[found[1].lower()]
     said = "\n".join(filter(None, (found[2] or "", unquoted(rest)))).strip()
     named = _NAMED.fullmatch(said)
-    request, words = (named[1].lower(), (named[2] or "").strip()) if named else ("", said)
+    if named:
+        request, words = (named[1].lower(), (named[2] or "").strip())
+    else:
+        request, words = ("", said)
     problem = ""
     if any(_COMMAND.fullmatch(line.rstrip()) for line in spoken(rest).splitlines()):
         problem = "A comment answers one request: write a comment for each."
@@ -62,7 +67,10 @@ def how_to(request: AgentRequest, prefix: str) -> str:
     name = short_id(request)
     if request.kind is RequestKind.QUESTION:
         return f"`{prefix}answer {name} your answer`"
-    allow = f"`{prefix}approve {name}`, or " if is_shown_whole(request) else ""
+    if is_shown_whole(request):
+        allow = f"`{prefix}approve {name}`, or "
+    else:
+        allow = ""
     return f"{allow}`{prefix}deny {name} why`"
 
 

@@ -145,14 +145,20 @@ def _thing(
         return PayloadReading(None, f"nothing follows from {noun} that was {action}"[:200])
     if kind is IntentKind.CLOSED and thing.yes("merged"):
         kind = IntentKind.MERGED
-    whom = [each.name("login") for each in thing.all("assignees")] if kind in WITH_ASSIGNEES else []
+    if kind in WITH_ASSIGNEES:
+        whom = [each.name("login") for each in thing.all("assignees")]
+    else:
+        whom = []
     unassigned: list[str] = []
     if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
     elif action == "review_request_removed":
         # `whom` are the assignees here, as in other events of this kind.
         unassigned = [payload.name("requested_reviewer", "login")]
-    labels = [each.name("name") for each in thing.all("labels")] if kind in WITH_LABELS else []
+    if kind in WITH_LABELS:
+        labels = [each.name("name") for each in thing.all("labels")]
+    else:
+        labels = []
     if action == "label_cleared":
         # The body has the labels that were on before (1.26.4).
         labels = []

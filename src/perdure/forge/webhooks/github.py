@@ -161,7 +161,9 @@ def intent(
 def line_of(said: Payload) -> int:
     """Return the line of a comment, or its original line if that is gone now."""
     names = ("line", "original_line", "position", "original_position")
-    return next(filter(None, (said.number(name) for name in names)), 0) if said.name("path") else 0
+    if said.name("path"):
+        return next(filter(None, (said.number(name) for name in names)), 0)
+    return 0
 
 
 def _new(now: tuple[str, ...], before: tuple[str, ...]) -> tuple[str, ...]:
@@ -172,7 +174,9 @@ def own_branch(pull: Payload, repository: str) -> str:
     """Return the head branch of a pull request, or an empty text for one from a fork. An agent's
     branch is recognized by its name, which a fork could copy."""
     head = pull.repository("head", "repo", "full_name")
-    return pull.name("head", "ref") if head.casefold() == repository.casefold() else ""
+    if head.casefold() == repository.casefold():
+        return pull.name("head", "ref")
+    return ""
 
 
 def own_head(payload: Payload, run: Payload) -> str:
@@ -180,11 +184,9 @@ def own_head(payload: Payload, run: Payload) -> str:
     head = run.repository("head_repository", "full_name") or payload.repository(
         "repository", "full_name"
     )
-    return (
-        run.name("head_branch")
-        if head.casefold() == payload.repository("repository", "full_name").casefold()
-        else ""
-    )
+    if head.casefold() == payload.repository("repository", "full_name").casefold():
+        return run.name("head_branch")
+    return ""
 
 
 def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> PayloadReading:

@@ -168,17 +168,18 @@ def _note(payload: Payload) -> PayloadReading:
 def _own(pull: Payload) -> str:
     """Return the branch of a merge request, or an empty text for one from a fork. An agent's branch
     is recognized by its name, which a fork could copy."""
-    return (
-        pull.name("source_branch")
-        if pull.number("source_project_id") == pull.number("target_project_id")
-        else ""
-    )
+    if pull.number("source_project_id") == pull.number("target_project_id"):
+        return pull.name("source_branch")
+    return ""
 
 
 def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
     """Return the names that are new in a list, or (`back`) removed from it. GitLab also lists
     unchanged values (gitlab-org/gitlab 216874), so only the difference counts."""
-    before, now = ("current", "previous") if back else ("previous", "current")
+    if back:
+        before, now = ("current", "previous")
+    else:
+        before, now = ("previous", "current")
     known = {each.name(key) for each in payload.all("changes", what, before)}
     names = (each.name(key) for each in payload.all("changes", what, now))
     return [name for name in names if name and name not in known]
@@ -210,7 +211,10 @@ def _intent(
     if edited:
         title_before = payload.name("changes", "title", "previous") or thing.name("title")
         before = payload.text("changes", "description", "previous")
-        before = before if payload.at("changes", "description") else thing.text("description")
+        if payload.at("changes", "description"):
+            before = before
+        else:
+            before = thing.text("description")
     now, known = mentioned(thing.text("description") if edited else text), mentioned(before)
     project = payload.at("project")
     repository = project.repository("path_with_namespace")

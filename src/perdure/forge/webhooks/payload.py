@@ -130,15 +130,17 @@ class Payload:
         """Return a text of several lines: valid Unicode, without NUL, cut with a mark after
         `TEXT_MOST` characters."""
         value = self._get(keys)
-        return _valid(cut(value)) if isinstance(value, str) else ""
+        if isinstance(value, str):
+            return _valid(cut(value))
+        return ""
 
     def name(self, *keys: str) -> str:
         """Return a short text (a login, a label, a title, a branch) on one line, at most
         `NAME_MOST` characters."""
         value = self._get(keys)
-        return (
-            _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip() if isinstance(value, str) else ""
-        )
+        if isinstance(value, str):
+            return _CONTROL.sub(" ", _valid(value[:NAME_MOST])).strip()
+        return ""
 
     def names(self, *keys: str) -> tuple[str, ...]:
         """Return the short texts of a list, the first `LIST_MOST`."""
@@ -152,18 +154,20 @@ class Payload:
     def number(self, *keys: str) -> int:
         """Return a number from 1 to 2^53, else 0."""
         value = self._get(keys)
-        return (
-            value
-            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
-            else 0
-        )
+        if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
+            return value
+        return 0
 
     def id(self, *keys: str) -> str:
         """Return a forge's id as a text: a number from 1 to 2^63, or one ASCII word. Else empty."""
         value = self._get(keys)
         if isinstance(value, int) and not isinstance(value, bool):
-            return str(value) if 0 < value < 2**63 else ""
-        return value if isinstance(value, str) and _ID.fullmatch(value) else ""
+            if 0 < value < 2**63:
+                return str(value)
+            return ""
+        if isinstance(value, str) and _ID.fullmatch(value):
+            return value
+        return ""
 
     def time(self, *keys: str) -> int:
         """Return a time (RFC 3339 with its zone, or GitLab's `2017-12-10 16:41:28 UTC`) in ms since
@@ -173,7 +177,9 @@ class Payload:
             text = f"{text.removesuffix(' UTC')}Z"
         try:
             found = datetime.fromisoformat(text)
-            return max(0, int(found.timestamp() * 1000)) if found.tzinfo else 0
+            if found.tzinfo:
+                return max(0, int(found.timestamp() * 1000))
+            return 0
         except (ValueError, OverflowError):
             return 0
 
@@ -185,14 +191,18 @@ class Payload:
         """Return `owner/name`, or an empty text."""
         value = self.name(*keys)
         plain = _REPOSITORY.fullmatch(value) and not {".", ".."} & set(value.split("/"))
-        return value if plain else ""
+        if plain:
+            return value
+        return ""
 
     def url(self, *keys: str) -> str:
         """Return an http(s) address without userinfo, else an empty text."""
         value = self._get(keys)
         if not isinstance(value, str) or len(value) > 2000 or not _URL.fullmatch(value):
             return ""
-        return "" if "@" in value.split("/")[2] else _valid(value)
+        if "@" in value.split("/")[2]:
+            return ""
+        return _valid(value)
 
 
 def cut(text: str, most: int = TEXT_MOST) -> str:

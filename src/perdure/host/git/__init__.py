@@ -212,9 +212,10 @@ class Git:
     def user(self) -> dict[str, str]:
         """Return `user.name` and `user.email` from the configuration of the user and of this
         repository. Only reads; runs none of it."""
-        own = {
-            name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
-        }
+        own = {}
+        for name in ("HOME", "XDG_CONFIG_HOME"):
+            if name in self.environ:
+                own[name] = self.environ[name]
         config = _global_config(own) if own else None
         if self.git_dir is not None or (self.cwd == self.ceiling and on_disk.is_outside(self.cwd)):
             known = on_disk.user(self.git_dir, config)
@@ -334,11 +335,9 @@ def run_as_user(
 def _global_config(own: Mapping[str, str]) -> Path:
     home = Path(own.get("HOME", "/nonexistent"))
     first = home / ".gitconfig"
-    return (
-        first
-        if first.exists()
-        else Path(own.get("XDG_CONFIG_HOME") or home / ".config") / "git/config"
-    )
+    if first.exists():
+        return first
+    return Path(own.get("XDG_CONFIG_HOME") or home / ".config") / "git/config"
 
 
 def _spawn(

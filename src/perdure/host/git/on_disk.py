@@ -42,13 +42,17 @@ def head(git_dir: Path) -> tuple[str, str] | None:
         text = _text(admin / "HEAD") or ""
         name = text.removeprefix("ref: ").rstrip("\n")
         if name == text.rstrip("\n"):
-            return (name, "") if _OID.fullmatch(name) else None
+            if _OID.fullmatch(name):
+                return (name, "")
+            return None
         if not _BRANCH.fullmatch(name) or _UNFIT.search(name):
             return None
         oid = _loose(common, name) or _packed(common, name)
     except (OSError, UnicodeError):
         return None
-    return (oid, name.removeprefix("refs/heads/")) if oid else None
+    if oid:
+        return (oid, name.removeprefix("refs/heads/"))
+    return None
 
 
 def user(git_dir: Path | None, own: Path | None) -> dict[str, str] | None:
@@ -90,7 +94,9 @@ def repository(start: Path) -> Path | None:
             kind = os.lstat(directory / ".git")
             if not stat.S_ISDIR(kind.st_mode) or {top.st_uid, kind.st_uid} != {own}:
                 return None
-            return directory / ".git" if _is_checkout(directory / ".git") else None
+            if _is_checkout(directory / ".git"):
+                return directory / ".git"
+            return None
         except FileNotFoundError:
             continue
         except OSError:
@@ -124,7 +130,9 @@ def refs(common: Path, top: str) -> dict[str, str] | None:
                 return None
     except (OSError, UnicodeError):
         return None
-    return found if all(map(_OID.fullmatch, found.values())) else None
+    if all(map(_OID.fullmatch, found.values())):
+        return found
+    return None
 
 
 def has_usual_worktrees(common: Path) -> bool:
@@ -211,7 +219,9 @@ def _settings(text: str) -> list[tuple[str, str | None]] | None:
 
 def _loose(common: Path, name: str) -> str:
     text = (_text(common / name) or "").rstrip("\n")
-    return text if _OID.fullmatch(text) else ""
+    if _OID.fullmatch(text):
+        return text
+    return ""
 
 
 def _packed(common: Path, name: str) -> str:
@@ -221,7 +231,9 @@ def _packed(common: Path, name: str) -> str:
     packed = "\n" + (_text(common / "packed-refs", cap=_PACKED_CAP) or "")
     place = packed.find(f" {name}\n")
     oid = packed[max(0, place - 40) : place] if place > 0 else ""
-    return oid if _OID.fullmatch(oid) and packed[place - 41] == "\n" else ""
+    if _OID.fullmatch(oid) and packed[place - 41] == "\n":
+        return oid
+    return ""
 
 
 def _text(path: Path, *, cap: int = _CAP, follow: bool = False) -> str | None:

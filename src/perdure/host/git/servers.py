@@ -97,7 +97,10 @@ class Hosts:
             if why := next(
                 (why for each in found if (why := unfit(each, private=self.knows(url)))), ""
             ):
-                hint = "" if self.knows(url) else "To allow this server, add it to clone_hosts."
+                if self.knows(url):
+                    hint = ""
+                else:
+                    hint = "To allow this server, add it to clone_hosts."
                 raise UsageError(
                     f"Repositories are not fetched from {host_of(url)}: its address is {why} "
                     f"({', '.join(found)}).",
@@ -116,7 +119,9 @@ def host_of(url: str) -> str:
     """Return `host`, or `host:port` if the port is not the scheme's default."""
     parts = parts_of(url)
     host = (parts.hostname or "").lower()
-    return host if parts.port in (None, PORTS.get(parts.scheme)) else f"{host}:{parts.port}"
+    if parts.port in (None, PORTS.get(parts.scheme)):
+        return host
+    return f"{host}:{parts.port}"
 
 
 def parts_of(url: str) -> SplitResult:
@@ -143,10 +148,14 @@ def unfit(address: str, *, private: bool) -> str:
     if ip.is_unspecified or ip.is_multicast:
         return "no server's"
     if ip.is_loopback:
-        return "" if private else "this machine's own"
+        if private:
+            return ""
+        return "this machine's own"
     if ip.is_reserved:
         return "reserved"
-    return "" if ip.is_global or private else "private"
+    if ip.is_global or private:
+        return ""
+    return "private"
 
 
 def _meant(
@@ -187,11 +196,10 @@ def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
         "ALL_PROXY",
     )
     proxy = next((environ[name] for name in names if environ.get(name)), "")
-    without = [
-        each.lower().lstrip(".")
-        for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "")
-        if each
-    ]
-    return (
-        "" if any(each in ("*", host) or host.endswith(f".{each}") for each in without) else proxy
-    )
+    without = []
+    for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
+        if each:
+            without.append(each.lower().lstrip("."))
+    if any(each in ("*", host) or host.endswith(f".{each}") for each in without):
+        return ""
+    return proxy

@@ -53,11 +53,9 @@ class HomeThing:
     @property
     def bytes(self) -> int:
         """Its size with all files that belong to it, in bytes; 0 for links and directories."""
-        return (
-            self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
-            if self.is_file
-            else 0
-        )
+        if self.is_file:
+            return self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
+        return 0
 
     def digest(self) -> str:
         """Return the hash of its content: the SHA-256 of a file, together with the files that
@@ -100,11 +98,10 @@ def thing_at(path: Path, name: str = "") -> HomeThing | None:
         state = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    sides = (
-        tuple(each for each in SIDES if _counts(side(path, each)))
-        if stat.S_ISREG(state.st_mode) and is_database(path)
-        else ()
-    )
+    if stat.S_ISREG(state.st_mode) and is_database(path):
+        sides = tuple(each for each in SIDES if _counts(side(path, each)))
+    else:
+        sides = ()
     return _thing(name or path.name, path, state, sides)
 
 

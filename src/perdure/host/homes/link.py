@@ -52,11 +52,9 @@ class MovedDirectory:
     @property
     def line(self) -> str:
         """The line for the user's shell, "" if none is needed."""
-        return (
-            f"export {self.linked.variable}={self.linked.value}"
-            if self.linked.way == VARIABLE
-            else ""
-        )
+        if self.linked.way == VARIABLE:
+            return f"export {self.linked.variable}={self.linked.value}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,18 +125,19 @@ class Linking:
         use."""
         stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
-        found = [
-            Merge(
-                each.parent,
-                now.target,
-                stage,
-                self.tell,
-                only=[each.name],
-                known=known,
-                wins=now.lost_its_link,
+        found = []
+        for each in now.beside:
+            found.append(
+                Merge(
+                    each.parent,
+                    now.target,
+                    stage,
+                    self.tell,
+                    only=[each.name],
+                    known=known,
+                    wins=now.lost_its_link,
+                )
             )
-            for each in now.beside
-        ]
         if now.has_old and now.source.is_dir():
             found.append(Merge(now.source, now.target, stage, self.tell, stays=stays, known=known))
         return found
@@ -271,11 +270,10 @@ def index_aside(now: HomeSituation) -> list[str]:
     """Move an index on the volume aside that names another place, or lacks what was just taken in:
     the agent builds a new one."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    found = [
-        each
-        for each in sorted(now.target.iterdir())
-        if any(fnmatchcase(each.name, one) for one in now.folder.index)
-    ]
+    found = []
+    for each in sorted(now.target.iterdir()):
+        if any(fnmatchcase(each.name, one) for one in now.folder.index):
+            found.append(each)
     return [str(_aside(each, stamp)) for each in found if ASIDE not in each.name]
 
 
@@ -286,7 +284,9 @@ def taking(now: HomeSituation) -> Path:
 
 def _identity(now: HomeSituation) -> str:
     state = now.source.stat() if now.source.exists() else None
-    return f"{state.st_dev}:{state.st_ino}:{now.place}" if state else str(now.place)
+    if state:
+        return f"{state.st_dev}:{state.st_ino}:{now.place}"
+    return str(now.place)
 
 
 def _known(now: HomeSituation) -> dict[str, list[str]]:
@@ -294,11 +294,11 @@ def _known(now: HomeSituation) -> dict[str, list[str]]:
     name."""
     try:
         note: Any = json.loads(taking(now).read_bytes())
-        return (
-            {str(name): [str(each) for each in hashes] for name, hashes in note["files"].items()}
-            if note["from"] == _identity(now)
-            else {}
-        )
+        if note["from"] == _identity(now):
+            return {
+                str(name): [str(each) for each in hashes] for name, hashes in note["files"].items()
+            }
+        return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
@@ -306,8 +306,7 @@ def _known(now: HomeSituation) -> dict[str, list[str]]:
 def _note_taking(
     now: HomeSituation, known: Mapping[str, list[str]], digests: Mapping[str, str]
 ) -> None:
-    files = {
-        name: sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
-        for name in {*known, *digests}
-    }
+    files = {}
+    for name in {*known, *digests}:
+        files[name] = sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
     durable.write(taking(now), json.dumps({"from": _identity(now), "files": files}))

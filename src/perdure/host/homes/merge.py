@@ -82,7 +82,10 @@ class Merge:
     def plan(self) -> tuple[list[HomeThing], Taken]:
         """Return what has to be copied, and a first result with what need not be. Nothing is
         written."""
-        things, left = survey(self.source, self.stays) if not self.only else ([], [])
+        if not self.only:
+            things, left = survey(self.source, self.stays)
+        else:
+            things, left = ([], [])
         things += [
             found
             for name in self.only
@@ -124,7 +127,10 @@ class Merge:
             return True
         if thing.is_link and os.fsencode(there.path.readlink()) == self._aim(thing):
             return True
-        verdict = self._verdict(thing, there) if thing.is_file else "differs"
+        if thing.is_file:
+            verdict = self._verdict(thing, there)
+        else:
+            verdict = "differs"
         return verdict in ("same", "later") or (
             verdict == "differs" and os.path.lexists(beside(there.path, thing))
         )

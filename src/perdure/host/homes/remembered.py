@@ -194,7 +194,9 @@ class environment(Mapping[str, str]):  # noqa: N801
         listed, found = self._listed.found.pop(name, None), self._set()
         if name in found:
             return found[name]
-        return self._own[name] if listed is None or name in self._own else listed
+        if listed is None or name in self._own:
+            return self._own[name]
+        return listed
 
     def __iter__(self) -> Iterator[str]:
         self._listed.found = self._set()

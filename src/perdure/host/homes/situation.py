@@ -119,16 +119,18 @@ def look(
     target = value / folder.inner
     if folder.at(environ) == target:  # the user's shell has the `export` line
         environ = {name: text for name, text in environ.items() if name != folder.variable}
-        root = Path(before.was) if before is not None else folder.root(environ)
+        if before is not None:
+            root = Path(before.was)
+        else:
+            root = folder.root(environ)
     else:
         root = folder.root(environ)
     place = Path(os.path.normpath(root / folder.inner))
     usual = folder.at({"HOME": environ.get("HOME", "/")})
-    beside = (
-        [Path(environ.get("HOME") or "/", name) for name in folder.beside]
-        if not environ.get(folder.variable) or place == usual
-        else []
-    )
+    if not environ.get(folder.variable) or place == usual:
+        beside = [Path(environ.get("HOME") or "/", name) for name in folder.beside]
+    else:
+        beside = []
     linked = Linked(
         agent=agent,
         name=folder.name,

@@ -51,7 +51,9 @@ class Volume:
     def last_used_as(self, name: str) -> str:
         """Return the path under which the home was last used, "" before the first time."""
         places = _read(self.path).get("places")
-        return str(places.get(name, "")) if isinstance(places, Mapping) else ""
+        if isinstance(places, Mapping):
+            return str(places.get(name, ""))
+        return ""
 
     def note_use(self, name: str) -> None:
         """Record that the home is now used under its current path."""
@@ -80,11 +82,10 @@ def volume_at(
         raise WorkspaceError(f"The volume {path} is missing.", hint)
     found = str(_read(path).get("id", ""))
     if wanted and found != wanted:
-        what = (
-            f"another volume ({found}) is at {path}"
-            if found
-            else f"the volume is not mounted at {path}: it has no identity file"
-        )
+        if found:
+            what = f"another volume ({found}) is at {path}"
+        else:
+            what = f"the volume is not mounted at {path}: it has no identity file"
         raise WorkspaceError(f"The homes are on the volume {wanted}, but {what}.", hint)
     if found:
         return Volume(path, found)

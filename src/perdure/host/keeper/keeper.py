@@ -105,7 +105,10 @@ class Keeper:
         try:
             if turn.write(number, piece, self.cap):
                 return
-            self.cause = "flooded" if self.cause == "exited" else self.cause
+            if self.cause == "exited":
+                self.cause = "flooded"
+            else:
+                self.cause = self.cause
         except OSError as error:
             turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
         self.kill_at = 0.0
@@ -175,7 +178,10 @@ class Keeper:
                 self.agent.start()
             except OSError as error:
                 at_cwd = error.filename == self.agent.cwd
-                at = b"enter " + self.agent.cwd if at_cwd else b"start " + self.agent.argv[0]
+                if at_cwd:
+                    at = b"enter " + self.agent.cwd
+                else:
+                    at = b"start " + self.agent.argv[0]
                 turn.complain(f"cannot {os.fsdecode(at)}: {error.strerror}")
                 self.agent.status = (127 if error.errno == 2 and not at_cwd else 126) << 8
                 return
@@ -187,7 +193,10 @@ class Keeper:
         late = boottime() + LEFT_S
         asked: set[int] = set()
         left: list[dict[str, object]] = []
-        since = turn.began if self.turns > 1 else max(turn.began, self.ready)
+        if self.turns > 1:
+            since = turn.began
+        else:
+            since = max(turn.began, self.ready)
         while True:
             self.drain()
             self.agent.reap()
@@ -239,7 +248,10 @@ class Keeper:
             else:
                 self.cause = "stopped"
             self.agent.signal(signal.SIGTERM)
-            grace = min(self.grace, shim.OVER_GRACE_S) if self.cause == shim.OVER else self.grace
+            if self.cause == shim.OVER:
+                grace = min(self.grace, shim.OVER_GRACE_S)
+            else:
+                grace = self.grace
             self.kill_at = min(self.kill_at, now + grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
             # Another host will take the task over soon: nothing of it may be left here by then.
@@ -263,7 +275,10 @@ class Keeper:
         left: list[dict[str, object]] = []
         if self.turn is not None and self.agent.pid and self.cause == "exited":
             left, _ = shim.outlived(0.0, self.agent.offspring)
-        killed = shim.sweep(grace, self.agent.offspring) if self.agent.pid else 0
+        if self.agent.pid:
+            killed = shim.sweep(grace, self.agent.offspring)
+        else:
+            killed = 0
         self.drain()
         if self.turn is not None:
             self.turn.conclude(

@@ -34,7 +34,10 @@ class KeptTurn:
     def __init__(self, directory: bytes, deadline_s: float, locks: list[int]) -> None:
         self.directory = os.fsdecode(directory)
         self.locks = locks
-        self.deadline = system.boottime() + deadline_s if deadline_s > 0 else float("inf")
+        if deadline_s > 0:
+            self.deadline = system.boottime() + deadline_s
+        else:
+            self.deadline = float("inf")
         self.began = ticks()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         self.outputs = (

@@ -87,7 +87,10 @@ class Process:
     def _turn_over(self, held: Handle, timeout_s: float | None) -> bool:
         """Return whether the turn ends, or the keeper does, within the time (seconds; None: no
         limit)."""
-        until = float("inf") if timeout_s is None else boottime() + timeout_s
+        if timeout_s is None:
+            until = float("inf")
+        else:
+            until = boottime() + timeout_s
         while True:
             end = self._exit()
             if (end is not None and end.cause == "turn") or held.wait(0):
@@ -114,9 +117,9 @@ class Process:
         """Return the processes that outlived the agent, as its shim found them, and how many there
         were."""
         end = read_json(self.directory / "exit.json")
-        found = [
-            Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
-        ]
+        found = []
+        for each in end.get("left") or ():
+            found.append(Left(each["pid"], each["command"], each["age_s"]))
         return found, int(end.get("left_count") or 0)
 
     def kill(self, cause: str = "stopped") -> None:
@@ -170,13 +173,18 @@ def read_json(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return {}
 
 
 def write(path: Path, content: bytes, *, whole: bool = False) -> None:
     """Write a file that only its owner can read. `whole`: completely or not at all, even if others
     write it at the same moment."""
-    target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new") if whole else path
+    if whole:
+        target = path.with_name(f"{path.name}.{os.urandom(4).hex()}.new")
+    else:
+        target = path
     fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(content)

@@ -41,7 +41,9 @@ class Identity:
     def of(pid: int) -> Identity | None:
         """Return the live process that has this pid now, or None."""
         known = stat(pid)
-        return None if known is None or is_dead(known) else Identity(boot_id(), pid, known[3])
+        if known is None or is_dead(known):
+            return None
+        return Identity(boot_id(), pid, known[3])
 
     def alive(self) -> bool:
         return self == Identity.of(self.pid)

@@ -55,14 +55,18 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
         )
     except OSError as error:
         print(f"perdure: cannot start {argv[0]}: {error.strerror}", file=sys.stderr)
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        if isinstance(error, FileNotFoundError):
+            return 127
+        return 126
     if os.isatty(0):
         os.tcsetpgrp(0, child)
     status = _follow(child)
     if left := _end_the_rest(grace_s):
         print(f"perdure: ended {left} process(es) that {argv[0]} had left running", file=sys.stderr)
     code = os.waitstatus_to_exitcode(status)
-    return code if code >= 0 else 128 - code
+    if code >= 0:
+        return code
+    return 128 - code
 
 
 def _follow(child: int) -> int:

@@ -139,7 +139,9 @@ class Kept:
         while not self._answers and (left := until - boottime()) > 0:
             if not poll.poll(1 + int(left * 1000)) or not self._hear():
                 break
-        return self._answers.pop(0) if self._answers else ""
+        if self._answers:
+            return self._answers.pop(0)
+        return ""
 
 
 def keep(

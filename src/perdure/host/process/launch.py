@@ -158,7 +158,9 @@ def _recorded(directory: Path) -> Process | None:
             known["mark"],
             warm=bool(known.get("warm")),
         )
-    return Process(directory, None, "") if (directory / "exit.json").exists() else None
+    if (directory / "exit.json").exists():
+        return Process(directory, None, "")
+    return None
 
 
 def claim(directory: Path) -> int:

@@ -59,7 +59,10 @@ class Lines:
     def rest(self) -> bytes:
         """Return the unfinished last line, b"" if the file ended with `\\n`. Call it when nothing
         writes any more and the file was read to its end."""
-        line = self._torn[0] if len(self._torn) == 1 else b"".join(self._torn)
+        if len(self._torn) == 1:
+            line = self._torn[0]
+        else:
+            line = b"".join(self._torn)
         self._forget()
         self.complete = self.offset
         return line

@@ -67,14 +67,17 @@ class Probe:
         if newer.state is not RunState.RUNNING:
             return None
         same = (newer.attempt, newer.worker) == (run.attempt, run.worker)
-        return found if same else liveness(self.signs(newer, now))
+        if same:
+            return found
+        return liveness(self.signs(newer, now))
 
     def _supervisor(self, worker: str) -> bool | None:
         """Return whether the supervisor lives. None if it runs in another container with this
         host's name, whose processes are invisible here."""
-        boot, _, own = (
-            worker.rsplit(":", 3)[1].partition(".") if worker.count(":") >= 3 else ("", "", "")
-        )
+        if worker.count(":") >= 3:
+            boot, _, own = worker.rsplit(":", 3)[1].partition(".")
+        else:
+            boot, _, own = ("", "", "")
         if own and own != namespace() and boot == boot_id()[:8]:
             return None
         return worker_alive(worker, self.host)

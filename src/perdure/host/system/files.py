@@ -30,7 +30,10 @@ def rename(source: Path, target: Path, flags: int) -> None:
 
     `renameat2` (Linux 3.15) is not in Python's `os` (3.13), so it is called by ctypes.
     """
-    call = None if system.IS_PORTABLE else getattr(_libc(), "renameat2", None)
+    if system.IS_PORTABLE:
+        call = None
+    else:
+        call = getattr(_libc(), "renameat2", None)
     if call is None:  # another system, or a C library without this function
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(target))
     import ctypes
@@ -137,7 +140,9 @@ def _change_mode(name: str, above: int, mode: int) -> None:
 def path_in(above: int, directory: Path, name: str) -> Path:
     """Return a path of a name in an open directory: on Linux one that stays true if somebody
     renames the directory, which is at `directory`."""
-    return directory / name if system.IS_PORTABLE else Path(f"/proc/self/fd/{above}/{name}")
+    if system.IS_PORTABLE:
+        return directory / name
+    return Path(f"/proc/self/fd/{above}/{name}")
 
 
 def scratch_file() -> IO[bytes]:

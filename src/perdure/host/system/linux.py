@@ -220,11 +220,10 @@ def holders_of_lock(path: str) -> list[int]:
     except OSError:
         return []
     fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
-    found = {
-        int(field[4])
-        for field in fields
-        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
-    }
+    found = set()
+    for field in fields:
+        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino):
+            found.add(int(field[4]))
     return sorted(pid for pid in found if pid > 0 and _has_open(pid, wanted))
 
 
@@ -417,7 +416,9 @@ def wipe_variables(names: Collection[str]) -> None:
 def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
     """Wait for one of these signals, which are blocked. Return it, or 0 when the time is over."""
     got = signal.sigtimedwait(numbers, timeout_s)
-    return 0 if got is None else got.si_signo
+    if got is None:
+        return 0
+    return got.si_signo
 
 
 def pipe() -> tuple[int, int]:

@@ -112,7 +112,9 @@ def boottime() -> float:
 def _start_clock() -> float:
     """Return the current time on the clock of start times: on Linux psutil counts them from boot,
     elsewhere they are wall time."""
-    return boottime() if hasattr(time, "CLOCK_BOOTTIME") else time.time()
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return boottime()
+    return time.time()
 
 
 def as_start(moment: float) -> int:
@@ -212,7 +214,9 @@ def command(pid: int, most: int = -1) -> bytes:
     with _told():
         words = _psutil().Process(pid).cmdline()
     whole = b"".join(os.fsencode(word) + b"\0" for word in words)
-    return whole if most < 0 else whole[:most]
+    if most < 0:
+        return whole
+    return whole[:most]
 
 
 def variables(pid: int) -> bytes:
@@ -306,7 +310,10 @@ class PolledHandle:
 
     def wait(self, timeout_s: float | None) -> bool:
         """Return whether the process ends within the time (seconds; None: no limit)."""
-        until = float("inf") if timeout_s is None else boottime() + timeout_s
+        if timeout_s is None:
+            until = float("inf")
+        else:
+            until = boottime() + timeout_s
         if timeout_s != 0 and hasattr(select, "kqueue"):
             _wait_by_kqueue(self._pid, timeout_s)
         while not self._has_ended():
@@ -350,7 +357,9 @@ def open_process(pid: int) -> Handle | None:
     """Return a handle of the process with this id, which the caller checks and closes; None if it
     is gone."""
     known = stat(pid)
-    return None if known is None else PolledHandle(pid, known[3])
+    if known is None:
+        return None
+    return PolledHandle(pid, known[3])
 
 
 # --- the marks that an attempt's processes inherit
@@ -377,7 +386,9 @@ def session_families(family: Collection[int]) -> set[int]:
     """Return more processes that belong to these because they share a session: one whose leader is
     among these, as all of it was started below them."""
     leaders = {pid for pid in family if _session(pid) == pid}
-    return {pid for pid in pids() if _session(pid) in leaders} if leaders else set()
+    if leaders:
+        return {pid for pid in pids() if _session(pid) in leaders}
+    return set()
 
 
 class MarkedOffspring:
@@ -537,7 +548,9 @@ def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
         return 0
     if signal.SIGTERM in arrived:
         return signal.SIGTERM
-    return arrived[-1] if arrived else 0
+    if arrived:
+        return arrived[-1]
+    return 0
 
 
 def _nothing(number: int, frame: object) -> None:

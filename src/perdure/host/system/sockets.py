@@ -40,13 +40,19 @@ class OwnerChannel:
 
     @classmethod
     def pair(cls) -> tuple[OwnerChannel, OwnerChannel]:
-        kind = socket.SOCK_STREAM if system.IS_PORTABLE else socket.SOCK_SEQPACKET
+        if system.IS_PORTABLE:
+            kind = socket.SOCK_STREAM
+        else:
+            kind = socket.SOCK_SEQPACKET
         one, other = socket.socketpair(socket.AF_UNIX, kind)
         return cls(one), cls(other)
 
     def send(self, message: bytes, descriptors: Collection[int] = ()) -> None:
         """Send a message. Raises OSError."""
-        framed = len(message).to_bytes(_HEAD, "big") + message if self._framed else message
+        if self._framed:
+            framed = len(message).to_bytes(_HEAD, "big") + message
+        else:
+            framed = message
         if descriptors:
             socket.send_fds(self.socket, [framed], list(descriptors))
         else:

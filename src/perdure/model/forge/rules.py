@@ -168,10 +168,14 @@ def _is_there(rule: Rule, intent: Intent) -> bool:
 
 def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
     meant = bool(login) and login in {name.casefold() for name in intent.whom}
-    mentioned = (
-        ["mentioned"] if login and login in {name.casefold() for name in intent.mentions} else []
-    )
-    labelled = ["labelled"] if set(rule.labels) & set(intent.labels) else []
+    if login and login in {name.casefold() for name in intent.mentions}:
+        mentioned = ["mentioned"]
+    else:
+        mentioned = []
+    if set(rule.labels) & set(intent.labels):
+        labelled = ["labelled"]
+    else:
+        labelled = []
     assigned = ["assigned"] if meant else []
     match intent.kind:
         case IntentKind.OPENED:
@@ -179,7 +183,9 @@ def _triggers(rule: Rule, intent: Intent, login: str) -> Sequence[str]:
         case IntentKind.ASSIGNED | IntentKind.LABELLED:
             return [*assigned, *labelled]
         case IntentKind.REVIEW_REQUESTED:
-            return ["review_requested"] if meant else []
+            if meant:
+                return ["review_requested"]
+            return []
         case IntentKind.COMMENTED:
             return [*mentioned, "commented"]
         case IntentKind.EDITED | IntentKind.COMMENT_EDITED:
@@ -207,7 +213,9 @@ def is_apart(rule: Rule, intent: Intent, number: int) -> bool:
     if intent.forge is not Forge.GITLAB:
         return False
     own = _own(rule, intent.branch)
-    return bool(own[1]) if own else intent.pull and number == intent.number
+    if own:
+        return bool(own[1])
+    return intent.pull and number == intent.number
 
 
 def is_own(rule: Rule, intent: Intent) -> bool:
@@ -219,7 +227,9 @@ def issue_of(rule: Rule, intent: Intent) -> int:
     """Return the number that the work is filed under. A pull request of the agent's own branch is
     filed under the number that the branch was made for."""
     own = _own(rule, intent.branch)
-    return int(own[2]) if own else intent.number
+    if own:
+        return int(own[2])
+    return intent.number
 
 
 def _own(rule: Rule, branch: str) -> re.Match[str] | None:

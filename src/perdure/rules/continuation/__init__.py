@@ -229,11 +229,10 @@ def _too_long(at: Situation, session: Session) -> Continuation:
             rolls_over=True,
             reason=reason,
         )
-    why = (
-        "it must not continue by itself"
-        if at.measure is Measure.STOP
-        else "a strict policy allows no new conversation in its place"
-    )
+    if at.measure is Measure.STOP:
+        why = "it must not continue by itself"
+    else:
+        why = "a strict policy allows no new conversation in its place"
     return Continuation(
         kind=Start.REFUSE,
         session_id=session.id,
@@ -300,7 +299,9 @@ def _by_its_word(at: Situation) -> Continuation:
     told = f"the agent offers to load or resume conversation {at.session.id}"
     found = Continuation(kind=Start.RESUME, session_id=at.session.id, reason=told)
     expired = 0 < at.session.expires <= at.now
-    return _after_expiry(at, at.session) if expired and leaves(at) else found
+    if expired and leaves(at):
+        return _after_expiry(at, at.session)
+    return found
 
 
 def _keeping_none(at: Situation) -> Continuation:
@@ -326,11 +327,10 @@ def _fork(at: Situation, fork_id: str) -> Continuation:
             found = _transcript_is(at.parent, at.parent_standing)
             why = f"{found}, and {_no_copy(at.parent_copy)}"
         return _after_loss(at, at.forks, f"it was to be forked, and {why}")
-    reason = (
-        f"a fork was asked for, at the end of turn {at.fork_at}"
-        if at.fork_at
-        else "a fork was asked for"
-    )
+    if at.fork_at:
+        reason = f"a fork was asked for, at the end of turn {at.fork_at}"
+    else:
+        reason = "a fork was asked for"
     if not there:
         standing = _transcript_is(at.parent, at.parent_standing)
         reason = f"{reason}; {standing}, perdure's own copy goes back"

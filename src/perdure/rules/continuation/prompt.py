@@ -123,7 +123,10 @@ def _failed_check(check: VerifyEnded) -> str:
         125: "wrote more output than is kept and was ended",
     }
     how = ended.get(check.code, f"failed with exit code {check.code}")
-    which = f" (round {check.round} of {check.rounds})" if 0 < check.round <= check.rounds else ""
+    if 0 < check.round <= check.rounds:
+        which = f" (round {check.round} of {check.rounds})"
+    else:
+        which = ""
     command = " ".join(check.command.split())
     return (
         f"You ended your turn, and your work was checked with `{command}`. The check {how}{which}. "
@@ -211,11 +214,10 @@ def _unrecorded(items: tuple[Unrecorded, ...]) -> str:
 
 
 def _moved(story: Story) -> str:
-    found = (
-        "The files are here as you left them"
-        if story.given
-        else "What you find here is where this work begins"
-    )
+    if story.given:
+        found = "The files are here as you left them"
+    else:
+        found = "What you find here is where this work begins"
     return (
         f"From here on you work in {story.cwd}, and not in {story.left} any more, whatever is said "
         f"above. {found}. Do not change anything in {story.left}: others may be working there."

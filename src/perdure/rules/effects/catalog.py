@@ -267,7 +267,10 @@ class _Search:
     ) -> None:
         """Examine code: inline, of a module, of a file, or read from stdin."""
         # In `bash -lc text`, the text is the first word after all options.
-        inlined = frozenset[str]() if interpreter.shell else interpreter.inline
+        if interpreter.shell:
+            inlined = frozenset[str]()
+        else:
+            inlined = interpreter.inline
         values = interpreter.values | inlined | interpreter.module
         given = _sorted(words, values, leading=True, verbs=interpreter.verbs)
         plain = given.plain[_verbs_at(interpreter.verbs, given.plain) :]
@@ -339,7 +342,9 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
             inner = None
         else:
             inner.append(word)
-    return [*found, tuple(inner)] if inner else found
+    if inner:
+        return [*found, tuple(inner)]
+    return found
 
 
 def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
@@ -365,7 +370,9 @@ def _ordinary(name: str, words: Sequence[str], call: Invocation) -> list[EffectF
     rule = next((each for each in program.rules if _fits(each, program, given, call)), None)
     if rule is None:
         return [_finding(program.default or PROGRAM, call, not program.default, None)]
-    return [] if rule.kind == LOCAL else [_finding(rule.kind, call, rule.possible, rule.reversible)]
+    if rule.kind == LOCAL:
+        return []
+    return [_finding(rule.kind, call, rule.possible, rule.reversible)]
 
 
 def _fits(rule: ProgramRule, program: KnownProgram, given: _Arguments, call: Invocation) -> bool:
@@ -445,7 +452,10 @@ def _sorted(
                 break
             at += 1
             continue
-        short = f"-{word[-1]}" if re.fullmatch(r"-[a-zA-Z]{2,}", word) else ""
+        if re.fullmatch(r"-[a-zA-Z]{2,}", word):
+            short = f"-{word[-1]}"
+        else:
+            short = ""
         takes = word in values or (short in values and not word.startswith("--"))
         if takes and at + 1 < len(words):
             options.append(f"{word}={words[at + 1]}")
@@ -509,7 +519,9 @@ def _name(word: str) -> str:
     unnumbered = plain.rstrip("0123456789.")
     if _known(plain) or plain in _interpreters() or not unnumbered:
         return plain
-    return unnumbered if unnumbered in _interpreters() or _known(unnumbered) else plain
+    if unnumbered in _interpreters() or _known(unnumbered):
+        return unnumbered
+    return plain
 
 
 def _without_assignments(words: Sequence[str]) -> tuple[str, ...]:

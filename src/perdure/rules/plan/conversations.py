@@ -67,10 +67,10 @@ class _Loom:
             self._lay(task, goes_on=last, files_of=last, instead=Unforkable.SERIAL)
 
     def woven(self) -> dict[str, Strand]:
-        return {
-            name: replace(strand, lets=self._lets.get(name, ()))
-            for name, strand in self._strands.items()
-        }
+        found = {}
+        for name, strand in self._strands.items():
+            found[name] = replace(strand, lets=self._lets.get(name, ()))
+        return found
 
     def _lay(
         self,
@@ -81,7 +81,10 @@ class _Loom:
         files_of: str = "",
         instead: str = "",
     ) -> None:
-        there = self._holds[files_of] | {files_of} if files_of else frozenset[str]()
+        if files_of:
+            there = self._holds[files_of] | {files_of}
+        else:
+            there = frozenset[str]()
         merges = tuple(need for need in task.needs if need not in there)
         for need in merges:
             there |= self._holds[need] | {need}

@@ -169,8 +169,14 @@ def _close(
     from a lost line."""
     record = line.record or {}
     own = text(record.get("uuid"))
-    lost = text(part(heir.record, "parentUuid")) if heir is not None else ""
-    new = lost if lost and lost not in known else str(uuid5(NAMESPACE_URL, f"{session_id}/{call}"))
+    if heir is not None:
+        lost = text(part(heir.record, "parentUuid"))
+    else:
+        lost = ""
+    if lost and lost not in known:
+        new = lost
+    else:
+        new = str(uuid5(NAMESPACE_URL, f"{session_id}/{call}"))
     known.add(new)
     if heir is not None and heir.record is not None and lost == own:
         heir.record["parentUuid"] = new
@@ -383,8 +389,6 @@ def _size(made: Draft, memory: int) -> None:
 def _preserved(boundary: Record) -> frozenset[str]:
     """Return the messages from before the compaction that are still sent to the model."""
     found = part(boundary, "compactMetadata", "preservedMessages", "allUuids")
-    return (
-        frozenset(each for each in found if isinstance(each, str))
-        if isinstance(found, list)
-        else frozenset()
-    )
+    if isinstance(found, list):
+        return frozenset(each for each in found if isinstance(each, str))
+    return frozenset()

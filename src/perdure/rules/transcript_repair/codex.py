@@ -84,11 +84,10 @@ def _is_said(record: Record) -> bool:
 def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
     """Rebuild the first record, if it is damaged, from the file's name and the later records."""
     first = next((line for line in made.lines if line.raw.strip() or line.changed), None)
-    meta = (
-        part(first.record, "payload")
-        if first is not None and part(first.record, "type") == "session_meta"
-        else None
-    )
+    if first is not None and part(first.record, "type") == "session_meta":
+        meta = part(first.record, "payload")
+    else:
+        meta = None
     if isinstance(meta, dict) and all(isinstance(meta.get(key), str) for key in _NEEDED):
         return
     said = {} if not isinstance(meta, dict) else meta
@@ -114,11 +113,10 @@ def _head(made: Draft, session_id: str, name: str, content: bytes) -> None:
         "the first record, which names the thread, is incomplete",
     )
     began = _TIME.search(name)
-    stamp = (
-        f"{began[1]}T{began[2]}:{began[3]}:{began[4]}.000Z"
-        if began
-        else text(part(made.records()[0][1], "timestamp"))
-    )
+    if began:
+        stamp = f"{began[1]}T{began[2]}:{began[3]}:{began[4]}.000Z"
+    else:
+        stamp = text(part(made.records()[0][1], "timestamp"))
     payload = {
         "id": session_id,
         "timestamp": stamp,

@@ -68,11 +68,11 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
 def _messages(record: Record) -> list[Record]:
     """Return the messages in a record, without those that the CLI itself added at the beginning."""
     told = [record, *objects(part(record, "$set", "messages"))]
-    return [
-        each
-        for each in told
-        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]
-    ]
+    found = []
+    for each in told:
+        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]:
+            found.append(each)
+    return found
 
 
 def _head(made: Draft, session_id: str) -> None:
@@ -80,12 +80,14 @@ def _head(made: Draft, session_id: str) -> None:
     if first is not None and part(first.record, "sessionId") == session_id:
         return
     number = first.number if first is not None else 1
-    named_here = text(part(first.record, "sessionId")) if first is not None else ""
-    what = (
-        "the first line names another conversation"
-        if named_here
-        else "the first line, which names the conversation, is incomplete"
-    )
+    if first is not None:
+        named_here = text(part(first.record, "sessionId"))
+    else:
+        named_here = ""
+    if named_here:
+        what = "the first line names another conversation"
+    else:
+        what = "the first line, which names the conversation, is incomplete"
     made.findings = [
         each
         for each in made.findings

@@ -71,11 +71,11 @@ class Draft:
 
     def records(self) -> list[tuple[TranscriptLine, Record]]:
         """Return the lines with a record that are not dropped."""
-        return [
-            (line, line.record)
-            for line in self.lines
-            if line.record is not None and not line.dropped
-        ]
+        found = []
+        for line in self.lines:
+            if line.record is not None and not line.dropped:
+                found.append((line, line.record))
+        return found
 
     def change(self, line: TranscriptLine, what: str, why: str) -> None:
         """Note that the line's record was changed in place."""
@@ -244,7 +244,10 @@ def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
     """Handle a line that is not a record: put each record found inside it on a line of its own."""
     found = _records_in(raw, habits)
     if not found:
-        harm = Harm.REFUSED if habits.headed and not made.lines else Harm.LOSS
+        if habits.headed and not made.lines:
+            harm = Harm.REFUSED
+        else:
+            harm = Harm.LOSS
         made.find(
             Trouble.UNREADABLE,
             harm,
@@ -253,11 +256,10 @@ def _search(made: Draft, number: int, raw: bytes, habits: Habits) -> None:
         )
         made.lines.append(TranscriptLine(number, raw, None))
         return
-    count = (
-        f"{len(found)} records that the agent does not read"
-        if len(found) > 1
-        else "a record that the agent does not read"
-    )
+    if len(found) > 1:
+        count = f"{len(found)} records that the agent does not read"
+    else:
+        count = "a record that the agent does not read"
     made.find(Trouble.GLUED, Harm.LOSS, number, f"{count}: they share a line")
     for record in found:
         made.lines.append(TranscriptLine(number, b"", record, changed=True))
@@ -329,11 +331,15 @@ def part(value: Any, *path: str) -> Any:
 
 def objects(value: Any) -> list[Record]:
     """Return the objects of a list; everything else is skipped."""
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+    if isinstance(value, list):
+        return [item for item in value if isinstance(item, dict)]
+    return []
 
 
 def text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value
+    return ""
 
 
 def named(words: str, most: int = 60) -> str:

@@ -107,7 +107,9 @@ def work_report(attempt: Attempt, records: Iterable[Record]) -> WorkReport:
 
 def _seen(own: Sequence[Record]) -> WorkSeen | None:
     found = [each.event for each in own if isinstance(each.event, WorkSeen)]
-    return found[-1] if found else None
+    if found:
+        return found[-1]
+    return None
 
 
 def _checks(own: Sequence[Record]) -> tuple[tuple[CheckOfWork, ...], bool]:
@@ -173,11 +175,10 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
     """Return the rules that decided about calls which this attempt ran or refused."""
     given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
-    rules = {
-        record.event.number: record.event.rule
-        for record in journal
-        if isinstance(record.event, RequestAnswered) and record.event.rule
-    }
+    rules = {}
+    for record in journal:
+        if isinstance(record.event, RequestAnswered) and record.event.rule:
+            rules[record.event.number] = record.event.rule
     found = [rules[number] for number in given if number in rules]
     return tuple(dict.fromkeys(found))[-LISTED:]
 

@@ -194,7 +194,10 @@ def _bare(words: list[str]) -> str:
         first = rest.partition(" ")[0]
         wrappers = _WRAPPERS if first in _STARTERS or "python" in first else ()
         for wrapper in wrappers:
-            rest = wrapper.sub("", rest, count=1) if wrapper.match(rest) else rest
+            if wrapper.match(rest):
+                rest = wrapper.sub("", rest, count=1)
+            else:
+                rest = rest
         while "=" in rest and _ASSIGNMENT.match(rest) and " " in rest:
             rest = rest.partition(" ")[2]
         if rest == command:

@@ -68,7 +68,9 @@ def judge(report: WorkReport, facts: Facts) -> tuple[WorkVerdict, tuple[str, ...
 
 def _last(report: WorkReport, by: str) -> CheckOfWork | None:
     found = [each for each in report.checks if each.by == by]
-    return found[-1] if found else None
+    if found:
+        return found[-1]
+    return None
 
 
 def _did_anything(report: WorkReport) -> bool:
@@ -76,7 +78,10 @@ def _did_anything(report: WorkReport) -> bool:
 
 
 def _sentence(check: CheckOfWork) -> str:
-    whose = "the check" if check.by == "verify" else "the agent's last check"
+    if check.by == "verify":
+        whose = "the check"
+    else:
+        whose = "the agent's last check"
     return f"{whose} `{check.command}` ended with exit code {check.code}"
 
 

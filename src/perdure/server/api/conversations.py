@@ -66,7 +66,10 @@ def spoken(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 def added_up(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     wanted, now = asked.query, parts.store.now()
     try:
-        begin = now - int(duration(wanted.since) * 1000) if wanted.since else 0
+        if wanted.since:
+            begin = now - int(duration(wanted.since) * 1000)
+        else:
+            begin = 0
     except ValueError as error:
         raise UsageError(f"since: {error}") from None
     ended = list(
@@ -97,10 +100,16 @@ def resumed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> dict[str, Any]:
     said, chosen = asked.body, parts.settings
-    permissions = chosen.permissions if said.permissions is UNSET else said.permissions
+    if said.permissions is UNSET:
+        permissions = chosen.permissions
+    else:
+        permissions = said.permissions
     if not asked.who.may(TokenScope.ADMIN):
         # A conversation without a run continues in its own directory, which may be any.
-        here = "its own directory" if entry.run is None and not said.repo else ""
+        if entry.run is None and not said.repo:
+            here = "its own directory"
+        else:
+            here = ""
         refuse_widening({"permissions": permissions, "repo": said.repo, "here": here}, chosen)
     if said.repo and not is_remote(said.repo) and not Path(said.repo).is_absolute():
         raise UsageError("A repository on the server's disk needs an absolute path")

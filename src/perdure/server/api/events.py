@@ -40,9 +40,10 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
     async def streamed(request: Request) -> Response:
         authenticated(request)
         ref = request.path_params.get("run", "")
-        run = (
-            (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id if ref else ""
-        )
+        if ref:
+            run = (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id
+        else:
+            run = ""
         after = _after(request)
         if request.method == "HEAD":
             return Response(media_type="text/event-stream")

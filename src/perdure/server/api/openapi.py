@@ -53,11 +53,10 @@ def document(verbs: Sequence[Verb]) -> bytes:
     _, named = msgspec.json.schema_components(
         tuple(dict.fromkeys(verb.query for verb in verbs)), ref_template=REFERENCES
     )
-    parameters = {
-        name: schema
-        for name, schema in named.items()
-        if name.endswith("Query") or name in ("Query", "Page")
-    }
+    parameters = {}
+    for name, schema in named.items():
+        if name.endswith("Query") or name in ("Query", "Page"):
+            parameters[name] = schema
     schemas |= {name: schema for name, schema in named.items() if name not in parameters}
     schemas = json.loads(_SUFFIX.sub(r'"\1\2"', json.dumps(schemas)))
     paths: dict[str, dict[str, Any]] = {}
@@ -108,7 +107,9 @@ def document(verbs: Sequence[Verb]) -> bytes:
 
 
 def _shape(verb: Verb) -> type[msgspec.Struct] | None:
-    return None if verb.answer == "text" else shapes.named(verb.answer)
+    if verb.answer == "text":
+        return None
+    return shapes.named(verb.answer)
 
 
 def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -116,11 +117,10 @@ def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
     names_run = "run" in verb.query.__struct_fields__
     statuses |= {"404"} if "{" in verb.path or verb.body is not None or names_run else set()
     statuses |= {"409", "422"} if verb.method != "GET" or verb.answer == "text" else {"422"}
-    kind, schema = (
-        ("text/plain", {"type": "string"})
-        if verb.answer == "text"
-        else ("application/json", _to(verb.answer))
-    )
+    if verb.answer == "text":
+        kind, schema = ("text/plain", {"type": "string"})
+    else:
+        kind, schema = ("application/json", _to(verb.answer))
     found: dict[str, Any] = {
         "operationId": verb.id,
         "tags": [verb.path.split("/")[1]],
@@ -174,23 +174,23 @@ def _stream(path: str, which: str) -> dict[str, Any]:
 
 def _of_path(path: str) -> list[dict[str, Any]]:
     schema = {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": LINE}
-    return [
-        {"name": name, "in": "path", "required": True, "schema": schema}
-        for name in re.findall(r"{(\w+)}", path)
-    ]
+    found = []
+    for name in re.findall(r"{(\w+)}", path):
+        found.append({"name": name, "in": "path", "required": True, "schema": schema})
+    return found
 
 
 def _of_query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {"name": name, "in": "query", "required": False, "schema": each}
-        for name, each in schema.get("properties", {}).items()
-    ]
+    found = []
+    for name, each in schema.get("properties", {}).items():
+        found.append({"name": name, "in": "query", "required": False, "schema": each})
+    return found
 
 
 def _problems(statuses: Iterable[str]) -> dict[str, Any]:
-    found = {
-        status: {"$ref": f"#/components/responses/Problem{status}"} for status in sorted(statuses)
-    }
+    found = {}
+    for status in sorted(statuses):
+        found[status] = {"$ref": f"#/components/responses/Problem{status}"}
     return found | {"default": {"$ref": "#/components/responses/Problem"}}
 
 

@@ -127,9 +127,10 @@ def endpoint(
         query = _converted(
             _plain(request.query_params, verb.query), verb.query, "query", strict=False
         )
-        body = (
-            _converted(await _object(request), verb.body, "body") if verb.body is not None else None
-        )
+        if verb.body is not None:
+            body = _converted(await _object(request), verb.body, "body")
+        else:
+            body = None
         found = await to_thread.run_sync(
             _done, verb, parts, ApiCall(who=who, at=at, query=query, body=body),
             limiter=room.of(verb),

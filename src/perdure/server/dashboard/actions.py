@@ -31,11 +31,10 @@ def retry(visit: Visit) -> Response:
 
 def ask_update(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
-    at_work = (
-        [f"{run.name} is running: the agent gets them when its attempt has ended."]
-        if run.state is RunState.RUNNING
-        else []
-    )
+    if run.state is RunState.RUNNING:
+        at_work = [f"{run.name} is running: the agent gets them when its attempt has ended."]
+    else:
+        at_work = []
     return ask(
         visit,
         f"New instructions for {run.name}",
@@ -82,11 +81,10 @@ def answer(visit: Visit) -> Response:
 def ask_stop(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     running = run.state is RunState.RUNNING
-    follows = (
-        ["The agent is stopped; its workdir and conversation are saved as a checkpoint."]
-        if running
-        else []
-    )
+    if running:
+        follows = ["The agent is stopped; its workdir and conversation are saved as a checkpoint."]
+    else:
+        follows = []
     follows += [] if running else ["It is not running; it leaves the queue."]
     return ask(
         visit,
@@ -136,16 +134,16 @@ def do_reset(visit: Visit) -> Response:
 def ask_remove(visit: Visit) -> Response:
     run = visit.desk.look.get(visit.named("name"))
     place = run.workspace
-    lost = (
-        visit.desk.engine.workspaces.unsaved(place)
-        if place is not None and place.backend != "here"
-        else []
-    )
-    fields = (
-        [Field("force", "remove it even if it has unsaved changes: the trash keeps them", "tick")]
-        if lost
-        else []
-    )
+    if place is not None and place.backend != "here":
+        lost = visit.desk.engine.workspaces.unsaved(place)
+    else:
+        lost = []
+    if lost:
+        fields = [
+            Field("force", "remove it even if it has unsaved changes: the trash keeps them", "tick")
+        ]
+    else:
+        fields = []
     return ask(
         visit,
         f"Remove {run.name}?",
@@ -246,4 +244,6 @@ def new(visit: Visit) -> Response:
 
 
 def _repositories(visit: Visit) -> str:
-    return "a path on the server, or an address" if visit.may("admin") else "an https address"
+    if visit.may("admin"):
+        return "a path on the server, or an address"
+    return "an https address"

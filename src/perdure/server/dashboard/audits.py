@@ -38,11 +38,14 @@ def audit(visit: Visit) -> Response:
     except NotFound as error:
         found, problem = [], str(error)
     names = _names(store, {each.run for each in found[:PAGE] if each.run})
-    shown = [
-        {"line": each, "of": names.get(each.run, each.run) or each.about} for each in found[:PAGE]
-    ]
+    shown = []
+    for each in found[:PAGE]:
+        shown.append({"line": each, "of": names.get(each.run, each.run) or each.about})
     given = {"since": span, "actor": actor, "run": run}
-    more = urlencode(given | {"after": found[PAGE - 1].number}) if len(found) > PAGE else ""
+    if len(found) > PAGE:
+        more = urlencode(given | {"after": found[PAGE - 1].number})
+    else:
+        more = ""
     return visit.page(
         "audit.html",
         shown=shown,
@@ -86,9 +89,13 @@ def _since(span: str, now: int) -> int:
     if span not in SPANS:
         raise UsageError(f"There is no span {span[:40]!r}", ", ".join(SPANS))
     days = SPANS[span][1]
-    return now - days * DAY_MS if days else 0
+    if days:
+        return now - days * DAY_MS
+    return 0
 
 
 def _after(visit: Visit) -> int:
     text = visit.asked("after")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else 0
+    if text.isascii() and text.isdecimal() and len(text) < 19:
+        return int(text)
+    return 0

@@ -84,14 +84,18 @@ def board(visit: Visit) -> Response:
 
 def _url(given: Mapping[str, str]) -> str:
     asked = urlencode({name: value for name, value in given.items() if value})
-    return f"/?{asked}" if asked else "/"
+    if asked:
+        return f"/?{asked}"
+    return "/"
 
 
 def _before(visit: Visit) -> tuple[int, int]:
     """Return the position at the end of the previous page."""
     first, _, second = visit.asked("before").partition(".")
     fits = first.isdecimal() and second.isdecimal() and max(len(first), len(second)) < 19
-    return (int(first), int(second)) if fits else NEWEST
+    if fits:
+        return (int(first), int(second))
+    return NEWEST
 
 
 def _more(
@@ -111,14 +115,16 @@ def _more(
 
 def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
     found = liveness_of(visit.desk.engine, row, visit.desk.look)
-    alive = str(found) if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED) else ""
+    if found in (Liveness.INTERRUPTED, Liveness.UNATTENDED):
+        alive = str(found)
+    else:
+        alive = ""
     used = sum((attempt.usage for attempt in row.attempts), start=Usage())
     place = row.workspace
-    repo = (
-        PurePath(place.repo.rstrip("/")).name.removesuffix(".git")
-        if place.repo
-        else PurePath(place.path).name
-    )
+    if place.repo:
+        repo = PurePath(place.repo.rstrip("/")).name.removesuffix(".git")
+    else:
+        repo = PurePath(place.path).name
     branch = "" if place.branch == f"perdure/{row.name}" else place.branch
     return {
         "id": row.id,
@@ -145,7 +151,11 @@ def _note(visit: Visit, row: BoardRow, group: str) -> str:
         return one_line("; ".join(asks) or row.reason, 200)
     if group == "running":
         latest = visit.desk.look.latest_word(row.id)
-        return "is being stopped" if row.cancel_requested else one_line(latest, 160)
+        if row.cancel_requested:
+            return "is being stopped"
+        return one_line(latest, 160)
     if group == "queued" and row.run_after > visit.now:
         return one_line(f"until {clock(row.run_after)[11:]}: {row.reason}", 200)
-    return one_line(row.reason, 200) if group in ("failed", "queued", "cancelled") else ""
+    if group in ("failed", "queued", "cancelled"):
+        return one_line(row.reason, 200)
+    return ""

@@ -20,19 +20,22 @@ def checks(visit: Visit) -> Response:
         "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
     )
     chosen = visit.desk.settings
-    settings = [
-        (
-            each.name,
-            _text(shown(each.name, getattr(chosen, each.name))),
-            chosen.origin.get(each.name, ""),
-        )
-        for each in fields(chosen)
-        if each.name != "origin"
-    ]
+    settings = []
+    for each in fields(chosen):
+        if each.name != "origin":
+            settings.append(
+                (
+                    each.name,
+                    _text(shown(each.name, getattr(chosen, each.name))),
+                    chosen.origin.get(each.name, ""),
+                )
+            )
     return visit.page("checks.html", found=found, under_way=under_way, settings=settings)
 
 
 def _text(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(str(getattr(each, "name", each)) for each in value)
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    return str(value)

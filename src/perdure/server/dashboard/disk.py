@@ -27,16 +27,15 @@ def disk(visit: Visit) -> Response:
     engine = visit.desk.engine
     found, under_way = visit.desk.measured.get("disk", lambda: usage(engine), FRESH_S, visit.now)
     taken: DiskUsage | None = found.value if found is not None else None
-    dry, looking = (
-        visit.desk.measured.get(
+    if taken is not None:
+        dry, looking = visit.desk.measured.get(
             "sweep",
             lambda: sweep(engine, rules_of(visit.desk.settings), dry=True),
             FRESH_S,
             visit.now,
         )
-        if taken is not None
-        else (None, False)
-    )
+    else:
+        dry, looking = (None, False)
     swept: Sweep | None = dry.value if dry is not None else None
     return visit.page(
         "disk.html",
@@ -62,10 +61,10 @@ def measure(visit: Visit) -> Response:
 def _parts(taken: DiskUsage | None) -> list[tuple[str, list[tuple[str, int]]]]:
     if taken is None:
         return []
-    return [
-        (word, taken.by(part)[:20])
-        for part, word in enumerate(("what", "agent", "repository or service", "role"))
-    ]
+    found = []
+    for part, word in enumerate(("what", "agent", "repository or service", "role")):
+        found.append((word, taken.by(part)[:20]))
+    return found
 
 
 def _reclaimable(swept: Sweep | None) -> tuple[int, int]:

@@ -83,7 +83,10 @@ def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
 def _trouble(desk: PageContext, request: Request, error: PerdureError) -> Response:
     """Return the error as a page: the sentence, and what to do next."""
     path = request.url.path.rstrip("/")
-    back = path.rpartition("/")[0] if request.method == "POST" or status_of(error) != 404 else ""
+    if request.method == "POST" or status_of(error) != 404:
+        back = path.rpartition("/")[0]
+    else:
+        back = ""
     return _visit(desk, request, {}).page(
         "trouble.html", status_of(error), sentence=str(error), hint=error.hint, back=back or "/"
     )

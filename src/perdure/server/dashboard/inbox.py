@@ -40,10 +40,9 @@ def inbox(visit: Visit) -> Response:
 def delivery(visit: Visit) -> Response:
     """Show `/inbox/NUMBER`: the delivery, parsed and raw."""
     found, body = visit.desk.look.delivery(visit.named("number"))
-    intent = [
-        (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
-        for name, value in plain(found.intent or {}).items()
-    ]
+    intent = []
+    for name, value in plain(found.intent or {}).items():
+        intent.append((name, ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return visit.page(
         "delivery.html",
         delivery=found,
@@ -55,11 +54,9 @@ def delivery(visit: Visit) -> Response:
 
 def _indented(body: str) -> str:
     try:
-        return (
-            json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-            if 0 < len(body) <= INDENTED_MOST
-            else body
-        )
+        if 0 < len(body) <= INDENTED_MOST:
+            return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+        return body
     except (ValueError, RecursionError):
         return body
 

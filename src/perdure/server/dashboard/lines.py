@@ -54,7 +54,10 @@ def _text(record: Record) -> str:
         case ContextAdded(version=version):
             return f"instructions, version {version}"
         case AttemptEnded(outcome=outcome, receipt=receipt):
-            detail = f" ({one_line(outcome.detail, 200)})" if outcome.detail else ""
+            if outcome.detail:
+                detail = f" ({one_line(outcome.detail, 200)})"
+            else:
+                detail = ""
             return f"attempt {record.attempt}: {outcome.kind}{detail}" + (
                 f", receipt {receipt.verdict}" if receipt else ""
             )

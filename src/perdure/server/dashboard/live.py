@@ -135,7 +135,10 @@ def _event(records: Sequence[Record]) -> bytes:
     """Return the lines as one event, with a signal for the timeline beside them. Records without a
     line make only the signal."""
     text = part("log_lines.html", "lines", lines(records)).strip()
-    data = "".join(f"data: {line}\n" for line in text.split("\n")) if text else ""
+    if text:
+        data = "".join(f"data: {line}\n" for line in text.split("\n"))
+    else:
+        data = ""
     shown = f"id: {records[-1].seq}\n{data}\n" if data else ""
     return (shown + "event: changed\ndata: .\n\n").encode()
 

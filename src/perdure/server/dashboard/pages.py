@@ -34,7 +34,9 @@ HEADERS = {
 
 def _harmless(value: Any) -> Any:
     """Clean the value of an expression. Every one passes here before it is escaped."""
-    return value if isinstance(value, Markup) or not isinstance(value, str) else clean(value)
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return clean(value)
 
 
 def size(count: int) -> str:
@@ -42,11 +44,9 @@ def size(count: int) -> str:
     value = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if value < 1000 or unit == "TB":
-            return (
-                f"{value:.0f} {unit}"
-                if unit in ("B", "kB") or value >= 100
-                else f"{value:.1f} {unit}"
-            )
+            if unit in ("B", "kB") or value >= 100:
+                return f"{value:.0f} {unit}"
+            return f"{value:.1f} {unit}"
         value /= 1000
     raise AssertionError
 
@@ -68,12 +68,16 @@ def lasted(milliseconds: int) -> str:
 def money(dollars: float, estimated: bool = False) -> str:
     """Format dollars: `$0.42`, `≈$0.42` for an estimate. Fractions of a cent are shown."""
     mark = "≈" if estimated else ""
-    return f"{mark}${dollars:.2f}" if dollars >= 0.005 or dollars == 0 else f"{mark}${dollars:.4f}"
+    if dollars >= 0.005 or dollars == 0:
+        return f"{mark}${dollars:.2f}"
+    return f"{mark}${dollars:.4f}"
 
 
 def href(url: str) -> str:
     """Return an http(s) address, else an empty text, so that `javascript:` never becomes a link."""
-    return url if url.startswith(("https://", "http://")) else ""
+    if url.startswith(("https://", "http://")):
+        return url
+    return ""
 
 
 PAGES = Environment(

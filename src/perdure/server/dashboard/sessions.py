@@ -27,9 +27,10 @@ def sessions(visit: Visit) -> Response:
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
     entries = visit.desk.shelf().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
-    found = [
-        entry for entry in entries if (not state or entry.state == state) and _has(entry, words)
-    ]
+    found = []
+    for entry in entries:
+        if (not state or entry.state == state) and _has(entry, words):
+            found.append(entry)
     return visit.page(
         "sessions.html",
         entries=found[:SHOWN],
@@ -102,8 +103,14 @@ def ask_fork(visit: Visit) -> Response:
     """Show `/runs/NAME/fork`: the form. `checkpoint` in the address selects where the fork
     begins."""
     run = visit.desk.look.get(visit.named("name"))
-    checkpoint = visit.asked("checkpoint") if visit.asked("checkpoint").isdecimal() else ""
-    where = f"at checkpoint {checkpoint}" if checkpoint else "its present state"
+    if visit.asked("checkpoint").isdecimal():
+        checkpoint = visit.asked("checkpoint")
+    else:
+        checkpoint = ""
+    if checkpoint:
+        where = f"at checkpoint {checkpoint}"
+    else:
+        where = "its present state"
     fields = [
         Field("prompt", "Prompt of the fork", "text", hint="default: finish the task"),
         Field("name", "Its name", hint="default: a generated name"),

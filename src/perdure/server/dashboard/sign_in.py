@@ -35,11 +35,10 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
             address = request.client.host if request.client else ""
             _, cookie = await run_in_threadpool(principals.sign_in, form.get("token", ""), address)
         except Problem as problem:
-            wrong = (
-                "That token is not known here, or it has expired."
-                if problem.status == 401
-                else str(problem)
-            )
+            if problem.status == 401:
+                wrong = "That token is not known here, or it has expired."
+            else:
+                wrong = str(problem)
             return _door(form.get("next", "/"), wrong, problem.status)
         answer = RedirectResponse(_local(form.get("next", "/")), 303, HEADERS)
         answer.set_cookie(
@@ -86,4 +85,6 @@ def _door(next: str, sentence: str = "", status: int = 200) -> Response:
 
 
 def _local(next: str) -> str:
-    return next if LOCAL.fullmatch(next) else "/"
+    if LOCAL.fullmatch(next):
+        return next
+    return "/"

@@ -79,26 +79,28 @@ def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
     if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
         return []
     opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
-    return [
-        {
-            "number": each.number,
-            "tool": visible(each.tool),
-            "lines": payload_lines(each),
-            "cut": each.size > len(each.payload),
-            "size": each.size,
-            "expires": each.expires,
-            "asks": [
-                {
-                    "text": visible(str(question.get("question", ""))),
-                    "options": [
-                        visible(str(option.get("label", ""))) for option in options_of(question)
-                    ],
-                }
-                for question in questions(each)
-            ],
-        }
-        for each in opened
-    ]
+    found = []
+    for each in opened:
+        found.append(
+            {
+                "number": each.number,
+                "tool": visible(each.tool),
+                "lines": payload_lines(each),
+                "cut": each.size > len(each.payload),
+                "size": each.size,
+                "expires": each.expires,
+                "asks": [
+                    {
+                        "text": visible(str(question.get("question", ""))),
+                        "options": [
+                            visible(str(option.get("label", ""))) for option in options_of(question)
+                        ],
+                    }
+                    for question in questions(each)
+                ],
+            }
+        )
+    return found
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
@@ -139,23 +141,23 @@ def overview(visit: Visit) -> Response:
 
 def _by_hand(visit: Visit, run: TaskRun) -> str:
     """Return the command that continues in the agent's own program, or an empty text."""
-    return (
-        f"perdure open {run.name}"
-        if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None
-        else ""
-    )
+    if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None:
+        return f"perdure open {run.name}"
+    return ""
 
 
 def log(visit: Visit) -> Response:
     """Show `/runs/NAME/log`: the whole log, page by page, live at its end."""
     run = found(visit)
-    after = (
-        int(visit.asked("after"))
-        if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18
-        else -1
-    )
+    if visit.asked("after").isdecimal() and len(visit.asked("after")) < 18:
+        after = int(visit.asked("after"))
+    else:
+        after = -1
     look = visit.desk.look
-    records = look.history(run.id, after, PAGE + 1) if after >= 0 else look.latest(run.id, PAGE)
+    if after >= 0:
+        records = look.history(run.id, after, PAGE + 1)
+    else:
+        records = look.latest(run.id, PAGE)
     shown, at_end = records[:PAGE], len(records) <= PAGE
     before = look.latest(run.id, PAGE + 1, shown[0].seq if shown else after + 1)
     return visit.page(
@@ -175,7 +177,9 @@ def _earlier(before: Sequence[Record]) -> int | None:
     previous page, and the one before them."""
     if not before:
         return None
-    return before[0].seq if len(before) > PAGE else 0
+    if len(before) > PAGE:
+        return before[0].seq
+    return 0
 
 
 def raw(visit: Visit) -> Response:
@@ -186,7 +190,10 @@ def raw(visit: Visit) -> Response:
     attempt = next(
         (each for each in visit.desk.look.attempts(run.id) if str(each.number) == wanted), None
     )
-    path = Path(attempt.directory, "stdout") if attempt is not None and attempt.directory else None
+    if attempt is not None and attempt.directory:
+        path = Path(attempt.directory, "stdout")
+    else:
+        path = None
     if path is None or not path.is_file():
         raise NotFound(
             f"{run.name} has no output of an attempt {wanted} on this machine",

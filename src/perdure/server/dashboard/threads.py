@@ -32,15 +32,17 @@ class Pip:
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
     """Return the attempts in order."""
-    return [
-        Pip(
-            each.number,
-            tone_of(each.outcome.kind if each.outcome else None),
-            joint(each),
-            _title(each),
+    found = []
+    for each in attempts:
+        found.append(
+            Pip(
+                each.number,
+                tone_of(each.outcome.kind if each.outcome else None),
+                joint(each),
+                _title(each),
+            )
         )
-        for each in attempts
-    ]
+    return found
 
 
 def tone_of(kind: OutcomeKind | None) -> str:
@@ -51,7 +53,9 @@ def tone_of(kind: OutcomeKind | None) -> str:
         return "good"
     if kind is OutcomeKind.CANCELLED:
         return "stop"
-    return "pause" if kind in NOT_ITS_FAULT else "bad"
+    if kind in NOT_ITS_FAULT:
+        return "pause"
+    return "bad"
 
 
 def joint(attempt: Attempt) -> str:
@@ -66,11 +70,16 @@ def joint(attempt: Attempt) -> str:
         return "fresh"
     if attempt.receipt.verdict is Verdict.BROKEN:
         return "broken"
-    return "on" if attempt.receipt.verdict in WENT_ON else "fresh"
+    if attempt.receipt.verdict in WENT_ON:
+        return "on"
+    return "fresh"
 
 
 def _title(attempt: Attempt) -> str:
     ended = str(attempt.outcome.kind) if attempt.outcome else "running"
-    receipt = f", receipt {attempt.receipt.verdict}" if attempt.receipt else ""
+    if attempt.receipt:
+        receipt = f", receipt {attempt.receipt.verdict}"
+    else:
+        receipt = ""
     receipt += f", work {attempt.work}" if attempt.work else ""
     return f"attempt {attempt.number} {ended}{receipt}"

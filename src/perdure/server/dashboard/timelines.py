@@ -101,11 +101,10 @@ def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Tim
 
 
 def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> Gap | None:
-    between = [
-        each
-        for each in records
-        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN)
-    ]
+    between = []
+    for each in records:
+        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN):
+            between.append(each)
     told = tuple(line for line in map(_line, between) if line)
     if until - since < SOON_MS and not told:
         return None
@@ -136,7 +135,9 @@ def _said_between(records: Sequence[Record], since: int) -> bool:
 def _line(record: Record) -> str:
     match record.event:
         case ContextAdded(version=version):
-            return f"new instructions, version {version}" if version > 1 else ""
+            if version > 1:
+                return f"new instructions, version {version}"
+            return ""
         case RunQueued(reason=reason, run_after=after) if after <= record.at:
             return one_line(reason, 200)
         case CancelRequested():

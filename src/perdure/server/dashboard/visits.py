@@ -103,12 +103,13 @@ class Visit:
     @property
     def here(self) -> str:
         """Return the requested address, without the message of an action."""
-        rest = [
-            (name, value)
-            for name, value in self.request.query_params.multi_items()
-            if name != "done"
-        ]
-        return f"{self.request.url.path}?{urlencode(rest)}" if rest else self.request.url.path
+        rest = []
+        for name, value in self.request.query_params.multi_items():
+            if name != "done":
+                rest.append((name, value))
+        if rest:
+            return f"{self.request.url.path}?{urlencode(rest)}"
+        return self.request.url.path
 
     @property
     def place(self) -> str:

@@ -60,12 +60,11 @@ class Cursor:
     def execute(
         self, statement: str, values: Mapping[str, Any] | None = None
     ) -> psycopg.Cursor[DictRow]:
-        clean = {
-            name: value.replace("\0", "\u2400")
-            if isinstance(value, str) and "\0" in value
-            else value
-            for name, value in (values or {}).items()
-        }
+        clean = {}
+        for name, value in (values or {}).items():
+            clean[name] = (
+                value.replace("\0", "\u2400") if isinstance(value, str) and "\0" in value else value
+            )
         return self._connection.execute(STATEMENTS[statement], clean)
 
 
@@ -95,7 +94,10 @@ class Postgres:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self.lines.lent() as line, self._in_words(line):
             with self._ended(line):
-                lock = "pg_advisory_xact_lock_shared" if claimed else "pg_advisory_xact_lock"
+                if claimed:
+                    lock = "pg_advisory_xact_lock_shared"
+                else:
+                    lock = "pg_advisory_xact_lock"
                 line.connection.execute(f"BEGIN; SELECT {lock}({LOCK})")
                 now = _one(line.connection.execute(NOW))
                 if not line.mark:
@@ -123,10 +125,10 @@ class Postgres:
         )
         try:
             with self.lines.lent() as line, self._in_words(line):
-                return [
-                    f"the index {row['name']} is not valid"
-                    for row in line.connection.execute(query).fetchall()
-                ]
+                found = []
+                for row in line.connection.execute(query).fetchall():
+                    found.append(f"the index {row['name']} is not valid")
+                return found
         except StoreError as error:
             return [str(error)]
 

@@ -149,7 +149,9 @@ class ConnectionPool:
 
     def _take(self) -> PooledConnection | None:
         with self._turn:
-            return self._idle.pop() if self._idle else None
+            if self._idle:
+                return self._idle.pop()
+            return None
 
     def _put(self, line: PooledConnection) -> None:
         idle = line.connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE

@@ -104,7 +104,9 @@ class Lookups:
             found = self._records.read(key, content, _now())
             if found is None:
                 self._far.drop(name)
-            return found if found is not None and found.state is not SessionState.RETIRED else None
+            if found is not None and found.state is not SessionState.RETIRED:
+                return found
+            return None
         except ValueError as error:
             self._far.drop(name)
             self._far.told(f"it had an invalid record ({error}), which was removed")

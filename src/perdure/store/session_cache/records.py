@@ -62,7 +62,9 @@ class SessionRecords:
             raise ValueError("it is not a session") from error
         if session.key != key or session.revision != int(revision):
             raise ValueError("it is another session")
-        return session if abs(now - int(at)) <= SURE_S * 1000 else None
+        if abs(now - int(at)) <= SURE_S * 1000:
+            return session
+        return None
 
     def _sign(self, key: SessionKey, head: str, body: bytes) -> str:
         told = f"{self.name(key)} {head} ".encode() + body

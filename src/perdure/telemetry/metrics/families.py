@@ -101,9 +101,9 @@ def standing(counts: Counts) -> Iterator[Metric]:
         "Accounts, models and agents on which nothing is launched for now",
         counts.parked,
     )
-    sessions = [
-        ((agent, state), number) for (agent, state), number in sorted(counts.sessions.items())
-    ]
+    sessions = []
+    for (agent, state), number in sorted(counts.sessions.items()):
+        sessions.append(((agent, state), number))
     yield _gauge(
         "perdure_sessions", "Conversations, by agent and state", ("agent", "state"), sessions
     )
@@ -243,7 +243,9 @@ def on_disk(
 
 
 def _age(since: int | None, now: int) -> float:
-    return 0.0 if since is None else max(0, now - since) / 1000
+    if since is None:
+        return 0.0
+    return max(0, now - since) / 1000
 
 
 def _one(name: str, text: str, value: float) -> Metric:

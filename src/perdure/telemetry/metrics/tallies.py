@@ -28,7 +28,9 @@ AGENT = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 def agent_label(name: str) -> str:
     """Return an agent's name as a label, or `other` for an invalid one: a run imported from another
     machine may name anything."""
-    return name if AGENT.fullmatch(name) else "other"
+    if AGENT.fullmatch(name):
+        return name
+    return "other"
 
 
 @dataclass(slots=True)
@@ -96,8 +98,6 @@ class MetricTally:
     def saved(self) -> int | None:
         """Return the tokens that continuing conversations saved, compared with the mean of
         successful first attempts; None if there is nothing to compare."""
-        return (
-            round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
-            if self.cold and self.warm
-            else None
-        )
+        if self.cold and self.warm:
+            return round(self.warm * self.cold_tokens / self.cold) - self.warm_tokens
+        return None

@@ -45,11 +45,10 @@ def span_of(
     it."""
     assert attempt.ended is not None and attempt.outcome is not None
     kind = attempt.outcome.kind
-    before = (
-        [Link(context_of(run.id, attempt.number - 1), {"perdure.link": "attempt before"})]
-        if attempt.number > 1
-        else []
-    )
+    if attempt.number > 1:
+        before = [Link(context_of(run.id, attempt.number - 1), {"perdure.link": "attempt before"})]
+    else:
+        before = []
     return ReadableSpan(
         name=f"invoke_agent {run.spec.agent}",
         context=context_of(run.id, attempt.number),

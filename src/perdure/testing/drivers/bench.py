@@ -196,7 +196,9 @@ class Bench:
         if self.driver.archive is not None:
             return self.driver.archive.read(self.home, session_id)
         path = self.driver.transcript(self.home, session_id)
-        return path.read_bytes() if path else None
+        if path:
+            return path.read_bytes()
+        return None
 
     def prompts(self, session_id: str) -> list[str]:
         """Return the prompts in the conversation's transcript."""

@@ -27,8 +27,14 @@ class GoingOn(Suite):
         assert "The word is plum." in stage.reached_the_model()
         after = stage.content(first.session_id)
         assert after.startswith(before)
-        known = 0 if not stage.driver.abilities.rewinds else len(stage.driver.prompts(before))
-        tail = after if stage.driver.abilities.rewinds else after[len(before) :]
+        if not stage.driver.abilities.rewinds:
+            known = 0
+        else:
+            known = len(stage.driver.prompts(before))
+        if stage.driver.abilities.rewinds:
+            tail = after
+        else:
+            tail = after[len(before) :]
         assert [prompt.text for prompt in stage.driver.prompts(tail)[known:]] == [
             "which word was it?"
         ]

@@ -169,11 +169,10 @@ class Performing:
         store.finish(claim, replace(SUCCESS, events=(AttemptEnded(outcome=FAILURE.outcome),)))
         with pytest.raises(LostLease):
             store.finish(claim, FAILURE)
-        ends = [
-            record.event
-            for record in store.history(run.id)
-            if isinstance(record.event, AttemptEnded)
-        ]
+        ends = []
+        for record in store.history(run.id):
+            if isinstance(record.event, AttemptEnded):
+                ends.append(record.event)
         assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
 
     def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:

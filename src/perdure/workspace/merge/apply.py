@@ -107,11 +107,10 @@ def apply(
         with desk(places, looker, theirs.desk.objects) as made:
             merged, refused = _merge(made, theirs.base, looker.head, theirs.tree())
             before = made.entries(f"{looker.head}^{{tree}}")
-            plan = (
-                planned(made, looker, before, made.entries(merged))
-                if not refused
-                else Steps(refused=refused)
-            )
+            if not refused:
+                plan = planned(made, looker, before, made.entries(merged))
+            else:
+                plan = Steps(refused=refused)
             if message is not None and not plan.refused:
                 plan.refused.extend(
                     (name, "it is staged in the index")
@@ -120,17 +119,15 @@ def apply(
                 )
             if plan.refused:
                 return Applied(top=str(looker.top), refused=tuple(plan.refused))
-            commit = (
-                commit_of(made, looker, merged, message)
-                if message is not None and (plan.steps or plan.already)
-                else ""
-            )
+            if message is not None and (plan.steps or plan.already):
+                commit = commit_of(made, looker, merged, message)
+            else:
+                commit = ""
             with placed(made, looker, merged, plan):
                 if commit:
-                    touched = {
-                        name: (before.get(name), after)
-                        for name, after in differing(before, made.entries(merged))
-                    }
+                    touched = {}
+                    for name, after in differing(before, made.entries(merged)):
+                        touched[name] = (before.get(name), after)
                     publish(made, looker, commit, touched)
     return Applied(
         top=str(looker.top), files=tuple(plan.steps), already=tuple(plan.already), commit=commit

@@ -101,7 +101,9 @@ class Outgoing:
             "ls-remote", "--symref", "--upload-pack=git-upload-pack", "--", self.source.url, "HEAD"
         ).text
         found = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", said, re.MULTILINE)
-        return found[1] if found else ""
+        if found:
+            return found[1]
+        return ""
 
     def _ask(self, *words: str) -> GitResult:
         """Make one call to the remote."""
@@ -241,21 +243,18 @@ def _diverged(branch: str) -> Diverged:
 def _refused(error: GitFailed) -> GitFailed:
     """Return an error with the remote's own message, if it sent one: git's last line does not
     contain it."""
-    said = [
-        line.removeprefix("remote:").strip()
-        for line in error.stderr.split("\n")
-        if line.startswith("remote:")
-    ]
+    said = []
+    for line in error.stderr.split("\n"):
+        if line.startswith("remote:"):
+            said.append(line.removeprefix("remote:").strip())
     why = re.search(r"\[remote rejected\][^\n]*\(([^\n]*)\)", error.stderr)
     words = "; ".join(filter(None, [why[1] if why else "", *said]))[:500]
-    return (
-        GitFailed(
+    if words:
+        return GitFailed(
             f"The push was refused: {words}.",
             argv=error.argv,
             code=error.code,
             stderr=error.stderr,
             hint=error.hint,
         )
-        if words
-        else error
-    )
+    return error

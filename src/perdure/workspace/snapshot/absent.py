@@ -27,10 +27,9 @@ def absent(top: Path, git: Git) -> list[str]:
     workdir, without filters of the repository."""
     if not _may_name_any(git_directory(top) or top / ".git"):
         return []
-    entries = [
-        line.partition("\t")
-        for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)
-    ]
+    entries = []
+    for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout):
+        entries.append(line.partition("\t"))
     modules = [name for facts, _, name in entries if facts.startswith(_SUBMODULE)]
     notes = []
     if modules:

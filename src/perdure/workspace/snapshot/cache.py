@@ -143,21 +143,20 @@ def _written(look: Look) -> bytes:
         "says": look.branches.says,
         "more": look.branches.more,
     }
-    own = {
-        key: getattr(look, key)
-        for key in (
-            "worktree",
-            "head",
-            "tree",
-            "branch",
-            "index",
-            "top",
-            "commit",
-            "says",
-            "changed",
-            "untracked",
-        )
-    }
+    own = {}
+    for key in (
+        "worktree",
+        "head",
+        "tree",
+        "branch",
+        "index",
+        "top",
+        "commit",
+        "says",
+        "changed",
+        "untracked",
+    ):
+        own[key] = getattr(look, key)
     return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
 
 

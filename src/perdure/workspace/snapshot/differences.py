@@ -67,7 +67,10 @@ class Listing:
     def run(self) -> tuple[list[str], list[str]]:
         """Return (names that are new or whose file may have changed, names to remove from the
         index). Raises WorkspaceError, GitFailed."""
-        changed, others = self._stirred() if self._still() else self._listed()
+        if self._still():
+            changed, others = self._stirred()
+        else:
+            changed, others = self._listed()
         if not self.piece.seen:
             names = self.piece.begun
             if names is None:

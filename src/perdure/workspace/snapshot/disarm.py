@@ -44,10 +44,14 @@ def kind(parts: Sequence[str]) -> str:
     if inner[0] in ("objects", "refs", "logs"):
         return ""
     if "hooks" in inner:
-        return "" if inner[-1].endswith(".sample") and inner[-1] != ".sample" else "hook"
+        if inner[-1].endswith(".sample") and inner[-1] != ".sample":
+            return ""
+        return "hook"
     # `modules/NAME/config` and `worktrees/NAME/config.worktree` are those of further git
     # directories.
-    return "config" if inner[-1] in ("config", "config.worktree") else ""
+    if inner[-1] in ("config", "config.worktree"):
+        return "config"
+    return ""
 
 
 def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
@@ -61,13 +65,14 @@ def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
         ).stdout
     except GitFailed:
         return _written([])
-    entries = [
-        entry.partition("\n")
-        for entry in said.decode("utf-8", "surrogateescape").split("\0")
-        if entry
-    ]
+    entries = []
+    for entry in said.decode("utf-8", "surrogateescape").split("\0"):
+        if entry:
+            entries.append(entry.partition("\n"))
     harmless = [(key, value) for key, equals, value in entries if equals and _is_plain(key, value)]
-    return None if len(harmless) == len(entries) else _written(harmless)
+    if len(harmless) == len(entries):
+        return None
+    return _written(harmless)
 
 
 def _is_plain(key: str, value: str) -> bool:
@@ -77,11 +82,10 @@ def _is_plain(key: str, value: str) -> bool:
 
 
 def _written(entries: Sequence[tuple[str, str]]) -> bytes:
-    lines = (
-        []
-        if any(key == "core.repositoryformatversion" for key, _ in entries)
-        else ["[core]\n\trepositoryformatversion = 0\n"]
-    )
+    if any(key == "core.repositoryformatversion" for key, _ in entries):
+        lines = []
+    else:
+        lines = ["[core]\n\trepositoryformatversion = 0\n"]
     for key, value in entries:
         section, _, rest = key.partition(".")
         subsection, _, name = rest.rpartition(".")

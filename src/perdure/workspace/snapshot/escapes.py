@@ -17,7 +17,9 @@ ODD_LINK = late_pattern(r"\.gitmodules%*", re.IGNORECASE)
 
 def escape(part: str, link: bool = False) -> str:
     """Return one part of a name as it is stored in a tree."""
-    return part + "%" if ODD.fullmatch(part) or (link and ODD_LINK.fullmatch(part)) else part
+    if ODD.fullmatch(part) or (link and ODD_LINK.fullmatch(part)):
+        return part + "%"
+    return part
 
 
 def unescape(name: str, link: bool = False) -> str:
@@ -28,4 +30,6 @@ def unescape(name: str, link: bool = False) -> str:
 
 
 def _plain(part: str) -> str:
-    return part[:-1] if part.endswith("%") and ODD.fullmatch(part) else part
+    if part.endswith("%") and ODD.fullmatch(part):
+        return part[:-1]
+    return part

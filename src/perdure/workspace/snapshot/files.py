@@ -80,14 +80,19 @@ class Placer:
 
     def _fitting(self, name: str, mode: int) -> int:
         wanted = given(mode, self._rights.of(name, mode), self._umask, mode) | (mode & 0o7000)
-        return wanted if name in self._made or kept(wanted) != kept(mode) else stat.S_IMODE(mode)
+        if name in self._made or kept(wanted) != kept(mode):
+            return wanted
+        return stat.S_IMODE(mode)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+            if isinstance(error.filename, str | bytes):
+                name = os.fsdecode(error.filename)
+            else:
+                name = ""
             raise WorkspaceError(
                 f"{self._shelf.top} could not be restored completely: {name or 'a file'}: "
                 f"{error.strerror}.",
@@ -102,8 +107,13 @@ class Placer:
             return
 
         def wanted(mode: int) -> int | None:
-            fits = stat.S_ISDIR(mode) if name.endswith("/") else stat.S_ISREG(mode)
-            return change(mode) if fits and change(mode) != stat.S_IMODE(mode) else None
+            if name.endswith("/"):
+                fits = stat.S_ISDIR(mode)
+            else:
+                fits = stat.S_ISREG(mode)
+            if fits and change(mode) != stat.S_IMODE(mode):
+                return change(mode)
+            return None
 
         try:
             with self._open(parts[:-1], make=False) as above:
@@ -250,7 +260,10 @@ class Placer:
                 wanted = self._rights.of(
                     name.removesuffix(disarm.ASIDE) if self._outside else name, kind
                 )
-                now = there.st_mode if there is not None and stat.S_ISREG(there.st_mode) else 0
+                if there is not None and stat.S_ISREG(there.st_mode):
+                    now = there.st_mode
+                else:
+                    now = 0
                 self._fill(fd, fresh, content, given(kind, wanted, self._umask, now))
             if there is not None and stat.S_ISDIR(there.st_mode):
                 self._discard(fd, parts)
@@ -324,14 +337,13 @@ class Placer:
         """Yield each change with its new bytes, read in batches of some MiB. Large contents are
         yielded as a file that is removed afterwards."""
         ids = "".join(f"{change.new}\n" for change in wanted).encode()
-        sizes = (
-            [
+        if wanted:
+            sizes = [
                 line.split(" ")
                 for line in self._shelf.run("cat-file", "--batch-check", stdin=ids).text.split("\n")
             ]
-            if wanted
-            else []
-        )
+        else:
+            sizes = []
         for change, said in zip(wanted, sizes, strict=True):
             if said[-1] == "missing" or said[1] != "blob":
                 raise WorkspaceError(

@@ -75,11 +75,9 @@ def signature(path: Path) -> list[int]:
         seen = path.lstat()
     except OSError:
         return []
-    return (
-        [seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
-        if stat.S_ISREG(seen.st_mode)
-        else []
-    )
+    if stat.S_ISREG(seen.st_mode):
+        return [seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns]
+    return []
 
 
 def copied(admin: Path, to: Path) -> Path | None:
@@ -163,11 +161,10 @@ def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
         )
         shelf.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
     if wanted.intent:
-        there = [
-            name
-            for name in wanted.intent
-            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink()
-        ]
+        there = []
+        for name in wanted.intent:
+            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink():
+                there.append(name)
         if there:
             shelf.run(
                 "add",

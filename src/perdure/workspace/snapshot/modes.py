@@ -90,4 +90,6 @@ def read(said: Any, mask: Any) -> Rights:
 
 
 def _most(mode: int) -> int:
-    return 0o755 if stat.S_ISDIR(mode) or mode & 0o100 else 0o644
+    if stat.S_ISDIR(mode) or mode & 0o100:
+        return 0o755
+    return 0o644

@@ -111,7 +111,10 @@ def _cut(shelf: Shelf, commit: str, began: str) -> list[str]:
     """Return the commits at which history is cut: the run's first one, and others with a parent
     from before it."""
     base = began if began and shelf.commit(began) else ""
-    before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split() if base else []
+    if base:
+        before = shelf.run("rev-parse", f"{base}^@", good=(0, 128)).text.split()
+    else:
+        before = []
     parents = {}
     for line in shelf.run("rev-list", "--parents", commit, "--not", *before).text.split("\n"):
         oid, *above = line.split(" ")
@@ -210,11 +213,10 @@ def unpack(shelf: Shelf, file: IO[bytes], commit: str, shallow: Sequence[str], n
         raise WorkspaceError(
             "The capsule's history differs from its manifest.", "Ask for a new one."
         )
-    known = (
-        (shelf.directory / "shallow").read_text().split()
-        if (shelf.directory / "shallow").exists()
-        else []
-    )
+    if (shelf.directory / "shallow").exists():
+        known = (shelf.directory / "shallow").read_text().split()
+    else:
+        known = []
     if lacking := [oid for oid in shallow if oid not in known and not shelf.commit(oid)]:
         if shelf.repository is not None:
             raise Conflict(

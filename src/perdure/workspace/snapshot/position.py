@@ -80,4 +80,6 @@ def common_of(workspace: Workspace) -> Path | None:
     if workspace.backend is not Backend.WORKTREE:
         return None
     common = common_directory(workspace.repo)
-    return common if is_real_directory(common / "objects") else None
+    if is_real_directory(common / "objects"):
+        return common
+    return None

@@ -98,7 +98,10 @@ class _Scan:
         if not moved and (settled or self._settle(clock)):
             self.found.settled.append(self.piece.prefix)
         before = self.known.trees.get(self.piece.prefix, "")
-        tree = before if before and not moved else self._git("write-tree").text
+        if before and not moved:
+            tree = before
+        else:
+            tree = self._git("write-tree").text
         # With grafts no commit contains this tree, so it may be gone by the next look.
         self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
@@ -223,7 +226,10 @@ class _Scan:
             del self.modes[name]
         for directory in sorted(seen.keys() | self.fresh):
             below = f"{directory}/" if directory else ""
-            path = f"{self.piece.root}/{directory}" if directory else str(self.piece.root)
+            if directory:
+                path = f"{self.piece.root}/{directory}"
+            else:
+                path = str(self.piece.root)
             try:
                 there: os.stat_result | None = os.lstat(path)
             except OSError:
@@ -295,7 +301,10 @@ class _Scan:
             except OSError:
                 continue
             link = stat.S_ISLNK(seen.st_mode)
-            place = f"{folder}/{escape(last, link)}" if folder else escape(last, link)
+            if folder:
+                place = f"{folder}/{escape(last, link)}"
+            else:
+                place = escape(last, link)
             if stat.S_ISDIR(seen.st_mode):
                 prefix = f"{self.piece.prefix}{place}/"
                 inner = Piece(
@@ -379,5 +388,10 @@ def _content(path: Path) -> bytes | None:
     except OSError:
         return None
     with os.fdopen(fd, "rb") as file:
-        content = file.read(LARGE + 1) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        return content if content is not None and len(content) <= LARGE else None
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            content = file.read(LARGE + 1)
+        else:
+            content = None
+        if content is not None and len(content) <= LARGE:
+            return content
+        return None

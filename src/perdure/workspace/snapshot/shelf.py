@@ -365,11 +365,10 @@ def shelf(
             place, repository, broken = None, None, True
         common = place[2] if place else common_of(workspace)
         if broken:
-            form = (
-                git.at(common, common).run("rev-parse", "--show-object-format").text
-                if common
-                else read(directory / "made") or form
-            )
+            if common:
+                form = git.at(common, common).run("rev-parse", "--show-object-format").text
+            else:
+                form = read(directory / "made") or form
         own = isolated or common is None
         lender = None if own else common
         if isolated:

@@ -48,7 +48,9 @@ class Contents:
             content = self.path(sha256).read_bytes()
         except OSError:
             return None
-        return content if hashlib.sha256(content).hexdigest() == sha256 else None
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return content
+        return None
 
 
 def write(place: Path, content: bytes) -> None:

@@ -77,7 +77,10 @@ def take(contents: Contents, asked: FileRequest) -> Given:
         )
     files = tuple(_kept(contents, sources[name]) for name in sorted(sources))
     if left_out:
-        more = f" and {len(left_out) - SOME} more" if len(left_out) > SOME else ""
+        if len(left_out) > SOME:
+            more = f" and {len(left_out) - SOME} more"
+        else:
+            more = ""
         asked.tell(f"left out of {asked.context}: {', '.join(left_out[:SOME])}{more}")
     return Given(files, whole=bool(asked.context), on_edit=asked.on_edit)
 
@@ -168,7 +171,10 @@ def _too_many() -> UsageError:
 
 def _size(source: _Source) -> int:
     try:
-        found = source.path.lstat() if source.flags & os.O_NOFOLLOW else source.path.stat()
+        if source.flags & os.O_NOFOLLOW:
+            found = source.path.lstat()
+        else:
+            found = source.path.stat()
     except FileNotFoundError:
         raise NotFound(f"there is no file {str(source.path)!r}") from None
     except OSError as error:
@@ -191,7 +197,10 @@ def _kept(contents: Contents, source: _Source) -> TaskFile:
         raise UsageError(f"{str(source.path)!r} cannot be read: {error.strerror}") from None
     with os.fdopen(fd, "rb") as file:
         found = os.fstat(fd)
-        content = file.read(LARGEST + 1) if stat.S_ISREG(found.st_mode) else b""
+        if stat.S_ISREG(found.st_mode):
+            content = file.read(LARGEST + 1)
+        else:
+            content = b""
     if len(content) > LARGEST:
         raise _too_large(source)
     return TaskFile(source.name, contents.put(content), len(content), bool(found.st_mode & 0o100))

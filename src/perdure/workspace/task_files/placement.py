@@ -82,14 +82,16 @@ def place(
         if version > now.version or (at.fresh and version):
             changes = _planned(at, now, contexts, version)
             if changes or version > now.version:
-                parts = [
-                    tuple(changes[start : start + A_RECORD])
-                    for start in range(0, max(len(changes), 1), A_RECORD)
-                ]
+                parts = []
+                for start in range(0, max(len(changes), 1), A_RECORD):
+                    parts.append(tuple(changes[start : start + A_RECORD]))
                 record([FilesPlanned(version=version, files=part) for part in parts])
                 _completed(at, replace(now, unfinished=tuple(changes), planned=version), record)
     except OSError as error:
-        name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else "a file"
+        if isinstance(error.filename, str | bytes):
+            name = os.fsdecode(error.filename)
+        else:
+            name = "a file"
         raise WorkspaceError(
             f"The task files could not be put into {at.workdir}: {name}: {error.strerror}.",
             "Nothing is lost. Free some space or check its permissions; then perdure retry "

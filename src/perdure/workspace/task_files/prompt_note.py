@@ -30,7 +30,10 @@ def told(changes: Sequence[FileChange], contents: Contents) -> str:
     """Return the paragraph; empty where there is nothing to report."""
     by_action: dict[FileAction, list[FileChange]] = {}
     for change in changes:
-        kind = FileAction.WRITTEN if change.action is FileAction.SAME else change.action
+        if change.action is FileAction.SAME:
+            kind = FileAction.WRITTEN
+        else:
+            kind = change.action
         by_action.setdefault(kind, []).append(change)
     lines = list(
         chain.from_iterable(_lines(kind, some, contents) for kind, some in by_action.items())
@@ -61,11 +64,10 @@ def _sentence(change: FileChange, contents: Contents) -> str:
         f" The copy of yours: {change.backup}." if change.backup else "",
     )
     is_here = contents.path(digest_of(change.given)).exists()
-    new = (
-        "the new version is not on this machine"
-        if not is_here
-        else f"the new version lies in {contents.path(digest_of(change.given))}"
-    )
+    if not is_here:
+        new = "the new version is not on this machine"
+    else:
+        new = f"the new version lies in {contents.path(digest_of(change.given))}"
     match change.action:
         case FileAction.REPLACED:
             return f"Replaced by the new version, though you had edited it: {name}.{copy}"
@@ -102,7 +104,10 @@ def _difference(change: FileChange, contents: Contents) -> str:
 
     lines = list(difflib.unified_diff(before, after, "given before", "given now", n=2, lineterm=""))
     shown = [line[:DIFF_WIDTH] for line in lines[:DIFF_LINES]]
-    more = [f"... {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
+    if len(lines) > DIFF_LINES:
+        more = [f"... {len(lines) - DIFF_LINES} more lines"]
+    else:
+        more = []
     return "\n".join(
         [
             " What changed in it since it was given before:",
@@ -118,4 +123,6 @@ def _names(some: Sequence[FileChange]) -> str:
 
 def _word(name: str) -> str:
     """Return a name quoted as one word, which no newline, quote or space in it can end."""
-    return f"`{name}`" if re.fullmatch(r"[\w./+@-]+", name) else repr(name)
+    if re.fullmatch(r"[\w./+@-]+", name):
+        return f"`{name}`"
+    return repr(name)

@@ -42,7 +42,9 @@ class TaskFileWorkdir:
         file that cannot be read."""
         try:
             with self.opened(name) as file:
-                return _mark(file) if file is not None else ""
+                if file is not None:
+                    return _mark(file)
+                return ""
         except Odd:
             return ODD
 
@@ -80,7 +82,10 @@ class TaskFileWorkdir:
                 if not _clear(fd, fresh, content):
                     fresh = f".perdure-{secrets.token_hex(8)}"
                 old = _open(fd, last)
-                there = _mark(stack.enter_context(old)) if old is not None else ""
+                if old is not None:
+                    there = _mark(stack.enter_context(old))
+                else:
+                    there = ""
                 if there == after or there != before:
                     return there == after
                 _fill(
@@ -207,7 +212,9 @@ def _rights(before: int, executable: bool) -> int:
     file becomes executable, all who may read it may run it."""
     if not executable:
         return before & 0o666
-    return before & 0o777 if before & 0o100 else before & 0o666 | before >> 2 & 0o111 | 0o100
+    if before & 0o100:
+        return before & 0o777
+    return before & 0o666 | before >> 2 & 0o111 | 0o100
 
 
 def _exchange(fd: int, fresh: str, last: str, *, new: bool) -> bool:

@@ -43,7 +43,9 @@ ENDINGS: dict[str, str] = {
 
 def language_of(name: str) -> str:
     """Return the language of a file by its name; empty if it is not supported."""
-    return ENDINGS.get(name.rpartition(".")[2].lower(), "") if "." in name else ""
+    if "." in name:
+        return ENDINGS.get(name.rpartition(".")[2].lower(), "")
+    return ""
 
 
 def outline_of(language: str, content: bytes) -> Outline | None:
@@ -54,7 +56,9 @@ def outline_of(language: str, content: bytes) -> Outline | None:
         return None
     parser, read = made
     tree = parser().parse(content)
-    return NO_OUTLINE if tree is None else read(tree.root_node)
+    if tree is None:
+        return NO_OUTLINE
+    return read(tree.root_node)
 
 
 @cache

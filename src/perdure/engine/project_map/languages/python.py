@@ -73,7 +73,9 @@ def _symbols(node: Node) -> Iterator[Symbol]:
 
 def _variable(left: Node, assigned: Node) -> str:
     said = assigned.child_by_field_name("type")
-    return f"{word(left)}: {one_line(said)}" if said is not None else word(left)
+    if said is not None:
+        return f"{word(left)}: {one_line(said)}"
+    return word(left)
 
 
 def _members(body: Node) -> Iterator[str]:
@@ -94,7 +96,9 @@ def _imports(node: Node) -> Iterator[Import]:
 
 
 def _imported(node: Node) -> str:
-    return field(node, "name") if node.type == "aliased_import" else word(node)
+    if node.type == "aliased_import":
+        return field(node, "name")
+    return word(node)
 
 
 def _all(node: Node) -> list[str]:
@@ -105,5 +109,7 @@ def _all(node: Node) -> list[str]:
             and field(assigned, "left") == "__all__"
         ):
             right = assigned.child_by_field_name("right")
-            return [unquoted(each) for each in children(right)] if right is not None else []
+            if right is not None:
+                return [unquoted(each) for each in children(right)]
+            return []
     return []

@@ -81,5 +81,8 @@ def _members(body: Node) -> Iterator[str]:
             node.type in ("function_item", "field_declaration")
             and "visibility_modifier" in kinds(node)
         ):
-            end = None if node.type == "enum_variant" else node.child_by_field_name("body")
+            if node.type == "enum_variant":
+                end = None
+            else:
+                end = node.child_by_field_name("body")
             yield one_line(node, before=end).rstrip(" ;{")

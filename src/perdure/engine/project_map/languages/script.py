@@ -67,21 +67,18 @@ def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
     if declared is not None:
         found = list(chain.from_iterable(_symbols(inner) for inner in _unwrapped(declared)))
         if "default" in kinds(node):
-            text = (
-                found[0].text
-                if found
-                else one_line(declared, before=declared.child_by_field_name("body"))
-            )
+            if found:
+                text = found[0].text
+            else:
+                text = one_line(declared, before=declared.child_by_field_name("body"))
             found = [Symbol("default", f"default {text}", found[0].members if found else ())]
         return found, []
     if value is not None:
         body = value.child_by_field_name("body")
         local = word(value) if value.type == "identifier" else ""
-        return (
-            ([], [(local, "default")])
-            if local
-            else ([Symbol("default", f"default {one_line(value, before=body)}".rstrip(" {"))], [])
-        )
+        if local:
+            return ([], [(local, "default")])
+        return ([Symbol("default", f"default {one_line(value, before=body)}".rstrip(" {"))], [])
     names = []
     for clause in children(node, 50):
         if clause.type == "namespace_export":
@@ -160,11 +157,10 @@ def _imports(node: Node) -> Iterator[Import]:
         for declared in children(node, 100):
             value = declared.child_by_field_name("value")
             if value is not None and (module := _required(value)):
-                names = (
-                    [word(each) for each in children(pattern, 100)]
-                    if (pattern := declared.child_by_field_name("name"))
-                    else []
-                )
+                if pattern := declared.child_by_field_name("name"):
+                    names = [word(each) for each in children(pattern, 100)]
+                else:
+                    names = []
                 yield Import(module, tuple(name for name in names if name.isidentifier()))
 
 

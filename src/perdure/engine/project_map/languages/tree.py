@@ -61,7 +61,9 @@ def unfolded(node: Node, *through: str) -> Iterator[Node]:
 
 def word(node: Node | None) -> str:
     """Return the text of a name, or an empty string."""
-    return "" if node is None or node.text is None else node.text[:WIDTH].decode("utf-8", "replace")
+    if node is None or node.text is None:
+        return ""
+    return node.text[:WIDTH].decode("utf-8", "replace")
 
 
 def field(node: Node, name: str) -> str:
@@ -77,7 +79,9 @@ def kinds(node: Node) -> set[str]:
 def unquoted(node: Node | None) -> str:
     """Return the value of a string literal without escapes; empty for any other node."""
     text = word(node)
-    return text[1:-1] if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"`" else ""
+    if len(text) >= 2 and text[0] == text[-1] and text[0] in "'\"`":
+        return text[1:-1]
+    return ""
 
 
 def one_line(*nodes: Node, before: Node | None = None) -> str:
@@ -91,7 +95,9 @@ def one_line(*nodes: Node, before: Node | None = None) -> str:
     )
     line = re.sub(r"\s+", " ", "".join(parts)).strip()
     line = re.sub(r"(?<=[(\[]) | (?=[)\]])", "", line).replace(",)", ")").replace(",]", "]")
-    return line if len(line) <= WIDTH else f"{line[:WIDTH]}..."
+    if len(line) <= WIDTH:
+        return line
+    return f"{line[:WIDTH]}..."
 
 
 def _pieces(node: Node, end: int) -> Iterator[str]:
@@ -116,9 +122,13 @@ def _pieces(node: Node, end: int) -> Iterator[str]:
 
 
 def _blank(at: int, token: Node) -> str:
-    return " " if token.start_byte > at else ""
+    if token.start_byte > at:
+        return " "
+    return ""
 
 
 def _string(text: str) -> str:
     plain = text[:1] in _QUOTES and _PLAIN.fullmatch(text[1:-1])
-    return text if plain else '"..."'
+    if plain:
+        return text
+    return '"..."'
