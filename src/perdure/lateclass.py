@@ -172,10 +172,11 @@ def _slotted(cls: Any, fields: dict[str, Any]) -> Any:
     for parent in cls.__mro__[1:-1]:
         slots = parent.__dict__.get("__slots__", ())
         inherited.update([slots] if isinstance(slots, str) else slots)
-    content = {}
-    for name, value in cls.__dict__.items():
-        if name not in fields and name not in ("__dict__", "__weakref__"):
-            content[name] = value
+    content = {
+        name: value
+        for name, value in cls.__dict__.items()
+        if name not in fields and name not in ("__dict__", "__weakref__")
+    }
     content["__slots__"] = tuple(name for name in fields if name not in inherited)
     made = type(cls)(cls.__name__, cls.__bases__, content)
     made.__qualname__ = cls.__qualname__

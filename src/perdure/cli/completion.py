@@ -45,10 +45,10 @@ def words() -> dict[str, tuple[str, list[Word]]]:
     from perdure.cli.main import VERBS, parser_of
 
     shown = {verb: text for verb, (_, text) in VERBS.items() if text}
-    found = {}
-    for verb, text in shown.items():
-        found[verb] = (text, [_word(action) for action in parser_of(verb)._actions])
-    return found
+    return {
+        verb: (text, [_word(action) for action in parser_of(verb)._actions])
+        for verb, text in shown.items()
+    }
 
 
 def _word(action: Any) -> Word:

@@ -135,10 +135,9 @@ def _worst(findings: list[DoctorFinding]) -> str:
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
     """Return the settings that are not defaults: their value, as it may be written in a file, and
     where it came from."""
-    found = {}
-    for name, place in chosen.origin.items():
-        found[name] = (printed(name, getattr(chosen, name)), place)
-    return found
+    return {
+        name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
+    }
 
 
 def examine(

@@ -31,10 +31,11 @@ def finding(
     from perdure.host import process
 
     agent = logins.native_name(driver.name, names())
-    passed = {}
-    for name, value in environ.items():
-        if is_passed(name, (*ORDINARY, *driver.variables)):
-            passed[name] = value
+    passed = {
+        name: value
+        for name, value in environ.items()
+        if is_passed(name, (*ORDINARY, *driver.variables))
+    }
     if agent == driver.name:
         command = logins.question(agent, program)
     else:

@@ -153,10 +153,11 @@ def _wrapped(before: str, text: str, width: int) -> list[str]:
 
 def verdict(proofs: Sequence[ProveResult]) -> str:
     """Return the last line of the output."""
-    broken = {}
-    for proof in proofs:
-        if proof.broken:
-            broken[f"{proof.agent} {proof.version}"] = [check.id for check in proof.broken]
+    broken = {
+        f"{proof.agent} {proof.version}": [check.id for check in proof.broken]
+        for proof in proofs
+        if proof.broken
+    }
     changed = sum(len(proof.changed) for proof in proofs)
     if changed:
         differ = "answer differs" if changed == 1 else "answers differ"

@@ -105,9 +105,10 @@ def _by_agent(value: Any) -> dict[str, int]:
         pairs = dict(each.partition("=")[::2] for each in str(value).split(","))
     else:
         pairs = {"*": value}
-    found = {}
-    for name, jobs in pairs.items():
-        found[str(name).strip()] = _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0
+    found = {
+        str(name).strip(): _count(str(jobs).strip()) if not isinstance(jobs, bool) else 0
+        for name, jobs in pairs.items()
+    }
     if not all(name and jobs for name, jobs in found.items()):
         raise ValueError("expected a number, or numbers by agent such as claude=2,codex=1")
     return found

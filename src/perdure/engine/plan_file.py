@@ -240,9 +240,8 @@ def _in_seconds(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the plan with durations such as `90s` in seconds."""
 
     def converted(table: Mapping[str, Any]) -> dict[str, Any]:
-        found = {}
-        for key, value in table.items():
-            found[key] = duration(str(value)) if key == "timeout" else value
-        return found
+        return {
+            key: duration(str(value)) if key == "timeout" else value for key, value in table.items()
+        }
 
     return {**converted(raw), "tasks": [converted(task) for task in raw["tasks"]]}

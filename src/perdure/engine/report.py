@@ -191,9 +191,10 @@ def _workspace(place: Workspace | None, checkpoints: Sequence[Checkpoint]) -> di
 
 def why_of(report: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a run's report that `perdure why --json` prints."""
-    waits = {}
-    for key in ("state", "liveness", "reason", "run_after", "conditions", "posting"):
-        waits[key] = report[key]
+    waits = {
+        key: report[key]
+        for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")
+    }
     attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}
 

@@ -552,10 +552,11 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         raise Conflict(
             f"{opened.name} is open in the agent's own program", f"perdure take-back {opened.name}"
         )
-    others = []
-    for row in engine.store.find(limit=100_000):
-        if row.place == place.path and row.id != run.id:
-            others.append(row.name)
+    others = [
+        row.name
+        for row in engine.store.find(limit=100_000)
+        if row.place == place.path and row.id != run.id
+    ]
     if place.backend is Backend.HERE or others:
         engine.store.remove(run.id)
         return RemovedRuns(

@@ -302,10 +302,11 @@ def spawn(argv: list[bytes], cwd: bytes, outputs: tuple[int, int]) -> int:
     that this process was given. Return its pid. Raises OSError."""
     stdin, here = os.open("stdin", os.O_RDONLY), os.open(".", os.O_RDONLY)
     files = [(os.POSIX_SPAWN_DUP2, fd, to) for to, fd in enumerate((stdin, *outputs))]
-    defaults = []
-    for number in signal.valid_signals():
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
-            defaults.append(number)
+    defaults = [
+        number
+        for number in signal.valid_signals()
+        if number not in (signal.SIGKILL, signal.SIGSTOP)
+    ]
     try:
         os.chdir(cwd)
         return os.posix_spawnp(

@@ -79,9 +79,9 @@ def filled(run: WantedRun, given: AttemptDefaults) -> WantedRun:
 
 def _pod(pod: Pod, given: PodDefaults) -> Pod:
     parts = {*given.resources, *pod.resources}
-    resources = {}
-    for part in parts:
-        resources[part] = {**given.resources.get(part, {}), **(pod.resources.get(part) or {})}
+    resources = {
+        part: {**given.resources.get(part, {}), **(pod.resources.get(part) or {})} for part in parts
+    }
     return replace(
         pod,
         image_pull_policy=pod.image_pull_policy or given.image_pull_policy or "",

@@ -83,10 +83,11 @@ def claim(run: WantedRun) -> dict[str, Any]:
     """Return the volume claim of mode Claim. It has no owner, because the work outlives its
     TaskRun."""
     spec = run.spec
-    told = {}
-    for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent)):
-        if value:
-            told[f"{GROUP}/{name}"] = value
+    told = {
+        f"{GROUP}/{name}": value
+        for name, value in (("service", spec.service), ("task", spec.task), ("agent", spec.agent))
+        if value
+    }
     wanted: dict[str, Any] = {
         "accessModes": ["ReadWriteOncePod"],
         "resources": {"requests": {"storage": spec.workspace.size or SIZE}},
@@ -335,18 +336,11 @@ def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return tolerations with which a pod leaves an unresponsive node after 30 s instead of 300 s,
     unless the TaskRun has its own."""
     keys = {toleration.get("key") for toleration in given}
-    found = []
-    for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"):
-        if key not in keys:
-            found.append(
-                {
-                    "key": key,
-                    "operator": "Exists",
-                    "effect": "NoExecute",
-                    "tolerationSeconds": NODE_GONE_S,
-                }
-            )
-    return found
+    return [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE_S}
+        for key in ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        if key not in keys
+    ]
 
 
 def _may(path: str) -> bool:
@@ -362,16 +356,16 @@ def _may(path: str) -> bool:
 
 
 def _labels(spec: Spec) -> dict[str, str]:
-    found = {}
-    for name, value in spec.pod.labels.items():
-        if not any(own in name for own in OWN_LABELS):
-            found[name] = value
-    return found
+    return {
+        name: value
+        for name, value in spec.pod.labels.items()
+        if not any(own in name for own in OWN_LABELS)
+    }
 
 
 def _annotations(spec: Spec) -> dict[str, str]:
-    found = {}
-    for name, value in spec.pod.annotations.items():
-        if not name.startswith(f"{GROUP}/"):
-            found[name] = value
-    return found
+    return {
+        name: value
+        for name, value in spec.pod.annotations.items()
+        if not name.startswith(f"{GROUP}/")
+    }

@@ -159,10 +159,11 @@ class ClusterMemory:
         were last seen."""
         run.jobs = {job.name: job for job in jobs}
         there = {pod.uid: pod for pod in pods}
-        missing = {}
-        for uid, pod in run.pods.items():
-            if uid not in there:
-                missing[uid] = msgspec.structs.replace(pod, gone=True)
+        missing = {
+            uid: msgspec.structs.replace(pod, gone=True)
+            for uid, pod in run.pods.items()
+            if uid not in there
+        }
         run.pods = missing | there
 
     def tidy(self, run: RememberedRun, closed: int) -> None:

@@ -51,10 +51,11 @@ class Secrets:
         Regions, addresses and the like are not among them, so that they stay readable in the
         agent's output."""
         every = [*self.agent.items(), *self.store.items(), *self.git.items()]
-        plain = []
-        for name, value in every:
-            if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value)):
-                plain.append(value)
+        plain = [
+            value
+            for name, value in every
+            if TELLING.search(name) or (len(value) >= LIKELY and not _speaks(value))
+        ]
         return plain + [word for _, value in every if (word := _password(value))]
 
     def redactor(self) -> Redactor:

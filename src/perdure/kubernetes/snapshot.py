@@ -146,10 +146,11 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
     run, attempt = _whose(meta)
     if not run or controller(meta) != (KIND, run):
         return None
-    true = {}
-    for each in status.get("conditions") or ():
-        if each.get("status") == "True":
-            true[str(each.get("type"))] = each
+    true = {
+        str(each.get("type")): each
+        for each in status.get("conditions") or ()
+        if each.get("status") == "True"
+    }
     failed = true.get("Failed")
     return JobSeen(
         name=meta["name"],

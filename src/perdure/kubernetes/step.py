@@ -415,10 +415,11 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
     if due > now:
         return _told(run, status, due)
     fenced = run.spec.workspace.mode != "Claim"
-    left = []
-    for pod in (*seen.pods, *seen.foreign):
-        if pod.live and not (fenced and outcomes.overdue(pod, now)):
-            left.append(pod)
+    left = [
+        pod
+        for pod in (*seen.pods, *seen.foreign)
+        if pod.live and not (fenced and outcomes.overdue(pod, now))
+    ]
     if left:
         message = f"the pod of attempt {left[0].attempt} still exists"
         held = Held("PodLeaving", message)

@@ -54,12 +54,12 @@ class TaskRuns:
     def list(self, *, everywhere: bool = False) -> list[Object]:
         """Return all TaskRuns of the namespace, or of all namespaces."""
         with self._said(""):
-            found = []
-            for each in self._client.list(
-                self._kind, namespace="*" if everywhere else self.namespace
-            ):
-                found.append(dict(each))
-            return found
+            return [
+                dict(each)
+                for each in self._client.list(
+                    self._kind, namespace="*" if everywhere else self.namespace
+                )
+            ]
 
     def get(self, name: str) -> Object:
         with self._said(name):

@@ -103,15 +103,14 @@ def decide(
     rules: Sequence[ApprovalRule], *, run: str, repository: str, tool: str, given: Mapping[str, Any]
 ) -> ApprovalRule | None:
     """Return the rule that decides about a call, or None if a person has to be asked."""
-    fitting = []
-    for each in rules:
-        if (
-            each.tool == tool
-            and each.run in ("", run)
-            and each.repository in ("", repository)
-            and _fits(each, given)
-        ):
-            fitting.append(each)
+    fitting = [
+        each
+        for each in rules
+        if each.tool == tool
+        and each.run in ("", run)
+        and each.repository in ("", repository)
+        and _fits(each, given)
+    ]
     denying = [each for each in fitting if each.decision == "deny"]
     return next(iter(denying or fitting), None)
 

@@ -292,9 +292,10 @@ def _moved(seen: dict[str, Any]) -> str:
 def _saved(attempt: dict[str, Any]) -> list[str]:
     """Return lines about the newest checkpoint of the attempt, and about a missing one."""
     kept = attempt["checkpoints"]
-    lines = []
-    for reason in attempt["missed_checkpoints"][-1:]:
-        lines.append(f"no checkpoint could be taken: {one_line(reason, 160)}")
+    lines = [
+        f"no checkpoint could be taken: {one_line(reason, 160)}"
+        for reason in attempt["missed_checkpoints"][-1:]
+    ]
     if kept:
         last = kept[-1]
         if len(kept) > 1:

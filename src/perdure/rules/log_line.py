@@ -118,10 +118,11 @@ def line_of(record: Record) -> str:
         case CopyMissed(reason=reason):
             return f"perdure's copy of the conversation is behind: {reason}"
         case FilesPlanned(files=changes):
-            odd = []
-            for change in changes:
-                if change.action not in ("written", "same"):
-                    odd.append(f"{change.action} {one_line(change.name, 60)}")
+            odd = [
+                f"{change.action} {one_line(change.name, 60)}"
+                for change in changes
+                if change.action not in ("written", "same")
+            ]
             return f"  task files: {len(changes)}" + (
                 f" ({one_line(', '.join(odd), 200)})" if odd else ""
             )

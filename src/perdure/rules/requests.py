@@ -73,10 +73,9 @@ def requests_of(
 ) -> tuple[AgentRequest, ...]:
     """Return the requests that an attempt ends with. A call that a person has already allowed or
     refused is left out: something other than a missing answer stopped it."""
-    decided = set()
-    for each in earlier:
-        if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY):
-            decided.add(each.sha256)
+    decided = {
+        each.sha256 for each in earlier if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
+    }
     found: dict[str, AgentRequest] = {}
     for call in calls:
         try:
@@ -114,9 +113,10 @@ def detail(request: AgentRequest) -> str:
     if not asked:
         return f"it waits for a person to allow a call: {request.tool} {request.summary}"[:400]
     texts = " ".join(str(each.get("question", "")) for each in asked)
-    labels = []
-    for option in chain.from_iterable(options_of(each) for each in asked):
-        labels.append(str(option.get("label", "")))
+    labels = [
+        str(option.get("label", ""))
+        for option in chain.from_iterable(options_of(each) for each in asked)
+    ]
     options = f" ({', '.join(labels)})" if labels else ""
     return f"it asks: {' '.join(texts.split())}{options}"[:400]
 
@@ -192,13 +192,14 @@ def payload_lines(request: AgentRequest) -> list[str]:
         return [visible(request.payload)]
     if not isinstance(given, dict):
         return [visible(json.dumps(given, ensure_ascii=False))]
-    values = {}
-    for key, value in given.items():
-        values[key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    found = []
-    for key, value in values.items():
-        found.append(visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n")))
-    return found
+    values = {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in given.items()
+    }
+    return [
+        visible(f"{key}: {value}".replace("\r", "\\r").replace("\n", "\\n"))
+        for key, value in values.items()
+    ]
 
 
 def shown_lines(request: AgentRequest) -> list[str]:

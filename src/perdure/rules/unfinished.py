@@ -234,9 +234,10 @@ def asked(question: QuestionAsked, last: str = "") -> str:
 def denials(ends: OpenEnds) -> str:
     """Return one sentence with the denied calls and how often each was denied."""
     total = sum(ends.denied.values()) + ends.more
-    first = []
-    for call, count in list(ends.denied.items())[:NAMED]:
-        first.append(f"{_call(call)} ({count} times)" if count > 1 else _call(call))
+    first = [
+        f"{_call(call)} ({count} times)" if count > 1 else _call(call)
+        for call, count in list(ends.denied.items())[:NAMED]
+    ]
     beyond = len(ends.denied) + ends.more - NAMED
     more = f" and {beyond} more" if beyond > 0 else ""
     calls = "1 call was" if total == 1 else f"{total} calls were"

@@ -79,10 +79,9 @@ class Patient(H11Protocol):
     def _finds_room(self) -> bool:
         """Return whether this connection may stay. If there are too many, closes a waiting one for
         it."""
-        others = []
-        for each in self.connections:
-            if isinstance(each, Patient) and each is not self:
-                others.append(each)
+        others = [
+            each for each in self.connections if isinstance(each, Patient) and each is not self
+        ]
         if not self._proxies.is_near(self.address):
             same = [each for each in others if each.address == self.address]
             if len(same) >= PER_ADDRESS_MOST:

@@ -57,10 +57,10 @@ class Accounts(Keeping):
         return int(self._rows("seats_taken_under", rule=rule)[0]["taken"])
 
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
-        found = []
-        for row in self._rows("latest_attempts", agent=agent, limit=limit):
-            found.append(noun_of(row["body"], Attempt))
-        return found
+        return [
+            noun_of(row["body"], Attempt)
+            for row in self._rows("latest_attempts", agent=agent, limit=limit)
+        ]
 
 
 def no_seat(write: Write, seat: Seat) -> bool:

@@ -23,9 +23,9 @@ class StoredRequests(Keeping):
 
     def open_requests(self, limit: int = 1000) -> Sequence[AgentRequest]:
         now = self.now()
-        found = []
-        for row in self._rows("open_requests", limit=limit):
-            found.append(noun_of(row["body"], AgentRequest))
+        found = [
+            noun_of(row["body"], AgentRequest) for row in self._rows("open_requests", limit=limit)
+        ]
         return [each for each in found if each.expires > now]
 
     def answer(
@@ -74,10 +74,9 @@ class StoredRequests(Keeping):
                 0,
                 [RequestAnswered(number=number, answer=answer.value, by=request.by, words=words)],
             )
-            left = []
-            for each in stored.of_run(write, run.id):
-                if each.state is RequestState.OPEN:
-                    left.append(each)
+            left = [
+                each for each in stored.of_run(write, run.id) if each.state is RequestState.OPEN
+            ]
             if left:
                 return run, request
             reason = f"request {number} was answered"

@@ -47,19 +47,14 @@ class Boards(StoreReads):
             rows = cursor.execute(
                 SQL["board_asking" if group == ASKING else "board"], values
             ).fetchall()
-            newest = []
-            for row in rows:
-                newest.append(
-                    cursor.execute(
-                        SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}
-                    ).fetchall()
-                )
-        found = []
-        for row, attempts in zip(rows, newest, strict=True):
-            found.append(
-                _row_of(row, [noun_of(each["body"], Attempt) for each in reversed(attempts)])
-            )
-        return found
+            newest = [
+                cursor.execute(SQL["newest_attempts"], {"run": row["id"], "limit": PIPS}).fetchall()
+                for row in rows
+            ]
+        return [
+            _row_of(row, [noun_of(each["body"], Attempt) for each in reversed(attempts)])
+            for row, attempts in zip(rows, newest, strict=True)
+        ]
 
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
         found = {ASKING: 0, **{str(state): 0 for state in RunState}}
@@ -98,17 +93,15 @@ class Boards(StoreReads):
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
         from perdure.protocols import FailedAttempt
 
-        found = []
-        for row in self._rows("failed_attempts", since=since, limit=limit):
-            found.append(
-                FailedAttempt(
-                    row["name"] if row["removed"] is None else "",
-                    row["agent"],
-                    RunState(row["state"]),
-                    noun_of(row["body"], Attempt),
-                )
+        return [
+            FailedAttempt(
+                row["name"] if row["removed"] is None else "",
+                row["agent"],
+                RunState(row["state"]),
+                noun_of(row["body"], Attempt),
             )
-        return found
+            for row in self._rows("failed_attempts", since=since, limit=limit)
+        ]
 
 
 def pattern(words: str) -> str:

@@ -72,10 +72,9 @@ class StoreCounts(StoreReads):
         self, ended: int, run: str, number: int, limit: int = 1000
     ) -> Sequence[tuple[SessionKey, Attempt]]:
         rows = self._rows("ended_after", ended=ended, run=run, number=number, limit=limit)
-        found = []
-        for row in rows:
-            found.append((SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)))
-        return found
+        return [
+            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
+        ]
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
         return [record_of(row) for row in self._rows("attempt_marks", run=run, attempt=attempt)]

@@ -107,10 +107,11 @@ class Postings(Inbox):
             write.note(run.id, 0, events)
             if condition is not None and condition.type in ASKING:
                 write.deed("person_needed", one_line(condition.message, 400), run=run.id)
-            kept = []
-            for each in run.conditions:
-                if each.type not in ((condition.type if condition else ""), solved):
-                    kept.append(each)
+            kept = [
+                each
+                for each in run.conditions
+                if each.type not in ((condition.type if condition else ""), solved)
+            ]
             found = (*kept, *([replace(condition, at=write.now)] if condition else []))
             if found == run.conditions:
                 return run

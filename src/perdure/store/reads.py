@@ -108,10 +108,10 @@ class StoreReads:
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
         now = self.now()
-        found = []
-        for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now)):
-            found.append(run_of(row))
-        return found
+        return [
+            run_of(row)
+            for row in self._rows("due", now=now, limit=limit, **host_values(self._host, now))
+        ]
 
     def placed(self) -> Sequence[PlacedRun]:
         return [placed_of(row) for row in self._rows("placed")]
@@ -136,22 +136,21 @@ class StoreReads:
         return [noun_of(row["body"], Attempt) for row in self._rows("attempts", run=run_id)]
 
     def contexts(self, run_id: str) -> Sequence[Context]:
-        found = []
-        for row in self._rows("contexts", run=run_id):
-            found.append(Context(row["version"], row["text"], row["at"], given_of(row)))
-        return found
+        return [
+            Context(row["version"], row["text"], row["at"], given_of(row))
+            for row in self._rows("contexts", run=run_id)
+        ]
 
     def latest(self, run_id: str, limit: int = 1000, before: int = ALL) -> Sequence[Record]:
-        found = []
-        for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before)):
-            found.append(record_of(row))
-        return found
+        return [
+            record_of(row)
+            for row in reversed(self._rows("latest", run=run_id, limit=limit, before=before))
+        ]
 
     def history(self, run_id: str, after: int = 0, limit: int = 1000) -> Sequence[Record]:
-        found = []
-        for row in self._rows("history", run=run_id, after=after, limit=limit):
-            found.append(record_of(row))
-        return found
+        return [
+            record_of(row) for row in self._rows("history", run=run_id, after=after, limit=limit)
+        ]
 
     def journal(self, after: int = 0, limit: int = 1000) -> Sequence[Record]:
         return [record_of(row) for row in self._rows("journal", after=after, limit=limit)]
@@ -182,10 +181,9 @@ class StoreReads:
         self, since: int, until: int, agent: str = "", scope: str = ""
     ) -> Sequence[tuple[SessionKey, Attempt]]:
         rows = self._rows("ended_attempts", since=since, until=until, agent=agent, scope=scope)
-        found = []
-        for row in rows:
-            found.append((SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)))
-        return found
+        return [
+            (SessionKey(row["agent"], row["scope"]), noun_of(row["body"], Attempt)) for row in rows
+        ]
 
     def run_of(self, key: SessionKey) -> TaskRun | None:
         rows = self._rows("newest_of_scope", **key_values(key))

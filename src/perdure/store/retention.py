@@ -189,10 +189,11 @@ class Keeping(StoreReads):
 
         back: dict[str, None] = {}
         for run_id in run_ids:
-            resets = []
-            for record in self.history(run_id, limit=1_000_000):
-                if isinstance(record.event, RunReset):
-                    resets.append(record.event)
+            resets = [
+                record.event
+                for record in self.history(run_id, limit=1_000_000)
+                if isinstance(record.event, RunReset)
+            ]
             run = self.get(run_id)
             key = SessionKey(run.spec.agent, run.scope)
             lineage = self.lineage(key) if resets else ()

@@ -106,9 +106,10 @@ def broker(url: str, login: tuple[str, str], scratch: Path) -> Iterator[dict[str
 def expected(url: str, user: str, secret: str) -> dict[str, str]:
     """Return the only prompts that are answered, with their answers."""
     scheme, _, rest = url.partition("://")
-    passwords = {}
-    for name in (user, quote(user, safe="")):
-        passwords[f"Password for '{scheme}://{name}@{rest}': "] = secret
+    passwords = {
+        f"Password for '{scheme}://{name}@{rest}': ": secret
+        for name in (user, quote(user, safe=""))
+    }
     return {f"Username for '{url}': ": user, **passwords}
 
 

@@ -93,11 +93,11 @@ def _stashes(repository: Git) -> list[list[str]]:
         "refs/stash",
         "--",
     )
-    found = []
-    for line in repository.run(*words, good=(0, FATAL)).text.split("\n"):
-        if " " in line:
-            found.append(line.split(" ", 1))
-    return found
+    return [
+        line.split(" ", 1)
+        for line in repository.run(*words, good=(0, FATAL)).text.split("\n")
+        if " " in line
+    ]
 
 
 def to_json(found: Branches) -> dict[str, Any]:
@@ -109,9 +109,9 @@ def to_json(found: Branches) -> dict[str, Any]:
 def read(said: Any) -> Branches:
     """Parse and check what `to_json` wrote. Raises ValueError, TypeError, AttributeError."""
     refs = {str(name): str(oid) for name, oid in said.get("refs", {}).items()}
-    stashes = []
-    for oid, text in said.get("stashes", []):
-        stashes.append([str(oid), " ".join(str(text).split())[:500]])
+    stashes = [
+        [str(oid), " ".join(str(text).split())[:500]] for oid, text in said.get("stashes", [])
+    ]
     if not all(map(_NAME.fullmatch, refs)) or not all(
         _OID.fullmatch(oid) for oid in [*refs.values(), *(oid for oid, _ in stashes)]
     ):

@@ -317,10 +317,11 @@ def _stands_elsewhere(
     )
     with desk(places, looker) as made:
         before, now = made.entries(f"{looker.head}^{{tree}}"), made.entries(made.photograph(looker))
-    wanted = {}
-    for name in before.keys() | now.keys():
-        if before.get(name) != now.get(name):
-            wanted[name] = now.get(name)
+    wanted = {
+        name: now.get(name)
+        for name in before.keys() | now.keys()
+        if before.get(name) != now.get(name)
+    }
     for tip in dict.fromkeys(refs.text.split()):
         there = entries(repository.run("ls-tree", "-r", "-z", "--full-tree", tip).stdout)
         if all(there.get(name) == entry for name, entry in wanted.items()):
@@ -377,10 +378,11 @@ def _unsaved_refs(
 
 def _logged(admin: Path) -> list[str]:
     """Return the commits that HEAD has named, newest first."""
-    tips = []
-    for line in read_all(admin / "logs/HEAD").splitlines():
-        if line.count(" ") > 1:
-            tips.append(line.split(" ", 2)[1])
+    tips = [
+        line.split(" ", 2)[1]
+        for line in read_all(admin / "logs/HEAD").splitlines()
+        if line.count(" ") > 1
+    ]
     return [oid for oid in dict.fromkeys(reversed(tips)) if _OID.fullmatch(oid) and oid.strip("0")]
 
 

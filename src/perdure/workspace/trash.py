@@ -196,10 +196,11 @@ def _read(path: Path) -> Entry:
 
 def find(directories: Sequence[Path], name: str) -> Entry:
     """Return the entry with this id, or with a unique prefix of it. Raises NotFound."""
-    found = []
-    for entry in chain.from_iterable(entries(directory) for directory in directories):
-        if entry.id.startswith(name):
-            found.append(entry)
+    found = [
+        entry
+        for entry in chain.from_iterable(entries(directory) for directory in directories)
+        if entry.id.startswith(name)
+    ]
     exact = [entry for entry in found if entry.id == name]
     if len(exact or found) != 1 or not name:
         if found and name:

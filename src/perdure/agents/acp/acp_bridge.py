@@ -433,10 +433,11 @@ async def settle(
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
     if order["model"]:
-        choices = []
-        for option in getattr(opened, "config_options", None) or []:
-            if option.category == "model":
-                choices.append(option)
+        choices = [
+            option
+            for option in getattr(opened, "config_options", None) or []
+            if option.category == "model"
+        ]
         if not choices:
             raise BridgeRefused("the agent does not let its model be chosen")
         offered = list(values(choices[0].options))

@@ -282,11 +282,9 @@ class AcpDriver:
         too; the others get only the user's arguments."""
         if self.native.name != "gemini":
             return list(launch.spec.agent_args)
-        found = []
-        for word in self._fresh(launch).argv[1:]:
-            if word != "--output-format=stream-json":
-                found.append(word)
-        return found
+        return [
+            word for word in self._fresh(launch).argv[1:] if word != "--output-format=stream-json"
+        ]
 
     def _directories(self, launch: Launch) -> Sequence[Path]:
         """Return the directories that Codex must be able to write to for a commit."""

@@ -240,10 +240,11 @@ class ClaudeDriver:
             # The CLI counts the cost of this process only, also after a resume (2.1.329), and
             # checks it after each reply.
             argv.append(f"--max-budget-usd={launch.budget_usd:.6f}")
-        env = {}
-        for name, value in {**_UNATTENDED, **_compact(launch)}.items():
-            if name not in launch.spec.env:
-                env[name] = value
+        env = {
+            name: value
+            for name, value in {**_UNATTENDED, **_compact(launch)}.items()
+            if name not in launch.spec.env
+        }
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),

@@ -194,9 +194,10 @@ def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
     cut off."""
     if found.get("isSynthetic") is not True:
         return
-    said = []
-    for block in json_lines.items(json_lines.part(found, "message", "content")):
-        said.append(json_lines.text(block.get("text"), SUMMARY))
+    said = [
+        json_lines.text(block.get("text"), SUMMARY)
+        for block in json_lines.items(json_lines.part(found, "message", "content"))
+    ]
     if isinstance(found.get("refused_message_id"), str):
         yield ReplyCut("refusal")
     elif any(words.startswith(_LIMIT_HIT) for words in said):
@@ -242,9 +243,10 @@ def _argument(given: Any) -> str:
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
     """Return the rejected calls by id, each with what rejected it: `hook` or `permissions`."""
-    told = {}
-    for meta in json_lines.items(found.get("tool_result_meta")):
-        told[json_lines.text(meta.get("id"), SUMMARY)] = meta.get("permission_decision")
+    told = {
+        json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
+        for meta in json_lines.items(found.get("tool_result_meta"))
+    }
     return {
         key: "hook" if json_lines.part(decision, "source") == "hook" else "permissions"
         for key, decision in told.items()
@@ -297,10 +299,11 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
         ]
     else:
         errors = []
-    facts = {}
-    for name in _FACTS:
-        if isinstance(found.get(name), (str, int)):
-            facts[name] = json_lines.text(str(found[name]), SUMMARY)
+    facts = {
+        name: json_lines.text(str(found[name]), SUMMARY)
+        for name in _FACTS
+        if isinstance(found.get(name), (str, int))
+    }
     ended = TurnEnded(
         ok=found.get("is_error") is False and found.get("subtype") == "success",
         text=json_lines.text(found.get("result")) or json_lines.text("\n".join(errors)),
@@ -349,9 +352,10 @@ def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
     found = json_lines.read(results[-1]) if results else None
     if found is None or found.get("type") != "result":
         return []
-    calls = []
-    for denial in json_lines.items(found.get("permission_denials")):
-        calls.append(_open_call(denial, "tool_name", "tool_use_id", "tool_input"))
+    calls = [
+        _open_call(denial, "tool_name", "tool_use_id", "tool_input")
+        for denial in json_lines.items(found.get("permission_denials"))
+    ]
     deferred = found.get("deferred_tool_use")
     if isinstance(deferred, dict) and deferred.get("id") in hook_words(directory, "parked"):
         calls.append(_open_call(deferred, "name", "id", "input", parked=True))

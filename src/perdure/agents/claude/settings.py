@@ -92,9 +92,10 @@ def _with_hooks(own: Any, directory: str) -> dict[str, Any]:
     }
     for event, entries in ours.items():
         there = hooks.get(event)
-        added = []
-        for matcher, command in entries:
-            added.append({"matcher": matcher, "hooks": [{"type": "command", "command": command}]})
+        added = [
+            {"matcher": matcher, "hooks": [{"type": "command", "command": command}]}
+            for matcher, command in entries
+        ]
         hooks[event] = [*(there if isinstance(there, list) else []), *added]
     return hooks
 

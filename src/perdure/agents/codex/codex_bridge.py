@@ -253,10 +253,11 @@ class Thread:
         """Wait until the user's MCP servers have started or failed, or the wait is over. Nothing is
         printed before, because the first output line means that all long-lived processes are
         running."""
-        names = set()
-        for name, each in servers.items():
-            if isinstance(each, dict) and each.get("enabled") is not False:
-                names.add(name)
+        names = {
+            name
+            for name, each in servers.items()
+            if isinstance(each, dict) and each.get("enabled") is not False
+        }
         late = time.monotonic() + SERVERS_S
         while names - self.started() and (left := late - time.monotonic()) > 0:
             if select.select([self.server.lines.fd], [], [], left)[0]:
@@ -265,10 +266,11 @@ class Thread:
 
     def started(self) -> set[str]:
         """Return the names of the MCP servers that have started or failed."""
-        told = []
-        for message in self.server.news:
-            if message["method"] == "mcpServer/startupStatus/updated":
-                told.append(message.get("params") or {})
+        told = [
+            message.get("params") or {}
+            for message in self.server.news
+            if message["method"] == "mcpServer/startupStatus/updated"
+        ]
         return {str(each.get("name")) for each in told if each.get("status") != "starting"}
 
     def turn(self, prompt: str) -> bool:
@@ -292,10 +294,9 @@ class Thread:
         self.server.call("thread/backgroundTerminals/clean", threadId=self.id)
         self.tell()
         if self.ended.get("status") == "completed":
-            used = {}
-            for name, count in self.usage.items():
-                if name != "totalTokens":
-                    used[snake(name)] = count
+            used = {
+                snake(name): count for name, count in self.usage.items() if name != "totalTokens"
+            }
             say("turn.completed", usage=used, turn_id=self.turn_id)
             return True
         words = (

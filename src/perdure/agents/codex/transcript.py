@@ -136,10 +136,11 @@ def prompts(content: bytes) -> Iterator[Prompt]:
 
 def prompt_of(message: Any) -> str:
     """Return the text of a prompt; empty for a message that Codex itself added."""
-    texts = []
-    for item in json_lines.items(json_lines.part(message, "content")):
-        if isinstance(item.get("text"), str):
-            texts.append(item["text"])
+    texts = [
+        item["text"]
+        for item in json_lines.items(json_lines.part(message, "content"))
+        if isinstance(item.get("text"), str)
+    ]
     origins = json_lines.items(
         json_lines.part(
             message, "internal_chat_message_metadata_passthrough", "content_item_metadata"

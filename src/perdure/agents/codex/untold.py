@@ -104,10 +104,11 @@ def _after(
     if failed:
         return found
     # The agent went on with another call, so an earlier stop by the sandbox no longer blocks it.
-    kept = []
-    for each in found:
-        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary)):
-            kept.append(each)
+    kept = [
+        each
+        for each in found
+        if not (isinstance(each, ToolDenied) and (each.by == "sandbox" or each.summary == summary))
+    ]
     return [
         replace(each, settled=True) if isinstance(each, QuestionAsked) else each for each in kept
     ]

@@ -53,10 +53,11 @@ def transcript(home: Path, session_id: str) -> Path | None:
     It may hold no prompt."""
     if not is_id(session_id):
         return None
-    found = []
-    for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl"):
-        if _id_of(path) == session_id:
-            found.append(path)
+    found = [
+        path
+        for path in home.glob(f"tmp/*/chats/session-*-{session_id[:8]}.jsonl")
+        if _id_of(path) == session_id
+    ]
     return max(found, key=_rank, default=None)
 
 

@@ -132,10 +132,9 @@ class OpenCodeArchive:
                     )
                 )
         for (row,) in _rows(home, _REVERT, session_id):
-            place = {}
-            for name, key in _row(row).items():
-                if name in ("messageID", "partID"):
-                    place[name] = key
+            place = {
+                name: key for name, key in _row(row).items() if name in ("messageID", "partID")
+            }
             told.append(
                 _line(
                     {"type": "revert", "id": json_lines.text(place.get("messageID")), "data": place}

@@ -180,21 +180,19 @@ def prove(
             there = SCENES
         else:
             there = scenes.BY_ITS_WORD
-        played = []
-        for scene in there:
-            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows)):
-                played.append(scene)
+        played = [
+            scene
+            for scene in there
+            if (scene.quick or not quick) and (not only or set(only) & set(scene.rows))
+        ]
         scratch = Path(tempfile.mkdtemp(prefix="pp"))
         try:
             done = 0
             with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-                playing = []
-                for number, scene in enumerate(played):
-                    playing.append(
-                        pool.submit(
-                            _play, scene, candidate, scratch / str(number), environ, stopping
-                        )
-                    )
+                playing = [
+                    pool.submit(_play, scene, candidate, scratch / str(number), environ, stopping)
+                    for number, scene in enumerate(played)
+                ]
                 answers: dict[str, tuple[RowFinding, float]] = {}
                 for each in playing:
                     progress(candidate, done, len(played))

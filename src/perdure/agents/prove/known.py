@@ -66,9 +66,10 @@ def take_over(report: Path, file: Path = FILE) -> None:
     for agent in sorted(agents):
         proofs = []
         for version in sorted(agents[agent], key=_order):
-            lines = []
-            for row, answer in agents[agent][version].items():
-                lines.append(f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}")
+            lines = [
+                f"   {json.dumps(row)}: {json.dumps(answer, ensure_ascii=False)}"
+                for row, answer in agents[agent][version].items()
+            ]
             proofs.append(f"  {json.dumps(version)}: {{\n" + ",\n".join(lines) + "\n  }")
         versions.append(f" {json.dumps(agent)}: {{\n" + ",\n".join(proofs) + "\n }")
     file.write_text(

@@ -95,10 +95,11 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
     yield grows(
         bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN]
     )
-    unknown = []
-    for event in chain.from_iterable(ran.events for ran in (first, second)):
-        if isinstance(event, Unrecognised):
-            unknown.append(event.text)
+    unknown = [
+        event.text
+        for event in chain.from_iterable(ran.events for ran in (first, second))
+        if isinstance(event, Unrecognised)
+    ]
     yield RowFinding(
         "output-known",
         not unknown,
@@ -303,10 +304,11 @@ def prompts(stage: Stage) -> Iterator[RowFinding]:
     session, lost, labelled = "", [], False
     for prompt in PROMPTS:
         ran = stage.run(prompt, resume(session) if session else None)
-        said = []
-        for message in chain.from_iterable(request.messages for request in ran.requests):
-            if message.role == "user":
-                said.append(message.text.strip())
+        said = [
+            message.text.strip()
+            for message in chain.from_iterable(request.messages for request in ran.requests)
+            if message.role == "user"
+        ]
         if not ran.ok or not any(text.endswith(prompt) for text in said):
             lost.append(prompt)
         labelled = labelled or prompt not in said

@@ -130,10 +130,9 @@ class Stage:
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
         )
-        kept = {}
-        for name, value in self.environ.items():
-            if name in ("PATH", "IS_SANDBOX"):
-                kept[name] = value
+        kept = {
+            name: value for name, value in self.environ.items() if name in ("PATH", "IS_SANDBOX")
+        }
         places = {
             "HOME": str(self.directory / "home"),
             "TMPDIR": str(self.directory / "tmp"),
@@ -218,18 +217,18 @@ class Stage:
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
         """Return the command line and variables without those that differ between the permissions
         levels."""
-        commands = []
-        for level in Permissions:
-            commands.append(
-                self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
-            )
+        commands = [
+            self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
+            for level in Permissions
+        ]
         argv = tuple(
             word for word in commands[0].argv if all(word in command.argv for command in commands)
         )
-        env = {}
-        for name, value in commands[0].env.items():
-            if all(command.env.get(name) == value for command in commands):
-                env[name] = value
+        env = {
+            name: value
+            for name, value in commands[0].env.items()
+            if all(command.env.get(name) == value for command in commands)
+        }
         return argv, env
 
     # The agent's conversations

@@ -123,9 +123,10 @@ def _opencode(url: str) -> dict[str, Any]:
     """Return OpenCode's configuration. The provider's package is built into OpenCode. The number of
     its retries cannot be set: six requests in 73 s."""
     options = {"baseURL": f"{url}/v1", "apiKey": DUMMY}
-    models = {}
-    for name in ("rehearsal", "some-model"):
-        models[name] = {"limit": {"context": 100_000, "output": 4_000}}
+    models = {
+        name: {"limit": {"context": 100_000, "output": 4_000}}
+        for name in ("rehearsal", "some-model")
+    }
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "Rehearsal",

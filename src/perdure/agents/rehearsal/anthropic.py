@@ -127,11 +127,10 @@ class Anthropic:
         yield event("message_stop", {})
 
     def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
-        blocks = []
-        for each in content(cue.actions):
-            blocks.append(
-                {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
-            )
+        blocks = [
+            {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
+            for each in content(cue.actions)
+        ]
         return _message(conversation.model, cue.tokens, blocks, _stop(cue))
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:

@@ -69,10 +69,11 @@ class Chat:
     ) -> ScriptedConversation:
         """Return the request in the common form. OpenCode sends a request without tools only for
         titles and summaries, so such a request is a side request."""
-        tools = []
-        for tool in items(body, "tools"):
-            if isinstance(tool.get("function"), dict):
-                tools.append(str(tool["function"].get("name", "")))
+        tools = [
+            str(tool["function"].get("name", ""))
+            for tool in items(body, "tools")
+            if isinstance(tool.get("function"), dict)
+        ]
         return ScriptedConversation(
             tuple(chain.from_iterable(_messages(entry) for entry in items(body, "messages"))),
             session=headers.get("x-session-affinity") or headers.get("x-opencode-session") or "",

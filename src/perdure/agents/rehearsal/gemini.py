@@ -108,9 +108,10 @@ class Gemini:
         yield cue.tokens
 
     def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
-        parts = []
-        for each in content(cue.actions):
-            parts.append({"text": each.text} if isinstance(each, Say) else _call(each))
+        parts = [
+            {"text": each.text} if isinstance(each, Say) else _call(each)
+            for each in content(cue.actions)
+        ]
         return _response(parts, cue)
 
     def refusal(self, failure: Fail | Limit, now: float) -> Refusal:

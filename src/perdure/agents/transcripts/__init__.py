@@ -88,10 +88,10 @@ def prompts_since(driver: AgentDriver, path: Path, earlier: Snapshot | None) -> 
     try:
         with path.open("rb") as file:
             if earlier and driver.abilities.rewinds:
-                found = []
-                for prompt in driver.prompts(file.read())[earlier.turns :]:
-                    found.append(fingerprint(prompt.text))
-                return found
+                return [
+                    fingerprint(prompt.text)
+                    for prompt in driver.prompts(file.read())[earlier.turns :]
+                ]
             file.seek(earlier.size if earlier else 0)
             return [fingerprint(prompt.text) for prompt in driver.prompts(file.read())]
     except OSError:

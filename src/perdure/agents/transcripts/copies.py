@@ -276,10 +276,11 @@ class Copies:
             staged = place.with_name(f".{place.name}.perdure")
             private_directories(place.parent)
             _copy_new(mended, staged, len(content))
-            aside = []
-            for old in dict.fromkeys((place, *remains)):
-                if os.path.lexists(old):
-                    aside.append(str(move_aside(old, UNUSABLE)))
+            aside = [
+                str(move_aside(old, UNUSABLE))
+                for old in dict.fromkeys((place, *remains))
+                if os.path.lexists(old)
+            ]
             staged.replace(place)
             sync(place.parent)
         except (OSError, ValueError) as error:
@@ -430,10 +431,11 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
     if main is None:
         return
     yield CopyPart(session_id, MAIN, main.size, main.kept)
-    there = []
-    for path in _regular_files(directory / BESIDE):
-        if UNUSABLE not in path.name:
-            there.append(str(path.relative_to(directory)))
+    there = [
+        str(path.relative_to(directory))
+        for path in _regular_files(directory / BESIDE)
+        if UNUSABLE not in path.name
+    ]
     for name in sorted(there):
         found = known_of(directory / name, known.get(name))
         if found is not None:
@@ -472,10 +474,11 @@ def _copy_new(source: Path, target: Path, size: int) -> None:
 def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
     """Return the files that belong to a conversation, by the names of their copies, without files
     that perdure moved aside."""
-    found = []
-    for file in chain.from_iterable(_regular_files(source) for source in sources):
-        if UNUSABLE not in file.name:
-            found.append(file)
+    found = [
+        file
+        for file in chain.from_iterable(_regular_files(source) for source in sources)
+        if UNUSABLE not in file.name
+    ]
     return {f"{BESIDE}/{file.relative_to(top)}": file for file in found}
 
 

@@ -195,9 +195,10 @@ def reset_arguments(parser: argparse.ArgumentParser) -> None:
 def reset_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.sweeper import Target, reset
 
-    given = {}
-    for name in ("agent", "repo", "branch", "issue", "service", "task"):
-        given[name] = getattr(arguments, name)
+    given = {
+        name: getattr(arguments, name)
+        for name in ("agent", "repo", "branch", "issue", "service", "task")
+    }
     if arguments.name and any(given.values()):
         raise UsageError("a run's name excludes these flags", "perdure reset NAME")
     cleared = reset(

@@ -115,10 +115,11 @@ def _unlink(arguments: argparse.Namespace) -> int:
 
     state = settings().state
     linked = list(dict.fromkeys(home.agent for home in Remembered(state).all()))
-    agents = []
-    for agent in agents_of(arguments.agents):
-        if agent in linked or agent in arguments.agents:
-            agents.append(agent)
+    agents = [
+        agent
+        for agent in agents_of(arguments.agents)
+        if agent in linked or agent in arguments.agents
+    ]
     moved = list(
         chain.from_iterable(
             unlink(
@@ -155,12 +156,10 @@ def _progress() -> Any:
 
 
 def report_of(moved: Sequence[MovedDirectory]) -> list[dict[str, Any]]:
-    found = []
-    for each in moved:
-        found.append(
-            {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
-        )
-    return found
+    return [
+        {**asdict(each.linked), **asdict(each.taken), "kept": each.kept, "line": each.line}
+        for each in moved
+    ]
 
 
 def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what: str) -> None:

@@ -152,20 +152,19 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
         return
     names = short_ids([entry.id for entry in entries])
     head = ("ID", "AGENT", "AGE", "TURNS", "STATE", "RUN", "DIRECTORY", "ABOUT")
-    rows = []
-    for entry in entries:
-        rows.append(
-            (
-                names[entry.id],
-                worker_of(entry.role, entry.agent),
-                age(entry.updated, now),
-                str(entry.turns or "?"),
-                entry.state if entry.on_disk else f"{entry.state}, gone",
-                entry.run.name if entry.run else "-",
-                at_home(entry.cwd) or "-",
-                entry.title or "-",
-            )
+    rows = [
+        (
+            names[entry.id],
+            worker_of(entry.role, entry.agent),
+            age(entry.updated, now),
+            str(entry.turns or "?"),
+            entry.state if entry.on_disk else f"{entry.state}, gone",
+            entry.run.name if entry.run else "-",
+            at_home(entry.cwd) or "-",
+            entry.title or "-",
         )
+        for entry in entries
+    ]
     room = columns(sys.stdout)
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
@@ -174,9 +173,9 @@ def print_entries(entries: Sequence[ConversationEntry], now: int, *, as_json: bo
             over = sum(widths[:-1]) + 2 * len(widths[:-1]) + 24 - room
             widths[column] = max(min(widths[column], least), widths[column] - max(over, 0))
     for row in (head, *rows):
-        cells = []
-        for cell, width in zip(row, widths, strict=True):
-            cells.append(_fit(cell, width) if room else cell)
+        cells = [
+            _fit(cell, width) if room else cell for cell, width in zip(row, widths, strict=True)
+        ]
         line = (
             "  ".join(cell.ljust(width) for cell, width in zip(cells[:-1], widths, strict=False))
             + "  "

@@ -207,9 +207,9 @@ def spec_of(arguments: argparse.Namespace) -> Object:
 
 def _given(found: Object) -> Object:
     """Return the object without values that were not given."""
-    pruned = {}
-    for name, value in found.items():
-        pruned[name] = _given(value) if isinstance(value, dict) else value
+    pruned = {
+        name: _given(value) if isinstance(value, dict) else value for name, value in found.items()
+    }
     return {
         name: value for name, value in pruned.items() if value is not None and value not in ({}, [])
     }

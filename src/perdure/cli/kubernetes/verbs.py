@@ -241,11 +241,11 @@ FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
 
 
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
-    for each in report["conditions"]:
-        if each["status"] == "True" and each["type"] not in FROM_PHASE:
-            found.append(each)
-    return found
+    return [
+        each
+        for each in report["conditions"]
+        if each["status"] == "True" and each["type"] not in FROM_PHASE
+    ]
 
 
 def _attempt_line(attempt: dict[str, Any]) -> str:

@@ -22,10 +22,11 @@ def the_long_way(
     store = open_to_read(settings())
     read = limit if not agents and not since else 1_000_000
     rows = store.last_changed([RunState(state) for state in states], read)
-    chosen = []
-    for row in rows:
-        if row.updated >= since and (not agents or {row.agent, row.role} & set(agents)):
-            chosen.append(row)
+    chosen = [
+        row
+        for row in rows
+        if row.updated >= since and (not agents or {row.agent, row.role} & set(agents))
+    ]
     return [_row(store, row, columns) for row in chosen[: max(limit, 0)]]
 
 

@@ -227,21 +227,16 @@ def _rows(entries: Sequence[ConversationEntry], width: int, now: int) -> list[st
         )
         table.append(cells)
     shares = (4, 18, 5, 8, 24 if wide else 14, 36 if wide else 0)
-    sizes = []
-    for column, share in enumerate(shares):
-        sizes.append(min(share, max(len(row[column]) for row in table)))
-    found = []
-    for row in table:
-        found.append(
-            "  "
-            + "  ".join(
-                [
-                    *(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size),
-                    row[-1],
-                ]
-            )
+    sizes = [
+        min(share, max(len(row[column]) for row in table)) for column, share in enumerate(shares)
+    ]
+    return [
+        "  "
+        + "  ".join(
+            [*(_fit(cell, size) for cell, size in zip(row, sizes, strict=False) if size), row[-1]]
         )
-    return found
+        for row in table
+    ]
 
 
 def _details(picker: Picker, entry: ConversationEntry) -> tuple[str, str]:
@@ -274,10 +269,9 @@ def _wrapped(head: str, text: str, width: int) -> list[str]:
     pieces: list[str] = []
     for line in text.strip().replace("\t", "    ").split("\n"):
         pieces += (textwrap.wrap(line, room) if line.isascii() else chop_cells(line, room)) or [""]
-    found = []
-    for number, piece in enumerate(pieces):
-        found.append((head if number == 0 else " " * len(head)) + piece)
-    return found
+    return [
+        (head if number == 0 else " " * len(head)) + piece for number, piece in enumerate(pieces)
+    ]
 
 
 def _help(picker: Picker, width: int) -> str:

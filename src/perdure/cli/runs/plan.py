@@ -156,20 +156,19 @@ def _mermaid(plan: Plan, strands: dict[str, Strand]) -> str:
 
 
 def _as_json(plan: Plan, strands: dict[str, Strand]) -> dict[str, Any]:
-    tasks = []
-    for task in order(plan):
-        tasks.append(
-            {
-                "name": task.name,
-                "agent": task.agent,
-                "needs": list(task.needs),
-                "conversation": strands[task.name].name,
-                "goes_on": strands[task.name].goes_on,
-                "forks": strands[task.name].forks,
-                "instead": strands[task.name].instead,
-                "merges": list(strands[task.name].merges),
-            }
-        )
+    tasks = [
+        {
+            "name": task.name,
+            "agent": task.agent,
+            "needs": list(task.needs),
+            "conversation": strands[task.name].name,
+            "goes_on": strands[task.name].goes_on,
+            "forks": strands[task.name].forks,
+            "instead": strands[task.name].instead,
+            "merges": list(strands[task.name].merges),
+        }
+        for task in order(plan)
+    ]
     return {"schema_version": 1, "name": plan.name, "jobs": plan.jobs, "tasks": tasks}
 
 
@@ -226,10 +225,9 @@ def _followed(
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
         with progress or nullcontext():
             plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
-        runs = []
-        for stand in standing(engine.store, plan).values():
-            if stand.run is not None:
-                runs.append(stand.run)
+        runs = [
+            stand.run for stand in standing(engine.store, plan).values() if stand.run is not None
+        ]
         reports = [report_of(engine.store, run) for run in runs]
         report, code = (
             plans.report_of(engine.store, plan, probe_of(engine)),

@@ -62,17 +62,16 @@ def ls(arguments: argparse.Namespace) -> int:
         print(json.dumps({"schema_version": 1, "plans": found}, indent=2, ensure_ascii=False))
         return 0
     now = int(time.time() * 1000)
-    rows = []
-    for p in found:
-        rows.append(
-            [
-                str(p["name"]),
-                str(p["state"]),
-                f"{p['done']}/{p['tasks']}",
-                age(int(str(p["updated"])), now),
-                at_home(str(p["file"])),
-            ]
-        )
+    rows = [
+        [
+            str(p["name"]),
+            str(p["state"]),
+            f"{p['done']}/{p['tasks']}",
+            age(int(str(p["updated"])), now),
+            at_home(str(p["file"])),
+        ]
+        for p in found
+    ]
     if rows:
         _table([["PLAN", "STATE", "DONE", "AGE", "FILE"], *rows])
     elif sys.stdout.isatty():

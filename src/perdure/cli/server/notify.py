@@ -47,18 +47,17 @@ def notify_verb(arguments: argparse.Namespace) -> int:
         )
         return 0
     now = store.now()
-    rows = []
-    for each in found:
-        rows.append(
-            (
-                each.channel,
-                str(each.event),
-                age(each.at, now),
-                str(each.state),
-                _title(each),
-                one_line(each.reason, 200),
-            )
+    rows = [
+        (
+            each.channel,
+            str(each.event),
+            age(each.at, now),
+            str(each.state),
+            _title(each),
+            one_line(each.reason, 200),
         )
+        for each in found
+    ]
     table(("CHANNEL", "EVENT", "AGE", "STATE", "OF", "WHY"), rows)
     if not rows and sys.stdout.isatty():
         print(

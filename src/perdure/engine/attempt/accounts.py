@@ -69,10 +69,11 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
 def parked_for(engine: Engine, seat: Seat) -> Parking | None:
     """Return the parking that holds up a run with this seat, the latest to end; None if there is
     none."""
-    found = []
-    for p in engine.store.parked():
-        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model):
-            found.append(p)
+    found = [
+        p
+        for p in engine.store.parked()
+        if p.what in (seat.account, seat.agent) and p.model in ("", seat.model)
+    ]
     return max(found, key=lambda parking: parking.until, default=None)
 
 

@@ -316,10 +316,11 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
 def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
     """Return the newest checkpoint of a workdir, of the runs that are on the list. Checkpoints of
     removed runs expire by age."""
-    runs = []
-    for run in engine.store.placed():
-        if run.removed is None and run.workspace.id == workspace.id:
-            runs.append(run.id)
+    runs = [
+        run.id
+        for run in engine.store.placed()
+        if run.removed is None and run.workspace.id == workspace.id
+    ]
     found = list(chain.from_iterable(engine.store.checkpoints(run_id) for run_id in runs))
     return max(found, key=lambda each: each.number, default=None)
 

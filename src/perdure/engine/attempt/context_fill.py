@@ -75,10 +75,11 @@ def size_before(
         return UNKNOWN
     last = _last(engine.store.attempts(run.id), live.id)
     number = last.number if last is not None else 0
-    events = []
-    for record in engine.store.history(run.id, limit=HISTORY):
-        if record.attempt == number:
-            events.append(record.event)
+    events = [
+        record.event
+        for record in engine.store.history(run.id, limit=HISTORY)
+        if record.attempt == number
+    ]
     refused = (
         last is not None
         and last.outcome is not None

@@ -231,10 +231,11 @@ class Engine:
     def agent_environment(self, driver: AgentDriver, run: TaskRun) -> dict[str, str]:
         """Return the agent's environment: the ordinary variables, its own documented ones, and
         those that the task names."""
-        passed = {}
-        for name, value in self.environ.items():
-            if is_passed(name, (*ORDINARY, *driver.variables)):
-                passed[name] = value
+        passed = {
+            name: value
+            for name, value in self.environ.items()
+            if is_passed(name, (*ORDINARY, *driver.variables))
+        }
         named = {name: self.environ[name] for name in run.spec.pass_env if name in self.environ}
         return {**passed, **named, **run.spec.env}
 

@@ -388,10 +388,11 @@ def _with_condition(decision: Decision, condition: Condition) -> Decision:
 def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome) -> Tally:
     """Return the totals of the attempts, including the one that just ended, with its outcome."""
     run = claim.run
-    kinds = []
-    for attempt in (*earlier, replace(ended, outcome=outcome)):
-        if attempt.outcome is not None:
-            kinds.append(_counted_as(attempt))
+    kinds = [
+        _counted_as(attempt)
+        for attempt in (*earlier, replace(ended, outcome=outcome))
+        if attempt.outcome is not None
+    ]
     free = 0
     for kind in reversed(kinds):
         if kind is not None and kind not in FREE:

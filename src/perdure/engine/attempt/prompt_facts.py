@@ -76,10 +76,11 @@ def story_of(
     left = standing(records)
     there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
     # Attempts that a restore undid are left out: they are no longer in the conversation.
-    ended = []
-    for attempt in engine.store.attempts(run.id):
-        if attempt.number in there and attempt.number < claim.attempt:
-            ended.append(attempt)
+    ended = [
+        attempt
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number in there and attempt.number < claim.attempt
+    ]
     done, open_tools = _told(left)
     # Looking at a large workdir takes time, and only an interrupted agent is told about it.
     looks = asked.kind is Start.REBUILD or bool(
@@ -253,14 +254,14 @@ def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) 
     """Return what was done with task files in this attempt, or with versions that are not yet in
     the conversation; the last change of each name."""
     gone = retired(records)
-    made = []
-    for number, change in changes_of(records):
-        if change.version not in gone:
-            made.append((number, change))
-    news = {}
-    for number, change in made:
-        if number == claim.attempt or change.version > given:
-            news[change.name] = change
+    made = [
+        (number, change) for number, change in changes_of(records) if change.version not in gone
+    ]
+    news = {
+        change.name: change
+        for number, change in made
+        if number == claim.attempt or change.version > given
+    }
     if not news:
         return ""
     from perdure.workspace.task_files import Contents, told
@@ -278,14 +279,14 @@ def _check(
     )
     if last is None or not isinstance(last.event, VerifyEnded):
         return None
-    outcomes = {}
-    for attempt in ended:
-        if attempt.outcome is not None:
-            outcomes[attempt.number] = attempt.outcome.kind
-    later = []
-    for attempt in ended:
-        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id:
-            later.append(attempt)
+    outcomes = {
+        attempt.number: attempt.outcome.kind for attempt in ended if attempt.outcome is not None
+    }
+    later = [
+        attempt
+        for attempt in ended
+        if attempt.number > last.attempt and live is not None and attempt.session_id == live.id
+    ]
     told = any(
         attempt.receipt is not None and attempt.receipt.evidence.prompt_found for attempt in later
     )
@@ -349,10 +350,11 @@ def _given(
         )
         known = [attempt.context_version for attempt in ended if _prompt(attempt) in heard]
         return max([*known, live.context_version if came else 0])
-    told = []
-    for a in ended:
-        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found:
-            told.append(a.context_version)
+    told = [
+        a.context_version
+        for a in ended
+        if a.session_id == live.id and a.receipt and a.receipt.evidence.prompt_found
+    ]
     # A conversation that no other run shares may have been used manually; its record has the
     # version that it was given before.
     return max([*told, live.context_version if live.key.scope == f"run:{run.id}" else 0])

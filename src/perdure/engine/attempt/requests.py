@@ -134,20 +134,21 @@ def _decision(request: AgentRequest) -> dict[str, object]:
 def resumed_calls(engine: Engine, opened: Opened) -> list[ToolStarted]:
     """Return the calls that waited in the conversation and that this attempt goes on with."""
     number = opened.attempt.number
-    found = []
-    for each in engine.store.requests(opened.claim.run.id):
-        if each.parked and each.given == number:
-            found.append(ToolStarted(each.call, each.tool, each.summary))
-    return found
+    return [
+        ToolStarted(each.call, each.tool, each.summary)
+        for each in engine.store.requests(opened.claim.run.id)
+        if each.parked and each.given == number
+    ]
 
 
 def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:
     """Return the calls that a person has decided about, by id and by tool and main argument: that
     they did not run leaves nothing open."""
-    requests = []
-    for each in engine.store.requests(opened.claim.run.id):
-        if each.answer is AnswerKind.DENY:
-            requests.append(each)
+    requests = [
+        each
+        for each in engine.store.requests(opened.claim.run.id)
+        if each.answer is AnswerKind.DENY
+    ]
     return {each.call for each in requests}, {(each.tool, each.summary) for each in requests}
 
 
@@ -161,10 +162,11 @@ def asked(
         return ()
     assert isinstance(driver, Parks)
     output = _tail(opened.directory / "stdout")
-    calls = []
-    for each in driver.open_calls(output, directory_of(engine, claim.run.id)):
-        if each.parked or (each.tool, engine.redactor.text(each.summary)) in denied:
-            calls.append(each)
+    calls = [
+        each
+        for each in driver.open_calls(output, directory_of(engine, claim.run.id))
+        if each.parked or (each.tool, engine.redactor.text(each.summary)) in denied
+    ]
     parked = [each for each in calls if each.parked]
     found = requests_of(
         parked or calls,

@@ -86,10 +86,11 @@ def decide(
     Raises NotStarted if the attempt has to wait, or is refused.
     """
     run = claim.run
-    retired = []
-    for session in lineage:
-        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET:
-            retired.append(session)
+    retired = [
+        session
+        for session in lineage
+        if session.state is SessionState.RETIRED and session.attempts and session.cause != RESET
+    ]
     if live:
         path = locate(driver, home, live.id, engine.attempt_directory(claim))
     else:

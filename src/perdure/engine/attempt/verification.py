@@ -95,10 +95,11 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
         ), []
     outcome = _judged(run.spec.verify, checked)
     failed = outcome.kind is OutcomeKind.VERIFY_FAILED
-    earlier = []
-    for attempt in engine.store.attempts(run.id):
-        if attempt.number < opened.claim.attempt:
-            earlier.append(attempt)
+    earlier = [
+        attempt
+        for attempt in engine.store.attempts(run.id)
+        if attempt.number < opened.claim.attempt
+    ]
     ended = VerifyEnded(
         code=checked.code,
         output=excerpt(checked.said),
@@ -113,10 +114,11 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
 
 def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
     """Return how many checks of these instructions have failed."""
-    kinds = []
-    for attempt in attempts:
-        if attempt.outcome is not None and attempt.context_version == context_version:
-            kinds.append(attempt.outcome.kind)
+    kinds = [
+        attempt.outcome.kind
+        for attempt in attempts
+        if attempt.outcome is not None and attempt.context_version == context_version
+    ]
     return kinds.count(OutcomeKind.VERIFY_FAILED)
 
 
@@ -167,11 +169,11 @@ def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
     driver = engine.driver(run.spec.agent)
     whole = engine.agent_environment(driver, run)
     named = {*run.spec.pass_env, *run.spec.env}
-    found = {}
-    for name, value in whole.items():
-        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name)):
-            found[name] = value
-    return found
+    return {
+        name: value
+        for name, value in whole.items()
+        if name in named or not (is_passed(name, driver.variables) and TELLING.search(name))
+    }
 
 
 def _directory(opened: Opened) -> Path:

@@ -98,10 +98,9 @@ def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> 
     key = SessionKey(parent.spec.agent, parent.scope)
     live = engine.store.session(key)
     if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
-        lineage = []
-        for session in engine.store.lineage(key):
-            if session.id == checkpoint.session_id:
-                lineage.append(session)
+        lineage = [
+            session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
+        ]
         live = lineage[-1] if lineage else None
     if live is None:
         if checkpoint is not None:

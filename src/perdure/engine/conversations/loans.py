@@ -76,16 +76,10 @@ class TakenBack:
 
     def report(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        others = []
-        for each in self.others:
-            others.append(
-                {
-                    "id": each.id,
-                    "fork": each.id in self.forks,
-                    "turns": each.turns,
-                    "path": each.path,
-                }
-            )
+        others = [
+            {"id": each.id, "fork": each.id in self.forks, "turns": each.turns, "path": each.path}
+            for each in self.others
+        ]
         return {
             "schema_version": 1,
             "run": self.run.name,
@@ -124,10 +118,11 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
         program=driver.locate(engine.environ),
     )
     command = driver.by_hand(launch)
-    env = {}
-    for name, value in command.env.items():
-        if not _goes_without_saying(engine, driver, name, home):
-            env[name] = value
+    env = {
+        name: value
+        for name, value in command.env.items()
+        if not _goes_without_saying(engine, driver, name, home)
+    }
     if not _is_open(run):
         message = f"a person continues it since then; perdure take-back {run.name} ends that"
         run = engine.store.open_run(
@@ -287,19 +282,17 @@ def _beside(
 ) -> list[Conversation]:
     """Return the conversations in the run's directory that were written since it was opened and
     that no run knows."""
-    found = []
-    for each in driver.conversations(home, LOOKED_THROUGH):
-        if (
-            each.id != session.id
-            and each.updated >= since
-            and (
-                each.parent == session.id
-                or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
-            )
-            and not engine.store.sessions(each.id)
-        ):
-            found.append(each)
-    return found
+    return [
+        each
+        for each in driver.conversations(home, LOOKED_THROUGH)
+        if each.id != session.id
+        and each.updated >= since
+        and (
+            each.parent == session.id
+            or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
+        )
+        and not engine.store.sessions(each.id)
+    ]
 
 
 def _made_beside(
@@ -361,10 +354,11 @@ def _adopted(
         raise UsageError(
             f"{run.name} continues with {adopt} anyway", f"perdure take-back {run.name}"
         )
-    there = []
-    for each in (*made, *engine.store.lineage(own.key)):
-        if each.id == adopt and each.cause == BY_HAND:
-            there.append(each)
+    there = [
+        each
+        for each in (*made, *engine.store.lineage(own.key))
+        if each.id == adopt and each.cause == BY_HAND
+    ]
     if not there:
         raise NotFound(
             f"{adopt} was not started while {run.name} was open",

@@ -48,10 +48,11 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             )
         if not _is_kept(engine, run, planned.end):
             planned = replace(planned, end=keep_end(engine, plan, planned, run))
-        others = {}
-        for name, stand in stands.items():
-            if name not in (last.task.name, *planned.merged) and _is_loose(name, stands):
-                others[name] = stand
+        others = {
+            name: stand
+            for name, stand in stands.items()
+            if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
+        }
         problem, said = "", ""
         with held(engine, place, f"perdure plan {plan.name}: its end"):
             _, conflicts = merged(engine, plan, place, run.spec.agent, others)

@@ -193,10 +193,9 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
 def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> TaskRun:
     """Return a begun task's run with the limits of the changed file. Raises Conflict while an
     attempt is running."""
-    changes = {}
-    for name in MAY_CHANGE:
-        if getattr(old, name) != getattr(new, name):
-            changes[name] = getattr(new, name)
+    changes = {
+        name: getattr(new, name) for name in MAY_CHANGE if getattr(old, name) != getattr(new, name)
+    }
     if all(getattr(run.spec, name) == value for name, value in changes.items()):
         return run
     run = (rescue(engine, run) if run.state is RunState.RUNNING else None) or run

@@ -97,14 +97,16 @@ def exit_code(engine: Engine, plan: PlanRun) -> int:
     a failed run: 1, or 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
-    runs = []
-    for stand in standing(engine.store, plan).values():
-        if stand.run is not None and stand.end is None:
-            runs.append(stand.run)
-    failed = []
-    for run in runs:
-        if run.state is RunState.FAILED:
-            failed.append(service.exit_code(run, service.last_outcome(engine, run)))
+    runs = [
+        stand.run
+        for stand in standing(engine.store, plan).values()
+        if stand.run is not None and stand.end is None
+    ]
+    failed = [
+        service.exit_code(run, service.last_outcome(engine, run))
+        for run in runs
+        if run.state is RunState.FAILED
+    ]
     if failed or plan.state is PlanState.FAILED:
         return next((code for code in failed if code != 1), 3 if over(engine.store, plan) else 1)
     if any(run.state is RunState.CANCELLED for run in runs) or not runs:
@@ -326,10 +328,11 @@ class _Driving:
     def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
         """Return the plan after nothing more could start, as failed if tasks failed or the budget
         is spent."""
-        failed = []
-        for name, stand in stands.items():
-            if stand.failed and stand.run and stand.run.state is RunState.FAILED:
-                failed.append(name)
+        failed = [
+            name
+            for name, stand in stands.items()
+            if stand.failed and stand.run and stand.run.state is RunState.FAILED
+        ]
         if not failed:
             return self._over()
         waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]

@@ -50,19 +50,21 @@ def missing(
     known = {session.id for session in there}
     told = _Told(key, str(home))
     for run in store.runs_of(key):
-        attempts = []
-        for attempt in store.attempts(run.id):
-            if attempt.flags.get("agent", key.agent) == key.agent:
-                attempts.append(attempt)
+        attempts = [
+            attempt
+            for attempt in store.attempts(run.id)
+            if attempt.flags.get("agent", key.agent) == key.agent
+        ]
         if all(
             attempt.session_id in known for attempt in attempts if attempt.session_id
         ) and not key.scope.startswith(TAKEN_IN):
             continue
         told.run(run, attempts, store.history(run.id, limit=HISTORY))
-        restored = []
-        for record in store.history(run.id, limit=HISTORY):
-            if isinstance(record.event, CheckpointRestored):
-                restored.append(record.event)
+        restored = [
+            record.event
+            for record in store.history(run.id, limit=HISTORY)
+            if isinstance(record.event, CheckpointRestored)
+        ]
         if restored and not restored[-1].files_only and restored[-1].attempts >= run.attempt:
             told.went_back(
                 next(

@@ -166,19 +166,22 @@ def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
     """Return the tokens saved by going on, computed for each agent separately, because tokens of
     different agents are not comparable."""
     total: int | None = None
-    done = []
-    for key, attempt in touched:
-        if attempt.outcome is not None and attempt.outcome.ok:
-            done.append((key.agent, attempt))
+    done = [
+        (key.agent, attempt)
+        for key, attempt in touched
+        if attempt.outcome is not None and attempt.outcome.ok
+    ]
     for agent in {agent for agent, _ in done}:
-        cold = []
-        for name, attempt in done:
-            if name == agent and not was_to_go_on(attempt):
-                cold.append(bought_by(attempt))
-        warm = []
-        for name, attempt in done:
-            if name == agent and was_to_go_on(attempt) and did_go_on(attempt):
-                warm.append(bought_by(attempt))
+        cold = [
+            bought_by(attempt)
+            for name, attempt in done
+            if name == agent and not was_to_go_on(attempt)
+        ]
+        warm = [
+            bought_by(attempt)
+            for name, attempt in done
+            if name == agent and was_to_go_on(attempt) and did_go_on(attempt)
+        ]
         if cold and warm:
             total = (total or 0) + round(len(warm) * sum(cold) / len(cold)) - sum(warm)
     return total

@@ -68,11 +68,11 @@ def inventory(engine: Engine) -> list[Row]:
 def unfinished(engine: Engine) -> Plans:
     """Return the scope prefix of each unfinished plan, with the plan's name. Such a plan still
     needs what its tasks have made."""
-    found = {}
-    for plan in engine.store.plans(1_000_000):
-        if plan.state is not PlanState.SUCCEEDED:
-            found[plan_scope(plan.id, "")] = plan.name
-    return found
+    return {
+        plan_scope(plan.id, ""): plan.name
+        for plan in engine.store.plans(1_000_000)
+        if plan.state is not PlanState.SUCCEEDED
+    }
 
 
 def at_work(runs: Sequence[PlacedRun], plans: Plans) -> str:
@@ -250,9 +250,10 @@ def _copies(
     checkpoints: Sequence[Checkpoint],
     plans: Plans,
 ) -> Iterator[Row]:
-    needed = set()
-    for part in chain.from_iterable(each.conversation for each in checkpoints):
-        needed.add(hashlib.sha256(part.session_id.encode()).hexdigest()[:32])
+    needed = {
+        hashlib.sha256(part.session_id.encode()).hexdigest()[:32]
+        for part in chain.from_iterable(each.conversation for each in checkpoints)
+    }
     owners: dict[tuple[str, str], list[Session]] = {}
     for session in sessions:
         for each in (session.id, session.parent):

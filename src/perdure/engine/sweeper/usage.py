@@ -51,11 +51,10 @@ class DiskUsage:
     def report(self) -> dict[str, Any]:
         """Return the object that `perdure du --json` prints."""
         keys = ("class", "agent", "owner", "role")
-        rows = []
-        for key, count in self.bytes.items():
-            rows.append(
-                dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
-            )
+        rows = [
+            dict(zip(keys, key, strict=True)) | {"bytes": count, "files": self.files[key]}
+            for key, count in self.bytes.items()
+        ]
         return {
             "schema_version": 1,
             "bytes": self.total,

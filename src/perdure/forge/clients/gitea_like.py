@@ -77,10 +77,9 @@ class Alike(ABC):
             if wild
             else iter(())
         )
-        found = []
-        for name in seen:
-            if name and any(fnmatchcase(name, pattern) for pattern in wild):
-                found.append(name)
+        found = [
+            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
+        ]
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def _own_repositories(self) -> Iterator[Payload]:
@@ -196,11 +195,9 @@ class Alike(ABC):
         return [_check(each) for each in found.all("statuses")]
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
-        found = []
-        for each in self.checks(repository, commit):
-            if each.state in FAILED:
-                found.append(failed_status(each))
-        return found
+        return [
+            failed_status(each) for each in self.checks(repository, commit) if each.state in FAILED
+        ]
 
     def _log(self, repository: str, job: str, hosts: Sequence[str] = ()) -> tuple[str, str]:
         """Return the end of a job's log and an empty text, or an empty text and the reason. The

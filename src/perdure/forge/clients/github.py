@@ -127,10 +127,11 @@ class GitHub(Alike):
         found: list[FailedDelivery] = []
         for place in (repos(repository), f"orgs/{part(repository.partition('/')[0])}"):
             try:
-                hooks = []
-                for each in self._asking.pages(f"{place}/hooks", size=self.size):
-                    if _leads_to(each, receiver):
-                        hooks.append(each)
+                hooks = [
+                    each
+                    for each in self._asking.pages(f"{place}/hooks", size=self.size)
+                    if _leads_to(each, receiver)
+                ]
             except (NotFound, ForgeDenied):
                 continue  # The login is no administrator there, or the owner is no organization.
             for hook in hooks:

@@ -97,23 +97,21 @@ class GitLab:
         else:
             pages = iter(())
         seen = [each.repository("path_with_namespace") for each in pages]
-        found = []
-        for name in seen:
-            if name and any(fnmatchcase(name, pattern) for pattern in wild):
-                found.append(name)
+        found = [
+            name for name in seen if name and any(fnmatchcase(name, pattern) for pattern in wild)
+        ]
         return list(dict.fromkeys([*plain, *found]))[:ITEMS_MOST]
 
     def permission(self, repository: str, login: str) -> Access:
         part(login)
         place = project(repository)
         people = self._pages(f"{place}/members/all", query=login)
-        found = []
-        for each in people:
-            if (
-                each.name("username").casefold() == login.casefold()
-                and each.name("state") == "active"
-            ):
-                found.append(each)
+        found = [
+            each
+            for each in people
+            if each.name("username").casefold() == login.casefold()
+            and each.name("state") == "active"
+        ]
         if not found:
             self._asking.get(place)
             return Access.NONE
@@ -326,14 +324,16 @@ class GitLab:
     def find_pull(self, repository: str, head: str) -> Pull | None:
         query = {"state": "all", "source_branch": head, "order_by": "created_at", "sort": "desc"}
         pages = self._pages(f"{project(repository)}/merge_requests", **query)
-        found = []
-        for each in pages:
-            if each.number("source_project_id") == each.number("target_project_id"):
-                found.append(each)
-        own = []
-        for each in found:
-            if each.name("source_branch") == head:
-                own.append(pull(repository, each, repository))
+        found = [
+            each
+            for each in pages
+            if each.number("source_project_id") == each.number("target_project_id")
+        ]
+        own = [
+            pull(repository, each, repository)
+            for each in found
+            if each.name("source_branch") == head
+        ]
         return next((one for one in own if one.open), own[0] if own else None)
 
     def pull_at(self, repository: str, commit: str) -> Pull | None:
@@ -370,10 +370,11 @@ class GitLab:
     ) -> Sequence[FailedDelivery] | None:
         place = project(repository)
         try:
-            hooks = []
-            for each in self._pages(f"{place}/hooks"):
-                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver):
-                    hooks.append(each)
+            hooks = [
+                each
+                for each in self._pages(f"{place}/hooks")
+                if each.url("url").partition("?")[0].rstrip("/").endswith(receiver)
+            ]
             found = list(
                 chain.from_iterable(
                     self._failed(f"{place}/hooks/{part(hook.id('id'))}") for hook in hooks

@@ -206,10 +206,11 @@ class Checks:
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
         # A check suite has no name.
-        found = {}
-        for each in single or intents:
-            if each.text:
-                found[each.text] = FailedCheck(name=each.text, url=each.url)
+        found = {
+            each.text: FailedCheck(name=each.text, url=each.url)
+            for each in single or intents
+            if each.text
+        }
         return list(found.values()) or [
             FailedCheck(name="", url=next((each.url for each in intents if each.url), ""))
         ]

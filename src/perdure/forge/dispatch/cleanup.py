@@ -194,10 +194,11 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
         gone = _gone(engine, run)
     if gone is None or run.workspace is None:
         return
-    there = []
-    for each in sweeper.listed(engine):
-        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path):
-            there.append(each.id)
+    there = [
+        each.id
+        for each in sweeper.listed(engine)
+        if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)
+    ]
     number = 0
     if there:
         try:

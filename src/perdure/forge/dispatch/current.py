@@ -71,9 +71,10 @@ def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
     else:
         asked = found.assignees
     own = pull is None or pull.head_repository.casefold() == intent.repository.casefold()
-    there = set()
-    for each in (*found.assignees, *(pull.reviewers if pull is not None else ())):
-        there.add(each.casefold())
+    there = {
+        each.casefold()
+        for each in (*found.assignees, *(pull.reviewers if pull is not None else ()))
+    }
     return replace(
         intent,
         pull=pull is not None,
@@ -107,10 +108,11 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
     it."""
     if intent.forge is not Forge.GITLAB:
         return False
-    broken = []
-    for each in api.checks(intent.repository, intent.commit):
-        if each.state in (CheckState.FAILURE, CheckState.ERROR):
-            broken.append(each.name)
+    broken = [
+        each.name
+        for each in api.checks(intent.repository, intent.commit)
+        if each.state in (CheckState.FAILURE, CheckState.ERROR)
+    ]
     return bool(broken) and all(name.startswith(OWN_CHECK) for name in broken)
 
 
@@ -256,9 +258,10 @@ class Current:
         else:
             found = found
         found = with_hunk(speakers[0], found) if speakers else found
-        whys = {}
-        for rule in rules:
-            whys[rule.name] = refused(self._forge(delivery.source, rule.name), rule, found)
+        whys = {
+            rule.name: refused(self._forge(delivery.source, rule.name), rule, found)
+            for rule in rules
+        }
         able = [rule for rule in rules if not whys[rule.name]]
         if able or not rules:
             return (found, able)

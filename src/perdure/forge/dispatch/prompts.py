@@ -302,10 +302,11 @@ def _shown(rule: Rule, name: str, error: Exception) -> str:
     else:
         # jinja2 adds the lines of the template to the traceback.
         known = (*NAMES, *(f"{OWN}{each}" for each in NAMES))
-        frames = []
-        for frame in traceback.extract_tb(error.__traceback__):
-            if frame.filename in ("<template>", *known):
-                frames.append(frame)
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename in ("<template>", *known)
+        ]
         line = (frames[-1].lineno or 0) if frames else 0
     if rule.templates and not name.startswith(OWN):
         where = f"{rule.templates}/{name}"

@@ -344,10 +344,9 @@ class Reconciler:
         """Return the texts in the inbox with their authors, and the time (ms) since which they are
         complete."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
-        intents = []
-        for each in told:
-            if each.intent is not None and each.intent.text.strip():
-                intents.append(each.intent)
+        intents = [
+            each.intent for each in told if each.intent is not None and each.intent.text.strip()
+        ]
         return {(intent.author.casefold(), intent.text.strip()) for intent in intents}, told[
             -1
         ].received if len(told) == LOOKED_AT else 0

@@ -197,11 +197,10 @@ def refusal(login: str, problem: str, opened: Sequence[_Asked], prefix: str) -> 
     head = f"@{login} {problem}" if LOGIN.fullmatch(login) else problem
     if not opened:
         return head
-    lines = []
-    for each in opened:
-        lines.append(
-            f"- **{each.rule.name}**, request {each.request.number}: {how_to(each.request, prefix)}"
-        )
+    lines = [
+        f"- **{each.rule.name}**, request {each.request.number}: {how_to(each.request, prefix)}"
+        for each in opened
+    ]
     return "\n".join((head, "", "Open requests:", "", *lines))
 
 

@@ -33,9 +33,10 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 
 def end_of(hunk: str) -> str:
     """Return the last lines of a hunk, with its head. The last line is the commented one."""
-    lines = []
-    for line in hunk.splitlines():
-        lines.append(line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]")
+    lines = [
+        line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
+        for line in hunk.splitlines()
+    ]
     if len(lines) <= SHOWN + 1:
         return "\n".join(lines)
     head = lines[:1] if lines[0].startswith("@@") else []

@@ -19,19 +19,20 @@ SIGNING = "whsec_"
 def by_hmac(secrets: Sequence[str], body: bytes, given: str) -> bool:
     """Verify a signature: HMAC-SHA256 in hexadecimal."""
     said = _bytes(given)
-    found = []
-    for secret in secrets:
-        found.append(hmac.compare_digest(_hmac(secret.encode(), body).hex().encode(), said))
+    found = [
+        hmac.compare_digest(_hmac(secret.encode(), body).hex().encode(), said) for secret in secrets
+    ]
     return bool(given) and any(found)
 
 
 def by_token(secrets: Sequence[str], given: str) -> bool:
     """Verify a plain secret, as GitLab's older hooks send it."""
     said = _bytes(given)
-    found = []
-    for secret in secrets:
-        if not secret.startswith(SIGNING):
-            found.append(hmac.compare_digest(secret.encode(), said))
+    found = [
+        hmac.compare_digest(secret.encode(), said)
+        for secret in secrets
+        if not secret.startswith(SIGNING)
+    ]
     return bool(given) and any(found)
 
 
@@ -47,10 +48,9 @@ def by_standard(
         return False
     signed = _bytes(f"{id}.{at}.") + body
     right = [base64.b64encode(_hmac(key, signed)) for key in map(_key, secrets) if key]
-    said = []
-    for part in given.split()[:10]:
-        if part.startswith("v1,"):
-            said.append(_bytes(part.removeprefix("v1,")))
+    said = [
+        _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
+    ]
     # All are compared, so that the time reveals nothing.
     matches = [hmac.compare_digest(one, other) for one, other in product(right, said)]
     return any(matches)

@@ -212,10 +212,9 @@ class Git:
     def user(self) -> dict[str, str]:
         """Return `user.name` and `user.email` from the configuration of the user and of this
         repository. Only reads; runs none of it."""
-        own = {}
-        for name in ("HOME", "XDG_CONFIG_HOME"):
-            if name in self.environ:
-                own[name] = self.environ[name]
+        own = {
+            name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
+        }
         config = _global_config(own) if own else None
         if self.git_dir is not None or (self.cwd == self.ceiling and on_disk.is_outside(self.cwd)):
             known = on_disk.user(self.git_dir, config)

@@ -165,10 +165,9 @@ def failure(
     else:
         cause = f"exit code {code}"
     if _SSH_FAILED in cause:
-        said_by_ssh = []
-        for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n"):
-            if line.strip():
-                said_by_ssh.append(line)
+        said_by_ssh = [
+            line for line in text.partition(f"fatal: {_SSH_FAILED}")[0].split("\n") if line.strip()
+        ]
         cause = said_by_ssh[-1].strip() if said_by_ssh else cause
     hint = next((hint for pattern, hint in _HINTS if re.search(pattern, text)), "")
     return GitFailed(

@@ -196,10 +196,11 @@ def proxy_of(scheme: str, host: str, environ: Mapping[str, str]) -> str:
         "ALL_PROXY",
     )
     proxy = next((environ[name] for name in names if environ.get(name)), "")
-    without = []
-    for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
-        if each:
-            without.append(each.lower().lstrip("."))
+    without = [
+        each.lower().lstrip(".")
+        for each in re.split(r"[\s,]+", environ.get("no_proxy") or environ.get("NO_PROXY") or "")
+        if each
+    ]
     if any(each in ("*", host) or host.endswith(f".{each}") for each in without):
         return ""
     return proxy

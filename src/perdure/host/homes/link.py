@@ -125,19 +125,18 @@ class Linking:
         use."""
         stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
-        found = []
-        for each in now.beside:
-            found.append(
-                Merge(
-                    each.parent,
-                    now.target,
-                    stage,
-                    self.tell,
-                    only=[each.name],
-                    known=known,
-                    wins=now.lost_its_link,
-                )
+        found = [
+            Merge(
+                each.parent,
+                now.target,
+                stage,
+                self.tell,
+                only=[each.name],
+                known=known,
+                wins=now.lost_its_link,
             )
+            for each in now.beside
+        ]
         if now.has_old and now.source.is_dir():
             found.append(Merge(now.source, now.target, stage, self.tell, stays=stays, known=known))
         return found
@@ -270,10 +269,11 @@ def index_aside(now: HomeSituation) -> list[str]:
     """Move an index on the volume aside that names another place, or lacks what was just taken in:
     the agent builds a new one."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    found = []
-    for each in sorted(now.target.iterdir()):
-        if any(fnmatchcase(each.name, one) for one in now.folder.index):
-            found.append(each)
+    found = [
+        each
+        for each in sorted(now.target.iterdir())
+        if any(fnmatchcase(each.name, one) for one in now.folder.index)
+    ]
     return [str(_aside(each, stamp)) for each in found if ASIDE not in each.name]
 
 
@@ -306,7 +306,8 @@ def _known(now: HomeSituation) -> dict[str, list[str]]:
 def _note_taking(
     now: HomeSituation, known: Mapping[str, list[str]], digests: Mapping[str, str]
 ) -> None:
-    files = {}
-    for name in {*known, *digests}:
-        files[name] = sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
+    files = {
+        name: sorted({*known.get(name, ()), *({digests[name]} if name in digests else ())})
+        for name in {*known, *digests}
+    }
     durable.write(taking(now), json.dumps({"from": _identity(now), "files": files}))

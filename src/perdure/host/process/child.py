@@ -117,9 +117,9 @@ class Process:
         """Return the processes that outlived the agent, as its shim found them, and how many there
         were."""
         end = read_json(self.directory / "exit.json")
-        found = []
-        for each in end.get("left") or ():
-            found.append(Left(each["pid"], each["command"], each["age_s"]))
+        found = [
+            Left(each["pid"], each["command"], each["age_s"]) for each in end.get("left") or ()
+        ]
         return found, int(end.get("left_count") or 0)
 
     def kill(self, cause: str = "stopped") -> None:

@@ -64,10 +64,11 @@ class Asking:
         if self.over:
             return None
         if self._child is None:
-            environ = {}
-            for name in ("PATH", "LANG", "VIRTUAL_ENV", system.VARIABLE):
-                if name in os.environ:
-                    environ[name] = os.environ[name]
+            environ = {
+                name: os.environ[name]
+                for name in ("PATH", "LANG", "VIRTUAL_ENV", system.VARIABLE)
+                if name in os.environ
+            }
             pipe = subprocess.PIPE
             self._child = subprocess.Popen(
                 self._argv,

@@ -220,10 +220,11 @@ def holders_of_lock(path: str) -> list[int]:
     except OSError:
         return []
     fields = [line.split() for line in held if " FLOCK " in line and "->" not in line]
-    found = set()
-    for field in fields:
-        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino):
-            found.add(int(field[4]))
+    found = {
+        int(field[4])
+        for field in fields
+        if len(field) > 5 and field[5].rpartition(":")[2] == str(wanted.st_ino)
+    }
     return sorted(pid for pid in found if pid > 0 and _has_open(pid, wanted))
 
 

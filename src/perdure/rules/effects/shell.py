@@ -185,20 +185,18 @@ class _Reader:
                 # A chain of && succeeded only if each link did; a chain of || failed only if each
                 # link did.
                 chained = any(child.type == "&&" for child in node.children)
-                found = []
-                for each in parts:
-                    found.append((each, place.below(proves=chained, disproves=not chained)))
-                return found
+                return [
+                    (each, place.below(proves=chained, disproves=not chained)) for each in parts
+                ]
             case "pipeline":
                 return self._pipeline(parts, place)
             case "redirected_statement":
                 return self._redirected(node, parts, place)
             case "heredoc_redirect":
                 fed = msgspec.structs.replace(dark, piped=True)
-                found = []
-                for each in parts:
-                    found.append((each, fed if each.type in ("command", "pipeline") else dark))
-                return found
+                return [
+                    (each, fed if each.type in ("command", "pipeline") else dark) for each in parts
+                ]
             case _:
                 plain = msgspec.structs.replace(dark, stdin=None, piped=False)
                 return [(each, plain) for each in parts]

@@ -67,10 +67,10 @@ class _Loom:
             self._lay(task, goes_on=last, files_of=last, instead=Unforkable.SERIAL)
 
     def woven(self) -> dict[str, Strand]:
-        found = {}
-        for name, strand in self._strands.items():
-            found[name] = replace(strand, lets=self._lets.get(name, ()))
-        return found
+        return {
+            name: replace(strand, lets=self._lets.get(name, ()))
+            for name, strand in self._strands.items()
+        }
 
     def _lay(
         self,

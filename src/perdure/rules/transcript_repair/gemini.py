@@ -68,11 +68,11 @@ def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
 def _messages(record: Record) -> list[Record]:
     """Return the messages in a record, without those that the CLI itself added at the beginning."""
     told = [record, *objects(part(record, "$set", "messages"))]
-    found = []
-    for each in told:
-        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]:
-            found.append(each)
-    return found
+    return [
+        each
+        for each in told
+        if each.get("type") in _SAID and "<session_context>" not in str(each.get("content"))[:80]
+    ]
 
 
 def _head(made: Draft, session_id: str) -> None:

@@ -71,11 +71,11 @@ class Draft:
 
     def records(self) -> list[tuple[TranscriptLine, Record]]:
         """Return the lines with a record that are not dropped."""
-        found = []
-        for line in self.lines:
-            if line.record is not None and not line.dropped:
-                found.append((line, line.record))
-        return found
+        return [
+            (line, line.record)
+            for line in self.lines
+            if line.record is not None and not line.dropped
+        ]
 
     def change(self, line: TranscriptLine, what: str, why: str) -> None:
         """Note that the line's record was changed in place."""

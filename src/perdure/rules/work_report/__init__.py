@@ -175,10 +175,11 @@ def _denied(own: Sequence[Record]) -> tuple[DeniedCall, ...]:
 def _ruled(own: Sequence[Record], journal: Sequence[Record]) -> tuple[str, ...]:
     """Return the rules that decided about calls which this attempt ran or refused."""
     given = [each.event.number for each in own if isinstance(each.event, RequestGiven)]
-    rules = {}
-    for record in journal:
-        if isinstance(record.event, RequestAnswered) and record.event.rule:
-            rules[record.event.number] = record.event.rule
+    rules = {
+        record.event.number: record.event.rule
+        for record in journal
+        if isinstance(record.event, RequestAnswered) and record.event.rule
+    }
     found = [rules[number] for number in given if number in rules]
     return tuple(dict.fromkeys(found))[-LISTED:]
 

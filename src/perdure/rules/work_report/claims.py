@@ -101,8 +101,8 @@ def claims_of(message: str) -> frozenset[WorkClaim]:
 
 def _possible(text: str) -> list[tuple[WorkClaim, re.Pattern[str]]]:
     """Return the claims of whose letters the text has some."""
-    found = []
-    for claim, letters, pattern in _CLAIMS:
-        if any(each in text for each in letters):
-            found.append((claim, pattern))
-    return found
+    return [
+        (claim, pattern)
+        for claim, letters, pattern in _CLAIMS
+        if any(each in text for each in letters)
+    ]

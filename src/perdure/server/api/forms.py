@@ -309,9 +309,9 @@ def _submit() -> type[Struct]:
     """Return the form of a new task. Omitted fields come from the settings of the service."""
     hints = get_type_hints(TaskSpec)
     assert {"prompt", *GIVEN} | INTERNAL == {each.name for each in fields(TaskSpec)}
-    kinds = {}
-    for name in GIVEN:
-        kinds[name] = Text if name == "verify" else TYPES.get(hints[name], hints[name])
+    kinds = {
+        name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN
+    }
     found: list[Any] = [
         ("prompt", Some),
         *((name, kind | UnsetType, UNSET) for name, kind in kinds.items()),

@@ -53,10 +53,11 @@ def document(verbs: Sequence[Verb]) -> bytes:
     _, named = msgspec.json.schema_components(
         tuple(dict.fromkeys(verb.query for verb in verbs)), ref_template=REFERENCES
     )
-    parameters = {}
-    for name, schema in named.items():
-        if name.endswith("Query") or name in ("Query", "Page"):
-            parameters[name] = schema
+    parameters = {
+        name: schema
+        for name, schema in named.items()
+        if name.endswith("Query") or name in ("Query", "Page")
+    }
     schemas |= {name: schema for name, schema in named.items() if name not in parameters}
     schemas = json.loads(_SUFFIX.sub(r'"\1\2"', json.dumps(schemas)))
     paths: dict[str, dict[str, Any]] = {}
@@ -174,23 +175,23 @@ def _stream(path: str, which: str) -> dict[str, Any]:
 
 def _of_path(path: str) -> list[dict[str, Any]]:
     schema = {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": LINE}
-    found = []
-    for name in re.findall(r"{(\w+)}", path):
-        found.append({"name": name, "in": "path", "required": True, "schema": schema})
-    return found
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schema}
+        for name in re.findall(r"{(\w+)}", path)
+    ]
 
 
 def _of_query(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    found = []
-    for name, each in schema.get("properties", {}).items():
-        found.append({"name": name, "in": "query", "required": False, "schema": each})
-    return found
+    return [
+        {"name": name, "in": "query", "required": False, "schema": each}
+        for name, each in schema.get("properties", {}).items()
+    ]
 
 
 def _problems(statuses: Iterable[str]) -> dict[str, Any]:
-    found = {}
-    for status in sorted(statuses):
-        found[status] = {"$ref": f"#/components/responses/Problem{status}"}
+    found = {
+        status: {"$ref": f"#/components/responses/Problem{status}"} for status in sorted(statuses)
+    }
     return found | {"default": {"$ref": "#/components/responses/Problem"}}
 
 

@@ -98,10 +98,11 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
     """Return the task: the given fields (as attributes) over the settings of the service. Raises
     Problem with 403 if it needs an admin, UsageError."""
     settings = parts.settings
-    said = {}
-    for each in fields(TaskSpec):
-        if getattr(given, each.name, UNSET) is not UNSET:
-            said[each.name] = getattr(given, each.name)
+    said = {
+        each.name: getattr(given, each.name)
+        for each in fields(TaskSpec)
+        if getattr(given, each.name, UNSET) is not UNSET
+    }
     if not who.may(TokenScope.ADMIN):
         refuse_widening(said, settings)
     if own := sorted(OWN_LABELS & said.get("labels", {}).keys()):

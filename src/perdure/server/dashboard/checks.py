@@ -20,16 +20,15 @@ def checks(visit: Visit) -> Response:
         "checks", lambda: list(visit.desk.checks()), FRESH_S, visit.now
     )
     chosen = visit.desk.settings
-    settings = []
-    for each in fields(chosen):
-        if each.name != "origin":
-            settings.append(
-                (
-                    each.name,
-                    _text(shown(each.name, getattr(chosen, each.name))),
-                    chosen.origin.get(each.name, ""),
-                )
-            )
+    settings = [
+        (
+            each.name,
+            _text(shown(each.name, getattr(chosen, each.name))),
+            chosen.origin.get(each.name, ""),
+        )
+        for each in fields(chosen)
+        if each.name != "origin"
+    ]
     return visit.page("checks.html", found=found, under_way=under_way, settings=settings)
 
 

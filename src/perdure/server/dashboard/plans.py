@@ -40,7 +40,7 @@ def columns(tasks: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]
         for each in ready:
             depth[each["name"]] = 1 + max((depth.get(name, 0) for name in each["needs"]), default=0)
         left = [each for each in left if each["name"] not in depth]
-    found = []
-    for column in range(1, max(depth.values(), default=0) + 1):
-        found.append([each for each in tasks if depth[each["name"]] == column])
-    return found
+    return [
+        [each for each in tasks if depth[each["name"]] == column]
+        for column in range(1, max(depth.values(), default=0) + 1)
+    ]

@@ -27,10 +27,9 @@ def sessions(visit: Visit) -> Response:
     words, state = visit.asked("q").strip().lower(), visit.asked("state")
     entries = visit.desk.shelf().entries(LIMIT)
     states = sorted({entry.state for entry in entries})
-    found = []
-    for entry in entries:
-        if (not state or entry.state == state) and _has(entry, words):
-            found.append(entry)
+    found = [
+        entry for entry in entries if (not state or entry.state == state) and _has(entry, words)
+    ]
     return visit.page(
         "sessions.html",
         entries=found[:SHOWN],

@@ -79,28 +79,26 @@ def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
     if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
         return []
     opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
-    found = []
-    for each in opened:
-        found.append(
-            {
-                "number": each.number,
-                "tool": visible(each.tool),
-                "lines": payload_lines(each),
-                "cut": each.size > len(each.payload),
-                "size": each.size,
-                "expires": each.expires,
-                "asks": [
-                    {
-                        "text": visible(str(question.get("question", ""))),
-                        "options": [
-                            visible(str(option.get("label", ""))) for option in options_of(question)
-                        ],
-                    }
-                    for question in questions(each)
-                ],
-            }
-        )
-    return found
+    return [
+        {
+            "number": each.number,
+            "tool": visible(each.tool),
+            "lines": payload_lines(each),
+            "cut": each.size > len(each.payload),
+            "size": each.size,
+            "expires": each.expires,
+            "asks": [
+                {
+                    "text": visible(str(question.get("question", ""))),
+                    "options": [
+                        visible(str(option.get("label", ""))) for option in options_of(question)
+                    ],
+                }
+                for question in questions(each)
+            ],
+        }
+        for each in opened
+    ]
 
 
 def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:

@@ -32,17 +32,15 @@ class Pip:
 
 def thread(attempts: Sequence[Attempt]) -> list[Pip]:
     """Return the attempts in order."""
-    found = []
-    for each in attempts:
-        found.append(
-            Pip(
-                each.number,
-                tone_of(each.outcome.kind if each.outcome else None),
-                joint(each),
-                _title(each),
-            )
+    return [
+        Pip(
+            each.number,
+            tone_of(each.outcome.kind if each.outcome else None),
+            joint(each),
+            _title(each),
         )
-    return found
+        for each in attempts
+    ]
 
 
 def tone_of(kind: OutcomeKind | None) -> str:

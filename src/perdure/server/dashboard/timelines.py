@@ -101,10 +101,11 @@ def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Tim
 
 
 def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> Gap | None:
-    between = []
-    for each in records:
-        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN):
-            between.append(each)
+    between = [
+        each
+        for each in records
+        if since <= each.at <= until and each.attempt == 0 and isinstance(each.event, BETWEEN)
+    ]
     told = tuple(line for line in map(_line, between) if line)
     if until - since < SOON_MS and not told:
         return None

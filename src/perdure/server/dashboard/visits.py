@@ -103,10 +103,11 @@ class Visit:
     @property
     def here(self) -> str:
         """Return the requested address, without the message of an action."""
-        rest = []
-        for name, value in self.request.query_params.multi_items():
-            if name != "done":
-                rest.append((name, value))
+        rest = [
+            (name, value)
+            for name, value in self.request.query_params.multi_items()
+            if name != "done"
+        ]
         if rest:
             return f"{self.request.url.path}?{urlencode(rest)}"
         return self.request.url.path

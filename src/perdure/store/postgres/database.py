@@ -60,11 +60,12 @@ class Cursor:
     def execute(
         self, statement: str, values: Mapping[str, Any] | None = None
     ) -> psycopg.Cursor[DictRow]:
-        clean = {}
-        for name, value in (values or {}).items():
-            clean[name] = (
-                value.replace("\0", "\u2400") if isinstance(value, str) and "\0" in value else value
-            )
+        clean = {
+            name: value.replace("\0", "\u2400")
+            if isinstance(value, str) and "\0" in value
+            else value
+            for name, value in (values or {}).items()
+        }
         return self._connection.execute(STATEMENTS[statement], clean)
 
 
@@ -125,10 +126,10 @@ class Postgres:
         )
         try:
             with self.lines.lent() as line, self._in_words(line):
-                found = []
-                for row in line.connection.execute(query).fetchall():
-                    found.append(f"the index {row['name']} is not valid")
-                return found
+                return [
+                    f"the index {row['name']} is not valid"
+                    for row in line.connection.execute(query).fetchall()
+                ]
         except StoreError as error:
             return [str(error)]
 

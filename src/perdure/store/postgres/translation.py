@@ -37,10 +37,10 @@ DROP_TRIGGER = re.compile(r"DROP\s+TRIGGER\s+(\w+)\s*;?\s*")
 def statements(named: dict[str, str]) -> dict[str, str]:
     """Return the statements of `queries.sql`, by their original text, in the form that psycopg
     takes."""
-    found = {}
-    for name, text in named.items():
-        found[text] = _statement(text) + (" FOR UPDATE" if name in LOCKING else "")
-    return found
+    return {
+        text: _statement(text) + (" FOR UPDATE" if name in LOCKING else "")
+        for name, text in named.items()
+    }
 
 
 def _statement(text: str) -> str:

@@ -101,9 +101,9 @@ def standing(counts: Counts) -> Iterator[Metric]:
         "Accounts, models and agents on which nothing is launched for now",
         counts.parked,
     )
-    sessions = []
-    for (agent, state), number in sorted(counts.sessions.items()):
-        sessions.append(((agent, state), number))
+    sessions = [
+        ((agent, state), number) for (agent, state), number in sorted(counts.sessions.items())
+    ]
     yield _gauge(
         "perdure_sessions", "Conversations, by agent and state", ("agent", "state"), sessions
     )

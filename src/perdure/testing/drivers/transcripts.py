@@ -35,9 +35,10 @@ class Transcripts(Suite):
         ] == [second.session_id]
         assert not stage.driver.conversations(stage.home, 10, self.unknown_id())
         assert not stage.driver.conversations(stage.home, 10, "../*")
-        said = []
-        for each in stage.driver.spoken(stage.content(first.session_id)):
-            said.append((each.by_agent, each.text.strip()))
+        said = [
+            (each.by_agent, each.text.strip())
+            for each in stage.driver.spoken(stage.content(first.session_id))
+        ]
         assert said == [
             (False, "hello one"),
             (True, "One."),

@@ -56,13 +56,13 @@ class AccountSuite:
     def test_a_rule_has_so_many_seats(self, store: Store) -> None:
         """Only as many runs of a rule are claimed at once as it allows, whatever their accounts;
         runs of other rules are not counted."""
-        runs = []
-        for rule in ("dev", "dev", "boss"):
-            runs.append(submit(store, TaskSpec(prompt="do it", rule=rule)))
+        runs = [
+            submit(store, TaskSpec(prompt="do it", rule=rule)) for rule in ("dev", "dev", "boss")
+        ]
         seats = [Seat(account="", agent="claude", rule=run.spec.rule, rule_jobs=1) for run in runs]
-        taken = []
-        for run, seat in zip(runs, seats, strict=True):
-            taken.append(store.claim("ann", LEASE_S, run.id, seat))
+        taken = [
+            store.claim("ann", LEASE_S, run.id, seat) for run, seat in zip(runs, seats, strict=True)
+        ]
         assert [claim is not None for claim in taken] == [True, False, True]
         assert (
             store.seats_taken_under("dev"),

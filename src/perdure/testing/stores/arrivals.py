@@ -44,19 +44,18 @@ def arrival(number: int = 1, state: RunState = RunState.CANCELLED) -> Arrival:
         workspace=place(f"moved-{number}"),
         origin="f" * 32,
     )
-    attempts = []
-    for n in (1, 2):
-        attempts.append(
-            Attempt(
-                run=run.id,
-                number=n,
-                context_version=n,
-                worker="w",
-                started=n,
-                ended=n + 1,
-                outcome=LOST,
-            )
+    attempts = [
+        Attempt(
+            run=run.id,
+            number=n,
+            context_version=n,
+            worker="w",
+            started=n,
+            ended=n + 1,
+            outcome=LOST,
         )
+        for n in (1, 2)
+    ]
     said = [
         Record("", 0, 1, 7, Said("hello")),
         *(Record("", 0, n, 8, AttemptEnded(outcome=LOST)) for n in (1, 2)),

@@ -169,10 +169,11 @@ class Performing:
         store.finish(claim, replace(SUCCESS, events=(AttemptEnded(outcome=FAILURE.outcome),)))
         with pytest.raises(LostLease):
             store.finish(claim, FAILURE)
-        ends = []
-        for record in store.history(run.id):
-            if isinstance(record.event, AttemptEnded):
-                ends.append(record.event)
+        ends = [
+            record.event
+            for record in store.history(run.id)
+            if isinstance(record.event, AttemptEnded)
+        ]
         assert ends == [AttemptEnded(outcome=SUCCESS.outcome)]
 
     def test_a_run_that_goes_on_keeps_its_number(self, store: Store) -> None:

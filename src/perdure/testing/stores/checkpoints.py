@@ -59,10 +59,9 @@ class CheckpointSuite:
         assert list(store.checkpoints(run.id)) == [checkpoint(run), checkpoint(run, 2)]
         assert list(store.checkpoints()) == list(store.checkpoints(run.id))
         assert store.checkpoints(other.id) == []
-        told = []
-        for record in store.history(run.id):
-            if isinstance(record.event, CheckpointTaken):
-                told.append(record)
+        told = [
+            record for record in store.history(run.id) if isinstance(record.event, CheckpointTaken)
+        ]
         assert [record.attempt for record in told] == [1, 1]
         assert told[0].event == CheckpointTaken(
             number=1, why="turn", commit="c0ffee", changed=2, left_out=1

@@ -112,11 +112,12 @@ class InboxSuite:
     def test_filters_and_pages(self, store: Store) -> None:
         """Deliveries are filtered by state and by source, and listed from a number downwards;
         waiting ones come oldest first."""
-        numbers = []
-        for each in store.accept(
-            [arrived(), arrived(source="infra"), arrived(reading=DULL), arrived()]
-        ):
-            numbers.append(each.number)
+        numbers = [
+            each.number
+            for each in store.accept(
+                [arrived(), arrived(source="infra"), arrived(reading=DULL), arrived()]
+            )
+        ]
         assert [each.number for each in store.inbox(DeliveryState.RECEIVED)] == [
             numbers[3],
             numbers[1],

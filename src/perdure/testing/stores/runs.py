@@ -166,11 +166,10 @@ class FindSuite:
     def test_a_list_goes_on_where_its_page_ended(self, store: Store) -> None:
         """All pages together have every run once, newest first, even while runs are added;
         optionally of one agent or scope."""
-        runs = []
-        for number in range(5):
-            runs.append(
-                submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
-            )
+        runs = [
+            submit(store, TaskSpec(prompt="x", agent="codex" if number % 2 else "claude"))
+            for number in range(5)
+        ]
         first = store.find(limit=2)
         submit(store)
         rest = [

@@ -125,9 +125,10 @@ def apply(
                 commit = ""
             with placed(made, looker, merged, plan):
                 if commit:
-                    touched = {}
-                    for name, after in differing(before, made.entries(merged)):
-                        touched[name] = (before.get(name), after)
+                    touched = {
+                        name: (before.get(name), after)
+                        for name, after in differing(before, made.entries(merged))
+                    }
                     publish(made, looker, commit, touched)
     return Applied(
         top=str(looker.top), files=tuple(plan.steps), already=tuple(plan.already), commit=commit

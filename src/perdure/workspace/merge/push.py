@@ -243,10 +243,11 @@ def _diverged(branch: str) -> Diverged:
 def _refused(error: GitFailed) -> GitFailed:
     """Return an error with the remote's own message, if it sent one: git's last line does not
     contain it."""
-    said = []
-    for line in error.stderr.split("\n"):
-        if line.startswith("remote:"):
-            said.append(line.removeprefix("remote:").strip())
+    said = [
+        line.removeprefix("remote:").strip()
+        for line in error.stderr.split("\n")
+        if line.startswith("remote:")
+    ]
     why = re.search(r"\[remote rejected\][^\n]*\(([^\n]*)\)", error.stderr)
     words = "; ".join(filter(None, [why[1] if why else "", *said]))[:500]
     if words:

@@ -27,9 +27,10 @@ def absent(top: Path, git: Git) -> list[str]:
     workdir, without filters of the repository."""
     if not _may_name_any(git_directory(top) or top / ".git"):
         return []
-    entries = []
-    for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout):
-        entries.append(line.partition("\t"))
+    entries = [
+        line.partition("\t")
+        for line in _split(git.run("ls-files", "--stage", "-z", cap=1 << 30).stdout)
+    ]
     modules = [name for facts, _, name in entries if facts.startswith(_SUBMODULE)]
     notes = []
     if modules:

@@ -143,20 +143,21 @@ def _written(look: Look) -> bytes:
         "says": look.branches.says,
         "more": look.branches.more,
     }
-    own = {}
-    for key in (
-        "worktree",
-        "head",
-        "tree",
-        "branch",
-        "index",
-        "top",
-        "commit",
-        "says",
-        "changed",
-        "untracked",
-    ):
-        own[key] = getattr(look, key)
+    own = {
+        key: getattr(look, key)
+        for key in (
+            "worktree",
+            "head",
+            "tree",
+            "branch",
+            "index",
+            "top",
+            "commit",
+            "says",
+            "changed",
+            "untracked",
+        )
+    }
     return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
 
 

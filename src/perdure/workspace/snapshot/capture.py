@@ -180,10 +180,11 @@ def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) ->
             # The tree is on the shelf already, but the objects in it may be only in the agent's
             # repository.
             base = look.tree or shelf.put("tree", b"")
-            named = []
-            for change in changes(shelf, base, look.staged.tree):
-                if change.mode not in ("000000", "160000"):
-                    named.append(change.new)
+            named = [
+                change.new
+                for change in changes(shelf, base, look.staged.tree)
+                if change.mode not in ("000000", "160000")
+            ]
             _bring(shelf, known, [*named, *look.staged.objects])
     if (look.worktree, look.head) == (known.worktree, known.head):
         look.changed, look.untracked = known.changed, known.untracked
@@ -273,10 +274,11 @@ def copy_commit(shelf: Shelf, commit: str) -> None:
 
 def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
     base = look.tree or shelf.put("tree", b"")
-    states = []
-    for change in changes(shelf, base, look.worktree):
-        if "160000" not in (change.old_mode, change.mode):
-            states.append(change.state)
+    states = [
+        change.state
+        for change in changes(shelf, base, look.worktree)
+        if "160000" not in (change.old_mode, change.mode)
+    ]
     return len(states) - states.count("A"), states.count("A")
 
 

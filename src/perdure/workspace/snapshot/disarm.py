@@ -65,10 +65,11 @@ def plain(shelf: Shelf, content: bytes | Path, link: bool) -> bytes | None:
         ).stdout
     except GitFailed:
         return _written([])
-    entries = []
-    for entry in said.decode("utf-8", "surrogateescape").split("\0"):
-        if entry:
-            entries.append(entry.partition("\n"))
+    entries = [
+        entry.partition("\n")
+        for entry in said.decode("utf-8", "surrogateescape").split("\0")
+        if entry
+    ]
     harmless = [(key, value) for key, equals, value in entries if equals and _is_plain(key, value)]
     if len(harmless) == len(entries):
         return None

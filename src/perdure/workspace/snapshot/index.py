@@ -161,10 +161,11 @@ def put_staged(shelf: Shelf, wanted: Staged, tree: str, scratch: Path) -> None:
         )
         shelf.run("update-index", "-z", "--index-info", index=fresh, stdin=os.fsencode(lines))
     if wanted.intent:
-        there = []
-        for name in wanted.intent:
-            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink():
-                there.append(name)
+        there = [
+            name
+            for name in wanted.intent
+            if (shelf.top / name).is_file() and not (shelf.top / name).is_symlink()
+        ]
         if there:
             shelf.run(
                 "add",

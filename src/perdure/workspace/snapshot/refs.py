@@ -77,11 +77,12 @@ def keepers(places: Places, workspace: Workspace, git: Git) -> list[Git]:
 def numbers(places: Places, workspace: Workspace, git: Git) -> dict[int, str]:
     """Return the checkpoints' commits by number, in order."""
     below = f"{REFS}/{workspace.id}"
-    found = []
-    for name, oid in chain.from_iterable(
-        keeper.refs(below).items() for keeper in keepers(places, workspace, git)
-    ):
-        found.append((name.rpartition("/")[2], oid))
+    found = [
+        (name.rpartition("/")[2], oid)
+        for name, oid in chain.from_iterable(
+            keeper.refs(below).items() for keeper in keepers(places, workspace, git)
+        )
+    ]
     return dict(sorted((int(name), oid) for name, oid in found if name.isdecimal()))
 
 
@@ -99,10 +100,11 @@ def is_whole(keeper: Git, commit: str) -> bool:
 def holders(places: Places, workspace: Workspace, git: Git, number: int, commit: str) -> list[Git]:
     """Return the repositories that have the checkpoint's ref and its complete content."""
     name = f"{REFS}/{workspace.id}/{number}"
-    found = []
-    for keeper in keepers(places, workspace, git):
-        if keeper.refs(name).get(name) == commit:
-            found.append(keeper)
+    found = [
+        keeper
+        for keeper in keepers(places, workspace, git)
+        if keeper.refs(name).get(name) == commit
+    ]
     return [keeper for keeper in found if is_whole(keeper, commit)]
 
 
@@ -112,9 +114,10 @@ def forget(places: Places, workspace: Workspace, git: Git, which: Sequence[int])
     with held(places.lock(f"{workspace.id}.shelf")) as fd:
         for keeper in keepers(places, workspace, replace(git, keep=(*git.keep, fd))):
             there = keeper.refs(f"{REFS}/{workspace.id}", f"{OUTSIDE}/{workspace.id}")
-            names = []
-            for number, kind in product(which, (REFS, OUTSIDE)):
-                names.append(f"{kind}/{workspace.id}/{number}")
+            names = [
+                f"{kind}/{workspace.id}/{number}"
+                for number, kind in product(which, (REFS, OUTSIDE))
+            ]
             gone = [name for name in names if name in there]
             if gone:
                 order(keeper, places.shelf(workspace.id), [f"delete {name}" for name in gone])

@@ -263,9 +263,10 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
     def look(shelf: Shelf) -> Compared:
         with looked(shelf, policy) as (now, _):
             changed = _apart(shelf, now.worktree, wanted.worktree)
-            names = []
-            for change in changed:
-                names.append(unescape(change.name, "120000" in (change.mode, change.old_mode)))
+            names = [
+                unescape(change.name, "120000" in (change.mode, change.old_mode))
+                for change in changed
+            ]
             staged = now.staged.tree in ("", now.tree, index) and set(now.staged.objects) <= set(
                 wanted.staged.objects
             )
@@ -360,10 +361,11 @@ def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
     checkpoints are kept outside of it."""
     if shelf.lent is None or shelf.repository is None:
         return
-    asked = []
-    for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits):
-        if oid:
-            asked.append(oid)
+    asked = [
+        oid
+        for oid in (wanted.head, *staging.commits(wanted.operation), *wanted.branches.commits)
+        if oid
+    ]
     absent = set(missing(shelf, asked))
     needed = [oid for oid in asked if oid not in absent and not shelf.repository.commit(oid)]
     needed += [oid for oid in (wanted.index, *wanted.staged.objects) if oid]
@@ -375,10 +377,11 @@ def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> N
     already."""
     assert shelf.lent is not None and shelf.repository is not None
     # Objects that both sides have: the agent may have committed since its last checkpoint.
-    there = []
-    for oid in known:
-        if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid):
-            there.append(oid)
+    there = [
+        oid
+        for oid in known
+        if oid and oid not in needed and shelf.repository.commit(oid) and shelf.commit(oid)
+    ]
     if needed:
         words = "".join(f"{line}\n" for line in [*needed, "--not", *there])
         (shelf.lent / "pack").mkdir(exist_ok=True)

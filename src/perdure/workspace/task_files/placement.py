@@ -82,9 +82,10 @@ def place(
         if version > now.version or (at.fresh and version):
             changes = _planned(at, now, contexts, version)
             if changes or version > now.version:
-                parts = []
-                for start in range(0, max(len(changes), 1), A_RECORD):
-                    parts.append(tuple(changes[start : start + A_RECORD]))
+                parts = [
+                    tuple(changes[start : start + A_RECORD])
+                    for start in range(0, max(len(changes), 1), A_RECORD)
+                ]
                 record([FilesPlanned(version=version, files=part) for part in parts])
                 _completed(at, replace(now, unfinished=tuple(changes), planned=version), record)
     except OSError as error:
