@@ -95,8 +95,6 @@ def report_of(
     `liveness`: of a running run."""
     if records is None:
         records = store.history(run.id, limit=100_000)
-    else:
-        records = records
     if "delivery" in run.spec.labels:
         posting = store.posting(run.id)
     else:

@@ -341,8 +341,6 @@ def _watched(
     queued = job is not None and job.suspended and not live
     if began or queued:
         status = status_moves.goes_on(status, now)
-    else:
-        status = status
     phase, reason = "Queued", status_moves.PLACING
     if queued:
         reason = "its Job is suspended, for example by a queue without room for it"

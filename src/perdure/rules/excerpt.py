@@ -56,9 +56,7 @@ def lines_of(text: str) -> list[str]:
     times = 1
     for raw in text.split("\n"):
         line = next((piece for piece in reversed(raw.split("\r")) if piece.strip()), "").rstrip()
-        if len(line) <= WIDTH:
-            line = line
-        else:
+        if len(line) > WIDTH:
             line = f"{line[:WIDTH]} [... {len(line) - WIDTH} more characters]"
         if shown and line and line == shown[-1]:
             times += 1

@@ -135,8 +135,6 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 return None
             if seat is not None:
                 row = write.one("take_seat", id=row["id"], account=seat.account)
-            else:
-                row = row
             claim = claim_of(row)
             attempt = Attempt(
                 run=claim.run.id,

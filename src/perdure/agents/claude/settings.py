@@ -68,9 +68,7 @@ def settings(launch: Launch) -> ClaudeSettings:
             f"cleanupPeriodDays {json.dumps(days)} in --settings is not used: it would have "
             "conversations deleted"
         )
-    if enough and "cleanupPeriodDays" in merged:
-        merged = merged
-    else:
+    if not (enough and "cleanupPeriodDays" in merged):
         merged = {**merged, **NEEDED}
     if launch.requests:
         merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), launch.requests)}

@@ -46,11 +46,9 @@ def untold(content: bytes) -> list[AgentEvent]:
     found: list[AgentEvent] = []
     offline = False
     for line in content.split(b"\n"):
-        if b'"turn_context"' in line and (settings := json_lines.read(line)):
-            if settings.get("type") == "turn_context":
-                offline = _is_offline(settings)
-            else:
-                offline = offline
+        settings = json_lines.read(line) if b'"turn_context"' in line else None
+        if settings is not None and settings.get("type") == "turn_context":
+            offline = _is_offline(settings)
         if b'"response_item"' in line:
             entry = json_lines.read(line)
         else:

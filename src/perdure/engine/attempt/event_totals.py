@@ -138,8 +138,6 @@ class EventTotals:
                 self.opened = event.opened or self.opened
                 if event.opened:
                     self.replayed = event.replayed
-                else:
-                    self.replayed = self.replayed
             case TurnStarted():
                 self.turn_over = self.final = self.tool_last = False
             case Said():

@@ -153,8 +153,6 @@ def decide(
         mended = repair.mend(engine, claim, driver, home, live.id, own=not foreign)
         if mended is not None:
             continuation = choose(replace(situation, edits=mended.log))
-        else:
-            continuation = continuation
     if doubted and continuation.kind is not Start.RESUME and not too_long:
         # A failure in unknown words may have any cause. It never ends a conversation.
         situation = replace(situation, tried=tried)
@@ -163,8 +161,6 @@ def decide(
         older = _older(engine, run.id, driver, live)
         if older:
             continuation = choose(replace(situation, checkpoint=older))
-        else:
-            continuation = continuation
     if live and size.fill is not None and cache_price.goes_on(continuation):
         continuation = cache_price.weigh(
             engine, claim, driver, live, size.fill, continuation, situation.new_id

@@ -116,8 +116,6 @@ def usage(engine: Engine) -> DiskUsage:
                 cls = "other"
             if path.name in ("given", "backups"):
                 cls = "task files"
-            else:
-                cls = cls
             found.add(path, cls)
     return found
 

@@ -255,8 +255,6 @@ class Current:
             return found, ()
         if speakers:
             found = with_lines(speakers[0], delivery, found)
-        else:
-            found = found
         found = with_hunk(speakers[0], found) if speakers else found
         whys = {
             rule.name: refused(self._forge(delivery.source, rule.name), rule, found)

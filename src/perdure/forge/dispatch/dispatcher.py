@@ -226,8 +226,6 @@ class Dispatcher:
                 choice = now
             if isinstance(now, Intent) and isinstance(choice, str):
                 choice = f"as of now, {choice}"
-            else:
-                choice = choice
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, RuleChoice):
             over = self._over(delivery, choice, news) or overtaken(

@@ -211,9 +211,7 @@ def _intent(
     if edited:
         title_before = payload.name("changes", "title", "previous") or thing.name("title")
         before = payload.text("changes", "description", "previous")
-        if payload.at("changes", "description"):
-            before = before
-        else:
+        if not payload.at("changes", "description"):
             before = thing.text("description")
     now, known = mentioned(thing.text("description") if edited else text), mentioned(before)
     project = payload.at("project")

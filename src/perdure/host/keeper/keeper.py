@@ -107,8 +107,6 @@ class Keeper:
                 return
             if self.cause == "exited":
                 self.cause = "flooded"
-            else:
-                self.cause = self.cause
         except OSError as error:
             turn.complain(f"ended, because its output cannot be kept: {error.strerror}")
         self.kill_at = 0.0

@@ -196,8 +196,6 @@ def _bare(words: list[str]) -> str:
         for wrapper in wrappers:
             if wrapper.match(rest):
                 rest = wrapper.sub("", rest, count=1)
-            else:
-                rest = rest
         while "=" in rest and _ASSIGNMENT.match(rest) and " " in rest:
             rest = rest.partition(" ")[2]
         if rest == command:
