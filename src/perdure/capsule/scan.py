@@ -9,6 +9,7 @@ found.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import field
 from typing import Protocol
@@ -123,3 +124,9 @@ class SecretsFound(CapsuleError):
             f"{count} would leave this machine; nothing was written\n{table(findings)}", hint
         )
         self.findings = findings
+
+
+def without_secrets(redactor: Redactor, text: str) -> str:
+    """Return the text with each secret replaced by asterisks."""
+    pieces = Scan(redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
+    return b"".join(pieces).decode("utf-8", "replace")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -30,7 +30,9 @@ WORDS = 8_000
 """Maximum number of characters of an answer."""
 ID_LETTERS = "bcdfghjkmnpqrstvwxz"
 """Letters of short ids. They have no vowel, so no word of a sentence is taken for an id."""
-ID_LENGTH = 5
+ID_LENGTH = 12
+"""Number of letters of a short id. An agent that looks for two calls with one id finds none: there
+are 2 * 10^15 ids."""
 ON_FORGE = 2_500
 """Maximum number of characters of a call that a comment on a forge shows. A longer call cannot be
 allowed by a comment, because nobody has seen it there."""
@@ -51,7 +53,7 @@ def digest(tool: str, given: Any) -> str:
 
 
 def short_id(request: AgentRequest) -> str:
-    """Return the five letters by which a comment on a forge names the request. They depend on the
+    """Return the letters by which a comment on a forge names the request. They depend on the
     call as well, so an answer to what a person saw never fits another call."""
     cause = f"{request.run}\n{request.number}\n{request.sha256}"
     value = int.from_bytes(hashlib.sha256(cause.encode()).digest()[:8])
@@ -214,10 +216,12 @@ def shown_lines(request: AgentRequest) -> list[str]:
     return lines
 
 
-def is_shown_whole(request: AgentRequest) -> bool:
-    """Return whether a comment on a forge shows the whole call."""
-    whole = request.size == len(request.payload)
-    return whole and len("\n".join(shown_lines(request))) <= ON_FORGE
+def is_shown_whole(request: AgentRequest, clean: Callable[[str], str]) -> bool:
+    """Return whether a comment on a forge shows the whole call. `clean` removes from a comment what
+    looks like a secret: such a call is not shown as it is."""
+    text = "\n".join(shown_lines(request))
+    whole = request.size == len(request.payload) and len(text) <= ON_FORGE
+    return whole and clean(text) == text
 
 
 def told(requests: Sequence[AgentRequest]) -> str:

@@ -9,13 +9,12 @@ nothing. Only the branch and the commit count, which have to belong to a run. Ca
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
-from perdure.capsule.scan import Scan
+from perdure.capsule.scan import without_secrets
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound, PerdureError
@@ -226,8 +225,7 @@ class Checks:
     def _redacted(self, text: str) -> str:
         """Return the text without secrets: those of this environment, and anything that looks like
         one."""
-        pieces = Scan(self._engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
-        return b"".join(pieces).decode("utf-8", "replace")
+        return without_secrets(self._engine.redactor, text)
 
 
 def _checks(api: ForgeApi, intent: Intent) -> Sequence[CommitCheck]:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
+from perdure.capsule.scan import without_secrets
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, UsageError
@@ -28,6 +31,7 @@ from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, Reques
 from perdure.protocols import ForgeApi
 from perdure.rules.requests import is_shown_whole, late, short_id
 
+_ROBOT = re.compile(r"\[bot\]$|^(project|group)_\d+_bot")
 COMMENTS = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKind.COMMENT_EDITED})
 
 
@@ -61,6 +65,10 @@ class RequestReplies:
         runs with earlier news, which come first. Raises Conflict and ForgeError if the comment has
         to wait."""
         if intent.kind not in COMMENTS or not (said := answer_in(intent.text)):
+            return None
+        if _is_program(intent.author, rules):
+            if said.command:
+                return ReplyResult(DeliveryState.IGNORED, "only a person answers a request")
             return None
         able = [rule for rule in rules if _may_hear(rule, delivery, intent)]
         intent = self._placed(delivery, intent, able)
@@ -120,10 +128,11 @@ class RequestReplies:
         self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _Asked
     ) -> str:
         """Store the answer. Returns why it is not one, as a sentence."""
-        if said.answer is AnswerKind.ALLOW and not is_shown_whole(asked.request):
+        clean = partial(without_secrets, self._engine.redactor)
+        if said.answer is AnswerKind.ALLOW and not is_shown_whole(asked.request, clean):
             return (
-                "The call is too long to be shown here whole: it can only be allowed on the "
-                "dashboard, or on the machine where it runs."
+                "The call is too long to be shown here whole, or holds what looks like a secret: "
+                "it can only be allowed on the dashboard, or on the machine where it runs."
             )
         try:
             service.answer(
@@ -154,9 +163,11 @@ class RequestReplies:
         marker = f"<!-- perdure:reply={digest} -->"
         ref = IssueRef(intent.repository, intent.number, intent.pull)
 
+        clean = partial(without_secrets, self._engine.redactor)
+
         def say(api: ForgeApi) -> bool:
             if api.find_comment(ref, marker) is None:
-                text = refusal(intent.author, problem, opened, api.command_prefix)
+                text = refusal(intent.author, problem, opened, api.command_prefix, clean)
                 api.comment(ref, f"{marker}\n\n{text}")
             return True
 
@@ -192,16 +203,30 @@ class RequestReplies:
         return found
 
 
-def refusal(login: str, problem: str, opened: Sequence[_Asked], prefix: str) -> str:
+def refusal(
+    login: str,
+    problem: str,
+    opened: Sequence[_Asked],
+    prefix: str,
+    clean: Callable[[str], str],
+) -> str:
     """Return the text of a comment that says why an answer does not count."""
     head = f"@{login} {problem}" if LOGIN.fullmatch(login) else problem
     if not opened:
         return head
     lines = [
-        f"- **{each.rule.name}**, request {each.request.number}: {how_to(each.request, prefix)}"
+        f"- **{each.rule.name}**, request {each.request.number}: "
+        + how_to(each.request, prefix, clean)
         for each in opened
     ]
     return "\n".join((head, "", "Open requests:", "", *lines))
+
+
+def _is_program(author: str, rules: Sequence[Rule]) -> bool:
+    """Return whether the author is an agent's account or a robot's. GitHub's robots are
+    `NAME[bot]`, and GitLab's access tokens write as `project_1_bot_…`."""
+    logins = {rule.login.casefold() for rule in rules if rule.login}
+    return author.casefold() in logins or _ROBOT.search(author) is not None
 
 
 def _may_hear(rule: Rule, delivery: Delivery, intent: Intent) -> bool:

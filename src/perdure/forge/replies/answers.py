@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import field, replace
 
-from perdure.capsule.scan import Scan
+from perdure.capsule.scan import without_secrets
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import (
@@ -154,8 +153,7 @@ class Answering:
 
     def without_secrets(self, text: str) -> str:
         """Return the text without secrets."""
-        pieces = Scan(self.engine.redactor).over("", io.BytesIO(text.encode("utf-8", "replace")))
-        return b"".join(pieces).decode("utf-8", "replace")
+        return without_secrets(self.engine.redactor, text)
 
 
 @dataclass(slots=True)
@@ -361,7 +359,7 @@ class _Answer:
         if self.api.find_comment(self.ref, marker) is None:
             words = self.whose.clean(call(self.rule.name, login, needs, self._page))
             opened = [each for each in requests if each.state is RequestState.OPEN]
-            shown = asking(opened, self.api.command_prefix)
+            shown = asking(opened, self.api.command_prefix, self.whose.without_secrets)
             # A person must see which paths a call names, so only the run's own is left out.
             path = self.run.workspace.path if self.run.workspace else ""
             shown = shown.replace(path, "<workdir>") if path else shown
@@ -389,8 +387,6 @@ class _Answer:
             told = [line.actor for line in lines if line.kind in INSTRUCTING]
             if told:
                 login = told[-1].removeprefix(prefix).rpartition(",")[2]
-            else:
-                login = login
         is_own = login.casefold() == self.rule.login.casefold()
         if LOGIN.fullmatch(login) and not is_own:
             return login

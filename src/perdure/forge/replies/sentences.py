@@ -3,7 +3,7 @@ shows whether there is news."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from perdure.forge.replies.escapes import block, code
 from perdure.forge.webhooks.commands import how_to
@@ -98,18 +98,21 @@ def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
     return f"@{login} **{rule}** needs you: {asked}.{link}"
 
 
-def asking(requests: Sequence[AgentRequest], prefix: str) -> str:
+def asking(requests: Sequence[AgentRequest], prefix: str, clean: Callable[[str], str]) -> str:
     """Return what the agent asks, and how a comment answers it. `prefix` begins a command on this
-    forge."""
-    return "\n\n".join(_request(each, prefix) for each in requests)
+    forge; `clean` removes what looks like a secret."""
+    return "\n\n".join(_request(each, prefix, clean) for each in requests)
 
 
-def _request(request: AgentRequest, prefix: str) -> str:
-    how = f"To answer, comment {how_to(request, prefix)}, as the first line."
+def _request(request: AgentRequest, prefix: str, clean: Callable[[str], str]) -> str:
+    how = f"To answer, comment {how_to(request, prefix, clean)}, as the first line."
     if request.kind is RequestKind.QUESTION:
-        how = f"A plain comment is the answer; {how_to(request, prefix)} names the question."
-    elif not is_shown_whole(request):
-        how += " It is too long to be shown here whole, so it can only be allowed elsewhere."
+        how = f"A plain comment is the answer; {how_to(request, prefix, clean)} names the question."
+    elif not is_shown_whole(request, clean):
+        how += (
+            " It is too long to be shown here whole, or holds what looks like a secret, so it can "
+            "only be allowed elsewhere."
+        )
     text = block("\n".join(shown_lines(request)), ON_FORGE)
     return f"Request {request.number}:\n\n{text}\n\n{how}"
 

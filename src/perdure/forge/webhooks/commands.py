@@ -9,6 +9,7 @@ then tells nobody of the comment, so each command is also known as `/perdure app
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from perdure.forge.webhooks.speech import spoken, unquoted
 from perdure.lateclass import dataclass
@@ -57,17 +58,21 @@ def answer_in(text: str) -> CommentAnswer | None:
     elif kind is AnswerKind.ALLOW and words:
         # Words such as "but not on Fridays" would be a condition that nothing checks.
         problem = "An approval has no other words, because nothing would heed them."
+    elif kind is AnswerKind.ALLOW and not request:
+        # The newest request may be one that the author has not seen yet.
+        problem = "An approval names its request."
     elif kind is AnswerKind.TEXT and not words:
         problem = "The answer has no words."
     return CommentAnswer(answer=kind, request=request, words=words, problem=problem)
 
 
-def how_to(request: AgentRequest, prefix: str) -> str:
-    """Return the commands that answer the request, as Markdown."""
+def how_to(request: AgentRequest, prefix: str, clean: Callable[[str], str]) -> str:
+    """Return the commands that answer the request, as Markdown. `clean`: as for
+    `is_shown_whole`."""
     name = short_id(request)
     if request.kind is RequestKind.QUESTION:
         return f"`{prefix}answer {name} your answer`"
-    if is_shown_whole(request):
+    if is_shown_whole(request, clean):
         allow = f"`{prefix}approve {name}`, or "
     else:
         allow = ""
