@@ -126,6 +126,30 @@ def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
         ARCHIVE.restore(Program(path="/bin/opencode"), bad, b"{}")
 
 
+@pytest.mark.linux
+def test_a_writer_is_found_from_a_directory_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Open pipes and sockets, whose names are no paths, hide no writer."""
+    session, home, away = "ses_" + "a" * 26, tmp_path / "opencode.db", tmp_path / "away"
+    home.touch()
+    away.mkdir()
+    program = "import sys; file = open(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(home), session],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"open\n"
+        with monkeypatch.context() as moved:
+            moved.chdir(away)
+            away.rmdir()
+            found = list(DRIVER.writers(home, session))
+        assert found == [writer.pid]
+        writer.communicate()
+
+
 def test_the_prompt_goes_by_stdin_alone() -> None:
     """As an argument it would arrive in quotes."""
     command = DRIVER.command(launch(prompt="-secret words"))

@@ -62,3 +62,9 @@ def test_a_workdir_of_an_older_perdure_stays_where_it_is(stage: MakeStage) -> No
     assert done.code == 0, done.err
     named = Path(one.perdure("path", "greeting").out.strip())
     assert named.parent == old.parent and re.fullmatch(r"repo--greeting-[a-z2-7]{6}", named.name)
+
+    # A workdir that belongs to another task stays when the run is removed.
+    places.owner(named.name).write_text("another")
+    done = one.perdure("rm", "greeting")
+    assert done.code == 0 and "belongs to another task" in done.out, done
+    assert named.is_dir() and one.perdure("path", "greeting").code == 5

@@ -72,6 +72,16 @@ def test_the_agent_has_exactly_the_environment_given(
     assert seen == {**env, "EXTRA": "é\n=1", "TMPDIR": "/elsewhere", "PERDURE_ATTEMPT": mark}
 
 
+@pytest.mark.linux
+def test_a_runs_environment_does_not_choose_the_back_end(launch: Launcher) -> None:
+    """The variable that forces the portable back end is for perdure; in a run's environment it
+    reaches the agent and changes nothing for its shim."""
+    process = launch('printf %s "$PERDURE_HOST"', extra={"PERDURE_HOST": "portable"})
+    end = process.wait()
+    assert end is not None and end.code == 0
+    assert process.stdout.read_bytes() == b"portable"
+
+
 def test_signals_are_fresh(launch: Launcher) -> None:
     """The agent neither ignores nor blocks any signal, whatever its parents do."""
     process = launch(("grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"))

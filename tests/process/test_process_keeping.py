@@ -97,6 +97,21 @@ def ground(tmp_path: Path, env: dict[str, str], mark: str) -> Iterator[Callable[
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.linux
+def test_a_runs_environment_does_not_choose_the_keepers_back_end(
+    ground: Callable[..., Ground], env: dict[str, str]
+) -> None:
+    """The variable that forces the portable back end reaches the agent and not its keeper."""
+    env["PERDURE_HOST"] = "portable"
+    here = ground()
+    process = here.turn('printf "%s\\n" "$PERDURE_HOST"')
+    assert process is not None
+    until(lambda: b"done: " in process.stdout.read_bytes())
+    here.kept.rest()
+    assert ended(process).cause == "turn"
+    assert process.stdout.read_bytes().startswith(b"portable\n")
+
+
 def test_the_registry_is_private(tmp_path: Path, env: dict[str, str], mark: str) -> None:
     """The directory that all keepers share is its owner's alone, like each keeper's own, whatever
     the umask."""

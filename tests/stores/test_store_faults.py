@@ -16,6 +16,7 @@ import pytest
 
 from perdure import store as stores
 from perdure.errors import NotFound, StoreError, UsageError
+from perdure.host.system import linux
 from perdure.model import Decision, RunState, TaskSpec
 from perdure.model.events import Unrecognised
 from perdure.store.disk import file_system, refuse_network, sqlite_warning
@@ -230,6 +231,18 @@ def test_network_file_systems_are_refused(
         assert "local disk" in error.value.hint
     else:
         refuse_network(Path(directory), mounts)
+
+
+def test_a_mount_point_of_any_name_is_read(tmp_path: Path) -> None:
+    """The kernel escapes only \"\\n\" in a mount point, and no other line break; what is no
+    record is passed over."""
+    point = "/mnt/a\u2028b\x85c\rd"
+    table = tmp_path / "mountinfo"
+    table.write_bytes(
+        f"short\n30 20 0:40 / {point} rw - nfs4 server:/ rw\n".encode()
+        + b"31 20 0:41 / /mnt/\xff rw shared:1 - ext4 /dev/sda rw\n"
+    )
+    assert linux.mounts(table) == [(point, "nfs4"), ("/mnt/\udcff", "ext4")]
 
 
 def test_the_mounts_of_this_machine_are_read() -> None:

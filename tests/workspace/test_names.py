@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.errors import WorkspaceError
+from perdure.errors import InUse, WorkspaceError
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import Workspaces, names
 from perdure.workspace.identity import Places, identify, workdir_name
@@ -133,3 +134,93 @@ def test_a_directory_of_the_users_claims_no_name(yard: Yard) -> None:
         TaskSpec(prompt="p", here=planned.path), "other", yard.repo
     )
     os.close(yard.workspaces.lock(here))
+
+
+def test_an_identity_that_is_claimed_meanwhile_keeps_one_workdir(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that claims and locks while a name is chosen has the same name chosen."""
+    first = yard.plan("worktree")
+    looked = names.read
+
+    def late(path: Path) -> str:
+        found = looked(path)
+        monkeypatch.setattr(names, "read", looked)
+        os.close(yard.workspaces.lock(first))
+        return found
+
+    monkeypatch.setattr(names, "read", late)
+    assert yard.plan("worktree") == first
+
+
+def test_a_claim_counts_more_than_a_directory_of_the_old_name(yard: Yard) -> None:
+    """A directory that appears at the old path moves nothing, and is not worked in; the refusal
+    names the other one."""
+    planned = yard.plan("worktree")
+    worked(yard, planned)
+    old = Places(yard.root).work(planned.id)
+    old.mkdir()
+    assert yard.plan("worktree") == planned
+    beside = Workspace(
+        id=planned.id, path=str(old), backend=planned.backend, repo=planned.repo, branch="task"
+    )
+    with pytest.raises(WorkspaceError, match=re.escape(planned.path)):
+        yard.workspaces.lock(beside)
+    assert yard.workspaces.conflict(beside) and not yard.workspaces.conflict(planned)
+
+
+def test_what_owner_files_hold_is_read_with_care(yard: Yard) -> None:
+    """A line break after the identity changes nothing; where no name is free, a file is named."""
+    planned = yard.plan("worktree", branch="one")
+    places = Places(yard.root)
+    files = [
+        places.owner(workdir_name(planned.repo, "one", planned.id, chars)) for chars in (6, 12, 26)
+    ]
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    files[0].write_text(f"{planned.id}\n")
+    assert yard.plan("worktree", branch="one") == planned
+    os.close(yard.workspaces.lock(planned))
+    places.lock(planned.id).unlink()
+    for file in files:
+        file.write_text("something else")
+    with pytest.raises(WorkspaceError, match=re.escape(str(files[-1]))):
+        yard.plan("worktree", branch="one")
+
+
+def test_a_claim_that_cannot_be_written_leaves_nothing(yard: Yard) -> None:
+    """The refusal names the file, and no part of it stays."""
+    planned = yard.plan("worktree")
+    file = Places(yard.root).owner(Path(planned.path).name)
+    (file / "in the way").mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match=f"{re.escape(str(file))} cannot be written"):
+        yard.workspaces.lock(planned)
+    assert not list(file.parent.glob("*.new"))
+
+
+def test_a_name_is_claimed_through_a_link_to_the_root(yard: Yard, tmp_path: Path) -> None:
+    """The same directory below another spelling of the root is claimed all the same."""
+    planned = yard.plan("worktree")
+    yard.root.mkdir(exist_ok=True)
+    (tmp_path / "link").symlink_to(yard.root)
+    places = Places(tmp_path / "link")
+    names.claim(places, planned)
+    assert places.owner(Path(planned.path).name).read_text() == planned.id
+
+
+def test_a_holder_that_is_hidden_lives(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that this one may not ask about is not said to have ended."""
+    planned = yard.plan("worktree")
+    fd = yard.workspaces.lock(planned, "perdure run")
+    note = json.loads(os.pread(fd, 4096, 0))
+    os.pwrite(fd, json.dumps(note | {"pid": 1 << 30}).encode(), 0)
+
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with pytest.raises(InUse, match="which has ended"):
+        yard.workspaces.lock(planned)
+    monkeypatch.setattr(os, "kill", refused)
+    with pytest.raises(InUse) as error:
+        yard.workspaces.lock(planned)
+    assert "perdure run" in str(error.value) and "which has ended" not in str(error.value)
+    os.close(fd)

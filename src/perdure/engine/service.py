@@ -557,15 +557,15 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         for row in engine.store.find(limit=100_000)
         if row.place == place.path and row.id != run.id
     ]
-    if place.backend is Backend.HERE or others:
+    if others:
+        kept = f"{', '.join(others[:3])} also works there"
+    elif place.backend is Backend.HERE:
+        kept = "it is your own directory"
+    else:
+        kept = engine.workspaces.conflict(place).rstrip(".")
+    if kept:
         engine.store.remove(run.id)
-        return RemovedRuns(
-            run=run,
-            trash=None,
-            kept=f"{', '.join(others[:3])} also works there"
-            if others
-            else "it is your own directory",
-        )
+        return RemovedRuns(run=run, trash=None, kept=kept)
     fd = engine.workspaces.lock(place, f"perdure rm {run.name}")
     try:
         lost = engine.workspaces.unsaved(place)

@@ -245,6 +245,10 @@ class Workspaces:
             raise
         return fd
 
+    def conflict(self, workspace: Workspace) -> str:
+        """Return why `lock` would refuse the workspace for good, or empty."""
+        return names.conflict(self._places, workspace)
+
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
         """Make, recover or reuse the workdir. Idempotent; the caller holds its lock. Raises
         WorkspaceError and its subclasses."""

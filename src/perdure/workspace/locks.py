@@ -97,13 +97,18 @@ def _lock(fd: int, timeout_s: float) -> bool:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a small file atomically and durably."""
+    """Write a small file atomically and durably. Raises OSError, and leaves no part of it."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    try:
+        with fresh.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+        raise
     sync(path.parent)
 
 
@@ -214,6 +219,17 @@ def git_works_in(path: Path) -> bool:
     return False
 
 
+def _lives(pid: int) -> bool:
+    """Return whether a process exists: /proc may hide those of other users (`hidepid`)."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return pid > 0
+
+
 def _holder(fd: int) -> tuple[str, bool]:
     """Return a description of the lock's holder, and whether that process is alive and holds it
     only briefly."""
@@ -222,7 +238,7 @@ def _holder(fd: int) -> tuple[str, bool]:
         pid, since, name = int(note["pid"]), int(note["since"]), str(note["holder"])
     except (ValueError, KeyError, TypeError):
         return "", False
-    lives = system.stat(pid) is not None
+    lives = _lives(pid)
     alive = "" if lives else ", which has ended, but its agent still runs"
     words = (
         f" by {name or 'perdure'} (process {pid}{alive}; since "

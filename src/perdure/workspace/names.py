@@ -22,34 +22,72 @@ _CHARS = (6, 12, 26)
 
 
 def choose(places: Places, repo: str, branch: str, identity: str) -> Path:
-    """Return the path of a workdir. Changes nothing."""
+    """Return the path of a workdir. Changes nothing. Raises WorkspaceError if no name is free."""
+    # The lock first: a claim is durable before its workdir is locked, so a lock that is seen here
+    # without a claim was taken by a perdure that named the workdir by its identity.
+    locked = places.lock(identity).exists()
     names = [workdir_name(repo, branch, identity, chars) for chars in _CHARS]
-    owners = [read(places.owner(name)) for name in names]
+    owners = [_owner(places, name) for name in names]
+    if identity in owners:
+        return places.work(names[owners.index(identity)])
     old = places.work(identity)
-    # A lock without a claim was taken by a perdure that named the workdir by its identity.
-    if os.path.lexists(old) or (identity not in owners and places.lock(identity).exists()):
+    if locked or os.path.lexists(old):
         return old
-    name = next(name for name, owner in zip(names, owners, strict=True) if owner in ("", identity))
-    return places.work(name)
+    if "" not in owners:
+        raise WorkspaceError(
+            f"No name is free for the workdir: {places.owner(names[-1])} holds something else than "
+            f"{identity}.",
+            "Remove that file if no perdure wrote it.",
+        )
+    return places.work(names[owners.index("")])
 
 
 def claim(places: Places, workspace: Workspace) -> None:
     """Record that the name of a workdir below `work` belongs to this workspace. Does nothing for
-    other directories. Raises WorkspaceError if the name is another task's."""
+    other directories. Raises WorkspaceError if the name is another task's, if the workspace has
+    another workdir, or if the record cannot be written."""
     path, identity = Path(workspace.path), workspace.id
-    if not workspace.repo or path.parent != places.work("") or path.name == identity:
+    if not _is_workdir(places, workspace):
         return
-    file = places.owner(path.name)
-    owner = read(file)
-    if not owner:
+    if path.name != identity and not _owner(places, path.name):
+        file = places.owner(path.name)
         make_private(file.parent)
         with held(places.lock("names")):
-            owner = read(file)
-            if not owner:
-                write(file, identity)
-                owner = identity
-    if owner != identity:
-        raise WorkspaceError(
-            f"{path} belongs to another task of the same name.",
-            "Remove this run and start it again: perdure rm NAME",
-        )
+            if not _owner(places, path.name):
+                try:
+                    write(file, identity)
+                except OSError as error:
+                    raise WorkspaceError(
+                        f"{file} cannot be written: {error.strerror}.",
+                        "Check the free space and the permissions of the root directory.",
+                    ) from error
+    if reason := conflict(places, workspace):
+        raise WorkspaceError(reason, "Remove this run and start it again: perdure rm NAME")
+
+
+def conflict(places: Places, workspace: Workspace) -> str:
+    """Return why the workspace may not work at its path: another task or another workdir has been
+    recorded. Empty if it may."""
+    path, identity = Path(workspace.path), workspace.id
+    if not _is_workdir(places, workspace):
+        return ""
+    if path.name != identity:
+        if _owner(places, path.name) in ("", identity):
+            return ""
+        return f"{path} belongs to another task of the same name."
+    pattern = f"*-{identity[: _CHARS[0]]}*.owner"
+    for file in sorted(places.owner("").parent.glob(pattern)):
+        name = file.name.removesuffix(".owner")
+        if _owner(places, name) == identity:
+            return f"{path} is not used any more: the task's workdir is {places.work(name)}."
+    return ""
+
+
+def _is_workdir(places: Places, workspace: Workspace) -> bool:
+    parent = Path(workspace.path).parent
+    return bool(workspace.repo) and parent.resolve() == places.work("").resolve()
+
+
+def _owner(places: Places, name: str) -> str:
+    """Return the identity to which a name belongs, or empty."""
+    return read(places.owner(name)).strip()

@@ -384,8 +384,13 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 def _has_open(pid: int, database: Path) -> bool:
     """Return whether the process has this database open; True if its descriptors may not be
     read."""
+    wanted = database.resolve()
     try:
-        return any(Path(path).resolve() == database.resolve() for path in system.open_files(pid))
+        # Pipes and sockets have names too, as `pipe:[1]`, which are no paths.
+        return any(
+            path.startswith("/") and Path(path).resolve() == wanted
+            for path in system.open_files(pid)
+        )
     except PermissionError:
         return True
 

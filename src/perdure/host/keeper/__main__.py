@@ -47,6 +47,8 @@ if __name__ == "__main__":
             os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         )
     )
+    # The environment is the agent's: a run's own setting must not choose the back end of this one.
+    os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
         # Where psutil is. The agent gets the environment without this variable.
         sys.path.append(sys.argv[2])

@@ -9,6 +9,7 @@ same.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -46,7 +47,8 @@ def run_as_init(argv: Sequence[str], env: Mapping[str, str], grace_s: float = 10
         )
     signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
     if os.getpid() != 1:
-        system.adopt_orphans()
+        with contextlib.suppress(OSError):  # a sandbox may forbid it: the command runs all the same
+            system.adopt_orphans()
     try:
         # A process group of its own, so that Ctrl-C in a terminal reaches it once, and not this
         # process too.

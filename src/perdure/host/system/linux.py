@@ -249,9 +249,14 @@ def _has_open(pid: int, wanted: os.stat_result) -> bool:
 def mounts(table: str | os.PathLike[str] = "/proc/self/mountinfo") -> list[tuple[str, str]]:
     """Return mount point and file system type of all mounts, as in proc(5); later ones hide earlier
     ones. Raises OSError."""
-    with open(table, encoding="utf-8", errors="surrogateescape") as file:
-        lines = [line.split(" ") for line in file.read().splitlines()]
-    return [(_unescape(fields[4]), fields[fields.index("-") + 1]) for fields in lines]
+    # The kernel escapes no other line break than "\n", and `splitlines` knows more of them.
+    with open(table, "rb") as file:
+        lines = [os.fsdecode(line).split(" ") for line in file.read().split(b"\n")]
+    return [
+        (_unescape(fields[4]), fields[fields.index("-", 6) + 1])
+        for fields in lines
+        if "-" in fields[6:-1]
+    ]
 
 
 def _unescape(point: str) -> str:
