@@ -193,11 +193,16 @@ class EventTotals:
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
         self.revision += 1
-        self.repeating = False
         self.named = self.named or not reply.unnamed
         self.last_reply = key
         known = self.replies.get(key)
         self.replies[key] = known.merge(reply) if known is not None else reply
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything of an answer of the model was seen."""
+        seen = self.answered or self.replies or self.settled
+        return bool(seen) or self.counted != NO_USAGE
 
     def for_classifier(self) -> list[AgentEvent]:
         """Return the events that decide the outcome: retries first, then the others."""
