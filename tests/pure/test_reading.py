@@ -9,8 +9,10 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perdure.agents import registry
 from perdure.engine.attempt.event_totals import KEPT, RETRIES_KEPT, EventTotals, Joiner
-from perdure.model import Reply, Usage
+from perdure.engine.attempt.evidence import unproven
+from perdure.model import Continuation, Reply, Start, Usage
 from perdure.model.events import (
     MAX_TEXT,
     AgentEvent,
@@ -318,3 +320,27 @@ def test_a_request_that_is_repeated_was_refused() -> None:
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100)))
     assert read(first, RetrySeen(status=529)).repeating
     assert not read(first, RetrySeen(status=529), Said("It went on.")).repeating
+
+
+def test_an_older_reply_that_is_read_late_does_not_hide_a_repetition() -> None:
+    """A transcript is read after the agent has announced that it repeats a request."""
+    totals = read(RetrySeen(status=529))
+    totals.count(Reply(id="a", usage=Usage(input=1000, output=100)))
+    assert totals.repeating
+    totals.absorb(ReplySeen(Reply(id="b", usage=Usage(input=1000))))
+    assert not totals.repeating
+
+
+def test_a_saved_prompt_proves_nothing_until_an_answer_begins() -> None:
+    """OpenCode saves the prompt before it reads the history. The beginning of a step shows that its
+    model answers; Claude Code saves the prompt when it has the history."""
+    resume = Continuation(kind=Start.RESUME, session_id="ses_1")
+    start = b'{"type":"step_start","sessionID":"ses_1","part":{"messageID":"msg_1"}}'
+    opencode = registry.load("opencode")
+    begun = read(*opencode.parse(start))
+    assert unproven(opencode, resume, read(SessionSeen("ses_1")))
+    assert begun.begun and not begun.answered
+    assert not unproven(opencode, resume, begun)
+    assert not unproven(opencode, resume, read(UsageSeen(Usage(input=5), cumulative=False)))
+    assert not unproven(opencode, Continuation(kind=Start.FRESH, session_id="ses_1"), read())
+    assert not unproven(registry.load("claude"), resume, read())

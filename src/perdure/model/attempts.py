@@ -128,7 +128,8 @@ class Evidence:
     observed. They were added during the attempt or after it."""
     prompt_found: bool | None = None
     """Whether this attempt's own prompt is in the new part of the transcript. None if there is no
-    transcript, or if the agent saved the prompt and failed before it had read the history."""
+    transcript, or if the agent saves the prompt before it reads the history, and nothing of an
+    answer was seen."""
     foreign_turns: int = 0
     """Number of prompts in the new part that perdure did not send, added while the attempt ran."""
     turns_between: int = 0

@@ -11,12 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since, snapshot
+from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.supervision import Watched
 from perdure.errors import PerdureError
 from perdure.model import Continuation, Evidence, Outcome, Session, Snapshot, Standing, Start
-from perdure.protocols import Parks
-from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
+from perdure.protocols import AgentDriver, Parks
+from perdure.rules.lifecycle import UNUSABLE
 
 
 def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -> Evidence:
@@ -49,10 +50,9 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
     unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
     unheard = asked.kind is Start.RESUME and not reading.answered
     arrived = _arrived(opened, path, own, new)
-    # OpenCode 1.18.33 saves the prompt before it reads the history.
     saved = bool(arrived) and unheard and driver.abilities.saves_prompt_first
     refused = saved and outcome.kind in UNUSABLE
-    if refused or (saved and failed_by_itself(outcome)):
+    if refused or (arrived and unproven(driver, asked, reading)):
         arrived = None
     used = watched.meter.usage(reading)
     return Evidence(
@@ -78,6 +78,13 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
         # An estimate proves nothing.
         cached_tokens=0 if used.estimated else used.cached,
     )
+
+
+def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> bool:
+    """Return whether a prompt that is in the transcript proves nothing. OpenCode 1.18.33 saves it
+    before it reads the history: only something of an answer shows that it could."""
+    first = driver.abilities.saves_prompt_first and asked.kind is Start.RESUME
+    return first and not reading.begun
 
 
 def _arrived(opened: Opened, path: Path | None, own: str, new: list[str]) -> bool | None:

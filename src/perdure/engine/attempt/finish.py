@@ -116,9 +116,10 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     watched.meter.model = (sized.now.model if sized.now is not None else "") or watched.meter.model
     killed = watched.exit.cause in ("exited", "lost")
     used = watched.meter.final_usage(watched.reading, killed=killed)
-    if evidence.refused or _failed_first(opened, evidence, outcome):
-        # The estimate is for a request that was never sent.
-        used = NO_USAGE
+    unasked = not watched.reading.begun and _failed_first(opened, evidence, outcome)
+    if evidence.refused or unasked:
+        # The estimate is for a request that was never sent; what was counted was used.
+        used = watched.meter.usage(watched.reading) if watched.reading.begun else NO_USAGE
     usage = used + budget.spent_on_summary(engine, claim.run, claim.attempt)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
     sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
