@@ -300,6 +300,14 @@ def test_a_rollout_shows_a_request_that_is_under_way() -> None:
     ]
     calls = [*said, told]
     full = OpenRequest(added=200, model="gpt-5.5")
+    one = OpenRequest(added=100, model="gpt-5.5")
+    again = OpenRequest(added=3, model="gpt-5.5")
+    done: Entry = ("event_msg", {"type": "task_complete"})
+
+    def count(tokens: int) -> Entry:
+        used = {"input_tokens": tokens}
+        return "event_msg", {"type": "token_count", "info": {"total_token_usage": used}}
+
     expected: list[tuple[list[Entry], OpenRequest | None]] = [
         ([], None),
         (asked[:2], None),
@@ -312,6 +320,26 @@ def test_a_rollout_shows_a_request_that_is_under_way() -> None:
         ([*calls, ended("1"), ended("2"), told], None),
         ([*calls, ended("1"), ended("2"), ("event_msg", {"type": "turn_aborted"})], None),
         ([*calls, ended("1"), ended("2"), told, ("compacted", {})], OpenRequest(model="gpt-5.5")),
+        # Versions before 0.169.0 write totals alone.
+        ([*asked, count(5)], None),
+        ([*said, count(5), ended("1"), ended("2")], full),
+        ([*said, count(5), ended("1"), ended("2"), count(5)], full),
+        ([*said, count(5), ended("1"), ended("2"), count(9)], None),
+        ([*calls, ended("1"), ended("2"), count(9)], full),
+        # A call of an earlier turn never gets its result.
+        (
+            [
+                *calls,
+                ended("1"),
+                done,
+                *asked,
+                told,
+                item("function_call", call_id="3"),
+                ended("3"),
+            ],
+            one,
+        ),
+        ([*calls, *asked], again),
     ]
     for entries, request in expected:
         assert CODEX.open_request(rollout(*entries)) == request, entries

@@ -271,6 +271,8 @@ def open_request(content: bytes) -> OpenRequest | None:
     prompt and the result of a tool before it asks the model, and a record of the usage as soon as
     the answer has arrived."""
     asking, added, model = False, 0, ""
+    # Before 0.169.0 there are no such records: a new total shows that an answer has arrived.
+    recorded, known = b'"token_usage_record"' in content, Usage()
     calls: set[str] = set()
     for line in content.split(b"\n"):
         if any(mark in line for mark in _ASKED):
@@ -284,12 +286,20 @@ def open_request(content: bytes) -> OpenRequest | None:
         match entry.get("type"), kind:
             case ("turn_context", _):
                 model = json_lines.text(json_lines.part(payload, "model"), _FIRST) or model
-            case ("token_usage_record", _) | ("event_msg", "task_complete" | "turn_aborted"):
+            case ("token_usage_record", _):
                 asking, added = False, 0
+            case ("event_msg", "task_complete" | "turn_aborted"):
+                asking, added = False, 0
+                calls.clear()
+            case ("event_msg", "token_count") if not recorded:
+                total = usage(json_lines.part(payload, "info", "total_token_usage"))
+                if total not in (known, Usage()):
+                    asking, added, known = False, 0, total
             case ("compacted", _):
                 asking = True
             case ("response_item", "message") if words := _prompted(payload):
                 asking, added = True, added + len(words) // BYTES_A_TOKEN
+                calls.clear()
             case ("response_item", str() as name) if name in _CALLS:
                 calls.add(str(key))
             case ("response_item", str() as name) if name in _RESULTS:
