@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
+from perdure.cli.runs import summary as summaries
 from perdure.cli.runs.summary import summary
 from perdure.cli.style import fitted, is_colored, width_of, wrapped
+from perdure.model import Backend, Workspace
 from perdure.model.events import MAX_TEXT, AnyEvent, Record, Said, ToolEnded, ToolStarted, TurnEnded
 from perdure.rules.final_message import last_message
 
@@ -129,3 +132,23 @@ def test_lines_wrap_at_words_with_a_hanging_indent() -> None:
     path = "/a/very/long/path/that/is/wider/than/the/terminal"
     assert path in wrapped(f"in {path} it is", 20).split("\n")[1]
     assert wrapped(text, 0) == text and width_of("\x1b[31mab\x1b[m") == 2
+
+
+def test_git_counts_what_attributes_may_convert(tmp_path: Path) -> None:
+    """The bytes of a file do not tell what git counts where attributes apply, in a directory above
+    it or in the repository; nor can a file be judged that is gone."""
+    (tmp_path / ".git/info").mkdir(parents=True)
+    (tmp_path / "src/below").mkdir(parents=True)
+    place = Workspace(id="w", path=str(tmp_path), backend=Backend.ISOLATED)
+    listed = [{"name": "src/a.txt", "state": "changed"}]
+    assert not summaries._converts(listed, place)
+    for name, applies in (
+        (".git/info/attributes", True),
+        (".gitattributes", True),
+        ("src/.gitattributes", True),
+        ("src/below/.gitattributes", False),
+    ):
+        (tmp_path / name).write_text("* text=auto\n")
+        assert summaries._converts(listed, place) is applies, name
+        (tmp_path / name).unlink()
+    assert not summaries._is_plain(listed[0], {"directory": str(tmp_path)}, tmp_path)

@@ -78,9 +78,25 @@ def _recorded(engine: Engine, report: dict[str, Any], place: Workspace) -> tuple
         or len(first["files"]) != first["file_count"]
     ):
         return None
-    if not all(_is_plain(each, attempts[0], Path(place.path)) for each in first["files"]):
+    if _converts(first["files"], place) or not all(
+        _is_plain(each, attempts[0], Path(place.path)) for each in first["files"]
+    ):
         return None
     return first["file_count"], first["lines_added"], first["lines_removed"]
+
+
+def _converts(files: list[dict[str, Any]], place: Workspace) -> bool:
+    """Return whether attributes may apply to one of these files: git then converts the ends of its
+    lines before it counts them, or does not count them."""
+    from perdure.workspace.worktree import common_directory, git_directory
+
+    top = Path(place.path)
+    common = common_directory(place.repo) if place.repo else None
+    admins = [top / ".git", git_directory(top), common]
+    above = {parent for file in files for parent in (top / str(file["name"])).parents}
+    named = [parent / ".gitattributes" for parent in above if parent.is_relative_to(top)]
+    named += [admin / "info/attributes" for admin in admins if admin is not None]
+    return any(path.is_file() and path.stat().st_size for path in named)
 
 
 def _is_plain(file: dict[str, Any], attempt: dict[str, Any], top: Path) -> bool:
@@ -91,8 +107,11 @@ def _is_plain(file: dict[str, Any], attempt: dict[str, Any], top: Path) -> bool:
     parts = file["name"].split("/")
     if file["state"] not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
         return False
-    launched = (Path(attempt["directory"]) / "prompt.md").stat()
-    seen = (top / str(file["name"])).lstat()
+    try:
+        launched = (Path(attempt["directory"]) / "prompt.md").stat()
+        seen = (top / str(file["name"])).lstat()
+    except (OSError, ValueError):
+        return False  # gone meanwhile, or its name is not UTF-8
     return seen.st_dev == launched.st_dev and seen.st_ctime_ns >= launched.st_mtime_ns
 
 
