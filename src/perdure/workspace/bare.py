@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
 import sys
 from pathlib import Path
 
 from perdure.host.git import Git
+from perdure.workspace.locks import read, write
 
 _CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = true\n"
 _CONFIG_SHA256 = (
@@ -19,9 +22,12 @@ _CONFIG_SHA256 = (
 def make_bare(git: Git, directory: Path, form: str) -> None:
     """Make an empty bare repository as `git init --bare --template=` does, or complete one. The
     parent directory exists. `form`: the hash algorithm of ids. Raises GitFailed, OSError."""
-    if sys.platform != "linux":
-        # git also records what the file system can do: names whose case does not matter, and names
-        # that are stored in another Unicode form.
+    if not is_whole(directory):
+        for name in ("HEAD", "config"):
+            (directory / name).unlink(missing_ok=True)
+    if sys.platform != "linux" or not _keeps_modes(directory):
+        # git also records what the file system can do: whether it keeps modes, names whose case
+        # does not matter, and names that are stored in another Unicode form.
         words = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--")
         git.at(directory.parent).run(*words, str(directory))
         (directory / "objects/info").mkdir(exist_ok=True)
@@ -29,6 +35,27 @@ def make_bare(git: Git, directory: Path, form: str) -> None:
     for below in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
         (directory / below).mkdir(parents=True, exist_ok=True)
     config = _CONFIG_SHA256 if form == "sha256" else _CONFIG
-    (directory / "config").write_text(config, encoding="ascii")
+    write(directory / "config", config)
     if not (directory / "HEAD").exists():
-        (directory / "HEAD").write_text("ref: refs/heads/master\n", encoding="ascii")
+        write(directory / "HEAD", "ref: refs/heads/master\n")
+
+
+def is_whole(directory: Path) -> bool:
+    """Return whether the files without which git takes the directory for no repository have their
+    content: a kill or a power cut while they are written may leave them empty, or full of zeros."""
+    head, config = read(directory / "HEAD"), read(directory / "config")
+    return bool(head.strip("\0\n ")) and config.startswith("[core]\n")
+
+
+def _keeps_modes(directory: Path) -> bool:
+    """Return whether the file system keeps modes, as git finds out: by changing one."""
+    directory.mkdir(exist_ok=True)
+    probe = directory / "probe"
+    probe.touch()
+    try:
+        before = probe.stat().st_mode
+        with contextlib.suppress(OSError):
+            probe.chmod(before ^ stat.S_IXUSR)
+        return probe.stat().st_mode != before
+    finally:
+        probe.unlink()

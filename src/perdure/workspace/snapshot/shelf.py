@@ -27,6 +27,7 @@ from perdure.errors import GitFailed, WorkspaceError
 from perdure.host.git import Git, GitResult
 from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
+from perdure.workspace.bare import is_whole, make_bare
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import (
     alternate,
@@ -447,11 +448,11 @@ def try_hand_over(scratch: Path, repository: Path, git: Git) -> None:
 def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path | None) -> None:
     if not (directory / "made").exists():
         make_private(directory.parent)
-        from perdure.workspace.bare import make_bare
-
         make_bare(git, directory, form)
         (directory / "info").mkdir(exist_ok=True)
         write(directory / "made", form)
+    elif read(directory / "made") == form and not is_whole(directory):
+        make_bare(git, directory, form)
     if read(directory / "made") != form:
         raise WorkspaceError(
             f"The repository of {directory} has changed its kind of object ids to {form}.",
