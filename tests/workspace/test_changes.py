@@ -317,3 +317,15 @@ def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: s
     assert not canary.exists()
     yard.git("diff", "HEAD~1", cwd=top, check=False)
     assert canary.exists(), "the fixture could not have fired"
+
+
+@pytest.mark.parametrize("name", ["config", "index"])
+def test_a_damaged_view_is_made_again(yard: Yard, name: str) -> None:
+    """`apply` needs no other command to repair what it looks through."""
+    workspace = worked(yard, "isolated")
+    assert yard.workspaces.diff(workspace)
+    heads = [path for path in yard.root.rglob("HEAD") if (path.parent / "made").exists()]
+    assert heads
+    for head in heads:
+        head.with_name(name).write_text("[core")
+    assert yard.workspaces.apply(workspace, yard.repo, "claude").files

@@ -143,6 +143,18 @@ def again(
         return look()
 
 
+def heal(places: Places, workspace: Workspace, git: Git) -> None:
+    """Look once through the view, and make it again if it is damaged."""
+
+    def look() -> None:
+        with looking_alone(places, workspace, git) as looker:
+            if looker is not None:
+                # It reads the settings and the index, and lists nothing.
+                looker.eye.run("ls-files", "--", ".git")
+
+    again(places, workspace, look, alone=True)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looker:
     """Git access to a workdir. `repository` runs on the workdir's own git directory. `eye` is the

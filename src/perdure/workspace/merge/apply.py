@@ -30,7 +30,7 @@ from perdure.model import Workspace
 from perdure.workspace.changes import ComparisonRepository, Entry, desk, shot
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory
-from perdure.workspace.view import Looker, looking_alone
+from perdure.workspace.view import Looker, heal, looking_alone
 
 SUBMODULE = "160000"
 STAGE = ".perdure-apply-"
@@ -97,6 +97,8 @@ def apply(
     Raises UsageError or NotFound where there is nothing to compare, Conflict if the checkout
     changes meanwhile, WorkspaceError.
     """
+    heal(places, workspace, git)
+    heal(places, here, git)
     with shot(places, workspace, git, pinned) as theirs, looking_alone(places, here, git) as looker:
         if looker is None:
             raise NotFound(

@@ -27,7 +27,7 @@ from perdure.workspace.identity import Places
 from perdure.workspace.isolated import check_objects
 from perdure.workspace.locks import alternate, make_private, write
 from perdure.workspace.transport import RemoteSource
-from perdure.workspace.view import Looker, again, looking_alone
+from perdure.workspace.view import Looker, heal, looking_alone
 
 PLAIN = (
     ("core.commitGraph", "false"),
@@ -196,11 +196,7 @@ def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cach
 
 @contextlib.contextmanager
 def _looking(places: Places, workspace: Workspace, git: Git) -> Iterator[Looker]:
-    def look() -> None:
-        with looking_alone(places, workspace, git):
-            pass
-
-    again(places, workspace, look, alone=True)
+    heal(places, workspace, git)
     with looking_alone(places, workspace, git) as looker:
         assert looker is not None
         yield looker
