@@ -17,7 +17,7 @@ from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Inten
 from perdure.model.forge.rules import Rule
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 from perdure.protocols import Ending
-from perdure.rules.requests import short_id
+from perdure.rules.requests import digest, short_id
 from perdure.testing.stores.samples import begun
 from tests.dispatching.office import Office, intent
 from tests.dispatching.test_reconciling import DEV, Asking, asked
@@ -43,7 +43,7 @@ def asks(office: Office, *kinds: RequestKind, rule: str = "dev", **more: Any) ->
         made.append(
             AgentRequest(
                 run=claim.run.id, number=number, attempt=claim.attempt, kind=kind, tool="Bash", call=f"c{number}",
-                summary="make deploy", payload=payload, size=len(payload), sha256=f"{number:064}", parked=True,
+                summary="make deploy", payload=payload, size=len(payload), sha256=digest("Bash", json.loads(payload)), parked=True,
                 asked=now, expires=now + HOUR,
             )
         )  # fmt: skip

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from perdure.engine.attempt.approval_rules import load, path_of, save
-from perdure.errors import ConfigError
-from perdure.rules.approvals import ApprovalRule, decide, rule_for
+from perdure.engine.attempt.approval_rules import load, path_of, rendered, save
+from perdure.errors import ConfigError, UsageError
+from perdure.rules.approvals import ApprovalRule, check_pattern, decide, rule_for
 
 PUSH = {"command": "git push origin main", "description": "Push"}
 
@@ -120,6 +120,67 @@ def test_what_a_pattern_is_for() -> None:
 def test_patterns_that_no_rule_can_have(pattern: str) -> None:
     with pytest.raises(ValueError, match="pattern"):
         rule_for("allow", "Bash", PUSH, pattern or " ")
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "python3.12 *", "pypy3 *", "make -f ?", "tar [a-z]f x", "/usr/bin/vim.basic *", "uv run *", "find . *",
+        "git *", "git -c x *", "git config *", "git submodule *", "git bisect *", "git filter-branch *", "git rebase *",
+        "git difftool *", "git mergetool *", "git grep -O*", "git alias *", "git pus?", "git push --exec *",
+        "git push --receive-pack=* x", "tool -*", "tool --ex*",
+    ],
+)  # fmt: skip
+def test_no_pattern_allows_any_program(pattern: str) -> None:
+    """Only a rule that denies can have it."""
+    with pytest.raises(ValueError, match="pattern"):
+        check_pattern(pattern, "allow")
+    check_pattern(pattern, "deny")
+    written = ApprovalRule(decision="allow", tool="Bash", pattern=pattern)
+    assert decided([written], shell(pattern.replace("*", "x").replace("?", "x"))) == ""
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "../x", "a/../../x", "..", "+main", ":main", "https://evil.example/x", "ext::x", "git@evil.example:x",
+        "/etc/passwd", "of=/dev/sda", "@/etc/passwd",
+    ],
+)  # fmt: skip
+def test_a_wildcard_does_not_lead_away(word: str) -> None:
+    """To other directories and servers, and to what a refspec deletes or forces."""
+    given = shell("git push origin main")
+    for pattern in ("git push *", "git push origin ?*"):
+        rule = rule_for("allow", "Bash", given, pattern)
+        assert decided([rule], shell(f"git push origin {word}")) == ""
+    denying = rule_for("deny", "Bash", given, "git push *")
+    assert decided([denying], shell(f"git push origin {word} -f")) == "deny"
+
+
+def test_what_a_pattern_writes_out_its_wildcard_may_follow() -> None:
+    for pattern, command in (
+        ("cp /srv/* x", "cp /srv/a x"),
+        ("git push origin +ma*", "git push origin +main"),
+        ("fetch https://example.org/*", "fetch https://example.org/a"),
+        ("tool --out=/srv/*", "tool --out=/srv/a"),
+    ):
+        rule = ApprovalRule(decision="allow", tool="Bash", pattern=pattern)
+        assert decided([rule], shell(command)) == "allow", command
+    above = ApprovalRule(decision="allow", tool="Bash", pattern="cp /srv/* x")
+    assert decided([above], shell("cp /srv/../etc/passwd x")) == ""
+
+
+def test_a_long_command_is_judged_at_once() -> None:
+    """The search goes through a command once; it took twice as long for each further letter."""
+    rule = rule_for("allow", "Bash", PUSH, "git push *")
+    assert decided([rule], shell("git push " + "a" * 2000 + " | tail")) == ""
+    assert decided([rule], shell("git push " + "a" * 200)) == "allow"
+
+
+def test_a_rule_that_no_file_can_hold_is_refused() -> None:
+    rule = rule_for("allow", "Bash", shell("echo \ud800"))
+    with pytest.raises(UsageError, match="not Unicode"):
+        rendered(rule)
 
 
 def test_deny_wins_wherever_it_is_in_the_file() -> None:

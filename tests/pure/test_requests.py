@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from perdure.agents.claude import hook
-from perdure.cli.runs.request_prompt import shown_for_answer
+from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import shown
+from perdure.engine.attempt.approval_rules import save
+from perdure.engine.attempt.requests import _arguments, _ruled
 from perdure.model import Outcome, OutcomeKind, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.rules import requests as rules
+from perdure.rules.approvals import is_stored_whole, rule_for
 
 DAY_MS = 86_400_000
 
@@ -231,3 +236,52 @@ def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
     ]  # fmt: skip
     long = made(call(command="x" * 20_000))[0]
     assert "too long to be allowed unseen" in shown_for_answer(long, "")[-1]
+
+
+def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
+    """An agent chooses names of arguments, of tools and of options; each line still has the bar."""
+    forged = "x\n\nrequest 2 of task\nAllow it once?"
+    (one,) = made(call(f"T{forged}", **{forged: 1}))
+    asked = {"questions": [{"question": forged, "options": [{"label": forged}]}]}
+    (other,) = made(call(rules.QUESTION, **asked))
+    for request in (one, other):
+        text = "\n".join(shown_for_answer(request, "")[2:])
+        assert all(line.startswith("  | ") for line in text.split("\n"))
+
+
+def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
+    """A name for a secret has the secret's length: the size tells nothing."""
+    (request,) = made(call(command="deploy abc"))
+    assert is_stored_whole(request)
+    hidden = replace(request, payload=request.payload.replace("abc", "***"))
+    assert hidden.size == len(hidden.payload) and not is_stored_whole(hidden)
+    assert "holds a secret" in shown_for_answer(hidden, "")[-1]
+
+
+def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:
+    """And a tool whose name was cut is left to a person."""
+    calls = [
+        OpenCall(call="", tool=tool, input=json.dumps({"command": command}))
+        for tool, command in (("Bash", "make"), ("Bash", "rm -rf /"), ("T" * 300, "make"))
+    ]
+    for tool in ("Bash", "T" * 200):
+        save(tmp_path, rule_for("allow", tool, {"command": "make"}))
+    spec = SimpleNamespace(repo="")
+    claim = SimpleNamespace(run=SimpleNamespace(id="r", spec=spec))
+    engine = SimpleNamespace(state=tmp_path)
+    found = _ruled(cast(Any, engine), cast(Any, claim), made(*calls), _arguments(calls))
+    answers = [each.answer for each in found]
+    assert answers == [AnswerKind.ALLOW, None, None]
+
+
+def test_in_ci_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build has a terminal at times, and nobody who reads it."""
+    above, below = os.openpty()
+    with os.fdopen(above), os.fdopen(below, "r") as terminal:
+        monkeypatch.setattr("sys.stdin", terminal)
+        monkeypatch.setattr("sys.stderr", terminal)
+        monkeypatch.setattr(os, "tcgetpgrp", lambda fd: os.getpgrp())
+        monkeypatch.delenv("CI", raising=False)
+        assert can_ask()
+        monkeypatch.setenv("CI", "true")
+        assert not can_ask()

@@ -11,13 +11,13 @@ import msgspec
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.approval_rules import load, save
-from perdure.errors import UsageError
+from perdure.engine.attempt.approval_rules import load, rendered, save
+from perdure.errors import Conflict, NotFound, UsageError
 from perdure.lateclass import dataclass
 from perdure.model import TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 from perdure.rules.approvals import ApprovalRule, rule_for
-from perdure.rules.requests import digest
+from perdure.rules.requests import digest, late
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,13 +71,17 @@ def answer_always(
     file of the rule. Raises UsageError, NotFound, Conflict, ConfigError."""
     run = engine.store.get(ref)
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
-    meant = [each for each in opened if number in (0, each.number)]
     verdict = AnswerKind.DENY if always.denies else AnswerKind.ALLOW
-    if len(meant) == 1:
-        rule = _rule_of(engine, run, meant[0], always, why, by)
-    else:
-        rule = None
+    number = number or service.only_open(run, opened, verdict)
+    meant = next((each for each in opened if each.number == number), None)
+    if meant is None:
+        ended = [each for each in engine.store.requests(run.id) if each.number == number]
+        hint = f"perdure requests {run.name}"
+        if ended:
+            raise Conflict(late(ended[0]), hint)
+        raise NotFound(f"{run.name} has no request {number}", hint)
+    rule = _rule_of(engine, run, meant, always, why, by)
+    rendered(rule)
     load(engine.state)
-    run, _ = service.answer(engine, ref, number, verdict, why)
-    assert rule is not None  # The answer was refused otherwise, as it names no request.
+    run, _ = service.answer(engine, run.id, number, verdict, why)
     return run, save(engine.state, rule)

@@ -41,6 +41,7 @@ from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport
 from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
+from perdure.rules.approvals import is_stored_whole
 from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
 from perdure.rules.liveness import Liveness
 from perdure.rules.requests import WAITING, WORDS, questions
@@ -373,17 +374,7 @@ def answer(
     Conflict."""
     run = engine.store.get(ref)
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
-    if not number:
-        if not opened:
-            raise Conflict(f"{run.name} has no open request", f"perdure requests {run.name}")
-        fitting = [each for each in opened if (verdict is AnswerKind.TEXT) == bool(questions(each))]
-        if len(opened) > 1 and len(fitting) != 1:
-            numbers = ", ".join(str(each.number) for each in opened)
-            raise UsageError(
-                f"{run.name} has several open requests: {numbers}",
-                f"perdure requests {run.name}, then name the request",
-            )
-        number = (fitting or opened)[0].number
+    number = number or only_open(run, opened, verdict)
     if len(words) > WORDS:
         raise UsageError(f"An answer has at most {WORDS} characters, got {len(words)}")
     asked = next((each for each in opened if each.number == number), None)
@@ -396,6 +387,21 @@ def answer(
 
     ring(engine.state)
     return answered
+
+
+def only_open(run: TaskRun, opened: Sequence[AgentRequest], verdict: AnswerKind) -> int:
+    """Return the number of the open request that an answer without a number is for. Raises
+    UsageError, Conflict."""
+    if not opened:
+        raise Conflict(f"{run.name} has no open request", f"perdure requests {run.name}")
+    fitting = [each for each in opened if (verdict is AnswerKind.TEXT) == bool(questions(each))]
+    if len(opened) > 1 and len(fitting) != 1:
+        numbers = ", ".join(str(each.number) for each in opened)
+        raise UsageError(
+            f"{run.name} has several open requests: {numbers}",
+            f"perdure requests {run.name}, then name the request",
+        )
+    return (fitting or opened)[0].number
 
 
 def _check_answer(request: AgentRequest, verdict: AnswerKind, words: str) -> None:
@@ -414,6 +420,12 @@ def _check_answer(request: AgentRequest, verdict: AnswerKind, words: str) -> Non
     if verdict is AnswerKind.ALLOW and request.size > len(request.payload):
         raise UsageError(
             f"The call is too long to be shown whole ({request.size} characters), so it can only "
+            "be refused",
+            "perdure deny",
+        )
+    if verdict is AnswerKind.ALLOW and not is_stored_whole(request):
+        raise UsageError(
+            "The call holds a secret, so it is not stored and cannot be shown whole: it can only "
             "be refused",
             "perdure deny",
         )

@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import msgspec
+
+from perdure.model.requests import AgentRequest
+from perdure.rules.requests import digest
 
 SHELL = "Bash"
 """The tool of Claude Code that runs a shell command."""
@@ -25,15 +28,49 @@ COMMENTARY = "description"
 time."""
 HARMLESS = frozenset({"timeout"})
 """Other arguments that a command which fits a pattern may have."""
-_PLAIN = re.compile(r"(?:[\w@%+=:,./-]+|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
-"""A command of literal words alone: nothing that the shell expands, joins or redirects."""
+LONGEST = 4_000
+"""Maximum number of characters of a command that a pattern allows."""
+_PLAIN = re.compile(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
+"""A command of literal words alone: nothing that the shell expands, joins or redirects. Each
+alternative begins with other characters, so a search never goes back."""
+_WILDCARD = re.compile(r"[*?[]")
+_PARTS = re.compile(r"[/=:,@]")
+_REMOTE = re.compile(r"[^/:]*@[^/:]+:")
+"""Another host, as ssh names it: `git@example.org:shop`."""
+_VERSION = re.compile(r"[-._]?\d|\.")
+"""Where the name of a program ends: `python3.12`, `vim.basic`."""
 _RUNNERS = frozenset(
-    "sh bash dash zsh ksh fish csh tcsh env sudo doas su xargs gxargs nohup nice ionice timeout "
-    "time watch find fd eval exec command builtin source . trap ssh python python2 python3 perl "
-    "ruby node deno bun php lua awk gawk sed npx uvx uv pipx docker podman nsenter chroot setsid "
-    "strace script tmux screen parallel flock systemd-run busybox".split()
+    """
+    sh bash rbash dash ash zsh ksh mksh fish csh tcsh pwsh powershell cmd busybox toybox
+    env sudo doas su runuser pkexec run0 chroot nsenter unshare setpriv systemd-run machinectl
+    xargs gxargs parallel nohup setsid nice ionice chrt taskset timeout gtimeout time stdbuf
+    unbuffer watch watchexec entr nodemon hyperfine flock script expect screen tmux
+    strace ltrace perf valgrind gdb lldb ld ld-linux-x at batch crontab
+    eval exec command builtin source . trap coproc
+    ssh autossh mosh sshpass rsh scp sftp rsync nc ncat netcat socat
+    find gfind fd fdfind awk gawk mawk nawk original-awk sed gsed ed ex
+    vi vim nvim view vimdiff emacs nano less more most man tar gtar bsdtar cpio zip
+    python pypy ipython perl ruby irb node nodejs deno bun bunx php lua luajit tclsh wish
+    r rscript julia ghc ghci runghc java jshell scala groovy kotlin swift dotnet mono erl elixir
+    iex osascript psql mysql mariadb sqlite
+    make gmake bmake nmake cmake ctest ninja samu meson scons bazel bazelisk just task rake ant
+    mvn mvnw gradle gradlew sbt mix tox nox invoke fab pre-commit
+    npm npx pnpm pnpx yarn corepack pip pipx uv uvx poetry hatch pdm rye conda mamba micromamba
+    gem bundle composer cargo rustup go gh glab hub hg
+    docker docker-compose podman nerdctl buildah kubectl oc helm terraform tofu vagrant
+    ansible ansible-playbook
+    """.split()
 )
-"""Programs whose arguments are programs themselves, so that a pattern would allow any command."""
+"""Programs whose arguments are programs themselves, or name what is run, so that a pattern would
+allow any command."""
+_GIT = frozenset(
+    "add blame branch checkout cherry-pick clean commit describe diff fetch log ls-files ls-remote "
+    "merge mv pull push reset restore rev-parse revert rm show stash status switch tag".split()
+)
+"""Subcommands of git that a pattern may have: they run no program that an argument names, and no
+alias can replace them. Options such as `--exec` are for `_GIT_RUNNERS`."""
+_GIT_RUNNERS = ("--ex", "--rec", "--upl")
+"""Beginnings of options of git that name a program."""
 
 
 class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +101,16 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return f"{self.decision} {self.tool} {what} in {place}, saved by {self.by or 'hand'}"
 
 
+def is_stored_whole(request: AgentRequest) -> bool:
+    """Return whether what is stored of a call is the very call, so that a person who saw it knows
+    what they allow. Of a call that is too long or holds a secret it is not."""
+    try:
+        given = json.loads(request.payload)
+    except ValueError:
+        return False
+    return digest(request.tool, given) == request.sha256
+
+
 def rule_for(
     decision: Literal["allow", "deny"], tool: str, given: Mapping[str, Any], pattern: str = ""
 ) -> ApprovalRule:
@@ -78,7 +125,7 @@ def rule_for(
     rest.pop(COMMENTARY, None)
     if not pattern:
         return ApprovalRule(decision=decision, tool=tool, command=command, arguments=_json(rest))
-    check_pattern(pattern)
+    check_pattern(pattern, decision)
     rule = ApprovalRule(decision=decision, tool=tool, pattern=pattern)
     if not _fits(rule, given):
         raise ValueError(
@@ -88,15 +135,28 @@ def rule_for(
     return rule
 
 
-def check_pattern(pattern: str) -> None:
+def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
     """Raise ValueError with a sentence if no rule can have this pattern."""
     words = _pattern_words(pattern)
     if not words:
         raise ValueError("the pattern has no words, or a quote without its end")
-    if any(each in words[0] for each in "*?["):
+    if _WILDCARD.search(words[0]):
         raise ValueError("the first word of a pattern is the program, without * ? [")
-    if words[0].rpartition("/")[2] in _RUNNERS and any("*" in each for each in words[1:]):
+    if decision == "deny" or not any(_WILDCARD.search(each) for each in words[1:]):
+        return
+    name = words[0].rpartition("/")[2].lower()
+    program = _VERSION.split(name)[0] or name
+    if program in _RUNNERS:
         raise ValueError(f"{words[0]} runs other programs, so a pattern for it would allow any")
+    if program == "git" and (
+        words[1] not in _GIT or any(each.startswith(_GIT_RUNNERS) for each in words)
+    ):
+        raise ValueError(
+            "git runs other programs, so a pattern for it needs as its second word a subcommand "
+            "that does not, such as push, and no option that names a program"
+        )
+    if any(each.startswith("-") and _WILDCARD.search(each.partition("=")[0]) for each in words):
+        raise ValueError("the name of an option in a pattern is written out, without * ? [")
 
 
 def decide(
@@ -128,20 +188,20 @@ def _fits(rule: ApprovalRule, given: Mapping[str, Any]) -> bool:
             bool(rule.command) and command == rule.command and _json(rest) == _same(rule.arguments)
         )
     try:
-        check_pattern(rule.pattern)
+        check_pattern(rule.pattern, rule.decision)
     except ValueError:
         return False
     words = _pattern_words(rule.pattern)
     if rule.decision == "deny":
-        return any(_matches(words, each) for each in _programs(command))
-    return rest.keys() <= HARMLESS and _matches(words, _single(command))
+        return any(_matches(words, each, _is_like) for each in _programs(command))
+    return rest.keys() <= HARMLESS and _matches(words, _single(command), _word_fits)
 
 
 def _single(command: str) -> tuple[str, ...]:
     """Return the words of a command that is one program with literal words; else nothing."""
     from perdure.rules.effects.shell import UNKNOWN, read
 
-    if not _PLAIN.fullmatch(command):
+    if len(command) > LONGEST or not _PLAIN.fullmatch(command):
         return ()
     script = read(command)
     if not script.whole or len(script.invocations) != 1 or script.functions:
@@ -171,19 +231,39 @@ def _pattern_words(pattern: str) -> list[str]:
         return []
 
 
-def _matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Return whether the words fit. A `*` at the end stands for one or more words. No wildcard
-    stands for an option: an option such as `--receive-pack=...` can run another program."""
+def _matches(
+    pattern: Sequence[str], words: Sequence[str], fits: Callable[[str, str], bool]
+) -> bool:
+    """Return whether the words fit. A `*` at the end stands for one or more words."""
     if not words:
         return False
     if len(pattern) > 1 and pattern[-1] == "*" and len(words) > len(pattern):
         pattern = [*pattern, *["*"] * (len(words) - len(pattern))]
-    return len(pattern) == len(words) and all(map(_word_fits, pattern, words))
+    return len(pattern) == len(words) and all(map(fits, pattern, words))
+
+
+def _is_like(pattern: str, word: str) -> bool:
+    return fnmatchcase(word, pattern)
 
 
 def _word_fits(pattern: str, word: str) -> bool:
-    is_option = word.startswith("-") and not pattern.startswith("-")
-    return not is_option and fnmatchcase(word, pattern)
+    """Return whether a pattern allows a word. No wildcard stands for an option: one such as
+    `--receive-pack=...` can run another program. Nor does it lead out of the directory, to another
+    server, or to what `+main` and `:main` do to a branch, if the pattern does not say so."""
+    if not _WILDCARD.search(pattern):
+        return pattern == word
+    shown = _WILDCARD.split(pattern)[0]
+    is_option = word.startswith("-") and not shown.startswith("-")
+    is_forced = word.startswith(("+", ":")) and not shown
+    is_away = any(each in word and each not in shown for each in ("://", "::"))
+    is_away = is_away or bool(_REMOTE.match(word) and not _REMOTE.match(shown))
+    is_above = ".." in _PARTS.split(word) or (_is_absolute(word) and not _is_absolute(shown))
+    return not (is_option or is_forced or is_away or is_above) and _is_like(pattern, word)
+
+
+def _is_absolute(word: str) -> bool:
+    """Return whether a word is or contains an absolute path: `of=/dev/sda`, `@~/.netrc`."""
+    return any(each.startswith(("/", "~")) for each in re.split("[=:,@]", word))
 
 
 def _json(given: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.style import paint
 from perdure.errors import Conflict, UsageError
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.rules.approvals import is_stored_whole
 from perdure.rules.requests import options_of, payload_lines, questions
 from perdure.rules.text import visible
 
@@ -27,12 +28,15 @@ if TYPE_CHECKING:
 YES = frozenset({"y", "yes"})
 NO = frozenset({"n", "no"})
 NARROWEST = 20
+HOLDS_SECRET = (
+    "not the very call: it holds a secret, so it is not stored whole, and can only be refused"
+)
 
 
 def can_ask() -> bool:
     """Return whether a person is at the terminal of this command. A command in the background would
-    be stopped when it reads from there."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    be stopped when it reads from there; in CI nobody is, even if there is a terminal."""
+    if os.environ.get("CI") or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     try:
         return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
@@ -77,12 +81,16 @@ def _open(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
 def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     """Return the lines that show the request whole. Each begins with a bar, so that no text of the
     agent can pass for one of perdure's own lines; hidden characters are named."""
-    lines = [visible(line.expandtabs(4)) for line in _lines(request)]
+    # A line that was missed above is none of its own here: each physical line gets the bar.
+    physical = chain.from_iterable(line.split("\n") for line in _lines(request))
+    lines = [visible(line.expandtabs(4)) for line in physical]
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
     pieces = chain.from_iterable(_pieces(line, width) for line in lines)
     shown = [f"  | {piece}" for piece in pieces]
     if request.size > len(request.payload):
         shown.append(f"  ... {request.size} characters in all: too long to be allowed unseen")
+    elif request.kind is RequestKind.APPROVAL and not is_stored_whole(request):
+        shown.append(f"  ... {HOLDS_SECRET}")
     return ["", paint(title, "strong", sys.stderr), *shown]
 
 
@@ -96,7 +104,7 @@ def _pieces(line: str, width: int) -> list[str]:
 def _lines(request: AgentRequest) -> list[str]:
     if request.kind is RequestKind.QUESTION:
         return _question_lines(request)
-    head = [f"tool: {request.tool}"]
+    head = [f"tool: {_value(request.tool)}"]
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -110,7 +118,7 @@ def _lines(request: AgentRequest) -> list[str]:
             body += _signed(rest.pop(key), sign)
     if request.tool == "Write" and isinstance(rest.get("content"), str):
         body += _signed(rest.pop("content"), "+ ")
-    return [*head, *(f"{key}: {_value(value)}" for key, value in rest.items()), *body]
+    return [*head, *(f"{_value(key)}: {_value(value)}" for key, value in rest.items()), *body]
 
 
 def _signed(text: str, sign: str) -> list[str]:
@@ -131,7 +139,7 @@ def _question_lines(request: AgentRequest) -> list[str]:
     for each in questions(request):
         lines += str(each.get("question", "")).split("\n")
         labels = [str(option.get("label", "")) for option in options_of(each)]
-        lines += [f"  {number}. {label}" for number, label in enumerate(labels, 1)]
+        lines += [f"  {number}. {_value(label)}" for number, label in enumerate(labels, 1)]
     return lines
 
 
@@ -140,7 +148,7 @@ def _asked(request: AgentRequest) -> tuple[AnswerKind, str]:
     if request.kind is RequestKind.QUESTION:
         texts = [_text(each) for each in questions(request)]
         return AnswerKind.TEXT, "\n".join(texts)
-    may_allow = request.size <= len(request.payload)
+    may_allow = request.size <= len(request.payload) and is_stored_whole(request)
     if may_allow:
         question = "Allow it once? y, n, or why not: "
     else:
@@ -174,7 +182,10 @@ def _line(prompt: str) -> str:
 
     sys.stderr.write(prompt)
     sys.stderr.flush()
-    termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+    try:
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+    except termios.error:
+        raise EOFError from None  # the terminal is gone
     line = sys.stdin.readline()
     if not line:
         raise EOFError

@@ -373,8 +373,14 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
     from perdure.cli.compose import open_engine
     from perdure.cli.runs.request_prompt import answer_here, can_ask
 
-    if not can_ask() or not answer_here(open_engine(chosen), run.id):
+    if not can_ask():
         return code
+    here = open_engine(chosen)
+    if not answer_here(here, run.id):
+        return code
+    if here.elsewhere(run):
+        print(f"answered; {run.name} continues on {run.host_name}", file=sys.stderr)
+        return 0
 
     def again(engine: Any) -> TaskRun:
         found: TaskRun = engine.store.get(run.id)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from perdure.errors import ConfigError
+from perdure.errors import ConfigError, UsageError
+from perdure.host.homes import durable
 from perdure.rules.approvals import ApprovalRule
 
 HEAD = """\
@@ -56,12 +57,23 @@ def save(state: Path, rule: ApprovalRule) -> Path:
             before = path.read_text(encoding="utf-8")
         else:
             before = HEAD
-        values = msgspec.structs.asdict(rule)
-        lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
-        draft = path.with_suffix(".new")
-        draft.write_text("\n".join((before, "[[rule]]", *lines, "")), encoding="utf-8")
-        draft.replace(path)
+        durable.write(path, f"{before}\n{rendered(rule)}")
     return path
+
+
+def rendered(rule: ApprovalRule) -> str:
+    """Return the rule as the file has it. Raises UsageError if it has no such form."""
+    values = msgspec.structs.asdict(rule)
+    lines = [f"{key} = {_quoted(value)}" for key, value in values.items() if value]
+    text = "\n".join(("[[rule]]", *lines, ""))
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "No rule can be made: the call or your answer has a character that is not Unicode",
+            "answer without --always",
+        ) from None
+    return text
 
 
 def _quoted(text: str) -> str:

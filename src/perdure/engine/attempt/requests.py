@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
+from typing import Any
 
 from perdure.engine.attempt.approval_rules import load
 from perdure.engine.attempt.engine import Engine
@@ -19,10 +20,10 @@ from perdure.errors import ConfigError
 from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
-from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.protocols import AgentDriver, Parks
 from perdure.rules.approvals import decide
-from perdure.rules.requests import due, expired, questions, requests_of, told, used_up
+from perdure.rules.requests import digest, due, expired, questions, requests_of, told, used_up
 
 logger = logging.getLogger(__name__)
 TAIL = 16 * 1024 * 1024
@@ -176,8 +177,7 @@ def asked(
         now=engine.store.now(),
         lasts_ms=int(engine.request_expiry_s * 1000),
     )
-    given = {(each.call, each.tool): each.input for each in calls}
-    found = _ruled(engine, claim, found, given)
+    found = _ruled(engine, claim, found, _arguments(calls))
     return tuple(
         replace(
             each,
@@ -189,14 +189,26 @@ def asked(
     )
 
 
+def _arguments(calls: Iterable[OpenCall]) -> dict[str, Any]:
+    """Return the whole arguments of each call by the digest of the call: ids may repeat."""
+    found = {}
+    for each in calls:
+        try:
+            given = json.loads(each.input)
+        except ValueError:
+            continue
+        found[digest(each.tool, given)] = given
+    return found
+
+
 def _ruled(
     engine: Engine,
     claim: Claim,
     requests: tuple[AgentRequest, ...],
-    given: Mapping[tuple[str, str], str],
+    given: Mapping[str, Any],
 ) -> tuple[AgentRequest, ...]:
     """Return the requests, answered where a saved rule decides. `given`: the whole arguments of
-    each call. With a file of rules that cannot be read, a person is asked."""
+    each call by its digest. With a file of rules that cannot be read, a person is asked."""
     approvals = [each for each in requests if each.kind is RequestKind.APPROVAL]
     if not approvals:
         return requests
@@ -210,8 +222,9 @@ def _ruled(
     for index, each in enumerate(requests):
         if each not in approvals:
             continue
-        arguments = json.loads(given[each.call, each.tool])
-        if not isinstance(arguments, dict):
+        arguments = given.get(each.sha256)
+        # A tool's name that was cut may be that of another tool: a person is asked.
+        if not isinstance(arguments, dict) or digest(each.tool, arguments) != each.sha256:
             continue
         rule = decide(
             rules, run=claim.run.id, repository=spec.repo, tool=each.tool, given=arguments

@@ -3,6 +3,7 @@ everything that makes their run go on or end without them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,9 +15,11 @@ from perdure.errors import Conflict, NotFound
 from perdure.model import Condition, Decision, OutcomeKind, RunState, TaskRun
 from perdure.model.events import CheckpointRestored
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.rules.requests import digest
 from perdure.testing.stores.samples import Store, begun, claimed, ending, submit
 
 HOUR = 3_600_000
+CALL = '{"command": "make deploy"}'
 RESTORED = CheckpointRestored(number=1, attempt=1, attempts=1)
 
 
@@ -36,16 +39,19 @@ def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) 
             tool="Bash",
             call=f"call-{number}",
             summary="make deploy",
-            payload="{}",
-            size=2,
-            sha256=f"{number:064}",
+            payload=CALL,
+            size=len(CALL),
+            sha256="",
             parked=True,
             asked=now,
             expires=now + lasts_ms,
         )
         for number in range(1, count + 1)
     )
-    requests = tuple(replace(each, **changes) for each in requests)
+    changed = [replace(each, **changes) for each in requests]
+    requests = tuple(
+        replace(each, sha256=digest(each.tool, json.loads(each.payload))) for each in changed
+    )
     condition = Condition(type="needs_input", message="it asks", at=now)
     decision = Decision(
         state=RunState.QUEUED, run_after=now + lasts_ms, reason="it asks", condition=condition
