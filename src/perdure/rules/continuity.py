@@ -167,10 +167,12 @@ def _touched(continuation: Continuation, evidence: Evidence) -> bool:
     """Return whether the attempt touched a conversation: its prompt or anything of the agent's was
     added to one, or the history changed meanwhile."""
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
+    # A refused prompt was saved in the conversation.
+    entered = entered or evidence.refused
     if continuation.kind is Start.FORK:
         return entered or evidence.parent_kept is False or evidence.returned == evidence.asked
     changed = _other_id(evidence) or evidence.prefix_kept is False
-    return entered or changed or evidence.refused
+    return entered or changed
 
 
 def _other_id(evidence: Evidence) -> bool:

@@ -83,11 +83,11 @@ class Checkpointing:
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """Schedule a checkpoint if the last is long enough ago. With a checkpoint store, schedule
-        one for as soon as it is due: there may be no other chance before this machine is gone."""
+        """Schedule a checkpoint for as soon as the last is long enough ago: the next tool may take
+        hours, and the machine may be lost in it."""
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
-        if every and not self._wanted and (due_in <= 0 or self.engine.publisher is not None):
+        if every and not self._wanted:
             # Claude Code 2.1.329 writes a result to its transcript about 0.1 s after printing it.
             self.want("tool", in_s=max(SETTLES_S, due_in))
 
