@@ -327,13 +327,14 @@ STRANGERS = ("stranger", "foreign", "compacted", LATER)
 """Harms in which somebody else had a prompt of its own in the conversation."""
 
 NOT_FOUND = "no transcript of it was found"
+ANOTHER = "another conversation was found"
 SENTENCES: dict[str, tuple[tuple[str, ...], str]] = {
     "transcript was missing": ((*GONE, LATER), "the transcript was there"),
     NOT_FOUND: ((*GONE, LATER), "a transcript with the task was there"),
     "transcript is gone": ((*GONE, LATER), "the transcript was there"),
     "not what perdure had recorded": ((*CHANGED, *STRANGERS), "nobody changed it"),
     "changed between the attempts": ((*CHANGED, *GONE, *STRANGERS), "nobody changed it"),
-    "another conversation was found": (("foreign", LATER), "no other conversation was put there"),
+    ANOTHER: (("foreign", LATER), "no other conversation was put there"),
     "foreign prompt(s) were added": (STRANGERS, "nobody else was there"),
     "foreign prompt(s) came into": (STRANGERS, "nobody else was there"),
     "a summary by the agent": (("compacted", LATER), "nobody compacted it"),
@@ -349,7 +350,11 @@ def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list
     found = [
         f"{truth} ({sentence!r})"
         for sentence, (harms, truth) in SENTENCES.items()
-        if sentence in said and harm not in harms and not (unwritten and sentence == NOT_FOUND)
+        if sentence in said
+        and harm not in harms
+        and not (unwritten and sentence == NOT_FOUND)
+        # A stranger's prompt in a transcript that has nothing of the task is all that is there.
+        and not (unwritten and harm in STRANGERS and sentence == ANOTHER)
     ]
     if "no turn of it reached the agent" in said:
         found.append("nobody knows whether the model was asked")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.budget_kills import CLOSE, difference, spent, table, trial
+from tests.journeys.budget_kills import CLOSE, spent, table, trial
 from tests.journeys.stage import Stage
 
 pytestmark = pytest.mark.journey
@@ -253,7 +253,10 @@ def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
-    """With any kill at any time, no run spends more than its budget and one reply, and it reports
-    what the server reported."""
+    """With any kill at any time, no run spends more than its budget and one reply. It reports what
+    the server reported, and at most one reply more for each kill: whether a request that an agent
+    had written was sent before the kill is not known, so it is charged."""
     result = trial(3_000 + seed, agent)
-    assert not result.wrong and difference([result]) <= CLOSE, table([result])
+    assert not result.wrong, table([result])
+    least, most = result.by_server * (1 - CLOSE), result.by_server * (1 + CLOSE)
+    assert least <= result.by_perdure <= most + len(result.kills) * result.dearest, table([result])

@@ -7,7 +7,6 @@ The run's directory of requests is where the agent's hook finds answers and leav
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from perdure.protocols import AgentDriver, Parks
 from perdure.rules.approvals import decide
 from perdure.rules.requests import digest, due, expired, questions, requests_of, told, used_up
 
-logger = logging.getLogger(__name__)
 TAIL = 16 * 1024 * 1024
 """Number of bytes at the end of an agent's output in which its last result is looked for."""
 
@@ -215,7 +213,10 @@ def _ruled(
     try:
         rules = load(engine.state)
     except ConfigError as error:
-        logger.warning("the saved approval rules are not used: %s", error)
+        # Loaded here: a start of an agent needs no log.
+        import logging
+
+        logging.getLogger(__name__).warning("the saved approval rules are not used: %s", error)
         return requests
     spec = claim.run.spec
     answered = list(requests)
