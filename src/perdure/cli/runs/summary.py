@@ -93,7 +93,9 @@ def _converts(files: list[dict[str, Any]], place: Workspace) -> bool:
     top = Path(place.path)
     common = common_directory(place.repo) if place.repo else None
     admins = [top / ".git", git_directory(top), common]
-    above = {parent for file in files for parent in (top / str(file["name"])).parents}
+    above = set[Path]()
+    for file in files:
+        above.update((top / str(file["name"])).parents)
     named = [parent / ".gitattributes" for parent in above if parent.is_relative_to(top)]
     named += [admin / "info/attributes" for admin in admins if admin is not None]
     return any(path.is_file() and path.stat().st_size for path in named)

@@ -40,7 +40,9 @@ def load(state: Path) -> tuple[ApprovalRule, ...]:
         text = path.read_text(encoding="utf-8")
         import tomllib  # most hosts have no such file, and every run asks
 
-        return tuple(msgspec.convert(tomllib.loads(text).get("rule", []), list[ApprovalRule]))
+        return tuple(
+            msgspec.convert(tomllib.loads(text).get("rule", []), codec.resolved(list[ApprovalRule]))
+        )
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
