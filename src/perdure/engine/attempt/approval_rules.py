@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.errors import ConfigError, UsageError
 from perdure.host.homes import durable
+from perdure.model.codec import resolved
 from perdure.rules.approvals import ApprovalRule
 
 HEAD = """\
@@ -40,9 +41,8 @@ def load(state: Path) -> tuple[ApprovalRule, ...]:
         text = path.read_text(encoding="utf-8")
         import tomllib  # most hosts have no such file, and every run asks
 
-        return tuple(
-            msgspec.convert(tomllib.loads(text).get("rule", []), codec.resolved(list[ApprovalRule]))
-        )
+        rules = tomllib.loads(text).get("rule", [])
+        return tuple(msgspec.convert(rules, resolved(list[ApprovalRule])))
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
