@@ -30,9 +30,9 @@ def test_objects_of_somebody_else_are_not_taken_along(yard: Yard) -> None:
     with (top / ".git/objects/info/alternates").open("a") as file:
         file.write(f"{tenant.repo / '.git/objects'}\n")
     (top / ".git/refs/heads/one").write_text(f"{secret}\n")
-    with pytest.raises(WorkspaceError, match="Not all objects|info/alternates was changed"):
+    with pytest.raises(WorkspaceError, match=r"Not all objects|info/alternates was changed"):
         yard.workspaces.checkpoints.carry(source, target)
-    with pytest.raises(WorkspaceError, match="Not all objects|info/alternates was changed"):
+    with pytest.raises(WorkspaceError, match=r"Not all objects|info/alternates was changed"):
         yard.workspaces.checkpoints.bring(source, target, secret)
     assert (
         "fatal" in yard.complaint("cat-file", "-p", secret, cwd=place)

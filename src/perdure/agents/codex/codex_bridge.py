@@ -374,7 +374,7 @@ def serve(thread: Thread) -> int:
 
 def main(order: dict[str, Any]) -> int:
     try:
-        server = Server(order["command"], order["portable"])
+        server = Server(order["command"], order.get("portable", False))
     except OSError as error:
         sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
         return 126
