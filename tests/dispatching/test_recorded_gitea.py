@@ -148,8 +148,8 @@ def begun(office: Office, repository: str) -> None:
 
 
 def test_a_red_run_without_a_token(office: Office) -> None:
-    """Of all that Gitea sends of a red run the workflow's is told, because it names the branch; not
-    what is pending, and once."""
+    """Gitea reports a red run in several deliveries. The agent is told once, with the report that
+    names the branch, and not while the run is pending."""
     begun(office, "ada/checked")
     commit = str(payloads.recorded(RECORDED, f"actions.{RED[1]}")["workflow_run"]["head_sha"])
     pushed(office, commit)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from perdure.rules.requests import digest
 from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal
 
@@ -216,7 +217,9 @@ def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_p
     # The request is changed in the store, as if another command had been shown.
     with sqlite3.connect(here.state / "perdure.db") as database:
         (body,) = database.execute("SELECT body FROM requests").fetchone()
-        told = {**json.loads(body), "sha256": "0" * 64}
+        told = json.loads(body)
+        shown = {**json.loads(told["payload"]), "content": "nothing else"}
+        told |= {"payload": json.dumps(shown), "sha256": digest(told["tool"], shown)}
         database.execute("UPDATE requests SET body = ?", (json.dumps(told),))
     assert here.perdure("approve", "task").code == 3
     assert not file.exists()

@@ -75,7 +75,9 @@ def test_a_marked_process_is_found_anywhere(tmp_path: Path) -> None:
         agent.wait()
         pid = int(until(lambda: content(pid_file)))
         try:
-            assert portable.MarkedOffspring(mark).left(False) == (True, [pid])
+            # This process may have other children, such as a browser; they are its family, too.
+            some_left, family = portable.MarkedOffspring(mark).left(False)
+            assert some_left and pid in family
             assert pid not in portable.MarkedOffspring(mark + "0").left(False)[1]
         finally:
             os.kill(pid, signal.SIGKILL)

@@ -133,7 +133,7 @@ def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
     assert len(request.payload) == rules.SHOWN
     assert request.size > 1_000_000
     assert request.sha256 == rules.digest("Bash", {"command": "x" * 1_000_000})
-    assert "too long to be allowed unseen" in "\n".join(shown(request, "task"))
+    assert "too long to be shown whole" in "\n".join(shown(request, "task"))
 
 
 @pytest.mark.parametrize("given", ["[]", '"x"', "null", '{"questions": 7}', '{"questions": ["?"]}'])
@@ -235,7 +235,7 @@ def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
         "tool: Edit", "file_path: /a", "- one", "- two", "+ three",
     ]  # fmt: skip
     long = made(call(command="x" * 20_000))[0]
-    assert "too long to be allowed unseen" in shown_for_answer(long, "")[-1]
+    assert "too long to be shown whole" in shown_for_answer(long, "")[-1]
 
 
 def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
@@ -256,6 +256,8 @@ def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
     hidden = replace(request, payload=request.payload.replace("abc", "***"))
     assert hidden.size == len(hidden.payload) and not is_stored_whole(hidden)
     assert "holds a secret" in shown_for_answer(hidden, "")[-1]
+    listed = "\n".join(shown(hidden, "task"))
+    assert "holds a secret" in listed and "perdure deny task" in listed and "approve" not in listed
 
 
 def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:

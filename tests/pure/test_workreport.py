@@ -288,7 +288,7 @@ nix-shell run pytest""".replace("\n", "|").split("|")
 
 @pytest.mark.parametrize("line", RUNNERS)
 def test_every_runner_is_known(line: str) -> None:
-    """Whatever is looked for before the pattern, the pattern decides."""
+    """A quick search may come before the pattern, and must not exclude a runner that it matches."""
     assert check_of(line) is not None
 
 

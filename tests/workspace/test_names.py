@@ -49,7 +49,8 @@ def worked(yard: Yard, workspace: Workspace) -> None:
     ],
 )
 def test_a_name_says_repository_and_task(repo: str, branch: str, words: str) -> None:
-    """What no file system or shell would change is left of the two names, before the hash."""
+    """The two names keep only characters that every file system and shell leaves as they are. The
+    hash follows."""
     identity = identify(repo, branch)
     assert workdir_name(repo, branch, identity, 6) == f"{words}-{identity[:6]}"
 
@@ -91,7 +92,7 @@ def test_two_tasks_of_one_short_name_share_no_workdir(yard: Yard) -> None:
 
 
 def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:
-    """Of eight processes that claim one name at the same moment for eight tasks, one gets it."""
+    """Eight processes claim one name for eight tasks at the same moment. One of them gets it."""
     places = Places(tmp_path)
     path = str(places.work("shop--one-abcdef"))
     children = []

@@ -41,7 +41,7 @@ from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport
 from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
-from perdure.rules.approvals import is_stored_whole
+from perdure.rules.approvals import why_not_allowed
 from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
 from perdure.rules.liveness import Liveness
 from perdure.rules.requests import WAITING, WORDS, questions
@@ -417,18 +417,8 @@ def _check_answer(request: AgentRequest, verdict: AnswerKind, words: str) -> Non
         )
     if verdict is AnswerKind.TEXT and not words.strip():
         raise UsageError("The answer is empty", 'perdure answer NAME "your answer"')
-    if verdict is AnswerKind.ALLOW and request.size > len(request.payload):
-        raise UsageError(
-            f"The call is too long to be shown whole ({request.size} characters), so it can only "
-            "be refused",
-            "perdure deny",
-        )
-    if verdict is AnswerKind.ALLOW and not is_stored_whole(request):
-        raise UsageError(
-            "The call holds a secret, so it is not stored and cannot be shown whole: it can only "
-            "be refused",
-            "perdure deny",
-        )
+    if verdict is AnswerKind.ALLOW and (why := why_not_allowed(request)):
+        raise UsageError(f"The call is {why}, so it can only be refused", "perdure deny")
 
 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from perdure.model.requests import AgentRequest
+from perdure.model.requests import AgentRequest, RequestKind
 from perdure.rules.requests import digest
 
 SHELL = "Bash"
@@ -109,6 +109,15 @@ def is_stored_whole(request: AgentRequest) -> bool:
     except ValueError:
         return False
     return digest(request.tool, given) == request.sha256
+
+
+def why_not_allowed(request: AgentRequest) -> str:
+    """Return why a person can only refuse the call, as a clause; empty if they may allow it."""
+    if request.kind is RequestKind.QUESTION or is_stored_whole(request):
+        return ""
+    if request.size > len(request.payload):
+        return f"too long to be shown whole ({request.size} characters)"
+    return "not stored whole, probably because it holds a secret"
 
 
 def rule_for(

@@ -155,7 +155,7 @@ class Checked:
         gitea.webhook(repository, listener.address, SECRET)
 
     def tell(self) -> list[Call]:
-        """What Gitea sent of its Actions, in its order."""
+        """Let two runs of Actions fail. Return the deliveries that Gitea sent, in their order."""
         seen = len(self.listener.calls)
         self.gitea.commit("ada/checked", "main", "rounding.py", "1\n", by="dev-bot", onto=BRANCH)
         self._fail("actions.workflow_run.push.completed", seen)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.style import paint
 from perdure.errors import Conflict, UsageError
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
-from perdure.rules.approvals import is_stored_whole
+from perdure.rules.approvals import why_not_allowed
 from perdure.rules.requests import options_of, payload_lines, questions
 from perdure.rules.text import visible
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 YES = frozenset({"y", "yes"})
 NO = frozenset({"n", "no"})
 NARROWEST = 20
-HOLDS_SECRET = (
-    "not the very call: it holds a secret, so it is not stored whole, and can only be refused"
-)
 
 
 def can_ask() -> bool:
@@ -87,10 +84,8 @@ def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
     pieces = chain.from_iterable(_pieces(line, width) for line in lines)
     shown = [f"  | {piece}" for piece in pieces]
-    if request.size > len(request.payload):
-        shown.append(f"  ... {request.size} characters in all: too long to be allowed unseen")
-    elif request.kind is RequestKind.APPROVAL and not is_stored_whole(request):
-        shown.append(f"  ... {HOLDS_SECRET}")
+    if why := why_not_allowed(request):
+        shown.append(f"  ... {why}: it can only be refused")
     return ["", paint(title, "strong", sys.stderr), *shown]
 
 
@@ -148,7 +143,7 @@ def _asked(request: AgentRequest) -> tuple[AnswerKind, str]:
     if request.kind is RequestKind.QUESTION:
         texts = [_text(each) for each in questions(request)]
         return AnswerKind.TEXT, "\n".join(texts)
-    may_allow = request.size <= len(request.payload) and is_stored_whole(request)
+    may_allow = not why_not_allowed(request)
     if may_allow:
         question = "Allow it once? y, n, or why not: "
     else:

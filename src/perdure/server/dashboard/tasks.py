@@ -18,6 +18,7 @@ from perdure.model import RunState, SessionKey, TaskRun, Usage
 from perdure.model.codec import plain
 from perdure.model.events import Record
 from perdure.model.requests import RequestState
+from perdure.rules.approvals import why_not_allowed
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import Liveness, advice
 from perdure.rules.requests import ASKING, WAITING, options_of, payload_lines, questions
@@ -84,8 +85,7 @@ def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
             "number": each.number,
             "tool": visible(each.tool),
             "lines": payload_lines(each),
-            "cut": each.size > len(each.payload),
-            "size": each.size,
+            "not_allowed": why_not_allowed(each),
             "expires": each.expires,
             "asks": [
                 {
