@@ -17,7 +17,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.capsule import frames, staged
+from perdure.capsule import frames, verification
 from perdure.capsule import manifest as manifests
 from perdure.capsule.container import MAGIC, Capsule
 from perdure.capsule.manifest import PART, CapsuleFile, Part
@@ -31,7 +31,7 @@ PLAIN = json.loads(manifests.encode(manifest(Given())))
 def unpack(content: bytes, near: Path) -> dict[str, bytes]:
     """Every file of a capsule by its name, as `importing` would find it."""
     read = Capsule(io.BytesIO(content), "it")
-    with staged.staged(read.manifest, read, near) as found:
+    with verification.verified(read.manifest, read, near) as found:
         read.end()
         return {file.name: found.path(file).read_bytes() for file in read.manifest.files()}
 
@@ -268,7 +268,7 @@ def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
             Given(), journal=CapsuleFile("journal.jsonl", PART * count, "0" * 64, (part,) * count)
         )
         with pytest.raises(CapsuleError, match=r"at most 64 GiB|MiB free"):
-            staged.refuse_too_large(huge, tmp_path)
+            verification.refuse_too_large(huge, tmp_path)
 
 
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
@@ -278,5 +278,5 @@ def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("kept")
     (tmp_path / "0").symlink_to(tmp_path / "victim")
     with pytest.raises(CapsuleError):
-        staged._bring(file, given, tmp_path / "0")
+        verification._bring(file, given, tmp_path / "0")
     assert (tmp_path / "victim").read_text() == "kept"

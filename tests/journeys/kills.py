@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents.rehearsal import Rehearsal
-from perdure.rules.continuity import UNANSWERED
+from perdure.rules.receipt import UNANSWERED
 from tests.journeys.harm import HARMS, apply, judge_items, told_of_loss
 from tests.journeys.stage import Done, Stage, said
 from tests.patience import PATIENCE_S

@@ -36,7 +36,7 @@ import perdure
 from perdure.agents import registry
 from perdure.agents.rehearsal import Rehearsal
 from perdure.model import SessionState
-from perdure.rules.continuity import UNANSWERED
+from perdure.rules.receipt import UNANSWERED
 from tests.journeys.kills import LATEST_S, TRIES, VICTIMS, strike
 from tests.journeys.stage import Stage, said
 from tests.servers import postgres, redis

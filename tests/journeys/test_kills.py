@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.rules import continuation, continuity
+from perdure.rules import continuation, receipt
 from tests.journeys.harm import ALL, SENTENCES, is_told, untrue
 from tests.journeys.kills import KEPT, table, trial
 
@@ -83,7 +83,7 @@ def test_the_oracle_knows_a_result_that_a_prompt_told() -> None:
 
 def test_the_oracle_quotes_what_receipts_say() -> None:
     """Sentences that are written differently by now would be judged no more."""
-    sources = (continuity, continuation)
+    sources = (receipt, continuation)
     text = "".join(Path(str(each.__file__)).read_text() for each in sources)
     text = re.sub(r'"\s*\n\s*f?"', "", text)
     quoted = {*SENTENCES, ALL, "never started", "no agent answered", "while the attempt ran"}

@@ -26,7 +26,7 @@ from perdure.model import (
     Verdict,
 )
 from perdure.model.loaded import call, item
-from perdure.rules.continuity import judge
+from perdure.rules.receipt import judge
 
 P, Q = item(ItemKind.PROMPT, "Do it."), item(ItemKind.PROMPT, "Go on.")
 CALL, RESULT = call("c1", "Bash", {}, "echo one"), item(ItemKind.RESULT, "one", "c1")

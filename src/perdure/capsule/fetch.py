@@ -2,10 +2,10 @@
 database.
 
 The run itself (spec, instructions, attempts, journal) is taken from the database. Only files are
-taken from the store, verified like those of a capsule (`staged`). Called under a claim, so no other
-process works on the run. In a last transaction the database records that the files are here. After
-a kill before that, the next process to claim the run starts over. Files that were already in the
-workdir are saved first, as by a restore.
+taken from the store, verified like those of a capsule (`verification`). Called under a claim, so
+no other process works on the run. In a last transaction the database records that the files are
+here. After a kill before that, the next process to claim the run starts over. Files that were
+already in the workdir are saved first, as by a restore.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from perdure.capsule.imports import checkpoint_of, copies_of, keep_given, make_workdir, planned_anew
 from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore
-from perdure.capsule.staged import staged
+from perdure.capsule.verification import verified
 from perdure.engine.attempt import Engine
 from perdure.engine.checkpoints import bring_back, sessions_of
 from perdure.errors import CapsuleError
@@ -40,7 +40,7 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
         )
     home = driver.home({**engine.environ, **run.spec.env})
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with staged(manifest, store, engine.state) as files:
+    with verified(manifest, store, engine.state) as files:
         place = planned_anew(engine, run)
         fd = engine.workspaces.lock(place, f"perdure fetches {run.name}")
         try:

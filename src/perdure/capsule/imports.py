@@ -1,11 +1,11 @@
 """`perdure import`: takes in a run from a capsule or a checkpoint store, which continues here when
 a person says so.
 
-Nothing is used before everything is verified (`staged`, `story`). Then the workdir is made and the
-conversations become own copies. Last, the run is stored in a final state: nothing dispatches it,
-`perdure retry` continues it. A failed import leaves nothing: a workdir that it made goes to the
-trash. The agents' homes are not changed; when the next attempt needs a conversation, the ladder
-restores its copy into the home, for the run's directory on this machine.
+Nothing is used before everything is verified (`verification`, `story`). Then the workdir is made
+and the conversations become own copies. Last, the run is stored in a final state: nothing
+dispatches it, `perdure retry` continues it. A failed import leaves nothing: a workdir that it made
+goes to the trash. The agents' homes are not changed; when the next attempt needs a conversation,
+the ladder restores its copy into the home, for the run's directory on this machine.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from perdure.agents.transcripts import snapshot
 from perdure.capsule import story as stories
 from perdure.capsule.container import CapsuleContents
 from perdure.capsule.manifest import CapsuleWorkdir, Carried, Manifest
-from perdure.capsule.staged import StagedCapsule, staged
 from perdure.capsule.trust import granted
+from perdure.capsule.verification import VerifiedCapsule, verified
 from perdure.engine.attempt import Engine
 from perdure.engine.service import NAME
 from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, WorkspaceError
@@ -84,7 +84,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
     name = _name(engine, wish.name or manifest.name)
     engine.driver(manifest.agent)
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with staged(manifest, contents, engine.state) as files:
+    with verified(manifest, contents, engine.state) as files:
         if finish := getattr(contents, "end", None):
             finish()
         story = stories.read(files.path(manifest.story).read_bytes(), manifest)
@@ -215,7 +215,7 @@ def _workdir(manifest: Manifest) -> CapsuleWorkdir:
 
 
 def make_workdir(
-    engine: Engine, manifest: Manifest, files: StagedCapsule, place: Workspace, agent: str
+    engine: Engine, manifest: Manifest, files: VerifiedCapsule, place: Workspace, agent: str
 ) -> tuple[int, Saved, tuple[str, ...]]:
     """Restore the workdir exactly. Return the checkpoint's number here, its workdir half, and
     notes. Raises CapsuleError."""
@@ -241,7 +241,7 @@ def make_workdir(
 
 
 def copies_of(
-    engine: Engine, carried: Carried, files: StagedCapsule, cwd: Path, brought: list[Path]
+    engine: Engine, carried: Carried, files: VerifiedCapsule, cwd: Path, brought: list[Path]
 ) -> list[CopyPart]:
     """Store the conversation as own copies and return their parts. An existing copy with more
     content is moved aside and kept."""
@@ -259,7 +259,7 @@ def copies_of(
     return found
 
 
-def keep_given(engine: Engine, manifest: Manifest, files: StagedCapsule) -> None:
+def keep_given(engine: Engine, manifest: Manifest, files: VerifiedCapsule) -> None:
     """Store the contents of task files by their digests, regardless of their names."""
     kept = GivenContents(engine.state)
     for file in manifest.given:

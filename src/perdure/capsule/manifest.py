@@ -1,9 +1,9 @@
 """The manifest of a capsule: which run, which checkpoint, and which files, each in parts with their
 digests.
 
-`assembly` makes a manifest, `container` and `objects` carry it, `staged` follows it. A manifest may
-come from anywhere and is hostile. Before it is used, `read` refuses whatever is too large, too
-deep, duplicate, not finite, or has a name that could lead out of a directory.
+`assembly` makes a manifest, `container` and `objects` carry it, `verification` follows it. A
+manifest may come from anywhere and is hostile. Before it is used, `read` refuses whatever is too
+large, too deep, duplicate, not finite, or has a name that could lead out of a directory.
 docs/reference/capsule.md describes the format for others.
 """
 

@@ -18,7 +18,7 @@ from perdure.capsule.imports import Wish, copies_of
 from perdure.capsule.move import find, take_up
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publication import machine
-from perdure.capsule.staged import staged
+from perdure.capsule.verification import verified
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.conversations.search import ConversationShelf
@@ -181,5 +181,5 @@ def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
             "kubectl perdure show NAME lists its sessions",
         )
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with staged(manifest, store, engine.state) as files:
+    with verified(manifest, store, engine.state) as files:
         copies_of(engine, carried, files, Path(place.path), [])

@@ -103,7 +103,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Observations of the conversation in one attempt: the input of `continuity.judge`."""
+    """Observations of the conversation in one attempt: the input of `receipt.judge`."""
 
     asked: str = ""
     returned: str = ""

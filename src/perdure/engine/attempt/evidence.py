@@ -1,5 +1,5 @@
 """Gathers what is observed of the conversation when an attempt is over: the input of
-`continuity.judge`. Called by `finish`.
+`receipt.judge`. Called by `finish`.
 
 A resumed conversation is compared, byte by byte, with what it was before the launch. A fork has its
 own file. That file either begins with its parent's history, or names its parent, whose file then

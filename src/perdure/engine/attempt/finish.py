@@ -52,9 +52,9 @@ from perdure.model.events import AnyEvent, CollisionSeen, Record, RolledOver, Se
 from perdure.model.requests import AgentRequest
 from perdure.protocols import Ending
 from perdure.rules.context_window import asks_for_person
-from perdure.rules.continuity import REFUSED, judge
 from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide, failed_by_itself
+from perdure.rules.receipt import REFUSED, judge
 from perdure.rules.requests import detail, waiting
 from perdure.rules.unfinished import judge as judge_turn
 from perdure.rules.work_report import work_report

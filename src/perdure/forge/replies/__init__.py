@@ -1,9 +1,9 @@
 """Reports to the forge: a comment on the run's issue, and its branch where others can review it.
 
-A thread of `perdure serve`, beside the webhooks and the pool (`poster`). For each run that a
+A thread of `perdure serve`, beside the webhooks and the pool (`background`). For each run that a
 delivery began, the wanted state of the forge is computed from the run as it is, and compared with
 what was already posted (`perdure.model.forge.postings.Posting`). It consists of one comment, which
-is edited and never repeated (`sentences`, `escapes`), reactions and a commit's status (`answers`),
+is edited and never repeated (`sentences`, `escapes`), reactions and a commit's status (`comments`),
 the pushed branch and a pull request (`publication`).
 
 Nothing depends on a single event, so a missed event loses nothing. Each step is stored when it is
@@ -13,7 +13,7 @@ and is posted once.
 
 from __future__ import annotations
 
-from perdure.forge.replies.answers import Answering
-from perdure.forge.replies.poster import Poster
+from perdure.forge.replies.background import Poster
+from perdure.forge.replies.comments import Answering
 
 __all__ = ["Answering", "Poster"]

@@ -33,7 +33,7 @@ from perdure.host.process.kept import Kept, end_kept, keep
 from perdure.host.process.launch import OUTPUT_CAP, find, hold, launched, running, start
 from perdure.host.process.leftovers import Left, commands, started_since
 from perdure.host.process.lines import Lines, plain, tail
-from perdure.host.process.marks import end_all, survivors
+from perdure.host.process.orphans import end_all, survivors
 from perdure.host.system import boottime
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.launch import OUTPUT_CAP, check, claim, spawn
-from perdure.host.process.marks import KEEPER, VARIABLE, end_all, limit_value
+from perdure.host.process.orphans import KEEPER, VARIABLE, end_all, limit_value
 from perdure.host.system import boottime, stat
 from perdure.lateclass import dataclass
 from perdure.model import Command

@@ -20,7 +20,7 @@ from typing import Any
 from perdure.errors import Conflict, UsageError
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
-from perdure.host.process.marks import SHIM, VARIABLE, limit_value, survivors
+from perdure.host.process.orphans import SHIM, VARIABLE, limit_value, survivors
 from perdure.host.shim import LAUNCH_FD, LOCK_FD
 from perdure.host.system import boottime, namespace, shim_arguments, stat
 from perdure.model import Command, OnLeftover

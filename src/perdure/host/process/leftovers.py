@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.host.process.marks import survivors
+from perdure.host.process.orphans import survivors
 from perdure.host.shim import describe
 from perdure.host.system import as_start, stat
 from perdure.lateclass import dataclass

@@ -29,7 +29,7 @@ LEFT_FREE = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class StagedCapsule:
+class VerifiedCapsule:
     """The files of a capsule on this machine, all verified."""
 
     directory: Path
@@ -41,13 +41,15 @@ class StagedCapsule:
 
 
 @contextmanager
-def staged(manifest: Manifest, contents: CapsuleContents, near: Path) -> Iterator[StagedCapsule]:
+def verified(
+    manifest: Manifest, contents: CapsuleContents, near: Path
+) -> Iterator[VerifiedCapsule]:
     """Yield all files of the capsule in a private directory below `near`, which is deleted
     afterwards. Raises CapsuleError."""
     refuse_too_large(manifest, near)
     directory = Path(tempfile.mkdtemp(prefix=".import-", dir=near))
     try:
-        found = StagedCapsule(
+        found = VerifiedCapsule(
             directory, {id(file): number for number, file in enumerate(manifest.files())}
         )
         for file in manifest.files():

@@ -9,7 +9,7 @@ from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
 from perdure.model import PUT_BACK, Continuation, Evidence, Rung, Snapshot, Start, Verdict
-from perdure.rules.continuity import judge
+from perdure.rules.receipt import judge
 from tests.pure.making import continuations, evidences
 
 V = Verdict

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 from perdure.errors import LostLease, NotFound, PerdureError, StoreError
-from perdure.forge.replies.answers import Answering
+from perdure.forge.replies.comments import Answering
 from perdure.host.rounds import Rounds
 
 LOOK_S = 1.0
