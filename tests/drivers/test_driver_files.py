@@ -272,6 +272,19 @@ def rollout(*entries: Entry) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode()
 
 
+def test_a_rollout_shows_which_replies_called_a_tool() -> None:
+    """Codex 0.169.0 writes the calls of a reply before the record of its usage."""
+
+    def told(reply: str) -> Entry:
+        return "token_usage_record", {"response_id": reply, "usage": {"input_tokens": 5}}
+
+    call: Entry = ("response_item", {"type": "custom_tool_call", "call_id": "1"})
+    result: Entry = ("response_item", {"type": "custom_tool_call_output", "call_id": "1"})
+    searched: Entry = ("response_item", {"type": "web_search_call"})
+    found = CODEX.replies(rollout(call, told("a"), result, searched, told("b")))
+    assert [(reply.id, reply.calls) for reply in found] == [("a", True), ("b", False)]
+
+
 def test_a_rollout_shows_a_request_that_is_under_way() -> None:
     """Codex 0.169.0 writes the prompt and the results of tools before it asks its model, and a
     record of the usage when the answer has come. After two parallel calls, it asks the model only

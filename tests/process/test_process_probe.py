@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -50,8 +51,8 @@ def until(met: Callable[[], bool]) -> None:
 def an_agent(state: Path) -> process.Process:
     """An agent of attempt 1 of the run, under its shim."""
     return process.start(
-        Command(argv=("/bin/sleep", "600"), stdin=b""), directory=state / "runs/r/1", cwd=state, env=dict(os.environ), mark="r.1",
-        deadline_s=0, grace_s=1,
+        Command(argv=("/bin/sleep", "600"), stdin=b""), directory=state / "runs/r/1", cwd=state, env=dict(os.environ),
+        mark=f"r.{uuid4().hex}", deadline_s=0, grace_s=1,
     )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
     try:
         assert seen(tmp_path, a_run(worker)) is Liveness.UNATTENDED
     finally:
-        process.end_all("r.1", 0)
+        process.end_all(agent.mark, 0)
     assert seen(tmp_path, a_run(worker)) is Liveness.INTERRUPTED
 
 

@@ -315,6 +315,24 @@ def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_longest() -> 
     assert read(*whole, begun, reply("b", ends=True, output=9)).cut_off([], None) == Usage()
 
 
+def test_a_transcript_that_has_a_call_shows_that_the_agent_asks_again() -> None:
+    """A printed call shows it as well. After the newest reply has none, or the turn has ended, the
+    agent does not ask again."""
+    used = Usage(input=10, output=1)
+    called, last = Reply(id="a", usage=used, calls=True), Reply(id="b", usage=used)
+    reading = read(SessionSeen("s"), TurnStarted(), Said("I look."))
+    assert not reading.asks_again
+    reading.count(called)
+    reading.absorb(Said("I look."))
+    assert reading.asks_again
+    reading.absorb(ToolStarted("1", "Bash"))
+    reading.count(last)
+    assert reading.asks_again
+    reading.absorb(Said("Done."))
+    assert not reading.asks_again
+    assert not read(TurnStarted(), ReplySeen(called), TurnEnded(True)).asks_again
+
+
 def test_a_request_that_is_repeated_was_refused() -> None:
     """An agent that announces another try waits, and its model was not asked."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100)))

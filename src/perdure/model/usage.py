@@ -71,6 +71,8 @@ class Reply:
     """Only its beginning is reported here, so its output is still to come."""
     ends: bool = False
     """Its end is reported here."""
+    calls: bool = False
+    """It called a tool, so the agent will ask its model again."""
 
     def merge(self, later: Reply) -> Reply:
         """Return the combined reply: of each count, the larger one."""
@@ -90,6 +92,7 @@ class Reply:
             at=self.at,
             begins=self.begins or later.begins,
             ends=self.ends or later.ends,
+            calls=self.calls or later.calls,
         )
 
     @property

@@ -24,6 +24,7 @@ _TIME = late_pattern(r"(\d{4})-(\d{2})-(\d{2})T(\d{2}):(\d{2}):(\d{2})")
 _FIRST = 500
 _TOLD = (b'"token_count"', b'"compacted"', b'"turn_context"')
 _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
+_REPLIED = (*_COUNTED, b'_call"')
 _ASKED = (*_COUNTED, b'"response_item"', b'"compacted"', b'"task_complete"', b'"turn_aborted"')
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
 """Calls that get a result: other calls are run by the service."""
@@ -232,10 +233,11 @@ def usage(told: Any) -> Usage:
 def replies(content: bytes) -> Iterator[Reply]:
     """Yield the model's replies. 0.169.0 writes a record as soon as a reply has arrived, but the
     thread's total only when the reply's tools have ended. After a kill in between, a resume
-    continues from the older total. Older versions write only the total."""
-    model = ""
+    continues from the older total. Older versions write only the total. A reply's calls come
+    before its record."""
+    model, calls = "", False
     for line in content.split(b"\n"):
-        if any(mark in line for mark in _COUNTED):
+        if any(mark in line for mark in _REPLIED):
             entry = json_lines.read(line)
         else:
             entry = None
@@ -244,6 +246,8 @@ def replies(content: bytes) -> Iterator[Reply]:
         payload, at = entry.get("payload"), json_lines.moment(entry.get("timestamp"))
         if entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(payload, "model"), _FIRST) or model
+        elif entry.get("type") == "response_item":
+            calls = calls or json_lines.part(payload, "type") in _CALLS
         elif entry.get("type") == "token_usage_record":
             key = json_lines.text(json_lines.part(payload, "response_id"), _FIRST)
             yield Reply(
@@ -251,7 +255,9 @@ def replies(content: bytes) -> Iterator[Reply]:
                 usage=usage(json_lines.part(payload, "usage")),
                 model=model,
                 at=at,
+                calls=calls,
             )
+            calls = False
         elif json_lines.part(payload, "type") == "token_count" and (
             info := json_lines.part(payload, "info")
         ):

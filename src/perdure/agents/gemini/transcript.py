@@ -342,6 +342,7 @@ def replies(content: bytes) -> Iterator[Reply]:
                     usage=counted,
                     model=json_lines.text(message.get("model"), _FIRST),
                     at=at,
+                    calls=bool(message.get("toolCalls")),
                 )
 
 

@@ -115,8 +115,7 @@ class EventTotals:
     helpers: int = 0
     """Number of helpers running in the background; the agent goes on after them."""
     tool_last: bool = False
-    """Whether the newest thing that the agent did was a tool call, so that it will ask its model
-    again."""
+    """Whether the newest thing that the agent printed is a tool call."""
 
     def absorb(self, event: AgentEvent) -> None:
         """Add one event."""
@@ -203,6 +202,14 @@ class EventTotals:
         """Whether anything of an answer of the model was seen."""
         seen = self.answered or self.replies or self.settled
         return bool(seen) or self.counted != NO_USAGE
+
+    @property
+    def asks_again(self) -> bool:
+        """Whether the newest thing that the agent did was a tool call, so that it will ask its
+        model again. Codex 0.169.0 prints a call about 0.15 s after its transcript has it."""
+        newest = self.replies.get(self.last_reply)
+        called = newest is not None and newest.calls and not self.turn_over
+        return self.tool_last or called
 
     def for_classifier(self) -> list[AgentEvent]:
         """Return the events that decide the outcome: retries first, then the others."""

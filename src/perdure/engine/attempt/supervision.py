@@ -269,7 +269,7 @@ class _Watch:
         if not self.budget or used.cost_usd < self.budget:
             return
         self.overspent = self.overspent or now
-        if self.reading.tool_last or now - self.overspent > LAST_WORD_S:
+        if self.reading.asks_again or now - self.overspent > LAST_WORD_S:
             self.stop("budget")
 
     def store_usage(self, used: Usage) -> None:
