@@ -636,6 +636,44 @@ def test_a_refusal_in_words_that_the_driver_does_not_know(stage: MakeStage, poli
     assert (again["rung"], again["receipt"]["verdict"]) == ("native", "native"), reasons(again)
 
 
+PERSON_BETWEEN = """by history
+run echo alder > one.txt; cat one.txt
+---
+say The first turn is over.
+---
+say The next turn is over.
+---
+say The third turn is over.
+---
+say The fourth turn is over.
+"""
+
+
+@pytest.mark.parametrize("agent", ["codex", "gemini", "opencode"], indirect=True)
+def test_a_refusal_after_a_person_went_on(stage: MakeStage) -> None:
+    """perdure's own copy lacks the person's turn, which was only in the refused transcript: the
+    receipt is not native, and it names that turn."""
+    one = stage(PERSON_BETWEEN)
+    assert one.perdure(*RUN, one.agent, PROMPT).code == 0
+    report = one.show()
+    session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
+    by_hand = one.resume_by_hand(session, "A person's word is fagus.", workdir)
+    assert by_hand.returncode == 0, by_hand.stderr
+    add_what_is_refused(one)
+    since = len(one.rehearsal.requests)
+    done = one.perdure("update", "task", "Now the second one.", "--json")
+    assert done.code == 0, done.err
+    _, second, third = done.json["attempts"]
+    assert (second["rung"], third["rung"]) == ("native", "copy"), (second, third)
+    first_request = shown(one, since)
+    assert all(word in first_request for word in ("quercus", "alder", "The first turn is over."))
+    assert third["receipt"]["verdict"] == "shortened", reasons(third)
+    assert "A person's word is fagus." in reasons(third)
+    assert "it has all that perdure knows" not in reasons(third)
+    again = one.perdure("update", "task", "Now the third one.", "--json").json["attempts"][-1]
+    assert (again["rung"], again["receipt"]["verdict"]) == ("native", "native"), reasons(again)
+
+
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
     """No request reached the model, so nothing went on. Without an own copy a strict policy refuses

@@ -9,6 +9,7 @@ from perdure.engine.attempt.baseline import (
     shown_of,
     told_in_full,
     unrecorded,
+    with_added,
     with_ids_of,
 )
 from perdure.model import (
@@ -48,6 +49,24 @@ def told(*items: Item) -> list[Journaled]:
 
 
 EVERYTHING = told(P, CALL, RESULT, SAID)
+
+
+THEIRS = (item(ItemKind.PROMPT, "Somebody else asks."), item(ItemKind.ANSWER, "An answer."))
+
+
+def test_what_somebody_else_added_is_not_in_the_copy() -> None:
+    """The copy and what begins with a stranger's prompt behind it: shown is only the copy."""
+    copy = Loaded(items=(P, CALL, RESULT, SAID))
+    strange = frozenset({THEIRS[0].digest})
+    added = with_added(copy, Loaded(items=(*copy.items, *THEIRS, Q)), strange)
+    assert added == Loaded(items=(*copy.items, *THEIRS, Q))
+    found = shown_of(added, copy, EVERYTHING)
+    assert (found.relation, found.known, found.shown) == (Relation.SHORTENED, 7, 4)
+    assert found.missing[0] == 'prompt "Somebody else asks."'
+    assert with_added(copy, Loaded(items=(*copy.items, Q)), strange) is None
+    # A branch of somebody else that leaves out what the copy has.
+    beside = with_added(copy, Loaded(items=(P, *THEIRS), dropped=(CALL, RESULT, SAID)), strange)
+    assert beside == Loaded(items=(*copy.items, *THEIRS))
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,11 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
         return f"{why}; perdure's own copy was restored first, and its newest part is missing"
     if shown is None or shown.unrecorded or shown.off_branch:
         return f"{why}; perdure's own copy was restored first"
+    if shown.relation is Relation.SHORTENED:
+        return (
+            f"{why}; perdure's own copy was restored first, without what somebody else had added "
+            f"to that transcript"
+        )
     return f"{why}; perdure's own copy was restored first, and it has all that perdure knows"
 
 

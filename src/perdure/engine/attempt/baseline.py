@@ -324,6 +324,20 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
     )
 
 
+def with_added(copy: Loaded, there: Loaded, strange: frozenset[str]) -> Loaded | None:
+    """Return the copy's items and those behind them that begin with somebody else's prompt; None if
+    there is no such prompt. Pure.
+
+    `there`: what would be loaded from the agent's own transcript, which the copy is to replace;
+    `strange`: the marks of the prompts of somebody else in it.
+    """
+    added = compare(copy.items, there).added
+    for at, each in enumerate(added):
+        if each.kind is ItemKind.PROMPT and each.digest in strange:
+            return Loaded(items=(*copy.items, *added[at:]))
+    return None
+
+
 def _all_of(now: Loaded) -> Comparison:
     count = sum(not each.made_up for each in now.items)
     return Comparison(relation=Relation.WHOLE, known=count, shown=count)

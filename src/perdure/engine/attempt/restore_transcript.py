@@ -8,17 +8,19 @@ load.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from perdure.agents.transcripts.copy_file import private, private_directories, sync
 from perdure.engine.attempt.engine import Engine
 from perdure.host import process
 from perdure.model import Command, CopyPart, Program, TaskRun
 from perdure.protocols import AgentDriver
 
 RESTORE_S = 120.0
-ASIDE = "conversation-aside.jsonl"
-"""Name of what was removed from a database to make room, in the attempt's directory."""
+ASIDE = "conversation-aside-{}.jsonl"
+"""Name of what was removed from a database to make room, beside the log of the removal."""
 
 
 def put_back(
@@ -46,14 +48,24 @@ def put_back(
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
-            # What an import leaves as it is must go first; it is kept beside the attempt's log.
-            aside = directory.parent / ASIDE
-            aside.write_bytes(there)
-            aside.chmod(0o600)
+            # An import changes no row that is there, so all rows must go first.
+            _keep_aside(there, directory)
             removing = directory.with_name(f"{directory.name}-removal")
             take_in(engine, run, driver, removal, removing)
     take_in(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
     return home
+
+
+def _keep_aside(content: bytes, directory: Path) -> None:
+    """Keep the content of an archive that is removed, durably: nothing else has all of it. A file
+    of an earlier restore stays."""
+    aside = directory.with_name(ASIDE.format(directory.name))
+    private_directories(aside.parent)
+    with open(aside, "wb", opener=private) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    sync(aside.parent)
 
 
 def take_in(

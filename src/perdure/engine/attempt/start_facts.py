@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from perdure.agents.transcripts import locate, snapshot
+from perdure.agents.transcripts import fingerprint, locate, snapshot
 from perdure.engine.attempt import cache_price
 from perdure.engine.attempt.baseline import (
     TOLD,
@@ -20,6 +20,7 @@ from perdure.engine.attempt.baseline import (
     standing,
     told_in_full,
     unrecorded,
+    with_added,
     with_ids_of,
     without_rewound,
 )
@@ -203,6 +204,8 @@ def _held_against(
         base = None
         if now is not None:
             base = _loaded_before(engine, driver, home, asked, session, content)
+        if now is not None and asked.rung is Rung.COPY and not asked.fork_at:
+            base = _with_others(engine, claim, driver, home, asked, session, content, now)
     except (OSError, PerdureError):
         return Decided(asked)
     if now is None:
@@ -258,6 +261,38 @@ def _loaded_before(
     if asked.rung is Rung.COPY or seen is None or seen.size >= len(content):
         return None
     return load(engine, driver, home, content[: seen.size])
+
+
+def _with_others(
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    home: Path,
+    asked: Continuation,
+    session: Session,
+    content: bytes,
+    copied: Loaded,
+) -> Loaded | None:
+    """Return what perdure's own copy holds, and behind that what somebody else has added to the
+    transcript that the copy replaces; None if nobody has. `content`: the copy; `copied`: what the
+    agent will load of it."""
+    path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
+    if path is None or asked.standing not in (Standing.WHOLE, Standing.CHANGED):
+        return None
+    found = path.read_bytes()
+    # Redaction keeps lengths: secrets are in the marks of what was sent, but not in the copy.
+    sent = [fingerprint(each.text) for each in driver.prompts(found)]
+    there = [fingerprint(each.text) for each in driver.prompts(engine.redactor.bytes(found))]
+    kept = {fingerprint(each.text) for each in driver.prompts(content)}
+    ours = kept.union(session.prompts)
+    strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
+    # A prompt of the copy that is not there any more may be one that damage made strange.
+    if len(strange) <= len(kept.difference(there)):
+        return None
+    now = load(engine, driver, home, found)
+    if now is None:
+        return None
+    return with_added(copied, now, frozenset(strange))
 
 
 def _writers(
