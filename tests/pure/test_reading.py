@@ -362,3 +362,9 @@ def test_a_saved_prompt_proves_nothing_until_an_answer_begins() -> None:
     assert not unproven(opencode, resume, read(UsageSeen(Usage(input=5), cumulative=False)))
     assert not unproven(opencode, Continuation(kind=Start.FRESH, session_id="ses_1"), read())
     assert not unproven(registry.load("claude"), resume, read())
+    # The row of an answer is there before the history is read; an estimate stands for it.
+    row = Reply(id="msg_1", usage=Usage(input=129, cached=100, estimated=True))
+    assert unproven(opencode, resume, read(ReplySeen(row)))
+    assert not unproven(opencode, resume, read(*opencode.parse(start), ReplySeen(row)))
+    words = replace(row, usage=replace(row.usage, output=5))
+    assert not unproven(opencode, resume, read(ReplySeen(words)))

@@ -98,6 +98,9 @@ class EventTotals:
     """Replies of the model since the agent's last final figure, by id."""
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that a final figure includes."""
+    replied: bool = False
+    """Whether a reply was seen to begin. The estimate of an empty reply is for a request that may
+    never have been sent."""
     revision: int = 0
     """Counter that grows with every change."""
     final: bool = False
@@ -194,14 +197,14 @@ class EventTotals:
         self.revision += 1
         self.named = self.named or not reply.unnamed
         self.last_reply = key
+        self.replied = self.replied or not reply.usage.estimated or bool(reply.usage.output)
         known = self.replies.get(key)
         self.replies[key] = known.merge(reply) if known is not None else reply
 
     @property
     def begun(self) -> bool:
         """Whether anything of an answer of the model was seen."""
-        seen = self.answered or self.replies or self.settled
-        return bool(seen) or self.counted != NO_USAGE
+        return self.answered or self.replied or self.counted != NO_USAGE
 
     @property
     def asks_again(self) -> bool:
