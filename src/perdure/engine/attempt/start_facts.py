@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.agents.transcripts import fingerprint, locate, snapshot
+from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt import cache_price
 from perdure.engine.attempt.baseline import (
     TOLD,
@@ -279,20 +280,50 @@ def _with_others(
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
     if path is None or asked.standing not in (Standing.WHOLE, Standing.CHANGED):
         return None
+    # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read: the one that it
+    # was given counts, too.
+    given = _given_in_vain(engine.store.attempts(claim.run.id), asked.session_id)
+    sizes = [each.size for each in given if prefix(path, each.size) == each.sha256]
     found = path.read_bytes()
+    for size in dict.fromkeys((len(found), *sizes)):
+        strange = _strange(engine, driver, found[:size], content, session.prompts)
+        now = load(engine, driver, home, found[:size]) if strange else None
+        base = with_added(copied, now, strange) if now is not None else None
+        if base is not None:
+            return base
+    return None
+
+
+def _strange(
+    engine: Engine, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
+) -> frozenset[str]:
+    """Return the marks of somebody else's prompts in a transcript that the copy lacks. `prompts`:
+    the marks of those that perdure sent."""
     # Redaction keeps lengths: secrets are in the marks of what was sent, but not in the copy.
     sent = [fingerprint(each.text) for each in driver.prompts(found)]
     there = [fingerprint(each.text) for each in driver.prompts(engine.redactor.bytes(found))]
-    kept = {fingerprint(each.text) for each in driver.prompts(content)}
-    ours = kept.union(session.prompts)
+    kept = {fingerprint(each.text) for each in driver.prompts(copy)}
+    ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
     # A prompt of the copy that is not there any more may be one that damage made strange.
     if len(strange) <= len(kept.difference(there)):
-        return None
-    now = load(engine, driver, home, found)
-    if now is None:
-        return None
-    return with_added(copied, now, frozenset(strange))
+        return frozenset()
+    return frozenset(strange)
+
+
+def _given_in_vain(attempts: Sequence[Attempt], session_id: str) -> list[Snapshot]:
+    """Return the transcripts that attempts were given since the conversation last went on, newest
+    first."""
+    found: list[Snapshot] = []
+    for attempt in reversed([each for each in attempts if each.outcome is not None]):
+        asked, receipt = attempt.continuation, attempt.receipt
+        if asked is None or asked.session_id != session_id:
+            continue
+        if receipt is not None and receipt.verdict is not Verdict.BROKEN:
+            break
+        if attempt.before is not None:
+            found.append(attempt.before)
+    return found
 
 
 def _writers(
