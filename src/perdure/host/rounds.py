@@ -1,4 +1,5 @@
 """A background thread that works in rounds: one at its start, then one after each pause.
+`OneOfHost` is the lock of work that only one process of a host may do at a time.
 
 The parts of `perdure serve` and of a worker pool that look after something use it: notices, reports
 to forges, plans, deliveries, the live journal, housekeeping. A round that raises is reported and
@@ -7,8 +8,11 @@ never ends the thread, because nobody would notice its end.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 
 class Rounds:
@@ -65,3 +69,22 @@ class Rounds:
         if pause_s is None:
             return self._every_s
         return pause_s
+
+
+class OneOfHost:
+    """An advisory lock on a file: of the processes of a host, one does the work. The others take
+    over when it has ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def is_mine(self) -> bool:
+        """Take the lock if it is free. Return whether this process holds it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -178,19 +178,13 @@ def lease(now: float) -> tuple[float, float, bool]:
         # The processes of another container cannot be seen from here.
         if len(follower) != 3 or follower[2].decode() != namespace():
             return *limits, False
-        if lives(int(follower[0]), int(follower[1])):
+        if system.lives(int(follower[0]), int(follower[1])):
             return *limits, True
         return now, min(limits[1], now + ALONE_GRACE_S), True
     except OSError:
         return float("inf"), float("inf"), False
     except ValueError:  # it is being written at this moment
         return now + 1.0, now + 1.0, False
-
-
-def lives(pid: int, started: int) -> bool:
-    """Return whether the process with this pid and start time is alive."""
-    known = stat(pid)
-    return known is not None and not system.is_dead(known) and known[3] == started
 
 
 def stop_word() -> str:

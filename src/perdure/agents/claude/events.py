@@ -15,7 +15,7 @@ from typing import Any
 
 from perdure.agents.claude import transcript
 from perdure.agents.shared import json_lines
-from perdure.agents.shared.calls import last_word, question
+from perdure.agents.shared.calls import last_word, main_argument, question
 from perdure.lateclass import late_pattern
 from perdure.model import Reply, Usage
 from perdure.model.events import (
@@ -184,7 +184,7 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
         elif block.get("type") == "tool_use":
             name = json_lines.text(block.get("name"), SUMMARY)
             tool_id = json_lines.text(block.get("id"), SUMMARY)
-            yield ToolStarted(tool_id, name, _argument(block.get("input")), aside)
+            yield ToolStarted(tool_id, name, main_argument(block.get("input"), _ARGUMENTS), aside)
             if name == "AskUserQuestion":
                 yield question(tool_id, block.get("input"))
 
@@ -222,23 +222,6 @@ def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
         ends=ends,
     )
     return (ReplySeen(counted),)
-
-
-def _argument(given: Any) -> str:
-    """Return the tool's main argument, cut to a length limit."""
-    if not isinstance(given, dict):
-        return ""
-    if command := json_lines.text(given.get("command"), json_lines.COMMAND):
-        return command
-    named = (given.get(key) for key in _ARGUMENTS)
-    return next(
-        (
-            json_lines.text(value, SUMMARY)
-            for value in (*named, *given.values())
-            if isinstance(value, str) and value
-        ),
-        "",
-    )
 
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
@@ -338,7 +321,7 @@ def _not_run(
     return ToolDenied(
         json_lines.text(call.get(key), SUMMARY),
         json_lines.text(call.get(name), SUMMARY),
-        _argument(call.get(given)),
+        main_argument(call.get(given), _ARGUMENTS),
         by="hook" if deferred else "permissions",
         deferred=deferred,
     )
@@ -378,7 +361,7 @@ def _open_call(
         call=json_lines.text(call.get(key), SUMMARY),
         tool=json_lines.text(call.get(name), SUMMARY),
         input=json.dumps(call.get(given), ensure_ascii=False),
-        summary=_argument(call.get(given)),
+        summary=main_argument(call.get(given), _ARGUMENTS),
         parked=parked,
     )
 

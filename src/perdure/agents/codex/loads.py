@@ -96,13 +96,7 @@ def _end(content: bytes) -> int | None:
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
     """Read a file up to an ordinal. Later items were rolled back, unless the file is another
     thread's."""
-    for line in content.split(b"\n"):
-        if any(mark in line for mark in _TOLD):
-            entry = json_lines.read(line)
-        else:
-            entry = None
-        if entry is None:
-            continue
+    for entry in json_lines.marked(content, _TOLD):
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
         aside = end is not None and isinstance(ordinal, int) and ordinal >= end
         if entry.get("type") == "response_item":

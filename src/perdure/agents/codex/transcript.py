@@ -236,13 +236,7 @@ def replies(content: bytes) -> Iterator[Reply]:
     continues from the older total. Older versions write only the total. A reply's calls come
     before its record."""
     model, calls = "", False
-    for line in content.split(b"\n"):
-        if any(mark in line for mark in _REPLIED):
-            entry = json_lines.read(line)
-        else:
-            entry = None
-        if entry is None:
-            continue
+    for entry in json_lines.marked(content, _REPLIED):
         payload, at = entry.get("payload"), json_lines.moment(entry.get("timestamp"))
         if entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(payload, "model"), _FIRST) or model
@@ -280,13 +274,7 @@ def open_request(content: bytes) -> OpenRequest | None:
     # Before 0.169.0 there are no such records: a new total shows that an answer has arrived.
     recorded, known = b'"token_usage_record"' in content, Usage()
     calls: set[str] = set()
-    for line in content.split(b"\n"):
-        if any(mark in line for mark in _ASKED):
-            entry = json_lines.read(line)
-        else:
-            entry = None
-        if entry is None:
-            continue
+    for entry in json_lines.marked(content, _ASKED):
         payload = entry.get("payload")
         kind, key = json_lines.part(payload, "type"), json_lines.part(payload, "call_id")
         match entry.get("type"), kind:
@@ -339,10 +327,7 @@ def fill(content: bytes) -> Fill:
     that was refused as too long, by Codex's own estimate."""
     tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
     counts: list[int] = []
-    for line in content.split(b"\n"):
-        if not any(mark in line for mark in _TOLD):
-            continue
-        entry = json_lines.read(line) or {}
+    for entry in json_lines.marked(content, _TOLD):
         if entry.get("type") == "compacted":
             # The newest count is that of the request for the summary, which included the
             # conversation.

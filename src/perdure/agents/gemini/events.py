@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.agents.shared import json_lines
-from perdure.agents.shared.calls import question
+from perdure.agents.shared.calls import main_argument, question
 from perdure.lateclass import late_pattern
 from perdure.model import Usage
 from perdure.model.events import (
@@ -72,7 +72,7 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
                 json_lines.text(found.get("tool_name"), SUMMARY),
             )
             given = found.get("parameters")
-            started = ToolStarted(key, name, _argument(given))
+            started = ToolStarted(key, name, main_argument(given, _ARGUMENTS))
             if name == _ASKS:
                 return (started, question(key, given))
             return (started,)
@@ -114,23 +114,6 @@ def _message(found: dict[str, Any]) -> Sequence[AgentEvent]:
     if not said:
         return ()
     return (SaidPart(said) if found.get("delta") is True else Said(said),)
-
-
-def _argument(given: Any) -> str:
-    """Return the tool's main argument, cut to a length limit."""
-    if not isinstance(given, dict):
-        return ""
-    if command := json_lines.text(given.get("command"), json_lines.COMMAND):
-        return command
-    named = (given.get(key) for key in _ARGUMENTS)
-    return next(
-        (
-            json_lines.text(value, SUMMARY)
-            for value in (*named, *given.values())
-            if isinstance(value, str) and value
-        ),
-        "",
-    )
 
 
 def _error(found: dict[str, Any]) -> Sequence[AgentEvent]:

@@ -7,6 +7,7 @@ OpenCode's `question` all take a list `questions` with `question` and `options` 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,18 @@ _SANDBOX = late_pattern(r"Read-only file system|Operation not permitted|seccomp|
 def sandboxed(output: str) -> bool:
     """Return whether a sandbox stopped the command that failed with this output."""
     return _SANDBOX.search(output) is not None
+
+
+def main_argument(given: Any, names: Sequence[str]) -> str:
+    """Return the tool's main argument, cut to a length limit: its command, else the first text,
+    those with one of the names before all others."""
+    if not isinstance(given, dict):
+        return ""
+    if command := json_lines.text(given.get("command"), json_lines.COMMAND):
+        return command
+    named = (given.get(name) for name in names)
+    texts = (value for value in (*named, *given.values()) if isinstance(value, str) and value)
+    return json_lines.text(next(texts, ""), SUMMARY)
 
 
 def last_word(given: Any) -> LastWordGiven | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -35,6 +36,14 @@ def read(line: bytes) -> dict[str, Any] | None:
     if isinstance(found, dict):
         return found
     return None
+
+
+def marked(content: bytes, marks: Collection[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of the lines that contain one of the marks; no other line is
+    parsed."""
+    for line in content.split(b"\n"):
+        if any(mark in line for mark in marks) and (entry := read(line)) is not None:
+            yield entry
 
 
 def part(value: Any, *path: str) -> Any:

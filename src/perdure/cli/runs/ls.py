@@ -227,11 +227,9 @@ def _supervised(worker: str) -> bool:
     from perdure.host import system
 
     name, boot, pid, starttime = [*worker.rsplit(":", 3), "", "", ""][:4]
-    if pid.isdecimal() and name == os.uname().nodename:
-        known = system.stat(pid)
-    else:
-        known = None
-    if known is None or str(known[3]) != starttime or system.is_dead(known):
+    if name != os.uname().nodename or not (pid.isdecimal() and starttime.isdecimal()):
+        return False
+    if not system.lives(int(pid), int(starttime)):
         return False
     try:
         return boot == f"{system.boot_id()[:8]}.{system.namespace()}"

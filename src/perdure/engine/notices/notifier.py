@@ -6,8 +6,6 @@ stored before it is sent, and a notice is sent until the other side accepts it, 
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -19,7 +17,7 @@ import msgspec
 from perdure.engine.attempt import Engine
 from perdure.engine.notices.senders import NoticeRefused, PartlyRefused, send
 from perdure.errors import NotFound, PerdureError
-from perdure.host.rounds import Rounds
+from perdure.host.rounds import OneOfHost, Rounds
 from perdure.model import TaskRun, Usage
 from perdure.model.events import AnyEvent
 from perdure.model.notices import Channel, Notice, NoticeEvent, NoticeState
@@ -58,9 +56,7 @@ class Notifier:
         self._identity = ""
         self._said = ""
         self._thinned = 0.0
-        self._lock = os.open(
-            engine.state / "notices.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        self._lock = OneOfHost(engine.state / "notices.lock")
         # The last round reports what ended just before this process.
         self._rounds = Rounds("notices", self._try, LOOK_S, self._failed, last=self._last)
 
@@ -75,10 +71,10 @@ class Notifier:
         trace: TracebackType | None,
     ) -> None:
         self._rounds.stop()
-        os.close(self._lock)
+        self._lock.close()
 
     def _try(self) -> None:
-        if self._is_first():
+        if self._lock.is_mine():
             self.round()
 
     def _failed(self, error: Exception) -> None:
@@ -89,13 +85,6 @@ class Notifier:
             self._try()
         except Exception as error:
             self._failed(error)
-
-    def _is_first(self) -> bool:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def round(self) -> None:
         """Follow the trail to its end, and send what is due. Raises StoreError."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -11,7 +9,7 @@ from types import TracebackType
 
 from perdure.errors import LostLease, NotFound, PerdureError, StoreError
 from perdure.forge.replies.comments import Answering
-from perdure.host.rounds import Rounds
+from perdure.host.rounds import OneOfHost, Rounds
 
 LOOK_S = 1.0
 AT_ONCE = 4
@@ -31,9 +29,7 @@ class Poster:
     def __init__(self, answering: Answering, say: Callable[[str], None]) -> None:
         self._answering, self._say = answering, say
         self._store = answering.engine.store
-        self._lock = os.open(
-            answering.engine.state / "posting.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        self._lock = OneOfHost(answering.engine.state / "posting.lock")
         self._flying: dict[str, Future[None]] = {}
         self._later: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="posting")
@@ -52,10 +48,10 @@ class Poster:
     ) -> None:
         self._rounds.stop()
         self._pool.shutdown()
-        os.close(self._lock)
+        self._lock.close()
 
     def _try(self) -> None:
-        if self._is_first():
+        if self._lock.is_mine():
             self._round()
 
     def _failed(self, error: Exception) -> None:
@@ -63,17 +59,10 @@ class Poster:
 
     def _last(self) -> None:
         """Handle once more what is due, and wait for all posts."""
-        if self._is_first():
+        if self._lock.is_mine():
             wait(self._flying.values())
             self._round()
             wait(self._flying.values())
-
-    def _is_first(self) -> bool:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
 
     def _round(self) -> None:
         self._flying = {run: future for run, future in self._flying.items() if not future.done()}

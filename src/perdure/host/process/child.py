@@ -15,12 +15,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from perdure.host import system
 from perdure.host.process.identity import Identity
 from perdure.host.process.leftovers import Left
 from perdure.host.process.lines import tail
 from perdure.host.process.orphans import end_all
 from perdure.host.shim import OVER
-from perdure.host.system import Handle, boottime, is_dead, stat
+from perdure.host.system import Handle, boottime, stat
 from perdure.model import Exit
 
 TURN_TICK_S = 0.005
@@ -62,8 +63,7 @@ class Process:
         """Return whether the agent itself lives. Its shim lives longer, until nothing of the
         attempt is left."""
         known = read_json(self.directory / "agent.json")
-        found = stat(known["pid"]) if known else None
-        return found is not None and found[3] == known["starttime"] and not is_dead(found)
+        return bool(known) and system.lives(known["pid"], known["starttime"])
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return how the agent ended, or None if it has not within `timeout_s` (None: no limit).

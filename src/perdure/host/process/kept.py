@@ -9,7 +9,6 @@ lock, so that no turn is in progress.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import shutil
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
-from perdure.host.process.launch import OUTPUT_CAP, check, claim, spawn
+from perdure.host.process.launch import OUTPUT_CAP, check, claim, is_locked, spawn
 from perdure.host.process.orphans import KEEPER, VARIABLE, end_all, limit_value
 from perdure.host.system import boottime, stat
 from perdure.lateclass import dataclass
@@ -199,9 +198,10 @@ def end_kept(directory: Path, grace_s: float) -> None:
     """End the kept agent of this directory with certainty, whichever process owns it, and remove
     the directory. Does nothing if there is none."""
     until = boottime() + ANSWER_S
+    # While `launch` is locked, a keeper may not have written its identity yet.
     while (
         not (known := read_json(directory / "shim.json"))
-        and _starting(directory)
+        and is_locked(directory / "launch")
         and boottime() < until
     ):
         time.sleep(0.005)
@@ -230,18 +230,3 @@ def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
     # An agent of another process may use the directory since then.
     if read_json(directory / "shim.json").get("mark", mark) == mark:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _starting(directory: Path) -> bool:
-    """Return whether `launch` is locked: by a keeper that has not written its identity yet."""
-    try:
-        fd = os.open(directory / "launch", os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False

@@ -106,7 +106,7 @@ def find(directory: Path) -> Process | None:
     directory = directory.absolute()
     until = boottime() + 10
     while True:
-        busy = _is_locked(
+        busy = is_locked(
             directory / "launch"
         )  # first: once the lock is free, what the shim wrote is there
         if found := _recorded(directory):
@@ -129,7 +129,7 @@ def running(directory: Path) -> bool:
     if (directory / "exit.json").exists():
         return False
     found = _recorded(directory)
-    if _is_locked(directory / "launch") or (found is not None and found.alive()):
+    if is_locked(directory / "launch") or (found is not None and found.alive()):
         return True
     # If a shim was killed, its agent may still run.
     return found is not None and bool(found.mark) and not found.warm and bool(survivors(found.mark))
@@ -183,7 +183,8 @@ def claim(directory: Path) -> int:
     return fd
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds the lock of this file."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:

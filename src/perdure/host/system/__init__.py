@@ -22,3 +22,9 @@ if TYPE_CHECKING or not IS_PORTABLE:
     from perdure.host.system.linux import *  # noqa: F403
 else:
     from perdure.host.system.portable import *  # noqa: F403
+
+
+def lives(pid: int, start: int) -> bool:
+    """Return whether the process with this pid and start time (see `stat`) is alive."""
+    known = stat(pid)  # noqa: F405 (from the back end)
+    return known is not None and known[3] == start and not is_dead(known)  # noqa: F405

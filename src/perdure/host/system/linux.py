@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # importing typing or collections.abc would double the st
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+# The interface of both back ends: test_portable.py compares the two.
 __all__ = [
     "WATCH_S",
     "Handle",

@@ -24,47 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Any
 
-__all__ = [
-    "WATCH_S",
-    "Handle",
-    "Offspring",
-    "adopt_orphans",
-    "age",
-    "as_start",
-    "boot_id",
-    "boottime",
-    "carries_limit",
-    "children",
-    "close_from",
-    "command",
-    "current_directory",
-    "environment",
-    "forbid_reading",
-    "hand_down_limit",
-    "holders_of_lock",
-    "is_dead",
-    "is_started_with",
-    "memory",
-    "mounts",
-    "name",
-    "namespace",
-    "open_files",
-    "open_process",
-    "pids",
-    "pipe",
-    "problem",
-    "program",
-    "session_families",
-    "settle_groups",
-    "shim_arguments",
-    "stat",
-    "sync",
-    "user",
-    "variables",
-    "wait_signal",
-    "wipe_variables",
-]
-
 WATCH_S = 0.5
 """Longest interval between two looks of the shim at its agent, in seconds: a process that lives
 below the agent for a second is known, wherever it goes."""
