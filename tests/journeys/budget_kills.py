@@ -7,7 +7,8 @@ supervisor and agent, or everything; then `perdure retry`, and the next kill. Th
 undisturbed. The campaign fails if in any trial the server reported more as used, priced by the list,
 than the budget and the dearest reply, or if over all trials of a CLI what perdure says differs by
 more than 5 % from what the server reported. A single trial is wrong if perdure knew that more was
-spent, beyond the requests that came while nobody supervised the agent: these are counted and shown.
+spent (by 5 % at least, as its figure may differ by so much), beyond the requests that came while
+nobody supervised the agent: these are counted and shown.
 
 The record counts every reply that the server began to send, in full: its input and all of its
 output, also if the connection was cut after the first byte and the client was never told a figure.
@@ -143,7 +144,8 @@ def trial(seed: int, agent: str) -> Trial:
     result.by_server, result.dearest = recorded_spending.usd, recorded_spending.dearest
     result.cut = recorded_spending.cut
     allowed = result.budget + result.dearest * (1 + result.unattended)
-    if result.by_perdure > allowed:
+    # perdure charges a reply that a kill cut off as a long one, so its figure is rather too high.
+    if result.by_perdure > allowed * (1 + CLOSE):
         result.wrong.append(f"overspent knowingly: {sums(result)}")
     shutil.rmtree(directory, ignore_errors=True)
     return result

@@ -26,6 +26,14 @@ ENDLESS = frozenset("serve work top operator demo prove entrypoint _drive".split
 """Verbs that without arguments run until they are stopped, or for minutes."""
 STARTS = frozenset("retry open take-back gc".split())
 """Verbs that would change the run for the tests after them."""
+MORE_WORDS: dict[str, tuple[str, ...]] = {
+    "answer": ("More.",),
+    "export": ("-o", "x.capsule"),
+    "fork": ("More.",),
+    "move": ("--to", "file:///nowhere"),
+    "update": ("More.",),
+}
+"""What a verb needs besides a run's name."""
 VIEWS = (
     ("ls",),
     *((verb, "task") for verb in "show logs why cost diff checkpoints requests path".split()),
@@ -85,6 +93,15 @@ def tried(
     return ends
 
 
+def verbs_of_a_run() -> list[str]:
+    """Return the verbs that take a run's name."""
+    return [
+        verb
+        for verb in sorted(VERBS.keys() - ENDLESS - {"token", "trash"})
+        if any(each.dest == "name" and not each.option_strings for each in parser_of(verb)._actions)
+    ]
+
+
 def test_a_flag_that_no_verb_has(stage: Stage) -> None:
     """Each verb refuses it in one sentence, with where to read on, and names a missing flag as it
     is typed."""
@@ -110,15 +127,9 @@ def test_nothing_after_a_verb(stage: Stage) -> None:
 def test_a_name_that_is_none(stage: Stage) -> None:
     """A verb that takes a run's name finds the nearest; a name with signs that a terminal would
     obey is printed without them."""
-    named = [
-        verb
-        for verb in sorted(VERBS.keys() - ENDLESS - {"token", "trash"})
-        if any(each.dest == "name" and not each.option_strings for each in parser_of(verb)._actions)
-    ]
+    named = verbs_of_a_run()
     assert len(named) > 15
-    more = {"export": ("-o", "x.capsule"), "update": ("More.",), "fork": ("More.",)}
-    more |= {"answer": ("More.",), "move": ("--to", "file:///nowhere")}
-    lines = [(verb, "tusk", *more.get(verb, ())) for verb in named]
+    lines = [(verb, "tusk", *MORE_WORDS.get(verb, ())) for verb in named]
     for words, done in zip(lines, tried(stage, lines), strict=True):
         assert done.code == 5 and "did you mean task?" in done.err, (words, done)
     odd = ("🎉", "../task", "\u202eksat", "a" * 5000, "", " ", "task\n", "\x1b[31mtask", "-")

@@ -16,6 +16,7 @@ import pytest
 from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.machines import begin, in_second_tool, manifests
 from tests.journeys.stage import Stage
+from tests.journeys.test_every_verb import MORE_WORDS, tried, verbs_of_a_run
 from tests.servers.postgres import Server
 
 SCRIPT = """by history
@@ -143,3 +144,28 @@ def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
     assert two.perdure("plan", "show", "shop", "--json").json == before
     (shared / "right").touch()
     assert one.perdure("plan", "retry", "shop").code == 0
+
+
+def test_every_verb_with_a_run_of_another_host(hosts: Pair) -> None:
+    """What reads only the database works as at the run's own host. What needs the workdir or the
+    conversation is refused with the host's name, and nothing changes."""
+    one, two, _ = hosts("by history\nrun echo one > one.txt\n---\nsay It is done.\n")
+    assert one.perdure("run", "--permissions", "full", "--name", "task", "Do it.").code == 0
+    before = one.show()
+    lines = [(verb, "task", *MORE_WORDS.get(verb, ())) for verb in verbs_of_a_run()]
+    lines = [words for words in lines if words[0] != "update"]
+    away = one.directory.rename(one.directory.with_name("another machine"))
+    ends = dict(zip(lines, tried(two, lines), strict=True))
+    away.rename(one.directory)
+    assert one.show() == before
+    reads = {words[0] for words, done in ends.items() if not done.code}
+    assert reads == {"attach", "checkpoints", "logs", "requests", "show", "wait", "why"}
+    refused = {words[0]: done for words, done in ends.items() if done.code}
+    for verb in ("answer", "approve", "deny", "stop"):
+        assert refused.pop(verb).code == 6
+    place = f" on {before['host']}"
+    for verb, done in refused.items():
+        assert done.code == 6 and place in done.err and done.out == "", (verb, done)
+    gone = two.perdure("rm", "--force", "task")
+    assert gone.code == 0 and f"it is{place}" in gone.out, gone
+    assert Path(before["workspace"]["path"], "one.txt").read_text() == "one\n"

@@ -55,6 +55,7 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     """Write the capsule. Raises NotFound, Conflict if the file exists, SecretsFound,
     CapsuleError."""
     run = engine.store.get(ref)
+    engine.require_here(run, "it cannot be exported")
     checkpoint = chosen(engine, run, wanted.at)
     if os.path.lexists(wanted.target):
         raise Conflict(

@@ -58,6 +58,7 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
     Raises Conflict while it is running, or if another machine has taken it up.
     """
     run = engine.store.get(ref)
+    engine.require_here(run, "it cannot be moved")
     if run.state is RunState.RUNNING:
         raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
     store = open_store(url)

@@ -441,11 +441,7 @@ def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
             )
         run = rescued
     refuse_open(engine, run)
-    if engine.elsewhere(run):
-        raise Conflict(
-            f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
-            f"do it on {run.host_name}",
-        )
+    engine.require_here(run, so)
     return run
 
 
@@ -548,6 +544,8 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
     """
     run = engine.store.get(ref)
     place = _placed(run)
+    if not force:
+        engine.require_here(run, "it cannot be removed")
     if run.state not in FINAL:
         raise Conflict(f"{run.name} is {run.state}, and not finished", f"perdure stop {run.name}")
     if (opened := engine.store.opened_beside(run)) is not None:
@@ -559,7 +557,9 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
         for row in engine.store.find(limit=100_000)
         if row.place == place.path and row.id != run.id
     ]
-    if others:
+    if engine.elsewhere(run):
+        kept = f"it is on {run.host_name}"
+    elif others:
         kept = f"{', '.join(others[:3])} also works there"
     elif place.backend is Backend.HERE:
         kept = "it is your own directory"
@@ -611,9 +611,11 @@ def _placed(run: TaskRun) -> Workspace:
 
 
 def _present(engine: Engine, run: TaskRun) -> Workspace:
-    """Return the run's workspace. Raises NotFound if it is one of this host and has no workdir."""
+    """Return the run's workspace. Raises NotFound without a workdir, and Conflict if it is on
+    another host."""
     place = _placed(run)
-    if not engine.elsewhere(run) and not Path(place.path).is_dir():
+    engine.require_here(run, "its changes cannot be seen")
+    if not Path(place.path).is_dir():
         verb = "restore" if run.attempt else "retry"
         raise NotFound(
             f"the workdir of {run.name} is not here: {place.path}", f"perdure {verb} {run.name}"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from perdure.cli.compose import open_to_read, settings
+from perdure.cli.compose import open_to_read, settings, this_host
 from perdure.cli.parser import optional_name
 from perdure.cli.style import linked
 from perdure.cli.text import address_of, clean
-from perdure.errors import NotFound
+from perdure.errors import Conflict, NotFound
 
 
 def path_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,12 @@ def path_arguments(parser: argparse.ArgumentParser) -> None:
 def path_verb(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
-    run = open_to_read(settings()).get(arguments.name)
+    chosen = settings()
+    run, here = open_to_read(chosen).get(arguments.name), this_host(chosen)
+    if here.id and run.host not in ("", here.id):
+        raise Conflict(
+            f"The workdir of {run.name} is on {run.host_name}", f"do it on {run.host_name}"
+        )
     place = run.workspace.path if run.workspace is not None else ""
     if not place or not Path(place).is_dir():
         raise NotFound(

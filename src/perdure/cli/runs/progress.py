@@ -156,7 +156,8 @@ class Progress:
     def _advise(self, report: dict[str, Any]) -> None:
         name, place = report["name"], report["workspace"]
         if report["state"] == "succeeded":
-            self._say(f"the result is in {shown_path(place['path'], sys.stderr)}")
+            there = f" on {one_line(report['host'], 100)}" if report["host"] else ""
+            self._say(f"the result is in {shown_path(place['path'], sys.stderr)}{there}")
             if place["branch"]:
                 self._say(
                     f"look at it: perdure diff {name}; apply it: "

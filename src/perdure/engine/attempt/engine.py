@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from perdure.agents.transcripts import Copies
 from perdure.engine.attempt.warm_agents import WarmAgents
+from perdure.errors import Conflict
 from perdure.host.homes.remembered import Remembered
 from perdure.host.redaction import NO_SECRETS, Redactor
 from perdure.host.volumes import Volumes
@@ -189,6 +190,15 @@ class Engine:
     def elsewhere(self, run: TaskRun) -> bool:
         """Return whether the run's workdir and conversation are on another host."""
         return bool(self.host.id) and run.host not in ("", self.host.id)
+
+    def require_here(self, run: TaskRun, so: str) -> None:
+        """Raise Conflict if the run's workdir and conversation are on another host. `so` says what
+        cannot be done."""
+        if self.elsewhere(run):
+            raise Conflict(
+                f"The workdir and conversation of {run.name} are on {run.host_name}, so {so} here",
+                f"do it on {run.host_name}",
+            )
 
     def kept_from(self, run: TaskRun) -> str:
         """Return why the run cannot go on here because its files are on another host; empty if it

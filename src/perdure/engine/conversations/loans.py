@@ -96,6 +96,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
     """Mark the run as open and return how to go on. For a run that is already open, only return it.
     Raises NotFound, Conflict, WorkspaceError."""
     run = engine.store.get(ref)
+    engine.require_here(run, "it cannot be opened")
     if run.state is RunState.RUNNING:
         run = rescue(engine, run) or run
     driver, session, home, place = _parts(engine, run)
@@ -146,6 +147,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
     not open; NotFound, UsageError.
     """
     run = engine.store.get(ref)
+    engine.require_here(run, "it cannot be taken back")
     driver, session, home, place = _parts(engine, run)
     opened = next((condition for condition in run.conditions if condition.type == "open"), None)
     if opened is None and not adopt:

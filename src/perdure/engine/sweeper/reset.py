@@ -88,6 +88,7 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     keys = {(run.agent, run.scope) for run in on_list if run.id in meant}
     found = [run for run in on_list if run.workspace.id in places or (run.agent, run.scope) in keys]
     for run in found:
+        engine.require_here(engine.store.get(run.id), "it cannot be reset")
         if run.state is RunState.RUNNING:
             raise Conflict(f"{run.name} is running", f"perdure stop {run.name}")
         if run.opened:
