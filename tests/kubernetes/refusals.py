@@ -130,7 +130,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a source and Fresh": (
         {"resume": {"mode": "Fresh", "from": "a"}},
-        "spec.resume.from: Invalid value: spec.resume.from goes with mode Session only",
+        "spec.resume.from: Invalid value: spec.resume.from goes with modes Session and Fork only",
+    ),
+    "a fork of nothing": (
+        {"resume": {"mode": "Fork"}},
+        "spec.resume.from: Invalid value: spec.resume.from is missing: mode Fork copies",
+    ),
+    "a fork without a claim": (
+        {
+            "resume": {"mode": "Fork", "from": "a"},
+            "workspace": {"mode": "Checkpoints", "checkpoints": "s3://b"},
+        },
+        "spec.resume: Invalid value: spec.resume.mode Fork goes with workspace.mode Claim only",
+    ),
+    "a fork of the same task": (
+        {"task": None, "resume": {"mode": "Fork", "from": "a"}},
+        "spec.task: Invalid value: spec.task is missing: a fork is another task of the service",
     ),
     "a session with an option": (
         {"resume": {"mode": "Session", "sessionId": "--last"}},
@@ -309,6 +324,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     "a session": {"resume": {"mode": "Session", "sessionId": "5f0c1c52-8d6e-4f5e-9a55-3b1f4d9c7e21", "from": "earlier"}},
     "an OpenCode session": {"agent": "opencode", "resume": {"mode": "Session", "sessionId": "ses_6f0a1b2c3d4e"}},
     "anew": {"resume": {"mode": "Fresh"}},
+    "a fork": {"resume": {"mode": "Fork", "from": "earlier"}},
     "all limits": {
         "policy": {
             "attempts": 1000, "timeoutSeconds": 0, "stallSeconds": 0, "budgetUSD": 2.5, "continuity": "fresh-ok", "whenFull": "roll-over",

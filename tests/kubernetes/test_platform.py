@@ -153,6 +153,7 @@ def test_the_charts_values_reach_every_namespace(cluster: Cluster, namespace: st
     values = {
         "clusterWide": True,
         "imagePullSecrets": [{"name": "regcred"}],
+        "operator": {"readLogs": True},
         "attempts": {"pod": pod, "workspace": {"size": "3Gi"}},
     }
     at = f"/api/v1/namespaces/{other}"
@@ -180,6 +181,12 @@ def test_the_charts_values_reach_every_namespace(cluster: Cluster, namespace: st
         selected = policy["spec"]["podSelector"]["matchLabels"].items()
         labels = cluster.api.get(f"{at}/pods/{status['attempts'][0]['pod']}")["metadata"]["labels"]
         assert selected <= labels.items()
+        runs.make("named", "hangs 1 0", workspace={"mode": "Claim"}, pod=own)
+        named = cluster.until(
+            lambda: runs.status("named").get("sessionId") and runs.status("named"),
+            "its status names the conversation",
+        )
+        assert named["phase"] == "Running" and not named["attempts"][0].get("outcome")
     cluster.forget(other)
 
 

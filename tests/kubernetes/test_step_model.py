@@ -22,7 +22,7 @@ from perdure.kubernetes import status_moves
 from perdure.kubernetes import step as steps
 from perdure.kubernetes.admission import Room
 from perdure.kubernetes.outcomes import Held
-from perdure.kubernetes.snapshot import JobSeen, PodSeen, job_seen, pod_seen
+from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked, job_seen, pod_seen
 from perdure.kubernetes.status import FINAL
 from perdure.kubernetes.wanted import FINALIZER, wanted
 from perdure.model import OutcomeKind
@@ -97,14 +97,23 @@ class Operator:
     def work(self, writes: int) -> bool:
         """Steps until there is rest, or until it dies after so many writes. True: it rests."""
         fresh, trouble, room, leaving = False, None, None, None
+        sessions: dict[str, SessionAsked] = {}
         for _ in range(60):
             if self.run is None:
                 return True
             seen = steps.Seen(
                 run=wanted(self.run), jobs=list(self.jobs.values()), pods=list(self.pods.values()), fresh=fresh, recorded=self.recorded,
-                trouble=trouble, room=room, leaving=leaving, notes={each.uid: "" for each in (*self.jobs.values(), *self.pods.values())},
+                trouble=trouble, room=room, leaving=leaving, sessions=sessions, notes={each.uid: "" for each in (*self.jobs.values(), *self.pods.values())},
             )  # fmt: skip
             step = steps.next_step(seen, self.cluster.now, 0.5)
+            if isinstance(step, steps.AskSession):
+                assert step.pod.uid not in sessions, "it is read once for a while"
+                sessions[step.pod.uid] = SessionAsked(
+                    id="one" if step.pod.attempt % 2 else "",
+                    again=step.now + step.wait,
+                    wait=step.wait,
+                )
+                continue
             if isinstance(step, steps.Rest):
                 return True
             assert not isinstance(step, steps.Expire)

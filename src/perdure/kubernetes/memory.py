@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from perdure.kubernetes.admission import InLine, in_line
-from perdure.kubernetes.snapshot import JobSeen, PodSeen
+from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked
 from perdure.kubernetes.status import moment
 from perdure.kubernetes.wanted import WantedRun, wanted
 
@@ -38,6 +38,8 @@ class RememberedRun(msgspec.Struct):
     recorded: frozenset[int] | None = None
     notes: dict[str, str] = {}
     """Messages of events, by the uid of the object that they are about."""
+    sessions: dict[str, SessionAsked] = {}
+    """The conversations that the logs of running pods name, by the pod's uid."""
     line: InLine | None = None
     """Its place in line, as others see it."""
 
@@ -174,7 +176,7 @@ class ClusterMemory:
                 for uid, pod in run.pods.items()
                 if not (pod.gone and pod.attempt <= closed)
             }
-        run.notes = {}
+        run.notes, run.sessions = {}, {}
 
 
 def _key(body: dict[str, Any]) -> Key:

@@ -65,6 +65,8 @@ class Options:
     """The spec of the network policy that is made where attempts run; empty for none."""
     make_account: bool = False
     """Whether the attempts' account is made where they run."""
+    read_logs: bool = False
+    """Whether the logs of running attempts are read for their conversations."""
     port: int = 8080
     workers: int = 16
     patience_s: float = 1800.0
@@ -107,6 +109,7 @@ class Operator:
             cluster=told,
             defaults=options.defaults,
             namespaces=NamespaceSetup(options.policy, options.account * options.make_account),
+            read_logs=options.read_logs,
             patience_ms=int(options.patience_s * 1000),
             began=self._began,
             ended=self._ended,

@@ -50,9 +50,9 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The conversation with which the run's first attempt begins: the one that perdure finds for
-    the task, a new one, or exactly this one."""
+    the task, a new one, exactly this one, or a copy of another run's, with a copy of its files."""
 
-    mode: Literal["Auto", "Fresh", "Session"] = "Auto"
+    mode: Literal["Auto", "Fresh", "Session", "Fork"] = "Auto"
     session_id: str = ""
     from_: str = msgspec.field(default="", name="from")
     """Name of the TaskRun whose state has the conversation; empty for this TaskRun."""
@@ -167,6 +167,10 @@ def _checked(order: Order) -> Order:
         _match("resume.from", FROM, order.resume.from_, "a TaskRun's name")
     if (order.resume.mode == "Session") != bool(order.resume.session_id):
         _refuse("resume: session_id goes with mode Session, and mode Session needs it")
+    if order.resume.mode == "Fork" and not order.resume.from_:
+        _refuse("resume: mode Fork needs from")
+    if order.resume.mode == "Fork" and order.state != "volume":
+        _refuse("resume: mode Fork needs a state on a volume")
     if order.checkpoints:
         _match(
             "checkpoints",

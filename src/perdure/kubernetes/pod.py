@@ -125,10 +125,15 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 
 def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
-    """Return the run with the order's spec. The prompt, the scope of the conversation and the
-    number of attempts stay as they are."""
+    """Return the run with the order's spec. The prompt, the scope of the conversation, the number
+    of attempts, and what a fork begins with stay as they are."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
-    spec = replace(spec, scope=run.spec.scope, attempts=run.spec.attempts)
+    was = run.spec
+    spec = replace(spec, scope=was.scope, attempts=was.attempts)
+    if was.forks:
+        spec = replace(
+            spec, forks=was.forks, fork_at=was.fork_at, base=was.base, backend=was.backend
+        )
     if spec == run.spec:
         return run
     return engine.store.reassign(run.id, spec)

@@ -21,6 +21,7 @@ from perdure.capsule.publication import machine
 from perdure.capsule.verification import verified
 from perdure.engine import service
 from perdure.engine.attempt import Engine
+from perdure.engine.conversations import Branching, fork
 from perdure.engine.conversations.search import ConversationShelf
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.kubernetes.order import Order
@@ -85,6 +86,8 @@ def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
 def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
     """Add the run here and return it. The order says with which conversation it begins. Raises what
     `service.submit` raises."""
+    if order.resume.mode == "Fork":
+        return _forked(engine, order, spec)
     service.check_task(engine, spec, Path("/"))
     place = engine.workspaces.plan(spec, order.name, Path("/"))
     if order.resume.mode == "Session":
@@ -93,6 +96,26 @@ def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
     if order.resume.mode == "Fresh":
         engine.store.reset([run.id], RESET)
     return engine.store.get(run.id)
+
+
+def _forked(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
+    """Add the run as a copy of another one on this volume: its conversation and its files. Raises
+    what `fork` raises."""
+    source = order.resume.from_
+    wanted = Branching(
+        prompt=spec.prompt,
+        name=_free_name(engine, order),
+        branch=spec.branch if spec.repo else "",
+        id=order.run_id,
+        task=spec.task,
+        pass_env=spec.pass_env,
+    )
+    try:
+        return fork(engine, source, wanted)
+    except NotFound as error:
+        raise NotFound(
+            f"{source} cannot be forked: {error}", f"kubectl perdure sessions {source}"
+        ) from error
 
 
 def _free_name(engine: Engine, order: Order) -> str:

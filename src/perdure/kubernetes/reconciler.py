@@ -28,7 +28,8 @@ from perdure.kubernetes.launch import launch, record
 from perdure.kubernetes.memory import ClusterMemory, Key, RememberedRun
 from perdure.kubernetes.namespace_setup import NamespaceSetup
 from perdure.kubernetes.outcomes import Held
-from perdure.kubernetes.snapshot import UID_LABEL, job_seen, pod_seen
+from perdure.kubernetes.session_line import BEGINNING, session_in
+from perdure.kubernetes.snapshot import UID_LABEL, PodSeen, SessionAsked, job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, said
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 from perdure.lateclass import dataclass
@@ -51,6 +52,7 @@ class TaskRunReconciler:
     cluster: manifests.Cluster
     defaults: AttemptDefaults = NO_DEFAULTS
     namespaces: NamespaceSetup | None = None
+    read_logs: bool = False
     patience_ms: int = steps.PATIENCE_MS
     began: Callable[[WantedRun, AttemptStatus], None] = lambda run, attempt: None
     ended: Callable[[WantedRun, AttemptStatus], None] = lambda run, attempt: None
@@ -79,6 +81,7 @@ class TaskRunReconciler:
                 room=room,
                 leaving=leaving,
                 notes=notes,
+                sessions=known.sessions if self.read_logs else None,
                 patience_ms=self.patience_ms,
             )
             step = steps.next_step(seen, self.now(), random.random())
@@ -92,6 +95,10 @@ class TaskRunReconciler:
                     room = await self._room(run, known)
                 case steps.AskNamespace():
                     leaving = await self.api.is_leaving(run.namespace)
+                case steps.AskSession(pod=pod, now=now, wait=wait):
+                    name = await self._session(run, pod)
+                    asked = SessionAsked(id=name, again=now + wait, wait=wait)
+                    known.sessions[pod.uid] = asked
                 case steps.Ask(uid=uid):
                     notes[uid] = await self._events(run, uid)
                 case _:
@@ -217,6 +224,15 @@ class TaskRunReconciler:
             return ""
         told = [str(each.get("message", "")) for each in found if each.get("type") == "Warning"]
         return said("; ".join(dict.fromkeys(told[-MOST_EVENTS:])), 1000)
+
+    async def _session(self, run: WantedRun, pod: PodSeen) -> str:
+        """Return the conversation that a pod's log names; empty if it names none yet, or may not be
+        read."""
+        try:
+            log = await self.api.log(run.namespace, pod.name, "perdure", BEGINNING)
+        except (Refused, Away):
+            return ""
+        return session_in(log, pod.attempt)
 
     async def _finalizers(self, run: WantedRun, names: list[str]) -> None:
         patch = {"metadata": {"resourceVersion": run.version, "finalizers": names}}

@@ -89,6 +89,17 @@ class JobSeen(msgspec.Struct, frozen=True, kw_only=True):
         return self.complete or bool(self.failed)
 
 
+class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of the last reading of a pod's log."""
+
+    id: str = ""
+    """The conversation that it names; empty if it names none yet."""
+    again: int
+    """When it is to be read again if it names none (ms since 1970)."""
+    wait: int
+    """How long that was after this reading, in ms."""
+
+
 def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
     """Return a pod if it has our labels, or else None."""
     meta, status = body["metadata"], body.get("status") or {}

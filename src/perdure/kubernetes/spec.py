@@ -60,7 +60,7 @@ class EnvVar(Camel, frozen=True):
 
 
 class ResumeFrom(Camel, frozen=True):
-    mode: Literal["Auto", "Fresh", "Session"] = "Auto"
+    mode: Literal["Auto", "Fresh", "Session", "Fork"] = "Auto"
     session_id: str = ""
     from_: str = msgspec.field(default="", name="from")
 
@@ -170,6 +170,8 @@ def check(spec: Spec, uid: str) -> None:
         raise Invalid("workspace.mode Shared needs claimName, service and task")
     if spec.workspace.mode == "Checkpoints" and not spec.workspace.checkpoints:
         raise Invalid("workspace.mode Checkpoints needs workspace.checkpoints")
+    if spec.resume.mode == "Fork" and not (spec.resume.from_ and spec.workspace.mode == "Claim"):
+        raise Invalid("resume.mode Fork needs resume.from, and workspace.mode Claim")
     if spec.context_version < 1 or spec.policy.attempts < 1:
         raise Invalid("contextVersion and policy.attempts count from 1")
 

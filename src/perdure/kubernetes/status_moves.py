@@ -98,7 +98,7 @@ def closed(
     if result is not None:
         record = replace(
             record,
-            session_id=_id(result.session_id),
+            session_id=_id(result.session_id) or record.session_id,
             receipt=_verdict(result),
             work=_work(result),
             usage=_spent(result.usage),
@@ -226,6 +226,16 @@ def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> T
     if pod is not None and pod.claim:
         status = replace(status, workspace=replace(status.workspace, claim_name=pod.claim))
     return replace(status, attempts=(*status.attempts[:-1], _placed(status.attempts[-1], job, pod)))
+
+
+def named(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
+    """Return the status with the conversation that the open attempt works with, as its log names
+    it; unchanged if it names none."""
+    if not session_id:
+        return status
+    record = replace(status.attempts[-1], session_id=_id(session_id))
+    attempts = (*status.attempts[:-1], record)
+    return replace(status, attempts=attempts, session_id=record.session_id)
 
 
 def told(

@@ -23,7 +23,7 @@ from msgspec.structs import replace
 from perdure.kubernetes import deletion, outcomes, ownership, status_moves
 from perdure.kubernetes.admission import Room
 from perdure.kubernetes.outcomes import UNTIMED, End, Held
-from perdure.kubernetes.snapshot import JobSeen, PodSeen
+from perdure.kubernetes.snapshot import JobSeen, PodSeen, SessionAsked
 from perdure.kubernetes.status import (
     FINAL,
     MOST_RECORDS,
@@ -41,6 +41,9 @@ PATIENCE_MS = 1_800_000
 """Milliseconds for which an attempt waits for an obstacle that only a person can remove."""
 LOOK_AGAIN_MS = 15_000
 MOST_LOOK_AGAIN_MS = 300_000
+LOG_AGAIN_MS = 2_000
+"""Milliseconds after which a log that names no conversation yet is read again. The wait doubles, so
+that an agent that never names one costs few requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +69,9 @@ class Seen:
     """Whether there is room for one more attempt; None if that is not known."""
     notes: dict[str, str] = field(default_factory=dict)
     """Messages of events, by the uid of the object that they are about."""
+    sessions: dict[str, SessionAsked] | None = None
+    """The conversations that the logs of pods name, by the pod's uid; None if the operator reads no
+    logs."""
     patience_ms: int = PATIENCE_MS
 
 
@@ -86,6 +92,16 @@ class Ask:
     """Read the events about an object."""
 
     uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskSession:
+    """Find out from a pod's log with which conversation it works. If the log does not say so yet,
+    it is read again so many milliseconds later."""
+
+    pod: PodSeen
+    now: int
+    wait: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +161,7 @@ Step = (
     Rest
     | LookAgain
     | Ask
+    | AskSession
     | AskRoom
     | AskNamespace
     | Expire
@@ -337,7 +354,16 @@ def _watched(
     held = outcomes.held(job, pods, seen.notes.get(uid, ""), now)
     if held is not None:
         return _stuck(seen, status, held, now, jitter)
-    began = any(pod.started for pod in live)
+    running = [pod for pod in live if pod.started]
+    began, unnamed = bool(running), 0
+    if running and seen.sessions is not None and not status.attempts[-1].session_id:
+        pod = running[-1]
+        asked = seen.sessions.get(pod.uid)
+        if asked is None or (not asked.id and asked.again <= now):
+            wait = LOG_AGAIN_MS if asked is None else min(2 * asked.wait, MOST_LOOK_AGAIN_MS)
+            return AskSession(pod, now, wait)
+        status = status_moves.named(status, asked.id)
+        unnamed = 0 if asked.id else asked.again
     queued = job is not None and job.suspended and not live
     if began or queued:
         status = status_moves.goes_on(status, now)
@@ -348,9 +374,11 @@ def _watched(
         phase, reason = "Running", ""
     if (status.phase, status.reason) != (phase, reason):
         status = status_moves.settled(replace(status, phase=phase, reason=reason), now)
-    leaving = [pod.deleted + outcomes.OVERDUE_MS + 1000 for pod in live if pod.deleted]
+    times = [pod.deleted + outcomes.OVERDUE_MS + 1000 for pod in live if pod.deleted]
+    if unnamed:
+        times.append(unnamed)
     later = None if began or queued else now + LOOK_AGAIN_MS
-    return _told(seen.run, status, min(leaving) if leaving else later)
+    return _told(seen.run, status, min(times) if times else later)
 
 
 def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:

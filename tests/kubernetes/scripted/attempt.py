@@ -30,6 +30,7 @@ from typing import NoReturn
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes.result import AttemptResult, ReceiptResult, encode, exit_code
+from perdure.kubernetes.session_line import session_line
 from perdure.model import Outcome, OutcomeKind, Usage, Verdict
 
 DATA = Path(os.environ.get("SCRIPTED_DATA", "/data"))
@@ -73,6 +74,7 @@ class Attempt:
             out.write(json.dumps({**line, "alone": alone, "again": again}) + "\n")
             out.flush()
             os.fsync(out.fileno())
+        print(session_line(self.order.attempt, self.session), flush=True)
 
     def play(self) -> NoReturn:
         kind, *rest = (word for word in self.words if word != "saved")

@@ -51,7 +51,8 @@ def diff_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def diff_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
-    return _printed(taskruns, arguments.name, ("perdure", "diff", arguments.name))
+    run = run_ref(taskruns.get(arguments.name))
+    return _printed(taskruns, arguments.name, ("perdure", "diff", run))
 
 
 def debug_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,18 +79,32 @@ def debug_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _printed(taskruns: TaskRuns, name: str, command: Sequence[str]) -> int:
-    """Run a command on the claim and print its output. Return its exit code."""
+def run_ref(body: Object) -> str:
+    """Return the id of a TaskRun's run in the state on its claim. The run's name there is another
+    one if an earlier TaskRun of that name had the claim."""
+    return word(body, "metadata.uid").replace("-", "")
+
+
+def output_of(taskruns: TaskRuns, name: str, command: Sequence[str]) -> tuple[int, Sequence[str]]:
+    """Run a command on the claim. Return its exit code and the lines of its output, which are
+    untrusted. Raises Conflict and NotFound as `pod_of` does."""
     with _pod(taskruns, name, command) as pod:
         body = _wait(taskruns, pod, OVER)
-        for line in taskruns.log(pod):
-            print(clean(line), flush=True)
+        lines = list(taskruns.log(pod))
     states = several(body, "status.containerStatuses")
     ended = part(states[0], "state.terminated") if states else {}
     code = ended.get("exitCode")
     if isinstance(code, int):
-        return code
-    return 1
+        return code, lines
+    return 1, lines
+
+
+def _printed(taskruns: TaskRuns, name: str, command: Sequence[str]) -> int:
+    """Run a command on the claim and print its output. Return its exit code."""
+    code, lines = output_of(taskruns, name, command)
+    for line in lines:
+        print(clean(line), flush=True)
+    return code
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """`logs` of `perdure --cluster`, and following a TaskRun to its end: prints the logs of the
 attempts' pods, one attempt after the other.
 
-A log is deleted with its pod; a missing log is reported. Lines are untrusted and are cleaned.
+A pod's log is deleted with the pod. The state on the task's claim has the log of an attempt that
+was interrupted too; it can be read as long as no attempt has the claim. Lines are untrusted and are
+cleaned.
 """
 
 from __future__ import annotations
@@ -12,9 +14,22 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from perdure.cli.kubernetes.claim import output_of, run_ref
 from perdure.cli.text import clean, one_line
-from perdure.errors import Conflict, NotFound, StoreError
-from perdure.kubernetes.view import Object, count, is_over, report_of, several, word
+from perdure.errors import Conflict, NotFound, PerdureError, StoreError
+from perdure.kubernetes.view import (
+    STATES,
+    Object,
+    condition,
+    count,
+    has_open_attempt,
+    is_over,
+    last_outcome,
+    phase,
+    report_of,
+    several,
+    word,
+)
 
 if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
@@ -49,6 +64,24 @@ def logs_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     else:
         told.look(body, follow=False)
     return 0
+
+
+def attach_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun's name")
+
+
+def attach_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    """Print the log of the attempt that runs, and of those that follow, until the TaskRun has
+    ended. Return its exit code."""
+    from perdure.engine.service import code_of
+
+    body = taskruns.get(arguments.name)
+    print(f"perdure: {arguments.name}: Ctrl-C leaves, and it continues", file=sys.stderr)
+    before = count(body, "status.attempt") - has_open_attempt(body)
+    told = PodLogs(taskruns, lambda line: print(line, flush=True), after=before)
+    body = followed(taskruns, arguments.name, told)
+    asks = bool(condition(body, "NeedsPerson"))
+    return code_of(STATES.get(phase(body), STATES["Pending"]), last_outcome(body), asks)
 
 
 def followed(
@@ -105,17 +138,33 @@ class PodLogs:
             try:
                 self._read(pod, follow=follow and not ended)
             except NotFound:
-                print(
-                    f"perdure: the log of attempt {number} is gone with its pod "
-                    f"{one_line(pod, 253)}",
-                    file=sys.stderr,
-                )
                 self._done.add(pod)
+                self._kept(body, number, pod, look=not follow)
                 continue
             except Conflict:  # it has not started yet
                 continue
             if ended:
                 self._done.add(pod)
+
+    def _kept(self, body: Object, number: int, pod: str, *, look: bool) -> None:
+        """Print the log of an attempt whose pod is gone, from the state on the claim; or print why
+        it is not shown."""
+        name = word(body, "metadata.name")
+        gone = f"the log of attempt {number} is gone with its pod {one_line(pod, 253)}"
+        why = f"the state on the claim may have it: kubectl perdure logs {name} --attempt {number}"
+        if look:
+            command = ("perdure", "logs", run_ref(body), "--attempt", str(number))
+            try:
+                code, lines = output_of(self.taskruns, name, command)
+            except PerdureError as error:
+                why = str(error)
+            else:
+                if not code:
+                    for line in lines:
+                        self.say(clean(line))
+                    return
+                why = " ".join(lines)
+        print(f"perdure: {gone}; {one_line(why, 300)}", file=sys.stderr)
 
     def _read(self, pod: str, *, follow: bool) -> None:
         known = self._lines.get(pod, 0)

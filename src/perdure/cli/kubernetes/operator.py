@@ -56,6 +56,11 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         help="the spec of a NetworkPolicy that is made in each namespace where attempts run",
     )
     parser.add_argument(
+        "--read-logs",
+        action="store_true",
+        help="show the conversation of an attempt while it runs; needs `get` on pods/log",
+    )
+    parser.add_argument(
         "--defaults",
         default="{}",
         metavar="JSON",
@@ -158,6 +163,7 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         defaults=defaults,
         policy=arguments.network_policy,
         make_account=arguments.make_service_account,
+        read_logs=arguments.read_logs,
         port=arguments.port,
         workers=arguments.workers,
         patience_s=arguments.patience,

@@ -224,7 +224,8 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     from perdure import wiring
     from perdure.config.files import load
     from perdure.host.actors import actor
-    from perdure.model.events import Record
+    from perdure.kubernetes.session_line import session_line
+    from perdure.model.events import Record, SessionSeen
     from perdure.rules.log_line import line_of
 
     # Load no perdure.toml from the working directory: it is on a volume where agents can write.
@@ -247,7 +248,13 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
         disk_ballast=0 if order.state == "checkpoints" else chosen.disk_ballast,
     )
 
+    named: set[str] = set()
+
     def tell(record: Record) -> None:
+        match record.event:
+            case SessionSeen(session_id=name) if name and name not in named:
+                named.add(name)
+                _tell(session_line(record.attempt, name))
         if line := line_of(record):
             _tell(line)
 

@@ -240,6 +240,69 @@ def _whole(seconds: float | None) -> int | None:
     return round(seconds)
 
 
+def fork_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="the TaskRun to copy the conversation and files of")
+    parser.add_argument(
+        "prompt",
+        nargs="?",
+        help="prompt of the fork; `-` reads standard input (default: finish the task)",
+    )
+    parser.add_argument(
+        "--prompt-file", metavar="FILE", help="read the prompt from a file (`-`: standard input)"
+    )
+    parser.add_argument(
+        "--as",
+        dest="new_name",
+        default="",
+        metavar="NAME",
+        help="the new TaskRun's name (default: one is made up)",
+    )
+    parser.add_argument("--branch", help="the branch to work on (default: perdure/NAME)")
+    following(parser)
+
+
+FORKED = (
+    "service",
+    "agent",
+    "model",
+    "permissions",
+    "agentArgs",
+    "env",
+    "credentialsSecretName",
+    "policy",
+    "labels",
+    "pod",
+)
+"""Fields of a TaskRun's spec that its fork has too."""
+
+
+def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
+    from perdure.engine.conversations.forks import GO_ON
+    from perdure.rules.run_names import suggest
+
+    body = taskruns.get(arguments.name)
+    spec, place = part(body, "spec"), part(body, "spec.workspace")
+    if place.get("mode") != "Claim":
+        raise UsageError(
+            f"{arguments.name} has no claim of its own, so it cannot be forked on the cluster",
+            "perdure fork, on a machine that fetched its checkpoint",
+        )
+    given = arguments.prompt is not None or arguments.prompt_file is not None
+    name = arguments.new_name or suggest(0)
+    wanted: Object = {key: spec[key] for key in FORKED if key in spec}
+    wanted["prompt"] = read_prompt(arguments) if given else GO_ON
+    wanted["resume"] = {"mode": "Fork", "from": arguments.name}
+    wanted["workspace"] = {"mode": "Claim", "reclaim": place.get("reclaim", "Keep")}
+    if "repository" in spec:
+        kept = {key: value for key, value in spec["repository"].items() if key != "branch"}
+        branch = {"branch": arguments.branch} if arguments.branch else {}
+        wanted["repository"] = kept | branch
+    if "service" in spec:
+        wanted["task"] = name
+    made = taskruns.create({"metadata": {"name": name}, "spec": wanted})
+    return _told(taskruns, made, arguments, f"begins as a fork of {arguments.name}")
+
+
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
     change_flags(parser)

@@ -28,6 +28,10 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "retry": ("kubernetes.requests", "one more attempt of a TaskRun, with the same instructions"),
     "update": ("kubernetes.requests", "give a TaskRun new instructions, in the same conversation"),
+    "fork": (
+        "kubernetes.requests",
+        "create a TaskRun with a copy of another one's conversation and files",
+    ),
     "stop": (
         "kubernetes.requests",
         "stop the running attempt and start no other; resume continues",
@@ -36,8 +40,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("kubernetes.verbs", "list TaskRuns"),
     "show": ("kubernetes.verbs", "show one TaskRun, its attempts and receipts"),
     "logs": ("kubernetes.logs", "show the logs of the attempts' pods; -f follows"),
+    "attach": ("kubernetes.logs", "follow the running attempt to the TaskRun's end"),
     "sessions": ("kubernetes.claim", "list the conversations on a TaskRun's claim"),
     "diff": ("kubernetes.claim", "show what a TaskRun has changed in its workdir"),
+    "cp": ("kubernetes.copying", "copy a file or directory out of a TaskRun's workdir"),
     "debug": (
         "kubernetes.claim",
         "make a pod on a TaskRun's claim, to choose a conversation or look around in",

@@ -53,6 +53,12 @@ class Branching:
     begins from the parent's current state."""
     name: str = ""
     branch: str = ""
+    id: str = ""
+    """The new run's id; empty: one is made up."""
+    task: str = ""
+    """The new task of a service; empty: the new run's name."""
+    pass_env: tuple[str, ...] | None = None
+    """Names of variables for the agent, in place of the parent's."""
 
 
 def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
@@ -78,6 +84,8 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
         fork_at=wanted.at,
         title="" if wanted.prompt else title_of_run(parent),
     )
+    if wanted.pass_env is not None:
+        spec = replace(spec, pass_env=wanted.pass_env)
     if checkpoint is not None:
         spec = replace(spec, fork_at=_turn_of(engine, driver, parent, checkpoint))
     reopen(engine, parent, f"perdure fork {parent.name}")
@@ -85,10 +93,12 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
     try:
         head = checkpoint.workdir.head if checkpoint is not None else ""
-        spec = _placed(engine, spec, source, wanted.branch, name, head)
+        spec = _placed(engine, spec, source, wanted.branch, wanted.task or name, head)
         target = engine.workspaces.plan(spec, name, Path(source.path))
         _refuse(engine, driver, session, spec, target)
-        return _make(engine, spec, name, source, target, checkpoint)
+        return _make(
+            engine, spec, (wanted.id or uuid.uuid4().hex, name), source, target, checkpoint
+        )
     finally:
         os.close(fd)
 
@@ -178,7 +188,7 @@ def _source(parent: TaskRun) -> Workspace:
 
 
 def _placed(
-    engine: Engine, spec: TaskSpec, source: Workspace, branch: str, name: str, head: str
+    engine: Engine, spec: TaskSpec, source: Workspace, branch: str, task: str, head: str
 ) -> TaskSpec:
     """Return the specification with the place of the fork: a new branch from the source's HEAD; a
     task of a service gets a new task. Raises UsageError."""
@@ -187,7 +197,7 @@ def _placed(
             raise UsageError(
                 "a task of a service has no repository, and no branch", "leave --branch out"
             )
-        return replace(spec, task=name)
+        return replace(spec, task=task)
     head = head or engine.workspaces.state(source).head
     if not head:
         raise UsageError(
@@ -261,13 +271,14 @@ def _refuse(
 def _make(
     engine: Engine,
     spec: TaskSpec,
-    name: str,
+    named: tuple[str, str],
     source: Workspace,
     target: Workspace,
     checkpoint: Checkpoint | None,
 ) -> TaskRun:
-    """Make the workdir, then the run, and return the run. A run whose workdir is incomplete could
-    be claimed by another process."""
+    """Make the workdir, then the run with this id and name, and return the run. A run whose workdir
+    is incomplete could be claimed by another process."""
+    run_id, name = named
     fd = engine.workspaces.lock(target, f"perdure fork as {name}")
     try:
         engine.workspaces.prepare(target, spec.agent)
@@ -287,7 +298,7 @@ def _make(
                 engine.workspaces.checkpoints.grow(
                     source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored
                 )
-            return engine.store.add(spec, uuid.uuid4().hex, name, target)
+            return engine.store.add(spec, run_id, name, target)
         except BaseException:
             engine.workspaces.put_away(
                 target, {"run": name, "why": "a fork that could not be made"}
