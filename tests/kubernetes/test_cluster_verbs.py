@@ -210,7 +210,7 @@ def test_retry_stop_and_resume(terminal: Terminal) -> None:
         'there is nothing to retry\n  kubectl perdure update fix-cents "new instructions"'
         in terminal("retry", "fix-cents", code=6)
     )
-    assert "it has succeeded" in terminal("stop", "fix-cents", code=6)
+    assert "its phase is Succeeded" in terminal("stop", "fix-cents", code=6)
 
 
 ATTEMPT = {
