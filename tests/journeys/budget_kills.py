@@ -40,24 +40,24 @@ from tests.journeys.stage import Done, Stage
 MODELS = {"claude": "claude-opus-4-8", "codex": "gpt-5.5"}
 REPLIES = 16
 KILLS = 6
-"""At most, in one trial."""
+"""Maximum number of kills in one trial."""
 REQUESTS, LATEST_S = 3, 1.0
-"""A kill comes after so many more requests at most, and up to so many seconds later: a busy machine
-kills in the same places."""
+"""Latest moment of a kill: this many requests, plus this many seconds, after the last one. Counting
+requests makes a busy machine kill in the same places."""
 CLOSE = 0.05
-"""The part by which perdure's figure may differ from the server's."""
+"""Maximum share by which perdure's figure may differ from the server's."""
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Usage by a model server's record."""
+    """Usage according to a model server's record."""
 
     counts: dict[str, int]
     usd: float
     dearest: float
-    """The price of its dearest reply."""
+    """The price of its most expensive reply."""
     cut: int = 0
-    """Number of replies that it began to send and could not send to their end."""
+    """Number of replies that it began to send and could not finish."""
 
 
 def spent(rehearsal: Rehearsal, *, in_full: bool = False) -> Spent:
@@ -95,7 +95,7 @@ class Trial:
     unattended: int = 0
     """Requests that came while the agent had no supervisor."""
     cut: int = 0
-    """Replies that the server began to send and could not send to their end."""
+    """Replies that the server began to send and could not finish."""
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -105,12 +105,12 @@ class Trial:
 
     @property
     def held(self) -> bool:
-        """Whether the budget held within one reply, by the server's record."""
+        """Whether the budget was exceeded by one reply at most, by the server's record."""
         return self.over <= self.dearest
 
 
 def script(dice: random.Random) -> str:
-    """A task whose replies all call a tool, with texts that take their time."""
+    """Write a task whose replies all call a tool, with texts that take some time to send."""
     replies = []
     held = dice.randrange(12_000, 30_000)
     for number in range(REPLIES):
@@ -202,8 +202,8 @@ def _play(stage: Stage, result: Trial, dice: random.Random) -> None:
 
 
 def _unattended(stage: Stage, killed: list[int]) -> int:
-    """How many requests came between a kill and the moment when somebody followed the agent
-    again."""
+    """Return how many requests came between a kill and the moment when a supervisor followed the
+    agent again."""
     if stage.agent == "claude":
         return 0
     records = [
@@ -235,9 +235,9 @@ def _last(done: Done) -> str:
 def campaign(
     number: int, agents: tuple[str, ...], seed: int, jobs: int, record: Path | None = None
 ) -> list[Trial]:
-    """Make trials until there were so many kills, shared out among the agents, or until Ctrl-C;
-    progress on standard error. With a record, every trial is a line of JSON in that file, and a
-    campaign that was ended goes on after its last line."""
+    """Make trials until there were this many kills, spread over the agents, or until Ctrl-C.
+    Progress goes to standard error. If there is a record, each trial is a line of JSON in that
+    file, and an interrupted campaign continues after its last line."""
     done = recorded(record)
     with suppress(KeyboardInterrupt), ThreadPoolExecutor(jobs) as pool:
         while sum(len(t.kills) for t in done) < number:
@@ -271,7 +271,7 @@ def recorded(record: Path | None) -> list[Trial]:
 
 
 def told(t: Trial) -> str:
-    """Which trial it was, so that it can be made again."""
+    """Name the trial, so that it can be repeated."""
     return (
         f"seed {t.seed} ({t.agent}, ${t.budget:.2f}, {len(t.kills)} kills: "
         f"{', '.join(t.kills) or 'none'})"
@@ -292,7 +292,8 @@ def of_agent(trials: list[Trial], agent: str) -> list[Trial]:
 
 
 def difference(trials: list[Trial]) -> float:
-    """The part of what the server reported by which perdure's figure differs, over all trials."""
+    """Return the share by which perdure's figure differs from what the server reported, over all
+    trials."""
     by_server = sum(t.by_server for t in trials)
     return abs(by_server - sum(t.by_perdure for t in trials)) / by_server if by_server else 0.0
 

@@ -1,4 +1,4 @@
-"""Takes the newest turn of a conversation back, or compacts it, as a person does in the agent's own
+"""Takes back the newest turn of a conversation, or compacts it, as a person does in the agent's own
 program."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LISTENING = re.compile(r"listening on (http://127\.0\.0\.1:\d+)")
 
 
 def go_back(one: Stage, session: str, workdir: Path) -> None:
-    """Take the second turn back, and say something else in its place."""
+    """Take the second turn back, and say something else instead."""
     if one.agent == "claude":
         (transcript,) = one.transcripts()
         at = claude_files.end_of_turn(transcript.read_bytes(), 1)
@@ -53,7 +53,7 @@ def go_back(one: Stage, session: str, workdir: Path) -> None:
 
 
 def compact(one: Stage, session: str, workdir: Path) -> None:
-    """Have a summary take the place of what was said."""
+    """Replace the conversation so far by a summary."""
     if one.agent == "claude":
         _claude(one, workdir, f"--resume={session}", "/compact")
     elif one.agent == "codex":
@@ -97,7 +97,7 @@ def _codex(one: Stage, session: str, workdir: Path) -> Iterator[CodexTerminal]:
 
 
 def _opencode(one: Stage, workdir: Path, path: str, **body: str) -> None:
-    """Ask the server that OpenCode's own screen talks to."""
+    """Call the server that OpenCode's own screen uses."""
     with subprocess.Popen(
         [str(native("opencode")), "serve", "--hostname=127.0.0.1", "--port=0"],
         cwd=workdir,

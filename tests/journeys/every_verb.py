@@ -1,8 +1,8 @@
 """Calls `perdure` for many command lines in one process, which is quicker than a start for each.
 
-`python -m tests.journeys.every_verb WIDTH` reads the lists of words from standard input, as JSON,
-and prints for each the exit code, standard output and standard error. A WIDTH above 0 gives both
-streams to a terminal that is so wide: what stands on it is in the place of standard output.
+`python -m tests.journeys.every_verb WIDTH` reads the command lines from standard input, as JSON.
+For each it prints the exit code, standard output and standard error. If WIDTH is above 0, both
+streams are a terminal of that width, and the content of the screen is printed as standard output.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def ended(words: list[str], out: TextIO, err: TextIO) -> int | str:
 
 
 def piped(words: list[str]) -> tuple[int | str, str, str]:
-    """Run one command line into two pipes of the locale's encoding."""
+    """Run one command line with its output in two pipes of the locale's encoding."""
     raw = io.BytesIO(), io.BytesIO()
     out, err = (io.TextIOWrapper(each, encoding=PLAIN) for each in raw)
     code = ended(words, out, err)

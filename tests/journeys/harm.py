@@ -41,8 +41,8 @@ STRANGE = "This is another matter. The other word is robinia."
 
 
 def apply(stage: Stage, harm: str, dice: random.Random) -> tuple[str, bool]:
-    """Do harm. Return what was really done (empty: there was nothing to harm yet), and whether
-    perdure had a copy of the conversation by then."""
+    """Do the harm. Return what was really done (empty if there was nothing to harm yet), and
+    whether perdure had a copy of the conversation by then."""
     copied = any(b"quercus" in path.read_bytes() for path in stage.copies())
     transcripts = [path for path in stage.transcripts() if path.is_file() and path.stat().st_size]
     done = _apply(stage, harm, dice, transcripts)
@@ -198,9 +198,9 @@ def judge_items(
     times: tuple[int, int],
     unwritten: Collection[int],
 ) -> list[str]:
-    """Return what receipts say that the record disproves. `times`: when the harm was done; no
-    attempt asked then. `unwritten`: numbers of the attempts before which no transcript had the
-    task."""
+    """Return the statements of receipts that the record disproves. `times`: when the harm was done;
+    a request of that time belongs to no attempt. `unwritten`: numbers of the attempts before which
+    no transcript had the task."""
     wrong: list[str] = []
     requests = stage.rehearsal.requests
     for attempt in report["attempts"]:
@@ -259,13 +259,13 @@ def judge_items(
 
 
 def _is_first_after(report: dict[str, Any], attempt: dict[str, Any], harmed: int) -> bool:
-    """Whether it is the first attempt that began after the harm."""
+    """Return whether it is the first attempt that began after the harm."""
     later = [each["number"] for each in report["attempts"] if each["started"] >= harmed]
     return bool(later) and attempt["number"] == min(later)
 
 
 def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
-    """Return the false statements about its files that the agent got."""
+    """Return the false statements about its files in the agent's prompts."""
     messages = [each.messages for each in requests if not _strange(each.messages)]
     told = {each.text for each in chain.from_iterable(messages) if each.role == "user"}
     found = []
@@ -277,8 +277,8 @@ def _untrue_prompts(requests: Sequence[Any], harm: str) -> list[str]:
 
 
 def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
-    """When the newest attempt began that openly left something of the conversation behind: what was
-    shown before is no part of what a later `native` claims."""
+    """Return when the newest attempt began that openly left out a part of the conversation. A later
+    `native` does not claim what was shown before that."""
     begun = [
         each["started"]
         for each in report["attempts"]
@@ -289,17 +289,17 @@ def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
 
 
 LEFT_BEHIND = ("fresh", "rebuilt", "compacted", "shortened")
-"""Verdicts which say that not all of the conversation is shown any more."""
+"""Verdicts which say that a part of the conversation is not shown any more."""
 
 
 def _strange(messages: Sequence[Any]) -> bool:
-    """A request of somebody else in another conversation."""
+    """Return a request of another program in another conversation."""
     return not any("quercus" in message.text for message in messages)
 
 
 def is_told(item: Item, commands: Mapping[str, str], told: str) -> bool:
-    """Whether the prompts have an item that the history has not: its text, or the command with what
-    came of it. Codex puts lines of its own around an output. `commands`: by the call's id."""
+    """Return whether the prompts have an item that the history lacks: its text, or the command with
+    its result. Codex puts lines of its own around an output. `commands`: by the call's id."""
     kind, call, text = item
     if text and text in told:
         return True
@@ -312,7 +312,8 @@ def is_told(item: Item, commands: Mapping[str, str], told: str) -> bool:
 
 
 def _made_up(item: Item) -> bool:
-    """A result that the CLI wrote in place of one that never came: nothing is lost with it."""
+    """Return whether the CLI wrote this result for a call that never got one. Nothing is lost with
+    it."""
     return item[0] == "result" and (
         "interrupted" in item[2] or "aborted" in item[2] or "outcome is unknown" in item[2]
     )
@@ -320,11 +321,11 @@ def _made_up(item: Item) -> bool:
 
 ALL = "it has all that perdure knows"
 LATER = "(later)"
-"""Stands for the harm in an attempt after the first one that followed it."""
+"""Stands for the harm in the attempts after the first one that followed it."""
 GONE = ("transcript lost", "home lost")
 CHANGED = ("truncated", "flipped", "foreign")
 STRANGERS = ("stranger", "foreign", "compacted", LATER)
-"""Harms in which somebody else had a prompt of its own in the conversation."""
+"""Harms in which another program had a prompt of its own in the conversation."""
 
 NOT_FOUND = "no transcript of it was found"
 ANOTHER = "another conversation was found"
@@ -340,13 +341,14 @@ SENTENCES: dict[str, tuple[tuple[str, ...], str]] = {
     "a summary by the agent": (("compacted", LATER), "nobody compacted it"),
     "the conversation was rewound": (("stranger", "compacted", LATER), "nobody rewound it"),
 }
-"""Sentences of receipts, the harms after which they are true, and what was so otherwise."""
+"""Sentences of receipts, the harms after which they are true, and other conditions under which they
+are."""
 
 
 def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list[str]:
-    """Return what is not so in the sentences of a receipt and of its attempt's beginning. `asked`:
-    the number of requests of the task that the model had had in this conversation. `unwritten`:
-    no transcript with the task was there when the attempt began."""
+    """Return the false sentences of a receipt and of the explanation of its attempt's start.
+    `asked`: the number of requests of the task that the model had had in this conversation.
+    `unwritten`: no transcript with the task existed when the attempt began."""
     found = [
         f"{truth} ({sentence!r})"
         for sentence, (harms, truth) in SENTENCES.items()
@@ -370,8 +372,8 @@ def untrue(said: str, harm: str, asked: int, *, unwritten: bool = False) -> list
 
 
 def told_of_loss(stage: Stage) -> bool:
-    """Whether the workdir was lost and the prompts say truly what was restored. Missing files are
-    then no violation.
+    """Return whether the workdir was lost and the prompts correctly say what was restored. Missing
+    files are then no violation.
 
     If there was a checkpoint, perdure must have restored one.
     """

@@ -59,11 +59,11 @@ say The second file is written.
 """
 VICTIMS = ("agent", "shim", "supervisor", "supervisor and agent", "everything")
 LATEST_S = {"claude": 2.0, "codex": 1.6, "gemini": 3.0, "opencode": 6.0}
-"""A kill comes at a moment from the start up to here: about the usual end of a turn. One that comes
-too late is not counted."""
+"""Latest moment of a kill after the start: about the usual end of a turn. A kill that comes too
+late is not counted."""
 TRIES = 6
 HARMED = 0.7
-"""Share of the trials in which the conversation comes to harm."""
+"""Share of the trials in which the conversation is harmed."""
 WARM_LATEST_S = {"claude": 5.0, "codex": 3.0}
 KEPT = tuple(WARM_LATEST_S)
 TWO_TURNS = """
@@ -87,20 +87,20 @@ class Trial:
     harm: str = ""
     """Harm that was done to the conversation after the kill; empty: none."""
     copied: bool = False
-    """perdure had a copy of the conversation when it was harmed."""
+    """Whether perdure had a copy of the conversation when it was harmed."""
     harm_times: tuple[int, int] = (0, 0)
-    """When the harm was done, from and to: a request of that time is nobody's attempt."""
+    """When the harm was done, from and to. A request of that time belongs to no attempt."""
     unwritten: list[int] = field(default_factory=list)
     """Numbers of the attempts before which no transcript had the task."""
     kept_on: bool | None = None
-    """Whether the attempt after the harm went on with the conversation."""
+    """Whether the attempt after the harm continued the conversation."""
     kept: int = 0
     """Attempts that were the second turn of a process."""
     struck: bool = False
     wrong: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
     remarkable: list[str] = field(default_factory=list)
-    """Attempts that neither began nor went on with the conversation, and why."""
+    """Attempts that neither began nor continued the conversation, and why."""
     transcript_was_there: int = 0
     native_of_those: int = 0
 
@@ -175,7 +175,7 @@ def _play(stage: Stage, result: Trial) -> None:
 
 
 def _kept_turns(stage: Stage, result: Trial) -> int:
-    """Both turns by one program, with the kill. Returns how many of them perdure has accepted."""
+    """Play both turns in one program, with the kill. Return how many of them perdure has accepted."""
     words = [sys.executable, "-c", TWO_TURNS, FIRST, SECOND, stage.agent]
     pipe = subprocess.PIPE
     started = subprocess.Popen(
@@ -231,8 +231,7 @@ def _turn(stage: Stage, result: Trial, turn: int, words: tuple[str, ...]) -> Non
 
 
 def _again(stage: Stage, words: tuple[str, ...]) -> Done:
-    """Do as a person would: retry; or give the command again where perdure had not yet accepted
-    it."""
+    """Do as a person would: retry, or repeat the command if perdure had not accepted it yet."""
     done = stage.perdure("retry", "task", "--json")
     accepted = done.code != 5 and "nothing to retry" not in done.err
     return done if accepted else stage.perdure(*words)
@@ -265,7 +264,7 @@ def _attempts(stage: Stage) -> int:
 
 
 def strike(stage: Stage, victim: str, supervisor: subprocess.Popen[str]) -> None:
-    """SIGKILL, to whatever of the victim is there at this moment."""
+    """Send SIGKILL to every process of the victim that exists at this moment."""
     if victim == "everything":
         supervisor.kill()
         for _ in range(50):
@@ -299,8 +298,8 @@ def _files(stage: Stage) -> dict[str, str]:
 
 
 def _compare(result: Trial, before: dict[str, str], after: dict[str, str]) -> None:
-    """Note files that are gone or changed. One that was just being written may have been
-    finished."""
+    """Note files that are gone or changed. A file that was being written at the kill may have been
+    finished since."""
     empty = hashlib.sha256(b"").hexdigest()
     for name, digest in before.items():
         if after.get(name) != digest and digest != empty:
@@ -329,7 +328,7 @@ def _note_unwritten(stage: Stage, result: Trial, attempts: int) -> bool:
 
 
 def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: int) -> None:
-    """Where a transcript with the task was there, every new attempt goes on natively."""
+    """Expect that every new attempt continues natively if there was a transcript with the task."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0:
         return
@@ -346,11 +345,11 @@ def _expect_native(stage: Stage, result: Trial, there: bool, attempts_before: in
 
 
 KEPT_ON = ("native", "repaired", "shortened", "compacted")
-"""Verdicts on a conversation that was not given up."""
+"""Verdicts on a conversation that was continued."""
 
 
 def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
-    """Note whether the first judged attempt after the harm went on with the conversation."""
+    """Note whether the first judged attempt after the harm continued the conversation."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0:
         return
@@ -360,7 +359,7 @@ def _went_on(stage: Stage, result: Trial, attempts_before: int) -> None:
 
 
 def _judge(stage: Stage, result: Trial, report: dict[str, Any]) -> None:
-    """Holds every receipt against what the model was really shown while the attempt ran."""
+    """Compare every receipt with what the model was really shown while the attempt ran."""
     requests = [
         r
         for r in stage.rehearsal.requests
@@ -458,7 +457,7 @@ def _recorded(record: Path | None) -> list[Trial]:
 
 
 def told(t: Trial) -> str:
-    """Which trial it was, so that it can be made again."""
+    """Name the trial, so that it can be repeated."""
     how = ", warm" if t.warm else ""
     harm = f", {t.harm}" if t.harm else ""
     return f"seed {t.seed} ({t.agent}{how}, {t.victim}{harm}, turn {t.turn}, {t.after_s:.2f} s)"
@@ -506,8 +505,8 @@ def table(trials: list[Trial]) -> str:
 
 
 def _harm_table(trials: list[Trial]) -> list[str]:
-    """The harms that struck, and whether the conversation went on where perdure had a copy of
-    it."""
+    """Return the harms that were done, and whether the conversation continued where perdure had a
+    copy of it."""
     harmed = [t for t in trials if t.struck and t.harm]
     if not harmed:
         return []

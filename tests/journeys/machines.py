@@ -1,9 +1,9 @@
-"""Two machines that share nothing but a directory: each a user, network, mount, process, IPC and
-host name space of its own.
+"""Two machines that share nothing but a directory. Each has a user and namespaces of its own:
+network, mounts, processes, IPC and host name.
 
 `test_capsules` opens a `machine` with a scene. The machine's disk is a file system in memory that
-only it sees and that goes with it; its network is a loopback of its own, with a rehearsal of its
-own; its user has a uid of its own. Works as root, and for an ordinary user where those may make
+only it sees, and that vanishes with it. Its network is a loopback of its own, with a rehearsal of
+its own; its user has a uid of its own. This works as root, and for an ordinary user who may make
 user namespaces. Run as a program (`-m tests.journeys.machines`), this module is what plays inside.
 """
 
@@ -71,7 +71,7 @@ def in_second_tool(one: Stage) -> Path:
 
 
 def prints(directory: Path) -> dict[str, list[object]]:
-    """Every file below by its mode and bytes, or its link; git's own are left out."""
+    """Return every file below by its mode and content, or its link; git's own files are left out."""
     return {
         str(path.relative_to(directory)): [
             path.lstat().st_mode,
@@ -102,8 +102,8 @@ def manifests(one: Stage) -> list[Path]:
 def machine(
     scene: str, directory: Path, agent: str, store: Path, *, uid: int
 ) -> Iterator[subprocess.Popen[str]]:
-    """A machine on which the scene plays. `directory` is where its disk is mounted: empty for
-    everybody else."""
+    """Open a machine on which the scene plays. `directory` is where its disk is mounted; to
+    everybody else that directory is empty."""
     words = [scene, str(directory), agent, store.as_uri(), str(uid)]
     command = [
         "unshare",
@@ -123,7 +123,7 @@ def machine(
 
 
 def told(opened: subprocess.Popen[str]) -> dict[str, Any]:
-    """The line that the scene prints when it has reached its point."""
+    """Return the line that the scene prints when it has reached its point."""
     assert opened.stdout is not None
     line = opened.stdout.readline()
     assert line, "the machine ended without a word; what went wrong stands above"
@@ -132,8 +132,8 @@ def told(opened: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def power_cut(opened: subprocess.Popen[str]) -> None:
-    """Kills the machine's first process, and with it the kernel kills everything in it at once; its
-    disk goes as well."""
+    """Kill the machine's first process. The kernel then kills everything in the machine at once,
+    and its disk vanishes."""
     for first in Path(f"/proc/{opened.pid}/task/{opened.pid}/children").read_text().split():
         os.kill(int(first), signal.SIGKILL)
     opened.wait()
@@ -144,7 +144,7 @@ def power_cut(opened: subprocess.Popen[str]) -> None:
 
 
 def enter(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
-    """Sets the machine up, as the one who may; then the scene plays as a user without rights."""
+    """Set the machine up with all rights; then the scene plays as a user without rights."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700", "machine", directory], check=True)
     socket.sethostname({"at_work": "a-machine"}.get(scene, "b-machine"))
     with socket.socket() as asked:
@@ -159,8 +159,8 @@ def enter(scene: str, directory: str, agent: str, store: str, uid: str) -> None:
 
 
 def at_work(one: Stage) -> None:
-    """A task in its second tool, with a checkpoint in the store: says what there is, and waits for
-    the end."""
+    """Start a task and wait in its second tool, with a checkpoint in the store. Print what there
+    is, and wait for the end."""
     begin(one)
     workdir = in_second_tool(one)
     one.until(lambda: manifests(one), "the checkpoint is in the store")
@@ -175,8 +175,7 @@ def at_work(one: Stage) -> None:
 
 
 def takes_over(two: Stage) -> None:
-    """Without `--take-over` no machine can take over the task. With it, a machine finishes the
-    task."""
+    """Check that a machine can take over the task only with `--take-over`, and then finishes it."""
     here = two.home / "work"
     words = ("move", "task", "--from", "--into", str(here))
     early = two.perdure(*words)

@@ -55,7 +55,7 @@ VARYING = (
 
 
 def commands(page: str) -> Iterator[tuple[str, str]]:
-    """Yield each command of the page as it is printed, with what is waited for before it."""
+    """Yield each command of the page as it is printed, with the text to wait for before it."""
     for block in BLOCK.finditer(page):
         wait, command, until = block["wait"] or "", "", ""
         for line in block["text"].splitlines():
@@ -69,7 +69,7 @@ def commands(page: str) -> Iterator[tuple[str, str]]:
 
 
 class Reader:
-    """Somebody at a terminal of 80 by 24, and the screens that were seen."""
+    """A person at a terminal of 80 by 24, and the screens that were seen."""
 
     def __init__(self, stage: Stage, directory: Path) -> None:
         binaries = stage.directory / "bin"
@@ -114,7 +114,7 @@ class Reader:
 
     @property
     def code(self) -> int:
-        """The exit code of the last command."""
+        """Return the exit code of the last command."""
         return int(self._turn().split()[0])
 
     def _paste(self, text: str) -> None:
@@ -151,7 +151,7 @@ class Reader:
 
 
 def machine(script: str) -> Iterator[Stage]:
-    """A machine whose user has a name for git."""
+    """Make a machine whose user has set a name in git."""
     directory = Path(tempfile.mkdtemp(prefix="pq"))
     with Rehearsal(script) as rehearsal:
         made = Stage(directory, "claude", rehearsal)

@@ -1,16 +1,15 @@
-"""Re-dispatches of the same tasks with everything going wrong around them: `make redispatches
-N=1000`.
+"""Dispatches tasks again and again while everything around them fails: `make redispatches N=1000`.
 
 A line is one run of a real agent on one machine: a first dispatch and then updates, all in one
-conversation. Before or during each update something may be struck: the agent, its shim, the
-supervisor or everything killed at a random moment; PostgreSQL or Redis killed and started again;
-Redis emptied or stalled; the session's rows deleted; the agent's transcript lost or torn;
-transcript and own copy lost. In some lines every session has expired when it is used again. Every
-receipt is held against the messages that reached the model.
+conversation. Before or during each update there may be a fault: the agent, its shim, the supervisor
+or everything is killed at a random moment; PostgreSQL or Redis is killed and started again; Redis
+is emptied or stalled; the session's rows are deleted; the agent's transcript is lost or torn; both
+transcript and own copy are lost. In some lines every session has expired when it is used again.
+Every receipt is compared with the messages that reached the model.
 
-Counted by re-dispatch: where the transcript (or perdure's own copy) was there, it has to end
-`native` or `repaired`; where it was not, the new conversation has to say which one it stands in
-for, and to bring a brief. What must never be seen is in `WRONG`. A line is repeated by its seed.
+Each re-dispatch counts. If the transcript or perdure's own copy was there, it has to end `native`
+or `repaired`. If neither was there, the new conversation has to name the one that it replaces, and
+to bring a brief. `WRONG` lists what must never happen. A line is repeated by its seed.
 """
 
 from __future__ import annotations
@@ -63,14 +62,14 @@ FAULTS = {
     "transcript torn": 6,
     "all lost": 6,
 }
-"""How often each is chosen; on SQLite, `postgresql` is a kill."""
+"""Frequency of each fault. On SQLite, `postgresql` is a kill."""
 LAUNCHED = 0.75
-"""The part of what is struck in flight that is struck after the agent's launch, and not while
-perdure prepares it."""
+"""Share of the faults in flight that come after the agent's launch, and not while perdure prepares
+it."""
 EXPIRED = (2, 5)
 """Share of the lines in which every session expires."""
 LEFT = 0.1
-"""In these, the part of the re-dispatches that ask for a new conversation then."""
+"""Share of the re-dispatches in these lines that ask for a new conversation."""
 WRONG = ("silent fresh", "false receipt", "not disclosed", "forgotten", "not done", "orphans")
 
 
@@ -80,9 +79,9 @@ class Dispatch:
 
     fault: str
     there: bool
-    """A transcript or a copy with the task was there."""
+    """Whether a transcript or a copy with the task existed."""
     left: bool
-    """A new conversation was asked for, because the session had expired."""
+    """Whether a new conversation was asked for, because the session had expired."""
     verdict: str = ""
     """The verdict of the attempt that succeeded."""
     struck: bool = False
@@ -106,15 +105,15 @@ class Line:
 
 @dataclass
 class Ground:
-    """The servers that all lines share. Whoever restarts one does it in a thread that lives as long
-    as they."""
+    """The servers that all lines share. A server is restarted in a thread that lives as long as the
+    servers."""
 
     postgresql: postgres.Server | None
     redis: redis.RedisServer
     faults: ThreadPoolExecutor
 
     def strike_redis(self, dice: random.Random) -> Future[None]:
-        """Killed and begun again, emptied, or without an answer for a second."""
+        """Kill Redis and start it again, empty it, or let it not answer for a second."""
         kind = dice.choice(("restart", "flush", "stall"))
 
         def act() -> None:
@@ -131,7 +130,7 @@ class Ground:
         return self.faults.submit(act)
 
     def strike_postgresql(self) -> Future[None]:
-        """Killed with all its processes, and begun again."""
+        """Kill PostgreSQL with all its processes, and start it again."""
         server = self.postgresql
         assert server is not None
 
@@ -209,7 +208,7 @@ class _Play:
             self.told.wrong.append(f"orphans: {left}")
 
     def _dispatch(self, prompt: str, number: int) -> None:
-        """One update, with its fault, and retries until it is done."""
+        """Do one update, with its fault, and retry until it is done."""
         fault = (
             self.faults[number - 1]
             if self.faults
@@ -278,7 +277,7 @@ class _Play:
         )
 
     def _until_launched(self, started: subprocess.Popen[str]) -> None:
-        """Waits for the update's agent. On a busy machine that takes longer than any moment that
+        """Wait for the update's agent. On a busy machine that takes longer than any moment that
         could be chosen."""
         before = self._launches()
         self.stage.until(
@@ -302,7 +301,7 @@ class _Play:
             database.execute("DELETE FROM sessions")
 
     def _is_there(self) -> bool:
-        """Whether a transcript, or a copy of one, contains the task's first prompt."""
+        """Return whether a transcript, or a copy of one, contains the task's first prompt."""
         driver = registry.load(self.stage.agent)
         found = [
             *self.stage.conversations().values(),
@@ -320,7 +319,7 @@ class _Play:
         raise AssertionError(f"show: {shown.err}")
 
     def _judge(self, attempts: list[dict[str, Any]], now: Dispatch, number: int) -> None:
-        """Holds the attempts of one re-dispatch against what the model was shown meanwhile."""
+        """Compare the attempts of one re-dispatch with what the model was shown meanwhile."""
         now.attempts = len(attempts)
         last = attempts[-1]
         now.verdict = (last["receipt"] or {}).get("verdict", "none")
@@ -381,8 +380,8 @@ class _Play:
             )
 
     def _look_up(self, runner: perdure.Runner) -> None:
-        """Through the cache, against the database: never nothing, never a retired one; late for a
-        moment at most."""
+        """Look a session up through the cache and compare it with the database. The cache never
+        returns nothing and never a retired session; it may be late for a moment."""
         (key,) = {session.key for session in runner._engine.store.sessions()}
         truth, found = runner._engine.store.session(key), runner.sessions.get(key.agent, key.scope)
         self.told.lookups += 1
@@ -402,7 +401,7 @@ class _Play:
 
 @contextmanager
 def grounds(databases: tuple[str, ...]) -> Iterator[Ground]:
-    """The servers, for as long as a campaign takes. They end with the thread that started them."""
+    """Run the servers for a campaign. They end with the thread that started them."""
     with ExitStack() as stack:
         faults = stack.enter_context(ThreadPoolExecutor(1))
         cache = faults.submit(redis.RedisServer).result()
@@ -424,7 +423,8 @@ def campaign(
     databases: tuple[str, ...],
     length: int = LENGTH,
 ) -> list[Line]:
-    """At least so many re-dispatches, in lines; progress on standard error."""
+    """Play lines until there were at least this many re-dispatches. Progress goes to standard
+    error."""
     turn, done = threading.Lock(), [0]
 
     def one(n: int) -> Line:
@@ -447,12 +447,12 @@ def campaign(
 
 
 def name_of(each: Line) -> str:
-    """Which line it was, so that it can be made again."""
+    """Name the line, so that it can be repeated."""
     return f"seed {each.seed} ({each.agent}, {each.database}{', expired' if each.expired else ''})"
 
 
 def table(lines: list[Line]) -> str:
-    """The counts, and every line that went wrong."""
+    """Return the counts, and every line that failed."""
     every = [dispatch for each in lines for dispatch in each.dispatches if dispatch.verdict]
     there = [d for d in every if d.there and not d.left]
     rest = [d for d in every if not d.there or d.left]

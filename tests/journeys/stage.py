@@ -30,8 +30,8 @@ TOP = Path(__file__).parents[2]
 
 
 def native(agent: str, modules: Path | None = None) -> Path:
-    """The pinned native program of an agent, or that below other modules; an error says how to
-    install it."""
+    """Return the pinned native program of an agent, or the one below other modules. An error says
+    how to install it."""
     modules = modules or Path(
         os.environ.get("PERDURE_TEST_AGENTS") or TOP / "agents" / "node_modules"
     )
@@ -190,14 +190,14 @@ class Stage:
         return pid
 
     def marked(self) -> list[int]:
-        """Live processes that an attempt of this stage started: by the mark or by the scratch home
-        in their environment."""
+        """Return the live processes that an attempt of this stage started, by the mark or the
+        scratch home in their environment."""
         own = {os.getpid(), *(process.pid for process in self.running)}
         return [pid for pid in _live() if pid not in own and self._ours(pid)]
 
     def at_home(self) -> list[int]:
-        """Everything that lives with this stage's home: agents, and what an agent's own program
-        leaves running behind it."""
+        """Return every process that uses this stage's home: agents, and the processes that an
+        agent's own program leaves running."""
         found = []
         for pid in _live():
             with contextlib.suppress(OSError):
@@ -217,8 +217,8 @@ class Stage:
         return b"PERDURE_ATTEMPT=" in environ and os.fsencode(self.home) in environ
 
     def lose_machine(self, supervisor: subprocess.Popen[str]) -> None:
-        """Kills everything at once, as a power cut would: the supervisor first, then all that
-        lives, until nothing does."""
+        """Kill everything at once, as a power cut would: the supervisor first, then every other
+        process, until none is alive."""
         supervisor.kill()
         while pids := self.marked():
             for pid in pids:
@@ -226,7 +226,7 @@ class Stage:
         self.finish(supervisor)
 
     def nothing_survives(self) -> None:
-        """Fails with the command lines of what an attempt left alive."""
+        """Fail with the command lines of the processes that an attempt left alive."""
         left = {pid: command_of(pid).replace(b"\0", b" ")[:120] for pid in self.marked()}
         left = {pid: command for pid, command in left.items() if _is_live(pid)}
         assert not left, left
@@ -235,7 +235,7 @@ class Stage:
     # -------------------------------------------------------------------------------------------
 
     def transcripts(self) -> list[Path]:
-        """The agent's own transcripts: files, or the whole database with what belongs to it."""
+        """Return the agent's own transcripts: files, or the whole database with its side files."""
         pattern = {
             "claude": "projects/*/*.jsonl",
             "codex": "sessions/**/*.jsonl",
@@ -245,7 +245,7 @@ class Stage:
         return sorted(self.agent_home.glob(pattern))
 
     def conversations(self) -> dict[str, bytes]:
-        """The agent's conversations by their ids, as they lie on disk."""
+        """Return the agent's conversations by their ids, as they are on disk."""
         if self.agent == "gemini":  # the name of the file holds eight letters of the id
             ids = {
                 json.loads(path.read_bytes().split(b"\n", 1)[0])["sessionId"]
@@ -278,8 +278,8 @@ class Stage:
     def resume_by_hand(
         self, session: str, prompt: str, cwd: Path, *, full: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Another person continues a conversation, in the agent's own program. `full`: the program
-        may run every command."""
+        """Continue a conversation as another person, in the agent's own program. `full`: the
+        program may run every command."""
         everything = {
             "claude": ["--permission-mode", "bypassPermissions"],
             "gemini": ["--yolo"],
@@ -313,7 +313,7 @@ class Stage:
         )
 
     def close(self) -> None:
-        """Ends what a failed test left behind."""
+        """End the processes that a failed test left behind."""
         for started in self.running:
             if started.poll() is None:
                 started.kill()
@@ -339,12 +339,13 @@ class Done:
 
 
 def said(messages: Any) -> str:
-    """A conversation as the model saw it, one line a message."""
+    """Return a conversation as the model saw it, one line a message."""
     return "\n".join(f"{message.role}: {message.text}" for message in messages)
 
 
 def command_of(pid: int) -> bytes:
-    """The command line of a process, its words ended by NUL; nothing, if it has ended meanwhile."""
+    """Return the command line of a process, with its words ended by NUL; empty if it has ended
+    meanwhile."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

@@ -1,5 +1,5 @@
-"""A real terminal for a command: a pty of a given size and everything that was written to it, or a
-screen with keys, in tmux."""
+"""A real terminal for a command: a pty of a given size that records all output, or a screen with
+keys, in tmux."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.journeys.stage import PATIENCE_S, Stage
 
 
 def on_terminal(stage: Stage, *words: str, columns: int = 80, **environ: str) -> tuple[int, str]:
-    """Runs perdure on a terminal of that width: its exit code, and what stood on the screen,
-    raw."""
+    """Run perdure on a terminal of that width. Return its exit code, and the raw content of the
+    screen."""
     master, slave = os.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {**stage.environ, "TERM": "xterm-256color", **environ}

@@ -1,7 +1,7 @@
 """The main stories of one task on agents that are driven over ACP: the agent's process is a bridge,
-and behind it the agent.
+which runs the agent.
 
-The stories are those of `test_one_task`, word for word; only the name of the agent is another one.
+The stories are those of `test_one_task`; only the name of the agent differs.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_a_story(stage: MakeStage, tmp_path: Path, story: Callable[..., None]) -
 
 
 def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
-    """New instructions resume the same conversation, and the new prompt holds them and nothing that
+    """New instructions resume the same conversation. The new prompt has only them, and nothing that
     was said before."""
     one = stage(stories.TWO_TURNS + "---\nrun echo three > three.txt\n---\nsay Three.\n")
     assert one.perdure(*stories.run_to(one), stories.PROMPT).code == 0
@@ -103,7 +103,8 @@ def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
 def test_a_command_that_is_not_there_is_told_before_anything_starts(
     stage: MakeStage, tmp_path: Path
 ) -> None:
-    """An agent's command that is not there is one clear sentence, exit code 5, and no attempt."""
+    """If an agent's command does not exist, the result is one clear sentence, exit code 5, and no
+    attempt."""
     one = stage("say Never.")
     one.environ[f"PERDURE_ACP_{one.agent.upper()}"] = str(tmp_path / "nothing")
     done = one.perdure(*stories.run_to(one), stories.PROMPT)

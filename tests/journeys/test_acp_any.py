@@ -1,5 +1,5 @@
 """Real agents as `acp-mine`, of which perdure knows only that they speak ACP: what a receipt says
-of their conversations."""
+about their conversations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def stage(agent: str) -> Iterator[MakeStage]:
-    """Makes a stage on which the agent is `acp-mine`, as it is or changed by the proxy; everything
+    """Make a stage on which the agent is `acp-mine`, unchanged or changed by the proxy. Everything
     is ended and removed afterwards."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pjm"))
@@ -87,8 +87,8 @@ def words(one: Stage, *more: str) -> list[str]:
 def test_a_conversation_goes_on(
     stage: MakeStage, scene: str, verdict: str, held: int | None
 ) -> None:
-    """A loaded conversation is compared with the journal, a resumed one is only claimed; the model
-    is shown the whole conversation."""
+    """A loaded conversation is compared with the journal; a resumed one is only claimed. In both
+    cases the model is shown the whole conversation."""
     one = stage(TALK, scene)
     first = one.perdure(*words(one), FIRST)
     assert first.code == 0, first.err
@@ -110,8 +110,8 @@ def test_a_conversation_goes_on(
 
 
 def test_killed_in_a_reply(stage: MakeStage, tmp_path: Path) -> None:
-    """After a SIGKILL the next attempt loads the conversation, and the interrupted turn is no known
-    part of it."""
+    """After a SIGKILL the next attempt loads the conversation, in which the interrupted turn is not
+    known to be complete."""
     one = stage(TALK.replace("say The word", f"hold {tmp_path / 'go'}\nsay The word"))
     started = one.start(*words(one, "--attempts", "1"), FIRST)
     one.rehearsal.wait_for(2)
@@ -134,8 +134,8 @@ def test_killed_in_a_reply(stage: MakeStage, tmp_path: Path) -> None:
     ("policy", "code", "kind"), [("disclose", 0, "rebuilt"), ("strict", 3, "")]
 )
 def test_an_agent_that_lies(stage: MakeStage, policy: str, code: int, kind: str) -> None:
-    """An agent that says it loaded the conversation and replays another one is sent no prompt in
-    it; what follows is the policy's."""
+    """An agent may claim that it loaded the conversation and replay another one. It is then sent no
+    prompt in it, and the policy decides what follows."""
     one = stage(TALK, "lies")
     assert one.perdure(*words(one, "--continuity", policy), FIRST).code == 0
     asked = len(one.rehearsal.requests)

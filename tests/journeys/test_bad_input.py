@@ -31,8 +31,8 @@ def stage() -> Iterator[Stage]:
 
 
 def refused(done: Done, code: int, *words: str) -> None:
-    """One sentence on stderr with these words, no traceback, the exit code, and nothing on
-    stdout."""
+    """Check a refusal: one sentence on stderr with these words, no traceback, the exit code, and
+    nothing on stdout."""
     assert done.code == code, done.err
     assert "Traceback" not in done.err
     assert done.out == ""
@@ -43,7 +43,7 @@ def refused(done: Done, code: int, *words: str) -> None:
 
 
 def nothing_made(stage: Stage) -> None:
-    """No run, no branch, no workdir, and nothing reached the model."""
+    """Check that there is no run, no branch and no workdir, and that nothing reached the model."""
     assert stage.perdure("ls", "--json").json["runs"] == []
     branches = subprocess.run(
         ["git", "branch", "--list", "--format=%(refname:short)"],
@@ -57,26 +57,26 @@ def nothing_made(stage: Stage) -> None:
 
 
 def test_unknown_agent(stage: Stage) -> None:
-    """An agent that nobody knows is named, with those that there are."""
+    """An unknown agent is refused, and the error lists the known ones."""
     refused(stage.perdure("run", "--agent", "clod", "Do it."), 5, "clod", "claude")
     nothing_made(stage)
 
 
 def test_agent_not_installed(stage: Stage) -> None:
-    """An agent that is not on this machine: the sentence says how to install it."""
+    """If an agent is not installed, the error says how to install it."""
     refused(stage.perdure("run", "--agent", "codex", "Do it."), 5, "npm install")
     nothing_made(stage)
 
 
 def test_not_a_repository(stage: Stage) -> None:
-    """Outside a repository the two ways to go on are named."""
+    """Outside of a repository the error names two ways to continue."""
     shutil.rmtree(stage.repo / ".git")
     refused(stage.perdure(*RUN, "Do it."), 5, "not in a git repository", "--here")
     assert stage.perdure("ls", "--json").json["runs"] == []
 
 
 def test_unborn_branch(stage: Stage) -> None:
-    """A repository without a commit has nothing to start from."""
+    """A repository without a commit is refused."""
     shutil.rmtree(stage.repo / ".git")
     subprocess.run(["git", "init", "-q"], cwd=stage.repo, env=stage.environ, check=True)
     refused(stage.perdure(*RUN, "Do it."), 7, "no commit")
@@ -86,7 +86,7 @@ def test_unborn_branch(stage: Stage) -> None:
     "branch", ["-D", "../x", "a..b", "x.lock", "a b", "refs@{0}", "a;id", "$(id)", "a\nb", "é"]
 )
 def test_hostile_branch(stage: Stage, branch: str) -> None:
-    """A branch name that git or a shell could misread never gets near git."""
+    """A branch name that git or a shell could misread is never passed to git."""
     refused(stage.perdure(*RUN, f"--branch={branch}", "Do it."), 2, "branch")
     nothing_made(stage)
 
@@ -110,7 +110,8 @@ def test_hostile_task_name(stage: Stage, task: str) -> None:
     ],
 )
 def test_words_that_a_verb_does_not_take(stage: Stage, words: tuple[str, ...]) -> None:
-    """A misspelt or missing word is one sentence and the help to read on, not a screen of usage."""
+    """For a misspelt or missing word there is one sentence and the help to read, and no screen of
+    usage."""
     done = stage.perdure(*words)
     refused(done, 2, "--help")
     assert len(done.err.splitlines()) == 2, done.err
@@ -128,8 +129,7 @@ def test_words_that_a_verb_does_not_take(stage: Stage, words: tuple[str, ...]) -
     ],
 )
 def test_a_reader_that_went_away(stage: Stage, words: tuple[str, ...]) -> None:
-    """`perdure ... | true`: nothing is complained of, and the exit code is that of all being well,
-    in whichever way Python buffers."""
+    """`perdure ... | true` prints no error and exits as on success, whichever way Python buffers."""
     for environ in (stage.environ, stage.environ | {"PYTHONUNBUFFERED": "1"}):
         read, write = os.pipe()
         os.close(read)
@@ -142,8 +142,8 @@ def test_a_reader_that_went_away(stage: Stage, words: tuple[str, ...]) -> None:
 
 
 def test_nowhere_to_write(stage: Stage) -> None:
-    """Without a standard output a verb does what it does; on a full one it says so and ends with
-    7."""
+    """Without a standard output a verb does its work. If standard output is full, it says so and
+    exits with 7."""
     shell = f"{sys.executable} -m perdure"
     for words in ("--help", "ls --json", "doctor", "show nosuch"):
         done = subprocess.run(
@@ -167,7 +167,7 @@ def test_nowhere_to_write(stage: Stage) -> None:
 
 
 def test_missing_base(stage: Stage) -> None:
-    """A base that is not there is named."""
+    """A base that does not exist is named in the error."""
     refused(stage.perdure(*RUN, "--base", "no-such", "Do it."), 5, "no-such")
     nothing_made(stage)
 
@@ -188,8 +188,8 @@ def test_prompt_over_the_limit(stage: Stage) -> None:
 
 
 def test_task_files_that_cannot_be_given(stage: Stage) -> None:
-    """A file that is not there, a place outside the workdir, a directory as a file: refused before
-    anything is made."""
+    """A file that does not exist, a place outside the workdir, and a directory as a file are
+    refused before anything is made."""
     refused(stage.perdure(*RUN, "--file", "none.md", "Do it."), 5, "none.md")
     refused(
         stage.perdure(*RUN, "--file", "greet.py=../greet.py", "Do it."),
@@ -253,14 +253,14 @@ def test_invalid_configuration(stage: Stage) -> None:
 
 
 def test_state_directory_that_cannot_be_written(stage: Stage) -> None:
-    """Where no state can be kept, nothing is started. (/proc is read-only for every user.)"""
+    """If the state cannot be written, nothing is started. (/proc is read-only for every user.)"""
     stage.environ["PERDURE_STATE"] = "/proc/perdure"
     refused(stage.perdure(*RUN, "Do it."), 7, "/proc/perdure")
     assert stage.rehearsal.requests == []
 
 
 def test_corrupt_database(stage: Stage) -> None:
-    """A damaged database is said to be so and left as it is."""
+    """A damaged database is reported, and stays as it is."""
     stage.state.mkdir(parents=True)
     database = stage.state / "perdure.db"
     database.write_bytes(b"this is no database, " * 300)
@@ -271,8 +271,8 @@ def test_corrupt_database(stage: Stage) -> None:
 
 
 def test_disk_full(stage: Stage) -> None:
-    """With no space for the state the run is refused in a sentence; the same command works when
-    there is space again."""
+    """Without disk space for the state, the run is refused with one sentence. The same command
+    works when there is space again."""
     stage.state.mkdir(parents=True)
     inside = (
         f"mount -t tmpfs -o size=64k none {stage.state} && exec {sys.executable} -m perdure "
@@ -291,8 +291,8 @@ def test_disk_full(stage: Stage) -> None:
 
 
 def test_corrupt_transcript(stage: Stage) -> None:
-    """A transcript that became garbage is moved aside, never overwritten; perdure's own copy goes
-    on natively."""
+    """A transcript that became garbage is moved aside and never overwritten. The run continues
+    natively from perdure's own copy."""
     first = stage.perdure(*RUN, "--name", "task", "--json", "Do it.").json
     (transcript,) = stage.transcripts()
     transcript.write_bytes(b"\0garbage\n" * 50)
@@ -327,14 +327,14 @@ def test_the_same_key(stage: Stage) -> None:
 
 
 def test_unknown_run(stage: Stage) -> None:
-    """A name that is not there exits with 5 in every verb and names what is near."""
+    """An unknown name exits with 5 in every verb, and the error lists similar names."""
     assert stage.perdure(*RUN, "--name", "brisk-otter", "Do it.").code == 0
     for verb in ("show", "why", "logs", "retry", "stop"):
         refused(stage.perdure(verb, "brisk-oter"), 5, "brisk-otter")
 
 
 def test_secrets_stay_out(stage: Stage) -> None:
-    """perdure's and the forge's secrets never reach the agent; the agent's key is in no file that
+    """perdure's and the forge's secrets never reach the agent. The agent's key is in no file that
     perdure writes."""
     stage.environ |= {
         "PERDURE_GIT_TOKEN": "canary-git-token",

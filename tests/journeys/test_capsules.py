@@ -1,10 +1,10 @@
 """Two machines: a task is killed on one and finished on the other, by a capsule or a checkpoint
 store, on the real CLIs.
 
-The machines share nothing but the capsule, or the store's directory: homes, roots, states,
-repositories and paths differ, and machine A is taken away before B begins. In one story each is in
-name spaces of its own as well (`machines`). What the model knows is asserted on the messages that
-reached it, files on their bytes and modes.
+The machines share nothing but the capsule, or the store's directory. Homes, roots, states,
+repositories and paths differ, and machine A is removed before B begins. In one story each machine
+also has namespaces of its own (`machines`). The tests compare the messages that reached the model,
+and the content and modes of files.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ def machines(agent: str) -> Iterator[Machines]:
 
 
 def gone(one: Stage) -> None:
-    """Takes a machine away."""
+    """Remove a machine."""
     one.close()
     shutil.rmtree(one.directory)
 
 
 def went_on(two: Stage, attempts: list[dict[str, Any]]) -> None:
-    """The last attempt went on natively in the first one's conversation, and the model knows all of
-    it."""
+    """Check that the last attempt continued natively in the first one's conversation, and that the
+    model knows all of it."""
     proven_native(attempts[0], attempts[-1], said(two.rehearsal.requests[-1].messages))
 
 
@@ -125,9 +125,9 @@ def test_a_capsule_goes_on_on_another_machine(machines: Machines) -> None:
 
 
 def test_a_checkpoint_store_carries_a_task_from_machine_to_machine(agent: str) -> None:
-    """Machine A dies at once in a tool, with its disk: machine B, another user with other paths and
-    a network of its own, takes the task up with exactly the files of the last checkpoint and
-    finishes it natively. They share the store's directory alone."""
+    """Machine A dies at once in a tool, with its disk. Machine B has another user, other paths and
+    a network of its own. It continues the task with exactly the files of the last checkpoint, and
+    finishes it natively. The machines share only the store's directory."""
     *directories, shared = [Path(tempfile.mkdtemp(prefix=f"p{name}")) for name in "abs"]
     try:
         with machine("at_work", directories[0], agent, shared, uid=1001) as one:
@@ -182,8 +182,8 @@ def test_the_machine_that_lost_its_place_stops(machines: Machines) -> None:
 
 
 def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) -> None:
-    """Moved to a store when it has succeeded, it is free there: another machine takes it up and
-    goes on natively with new instructions."""
+    """After a task has succeeded it is moved to a store, where no machine owns it. Another machine
+    takes it over and continues natively with new instructions."""
     one, two = machines(TALK)
     url = (two.directory / "store").as_uri()
     assert begin(one).wait() == 0

@@ -84,8 +84,8 @@ def test_uncommitted_changes_are_told_of(stage: MakeStage) -> None:
 
 def test_uncommitted_changes_are_included(stage: MakeStage) -> None:
     """With --include-changes the workdir begins with the staged, unstaged and new files of the
-    checkout, which stays as it was; ignored files are left out; a second run on that branch, and a
-    base of its own, are refused with a way out."""
+    checkout, which stays as it was. Ignored files are left out. A second run on that branch, or
+    another base, is refused with a way out."""
     one = stage(TALK)
     status = dirty(one)
     done = one.perdure(*begin(one, "--include-changes", "--branch", "feature"))
@@ -117,7 +117,7 @@ def test_uncommitted_changes_are_included(stage: MakeStage) -> None:
 
 
 def test_a_merge_is_suggested_where_there_is_one(stage: MakeStage) -> None:
-    """Where the agent committed, `git merge` is suggested, and it brings the commit."""
+    """If the agent committed, `git merge` is suggested, and it brings the commit."""
     one = stage(COMMITS)
     done = one.perdure(*begin(one, "--env", "GIT_CONFIG_NOSYSTEM=1"))
     assert done.code == 0, done.err
@@ -127,7 +127,7 @@ def test_a_merge_is_suggested_where_there_is_one(stage: MakeStage) -> None:
 
 
 def test_a_lost_workdir_is_restored(stage: MakeStage) -> None:
-    """`diff` of a run whose workdir is gone sends to `restore`, which brings it back."""
+    """If the workdir of a run is gone, `diff` names `restore`, which brings it back."""
     one = stage(TALK)
     assert one.perdure(*begin(one, "--quiet")).code == 0
     workdir = Path(one.show()["workspace"]["path"])
@@ -139,8 +139,8 @@ def test_a_lost_workdir_is_restored(stage: MakeStage) -> None:
 
 
 def test_a_file_url_names_the_checkout(stage: MakeStage) -> None:
-    """`--repo file://...` is the repository at that path, in `run` and in `ls`; one of another
-    machine is refused with how to write it."""
+    """`--repo file://...` is the repository at that path, in `run` and in `ls`. A file URL of
+    another machine is refused, and the error says how to write it."""
     one = stage("say Done.")
     dirty(one)
     url = f"file://{one.repo}"

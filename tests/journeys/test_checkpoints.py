@@ -1,8 +1,7 @@
-"""Checkpoints on the real CLIs: taken while the agent works, restored when everything is lost, and
-what the model is told of it.
+"""Checkpoints on the real CLIs: taken while the agent works, restored after everything was lost,
+and what the model is told about it.
 
-What the model knows is asserted on the messages that reached it; that files are as they were, on
-their bytes, modes and stages.
+The tests compare the messages that reached the model, and the content, modes and stages of files.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own
+    """The CLIs whose conversations are files; the differences of others are in the drivers' own
     tests."""
     return str(request.param)
 
@@ -68,7 +67,7 @@ def begin(one: Stage, *words: str) -> subprocess.Popen[str]:
 
 
 def checkpoints(one: Stage) -> list[dict[str, Any]]:
-    """`perdure checkpoints task --json`: the newest first."""
+    """Return `perdure checkpoints task --json`, newest first."""
     done = one.perdure("checkpoints", "task", "--all", "--json")
     assert done.code == 0, done.err
     found: list[dict[str, Any]] = done.json["checkpoints"]
@@ -86,7 +85,7 @@ def in_second_tool(one: Stage) -> Path:
 
 
 def prints(directory: Path) -> dict[str, tuple[int, str]]:
-    """Every file below by its mode and bytes, or its link; git's own are left out."""
+    """Return every file below by its mode and content, or its link; git's own files are left out."""
     return {
         str(path.relative_to(directory)): (
             path.lstat().st_mode,
@@ -104,9 +103,8 @@ def git(directory: Path, one: Stage, *words: str) -> str:
 
 
 def test_everything_lost_comes_back(stage: MakeStage) -> None:
-    """The machine dies in a tool, workdir and transcript are wiped: after `restore` the files are
-    there, staged and not, and a retry goes on natively in the conversation, which knows what was
-    done."""
+    """The machine dies in a tool, and workdir and transcript are wiped. After `restore` all files
+    are back, staged and unstaged. A retry continues natively, and the model knows what was done."""
     one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -136,8 +134,8 @@ def test_everything_lost_comes_back(stage: MakeStage) -> None:
 
 
 def test_a_sigterm_saves_both_halves(stage: MakeStage) -> None:
-    """A supervisor that is told to end saves at once, and again when the agent has ended; both name
-    the conversation and the files."""
+    """A supervisor that gets SIGTERM saves at once, and again when the agent has ended. Both
+    checkpoints name the conversation and the files."""
     one = stage(TWO_TOOLS)
     supervisor = begin(one)
     workdir = one.until(lambda: first_file(one.home, "begun.txt"), "the second tool runs").parent
@@ -189,8 +187,8 @@ def test_drift_is_told(stage: MakeStage) -> None:
 
 
 def test_back_and_forth(stage: MakeStage) -> None:
-    """A restore to an earlier turn is undone by a restore to what it saved; each time the model
-    knows what the checkpoint knows, and is given no instruction that came after it."""
+    """A restore to an earlier turn is undone by a restore to the checkpoint that it made. Each time
+    the model knows what the checkpoint contains, and gets no instruction from after it."""
     one = stage(TALK)
     done = one.finish(begin(one))
     workdir, session = Path(done.json["workspace"]["path"]), done.json["attempts"][0]["session_id"]
@@ -233,8 +231,8 @@ def test_back_and_forth(stage: MakeStage) -> None:
 
 
 def test_a_run_at_work_is_not_taken_back(stage: MakeStage) -> None:
-    """While the agent works a restore is a conflict with exit code 6, and so is one that nobody
-    took with 5; nothing is changed."""
+    """While the agent works, a restore is a conflict with exit code 6. A checkpoint that does not
+    exist is refused with 5. Nothing is changed."""
     one = stage(TWO_TOOLS, extra={"PERDURE_CHECKPOINT_EVERY": "0.01s"})
     supervisor = begin(one)
     workdir = in_second_tool(one)
@@ -250,9 +248,9 @@ def test_a_run_at_work_is_not_taken_back(stage: MakeStage) -> None:
 
 
 def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
-    """A fork of a checkpoint has its files, staged and not, on a branch of its own, and its
-    conversation; the parent is untouched. Where the conversation went on since, Claude Code forks
-    at the end of that turn, and for Codex that is refused with the way out."""
+    """A fork of a checkpoint has its files, staged and unstaged, on its own branch, and its
+    conversation. The parent is unchanged. If the conversation has continued since, Claude Code
+    forks at the end of that turn; Codex cannot, and the error names another way."""
     one = stage(
         TALK.replace(
             "> one.txt", "> one.txt; git add one.txt; echo more >> one.txt; echo x > new.txt"

@@ -1,5 +1,5 @@
-"""Clean-up on the real CLIs: what a finished run left goes to the trash, and is there again when
-its work goes on."""
+"""Clean-up on the real CLIs: the files of a finished run are moved to the trash, and are restored
+when the run continues."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs whose conversations are files; what differs elsewhere is in the drivers' own
+    """The CLIs whose conversations are files; the differences of others are in the drivers' own
     tests."""
     return str(request.param)
 

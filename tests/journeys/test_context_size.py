@@ -1,8 +1,8 @@
 """Conversations that become too long, on the real CLIs: shown, compacted, rolled over, and never
-sent again as they are.
+sent again unchanged.
 
-The rehearsal reports large counts and refuses requests as the services do; what went on is asserted
-on the messages that reached it.
+The rehearsal reports large counts and refuses requests as the services do. The tests compare the
+messages that reached the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ PROMPT = "Write one.txt. The magic word is quercus."
 SUMMARY = "The magic word was quercus, and one.txt is written."
 WINDOW = "rehearsal=200000,claude-*=200000"
 REFUSALS = {"claude": 3, "codex": 2}
-"""Claude Code compacts twice by itself before it gives up; Codex is told to once."""
+"""Number of refusals: Claude Code compacts twice by itself before it gives up, Codex has to be
+asked once."""
 WORK = f"""summary {SUMMARY}
 run echo one > one.txt
 ---
@@ -106,8 +107,8 @@ def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
 
 
 def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
-    """Over the limit the same conversation goes on, made shorter by the agent itself: the receipt
-    is native, the fill lower, and what reached the model is the summary and the new prompt."""
+    """Over the limit the agent itself shortens the conversation, which continues. The receipt is
+    native and the fill lower. The model gets the summary and the new prompt."""
     one = stage_at(stage, WORK + "say Two.\n---\nsay Three.")
     first = begun(one)["attempts"][0]
     session = first["session_id"]
@@ -134,8 +135,8 @@ def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
 
 
 def test_it_rolls_over(stage: MakeStage) -> None:
-    """By that policy the old conversation says what the next one has to know, and a new one begins
-    with it; the old one stays."""
+    """By this policy the old conversation writes a summary, and a new conversation begins with it.
+    The old one stays."""
     one = stage_at(stage, WORK + f"say {SUMMARY}\n---\nsay Two.", policy="roll-over")
     first = begun(one)["attempts"][0]
     old = first["session_id"]
@@ -178,8 +179,8 @@ def test_a_refused_conversation_is_compacted(stage: MakeStage) -> None:
 
 
 def test_a_conversation_that_stays_too_long_rolls_over(stage: MakeStage, agent: str) -> None:
-    """Compacted and refused again, it is not sent a third time: a new conversation goes on, with a
-    brief of what was done."""
+    """A conversation that is refused again after it was compacted is not sent a third time. A new
+    conversation continues, with a brief of what was done."""
     one = stage_at(stage, WORK + f"full x{REFUSALS[agent]}\nsay Two.", windows="")
     old = begun(one)["attempts"][0]["session_id"]
     attempts = goes_on(one)["attempts"][1:]
@@ -203,8 +204,8 @@ def test_a_conversation_that_stays_too_long_rolls_over(stage: MakeStage, agent: 
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_strict_policy_refuses_and_says_so(stage: MakeStage) -> None:
-    """With a strict policy no new conversation takes its place: nothing is launched, and a person
-    is told what can be done."""
+    """With a strict policy no new conversation replaces it. Nothing is launched, and a person is
+    told what can be done."""
     one = stage_at(stage, WORK + "say Two.", policy="roll-over")
     old = begun(one, "--continuity", "strict")["attempts"][0]["session_id"]
     requests = len(one.rehearsal.everything)
@@ -245,8 +246,8 @@ def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> Non
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -> None:
-    """Another supervisor has the run by the next beat: the turn that asks for the summary is ended,
-    and nothing works on unseen."""
+    """Another supervisor has taken the run by the next heartbeat. The turn that asks for the
+    summary is ended, and no agent works on unseen."""
     one = stage_at(stage, WORK + "hang", policy="roll-over")
     begun(one)
     with (
@@ -267,7 +268,7 @@ def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_what_a_summary_cost_is_counted(stage: MakeStage) -> None:
-    """The attempt that asked for it and then could not begin has cost what the question did."""
+    """If an attempt asked for a summary and then could not begin, its cost is that of the summary."""
     one = stage_at(stage, WORK + f"say {SUMMARY}\nusage in=150000 out=9", policy="roll-over")
     begun(one)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
@@ -285,7 +286,7 @@ def test_what_a_summary_cost_is_counted(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_instructions_that_are_too_long_need_a_person(stage: MakeStage) -> None:
-    """A new conversation that is refused before its first answer is not begun again and again."""
+    """A new conversation that is refused before its first answer is not started again and again."""
     one = stage_at(stage, "full x99\nsay Never.", windows="")
     report = begun(one, code=3)
     assert [attempt["outcome"]["kind"] for attempt in report["attempts"]] == ["context_exhausted"]
@@ -297,8 +298,8 @@ def test_instructions_that_are_too_long_need_a_person(stage: MakeStage) -> None:
 def test_it_rolls_over_with_an_agent_that_compacts_only_by_itself(
     stage: MakeStage, agent: str
 ) -> None:
-    """The fill is known and a roll-over works as with the others; the policy `compact` leaves the
-    conversation to the agent."""
+    """The fill is known, and a roll-over works as with the other agents. The policy `compact`
+    leaves the conversation to the agent."""
     script = (
         f"say The first file is written.\nusage in=90000\n---\nsay {SUMMARY}\n---\nsay Two.\nusage "
         "in=90000\n---\nsay Three."

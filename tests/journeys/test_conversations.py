@@ -1,7 +1,7 @@
-"""Conversations on the real CLIs: gone on with, forked, lent to a person and taken back.
+"""Conversations on the real CLIs: continued, forked, lent to a person and taken back.
 
-What was said is asserted on the messages that reached the model; that a parent stays as it was, on
-its bytes.
+The tests compare the messages that reached the model. That a parent stays as it was is checked by
+its content.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The CLIs with transcripts in files that fork into any directory; what the others refuse is in
-    their drivers' tests."""
+    """The CLIs with transcripts in files that fork into any directory; the refusals of the others
+    are in their drivers' tests."""
     return str(request.param)
 
 
@@ -89,7 +89,7 @@ def by_hand(
 
 
 def begun_by_hand(one: Stage, prompt: str = PROMPT) -> str:
-    """A conversation that perdure knows nothing of; its id."""
+    """Begin a conversation that perdure does not know. Return its id."""
     by_hand(one, prompt)
     return newest(one)
 
@@ -99,7 +99,7 @@ def newest(one: Stage) -> str:
 
 
 def fork_by_hand(one: Stage, session: str, prompt: str, cwd: Path) -> str:
-    """A person branches off in the agent's own program; the id of the branch."""
+    """Fork a conversation in the agent's own program, as a person. Return the id of the fork."""
     words = ["--resume", session, "--fork-session"] if one.agent == "claude" else ["fork", session]
     by_hand(one, prompt, *words, cwd=cwd)
     return newest(one)
@@ -123,7 +123,7 @@ def run(one: Stage, *words: str) -> dict:
 
 
 def prints(directory: Path) -> dict[str, str]:
-    """Every file below, by its bytes or its link."""
+    """Return every file below, by its content or its link."""
     return {
         str(path.relative_to(directory)): str(path.readlink())
         if path.is_symlink()
@@ -149,8 +149,8 @@ def went_on(attempt: dict, session: str) -> None:
 
 
 def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None:
-    """It becomes a run in its own directory, natively: the model sees all of it, gets the new
-    prompt alone, and only that is paid."""
+    """It becomes a run in its own directory, natively. The model sees all of it and gets only the
+    new prompt, and only that is paid for."""
     one = stage(TALK)
     session = begun_by_hand(one)
     done = one.perdure("resume", session[:13], "Go further.", "--name", "task", "--json")
@@ -173,8 +173,8 @@ def test_a_conversation_that_was_begun_by_hand_goes_on(stage: MakeStage) -> None
 
 
 def test_it_goes_on_in_a_worktree_of_its_own(stage: MakeStage) -> None:
-    """With --branch the run works in a new worktree, and its prompt says that the paths in its
-    history lead to somebody else's directory."""
+    """With --branch the run works in a new worktree. Its prompt says that the paths in its history
+    belong to another directory."""
     one = stage(TALK)
     session = begun_by_hand(one)
     done = one.perdure(
@@ -195,7 +195,7 @@ def test_it_goes_on_in_a_worktree_of_its_own(stage: MakeStage) -> None:
 
 
 def test_resume_of_a_run_goes_on_with_its_task(stage: MakeStage) -> None:
-    """A run that was killed goes on without a word from a person; with a prompt it gets new
+    """A killed run continues without a prompt from a person. With a prompt it gets new
     instructions."""
     one = stage(TALK.replace("say The first", "hang\nsay The first"))
     started = one.start(
@@ -224,7 +224,8 @@ def test_resume_of_a_run_goes_on_with_its_task(stage: MakeStage) -> None:
 
 
 def test_resume_without_a_terminal(stage: MakeStage) -> None:
-    """Nothing is guessed: exit 2, one sentence, and the candidates as a table or as JSON."""
+    """Without a terminal nothing is guessed: exit code 2, one sentence, and the candidates as a
+    table or as JSON."""
     one = stage(TALK)
     session = begun_by_hand(one)
     requests = len(one.rehearsal.requests)
@@ -255,7 +256,8 @@ def test_resume_without_a_terminal(stage: MakeStage) -> None:
 
 
 def test_a_conversation_that_is_gone_or_away_is_refused(stage: MakeStage) -> None:
-    """Its directory is gone, or somebody else has it: a sentence, and no run is left behind."""
+    """If the conversation's directory is gone, or a person has the conversation open, there is one
+    sentence and no new run."""
     one = stage(HANGS)
     session = begun_by_hand(one)
     words = (
@@ -330,8 +332,8 @@ def test_a_fork_begins_where_its_parent_stands(stage: MakeStage) -> None:
 
 
 def awkward(workdir: Path) -> None:
-    """Uncommitted work of every kind: changed, staged, new, below new directories, gone, a link in
-    a file's place, a mode, ignored."""
+    """Make uncommitted changes of every kind: changed, staged, new, in new directories, deleted, a
+    link in place of a file, a mode, ignored."""
     (workdir / ".gitignore").write_text("*.log\n")
     (workdir / "ignored.log").write_text("not carried")
     (workdir / "new dir/deep").mkdir(parents=True)
@@ -366,8 +368,8 @@ def both_go_on(one: Stage, parent: str, fork: str) -> None:
 
 
 def test_a_fork_that_is_killed_goes_on(stage: MakeStage) -> None:
-    """SIGKILL while the model answers in the fork: the retry goes on in the fork, and the parent is
-    still as it was."""
+    """The fork is killed while the model answers. The retry continues in the fork, and the parent
+    is unchanged."""
     one = stage(HANGS)
     session = run(one)["attempts"][0]["session_id"]
     before = parent_file(one, session).read_bytes()
@@ -390,7 +392,7 @@ def test_a_fork_that_is_killed_goes_on(stage: MakeStage) -> None:
 
 
 def fork_pid(one: Stage) -> int:
-    """The process of the fork's first attempt."""
+    """Return the pid of the fork's first attempt."""
 
     def found() -> list[Path]:
         marks = one.state.glob("runs/*/1/agent.json")
@@ -404,8 +406,8 @@ def fork_pid(one: Stage) -> int:
 def test_a_fork_that_is_killed_early_is_forked_again(
     stage: MakeStage, tmp_path: Path, after_s: float
 ) -> None:
-    """SIGKILL at the start, perhaps while the parent's history is copied. An incomplete copy never
-    counts as the fork."""
+    """The fork is killed at its start, perhaps while the parent's history is copied. An incomplete
+    copy never counts as the fork."""
     one = stage(TALK.replace("say Two.", f"hold {tmp_path / 'go'}\nsay Two."))
     session = run(one)["attempts"][0]["session_id"]
     before = parent_file(one, session).read_bytes()
@@ -432,8 +434,8 @@ def test_a_fork_that_is_killed_early_is_forked_again(
 
 
 def test_a_fork_whose_files_are_lost_comes_back_whole(stage: MakeStage) -> None:
-    """The fork's transcript and its parent's are both gone: perdure's own copies go back, and the
-    fork goes on natively."""
+    """The transcripts of the fork and of its parent are both gone. perdure's own copies are
+    restored, and the fork continues natively."""
     one = stage(TALK)
     run(one)
     assert one.perdure("fork", "task", "In the fork.", "--as", "branched").code == 0
@@ -448,8 +450,8 @@ def test_a_fork_whose_files_are_lost_comes_back_whole(stage: MakeStage) -> None:
 
 
 def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
-    """Claude Code leaves out what came after the turn; Codex cannot, and says so, and nothing is
-    made."""
+    """Claude Code leaves out what came after the turn. Codex cannot: the error says so, and nothing
+    is made."""
     one = stage(TALK)
     session = run(one)["attempts"][0]["session_id"]
     assert one.perdure("update", "task", "This is to be forgotten.").code == 0
@@ -479,7 +481,8 @@ def test_a_fork_at_an_earlier_turn(stage: MakeStage) -> None:
 
 
 def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -> None:
-    """A run at work, a name or a branch that is taken: a sentence each, no run and no workdir."""
+    """A running run, and a name or a branch that is taken, are refused with one sentence each.
+    There is no new run and no workdir."""
     one = stage(HANGS)
     run(one)
     workdirs = sorted((one.home / ".local/share/perdure/.perdure/work").iterdir())
@@ -506,8 +509,8 @@ def test_what_cannot_be_forked_is_refused_and_leaves_nothing(stage: MakeStage) -
 
 
 def test_a_person_goes_on_by_hand_and_gives_it_back(stage: MakeStage) -> None:
-    """While it is open nothing starts. Afterwards the turns that came are part of the conversation,
-    and no collision."""
+    """While it is open, nothing starts. Afterwards the new turns are part of the conversation, and
+    no collision is reported."""
     one = stage(TALK)
     report = run(one)
     session, workdir = report["attempts"][0]["session_id"], report["workspace"]["path"]
@@ -664,8 +667,8 @@ def test_the_agents_that_are_bound_to_a_directory(stage: MakeStage, agent: str) 
 
 
 def test_all_conversations_are_listed_with_where_they_came_from(stage: MakeStage) -> None:
-    """Those of runs, forks and people, of this directory or of all; one of them with its lineage
-    and its last words."""
+    """Conversations of runs, forks and people are listed, for this directory or for all. One of
+    them is shown with its lineage and its last messages."""
     one = stage(TALK)
     alone = begun_by_hand(one, "A person begins.")
     parent = run(one)["attempts"][0]["session_id"]
@@ -750,7 +753,7 @@ def test_a_person_goes_on_in_the_real_program(
 
 
 def is_settled(one: Stage, workdir: str) -> None:
-    """Set up Claude Code as a person did long ago: the welcome, the key, the folder's trust."""
+    """Set Claude Code up as a person did long ago: the welcome, the key, and trust in the folder."""
     if one.agent != "claude":
         return
     path = one.agent_home / ".claude.json"
@@ -769,7 +772,8 @@ def is_settled(one: Stage, workdir: str) -> None:
 
 
 def _trusted(shown: Terminal) -> bool:
-    """A dialog that is still being drawn may lose the key."""
+    """Return whether the dialog is gone; press Enter if it is not. A dialog that is still being drawn
+    may lose the key."""
     if "Trust this folder?" not in "\n".join(shown.screen()):
         return True
     shown.type("Enter")
@@ -778,7 +782,8 @@ def _trusted(shown: Terminal) -> bool:
 
 
 def _asked(one: Stage, shown: Terminal) -> bool:
-    """A screen that is still being drawn may lose keys: what is not there yet is typed again."""
+    """Return whether the model got the prompt; type it if it did not. A screen that is still being
+    drawn may lose keys."""
     if any("A person asks." in prompt for prompt in one.rehearsal.prompts()):
         return True
     if "A person asks." not in "\n".join(shown.screen()):
@@ -795,8 +800,8 @@ def _asked(one: Stage, shown: Terminal) -> bool:
 def test_a_conversation_is_chosen_on_a_terminal(
     stage: MakeStage, terminal: Callable[..., Terminal], columns: int, plain: str
 ) -> None:
-    """List, search, preview and state of the workdir fit into any width; what is chosen goes on
-    with the prompt that is asked for."""
+    """List, search, preview and state of the workdir fit any width. The chosen conversation
+    continues with the prompt that is then typed."""
     one = stage(TALK.replace("by history\n", "by history\nsay A greeting in 日本語.\n---\n", 1))
     session = begun_by_hand(one, "Explain the greeting. " + "It is a long story. " * 20)
     by_hand(one, "Something else entirely.")
@@ -828,8 +833,8 @@ def test_a_conversation_is_chosen_on_a_terminal(
 def test_the_terminal_is_as_it_was_however_the_picker_ends(
     stage: MakeStage, terminal: Callable[..., Terminal]
 ) -> None:
-    """Escape, Ctrl-C, a signal: nothing was started, the screen and its modes are back, and the
-    shell can be used."""
+    """After Escape, Ctrl-C or a signal nothing was started, the screen and its modes are restored,
+    and the shell works."""
     one = stage(TALK)
     begun_by_hand(one)
     shown = terminal(one, 80)

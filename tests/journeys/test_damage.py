@@ -1,8 +1,8 @@
-"""Conversations that came to harm between two attempts, on the real CLIs.
+"""Conversations that were harmed between two attempts, on the real CLIs.
 
-Power cuts, mounts that come back older, people and other programs change what an agent's transcript
-holds. A receipt must never say `native` unless the model was shown all that it had been shown
-before; each journey asks the model server's record for that.
+Power cuts, mounts that come back older, people and other programs change the content of an agent's
+transcript. A receipt must never say `native` unless the model was shown all that it had been shown
+before. Each journey checks that with the model server's record.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ say The fourth turn is over.
 
 PRINTED = {"opencode": re.compile(rb"(?<!echo )alder")}
 SECOND = re.compile(rb"(?<!echo )birch")
-"""The newest result that perdure's own copy is sure to have, and not the command that prints it.
-OpenCode asks for its second tool while a copy has just been made, which is not repeated at once."""
+"""The newest result that perdure's own copy surely has, and not the command that prints it.
+OpenCode asks for its second tool right after a copy was made, and the copy is not repeated at once.
+"""
 OFTEN = {"PERDURE_CHECKPOINT_EVERY": "0.05s"}
-"""perdure's own copy follows each tool that has ended."""
+"""Settings by which perdure's own copy follows each tool that has ended."""
 SELDOM = {"PERDURE_CHECKPOINT_EVERY": "1h"}
-"""perdure's own copy is from the end of the turn before, however slow the machine is."""
+"""Settings by which perdure's own copy is from the end of the turn before, however slow the machine
+is."""
 KNOWN = ("quercus", "alder", "birch")
 
 pytestmark = pytest.mark.journey
@@ -85,7 +87,7 @@ def lost_in_the_third_tool(one: Stage, *more: str) -> None:
 
 
 def lose(one: Stage, started: subprocess.Popen[str]) -> None:
-    """The machine is lost; a tool that is called again does not hang again."""
+    """Lose the machine. A tool that is called again does not hang again."""
     one.lose_machine(started)
     Path(one.show()["workspace"]["path"], "go.txt").write_text("")
 
@@ -100,7 +102,8 @@ def shown(one: Stage, since: int) -> str:
 
 
 def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
-    """One `perdure retry`, which succeeds: the attempts, and what the model was shown first."""
+    """Run one `perdure retry`, which succeeds. Return the attempts, and what the model was shown
+    first."""
     done = one.perdure("retry", "task", "--json", *more)
     assert done.code == 0, done.err
     attempts = done.json["attempts"]
@@ -108,8 +111,8 @@ def retried(one: Stage, *more: str) -> tuple[list[dict[str, Any]], str]:
 
 
 def first_of(one: Stage, attempt: dict[str, Any]) -> Any:
-    """The first request of an attempt. An agent that is being killed may still send one of its own
-    before."""
+    """Return the first request of an attempt. An agent that is being killed may still send a
+    request before it."""
     asked = [
         each
         for each in one.rehearsal.everything
@@ -124,7 +127,7 @@ def reasons(attempt: dict[str, Any]) -> str:
 
 
 def cut_short(one: Stage) -> None:
-    """As after a power cut: what was written last never reached the disk."""
+    """Cut the file short, as a power cut does when the last writes never reached the disk."""
     if one.agent == "opencode":
         with database(one) as rows:
             since = "(select min(rowid) from part where data like '%alder%')"
@@ -140,7 +143,7 @@ def cut_short(one: Stage) -> None:
 
 
 def flip(one: Stage) -> None:
-    """As after a power cut: a block of the file holds something else."""
+    """Change a block of the file, as a power cut may do."""
     if one.agent == "opencode":
         with database(one) as rows:
             rows.execute("update part set data = replace(data, 'alder', 'al?er')")
@@ -151,7 +154,7 @@ def flip(one: Stage) -> None:
 
 @contextmanager
 def database(one: Stage) -> Iterator[sqlite3.Connection]:
-    """OpenCode's database, which holds all conversations; what was done is committed at the end."""
+    """Open OpenCode's database, which holds all conversations, and commit the changes at the end."""
     with closing(sqlite3.connect(one.agent_home / "opencode/opencode.db")) as opened:
         yield opened
         opened.commit()
@@ -162,7 +165,7 @@ def database(one: Stage) -> Iterator[sqlite3.Connection]:
 def test_a_transcript_that_comes_back_shorter_or_changed(
     stage: MakeStage, harm: Callable[[Stage], None], policy: str
 ) -> None:
-    """perdure's own copy, which is longer and whole, goes back; all that was known is shown."""
+    """perdure's own copy, which is longer and complete, is restored; all that was known is shown."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", policy)
     harm(one)
@@ -175,7 +178,8 @@ def test_a_transcript_that_comes_back_shorter_or_changed(
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> None:
-    """It is never adopted: the own copy goes back, and nothing of the other one is shown."""
+    """The other conversation is never adopted. The own copy is restored, and nothing of the other
+    one is shown."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", policy)
     put_another_in_its_place(one)
@@ -188,7 +192,7 @@ def test_another_conversation_under_the_id(stage: MakeStage, policy: str) -> Non
 
 
 def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
-    """Without a copy a strict policy refuses, however often it is asked; the agent is not
+    """Without a copy a strict policy refuses, however often a person retries. The agent is not
     started."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one, "--continuity", "strict")
@@ -205,7 +209,7 @@ def test_another_conversation_and_no_copy_is_refused(stage: MakeStage) -> None:
 
 
 def put_another_in_its_place(one: Stage) -> None:
-    """A conversation of somebody else, under the id of the task's own."""
+    """Put another program's conversation under the id of the task's own."""
     ours = one.show()["attempts"][0]["session_id"]
     elsewhere = one.directory / "elsewhere"
     elsewhere.mkdir()
@@ -248,7 +252,7 @@ def put_another_in_its_place(one: Stage) -> None:
 
 
 def test_a_home_lost_with_the_machine(stage: MakeStage) -> None:
-    """The own copy lacks the newest events: the verdict is `repaired`, and the prompt has those
+    """The own copy lacks the newest events. The verdict is `repaired`, and the prompt has those
     events from the journal."""
     one = stage(
         TWO_TURNS.replace(
@@ -288,7 +292,7 @@ OPENED = pytest.mark.parametrize(
     [("claude", True), ("claude", False), ("codex", True), ("gemini", True), ("opencode", True)],
     indirect=["agent"],
 )
-"""Whether perdure was told by `open` and `take-back`; without them the drivers do the same."""
+"""Whether a person used `open` and `take-back`. The drivers do the same without them."""
 
 
 @OPENED
@@ -366,8 +370,8 @@ def test_a_fork_of_a_parent_that_was_replaced(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
-    """The machine is lost in turn 2 and the transcript cut within turn 1: the own copy goes on, at
-    the first retry."""
+    """The machine is lost in turn 2, and the transcript is cut within turn 1. The first retry
+    continues with the own copy."""
     one = stage(
         TWO_TURNS.replace(
             "say The second turn is over.",
@@ -387,7 +391,7 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
 
 
 def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
-    """The model was asked when machine and transcript were lost: a strict policy refuses, and says
+    """Machine and transcript were lost after the model was asked. A strict policy refuses, and says
     what is known."""
     one = stage("by history\nhang\nsay One.\n---\nsay Two.\n")
     started = one.start(*RUN, one.agent, "--attempts", "1", "--continuity", "strict", PROMPT)
@@ -407,8 +411,8 @@ def test_asked_and_then_all_is_lost(stage: MakeStage) -> None:
 
 
 def test_a_stranger_after_a_lost_attempt_is_not_blamed_on_it(stage: MakeStage) -> None:
-    """Another person continued the conversation before perdure looked again: native, with the
-    condition `collision`."""
+    """Another person continued the conversation before perdure looked again: the receipt is native,
+    with the condition `collision`."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     lost_in_the_third_tool(one)
     report = one.show()
@@ -463,8 +467,8 @@ say The third answer.
 
 @pytest.mark.parametrize("agent", ["claude", "gemini", "opencode"], indirect=True)
 def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> None:
-    """The stranger ends later, so Claude loads its branch: no receipt is native without our own
-    answer."""
+    """The stranger ends later, so Claude loads its branch. No receipt is native without perdure's
+    own answer."""
     one = stage(STRANGER_JOINS)
     started = one.start(*RUN, one.agent, PROMPT)
     one.rehearsal.wait_for(2)
@@ -487,8 +491,7 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
 
 
 def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
-    """The files of the newest checkpoint are restored, and the prompt says of what time they
-    are."""
+    """The files of the newest checkpoint are restored, and the prompt says how old they are."""
     one = stage(HANGS_IN_THE_THIRD_TOOL, extra=OFTEN)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
     one.until(lambda: first_file(one.home, "third.txt"), "the third tool runs")
@@ -522,7 +525,7 @@ say Another answer.
 
 @pytest.mark.parametrize("trial", range(2))
 def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial: int) -> None:
-    """The agent may not have written the result down yet: it is shown again, or the prompt tells
+    """The agent may not have recorded the result yet. The result is shown again, or the prompt has
     it."""
     one = stage(ASKED_WITH_A_RESULT)
     started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
@@ -547,7 +550,8 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_a_home_at_another_path(stage: MakeStage, policy: str) -> None:
-    """A home that was moved as a whole lost nothing: native, and the transcript keeps its name."""
+    """A home that was moved as a whole lost nothing: the receipt is native, and the transcript
+    keeps its name."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     moved = one.directory / "moved"
@@ -613,7 +617,7 @@ def add_what_is_refused(one: Stage) -> None:
 @pytest.mark.parametrize("agent", ["codex", "gemini"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_a_refusal_in_words_that_the_driver_does_not_know(stage: MakeStage, policy: str) -> None:
-    """The next rung is perdure's own copy, which is whole: no rung is tried for ever."""
+    """The next rung is perdure's own copy, which is complete. No rung is tried for ever."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     add_what_is_refused(one)
@@ -676,8 +680,8 @@ def test_a_refusal_after_a_person_went_on(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
-    """No request reached the model, so nothing went on. Without an own copy a strict policy refuses
-    in a true sentence; with one, a person's retry goes on from it."""
+    """No request reached the model, so nothing continued. Without an own copy a strict policy
+    refuses, and its reason is true. With a copy, a person's retry continues from it."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     add_what_is_refused(one)
@@ -710,8 +714,8 @@ def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
 def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> None:
-    """OpenCode keeps its conversations in a database: changed and lost rows come back from perdure's
-    own copy, before the agent is asked."""
+    """OpenCode keeps its conversations in a database. Changed and lost rows are restored from
+    perdure's own copy before the agent is started."""
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     flip(one)
@@ -734,7 +738,8 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
 
 
 def test_a_prompt_that_names_a_file(stage: MakeStage) -> None:
-    """Gemini CLI expands `@file` in its record: the prompt is still known for what was sent."""
+    """Gemini CLI expands `@file` in its record. The recorded prompt is still recognized as the one
+    that was sent."""
     one = stage(TWO_TURNS)
     done = one.perdure(*RUN, one.agent, "Explain @greet.py. The magic word is quercus.")
     assert done.code == 0, done.err
@@ -746,8 +751,8 @@ def test_a_prompt_that_names_a_file(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_settings_of_the_user_keep_old_conversations(stage: MakeStage, tmp_path: Path) -> None:
-    """They are merged with those that perdure needs: the CLI's clean-up, which runs a few seconds
-    after a start, leaves a conversation that is older than its usual 30 days."""
+    """The user's settings are merged with those that perdure needs. The CLI's clean-up runs a few
+    seconds after a start; it leaves a conversation that is older than its usual 30 days."""
     one = stage(f"say One.\n---\nsay Two.\n---\nhold {tmp_path / 'go'}\nsay Three.\n")
     for _ in range(2):
         by_hand = subprocess.run(

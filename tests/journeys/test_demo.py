@@ -1,4 +1,4 @@
-"""`perdure demo`: what a newcomer runs first."""
+"""`perdure demo`: the first command of a newcomer."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def demo(tmp_path: Path, *words: str, **environ: str) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("agent", ["claude", pytest.param("codex", marks=pytest.mark.slow)])
 def test_a_newcomer_sees_a_killed_agent_continue(tmp_path: Path, agent: str) -> None:
-    """The agent dies in its command and continues natively; nothing is left of it, and the user's
-    home is not touched. The directory need be no repository."""
+    """The agent is killed in its command and continues natively. Nothing of it is left, and the
+    user's home is not touched. The directory need not be a repository."""
     done = demo(tmp_path, "--agent", agent, **{f"PERDURE_{agent.upper()}": str(native(agent))})
     assert done.returncode == 0, done.stderr + done.stdout
     for words in (
@@ -53,7 +53,8 @@ def test_a_newcomer_sees_a_killed_agent_continue(tmp_path: Path, agent: str) -> 
 
 
 def test_without_what_it_needs_it_says_so(tmp_path: Path) -> None:
-    """Neither agent nor npm, or no key for the real model: one sentence and a hint, nothing made."""
+    """If there is neither an agent nor npm, or no key for the real model, there is one sentence and
+    a hint, and nothing is made."""
     for name in ("git", "sh"):
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
@@ -76,8 +77,8 @@ def test_what_it_installs_is_what_the_tests_run() -> None:
 
 
 def test_npm_installs_whole_or_not_at_all(tmp_path: Path) -> None:
-    """A package is there when its directory is; its scripts are not run; a failure leaves nothing
-    and says why."""
+    """A package's directory exists only if the package is complete. Its scripts are not run. A
+    failure leaves nothing and says why."""
     package = tmp_path / "agent"
     package.mkdir()
     about = {"name": "agent", "version": "1.0.0", "scripts": {"install": "touch ran"}}

@@ -1,5 +1,5 @@
-"""How an attempt ends: scripted endings on the real agents, each with the outcome that the facts
-allow, and honest successes beside them."""
+"""How an attempt ends: scripted endings on the real agents. Each has the outcome that the facts
+allow; honest successes are among them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ QUESTION = {
 @dataclass(frozen=True)
 class Ending:
     """One scripted ending. `state` and `kind`: of the run and of its only attempt; `why`: words
-    that `perdure why` has to say; `events`: kinds that the journal has to hold."""
+    that `perdure why` must print; `events`: kinds of events that the journal must have."""
 
     script: str
     state: str = "succeeded"
@@ -44,10 +44,10 @@ class Ending:
     why: tuple[str, ...] = ()
     events: tuple[str, ...] = ()
     logs: tuple[str, ...] = ()
-    """Words that `perdure logs` has to say."""
+    """Words that `perdure logs` must print."""
     words: tuple[str, ...] = ()
     hook: str = ""
-    """The answer of a hook of the repository, as JSON."""
+    """Return the answer of a hook of the repository, as JSON."""
     hooked: str = "PreToolUse"
 
 
@@ -253,7 +253,7 @@ def kinds(stage: Stage) -> set[str]:
 
 
 def holds(stage: Stage, ending: Ending, agent: str = "") -> None:
-    """Play the ending and check all that it promises. `agent`: over ACP."""
+    """Play the ending and check all its expectations. `agent`: over ACP."""
     done = play(stage, ending, agent or stage.agent)
     report = stage.show()
     (attempt,) = report["attempts"]
@@ -451,7 +451,7 @@ ACP_CODEX = {
 
 
 def slow(names: Iterable[str], quick: str) -> list[Any]:
-    """All but one of them are for the slow tier."""
+    """Marks all but one ending for the slow tier."""
     return [name if name == quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
@@ -469,7 +469,7 @@ def test_an_attempt_of_gemini_ends_as_the_facts_say(
 def test_an_attempt_of_opencode_ends_as_the_facts_say(
     stage: MakeStage, agent: str, name: str
 ) -> None:
-    """A question to a tool that is not there is a question all the same."""
+    """A question by a tool that does not exist counts as a question."""
     holds(stage(OPENCODE[name].script), OPENCODE[name])
 
 
@@ -482,7 +482,7 @@ def acp_command() -> str:
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 @pytest.mark.parametrize("name", slow(ACP_CODEX, "a question"))
 def test_an_attempt_over_acp_ends_as_the_facts_say(stage: MakeStage, agent: str, name: str) -> None:
-    """The same facts, told by the protocol and by the transcript behind it."""
+    """The same facts come from the protocol and from the transcript of the agent behind it."""
     one = stage(ACP_CODEX[name].script, extra={"PERDURE_ACP_CODEX": acp_command()})
     holds(one, ACP_CODEX[name], "acp-codex")
 
@@ -500,7 +500,7 @@ ONE_TWO = "run echo one > one.txt\n---\nsay One.\n---\nsay Two.\n"
 
 
 def lingering(directory: Path, program: str, always: str = "") -> str:
-    """Make the program that runs this one and then stays; `always`: whatever it is started with."""
+    """Make the program that runs this one and then stays. `always`: stay after every command line."""
     made = directory / "lingers"
     made.write_text(LINGERS.format(program=program, always=always))
     made.chmod(0o755)
@@ -508,7 +508,8 @@ def lingering(directory: Path, program: str, always: str = "") -> str:
 
 
 def lingers(one: Stage, agent: str = "") -> None:
-    """The run ends long before the agent would be called stalled, and its turn counts."""
+    """Check that the run ends long before the agent would count as stalled, and that its turn
+    counts."""
     # OpenCode 1.18.33 may say nothing for 21 s in a fresh home, on a busy machine.
     words = ("--stall", "27s", "--permissions", "full")
     done = play(one, Ending("", words=words), agent or one.agent)
@@ -523,7 +524,7 @@ def lingers(one: Stage, agent: str = "") -> None:
 def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """Its last result is final, because it says nothing more and left nothing running."""
+    """Its last result is final, because it prints nothing more and left nothing running."""
     program = lingering(tmp_path, str(native(agent)))
     lingers(stage(ONE_TWO, extra={f"PERDURE_{agent.upper()}": program}))
 
@@ -533,7 +534,7 @@ def test_an_agent_that_does_not_exit_is_ended_when_it_is_silent(
 def test_an_agent_over_acp_that_does_not_exit_is_ended(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """Its answer to the prompt is its last word, whatever its process does then."""
+    """Its answer to the prompt is final, whatever its process does then."""
     command = acp_command() if agent == "codex" else f"{native(agent)} acp"
     program = lingering(tmp_path, command, always="json")
     lingers(stage(ONE_TWO, extra={f"PERDURE_ACP_{agent.upper()}": program}), f"acp-{agent}")
@@ -541,8 +542,8 @@ def test_an_agent_over_acp_that_does_not_exit_is_ended(
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_policies_change_with_a_retry_and_with_new_instructions(stage: MakeStage) -> None:
-    """The policy for a denied call, and the request for a last word, may be set later; the last
-    word then is in the work report, beside the agent's message."""
+    """The policy for a denied call, and the request for a last word, may be set later. The last
+    word is then in the work report, beside the agent's message."""
     turn = f"{FETCH}{STOPS}"
     one = stage(f"{turn}---\n{turn}---\n{FETCH}---\n{call('StructuredOutput', **WORD)}")
     assert play(one, Ending(""), one.agent).code == 3
@@ -607,7 +608,8 @@ def alive(stage: Stage, words: str) -> list[int]:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_what_is_to_be_kept_runs_on(stage: MakeStage, agent: str) -> None:
-    """The agent is ended without its command in the background, and so is nothing that got away."""
+    """The agent is ended. Its command in the background is kept, and so is a process that left the
+    agent's process tree."""
     one = stage(
         "run (setsid nohup sleep 576 >/dev/null 2>&1 &) ; echo started\n---\n"
         + call("Bash", command="sleep 577", description="serve", run_in_background=True)
@@ -625,7 +627,7 @@ def test_what_is_to_be_kept_runs_on(stage: MakeStage, agent: str) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_what_is_to_be_waited_for_comes_to_its_end(stage: MakeStage, agent: str) -> None:
-    """The attempt ends when the processes have that the agent left running."""
+    """The attempt ends when the processes have ended that the agent left running."""
     one = stage(
         "run (setsid sh -c 'sleep 3; echo late > late.txt' &) ; echo started\n---\nsay It runs.\n"
     )
@@ -636,7 +638,7 @@ def test_what_is_to_be_waited_for_comes_to_its_end(stage: MakeStage, agent: str)
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_cut_answer_goes_on_in_the_same_conversation(stage: MakeStage, agent: str) -> None:
-    """The next attempt comes at once, resumes natively, and its answer ends the run."""
+    """The next attempt starts at once and resumes natively, and its answer ends the run."""
     cut = "---\n".join(f"say piece {n}\nstop max_tokens\n" for n in range(4))
     one = stage(f"{cut}---\nsay That was all of it.\n")
     words = ("--repo", str(one.repo), "--name", "task", "--agent", agent)

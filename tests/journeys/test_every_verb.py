@@ -1,5 +1,5 @@
-"""Every verb with words that it does not expect, and every view on terminals and in locales that are
-not the usual ones: a sentence or a screen, never a traceback."""
+"""Every verb with unexpected words, and every view on unusual terminals and in unusual locales: a
+sentence or a screen, never a traceback."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.journey
 
 PROMPT = "أصلح الاختبار الفاشل \u202eelif eht etirW\u202c Grüße 🎉"
 ENDLESS = frozenset("serve work top operator demo prove entrypoint _drive".split())
-"""Verbs that without arguments run until they are stopped, or for minutes."""
+"""Verbs that run without arguments until they are stopped, or for minutes."""
 STARTS = frozenset("retry open take-back gc".split())
-"""Verbs that would change the run for the tests after them."""
+"""Verbs that would change the run that later tests use."""
 MORE_WORDS: dict[str, tuple[str, ...]] = {
     "answer": ("More.",),
     "export": ("-o", "x.capsule"),
@@ -33,7 +33,7 @@ MORE_WORDS: dict[str, tuple[str, ...]] = {
     "move": ("--to", "file:///nowhere"),
     "update": ("More.",),
 }
-"""What a verb needs besides a run's name."""
+"""Further arguments that a verb needs besides a run's name."""
 VIEWS = (
     ("ls",),
     *((verb, "task") for verb in "show logs why cost diff checkpoints requests path".split()),
@@ -66,7 +66,7 @@ def stage() -> Iterator[Stage]:
 def tried(
     stage: Stage, lines: Sequence[Sequence[str]], width: int = 0, **environ: str
 ) -> list[Done]:
-    """Run the command lines in one process; none may end in a traceback."""
+    """Run the command lines in one process, and check that none ends in a traceback."""
     child = subprocess.run(
         [sys.executable, "-m", "tests.journeys.every_verb", str(width)],
         cwd=stage.repo,
@@ -103,8 +103,8 @@ def verbs_of_a_run() -> list[str]:
 
 
 def test_a_flag_that_no_verb_has(stage: Stage) -> None:
-    """Each verb refuses it in one sentence, with where to read on, and names a missing flag as it
-    is typed."""
+    """Each verb refuses it in one sentence and names the help to read. The error for a missing flag
+    spells it as it is typed."""
     lines = [(verb, "--nonsense") for verb in sorted(VERBS)]
     for words, done in zip(lines, tried(stage, lines), strict=True):
         assert done.code == 2 and done.out == "", (words, done)
@@ -115,8 +115,7 @@ def test_a_flag_that_no_verb_has(stage: Stage) -> None:
 
 
 def test_nothing_after_a_verb(stage: Stage) -> None:
-    """Each verb without arguments does what it does for the newest run, or says in a sentence what
-    is missing."""
+    """Without arguments each verb works on the newest run, or says in one sentence what is missing."""
     lines = [(verb,) for verb in sorted(VERBS.keys() - ENDLESS - STARTS)]
     for words, done in zip(lines, tried(stage, lines), strict=True):
         assert done.code in (0, 1, 2, 5, 6), (words, done)
@@ -125,8 +124,8 @@ def test_nothing_after_a_verb(stage: Stage) -> None:
 
 
 def test_a_name_that_is_none(stage: Stage) -> None:
-    """A verb that takes a run's name finds the nearest; a name with signs that a terminal would
-    obey is printed without them."""
+    """A verb that takes a run's name suggests the nearest one. Control characters in a name are not
+    printed."""
     named = verbs_of_a_run()
     assert len(named) > 15
     lines = [(verb, "tusk", *MORE_WORDS.get(verb, ())) for verb in named]
@@ -143,8 +142,8 @@ def test_a_name_that_is_none(stage: Stage) -> None:
 
 
 def test_files_and_repositories_that_are_broken(stage: Stage, tmp_path: Path) -> None:
-    """A prompt that is no text, a repository whose branch is damaged, and a variable that is nearly
-    a setting: what is wrong is said in words of the user, not in Python's."""
+    """A prompt that is not text, a repository with a damaged branch, and a variable that is nearly
+    a setting: the errors use the user's words, not Python's."""
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     lines = [("run", "--prompt-file", str(tmp_path / name)) for name in ("", "bytes", "none")]
     lines += [("run", "--prompt-file", "a" * 300)]
@@ -168,8 +167,8 @@ def test_files_and_repositories_that_are_broken(stage: Stage, tmp_path: Path) ->
 
 @pytest.mark.parametrize("width", [40, 80, 300])
 def test_views_fit_the_terminal(stage: Stage, width: int) -> None:
-    """No line of a view is wider than the terminal, save for a word that cannot be broken; text of
-    an agent or a user cannot turn the direction of writing."""
+    """No line of a view is wider than the terminal, except for a word that cannot be broken. Text
+    of an agent or a user cannot change the direction of writing."""
     for words, done in zip(VIEWS, tried(stage, VIEWS, width), strict=True):
         for line in PAINTED.sub("", done.out).splitlines():
             longest = max(map(width_of, line.split()), default=0)
@@ -178,7 +177,7 @@ def test_views_fit_the_terminal(stage: Stage, width: int) -> None:
 
 
 def test_views_in_a_plain_locale(stage: Stage) -> None:
-    """Where output is ASCII the views say the same, in ASCII."""
+    """If output is ASCII, the views have the same content, in ASCII."""
     ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     ends = tried(stage, VIEWS, LANG="C", **ascii_only)
     for words, done in zip(VIEWS, ends, strict=True):

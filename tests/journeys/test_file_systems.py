@@ -36,7 +36,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system than the stage, which is below the temporary directory."""
+    """Make a directory on another file system than the stage, which is in the temporary directory."""
     other = on_another_file_system(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(dir=other) as place:
         yield Path(place)
@@ -47,8 +47,8 @@ def begin(one: Stage, *words: str) -> tuple[str, ...]:
 
 
 def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) -> None:
-    """With perdure's root on another file system than the repository, a run has its checkpoints,
-    and restore, export and fork go on from them."""
+    """With perdure's root on another file system than the repository, a run has its checkpoints.
+    Restore, export and fork work with them."""
     one = stage(TALK, extra={"PERDURE_ROOT": str(elsewhere / "root")})
     done = one.perdure(*begin(one))
     assert done.code == 0 and "WARNING" not in done.err, done.err
@@ -69,8 +69,8 @@ def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) ->
 
 
 def test_a_run_without_checkpoints_says_so(stage: MakeStage) -> None:
-    """Where no checkpoint can be taken, `doctor` has tried it and says so, the run warns at its end
-    however quiet it is, and `show`, `why`, `restore` and `export` give the reason."""
+    """If no checkpoint can be taken, `doctor` tries it and reports it. The run warns at its end,
+    even with -q. `show`, `why`, `restore` and `export` give the reason."""
     one = stage(TALK)
     packs = one.repo / ".git/objects/pack"
     packs.rmdir()

@@ -1,5 +1,4 @@
-"""The first commands of a person: verbs by other names, no name, wrong words; and the lists after
-that."""
+"""The first commands of a person: aliases of verbs, no name, wrong words; and the lists after that."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ def stage() -> Iterator[Stage]:
 
 
 def test_every_verb_is_in_one_group() -> None:
-    """The overview shows about twenty verbs in 80 columns, `help all` every one; an alias is no
-    verb, and means one."""
+    """The overview shows about twenty verbs in 80 columns, and `help all` shows every verb. An
+    alias is not listed as a verb, and runs one."""
     grouped = [verb for _, first, rest in GROUPS for verb in (*first.split(), *rest.split())]
     assert sorted(grouped) == sorted(verb for verb, (_, text) in VERBS.items() if text)
     assert len([verb for _, first, _ in GROUPS for verb in first.split()]) <= 23
@@ -55,8 +54,9 @@ def test_every_verb_is_in_one_group() -> None:
 
 
 def test_wrong_words_get_a_hint(stage: Stage) -> None:
-    """A misspelt flag, verb, agent or choice gets the nearest one, forgotten quotes a hint, a
-    sentence in place of a verb the right command; each is two lines and exit code 2 (an agent: 5)."""
+    """For a misspelt flag, verb, agent or choice the nearest one is suggested. Forgotten quotes get
+    a hint, and a sentence in place of a verb gets the right command. Each error has two lines and
+    exit code 2 (for an agent: 5)."""
     words = {
         ("run", "--agnet", "claude", "x"): "Did you mean --agent?",
         ("run", "Fix", "the", "bug"): "Put the prompt in quotes",
@@ -80,9 +80,9 @@ def test_wrong_words_get_a_hint(stage: Stage) -> None:
 
 
 def test_one_run_in_all_its_views(stage: Stage) -> None:
-    """Without a name the newest run of the repository is meant, from anywhere in it and in the
-    workdir, and it is said which; two that fit are not guessed for a verb that acts. Lists, logs
-    and costs have what their flags ask for, on any terminal."""
+    """Without a name the newest run of the repository is meant, from anywhere in the repository and
+    in the workdir, and the output says which. If two runs fit, a verb that changes something does
+    not guess. Lists, logs and costs have what their flags ask for, on any terminal."""
     none = stage.perdure("show")
     assert none.code == 5 and "no run of" in none.err
     done = stage.perdure(

@@ -1,7 +1,7 @@
-"""An agent's home goes to a volume, is found there by a new machine, and comes back: one
+"""An agent's home is moved to a volume, is found there by a new machine, and is moved back: one
 conversation all the way, on the real CLIs.
 
-After each move the messages that reached the model hold what was said before it, and the receipt
+After each move the messages that reached the model contain what was said before it, and the receipt
 says `native`.
 """
 
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.journey
 
 
 def at_home(stage: Stage) -> None:
-    """The agents' homes are found by HOME alone, as on a user's machine."""
+    """Remove the agents' own variables: their homes are found by HOME alone, as on a user's
+    machine."""
     for name in (
         "CLAUDE_CONFIG_DIR",
         "CODEX_HOME",
@@ -58,7 +59,7 @@ def begun(stage: Stage) -> str:
 
 
 def goes_on(stage: Stage, session: str, prompt: str) -> None:
-    """One more turn, in the same conversation, of which the model was shown everything."""
+    """Make one more turn in the same conversation. Check that the model was shown everything."""
     done = stage.perdure("update", "task", prompt, "--json")
     assert done.code == 0, done.err
     last = done.json["attempts"][-1]
@@ -80,8 +81,7 @@ def home(stage: Stage, *words: str) -> Done:
 
 
 def container_restart(stage: Stage) -> None:
-    """The user's home is gone, with everything in it; the volume and perdure's own files are there
-    again."""
+    """Delete the user's home with everything in it, and restore the volume and perdure's own files."""
     gone = stage.directory / f"gone-{len(list(stage.directory.glob('gone-*')))}"
     stage.home.rename(gone)
     stage.home.mkdir()
@@ -89,7 +89,7 @@ def container_restart(stage: Stage) -> None:
 
 @pytest.mark.parametrize("way", ["variable", "symlink"])
 def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, way: str) -> None:
-    """Begun before `home link`, it goes on natively after it, after the container's home was wiped,
+    """The conversation continues natively after `home link`, after the container's home was wiped,
     and after `unlink`."""
     one = stage(SCRIPT)
     session = begun(one)
@@ -111,7 +111,7 @@ def test_a_conversation_outlives_link_a_wiped_home_and_unlink(stage: MakeStage, 
 
 
 def contained(stage: Stage, *words: str) -> subprocess.Popen[str]:
-    """perdure in a container of its own, by the entrypoint: a new home, and the volume of the
+    """Run perdure in a container of its own, by the entrypoint: a new home, and the volume of the
     container before."""
     volume = stage.directory / "volume"
     volume.mkdir(exist_ok=True)
@@ -156,8 +156,8 @@ def contained(stage: Stage, *words: str) -> subprocess.Popen[str]:
 
 
 def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: MakeStage) -> None:
-    """SIGKILL to the whole container while the model answers; the next one has a new home, the same
-    volume, and the conversation."""
+    """The whole container is killed while the model answers. The next one has a new home and the
+    same volume, and continues the conversation."""
     one = stage(HANGS_IN_A_REPLY)
     at_home(one)
     first = contained(one, *RUN, one.agent, "--attempts", "1", "The magic word is quercus.")
@@ -174,8 +174,8 @@ def test_a_container_that_was_killed_is_gone_on_from_by_the_next_one(stage: Make
 
 
 def test_without_its_volume_no_attempt_is_begun_and_nothing_is_lost(stage: MakeStage) -> None:
-    """With the volume not mounted the agent is not started (it would start over without a message);
-    with it the conversation goes on."""
+    """If the volume is not mounted, the agent is not started, because it would start a new
+    conversation without saying so. With the volume the conversation continues."""
     one = stage(SCRIPT)
     session = begun(one)
     volume = one.directory / "volume"

@@ -1,4 +1,4 @@
-"""Two hosts, one PostgreSQL: a run whose host is gone goes on at the other one, in the same
+"""Two hosts with one PostgreSQL: a run whose host is gone continues on the other one in the same
 conversation, or waits for its host."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Pair = Callable[..., tuple[Stage, Stage, Path]]
 
 @pytest.fixture
 def agent() -> str:
-    """The tests show nothing of the agents' own."""
+    """The CLI for these tests, which do not depend on the agent."""
     return "claude"
 
 

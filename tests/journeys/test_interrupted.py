@@ -1,5 +1,5 @@
-"""Reports about a run whose supervisor is gone, with its agent or without: on the real agents, in
-every place that shows runs."""
+"""Reports about a run whose supervisor is gone, with its agent or without it, on the real agents
+and in every place that shows runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ say It is done.
 
 
 def in_its_tool(stage: MakeStage) -> tuple[Stage, Any]:
-    """A run whose agent waits in a tool, and its supervisor."""
+    """Start a run and wait until its agent waits in a tool. Return the run and its supervisor."""
     one = stage(WAITS)
     words = ("--json", "--agent", one.agent, "--permissions", "full")
     started = one.start("run", "--name", "task", *words, "Write one.txt.")
@@ -51,7 +51,7 @@ def liveness(one: Stage) -> set[str | None]:
 
 
 def go_on(one: Stage) -> None:
-    """The retry that was proposed takes the run to its end."""
+    """Run the retry that was proposed, which takes the run to its end."""
     (one.repo / one.show()["workspace"]["path"] / "go").touch()
     done = one.perdure("retry", "task", "--json")
     assert done.code == 0, done.err
@@ -62,8 +62,8 @@ def go_on(one: Stage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: str) -> None:
-    """As after a power cut: every surface says it, with the next command, and nothing that follows
-    the run hangs."""
+    """As after a power cut: every place that shows the run says so and names the next command.
+    Commands that follow the run do not hang."""
     one, started = in_its_tool(stage)
     assert liveness(one) == {"attended"}
     one.lose_machine(started)
@@ -89,8 +89,8 @@ def test_a_run_is_interrupted_when_everything_is_dead(stage: MakeStage, agent: s
 def test_a_run_is_unattended_when_its_agent_works_on(
     stage: MakeStage, agent: str, victims: str
 ) -> None:
-    """perdure alone was killed, or with the agent's parent: the agent works, and that nobody
-    follows it is said."""
+    """perdure alone was killed, or with the agent's parent. The agent works, and the reports say
+    that no supervisor follows it."""
     one, started = in_its_tool(stage)
     started.kill()
     if "shim" in victims:
@@ -109,8 +109,8 @@ def test_a_run_is_unattended_when_its_agent_works_on(
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_a_stopped_supervisor_is_no_dead_one(stage: MakeStage, agent: str) -> None:
-    """Its lease runs out while it is stopped, and the run is shown as running: it goes on as soon
-    as it may."""
+    """A stopped supervisor loses its lease, and the run is still shown as running. The run
+    continues as soon as the supervisor does."""
     one = stage(WAITS, extra={"PERDURE_LEASE": "3s"})
     started = one.start(
         "run",
@@ -141,7 +141,8 @@ def test_a_stopped_supervisor_is_no_dead_one(stage: MakeStage, agent: str) -> No
 def test_a_task_of_a_plan_is_interrupted_when_everything_is_dead(
     stage: MakeStage, agent: str
 ) -> None:
-    """`plan show` and the library say it of the plan and of its task; `plan run` goes on."""
+    """`plan show` and the library report the plan and its task as interrupted. `plan run`
+    continues."""
     one = stage(WAITS)
     plan = one.directory / "shop.toml"
     head = f'name = "shop"\nagent = "{agent}"\npermissions = "full"\n'

@@ -40,7 +40,7 @@ def git(one: Stage, cwd: Path | str, *words: str) -> str:
 
 
 def files(workdir: Path) -> dict[str, object]:
-    """Every file of a clone but git's own."""
+    """Return every file of a clone except git's own."""
     return {
         name: mark for name, mark in prints(workdir).items() if name.partition("/")[0] != ".git"
     }
@@ -48,7 +48,7 @@ def files(workdir: Path) -> dict[str, object]:
 
 def test_a_fork_of_a_clone_begins_where_its_parent_stands(stage: MakeStage, forge: GitHttp) -> None:
     """The fork has a clone of its own with the parent's commits, staged and uncommitted files, and
-    the parent's conversation; the parent is untouched, and so is the repository."""
+    the parent's conversation. The parent and the repository are unchanged."""
     one = stage(TALK)
     forge.make("shop", one.repo)
     words = (
@@ -89,8 +89,7 @@ def test_a_fork_of_a_clone_begins_where_its_parent_stands(stage: MakeStage, forg
 
 
 def test_a_fork_takes_no_branch_that_is_there(stage: MakeStage, forge: GitHttp) -> None:
-    """A fork onto a branch that the repository has already is refused, and leaves no workdir
-    behind."""
+    """A fork onto a branch that the repository already has is refused, and leaves no workdir."""
     one = stage(TALK)
     bare = forge.make("shop", one.repo)
     words = ("--permissions", "full", "--agent", one.agent, "--json", "Write one.txt.")
@@ -103,8 +102,8 @@ def test_a_fork_takes_no_branch_that_is_there(stage: MakeStage, forge: GitHttp) 
 
 
 def test_branches_of_clones_meet(stage: MakeStage, forge: GitHttp, tmp_path: Path) -> None:
-    """A plan with two branches on a repository by URL: both are at work at the same time in clones
-    of their own that begin at one commit, though the remote's branch moves on meanwhile; the last
+    """A plan with two branches on a repository by URL. Both branches run at the same time in their
+    own clones, which begin at one commit although the remote's branch moves meanwhile. The last
     task has the files of both."""
     one = stage(
         script(

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_a_random_point(agent: str, seed: int) -> None:
-    """With any kill at any time: no false `native`, no silent fresh start, no orphan, no lost
-    file."""
+    """After any kill at any time there is no false `native`, no silent fresh start, no orphan and
+    no lost file."""
     result = trial(1_000 + seed, agent)
     assert not result.wrong, table([result])
 
@@ -25,7 +25,7 @@ def test_killed_at_a_random_point(agent: str, seed: int) -> None:
 @pytest.mark.parametrize("agent", KEPT)
 @pytest.mark.parametrize("seed", range(3))
 def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
-    """The same, for an agent that one program keeps between two turns: killed in one of them,
+    """The same for an agent that one program keeps between two turns: it is killed in one of them,
     between them, or while it waits."""
     result = trial(2_000 + seed, agent, warm=True)
     assert not result.wrong, table([result])
@@ -55,7 +55,7 @@ def test_killed_while_an_agent_is_kept(agent: str, seed: int) -> None:
     ],
 )  # fmt: skip
 def test_the_oracle_knows_untrue_sentences(said: str, harm: str, asked: int, is_true: bool) -> None:
-    """The sentences of a receipt are held against what the harm really was."""
+    """The sentences of a receipt are compared with the real harm."""
     assert (untrue(said, harm, asked) == []) is is_true
 
 
@@ -67,7 +67,7 @@ def test_the_oracle_knows_a_transcript_that_was_never_written() -> None:
 
 
 def test_the_oracle_knows_a_result_that_a_prompt_told() -> None:
-    """Codex wraps an output in lines of its own; the prompt has the command, its end and the
+    """Codex puts lines of its own around an output. The prompt has the command, its end and the
     output."""
     item = (
         "result",
@@ -82,7 +82,8 @@ def test_the_oracle_knows_a_result_that_a_prompt_told() -> None:
 
 
 def test_the_oracle_quotes_what_receipts_say() -> None:
-    """Sentences that are written differently by now would be judged no more."""
+    """Every sentence that the oracle judges occurs in the source. A reworded sentence would no
+    longer be judged."""
     sources = (receipt, continuation)
     text = "".join(Path(str(each.__file__)).read_text() for each in sources)
     text = re.sub(r'"\s*\n\s*f?"', "", text)

@@ -62,8 +62,8 @@ def words(stage: Stage, name: str, *more: str) -> list[str]:
 
 
 def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
-    """One run meets the limit: the next of the account is not launched, survives its supervisor,
-    and a person's retry tries at once."""
+    """One run meets the limit. The next run of the account is not launched, also not by another
+    supervisor; a person's retry starts it at once."""
     one = stage("match alpha\nlimit 3000\nsay A.\n===\nmatch beta\nsay B.\n", subscription=True)
     alpha = one.start(*words(one, "alpha"), "Do alpha.")
     limited = waiting(one, "alpha", "rate_limited")
@@ -88,8 +88,8 @@ def test_a_limited_account_launches_nothing(stage: MakeStage) -> None:
 
 
 def test_an_account_has_so_many_runs_at_work(stage: MakeStage) -> None:
-    """Two perdures, one seat: the second run says for what it waits, and begins when the first has
-    ended."""
+    """Two perdures share one seat. The second run says what it waits for, and begins when the first
+    has ended."""
     script = (
         "match Do it now\nrun until test -e ~/go; do sleep 0.1; done\n---\nsay Done.\n===\nmatch "
         "Do it too\nsay Done too.\n"
@@ -134,8 +134,8 @@ def test_a_seat_whose_supervisor_died_is_free_again(stage: MakeStage) -> None:
 
 
 def test_an_agent_that_does_not_start_is_left_alone(stage: MakeStage) -> None:
-    """A broken upgrade: a run ends early and asks a person, and after a few starts of others the
-    agent is launched no more for a while."""
+    """After a broken upgrade a run ends early and asks for a person. After a few such starts the
+    agent is not launched for a while."""
     one = stage("say Done.")
     broken = one.tmp / "claude"
     broken.write_text(
@@ -163,8 +163,8 @@ def test_an_agent_that_does_not_start_is_left_alone(stage: MakeStage) -> None:
 
 
 def test_a_budget_holds_over_attempts_and_within_one(stage: MakeStage) -> None:
-    """Claude Code stops by itself when what is left of the budget is spent; then nothing is
-    launched until a person says so."""
+    """Claude Code stops by itself when the rest of the budget is spent. Then nothing is launched
+    until a person allows it."""
     one = stage(
         "by history\nusage in=90000 out=10\nrun echo one > one.txt\n---\nusage in=90000 "
         "out=10\nsay Done.\n---\nsay Again.\n"
@@ -192,15 +192,15 @@ OLD = (
 
 
 def left_alone(stage: Stage, hours: int) -> None:
-    """As if nobody had used the conversation for so long."""
+    """Make the conversation look unused for this long."""
     with closing(stores.open(stage.state / "perdure.db")) as store:
         [session] = store.sessions()
         store.put_session(replace(session, updated=session.updated - hours * 3_600_000))
 
 
 def test_a_person_is_asked_before_the_dearest_request(stage: MakeStage) -> None:
-    """A long conversation that lay for hours: with `ask` nothing reaches the model before a
-    person's retry; then it goes on natively."""
+    """A long conversation was unused for hours. With `ask` nothing reaches the model before a
+    person's retry; then it continues natively."""
     one = stage(OLD, extra={"PERDURE_COLD_CACHE": "ask"})
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)
@@ -217,8 +217,8 @@ def test_a_person_is_asked_before_the_dearest_request(stage: MakeStage) -> None:
 
 
 def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
-    """By default the cold conversation goes on; with `cheapest` a new one with a brief takes its
-    place, and the receipt says so."""
+    """By default the cold conversation continues. With `cheapest` a new one with a brief replaces
+    it, and the receipt says so."""
     one = stage(OLD.replace("by history\n", ""))
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)
@@ -242,8 +242,8 @@ def test_the_cheapest_way_is_a_persons_choice(stage: MakeStage) -> None:
 
 
 def test_a_cold_conversation_is_compacted_first(stage: MakeStage) -> None:
-    """With `compact` the CLI makes the conversation shorter at the start of the attempt, where that
-    costs less; it goes on natively."""
+    """With `compact` the CLI shortens the conversation at the start of the attempt, where that
+    costs less. It continues natively."""
     one = stage(OLD, extra={"PERDURE_COLD_CACHE": "compact"})
     assert one.perdure(*words(one, "task", "--model", "claude-opus-5"), "Learn it.").code == 0
     left_alone(one, 3)

@@ -29,8 +29,8 @@ say I still know the word.
 
 
 def poisoned(agent: str, content: bytes) -> bytes:
-    """The transcript as the agent refuses it: Claude for an image over the service's limit, Codex
-    and Gemini for their first line."""
+    """Return the transcript as the agent refuses it: Claude for an image over the service's limit,
+    Codex and Gemini for their first line."""
     first, _, rest = content.partition(b"\n")
     if agent != "claude":
         return first[:60] + b"\n" + rest
@@ -132,9 +132,9 @@ def test_a_person_checks_and_mends(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_what_cannot_be_mended_is_left_alone(stage: MakeStage) -> None:
-    """An empty transcript, and two files of one conversation that went on differently: the reason
-    is said, and nothing is written. A file that is only the beginning of the other one is moved
-    aside."""
+    """An empty transcript, and two files of one conversation with different continuations, are not
+    repaired: the reason is given, and nothing is written. A file that is only the beginning of the
+    other one is moved aside."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     (path,) = one.transcripts()
@@ -160,7 +160,7 @@ def test_what_cannot_be_mended_is_left_alone(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_conversation_is_read_without_its_tricks(stage: MakeStage) -> None:
-    """`show` prints all that was said, and no control character of it."""
+    """`show` prints all that was said, without control characters."""
     one = stage("say Begin \x1b]0;title\x07\x1b[2J middle \u202e end.")
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     session = one.show()["attempts"][0]["session_id"]
@@ -195,7 +195,7 @@ def test_a_mended_copy_that_is_not_proven_is_not_used(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
-    """While the run is at work in the conversation, nothing is put in place."""
+    """While the run is working in the conversation, no repaired copy is put in place."""
     one = stage("hang\nsay Never.")
     started = one.start(*RUN, one.agent, PROMPT)
     one.rehearsal.wait_for(1)
@@ -213,8 +213,8 @@ def test_nobody_else_may_be_on_it(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_one_id_in_two_places(stage: MakeStage) -> None:
-    """From a third directory Claude finds no conversation at all; after the older file was moved
-    aside it goes on."""
+    """From a third directory Claude finds no conversation at all. After the older file was moved
+    aside, the conversation continues."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     (path,) = one.transcripts()
@@ -240,7 +240,8 @@ def test_one_id_in_two_places(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_broken_row_is_told_and_left_alone(stage: MakeStage) -> None:
-    """OpenCode's database is not written: the finding is there, and the reason why it stays."""
+    """OpenCode's database is not written. The finding is shown with the reason why it is not
+    repaired."""
     one = stage(SCRIPT)
     assert one.perdure(*RUN, one.agent, PROMPT).code == 0
     session = one.show()["attempts"][0]["session_id"]

@@ -1,5 +1,5 @@
-"""An attempt that is lost although its agent was never started says nothing of the task, and uses
-up none of its attempts."""
+"""An attempt that is lost before its agent was started says nothing about the task, and does not
+use up an attempt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import Scratch
 
 @pytest.fixture
 def engine(scratch: Scratch, tmp_path: Path) -> Engine:
-    """With an agent that says nothing and writes nothing."""
+    """Make an engine with an agent that prints nothing and writes nothing."""
     program = tmp_path / "claude"
     program.write_text("#!/bin/sh\nexec sleep 98\n")
     program.chmod(0o755)
@@ -33,8 +33,8 @@ def engine(scratch: Scratch, tmp_path: Path) -> Engine:
 
 
 def killed(engine: Engine, *, recorded: bool) -> Path:
-    """A run's only attempt, with its shim and its agent killed; and what of its record is there: as
-    after the agent's start, or before."""
+    """Make a run whose only attempt was killed, with its shim and its agent. Keep the record of the
+    agent's start, or remove it, as if the kill came before."""
     spec = TaskSpec(prompt="Do it.", service="api", task="t", attempts=1)
     run = engine.store.add(spec, "0" * 32, "task", engine.workspaces.plan(spec, "task", Path("/")))
     claim = engine.store.claim("gone:00000000:1:1", 60.0, ref=run.id)
@@ -56,8 +56,8 @@ def killed(engine: Engine, *, recorded: bool) -> Path:
 
 @pytest.mark.parametrize("recorded", [False, True])
 def test_only_an_attempt_whose_agent_was_started_counts(engine: Engine, recorded: bool) -> None:
-    """With the shim's record of the agent the only attempt is used up; where that is missing, and
-    nothing was said, it comes again."""
+    """With the shim's record of the agent the only attempt is used up. Without the record and
+    without output the attempt is repeated."""
     killed(engine, recorded=recorded)
     (claim,) = engine.store.claims()
     run = take_over(engine, claim)

@@ -1,7 +1,8 @@
-"""One task on the real CLIs: killed in every way, it goes on, and what reached the model proves it.
+"""One task on the real CLIs: killed in every way, it continues, and the messages that reached the
+model prove it.
 
-Every journey asserts on the messages that reached the model, on the receipts, on what is left
-alive, and on the files.
+Every journey checks the messages that reached the model, the receipts, the processes that are left,
+and the files.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ HANGS_IN_A_REPLY = TWO_TURNS.replace("say The first", "hang\nsay The first")
 
 
 def held(go: Path) -> str:
-    """A script whose second reply waits until the file is there."""
+    """Write a script whose second reply waits until the file exists."""
     return TWO_TURNS.replace("say The first", f"hold {go}\nsay The first")
 
 
@@ -54,8 +55,8 @@ def run_to(stage: Stage, *more: str) -> list[str]:
 
 
 def begun_in_tool(stage: Stage) -> Path:
-    """Waits until the tool runs and the agent has said so, or noted it where it says nothing of a
-    tool before its end; returns the workdir."""
+    """Wait until the tool runs and the agent has reported it, or recorded it if the agent reports a
+    tool only at its end. Return the workdir."""
     found: Path = stage.until(lambda: first_file(stage.home, "begun.txt"), "the tool runs")
     if stage.agent == "opencode":
         stage.until(
@@ -71,8 +72,8 @@ def begun_in_tool(stage: Stage) -> Path:
 
 
 def went_on_natively(stage: Stage, report: dict, attempt: int = 2) -> None:
-    """The attempt resumed the first conversation, the receipt says so, and the model was shown what
-    came before."""
+    """Check that the attempt resumed the first conversation, that the receipt says so, and that the
+    model was shown what came before."""
     first, later = report["attempts"][0], report["attempts"][attempt - 1]
     assert later["continuation"] == "resume"
     assert later["session_id"] == first["session_id"]
@@ -85,8 +86,8 @@ def went_on_natively(stage: Stage, report: dict, attempt: int = 2) -> None:
 
 
 def test_a_task_succeeds_in_a_worktree_of_its_own(stage: MakeStage) -> None:
-    """A first attempt is fresh, its files lie in its own worktree on its own branch, and the
-    repository is as it was."""
+    """The first attempt is fresh. Its files are in its own worktree on its own branch, and the
+    repository is unchanged."""
     one = stage(TWO_TURNS)
     done = one.perdure(*run_to(one), PROMPT)
     assert done.code == 0, done.err
@@ -109,7 +110,7 @@ def test_a_task_succeeds_in_a_worktree_of_its_own(stage: MakeStage) -> None:
 
 
 def test_killed_in_a_reply(stage: MakeStage) -> None:
-    """SIGKILL of the agent while the model answers: the retry goes on in the same conversation."""
+    """The agent is killed while the model answers. The retry continues in the same conversation."""
     one = stage(HANGS_IN_A_REPLY)
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     one.rehearsal.wait_for(2)
@@ -128,8 +129,8 @@ def test_killed_in_a_reply(stage: MakeStage) -> None:
 
 
 def test_killed_in_a_tool(stage: MakeStage) -> None:
-    """SIGKILL of the agent while its command runs: the command is ended too, and the next attempt
-    is told what ran."""
+    """The agent is killed while its command runs. The command is ended too, and the prompt of the
+    next attempt says what was running."""
     one = stage(HANGS_IN_A_TOOL)
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
     workdir = begun_in_tool(one)
@@ -147,7 +148,7 @@ def test_killed_in_a_tool(stage: MakeStage) -> None:
 
 
 def test_a_killed_agent_is_tried_again_without_a_person(stage: MakeStage) -> None:
-    """With attempts left, the run itself goes on after a kill and succeeds."""
+    """With attempts left, the run continues by itself after a kill, and succeeds."""
     one = stage(HANGS_IN_A_REPLY)
     started = one.start(*run_to(one, "--attempts", "3"), PROMPT)
     one.rehearsal.wait_for(2)
@@ -160,8 +161,8 @@ def test_a_killed_agent_is_tried_again_without_a_person(stage: MakeStage) -> Non
 
 
 def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage, tmp_path: Path) -> None:
-    """SIGKILL of perdure alone: the agent works on, and the retry follows the very same attempt to
-    its success."""
+    """Only perdure is killed. The agent continues, and the retry follows the same attempt to its
+    success."""
     one = stage(held(tmp_path / "go"))
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -184,7 +185,7 @@ def test_the_supervisor_is_killed_and_the_agent_adopted(stage: MakeStage, tmp_pa
 
 
 def test_the_agent_ends_while_nobody_watches(stage: MakeStage, tmp_path: Path) -> None:
-    """SIGKILL of perdure, then the agent finishes alone: the retry records the success and starts
+    """perdure is killed, then the agent finishes alone. The retry records the success and starts
     nothing."""
     one = stage(held(tmp_path / "go"))
     started = one.start(*run_to(one), PROMPT)
@@ -203,8 +204,8 @@ def test_the_agent_ends_while_nobody_watches(stage: MakeStage, tmp_path: Path) -
 
 
 def test_everything_is_killed_at_once(stage: MakeStage) -> None:
-    """The machine is lost in the middle of a command: the attempt is recorded as lost, the next one
-    goes on natively."""
+    """The machine is lost in the middle of a command. The attempt is recorded as lost, and the next
+    one continues natively."""
     one = stage(HANGS_IN_A_TOOL)
     started = one.start(*run_to(one), PROMPT)
     workdir = begun_in_tool(one)
@@ -222,7 +223,7 @@ def test_everything_is_killed_at_once(stage: MakeStage) -> None:
 
 
 def test_an_update_carries_only_what_is_new(stage: MakeStage) -> None:
-    """New instructions resume the same conversation, and the new prompt holds them and nothing that
+    """New instructions resume the same conversation. The new prompt has only them, and nothing that
     was said before."""
     one = stage(TWO_TURNS + "---\nrun echo three > three.txt\n---\nsay Three.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
@@ -263,7 +264,7 @@ def test_two_tasks_of_one_service_at_once(stage: MakeStage) -> None:
 
 
 def test_the_same_task_twice_at_once(stage: MakeStage, tmp_path: Path) -> None:
-    """A second perdure on a task that runs is refused with exit code 6, and the first is not
+    """A second perdure on a running task is refused with exit code 6, and the first is not
     disturbed."""
     one = stage(f"run echo one > one.txt\n---\nhold {tmp_path / 'go'}\nsay Done.\n")
     words = [
@@ -300,7 +301,7 @@ def lose_conversation(stage: Stage, *, copies: bool) -> None:
 
 @pytest.mark.parametrize("policy", ["strict", "disclose", "fresh-ok"])
 def test_the_session_file_is_deleted(stage: MakeStage, policy: str) -> None:
-    """Under every policy perdure's own copy is put back, and the conversation goes on natively."""
+    """Under every policy perdure's own copy is restored, and the conversation continues natively."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", policy), PROMPT).code == 0
     lose_conversation(one, copies=False)
@@ -312,7 +313,7 @@ def test_the_session_file_is_deleted(stage: MakeStage, policy: str) -> None:
 
 
 def test_the_conversation_is_lost_and_the_policy_strict(stage: MakeStage) -> None:
-    """With the copies gone too, strict stops with exit code 3, says why, and nothing reaches the
+    """If the copies are gone too, strict stops with exit code 3 and says why. Nothing reaches the
     model."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one, "--continuity", "strict"), PROMPT).code == 0
@@ -387,8 +388,8 @@ def test_the_conversation_is_lost_and_fresh_is_ok(stage: MakeStage) -> None:
 
 
 def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
-    """A person continued the conversation manually: this is noticed, reported to the agent, and
-    kept as a condition."""
+    """A person continued the conversation manually. The change is noticed, reported to the agent,
+    and kept as a condition."""
     one = stage(TWO_TURNS + "---\nsay To a stranger.\n---\nsay Three.\n")
     first = one.perdure(*run_to(one), PROMPT).json
     by_hand = one.resume_by_hand(
@@ -407,11 +408,11 @@ def test_a_stranger_spoke_between_the_attempts(stage: MakeStage) -> None:
 def test_a_stranger_is_on_the_conversation_at_the_same_time(
     stage: MakeStage, tmp_path: Path
 ) -> None:
-    """A foreign process on the same conversation while the agent works is never a native success
-    unseen.
+    """If a foreign process uses the conversation while the agent works, there is never a native
+    success that hides it.
 
-    Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success;
-    Codex refuses the second writer by itself.
+    Claude Code, Gemini CLI and OpenCode let it in, so the attempt is broken and not a success.
+    Codex itself refuses the second writer.
     """
     # The stranger has a script of its own: it is answered while the reply to the agent is held.
     one = stage(f"match A stranger asks.\nsay To a stranger.\n===\n{held(tmp_path / 'go')}")
@@ -437,10 +438,10 @@ def test_a_stranger_is_on_the_conversation_at_the_same_time(
 
 
 def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
-    """After a usage limit the run is queued until the time that the service named, then goes on in
-    the same conversation.
+    """After a usage limit the run is queued until the time that the service named, then continues
+    in the same conversation.
 
-    OpenCode waits by itself, without a word.
+    OpenCode waits by itself, without output.
     """
     one = stage(TWO_TURNS.replace("say The first", "limit 8\nsay The first"), subscription=True)
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
@@ -473,7 +474,7 @@ def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
 
 
 def test_stop_and_go_on(stage: MakeStage) -> None:
-    """`perdure stop` ends the agent and its command; `retry` goes on in the same conversation."""
+    """`perdure stop` ends the agent and its command. `retry` continues in the same conversation."""
     one = stage(HANGS_IN_A_TOOL)
     started = one.start(*run_to(one), PROMPT)
     workdir = begun_in_tool(one)
@@ -487,7 +488,7 @@ def test_stop_and_go_on(stage: MakeStage) -> None:
 
 
 def test_interrupt_at_the_terminal(stage: MakeStage) -> None:
-    """Ctrl-C ends the attempt in good order: cancelled, recorded, nothing left alive."""
+    """Ctrl-C ends the attempt properly: it is cancelled and recorded, and nothing is left alive."""
     one = stage(HANGS_IN_A_REPLY)
     started = one.start(*run_to(one), PROMPT)
     one.rehearsal.wait_for(2)
@@ -513,7 +514,7 @@ def test_detached(stage: MakeStage, tmp_path: Path) -> None:
 
 
 def test_verify_goes_back_into_the_conversation(stage: MakeStage) -> None:
-    """A failing check is a failed attempt whose output is told to the next one in the same
+    """A failing check is a failed attempt. The next attempt gets the check's output in the same
     conversation."""
     one = stage(
         "by history\nrun echo one > one.txt\n---\nsay I am done.\n---\nrun echo two > "
@@ -528,7 +529,7 @@ def test_verify_goes_back_into_the_conversation(stage: MakeStage) -> None:
 
 
 def test_the_supervisor_is_killed_in_the_check(stage: MakeStage) -> None:
-    """SIGKILL of perdure while the verify command runs: the retry ends that command, checks again,
+    """perdure is killed while the verify command runs. The retry ends that command, checks again,
     and records the success."""
     one = stage(TWO_TURNS)
     check = "echo checked >> ../checks.txt; test -e again.txt || { touch again.txt; sleep 97; }"
@@ -545,8 +546,8 @@ def test_the_supervisor_is_killed_in_the_check(stage: MakeStage) -> None:
 
 
 def test_handed_over_to_another_agent(stage: MakeStage) -> None:
-    """`retry --agent` goes on with another CLI in the same workdir: a new conversation with a
-    brief, receipt `rebuilt`."""
+    """`retry --agent` continues with another CLI in the same workdir: a new conversation with a
+    brief, and the receipt `rebuilt`."""
     one = stage(HANGS_IN_A_REPLY)
     other = "codex" if one.agent == "claude" else "claude"
     one.environ |= {
@@ -577,8 +578,8 @@ def test_handed_over_to_another_agent(stage: MakeStage) -> None:
 
 
 def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
-    """A push of an attempt that was killed afterwards is in the ledger, and the next attempt is
-    told to verify it."""
+    """An attempt pushed and was killed afterwards. The push is in the ledger, and the next attempt
+    is told to check it."""
     one = stage(
         HANGS_IN_A_TOOL.replace(
             "echo one > one.txt;", "echo one > one.txt; git push ../nowhere main;"
@@ -602,7 +603,7 @@ def test_effects_are_told_to_the_next_attempt(stage: MakeStage) -> None:
 
 
 def test_an_update_while_the_agent_works(stage: MakeStage, tmp_path: Path) -> None:
-    """New instructions for a running task wait for the end of its attempt, then go into the same
+    """New instructions for a running task wait for the end of its attempt, then enter the same
     conversation by themselves."""
     one = stage(held(tmp_path / "go") + "---\nsay Three.\n")
     started = one.start(*run_to(one), PROMPT)
@@ -621,8 +622,8 @@ def test_an_update_while_the_agent_works(stage: MakeStage, tmp_path: Path) -> No
 
 
 def test_drift_is_shown(stage: MakeStage) -> None:
-    """Another account between two attempts is shown by `why`, without a word of the credentials;
-    permissions stay as they were."""
+    """`why` shows that another account was used in between, without any part of the credentials.
+    Permissions stay as they were."""
     one = stage(TWO_TURNS + "---\nsay Three.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
     key = {
@@ -641,8 +642,8 @@ def test_drift_is_shown(stage: MakeStage) -> None:
 
 
 def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeStage) -> None:
-    """Answers that break off: OpenCode asks again at once, for ever. It is ended after a few, and
-    the run waits for better times."""
+    """If answers break off, OpenCode asks again at once, without end. It is ended after a few
+    times, and the run is queued for later."""
     if agent != "opencode":
         return
     one = stage(TWO_TURNS.replace("say The first", "cut clean x400\nsay The first"))
@@ -660,11 +661,11 @@ def test_an_agent_that_asks_again_without_end_is_ended(agent: str, stage: MakeSt
 
 
 def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
-    """The machine is lost before the model said anything: the conversation is there, and the retry
-    goes on in it.
+    """The machine is lost before the model said anything. The conversation exists, and the retry
+    continues in it.
 
-    OpenCode has printed nothing by then, not even an id; it is found by the title that perdure gave
-    it.
+    OpenCode has printed nothing by then, not even an id. The conversation is found by the title
+    that perdure gave it.
     """
     one = stage("hang\nrun echo one > one.txt\n---\nsay Done.\n")
     started = one.start(*run_to(one, "--attempts", "1"), PROMPT)
@@ -684,7 +685,7 @@ def test_killed_before_its_first_word(agent: str, stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_transcript_that_was_changed_between_the_attempts(stage: MakeStage) -> None:
-    """The conversation was cut: the next attempt continues with perdure's own copy at once."""
+    """The conversation was cut. The next attempt continues with perdure's own copy at once."""
     one = stage(TWO_TURNS + "---\nsay Three.\n---\nsay Four.\n---\nsay Five.\n")
     assert one.perdure(*run_to(one), PROMPT).code == 0
     (transcript,) = one.transcripts()

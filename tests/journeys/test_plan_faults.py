@@ -36,7 +36,7 @@ def agent() -> str:
 
 
 def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
-    """A plan beside the repository; each task is its lines of TOML."""
+    """Write a plan beside the repository. Each task is given as its lines of TOML."""
     path = one.directory / f"{name}.toml"
     body = [
         f'name = "{name}"\nagent = "claude"\npermissions = "full"\n{head}',
@@ -47,9 +47,9 @@ def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
 
 
 def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
-    """A plan of a name that was begun in another repository is refused and told where that is; two
-    plans whose names and tasks give the same words when they are joined, and a run called so, have
-    a branch and a workdir each."""
+    """A plan with the name of one that began in another repository is refused, and the error names
+    that repository. Two plans whose names and tasks give the same text when they are joined have
+    separate branches and workdirs, and so has a run with that name."""
     one = stage(SCRIPT)
     begun = one.perdure(
         "plan", "run", str(write(one, "a", 'name = "b-c"\nprompt = "Do it."')), "--json"
@@ -91,7 +91,7 @@ def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
 
 
 def test_tasks_with_upper_case(stage: MakeStage) -> None:
-    """A task may be called as its people call it; two names that differ in case alone are
+    """A task may have upper-case letters in its name. Two names that differ only in case are
     refused."""
     one = stage(SCRIPT)
     plan = write(
@@ -115,8 +115,8 @@ def test_tasks_with_upper_case(stage: MakeStage) -> None:
 
 
 def test_a_plan_does_not_begin_on_old_work(stage: MakeStage) -> None:
-    """Where the repository has branches of a plan that this database does not know, nothing is
-    begun, and the branch is named."""
+    """If the repository has branches of a plan that this database does not know, nothing is
+    started, and the error names the branch."""
     one = stage(SCRIPT)
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."')
     subprocess.run(["git", "branch", "perdure/shop_one"], cwd=one.repo, check=True)
@@ -154,7 +154,7 @@ def test_a_wrong_check_is_mended_in_the_file(stage: MakeStage) -> None:
 
 
 def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
-    """While nothing has begun, another repository in the file is where the plan is run."""
+    """While no task has begun, another repository in the file is the one where the plan runs."""
     one = stage(SCRIPT)
     first = one.repo
     one.repo = one.directory / "other"
@@ -196,8 +196,8 @@ def test_a_plan_that_has_not_begun_may_move(stage: MakeStage) -> None:
 
 
 def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
-    """Once the tasks together have spent it, no further task begins and a person is asked; a higher
-    budget in the file lets the plan go on. A run gets what is left."""
+    """When the tasks together have spent the budget, no further task begins and a person is asked.
+    A higher budget in the file lets the plan continue. A run gets the rest of the budget."""
     one = stage(SCRIPT)
     tasks = [f'name = "{name}"\nprompt = "Do {name}."' for name in ("one", "two", "three")]
     plan = write(one, "shop", *tasks, head="budget_usd = 0.0015")  # each of them costs 0.00108
@@ -216,8 +216,8 @@ def test_a_plan_keeps_to_its_budget(stage: MakeStage) -> None:
 
 
 def fails_at(runner: perdure.Runner, what: str) -> sqlite3.Connection:
-    """The next such change of the plan finds a database that does not take it, as it is for a
-    process that is killed just before."""
+    """Let the database refuse the next such change of the plan, as if the process were killed just
+    before it."""
     connection: sqlite3.Connection = runner._engine.store._database.connection  # type: ignore[attr-defined]
     connection.create_function("cut_off", 0, lambda: 1 // 0)
     connection.execute(f"CREATE TEMP TRIGGER trouble BEFORE {what} BEGIN SELECT cut_off(); END")
@@ -234,8 +234,8 @@ def drive(runner: perdure.Runner, plan: Path) -> PlanRun:
 
 
 def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
-    """The file has new prompts for two tasks that failed; the database fails as the plan takes them
-    in: none of them is given yet, and run again each is given once."""
+    """The file has new prompts for two tasks that failed, and the database fails while the plan
+    takes them in. Neither prompt is given yet. After the plan runs again, each is given once."""
     one = stage(SCRIPT)
     tasks = (
         'name = "one"\nprompt = "{}"\nfiles = ["x"]\nattempts = 1',
@@ -261,8 +261,8 @@ def test_changed_instructions_are_given_once_however_often_it_is_cut_off(stage: 
 
 
 def test_a_failed_check_is_told_once_however_often_it_is_cut_off(stage: MakeStage) -> None:
-    """The plan's own check failed, and the database fails as that is noted: the agent is not told
-    yet. Run again it is told once, and that counts as one correction."""
+    """The plan's own check failed, and the database fails while that is recorded. The agent is not
+    told yet. After the plan runs again it is told once, and that counts as one correction."""
     one = stage("by history\nsay It is done.\n---\nrun echo one > one.txt\n---\nsay It is right.\n")
     plan = write(one, "shop", 'name = "one"\nprompt = "Begin."', head='verify = "test -e one.txt"')
     with perdure.open(one.repo, one.environ) as runner:

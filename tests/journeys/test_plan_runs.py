@@ -1,7 +1,7 @@
-"""Plans at work on the real CLIs: one conversation, branches that fork and meet again, and nothing
-done twice whatever is killed.
+"""Plans on the real CLIs: one conversation, branches that fork and meet again, and nothing done
+twice after any kill.
 
-What was said is asserted on the messages that reached the model.
+The tests compare the messages that reached the model.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ on_codex = pytest.mark.parametrize("agent", ["codex"], indirect=True)
 
 
 def write(one: Stage, *tasks: str, head: str = "") -> Path:
-    """A plan file beside the repository; each task is `name: needs: prompt`, with more lines of
-    TOML behind a newline."""
+    """Write a plan file beside the repository. Each task is `name: needs: prompt`, with more lines
+    of TOML after a newline."""
     lines = [
         'name = "shop"',
         f'agent = "{one.agent}"',
@@ -100,8 +100,8 @@ THREE = (
 
 @on_all
 def test_a_line_is_one_conversation(stage: MakeStage) -> None:
-    """Three tasks: one session, one workdir, each prompt as it was written, and the model is shown
-    all that was said before."""
+    """Three tasks have one session and one workdir. Each prompt is as it was written, and the model
+    is shown all that was said before."""
     one = stage(LINE)
     plan = write(one, *THREE)
     done = one.perdure("plan", "run", str(plan), "--json")
@@ -151,8 +151,8 @@ DIAMOND = (
 
 
 def script(**parts: str) -> str:
-    """A script for each prompt, the last task first: a conversation has the prompts of those before
-    it, too."""
+    """Write a script for each prompt, the last task first: a conversation also has the prompts of
+    the tasks before it."""
     return "\n===\n".join(
         f"match {prompt.replace('_', ' ')}\nby history\n{replies}"
         for prompt, replies in reversed(parts.items())
@@ -160,8 +160,8 @@ def script(**parts: str) -> str:
 
 
 def meets(one_side: str, other: str, directory: str) -> str:
-    """A reply whose command ends when the other branch has come as far: both are at work at the
-    same time, or neither ever ends."""
+    """Return a reply whose command ends only when the other branch has come as far. Both branches
+    must run at the same time, or neither ever ends."""
     return (
         f"run echo {one_side} > {one_side}.txt; touch {directory}/{one_side}; until [ -e "
         f"{directory}/{other} ]; do sleep 0.05; done"
@@ -256,7 +256,7 @@ def test_a_conflict_goes_to_the_agent_that_comes_last(stage: MakeStage) -> None:
 
 
 def begun(one: Stage, prompt: str) -> int:
-    """How many requests began a turn with this prompt."""
+    """Return how many requests began a turn with this prompt."""
     return sum(prompt in text for text in one.rehearsal.prompts())
 
 
@@ -268,8 +268,8 @@ def _written(one: Stage) -> str:
 
 
 def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
-    """Everything is killed while the second task is at work: run again, it goes on in its
-    conversation, and nothing is done twice."""
+    """Everything is killed while the second task is running. When the plan runs again, the task
+    continues in its conversation, and nothing is done twice."""
     one = stage(HANGS)
     plan = write(one, *THREE)
     started = one.start("plan", "run", str(plan))
@@ -297,8 +297,8 @@ def test_a_plan_whose_machine_was_lost_goes_on(stage: MakeStage) -> None:
 
 @on_claude
 def test_a_plan_whose_process_was_killed_finds_its_agent(stage: MakeStage, tmp_path: Path) -> None:
-    """SIGKILL of `plan run` alone: who runs the plan again follows the agent that still works, in
-    the same attempt."""
+    """Only `plan run` is killed. The next `plan run` follows the agent that still works, in the
+    same attempt."""
     one = stage(
         LINE.replace(
             "say The second file is written.",
@@ -395,8 +395,8 @@ def test_what_failed_stops_what_needs_it_and_nothing_else(stage: MakeStage) -> N
 
 @on_claude
 def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeStage) -> None:
-    """Branches that no task brings together are merged into the last task's workdir; their
-    conflict, and then the plan's check, go to its conversation."""
+    """Branches that no task merges are merged into the last task's workdir. Its conversation gets
+    their conflict, and then the failure of the plan's check."""
     one = stage(
         script(
             Do_the_root="run echo a > a.txt\n---\nsay The root is done.",
@@ -431,8 +431,8 @@ def test_loose_branches_meet_at_the_end_and_the_result_is_checked(stage: MakeSta
 
 @on_codex
 def test_a_changed_file_is_taken_in_or_refused(stage: MakeStage) -> None:
-    """A task that has not begun may change; the prompt of a finished task may not, and the sentence
-    says what to do instead; all errors are reported at once, and nothing is changed."""
+    """A task that has not begun may change. The prompt of a finished task may not, and the error
+    says what to do instead. All errors are reported at once, and nothing is changed."""
     one = stage(LINE)
     plan = write(one, *THREE[:2])
     assert one.perdure("plan", "run", str(plan)).code == 0

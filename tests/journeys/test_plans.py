@@ -54,8 +54,8 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_a_plan_is_checked(plan: Path) -> None:
-    """A valid plan is one line; an invalid one is one line for each problem, with its place, and
-    exit code 2; nothing is made."""
+    """A valid plan is one line. An invalid one is one line for each problem, with its place, and
+    exit code 2. Nothing is made."""
     assert (
         perdure(plan.parent, "plan", "check", "plan.toml").stdout
         == "shop: 4 task(s) in 3 conversation(s), valid\n"
@@ -98,7 +98,7 @@ def test_a_plan_is_drawn(plan: Path) -> None:
 
 
 def test_the_plan_in_the_documents_is_a_plan(tmp_path: Path) -> None:
-    """The tutorial's file has nothing wrong with it, and is drawn as the tutorial says."""
+    """The tutorial's file is a valid plan, and is drawn as in the tutorial."""
     page = (Path(__file__).parents[2] / "docs/how-to/plans.md").read_text()
     (tmp_path / "shop.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
     drawn = page.partition("```text\n")[2].partition("```")[0]
@@ -106,8 +106,8 @@ def test_the_plan_in_the_documents_is_a_plan(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
-    """A missing file, one name too many, a plan that nobody began: one sentence each, with the code
-    of its kind."""
+    """A missing file, one name too many, and an unknown plan are refused with one sentence each and
+    the right exit code."""
     for words, code in (
         (("run",), 2),
         (("show", "shop", "more"), 2),
@@ -123,7 +123,7 @@ def test_what_is_asked_wrongly_is_told(tmp_path: Path) -> None:
 
 
 def test_agents_that_cannot_fork_are_one_line(plan: Path) -> None:
-    """Where the agent's program cannot fork into another directory, the branches go on in one
+    """If the agent's program cannot fork into another directory, the branches continue in one
     conversation, or begin with a brief."""
     text = PLAN.replace('agent = "codex"\n', "").replace(
         'name = "shop"', 'name = "shop"\nagent = "opencode"'

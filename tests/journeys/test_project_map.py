@@ -1,4 +1,4 @@
-"""The project map on real agents: what of it reaches the model, seen by the rehearsal."""
+"""The project map on real agents: which part of it reaches the model, as the rehearsal sees it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ MakeStage = Callable[[str], Stage]
 
 @pytest.fixture
 def stage() -> Iterator[MakeStage]:
-    """A stage with Codex, which is also there over ACP as an agent that perdure knows nothing of,
-    and that keeps no conversation."""
+    """Make a stage with Codex. Codex is also there over ACP, as an unknown agent that keeps no
+    conversation."""
     made: list[Stage] = []
     directory = Path(tempfile.mkdtemp(prefix="pjm"))
 
@@ -101,8 +101,8 @@ def test_an_agent_without_sessions_is_told_what_the_files_hold(stage: MakeStage)
 
 
 def test_a_map_where_it_was_asked_for_and_where_a_conversation_was_lost(stage: MakeStage) -> None:
-    """By default a prompt goes unchanged; with `first` a new conversation gets the map and a
-    resumed one does not; a new conversation in place of a lost one gets it by default."""
+    """By default a prompt is not changed. With `first` a new conversation gets the map and a
+    resumed one does not. A new conversation in place of a lost one gets the map by default."""
     one = stage(
         f"{ORDERS}\n---\nsay Written.\n---\nsay Reported.\n---\nsay More.\n---\nsay Anew.\n"
     )

@@ -1,4 +1,5 @@
-"""Receipts of a real agent's attempt, signed here and verified where nothing of this machine is."""
+"""Receipts of a real agent's attempt, signed here and verified in a home that shares nothing with
+this one."""
 
 from __future__ import annotations
 
@@ -25,8 +26,8 @@ say The file is written.
 
 
 def test_a_receipt_leaves_the_machine() -> None:
-    """A host without a key says how to get one; then the receipt of a real attempt is attached to
-    its commit by itself, and verifies with the public key alone in another home."""
+    """A host without a key says how to make one. Then the receipt of a real attempt is attached to
+    its commit automatically, and verifies in another home with only the public key."""
     directory = Path(tempfile.mkdtemp(prefix="pr"))
     one = Stage(directory, "claude", Rehearsal(WRITES).start(), {"PERDURE_RECEIPTS": "note"})
     try:
@@ -98,11 +99,12 @@ for number in range(200):
 made.write_bytes(content)
 print(main.main(words))
 """
-"""Changes a byte, puts one in, takes two out, cuts the rest off: 50 times each."""
+"""The ways to damage a receipt: change a byte, insert one, remove two, cut the end off; 50 times
+each."""
 
 
 def git(one: Stage, *words: str) -> str:
-    """Return what git says in the stage's repository."""
+    """Return the output of git in the stage's repository."""
     found = subprocess.run(
         ["git", *words], cwd=one.repo, env=one.environ, capture_output=True, text=True, check=True
     )
@@ -110,12 +112,12 @@ def git(one: Stage, *words: str) -> str:
 
 
 def away(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run perdure with a home of its own that has nothing in it."""
+    """Run perdure with an empty home of its own."""
     return elsewhere_run(directory, [sys.executable, "-m", "perdure", *words])
 
 
 def elsewhere_run(directory: Path, command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a program with a home that has nothing of the one in which the receipt was signed."""
+    """Run a program with another home than the one in which the receipt was signed."""
     home = directory / "away"
     home.mkdir(exist_ok=True)
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8"}

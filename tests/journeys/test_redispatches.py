@@ -1,4 +1,4 @@
-"""A sample of `make redispatches`: two lines on the real CLIs, with faults that are named."""
+"""A sample of `make redispatches`: two lines on the real CLIs, with given faults."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Requests of an agent to a person: the real Claude Code, gone while it waits, and its very call
-run or refused after the answer."""
+"""Requests of an agent to a person on the real Claude Code: its process ends while the run waits,
+and after the answer the same call runs or is refused."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(stage: Stage, *words: str, code: int = 3) -> dict[str, Any]:
 
 
 def pairs(stage: Stage, tool: str) -> dict[str, list[str]]:
-    """The results that the model was shown of each call of the tool, by the id of the call."""
+    """Return the results that the model was shown for each call of the tool, by the id of the call."""
     found: dict[str, list[str]] = {}
     for message in stage.rehearsal.last.messages:
         if message.role == "tool_call" and message.text.startswith(tool):
@@ -55,7 +55,7 @@ def pairs(stage: Stage, tool: str) -> dict[str, list[str]]:
 
 
 def asking(file: Path, rest: str = "say It is written.\n") -> str:
-    """A script whose call, outside of the workdir, needs a permission."""
+    """Write a script whose call, outside of the workdir, needs a permission."""
     write = call("Write", file_path=str(file), content="ran\n")
     return f"by history\n{write}---\n{write}---\n{rest}"
 
@@ -118,7 +118,7 @@ def test_an_approved_call_runs_once_in_another_process(
 def test_the_same_call_asks_again_after_its_approval_was_used(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """An approval is worth one call: when the agent makes the same call once more, it asks."""
+    """An approval is valid for one call. When the agent makes the same call again, it asks again."""
     file = tmp_path / "outside.txt"
     write = call("Write", file_path=str(file), content="ran\n")
     here = stage(asking(file, f"{write}---\n{write}---\nsay Twice.\n"))
@@ -139,8 +139,8 @@ def test_the_same_call_asks_again_after_its_approval_was_used(
 def test_a_saved_rule_answers_the_next_such_call(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """After `approve --always` the same call runs without a person, once for each time it is made,
-    and the work report names the rule; a rule that denies wins over it."""
+    """After `approve --always` the same call runs without a person each time it is made, and the
+    work report names the rule. A rule that denies wins over it."""
     file, other = tmp_path / "outside.txt", tmp_path / "other.txt"
     same = call("Write", file_path=str(file), content="ran\n")
     different = call("Write", file_path=str(other), content="ran\n")
@@ -171,8 +171,8 @@ def test_a_saved_rule_answers_the_next_such_call(
 
 
 def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, agent: str) -> None:
-    """A question waits without a process; everything is killed; the answer arrives as the result of
-    the tool, and a second question waits again."""
+    """A question waits without a process, and everything is killed. The answer arrives as the
+    result of the tool. A second question waits again."""
     script = (
         f"by history\n{question('Which database?')}---\n{question('Which port?')}---\nsay Ok.\n"
     )
@@ -195,7 +195,7 @@ def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, age
 
 
 def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """A run that is told something else does not run the call, and the late approval is refused."""
+    """A run with new instructions does not run the call, and the late approval is refused."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file, "say Never mind.\n---\nsay Something else.\n"))
     run(here)
@@ -209,8 +209,8 @@ def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_
 
 
 def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """A call in the conversation that is not the one that was shown is refused: what runs is
-    compared with what was approved by its digest."""
+    """A call in the conversation that is not the approved one is refused: its digest is compared
+    with that of the approved call."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file))
     run(here)
@@ -232,7 +232,7 @@ def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_p
 def test_a_request_that_nobody_answers_is_refused(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """When its time is over the run is due by itself, and the call is refused."""
+    """When its time is over, the run is due by itself, and the call is refused."""
     file = tmp_path / "outside.txt"
     here = stage(asking(file))
     here.environ["PERDURE_REQUEST_EXPIRY"] = "1s"
@@ -250,8 +250,8 @@ def test_a_request_that_nobody_answers_is_refused(
 
 
 def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """perdure is killed while the agent works; the agent asks and ends without it. Whoever takes
-    the run over finds the request, and its answer reaches the conversation."""
+    """perdure is killed while the agent works; the agent asks, and its process ends. The next
+    supervisor finds the request, and its answer reaches the conversation."""
     flag = tmp_path / "go"
     here = stage(f"by history\nhold {flag}\n{question('Which database?')}---\nsay Ok.\n")
     started = here.start("run", "--repo", str(here.repo), "--name", "task", "Do the task.")
@@ -276,8 +276,8 @@ def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_p
 
 
 def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path: Path) -> None:
-    """On a terminal the request is shown and answered where the run is followed; Ctrl-C leaves it
-    open and says how to answer it later, and `attach` asks again."""
+    """On a terminal the request is shown and answered where the run is followed. Ctrl-C leaves it
+    open and prints how to answer it later. `attach` asks again."""
     file = tmp_path / "outside.txt"
     script = f"by history\n{question('Which database?')}---\n{asking(file).partition(chr(10))[2]}"
     here = stage(script)

@@ -1,4 +1,4 @@
-"""Verbs without a name at a terminal: a person chooses among the runs that could be meant."""
+"""Verbs without a name at a terminal: a person chooses among the runs that fit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.mark.parametrize("agent", ["claude"], indirect=True)
 def test_a_run_is_chosen_at_a_terminal(stage: Callable[..., Stage]) -> None:
-    """With two runs that `stop` could mean, a terminal shows both and takes the choice; leaving it
-    stops none. Paths at a terminal are links, and a pipe has them plain."""
+    """With two runs that `stop` could mean, a terminal shows both and asks. If the person leaves,
+    no run is stopped. Paths are links at a terminal, and plain in a pipe."""
     one = stage("say Never.\n")
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
         for name in ("first", "second"):

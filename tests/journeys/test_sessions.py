@@ -1,5 +1,5 @@
-"""Session records on the real CLIs: expired, lost, created for runs to come; what reached the model
-proves what went on."""
+"""Session records on the real CLIs: expired, lost, or created for later runs. The messages that
+reached the model prove which conversation continued."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude", "codex"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The tests show perdure's own part; two CLIs, of which one lets the caller choose the id."""
+    """The tests concern perdure's own part. Two CLIs are enough; one of them lets the caller choose
+    the id."""
     return str(request.param)
 
 
@@ -46,7 +47,7 @@ def begun(one: Stage) -> dict[str, Any]:
 
 
 def updated(one: Stage, text: str) -> tuple[dict[str, Any], str]:
-    """The attempt that an update made, and the last conversation that the model was shown."""
+    """Return the attempt that an update made, and the last conversation that the model was shown."""
     done = one.perdure("update", "task", text, "--json")
     assert done.code == 0, done.err
     return done.json["attempts"][-1], said(one.rehearsal.requests[-1].messages)
@@ -150,9 +151,9 @@ def test_lost_records_are_made_again(stage: MakeStage) -> None:
 
 
 def test_the_documented_program(stage: MakeStage) -> None:
-    """The program of docs/how-to/sessions.md: a session is created before anything runs, its runs
-    share one conversation and are counted; once it is closed, the next run starts a new one and is
-    told."""
+    """The program of docs/how-to/sessions.md. A session is created before anything runs; its runs
+    share one conversation and are counted. Once it is closed, the next run starts a new one and
+    says so."""
     one = stage(TALK)
     page = (TOP / "docs/how-to/sessions.md").read_text()
     program = re.search(r"```python\n(.*?)```", page, re.DOTALL)
@@ -186,8 +187,8 @@ def test_the_documented_program(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_an_attempt_never_asks_the_cache(stage: MakeStage) -> None:
-    """With a record in Redis that names another conversation, newer than all and signed as by the
-    store, the attempt goes on with the one in the database."""
+    """A record in Redis names another conversation, is the newest, and has a valid signature of the
+    store. The attempt continues with the one in the database."""
     with server() as redis:
         one = stage(TALK, extra={"PERDURE_SESSION_CACHE": redis.url})
         begun(one)

@@ -1,4 +1,4 @@
-"""The cost of attempts that do not reach their end, and budgets that hold all the same: on the real
+"""The cost of attempts that do not reach their end, and budgets that hold nevertheless: on the real
 agents, by the model server's own record."""
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def words(one: Stage, *more: str) -> tuple[str, ...]:
 
 
 def stop_waiting(one: Stage) -> None:
-    """The command that the agent waits for comes to its end, also when it is given again."""
+    """Let the command that the agent waits for end, also when it is called again."""
     place = one.show()["workspace"]["path"]
     Path(place, "go").touch()
 
 
 def waits_in_its_tool(one: Stage, number: int = 1, output: int = 5000) -> dict[str, Any]:
-    """The run, when its agent waits in the second tool and what the replies before it used is
-    known."""
+    """Return the run when its agent waits in the second tool and the usage of the earlier replies
+    is known."""
 
     one.attempt_directory(number)
 
@@ -109,8 +109,8 @@ def test_what_a_live_attempt_has_used_is_shown(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("victim", ["agent", "everything", "a person"])
 def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, victim: str) -> None:
-    """The agent alone is killed, perdure with it, or a person stops it: what the killed attempt and
-    the next one have used is what the model server reported, and no reply is counted twice."""
+    """The agent alone is killed, perdure with it, or a person stops it. The usage of the killed
+    attempt and of the next one is what the model server reported, and no reply is counted twice."""
     one = stage(WORK)
     started = one.start(*words(one, "--attempts", "1"))
     waits_in_its_tool(one)
@@ -140,8 +140,8 @@ def test_a_killed_attempt_has_used_what_its_model_reported(stage: MakeStage, vic
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> None:
-    """The next attempt gets what is left, and the run ends when the budget is spent, though no
-    attempt came to its end."""
+    """The next attempt gets the rest of the budget. The run ends when the budget is spent, although
+    no attempt reached its end."""
     one = stage(WORK)
     started = one.start(*words(one, "--attempts", "9", "--budget-usd", "1.5"))
     for number in (1, 2):
@@ -158,8 +158,8 @@ def test_a_budget_holds_over_killed_attempts(stage: MakeStage, agent: str) -> No
 def test_a_budget_holds_over_replies_that_were_cut_off(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """The agent is killed twice while a reply is on its way, of which it had recorded nothing or
-    only the beginning: what both cost is estimated, and the third attempt is not launched."""
+    """The agent is killed twice in the middle of a reply, of which it had recorded nothing or only
+    the beginning. The cost of both replies is estimated, and the third attempt is not launched."""
     go = tmp_path / "go"
     cut_off = f"say I look further.\nhold {go}\n"
     one = stage(IN_FLIGHT.replace("say I look further.\n", cut_off))
@@ -180,8 +180,8 @@ def test_a_budget_holds_over_replies_that_were_cut_off(
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> None:
-    """An agent that goes on after the reply that spent the budget is ended before it gets another
-    one."""
+    """An agent that continues after the reply that spent the budget is ended before it gets another
+    reply."""
     one = stage(WORK)
     done = one.perdure(*words(one, "--budget-usd", "0.5"))
     assert done.code == 3, done.err
@@ -192,9 +192,9 @@ def test_a_budget_ends_an_agent_that_works_on(stage: MakeStage, agent: str) -> N
 
 @pytest.mark.parametrize("agent", ["codex"])
 def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, agent: str) -> None:
-    """perdure and the shim were killed, so nobody ended the agent, and it spent the budget
+    """perdure and the shim were killed, so nothing ended the agent, and it spent the budget
     unattended. The first retry closes that attempt and launches nothing. A second retry, after the
-    person has seen that, does."""
+    person has seen that, launches one."""
     one = stage(
         WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
     )
@@ -226,8 +226,8 @@ def test_a_retry_finds_that_the_budget_was_spent_meanwhile(stage: MakeStage, age
 def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
     stage: MakeStage, agent: str
 ) -> None:
-    """perdure was killed: a CLI that keeps no budget by itself does not spend on, and the next
-    attempt goes on in the same conversation."""
+    """perdure was killed. A CLI without a budget of its own does not spend more, and the next
+    attempt continues in the same conversation."""
     one = stage(
         WORK.replace("run echo one > one.txt", "run until test -e first; do sleep 0.1; done")
     )
@@ -253,9 +253,9 @@ def test_an_agent_with_a_budget_is_ended_when_nobody_follows_it(
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("seed", range(2))
 def test_a_budget_holds_under_random_kills(agent: str, seed: int) -> None:
-    """With any kill at any time, no run spends more than its budget and one reply. It reports what
-    the server reported, and at most one reply more for each kill: whether a request that an agent
-    had written was sent before the kill is not known, so it is charged."""
+    """After any kill at any time, no run spends more than its budget and one reply. It reports what
+    the server reported, and at most one reply more for each kill. It is not known whether a request
+    was sent before the kill, so it is charged."""
     result = trial(3_000 + seed, agent)
     assert not result.wrong, table([result])
     least, most = result.by_server * (1 - CLOSE), result.by_server * (1 + CLOSE)

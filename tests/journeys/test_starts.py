@@ -32,8 +32,8 @@ OWN = 200
 
 
 def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
-    """A run in a new worktree that writes a file, new instructions for it, and the same once more.
-    Programs are counted, and modules are known by their names."""
+    """Start a run in a new worktree that writes a file, then update it twice. Programs are counted,
+    and modules are compared by name."""
     assert all(find_spec(name) for name in NOT_BEFORE_THE_LAUNCH)
     with Rehearsal("by history\nrun echo hello > hello.txt\n---\nsay Hello.\n") as rehearsal:
         stage = Stage(tmp_path, "codex", rehearsal)

@@ -1,8 +1,8 @@
-"""A database that fails while an attempt opens: what time may mend is tried again by itself, what
-it cannot mend asks for a person.
+"""A database that fails while an attempt opens. A temporary failure is retried automatically; a
+permanent one asks for a person.
 
-The trouble is a trigger in the supervisor's own connection, so that one real statement of one real
-attempt fails, and all others do not.
+The failure is a trigger in the supervisor's own connection, so exactly one real statement of one
+real attempt fails.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ say It is done.
 
 @pytest.fixture
 def agent() -> str:
-    """The trouble is before any agent."""
+    """The failure comes before any agent starts, so the agent does not matter."""
     return "claude"
 
 
 def fails(runner: perdure.Runner, how: str) -> None:
-    """From now on no conversation can be stored."""
+    """Let every later attempt to store a conversation fail."""
     with runner._engine.store._database.writing() as (cursor, _):  # type: ignore[attr-defined]
         cursor.execute(
             f"CREATE TEMP TRIGGER trouble BEFORE INSERT ON main.sessions BEGIN SELECT {how}; END"
@@ -66,8 +66,8 @@ def ended(runner: perdure.Runner, run: TaskRun) -> list[OutcomeKind]:
 
 
 def test_a_database_that_fails_for_a_moment_is_tried_again(stage: MakeStage) -> None:
-    """The attempt ends as overloaded, uses up none of those allowed, and is queued for later; then
-    the task succeeds without a person."""
+    """The attempt ends as overloaded, uses up no allowed attempt, and is queued for later. Then the
+    task succeeds without a person."""
     one = stage(SCRIPT)
     with perdure.open(one.repo, one.environ) as runner:
         runner._engine.store._database.connection.create_function("explode", 0, lambda: 1 // 0)  # type: ignore[attr-defined]
@@ -92,8 +92,8 @@ def test_a_database_that_fails_for_a_moment_is_tried_again(stage: MakeStage) -> 
 
 
 def test_restarts_before_the_agents_start_use_up_no_attempt(stage: MakeStage) -> None:
-    """Four supervisors that die before they have started the agent leave the one attempt that is
-    allowed; the fifth uses it."""
+    """Four supervisors die before they have started the agent. They leave the one allowed attempt,
+    and the fifth supervisor uses it."""
     one = stage(SCRIPT)
     with perdure.open(one.repo, one.environ) as runner:
         run = begun(runner, one).run
@@ -120,8 +120,8 @@ def test_restarts_before_the_agents_start_use_up_no_attempt(stage: MakeStage) ->
 def test_a_pool_that_serves_waits_for_its_database(
     stage: MakeStage, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """While nothing can be claimed it says so once, and works when it can be; a pool of a person's
-    ends with the sentence."""
+    """While nothing can be claimed, a serving pool says so once; it works again when it can. A pool
+    that a person started ends with the sentence."""
     one = stage(SCRIPT)
     with perdure.open(one.repo, one.environ) as runner:
         connection = runner._engine.store._database.connection  # type: ignore[attr-defined]

@@ -1,5 +1,5 @@
-"""Surroundings that are not as usual: no home, no /proc, a terminal that is not UTF-8, a server
-that is away, a program that is missing."""
+"""Unusual surroundings: no home, no /proc, a terminal that is not UTF-8, an unreachable server, a
+missing program."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 
 def test_every_verb_has_words() -> None:
-    """A new verb is tried in these surroundings too, or is one that takes no words."""
+    """Every verb has words for these tests, or takes none. A new verb must be added here."""
     assert set(WORDS) <= set(VERBS)
 
 
@@ -72,7 +72,7 @@ def machines(agent: str) -> Iterator[Callable[..., Stage]]:
 def through(
     stage: Stage, before: tuple[str, ...], *words: str, environ: dict[str, str] | None = None
 ) -> Done:
-    """perdure, started by another program that changes its surroundings."""
+    """Run perdure by another program that changes its surroundings."""
     command = [*before, sys.executable, "-m", "perdure", *words]
     done = subprocess.run(
         command, cwd=stage.repo, env=stage.environ if environ is None else environ, stdin=subprocess.DEVNULL, capture_output=True,
@@ -82,8 +82,8 @@ def through(
 
 
 def as_stranger() -> tuple[str, ...]:
-    """Runs a program as a user whom the system does not know. Where the tests are root's it may
-    still read, as the interpreter may lie in a home."""
+    """Run a program as a user that the system does not know. If the tests run as root, it may still
+    read, as the interpreter may be in a home."""
     if os.getuid() == 0:
         may = "+dac_read_search"
         return (
@@ -108,7 +108,8 @@ def every_verb(
     but: tuple[str, ...],
     environ: dict[str, str] | None = None,
 ) -> dict[str, Done]:
-    """Each verb once; what takes something away comes last. None may end in a traceback."""
+    """Run each verb once; verbs that delete something come last. Check that none ends in a
+    traceback."""
     verbs = sorted(
         (verb for verb in VERBS if verb not in ("top", "operator", *but)),
         key=lambda verb: verb in ("rm", "reset"),
@@ -121,8 +122,8 @@ def every_verb(
 
 
 def test_a_stream_that_is_not_utf8(one: Stage) -> None:
-    """Characters that latin-1 lacks are replaced by its letters or escaped as in JSON, so that no
-    verb ends in a traceback."""
+    """Characters that latin-1 lacks are replaced by its letters, or escaped as in JSON. No verb
+    ends in a traceback."""
     ended = every_verb(one, (), ("prove",), one.environ | {"PYTHONIOENCODING": "latin-1"})
     assert "Fertig ... ~ \\ud83c\\udf89." in ended["logs"].out and ended["logs"].code == 0
 
@@ -137,8 +138,8 @@ def test_json_in_latin1_is_still_json(one: Stage) -> None:
 
 
 def test_without_proc(one: Stage) -> None:
-    """Where /proc is not mounted a verb works without it, or says so in a sentence; nothing is
-    taken for dead."""
+    """If /proc is not mounted, a verb works without it, or says so in a sentence. Nothing is taken
+    for dead."""
     ended = every_verb(one, without_proc(), ())
     for verb in ("run", "update", "retry", "gc", "work", "prove"):
         assert ended[verb].code == 7 and "/proc" in ended[verb].err, (verb, ended[verb])
@@ -148,8 +149,8 @@ def test_without_proc(one: Stage) -> None:
 
 @pytest.mark.parametrize("home", [(), ("HOME=/",)])
 def test_without_a_home(one: Stage, home: tuple[str, ...]) -> None:
-    """A user without an account and without HOME: a verb that needs no home works, the others end
-    with a sentence."""
+    """For a user without an account and without HOME, a verb that needs no home works; the others
+    end with a sentence."""
     environ = {
         name: value
         for name, value in one.environ.items()
@@ -164,8 +165,8 @@ def test_without_a_home(one: Stage, home: tuple[str, ...]) -> None:
 
 
 def test_a_home_that_cannot_be_written(stage: Callable[..., Stage]) -> None:
-    """A task whose conversation could not be saved is refused before anything is made, with one
-    sentence; with a home it runs."""
+    """If the conversation could not be saved, the task is refused with one sentence before anything
+    is made. With a home it runs."""
     one = stage("say Done.")
     other = one.directory / "other"
     (other / "root").mkdir(parents=True)
@@ -221,10 +222,10 @@ exec "$@"
 
 
 def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) -> None:
-    """Where nothing but the home can be written, as in a container with a read-only root, Claude
-    Code and Codex's sandbox could run no command: that is refused, as doctor says. Codex without
-    its sandbox runs, and with it if TMPDIR is elsewhere; what needs such a directory itself says
-    so."""
+    """If only the home can be written, as in a container with a read-only root, Claude Code and
+    Codex's sandbox cannot run commands. perdure refuses that, and doctor says the same. Codex runs
+    without its sandbox, and with it if TMPDIR is elsewhere. A verb that itself needs such a
+    directory says so."""
     one = stage("by history\nrun echo one > one.txt\n---\nsay Done.")
     spaces = ("unshare", "--map-root-user", "--mount", "sh", "-euc", NO_TEMPORARY, "sh")
     before = (*spaces, str(one.directory))

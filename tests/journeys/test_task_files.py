@@ -36,14 +36,14 @@ def told(stage: Stage) -> str:
 
 
 def given(stage: Stage, text: str, name: str = "spec.md") -> str:
-    """A file on the user's side, changed."""
+    """Write a changed file on the user's side."""
     path = stage.directory / name
     path.write_text(text)
     return str(path)
 
 
 def begun(stage: Stage) -> Path:
-    """The first attempt is done, and the agent has edited the file. Returns the workdir."""
+    """Run the first attempt, in which the agent edits the file. Return the workdir."""
     done = stage.perdure(*RUN, stage.agent, "--file", given(stage, FIRST), "Do what spec.md says.")
     assert done.code == 0, done.err
     (attempt,) = done.json["attempts"]
@@ -55,8 +55,8 @@ def begun(stage: Stage) -> Path:
 
 
 def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
-    """An update with a new version of the file: the same conversation went on. Returns what was
-    done with it."""
+    """Update with a new version of the file, in the same conversation. Return what was done with
+    the file."""
     done = stage.perdure(
         "update", "task", "There is a new version.", "--file", given(stage, text), "--json", *more
     )
@@ -69,8 +69,8 @@ def updated(stage: Stage, text: str, *more: str) -> dict[str, Any]:
 
 
 def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
-    """Changes of both sides in different lines: both are there, a backup too, and the model is
-    told."""
+    """Both sides changed different lines. The file has both changes, there is a backup, and the
+    model is told."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("one", "ONE"))
@@ -85,8 +85,8 @@ def test_an_update_is_merged_into_what_the_agent_made(stage: MakeStage) -> None:
 
 
 def test_a_conflict_is_marked_and_told(stage: MakeStage) -> None:
-    """Changes of both sides in the same line: the file holds marks, the model is told where the
-    copy is."""
+    """Both sides changed the same line. The file has conflict marks, and the model is told where
+    the copy is."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("five", "fünf"))
@@ -101,8 +101,8 @@ def test_a_conflict_is_marked_and_told(stage: MakeStage) -> None:
 
 
 def test_keep_and_replace(stage: MakeStage) -> None:
-    """Kept: the agent's file stays, and the model is told what changed between the versions.
-    Replaced: the agent's is in a backup."""
+    """`keep`: the agent's file stays, and the model is told what changed between the versions.
+    `replace`: the agent's file is in a backup."""
     one = stage(EDITS)
     workdir = begun(one)
     file = updated(one, FIRST.replace("one", "ONE"), "--on-edit", "keep")
@@ -143,8 +143,8 @@ def test_files_for_a_run_at_work_wait_for_its_next_attempt(stage: MakeStage) -> 
 
 
 def test_killed_while_the_files_are_put_in_place(stage: MakeStage) -> None:
-    """SIGKILL of everything between the first file and the last: the retry completes it, merges
-    once, and tells the model of all."""
+    """Everything is killed between the first file and the last. The retry completes the work,
+    merges once, and tells the model about all files."""
     one = stage(EDITS)
     workdir = begun(one)
     context = one.directory / "context"

@@ -1,5 +1,5 @@
-"""`perdure top` on a real terminal, over a real agent: seen at work, looked into, stopped, and sent
-on."""
+"""`perdure top` on a real terminal with a real agent: a run is watched, opened, stopped and
+continued."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def one() -> Iterator[Stage]:
 
 
 def test_a_run_is_stopped_and_sent_on_from_the_board(one: Stage) -> None:
-    """The board shows the agent's command while it runs; Enter shows the log; `s` and `y` stop it;
-    `r` has it go on, natively, to its end; the terminal is left as it was."""
+    """The board shows the agent's command while it runs. Enter shows the log; `s` and `y` stop the
+    run; `r` continues it natively to its end. The terminal is restored afterwards."""
     shown = Terminal(one, 110)
     try:
         shown.shows("ready>")
@@ -92,7 +92,7 @@ def test_a_run_is_stopped_and_sent_on_from_the_board(one: Stage) -> None:
 
 
 def test_where_there_is_no_board(one: Stage) -> None:
-    """Into a pipe, and without the extra, one sentence says so and what to do instead."""
+    """Into a pipe, or without the extra, one sentence says so and names what to do instead."""
     done = one.perdure("top")
     assert done.code == 2 and "needs a terminal" in done.err and "perdure ls" in done.err
     code, said = on_terminal(one, "top", TERM="dumb")

@@ -24,8 +24,8 @@ say All of it is there.
 
 
 def test_two_processes_tell_of_one_run() -> None:
-    """A run and its update are two linked spans of one conversation with tokens and checkpoints; no
-    word that was spoken was sent."""
+    """A run and its update are two linked spans of one conversation, with tokens and checkpoints.
+    No word of the conversation is sent."""
     directory = Path(tempfile.mkdtemp(prefix="px"))
     with Collector() as collector:
         one = Stage(

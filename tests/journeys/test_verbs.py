@@ -1,5 +1,5 @@
-"""The verbs for what comes beside and after a run: look at it, take it over, clean up, follow it,
-leave it to the pool."""
+"""The verbs for the work around a run: look at it, take its result, clean up, follow it, leave it
+to the pool."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def stage() -> Iterator[MakeStage]:
 
 
 def ran(stage: Stage, name: str = "task") -> Path:
-    """A run that succeeded: its workdir."""
+    """Make a run that succeeded. Return its workdir."""
     done = stage.perdure(*RUN, name, "--json", "Write the files.")
     assert done.code == 0, done.err
     return Path(done.json["workspace"]["path"])
@@ -79,7 +79,8 @@ def written(stage: Stage, count: int = 1) -> Path:
 
 
 def detached(stage: Stage, name: str = "task") -> Path:
-    """A run whose agent waits in a tool: its workdir. `go.txt` in it lets the agent go on."""
+    """Start a run whose agent waits in a tool. Return its workdir; `go.txt` in it lets the agent
+    continue."""
     assert stage.perdure(*RUN, name, "--detach", "Write the files.").code == 0
     return written(stage)
 
@@ -124,8 +125,8 @@ HOSTILE = {
 
 
 def test_a_hostile_diff_is_shown_without_its_effects(stage: MakeStage) -> None:
-    """Escapes, carriage returns and direction overrides in files and names are made visible, piped
-    and on a terminal; `--raw` is the patch byte for byte, and git takes it."""
+    """Escapes, carriage returns and direction overrides in files and names are made visible, in a
+    pipe and on a terminal. `--raw` is the patch byte for byte, and git applies it."""
     one = stage(WRITES)
     top = ran(one)
     for name, content in HOSTILE.items():
@@ -207,8 +208,8 @@ def test_a_list_keeps_to_the_terminal(stage: MakeStage) -> None:
 
 
 def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
-    """Where there is nothing to list, a person is told so in a sentence; into a pipe nothing is
-    written. An update without instructions is told how to give them."""
+    """If there is nothing to list, a terminal gets one sentence and a pipe gets nothing. An update
+    without instructions says how to give them."""
     one = stage("say Done.")
     words = {
         "ls": "no runs yet",
@@ -226,8 +227,8 @@ def test_what_is_empty_is_told_on_a_terminal(stage: MakeStage) -> None:
 
 
 def test_raw_logs_are_the_agents_own_output(stage: MakeStage) -> None:
-    """Into a pipe byte for byte; on a terminal without escapes; `--attempt` picks one; with -f to
-    the end of the run. While it runs, `show` names its process."""
+    """Into a pipe the output is byte for byte, and on a terminal without escapes. `--attempt`
+    selects one; -f follows to the end of the run. While it runs, `show` names its process."""
     one = stage(SLOW)
     top = detached(one)
     assert f"  process   {one.agent_pid()}\n" in one.perdure("show").out
@@ -268,8 +269,8 @@ def test_changes_come_home(stage: MakeStage) -> None:
 
 
 def test_changes_come_home_as_a_commit_and_the_rest_goes(stage: MakeStage) -> None:
-    """`apply --commit` in another checkout of the repository; after it nothing of the workdir is
-    unsaved, and `rm` takes it away."""
+    """`apply --commit` in another checkout of the repository. After it nothing of the workdir is
+    unsaved, and `rm` removes it."""
     one = stage(WRITES)
     top = ran(one)
     git(one, "branch", "feature")
@@ -306,8 +307,8 @@ def test_nothing_to_take_over(stage: MakeStage) -> None:
 
 
 def test_rm_keeps_everything(stage: MakeStage) -> None:
-    """With --force the workdir is in the trash, whole; branch, journal and copies stay; name and
-    key can be used again."""
+    """With --force the whole workdir is in the trash. Branch, journal and copies stay. Name and key
+    can be used again."""
     one = stage(WRITES)
     top = ran(one)
     run = one.show()
@@ -355,7 +356,7 @@ def test_rm_leaves_what_is_in_use(stage: MakeStage) -> None:
 
 
 def test_attach_leaves_without_stopping(stage: MakeStage) -> None:
-    """Ctrl-C leaves, and the agent works on; the second one that attaches sees the end, with the
+    """Ctrl-C leaves `attach`, and the agent continues. A second `attach` sees the end, with the
     run's own exit code."""
     one = stage(SLOW)
     top = detached(one)
@@ -392,7 +393,7 @@ def test_attach_says_when_nobody_works(stage: MakeStage) -> None:
 
 
 def submit(stage: Stage, *names: str, **fields: Any) -> None:
-    """Runs that nobody has begun."""
+    """Submit runs, and start none."""
     with perdure.open(stage.repo, stage.environ) as runner:
         for name in names:
             runner.submit(
@@ -410,8 +411,8 @@ def states(stage: Stage) -> dict[str, str]:
 
 
 def test_the_pool_does_what_is_due(stage: MakeStage) -> None:
-    """`work --once` performs all queued runs, two at a time, one attempt each, and ends; there is
-    nothing left to do then."""
+    """`work --once` performs all queued runs, two at a time and one attempt each, and ends. No run
+    is queued then."""
     one = stage(WRITES)
     submit(one, "a", "b", "c", "d", "e")
     done = one.perdure("work", "--once", "--jobs", "2")
@@ -438,8 +439,8 @@ def test_the_pool_drains(stage: MakeStage) -> None:
 
 
 def test_the_pool_stops_in_good_order(stage: MakeStage) -> None:
-    """The second SIGTERM ends the agents: each run is recorded, nothing survives, and a retry goes
-    on natively."""
+    """The second SIGTERM ends the agents. Each run is recorded, no process survives, and a retry
+    continues natively."""
     one = stage(SLOW)
     submit(one, "first", "second")
     pool = one.start("work", "--jobs", "2")
@@ -460,8 +461,8 @@ def test_the_pool_stops_in_good_order(stage: MakeStage) -> None:
 
 
 def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
-    """A supervisor and then a pool are killed while the agent works: the next pool adopts the same
-    attempt and ends it."""
+    """A supervisor, and then a pool, are killed while the agent works. The next pool adopts the
+    same attempt and ends it."""
     one = stage(SLOW)
     started = one.start(*RUN, "task", "Write the files.")
     top = written(one)
@@ -483,8 +484,8 @@ def test_the_pool_takes_over_from_the_dead(stage: MakeStage) -> None:
 
 
 def test_a_run_beside_a_pool(stage: MakeStage) -> None:
-    """Whether the pool or the command itself is quicker, the command follows its run to the end,
-    and each has one attempt."""
+    """Whether the pool or the command is quicker, the command follows its run to the end, and each
+    run has one attempt."""
     one = stage(WRITES)
     pool = one.start("work", "--jobs", "2")
     started = [
@@ -503,8 +504,8 @@ def test_a_run_beside_a_pool(stage: MakeStage) -> None:
 
 
 def test_agents_are_listed(stage: MakeStage) -> None:
-    """Every agent that perdure knows, installed or not, with how to install it; and how many are at
-    work now."""
+    """Every known agent is listed, installed or not, with how to install it and the number of its
+    running runs."""
     one = stage(SLOW)
     top = detached(one)
     found = {agent["name"]: agent for agent in one.perdure("agents", "--json").json["agents"]}
@@ -526,8 +527,8 @@ def test_agents_are_listed(stage: MakeStage) -> None:
 
 
 def test_settings_are_shown_with_their_origin(stage: MakeStage) -> None:
-    """Each setting has its value and its place: a file with the line, a variable, or the default;
-    bad ones are told."""
+    """Each setting has its value and its place: a file with the line, a variable, or the default.
+    Invalid ones are reported."""
     one = stage("say Done.")
     (one.repo / "perdure.toml").write_text('\nattempts = 5\nverify = "make \\u001b[31mtest"\n')
     shown = one.perdure("config", "show", "--origin", "--json").json["settings"]
@@ -611,7 +612,7 @@ def test_the_shell_completes(stage: MakeStage) -> None:
 
 
 def test_the_short_way_and_the_long_way_agree(stage: MakeStage) -> None:
-    """`ls` reads the database itself where nothing is unusual; where the configuration moves it, or
+    """`ls` reads the database itself in the usual case. If the configuration moves the database, or
     it is damaged, the list and the errors are those of every other verb."""
     assert tuple(RunState) == STATES
     one = stage("say Done.")
@@ -676,8 +677,8 @@ HEAVY = {
         "perdure.model",
     ),
 }
-"""Modules that `perdure ls` and `--help` do not need. (Python itself loads some of them to run
-`-m`, so this starts it as its script does.)"""
+"""Modules that `perdure ls` and `--help` do not need. (Python itself loads some of them for `-m`,
+so the test starts perdure by its script.)"""
 
 
 NOT_BEFORE_THE_AGENT = {
@@ -706,8 +707,8 @@ verbs."""
 
 
 def test_a_start_loads_nothing_of_other_verbs(stage: MakeStage) -> None:
-    """Everything that acts is wired, and a driver loaded, without the rehearsal's server, the
-    movers of homes and the like."""
+    """Everything that a start needs is wired, and a driver is loaded; the rehearsal's server, the
+    movers of homes and the like are not."""
     one = stage("say Done.")
     wired = (
         "from perdure.cli import compose; from perdure.cli.runs import run; from perdure.agents "
@@ -731,13 +732,13 @@ LATE = {
     *("dataclasses", "inspect", "json", "msgspec", "selectors", "shutil", "subprocess", "tomllib"),
     *("perdure.config", "perdure.model", "perdure.engine.service", "perdure.wiring"),
 }
-"""Modules that a verb does not need if it is given the name of no run."""
+"""Modules that a verb does not need if no run has the given name."""
 
 
 @pytest.mark.parametrize("words", [["retry", "nope"], ["update", "nope", "More."]])
 def test_a_name_of_no_run_is_refused_at_once(stage: MakeStage, words: list[str]) -> None:
-    """Before anything is loaded that works on a run, with near names in the hint; nothing is
-    made."""
+    """The name is refused before anything is loaded that works on a run. The hint has similar
+    names, and nothing is made."""
     one = stage("say Done.")
     done = _loading(one, words)
     assert done.returncode == 5
@@ -753,7 +754,7 @@ def test_a_name_of_no_run_is_refused_at_once(stage: MakeStage, words: list[str])
 
 
 def _loading(one: Stage, words: list[str]) -> subprocess.CompletedProcess[str]:
-    """A command that prints what it has imported behind its own output."""
+    """Return a command that prints its imported modules after its own output."""
     begin = "import sys; before = set(sys.modules); from perdure.cli.main import main"
     end = "code = main(sys.argv[1:]); print(*sorted(set(sys.modules) - before)); sys.exit(code)"
     return subprocess.run(
@@ -767,7 +768,8 @@ def _loading(one: Stage, words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_choices_of_flags_are_those_of_the_nouns() -> None:
-    """The words that a flag takes are listed beside the nouns, to be read without them."""
+    """The words that a flag takes are listed beside the nouns, so that they can be read without
+    loading the nouns."""
     lists = {
         choices.CONTINUITY: ContinuityPolicy,
         choices.MAP_WHEN: MapWhen,
@@ -783,7 +785,7 @@ def test_the_choices_of_flags_are_those_of_the_nouns() -> None:
     "words", [["ls"], ["ls", "--state", "failed", "-n", "5"], ["--help"], ["--version"]]
 )
 def test_the_cheapest_verbs_import_nothing_heavy(stage: MakeStage, words: list[str]) -> None:
-    """`perdure ls` and `--help` do not pay for what another verb needs."""
+    """`perdure ls` and `--help` do not load what another verb needs."""
     one = stage("say Done.")
     ran(one)
     begin = "import sys; before = set(sys.modules); from perdure.cli.main import main"

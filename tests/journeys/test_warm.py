@@ -33,7 +33,7 @@ MakeStage = Callable[..., Stage]
 
 
 BEGUN = {"claude": '"subtype":"init"', "codex": '"type": "thread.started"'}
-"""Events that each turn's output has once."""
+"""Events that the output of each turn has exactly once."""
 
 
 @pytest.fixture(params=["claude", "codex"])
@@ -42,7 +42,7 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def opened(stage: Stage, **settings: str) -> perdure.Runner:
-    """perdure in this process, as a plan would have it."""
+    """Make a perdure in this process, as a plan would have it."""
     return perdure.open(
         cwd=stage.repo, environ={**stage.environ, "PERDURE_AGENT": stage.agent, **settings}
     )
@@ -60,7 +60,7 @@ def kept(runner: perdure.Runner, name: str) -> int:
 
 
 def parent(pid: int) -> int:
-    """The process above: an agent's keeper."""
+    """Return the parent process: an agent's keeper."""
     return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1])
 
 
@@ -75,8 +75,8 @@ def lives(pid: int) -> bool:
 
 
 def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
-    """One more task of the line, which must go on natively. Returns which turn of its process it
-    was."""
+    """Run one more task of the line, which must continue natively. Return which turn of its process
+    it was."""
     assert runner.run(f"Task {name}.", name=name, **{**LINE, **fields}).state == "succeeded"
     attempts = runner.report(name)["attempts"]
     assert (attempts[-1]["receipt"] or {}).get("verdict") == "native", attempts
@@ -85,8 +85,8 @@ def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
 
 
 def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
-    """Three tasks of a line are three turns of one process: each has its own output, usage and
-    native receipt, the model sees all that was said, and nothing is left when the program ends."""
+    """Three tasks of a line are three turns of one process. Each has its own output, usage and
+    native receipt, and the model sees all that was said. Nothing is left when the program ends."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         reports = []
@@ -110,8 +110,8 @@ def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
 
 
 def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
-    """The agent, or its keeper, is killed while it waits: the next task starts a process and goes
-    on natively."""
+    """The agent, or its keeper, is killed while it waits. The next task starts a process and
+    continues natively."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -126,8 +126,8 @@ def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_server_below_an_idle_agent_is_killed(stage: MakeStage) -> None:
-    """A kept Codex is a server below a bridge: when it is killed while it waits, the bridge ends,
-    and the next task starts a new agent."""
+    """A kept Codex is a server below a bridge. When the server is killed while it waits, the bridge
+    ends, and the next task starts a new agent."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -227,8 +227,8 @@ def test_the_users_own_tool_servers_belong_to_the_agent(stage: MakeStage) -> Non
 
 
 def test_an_agent_that_is_killed_in_its_second_turn(stage: MakeStage) -> None:
-    """The kept agent is killed in the middle of its next turn: that attempt fails as any would, and
-    the one after it resumes the same conversation, in which nothing is missing."""
+    """The kept agent is killed in the middle of its next turn. That attempt fails as any other
+    would. The next attempt resumes the same conversation, which is complete."""
     one = stage(
         "by history\nsay One.\n---\nrun test -e killed || { touch killed; kill -9 $PPID; "
         "}\n---\nsay Two.\n"
@@ -262,9 +262,8 @@ def test_the_limits(stage: MakeStage) -> None:
 
 
 def test_other_flags_are_another_process(stage: MakeStage) -> None:
-    """A task with another model, or with a stranger's prompt in the conversation since, is not
-    given to the process that is there. Codex lets no stranger in as long as it has the thread
-    open."""
+    """A task with another model is not given to the kept process, nor one after a stranger's prompt
+    in the conversation. Codex lets no stranger in while it has the thread open."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         first = runner.run("Task one.", name="one", **LINE)
@@ -283,8 +282,8 @@ def test_other_flags_are_another_process(stage: MakeStage) -> None:
 
 
 def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
-    """An agent that one program keeps is ended by the other's next task, and never again has a
-    turn: what it has not seen is in the conversation by then."""
+    """An agent that one program keeps is ended by the other program's next task. It never has a
+    turn again, because it has not seen the later part of the conversation."""
     one = stage("by history\nsay One.\n---\nsay Two.\n---\nsay Three.\n---\nsay Four.\n")
     with opened(one) as here, opened(one) as there:
         here.run("Task one.", name="one", **LINE)
@@ -302,8 +301,8 @@ def test_two_programs_take_turns_on_one_line(stage: MakeStage) -> None:
 
 
 def test_what_a_turn_leaves_behind(stage: MakeStage) -> None:
-    """A shell's background process is ended with the attempt, as ever, and reported, and the agent
-    is kept: nothing of a turn runs on."""
+    """A shell's background process is ended with the attempt and reported, and the agent is kept.
+    Nothing of a turn runs on."""
     one = stage(
         "by history\nrun true; sleep 600 > /dev/null 2>&1 & echo $! > pid\n---\nsay One.\n---\nsay "
         "Two.\n"
@@ -347,8 +346,8 @@ def test_a_kept_agent_that_leaves_something_running_is_ended(stage: MakeStage) -
 
 
 def test_other_verbs_while_one_waits(stage: MakeStage) -> None:
-    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir free: the agent that
-    waits in it is ended first."""
+    """`open`, `fork`, `restore` and `rm` by another perdure find the workdir free, because the
+    agent that waits in it is ended first."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -388,7 +387,7 @@ with perdure.open() as runner:
 
 
 def program(stage: Stage) -> Any:
-    """A program with two tasks, which then waits for its end."""
+    """Start a program with two tasks, which then waits for its end."""
     started = subprocess.Popen(
         [sys.executable, "-c", DRIVER, stage.agent],
         cwd=stage.repo,
@@ -402,8 +401,8 @@ def program(stage: Stage) -> Any:
 
 
 def test_a_supervisor_that_is_killed_while_its_agent_waits(stage: MakeStage) -> None:
-    """Nothing is left of an idle agent when the perdure that kept it is killed, and another one
-    goes on natively."""
+    """When the perdure that kept an idle agent is killed, nothing is left of the agent, and another
+    perdure continues natively."""
     one = stage(SCRIPT)
     started = program(one)
     assert [started.stdout.readline() for _ in range(2)] == ["succeeded\n", "succeeded\n"]
@@ -416,8 +415,8 @@ def test_a_supervisor_that_is_killed_while_its_agent_waits(stage: MakeStage) -> 
 
 
 def test_a_supervisor_that_is_killed_in_the_second_turn(stage: MakeStage) -> None:
-    """The agent goes on with its turn when its perdure is killed, ends after it, and another
-    perdure takes the attempt over: the same attempt, a success, native."""
+    """The agent finishes its turn after its perdure was killed, and then ends. Another perdure
+    takes the same attempt over: a success, and native."""
     one = stage(
         "by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n"
     )
@@ -447,7 +446,7 @@ def test_a_supervisor_that_is_killed_in_the_second_turn(stage: MakeStage) -> Non
 
 
 def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
-    """`stop` ends a kept agent at work for certain, and the attempt says so."""
+    """`stop` ends a kept agent in its turn reliably, and the attempt says so."""
     one = stage(
         "by history\nsay One.\n---\nrun while ! test -e go; do sleep 0.05; done\n---\nsay Two.\n"
     )
@@ -466,7 +465,7 @@ def test_a_stop_in_the_second_turn(stage: MakeStage) -> None:
 
 
 def test_the_setting_is_off(stage: MakeStage) -> None:
-    """With `off`, and for runs of no plan by default, each attempt has a process that ends with
+    """With `off`, and by default for runs without a plan, each attempt has a process that ends with
     it."""
     one = stage(SCRIPT)
     with opened(one, PERDURE_WARM="off") as runner:

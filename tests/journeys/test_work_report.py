@@ -1,4 +1,4 @@
-"""The work report on the real CLIs: facts against the agent's last word."""
+"""The work report on the real CLIs: it compares facts with the agent's last word."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def work_of(report: dict[str, Any], number: int = -1) -> dict[str, Any]:
 
 
 def test_a_last_word_that_lies_is_contradicted(stage: MakeStage) -> None:
-    """It says that tests pass and that it committed; neither is so, and every surface says why. The
-    next turn does both, and says the same words: it is done."""
+    """The agent says that tests pass and that it committed; neither is true, and every view says
+    why. The next turn does both and says the same, and the verdict is done."""
     one = stage(LIES)
     done = one.perdure(*run_to(one), PROMPT)
     assert done.code == 0, done.err

@@ -1,4 +1,4 @@
-"""Where a run works: a directory whose name says what it is for, and the old one where a
+"""The directory in which a run works: a name that says what it is for, and the old name if a
 conversation is bound to it."""
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def agent(request: pytest.FixtureRequest) -> str:
 
 
 def test_a_workdir_of_an_older_perdure_stays_where_it_is(stage: MakeStage) -> None:
-    """A run whose workdir an older perdure named by its identity alone continues natively in it;
-    removal finds it, and so does a later run of the same branch and conversation. A run that is new
+    """An older perdure named a run's workdir by its identity alone. The run continues natively in
+    it; removal finds it, and so does a later run of the same branch and conversation. A new run
     gets a readable directory, which `perdure path` prints."""
     one = stage(TALK)
     root = one.home / ".local/share/perdure"

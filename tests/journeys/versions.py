@@ -1,9 +1,9 @@
-"""A capsule from one version of a CLI on another: `make versions`. Prints a table, and ends with 1
-if a conversation did not go on.
+"""A capsule from one version of a CLI on another: `make versions`. Prints a table, and exits with 1
+if a conversation did not continue.
 
-`python -m tests.journeys.versions OLDER_MODULES`: the pinned programs against those below another
-`node_modules`, both ways. A task is killed in its second tool on one machine, exported, and
-finished on the other by the other version.
+`python -m tests.journeys.versions OLDER_MODULES` compares the pinned programs with those below
+another `node_modules`, in both directions. A task is killed in its second tool on one machine,
+exported, and finished on the other by the other version.
 """
 
 from __future__ import annotations
