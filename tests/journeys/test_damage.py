@@ -478,16 +478,22 @@ def test_a_stranger_joins_while_the_last_answer_streams(stage: MakeStage) -> Non
     one.finish(started)
     one.perdure("update", "task", "Now the second one.", "--json")
     one.perdure("update", "task", "Now the third one.", "--json")
-    report, requests = one.show(), one.rehearsal.requests
-    later = [each for each in report["attempts"] if each["number"] > 1 and each["receipt"]]
+    report, asked = one.show(), one.rehearsal.requests
+    judged = [each for each in report["attempts"] if each["receipt"]]
+    later = [each for each in judged if each["number"] > 1]
     assert later
+    assert "foreign prompt(s)" in "; ".join(map(reasons, judged)), judged
+    assert any("somebody else continued this conversation" in said(each.messages) for each in asked)
     for attempt in later:
-        mine = [each for each in requests if attempt["started"] <= each.time <= attempt["ended"]]
-        if attempt["receipt"]["verdict"] == "native" and mine and "fagus" in said(mine[0].messages):
-            told = [each for each in report["attempts"] if each["number"] < attempt["number"]]
-            shown_elm = "Our own answer is elm." in said(mine[0].messages)
-            disclosed = any((each["receipt"] or {}).get("verdict") == "shortened" for each in told)
+        mine = [each for each in asked if attempt["started"] <= each.time <= attempt["ended"]]
+        assert mine, attempt
+        shown_elm = "Our own answer is elm." in said(mine[0].messages)
+        told = [each for each in judged if each["number"] < attempt["number"]]
+        disclosed = "shortened" in [each["receipt"]["verdict"] for each in told]
+        if attempt["receipt"]["verdict"] == "native":
             assert shown_elm or disclosed, reasons(attempt)
+        elif not shown_elm:
+            assert 'answer "Our own answer is elm."' in reasons(attempt), reasons(attempt)
 
 
 def test_a_workdir_lost_with_the_machine(stage: MakeStage) -> None:
@@ -546,6 +552,39 @@ def test_killed_right_after_the_model_was_shown_a_result(stage: MakeStage, trial
         assert "in no transcript any more" in reasons(second)
     if told:
         assert "alder" in first_request.replace("echo alder > one.txt", ""), first_request
+
+
+def test_a_result_that_only_the_journal_has(stage: MakeStage) -> None:
+    """Killed before the call and its result were written down: the prompt tells the result, and the
+    receipt names the gap."""
+    one = stage(ASKED_WITH_A_RESULT, extra=SELDOM)
+    started = one.start(*RUN, one.agent, "--attempts", "1", PROMPT)
+    one.rehearsal.wait_for(2)
+    one.until(
+        lambda: '"tool_ended"' in one.perdure("logs", "task", "--json").out, "the journal has it"
+    )
+    one.lose_machine(started)
+    cut_before_the_call(one)
+    shutil.rmtree(one.state / "transcripts", ignore_errors=True)
+    (_, second), first_request = retried(one)
+    assert second["rung"] == "native", second
+    assert "in no transcript any more; the prompt gave the agent" in reasons(second)
+    assert "echo alder" in reasons(second).partition("missing:")[2], reasons(second)
+    messages = first_of(one, second).messages
+    assert not any("alder" in each.text for each in messages if each.role != "user"), first_request
+    told = first_request.rpartition("user: ")[2]
+    assert "alder" in told.replace("echo alder > one.txt", ""), told
+
+
+def cut_before_the_call(one: Stage) -> None:
+    """Leave only what the agent wrote down before its first call."""
+    if one.agent == "opencode":
+        cut_short(one)
+        return
+    (path,) = one.transcripts()
+    lines = path.read_bytes().splitlines(keepends=True)
+    first = next(at for at, line in enumerate(lines) if b"alder" in line)
+    path.write_bytes(b"".join(lines[:first]))
 
 
 @pytest.mark.parametrize("policy", ["disclose", "strict"])
