@@ -2,7 +2,8 @@
 of its own.
 
 `honest`: nothing is changed. `resumes`: it does not offer to load. `unable`: it offers neither to
-load nor to resume. `lies`: what it replays is another conversation.
+load nor to resume. `lies`: what it replays is another conversation. `refuses`: it answers each
+request to load with an error that names no cause.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class Proxy:
             can["sessionCapabilities"] = {}
         if self.scene == "lies" and self.loading and message.get("method") == "session/update":
             message["params"]["update"] = OTHER
+        if self.scene == "refuses" and self.loading and "result" in message:
+            del message["result"]
+            message["error"] = {"code": -32603, "message": "The shelf is out of order."}
         return json.dumps(message).encode() + b"\n"
 
 

@@ -177,3 +177,33 @@ def test_a_conversation_that_is_gone(stage: MakeStage) -> None:
     ]
     assert done.json["attempts"][2]["receipt"]["verdict"] == "rebuilt"
     one.nothing_survives()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+@pytest.mark.parametrize(("policy", "code"), [("disclose", 0), ("strict", 3)])
+def test_an_agent_that_refuses_to_load(stage: MakeStage, policy: str, code: int) -> None:
+    """It is asked twice, because the cause is unknown, and then the policy decides; the second
+    refusal uses up no attempt. After a strict refusal a person's retry asks again."""
+    one = stage(TALK)
+    assert one.perdure(*words(one, "--continuity", policy), FIRST).code == 0
+    honest = one.environ["PERDURE_ACP_MINE"]
+    one.environ["PERDURE_ACP_MINE"] = honest.replace(" honest ", " refuses ")
+    asked = len(one.rehearsal.requests)
+    done = one.perdure("update", "task", "Which word was it?", "--json")
+    assert done.code == code, done.err
+    first, *refused, last = done.json["attempts"]
+    assert [each["outcome"]["kind"] for each in refused] == ["failed", "session_broken"]
+    assert all("The shelf is out of order." in each["outcome"]["detail"] for each in refused)
+    if policy == "disclose":
+        assert (last["continuation"], last["receipt"]["verdict"]) == ("rebuild", "rebuilt"), last
+        assert last["lost_session_id"] == first["session_id"]
+        return
+    assert len(one.rehearsal.requests) == asked
+    assert (last["outcome"]["kind"], last["continuation"]) == ("continuity_lost", None), last
+    assert "the agent did not accept it as it was" in last["outcome"]["detail"]
+    one.environ["PERDURE_ACP_MINE"] = honest
+    again = one.perdure("retry", "task", "--json")
+    assert again.code == 0, again.err
+    assert again.json["attempts"][-1]["receipt"]["verdict"] == "replayed"
+    one.nothing_survives()

@@ -23,7 +23,7 @@ from perdure.model import (
 )
 
 if TYPE_CHECKING:
-    from perdure.model.events import AgentEvent
+    from perdure.model.events import AgentEvent, TurnEnded
     from perdure.model.requests import OpenCall
     from perdure.rules.transcript_repair import Mended
 
@@ -246,6 +246,17 @@ class TellsRequests(Protocol):
     def open_request(self, content: bytes) -> OpenRequest | None:
         """Return the request that was under way when the agent ended, from a piece of a transcript;
         None if there was none. Pure."""
+        ...
+
+
+@runtime_checkable
+class TellsRefusals(Protocol):
+    """An optional interface, for drivers whose agent says which step of a turn it refused, and
+    whose conversations cannot be read."""
+
+    def refused_to_open(self, ended: TurnEnded) -> bool:
+        """Return whether the agent answered the request to open its conversation with an error.
+        Pure."""
         ...
 
 

@@ -40,7 +40,7 @@ from perdure.model import (
     Start,
     Usage,
 )
-from perdure.model.events import AgentEvent
+from perdure.model.events import AgentEvent, TurnEnded
 from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
 from perdure.rules.transcript_repair import Mended
 
@@ -132,6 +132,9 @@ class AnyAcpDriver:
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         return outcome.outcome(exit, events, None)
+
+    def refused_to_open(self, ended: TurnEnded) -> bool:
+        return outcome.refused_to_open(ended)
 
     def by_hand(self, launch: Launch) -> Command:
         """Return the command that starts the agent: how it continues a conversation is not

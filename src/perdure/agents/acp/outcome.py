@@ -76,6 +76,13 @@ def outcome(exit: Exit, events: Sequence[AgentEvent], native: Native | None) -> 
     return found
 
 
+def refused_to_open(ended: TurnEnded) -> bool:
+    """Return whether the agent answered `session/load` or `session/resume` with an error. An agent
+    that ended meanwhile did not answer."""
+    answered = ended.facts.get("code", "0") != "0"
+    return not ended.ok and answered and ended.facts.get("stage") == "resume"
+
+
 def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
     """Return the kind that follows from stage, code and stop reason, or None. A conversation that
     could not be opened is not necessarily lost."""

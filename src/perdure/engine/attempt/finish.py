@@ -8,6 +8,7 @@ outcome.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,9 +49,16 @@ from perdure.model import (
     Usage,
     Verdict,
 )
-from perdure.model.events import AnyEvent, CollisionSeen, Record, RolledOver, SessionRetired
+from perdure.model.events import (
+    AnyEvent,
+    CollisionSeen,
+    Record,
+    RolledOver,
+    SessionRetired,
+    TurnEnded,
+)
 from perdure.model.requests import AgentRequest
-from perdure.protocols import Ending
+from perdure.protocols import Ending, TellsRefusals
 from perdure.rules.context_window import asks_for_person
 from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide, failed_by_itself
@@ -69,6 +77,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         watched.reading.ends,
         OnDenied(claim.run.spec.on_denied or engine.on_denied),
     )
+    if _refused_again(engine, opened, watched, outcome):
+        outcome = replace(outcome, kind=OutcomeKind.SESSION_BROKEN)
     requests = asked(engine, opened, outcome, list(watched.reading.ends.denied))
     if requests and requests[0].parked:
         outcome = replace(outcome, detail=detail(requests[0]))
@@ -184,6 +194,29 @@ def close_unopened(
     )
     summary = budget.spent_on_summary(engine, claim.run, claim.attempt)
     return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
+
+
+def _refused_again(engine: Engine, opened: Opened, watched: Watched, outcome: Outcome) -> bool:
+    """Return whether the agent has refused to open the conversation, in words that its driver does
+    not know, in this attempt and the one before. The first time the cause may have been a passing
+    one."""
+    driver, asked = opened.driver, opened.asked
+    if not isinstance(driver, TellsRefusals) or asked.kind is not Start.RESUME:
+        return False
+    run, number = opened.claim.run, opened.claim.attempt
+    before = next((a for a in engine.store.attempts(run.id) if a.number == number - 1), None)
+    if before is None or before.outcome is None or before.continuation is None:
+        return False
+    records = engine.store.history(run.id, limit=HISTORY)
+    earlier = [each.event for each in records if each.attempt == before.number]
+    same = before.continuation.session_id == asked.session_id
+    unknown = failed_by_itself(outcome) and failed_by_itself(before.outcome)
+    refused = _refused_to_open(driver, watched.reading.kept) and _refused_to_open(driver, earlier)
+    return same and unknown and refused
+
+
+def _refused_to_open(driver: TellsRefusals, events: Sequence[AnyEvent]) -> bool:
+    return any(driver.refused_to_open(each) for each in events if isinstance(each, TurnEnded))
 
 
 def _refused(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
