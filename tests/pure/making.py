@@ -1,4 +1,4 @@
-"""Strategies for the pure rooms: any outcome, tally, session, snapshot, evidence."""
+"""Strategies for the pure tests: any outcome, tally, session, snapshot and evidence."""
 
 from __future__ import annotations
 

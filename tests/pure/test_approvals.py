@@ -24,7 +24,7 @@ def decided(rules: list[ApprovalRule], given: dict[str, Any], tool: str = "Bash"
 
 
 def test_without_a_pattern_only_the_very_call_fits() -> None:
-    """The model's description may differ, and nothing else."""
+    """The model's description may differ; any other difference is refused."""
     rule = rule_for("allow", "Bash", PUSH)
     assert decided([rule], {**PUSH, "description": "Another"}) == "allow"
     for given in (
@@ -132,7 +132,7 @@ def test_patterns_that_no_rule_can_have(pattern: str) -> None:
     ],
 )  # fmt: skip
 def test_no_pattern_allows_any_program(pattern: str) -> None:
-    """Only a rule that denies can have it."""
+    """Only a denying rule can have such a pattern."""
     with pytest.raises(ValueError, match="pattern"):
         check_pattern(pattern, "allow")
     check_pattern(pattern, "deny")
@@ -148,7 +148,8 @@ def test_no_pattern_allows_any_program(pattern: str) -> None:
     ],
 )  # fmt: skip
 def test_a_wildcard_does_not_lead_away(word: str) -> None:
-    """To other directories and servers, and to what a refspec deletes or forces."""
+    """A wildcard does not match other directories and servers, nor a refspec that deletes or
+    forces."""
     given = shell("git push origin main")
     for pattern in ("git push *", "git push origin ?*"):
         rule = rule_for("allow", "Bash", given, pattern)
@@ -171,7 +172,8 @@ def test_what_a_pattern_writes_out_its_wildcard_may_follow() -> None:
 
 
 def test_a_long_command_is_judged_at_once() -> None:
-    """The search goes through a command once; it took twice as long for each further letter."""
+    """The search reads a command once. An earlier version took twice as long for each further
+    letter."""
     rule = rule_for("allow", "Bash", PUSH, "git push *")
     assert decided([rule], shell("git push " + "a" * 2000 + " | tail")) == ""
     assert decided([rule], shell("git push " + "a" * 200)) == "allow"
@@ -184,7 +186,7 @@ def test_a_rule_that_no_file_can_hold_is_refused() -> None:
 
 
 def test_deny_wins_wherever_it_is_in_the_file() -> None:
-    """And a denying pattern also finds its program in a longer command."""
+    """A denying pattern also finds its program inside a longer command."""
     allow = rule_for("allow", "Bash", PUSH, "git push *")
     deny = rule_for("deny", "Bash", PUSH, "git push origin *")
     for rules in ([allow, deny], [deny, allow]):
@@ -208,7 +210,8 @@ def test_a_rule_holds_where_it_was_made_for(scope: Literal["run", "repository"])
 
 
 def test_the_file_is_read_as_it_was_written(tmp_path: Path) -> None:
-    """Rules with every kind of character come back; hidden ones are escapes, for a reviewer."""
+    """Rules with every kind of character are read back unchanged. Hidden characters are escaped in
+    the file, so that a reviewer sees them."""
     nasty = "echo '\u202e\x1b[8m\x7f\u200b\"\\\n\t\U000e0041 ü' # ]]\n[[rule]]"
     rules = [rule_for("allow", "Bash", shell(nasty)), rule_for("deny", "Bash", PUSH, "git push *")]
     for each in rules:

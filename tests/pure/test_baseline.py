@@ -1,4 +1,4 @@
-"""The known items that the model is shown, by the transcript's items and the journal's."""
+"""The known items that the model is shown, compared by the transcript's items and by the journal's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SUMMARY = item(ItemKind.SUMMARY, "What happened.")
 
 
 def told(*items: Item) -> list[Journaled]:
-    """As the journal has them: of calls and results it knows the ids, and not the text."""
+    """Return items as the journal has them: it knows the ids of calls and results, not their text."""
     return [
         Journaled(
             item=Item(each.kind, each.key, "" if each.key else each.digest),
@@ -55,7 +55,8 @@ THEIRS = (item(ItemKind.PROMPT, "Somebody else asks."), item(ItemKind.ANSWER, "A
 
 
 def test_what_somebody_else_added_is_not_in_the_copy() -> None:
-    """The copy and what begins with a stranger's prompt behind it: shown is only the copy."""
+    """A stranger's prompt follows the copy, with more items behind it. Only the items of the copy
+    count as shown."""
     copy = Loaded(items=(P, CALL, RESULT, SAID))
     strange = frozenset({THEIRS[0].digest})
     added = with_added(copy, Loaded(items=(*copy.items, *THEIRS, Q)), strange)
@@ -132,14 +133,14 @@ def test_what_is_shown(
 
 
 def test_the_journal_tells_what_no_transcript_has() -> None:
-    """A result that the CLI made up does not count; the one in the journal is used."""
+    """A result that the CLI invented does not count; the one in the journal is used."""
     (left,) = unrecorded(Loaded(items=(P, CALL, MADE_UP, SAID)), EVERYTHING)
     assert left.item.key == "c1" and left.item.kind is ItemKind.RESULT
 
 
 def test_what_the_prompt_tells_in_full() -> None:
-    """A result or an answer that was cut in the journal or is cut in the prompt is not told in
-    full."""
+    """A result or an answer that was cut, in the journal or in the prompt, does not count as told
+    in full."""
     result, answer = Item(ItemKind.RESULT, "c1"), Item(ItemKind.ANSWER, "", "x")
     assert told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 400))
     assert not told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 500))
@@ -155,7 +156,7 @@ def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:
 
 
 def test_ids_of_an_agent_that_counts_its_calls() -> None:
-    """Calls are matched by their commands, else by their order; one without a partner is
+    """Calls are matched by their commands, else by their order. A call without a partner is
     missing."""
     rows = Loaded(
         items=(
@@ -181,7 +182,7 @@ def test_ids_of_an_agent_that_counts_its_calls() -> None:
 
 def test_nothing_is_matched_before_the_first_known_prompt() -> None:
     """A transcript without the prompt of the journal has none of its calls, whatever else it
-    holds."""
+    contains."""
     rows = Loaded(items=(Q, call("c1", "shell", {}, "echo one")))
     found = with_ids_of(rows, [*told(P), *_codex("echo one", "item_1")])
     assert len(unrecorded(rows, found)) == 3
@@ -261,8 +262,7 @@ WENT_ON = Evidence(
 def test_the_verdict_by_what_was_shown(
     shown: Shown | None, rung: Rung, verdict: Verdict, words: str
 ) -> None:
-    """Nothing is called native unless all that is known was shown, and the reasons say what was
-    not."""
+    """The verdict is native only if all known items were shown. The reasons name the missing ones."""
     asked = Continuation(
         kind=Start.RESUME, session_id="aaaa-1", rung=rung, shown=shown, standing=Standing.CHANGED
     )

@@ -1,4 +1,4 @@
-"""Nouns and events as JSON and back; the report; names; and what the cheapest verbs import."""
+"""Nouns and events as JSON and back, the report, run names, and the imports of the cheapest verbs."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ st.register_type_strategy(
 @settings(max_examples=15)
 @given(data=st.data())
 def test_every_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject) -> None:
-    """Written and read again an event is equal, alone and in its record, and its kind stands in the
-    JSON."""
+    """An event that is written and read is equal to the original, alone and in its record. Its kind
+    is in the JSON."""
     event = data.draw(st.from_type(kind))
     text = encode(event)
     assert decode_event(text) == event
@@ -63,7 +63,7 @@ def test_every_event_comes_back_as_it_was(kind: type[Event], data: st.DataObject
 @settings(max_examples=15)
 @given(data=st.data())
 def test_every_noun_comes_back_as_it_was(kind: type[Any], data: st.DataObject) -> None:
-    """The same for the nouns; as plain values they are what their JSON says."""
+    """The same holds for the nouns. Their plain values are the values of their JSON."""
     noun = data.draw(st.from_type(kind))
     if kind is not model.Command:  # its stdin is never stored
         assert decode(encode(noun), kind) == noun
@@ -71,7 +71,7 @@ def test_every_noun_comes_back_as_it_was(kind: type[Any], data: st.DataObject) -
 
 
 def test_all_events_are_readable() -> None:
-    """Each event belongs to one of the two families, under a tag of its own."""
+    """Each event belongs to one of the two families, and has a tag of its own."""
     assert (
         {*get_args(AgentEvent), *get_args(RunEvent)} == set(EVENTS) == set(Event.__subclasses__())
     )
@@ -79,8 +79,7 @@ def test_all_events_are_readable() -> None:
 
 
 def test_an_older_perdure_reads_what_a_newer_one_wrote() -> None:
-    """Unknown fields are passed over; an unknown kind, a missing field and a wrong type are
-    errors."""
+    """Unknown fields are ignored. An unknown kind, a missing field and a wrong type are errors."""
     assert decode_event('{"kind":"said","text":"hi","colour":"red"}') == Said("hi")
     assert decode('{"version":1,"text":"t","at":2,"new":[]}', Context) == Context(1, "t", 2)
     for text in (
@@ -133,7 +132,7 @@ def test_a_report_has_the_published_fields(
 
 
 def test_a_report_sums_what_the_attempts_used() -> None:
-    """Tokens and money of all attempts together."""
+    """The report has the tokens and dollars of all attempts together."""
     run = TaskRun(
         id="1", name="n", spec=TaskSpec(prompt="p"), state=RunState.RUNNING, created=1, updated=2
     )
@@ -155,7 +154,8 @@ def test_a_report_sums_what_the_attempts_used() -> None:
 
 
 def test_names_can_be_said_and_typed() -> None:
-    """Two plain words; after a few that were taken a number makes it certain that one is found."""
+    """A name is two plain words. If several names were taken, a number is added, so that a free one
+    is always found."""
     assert all(
         re.fullmatch(r"[a-z]+-[a-z]+", run_names.suggest(tries))
         for tries in range(5)
@@ -205,8 +205,8 @@ def ls(scratch: Any, cwd: Path) -> tuple[str, list[str]]:
 
 
 def test_ls_pays_for_nothing_that_it_does_not_need(tmp_path: Path, scratch: Any) -> None:
-    """Neither the import of the verb nor the whole verb loads a heavy library, with nothing to list
-    and with a run; it makes nothing."""
+    """Neither the import of the verb nor the whole verb loads a heavy library, with an empty list
+    and with a run. It creates no file."""
     shown, loaded = ls(scratch, tmp_path)
     assert [heavy for heavy in HEAVY if heavy in loaded] == []
     assert [path for path in scratch.home.rglob("*") if path.is_file()] == []

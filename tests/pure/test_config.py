@@ -1,4 +1,4 @@
-"""Settings: which source wins, what a project may not say, and every problem with its place."""
+"""Settings: which source wins, what a project may not set, and every problem with its place."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perdure.model.durations import duration, written
 
 
 class Place:
-    """A home with a user's file, and a project in which somebody stands."""
+    """A home with a user's file, and a project with the current directory."""
 
     def __init__(self, top: Path) -> None:
         self.home, self.project = top / "home", top / "project"
@@ -43,7 +43,7 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_defaults_lie_in_the_xdg_directories(place: Place) -> None:
-    """Without any source the documented defaults hold, below the home, and nothing claims an
+    """Without any source the documented defaults are used, below the home, and no setting names an
     origin."""
     settings = place.load()
     assert settings == Settings(
@@ -189,8 +189,8 @@ def test_sources_in_a_table_and_in_words(place: Place) -> None:
 
 
 def test_a_table_is_a_prefix(place: Place) -> None:
-    """`[gc]` with `trash` is `gc_trash`; its problems name the line in the table, and a project may
-    set none of it."""
+    """`[gc]` with `trash` is `gc_trash`. Its problems name the line in the table, and a project may
+    not set it."""
     place.user_file.write_text("agent = 'codex'\n[gc]\ntrash = '3d'\n[disk]\nwarn = '25%'\n")
     settings = place.load()
     assert (settings.gc_trash, settings.disk_warn) == (259_200.0, 25.0)
@@ -207,8 +207,8 @@ def test_a_table_is_a_prefix(place: Place) -> None:
 
 
 def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:
-    """Wrong values and unknown names of every source are listed together, each with file and line
-    or with its variable."""
+    """Invalid values and unknown names of every source are listed together, each with its file and
+    line or its variable."""
     place.user_file.write_text("agent = 5\n\ntimeout = 'soon'\n[colour]\nattempts = 1\n")
     place.project_file.write_text("permissions = 'full'\nbackend = 'cloud'\n")
     problems = place.problems(PERDURE_ATTEMPTS="many", PERDURE_BUDGET_USD="-1")
@@ -230,8 +230,8 @@ def test_all_problems_are_told_at_once_with_their_lines(place: Place) -> None:
 
 
 def test_a_misspelt_setting_is_told_the_nearest(place: Place) -> None:
-    """A name that is nearly one of ours gets that one named, and every unknown one the command that
-    lists them, not the list itself."""
+    """A name that is nearly a setting gets that setting suggested. Every unknown name gets the
+    command that lists the settings, not the list itself."""
     place.user_file.write_text("agnet = 'claude'\n[serv]\nlisten = 'x'\n")
     near, table = place.problems()
     assert near.endswith(
@@ -260,7 +260,7 @@ def test_a_duration_is_shown_as_it_may_be_written(seconds: float, words: str) ->
 
 @pytest.mark.parametrize("name", sorted(NOT_FOR_PROJECTS))
 def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
-    """A repository's file neither widens permissions nor moves perdure's state, with any value."""
+    """A repository's file cannot widen permissions or move perdure's state, with any value."""
     place.project_file.write_text(f"{name} = 'read'\n")
     assert place.problems() == [
         f"{place.project_file}:1: {name!r} may not be set by a project; put it into your own "
@@ -271,8 +271,7 @@ def test_a_project_may_not_widen_anything(place: Place, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(LIMITS))
 def test_a_project_may_lower_a_limit_and_not_raise_it(place: Place, name: str) -> None:
-    """The user's limits hold for every project; where the user has set none, a project may
-    choose."""
+    """The user's limits hold for every project. If the user has set none, a project may choose."""
     place.project_file.write_text(f"{name} = 5\n")
     assert getattr(place.load(), name) == 5
     place.user_file.write_text(f"{name} = 9\n")
@@ -289,7 +288,7 @@ def test_a_project_may_lower_a_limit_and_not_raise_it(place: Place, name: str) -
 
 
 def test_the_nearest_project_file_within_the_repository_counts(place: Place) -> None:
-    """Found from a directory further down; not from beyond the top of the repository."""
+    """The file is found from a subdirectory, and is not searched above the top of the repository."""
     place.project_file.write_text("agent = 'outer'\n")
     inner = place.project / "inner/deep"
     inner.mkdir(parents=True)
@@ -313,7 +312,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -> None:
-    """With any content of a file, the answer is a sentence that names it."""
+    """Whatever the file contains, the result is a sentence that names it."""
     place.user_file.write_bytes(content)
     (problem,) = place.problems()
     assert problem.startswith(str(place.user_file))
@@ -342,7 +341,8 @@ def test_a_file_that_cannot_be_read_is_named(place: Place) -> None:
     | st.dates(),
 )
 def test_any_value_is_read_or_refused(name: str, value: Any) -> None:
-    """A reader gives a value or a ValueError in words, never another error."""
+    """A reader returns a value or raises a ValueError with a sentence, and never raises another
+    error."""
     try:
         READERS[name](value)
     except ValueError as error:
@@ -351,7 +351,7 @@ def test_any_value_is_read_or_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["budget_usd", "attempts", "timeout", "agent", "root"])
 def test_yes_is_no_amount(name: str) -> None:
-    """TOML's `true` is not taken for the number one, nor for a name."""
+    """TOML's `true` is not accepted as the number one, nor as a name."""
     with pytest.raises(ValueError, match="expected"):
         READERS[name](True)
 
@@ -370,7 +370,7 @@ def test_yes_is_no_amount(name: str) -> None:
     ],
 )
 def test_durations(text: str, seconds: float) -> None:
-    """Seconds, minutes, hours, days; seconds where no unit is given."""
+    """Seconds, minutes, hours and days are accepted; a number without a unit is in seconds."""
     assert duration(text) == seconds
 
 
@@ -378,13 +378,13 @@ def test_durations(text: str, seconds: float) -> None:
     "text", ["", "m", "-5", "1h30m", "1e3", "inf", "nan", "5 parsecs", "9" * 400]
 )
 def test_what_is_no_duration(text: str) -> None:
-    """All else is refused, a number beyond all measure too."""
+    """Every other text is refused, and so is a number that is too large."""
     with pytest.raises(ValueError, match="such as 90s"):
         duration(text)
 
 
 def test_relative_xdg_directories_are_ignored(place: Place) -> None:
-    """The specification calls a relative one invalid; absolute ones count."""
+    """The specification calls a relative directory invalid. Absolute ones are used."""
     settings = place.load(XDG_DATA_HOME="data", XDG_STATE_HOME="./state", XDG_CONFIG_HOME="config")
     assert settings.root == place.home / ".local/share/perdure"
     assert settings.state == place.home / ".local/state/perdure"
@@ -393,7 +393,7 @@ def test_relative_xdg_directories_are_ignored(place: Place) -> None:
 
 @pytest.mark.parametrize("name", ["root", "state"])
 def test_a_place_is_absolute(place: Place, name: str) -> None:
-    """A relative directory would lie somewhere else after each `cd`."""
+    """A relative directory would be a different one after each `cd`."""
     assert "expected an absolute path" in place.problems(**{f"PERDURE_{name.upper()}": "work"})[0]
 
 
@@ -406,8 +406,8 @@ def test_a_place_is_absolute(place: Place, name: str) -> None:
     ],
 )
 def test_a_password_is_never_shown(place: Place, address: str) -> None:
-    """The address of a database is shown without its password, which is known for redaction; a bad
-    address is not repeated at all."""
+    """The address of a database is shown without its password, and the password is redacted
+    elsewhere. An invalid address is not repeated at all."""
     settings = place.load(PERDURE_DATABASE=address)
     assert settings.database == address and "hunter" not in shown("database", address)
     assert password(address) == "hunter 2"
@@ -429,7 +429,7 @@ def test_a_password_is_never_shown(place: Place, address: str) -> None:
     ],
 )
 def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int]) -> None:
-    """One number for all agents, or a number for each; in a file also as a table."""
+    """One number for all agents, or a number for each; in a file it may also be a table."""
     assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == found
     place.user_file.write_text(
         "[account_jobs]\n" + "".join(f'"{name}" = {jobs}\n' for name, jobs in found.items())
@@ -441,7 +441,7 @@ def test_runs_at_work_by_account(place: Place, said: str, found: dict[str, int])
     "said", ["0", "claude=0", "claude", "claude=2,codex", "=2", "claude=x", ""]
 )
 def test_no_number_of_runs(place: Place, said: str) -> None:
-    """An invalid number is reported; an empty text is no setting."""
+    """An invalid number is reported. An empty text means that the setting is not set."""
     if not said:
         assert place.load(PERDURE_ACCOUNT_JOBS=said).account_jobs == {}
         return

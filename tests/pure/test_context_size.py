@@ -54,8 +54,8 @@ rules = st.builds(FillRules, policy=st.sampled_from(WhenFull), percent=st.intege
 def test_what_comes_before_the_wall(
     policy: WhenFull, compacts: bool, in_vain: bool, expected: Measure
 ) -> None:
-    """A conversation over the limit is treated as its policy says; a CLI that cannot be told to
-    compact does it by itself."""
+    """A conversation over the limit is handled as its policy says. A CLI that cannot be told to
+    compact does so by itself."""
     assert (
         measure(FillRules(policy=policy), FULL, compacts=compacts, exhausted=False, in_vain=in_vain)
         is expected
@@ -94,8 +94,7 @@ def test_what_comes_after_it(
 def test_an_exhausted_conversation_never_goes_on_as_it_is(
     rules: FillRules, fill: Fill | None, compacts: bool, in_vain: bool
 ) -> None:
-    """No combination resumes the conversation unchanged, and nothing that was in vain is tried
-    twice."""
+    """No combination resumes the conversation unchanged, and nothing that failed is tried twice."""
     found = measure(rules, fill, compacts=compacts, exhausted=True, in_vain=in_vain)
     assert found is not Measure.NONE
     assert not (in_vain and found is Measure.COMPACT)
@@ -105,7 +104,7 @@ def test_an_exhausted_conversation_never_goes_on_as_it_is(
 def test_what_is_not_known_is_left_alone(
     rules: FillRules, fill: Fill, compacts: bool, in_vain: bool
 ) -> None:
-    """Without a window nothing is done; and nothing is done below the limit."""
+    """If the window is unknown, or the fill is below the limit, nothing is done."""
     if not is_full(fill, rules):
         assert (
             measure(rules, fill, compacts=compacts, exhausted=False, in_vain=in_vain)
@@ -117,16 +116,16 @@ def test_what_is_not_known_is_left_alone(
 
 @given(fills.filter(lambda fill: fill.tokens > 100), st.sampled_from(WhenFull))
 def test_a_compaction_at_once_begins_below_what_is_there(fill: Fill, policy: WhenFull) -> None:
-    """Told to compact now, a CLI gets a level below what the conversation holds, and far above what
-    a summary leaves."""
+    """A CLI that must compact now gets a level below the conversation's fill, and far above the
+    size of a summary."""
     level = compact_at(FillRules(policy=policy), fill, "", now=True)
     assert level is not None
     assert fill.tokens // 2 < level.tokens < fill.tokens
 
 
 def test_the_level_of_a_launch_is_the_policys() -> None:
-    """Only where perdure is to compact does a launch change the CLI's own level; without a window
-    it is a percentage alone."""
+    """A launch changes the CLI's own level only if perdure is to compact. Without a known window it
+    is a percentage."""
     level = compact_at(FillRules(percent=70), None, "claude-sonnet-4-5", now=False)
     assert level is not None
     assert (level.tokens, level.window, level.percent) == (140_000, 200_000, 70)
@@ -155,7 +154,8 @@ def test_who_says_what_a_model_takes(model: str, told: int, expected: tuple[int,
 
 
 def test_what_the_agent_once_said_is_remembered_for_that_model() -> None:
-    """A transcript does not repeat the window; of another model it says nothing."""
+    """A transcript does not repeat the window, so the last reported one is used. It is not used for
+    another model."""
     known = Fill(tokens=5, window=1_234, model="a", source="agent")
     assert completed(Fill(tokens=9, model="a"), known, "", FillRules()).window == 1_234
     assert completed(Fill(tokens=9), known, "", FillRules()) == Fill(
@@ -176,7 +176,7 @@ def test_when_a_person_is_asked(following: Measure, continuity: ContinuityPolicy
 
 
 def test_a_planner_can_ask() -> None:
-    """`can_compact` tells whether a conversation can be made shorter."""
+    """`can_compact` returns whether a conversation can be shortened."""
     assert can_compact(True, ROOMY, in_vain=False)
     assert not can_compact(False, ROOMY, in_vain=False)
     assert not can_compact(True, ROOMY, in_vain=True)
@@ -186,8 +186,8 @@ def test_a_planner_can_ask() -> None:
 @pytest.mark.parametrize("policy", list(ContinuityPolicy))
 @pytest.mark.parametrize("needed", list(Measure))
 def test_how_a_conversation_of_that_size_goes_on(policy: ContinuityPolicy, needed: Measure) -> None:
-    """Compacted in place, given way to a new one that names it, or refused; a strict policy never
-    leads to a new one."""
+    """A conversation is compacted in place, replaced by a new one that names it, or refused. A
+    strict policy never leads to a new one."""
     key = SessionKey("claude", "run:r")
     live = Session(
         key=key, id="old", state=SessionState.CONFIRMED, created=1, updated=2, attempts=1

@@ -56,7 +56,7 @@ situations = st.builds(
     parent_refused=st.booleans(),
     handed_over=st.just("") | st.just("codex"),
 ).map(lambda at: replace(at, lost=None) if at.session is not None else at)
-"""All of them: a retired conversation counts only where there is no live one."""
+"""Every situation. A retired conversation counts only if there is no live one."""
 
 TRANSCRIPT = Snapshot("/t.jsonl", 9, "0" * 64, 1)
 SESSION = Session(
@@ -74,7 +74,8 @@ def usable(snapshot: Snapshot | None) -> bool:
 
 
 def rungs_left(at: Situation) -> list[Rung]:
-    """The rungs of the ladder on which the live conversation could still go on, best first."""
+    """Return the rungs of the ladder on which the live conversation could still continue, best
+    first."""
     left = []
     if usable(at.transcript):
         left.append(Rung.NATIVE)
@@ -87,7 +88,7 @@ def rungs_left(at: Situation) -> list[Rung]:
 
 
 def to_fork(at: Situation) -> bool:
-    """Whether the run is to begin as a fork, and has no conversation of its own yet."""
+    """Return whether the run is to begin as a fork, and has no conversation of its own yet."""
     if not at.forks:
         return False
     if at.session is None:
@@ -100,7 +101,8 @@ def can_fork(at: Situation) -> bool:
 
 
 def known_lost(at: Situation) -> str:
-    """The conversation that this attempt would have to go on with and cannot, if there is one."""
+    """Return the conversation that this attempt would have to continue and cannot; None if there is
+    none."""
     if to_fork(at):
         return "" if can_fork(at) else at.forks
     if at.session is None:
@@ -123,8 +125,8 @@ def known_lost(at: Situation) -> str:
 @settings(max_examples=200)
 @given(situations)
 def test_what_holds_in_every_situation(at: Situation) -> None:
-    """A conversation that can go on goes on, on the best rung not yet tried; one that is lost is
-    never passed over in silence."""
+    """A conversation that can continue does so, on the best rung that was not tried yet. A lost one
+    is always mentioned."""
     chosen = choose(at)
     event(chosen.kind)
     assert chosen.reason
@@ -161,8 +163,7 @@ def test_what_holds_in_every_situation(at: Situation) -> None:
 
 @given(situations)
 def test_a_tried_rung_is_not_chosen_again(at: Situation) -> None:
-    """No resume is tried a second time on a rung that failed since the conversation last went
-    on."""
+    """A rung that failed is not tried again until the conversation has continued in between."""
     chosen = choose(at)
     if chosen.kind is Start.RESUME:
         assert chosen.rung not in at.tried
@@ -243,8 +244,7 @@ def test_the_end_of_a_lifetime_changes_nothing_in_silence(
 
 
 def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:
-    """Where nothing was lost, a new conversation is no loss; it gets the id that the caller
-    chose."""
+    """If nothing was lost, a new conversation is not a loss. It gets the id that the caller chose."""
     for policy in ContinuityPolicy:
         chosen = choose(Situation(policy=policy, now=0, new_id="new-9"))
         assert (chosen.kind, chosen.session_id, chosen.lost_session_id) == (
@@ -255,8 +255,8 @@ def test_the_first_attempt_of_a_scope_is_fresh_under_every_policy() -> None:
 
 
 def test_an_id_that_was_announced_and_never_began_is_used_again() -> None:
-    """A start-up failure says nothing about the conversation: the id that perdure chose is kept,
-    until a fresh start on it failed."""
+    """A start-up failure says nothing about the conversation. The id that perdure chose is kept
+    until a fresh start with it has failed."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=pinned, new_id="new-9")
     assert (choose(at).kind, choose(at).session_id) == (Start.FRESH, pinned.id)
@@ -279,8 +279,8 @@ def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Star
 
 
 def test_a_turn_on_disk_is_a_beginning() -> None:
-    """A conversation of which a turn is on disk has begun, even if nothing was heard of it: if no
-    rung is left it is lost."""
+    """If a turn of a conversation is on disk, the conversation has begun, even without any output.
+    If no rung is left, it is lost."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     for there in ({"transcript": TRANSCRIPT}, {"copy": TRANSCRIPT}):
         at = Situation(
@@ -313,7 +313,7 @@ def test_a_fork_that_never_began_is_forked_again() -> None:
 
 
 def test_a_hand_over_is_told_and_is_no_loss() -> None:
-    """Another agent starts with a brief, even under a strict policy: a person asked for it."""
+    """Another agent starts with a brief, even under a strict policy, because a person asked for it."""
     chosen = choose(
         Situation(policy=ContinuityPolicy.STRICT, now=0, handed_over="codex", new_id="new-9")
     )
@@ -348,8 +348,8 @@ FIRST = Context(1, "Fix the failing test.", 0)
 
 
 def test_a_conversation_that_moved_is_told_where_it_is() -> None:
-    """Until it stands in the conversation: the paths in its history lead to a place where others
-    may be at work."""
+    """The prompt says so until the conversation contains it. The paths in its history lead to a
+    place where other runs may be working."""
     story = Story(contexts=(FIRST,), left="/old/place", cwd="/new/place")
     for asked in (FORK, RESUME):
         text = prompt(asked, story)

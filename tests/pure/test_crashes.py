@@ -1,4 +1,4 @@
-"""Conclusions from a row of crashes, about a run and about an agent."""
+"""Conclusions from several crashes in a row, about a run and about an agent."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def crash(
 
 
 def test_crashes_at_the_start_are_a_loop() -> None:
-    """As many as that in a row, each within seconds and without a word, whatever they say."""
+    """Enough crashes in a row, each within seconds and without output, are a loop, whatever the
+    errors are."""
     row = [crash(f"error of another kind: {word}") for word in ("one", "two", "three")]
     assert "within seconds of its start 3 times" in loop(row) and "three" in loop(row)
     assert loop(row[1:]) == ""
@@ -76,8 +77,8 @@ def test_crashes_of_one_cause_are_a_loop() -> None:
     st.sampled_from(["said", "paid", "other"]),
 )
 def test_progress_is_no_loop(row: list[OutcomeKind], at: int, how: str) -> None:
-    """One attempt among the newest that said something, was answered, or ended for another reason
-    than a crash, breaks the row."""
+    """The row is broken by one recent attempt that had output, got an answer, or ended for another
+    reason than a crash."""
     attempts = [crash(outcome=Outcome(kind=kind, detail="x")) for kind in row]
     assert bool(loop(attempts)) == all(kind in CRASHES for kind in row)
     changed = {
@@ -89,8 +90,8 @@ def test_progress_is_no_loop(row: list[OutcomeKind], at: int, how: str) -> None:
 
 
 def test_an_agent_that_does_not_start_is_parked() -> None:
-    """After so many failed starts in a row, of two runs at least; ever longer, within bounds; one
-    start that works ends it."""
+    """After enough failed starts in a row, of at least two runs, the agent is not started for a
+    while. The pause grows within bounds. One start that works ends it."""
     row = [crash(run=f"r{n % 2}") for n in range(30)]
     assert pause_ms(row[: STARTS - 1], NOW) == 0
     assert pause_ms([crash(run="r1")] * 30, NOW) == 0
@@ -101,7 +102,7 @@ def test_an_agent_that_does_not_start_is_parked() -> None:
 
 
 def test_what_says_nothing_of_the_start_is_passed_over() -> None:
-    """Attempts that never got to a launch count neither way, and starts of long ago not at all."""
+    """Attempts that never reached a launch do not count, and old starts do not either."""
     row = [crash(run=f"r{n % 2}") for n in range(STARTS)]
     waiting = crash(continuation=None, outcome=Outcome(kind=OutcomeKind.WRITER_CONFLICT))
     assert pause_ms([row[0], waiting, *row[1:]], NOW) == PAUSE_MS

@@ -1,4 +1,4 @@
-"""The effect ledger: what cannot be taken back is found in the agent's calls of tools."""
+"""The effect ledger: irreversible effects are found in the agent's tool calls."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ CATALOG = Path(catalog.__file__).with_name("catalog.toml")
 
 
 def test_the_table_that_is_read_is_the_one_that_is_written() -> None:
-    """`catalog.json` is made from `catalog.toml` by docs/generate.py."""
+    """docs/generate.py makes `catalog.json` from `catalog.toml`."""
     written = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
     assert json.loads(CATALOG.with_suffix(".json").read_text(encoding="utf-8")) == written
     assert msgspec.convert(written, catalog.Catalog) == catalog.catalog()
 
 
 def kinds_of(command: str) -> list[str]:
-    """Return the kinds of what is found in a command."""
+    """Return the kinds of the effects that are found in a command."""
     return [each.kind for each in effects_of(command)]
 
 
@@ -92,8 +92,8 @@ def records_of(events: list[tuple[int, AnyEvent]]) -> list[Record]:
     ],
 )
 def test_effects_are_recognised(command: str, kinds: list[str]) -> None:
-    """A push, a pull request, a comment, a publish are seen, however the shell wraps them; talking
-    about one is not."""
+    """A push, a pull request, a comment and a publication are recognized however the shell wraps
+    them. Mentioning one is not an effect."""
     assert kinds_of(command) == kinds
 
 
@@ -125,8 +125,8 @@ def test_any_text_is_no_error(command: str) -> None:
 
 
 def test_a_hostile_command_costs_little() -> None:
-    """A process with 400 MB and 60 s of processor time reads 300 commands made to exhaust it: of
-    1 MB, nested, with NULs; what is not read whole is listed."""
+    """A process with 400 MB and 60 s of processor time reads 300 commands made to exhaust it: 1 MB
+    long, nested, with NULs. A command that is not read completely is listed."""
     program = (
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (60, 60))\n"
@@ -153,8 +153,8 @@ def hostile(count: int) -> list[str]:
 
 
 def test_what_is_too_long_is_said() -> None:
-    """A command that was cut, by the parser or by the journal, is a possible effect; the part that
-    was read counts."""
+    """A command that the parser or the journal cut is a possible effect. The part that was read
+    counts."""
     assert kinds_of("git push; echo " + "x" * LONGEST) == ["push", "command"]
     assert kinds_of("git push; echo x [90 characters more]") == ["push", "command"]
     kept = json_lines.text("echo " + "x" * 9000, json_lines.COMMAND)
@@ -174,8 +174,8 @@ def test_the_end_of_a_long_command_is_seen() -> None:
 
 
 def test_the_ledger_knows_how_each_ended() -> None:
-    """An effect whose end was seen says so; one that was killed is unknown once its attempt has
-    ended."""
+    """If the end of an effect was seen, the ledger has it. An effect of a killed attempt is
+    unknown."""
     ended = AttemptEnded(outcome=Outcome(kind=OutcomeKind.LOST))
     records = records_of(
         [
@@ -230,8 +230,8 @@ def test_a_call_that_did_not_run() -> None:
     ],
 )
 def test_an_exit_code_speaks_for_what_it_can(command: str, ok: bool, outcome: str) -> None:
-    """The end of a command of several programs is the end of one of them only where the shell makes
-    it so."""
+    """The exit code of a command of several programs is that of one of them only if the shell says
+    so."""
     started = ToolStarted(tool_id="a", name="Bash", summary=command)
     records = records_of([(1, started), (1, ToolEnded(tool_id="a", ok=ok))])
     pushed = [each.outcome for each in ledger(records) if each.kind == "push"]
@@ -239,8 +239,8 @@ def test_an_exit_code_speaks_for_what_it_can(command: str, ok: bool, outcome: st
 
 
 def test_tools_that_are_no_shell() -> None:
-    """A tool of a server is a possible effect unless it says that it only reads; an agent's own
-    tools for files are none; over ACP the kind of a call counts."""
+    """A tool of a server is a possible effect unless it declares that it only reads. An agent's own
+    file tools have no effects. Over ACP the kind of a call decides."""
     create = of_tool("mcp__github__create_issue", "shop")
     assert [(each.kind, each.possible) for each in create] == [("tool", True)]
     assert of_tool("mcp__github__delete", "", "destroys")[0].reversible is False
@@ -259,6 +259,6 @@ def test_tools_that_are_no_shell() -> None:
 
 
 def test_characters_that_end_the_parser_are_kept_from_it() -> None:
-    """A brace before a character beyond U+FFFF ended the whole process."""
+    """A brace before a character beyond U+FFFF made the parser end the whole process."""
     for command in ("{\U000fe7f5", "9{\U000fe7f55 git push", "é{\U0010ffff}"):
         effects_of(command)

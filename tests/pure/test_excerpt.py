@@ -1,4 +1,4 @@
-"""The most telling part of a failed check's output."""
+"""The most useful part of a failed check's output."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_excerpt_is_bounded(text: str, most: int) -> None:
     )
 )
 def test_an_excerpt_of_any_lines_has_its_first_failure(pieces: list[str]) -> None:
-    """Where a line names a failure, the excerpt has it."""
+    """If a line names a failure, the excerpt has that line."""
     shown = excerpt("\n".join(pieces))
     for telling in ("Error: x", "AssertionError: 3 != 4", "FAILED a::b"):
         if any(telling in piece for piece in pieces[:50]) and not any(
@@ -39,7 +39,7 @@ def test_an_excerpt_of_any_lines_has_its_first_failure(pieces: list[str]) -> Non
 
 
 def test_what_fits_is_given_as_it_is() -> None:
-    """A short output keeps its order and its words."""
+    """A short output is kept unchanged."""
     assert (
         excerpt("collected 1 item\n\n" + TRACE + "\n1 failed\n")
         == "collected 1 item\n\n" + TRACE + "\n1 failed"
@@ -47,8 +47,8 @@ def test_what_fits_is_given_as_it_is() -> None:
 
 
 def test_errors_come_before_noise() -> None:
-    """In the middle of thousands of lines that passed: the names of the failures, the traceback,
-    the last lines, in this order."""
+    """From thousands of lines, most of them passed tests: the names of the failures, the traceback
+    and the last lines, in this order."""
     shown = excerpt(
         f"{NOISE}\n{TRACE}\n{NOISE}\nFAILED tests/test_sum.py::test_sum - AssertionError: 3 != "
         "4\n== 1 failed, 6000 passed in 9 s =="
@@ -68,7 +68,7 @@ def test_errors_come_before_noise() -> None:
 
 
 def test_errors_of_compilers_are_found() -> None:
-    """A compiler's error with its place, and a linker's, stand out of a long build."""
+    """A compiler's error with its place, and a linker's error, are found in a long build."""
     build = "\n".join(f"   Compiling crate-{n} v1.0" for n in range(500))
     rust = (
         "error[E0308]: mismatched types\n --> src/lib.rs:4:5\n  |\n4 |     'a'\n  |     ^^^ "
@@ -81,8 +81,8 @@ def test_errors_of_compilers_are_found() -> None:
 
 
 def test_repetition_and_overdrawn_lines_are_shown_once() -> None:
-    """A line that is drawn over itself has its last state; one that comes again and again is
-    counted."""
+    """A line that overwrites itself is shown in its last state. A repeated line is shown once with
+    its count."""
     assert lines_of("\r10%\r50%\rdone\nsame\nsame\nsame\nend") == [
         "done",
         "same",
@@ -92,8 +92,7 @@ def test_repetition_and_overdrawn_lines_are_shown_once() -> None:
 
 
 def test_the_telling_line() -> None:
-    """For a list: the exception's own words before the summary, an error before the last line, and
-    the last line for want of both."""
+    """The line for a list is the exception's own words, else an error, else the last line."""
     assert telling_line(f"{TRACE}\n1 failed in 0.1 s") == "AssertionError: 3 != 4"
     assert (
         telling_line("step 1\nmain.c:3:1: error: expected ';'\nmake: *** [all] Error 1")

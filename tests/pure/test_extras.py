@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 
 OURS = {"all", "test", "test-kubernetes", "check", "bench"}
-"""Extras that collect others, and those for who works on perdure."""
+"""Extras that collect others, and those for the developers of perdure."""
 
 
 def test_all_is_every_extra_that_a_user_can_want() -> None:
@@ -22,8 +22,8 @@ def test_all_is_every_extra_that_a_user_can_want() -> None:
 
 
 def test_the_agents_are_locked_at_their_pins() -> None:
-    """The lock file of agents/package.json, by which the tests and the image install, is that
-    file's, and names no registry."""
+    """The lock file by which the tests and the image install belongs to agents/package.json, and
+    names no registry."""
     agents = Path(__file__).parents[2] / "agents"
     manifest = json.loads((agents / "package.json").read_text())
     locked = json.loads((agents / "package-lock.json").read_text())["packages"]

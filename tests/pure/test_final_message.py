@@ -49,7 +49,8 @@ def one(*events: AnyEvent) -> list[Record]:
     ],
 )
 def test_the_final_message_is_what_the_agent_said_last(records: list[Record], message: str) -> None:
-    """A tool call ends a message, helpers and errors are none, and parts of one are joined."""
+    """A tool call ends a message. Messages of helpers and errors do not count. Parts of one message
+    are joined."""
     assert last_message(records) == message
 
 
@@ -78,7 +79,8 @@ def report(**changed: object) -> dict[str, object]:
 
 
 def test_a_run_ends_with_one_line() -> None:
-    """Name, time, cost, changes and the receipt in words; a failure says so; no attempt, no time."""
+    """The line has name, time, cost, changes and the receipt in words. A failed run says so.
+    Without an attempt there is no time."""
     line = summary(report(), "3 files +41 −7")
     assert line == "✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued ✓"
     fresh = {"started": 0, "ended": 2000, "receipt": {"verdict": "fresh"}}
@@ -91,7 +93,7 @@ def test_a_run_ends_with_one_line() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_symbols_have_plain_letters_where_the_encoding_lacks_them(encoding: str) -> None:
-    """perdure's own symbols never become escapes."""
+    """perdure's own symbols are never written as escapes."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     line = fitted(summary(report(), "3 files +41 −7"), stream)
     assert line.encode(encoding) and line.startswith("ok greeting") and "+41 -7" in line
@@ -99,7 +101,7 @@ def test_symbols_have_plain_letters_where_the_encoding_lacks_them(encoding: str)
 
 
 def test_colors_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe is plain unless CLICOLOR_FORCE is set; a terminal has them unless it is dumb or
+    """A pipe has no colors unless CLICOLOR_FORCE is set. A terminal has them unless it is dumb or
     NO_COLOR is set."""
 
     class Screen(io.StringIO):
@@ -121,8 +123,8 @@ def test_colors_are_for_terminals_that_want_them(monkeypatch: pytest.MonkeyPatch
 
 
 def test_lines_wrap_at_words_with_a_hanging_indent() -> None:
-    """No line is wider than the terminal unless one word is; colors take no room, wide characters
-    two columns."""
+    """No line is wider than the terminal, except for a single long word. Colors take no room, and
+    wide characters take two columns."""
     text = "  note: the file is changed 界界界界界界界界 and more words follow it here"
     for width in (20, 30, 40):
         lines = wrapped(text, width).split("\n")
@@ -135,8 +137,8 @@ def test_lines_wrap_at_words_with_a_hanging_indent() -> None:
 
 
 def test_git_counts_what_attributes_may_convert(tmp_path: Path) -> None:
-    """The bytes of a file do not tell what git counts where attributes apply, in a directory above
-    it or in the repository; nor can a file be judged that is gone."""
+    """Where attributes apply, in a directory above the file or in the repository, its content does
+    not show what git counts. A deleted file cannot be judged either."""
     (tmp_path / ".git/info").mkdir(parents=True)
     (tmp_path / "src/below").mkdir(parents=True)
     place = Workspace(id="w", path=str(tmp_path), backend=Backend.ISOLATED)

@@ -1,7 +1,6 @@
 # The plain calls of the operating system are what the guard has to see.
 # ruff: noqa: PTH104, PTH106, PTH107, PTH123, PTH208, PTH211, SIM115
-"""The ground that the tests stand on: the guard of the real home fires, and the scratch is what it
-says."""
+"""The environment of the tests: the guard of the real home works, and the scratch home is complete."""
 
 from __future__ import annotations
 
@@ -49,8 +48,8 @@ def _raise(error: OSError) -> None:
 def test_what_reaches_into_the_real_home_is_an_error(
     reach: Callable[[], Any], touched: list[str]
 ) -> None:
-    """Each way to open, list, make, move or remove one of the guarded names raises before anything
-    happened."""
+    """Each way to open, list, make, move or remove one of the guarded names raises before it has an
+    effect."""
     with pytest.raises(AssertionError, match="must not touch the real home"):
         reach()
     assert len(touched) == 1
@@ -58,7 +57,7 @@ def test_what_reaches_into_the_real_home_is_an_error(
 
 
 def test_the_error_counts_even_if_it_is_swallowed(touched: list[str]) -> None:
-    """Code that swallows every exception does not hide that it reached out."""
+    """The access is reported even if the code swallows every exception."""
     with contextlib.suppress(Exception):
         (REAL / ".claude.json").read_text()
     assert len(touched) == 1
@@ -78,7 +77,7 @@ STARTS: dict[str, Callable[[dict[str, str]], Any]] = {
 def test_a_program_with_the_real_home_is_an_error(
     start: Callable[[dict[str, str]], Any], touched: list[str]
 ) -> None:
-    """No program is started with the real home as HOME; with another one it is."""
+    """No program is started with the real home as HOME; with another HOME it starts."""
     with pytest.raises(AssertionError, match="with the real home as HOME"):
         start({"PATH": os.environ["PATH"], "HOME": str(REAL)})
     touched.clear()
@@ -86,16 +85,16 @@ def test_a_program_with_the_real_home_is_an_error(
 
 
 def test_what_else_lies_in_the_home_is_free() -> None:
-    """Python itself may be installed below the real home: programs start, modules are imported, the
-    home can be listed."""
+    """Python itself may be installed below the real home. Programs start, modules are imported, and
+    the home can be listed."""
     assert os.listdir(REAL) is not None
     assert not (REAL / ".claudette").exists()
     subprocess.run([sys.executable, "-c", "import perdure, msgspec"], check=True)
 
 
 def test_a_test_sees_a_scratch_world() -> None:
-    """HOME, the XDG directories and TMPDIR lie in the scratch, and nothing of the user's agents,
-    git or perdure is in the environment."""
+    """HOME, the XDG directories and TMPDIR are in the scratch directory. The environment has no
+    variables of the user's agents, git or perdure."""
     assert Path.home() != REAL
     for name in ("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME"):
         assert Path(os.environ[name]).is_relative_to(Path.home())
@@ -114,7 +113,7 @@ def test_a_test_sees_a_scratch_world() -> None:
 
 
 def test_a_scratch_is_enough_for_a_real_cli(agents: dict[str, Path], scratch: Any) -> None:
-    """Both pinned CLIs run in the scratch's environment and say their version."""
+    """Both pinned CLIs run in the scratch environment and print their version."""
     for name, program in agents.items():
         done = subprocess.run(
             [program, "--version"], env=scratch.environ, capture_output=True, text=True, check=True
@@ -125,7 +124,7 @@ def test_a_scratch_is_enough_for_a_real_cli(agents: dict[str, Path], scratch: An
 
 
 def test_the_repository_has_two_commits_and_no_hooks(repository: Path, scratch: Any) -> None:
-    """The repository of the fixture is a real one, with a clean worktree."""
+    """The fixture makes a real repository with a clean worktree."""
 
     def git(*words: str) -> str:
         return subprocess.run(

@@ -47,8 +47,8 @@ def restored(
 
 
 def test_what_came_after_the_checkpoint_is_retired() -> None:
-    """An instruction given after the checkpoint stops counting; one that was given before, heard or
-    not, goes on counting."""
+    """An instruction that was given after the checkpoint stops counting. An earlier one still
+    counts, whether the agent had read it or not."""
     records = journal(ContextAdded(version=2), taken(1), ContextAdded(version=3), taken(2))
     assert retired_by(contexts(3), records, checkpoint(1), asked=True) == {3}
     assert retired_by(contexts(3), records, checkpoint(2), asked=True) == set()
@@ -95,6 +95,5 @@ def test_files_alone_and_another_host_change_nothing() -> None:
 
 
 def test_a_journal_without_the_checkpoint_goes_by_time() -> None:
-    """Where the journal came from another machine, the times of instructions and checkpoint
-    decide."""
+    """If the journal came from another machine, the times of instructions and checkpoint decide."""
     assert retired_by(contexts(3), [], checkpoint(9, at=2), asked=True) == {3}

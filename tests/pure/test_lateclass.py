@@ -1,5 +1,4 @@
-"""Dataclasses whose methods are made late are those of the standard library in all that can be seen
-of them."""
+"""Dataclasses whose methods are made late behave exactly like those of the standard library."""
 
 from __future__ import annotations
 
@@ -22,8 +21,8 @@ Decorator = Callable[..., Any]
 
 
 def family(dataclass: Decorator) -> dict[str, Any]:
-    """The same classes by either decorator: positional, by name, inherited, mutable, with defaults
-    of every kind."""
+    """Return the same classes made by either decorator: positional, by name, inherited, mutable,
+    with every kind of default."""
 
     @dataclass(frozen=True, slots=True)
     class Point:
@@ -33,7 +32,7 @@ def family(dataclass: Decorator) -> dict[str, Any]:
 
     @dataclass(frozen=True, slots=True, kw_only=True)
     class Named:
-        """It has a text."""
+        """A class with a docstring."""
 
         name: str
         size: int = field(default=0, compare=False)
@@ -112,7 +111,7 @@ FAMILIES = (family(ordinary), family(late))
 
 
 def seen(do: Callable[[], Any]) -> Any:
-    """Return the result, or the error and its words."""
+    """Return the result, or the error and its message."""
     try:
         return do()
     except (TypeError, AttributeError) as error:
@@ -120,7 +119,7 @@ def seen(do: Callable[[], Any]) -> Any:
 
 
 def told(classes: dict[str, Any], name: str, values: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    """All that one instance shows."""
+    """Return everything that can be observed of one instance."""
     made = seen(lambda: classes[name](*values, **named))
     if isinstance(made, tuple):
         return made
@@ -151,8 +150,8 @@ def told(classes: dict[str, Any], name: str, values: tuple[Any, ...], named: dic
 def test_an_instance_is_what_it_would_be(
     name: str, values: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
-    """Made by position or by name, or refused in the same words; shown, compared, frozen, copied,
-    replaced and written alike."""
+    """An instance is made by position or by name, or refused with the same message. Its repr,
+    comparison, copy, replacement and JSON are the same."""
     one, other = (told(classes, name, values, named) for classes in FAMILIES)
     assert one == other
 
@@ -161,7 +160,7 @@ def test_an_instance_is_what_it_would_be(
 def test_two_are_equal_where_they_would_be(
     name: str, values: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
-    """Each instance is held against all others of the family."""
+    """Each instance is compared with all others of the family."""
 
     def row(classes: dict[str, Any]) -> Any:
         one = seen(lambda: classes[name](*values, **named))
@@ -171,7 +170,7 @@ def test_two_are_equal_where_they_would_be(
 
 
 def test_a_class_of_the_standard_library_may_inherit() -> None:
-    """A frozen child by the ordinary decorator has the parent's fields and is as frozen."""
+    """A frozen child made by the standard decorator has the parent's fields and is frozen too."""
 
     @ordinary(frozen=True, slots=True)
     class Grandchild(FAMILIES[1]["Child"]):  # type: ignore[misc]
@@ -184,8 +183,8 @@ def test_a_class_of_the_standard_library_may_inherit() -> None:
 
 
 def test_a_plain_child_is_made_by_its_parent() -> None:
-    """A child without a decorator is made whole, also when it is the first that is made, and its
-    parent after it."""
+    """A child without a decorator is complete, even if the first instance is the child's and the
+    parent's comes later."""
     classes = family(late)
 
     class Plain(classes["Point"]):  # type: ignore[misc]
@@ -199,21 +198,21 @@ def test_a_plain_child_is_made_by_its_parent() -> None:
 
 @late(frozen=True, slots=True)
 class Kept:
-    """For pickle, which looks for a class by its name."""
+    """A class for pickle, which finds a class by its name."""
 
     a: int
     b: tuple[int, ...] = ()
 
 
 def test_it_is_read_back() -> None:
-    """From a pickle and from JSON."""
+    """An instance is read back from a pickle and from JSON."""
     assert pickle.loads(pickle.dumps(Kept(1, (2,)))) == Kept(1, (2,))
     assert msgspec.json.decode(b'{"a":1,"b":[2]}', type=Kept) == Kept(1, (2,))
 
 
 def test_nothing_is_compiled_before_the_first_instance() -> None:
-    """A class that nobody has made has no `__init__` of its own yet; the first instance leaves it
-    one that knows its fields."""
+    """Before its first instance a class has no `__init__` of its own. The first instance makes one
+    that knows the fields."""
     point = family(late)["Point"]
     assert not callable(vars(point)["__init__"])
     point(1)
@@ -222,7 +221,7 @@ def test_nothing_is_compiled_before_the_first_instance() -> None:
 
 @pytest.mark.parametrize("name", FAMILIES[0])
 def test_the_signature_is_what_it_would_be(name: str) -> None:
-    """Facts of a class without an instance: names, kinds, defaults and types."""
+    """The names, kinds, defaults and types are known without an instance."""
 
     def parameters(classes: dict[str, Any]) -> list[tuple[Any, ...]]:
         found = inspect.signature(classes[name]).parameters.values()

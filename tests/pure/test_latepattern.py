@@ -1,5 +1,5 @@
-"""A pattern that is compiled on first use is one of the standard library in all that perdure does
-with it."""
+"""A pattern that is compiled on first use behaves like one of the standard library, as far as
+perdure uses it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ TEXTS = ("", "ab12", "12", "AB 7", "x\n9")
 
 
 def shown(found: Any) -> Any:
-    """Return a match as its groups, and anything else as it is."""
+    """Return a match as its groups, and any other value unchanged."""
     return found.groups() if isinstance(found, re.Match) else found
 
 
 @pytest.mark.parametrize("flags", [0, re.IGNORECASE, re.MULTILINE])
 def test_it_finds_what_it_would_find(flags: int) -> None:
-    """By every method, each the first that is called; with its text, flags and groups."""
+    """Every method works as the first call, with the pattern's text, flags and groups."""
     given_pattern = r"^(?P<word>[a-z]+)?\s*(\d+)"
     ordinary = re.compile(given_pattern, flags)
     for name in CALLS:
@@ -46,7 +46,7 @@ def test_it_finds_what_it_would_find(flags: int) -> None:
 
 
 def test_nothing_is_compiled_before_the_first_use() -> None:
-    """A wrong pattern is found when it is used, not before, and a used one keeps its methods."""
+    """An invalid pattern is reported when it is used, not before. A used pattern keeps its methods."""
     wrong = late_pattern("(")
     with pytest.raises(re.error):
         wrong.match("")
@@ -61,7 +61,7 @@ NAMES = st.text("AB_*?[]", max_size=6)
 
 @given(name=NAMES, pattern=NAMES)
 def test_a_variable_is_passed_by_the_rules_of_fnmatch(name: str, pattern: str) -> None:
-    """Without fnmatch for the usual patterns."""
+    """The usual patterns are matched without fnmatch, with the same result."""
     wanted = not pattern.startswith("!") and fnmatchcase(name, pattern)
     assert is_passed(name, (pattern,)) == wanted
     assert is_passed(name, ("*", f"!{pattern}")) == (not fnmatchcase(name, pattern))

@@ -62,7 +62,7 @@ jitters = st.floats(0, 1, exclude_max=True)
 @pytest.mark.parametrize("trigger", T)
 @pytest.mark.parametrize("state", S)
 def test_each_state_with_each_trigger(state: RunState, trigger: Trigger) -> None:
-    """Each pair leads where the published table says, or is refused in words."""
+    """Each pair leads to the state of the published table, or is refused with a sentence."""
     expected = PUBLISHED[state].get(trigger)
     if expected is not None:
         assert advance(state, trigger) is expected
@@ -72,13 +72,13 @@ def test_each_state_with_each_trigger(state: RunState, trigger: Trigger) -> None
 
 
 def test_final_states_are_those_that_only_a_person_leaves() -> None:
-    """A state is final exactly if `reopen` is the one way out of it."""
+    """A state is final exactly if `reopen` is the only way out of it."""
     assert {state for state in S if set(PUBLISHED[state]) == {T.REOPEN}} == FINAL
     assert {state for state, _ in MOVES} == set(S)
 
 
 class AnyLife(RuleBasedStateMachine):
-    """A run to which everything happens in any order."""
+    """A run to which events happen in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,8 +135,8 @@ def test_every_outcome_has_a_decision(
 def follow(
     outcome: Outcome, allowed: int, policy: ContinuityPolicy = ContinuityPolicy.DISCLOSE
 ) -> list[Decision]:
-    """The decisions of a run whose attempts all end the same way, each due when the one before
-    said."""
+    """Return the decisions about a run whose attempts all end the same way. Each attempt is due
+    when the decision before it said."""
     decisions: list[Decision] = []
     now = NOW
     while not decisions or decisions[-1].state is S.QUEUED:
@@ -160,8 +160,8 @@ def follow(
 @pytest.mark.parametrize("policy", ContinuityPolicy)
 @pytest.mark.parametrize("kind", K)
 def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy) -> None:
-    """A run whose attempts all end alike is over: after the attempts or failed checks that were
-    asked for, or the limit of free ones."""
+    """A run whose attempts all end alike ends after the requested attempts or failed checks, or
+    after the limit of uncounted attempts."""
     decisions = follow(Outcome(kind=kind, detail="the same again"), allowed=3, policy=policy)
     assert decisions[-1].state in FINAL
     strict_loss = policy is ContinuityPolicy.STRICT and kind in LOST_CONVERSATION
@@ -172,8 +172,8 @@ def test_no_outcome_goes_on_for_ever(kind: OutcomeKind, policy: ContinuityPolicy
 
 @given(st.lists(kinds, min_size=1), st.integers(1, 5))
 def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> None:
-    """However outcomes alternate, a run ends: free attempts are limited in a row, the others in
-    number."""
+    """However outcomes alternate, a run ends: uncounted attempts are limited in a row, the others
+    in number."""
     past: list[OutcomeKind] = []
     state = S.QUEUED
     while state is S.QUEUED:
@@ -195,8 +195,8 @@ def test_no_mixture_goes_on_for_ever(cycle: list[OutcomeKind], allowed: int) -> 
 def test_what_was_lost_before_its_start_does_not_count(
     free: int, allowed: int, policy: ContinuityPolicy, jitter: float
 ) -> None:
-    """A server that is restarted while an attempt opens takes none of the attempts away; but it
-    does not go on for ever."""
+    """A server that is restarted while an attempt opens uses up no attempt. The number of such
+    restarts is limited."""
     lost = Outcome(kind=K.LOST, detail="before its agent")
     tally = Tally(counted=allowed, free=free, allowed=allowed, unbegun=True, loop="it crashes")
     decision = decide(lost, tally, policy, NOW, jitter)
@@ -209,24 +209,24 @@ def test_what_was_lost_before_its_start_does_not_count(
 def test_a_usage_limit_waits_until_its_time(
     ahead: int, free: int, policy: ContinuityPolicy, jitter: float
 ) -> None:
-    """Where the agent said when the limit ends, the run is due then, to the millisecond, however
-    often it was tried."""
+    """If the agent said when the limit ends, the run is due at that millisecond, however often it
+    was tried."""
     outcome = Outcome(kind=K.RATE_LIMITED, until=NOW + ahead)
     decision = decide(outcome, Tally(counted=0, free=free, allowed=3), policy, NOW, jitter)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + ahead)
 
 
 def test_a_limit_without_end_is_not_believed() -> None:
-    """A time in another century (a wrong clock, a number that was misread) is waited for as if none
-    had been named."""
+    """A time in another century (a wrong clock, a misread number) is treated as if none had been
+    named."""
     far = Outcome(kind=K.RATE_LIMITED, until=NOW + FURTHEST_MS + 1)
     decision = decide(far, Tally(counted=0, free=1, allowed=3), ContinuityPolicy.DISCLOSE, NOW)
     assert (decision.state, decision.run_after) == (S.QUEUED, NOW + 900_000)
 
 
 def test_a_limit_that_should_be_over_is_tried_ever_more_slowly() -> None:
-    """A time that is past (a wrong clock, a stale message) is tried again soon, but not twenty
-    times at once."""
+    """A time in the past (a wrong clock, an old message) is tried again soon, but not twenty times
+    at once."""
     waits = [
         decision.run_after
         for decision in follow(Outcome(kind=K.RATE_LIMITED, until=NOW - 1), allowed=3)[:-1]
@@ -254,7 +254,7 @@ def test_a_strict_run_that_lost_its_conversation_asks_a_person(kind: OutcomeKind
 def test_what_only_a_person_can_mend_is_asked_at_once(
     kind: OutcomeKind, policy: ContinuityPolicy
 ) -> None:
-    """No login, a wrong setting, an open question or a spent budget are not tried again; the
+    """A missing login, an invalid setting, an open question and a spent budget are not retried. The
     condition says what to do."""
     decision = decide(
         Outcome(kind=kind, detail="why"), Tally(counted=1, free=0, allowed=9), policy, NOW
@@ -281,8 +281,8 @@ def test_a_spent_budget_buys_nothing_more(
     jitters,
 )
 def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float) -> None:
-    """A delay is spread by a fifth to either side of its middle, never longer than 18 minutes,
-    never shrinking with the tries."""
+    """A delay varies by a fifth around its middle, is at most 18 minutes, and never shrinks with
+    the number of tries."""
     outcome = Outcome(kind=kind)
 
     def wait(tries: int, jitter: float) -> int:
@@ -308,8 +308,8 @@ def test_delays_grow_within_bounds(kind: OutcomeKind, tries: int, jitter: float)
 def test_a_failed_check_goes_back_as_often_as_was_asked(
     rounds: int, allowed: int, counted: int, policy: ContinuityPolicy
 ) -> None:
-    """It goes back at once, whatever attempts were used up by crashes; the one after the last round
-    fails the run with its evidence."""
+    """The check's output goes back at once, whatever attempts crashes have used up. The failure
+    after the last round fails the run, with its evidence."""
     outcome = Outcome(
         kind=K.VERIFY_FAILED, detail="`make test` failed with exit code 2: AssertionError: 3 != 4"
     )

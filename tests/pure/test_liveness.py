@@ -38,7 +38,7 @@ signs = st.builds(
 def test_what_lives(
     supervisor: bool | None, agent: bool | None, lease_over: bool, expected: str
 ) -> None:
-    """The situations by name."""
+    """The named situations."""
     assert liveness(Signs(supervisor=supervisor, agent=agent, lease_over=lease_over)) == expected
 
 

@@ -14,7 +14,7 @@ CALL, RESULT, SUMMARY = ItemKind.CALL, ItemKind.RESULT, ItemKind.SUMMARY
 
 
 def turn(number: int) -> list[Item]:
-    """A prompt, a call with its result, and an answer that every turn repeats."""
+    """Return a prompt, a call with its result, and an answer that is the same in every turn."""
     key = f"call-{number}"
     words = [
         item(PROMPT, f"do {number}"),
@@ -33,7 +33,7 @@ def loaded(items: list[Item], **more: tuple[Item, ...]) -> Loaded:
 
 
 def test_all_that_was_known_is_shown() -> None:
-    """New items are added, and nothing is missing."""
+    """New items are added, and none is missing."""
     found = compare([*ONE, *TWO], loaded(TALK))
     assert found.whole
     assert (found.known, found.shown, found.missing, found.inserted) == (8, 8, (), ())
@@ -41,7 +41,7 @@ def test_all_that_was_known_is_shown() -> None:
 
 
 def test_a_rewind_is_named_with_what_it_took() -> None:
-    """The newest turns are not loaded; that they are still in the file is said."""
+    """The newest turns are not loaded. The finding says that they are still in the file."""
     found = compare(TALK, loaded(ONE, dropped=(*TWO, *THREE)))
     assert found.relation is Relation.SHORTENED
     assert found.missing == (*TWO, *THREE)
@@ -54,8 +54,8 @@ def test_a_rewind_is_named_with_what_it_took() -> None:
 
 
 def test_a_rewind_that_went_on_differently_is_shortened_too() -> None:
-    """A prompt of somebody else in place of the last turns is an addition, not the same
-    conversation."""
+    """A stranger's prompt in place of the last turns is an addition, and the conversation is not
+    the same."""
     other = turn(9)
     found = compare(TALK, loaded([*ONE, *other], dropped=(*TWO, *THREE)))
     assert found.relation is Relation.SHORTENED
@@ -64,14 +64,14 @@ def test_a_rewind_that_went_on_differently_is_shortened_too() -> None:
 
 
 def test_a_repeated_answer_does_not_hide_what_is_missing() -> None:
-    """Every turn ends with the same word; a turn lost in the middle is found nevertheless."""
+    """Every turn ends with the same word. A turn that is lost in the middle is still found."""
     found = compare(TALK, loaded([*ONE, *THREE]))
     assert found.relation is Relation.GAPS
     assert found.missing == tuple(TWO)
 
 
 def test_a_summary_stands_for_what_was_compacted() -> None:
-    """The items behind the summary are there; those before it are neither shown nor missing."""
+    """The items after the summary are shown. Those before it count neither as shown nor as missing."""
     summary = item(SUMMARY, "what happened")
     found = compare(TALK, loaded([summary, *THREE], condensed=(*ONE, *TWO)))
     assert (found.relation, found.shown, found.condensed, found.missing) == (
@@ -84,7 +84,7 @@ def test_a_summary_stands_for_what_was_compacted() -> None:
 
 
 def test_another_conversation_that_was_compacted_is_not_ours() -> None:
-    """A summary stands for what its own transcript has, not for whatever is missing."""
+    """A summary replaces the items of its own transcript only, and no other missing item."""
     found = compare(
         TALK, loaded([item(SUMMARY, "other"), *turn(9)], condensed=(*turn(7), *turn(8)))
     )
@@ -93,7 +93,7 @@ def test_another_conversation_that_was_compacted_is_not_ours() -> None:
 
 
 def test_another_conversation_is_foreign() -> None:
-    """Nothing in common, however many items it has."""
+    """Two conversations with nothing in common are different, however many items they have."""
     found = compare(
         [item(PROMPT, "ours"), item(ANSWER, "yes")],
         loaded([item(PROMPT, "theirs"), item(ANSWER, "no")]),
@@ -103,17 +103,17 @@ def test_another_conversation_is_foreign() -> None:
 
 
 def test_nothing_left_is_shortened() -> None:
-    """An empty transcript is no other conversation."""
+    """An empty transcript is shortened, and is not another conversation."""
     assert compare(ONE, loaded([])).relation is Relation.SHORTENED
 
 
 def test_nothing_known_is_always_whole() -> None:
-    """A baseline without items accuses nobody."""
+    """A baseline without items has no missing item."""
     assert compare([], loaded(TALK)).whole
 
 
 def test_a_result_that_was_known_and_is_made_up_now_is_missing() -> None:
-    """ "Outcome unknown" does not stand for the output that perdure has seen."""
+    """The text "outcome unknown" does not replace the output that perdure has seen."""
     unknown = item(RESULT, "[Tool call interrupted]", "call-1", made_up=True)
     found = compare(ONE[:3], loaded([*ONE[:2], unknown]))
     assert found.relation is Relation.SHORTENED
@@ -127,7 +127,7 @@ def test_an_item_of_which_only_the_key_is_known_is_found_by_it() -> None:
 
 
 def test_a_result_with_another_content_is_named_as_altered() -> None:
-    """Flipped bytes in a tool's output, or an output that the CLI cleared."""
+    """The bytes of a tool's output were changed, or the CLI cleared the output."""
     other = item(RESULT, "something else", "call-2")
     found = compare(TALK, loaded([*ONE, *TWO[:2], other, TWO[3], *THREE]))
     assert found.relation is Relation.GAPS
@@ -135,7 +135,7 @@ def test_a_result_with_another_content_is_named_as_altered() -> None:
 
 
 def test_foreign_prompts_between_known_ones_are_told_from_those_behind() -> None:
-    """Where a stranger joined in is part of the finding."""
+    """The finding says where the stranger's prompt is."""
     stranger = item(PROMPT, "me too")
     found = compare([*ONE, *TWO], loaded([*ONE, stranger, *TWO, *THREE]))
     assert found.whole
@@ -144,7 +144,7 @@ def test_foreign_prompts_between_known_ones_are_told_from_those_behind() -> None
 
 
 def test_a_prompt_has_the_mark_that_the_engine_keeps_of_it() -> None:
-    """Session records keep fingerprints of prompts; they can be held against items."""
+    """Session records keep fingerprints of prompts, which can be compared with items."""
     assert digest("one\n two ") == fingerprint("one two") == item(PROMPT, "one two").digest
 
 
@@ -163,13 +163,13 @@ ITEMS = st.lists(
 def test_a_conversation_that_only_grew_is_always_whole(
     known: list[Item], more: list[Item], dropped: list[Item]
 ) -> None:
-    """With any items behind it or off the branch, a beginning is a beginning."""
+    """Any items after the known ones, or on other branches, do not matter."""
     assert compare(known, loaded([*known, *more], dropped=tuple(dropped))).whole
 
 
 @given(ITEMS, ITEMS)
 def test_every_known_item_is_accounted_for_once(known: list[Item], there: list[Item]) -> None:
-    """Shown, condensed or missing; and every loaded one is known, inserted or added."""
+    """Each known item is shown, condensed or missing. Each loaded item is known, inserted or added."""
     found = compare(known, loaded(there))
     assert found.shown + found.condensed + len(found.missing) == found.known == len(known)
     assert found.shown + len(found.inserted) + len(found.added) == len(there)
@@ -177,8 +177,8 @@ def test_every_known_item_is_accounted_for_once(known: list[Item], there: list[I
 
 
 def test_a_word_that_is_always_said_proves_nothing() -> None:
-    """Two conversations that have only a repeated word in common are two; and ten thousand of them
-    are no work."""
+    """Two conversations that share only a repeated word are different. Ten thousand repetitions
+    take little time."""
     same = [item(ANSWER, "OK.") for _ in range(20_000)]
     assert (
         compare([item(PROMPT, "a"), *same], loaded([item(PROMPT, "b"), *same])).relation

@@ -1,4 +1,4 @@
-"""The figures of the code that are held: names, nesting, the top of the package."""
+"""Figures of the code that must not get worse: names, nesting, the top of the package."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_no_conditional_expression_is_in_another() -> None:
 
 
 def test_no_condition_is_in_a_formatted_string() -> None:
-    """A formatted string holds names and calls; what depends on a condition has a name before."""
+    """A formatted string has only names and calls. A value that depends on a condition gets a name
+    first."""
     found = []
     for file, tree in TREES.items():
         for node in ast.walk(tree):
@@ -91,7 +92,7 @@ def test_no_line_is_long() -> None:
 
 
 def _imports(name: str, tree: ast.Module) -> set[str]:
-    """The modules of perdure that a file imports when it runs, early or late."""
+    """Return the modules of perdure that a file imports when it runs, early or late."""
     typing = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -118,7 +119,7 @@ def test_files_import_in_one_direction() -> None:
 
 
 UNPLAIN = re.compile(r"\b(anew|whoever|whosever|at work|mend(s|ed)?|nobody knows of|take away)\b")
-"""Words for which the texts that a person reads have plainer ones."""
+"""Words that have plainer synonyms, for all texts that a person reads."""
 LABELS = {"transcript unusable, mended"}
 """Texts that are values of a metric's label, and stay as they were published."""
 
@@ -144,7 +145,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _docstrings(tree: ast.Module) -> list[ast.Constant]:
-    """Every text that is a statement: docstrings of modules, classes, functions and names."""
+    """Return every text that is a statement: docstrings of modules, classes, functions and names."""
     found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
     return [
         each for each in found if isinstance(each, ast.Constant) and isinstance(each.value, str)

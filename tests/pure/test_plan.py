@@ -19,13 +19,14 @@ DEFAULTS: dict[str, Any] = {
 
 
 def line_of(*path: object) -> int:
-    """Task n stands on line 10 n + 10, its name one below, its needs two below."""
+    """Return the lines of a plan: task n is on line 10 n + 10, its name on the next line, its needs
+    on the one after."""
     return 10 * int(str(path[1])) + 10 + {"name": 1, "needs": 2}[str(path[2])]
 
 
 def plan(**needs: str) -> Plan:
-    """A plan of tasks by name, each with its needs; `name@agent` is not possible in a keyword, so
-    `codex_x` is of Codex."""
+    """Make a plan of tasks by name, each with its needs. A keyword cannot contain `@`, so `codex_x`
+    is a task of Codex."""
     return planned(
         {"name": "p", "tasks": [task(name, text) for name, text in needs.items()]},
         line_of,
@@ -48,7 +49,8 @@ def problems(*tasks: tuple[str, str]) -> list[str]:
 
 
 def test_everything_wrong_is_told_at_once() -> None:
-    """Doubled names, unknown needs and cycles, all with their lines, in the order of the file."""
+    """Duplicate names, unknown needs and cycles are reported, with their lines, in the order of the
+    file."""
     assert problems(("a", "b"), ("b", "c"), ("c", "a x"), ("a", ""), ("d", "d")) == [
         "p.toml:12: these tasks need each other: a -> b -> c -> a",
         "p.toml:32: 'c' needs 'x', which does not exist",
@@ -58,7 +60,7 @@ def test_everything_wrong_is_told_at_once() -> None:
 
 
 def test_two_cycles_are_two_problems() -> None:
-    """Each cycle has its own path, also where they share a task."""
+    """Each cycle is reported with its own path, even if the cycles share a task."""
     assert problems(("a", "b"), ("b", "a c"), ("c", "b")) == [
         "p.toml:12: these tasks need each other: a -> b -> a",
         "p.toml:22: these tasks need each other: b -> c -> b",
@@ -66,7 +68,7 @@ def test_two_cycles_are_two_problems() -> None:
 
 
 def test_one_line_is_one_conversation() -> None:
-    """Tasks that need each other in a row go on in the same conversation and workdir."""
+    """Tasks that need each other in a row share one conversation and workdir."""
     assert weave(plan(a="", b="a", c="b")) == {
         "a": Strand(name="a"),
         "b": Strand(name="a", goes_on="a"),
@@ -87,8 +89,8 @@ def test_branches_are_forks_and_are_merged() -> None:
 
 
 def test_another_agent_begins_its_own_conversation() -> None:
-    """Agents never share a conversation: the other one gets the files, and its own followers go on
-    with it."""
+    """Different agents never share a conversation. The other agent gets the files, and later tasks
+    continue its conversation."""
     assert weave(plan(a="", codex_b="a", codex_c="codex_b", d="codex_c a")) == {
         "a": Strand(name="a"),
         "codex_b": Strand(name="codex_b", files_of="a"),
@@ -112,8 +114,8 @@ def plans(draw: st.DrawFn) -> Plan:
 
 @given(plans())
 def test_every_task_has_its_turn(made: Plan) -> None:
-    """In order, each task comes once and behind all that it needs; no conversation is gone on with
-    by two tasks."""
+    """Each task comes once, after all tasks that it needs. No conversation is continued by two
+    tasks."""
     done: list[str] = []
     for each in order(made):
         assert set(each.needs) <= set(done)
@@ -182,8 +184,8 @@ def test_what_cannot_be_forked_waits_or_gets_a_brief() -> None:
 
 @given(plans(), st.sampled_from(list(Forking)), st.sampled_from(list(Unforkable)))
 def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unforkable) -> None:
-    """With any abilities of the agents' programs, there is always a task that may begin until all
-    are done, and each strand is one line."""
+    """With any abilities of the agents' programs, some task may always begin until all are done,
+    and each strand is one line."""
     strands = weave(replace(made, unforkable=unforkable), lambda agent: can)
     done: set[str] = set()
     while len(done) < len(strands):
@@ -204,7 +206,7 @@ def test_a_plan_never_waits_for_itself(made: Plan, can: Forking, unforkable: Unf
 
 
 def test_strict_and_a_brief_are_at_odds() -> None:
-    """A plan that forbids lost conversations cannot ask for a brief in their place."""
+    """A plan that forbids lost conversations cannot ask for a brief instead."""
     with pytest.raises(PlanError) as caught:
         planned(
             {"name": "p", "continuity": "strict", "unforkable": "brief", "tasks": [task("a", "")]},

@@ -65,8 +65,8 @@ def problems(path: Path) -> list[str]:
 
 
 def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
-    """One plan in two languages is one plan; what a task does not say, the plan says, and then the
-    settings."""
+    """The same plan in both languages is equal. A task uses the values of the plan, and the plan
+    uses those of the settings."""
     first, second = (
         read(written(tmp_path, TOML), DEFAULTS),
         read(written(tmp_path, YAML, "plan.yaml"), DEFAULTS),
@@ -152,14 +152,14 @@ def test_all_problems_are_told_at_once(
     ],
 )
 def test_what_is_no_plan_is_one_sentence(tmp_path: Path, text: str, name: str, what: str) -> None:
-    """A file in no language, one that would run code, one that would not end: refused, each in a
-    sentence with its name."""
+    """A file in another language, one that would run code, and one that would not end are refused,
+    each with a sentence that names the file."""
     with pytest.raises(UsageError, match=what):
         read(written(tmp_path, text, name), DEFAULTS)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The path stands in the sentence."""
+    """The path is in the sentence."""
     with pytest.raises(NotFound, match="gone"):
         read(tmp_path / "gone.toml", DEFAULTS)
 
@@ -182,7 +182,7 @@ def test_names_and_commands_are_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", ["prompt: y", 'verify: "\\ud800"'])
 def test_what_yaml_lets_through_is_refused(tmp_path: Path, line: str) -> None:
-    """A duplicate key, of which YAML would use the last, and a lone surrogate."""
+    """A duplicate key, of which YAML would use the last, and a lone surrogate are refused."""
     with pytest.raises(UsageError):
         read(
             written(
@@ -196,7 +196,8 @@ def test_what_yaml_lets_through_is_refused(tmp_path: Path, line: str) -> None:
     "text", ["[]", "5", "~", "tasks: {}", "name: x\ntasks: [5, {name: [1], prompt: {}}]"]
 )
 def test_any_shape_is_a_problem_and_no_crash(tmp_path: Path, text: str) -> None:
-    """Lists for tables, numbers for texts, nothing at all: problems with lines."""
+    """Lists in place of tables, numbers in place of texts, and an empty file are problems with
+    lines."""
     assert problems(written(tmp_path, text, "plan.yaml"))
 
 
@@ -222,7 +223,7 @@ tasks = st.dictionaries(
 def test_whatever_is_written_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, raw: dict[str, Any]
 ) -> None:
-    """No content of a file ends in anything but a plan or a sentence."""
+    """Any content of a file gives a plan or a sentence."""
     path = tmp_path_factory.mktemp("p") / "plan.yaml"
     path.write_text(json.dumps(raw))
     try:

@@ -1,4 +1,4 @@
-"""The cost of going on, and the chosen way."""
+"""The cost of continuing a conversation, and the chosen way."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def cold(tokens: int) -> PromptCache:
 def test_by_default_a_conversation_goes_on(
     cache: PromptCache, price: Price, can_compact: bool, anew: bool
 ) -> None:
-    """At any cost, and with any other way possible."""
+    """The conversation continues at any cost, even if another way is possible."""
     chosen = choose(cache, price, ColdCache.RESUME, can_compact=can_compact, may_begin_anew=anew)
     assert chosen.way is Way.RESUME
     assert dict(chosen.usd)["resume"] >= 0
@@ -54,8 +54,8 @@ def test_by_default_a_conversation_goes_on(
 def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
     cache: PromptCache, price: Price, policy: ColdCache, can_compact: bool, anew: bool
 ) -> None:
-    """A warm conversation goes on; another way is possible, allowed by the policy, and clearly
-    cheaper by the figures that are shown."""
+    """A warm conversation continues. Another way is chosen only if it is possible, allowed by the
+    policy, and clearly cheaper by the figures shown."""
     chosen = choose(cache, price, policy, can_compact=can_compact, may_begin_anew=anew)
     shown = dict(chosen.usd)
     assert ("compact" in shown, "fresh" in shown) == (can_compact, anew)
@@ -72,7 +72,7 @@ def test_nothing_is_chosen_that_is_not_allowed_or_not_cheaper(
 
 @given(st.integers(1_000, 900_000), st.integers(1, 100_000), prices)
 def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Price) -> None:
-    """A longer conversation costs more to go on with than a shorter one, and a cold one more than a
+    """A longer conversation costs more to continue than a shorter one, and a cold one more than a
     warm one."""
     warm = PromptCache(tokens=tokens, idle_s=0, lifetime_s=3600)
     assert (
@@ -83,8 +83,8 @@ def test_longer_is_dearer_and_cold_is_dearer(tokens: int, more: int, price: Pric
 
 
 def test_the_first_request_after_an_hour_is_the_dearest() -> None:
-    """400,000 tokens of Opus: warm, going on costs 2 dollars; cold, 3.80 more, all for the first
-    request; a brief costs less than half."""
+    """400,000 tokens of Opus: continuing costs 2 dollars when warm. When cold it costs 3.80 more,
+    all for the first request. A brief costs less than half."""
     warm = PromptCache(tokens=400_000, idle_s=60, lifetime_s=3600)
     assert ways(warm, OPUS)[Way.RESUME] == 2.0
     assert ways(cold(400_000), OPUS)[Way.RESUME] == pytest.approx(5.8)
@@ -111,7 +111,7 @@ def test_the_first_request_after_an_hour_is_the_dearest() -> None:
 
 @pytest.mark.parametrize("policy", ColdCache)
 def test_without_a_price_nothing_is_chosen_by_it(policy: ColdCache) -> None:
-    """A model that nobody knows, and a conversation of which nothing is known, go on."""
+    """A conversation continues if its model or its size is unknown."""
     assert price_of("rehearsal") is None
     for cache, price in ((cold(400_000), None), (cold(0), OPUS)):
         assert choose(cache, price, policy, can_compact=True, may_begin_anew=True) == choose(
@@ -120,8 +120,8 @@ def test_without_a_price_nothing_is_chosen_by_it(policy: ColdCache) -> None:
 
 
 def test_tokens_in_dollars() -> None:
-    """Cached parts, parts that are written into the cache and the rest each have their price;
-    lifetimes are the services' own."""
+    """Tokens read from the cache, tokens written to it and all others have prices of their own. The
+    cache's lifetimes are the services' own."""
     assert cost(
         Usage(input=1_000_000, cached=600_000, cache_write=100_000, output=10_000), OPUS
     ) == pytest.approx(1.5 + 0.3 + 0.625 + 0.25)
@@ -137,8 +137,8 @@ def test_tokens_in_dollars() -> None:
 
 
 def test_a_budget_goes_by_the_model_that_was_at_work() -> None:
-    """Where no model was asked for, the tokens of an agent that tells no dollars are reckoned by
-    the model that its transcript names."""
+    """Without a chosen model, the tokens of an agent that reports no dollars are priced by the
+    model in its transcript."""
     attempt = Attempt(
         run="r", number=1, context_version=1, worker="w", started=0, usage=Usage(input=1_000_000)
     )

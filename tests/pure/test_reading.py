@@ -1,4 +1,4 @@
-"""The sums of an agent's events."""
+"""Summaries of an agent's events."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def read(*seen: AgentEvent) -> EventTotals:
 
 @given(st.lists(events, max_size=40))
 def test_any_events_in_any_order(seen: list[AgentEvent]) -> None:
-    """The last id that was named counts, an answer is an answer, open tools are those not ended,
-    and nothing that matters is dropped."""
+    """The last named id counts, answers are answers, open tools are those that have not ended, and
+    nothing important is dropped."""
     reading = read(*seen)
     assert reading.session_id == next(
         (e.session_id for e in reversed(seen) if isinstance(e, SessionSeen) and e.session_id), ""
@@ -87,15 +87,15 @@ def test_any_events_in_any_order(seen: list[AgentEvent]) -> None:
 
 
 def test_the_last_id_that_was_named_counts() -> None:
-    """An agent may change its conversation's id in mid-run; an event without one changes
+    """An agent may change its conversation's id during a run. An event without an id changes
     nothing."""
     reading = read(SessionSeen("a", "1.0"), SessionSeen("b"), SessionSeen(""))
     assert (reading.session_id, reading.version) == ("b", "1.0")
 
 
 def test_every_turn_has_its_end() -> None:
-    """After the end of a turn whatever the agent begins is a turn again, so that the next end is
-    seen as one."""
+    """What the agent begins after the end of a turn is another turn, so that the next end is
+    recognized."""
     for again in (TurnStarted(), Said("more"), ToolStarted("1", "Bash")):
         reading = read(TurnEnded(ok=True))
         assert reading.turn_over
@@ -106,7 +106,7 @@ def test_every_turn_has_its_end() -> None:
 
 
 def test_a_reply_after_the_end_of_a_turn_shows_that_the_agent_goes_on() -> None:
-    """Only a reply that was not known before: lines that come late say nothing."""
+    """The reply must be new. Lines that come late do not count."""
     told = EventTotals()
     first = ReplySeen(Reply(id="1", usage=Usage(10, 2)))
     for event in (first, UsageSeen(Usage(10, 5)), TurnEnded(ok=True), first):
@@ -117,8 +117,8 @@ def test_a_reply_after_the_end_of_a_turn_shows_that_the_agent_goes_on() -> None:
 
 
 def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
-    """A whole answer, known by its usage, restarts the count; old ones are forgotten, the count
-    is not."""
+    """A complete answer, known by its usage, restarts the count. Old retries are forgotten, but the
+    count is not."""
     reading = read(*[RetrySeen(status=529)] * 50)
     assert (reading.retries_in_a_row, len(reading.retries)) == (50, RETRIES_KEPT)
     reading.absorb(UsageSeen(Usage(1, 1)))
@@ -127,7 +127,7 @@ def test_retries_in_a_row_are_counted_since_the_last_answer() -> None:
 
 
 def test_a_tool_is_named_by_what_it_does() -> None:
-    """Its command where it has one, else its name."""
+    """A tool is named by its command, else by its name."""
     assert read(ToolStarted("1", "Bash", "make"), ToolStarted("2", "Read")).open_tools == {
         "1": "make",
         "2": "Read",
@@ -136,8 +136,8 @@ def test_a_tool_is_named_by_what_it_does() -> None:
 
 @given(st.lists(usages, max_size=5), usages)
 def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before: Usage) -> None:
-    """The earlier cost of the conversation does not matter to an agent that counts each launch
-    separately."""
+    """For an agent that counts each launch separately, the earlier cost of the conversation does
+    not matter."""
     total = Usage()
     for usage in reported:
         total = total + usage
@@ -146,7 +146,7 @@ def test_what_is_counted_for_the_launch_is_summed(reported: list[Usage], before:
 
 @given(st.lists(usages, min_size=1, max_size=5))
 def test_what_is_counted_for_the_conversation_is_divided(steps: list[Usage]) -> None:
-    """The attempts' shares of a running total add up to it again, and are never negative."""
+    """The attempts' shares of a running total add up to it, and are never negative."""
     totals = [Usage()]
     for step in steps:
         totals.append(totals[-1] + step)
@@ -157,12 +157,12 @@ def test_what_is_counted_for_the_conversation_is_divided(steps: list[Usage]) -> 
 
 
 def test_a_counter_that_fell_back_began_anew() -> None:
-    """A total that is less than before is this attempt's own, all of it."""
+    """A total that is less than before belongs entirely to this attempt."""
     assert read(UsageSeen(Usage(5, 5), cumulative=True)).usage(Usage(100, 100)) == Usage(5, 5)
 
 
 def test_a_long_text_is_told_in_several_events() -> None:
-    """Pieces that together are more than one event may hold become two."""
+    """Pieces that together exceed the limit of one event become two."""
     joiner = Joiner()
     piece = SaidPart("x" * (MAX_TEXT // 2 + 1))
     assert [*joiner.add(piece), *joiner.add(piece), *joiner.rest()] == [
@@ -173,15 +173,15 @@ def test_a_long_text_is_told_in_several_events() -> None:
 
 @given(st.lists(st.builds(SaidPart, st.text(max_size=8)) | events, max_size=20))
 def test_pieces_of_a_text_are_joined_and_nothing_is_lost(seen: list[AgentEvent]) -> None:
-    """Every piece stands in one text, in its place among the other events, and no text is longer
-    than an event may be."""
+    """Every piece is in one text, in its place among the other events, and no text exceeds the
+    limit of an event."""
     joiner = Joiner()
     whole = [event for each in seen for event in joiner.add(each)] + joiner.rest()
     assert not any(isinstance(event, SaidPart) for event in whole)
     assert all(len(event.text) <= MAX_TEXT for event in whole if isinstance(event, Said))
 
     def story(events: list[AgentEvent]) -> list[object]:
-        """Texts run together, everything else as it is."""
+        """Return the events with texts joined, and all others unchanged."""
         told: list[object] = []
         for event in events:
             if isinstance(event, Said | SaidPart) and told and isinstance(told[-1], str):
@@ -215,8 +215,8 @@ replies = st.builds(
 
 @given(st.lists(replies, max_size=12), st.randoms())
 def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Random) -> None:
-    """However often and in whatever order replies are reported, each counts once, with the largest
-    reported numbers, as an estimate."""
+    """However often and in whatever order replies are reported, each counts once, with its largest
+    numbers, as an estimate."""
     expected = Usage()
     for key in sorted({each.reply.id for each in seen}):
         most = [each.reply.usage for each in seen if each.reply.id == key]
@@ -231,8 +231,8 @@ def test_a_reply_that_is_told_again_counts_once(seen: list[ReplySeen], dice: Ran
 
 
 def test_the_final_figure_takes_the_place_of_the_sum() -> None:
-    """Replies are priced by the list until the agent says what they cost; what it repeats
-    afterwards is not counted again."""
+    """Replies are priced by the list until the agent reports the cost. Replies that it repeats
+    afterwards are not counted again."""
     first = reply("a", input=1_000_000), reply("a", output=1_000_000)
     reading = read(SessionSeen("s"), TurnStarted(), *first)
     assert reading.usage(Usage()) == Usage(1_000_000, 1_000_000, cost_usd=30.0, estimated=True)
@@ -248,8 +248,8 @@ def test_the_final_figure_takes_the_place_of_the_sum() -> None:
 
 
 def test_the_final_figure_of_a_conversation_takes_the_place_of_its_replies() -> None:
-    """An agent that counts over the whole conversation: the replies that it was killed in are
-    counted once, in the attempt of their own."""
+    """The agent counts over the whole conversation. Replies in which it was killed are counted
+    once, in their own attempt."""
     killed = read(SessionSeen("s"), TurnStarted(), reply("a", input=1000), reply("b", input=2000))
     assert killed.usage(Usage()).input == 3000
     resumed = read(
@@ -263,8 +263,8 @@ def test_the_final_figure_of_a_conversation_takes_the_place_of_its_replies() -> 
 
 
 def test_counts_without_names_are_void_beside_named_replies() -> None:
-    """Codex tells a reply by its id and then again in the conversation's count; older versions tell
-    the count alone."""
+    """Codex reports a reply by its id and again in the conversation's count. Older versions report
+    only the count."""
     count = Reply(id="5 in, 1 out", usage=Usage(5, 1), unnamed=True)
     for named, expected in ((True, 7), (False, 5)):
         reading = read(SessionSeen("s"), TurnStarted())
@@ -289,8 +289,8 @@ def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
 
 
 def test_a_request_that_a_kill_cut_off_is_estimated() -> None:
-    """It carried what the answer before it left and what came since, as much of it cached; where no
-    answer was seen, what the conversation held. Its output is that of the longest answer."""
+    """Its input is what the previous answer left and what came since, with the same cached part;
+    without an answer, the size of the conversation. Its output is that of the longest answer."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100, cached=500)))
     begun = ReplySeen(Reply(id="b", usage=Usage(input=1200)))
     assert read(first, RequestSeen()).asking and not read(first).asking
@@ -316,7 +316,7 @@ def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_longest() -> 
 
 
 def test_a_transcript_that_has_a_call_shows_that_the_agent_asks_again() -> None:
-    """A printed call shows it as well. After the newest reply has none, or the turn has ended, the
+    """A printed call shows it as well. If the newest reply has no call, or the turn has ended, the
     agent does not ask again."""
     used = Usage(input=10, output=1)
     called, last = Reply(id="a", usage=used, calls=True), Reply(id="b", usage=used)
@@ -334,7 +334,7 @@ def test_a_transcript_that_has_a_call_shows_that_the_agent_asks_again() -> None:
 
 
 def test_a_request_that_is_repeated_was_refused() -> None:
-    """An agent that announces another try waits, and its model was not asked."""
+    """An agent that announces another try is waiting, and its model was not asked."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100)))
     assert read(first, RetrySeen(status=529)).repeating
     assert not read(first, RetrySeen(status=529), Said("It went on.")).repeating

@@ -375,7 +375,7 @@ def test_the_verdict_on_evidence(
 
 
 def test_all_contradictions_are_named() -> None:
-    """Not only the first: everything that speaks against the claim stands in the receipt."""
+    """The receipt has everything that contradicts the claim, not only the first contradiction."""
     everything = but(
         WENT_ON,
         returned=OTHER,
@@ -395,8 +395,8 @@ def test_all_contradictions_are_named() -> None:
 def test_native_is_never_given_on_less_than_everything(
     asked: Continuation, evidence: Evidence
 ) -> None:
-    """Native means: resumed, the same id or none, the prefix kept, the prompt found, nobody else's
-    turns, nothing unsaved, on disk."""
+    """Native requires: resumed, the same id or none, the prefix kept, the prompt found, no turns of
+    others, nothing unsaved, on disk."""
     receipt = judge(asked, evidence)
     event(receipt.verdict if receipt else "none")
     if receipt is None or receipt.verdict is not V.NATIVE:
@@ -433,8 +433,8 @@ FLAWS = st.sampled_from(
 
 @given(FLAWS, st.sampled_from([RESUME, PATH, COPY, MENDED, FORK]))
 def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> None:
-    """Otherwise perfect evidence with any one flaw is never `native`, and never `forked` but for
-    what a fork does not have."""
+    """Perfect evidence with any one flaw is never `native`. It is `forked` only if the flaw is
+    normal for a fork."""
     receipt = judge(asked, but(replace(WENT_ON, parent_kept=asked is FORK or None), **flaw))
     assert receipt is not None
     if asked is FORK:
@@ -448,8 +448,8 @@ def test_one_flaw_is_enough(flaw: dict[str, object], asked: Continuation) -> Non
 @settings(max_examples=200)
 @given(continuations, evidences)
 def test_silence_only_where_nothing_was_touched(asked: Continuation, evidence: Evidence) -> None:
-    """No receipt means that nothing of this attempt entered a conversation, and that the one asked
-    for is still whole."""
+    """There is no receipt only if nothing of this attempt entered a conversation and the requested
+    one is unchanged."""
     assume(asked.kind not in (Start.WAIT, Start.REFUSE))
     if judge(asked, evidence) is None:
         assert asked.kind in (Start.RESUME, Start.FORK)
@@ -486,7 +486,7 @@ def test_a_verdict_fits_how_the_attempt_started(asked: Continuation, evidence: E
 
 
 def test_an_older_checkpoints_conversation_is_repaired_and_never_native() -> None:
-    """A conversation that went on from a checkpoint's part has lost its newest turns: the receipt
+    """A conversation that continued from a checkpoint's part has lost its newest turns. The receipt
     says repaired, and names the number."""
     asked = replace(RESUME, rung=Rung.CHECKPOINT, checkpoint=3)
     for known_kept in (True, False):

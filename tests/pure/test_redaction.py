@@ -1,4 +1,4 @@
-"""Secrets of the environment stay out of what perdure writes."""
+"""Secrets of the environment are not in what perdure writes."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ REDACTOR = Redactor.of(
     ids=["plain", "json", "url", "base64"],
 )
 def test_each_way_to_write_a_secret_is_replaced(form: str) -> None:
-    """A secret goes as itself and as JSON, URLs and base64 write it, and leaves as many
-    asterisks."""
+    """A secret is replaced as plain text, in JSON, in URLs and in base64, by as many asterisks."""
     clean = REDACTOR.text(f"before {form} after")
     assert clean == f"before {'*' * len(form)} after"
 
 
 def test_what_is_no_secret_stays() -> None:
-    """Ordinary variables and values too short to tell are left alone."""
+    """Ordinary variables, and values that are too short to recognize, are not changed."""
     assert REDACTOR.text("/home/ada abc /usr/bin") == "/home/ada abc /usr/bin"
     assert NO_SECRETS.bytes(b"anything") == b"anything"
 
@@ -57,8 +56,7 @@ def test_names_that_only_look_like_secrets() -> None:
 
 
 def test_who_has_a_key_is_no_secret() -> None:
-    """The id of a key and the name that goes with a token are words like any other; the key is
-    not."""
+    """The id of a key and the name that belongs to a token are not secret; the key is."""
     words = {
         "AWS_ACCESS_KEY_ID": "checkpoints",
         "PERDURE_GIT_TOKEN_USER": "gitlab-ci-token",
@@ -72,7 +70,7 @@ def test_who_has_a_key_is_no_secret() -> None:
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_lengths_are_kept_whatever_stands_around(before: bytes, after: bytes) -> None:
-    """The length never changes, and the secret is never left."""
+    """Redaction never changes the length, and never leaves the secret."""
     content = before + SECRET.encode() + after
     clean = REDACTOR.bytes(content)
     assert len(clean) == len(content)
@@ -80,7 +78,7 @@ def test_lengths_are_kept_whatever_stands_around(before: bytes, after: bytes) ->
 
 
 def test_a_file_is_redacted_in_place(tmp_path: Path) -> None:
-    """A log keeps its size and its other bytes; empty and missing files are no error."""
+    """A log keeps its size and its other bytes. Empty and missing files are not an error."""
     log = tmp_path / "stdout"
     log.write_bytes(b"x" * 5000 + SECRET.encode() + b"\0\xff" + SECRET.encode())
     size = log.stat().st_size
@@ -93,8 +91,8 @@ def test_a_file_is_redacted_in_place(tmp_path: Path) -> None:
 
 
 def test_more_secrets_besides() -> None:
-    """Further variables add to what is replaced: also a secret that goes on where a known one ends,
-    and one with a bar in it."""
+    """Further variables can be redacted: also a secret that begins with a known one, and one that
+    contains a bar."""
     both = REDACTOR.also({"OTHER_TOKEN": f"{SECRET}-and-more", "A_KEY": "one|two|three"})
     assert (
         both.text(f"{SECRET}-and-more {SECRET} one|two|three one two")

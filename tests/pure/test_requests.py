@@ -1,4 +1,4 @@
-"""The rules of requests: which calls become one, what an answer is worth, and when it is used."""
+"""The rules of requests: which calls become one, how long an answer is valid, and when it is used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answered(request: AgentRequest, answer: AnswerKind, **more: Any) -> AgentReq
 
 
 def test_the_hook_knows_a_call_by_the_same_digest() -> None:
-    """The hook imports nothing of perdure, and yet computes the digest that was stored."""
+    """The hook imports nothing of perdure, but computes the digest that was stored."""
     given = {"b": [1, 2.5, None, True], "a": {"ü": "\u202e\x1b"}, "c": "x" * 5000}
     turned = json.loads(json.dumps(dict(reversed(given.items()))))
     assert hook.digest("Write", given) == rules.digest("Write", turned)
@@ -48,7 +48,8 @@ def test_the_hook_knows_a_call_by_the_same_digest() -> None:
 
 
 def test_an_agent_that_asks_a_thousand_times_makes_few_requests() -> None:
-    """Requests are limited for an attempt and for a run, and the same call asks once."""
+    """The number of requests is limited for an attempt and for a run, and the same call makes only
+    one."""
     many = [call(parked=False, command=f"make {n}") for n in range(1000)]
     first = made(*many, *many)
     assert [each.number for each in first] == list(range(1, rules.MOST_AT_ONCE + 1))
@@ -60,8 +61,8 @@ def test_an_agent_that_asks_a_thousand_times_makes_few_requests() -> None:
 
 
 def test_a_call_that_was_decided_is_not_asked_for_again() -> None:
-    """A call that a person allowed, and that something else denies, makes no request for ever; one
-    that waits in the conversation has to be answered all the same."""
+    """A call that a person allowed, and that another rule denies, makes no further requests. A call
+    that waits in the conversation must still be answered."""
     (once,) = made(call(parked=False))
     allowed = answered(once, AnswerKind.ALLOW, given=2)
     assert made(call(parked=False), earlier=(allowed,)) == ()
@@ -70,7 +71,7 @@ def test_a_call_that_was_decided_is_not_asked_for_again() -> None:
 
 
 def test_a_run_with_requests_waits_until_they_expire() -> None:
-    """It is queued, due when the first request expires, and its condition names the verb."""
+    """The run is queued and due when the first request expires. Its condition names the verb."""
     requests = made(call(), call(tool="Write", file_path="/x"))
     outcome = Outcome(kind=OutcomeKind.NEEDS_INPUT, detail="it waits")
     decision = rules.waiting(outcome, requests, "task", 1000)
@@ -81,7 +82,7 @@ def test_a_run_with_requests_waits_until_they_expire() -> None:
 
 
 def test_nobody_answers_in_time() -> None:
-    """An expired request is refused; a clock that jumps back opens none again."""
+    """An expired request is refused. A clock that jumps back does not open it again."""
     (request,) = made(call())
     late = rules.expired(request, request.expires)
     assert (late.state, late.answer) == (RequestState.EXPIRED, AnswerKind.DENY)
@@ -90,7 +91,8 @@ def test_nobody_answers_in_time() -> None:
 
 
 def test_an_answer_is_given_to_one_attempt() -> None:
-    """It is given again only to the next attempt, if the one that was given it did not use it."""
+    """An answer is passed to one attempt. It is passed to the next one only if the first did not
+    use it."""
     (request,) = made(call())
     assert rules.due([request], 1, frozenset()) == ()
     allowed = answered(request, AnswerKind.ALLOW)
@@ -102,8 +104,8 @@ def test_an_answer_is_given_to_one_attempt() -> None:
 
 
 def test_a_superseded_approval_refuses_the_call() -> None:
-    """After a restore or new instructions the call that waits is refused, even if it was allowed
-    before; a call that does not wait is not mentioned at all."""
+    """After a restore or new instructions the waiting call is refused, even if it was allowed
+    before. A call that is not waiting is not mentioned."""
     (request,) = made(call())
     closed = answered(request, AnswerKind.ALLOW, state=RequestState.SUPERSEDED)
     (given,) = rules.due([closed], 1, frozenset())
@@ -118,7 +120,7 @@ HOSTILE = "echo \x1b[2J\x1b]0;x\x07 \u202egnp.exe\u2066 <script>alert(1)</script
 @pytest.mark.parametrize("tool", ["Bash", "x\x1b[31m\u202e\n"])
 def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
     """Escape sequences, direction marks and line breaks of a command are visible, and cannot move
-    what stands beside them."""
+    the text beside them."""
     (request,) = made(call(tool=tool, command=HOSTILE))
     text = "\n".join(shown(request, "task"))
     assert not set(text) & {"\x1b", "\x07", "\r", "\u202e", "\u2066"}
@@ -128,7 +130,7 @@ def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
 
 
 def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
-    """The shown text is bounded; the digest is that of the whole call."""
+    """The text that is shown is bounded. The digest is that of the whole call."""
     (request,) = made(call(command="x" * 1_000_000))
     assert len(request.payload) == rules.SHOWN
     assert request.size > 1_000_000
@@ -153,7 +155,7 @@ def decided(directory: Path, request: AgentRequest, **more: Any) -> None:
 
 
 def asks_hook(directory: Path, request: AgentRequest, call: str = "", **given: Any) -> str:
-    """Return the hook's decision about a call; empty if it leaves it to the CLI."""
+    """Return the hook's decision about a call; empty if it leaves the decision to the CLI."""
     told = {"tool_name": request.tool, "tool_use_id": call or request.call}
     arguments = given or json.loads(request.payload)
     found = hook.before(
@@ -165,8 +167,8 @@ def asks_hook(directory: Path, request: AgentRequest, call: str = "", **given: A
 
 
 def test_the_hook_lets_the_approved_call_run_once(tmp_path: Path) -> None:
-    """Neither a second time, nor with other arguments, nor for another call, nor where the answers
-    cannot be read."""
+    """The call runs once. A second call, other arguments, another tool and unreadable answers are
+    refused."""
     (request,) = made(call())
     assert asks_hook(tmp_path, request) == ""
     decided(tmp_path, answered(request, AnswerKind.ALLOW))
@@ -189,8 +191,8 @@ def test_the_hook_lets_a_call_that_is_made_again_run_once(tmp_path: Path) -> Non
 
 
 def test_the_hook_asks_for_a_denied_call_once_more(tmp_path: Path) -> None:
-    """A call that needed a permission is put off when it is made again, and no other call is; a
-    call of a subagent is not."""
+    """A call that needed a permission is deferred when it is made again. Other calls are not, and
+    neither is a call of a subagent."""
     (request,) = made(call())
     arguments = json.loads(request.payload)
     denied = {"tool_name": "Bash", "tool_input": arguments}
@@ -220,8 +222,8 @@ def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
 
 
 def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
-    """A command is shown whole, line by line behind a bar, with hidden characters by name; what is
-    longer than the terminal is wide goes on behind a bar."""
+    """A command is shown whole, line by line behind a bar, with hidden characters by name. Lines
+    that are wider than the terminal continue behind a bar."""
     nasty = "echo a\r\x1b[2J\u202eb\nAllow it once? y" + " " * 500 + "rm -rf /"
     (request,) = made(call(command=nasty, description="Say\u200b hi"))
     lines = shown_for_answer(request, "request 1 of task")[2:]

@@ -1,5 +1,4 @@
-"""The next step for a TaskRun, one rule at a time: each test goes red where its rule is taken
-out."""
+"""The next step for a TaskRun, one rule at a time: each test fails if its rule is removed."""
 
 from __future__ import annotations
 
@@ -39,8 +38,8 @@ def body(
     meta: dict[str, Any] | None = None,
     **more: Any,
 ) -> Any:
-    """A TaskRun with these attempts, as the operator has it: held in the workspaces DELETE and
-    STORE, and not on a claim that is kept."""
+    """Return a TaskRun with these attempts, as the operator has it: stored in the workspaces DELETE
+    and STORE, not on a kept claim."""
     found = making.taskrun(**(spec or {}))
     held = [FINALIZER] if spec in (DELETE, STORE) else []
     found["metadata"] |= {"finalizers": held, **(meta or {})}
@@ -62,7 +61,8 @@ def step(
     leaving: bool | None = False,
     **more: Any,
 ) -> steps.Step:
-    """The next step where there is room for an attempt, in a namespace that stays."""
+    """Return the next step if there is room for an attempt, in a namespace that is not being
+    deleted."""
     seen = steps.Seen(
         run=wanted(run),
         recorded=frozenset({1}),
@@ -85,7 +85,7 @@ def status_of(found: steps.Step) -> TaskRunStatus:
 
 
 def write(run: dict[str, Any], status: TaskRunStatus) -> None:
-    """As the API server merges a patch of the status."""
+    """Merge a patch into the status, as the API server does."""
     merged = run["status"] | status_moves.patch(run["status"], status)
     run["status"] = {name: value for name, value in merged.items() if value is not None}
 
@@ -97,8 +97,8 @@ def condition(status: TaskRunStatus, kind: str) -> StatusCondition:
 
 
 def test_a_job_beyond_the_status_is_looked_at_first() -> None:
-    """A Job of an attempt that the status does not know yet: the status is old, so that all is read
-    again before the Job is stopped."""
+    """A Job belongs to an attempt that the status does not know yet. The status is out of date, so
+    everything is read again before the Job is stopped."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     ahead = making.job(run, 2)
     assert step(run, jobs=[ahead]) == steps.LookAgain()
@@ -119,8 +119,8 @@ def test_a_job_that_is_left_over_is_stopped() -> None:
 
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
 def test_the_finalizer_comes_before_an_attempt(spec: dict[str, Any]) -> None:
-    """No attempt begins, and no room is taken, before the finalizer protects the work of the
-    TaskRun."""
+    """No attempt begins, and no room is reserved, before the TaskRun has the finalizer that
+    protects its work."""
     run = body(spec=spec, meta={"finalizers": []})
     assert step(run) == steps.HoldFinalizer() == step(run, room=None)
     run["metadata"]["finalizers"] = [FINALIZER]
@@ -129,8 +129,8 @@ def test_the_finalizer_comes_before_an_attempt(spec: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("spec", [{}, SHARED], ids=["a claim that is kept", "a shared volume"])
 def test_there_is_no_finalizer_where_nothing_is_lost(spec: dict[str, Any]) -> None:
-    """An attempt begins without it, and one from before is taken off, also beside an attempt at
-    work."""
+    """An attempt begins without a finalizer. One that an older version set is removed, also while
+    an attempt is running."""
     run = body(spec=spec, meta={"finalizers": []})
     assert status_of(step(run)).attempt == 1
     for attempts in ([], [{"number": 1, "jobUID": making.job_uid(1)}]):
@@ -168,7 +168,7 @@ def test_an_attempts_number_is_beyond_every_jobs() -> None:
 
 
 def test_a_pod_that_is_still_there_is_waited_for() -> None:
-    """The next attempt does not begin beside the pod of the one before."""
+    """The next attempt does not begin while the previous attempt's pod exists."""
     run = body(over(1), phase="Queued", runAfter="2020-01-01T00:00:00Z")
     leaving = making.pod(run, 1, metadata={"deletionTimestamp": "2030-01-01T00:00:00Z"})
     waits = condition(status_of(step(run, pods=[leaving])), "Waiting")
@@ -178,8 +178,8 @@ def test_a_pod_that_is_still_there_is_waited_for() -> None:
 
 @pytest.mark.parametrize("spec", [DELETE, STORE], ids=["a claim that goes", "no claim"])
 def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]) -> None:
-    """Work that is saved elsewhere holds up no deletion, and other work does, unless the namespace
-    is deleted too: that is checked first."""
+    """Work that is saved elsewhere does not delay a deletion. Other work does, unless the namespace
+    is deleted too, which is checked first."""
     run = body(
         over(1), phase="Failed", spec=spec, meta={"deletionTimestamp": "2026-11-21T10:00:00Z"}
     )
@@ -191,7 +191,7 @@ def test_saved_work_lets_a_taskrun_go(spec: dict[str, Any]) -> None:
 
 
 def _unplaced(why: str) -> dict[str, Any]:
-    """The status of a pod for which the scheduler has no node."""
+    """Return the status of a pod for which the scheduler has no node."""
     return {"conditions": [{"type": "PodScheduled", "status": "False", "message": why}]}
 
 
@@ -199,7 +199,7 @@ FULL = "0/2 nodes are available: 2 Insufficient cpu."
 
 
 def _waiting(reason: str) -> Any:
-    """A TaskRun whose attempt has waited for years, for this reason at the last look."""
+    """Return a TaskRun whose attempt has waited for years, for this reason at the last look."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     run["status"]["conditions"] = [
         {
@@ -214,8 +214,8 @@ def _waiting(reason: str) -> Any:
 
 
 def test_a_lost_node_has_no_patience() -> None:
-    """An obstacle that only a person can remove is an attempt's outcome after a while; a lost node,
-    and room for the pod, are waited for without a limit."""
+    """An obstacle that only a person can remove becomes the attempt's outcome after a while. A lost
+    node, and missing room for the pod, are waited for without a limit."""
     run = _waiting("X")
     job = making.job(run, 1)
     on_lost = making.pod(run, 1, metadata={"deletionTimestamp": "2020-01-01T00:00:00Z"})
@@ -233,7 +233,7 @@ def test_a_lost_node_has_no_patience() -> None:
 
 
 def test_a_wait_for_room_uses_up_no_patience() -> None:
-    """An obstacle after years without room has the whole patience, as if it had just appeared."""
+    """An obstacle after years without room gets the full waiting time, as if it had just appeared."""
     run = _waiting("NoRoom")
     job = making.job(run, 1)
     no_image = making.pod(
@@ -292,7 +292,7 @@ def test_the_verdict_on_the_work_is_in_the_status() -> None:
 
 
 def test_what_is_no_longer_told_is_still_counted() -> None:
-    """Records that the status has no room for keep what they used up."""
+    """Records that no longer fit into the status still count."""
     used = _status(
         *(_failed(number) for number in range(1, MOST_RECORDS + 1)), attempts_allowed=1000
     )
@@ -327,8 +327,8 @@ def test_trouble_before_an_attempt_is_waited_for() -> None:
 
 
 def test_an_attempt_of_which_nothing_is_known_may_have_worked() -> None:
-    """Its Job may have come and gone while no operator looked: what was saved before it says
-    nothing of what it did."""
+    """Its Job may have come and gone while no operator was watching. A state saved before the Job
+    says nothing about its work."""
     deleted = {"deletionTimestamp": "2026-11-21T10:00:00Z"}
     run = body(
         over(1, OutcomeKind.SUCCEEDED),
@@ -348,7 +348,8 @@ def test_an_attempt_of_which_nothing_is_known_may_have_worked() -> None:
 
 
 def test_a_jobs_uid_is_told_before_it_is_stopped() -> None:
-    """Afterwards nothing else would say whose pod it is that still ends its work."""
+    """The uid is recorded before the Job is stopped. Later nothing else would identify the pod that
+    is still finishing."""
     run = body({"number": 1}, spec={"suspend": True})
     job = making.job(run, 1)
     found = status_of(step(run, jobs=[job]))
@@ -368,16 +369,16 @@ def _updated(*attempts: dict[str, Any], phase: str, **more: Any) -> TaskRunStatu
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed", "Queued", "Suspended"])
 def test_an_update_has_all_its_attempts(phase: str) -> None:
-    """New instructions are tried as often as the policy says, whatever those before had used up,
-    and no oftener."""
+    """New instructions get as many attempts as the policy allows, whatever the earlier ones had
+    used up, and no more."""
     lost = {"number": 3, "outcome": "lost", "infrastructure": True}
     assert _updated(over(1), over(2), lost, phase=phase).attempts_allowed == 4
     assert _updated(lost, phase=phase).attempts_allowed == 2
 
 
 def test_an_update_of_an_attempt_at_work_counts_from_its_end() -> None:
-    """The attempt at work is of the instructions before; those that came while it ran have all
-    their attempts after it."""
+    """The running attempt belongs to the earlier instructions. New instructions that came meanwhile
+    have all their attempts after it."""
     during = _updated(over(1), {"number": 2}, phase="Running")
     run = _run(contextVersion=2, policy={"attempts": 2})
     for kind, allowed in ((OutcomeKind.FAILED, 4), (OutcomeKind.RATE_LIMITED, 3)):
@@ -396,7 +397,7 @@ def test_an_update_of_an_attempt_at_work_counts_from_its_end() -> None:
 
 
 def test_attempts_that_did_not_count_are_no_credit_for_a_retry() -> None:
-    """After three losses and a failure one more attempt is one more, and not four."""
+    """After three losses and a failure, one more attempt is one, not four."""
     lost = tuple(
         AttemptStatus(number=number, outcome="lost", infrastructure=True) for number in (1, 2, 3)
     )
@@ -431,7 +432,7 @@ def test_a_claim_that_is_being_made_is_no_trouble() -> None:
 
 
 def test_a_claim_that_goes_with_its_taskrun_is_held_until_then() -> None:
-    """At the end of a run the finalizer goes, but not where the claim is to be deleted with the
+    """At the end of a run the finalizer is removed. It stays if the claim is to be deleted with the
     TaskRun, saved or not."""
     ended = over(1, OutcomeKind.SUCCEEDED)
     stored = body(ended, phase="Succeeded", spec=STORE, workspace={"saved": True})
@@ -443,8 +444,9 @@ def test_a_claim_that_goes_with_its_taskrun_is_held_until_then() -> None:
 
 
 def test_a_pod_that_only_looks_like_ours_is_passed_over() -> None:
-    """A pod with the labels of an attempt and the word of success, of no Job or of another's: told
-    by name, after a fresh look, and not believed; when it is gone, that is over."""
+    """A pod has an attempt's labels and reports success, but belongs to no Job or to another one.
+    It is reported by name after a fresh look, and its result is ignored. When it is gone, the
+    report is cleared."""
     run = body({"number": 1, "jobUID": making.job_uid(1)})
     job, word = making.job(run, 1), making.told(1, OutcomeKind.SUCCEEDED)
     for owners in (
@@ -481,8 +483,8 @@ def test_a_pod_that_only_looks_like_ours_is_passed_over() -> None:
 
 
 def test_no_attempt_begins_beside_a_pod_that_looks_like_ours() -> None:
-    """It may write to the volume: neither the next attempt nor the open one's Job is made while it
-    is there."""
+    """Such a pod may write to the volume. Neither the next attempt nor the open one's Job is
+    created while it exists."""
     told = {
         "type": "Foreign",
         "status": "True",

@@ -1,4 +1,4 @@
-"""Hostile text on a terminal, and the small words beside it."""
+"""Hostile text on a terminal, and the helpers for short texts."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ any_text = st.lists(pieces | st.text(st.characters()), max_size=8).map("".join)
 
 @pytest.mark.parametrize(("text", "shown"), HOSTILE.values(), ids=HOSTILE)
 def test_the_corpus(text: str, shown: str) -> None:
-    """Each known trick is taken out, and the text around it stays."""
+    """Each known trick is removed, and the text around it stays."""
     assert clean(text) == shown
 
 
 @given(any_text)
 def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
-    """However the pieces are put together: no control but newline and tab, nothing that turns
-    direction, and it can be printed."""
+    """For any combination of pieces, no control character but newline and tab is left, and no
+    direction mark. The text can be printed."""
     for shown in (clean(text), one_line(text), visible(text), cut(clean(text), 7)):
         shown.encode()
         for character in shown:
@@ -84,18 +84,18 @@ def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=("C", "Z"))))
 def test_ordinary_text_is_not_touched(text: str) -> None:
-    """Letters, marks, numbers, signs and punctuation of all scripts pass unchanged."""
+    """Letters, marks, numbers, signs and punctuation of all scripts are not changed."""
     assert clean(text) == visible(text) == text
 
 
 def test_what_is_hidden_can_be_shown() -> None:
-    """Where a text is examined, each hidden character is named in place."""
+    """When a text is examined, each hidden character is named in its place."""
     assert visible("a\x1b[2Jb\u202ec\x7f\r\n") == "a^[[2Jb<U+202E>c^?^M\n"
 
 
 @given(any_text, st.integers(2, 40))
 def test_one_line_is_one_line(text: str, width: int) -> None:
-    """No line break is left, and the line is as long as allowed at most, with a mark where it was
+    """There is no line break, and the line has at most the allowed length, with a mark where it was
     cut."""
     line = one_line(text, width)
     assert len(line.splitlines()) <= 1
@@ -112,8 +112,8 @@ def columns_of(line: str) -> int:
 
 @given(st.text(st.sampled_from("ab漢🎉e\u0301 "), max_size=20), st.integers(1, 24))
 def test_a_cut_line_fits_its_columns(line: str, width: int) -> None:
-    """Wide characters and marks counted, a line never takes more columns than there are, and is cut
-    only if it must be."""
+    """A line never takes more columns than there are, counting wide characters and marks, and is
+    cut only if necessary."""
     shown = cut(line, width)
     assert columns_of(shown) <= width
     assert (shown == line) == (columns_of(line) <= width)
@@ -135,7 +135,7 @@ def test_a_cut_line_fits_its_columns(line: str, width: int) -> None:
     ],
 )
 def test_ages(seconds: int, words: str) -> None:
-    """One unit, rounded down; a clock that went back shows no negative age."""
+    """An age has one unit and is rounded down. A clock that went back gives no negative age."""
     assert age(0, seconds * 1000) == words
 
 
@@ -152,13 +152,13 @@ def test_ages(seconds: int, words: str) -> None:
     ],
 )
 def test_token_counts(count: int, words: str) -> None:
-    """Short, and never a thousand thousands."""
+    """Token counts are short, and never show a thousand thousands."""
     assert tokens(count) == words
 
 
 def test_why_a_run_has_failed_is_said_once() -> None:
-    """A run that failed because an attempt failed: one word for both, as the run's own line and as
-    why it has failed."""
+    """If a run failed because an attempt failed, the reason is one word, in the run's line and in
+    the explanation."""
     ended = RunFinished(state="failed", reason="failed: killed by SIGKILL; 1 of 1 attempts used")
     assert line_of(Record("r", 1, 0, 0, ended)) == "failed: killed by SIGKILL; 1 of 1 attempts used"
     assert (
@@ -194,8 +194,8 @@ def test_a_log_that_takes_nothing_ends_nothing(log: str) -> None:
 
 
 def test_what_runs_in_threads_tells_by_tell() -> None:
-    """Outside the command line and the programs that perdure starts, nobody prints to standard
-    error in another way."""
+    """Only the command line, and the programs that perdure starts, print to standard error in
+    another way."""
     top = Path(perdure.__file__).parent
     found = [
         f"{path.relative_to(top)}:{node.lineno}"

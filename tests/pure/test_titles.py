@@ -1,4 +1,4 @@
-"""The name of a run: by its issue, else by the first words of its prompt, with any content."""
+"""The name of a run: from its issue, else from the first words of its prompt, with any content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""perdure's own copies of transcripts, on real files, with a small driver of our own."""
+"""perdure's own copies of transcripts, on real files, with a small driver."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ ID = "aaaa-1"
 
 
 class Diary:
-    """An agent that writes `prompt ...` and `answer ...` lines into `{home}/diaries/{id}.txt`;
-    beside it a directory `{id}`."""
+    """An agent that writes `prompt ...` and `answer ...` lines into `{home}/diaries/{id}.txt`, with
+    a directory `{id}` beside it."""
 
     name = "diary"
     abilities = Abilities(
@@ -69,7 +69,7 @@ class Diary:
 
 
 class Desk:
-    """A home with a diary in it, and the place of the copies."""
+    """A home with a diary in it, and the directory of the copies."""
 
     def __init__(self, top: Path, redactor: Redactor | None = None) -> None:
         self.driver: Any = Diary()
@@ -113,7 +113,7 @@ def desk(tmp_path: Path) -> Desk:
 
 @contextmanager
 def open_umask() -> Iterator[None]:
-    """The most careless umask: what is private is so by our own doing."""
+    """The most permissive umask, so that a private mode is perdure's own doing."""
     before = os.umask(0)
     try:
         yield
@@ -122,7 +122,7 @@ def open_umask() -> Iterator[None]:
 
 
 def contents(top: Path) -> set[str]:
-    """The content of every regular file below, except for perdure's own notes."""
+    """Return the content of every regular file below, except for perdure's own notes."""
     own = ("lock", "known.json")
     return {
         path.read_text()
@@ -136,8 +136,7 @@ def contents(top: Path) -> set[str]:
 
 
 def test_only_the_tail_is_written(desk: Desk) -> None:
-    """A transcript that grew is appended to the same file: what was copied before is not written
-    again."""
+    """A transcript that grew is appended to the same file. The earlier part is not written again."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     inode = desk.copy.stat().st_ino
@@ -150,8 +149,7 @@ def test_only_the_tail_is_written(desk: Desk) -> None:
 
 
 def test_nothing_new_writes_nothing(desk: Desk) -> None:
-    """A second look at the same transcript leaves the copy as it is, to the time of its last
-    change."""
+    """A second look at the same transcript does not touch the copy, not even its modification time."""
     desk.write("prompt a\n")
     desk.take()
     os.utime(desk.copy, (1, 1))
@@ -165,8 +163,7 @@ def test_nothing_new_writes_nothing(desk: Desk) -> None:
     ids=["shrunk", "emptied", "changed", "new"],
 )
 def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) -> None:
-    """A copy that a deliberate change replaces is kept under a number, however often that
-    happens."""
+    """A copy that a deliberate change replaces is kept under a number, however often that happens."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
     desk.take()
@@ -188,7 +185,7 @@ def test_a_transcript_that_changed_moves_the_copy_aside(desk: Desk, now: str) ->
 def test_a_transcript_that_lost_something_leaves_the_copy(
     desk: Desk, now: str, notes: bool
 ) -> None:
-    """A transcript that no longer begins with the copy is not taken, with and without notes."""
+    """A transcript that no longer begins with the copy is not copied, with and without notes."""
     first = "prompt a\nanswer a\n"
     desk.write(first)
     assert desk.take()
@@ -204,7 +201,7 @@ def test_a_transcript_that_lost_something_leaves_the_copy(
 
 @pytest.mark.parametrize("first", [True, False])
 def test_a_secret_that_comes_or_goes_is_no_change(tmp_path: Path, first: bool) -> None:
-    """The same transcript is known again although the environment's secrets are others by now."""
+    """The same transcript is recognized even if the environment's secrets have changed since."""
     desk = Desk(tmp_path)
     secret = Redactor.of({"SOME_TOKEN": "hunter2-hunter2"})
     desk.write("prompt a\nanswer hunter2-hunter2\n")
@@ -220,7 +217,7 @@ def test_a_secret_that_comes_or_goes_is_no_change(tmp_path: Path, first: bool) -
 
 
 def test_a_torn_line_waits_until_it_is_whole(desk: Desk) -> None:
-    """The copy ends with a whole line; the rest comes when the line is finished."""
+    """The copy ends with a complete line. The rest is copied when the line is complete."""
     desk.write("prompt a\nansw")
     desk.take()
     assert desk.copy.read_text() == "prompt a\n"
@@ -242,7 +239,7 @@ def test_a_copy_torn_by_a_kill_is_completed(desk: Desk) -> None:
 
 
 def test_a_missing_transcript_leaves_the_copy(desk: Desk) -> None:
-    """Where there is nothing to copy, nothing is lost and nothing is said."""
+    """If there is nothing to copy, nothing is lost and nothing is reported."""
     desk.take()
     assert not desk.copy.exists()
     desk.write("prompt a\n")
@@ -253,8 +250,8 @@ def test_a_missing_transcript_leaves_the_copy(desk: Desk) -> None:
 
 
 def test_what_cannot_be_written_is_a_sentence(desk: Desk) -> None:
-    """A place that is no directory is a WorkspaceError that names the conversation; the transcript
-    is untouched."""
+    """If the target is not a directory, there is a WorkspaceError that names the conversation. The
+    transcript is not touched."""
     desk.write("prompt a\n")
     desk.state.write_text("in the way")
     with pytest.raises(WorkspaceError, match=f"{ID} could not be copied"):
@@ -263,7 +260,8 @@ def test_what_cannot_be_written_is_a_sentence(desk: Desk) -> None:
 
 
 def test_copies_are_private_whatever_the_umask(desk: Desk) -> None:
-    """Every file is 0600 and every directory 0700, belongings and those moved aside too."""
+    """Every file is 0600 and every directory 0700, also for belongings and for copies that were
+    moved aside."""
     with open_umask():
         desk.write("prompt a\n")
         desk.belonging("sub/spilled.txt", "out")
@@ -275,8 +273,8 @@ def test_copies_are_private_whatever_the_umask(desk: Desk) -> None:
 
 
 def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
-    """A secret is replaced at its own length, in the transcript and in what lies beside it, and the
-    next tail still fits."""
+    """A secret is replaced by a text of the same length, in the transcript and in the files beside
+    it. The next part still fits."""
     desk = Desk(tmp_path, Redactor.of({"API_KEY": "sk-very-secret"}))
     desk.write("prompt sk-very-secret\n")
     desk.belonging("spilled.txt", "key=sk-very-secret")
@@ -289,7 +287,7 @@ def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
 
 
 def test_ids_never_become_paths(desk: Desk) -> None:
-    """With any name that an agent gives to its conversation, the copy is below the copies."""
+    """Whatever id an agent gives its conversation, the copy is in the directory of the copies."""
     for name in ("../../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a" * 5000, "\0"):
         path = desk.copies.of("diary", name)
         assert path.resolve().is_relative_to(desk.copies.directory.resolve())
@@ -315,8 +313,8 @@ def test_belongings_follow(desk: Desk) -> None:
 
 
 def test_links_in_belongings_are_not_followed(desk: Desk, tmp_path: Path) -> None:
-    """Neither a linked file, nor a linked directory, nor a linked whole, nor a pipe brings anything
-    else into the copies."""
+    """A linked file, a linked directory, a link in place of all belongings, and a pipe bring
+    nothing else into the copies."""
     secret = tmp_path / "ssh"
     secret.mkdir()
     (secret / "id").write_text("a private key")
@@ -347,8 +345,8 @@ def test_a_belonging_that_changed_at_its_size_is_copied(desk: Desk) -> None:
 
 
 def test_half_a_secret_in_a_belonging_is_not_kept(tmp_path: Path) -> None:
-    """A file that was copied while a secret was being written into it has the whole secret replaced
-    as soon as it is whole."""
+    """A file was copied while a secret was being written into it. The secret is replaced as soon as
+    it is complete."""
     desk = Desk(tmp_path, Redactor.of({"API_KEY": "sk-very-secret"}))
     desk.write("prompt a\n")
     spilled = desk.belonging("1.txt", "key=sk-very")
@@ -385,8 +383,8 @@ def written() -> int:
 
 
 def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
-    """When 4 MB grow by 4 KB, little more than 4 KB is written and redacted; a first secret in it
-    changes nothing of that."""
+    """When 4 MB grow by 4 KB, little more than 4 KB is written and redacted. A first secret in the
+    file does not change that."""
     secrets = Redactor.of({"API_KEY": "sk-very-secret"})
     desk = Desk(tmp_path, Counting(secrets.pattern, secrets.reach))
     desk.write("prompt sk-very-secret\n" + "answer with some words in it\n" * 150_000)
@@ -402,7 +400,7 @@ def test_a_long_transcript_that_grew_costs_what_is_new(tmp_path: Path) -> None:
 
 
 def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
-    """A transcript of which one early byte was changed while it grew is not taken; the copy
+    """One early byte of the transcript was changed while it grew. It is not copied, and the copy
     stays."""
     text = "prompt a\n" + "answer with some words in it\n" * 1000
     desk.write(text)
@@ -417,8 +415,8 @@ def test_a_change_far_before_the_end_is_noticed(desk: Desk) -> None:
 
 @pytest.mark.parametrize("damage", ["changed", "noted wrong", "notes gone"])
 def test_what_is_known_is_only_a_shortcut(desk: Desk, damage: str) -> None:
-    """A copy that somebody changed at its size, and notes that are wrong or gone, lead to a whole
-    look: the copy is right again."""
+    """If a copy was changed without a change of its size, or notes are wrong or missing, everything
+    is compared again, and the copy is corrected."""
     desk.write("prompt a\nanswer a\n")
     desk.take()
     notes = desk.copy.parent / "known.json"
@@ -460,7 +458,7 @@ def test_a_part_is_found_whatever_came_after_it(desk: Desk) -> None:
 
 
 def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
-    """Where no copy begins with it any more nothing is put back, and nothing in the agent's home is
+    """If no copy begins with that part any more, nothing is restored, and the agent's home is not
     touched."""
     desk.write("prompt a\n")
     desk.take()
@@ -478,8 +476,7 @@ def test_a_part_that_is_lost_is_said_to_be(desk: Desk) -> None:
 
 
 def test_a_copy_goes_back_where_the_file_is_gone(desk: Desk) -> None:
-    """The conversation and what belongs to it are there again, byte for byte, private; the copy
-    stays."""
+    """The conversation and its belongings are restored, byte for byte and private. The copy stays."""
     desk.write("prompt a\nanswer a\n")
     spilled = desk.belonging("tools/1.txt", "one")
     desk.take()
@@ -498,8 +495,7 @@ def test_a_copy_goes_back_where_the_file_is_gone(desk: Desk) -> None:
 
 
 def test_what_lies_there_is_moved_aside(desk: Desk) -> None:
-    """The unusable transcript is kept under a number each time, and nothing of it is
-    overwritten."""
+    """The unusable transcript is kept under a number each time, and never overwritten."""
     desk.write("prompt a\n")
     desk.take()
     desk.write("broken one")
@@ -528,7 +524,7 @@ def test_belongings_of_the_agent_are_not_overwritten(desk: Desk) -> None:
 
 
 def test_a_link_in_the_way_is_not_written_through(desk: Desk, tmp_path: Path) -> None:
-    """A link where the transcript, its stage or a belonging goes is set aside: what it leads to
+    """A link in place of the transcript, its stage or a belonging is moved aside. The link's target
     keeps its content."""
     precious = tmp_path / "precious"
     precious.write_text("mine, and longer than what is copied")
@@ -564,8 +560,7 @@ def test_a_dangling_link_is_kept_too(desk: Desk) -> None:
 
 
 def test_without_a_copy_the_agents_file_stays(desk: Desk) -> None:
-    """If the copy cannot be read, that is a sentence, and what lies in the agent's home is left
-    where it is."""
+    """If the copy cannot be read, the error is a sentence, and the file in the agent's home stays."""
     desk.write("broken one")
     with pytest.raises(WorkspaceError, match=f"{ID} could not be put back"):
         desk.put_back()
@@ -574,7 +569,7 @@ def test_without_a_copy_the_agents_file_stays(desk: Desk) -> None:
 
 
 def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
-    """Where the belongings cannot go back the error says so, and nothing half-made is left."""
+    """If the belongings cannot be restored, the error says so, and nothing incomplete is left."""
     desk.write("prompt a\n")
     top = desk.belonging("spilled.txt", "one").parent
     desk.take()
@@ -599,8 +594,8 @@ def test_half_a_restore_leaves_no_stage(desk: Desk) -> None:
 def test_no_whole_line_that_was_copied_is_ever_lost(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str]]
 ) -> None:
-    """After any sequence of actions of agent and perdure, each copy once taken is the beginning of
-    some file in the store or in the home."""
+    """After any sequence of actions of agent and perdure, each copy is the beginning of some file
+    in the store or in the home."""
     desk = Desk(tmp_path_factory.mktemp("d", numbered=True))
     taken: list[str] = []
     for step, text in steps:
@@ -640,7 +635,8 @@ def test_a_snapshot_tells_growth_from_change(desk: Desk) -> None:
 
 
 def test_what_is_not_there_is_nothing(desk: Desk) -> None:
-    """No file, no path or a directory: no snapshot, no beginning, no prompts, and no error."""
+    """A missing file, no path, or a directory has no snapshot, no beginning and no prompts, and is
+    not an error."""
     nothing = Snapshot("", 0, "", 0)
     for path in (desk.home / "none", desk.home):
         assert snapshot(desk.driver, path) is None
@@ -651,13 +647,13 @@ def test_what_is_not_there_is_nothing(desk: Desk) -> None:
 
 @given(st.text(), st.sampled_from([" ", "\n", "\t", "\r\n", "  "]))
 def test_a_fingerprint_is_the_same_as_sent_and_as_stored(text: str, space: str) -> None:
-    """How an agent spaces a prompt does not change its mark; other words do."""
+    """The spacing of a prompt does not change its fingerprint; other words do."""
     assert fingerprint(f"{space}{text}{space}") == fingerprint(text)
     assert fingerprint(f"{text} x1y2") != fingerprint(text)
 
 
 class Ledger(Diary):
-    """The same agent with all conversations in one database."""
+    """The same agent, with all conversations in one database."""
 
     def __init__(self, rows: dict[str, bytes]) -> None:
         self.rows = rows

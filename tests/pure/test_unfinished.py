@@ -1,4 +1,4 @@
-"""Ends that a turn left open although its agent reported success."""
+"""Problems that a turn left open although its agent reported success."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_denial_counts_once_however_often_it_is_told() -> None:
 
 
 def test_a_denied_call_that_ran_later_is_no_denial() -> None:
-    """The same tool with the same input came back well."""
+    """The same tool with the same input succeeded later."""
     later = (ToolStarted("2", "Fetch", "a"), ToolEnded("2", ok=True))
     other = (ToolStarted("2", "Fetch", "b"), ToolEnded("2", ok=True))
     assert judge(FINE, ends(*denied("1"), *later, SAID, ENDED), OnDenied.ASK).ok
@@ -66,7 +66,7 @@ def test_a_denied_call_that_ran_later_is_no_denial() -> None:
 
 
 def test_a_question_is_open_until_work_follows() -> None:
-    """An agent that only looks around after its question has not answered it."""
+    """An agent that only reads files after its question has not answered it."""
     asked = (ToolStarted("1", "AskUserQuestion"), QuestionAsked("1", "Which one?", ("A", "B")))
     looked = (ToolStarted("2", "Read", "x"), ToolEnded("2", ok=True))
     worked = (ToolStarted("3", "Bash", "make"), ToolEnded("3", ok=True))
@@ -88,20 +88,20 @@ def test_the_policy_decides_what_a_denial_is_worth(policy: OnDenied, kind: Outco
 
 
 def test_words_alone_are_never_evidence() -> None:
-    """A last sentence that asks, doubts or boasts changes nothing."""
+    """A last sentence that asks, doubts or boasts does not change the outcome."""
     for words in ("Shall I go on?", "I could not do it.", "<b>denied</b> \x1b[31mrefused"):
         assert judge(FINE, ends(Said(words), ENDED), OnDenied.ASK).ok
 
 
 def test_a_failure_stays_what_it_is() -> None:
-    """Open ends of an attempt that failed do not hide why it failed."""
+    """Open questions of a failed attempt do not hide why it failed."""
     failed = Outcome(kind=OutcomeKind.OVERLOADED, detail="no answer")
     assert judge(failed, ends(*denied("1")), OnDenied.ASK) == failed
 
 
 @pytest.mark.parametrize("reason", ["max_tokens", "empty", "odd"])
 def test_an_answer_that_broke_off_goes_on_at_once(reason: str) -> None:
-    """A truncated attempt is queued again, now, and counts."""
+    """A truncated attempt is queued again at once, and counts."""
     outcome = judge(FINE, ends(SAID, ReplyCut(reason), ENDED), OnDenied.ASK)
     assert outcome.kind is OutcomeKind.TRUNCATED
     tally = Tally(counted=1, free=0, allowed=3)
@@ -118,7 +118,8 @@ def test_what_only_a_person_can_settle_is_not_tried_again(kind: OutcomeKind) -> 
 
 
 def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
-    """Claude Code repeats the whole input in its result; ANSI and HTML are characters like any."""
+    """Claude Code repeats the whole input in its result. ANSI and HTML are treated like any other
+    characters."""
     given = {"command": "\x1b[31m<script>alert(1)</script>" + "x" * 5_000_000}
     denial = {"tool_name": "Bash", "tool_use_id": "1", "tool_input": given}
     result = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
@@ -142,7 +143,7 @@ def test_a_denied_call_of_five_megabytes_is_kept_small() -> None:
     ],
 )
 def test_a_last_word_of_another_form_is_none(given: dict[str, object]) -> None:
-    """The agent's answer to the schema is read without trust."""
+    """The agent's answer to the schema is checked like any untrusted input."""
     line = {"type": "result", "subtype": "success", "is_error": False, "num_turns": 1}
     told = json.dumps({**line, "result": "x", "structured_output": given}).encode()
     found = registry.load("claude").parse(told)

@@ -1,4 +1,4 @@
-"""How long an agent with a budget may run when nobody counts what it spends."""
+"""How long an agent with a budget may run while no supervisor counts its cost."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ from perdure.engine.attempt.supervision import UNFOLLOWED_LEAST_S, UNFOLLOWED_S,
 def test_the_rest_of_the_budget_sets_the_time(
     budget: float, spent: float, ran_s: float, expected: float
 ) -> None:
-    """The less is left of the budget at the agent's pace, the sooner it is ended."""
+    """The smaller the rest of the budget at the agent's pace, the sooner it is ended."""
     assert unfollowed_s(budget, spent, ran_s) == expected

@@ -1,4 +1,4 @@
-"""The work report: what the journal of an attempt adds up to, and the verdict on it."""
+"""The work report: what follows from an attempt's journal, and the verdict on it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PASSED = VerifyEnded(code=0, output="", command="make test")
 
 
 def shell(line: str, code: int | None = 0, key: str = "t") -> tuple[AnyEvent, AnyEvent]:
-    """A command of Codex, which tells every exit code."""
+    """Return a command of Codex, which reports every exit code."""
     return (
         ToolStarted(tool_id=key, name="command_execution", summary=line),
         ToolEnded(tool_id=key, ok=not code, code=code),
@@ -48,7 +48,7 @@ def shell(line: str, code: int | None = 0, key: str = "t") -> tuple[AnyEvent, An
 
 
 def claude(line: str, *, ok: bool = True, output: str = "") -> tuple[AnyEvent, AnyEvent]:
-    """A command of Claude Code, which is silent on 0."""
+    """Return a command of Claude Code, which reports no exit code for 0."""
     return (
         ToolStarted(tool_id="t", name="Bash", summary=line),
         ToolEnded(tool_id="t", ok=ok, summary=output, code=None if ok else 1),
@@ -61,7 +61,8 @@ def reported(
     before: tuple[AnyEvent, ...] = (),
     number: int = 1,
 ) -> WorkReport:
-    """The report of an attempt with these events; `before`: those of the one before it."""
+    """Return the report of an attempt with these events. `before`: the events of the previous
+    attempt."""
     earlier = [Record("r", seq, number - 1, 0, event) for seq, event in enumerate(before)]
     own = [Record("r", 100 + seq, number, 0, event) for seq, event in enumerate(events)]
     outcome = Outcome(kind=kind, detail="why") if kind is not None else None
@@ -180,7 +181,7 @@ TABLE: dict[str, tuple[OutcomeKind, tuple[AnyEvent, ...], WorkVerdict]] = {
 
 @pytest.mark.parametrize("story", TABLE)
 def test_the_verdict_rests_on_evidence(story: str) -> None:
-    """Each row of the table, and a reason for each verdict."""
+    """Each row of the table has a verdict and a reason."""
     kind, events, verdict = TABLE[story]
     report = reported(*events, kind=kind)
     assert report.verdict is verdict
@@ -188,7 +189,7 @@ def test_the_verdict_rests_on_evidence(story: str) -> None:
 
 
 def test_every_outcome_has_a_verdict_that_claims_no_success() -> None:
-    """Only an attempt that succeeded can be done, or have had nothing to do."""
+    """Only a successful attempt can be `done` or `nothing_to_do`."""
     for kind in OutcomeKind:
         verdict = reported(CHANGED, PASSED, kind=kind).verdict
         assert (verdict is V.DONE) is (kind is K.SUCCEEDED)
@@ -203,8 +204,8 @@ def test_an_attempt_at_work_has_facts_and_no_verdict() -> None:
 
 
 def test_earlier_attempts_at_the_same_instructions_count() -> None:
-    """An attempt that finds its work done has not had nothing to do, and does not lie; after new
-    instructions it may."""
+    """An attempt that finds its work done gets neither `nothing_to_do` nor a contradiction. After
+    new instructions it may."""
     said = Said("I fixed the bug in `greet.py` and committed it.")
     report = reported(said, UNCHANGED, before=(CHANGED,), number=2)
     assert (report.verdict, report.contradictions) == (V.UNVERIFIED, ())
@@ -214,7 +215,8 @@ def test_earlier_attempts_at_the_same_instructions_count() -> None:
 
 
 def test_what_was_pushed_is_known_by_three_ways() -> None:
-    """git's own mark, perdure's push, or a push of the agent that ended well; else by none."""
+    """A push is known by git's own mark, by perdure's push, or by a successful push of the agent,
+    and by nothing else."""
     marked = msgspec.structs.replace(COMMITTED, pushed=True)
     assert reported(marked).pushed is True
     assert reported(COMMITTED, Published(branch="b", commit=COMMIT.id)).pushed is True
@@ -225,7 +227,7 @@ def test_what_was_pushed_is_known_by_three_ways() -> None:
 
 
 def test_a_check_that_was_denied_is_none() -> None:
-    """It did not run, whatever its result says."""
+    """A denied check did not run, whatever its result says."""
     call = ToolStarted(tool_id="t", name="Bash", summary="pytest")
     denied = ToolDenied(tool_id="t", name="Bash", summary="pytest")
     report = reported(call, denied, ToolEnded(tool_id="t", ok=False, code=1), CHANGED, PASSED)
@@ -234,8 +236,8 @@ def test_a_check_that_was_denied_is_none() -> None:
 
 
 def test_calls_and_processes_are_counted_and_bounded() -> None:
-    """Ten thousand denied calls are a list of fifty; equal ones are one with its count; an input of
-    5 MB is cut."""
+    """Ten thousand denied calls become a list of fifty. Equal calls are one with a count. An input
+    of 5 MB is cut."""
     many = [ToolDenied(tool_id=str(n), name="Bash", summary=f"rm {n}") for n in range(10_000)]
     report = reported(*many)
     assert len(report.denied) == 50
@@ -288,7 +290,7 @@ nix-shell run pytest""".replace("\n", "|").split("|")
 
 @pytest.mark.parametrize("line", RUNNERS)
 def test_every_runner_is_known(line: str) -> None:
-    """A quick search may come before the pattern, and must not exclude a runner that it matches."""
+    """The quick search before a pattern must not exclude a runner that the pattern matches."""
     assert check_of(line) is not None
 
 
@@ -344,7 +346,7 @@ def test_any_text_is_no_error(text: str) -> None:
 
 
 def test_hostile_text_of_five_megabytes_takes_no_time() -> None:
-    """The text is bounded before anything looks at it: no pattern can be made to search for ever."""
+    """The text is cut before anything reads it, so no pattern can search for long."""
     for piece in ("i ", "tests ", "a" * 99 + " ", "-x ", "make ", "$(", "'"):
         text = piece * (5_000_000 // len(piece))
         claims_of(text)
