@@ -100,7 +100,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a model with an option": ({"model": "-x"}, "spec.model: Invalid value"),
     "a permission of nobody": (
         {"permissions": "root"},
-        'spec.permissions: Unsupported value: "root": supported values: "read", "edit", "full"',
+        'spec.permissions: Unsupported value: "root": supported values: "Read", "Edit", "Full"',
     ),
     "too many arguments": (
         {"agentArgs": ["x"] * 65},
@@ -164,9 +164,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"policy": {"stallSeconds": -1}},
         "spec.policy.stallSeconds: Invalid value: -1",
     ),
+    "an unknown agent": (
+        {"agent": "cluade"},
+        "spec.agent: Invalid value: spec.agent is none of claude, codex, gemini, opencode and acp-",
+    ),
+    "a budget as a float": ({"policy": {"budgetUSD": 2.5}}, "spec.policy.budgetUSD: Invalid value"),
+    "a budget in words": (
+        {"policy": {"budgetUSD": "2.5e3"}},
+        'spec.policy.budgetUSD: Invalid value: "2.5e3"',
+    ),
+    "a word of an earlier version": (
+        {"policy": {"continuity": "fresh-ok"}},
+        'spec.policy.continuity: Unsupported value: "fresh-ok": supported values: "Strict", '
+        '"Disclose", "FreshOk"',
+    ),
     "a negative budget": (
-        {"policy": {"budgetUSD": -0.5}},
-        "spec.policy.budgetUSD: Invalid value: -0.5",
+        {"policy": {"budgetUSD": -1}},
+        "spec.policy.budgetUSD: Invalid value: -1",
     ),
     "a policy of nobody": (
         {"policy": {"continuity": "lax"}},
@@ -327,7 +341,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     "a fork": {"resume": {"mode": "Fork", "from": "earlier"}},
     "all limits": {
         "policy": {
-            "attempts": 1000, "timeoutSeconds": 0, "stallSeconds": 0, "budgetUSD": 2.5, "continuity": "fresh-ok", "whenFull": "roll-over",
+            "attempts": 1000, "timeoutSeconds": 0, "stallSeconds": 0, "budgetUSD": "2.50", "continuity": "FreshOk", "whenFull": "RollOver",
             "verify": "make test", "verifyRounds": 0, "verifyTimeoutSeconds": 0, "files": ["a/b.py", ".github/x", "..a"],
         }
     },
@@ -339,6 +353,9 @@ TAKEN: dict[str, dict[str, Any]] = {
         f"checkpoints at {url}": {"workspace": {"mode": "Checkpoints", "checkpoints": url}}
         for url in ("s3://b", "gs://b/p", "az://c/p", "abfss://c/p", "file:///mnt/checkpoints")
     },
+    "an ACP agent": {"agent": "acp-mine"},
+    "an agent of one's own": {"agent": "mine", "pod": {"image": "registry.example.com/mine"}},
+    "a whole budget": {"policy": {"budgetUSD": 5}},
     "variables": {"env": [{"name": "A", "value": ""}, {"name": "_B1", "value": "x\ny"}], "agentArgs": ["--verbose"], "model": "opus"},
     "suspended from the start": {"suspend": True},
     "a pod of one's own": {
@@ -382,17 +399,27 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another repository": (
         {"repository": {"url": "https://host/a"}},
         {"repository": {"url": "https://host/b"}},
-        "spec.repository cannot be changed",
+        "spec.repository.url cannot be changed",
     ),
     "another branch": (
         {"repository": {"url": "https://host/a"}},
         {"repository": {"branch": "b"}},
-        "spec.repository cannot be changed",
+        "spec.repository.branch cannot be changed",
+    ),
+    "another base": (
+        {"repository": {"url": "https://host/a", "base": "main"}},
+        {"repository": {"base": "next"}},
+        "spec.repository.base cannot be changed",
     ),
     "a repository later": (
         {},
         {"repository": {"url": "https://host/a"}},
-        "spec.repository cannot be changed",
+        "spec.repository cannot be added or removed",
+    ),
+    "another Secret for the repository": (
+        {"repository": {"url": "https://host/a", "credentialsSecretName": "old"}},
+        {"repository": {"credentialsSecretName": "new"}},
+        "",
     ),
     "another beginning": (
         {},

@@ -52,7 +52,7 @@ class Story(Run):
             "task": name,
             "agent": agent,
             "prompt": PROMPT,
-            "permissions": "full",
+            "permissions": "Full",
             "credentialsSecretName": place.secret(f"{name}-model", values),
             "agentArgs": codex_args(self.rehearsal.url) if agent == "codex" else [],
             "workspace": place.workspace(mode),

@@ -44,7 +44,7 @@ def numbers() -> Numbers:
         outcome="succeeded",
         receipt=ReceiptSummary(verdict="native"),
         work=WorkOfRecord(verdict="\n{}anything"),
-        usage=Spent(input_tokens=7, output_tokens=3, cost_usd=0.5),
+        usage=Spent(input_tokens=7, output_tokens=3, cost="0.5"),
     )
     found.end(wanted(making.taskrun()), record)
     return found

@@ -3,6 +3,8 @@ what may change; what kubectl shows."""
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 from typing import Any
 
@@ -10,6 +12,7 @@ import msgspec
 import pytest
 import yaml
 
+from perdure.kubernetes.amounts import camel_word
 from perdure.kubernetes.spec import SpecSource
 from perdure.kubernetes.status import (
     AttemptStatus,
@@ -100,14 +103,43 @@ def test_a_name_that_no_run_could_have_is_refused(cluster: Cluster, there: str, 
     )
 
 
+def test_a_taskrun_from_before_can_be_changed(cluster: Cluster, there: str) -> None:
+    """A TaskRun that an earlier definition accepted, with a float and lower-case words, takes an
+    update under this one. A new one like it is refused."""
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/taskruns.perdure.dev"
+    now = cluster.api.get(path)["spec"]["versions"]
+    old = copy.deepcopy(now)
+    spec = old[0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    spec["permissions"] |= {"enum": ["read", "edit", "full"], "default": "edit"}
+    spec["policy"]["properties"]["budgetUSD"] = {"type": "number"}
+    before = {**BASE, "permissions": "full", "policy": {"budgetUSD": 2.5}}
+
+    numbers = itertools.count()
+
+    def is_taken() -> bool:
+        return not refusal(cluster, there, f"one-{next(numbers)}", before)
+
+    cluster.api.patch(path, {"spec": {"versions": old}})
+    try:
+        cluster.until(is_taken, "the earlier definition is in force")
+        asked(cluster, there, "before", before)
+    finally:
+        cluster.api.patch(path, {"spec": {"versions": now}})
+    cluster.until(lambda: not is_taken(), "the definition is in force")
+    changed = cluster.api.patch(
+        f"{place(there)}/before", {"spec": {"prompt": "More", "contextVersion": 2}}
+    )["spec"]
+    assert (changed["permissions"], changed["policy"]["budgetUSD"]) == ("full", 2.5)
+
+
 def test_defaults_are_written_down(cluster: Cluster, there: str) -> None:
     """A TaskRun that is read back shows the values that `perdure run` would use."""
     spec = asked(cluster, there, "least", BASE)["spec"]
     task, policy = TaskSpec(prompt=BASE["prompt"]), spec["policy"]
     assert (spec["agent"], spec["permissions"], policy["continuity"]) == (
         task.agent,
-        task.permissions,
-        task.continuity,
+        camel_word(task.permissions),
+        camel_word(task.continuity),
     )
     limits = (
         policy["attempts"],
@@ -187,7 +219,7 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         number=1, job="j", job_uid="u", pod="p", node="n", context_version=2, started="2026-11-21T20:00:00.000Z",
         ended="2026-11-21T20:01:00.000Z", outcome="succeeded", detail="d", infrastructure=True, session_id="s",
         receipt=ReceiptSummary(verdict="native", rung="native", reasons=("same id",)),
-        usage=Spent(input_tokens=1, output_tokens=2, cost_usd=0.5), exit_code=7,
+        usage=Spent(input_tokens=1, output_tokens=2, cost="0.5"), exit_code=7,
         work=WorkOfRecord(verdict="done", reason="r", files=1, commits=1, pushed=True, denied=1, question="q"),
     )  # fmt: skip
     whole = TaskRunStatus(
@@ -195,7 +227,7 @@ def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) 
         run_after="2026-11-21T20:02:00.000Z", reason="r", session_id="s", receipt="native", retried="x",
         work="done", completion_time="2026-11-21T20:03:00.000Z",
         workspace=Lying(claim_name="c", path="/data/x", branch="b", commit="0" * 40, checkpoints="s3://b", saved=True),
-        usage=Spent(input_tokens=1, output_tokens=2, cost_usd=0.5),
+        usage=Spent(input_tokens=1, output_tokens=2, cost="0.5"),
         conditions=(StatusCondition(type="Waiting", status="True", observed_generation=1, reason="Quota", message="m", last_transition_time="2026-11-21T20:00:00Z"),),
         attempts=(record,), contexts=1, instructions_from=(SpecSource(version=1, name="s", key="k"),),
     )  # fmt: skip

@@ -10,11 +10,15 @@ from typing import Any, get_args, get_origin
 import msgspec
 import pytest
 
+from perdure.agents import registry
 from perdure.engine import service
-from perdure.kubernetes.spec import Spec
+from perdure.kubernetes.amounts import CHOICES, camel_word, dollars, plain_word, written
+from perdure.kubernetes.spec import Spec, task_spec
+from perdure.kubernetes.wanted import wanted
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
 from perdure.model.choices import OnDenied, OnLeftover
 from perdure.workspace import identity
+from tests.kubernetes import making
 from tests.kubernetes.refusals import CHANGES, REFUSED
 from tests.kubernetes.resource import places, schema, version
 
@@ -83,17 +87,28 @@ def test_defaults_are_those_of_a_task() -> None:
     }
     for name, place in FIELDS.items():
         default = BY_PATH[place].get("default", unset.get(name))
+        if isinstance(default, str) and "enum" in BY_PATH[place]:
+            default = plain_word(default)
         assert default == unset.get(name) or name == "prompt", place
 
 
 def test_names_and_limits_are_perdures_own() -> None:
     """perdure accepts everything that the API server accepts: the same enums, and names no wider
     than in the workspace and the service."""
-    assert BY_PATH["spec.permissions"]["enum"] == [str(each) for each in Permissions]
-    assert BY_PATH["spec.policy.continuity"]["enum"] == [str(each) for each in ContinuityPolicy]
-    assert BY_PATH["spec.policy.whenFull"]["enum"] == [str(each) for each in WhenFull]
-    assert BY_PATH["spec.policy.onDenied"]["enum"] == [str(each) for each in OnDenied]
-    assert BY_PATH["spec.policy.onLeftover"]["enum"] == [str(each) for each in OnLeftover]
+    words = {
+        "spec.permissions": Permissions,
+        "spec.policy.continuity": ContinuityPolicy,
+        "spec.policy.whenFull": WhenFull,
+        "spec.policy.onDenied": OnDenied,
+        "spec.policy.onLeftover": OnLeftover,
+    }
+    assert set(words) == {"spec." + ".".join(place) for place in CHOICES}
+    for place, choices in words.items():
+        assert BY_PATH[place]["enum"] == [camel_word(each) for each in choices]
+        assert [plain_word(each) for each in BY_PATH[place]["enum"]] == [str(e) for e in choices]
+    known = "self.agent in [" + ", ".join(f"'{name}'" for name in registry.BUILT_IN) + "]"
+    rules = [each["rule"] for each in BY_PATH["spec"]["x-kubernetes-validations"]]
+    assert any(rule.startswith(f"{known} || self.agent.startsWith('acp-')") for rule in rules)
     for place in ("spec.service", "spec.task", "spec.agent"):
         for name in ("a", "A.b_c-9", "x" * 63):
             assert re.search(BY_PATH[place]["pattern"], name) and identity.check_name(
@@ -129,6 +144,45 @@ def test_repositories_that_no_pod_would_fetch_are_refused_at_the_door(
     """An address with credentials, or of a transport that perdure does not use, does not become a
     resource."""
     assert bool(re.search(BY_PATH["spec.repository.url"]["pattern"], url)) is taken
+
+
+def test_there_is_no_float_and_one_style_of_words() -> None:
+    """Amounts are whole numbers or text, and choices are written as Kubernetes writes them."""
+    for place, node in BY_PATH.items():
+        assert node.get("type") != "number", place
+        for word in node.get("enum", []):
+            assert re.fullmatch(r"([A-Z][a-z]*)+", str(word)), (place, word)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"),
+    [(0.0, 0), (5.0, 5), (2.5, "2.5"), (0.1 + 0.2, "0.3"), (0.012345, "0.012345"), (1e-9, "0")],
+)
+def test_amounts_are_written_as_text_and_read_as_numbers(amount: float, text: int | str) -> None:
+    assert written(amount) == text and dollars(text) == pytest.approx(amount, abs=1e-6)
+
+
+def test_what_an_earlier_version_wrote_is_read() -> None:
+    """A TaskRun with floats and lower-case words, in spec and status, has the same meaning."""
+    policy = {"budgetUSD": 2.5, "continuity": "fresh-ok", "whenFull": "roll-over"}
+    policy |= {"onDenied": "ask", "onLeftover": "keep"}
+    run = making.taskrun(permissions="full", policy=policy)
+    run["status"] = {"usage": {"inputTokens": 7, "costUSD": 0.25}}
+    now = making.taskrun(
+        permissions="Full",
+        policy={
+            "budgetUSD": "2.50",
+            "continuity": "FreshOk",
+            "whenFull": "RollOver",
+            "onDenied": "Ask",
+            "onLeftover": "Keep",
+        },
+    )
+    old, new = wanted(run), wanted(now)
+    assert not old.invalid and not new.invalid
+    assert task_spec(old.spec) == task_spec(new.spec) and task_spec(old.spec).budget_usd == 2.5
+    assert old.status.usage.usage.cost_usd == 0.25
+    assert "budgetUSD" in wanted(making.taskrun(policy={"budgetUSD": "much"})).invalid
 
 
 def test_everything_in_it_has_a_bound() -> None:
@@ -198,7 +252,10 @@ def test_the_operator_reads_every_field() -> None:
         if "default" in BY_PATH[f"spec.{place}"] and not isinstance(
             BY_PATH[f"spec.{place}"]["default"], dict
         ):
-            assert BY_PATH[f"spec.{place}"]["default"] == default, place
+            found = BY_PATH[f"spec.{place}"]["default"]
+            if tuple(place.split(".")) in CHOICES:
+                found = plain_word(found)
+            assert found == default, place
 
 
 def _fields(struct: Any, at: str = "") -> dict[str, Any]:

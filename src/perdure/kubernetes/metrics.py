@@ -112,7 +112,7 @@ class Numbers:
         if record.usage is not None:
             self.tokens.labels(*whose, "input").inc(record.usage.input_tokens)
             self.tokens.labels(*whose, "output").inc(record.usage.output_tokens)
-            self.cost.labels(*whose).inc(record.usage.cost_usd)
+            self.cost.labels(*whose).inc(record.usage.usage.cost_usd)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         encode, kind = choose_encoder(

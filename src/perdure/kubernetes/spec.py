@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.kubernetes.amounts import Dollars, dollars, dollars_or_none
 from perdure.kubernetes.order import UID
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 from perdure.model.choices import OnDenied, OnLeftover
@@ -69,7 +70,7 @@ class Policy(Camel, frozen=True):
     attempts: int = 3
     timeout_seconds: float = 3600
     stall_seconds: float = 600
-    budget_usd: float = msgspec.field(default=0.0, name="budgetUSD")
+    budget: Dollars = msgspec.field(default=0, name="budgetUSD")
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     when_full: str = ""
     on_denied: OnDenied | None = None
@@ -79,6 +80,11 @@ class Policy(Camel, frozen=True):
     verify_rounds: int = 3
     verify_timeout_seconds: float = 1800
     files: tuple[str, ...] = ()
+
+    @property
+    def budget_usd(self) -> float:
+        """The limit in dollars; 0 for none."""
+        return dollars_or_none(self.budget)
 
 
 class SpecVolume(Camel, frozen=True):
@@ -172,6 +178,10 @@ def check(spec: Spec, uid: str) -> None:
         raise Invalid("workspace.mode Checkpoints needs workspace.checkpoints")
     if spec.resume.mode == "Fork" and not (spec.resume.from_ and spec.workspace.mode == "Claim"):
         raise Invalid("resume.mode Fork needs resume.from, and workspace.mode Claim")
+    try:
+        dollars(spec.policy.budget)
+    except ValueError as error:
+        raise Invalid(f"policy.budgetUSD: {error}") from error
     if spec.context_version < 1 or spec.policy.attempts < 1:
         raise Invalid("contextVersion and policy.attempts count from 1")
 

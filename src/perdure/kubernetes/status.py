@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.kubernetes.amounts import Dollars, dollars_or_none
 from perdure.kubernetes.spec import Camel, SpecSource
 from perdure.model import Usage
 from perdure.model.codec import resolved
@@ -27,11 +28,12 @@ FINAL: frozenset[str] = frozenset({"Succeeded", "Failed", "Cancelled"})
 class Spent(Camel, frozen=True):
     input_tokens: int = 0
     output_tokens: int = 0
-    cost_usd: float = msgspec.field(default=0.0, name="costUSD")
+    cost: Dollars = msgspec.field(default=0, name="costUSD")
 
     @property
     def usage(self) -> Usage:
-        return Usage(input=self.input_tokens, output=self.output_tokens, cost_usd=self.cost_usd)
+        paid = dollars_or_none(self.cost)
+        return Usage(input=self.input_tokens, output=self.output_tokens, cost_usd=paid)
 
 
 class ReceiptSummary(Camel, frozen=True):

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from perdure.kubernetes.amounts import written
 from perdure.kubernetes.outcomes import UNTIMED, End, Held
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
@@ -280,10 +281,8 @@ def tally(status: TaskRunStatus, spec: Spec) -> Tally:
         and record.context_version == last.context_version
         for record in counted
     )
-    if status.usage.cost_usd:
-        spent = status.usage.cost_usd
-    else:
-        spent = _reckoned(status.usage.usage, spec.model)
+    used = status.usage.usage
+    spent = used.cost_usd or _reckoned(used, spec.model)
     return Tally(
         counted=_used_up(status),
         free=free,
@@ -482,7 +481,8 @@ def _bounded(number: int) -> int:
 
 
 def _spent(usage: Usage) -> Spent:
-    return Spent(input_tokens=usage.input, output_tokens=usage.output, cost_usd=usage.cost_usd)
+    cost = written(usage.cost_usd)
+    return Spent(input_tokens=usage.input, output_tokens=usage.output, cost=cost)
 
 
 def _id(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from perdure.kubernetes.amounts import dollars_or_none, plain_word
 from perdure.model import OutcomeKind, RunState
 
 SCHEMA_VERSION = 1
@@ -143,7 +144,7 @@ def report_of(body: Object) -> Object:
         **row_of(body),
         "uid": word(body, "metadata.uid"),
         "suspend": part(body, "spec").get("suspend") is True,
-        "policy": word(policy, "continuity"),
+        "policy": plain_word(word(policy, "continuity")),
         "context_version": count(body, "spec.contextVersion"),
         "recorded_version": count(body, "status.contextVersion"),
         "attempts_allowed": count(body, "status.attemptsAllowed") or count(policy, "attempts"),
@@ -233,13 +234,8 @@ def _attempt(found: Object) -> Object:
 
 
 def _usage(found: Object) -> Object:
-    cost = found.get("costUSD")
-    if isinstance(cost, int | float) and not isinstance(cost, bool):
-        paid = float(cost)
-    else:
-        paid = 0.0
     return {
         "input": count(found, "inputTokens"),
         "output": count(found, "outputTokens"),
-        "cost_usd": paid,
+        "cost_usd": dollars_or_none(found.get("costUSD")),
     }

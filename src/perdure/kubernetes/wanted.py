@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.kubernetes.amounts import with_plain_words
 from perdure.kubernetes.spec import Invalid, Spec, SpecSource, check
 from perdure.kubernetes.status import TaskRunStatus, said, status_of
 from perdure.model.codec import resolved
@@ -99,7 +100,7 @@ def wanted(body: dict[str, Any]) -> WantedRun:
     annotations, labels = meta.get("annotations") or {}, meta.get("labels") or {}
     spec, invalid = Spec(), ""
     try:
-        spec = msgspec.convert(body.get("spec") or {}, resolved(Spec))
+        spec = msgspec.convert(with_plain_words(body.get("spec") or {}), resolved(Spec))
         check(spec, meta["uid"])
     except (msgspec.ValidationError, Invalid) as error:
         invalid = said(f"spec: {error}".replace("$.", ""))

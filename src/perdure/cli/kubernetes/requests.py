@@ -29,6 +29,7 @@ from perdure.cli.kubernetes.logs import EVERY_S, PodLogs, followed
 from perdure.cli.kubernetes.verbs import printed
 from perdure.cli.text import one_line
 from perdure.errors import Conflict, PerdureError, UsageError
+from perdure.kubernetes.amounts import Dollars, camel_word, written
 from perdure.kubernetes.view import (
     STATES,
     Object,
@@ -161,9 +162,9 @@ def spec_of(arguments: argparse.Namespace) -> Object:
         "attempts": arguments.attempts,
         "timeoutSeconds": _whole(arguments.timeout),
         "stallSeconds": _whole(arguments.stall),
-        "budgetUSD": arguments.budget_usd,
-        "continuity": arguments.continuity,
-        "whenFull": arguments.when_full,
+        "budgetUSD": _amount(arguments.budget_usd),
+        "continuity": _choice(arguments.continuity),
+        "whenFull": _choice(arguments.when_full),
         **_endings(arguments),
         "verify": arguments.verify,
         "verifyRounds": arguments.verify_rounds,
@@ -176,7 +177,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
             "task": arguments.task,
             "agent": arguments.agent,
             "model": arguments.model,
-            "permissions": arguments.permissions,
+            "permissions": _choice(arguments.permissions),
             "agentArgs": arguments.agent_arg,
             "env": [_with_value(text) for text in arguments.env],
             "credentialsSecretName": arguments.credentials,
@@ -218,8 +219,8 @@ def _given(found: Object) -> Object:
 def _endings(arguments: argparse.Namespace) -> Object:
     """Return what the flags say about the end of an attempt."""
     return {
-        "onDenied": arguments.on_denied,
-        "onLeftover": arguments.on_leftover,
+        "onDenied": _choice(arguments.on_denied),
+        "onLeftover": _choice(arguments.on_leftover),
         "lastWord": None if arguments.last_word is None else arguments.last_word == "on",
     }
 
@@ -303,6 +304,18 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     return _told(taskruns, made, arguments, f"begins as a fork of {arguments.name}")
 
 
+def _choice(word: str | None) -> str | None:
+    if word is None:
+        return None
+    return camel_word(word)
+
+
+def _amount(dollars: float | None) -> Dollars | None:
+    if dollars is None:
+        return None
+    return written(dollars)
+
+
 def retry_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="the TaskRun's name")
     change_flags(parser)
@@ -335,8 +348,8 @@ def retry_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
         {
             "model": arguments.model,
             "policy": {
-                "continuity": arguments.continuity,
-                "budgetUSD": arguments.budget_usd,
+                "continuity": _choice(arguments.continuity),
+                "budgetUSD": _amount(arguments.budget_usd),
                 "timeoutSeconds": _whole(arguments.timeout),
                 **_endings(arguments),
             },
