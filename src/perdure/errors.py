@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 
-_TRANSIENT = re.compile(
+_TRANSIENT = (
     r"could not resolve|failed to connect|timed out|connection (?:reset|refused|closed)|early "
     r"eof|rpc failed|too slow|error: (?:429|5\d\d)|"
     r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "
-    r"function|ssl_error_syscall|unexpected eof",
-    re.IGNORECASE,
+    r"function|ssl_error_syscall|unexpected eof"
 )
+"""Compiled when it is needed: most calls see no such error."""
 
 
 class PerdureError(Exception):
@@ -106,7 +106,7 @@ class GitFailed(WorkspaceError):
     @property
     def transient(self) -> bool:
         """Whether trying again later may help: the network or the forge did not answer."""
-        return bool(_TRANSIENT.search(self.stderr))
+        return bool(re.search(_TRANSIENT, self.stderr, re.IGNORECASE))
 
 
 class GitSaidTooMuch(GitFailed):

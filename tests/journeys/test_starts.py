@@ -3,6 +3,8 @@ it imports before the agent's start."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -51,4 +53,28 @@ def test_a_call_starts_and_loads_little(tmp_path: Path) -> None:
             assert sum(name.partition(".")[0] == "perdure" for name in each.modules) <= OWN
         # What the run changed is known without another look at its files.
         assert "1 file +1" in third.said
+        # The process ends without taking its objects apart, but its database is whole.
+        state = stage.home / ".local/state/perdure"
+        assert [path.name for path in state.glob("perdure.db*")] == ["perdure.db"]
         stage.close()
+
+
+def test_the_end_takes_no_modules_apart(tmp_path: Path) -> None:
+    """That takes as long as a start of Python. What was to be done at the end is still done, all
+    output arrives, and the exit code is the verb's."""
+    code = """
+import atexit, sys
+class Part:
+    def __del__(self): print("taken apart")
+part = Part()
+from perdure.cli import main
+def overview(text): atexit.register(print, "the last"); print(text)
+main._overview = overview
+raise SystemExit(main.main())
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout.startswith("usage: perdure VERB")
+    assert done.stdout.splitlines()[-1] == "the last"
+    assert not done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import unicodedata
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 import perdure
 from perdure.cli.text import age, clean, clock, cut, one_line, tokens, visible
 from perdure.model.events import Record, RunFinished
+from perdure.rules import text
 from perdure.rules.log_line import line_of
 
 HOSTILE = {
@@ -209,3 +211,12 @@ def test_what_runs_in_threads_tells_by_tell() -> None:
         and path.name != "init.py"
     ]
     assert found == []
+
+
+def test_plain_text_has_nothing_to_hide() -> None:
+    """Text of printable characters is returned as it is, without a look at the patterns: none of
+    them is one that would be removed."""
+    every = "".join(char for char in map(chr, range(sys.maxunicode + 1)) if char.isprintable())
+    assert not re.search(text._HIDDEN, every)
+    assert not re.search(text._ESCAPES, every)
+    assert text.clean(f"a\n\t{every}") == f"a\n\t{every}"

@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_CHOICE = re.compile(r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)")
+_CHOICE = r"(?s)(.*): invalid choice: '(.*?)' \(choose from (.*)\)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
             said = f"missing argument{plural} {', '.join(names)}"
         elif said.startswith("unrecognized arguments: "):
             said, hint = self._unknown(said.removeprefix("unrecognized arguments: "))
-        elif found := _CHOICE.match(said):
+        elif found := re.match(_CHOICE, said):
             known = re.findall(r"[\w.-]+", found[3])
             said, hint = (
                 f"{found[1]}: {found[2]!r} is none of {', '.join(known)}",

@@ -49,7 +49,7 @@ PLAIN = {
     "≈": "~",
 }
 """Replacements for perdure's symbols in a terminal whose encoding lacks them."""
-_CODE = re.compile("\x1b\\[[0-9;]*m|\x1b]8;;[^\x1b]*\x1b\\\\")
+_CODE = "\x1b\\[[0-9;]*m|\x1b]8;;[^\x1b]*\x1b\\\\"
 LEAST = 20
 """Width in columns below which the terminal itself wraps the lines."""
 
@@ -97,7 +97,8 @@ def fitted(text: str, stream: TextIO) -> str:
 def width_of(text: str) -> int:
     """Return the number of columns that a text takes; colors and links take none, wide characters
     two."""
-    text = _CODE.sub("", text)
+    if "\x1b" in text:
+        text = re.sub(_CODE, "", text)
     if text.isascii():
         return len(text)
     from unicodedata import combining, east_asian_width

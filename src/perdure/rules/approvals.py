@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from perdure.lateclass import late_pattern
 from perdure.model.requests import AgentRequest, RequestKind
 from perdure.rules.requests import digest
 
@@ -30,14 +31,14 @@ HARMLESS = frozenset({"timeout"})
 """Other arguments that a command which fits a pattern may have."""
 LONGEST = 4_000
 """Maximum number of characters of a command that a pattern allows."""
-_PLAIN = re.compile(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
+_PLAIN = late_pattern(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
 """A command of literal words alone: nothing that the shell expands, joins or redirects. Each
 alternative begins with other characters, so a search never goes back."""
-_WILDCARD = re.compile(r"[*?[]")
-_PARTS = re.compile(r"[/=:,@]")
-_REMOTE = re.compile(r"[^/:]*@[^/:]+:")
+_WILDCARD = late_pattern(r"[*?[]")
+_PARTS = late_pattern(r"[/=:,@]")
+_REMOTE = late_pattern(r"[^/:]*@[^/:]+:")
 """Another host, as ssh names it: `git@example.org:shop`."""
-_VERSION = re.compile(r"[-._]?\d|\.")
+_VERSION = late_pattern(r"[-._]?\d|\.")
 """Where the name of a program ends: `python3.12`, `vim.basic`."""
 _RUNNERS = frozenset(
     """

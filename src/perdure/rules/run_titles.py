@@ -20,8 +20,9 @@ LONGEST = 160
 """Maximum length of a title, in characters."""
 LINK_MOST = 2000
 ROLE_MOST = 60
-_ADDRESS = re.compile(r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f-\uffff]+")
-_THING = re.compile(r"[^:]*:[^:]*:(?P<repository>.+)(?P<mark>[#!])(?P<number>\d+)")
+_ADDRESS = r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f-\uffff]+"
+_THING = r"[^:]*:[^:]*:(?P<repository>.+)(?P<mark>[#!])(?P<number>\d+)"
+"""Both patterns are compiled when they are needed: most runs come from no forge."""
 FORGE_KEY = "delivery:"
 """Beginning of the key of a run that a forge started."""
 MARKED = "Text between <<<FORGE-"
@@ -39,7 +40,7 @@ def link_to(address: str) -> str:
     """Return the http(s) address of an issue or pull request, without the part that names a comment
     in it; empty if the text is no such address."""
     found = address.partition("#")[0]
-    if len(found) <= LINK_MOST and _ADDRESS.fullmatch(found):
+    if len(found) <= LINK_MOST and re.fullmatch(_ADDRESS, found):
         return found
     return ""
 
@@ -50,7 +51,7 @@ def title_of(title: str, prompt: str, key: str = "", scope: str = "") -> str:
     if title:
         return one_line(title, LONGEST)
     if key.startswith(FORGE_KEY) or prompt.startswith(MARKED):
-        found = _THING.fullmatch(scope)
+        found = re.fullmatch(_THING, scope)
         if found:
             return one_line(_named(found), LONGEST)
         return "an issue of a forge"

@@ -19,28 +19,31 @@ if TYPE_CHECKING:
 
 LISTED_PROMPT = 200
 """Maximum length of a prompt in a list of runs, in characters."""
-_ESCAPES = re.compile(
+_ESCAPES = (
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ "
     r"-/]*[0-~])"
 )
-_HIDDEN = re.compile(
+_HIDDEN = (
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 """Control characters except newline and tab, direction marks, and characters without width, in
-which text could be hidden."""
+which text could be hidden. Both patterns are compiled when they are needed: most text is plain."""
 
 
 def clean(text: str) -> str:
     """Return the text without escape sequences, control characters (except newline and tab) and
     direction overrides."""
-    return _HIDDEN.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
+    if text.replace("\n", " ").replace("\t", " ").isprintable():
+        return text
+    plain = re.sub(_HIDDEN, "", re.sub(_ESCAPES, "", text))
+    return plain.encode("utf-8", "replace").decode()
 
 
 def visible(text: str) -> str:
     """Return the text with each hidden character made visible and harmless: `^[` for escape,
     `<U+202E>` for a direction override."""
-    return _HIDDEN.sub(_named, text).encode("utf-8", "replace").decode()
+    return re.sub(_HIDDEN, _named, text).encode("utf-8", "replace").decode()
 
 
 def _named(found: re.Match[str]) -> str:

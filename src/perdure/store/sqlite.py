@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,9 @@ class Sqlite:
         self.place = place
         self.read_only = read_only
         self._turn = threading.RLock()
+        # The last one to close the database moves its log into the file, also at the end of the
+        # process, which takes no objects apart.
+        weakref.finalize(self, connection.close)
 
     def now(self) -> int:
         """Return the time in milliseconds since 1970. The database runs in this process, so the

@@ -15,6 +15,7 @@ import msgspec
 
 from perdure.errors import ConfigError, UsageError
 from perdure.host.homes import durable
+from perdure.lateclass import late_pattern
 from perdure.model.codec import resolved
 from perdure.rules.approvals import ApprovalRule
 
@@ -22,7 +23,7 @@ HEAD = """\
 # Calls of agents that are allowed or refused without asking again. Written by `perdure approve
 # --always` and `perdure deny --always`; edit it as you like. A rule that denies wins.
 """
-_HIDDEN = re.compile(
+_HIDDEN = late_pattern(
     "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     "\ufff9-\ufffb\U000e0000-\U000e007f]"
 )

@@ -391,7 +391,9 @@ class _Watch:
         """Return the processes that use the conversation and do not belong to this attempt."""
         there = set(self.opened.driver.writers(self.opened.home, session.id))
         if there:
-            return there - {agent.agent_pid, *process.survivors(agent.mark)}
+            there.discard(agent.agent_pid or 0)
+        if there:
+            there.difference_update(process.survivors(agent.mark))
         return there
 
     def look_for_others(self) -> None:

@@ -21,7 +21,6 @@ import contextlib
 import hashlib
 import json
 import os
-import socket
 import threading
 import uuid
 from collections.abc import Callable, Mapping
@@ -116,8 +115,8 @@ class WarmAgents:
         there = self.directory / workspace.id
         if not there.exists():
             return
-        host = read_json(there / "about.json").get("host", socket.gethostname())
-        if host != socket.gethostname():
+        host = read_json(there / "about.json").get("host", os.uname().nodename)
+        if host != os.uname().nodename:
             raise Conflict(
                 f"perdure on {host} keeps a warm agent in {workspace.path}.",
                 "It ends by itself. To end it now: perdure stop, or end that plan or pool.",
@@ -183,7 +182,7 @@ class WarmAgents:
             "session": idle.session_id,
             "path": idle.workspace.path,
             "backend": str(idle.workspace.backend),
-            "host": socket.gethostname(),
+            "host": os.uname().nodename,
         }
         with contextlib.suppress(FileNotFoundError):  # it has ended already
             write(idle.kept.directory / "about.json", json.dumps(about).encode(), whole=True)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
@@ -172,6 +171,8 @@ def _meant(
 def addresses(host: str, port: int) -> tuple[str, ...]:
     """Return the addresses that a name resolves to now. Raises GitFailed, in git's own words for an
     unreachable server."""
+    import socket  # late: most calls reach no server, and it takes 3 ms
+
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
