@@ -8,6 +8,7 @@ import inspect
 import pickle
 import typing
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass as ordinary
 from dataclasses import field
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from perdure.lateclass import FEW
 from perdure.lateclass import dataclass as late
 
 Decorator = Callable[..., Any]
@@ -107,7 +109,9 @@ CALLS = (
         ("Empty", (1,), {}),
     ),
 )
-FAMILIES = (family(ordinary), family(late))
+FAMILIES = (family(ordinary), family(late), family(late))
+for each in FAMILIES[2].values():
+    assert callable(each.__init__)  # compiled before the first instance
 
 
 def seen(do: Callable[[], Any]) -> Any:
@@ -152,8 +156,8 @@ def test_an_instance_is_what_it_would_be(
 ) -> None:
     """An instance is made by position or by name, or refused with the same message. Its repr,
     comparison, copy, replacement and JSON are the same."""
-    one, other = (told(classes, name, values, named) for classes in FAMILIES)
-    assert one == other
+    one, few, many = (told(classes, name, values, named) for classes in FAMILIES)
+    assert one == few == many
 
 
 @pytest.mark.parametrize(("name", "values", "named"), CALLS)
@@ -166,7 +170,7 @@ def test_two_are_equal_where_they_would_be(
         one = seen(lambda: classes[name](*values, **named))
         return [one == seen(lambda: classes[other](*words, **more)) for other, words, more in CALLS]  # noqa: B023
 
-    assert row(FAMILIES[0]) == row(FAMILIES[1])
+    assert row(FAMILIES[0]) == row(FAMILIES[1]) == row(FAMILIES[2])
 
 
 def test_a_class_of_the_standard_library_may_inherit() -> None:
@@ -210,13 +214,17 @@ def test_it_is_read_back() -> None:
     assert msgspec.json.decode(b'{"a":1,"b":[2]}', type=Kept) == Kept(1, (2,))
 
 
-def test_nothing_is_compiled_before_the_first_instance() -> None:
-    """Before its first instance a class has no `__init__` of its own. The first instance makes one
-    that knows the fields."""
-    point = family(late)["Point"]
-    assert not callable(vars(point)["__init__"])
-    point(1)
-    assert vars(point)["__init__"].__code__.co_varnames == ("self", "x", "y", "marks")
+def test_nothing_is_compiled_for_few_instances() -> None:
+    """A class of which few instances were made has no `__init__` of its own yet; many leave it one
+    that knows its fields, and so does a call that is refused."""
+    for wrong in (False, True):
+        point = family(late)["Point"]
+        made = [point(number) for number in range(FEW)]
+        assert [each.x for each in made] == list(range(FEW))
+        assert not callable(vars(point)["__init__"])
+        with pytest.raises(TypeError) if wrong else nullcontext():
+            point(*range(9 if wrong else 1))
+        assert vars(point)["__init__"].__code__.co_varnames == ("self", "x", "y", "marks")
 
 
 @pytest.mark.parametrize("name", FAMILIES[0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
@@ -264,6 +265,7 @@ def redacted(event: EventT, redactor: Redactor) -> EventT:
     return cast(EventT, decode_event(clean))
 
 
+@lru_cache(4096)
 def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
     """Return whether a variable matches one of the patterns; a pattern that begins with `!`
     excludes names. perdure's own variables never match."""

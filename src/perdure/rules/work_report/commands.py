@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from functools import lru_cache
 from itertools import chain
 
 from perdure.lateclass import dataclass, late_pattern
 
 SHOWN = 300
 """Maximum number of characters of a command that are kept."""
+REMEMBERED = 1000
+"""Number of commands that are not read again: an attempt's end, its report and the line for a
+person judge the same ones."""
 _SHELL = late_pattern(r"(?:\S*/)?(?:ba|da|z|k)?sh$")
 _ASSIGNMENT = late_pattern(r"[A-Za-z_]\w*=")
 _WRAPPERS = (
@@ -102,6 +106,7 @@ class Ran:
     own: bool
 
 
+@lru_cache(REMEMBERED)
 def check_of(line: str) -> Ran | None:
     """Return the last check in a shell line; None if there is none."""
     script = _unwrapped(line)
@@ -127,6 +132,7 @@ def _is_runner(command: str) -> bool:
     return any(each in command for each in _OF_A_RUNNER) and bool(_RUNNER.match(command))
 
 
+@lru_cache(REMEMBERED)
 def changes_nothing(line: str) -> bool:
     """Return whether every command of a shell line only reads, or does not change the workdir's
     files."""
