@@ -86,7 +86,7 @@ class Day:
 
     def task(self, name: str, agent: str, prompt: str, repo: str) -> TaskRun:
         run_id = hashlib.sha256(name.encode()).hexdigest()[:32]
-        path = f"/srv/perdure/{repo}/{agent}/perdure-{name}"
+        path = f"/srv/perdure/work/{repo}--{name}-7j4okh"
         place = Workspace(
             id=name,
             path=path,
