@@ -39,9 +39,9 @@ VERSIONS = {"": "v1", "batch": "v1", "perdure.dev": "v1alpha1"}
 
 
 class Server:
-    """`script` says how the pod of an attempt ends (a container's state), or None for not yet.
-    `before` and `after` are called with method and path of each write; what they raise is the
-    answer."""
+    """`script` returns how the pod of an attempt ends (a container's state), or None for not yet.
+    `before` and `after` are called with method and path of each write; an exception that they raise
+    is the answer."""
 
     def __init__(self, script: Callable[[int], Body | None]) -> None:
         self.script = script
@@ -124,7 +124,7 @@ class Server:
                     self.remove(kind, body)
 
     def turn(self) -> None:
-        """Kubelet and Job controller: pods begin and end, Jobs after them."""
+        """Play kubelet and Job controller: pods begin and end, then their Jobs."""
         for pod in [
             each
             for each in self.objects["pods"].values()
@@ -286,7 +286,7 @@ class Server:
         return web.json_response({"resources": resources})
 
     def end_watches(self, *, expired: bool = False) -> None:
-        """All watches end; `expired`: what they would go on from is gone."""
+        """End all watches. `expired`: the version from which they would continue is gone."""
         self.cut += 1
         if expired:
             self.version += 1
@@ -296,7 +296,7 @@ class Server:
 
 
 def fails(times: int) -> Callable[[int], Body]:
-    """Pods that fail so often, and then succeed."""
+    """Return a script of pods that fail this many times and then succeed."""
     from perdure.model import OutcomeKind
 
     return lambda attempt: told(
@@ -315,7 +315,7 @@ def _chosen(body: Body, namespace: str, selector: str) -> bool:
 
 
 def _merge(there: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """Apply a JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     found = dict(there) if isinstance(there, dict) else {}
@@ -335,7 +335,7 @@ def _status(code: int, message: str) -> web.Response:
 
 
 class Fault(web.HTTPException):
-    """An answer that was not asked for."""
+    """An error that replaces an answer."""
 
     def __init__(self, code: int) -> None:
         self.status_code = code

@@ -1,4 +1,4 @@
-"""Small Jobs for the tests of the cluster itself: a shell in a container, and what became of it."""
+"""Small Jobs for the tests of the cluster itself: a shell in a container, and how it ended."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LASTING = [
     }
     for trouble in ("not-ready", "unreachable")
 ]
-"""A pod leaves a lost node after a second."""
+"""Tolerations by which pods leave a lost node after a second."""
 
 
 def job(
@@ -29,7 +29,7 @@ def job(
     job: Object | None = None,
     **pod: Any,
 ) -> None:
-    """A Job of one attempt. `container` among the pod's fields adds to its container."""
+    """Return a Job of one attempt. `container` in the pod's fields is added to its container."""
     container = {
         "name": "c",
         "image": SHELL,
@@ -60,7 +60,7 @@ def claim(
     mode: str = "ReadWriteOncePod",
     kind: str = "network",
 ) -> None:
-    """A volume for pods: `volumes=[mounted(name)]`."""
+    """Make a volume claim for pods: `volumes=[mounted(name)]`."""
     spec = {
         "accessModes": [mode],
         "storageClassName": kind,
@@ -80,14 +80,14 @@ AT_WORK = {"volumeMounts": [{"name": "work", "mountPath": "/shelf"}]}
 
 
 def pods(cluster: Cluster, namespace: str, name: str) -> list[Object]:
-    """Those of a Job."""
+    """Return the pods of a Job."""
     return cluster.api.items(
         f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"batch.kubernetes.io/job-name={name}"
     )
 
 
 def ended(cluster: Cluster, namespace: str, name: str) -> dict[str, str]:
-    """Waits for a Job's end: its last conditions, with their reasons."""
+    """Wait for a Job's end. Return its last conditions, with their reasons."""
 
     def conditions() -> dict[str, str]:
         found = (
@@ -117,5 +117,5 @@ def running(cluster: Cluster, namespace: str, name: str, word: str = "") -> Obje
 
 
 def terminated(pod: Object) -> Object:
-    """The state of a pod's container that has ended."""
+    """Return the state of a pod's ended container."""
     return dict(pod["status"]["containerStatuses"][0]["state"]["terminated"])

@@ -1,16 +1,15 @@
-"""The operator killed at random moments of many runs, and what came of each run: `make
+"""The operator is killed at random moments of many runs, and every run is checked: `make
 operator-kills N=100`.
 
-Runs whose pods are scripted (`scripted/attempt.py`: what is asked here is the operator's, and an
-agent would only make it slow) are played two at a time: attempts that fail and are made again, one
-that is killed, new instructions in the middle, a stop and on again. Meanwhile the operator is
-killed with SIGKILL again and again, each time at a random one of its requests to the API server,
-before the request arrives or after it was carried out, or at a random moment between; then it is
-restarted.
+The pods are scripted (`scripted/attempt.py`), because the subject is the operator, and a real agent
+would only slow it down. Two runs are played at a time: attempts that fail and are made again, one
+that is killed, new instructions in the middle, a stop and a resumption. Meanwhile the operator is
+killed with SIGKILL again and again, each time at a random one of its requests to the API server
+(before the request arrives, or after it was carried out), or at a random moment in between. Then it
+is restarted.
 
-What must hold of every run: each attempt has one Job, one pod and one outcome; no attempt began
-twice, no two worked at the same time; the conversation is one; and the run ends as its pods were
-told to end.
+For every run: each attempt has one Job, one pod and one outcome; no attempt began twice, and no two
+worked at the same time; there is one conversation; and the run ends as its pods were told to end.
 """
 
 from __future__ import annotations
@@ -49,8 +48,8 @@ class Campaign:
 
 
 def play(cluster: Cluster, number: int, seed: int, runs: int = RUNS) -> Campaign:
-    """Run a given number of kills, over a number of runs or as many more as needed. A campaign is
-    repeated by its seed, its moments are not."""
+    """Kill this many times, over at least this number of runs. The seed repeats a campaign's
+    choices, but not its moments."""
     done = Campaign()
     dice = random.Random(seed)
     with bucket() as store, Proxy(cluster) as proxy, place(cluster, store, via=proxy.url) as here:
@@ -71,7 +70,7 @@ def play(cluster: Cluster, number: int, seed: int, runs: int = RUNS) -> Campaign
 
 
 def _kill_once(here: Place, proxy: Proxy, done: Campaign, dice: random.Random) -> None:
-    """Lets the operator work until its moment has come, and starts it again."""
+    """Let the operator work until the chosen moment, kill it, and start it again."""
     here.operator.start() if here.operator.process is None else None
     way, struck = dice.choice(("before a request", "after a request", "between")), threading.Event()
     left = dice.randint(1, LATEST_REQUEST)
@@ -137,7 +136,7 @@ def _player(
 
 
 def _one(here: Place, name: str, dice: random.Random, wrong: list[str]) -> int:
-    """One run, with what a person does to it. Returns how many attempts it had."""
+    """Play one run, with a person's actions on it. Return how many attempts it had."""
     fails = dice.randint(0, 2)
     run = here.scripted(
         name,
@@ -180,7 +179,7 @@ def book(here: Place, run: Run) -> list[str]:
 
 
 def conversation(here: Place, run: Run) -> list[dict[str, object]]:
-    """The lines that a run's attempts have left on its claim."""
+    """Return the lines that a run's attempts have left on its claim."""
     claim = run.status().get("workspace", {}).get("claimName")
     if not claim:
         return []

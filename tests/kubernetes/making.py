@@ -14,12 +14,12 @@ UID = "0b7f2f0c-1d1e-4c67-9d8e-3a5b7c9d1e2f"
 
 
 def job_uid(attempt: int) -> str:
-    """The uid of an attempt's Job, where nothing else is said."""
+    """Return the uid of an attempt's Job, if nothing else is given."""
     return str(uuid.UUID(int=attempt))
 
 
 def taskrun(name: str = "fix", *, uid: str = UID, **spec: Any) -> dict[str, Any]:
-    """A TaskRun of a service's task; `spec` is added to it."""
+    """Return a TaskRun of a service's task; `spec` is added to it."""
     return {
         "apiVersion": "perdure.dev/v1alpha1",
         "kind": "TaskRun",
@@ -49,7 +49,7 @@ def job(
     conditions: dict[str, str] | None = None,
     **spec: Any,
 ) -> dict[str, Any]:
-    """The Job of an attempt; `conditions`: those that are true, with their reasons."""
+    """Return the Job of an attempt. `conditions`: those that are true, with their reasons."""
     meta = run["metadata"]
     return {
         "metadata": {
@@ -71,8 +71,8 @@ def pod(
     job: str = "",
     **status: Any,
 ) -> dict[str, Any]:
-    """A pod of an attempt; `state` is its container's, `job` its Job's uid; `metadata` in `status`
-    is added to the metadata."""
+    """Return a pod of an attempt. `state` is its container's, `job` its Job's uid; `metadata` in
+    `status` is added to the metadata."""
     meta = status.pop("metadata", {})
     return {
         "metadata": {
@@ -86,7 +86,7 @@ def pod(
 
 
 def ended(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
-    """The state of a container that has ended."""
+    """Return the state of an ended container."""
     return {
         "terminated": {
             "exitCode": code,
@@ -97,6 +97,6 @@ def ended(code: int, message: str = "", reason: str = "") -> dict[str, Any]:
 
 
 def told(attempt: int, kind: OutcomeKind, detail: str = "", **more: Any) -> dict[str, Any]:
-    """The state of a container that ended with a result."""
+    """Return the state of a container that ended with a result."""
     found = result.AttemptResult(attempt=attempt, outcome=Outcome(kind=kind, detail=detail), **more)
     return ended(result.exit_code(found), msgspec.json.encode(found).decode())

@@ -1,4 +1,4 @@
-"""A real `perdure operator` as a process of its own, and TaskRuns of scripted pods for it."""
+"""A real `perdure operator` as a process, and TaskRuns with scripted pods for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.servers.kubernetes.images import SCRIPTED
 
 
 class Operator:
-    """Enter it: it runs, and its probes answer. `log` is what it says."""
+    """An operator, as a context manager: inside, it runs and answers its probes. `log` is its
+    output."""
 
     def __init__(self, kubeconfig: Path, log: Path, *arguments: str, image: str = SCRIPTED) -> None:
         self.kubeconfig, self.log, self.arguments, self.image = kubeconfig, log, arguments, image
@@ -91,7 +92,7 @@ class Operator:
         self.process.wait()
 
     def end(self) -> int:
-        """Asks it to leave. Returns its exit code."""
+        """Ask it to end. Return its exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(120)
@@ -103,7 +104,7 @@ class Operator:
 
 
 class Runs:
-    """TaskRuns of one namespace."""
+    """The TaskRuns of one namespace."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self.cluster, self.namespace, self.at = cluster, namespace, place(namespace)
@@ -125,7 +126,7 @@ class Runs:
         return self.get(name).get("status") or {}
 
     def phase(self, name: str, *phases: str) -> dict[str, Any]:
-        """Its status, once it is in one of these phases."""
+        """Return its status, as soon as it is in one of these phases."""
         return self.cluster.until(
             lambda: (now := self.status(name)).get("phase") in phases and now,
             f"{name} is {' or '.join(phases)}",

@@ -1,9 +1,9 @@
-"""The operator as a process of the test's, as the manifests would have it: under the scoped account
-that they make, with their arguments.
+"""The operator as a process of the test, as the manifests run it: under the scoped account that
+they make, with their arguments.
 
-Which rights it has is read from `packaging/kubernetes/perdure.yaml` and written for the test's
-namespace: what is missing there is missing here. It can be killed and started again at any moment,
-and run twice.
+Its rights are read from `packaging/kubernetes/perdure.yaml` and created in the test's namespace, so
+a right that is missing there is missing here. It can be killed and started again at any moment, and
+run twice.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ NAME = "perdure"
 
 @cache
 def manifests() -> tuple[dict[str, Any], ...]:
-    """The chart's objects, as they are delivered."""
+    """Return the chart's objects, as they are delivered."""
     return tuple(each for each in yaml.safe_load_all(MANIFESTS.read_text()) if each)
 
 
 def arguments() -> list[str]:
-    """The arguments that the Deployment passes to the operator."""
+    """Return the arguments that the Deployment passes to the operator."""
     deployment = next(each for each in manifests() if each["kind"] == "Deployment")
     return [str(each) for each in deployment["spec"]["template"]["spec"]["containers"][0]["args"]]
 
 
 def install(cluster: Cluster) -> None:
-    """The resource, and until the API server serves it."""
+    """Install the resource, and wait until the API server serves it."""
     body = yaml.safe_load(RESOURCE.read_text())
     place = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     if cluster.api.find(f"{place}/{body['metadata']['name']}") is None:
@@ -62,7 +62,7 @@ def install(cluster: Cluster) -> None:
 
 
 def grant(cluster: Cluster, namespace: str) -> None:
-    """Accounts and rights in a namespace, and no more than the manifests give."""
+    """Create the accounts and rights of the manifests in a namespace, and no others."""
     for each in manifests():
         if each["kind"] not in GROUPS or each["metadata"].get("namespace") != NAME:
             continue
@@ -75,8 +75,8 @@ def grant(cluster: Cluster, namespace: str) -> None:
 
 
 class Operator:
-    """`perdure operator` for one namespace. `via` is another way to the API server (a proxy with
-    faults)."""
+    """`perdure operator` for one namespace. `via` is another address of the API server (a proxy
+    with faults)."""
 
     def __init__(
         self,
@@ -134,14 +134,14 @@ class Operator:
         return self
 
     def kill(self) -> None:
-        """SIGKILL, at whatever it is doing."""
+        """Send SIGKILL, whatever it is doing."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def stop(self) -> int:
-        """SIGTERM; returns its exit code."""
+        """Send SIGTERM. Return its exit code."""
         assert self.process is not None
         self.process.terminate()
         code = self.process.wait(60)
@@ -149,31 +149,31 @@ class Operator:
         return code
 
     def is_there(self) -> None:
-        """Fails where it ended by itself."""
+        """Fail if it has ended by itself."""
         process = self.process
         assert process is None or process.poll() in (None, -9), f"the operator ended\n{self.said()}"
 
     def ready(self) -> None:
-        """Returns when it answers that it watches."""
+        """Wait until it reports that it watches."""
         self.cluster.until(
             lambda: httpx2.get(f"http://127.0.0.1:{self.port}/readyz", trust_env=False).is_success,
             "the operator is ready",
         )
 
     def memory_mb(self) -> float:
-        """The operator's memory, in MB."""
+        """Return the operator's memory, in MB."""
         assert self.process is not None
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
     def cpu_s(self) -> float:
-        """CPU time that it has used."""
+        """Return the CPU time that it has used."""
         assert self.process is not None
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def said(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
 
     def __enter__(self) -> Operator:

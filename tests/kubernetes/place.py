@@ -1,5 +1,5 @@
-"""A namespace with an operator of its own, and what tests do to the cluster around it: nodes,
-volumes, evictions, quotas."""
+"""A namespace with an operator of its own, and the changes that tests make to the cluster around
+it: nodes, volumes, evictions, quotas."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LOST = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "ef
 
 @dataclass
 class Place:
-    """`bucket` is the object store, whose keys are in the Secret `store`. What is entered into
-    `stack` ends with the place."""
+    """A namespace. `bucket` is the object store, whose keys are in the Secret `store`. Everything
+    that is entered into `stack` ends with the namespace."""
 
     cluster: Cluster
     namespace: str
@@ -40,7 +40,7 @@ class Place:
         return self.cluster.api
 
     def of(self, version: str, plural: str, name: str = "") -> str:
-        """The path of a kind of object in this namespace."""
+        """Return the path of a kind of object in this namespace."""
         top = "/api/v1" if version == "v1" else f"/apis/{version}"
         return f"{top}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
@@ -48,7 +48,7 @@ class Place:
         return self.of("perdure.dev/v1alpha1", "taskruns", name)
 
     def said(self, pod: str) -> str:
-        """The end of what a pod wrote."""
+        """Return the end of a pod's output."""
         try:
             return self.api.text(f"{self.of('v1', 'pods', pod)}/log")[-3000:]
         except AssertionError as error:
@@ -62,13 +62,13 @@ class Place:
     # ------------------------------------------------------------------------------------------
 
     def make(self, name: str, spec: Object, **metadata: Any) -> Object:
-        """A TaskRun."""
+        """Make a TaskRun."""
         return self.api.create(
             self.runs(), {**KIND, "metadata": {"name": name, **metadata}, "spec": spec}
         )
 
     def scripted(self, name: str, does: str = "works 0.2", mode: str = "Claim", **spec: Any) -> Run:
-        """A TaskRun whose pods have no agent: see `scripted/attempt.py`."""
+        """Make a TaskRun whose pods have no agent: see `scripted/attempt.py`."""
         pod = {"image": SCRIPTED, "terminationGracePeriodSeconds": 15, **spec.pop("pod", {})}
         whole = {
             "service": "shop",
@@ -80,7 +80,7 @@ class Place:
         return Run(self, name, self.make(name, {**whole, **spec}))
 
     def workspace(self, mode: str) -> Object:
-        """Where a TaskRun's state lies, in each of the modes."""
+        """Return the setting for the place of a TaskRun's state, in each of the modes."""
         if mode == "Checkpoints":
             return {"mode": mode, "checkpoints": self.bucket.url, "checkpointsSecretName": "store"}
         if mode == "Shared":
@@ -93,7 +93,7 @@ class Place:
         return name
 
     def share(self) -> None:
-        """A claim that many may mount, for mode Shared."""
+        """Make a claim that several pods may mount, for mode Shared."""
         spec = {
             "accessModes": ["ReadWriteMany"],
             "resources": {"requests": {"storage": "1Gi"}},
@@ -104,7 +104,7 @@ class Place:
         )
 
     def volume(self, storage_class: str) -> None:
-        """A volume for a claim of a class for which nobody makes any."""
+        """Make a volume for a claim whose class has no provisioner."""
         name = f"{self.namespace}-{storage_class}"
         path = self.cluster.top / "volumes" / name
         path.mkdir()
@@ -117,12 +117,12 @@ class Place:
         self.api.create("/api/v1/persistentvolumes", {"metadata": {"name": name}, "spec": spec})
 
     def volume_of(self, claim: str) -> Path:
-        """Where the files of a claim lie on this machine."""
+        """Return the directory of a claim's files on this machine."""
         name = self.api.get(self.of("v1", "persistentvolumeclaims", claim))["spec"]["volumeName"]
         return Path(self.api.get(f"/api/v1/persistentvolumes/{name}")["spec"]["hostPath"]["path"])
 
     def store(self) -> CheckpointStore:
-        """The checkpoint store, as a test reads it."""
+        """Return the checkpoint store, as a test reads it."""
         given = {
             name.lower(): value
             for name, value in self.bucket.environ().items()
@@ -134,14 +134,14 @@ class Place:
         )
 
     def another_operator(self) -> Operator:
-        """One more for the same namespace, as long as it is entered."""
+        """Run a second operator for the same namespace, inside the block."""
         return Operator(self.cluster, self.namespace, name="another")
 
     # --- what happens around it
     # --------------------------------------------------------------------------------------
 
     def kill_pod(self, pod: Object) -> None:
-        """SIGKILL of its container's first process, and so of all in it."""
+        """Send SIGKILL to the first process of its container, which ends everything in it."""
         machine, uid = self.cluster.machines[pod["spec"]["nodeName"]], pod["metadata"]["uid"]
         processes = self.cluster.until(
             lambda: machine.processes(uid), f"{pod['metadata']['name']} is at work"
@@ -159,7 +159,7 @@ class Place:
 
     @contextmanager
     def cordoned(self, node: str) -> Iterator[None]:
-        """No pod is scheduled to the node meanwhile."""
+        """Let no pod be scheduled to the node, inside the block."""
         self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": True}})
         try:
             yield
@@ -176,7 +176,7 @@ class Place:
 
     @contextmanager
     def lost(self, node: str) -> Iterator[None]:
-        """The power of a node's machine is cut; at the end it is a node again."""
+        """Cut the power of a node's machine. At the end of the block it is a node again."""
         self.cluster.machines[node].kill()
         try:
             yield
@@ -186,7 +186,7 @@ class Place:
             self.cluster.until(self.cluster.machines[node].is_ready, f"node {node} is back")
 
     def declare_lost(self, node: str) -> None:
-        """A person says that a node is off for certain."""
+        """Declare a node off for certain, as a person does."""
         self._taint(node, [*self._taints(node), LOST])
 
     def _taints(self, node: str) -> list[Object]:
@@ -198,8 +198,8 @@ class Place:
 
 @contextmanager
 def place(cluster: Cluster, bucket: Bucket, **options: Any) -> Iterator[Place]:
-    """A namespace with an operator, and a Secret for the checkpoint store. Everything of it ends
-    with it."""
+    """Make a namespace with an operator, and a Secret for the checkpoint store. Everything in it
+    ends with it."""
     install(cluster)
     namespace = cluster.namespace()
     with ExitStack() as stack:

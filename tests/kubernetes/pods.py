@@ -1,10 +1,10 @@
-"""Pods without a cluster: each a user, mount, process and host-name space of its own, with `perdure
-entrypoint` as its first process.
+"""Pods without a cluster. Each has namespaces of its own for users, mounts, processes and the host
+name, with `perdure entrypoint` as its first process.
 
-What outlives a pod is what Kubernetes would keep: the directory that is mounted at the volume's
-place (a claim), or nothing of it (an emptyDir is a new directory at the same place), the checkpoint
-store, and the termination message. Each pod has a new home. The agents are the real CLIs, on a
-rehearsal; its dummy key comes as a Secret's file.
+The state that outlives a pod is the same as in Kubernetes: the directory that is mounted as the
+volume (a claim) or a new one in its place (an emptyDir), the checkpoint store, and the termination
+message. Each pod has a new home. The agents are the real CLIs, on a rehearsal; its dummy key is a
+file of a Secret.
 """
 
 from __future__ import annotations
@@ -57,21 +57,21 @@ class Ended:
 
     @property
     def result(self) -> AttemptResult:
-        """The result, believed as the operator would."""
+        """Return the result, checked as the operator does."""
         found = believed(self.message, self.attempt, self.code)
         assert found is not None, (self.code, self.message, self.log[-3000:])
         return found
 
 
 class Pod:
-    """A pod at work. Its first process is `perdure entrypoint`."""
+    """A running pod. Its first process is `perdure entrypoint`."""
 
     def __init__(self, started: subprocess.Popen[str], directory: Path, attempt: int) -> None:
         self.started, self.directory, self.attempt = started, directory, attempt
 
     @property
     def first(self) -> int:
-        """The pid of its PID 1, from outside."""
+        """Return the pid of its PID 1, as seen from outside."""
 
         def look() -> int:
             found = (
@@ -84,20 +84,20 @@ class Pod:
         return int(until(look, "the pod has a first process"))
 
     def kill(self) -> Ended:
-        """As the machine's end, or the kernel for want of memory: all of it at once."""
+        """Kill everything in it at once, as a power cut does, or the kernel when memory runs out."""
         os.kill(self.first, signal.SIGKILL)
         return self.end()
 
     def terminate(self) -> None:
-        """As the kubelet does it: SIGTERM to the first process."""
+        """Send SIGTERM to the first process, as the kubelet does."""
         os.kill(self.first, signal.SIGTERM)
 
     def heard(self) -> str:
-        """Its log so far."""
+        """Return its log so far."""
         return (self.directory / "log").read_text(errors="replace")
 
     def end(self) -> Ended:
-        """Waits for its end."""
+        """Wait for its end."""
         code = self.started.wait(timeout=PATIENCE_S)
         message = self.directory / "message"
         return Ended(
@@ -122,12 +122,12 @@ class Cluster:
 
     @property
     def go(self) -> Path:
-        """The file that a script's `GO` stands for."""
+        """Return the file that a script's `GO` stands for."""
         return self.directory / "go"
 
     @property
     def volume(self) -> Path:
-        """Where every pod sees its volume."""
+        """Return the path of the volume in every pod."""
         return self.directory / "data"
 
     def order(
@@ -160,7 +160,7 @@ class Cluster:
         files: dict[str, bytes] | None = None,
         **changes: Any,
     ) -> Pod:
-        """Makes the pod of an attempt. `files`: takes the place of the order's."""
+        """Make the pod of an attempt. `files` replaces the files of the order."""
         place = self.directory / f"pod-{len(self.pods)}"
         for name in (
             "home",
@@ -234,17 +234,17 @@ class Cluster:
 
     @property
     def claimed(self) -> Path:
-        """The claim's own directory."""
+        """Return the claim's own directory."""
         path = self.directory / "claim"
         path.mkdir(exist_ok=True)
         return path
 
     def run(self, attempt: int, texts: dict[int, str] | None = None, **changes: Any) -> Ended:
-        """A pod to its end."""
+        """Run a pod to its end."""
         return self.start(attempt, texts, **changes).end()
 
     def file(self, name: str) -> Path:
-        """A file of the task's workdir, as soon as it is there: in the claim, or in the newest
+        """Return a file of the task's workdir as soon as it exists: in the claim, or in the newest
         pod's own directory."""
         pod = self.pods[-1]
         data = self.claimed if self.claim else pod.directory / "data"
@@ -268,7 +268,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(directory: Path, agent: str, script: str, **settings: Any) -> Iterator[Cluster]:
-    """A cluster as long as the block lasts; everything in it ends with it. `GO` in the script is a
+    """Make a cluster. At the end of the block everything in it is ended. `GO` in the script is a
     file outside of all pods."""
     with Rehearsal(script.replace("GO", str(directory / "go"))) as rehearsal:
         made = Cluster(directory, agent, rehearsal, **settings)
@@ -280,7 +280,7 @@ def cluster(directory: Path, agent: str, script: str, **settings: Any) -> Iterat
 
 
 def until(met: Callable[[], Any], what: str) -> Any:
-    """Waits until something holds, and returns it."""
+    """Wait until the condition holds, and return its value."""
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         with contextlib.suppress(OSError):

@@ -1,5 +1,5 @@
-"""TaskRuns that the API server refuses, and those that it accepts: a table, used on the real API
-server and checked for gaps without one."""
+"""TaskRuns that the API server refuses, and those that it accepts. The table is used on the real
+API server, and checked for gaps without one."""
 
 from __future__ import annotations
 
@@ -321,8 +321,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a number as text": ({"contextVersion": "2"}, 'spec.contextVersion: Invalid value: "string"'),
 }
-"""By what is wrong with it: what is laid over BASE (None takes away), and what the API server
-answers."""
+"""The error's name, with the changes to BASE (None removes a field) and the API server's answer."""
 
 TAKEN: dict[str, dict[str, Any]] = {
     "the least": {},
@@ -376,7 +375,7 @@ TAKEN: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
-"""By what is particular about it: what is laid over BASE."""
+"""The name of a valid case, with its changes to BASE."""
 
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another service": (
@@ -478,12 +477,12 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "",
     ),
 }
-"""By what is changed: the TaskRun before (laid over BASE), what is patched, and the refusal; empty
-where it is taken."""
+"""The name of a change, with the TaskRun before (changes to BASE), the patch, and the refusal; an
+empty refusal means that it is accepted."""
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """A JSON merge patch, applied."""
+    """Return BASE with a JSON merge patch applied."""
     merged = dict(below)
     for key, value in above.items():
         if value is None:

@@ -30,7 +30,7 @@ def schema() -> dict[str, Any]:
 
 
 def places(node: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node of a schema with its path: `spec.env[].name`."""
+    """Yield every node of a schema with its path: `spec.env[].name`."""
     yield at, node
     for name, below in node.get("properties", {}).items():
         yield from places(below, f"{at}.{name}".lstrip("."))
@@ -41,12 +41,12 @@ def places(node: dict[str, Any], at: str = "") -> Iterator[tuple[str, dict[str, 
 
 
 def place(namespace: str) -> str:
-    """Where the TaskRuns of a namespace are, at the API server."""
+    """Return the path of a namespace's TaskRuns at the API server."""
     return f"/apis/perdure.dev/v1alpha1/namespaces/{namespace}/taskruns"
 
 
 def installed(cluster: Any) -> None:
-    """Puts the resource into a cluster (`tests.servers.kubernetes.cluster.Cluster`); returns when
+    """Install the resource in a cluster (`tests.servers.kubernetes.cluster.Cluster`). Return when
     TaskRuns can be made."""
     if cluster.api.find("/apis/perdure.dev/v1alpha1") is None:
         cluster.kubectl("apply", "--server-side", "-f", str(FILE))

@@ -1,5 +1,5 @@
-"""One TaskRun on a cluster, as a test sees it: its object, its Jobs and pods, what a person does to
-it, what is promised of it."""
+"""One TaskRun on a cluster, as a test sees it: its object, its Jobs and pods, a person's actions on
+it, and what is promised about it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENDED = ("Succeeded", "Failed", "Cancelled")
 
 
 class Run:
-    """A TaskRun that was just made. `uid` stays its own when the object is gone."""
+    """A new TaskRun. `uid` is kept when the object is gone."""
 
     def __init__(self, place: Place, name: str, body: Object) -> None:
         self.place, self.name = place, name
@@ -39,7 +39,7 @@ class Run:
         return list(self.status().get("attempts") or ())
 
     def condition(self, kind: str) -> Object | None:
-        """A condition that is true."""
+        """Return a condition that is true."""
         return next(
             (
                 each
@@ -50,7 +50,7 @@ class Run:
         )
 
     def waits_for(self, reason: str) -> Object:
-        """The condition Waiting, as soon as it has a reason."""
+        """Return the condition Waiting, as soon as it has a reason."""
 
         def told() -> Object | None:
             found = self.condition("Waiting")
@@ -74,7 +74,7 @@ class Run:
         )
 
     def pod(self) -> Object:
-        """The pod that runs, as soon as one does."""
+        """Return the running pod, as soon as there is one."""
 
         def running() -> Object | None:
             live = [each for each in self.pods() if "deletionTimestamp" not in each["metadata"]]
@@ -108,7 +108,7 @@ class Run:
             raise AssertionError(f"{error}\n{self.told()}") from error
 
     def settled(self, phase: str = "Succeeded") -> Object:
-        """The status, as soon as the run is in a phase, and has seen the newest version of its
+        """Return the status as soon as the run is in a phase and has seen the newest version of its
         instructions."""
 
         def there() -> Object | None:
@@ -124,7 +124,7 @@ class Run:
 
     @staticmethod
     def _asked(body: Object) -> bool:
-        """A person has asked for something that the status does not know of yet."""
+        """Return whether a person has asked for something that the status does not have yet."""
         retry = body["metadata"].get("annotations", {}).get("perdure.dev/retry", "")
         return bool(
             retry != body["status"].get("retried", "")
@@ -132,7 +132,7 @@ class Run:
         )
 
     def told(self) -> str:
-        """All that a person would look at, for a failed assertion."""
+        """Return everything that a person would look at, for a failed assertion."""
         body = self.place.api.find(self.path) or {"status": "it is gone"}
         lines = [json.dumps(body.get("status", {}), indent=1), self.place.operator.said()]
         for pod in self.pods():
@@ -151,7 +151,7 @@ class Run:
         self.place.api.patch(self.path, body)
 
     def update(self, prompt: str) -> None:
-        """The next version of the instructions."""
+        """Set the next version of the instructions."""
         self.patch(
             spec={"prompt": prompt, "contextVersion": self.body()["spec"]["contextVersion"] + 1}
         )

@@ -1,11 +1,12 @@
 """1,000 TaskRuns, 100 of them at once, on a real control plane whose pods are played by kwok: `make
 kubernetes-scale`.
 
-No agent runs: what is measured is the operator. Counted is at the API server (its audit log: every
-request of the operator's account) and on the operator's process. What must hold: each TaskRun ends
-as its pods were told to end, with exactly the attempts that takes; no attempt has two Jobs or none;
-the operator's memory stays flat and under 200 MB; an attempt takes less than 25 requests; from the
-TaskRun's acceptance to the request that makes its Job it takes less than 250 ms at the median.
+No agent runs, because the subject is the operator. It is measured by the API server's audit log,
+which has every request of the operator's account, and by the operator's process. Requirements: each
+TaskRun ends as its pods were told to end, with exactly the attempts that takes. Every attempt has
+one Job. The operator's memory stays flat and under 200 MB. An attempt takes less than 25 requests.
+The median time from the acceptance of a TaskRun to the request that makes its Job is less than 250
+ms.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ SHARE = ("works",) * 6 + ("again",) * 2 + ("never", "lost")
 MOST_MB, MOST_REQUESTS, MOST_SHARE_MS, FLAT = 200.0, 25.0, 250.0, 0.10
 ALONE = 20
 WARM_UP = 0.2
-"""Memory is held against its median after so much of the runs."""
+"""Share of the runs after which the median of the memory is taken, as the base for its growth."""
 
 
 @dataclass
@@ -58,10 +59,10 @@ class Measured:
     wrong: list[str] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
-    """The same shares for TaskRuns that came alone, before all others."""
+    """The same shares for TaskRuns that were created alone, before all others."""
     requests: collections.Counter[str] = field(default_factory=collections.Counter)
     memory: list[tuple[int, float]] = field(default_factory=list)
-    """How many TaskRuns had ended, and how much the operator then held."""
+    """Number of TaskRuns that had ended, and the operator's memory at that time."""
     cpu_s: float = 0.0
     """The operator's own usage since its start."""
     load: float = 0.0
@@ -122,14 +123,15 @@ class Measured:
 
 
 class Scene:
-    """A namespace, its operator, and what became of every TaskRun in it."""
+    """A namespace, its operator, and how every TaskRun in it ended."""
 
     def __init__(self, cluster: Cluster, namespace: str, operator: Operator) -> None:
         self.cluster, self.namespace, self.operator = cluster, namespace, operator
         self.path = f"/apis/perdure.dev/v1alpha1/namespaces/{namespace}/taskruns"
         self.phases: dict[str, str] = {}
         self.accepted: dict[str, float] = {}
-        """When the API server's answer to its making was here (seconds since 1970), by name."""
+        """Time at which the API server's answer to the creation arrived (seconds since 1970), by
+        name."""
         self.changed = threading.Condition()
         self.ended = threading.Event()
         threading.Thread(target=self._follow, daemon=True).start()
@@ -144,13 +146,13 @@ class Scene:
         return sum(phase in ("Succeeded", "Failed") for phase in self.phases.values())
 
     def wait(self, number: int, patience_s: float = 600.0) -> None:
-        """Until so many have ended."""
+        """Wait until this many have ended."""
         with self.changed:
             met = self.changed.wait_for(lambda: self.over() >= number, patience_s)
         assert met, f"{self.over()} of {number} ended\n{self.operator.said()}"
 
     def begun(self, name: str, patience_s: float = 600.0) -> None:
-        """Until its Job is told in its status."""
+        """Wait until the status names its Job."""
         with self.changed:
             assert self.changed.wait_for(
                 lambda: self.phases.get(name) not in (None, "", "Pending"), patience_s
@@ -170,7 +172,7 @@ class Scene:
 
 
 def measure(number: int, at_once: int) -> Measured:
-    """The whole story, on a cluster of its own."""
+    """Measure everything, on a cluster of its own."""
     seen = Measured(number, at_once)
     with _cluster() as cluster:
         namespace = cluster.namespace()
@@ -235,7 +237,7 @@ def _judge(scene: Scene, seen: Measured) -> None:
 
 
 def _count(scene: Scene, seen: Measured) -> None:
-    """The operator's requests from the audit log, and when each first Job was asked for."""
+    """Count the operator's requests in the audit log, and when each first Job was requested."""
     user = f"system:serviceaccount:{scene.namespace}:perdure"
     asked: dict[str, float] = {}
     done: set[str] = set()
@@ -272,7 +274,7 @@ def _count(scene: Scene, seen: Measured) -> None:
 
 
 def _owner(job: str) -> str:
-    """The TaskRun's name in its Job's: NAME-HASH-ATTEMPT."""
+    """Return the TaskRun's name from its Job's: NAME-HASH-ATTEMPT."""
     return job.rsplit("-", 2)[0]
 
 

@@ -17,7 +17,7 @@ OPTIONS = Options(namespaces=("default",), image="perdure:1", port=0, workers=4)
 
 
 class Stage:
-    """A server and operators that come and go."""
+    """A server, and operators that start and end beside it."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -41,7 +41,7 @@ class Stage:
         return operator
 
     async def kill(self) -> None:
-        """As SIGKILL would: nothing more of it is done."""
+        """Stop it as SIGKILL would: it does nothing more."""
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -55,7 +55,7 @@ class Stage:
         return found
 
     def condition(self, kind: str, name: str = "fix") -> dict[str, Any]:
-        """The condition of a type, where it is true; else empty."""
+        """Return the condition of a type, if it is true; else an empty object."""
         true = (
             each
             for each in self.status(name).get("conditions", [])
@@ -64,11 +64,11 @@ class Stage:
         return next(true, {})
 
     def delete(self, name: str) -> None:
-        """As a person does."""
+        """Delete it, as a person does."""
         self.server.remove("taskruns", self.server.objects["taskruns"]["default", name])
 
     def touch(self, name: str = "fix", **annotations: str) -> None:
-        """It is looked at again, and not later."""
+        """Make the operator look at it again, now."""
         run = self.server.objects["taskruns"]["default", name]
         run["metadata"].setdefault("annotations", {}).update(
             annotations or {"touched": str(self.server.version)}
@@ -76,7 +76,7 @@ class Stage:
         self.server.put("taskruns", run)
 
     async def rest(self) -> None:
-        """No operator has anything to do now."""
+        """Wait until no operator has anything to do."""
         await self.until(
             lambda: not any(each.queue.slowest_s or len(each.queue) for each in self.operators)
         )
@@ -100,7 +100,7 @@ class Stage:
 
 
 def play(script: Callable[[int], Any], story: Callable[[Stage], Awaitable[None]]) -> Stage:
-    """Runs a story on a stage of its own."""
+    """Run a story on a stage of its own."""
 
     async def main() -> Stage:
         server = Server(script)
@@ -117,7 +117,7 @@ def play(script: Callable[[int], Any], story: Callable[[Stage], Awaitable[None]]
 
 
 def whole(stage: Stage, outcomes: list[str], name: str = "fix") -> None:
-    """Each attempt had one Job, one start and one outcome."""
+    """Check that each attempt had one Job, one start and one outcome."""
     status = stage.status(name)
     assert [each["outcome"] for each in status["attempts"]] == outcomes
     assert [each["number"] for each in status["attempts"]] == list(range(1, len(outcomes) + 1))

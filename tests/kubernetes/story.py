@@ -1,9 +1,9 @@
 """Stories on the real control plane: TaskRuns whose agents are the real CLIs, and whose model is
 the rehearsal.
 
-Pods share the network of the host, so the agent in a pod speaks to the rehearsal on 127.0.0.1, by
-the Secret that its TaskRun names. What reached the model is asserted on the rehearsal's record;
-what perdure says of it, on the TaskRun and on `kubectl perdure why`.
+Pods share the network of the host, so the agent in a pod calls the rehearsal on 127.0.0.1, by the
+Secret that its TaskRun names. The tests check the rehearsal's record of what reached the model, the
+TaskRun, and `kubectl perdure why`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Story(Run):
         return "\n".join([super().told(), *heard])
 
     def hangs(self) -> None:
-        """Waits until the file is written, its checkpoint is where the next attempt will look for
+        """Wait until the file is written, its checkpoint is where the next attempt will look for
         it, and the model is silent."""
 
         def asks() -> bool:
@@ -93,7 +93,8 @@ class Story(Run):
         return bool(manifest.conversations)
 
     def _store(self) -> CheckpointStore:
-        """The checkpoint store of its mode. LookupError where a shared claim has none yet."""
+        """Return the checkpoint store of its mode. Raises LookupError if a shared claim has none
+        yet."""
         if self.mode == "Checkpoints":
             return self.place.store()
         volume = self.place.volume_of("shared")
@@ -105,7 +106,7 @@ class Story(Run):
         return open_store(terms.parents[1].as_uri())
 
     def agent_process(self) -> Process:
-        """The agent's program in the pod that runs."""
+        """Return the agent's process in the running pod."""
         program = native(self.agent)
 
         def found() -> Process | None:
@@ -119,10 +120,11 @@ class Story(Run):
         return agent
 
     def went_on(self) -> tuple[Object, Object]:
-        """The newest attempt went on natively in the conversation of the first one, and the model
-        was shown what came before.
+        """Check that the newest attempt continued natively in the conversation of the first one,
+        and that the model was shown what came before.
 
-        Returns both attempts."""
+        Return both attempts.
+        """
         status = self.settled()
         first, last = status["attempts"][0], status["attempts"][-1]
         told = self.told()
@@ -152,5 +154,5 @@ def tell(
     script: str = SCRIPT,
     **spec: Any,
 ) -> Story:
-    """A TaskRun; what is given of its spec goes over what every story has."""
+    """Make a TaskRun. The given fields of its spec replace those that every story has."""
     return Story(place, name, agent, mode, script, spec)

@@ -1,5 +1,5 @@
-"""Admission of the next attempt: the queue of TaskRuns before quotas and before one task's
-claim."""
+"""Admission of the next attempt: the queue of TaskRuns before quotas and before the claim of one
+task."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_who_may_begin(
     resources: dict[str, Any],
     reason: str,
 ) -> None:
-    """The oldest that waits has the room; what can never fit is left to Kubernetes."""
+    """The oldest waiting TaskRun gets the room. One that can never fit is left to Kubernetes."""
     found = room(line("m", claim="one"), resources, others, quotas, now=50)
     assert (found.held.reason if found.held else "") == reason, what
 

@@ -27,7 +27,7 @@ def test_the_manifests_are_those_of_the_chart() -> None:
 
 
 def test_the_chart_has_perdures_version() -> None:
-    """The chart's own version, the default of the image's tag and the package go together."""
+    """The chart's version, the default of the image's tag and the package's version are the same."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     assert chart["version"] == chart["appVersion"] == perdure.__version__
 
@@ -49,7 +49,7 @@ def test_the_readme_has_every_value() -> None:
 
 
 def test_nothing_in_the_manifests_is_privileged() -> None:
-    """No Secret is read or written, no pod is made or entered by the operator, and no rule has a
+    """The operator cannot read or write Secrets, or create or enter pods, and no rule has a
     wildcard."""
     documents = [each for each in yaml.safe_load_all(MANIFESTS.read_text(encoding="utf-8")) if each]
     rules = [
@@ -104,4 +104,4 @@ FREE = {
     "annotations",
     "labels",
 }
-"""Values that are passed on as they are."""
+"""Values that are passed on unchanged."""

@@ -56,7 +56,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def helm() -> Any:
-    """Helm's own library; it is not there in `make test`, which reads this file too."""
+    """Import Helm's own library here, because it is not installed in `make test`, which reads this
+    file too."""
     import helm_python
 
     return helm_python
@@ -86,7 +87,7 @@ def test_helm_has_no_complaint() -> None:
 def test_each_variant_is_what_kubernetes_takes(
     cluster: Cluster, namespace: str, variant: str
 ) -> None:
-    """Strictly by the published schemas, and by a dry run of the API server itself."""
+    """The output passes the published schemas, strictly, and a dry run of the API server."""
     import kubernetes_validate
 
     text = rendered(VARIANTS[variant], namespace)
@@ -108,7 +109,7 @@ def test_each_variant_is_what_kubernetes_takes(
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(values: dict[str, Any], field: str) -> None:
-    """Helm names the value that is misspelt or cannot be meant."""
+    """Helm names a value that is misspelt or impossible."""
     with helm().Chart.load(str(CHART)) as chart, pytest.raises(helm().HelmError, match=field):
         chart.validate_schema(values)
 
@@ -127,7 +128,7 @@ def test_the_pod_monitor_selects_the_operator() -> None:
 
 
 def test_the_manifests_are_what_the_chart_gives(cluster: Cluster) -> None:
-    """`make manifests` makes this very file, and the API server takes it, in a namespace with the
+    """`make manifests` makes exactly this file. The API server accepts it, in a namespace with the
     restricted standard."""
     assert runpy.run_path(str(TOP / "packaging" / "manifests.py"))["made"]() == MANIFESTS.read_text(
         encoding="utf-8"
@@ -142,7 +143,7 @@ def test_the_manifests_are_what_the_chart_gives(cluster: Cluster) -> None:
 def may(
     cluster: Cluster, kubeconfig: Path, namespace: str, verb: str, group: str, resource: str
 ) -> bool:
-    """Whether an account may do something, as the API server answers it."""
+    """Return whether an account may do something, according to the API server."""
     token = json.loads(kubeconfig.read_text())["users"][0]["user"]["token"]
     api = Api(Access(cluster.access.server, cluster.access.ca_file, token))
     name, _, below = resource.partition("/")
@@ -194,8 +195,8 @@ FORBIDDEN = [
 def test_the_operators_account_may_what_its_role_says_and_no_more(
     cluster: Cluster, namespace: str
 ) -> None:
-    """In its namespace every right of the role, outside it none, and nothing that would lead
-    further; the attempts' account may nothing."""
+    """The operator's account has every right of its role in its namespace, none outside, and no
+    right that would give it more. The attempts' account has none."""
     installed(cluster)
     text = rendered({"rbac": {"aggregate": False}}, namespace)
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)
@@ -218,7 +219,8 @@ def test_the_operators_account_may_what_its_role_says_and_no_more(
 
 
 def test_people_get_their_rights_with_the_usual_roles(cluster: Cluster, namespace: str) -> None:
-    """A user who may edit a namespace may make TaskRuns in it, one who may view it may see them."""
+    """A user who may edit a namespace may create TaskRuns in it. A user who may view it may see
+    them."""
     installed(cluster)
     text = rendered({}, namespace)
     cluster.kubectl("apply", "--server-side", "-f", "-", stdin=text)

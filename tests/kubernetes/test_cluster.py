@@ -23,8 +23,8 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) -> None:
-    """A later pod on the other machine finds the files that an earlier pod wrote on a claimed
-    volume, and nothing else of it."""
+    """A later pod on the other machine finds the files that an earlier pod wrote to a claimed
+    volume, and nothing else of that pod."""
     claim(cluster, namespace, "work")
     for number, node in enumerate(("one", "two")):
         script = (
@@ -47,8 +47,8 @@ def test_a_job_on_two_nodes_with_one_volume(cluster: Cluster, namespace: str) ->
 
 
 def test_a_volume_of_one_machine(cluster: Cluster, namespace: str) -> None:
-    """A volume of the class `local` lies on the machine where its first pod came to run; the next
-    pod runs there too."""
+    """A volume of the class `local` is on the machine where its first pod ran. The next pod runs
+    there too."""
     claim(cluster, namespace, "work", mode="ReadWriteOnce", kind="local")
     for number in range(3):
         job(
@@ -110,7 +110,7 @@ def test_deadline(cluster: Cluster, namespace: str) -> None:
 
 
 def test_grace_and_then_kill(cluster: Cluster, namespace: str) -> None:
-    """A deleted pod that does not listen to TERM is killed after its grace, and leaves."""
+    """A deleted pod that ignores TERM is killed after its grace period, and is removed."""
     job(
         cluster,
         namespace,
@@ -138,8 +138,8 @@ FAILS = {
 
 
 def test_eviction(cluster: Cluster, namespace: str) -> None:
-    """An evicted pod has TERM and its grace; the Job fails with PodFailurePolicy where that says
-    so, and makes no second pod."""
+    """An evicted pod gets TERM and its grace period. The Job fails with PodFailurePolicy if its
+    policy says so, and makes no second pod."""
     claim(cluster, namespace, "work")
     script = "trap 'echo saved > /shelf/end; exit 75' TERM; echo there; while :; do sleep 0.1; done"
     job(
@@ -154,8 +154,8 @@ def test_eviction(cluster: Cluster, namespace: str) -> None:
 
 
 def test_lost_node(cluster: Cluster, namespace: str) -> None:
-    """A machine that dies takes its processes along; its pod hangs in Terminating until the node is
-    said to be out of service, and then the Job fails by its policy for disruptions."""
+    """When a machine is lost, its processes end. Its pod stays in Terminating until the node is
+    declared out of service. Then the Job fails by its policy for disruptions."""
     job(cluster, namespace, "lost", "echo there; sleep infinity", job=FAILS, tolerations=LASTING)
     pod = running(cluster, namespace, "lost", "there")
     machine = cluster.machines[pod["spec"]["nodeName"]]
@@ -173,8 +173,8 @@ def test_lost_node(cluster: Cluster, namespace: str) -> None:
 
 
 def test_one_pod_per_volume(cluster: Cluster, namespace: str) -> None:
-    """ReadWriteOncePod is enforced by the scheduler: a second pod waits, on any node, until the
-    first has ended."""
+    """The scheduler enforces ReadWriteOncePod: a second pod waits, on any node, until the first has
+    ended."""
     claim(cluster, namespace, "work")
     until_told = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done"
     job(

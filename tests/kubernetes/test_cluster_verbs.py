@@ -1,5 +1,5 @@
-"""`kubectl perdure` on a real API server: every verb, what it writes, what it refuses, and what it
-says when something is missing."""
+"""`kubectl perdure` on a real API server: every verb, its writes, its refusals, and its errors when
+something is missing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.kubernetes
 
 
 class Terminal:
-    """Runs the verbs in a namespace, and plays the operator's part of writing a status."""
+    """Runs the verbs in a namespace, and writes the status as the operator would."""
 
     def __init__(
         self, cluster: Cluster, namespace: str, capsys: pytest.CaptureFixture[str]
@@ -37,7 +37,7 @@ class Terminal:
         self.at = place(namespace)
 
     def __call__(self, *words: str, kubeconfig: Path | None = None, code: int = 0) -> str:
-        """Standard output, or standard error of what ends with another code than 0."""
+        """Return standard output, or standard error if the exit code is not 0."""
         self._capsys.readouterr()
         ended = main.main(
             [
@@ -107,8 +107,8 @@ def test_ls_shows_all_and_some(terminal: Terminal) -> None:
 
 
 def test_run_makes_what_was_asked(terminal: Terminal) -> None:
-    """The flags are the spec, a name is made up, Kueue's queue is a label; a refusal is the API
-    server's sentence."""
+    """The flags become the spec, a name is generated, and Kueue's queue becomes a label. A refusal
+    is the API server's sentence."""
     name = (
         terminal("run", "--service", "shop", "--task", "118", "--queue", "agents", BASE["prompt"])
         .split()[0]
@@ -131,8 +131,8 @@ def test_run_makes_what_was_asked(terminal: Terminal) -> None:
 def test_an_update_takes_no_other_ones_place(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """New instructions wait until the operator has read those before; if it does not, nothing is
-    overwritten and the code is 75."""
+    """New instructions wait until the operator has read the earlier ones. If it does not, nothing
+    is overwritten and the exit code is 75."""
     terminal.make()
     with monkeypatch.context() as at_once:
         at_once.setattr(requests, "PATIENCE_S", 0.0)
@@ -185,8 +185,8 @@ def test_two_updates_at_once_are_both_recorded(terminal: Terminal) -> None:
 
 
 def test_retry_stop_and_resume(terminal: Terminal) -> None:
-    """A retry is a new value of the annotation, a stop is spec.suspend; what makes no sense is a
-    conflict with the next step."""
+    """A retry is a new value of the annotation, and a stop is spec.suspend. A request that makes no
+    sense is a conflict that names the next step."""
     terminal.make()
     terminal.status(phase="Failed", attempt=3, contextVersion=1, observedGeneration=1)
     terminal("retry", "fix-cents")
@@ -221,8 +221,7 @@ ATTEMPT = {
 
 
 def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) -> None:
-    """Questions of a person about a TaskRun that waits: its state, what is missing, how each
-    attempt ended."""
+    """A person sees the state of a waiting TaskRun, what is missing, and how each attempt ended."""
     terminal.make()
     waiting = {
         "type": "Waiting",
@@ -263,8 +262,8 @@ def test_show_and_why_tell_attempts_conditions_and_receipts(terminal: Terminal) 
 
 
 def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
-    """The log of a pod at work is followed to the TaskRun's end, cleaned; that of a pod that is
-    gone is said to be."""
+    """The log of a running pod is followed to the TaskRun's end, without control characters. If a
+    pod is gone, the error says that its log is too."""
     cluster, namespace = terminal.cluster, terminal.namespace
     script = (
         "trap 'echo last; exit 0' TERM; printf 'first \\033[31mred\\n'; while :; do sleep 0.1; done"
@@ -287,7 +286,7 @@ def test_logs_follow_attempt_by_attempt(terminal: Terminal) -> None:
 
 
 def _end(terminal: Terminal, pod: str, name: str = "fix-cents") -> None:
-    """The pod ends, and the operator's part: then the TaskRun is over."""
+    """End the pod and write the status as the operator would, so that the TaskRun is over."""
     found = terminal.cluster.api.get(f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}")
     faults.processes(terminal.cluster, found)[0].kill(signal.SIGTERM)
     path = f"/api/v1/namespaces/{terminal.namespace}/pods/{pod}"
@@ -315,7 +314,7 @@ ENDS = [
 def test_following_ends_with_the_runs_own_code(
     terminal: Terminal, phase: str, outcome: str, asks: bool, code: int
 ) -> None:
-    """`run --follow` is as good in a script as `perdure run`: its exit code is that of the task."""
+    """`run --follow` works in a script like `perdure run`: its exit code is that of the task."""
     needs = {
         "type": "NeedsPerson",
         "status": str(asks),
@@ -373,8 +372,8 @@ def test_a_retry_is_followed_from_its_own_attempt(terminal: Terminal) -> None:
 def test_following_outlives_the_api_server(
     terminal: Terminal, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An API server that is killed and started again breaks the stream and not the following: each
-    line once, and the run's own code."""
+    """An API server that is killed and restarted breaks the stream, but following continues: each
+    line is printed once, and the exit code is the run's."""
     cluster, namespace = terminal.cluster, terminal.namespace
     script = "trap 'echo last; exit 0' TERM; echo first; while :; do sleep 0.1; done"
     job(cluster, namespace, "attempt-1", script, container={"name": "perdure"})
@@ -421,7 +420,8 @@ printf '{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredentia
 
 
 def test_a_login_program_gives_the_token(terminal: Terminal, tmp_path: Path) -> None:
-    """Clouds' kubeconfigs name a program that gives the token, by version 1 of its protocol."""
+    """The kubeconfig of a cloud names a program that prints the token, by version 1 of its
+    protocol."""
     program = tmp_path / "login"
     program.write_text(LOGIN)
     program.chmod(0o755)
@@ -441,8 +441,8 @@ def test_a_login_program_gives_the_token(terminal: Terminal, tmp_path: Path) -> 
 def test_what_is_missing_is_one_sentence(
     terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No such TaskRun, no right, no valid token, no such resource: each its sentence, code and next
-    command."""
+    """A missing TaskRun, right, token or resource gives one sentence each, with its exit code and
+    the next command."""
     cluster, namespace = terminal.cluster, terminal.namespace
     assert (
         f"there is no TaskRun 'nope' in the namespace {namespace}\n  kubectl perdure ls -n "

@@ -1,5 +1,5 @@
-"""`perdure --cluster` as far as it needs no cluster: what is made of flags and of TaskRuns, and
-what is said where there is no cluster."""
+"""The parts of `perdure --cluster` that need no cluster: how flags and TaskRuns are converted, and
+the errors without a cluster."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def words(*given: str) -> dict[str, Any]:
 
 
 def test_flags_become_a_spec() -> None:
-    """Each flag has its field, and what is not given is left to the API server."""
+    """Each flag sets its field. The API server fills in the others."""
     assert words("--service", "shop", "--task", "118", BASE["prompt"]) == BASE
     whole = words(
         *(
@@ -118,15 +118,15 @@ HOSTILE: list[Any] = [
 
 @pytest.mark.parametrize("body", HOSTILE)
 def test_a_taskrun_of_any_shape_is_shown(body: Any) -> None:
-    """A status may hold anything: what is not of the right kind counts as not there."""
+    """A status may contain anything. A value of the wrong type counts as missing."""
     report = view.report_of(body)
     assert (report["phase"], report["attempt"], report["context_version"]) == ("Pending", 0, 0)
     assert view.why_of(report)["attempts"] == report["attempts"]
 
 
 def test_over_is_said_of_the_spec_as_it_is() -> None:
-    """A phase that was written before the newest change, or before new instructions were read, is
-    no end."""
+    """A phase that was written before the newest change, or before new instructions were read, does
+    not count as an end."""
     body = {
         "metadata": {"generation": 3},
         "spec": {"contextVersion": 2},
@@ -157,8 +157,7 @@ def test_over_is_said_of_the_spec_as_it_is() -> None:
 def test_without_a_cluster_one_sentence_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, said: str
 ) -> None:
-    """A kubeconfig that is missing, of another kind, or that names nobody is exit code 2 with a
-    next step."""
+    """A kubeconfig that is missing, invalid or without a user gives exit code 2 and a next step."""
     path = tmp_path / "config"
     if text is not None:
         path.write_text(text)
@@ -168,7 +167,7 @@ def test_without_a_cluster_one_sentence_says_so(
 
 
 def test_a_server_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nobody listens: one sentence with the address, exit code 7."""
+    """No server listens: one sentence with the address, and exit code 7."""
     path = tmp_path / "config"
     path.write_text(
         json.dumps(
@@ -185,8 +184,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_verbs_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
-    """The overview lists every verb, each verb has its help, and one that is not there is said to
-    be none."""
+    """The overview lists every verb, each verb has its help, and an unknown verb is refused."""
     assert main.main(["--cluster", "--help"]) == 0
     out = capsys.readouterr().out
     for verb in verbs.VERBS:
@@ -197,7 +195,8 @@ def test_verbs_and_their_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_variable_without_a_value_is_refused() -> None:
-    """`--env NAME` passes a value of one's own on; a pod has none of them."""
+    """`--env NAME` passes on a value of the caller's environment. A pod has none of those, so it is
+    refused."""
     with pytest.raises(
         UsageError, match="--env HOME has no value, and a pod has none of your variables"
     ):

@@ -1,4 +1,5 @@
-"""When a TaskRun is held, let go and deleted by itself: single steps, decided on what is seen."""
+"""When a TaskRun gets its finalizer, loses it, and is deleted automatically: single steps, decided
+from the observed state."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def seen(
     leaving: bool | None = None,
     ttl: int | None = None,
 ) -> steps.Seen:
-    """A TaskRun that succeeded ten seconds ago, and was looked at since."""
+    """Return a TaskRun that succeeded ten seconds ago, and was looked at since."""
     body = making.taskrun(workspace=workspace, ttlSecondsAfterFinished=ttl)
     body["metadata"]["finalizers"] = [FINALIZER] if held else []
     if deleting:
@@ -64,7 +65,7 @@ CASES: list[tuple[str, steps.Seen, Any]] = [
 
 @pytest.mark.parametrize(("what", "given", "step"), CASES, ids=[case[0] for case in CASES])
 def test_when_it_is_held_and_let_go(what: str, given: steps.Seen, step: Any) -> None:
-    """None: no finalizer comes or goes, and nothing is deleted."""
+    """None means that no finalizer is added or removed, and nothing is deleted."""
     found = steps.next_step(given, NOW)
     if step is None:
         assert isinstance(found, steps.Tell | steps.Rest), what

@@ -1,8 +1,8 @@
 """The chart, installed by Helm: the operator as a Deployment, with the chart's own account and
-rights, brings a task to its end.
+rights, completes a task.
 
-What the operator asks of the API server is compared with what its role allows: it needs no right
-that it does not have, and has none that it does not need.
+The operator's requests to the API server are compared with the rights of its role: it has exactly
+the rights that it needs.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from tests.servers.ports import free_port
 pytestmark = pytest.mark.kubernetes
 
 VALUES = {"image": {"repository": "perdure", "tag": "test"}, "rbac": {"aggregate": False}}
-"""The operator's port is each test's own: pods share the network of the host."""
+"""Values of the chart. Each test has its own port for the operator, because pods share the network
+of the host."""
 SCRIPT = "by history\nrun echo one > one.txt\n---\nsay It is done.\n---\nsay It is done again.\n"
 
 
 @pytest.fixture
 def operated(cluster: Cluster, namespace: str) -> Iterator[str]:
-    """A namespace whose TaskRuns an installed operator looks after."""
+    """Make a namespace with an installed operator for its TaskRuns."""
     installed(cluster)
     with helm().Config(kubeconfig_path=str(cluster.kubeconfig), namespace=namespace) as config:
         port = {"metrics": {"port": free_port()}}
@@ -53,7 +54,7 @@ def test_helm_installs_an_operator_that_works(
     cluster: Cluster, operated: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """From `helm install` to a finished task, an update in the same conversation and its deletion,
-    on the account that the chart makes."""
+    with the account that the chart makes."""
     with Rehearsal(SCRIPT) as rehearsal:
         keys = [
             f"--from-literal={name}={value}" for name, value in rehearsal.environ("claude").items()
@@ -138,8 +139,8 @@ SELDOM = {
         ("get", "namespaces"),
     ),
 }
-"""Needed in trouble, for a stop, for instructions of a ConfigMap, to share or reclaim a volume, or
-by a plugin of the API server."""
+"""Rights that are needed only for errors, for a stop, for instructions in a ConfigMap, to share or
+reclaim a volume, or by a plugin of the API server."""
 
 
 def asked(cluster: Cluster, namespace: str) -> set[tuple[str, str]]:

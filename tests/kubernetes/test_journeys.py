@@ -1,11 +1,11 @@
-"""An attempt is ended in every way that a cluster knows, and the next one goes on in the same
+"""An attempt is ended in every way that a cluster has, and the next one continues the same
 conversation: on the real control plane with two nodes, the operator under its scoped account, the
 real Claude Code and the real Codex.
 
-Asserted on what reached the model, on the receipt and the session in the TaskRun, and on `kubectl
-perdure why`. Claude Code is ended in each of the ways with a claim and with the object store alone,
-Codex with one of them each; the next attempt is at the other node. Once there is a claim that many
-share.
+The tests check what reached the model, the receipt and the session in the TaskRun, and `kubectl
+perdure why`. Claude Code is ended in each way, both with a claim and with only the object store;
+Codex with one of the two. The next attempt is on the other node. One test has a claim that several
+pods share.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.journey, pytest.mark.timeout(9
 
 
 def three(place: Place, cause: str, codex: str, **spec: object) -> list[Story]:
-    """Claude Code with a claim and with the object store alone, and Codex with one of them: all at
-    work on the same node, and their model silent."""
+    """Start Claude Code with a claim and with only the object store, and Codex with one of them.
+    All run on the same node, and their models are silent."""
     with place.cordoned("two"):
         made = [
             tell(place, f"{cause}-claim", **spec),
@@ -34,14 +34,14 @@ def three(place: Place, cause: str, codex: str, **spec: object) -> list[Story]:
 
 
 def moved(story: Story) -> tuple[Object, Object]:
-    """The second attempt went on at the other node. Returns both."""
+    """Check that the second attempt continued on the other node. Return both attempts."""
     first, last = story.went_on()
     assert last["number"] == 2 and (first["node"], last["node"]) == ("one", "two")
     return first, last
 
 
 def test_the_agent_is_killed(place: Place) -> None:
-    """SIGKILL of the agent's program: that attempt has failed, and the next one goes on."""
+    """SIGKILL of the agent's program: the attempt has failed, and the next one continues."""
     stories = three(place, "agent", "Checkpoints")
     with place.cordoned("one"):
         for story in stories:
@@ -52,8 +52,8 @@ def test_the_agent_is_killed(place: Place) -> None:
 
 
 def test_the_pod_is_killed(place: Place) -> None:
-    """SIGKILL of the pod's first process, and so of everything in the pod: no process is left that
-    could report anything."""
+    """SIGKILL of the pod's first process, which ends everything in the pod. No process is left that
+    could report a result."""
     stories = three(place, "pod", "Claim")
     with place.cordoned("one"):
         for story in stories:
@@ -82,7 +82,7 @@ def test_the_operator_is_killed(place: Place) -> None:
 
 
 def test_the_deadline_passes(place: Place) -> None:
-    """An attempt that takes longer than it may is ended in good order, and the next one goes on."""
+    """An attempt that exceeds its deadline is ended properly, and the next one continues."""
     stories = three(place, "deadline", "Claim", policy={"timeoutSeconds": 40})
     with place.cordoned("one"):
         for story in stories:
@@ -91,8 +91,8 @@ def test_the_deadline_passes(place: Place) -> None:
 
 
 def test_the_pod_is_evicted(place: Place) -> None:
-    """Evicted from a node that is drained, an attempt saves everything within its grace, and the
-    next one goes on at the other node."""
+    """The node is drained. The evicted attempt saves everything within its grace period, and the
+    next one continues on the other node."""
     stories = three(place, "evicted", "Checkpoints")
     with place.cordoned("one"):
         for story in stories:
@@ -103,8 +103,9 @@ def test_the_pod_is_evicted(place: Place) -> None:
 
 
 def test_the_node_is_lost(place: Place) -> None:
-    """The power of a node is cut. With the object store alone the next attempt goes on at the other
-    node by itself; a claim is held until the node is declared lost, and a condition says so."""
+    """The power of a node is cut. With only the object store the next attempt continues on the
+    other node automatically. A claim is held until the node is declared lost, and a condition says
+    so."""
     claim, *free = three(place, "node", "Checkpoints")
     with place.lost("one"):
         for story in free:
@@ -139,8 +140,8 @@ def test_two_tasks_of_one_service_on_one_claim(place: Place) -> None:
 
 
 def test_two_operators_at_once(place: Place) -> None:
-    """Two operators for one namespace: each attempt has one Job, and what one begins the other may
-    end."""
+    """Two operators serve one namespace. Each attempt has one Job, and either operator may finish
+    what the other began."""
     with place.another_operator():
         stories = [tell(place, "double"), tell(place, "double-store", mode="Checkpoints")]
         for story in stories:

@@ -1,4 +1,4 @@
-"""Machines of the tests' cluster: what dies with what, and what a node agent finds when it comes
+"""Machines of the tests' cluster: what ends together, and what a node agent finds when it comes
 back."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.kubernetes
 
 
 def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
-    """A container outlives its node agent; the next agent tells of an end that came meanwhile, with
+    """A container outlives its node agent. The next agent reports an end that came meanwhile, with
     its message."""
     claim(cluster, namespace, "work")
     script = (
@@ -48,8 +48,8 @@ def test_an_agent_that_comes_back(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_cut_off_machine(cluster: Cluster, namespace: str) -> None:
-    """While a machine's agent is silent its pod works on although it is to be deleted; TERM comes
-    when the agent is back."""
+    """While a machine's agent is silent, its pod continues although it is to be deleted. TERM is
+    sent when the agent is back."""
     claim(cluster, namespace, "work")
     script = (
         "trap 'echo told >> /shelf/said; exit 0' TERM; echo there; while :; do echo still > "
@@ -84,7 +84,7 @@ def test_a_cut_off_machine(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_machine_that_is_switched_on_again(cluster: Cluster, namespace: str) -> None:
-    """After a power cut no process of the pod is left, and the node says that it does not know how
+    """After a power cut no process of the pod is left. The node reports that it does not know how
     the container ended."""
     job(cluster, namespace, "cut", "echo there; sleep infinity")
     pod = running(cluster, namespace, "cut", "there")
@@ -99,7 +99,7 @@ def test_a_machine_that_is_switched_on_again(cluster: Cluster, namespace: str) -
 
 
 def test_the_first_process_is_killed(cluster: Cluster, namespace: str) -> None:
-    """SIGKILL of a pod's PID 1 takes everything in it along: exit code 137."""
+    """SIGKILL of a pod's PID 1 ends everything in it, with exit code 137."""
     job(cluster, namespace, "shot", "sleep infinity & echo there; wait")
     pod = running(cluster, namespace, "shot", "there")
     inside = faults.processes(cluster, pod)
@@ -112,8 +112,7 @@ def test_the_first_process_is_killed(cluster: Cluster, namespace: str) -> None:
 
 
 def test_a_process_inside_is_killed(cluster: Cluster, namespace: str) -> None:
-    """One process of a pod can be killed alone, as an agent CLI may be: the others see how it
-    ended."""
+    """One process of a pod, such as an agent CLI, can be killed alone. The others see how it ended."""
     job(cluster, namespace, "hurt", "sleep infinity & echo there; wait $!; exit $?")
     pod = running(cluster, namespace, "hurt", "there")
     next(each for each in faults.processes(cluster, pod) if each.command == "sleep infinity").kill(
@@ -142,7 +141,7 @@ def test_no_memory_left_on_the_node(cluster: Cluster, namespace: str) -> None:
 
 
 def test_the_api_server_is_away(cluster: Cluster, namespace: str) -> None:
-    """A pod that ends while the API server is down is told of when that is back."""
+    """A pod that ends while the API server is down is reported when the server is back."""
     claim(cluster, namespace, "work")
     script = "echo there; until [ -e /shelf/go ]; do sleep 0.1; done; touch /shelf/gone; exit 4"
     job(cluster, namespace, "alone", script, container=AT_WORK, volumes=[mounted("work")])

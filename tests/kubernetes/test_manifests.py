@@ -1,5 +1,4 @@
-"""The objects of an attempt: what is always so, what a TaskRun may add, and what it may not take
-away."""
+"""The objects of an attempt: their fixed parts, what a TaskRun may add, and what it may not remove."""
 
 from __future__ import annotations
 
@@ -32,8 +31,8 @@ def pod_of(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_one_job_one_pod_once():
-    """No retry by the Job, none after a disruption, a deadline of the pod alone, an owner, names
-    within their bounds."""
+    """The Job never retries, also not after a disruption. The deadline is the pod's, the owner is
+    set, and names are within their limits."""
     body = making.taskrun("a" * 63)
     run = wanted(body)
     job = manifests.job(
@@ -61,8 +60,8 @@ def test_one_job_one_pod_once():
 
 
 def test_what_a_taskrun_may_add_and_not_take_away():
-    """Own volumes, labels, resources and places come in; perdure's mounts, labels and the limits of
-    rights stay."""
+    """A TaskRun may add volumes, labels, resources and node selectors. It cannot remove perdure's
+    mounts, labels and limits of rights."""
     mine = {"name": "cache", "emptyDir": {}}
     job = made(
         pod={
@@ -154,7 +153,8 @@ def test_secrets_are_files_and_the_queue_is_passed_on():
 
 
 def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
-    """The pod reads them there: the newest it must have, an older one it may know already."""
+    """The pod reads them from there. It must have the newest version; it may know an older one
+    already."""
     body = making.taskrun(
         prompt="", promptFrom={"secretKeyRef": {"name": "newest", "key": "text"}}, contextVersion=3
     )
@@ -223,14 +223,14 @@ def test_a_spec_that_cannot_be_used(spec: dict[str, Any], words: str):
     ],
 )
 def test_a_status_that_somebody_else_wrote(status: dict[str, Any]):
-    """Invalid parts are left out, the rest is read."""
+    """Invalid parts are left out, and the others are read."""
     found = wanted({**making.taskrun(), "status": status}).status
     assert found.attempts == () and found.attempt == status.get("attempt", 0)
 
 
 def test_a_long_history_is_cut_and_nothing_is_forgotten():
-    """The newest 50 attempts are kept; what the others used up is, too. A status that is as it was
-    is no write."""
+    """The newest 50 attempts are kept, and so is the number of attempts that all others used up. An
+    unchanged status is not written."""
     run = wanted(making.taskrun())
     status = TaskRunStatus(context_version=1)
     for number in range(1, 71):
@@ -268,8 +268,8 @@ GIVEN = {
 
 
 def test_what_the_operator_gives_and_a_taskrun_names_itself():
-    """A TaskRun's own values win; resources and selectors are merged by name, and no default
-    contradicts what it names."""
+    """A TaskRun's own values win. Resources and selectors are merged by name, and no default
+    contradicts a value of the TaskRun."""
     given = defaults_of(msgspec.json.encode(GIVEN).decode())
     bare = filled(wanted(making.taskrun()), given)
     assert bare.spec.pod.resources == GIVEN["pod"]["resources"]
@@ -301,6 +301,6 @@ def test_what_the_operator_gives_and_a_taskrun_names_itself():
     "text", ["x", "[]", '{"pod": {"image": "a"}}', '{"workspace": {"size": 1}}']
 )
 def test_defaults_that_cannot_be_used(text: str):
-    """Told at the start, with the field."""
+    """An invalid default is reported at the start, with its field."""
     with pytest.raises(ValueError, match=r"."):
         defaults_of(text)

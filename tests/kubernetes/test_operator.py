@@ -1,5 +1,4 @@
-"""The whole operator against a small API server in this process: what happens between two of its
-requests."""
+"""The whole operator with a small API server in this process: events between two of its requests."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from tests.kubernetes.staging import Stage, play, whole
 
 
 def test_a_life_with_few_requests():
-    """A failure and a success; one order, one claim, all versions of the instructions kept, fewer
-    than 25 requests an attempt."""
+    """A failure and then a success: one order, one claim, all versions of the instructions, and
+    fewer than 25 requests an attempt."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -41,8 +40,8 @@ def test_a_life_with_few_requests():
 
 
 def test_instructions_of_a_secret_stay_in_it():
-    """The operator never asks for the Secret: versions from a Secret, then from the TaskRun, then
-    from a Secret again are all had."""
+    """The operator never reads the Secret. The pod gets versions from a Secret, then from the
+    TaskRun, then from a Secret again."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -84,8 +83,8 @@ def test_instructions_of_a_secret_stay_in_it():
 
 
 def test_the_configmap_is_deleted_between_two_versions():
-    """The order of what comes after says that two versions are gone: new instructions are never
-    taken for known ones."""
+    """The numbering shows that two versions are gone. New instructions are never taken for known
+    ones."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -110,8 +109,8 @@ def test_the_configmap_is_deleted_between_two_versions():
 
 
 def test_killed_between_any_two_writes():
-    """At writes all over a life of two attempts the operator dies, before it is made or after; the
-    next one goes on, nothing is doubled."""
+    """The operator is killed at writes all over a run with two attempts, before the write or after
+    it. The next operator continues, and nothing is done twice."""
     writes: list[str] = []
 
     async def life(stage: Stage) -> None:
@@ -160,8 +159,8 @@ def test_killed_between_any_two_writes():
 
 @pytest.mark.parametrize("code", [409, 429, 500, 503])
 def test_each_write_is_answered_badly_once(code: int):
-    """Every write is refused once, or its answer is lost once: it is made again, or derived again,
-    and nothing is doubled."""
+    """Every write is refused once, or its answer is lost once. It is repeated or derived again, and
+    nothing is done twice."""
 
     async def story(stage: Stage) -> None:
         for answered_first in (True, False):
@@ -188,7 +187,7 @@ def test_each_write_is_answered_badly_once(code: int):
 
 
 def test_watches_that_end_and_expire_and_two_operators():
-    """Watches are cut and expire while two operators work on five TaskRuns: each attempt has one
+    """Watches are cut and expire while two operators work on five TaskRuns. Each attempt has one
     Job and one outcome."""
 
     async def story(stage: Stage) -> None:
@@ -210,8 +209,8 @@ def test_watches_that_end_and_expire_and_two_operators():
 
 @pytest.mark.parametrize("shared", [False, True], ids=["alone", "another-goes-on-from-it"])
 def test_a_claim_goes_only_where_nobody_else_works_on_it(shared: bool):
-    """With `reclaim: Delete` and the glass broken, the claim goes with its TaskRun; where another
-    one goes on from it, it stays."""
+    """With `reclaim: Delete` and confirmed loss, the claim is deleted with its TaskRun. If another
+    TaskRun continues from the claim, it stays."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -232,8 +231,8 @@ def test_a_claim_goes_only_where_nobody_else_works_on_it(shared: bool):
 
 
 def test_health_tells_of_a_deaf_watch():
-    """Healthy while its watches are heard; after a silence that is too long, ill, with a reason;
-    metrics say how long it is."""
+    """The operator is healthy while its watches receive events. After too long a silence it is
+    unhealthy, with a reason, and a metric has the length of the silence."""
 
     async def story(stage: Stage) -> None:
         operator = stage.begin()

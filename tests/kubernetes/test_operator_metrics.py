@@ -60,7 +60,8 @@ def offered(numbers: Numbers) -> dict[str, set[str]]:
 
 
 def test_what_an_attempt_counts(numbers: Numbers) -> None:
-    """By namespace and agent; a verdict that nobody knows is no label of its own."""
+    """Attempts are counted by namespace and agent. An unknown verdict does not become a label of
+    its own."""
     text = numbers.exposition("")[0].decode()
     whose = 'agent="claude",namespace="default"'
     assert f'perdure_operator_receipts_total{{{whose},verdict="native"}} 1.0' in text
@@ -73,7 +74,7 @@ def test_what_an_attempt_counts(numbers: Numbers) -> None:
 
 
 def test_dashboard_and_alerts_ask_for_what_is_there(offered: dict[str, set[str]]) -> None:
-    """Each query is PromQL over numbers and labels that a scrape has; each rule says what to do."""
+    """Each query is PromQL over existing numbers and labels. Each alert rule says what to do."""
     panels = json.loads((PACKAGING / "grafana.json").read_text())["panels"]
     rules = yaml.safe_load((PACKAGING / "alerts.yml").read_text())["groups"][0]["rules"]
     asked = [(each["targets"][0]["expr"], each["title"]) for each in panels]
@@ -90,7 +91,7 @@ def test_dashboard_and_alerts_ask_for_what_is_there(offered: dict[str, set[str]]
 
 
 def test_each_number_is_told_of(offered: dict[str, set[str]]) -> None:
-    """The page on the operator names every number, and no other one."""
+    """The documentation of the operator names every number, and no other one."""
     page = (TOP / "docs/reference/operator.md").read_text()
     names = {
         re.sub(r"_(bucket|count|sum)$", "", name)

@@ -1,5 +1,5 @@
-"""The operator on a real control plane, with real Jobs and pods (scripted ones): lives of TaskRuns,
-trouble on the way, kills."""
+"""The operator on a real control plane, with real Jobs and scripted pods: whole lives of TaskRuns,
+errors, and kills."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def requests(operator: Operator) -> int:
 
 
 def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
-    """Two failures and a success: three Jobs, one conversation, fewer than 25 requests an attempt;
-    then an update, a retry, a deletion."""
+    """Two failures and a success: three Jobs, one conversation, fewer than 25 requests an attempt.
+    Then an update, a retry and a deletion."""
     before = requests(operator)
     runs.make("fix", "fails 2 0")
     status = runs.phase("fix", "Succeeded", "Failed")
@@ -101,8 +101,8 @@ def test_the_life_of_a_taskrun(runs: Runs, operator: Operator):
 
 
 def test_a_stop_and_what_keeps_a_taskrun(runs: Runs, operator: Operator):
-    """Suspended, its pod ends in good order and no attempt is used up; a deletion waits where work
-    is not saved, until it is abandoned."""
+    """A suspended TaskRun's pod ends properly, and no attempt is used up. If work is not saved, a
+    deletion waits until the work is abandoned."""
     runs.make("fix", "hangs 1 0", workspace={"mode": "Claim", "size": "1Gi", "reclaim": "Delete"})
     pod = runs.cluster.until(
         lambda: runs.status("fix").get("attempts", [{}])[-1].get("pod"), "it has a pod"
@@ -158,8 +158,8 @@ def test_a_claim_goes_and_a_copied_pod_stays(runs: Runs, operator: Operator):
 
 
 def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
-    """The API server refuses the deletion of an object that has another uid or version by now, as
-    the operator asks it to."""
+    """The API server refuses to delete an object whose uid or version has changed, as the operator
+    requests."""
     at = f"/api/v1/namespaces/{namespace}/configmaps"
     meta = cluster.api.create(at, {"metadata": {"name": "one"}})["metadata"]
     config = KubeConfig.from_file(cluster.kubeconfig).get()
@@ -185,8 +185,8 @@ def test_only_what_was_looked_at_is_deleted(cluster: Cluster, namespace: str):
 def test_what_is_missing_is_a_condition_and_has_an_end(
     cluster: Cluster, runs: Runs, tmp_path: Path
 ):
-    """A missing image, Secret and ConfigMap: each says what to do; what appears is used, what does
-    not ends with a person. A quota is waited for without an end."""
+    """A missing image, Secret or ConfigMap: each condition says what to do. What appears is used;
+    what does not appear needs a person in the end. A quota is waited for without a limit."""
     api, at = cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     with Operator(cluster.kubeconfig, tmp_path / "log", "-n", runs.namespace, "--patience", "40s"):
         runs.make("image", pod={"image": "nowhere/nothing:1"})
@@ -257,8 +257,8 @@ def test_instructions_of_a_secret_are_read_by_the_pod_alone(runs: Runs, operator
 
 
 def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
-    """Evicted once, killed once: both are the cluster's doing, and of one attempt allowed none is
-    used up."""
+    """The pod is evicted once and killed once. Both are disruptions of the cluster, and do not use
+    up the only allowed attempt."""
     runs.make("fix", "hangs 2 0", policy={"attempts": 1})
     for number, end in ((1, "evict"), (2, "kill")):
         record = runs.cluster.until(
@@ -292,8 +292,8 @@ def test_an_eviction_costs_nothing(runs: Runs, operator: Operator):
 
 
 def test_trouble_on_the_way_to_the_api_server(cluster: Cluster, runs: Runs, tmp_path: Path):
-    """409, 500 and 429, lost answers, watches that end, expire and go deaf, an API server that is
-    away: nothing is missed or doubled."""
+    """409, 500 and 429, lost answers, watches that end, expire or go silent, and an API server that
+    is down: nothing is missed or done twice."""
     config = json.loads(cluster.kubeconfig.read_text())
     by_way = tmp_path / "by-way"
     seen: set[tuple[str, str, object]] = set()
@@ -334,8 +334,8 @@ def test_trouble_on_the_way_to_the_api_server(cluster: Cluster, runs: Runs, tmp_
 
 
 def test_two_operators_that_are_killed_all_the_time(cluster: Cluster, runs: Runs, tmp_path: Path):
-    """Two at once, one of them killed again and again: each attempt has one Job, one start and one
-    outcome."""
+    """Two operators run at once, and one of them is killed again and again. Each attempt has one
+    Job, one start and one outcome."""
     dice = random.Random(7)
     names = [f"run-{number}" for number in range(4)]
     with (
@@ -365,8 +365,8 @@ def test_two_operators_that_are_killed_all_the_time(cluster: Cluster, runs: Runs
 def test_it_leaves_in_good_order_and_says_why_it_cannot_begin(
     cluster: Cluster, runs: Runs, operator: Operator, tmp_path: Path
 ):
-    """SIGTERM ends it with 0; without rights, or without a cluster, it says in a sentence what is
-    missing."""
+    """SIGTERM ends it with exit code 0. Without rights or without a cluster, one sentence says what
+    is missing."""
     assert operator.end() == 0
     account = cluster.account(runs.namespace, "nobody")
     nowhere = tmp_path / "nowhere"

@@ -1,5 +1,5 @@
-"""The whole operator against a small API server: claims that go and stay, and objects of other
-people under names and labels of ours."""
+"""The whole operator with a small API server: when claims are deleted or kept, and other people's
+objects with perdure's names and labels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def claims(stage: Stage) -> list[dict[str, Any]]:
 
 
 def test_a_claim_goes_with_its_taskrun():
-    """Deleted long after its end, a TaskRun whose work is saved takes its claim with it."""
+    """A TaskRun whose work is saved is deleted long after its end. Its claim is deleted with it."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -43,7 +43,7 @@ def test_a_claim_goes_with_its_taskrun():
 
 
 def test_a_claim_with_work_that_is_not_saved_stays():
-    """The deletion waits; only a person who gives the work up lets TaskRun and claim go."""
+    """The deletion waits. TaskRun and claim are deleted only after a person has given up the work."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -87,8 +87,8 @@ def test_of_several_taskruns_the_last_takes_the_claim():
 
 
 def test_whoever_comes_to_a_claim_at_the_last_moment_has_it():
-    """A TaskRun that is made and works between the look for others and the deletion: the claim is
-    no longer as it was, and stays."""
+    """Another TaskRun is created and uses the claim between the operator's check and the deletion.
+    The claim has changed since, and stays."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -153,8 +153,8 @@ TAKEN = [
 def test_what_somebody_else_made_under_our_name_is_refused(
     kind: str, make: Callable[[WantedRun], dict[str, Any]]
 ):
-    """It is neither believed nor written to nor deleted; a condition names it, and when it is gone
-    the same attempt begins."""
+    """The object is not used, written or deleted. A condition names it. When it is gone, the same
+    attempt begins."""
 
     async def story(stage: Stage) -> None:
         stage.make()
@@ -178,8 +178,8 @@ def test_what_somebody_else_made_under_our_name_is_refused(
 
 
 def test_a_configmap_that_was_replaced_is_refused():
-    """Between two attempts somebody puts another ConfigMap in the place of ours: its instructions
-    reach no agent."""
+    """Between two attempts perdure's ConfigMap is replaced by another one. Its instructions never
+    reach an agent."""
 
     async def story(stage: Stage) -> None:
         stage.begin()
@@ -201,8 +201,8 @@ def test_a_configmap_that_was_replaced_is_refused():
 
 
 def test_a_pod_of_somebody_else_decides_nothing():
-    """A pod with the labels of the attempt that says it has succeeded: named in a condition, left
-    alone, and the attempt's own pod is what counts."""
+    """A pod of another owner has the attempt's labels and reports success. A condition names it, it
+    is left alone, and the attempt's own pod decides."""
 
     async def story(stage: Stage) -> None:
         stage.make(policy={"attempts": 1})

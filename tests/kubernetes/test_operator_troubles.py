@@ -1,5 +1,5 @@
-"""A small part of `make operator-kills` and `make kubernetes-faults`: the operator killed again and
-again, and one trial of some kinds of faults."""
+"""A small part of `make operator-kills` and `make kubernetes-faults`: the operator is killed
+repeatedly, and one trial for some kinds of faults."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 
 def test_the_operator_is_killed_at_any_moment(cluster: Cluster) -> None:
-    """Killed five times at its requests and between them: each attempt has one Job and one outcome,
-    and every run ends as it should."""
+    """The operator is killed five times, at its requests and between them. Each attempt has one Job
+    and one outcome, and every run ends as planned."""
     install(cluster)
     done = play(cluster, 5, seed=1, runs=2)
     assert done.kills == 5 and done.runs >= 2 and not done.wrong, done.wrong
@@ -26,7 +26,7 @@ def test_the_operator_is_killed_at_any_moment(cluster: Cluster) -> None:
     "kind", ["answers are lost", "TaskRun is deleted, unsaved", "pod runs out of memory"]
 )
 def test_what_may_happen(cluster: Cluster, bucket: Bucket, kind: str) -> None:
-    """One trial of a kind: its fault was there, and every promise was kept."""
+    """One trial of a kind: its fault happened, and every promise was kept."""
     install(cluster)
     (trial,) = trials(cluster, bucket, kind, 1, seed=1)
     assert trial.fired and not trial.wrong, trial.wrong

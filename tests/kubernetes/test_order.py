@@ -1,5 +1,5 @@
-"""The order that a pod gets: what is written is read again, and what no pod could follow is refused
-with the field's name."""
+"""The order that a pod gets: an order is read back unchanged, and an impossible one is refused with
+the field's name."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_an_order_is_read_as_it_was_written(
 def test_what_no_pod_can_follow_is_refused_with_the_fields_name(
     changes: dict[str, Any], field: str
 ) -> None:
-    """Both sides refuse it: the one that writes, and the one that reads."""
+    """The writer and the reader both refuse it."""
     wrong = order(**changes)
     for step in (lambda: encode(wrong), lambda: decode(msgspec.json.encode(wrong))):
         with pytest.raises(UsageError, match=rf"cannot be followed: {field}[.:]"):
@@ -134,7 +134,7 @@ def test_nonsense_is_refused_in_a_sentence(content: bytes) -> None:
     "content", [b"[" * 100_000, b" " * (2 << 20), b'{"run": "\xff"}', b'{"version": 1}']
 )
 def test_hostile_json_is_refused(content: bytes) -> None:
-    """Neither depth nor length nor broken text does more than be refused."""
+    """Deep nesting, long input and broken text are refused, and have no other effect."""
     with pytest.raises(UsageError, match="cannot be followed"):
         decode(content)
 
@@ -150,7 +150,7 @@ def test_a_directory_gives_the_order_and_its_texts_in_their_order() -> None:
 
 
 def test_an_older_text_may_be_missing() -> None:
-    """It stood in a Secret that is gone, and the run may know it."""
+    """The text was in a Secret that is gone, and the run may know it."""
     files = {"order.json": encode(order()), "contexts/4": b"Second."}
 
     def get(wanted: str) -> bytes:
@@ -163,7 +163,7 @@ def test_an_older_text_may_be_missing() -> None:
 
 @pytest.mark.parametrize("name", ["order.json", "contexts/4"])
 def test_a_file_that_is_missing_is_named(name: str) -> None:
-    """Also the newest text alone."""
+    """A missing file is named, even if only the newest text is missing."""
     files = {"order.json": encode(order()), "contexts/1": b"First.", "contexts/4": b"Second."}
     del files[name]
 
@@ -185,15 +185,15 @@ def test_a_text_that_is_no_text_is_refused() -> None:
 
 @given(name=st.text(max_size=300), uid=st.uuids().map(str))
 def test_any_taskrun_has_a_name_for_its_run(name: str, uid: str) -> None:
-    """A name that a run may have stays; any other becomes one, with the uid's first digits so that
-    it is nobody else's."""
+    """A valid run name is kept. Any other name is converted, with the uid's first digits to make it
+    unique."""
     made = name_of(name, uid)
     assert NAME.fullmatch(made)
     assert made == name or made.endswith(uid[:8])
 
 
 def test_the_documented_order_and_exit_codes_are_the_real_ones() -> None:
-    """docs/reference/pod.md shows an order that is one, and each outcome at its exit code."""
+    """docs/reference/pod.md has a valid order, and lists each outcome with its exit code."""
     page = (Path(__file__).parents[2] / "docs/reference/pod.md").read_text()
     example = decode(page.partition("```json\n")[2].partition("```")[0].encode())
     assert (example.attempt, example.contexts, len(example.earlier)) == (3, (1, 4), 2)

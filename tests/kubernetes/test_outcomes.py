@@ -1,5 +1,5 @@
-"""How an attempt ended, by its pod's words, its pod's state, and what is not there; and what keeps
-one from beginning."""
+"""How an attempt ended, by its pod's result, its pod's state, and what is missing; and the reasons
+why one cannot begin."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def over(state: dict[str, Any], **status: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", [kind for kind in OutcomeKind if kind is not OutcomeKind.LOST])
 def test_what_the_pod_says_is_its_outcome(kind: OutcomeKind):
-    """A result that agrees with the exit code and the attempt is believed, whatever it says, and is
-    the task's own doing."""
+    """A result that agrees with the exit code and the attempt is used, and is attributed to the
+    task."""
     found = end(over(making.told(1, kind, "so it was")))
     assert (found.outcome.kind, found.outcome.detail, found.infrastructure) == (
         kind,
@@ -58,8 +58,8 @@ def test_what_the_pod_says_is_its_outcome(kind: OutcomeKind):
     ],
 )
 def test_a_forged_result_is_not_believed(message: str, code: int):
-    """Another attempt's result, one that says more than the exit code, half of one, and no JSON:
-    the exit code decides."""
+    """For another attempt's result, one that contradicts the exit code, an incomplete one and
+    invalid JSON, the exit code decides."""
     found = end(over(making.ended(code, message)))
     assert found.outcome.kind is OutcomeKind.FAILED and found.result is None
 
@@ -128,8 +128,8 @@ def test_what_the_pods_state_says(
     kind: OutcomeKind,
     infrastructure: bool,
 ):
-    """Each end of a pod without a word of its own has one outcome, and it is known whose doing it
-    was."""
+    """Each end of a pod without a result has one outcome, which says whether the task or the
+    cluster caused it."""
     found = end(over(state, **dict(status)))
     assert (found.outcome.kind, found.infrastructure) == (kind, infrastructure)
     assert found.outcome.detail and not found.absent
@@ -145,16 +145,16 @@ def test_what_the_pods_state_says(
     ],
 )
 def test_what_is_not_there(job: bool, conditions: dict[str, str], kind: OutcomeKind):
-    """Without a pod the Job speaks, without a Job the attempt is lost; both only after a fresh
-    look. A Job at work has not ended."""
+    """Without a pod the Job decides, and without a Job the attempt is lost; both only after a fresh
+    look. A running Job has not ended."""
     found = end(None, job=job, conditions=conditions)
     assert found.outcome.kind is kind and found.absent
     assert end(None) is None
 
 
 def test_a_stop_by_a_person_is_no_failure():
-    """A pod that was asked to end, killed, or is gone while a person wants the run to stop:
-    cancelled; what it achieved counts."""
+    """If a person wants the run to stop, a pod that was asked to end, killed or is gone is
+    cancelled. A success still counts."""
     for pod in (over(making.told(1, OutcomeKind.LOST)), over(making.ended(137))):
         assert end(pod, asked=True).outcome.kind is OutcomeKind.CANCELLED
     assert end(None, job=False, asked=True).outcome.kind is OutcomeKind.CANCELLED
@@ -165,8 +165,8 @@ def test_a_stop_by_a_person_is_no_failure():
 
 
 def test_a_pod_on_a_lost_node():
-    """It had to be gone: with a claim it is waited for, and a condition says what to do; where a
-    term fences it, it is lost."""
+    """The pod could not be ended normally. With a claim it is waited for, and a condition says what
+    to do. If a term fences it, it is lost."""
     pod = making.pod(RUN, 1, metadata={"deletionTimestamp": "2026-11-21T10:00:00Z"})
     assert end(pod) is None
     found = end(pod, mode="Checkpoints")
@@ -177,7 +177,7 @@ def test_a_pod_on_a_lost_node():
 
 
 def unplaced(why: str) -> dict[str, str]:
-    """The condition of a pod for which the scheduler found no node."""
+    """Return the condition of a pod for which the scheduler found no node."""
     return {"type": "PodScheduled", "status": "False", "message": why}
 
 
@@ -241,7 +241,7 @@ WAITING: list[tuple[dict[str, Any], str, str]] = [
 
 @pytest.mark.parametrize(("status", "notes", "reason"), WAITING)
 def test_what_keeps_a_pod_from_beginning(status: dict[str, Any], notes: str, reason: str):
-    """A pod that cannot begin gives a reason and what to do."""
+    """For a pod that cannot begin there is a reason and advice."""
     job, pod = job_seen(making.job(RUN, 1)), pod_seen(making.pod(RUN, 1, phase="Pending", **status))
     assert job is not None and pod is not None
     found = held(job, [pod], notes, NOW)
@@ -258,8 +258,8 @@ def test_what_keeps_a_pod_from_beginning(status: dict[str, Any], notes: str, rea
     ],
 )
 def test_a_job_that_gets_no_pod(notes: str, reason: str):
-    """The Job's events give the reason; nothing is reported before it had time, nor about a Job
-    that a queue holds back."""
+    """The Job's events give the reason. Nothing is reported before the Job had time, or while a
+    queue holds the Job back."""
     job = job_seen(making.job(RUN, 1))
     assert job is not None
     assert held(job, [], notes, NOW).reason == reason  # type: ignore[union-attr]

@@ -1,7 +1,7 @@
-"""The first week of a platform team: the chart's values reach the attempts, in every
-namespace; a node of the operator that dies; a namespace that is deleted; what is cleaned up.
+"""The first week of a platform team: the chart's values reach the attempts in every namespace, a
+node of the operator fails, a namespace is deleted, and old objects are cleaned up.
 
-Every operator has a port of its own: pods share the host's network here.
+Every operator has a port of its own, because pods share the host's network here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DELETE = {**CLAIM, "reclaim": "Delete"}
 
 @contextmanager
 def release(cluster: Cluster, namespace: str, **values: Any) -> Iterator[None]:
-    """The chart is installed as long as this lasts."""
+    """Install the chart, inside the block."""
     installed(cluster)
     image = {"repository": "perdure", "tag": "test"}
     known = {"image": image, "rbac": {"aggregate": False}, "metrics": {"port": free_port()}}
@@ -45,7 +45,7 @@ def release(cluster: Cluster, namespace: str, **values: Any) -> Iterator[None]:
 
 
 def operators(cluster: Cluster, namespace: str) -> list[dict[str, Any]]:
-    """The operator's pods that are ready."""
+    """Return the operator's pods that are ready."""
     found = cluster.api.items(
         f"/api/v1/namespaces/{namespace}/pods",
         labelSelector="app.kubernetes.io/component=operator",
@@ -72,8 +72,8 @@ def wait_for_operators(cluster: Cluster, namespace: str, number: int = 1) -> lis
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_the_operators_node_is_cut(cluster: Cluster, namespace: str, replicas: int) -> None:
-    """A pod of a healthy node is lost while the operator's own node is gone: its next attempt
-    comes, from the other replica at once, from the only one when it has moved."""
+    """The operator's node is down, and a pod on a healthy node is lost. Its next attempt starts: at
+    once by the other replica, or when the only replica has moved."""
     cluster.api.patch("/api/v1/nodes/one", {"spec": {"unschedulable": replicas == 1}})
     # Replicas on one host would want one port; without probes each takes a free one.
     own = {"operator": {"replicas": replicas, "arguments": ["--port=0"]}}
@@ -140,8 +140,9 @@ def test_a_namespace_with_its_operator_is_deleted(cluster: Cluster, namespace: s
 
 
 def test_the_charts_values_reach_every_namespace(cluster: Cluster, namespace: str) -> None:
-    """Cluster-wide: pull Secrets, resources and the like are in the pods of another namespace, and
-    so are account and network policy; what a TaskRun names itself wins."""
+    """The operator serves the whole cluster. Pods in another namespace have the pull Secrets and
+    resources of the chart, and the namespace has the account and network policy. A TaskRun's own
+    values win."""
     other = cluster.namespace()
     pod = {
         "imagePullPolicy": "IfNotPresent",
@@ -191,7 +192,7 @@ def test_the_charts_values_reach_every_namespace(cluster: Cluster, namespace: st
 
 
 def test_what_is_finished_and_saved_is_cleaned_up(place: Place) -> None:
-    """After its time to live a TaskRun goes, and its claim with it; one whose work is saved nowhere
+    """After its time to live a TaskRun is deleted with its claim. One whose work is saved nowhere
     else stays and says so, until a person keeps its claim."""
     claims = place.of("v1", "persistentvolumeclaims")
     runs = [
@@ -217,8 +218,8 @@ def test_what_is_finished_and_saved_is_cleaned_up(place: Place) -> None:
 
 
 def test_a_deletion_that_is_stuck_has_ways_out(place: Place) -> None:
-    """The claim of a TaskRun that kept it goes when it says so; a store of checkpoints may be given
-    later; a deletion that waits ends when the claim is to be kept."""
+    """A TaskRun may release the claim that it kept. A checkpoint store may be set later. A waiting
+    deletion ends when the claim is to be kept."""
     claims = place.of("v1", "persistentvolumeclaims")
     first = place.scripted("first", "works saved 0")
     first.settled()

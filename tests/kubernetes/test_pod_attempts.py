@@ -1,5 +1,5 @@
-"""Attempts in pods that come and go: the next one goes on with the same conversation, or says why
-not. What reached the model proves it."""
+"""Attempts in pods that come and go. The next one continues the same conversation, or says why not.
+What reached the model proves it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ say It is done.
 say It is done again.
 """
 SAVED_MIDWAY = TWO_TOOLS.replace("one.txt", "one.txt; sleep 1.5", 1)
-"""The first tool takes longer than the time between two checkpoints (1 s), so that there is one
-when it ends."""
+"""A script whose first tool takes longer than the time between two checkpoints (1 s), so that there
+is a checkpoint when it ends."""
 IN_A_REPLY = (
     "by history\nrun echo one > one.txt\n---\nhang\nsay It is done.\n---\nsay It is done again.\n"
 )
@@ -37,7 +37,7 @@ Make = Callable[..., Cluster]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes clusters; everything in them ends with the test."""
+    """Make clusters. Everything in them ends with the test."""
     with ExitStack() as opened:
 
         def one(agent: str, script: str, **settings: Any) -> Cluster:
@@ -48,8 +48,8 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def went_on(one: Cluster, ended: Ended, session_id: str) -> None:
-    """The pod's attempt succeeded in the same conversation, and the model was shown what came
-    before."""
+    """Check that the pod's attempt succeeded in the same conversation, and that the model was shown
+    what came before."""
     result = ended.result
     assert result.outcome.kind is OutcomeKind.SUCCEEDED, (result, ended.log[-2000:])
     assert result.session_id == session_id
@@ -60,15 +60,15 @@ def went_on(one: Cluster, ended: Ended, session_id: str) -> None:
 
 
 def published(one: Cluster) -> list[str]:
-    """The manifests in the checkpoint store, which is a directory."""
+    """Return the manifests in the checkpoint store, which is a directory."""
     place = Path(one.checkpoints.removeprefix("file://"))
     return sorted(str(path) for path in place.glob("runs/*/*.json"))
 
 
 def test_killed_in_a_tool_and_the_claim_goes_on(make: Make) -> None:
-    """A pod is killed whole; the next one has its volume, takes the attempt over and goes on. The
-    same order again begins nothing, and a new version of the instructions brings only what is
-    new."""
+    """A whole pod is killed. The next one has its volume, takes over the attempt and continues. The
+    same order again starts nothing, and a new version of the instructions adds only the new text.
+    """
     one = make("claude", TWO_TOOLS)
     pod = one.start(1)
     one.file("begun.txt")
@@ -97,9 +97,9 @@ def test_killed_in_a_tool_and_the_claim_goes_on(make: Make) -> None:
 
 
 def test_killed_between_tools_and_the_object_store_goes_on(make: Make) -> None:
-    """No volume at all: workdir and conversation come back from S3 into a new pod. The store's keys
-    come as files; the agent does not have them, and none of the secrets is in the store, in
-    perdure's state or in the log. A file with one of them stays in the pod."""
+    """There is no volume. Workdir and conversation are restored from S3 in a new pod. The store's
+    keys are files, which the agent does not have. No secret is in the store, in perdure's state or
+    in the log. A file with a secret stays in the pod."""
     with bucket() as s3:
         secrets = {name: value for name, value in s3.environ().items() if "_KEY" in name}
         environ = {name: value for name, value in s3.environ().items() if name not in secrets}
@@ -141,7 +141,7 @@ def test_killed_between_tools_and_the_object_store_goes_on(make: Make) -> None:
 
 
 def unpacked(content: bytes) -> bytes:
-    """An object of the store: a frame, or plain JSON."""
+    """Return the content of an object of the store: a frame, or plain JSON."""
     return (
         zstandard.ZstdDecompressor().decompress(content, max_output_size=1 << 26)
         if content[:4] == b"\x28\xb5\x2f\xfd"
@@ -150,7 +150,7 @@ def unpacked(content: bytes) -> bytes:
 
 
 def leaks(directory: Path, *secrets: str) -> list[str]:
-    """Files of perdure's below a directory with one of these in them."""
+    """Return perdure's files below a directory that contain one of these."""
     found = []
     for path in directory.rglob("*"):
         if (
@@ -164,8 +164,8 @@ def leaks(directory: Path, *secrets: str) -> list[str]:
 
 @pytest.mark.parametrize("agent", ["claude", pytest.param("codex", marks=pytest.mark.kubernetes)])
 def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
-    """A pod that is asked to end says `lost`, with 75; everything is in the store by then, and the
-    next pod goes on from there."""
+    """A pod that is asked to end reports `lost`, with 75. Everything is in the store by then, and
+    the next pod continues from there."""
     one = make(agent, TWO_TOOLS, claim=False, checkpoints="")
     one.checkpoints = f"file://{one.directory}/store"
     pod = one.start(1)
@@ -183,8 +183,8 @@ def test_sigterm_ends_the_agent_in_good_order(make: Make, agent: str) -> None:
 
 
 def test_an_older_pod_that_still_lives_is_fenced(make: Make) -> None:
-    """The next attempt begins while the older pod works on: the older one loses its place, stops
-    its agent, publishes nothing more, and the new one goes on with what had been published."""
+    """The next attempt begins while the older pod is still running. The older pod loses its place,
+    stops its agent and publishes nothing more. The new one continues from what was published."""
     script = SAVED_MIDWAY.replace(
         "echo begun > begun.txt; test -e GO || sleep 98",
         "test -e GO || for n in 1 2 3 4 5 6 7 8 9; do echo begun > begun.txt; sleep 9; done",

@@ -1,5 +1,5 @@
-"""How a pod leaves: with an agent that does not end, at a second SIGTERM, and before its grace is
-over."""
+"""How a pod ends: with an agent that does not end, at a second SIGTERM, and before its grace period
+is over."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Orders that are not as expected: what never reached the state, what is older than it, what is
-nonsense. The run's record counts as the operator does, and no attempt begins twice."""
+"""Unexpected orders: an attempt that never reached the state, an order older than the state,
+invalid orders. The run's record counts attempts as the operator does, and no attempt begins twice.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +43,8 @@ SPEC = TaskSpec(prompt="", service="api", task="t-1")
 
 @pytest.fixture
 def engine(scratch: Scratch, tmp_path: Path, agents: dict[str, Path]) -> Engine:
-    """A pod's engine that is asked to end before it begins anything: all is seen that comes before
-    an agent."""
+    """Make a pod's engine that is asked to end before it begins anything, so that only the steps
+    before an agent happen."""
     environ = {
         **scratch.environ,
         "PERDURE_CLAUDE": str(agents["claude"]),
@@ -68,8 +69,8 @@ def order(attempt: int, contexts: Sequence[int] = (1,), **changes: Any) -> Order
 def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_them(
     engine: Engine,
 ) -> None:
-    """The fourth attempt finds an empty volume: three attempts are recorded first, each with its
-    outcome and that nothing of it is here."""
+    """The fourth attempt finds an empty volume. Three attempts are recorded first, each with its
+    outcome and the note that no data of it exists here."""
     earlier = (
         Earlier(number=1, outcome=OutcomeKind.RATE_LIMITED, detail="limit"),
         Earlier(number=3, outcome=OutcomeKind.SUCCEEDED),
@@ -88,7 +89,7 @@ def test_attempts_that_never_reached_the_state_are_closed_as_the_operator_saw_th
 
 
 def test_an_attempt_that_has_ended_here_is_told_and_not_begun_again(engine: Engine) -> None:
-    """The same order, or an older one, gets the end that is recorded."""
+    """The same order, or an older one, gets the recorded end."""
     follow(engine, order(4), ("First.",))
     for number in (3, 1):
         result = follow(engine, order(number), ("First.",))
@@ -110,7 +111,7 @@ def test_an_attempt_whose_pod_is_gone_is_closed_before_the_next(engine: Engine) 
 
 
 def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
-    """While one pod uses the state, another one is refused, whatever its order is."""
+    """While one pod uses the state, another pod is refused, whatever its order is."""
     from perdure.host.homes import durable
 
     engine.state.mkdir(exist_ok=True)
@@ -120,7 +121,7 @@ def test_two_pods_never_work_with_one_state(engine: Engine) -> None:
 
 
 def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: Engine) -> None:
-    """It comes from an operator that has not seen what was asked since."""
+    """The order comes from an operator that has not seen the newest request."""
     follow(engine, order(1, (1, 2)), ("First.", "Second."))
     result = follow(engine, order(2), ("First.",))
     assert (
@@ -131,7 +132,7 @@ def test_an_order_that_knows_fewer_instructions_than_the_run_is_refused(engine: 
 def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
     engine: Engine,
 ) -> None:
-    """A text that was read once may be gone or changed; one that never was is asked for by its
+    """A text that was read once may be gone or changed. One that was never read is requested by its
     version, and nothing begins without it."""
     result = follow(engine, order(1, (3, 5)), (None, "Second."))
     assert result.outcome.kind is OutcomeKind.CONFIG_ERROR and "contexts/3" in result.outcome.detail
@@ -145,8 +146,8 @@ def test_instructions_that_are_gone_are_missed_where_the_run_does_not_know_them(
 
 
 def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> None:
-    """The listed version is the third, and not the first: a run that knows two is given it, and a
-    run that knows none has three."""
+    """The listed version is the third, and not the first. A run that knows two gets it as the
+    third, and a run that knows none also has three."""
     follow(engine, order(1, (1, 4)), ("First.", "Second."))
     result = follow(engine, order(2, (7,), unlisted=2), ("Third.",))
     assert result.outcome.kind is OutcomeKind.LOST, result.outcome
@@ -159,7 +160,7 @@ def test_instructions_that_the_cluster_lost_keep_their_place(engine: Engine) -> 
 
 
 def test_what_changed_in_the_spec_holds_from_the_next_attempt_on(engine: Engine) -> None:
-    """Model and limits follow the resource; the prompt, the place and the conversation's scope
+    """Model and limits follow the resource. The prompt, the workdir and the conversation's scope
     stay."""
     follow(engine, order(1), ("First.",))
     before = engine.store.get(RUN)
@@ -194,7 +195,7 @@ def test_a_volume_that_outlived_a_taskrun_takes_its_successor(engine: Engine) ->
 
 
 def talked(engine: Engine, session_id: str) -> None:
-    """A conversation of the task, as an earlier TaskRun left it: its pod was killed, and the
+    """Make a conversation of the task, as an earlier TaskRun left it: its pod was killed, and the
     attempt's files are lost."""
     spec = replace(SPEC, prompt="Before.")
     run = engine.store.add(
@@ -221,8 +222,8 @@ def talked(engine: Engine, session_id: str) -> None:
 
 
 def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
-    """Auto finds the task's conversation; Fresh retires it, once, for the whole task; Session takes
-    exactly the one that is named."""
+    """Auto finds the task's conversation. Fresh retires it, once, for the whole task. Session uses
+    exactly the named one."""
     talked(engine, "talk-1")
     key = SessionKey("claude", "task:api/t-1")
     assert [s.id for s in engine.store.lineage(key) if s.state is not SessionState.RETIRED] == [
@@ -256,8 +257,8 @@ def test_how_a_run_begins_is_as_the_order_says(engine: Engine) -> None:
 def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
     engine: Engine, tmp_path: Path
 ) -> None:
-    """It is not known whether the run has a conversation there: the attempt is free and comes
-    again, and no run is made."""
+    """It is not known whether the run has a conversation there. The attempt does not count and is
+    repeated, and no run is created."""
     (tmp_path / "file").touch()
     result = follow(
         engine,
@@ -275,7 +276,8 @@ def run_pod(
     *,
     secrets: dict[str, bytes] | None = None,
 ) -> tuple[int, AttemptResult]:
-    """`perdure work --run` with these files as its order, believed as the operator would."""
+    """Run `perdure work --run` with these files as its order. Return its result, checked as the
+    operator does."""
     for name, content in {
         **{f"order/{name}": content for name, content in files.items()},
         **(secrets or {}),
@@ -327,8 +329,8 @@ GOOD = {"order.json": encode(order(5, (3,))), "contexts/3": b"Do it."}
 def test_nonsense_ends_with_a_sentence(
     scratch: Scratch, tmp_path: Path, files: dict[str, bytes], secrets: dict[str, bytes], words: str
 ) -> None:
-    """The pod ends with 7 and says what is wrong, in its result; nothing is begun, and no value of
-    a Secret is repeated."""
+    """The pod ends with 7, and its result says what is wrong. Nothing is begun, and no value of a
+    Secret is repeated."""
     (tmp_path / "order").mkdir()
     code, result = run_pod(scratch, tmp_path, files, secrets=secrets)
     assert (code, result.outcome.kind, result.outcome.began) == (7, OutcomeKind.CONFIG_ERROR, False)

@@ -1,4 +1,4 @@
-"""More of what happens to pods, each on real agents: what was not saved, replies that were cut off,
+"""More stories of pods, each on real agents: work that was not saved, replies that were cut off,
 repositories, chosen conversations."""
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def succeeded(ended: Ended) -> Ended:
 
 
 def test_nothing_saved_begins_anew_and_says_so(agent: str, tmp_path: Path) -> None:
-    """A pod is killed before its first checkpoint: the next one takes its empty place in the store,
-    begins a conversation with the whole prompt, and result, receipt and record say that nothing of
+    """A pod is killed before its first checkpoint. The next one takes its empty place in the store
+    and begins a conversation with the whole prompt. Result, receipt and record say that nothing of
     the first attempt was saved."""
     with cluster(
         tmp_path / "c", agent, IN_THE_FIRST_TOOL, claim=False, checkpoints=stored(tmp_path)
@@ -64,8 +64,7 @@ def test_nothing_saved_begins_anew_and_says_so(agent: str, tmp_path: Path) -> No
 
 
 def test_killed_in_a_reply_and_the_claim_goes_on(agent: str, tmp_path: Path) -> None:
-    """The model is answering when the pod is killed: the next one goes on in the same
-    conversation."""
+    """The pod is killed while the model answers. The next one continues in the same conversation."""
     (tmp_path / "c").mkdir()
     with cluster(tmp_path / "c", agent, IN_A_REPLY) as one:
         pod = one.start(1)
@@ -80,9 +79,9 @@ def test_killed_in_a_reply_and_the_claim_goes_on(agent: str, tmp_path: Path) -> 
 def test_a_repository_is_fetched_with_a_secret_that_nobody_sees(
     agent: str, tmp_path: Path, repository: Path
 ) -> None:
-    """A clone over HTTP that wants a password: git gets it from a file of the pod; the agent, its
-    commits' place and the result do not have it. The attempt after it, in a new pod, has the
-    agent's commit from the checkpoint store."""
+    """A clone over HTTP needs a password. git gets it from a file of the pod; the agent, its remote
+    address and the result do not have it. The next attempt, in a new pod, has the agent's commit
+    from the checkpoint store."""
     script = (
         "by history\nrun env > ../env.txt; echo new > new.txt; git add new.txt; git commit -q -m "
         "new\n---\nsay Done.\n---\nrun git log --format=%s > ../log.txt; git status --short >> "
@@ -115,8 +114,8 @@ def test_a_repository_is_fetched_with_a_secret_that_nobody_sees(
 
 
 def test_another_run_s_conversation_goes_on_in_a_new_one(agent: str, tmp_path: Path) -> None:
-    """Session with `from`: the conversation comes from what the other run has in the checkpoint
-    store, into another task's workdir."""
+    """Session with `from`: the conversation is taken from the other run's checkpoint store, into
+    another task's workdir."""
     script = "by history\nrun echo one > one.txt\n---\nsay Written.\n---\nsay I remember quercus.\n"
     with cluster(tmp_path / "c", agent, script, claim=False, checkpoints=stored(tmp_path)) as one:
         first = succeeded(one.run(1))

@@ -1,5 +1,5 @@
-"""A pod in trouble: a checkpoint store that is silent, a result that cannot be written, an end that
-is asked for too early."""
+"""A pod with problems: a checkpoint store that does not answer, a result that cannot be written, a
+very early request to end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ORDER = Order(
 def pod(
     scratch: Scratch, tmp_path: Path, order: Order, result: Path, **environ: str
 ) -> subprocess.Popen[str]:
-    """`perdure work --run` with this order."""
+    """Run `perdure work --run` with this order."""
     (tmp_path / "order/contexts").mkdir(parents=True)
     (tmp_path / "order/order.json").write_bytes(encode(order))
     (tmp_path / "order/contexts/1").write_text("Do it.")
@@ -60,8 +60,8 @@ def pod(
 def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(
     scratch: Scratch, tmp_path: Path
 ) -> None:
-    """The main thread waits in the store's client, where it hears no signal: SIGTERM ends the pod
-    in time all the same, with a result."""
+    """The main thread waits in the store's client, where it gets no signal. SIGTERM still ends the
+    pod in time, with a result."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environ = {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{silent.getsockname()[1]}", "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
@@ -82,8 +82,8 @@ def test_a_store_that_is_silent_keeps_no_pod_beyond_its_grace(
 def test_a_result_that_cannot_be_written_leaves_the_exit_code(
     scratch: Scratch, tmp_path: Path
 ) -> None:
-    """Where the termination message cannot be written, the exit code alone says how the attempt
-    ended, and the log why it is alone."""
+    """If the termination message cannot be written, the exit code still says how the attempt ended,
+    and the log says why there is no message."""
     (tmp_path / "file").touch()
     order = changed(ORDER, checkpoints=f"file://{tmp_path}/file/store")
     with pod(scratch, tmp_path, order, tmp_path / "file/message") as started:
@@ -103,8 +103,8 @@ class Driver(ClaudeDriver):
 
 
 def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
-    """A driver from outside fails in a way of its own: the result says what and where, the log how
-    it came to it, neither with a secret."""
+    """An external driver fails in an unknown way. The result says what failed and where, and the
+    log has the details, both without secrets."""
     site, secret = tmp_path / "site", "hunter-two-of-all"
     (site / "broken-1.0.dist-info").mkdir(parents=True)
     (site / "broken-1.0.dist-info/METADATA").write_text(
@@ -139,8 +139,8 @@ def test_what_nobody_foresaw_leaves_a_result(scratch: Scratch, tmp_path: Path) -
 
 
 def test_a_volume_that_cannot_be_used_leaves_a_result(scratch: Scratch, tmp_path: Path) -> None:
-    """The container's entrypoint fails on a file where perdure's directory has to be: the result
-    says so, and nothing is begun."""
+    """The container's entrypoint fails because a file is where perdure's directory has to be. The
+    result says so, and nothing is begun."""
     (tmp_path / "volume").mkdir()
     (tmp_path / "volume/perdure").write_text("somebody else's")
     work = [
@@ -229,8 +229,8 @@ def test_an_end_that_is_asked_for_before_the_command_is_there(tmp_path: Path) ->
 def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
     scratch: Scratch, tmp_path: Path, agents: dict[str, Path]
 ) -> None:
-    """The next attempt's pod takes the run's place before it looks what is there, also where
-    nothing is: the older one, which begins to publish after that, is refused."""
+    """The next attempt's pod takes the run's place before it looks for checkpoints, even if there
+    are none. The older pod begins to publish after that and is refused."""
     environ = {
         **scratch.environ,
         "PERDURE_CLAUDE": str(agents["claude"]),
@@ -251,7 +251,7 @@ def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
 
 @pytest.mark.parametrize("value", ["postgres://ada:swordfish-1@db/x", "amqp://:swordfish-1@mq"])
 def test_a_password_in_an_address_is_a_secret(value: str) -> None:
-    """An address is shown, the password in it is not."""
+    """An address is shown without its password."""
     assert Secrets(agent={"DATABASE_URL": value}).values() == ["swordfish-1"]
     assert Secrets(agent={"WHERE": "https://db.example.com:8443/x"}).values() == []
 

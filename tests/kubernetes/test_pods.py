@@ -1,5 +1,5 @@
-"""Pods of the tests' cluster: what a container is given, what it is refused, and what the pod's
-status says of it."""
+"""Pods of the tests' cluster: what a container gets, what it is refused, and what the pod's status
+says."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def waits(cluster: Cluster, namespace: str, name: str, reason: str) -> Object:
 
 
 def test_perdure_and_its_agents(cluster: Cluster, namespace: str) -> None:
-    """In the image of perdure are perdure and the agent CLIs, for a user who is not root, who sees
-    nothing else of the host."""
+    """perdure's image has perdure and the agent CLIs, for a user who is not root and sees nothing
+    else of the host."""
     script = (
         "set -e; perdure --version; claude --version; codex --version; git --version; id -un; ls "
         "/; test ! -e /opt/perdure/tests"
@@ -54,7 +54,7 @@ def test_perdure_and_its_agents(cluster: Cluster, namespace: str) -> None:
 
 def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
     """Secrets and ConfigMaps as files and variables, sub-paths, an emptyDir shared with the initial
-    container, a root that is read-only."""
+    container, and a read-only root."""
     core = f"/api/v1/namespaces/{namespace}"
     cluster.api.create(
         f"{core}/secrets",
@@ -127,8 +127,8 @@ def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
 
 
 def test_what_is_missing(cluster: Cluster, namespace: str) -> None:
-    """An image that is not there, a secret that is not there, and root where it is forbidden, each
-    with the kubelet's reason; what is made later is found."""
+    """A missing image, a missing Secret, and root where it is forbidden are reported with the
+    kubelet's reasons. A Secret that is created later is found."""
     job(cluster, namespace, "pull", "true", container={"image": "registry.example/none:1"})
     key = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "later", "key": "token"}}}
     job(cluster, namespace, "key", "echo $KEY", container={"env": [key]})
@@ -166,7 +166,7 @@ def test_what_is_missing(cluster: Cluster, namespace: str) -> None:
 
 
 def test_no_such_program(cluster: Cluster, namespace: str) -> None:
-    """A command that is not there ends the container with 128 and StartError."""
+    """A missing command ends the container with 128 and StartError."""
     job(cluster, namespace, "none", "", container={"command": ["/no/such/program"]})
     ended(cluster, namespace, "none")
     end = terminated(pods(cluster, namespace, "none")[0])
@@ -184,8 +184,8 @@ def test_too_much_memory(cluster: Cluster, namespace: str) -> None:
 
 
 def test_an_account_in_a_pod_and_outside(cluster: Cluster, namespace: str) -> None:
-    """A service account may what its roles say and nothing else, with the token of its pod as with
-    a kubeconfig."""
+    """A service account has the rights of its roles and no others, with the token of its pod as
+    with a kubeconfig."""
     account = cluster.account(namespace, "reader")
     rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
     rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]
@@ -228,8 +228,8 @@ X"""
 
 
 def test_a_deployment_that_becomes_ready(cluster: Cluster, namespace: str) -> None:
-    """A Deployment's pod is ready when its probe is answered, and is started again when it ends;
-    its log can be followed."""
+    """A Deployment's pod is ready when its probe is answered, and is restarted when it ends. Its
+    log can be followed."""
     port = free_port()
     server = f"echo here; exec python3 -m http.server --bind 127.0.0.1 {port}"
     probe = {"httpGet": {"path": "/", "port": port}, "periodSeconds": 1}

@@ -1,4 +1,4 @@
-"""The way to the API server on which things go wrong: that they do, and that nothing else does."""
+"""A faulty connection to the API server: the chosen faults happen, and no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def api(proxy: Proxy, cluster: Cluster) -> Iterator[Api]:
 
 
 def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespace: str) -> None:
-    """Requests that are refused or cut are not carried out; those that lose their answer are; all
+    """Requests that are refused or cut are not carried out. Those that lose their answer are. All
     others go through, and every one is counted."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     heard: list[tuple[str, str]] = []
@@ -56,7 +56,7 @@ def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespa
 def test_a_watch_is_cut_and_falls_silent(
     proxy: Proxy, api: Api, cluster: Cluster, namespace: str
 ) -> None:
-    """A watch that is cut begins again; one that has fallen silent hears nothing more, while new
+    """A watch that is cut begins again. One that has gone silent gets nothing more, while new
     connections do."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     ended, seen = threading.Event(), []
@@ -82,8 +82,8 @@ def test_a_watch_is_cut_and_falls_silent(
 def test_a_watch_is_told_that_it_is_too_old(
     proxy: Proxy, api: Api, cluster: Cluster, namespace: str
 ) -> None:
-    """A watch that expires, and whose new list is refused for a while, tells in the end what came
-    and what went meanwhile."""
+    """A watch expires, and its new list is refused for a while. In the end it reports everything
+    that was added and removed meanwhile."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     cluster.api.create(place, {"metadata": {"name": "goes"}})
     ended, seen = threading.Event(), []

@@ -1,4 +1,4 @@
-"""The operator's queue: when a TaskRun that could not be brought on is tried again."""
+"""The operator's queue: when a TaskRun whose step failed is tried again."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.kubernetes.queue import LONGEST_S, Queue
 
 
 def waits(tries: int, moves: Callable[[int], bool], monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long the queue would wait after each of so many failures in a row; `moves`: something was
-    achieved before the failure."""
+    """Return the waits after this many failures in a row. `moves`: something was achieved before
+    the failure."""
 
     async def main() -> list[float]:
         loop, found, over = asyncio.get_running_loop(), list[float](), asyncio.Event()
@@ -43,7 +43,7 @@ def waits(tries: int, moves: Callable[[int], bool], monkeypatch: pytest.MonkeyPa
 
 
 def test_each_failure_is_waited_for_longer_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """About 1, 2, 4 s and so on, and never much more than the longest."""
+    """The waits are about 1, 2, 4 s and so on, and never much more than the longest."""
     found = waits(12, lambda failures: False, monkeypatch)
     assert all(0.8 * 2**number <= wait <= 1.2 * 2**number for number, wait in enumerate(found[:8]))
     assert all(0.8 * LONGEST_S <= wait <= 1.2 * LONGEST_S for wait in found[9:])

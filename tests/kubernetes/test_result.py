@@ -1,5 +1,5 @@
-"""The result in the termination message: it always fits, is always JSON, and is believed only with
-its exit code."""
+"""The result in the termination message: it always fits, is always JSON, and is used only if its
+exit code agrees."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ RESULTS = st.builds(
 
 @given(RESULTS)
 def test_a_result_always_fits_and_keeps_what_decides(result: AttemptResult) -> None:
-    """However long its parts are, the message is whole JSON of at most 4096 bytes with the same
+    """However long its parts are, the message is complete JSON of at most 4096 bytes with the same
     attempt, kind, verdict and usage."""
     content = encode(result)
     assert len(content) <= LONGEST
@@ -114,13 +114,13 @@ def test_only_the_right_attempt_with_the_right_exit_code_is_believed(result: Att
 
 
 def test_every_outcome_has_an_exit_code_and_only_success_is_0() -> None:
-    """No kind is forgotten."""
+    """Every kind of outcome has an exit code."""
     assert set(EXIT_CODES) == set(OutcomeKind)
     assert [kind for kind, code in EXIT_CODES.items() if code == 0] == [OutcomeKind.SUCCEEDED]
 
 
 def test_a_pod_that_could_not_read_its_order_is_believed_for_its_own_attempt() -> None:
-    """It cannot know the number, which the operator does."""
+    """The pod cannot know the number of its attempt; the operator does."""
     content = encode(
         AttemptResult(attempt=0, outcome=Outcome(kind=OutcomeKind.CONFIG_ERROR, detail="no order"))
     )
@@ -136,5 +136,6 @@ def test_a_pod_that_could_not_read_its_order_is_believed_for_its_own_attempt() -
      b'{"version":1,"attempt":1,"outcome":{"kind":"won"}}'],
 )  # fmt: skip
 def test_what_is_no_result_is_none(content: bytes | str) -> None:
-    """Output of a broken program, an older or a newer version, numbers that cannot be."""
+    """The output of a broken program, an older or a newer version, and impossible numbers are not
+    results."""
     assert decode(content) is None

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 
 def told(runs: Runs, name: str) -> list[tuple[str, str, str]]:
-    """Type, reason and message of its Events, as often as they are there."""
+    """Return type, reason and message of its Events, each as often as it was sent."""
     uid = runs.get(name)["metadata"]["uid"]
     found = runs.cluster.api.items(
         f"/api/v1/namespaces/{runs.namespace}/events", fieldSelector=f"involvedObject.uid={uid}"
@@ -30,8 +30,8 @@ def conditions(status: dict[str, Any]) -> dict[str, str]:
 
 
 def test_what_a_taskrun_shows(cluster: Cluster, namespace: str, tmp_path: Path) -> None:
-    """Two operators at once: every step is one Event; `kubectl wait` has a condition for either
-    end; counts are by namespace, agent and verdict; a line of the log is one object."""
+    """With two operators every step is one Event. `kubectl wait` has a condition for either end.
+    Counts are by namespace, agent and verdict. A line of the log is one JSON object."""
     installed(cluster)
     runs = Runs(cluster, namespace)
     log = tmp_path / "log"
@@ -95,7 +95,7 @@ def test_what_a_taskrun_shows(cluster: Cluster, namespace: str, tmp_path: Path) 
 
 
 def total(texts: list[str], name: str, labels: str) -> float:
-    """The sum of a counter over several operators; labels in any order."""
+    """Return the sum of a counter over several operators, with its labels in any order."""
     wanted = set(labels.split(","))
     found = 0.0
     for text in texts:

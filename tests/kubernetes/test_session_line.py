@@ -1,4 +1,4 @@
-"""The line of a log that names the conversation: who may write it, and when it is read."""
+"""The log line that names the conversation: when it may be written, and when it is read."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_only_the_first_line_of_the_attempt_itself_counts(log: str, found: str) 
 
 
 def test_a_log_without_a_conversation_is_read_seldomer_and_seldomer() -> None:
-    """In an hour in which nothing is named the log is read a few times; a conversation that is
-    named is written once, and the log is read no more."""
+    """If no conversation is named for an hour, the log is read only a few times. A named
+    conversation is written once, and then the log is not read again."""
     attempt = {"number": 1, "jobUID": making.job_uid(1), "started": "2026-11-18T00:00:00Z"}
     status = {
         "phase": "Running",

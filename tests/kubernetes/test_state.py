@@ -1,6 +1,6 @@
-"""The state of a TaskRun as a person gets at it: its conversation while it runs, the log of an
-attempt whose pod is gone, its files, and a second TaskRun with a copy of both; on the real control
-plane with the real Claude Code."""
+"""The state of a TaskRun for a person: its conversation while it runs, the log of an attempt whose
+pod is gone, its files, and a second TaskRun with a copy of both; on the real control plane with the
+real Claude Code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ say The fork is done.
 
 @pytest.fixture
 def place(cluster: Cluster, bucket: Bucket) -> Iterator[Place]:
-    """A namespace whose operator reads logs, and may."""
+    """Make a namespace whose operator reads logs, and has the right to."""
     with a_place(cluster, bucket, more=("--read-logs",)) as made:
         at = f"{RBAC}/namespaces/{made.namespace}"
         rule = {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]}

@@ -1,5 +1,6 @@
-"""Two operators with caches of any age, killed between any two writes, in a cluster where anything
-happens: a model of the API server, a Job controller and a kubelet around the real `next_step`."""
+"""Two operators with caches of any age are killed between any two writes, in a cluster where
+anything happens: a model of the API server, a Job controller and a kubelet around the real
+`next_step`."""
 
 from __future__ import annotations
 
@@ -41,25 +42,25 @@ KINDS = [
 
 
 class Cluster:
-    """The objects of an API server, and all that were ever made in it."""
+    """The objects of an API server, and all that were ever created in it."""
 
     def __init__(self, **spec: Any) -> None:
         self.run: dict[str, Any] | None = making.taskrun(**spec)
         self.jobs: dict[int, dict[str, Any]] = {}
         self.pods: dict[str, dict[str, Any]] = {}
         self.copies: list[dict[str, Any]] = []
-        """Pods of somebody else that bear an attempt's labels."""
+        """Other owners' pods with an attempt's labels."""
         self.contexts: set[int] = set()
         self.version = 1
         self.now = START
         self.made: list[int] = []
         self.removed: set[int] = set()
-        """Attempts whose Job somebody deleted."""
+        """Attempts whose Job was deleted by another program."""
         self.began: list[int] = []
-        """Attempts whose agent was started, in order: what the pods' own store holds."""
+        """Attempts whose agent was started, in order, as the pods' own store has them."""
         self.outcomes: dict[int, str] = {}
         self.asked = True
-        """A person has asked for something since the run was in a final state."""
+        """Whether a person has asked for something since the run was in a final state."""
 
     def touch(self, body: dict[str, Any]) -> None:
         self.version += 1
@@ -67,7 +68,7 @@ class Cluster:
 
 
 class Operator:
-    """One operator: its memory of the cluster, and its steps."""
+    """One operator: its cache of the cluster, and its steps."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -81,7 +82,7 @@ class Operator:
         self.full = False
 
     def hear(self, what: str) -> None:
-        """Its watch of one kind catches up."""
+        """Let its watch of one kind catch up."""
         there = self.cluster
         if what == "run":
             self.run = copy.deepcopy(there.run)
@@ -95,7 +96,8 @@ class Operator:
             }
 
     def work(self, writes: int) -> bool:
-        """Steps until there is rest, or until it dies after so many writes. True: it rests."""
+        """Make steps until there is nothing to do, or until it dies after this many writes. Return
+        whether there is nothing to do."""
         fresh, trouble, room, leaving = False, None, None, None
         sessions: dict[str, SessionAsked] = {}
         for _ in range(60):
@@ -236,7 +238,8 @@ class Chaos(RuleBasedStateMachine):
 
     @initialize(mode=st.sampled_from(["Keep", "Delete", "Checkpoints"]))
     def a_taskrun_is_made(self, mode: str) -> None:
-        """Without the finalizer, with it, and with it as long as work may be lost."""
+        """Create the TaskRun: without the finalizer, with it, or with it as long as work may be
+        lost."""
         where = {"mode": "Claim", "reclaim": mode}
         if mode == "Checkpoints":
             where = {"mode": mode, "checkpoints": "s3://bucket/prefix"}
@@ -283,7 +286,7 @@ class Chaos(RuleBasedStateMachine):
         comes=st.booleans(),
     )
     def somebody_copies_a_pod(self, attempt: int, phase: str, comes: bool) -> None:
-        """Labels and last words are an attempt's, and it is nobody's pod; or it goes."""
+        """Create a pod of another owner with an attempt's labels and result, or remove it."""
         self.there.copies.clear()
         if comes and self.there.run is not None:
             kind = OutcomeKind.SUCCEEDED if phase == "Succeeded" else OutcomeKind.AUTH_FAILED
@@ -414,15 +417,14 @@ class Chaos(RuleBasedStateMachine):
 
     @invariant()
     def one_job_and_one_agent_for_each_attempt(self) -> None:
-        """Unless somebody deleted the Job, an attempt had one; and its agent was started once, in
-        the order of the numbers."""
+        """Unless its Job was deleted by another program, an attempt had one. Its agent was started
+        once, in the order of the numbers."""
         for attempt in set(self.there.made) - self.there.removed:
             assert self.there.made.count(attempt) == 1
         assert self.there.began == sorted(set(self.there.began))
 
     def teardown(self) -> None:
-        """Left to itself, with an agent that always fails in one way or another, it comes to an
-        end."""
+        """Without further events, and with an agent that always fails in some way, the run ends."""
         there, operator = self.there, self.operators[0]
         if there.run is None:
             return
@@ -488,10 +490,9 @@ Chaos.TestCase.settings = settings(
 
 
 class TestAnyOrder(Chaos.TestCase):
-    """In any order of events, each attempt has one Job, one agent and one outcome, and there is an
-    end."""
+    """In any order of events each attempt has one Job, one agent and one outcome, and the run ends."""
 
     def runTest(self) -> None:
-        """One Job, one agent and one outcome for each attempt; numbers grow; final is final; there
-        is an end."""
+        """Each attempt has one Job, one agent and one outcome. Numbers grow, final states stay
+        final, and the run ends."""
         super().runTest()

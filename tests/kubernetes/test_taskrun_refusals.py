@@ -1,5 +1,5 @@
-"""The TaskRun resource on a real API server: what is refused, with which sentence; what is taken;
-what may change; what kubectl shows."""
+"""The TaskRun resource on a real API server: refusals with their sentences, valid objects, allowed
+changes, and kubectl's columns."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.kubernetes
 
 @pytest.fixture
 def there(cluster: Cluster, namespace: str) -> str:
-    """A namespace of a cluster that has the resource."""
+    """Make a namespace in a cluster that has the resource."""
     installed(cluster)
     return namespace
 
@@ -58,8 +58,7 @@ def refusal(cluster: Cluster, namespace: str, name: str, spec: Object) -> str:
 
 
 def test_what_is_wrong_is_refused_with_the_fields_name(cluster: Cluster, there: str) -> None:
-    """Each rule and each bound refuses with a sentence that names the field; nothing of it is
-    stored."""
+    """Each rule and each limit refuses with a sentence that names the field. Nothing is stored."""
     said = {
         what: refusal(cluster, there, "wrong", laid_over(BASE, change))
         for what, (change, _) in REFUSED.items()
@@ -71,7 +70,7 @@ def test_what_is_wrong_is_refused_with_the_fields_name(cluster: Cluster, there: 
 
 
 def test_what_is_right_is_taken(cluster: Cluster, there: str) -> None:
-    """Every use that the fields are there for passes."""
+    """Every intended use of the fields is accepted."""
     said = {
         what: refusal(cluster, there, f"right-{number}", laid_over(BASE, change))
         for number, (what, change) in enumerate(TAKEN.items())
@@ -80,8 +79,8 @@ def test_what_is_right_is_taken(cluster: Cluster, there: str) -> None:
 
 
 def test_what_may_change_and_what_may_not(cluster: Cluster, there: str) -> None:
-    """A task's identity stays, instructions change with their version, and what is about the next
-    attempt is free."""
+    """A task's identity cannot change. Instructions change with their version, and fields about the
+    next attempt may always change."""
     wrong = {}
     for number, (what, (before, change, refused)) in enumerate(CHANGES.items()):
         asked(cluster, there, f"change-{number}", laid_over(BASE, before))
@@ -97,7 +96,7 @@ def test_what_may_change_and_what_may_not(cluster: Cluster, there: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.b", "x" * 64])
 def test_a_name_that_no_run_could_have_is_refused(cluster: Cluster, there: str, name: str) -> None:
-    """Names become labels and a run's name: what cannot is refused at once."""
+    """Names become labels and a run's name. An impossible one is refused at once."""
     assert "metadata.name: at most 63 lower-case letters, digits and hyphens" in refusal(
         cluster, there, name, BASE
     )
@@ -195,8 +194,8 @@ def test_kubectl_shows_columns_and_selects_by_field(cluster: Cluster, there: str
 
 
 def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
-    """A writer of the status changes no spec, and a writer of the spec no status; the status has a
-    schema too."""
+    """A writer of the status cannot change the spec, and a writer of the spec cannot change the
+    status. The status has a schema too."""
     made = asked(cluster, there, "two-doors", BASE)
     at = f"{place(there)}/two-doors"
     written = cluster.api.patch(
@@ -214,7 +213,7 @@ def test_status_has_its_own_door(cluster: Cluster, there: str) -> None:
 
 
 def test_what_the_operator_writes_fits_the_schema(cluster: Cluster, there: str) -> None:
-    """Every field of the operator's own idea of a status is kept by the API server."""
+    """The API server keeps every field of the status that the operator writes."""
     record = AttemptStatus(
         number=1, job="j", job_uid="u", pod="p", node="n", context_version=2, started="2026-11-21T20:00:00.000Z",
         ended="2026-11-21T20:01:00.000Z", outcome="succeeded", detail="d", infrastructure=True, session_id="s",
@@ -265,8 +264,8 @@ def test_the_examples_are_taken(cluster: Cluster, there: str) -> None:
 
 
 def test_the_step_of_argo_makes_a_taskrun(cluster: Cluster, there: str) -> None:
-    """The TaskRun of the example's workflow is accepted, and ends with a phase that its conditions
-    name."""
+    """The TaskRun of the example's workflow is accepted, and ends in a phase that the workflow's
+    conditions name."""
     path = TOP / "packaging" / "kubernetes" / "examples" / "argo" / "workflow.yaml"
     step = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["templates"][0]["resource"]
     manifest = step["manifest"].replace("{{workflow.parameters.issue}}", "118")
@@ -283,8 +282,7 @@ def test_the_step_of_argo_makes_a_taskrun(cluster: Cluster, there: str) -> None:
 
 
 def test_the_schema_is_structural(cluster: Cluster, there: str) -> None:
-    """The API server has no complaint about the resource itself, and knows it by its short name and
-    category."""
+    """The API server accepts the resource without a warning, and knows its short name and category."""
     found = json.loads(cluster.kubectl("get", "crd", "taskruns.perdure.dev", "-o", "json"))
     conditions = {each["type"]: each["status"] for each in found["status"]["conditions"]}
     assert conditions == {"NamesAccepted": "True", "Established": "True"}

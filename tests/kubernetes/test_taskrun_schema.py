@@ -79,7 +79,7 @@ def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
 
 
 def test_defaults_are_those_of_a_task() -> None:
-    """A TaskRun that says nothing gets what `perdure run` gets."""
+    """A TaskRun without optional fields has the defaults of `perdure run`."""
     unset = {
         field.name: field.default
         for field in dataclasses.fields(TaskSpec)
@@ -141,7 +141,7 @@ def test_names_and_limits_are_perdures_own() -> None:
 def test_repositories_that_no_pod_would_fetch_are_refused_at_the_door(
     url: str, taken: bool
 ) -> None:
-    """An address with credentials, or of a transport that perdure does not use, does not become a
+    """An address with credentials, or with a transport that perdure does not use, is refused as a
     resource."""
     assert bool(re.search(BY_PATH["spec.repository.url"]["pattern"], url)) is taken
 
@@ -186,8 +186,8 @@ def test_what_an_earlier_version_wrote_is_read() -> None:
 
 
 def test_everything_in_it_has_a_bound() -> None:
-    """No text, list or map of the resource can grow without end: the API server's costs and etcd
-    stay bounded."""
+    """No text, list or map of the resource can grow without a limit, which bounds the API server's
+    costs and etcd."""
     for place, node in BY_PATH.items():
         if node.get("x-kubernetes-preserve-unknown-fields") or place in (
             "apiVersion",
@@ -209,7 +209,7 @@ def test_everything_in_it_has_a_bound() -> None:
 
 
 def test_every_rule_names_its_field() -> None:
-    """A refusal names the field."""
+    """Every refusal names its field."""
     for place, node in BY_PATH.items():
         for rule in node.get("x-kubernetes-validations", []):
             last = place.partition("[")[0].partition("{")[0] or "metadata"
@@ -235,7 +235,7 @@ def test_every_rule_is_tried_on_the_api_server() -> None:
 
 
 def test_patterns_mean_the_same_to_both_engines() -> None:
-    """Every pattern is anchored, and uses nothing that RE2 does not have."""
+    """Every pattern is anchored, and uses only what RE2 has."""
     for place, node in BY_PATH.items():
         if pattern := node.get("pattern"):
             re.compile(pattern)
@@ -243,8 +243,7 @@ def test_patterns_mean_the_same_to_both_engines() -> None:
 
 
 def test_the_operator_reads_every_field() -> None:
-    """The operator's structs have the fields of the resource, with the same defaults; and no
-    others."""
+    """The operator's structs have exactly the fields of the resource, with the same defaults."""
     spec = {place.removeprefix("spec.") for place in BY_PATH if place.startswith("spec.")}
     told = {place for place in spec if not re.match(r"pod\.(\w+)[\[{.]|.*[]}]$", place)}
     assert set(_fields(Spec)) == told
@@ -259,8 +258,8 @@ def test_the_operator_reads_every_field() -> None:
 
 
 def _fields(struct: Any, at: str = "") -> dict[str, Any]:
-    """The names of a struct as they are written, with those of the structs below it; each with its
-    default."""
+    """Return the names of a struct's fields as they are written, with those of the structs below
+    it, each with its default."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(struct):
         name, kinds = f"{at}{field.encode_name}", [field.type, *get_args(field.type)]
@@ -275,8 +274,7 @@ def _fields(struct: Any, at: str = "") -> dict[str, Any]:
 
 
 def test_columns_and_selectable_fields_are_there() -> None:
-    """A column or a field selector of something that the schema does not have would stay empty for
-    ever."""
+    """A column or a field selector of a field that the schema does not have would always be empty."""
     for column in (*version()["additionalPrinterColumns"], *version()["selectableFields"]):
         path = column["jsonPath"].lstrip(".")
         assert path in BY_PATH or path == "metadata.creationTimestamp", path

@@ -1,8 +1,7 @@
-"""Obstacles that keep an attempt from starting: each is a condition with a reason and what to do, uses
-up nothing, and is over when its cause is.
+"""Obstacles that keep an attempt from starting. Each is a condition with a reason and advice, uses
+up no attempt, and ends when its cause is gone.
 
-The pods are scripted (`scripted/attempt.py`): what is shown here is the operator's and the
-cluster's.
+The pods are scripted (`scripted/attempt.py`), because the subject is the operator and the cluster.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 
 def test_what_is_missing_is_told_and_waited_for(place: Place) -> None:
-    """A Secret, an image, a volume, a service account, a node that fits, some quota: told with what
-    to do, and once it is there the same attempt begins."""
+    """A missing Secret, image, volume, service account, suitable node or quota is reported with
+    advice. Once it exists, the same attempt begins."""
     secret = place.scripted("secret", credentialsSecretName="none")
     account = place.scripted("account", pod={"serviceAccountName": "none"})
     node = place.scripted("node", pod={"nodeSelector": {"disk": "fast"}})
@@ -57,7 +56,8 @@ def test_an_image_that_is_not_there(place: Place) -> None:
 
 
 def test_a_quota_that_is_used_up(place: Place) -> None:
-    """No pod may be made: told as the quota's doing, and over with it."""
+    """No pod may be created. The quota is named as the cause, and the condition ends when there is
+    room."""
     place.api.create(
         place.of("v1", "resourcequotas"),
         {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}},
@@ -76,8 +76,8 @@ def test_a_quota_that_is_used_up(place: Place) -> None:
 
 
 def test_an_unknown_agent_needs_a_person(place: Place) -> None:
-    """perdure in the pod knows no such agent: one attempt, a person is asked, and nothing is
-    retried."""
+    """perdure in the pod does not know the agent: there is one attempt, a person is asked, and
+    nothing is retried."""
     story = place.scripted("unknown", agent="hal", pod={"image": PERDURE})
     status = story.settled("Failed")
     assert len(status["attempts"]) == 1

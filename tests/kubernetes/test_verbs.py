@@ -1,5 +1,5 @@
-"""Actions of a person on a TaskRun while it runs and afterwards, on the real control plane with the
-real Claude Code: new instructions, one more attempt, a stop, a deletion. Asserted on what reached
+"""A person's actions on a TaskRun during and after its run, on the real control plane with the real
+Claude Code: new instructions, one more attempt, a stop, a deletion. The tests check what reached
 the model."""
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def test_new_instructions_during_a_run_and_after_it(place: Place) -> None:
 
 
 def _turn(story: Story, word: str) -> str:
-    """The prompt that brought a word."""
+    """Return the prompt that contained a word."""
     return next(prompt for prompt in reversed(story.rehearsal.prompts()) if word in prompt)
 
 
 def test_one_more_attempt_by_annotation_and_by_verb(place: Place) -> None:
-    """Where the attempts are used up, each new value of the annotation is one more attempt, once;
-    `kubectl perdure retry` is the same."""
+    """When the attempts are used up, each new value of the annotation gives one more attempt, once.
+    `kubectl perdure retry` does the same."""
     story = tell(
         place,
         "again",
@@ -94,8 +94,8 @@ def test_one_more_attempt_by_annotation_and_by_verb(place: Place) -> None:
 
 
 def test_a_stop_and_on_again(place: Place) -> None:
-    """Suspended, the attempt ends in good order and none follows; when it is let go again, it goes
-    on in the same conversation."""
+    """A suspended attempt ends properly, and none follows. When the suspension ends, the run
+    continues in the same conversation."""
     claim, store = tell(place, "stopped"), tell(place, "stopped-store", mode="Checkpoints")
     for story in (claim, store):
         story.hangs()
@@ -112,9 +112,8 @@ def test_a_stop_and_on_again(place: Place) -> None:
 
 
 def test_a_task_that_was_deleted_goes_on_as_another(place: Place) -> None:
-    """With a claim that is kept, a TaskRun may be deleted in the middle of its work: its pod ends
-    in good order, the claim stays, and the next TaskRun for the same task goes on in the same
-    conversation."""
+    """With a claim that is kept, a TaskRun may be deleted while it runs. Its pod ends properly, and
+    the claim stays. The next TaskRun for the same task continues in the same conversation."""
     story = tell(place, "first", task="cart")
     story.hangs()
     session = story.until(lambda: story.rehearsal.requests[0].session, "the conversation has an id")
@@ -151,8 +150,9 @@ def test_unsaved_work_holds_a_deletion(place: Place) -> None:
 
 
 def test_a_look_at_the_claim(place: Place) -> None:
-    """Between two attempts a pod of its own shows the conversations and the changes on the claim,
-    and is gone afterwards; while an attempt has the claim, none is made. A retry changes limits."""
+    """Between two attempts a separate pod shows the conversations and the changes on the claim, and
+    is gone afterwards. While an attempt has the claim, there is no such pod. A retry changes
+    limits."""
     story = tell(
         place,
         "looked",

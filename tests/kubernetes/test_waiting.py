@@ -1,7 +1,7 @@
-"""Waiting is not failing: a quota, full nodes and the one writer of a task are waited for as long
-as it takes, and in order.
+"""A quota, full nodes and the single writer of a task are waited for as long as necessary, and in
+order; waiting is not a failure.
 
-The operator's patience is short here, so that whatever it is counted against fails at once.
+The operator's patience is short here, so a wait that counted against it would fail at once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 NUMBER, AT_ONCE = 20, 2
 MOST = "200Gi"
-"""A part of the 256Gi that each of the two nodes reports."""
+"""More than half of the 256Gi that each of the two nodes reports."""
 
 
 @pytest.fixture
 def impatient(cluster: Cluster, bucket: Bucket) -> Iterator[Place]:
-    """A namespace whose operator waits for a person for one second only."""
+    """Make a namespace whose operator waits only one second for a person."""
     with a_place(cluster, bucket, more=("--patience", "1s")) as made:
         yield made
 
@@ -57,7 +57,7 @@ def test_a_queue_through_a_quota(impatient: Place) -> None:
 
 
 def test_one_writer_of_a_task(impatient: Place) -> None:
-    """A second TaskRun of a task that is at work is queued until the first one has ended."""
+    """A second TaskRun of a running task is queued until the first one has ended."""
     first = impatient.scripted("first", "hangs 1 0", task="cart")
     first.until(lambda: first.status().get("phase") == "Running", "it runs")
     second = impatient.scripted("second", task="cart")
@@ -69,8 +69,8 @@ def test_one_writer_of_a_task(impatient: Place) -> None:
 
 
 def test_full_nodes(impatient: Place) -> None:
-    """A pod for which no node has room is queued beyond all patience; the phase is Running only
-    while an agent runs."""
+    """A pod for which no node has room is queued without a limit. The phase is Running only while
+    an agent runs."""
     most = {"resources": {"requests": {"memory": MOST}}}
     here = [impatient.scripted(f"here-{number}", "hangs 1 0", pod=most) for number in range(2)]
     for run in here:

@@ -41,7 +41,7 @@ WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
 @dataclass
 class Trial:
-    """One run with one fault. `wrong` is empty where every promise was kept."""
+    """One run with one fault. `wrong` is empty if every promise was kept."""
 
     kind: str
     seed: int
@@ -51,12 +51,12 @@ class Trial:
 
 
 Strike = Callable[["Scene", Run, random.Random], bool]
-"""Lets the fault happen to a run; returns whether it did."""
+"""Makes the fault happen to a run. Returns whether it did."""
 
 
 @dataclass
 class Scene:
-    """Where the trials of one kind are made."""
+    """The namespace of the trials of one kind."""
 
     cluster: Cluster
     place: Place
@@ -68,8 +68,8 @@ class Scene:
 
 
 def answered(*what: int | str, writes: bool = True, share: float = 0.3) -> Strike:
-    """A share of the operator's requests is answered so, until the run has had its second attempt
-    or a while has passed."""
+    """Give this answer to a share of the operator's requests, until the run has had its second
+    attempt or some time has passed."""
 
     def strike(scene: Scene, run: Run, dice: random.Random) -> bool:
         before = scene.proxy.faults
@@ -91,7 +91,7 @@ def answered(*what: int | str, writes: bool = True, share: float = 0.3) -> Strik
 
 
 def watches_gone(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Every watch is answered with 410 for a while, and those that are open are cut."""
+    """Answer every watch with 410 for a while, and cut the open ones."""
     before = scene.proxy.faults
     scene.proxy.fault = lambda method, path: 410 if "watch=" in path else None
     scene.proxy.cut()
@@ -101,13 +101,13 @@ def watches_gone(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def half_open(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """The connections that are open say nothing any more; new ones work."""
+    """Let the open connections deliver nothing more; new ones work."""
     time.sleep(dice.uniform(0.0, 2.0))
     return scene.proxy.silence() > 0
 
 
 def restarted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """The API server is killed and started again."""
+    """Kill the API server and start it again."""
     time.sleep(dice.uniform(0.0, 2.0))
     scene.cluster.restart()
     for _ in range(50):  # the connections of the test that the old one had
@@ -121,7 +121,7 @@ def restarted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def touched(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Its TaskRun changes all the time, and is looked at again each time."""
+    """Change its TaskRun all the time, so that it is looked at again each time."""
     for at in range(60):
         run.annotate("touched", str(at))
         time.sleep(dice.uniform(0.0, 0.1))
@@ -129,7 +129,7 @@ def touched(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def doubled(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """A second operator comes and goes."""
+    """Start a second operator and end it."""
     with scene.place.another_operator() as other:
         other.ready()
         time.sleep(dice.uniform(3.0, 8.0))
@@ -137,7 +137,7 @@ def doubled(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def killed(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """The operator is killed and started again, three times."""
+    """Kill the operator and start it again, three times."""
     for _ in range(3):
         time.sleep(dice.uniform(0.2, 3.0))
         scene.place.operator.kill()
@@ -179,7 +179,7 @@ def pod_evicted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def pod_pressed(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Its node has no memory left, and ends it."""
+    """Let its node run out of memory and end the pod."""
     faults.press(scene.cluster, scene.place.namespace, at_work(scene, run)["metadata"]["name"])
     return True
 
@@ -205,8 +205,7 @@ def memory_eaten(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def node_lost(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """The power of its node is cut, and somebody says so; both at once for all trials of this
-    kind."""
+    """Cut the power of its node and declare the node lost, at once for all trials of this kind."""
     at_work(scene, run)
     return True
 
@@ -218,8 +217,8 @@ def claim_pending(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """The TaskRun is deleted in the middle of its work, which is saved nowhere else. The deletion
-    is held until somebody gives the work up."""
+    """Delete the TaskRun while it works on something that is saved nowhere else. The deletion is
+    held until a person gives up the work."""
     at_work(scene, run)
     run.delete()
     told = run.until(lambda: run.condition("UnsavedWork"), "it says that there is unsaved work")
@@ -230,7 +229,7 @@ def deleted(scene: Scene, run: Run, dice: random.Random) -> bool:
 
 
 def deleted_and_saved(scene: Scene, run: Run, dice: random.Random) -> bool:
-    """Deleted in the middle of its work, which is saved: it goes, and its pod with it."""
+    """Delete the TaskRun while it works, with all work saved. It is deleted, and its pod with it."""
     at_work(scene, run)
     run.delete()
     run.gone()
@@ -244,8 +243,8 @@ SMALL = {"pod": {"resources": {"limits": {"memory": "96Mi"}}}}
 
 @dataclass(frozen=True)
 class Kind:
-    """`does` is what the pods are told, `share` how many trials in a hundred are made, `gone`
-    whether the TaskRun is deleted in it."""
+    """A kind of fault. `does`: what the pods are told; `share`: how many trials in a hundred are
+    made; `gone`: whether the TaskRun is deleted."""
 
     strike: Strike
     does: str
@@ -254,8 +253,8 @@ class Kind:
     gone: bool = False
     own_class: bool = False
     alone: bool = False
-    """One trial after the other, as what happens to one happens to all; by this thread, with which
-    ends what it has started."""
+    """Make one trial after the other, because the fault affects all runs at once. They run in this
+    thread, whose end stops what it has started."""
 
 
 AGAIN, HELD = "fails 1 1.0", "hangs 1 0.3"
@@ -340,7 +339,7 @@ def _tried(scene: Scene, run: Run, trial: Trial, kind: Kind) -> list[str]:
 
 
 def _on_one_node(scene: Scene, kind: Kind, number: int) -> list[Run]:
-    """The other one takes none until all of them are at work."""
+    """Cordon the other node until all of them are running."""
     with scene.place.cordoned("two"):
         runs = [_run(scene.place, kind, at) for at in range(number)]
         for run in runs:
@@ -349,7 +348,7 @@ def _on_one_node(scene: Scene, kind: Kind, number: int) -> list[Run]:
 
 
 def _told_of(scene: Scene, runs: list[Run]) -> None:
-    """The runs wait for their lost node, and then somebody says that it does not come back."""
+    """Let the runs wait for their lost node, then declare that it does not come back."""
     for run in runs:
         run.waits_for("NodeLost")
     scene.place.declare_lost("one")
@@ -358,7 +357,7 @@ def _told_of(scene: Scene, runs: list[Run]) -> None:
 def campaign(
     cluster: Cluster, number: int, seed: int, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> list[Trial]:
-    """About so many trials, shared out among the kinds; one of each at least."""
+    """Make about this many trials, spread over the kinds, with at least one of each."""
     whole = sum(KINDS[kind].share for kind in kinds)
     done: list[Trial] = []
     with bucket() as store:

@@ -53,7 +53,7 @@ class Attempt:
         self.session = self.before[0]["session"] if self.before else f"session-{self.order.run}"
 
     def begin(self) -> None:
-        """Holds the volume, and writes down that it began."""
+        """Lock the volume, and record that the attempt began."""
         self.lock = os.open(DATA / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -109,8 +109,8 @@ class Attempt:
 
 
 def eat() -> NoReturn:
-    """Takes memory until the kernel ends it; where nobody has limited it, it leaves as if it had
-    been ended."""
+    """Use memory until the kernel ends the process. If there is no limit, exit as if it had been
+    ended."""
     taken = []
     for _ in range(MOST_EATEN_MB):
         taken.append(b"x" * (1 << 20))
