@@ -290,7 +290,7 @@ OUTSIDE = "run echo x > /etc/perdure-of-a-test.txt\n"
 
 CODEX = {
     "stopped by the sandbox": Ending(
-        f"{OUTSIDE}{STOPS}", **asks("1 call was denied:", events=("tool_denied",))
+        f"{OUTSIDE}{STOPS}", **waits("1 call was denied:", events=("tool_denied",))
     ),
     "an escalation that was rejected": Ending(
         f"{ESCALATED}{STOPS}",

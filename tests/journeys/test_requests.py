@@ -17,7 +17,8 @@ from tests.journeys.stage import Stage
 from tests.journeys.terminal import Terminal
 
 MakeStage = Callable[..., Stage]
-pytestmark = [pytest.mark.journey, pytest.mark.parametrize("agent", ["claude"], indirect=True)]
+pytestmark = pytest.mark.journey
+CLAUDE = pytest.mark.parametrize("agent", ["claude"], indirect=True)
 
 
 def call(tool: str, **given: Any) -> str:
@@ -60,6 +61,7 @@ def asking(file: Path, rest: str = "say It is written.\n") -> str:
     return f"by history\n{write}---\n{write}---\n{rest}"
 
 
+@CLAUDE
 def test_an_approved_call_runs_once_in_another_process(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
@@ -115,6 +117,7 @@ def test_an_approved_call_runs_once_in_another_process(
     assert "Request 1 was answered already" in again.err
 
 
+@CLAUDE
 def test_the_same_call_asks_again_after_its_approval_was_used(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
@@ -136,6 +139,7 @@ def test_the_same_call_asks_again_after_its_approval_was_used(
     assert here.show()["state"] == "succeeded"
 
 
+@CLAUDE
 def test_a_saved_rule_answers_the_next_such_call(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
@@ -170,6 +174,7 @@ def test_a_saved_rule_answers_the_next_such_call(
     assert not other.exists()
 
 
+@CLAUDE
 def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, agent: str) -> None:
     """A question waits without a process, and everything is killed. The answer arrives as the
     result of the tool. A second question waits again."""
@@ -194,6 +199,7 @@ def test_a_question_is_answered_after_the_machine_was_lost(stage: MakeStage, age
     assert '"Which port?"="5432"' in results[1][0]
 
 
+@CLAUDE
 def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_path: Path) -> None:
     """A run with new instructions does not run the call, and the late approval is refused."""
     file = tmp_path / "outside.txt"
@@ -208,6 +214,7 @@ def test_new_instructions_supersede_a_request(stage: MakeStage, agent: str, tmp_
     assert (late.code, "not open any more" in late.err) == (6, True)
 
 
+@CLAUDE
 def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_path: Path) -> None:
     """A call in the conversation that is not the approved one is refused: its digest is compared
     with that of the approved call."""
@@ -229,6 +236,7 @@ def test_an_approval_is_not_for_another_call(stage: MakeStage, agent: str, tmp_p
     assert "not the call that was shown" in texts[0]
 
 
+@CLAUDE
 def test_a_request_that_nobody_answers_is_refused(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
@@ -249,6 +257,7 @@ def test_a_request_that_nobody_answers_is_refused(
     assert any("Nobody answered in time" in text for text in pairs(here, "Write")[request["call"]])
 
 
+@CLAUDE
 def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_path: Path) -> None:
     """perdure is killed while the agent works; the agent asks, and its process ends. The next
     supervisor finds the request, and its answer reaches the conversation."""
@@ -275,6 +284,7 @@ def test_an_agent_asks_while_perdure_is_dead(stage: MakeStage, agent: str, tmp_p
     assert len(here.show()["attempts"]) == 2
 
 
+@CLAUDE
 def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path: Path) -> None:
     """On a terminal the request is shown and answered where the run is followed. Ctrl-C leaves it
     open and prints how to answer it later. `attach` asks again."""

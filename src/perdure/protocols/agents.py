@@ -19,6 +19,7 @@ from perdure.model import (
     Permissions,
     Program,
     Reply,
+    TaskSpec,
     Usage,
 )
 
@@ -272,14 +273,26 @@ class GoesOn(Protocol):
 
 
 @runtime_checkable
-class Parks(Protocol):
+class Asks(Protocol):
+    """An optional interface, for drivers whose agent can be allowed a single call by a person. A
+    launch with `answers` lets such a call run, once."""
+
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        """Return whether a call of this run can be allowed later, with this version of the CLI.
+        Pure."""
+        ...
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
+        """Return the calls that did not run for want of a permission or an answer, from the end of
+        the agent's output, or from its transcript, which is given to a driver that is `Untold`.
+        Reads the run's directory of requests."""
+        ...
+
+
+@runtime_checkable
+class Parks(Asks, Protocol):
     """An optional interface, for drivers whose CLI can end a turn with a call that waits for a
     person, and run that very call in a later process."""
-
-    def open_calls(self, output: bytes, directory: Path) -> Sequence[OpenCall]:
-        """Return the calls that did not run for want of a permission or an answer, from the end of
-        the agent's output. Reads the run's directory of requests."""
-        ...
 
     def answered(self, content: bytes, calls: Sequence[str]) -> bool:
         """Return whether a piece of a transcript has the results of these calls. Pure."""

@@ -72,11 +72,15 @@ def requests_of(
     attempt: int,
     now: int,
     lasts_ms: int,
+    spent: frozenset[int] = frozenset(),
 ) -> tuple[AgentRequest, ...]:
     """Return the requests that an attempt ends with. A call that a person has already allowed or
-    refused is left out: something other than a missing answer stopped it."""
+    refused is left out: something other than a missing answer stopped it. `spent`: requests whose
+    approval let a call run, so the next such call is asked for again."""
     decided = {
-        each.sha256 for each in earlier if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY)
+        each.sha256
+        for each in earlier
+        if each.answer in (AnswerKind.ALLOW, AnswerKind.DENY) and each.number not in spent
     }
     found: dict[str, AgentRequest] = {}
     for call in calls:

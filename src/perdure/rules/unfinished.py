@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable
 from dataclasses import field, replace
+from itertools import chain
 
 from perdure.lateclass import dataclass
 from perdure.model import OnDenied, Outcome, OutcomeKind
@@ -136,6 +137,13 @@ class OpenEnds:
             self.deferred = None
         for call in (*calls, *self.refused_calls(ids)):
             self.denied.pop(call, None)
+
+    def open_ids(self) -> frozenset[str]:
+        """Return the ids of the calls that were denied and did not run later, and of the question
+        that nobody has answered."""
+        asked = {self.question.tool_id} if self.question is not None else set()
+        denied = chain.from_iterable(self.denials[call] for call in self.denied)
+        return frozenset({*asked, *denied} - {""})
 
     def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
         """Return the denied calls of which each denial has one of these ids."""

@@ -48,6 +48,7 @@ from perdure.model import (
     Reply,
     Rung,
     Start,
+    TaskSpec,
     Usage,
 )
 from perdure.model.events import AgentEvent
@@ -308,7 +309,10 @@ class ClaudeDriver:
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 
-    def open_calls(self, output: bytes, directory: Path) -> Sequence[OpenCall]:
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        return True
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
         return claude_events.open_calls(output, directory)
 
     def answered(self, content: bytes, calls: Sequence[str]) -> bool:

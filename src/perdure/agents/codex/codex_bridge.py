@@ -1,19 +1,21 @@
 """A program that drives one thread of `codex app-server`: one turn for each input line, printed in
 the format of `codex exec --json`.
 
-`CodexWarm` starts it by its path with `python -I -S`, so it uses only the standard library. Its one
-argument is the order as JSON (written by `CodexWarm.command`). An input line is `{"prompt": ...}`.
-The server inherits this process's environment and directory. Written against 0.169.0, whose `exec`
-is itself a client of the app server, within one process.
+`CodexWarm` starts it by its path with `python -I -S`, so it uses only the standard library, and two
+small modules of perdure if the order names a directory of requests. Its one argument is the order
+as JSON (written by `CodexWarm.bridged`). An input line is `{"prompt": ...}`. The server inherits
+this process's environment and directory. Written against 0.169.0, whose `exec` is itself a client
+of the app server, within one process.
 
 Guarantees: the thread's id is printed before a prompt is sent, and no prompt is sent to another
 thread than the requested one. Sandbox and approvals are those of the order, or the turn does not
-begin. Every request of the server is refused, as `exec` refuses it. When the end of a turn is
-printed, no terminal of the turn runs in the background. If the server refuses a request, the
-program prints the words of `exec` on stderr and exits with code 1. If the server ends, the program
-ends in the same way (by the same signal, too). It ends after its turn when its input is closed, and
-also when the server begins a turn that was not requested; the exit code is then 0 if the last turn
-was completed.
+begin. Every request of the server is refused, as `exec` refuses it; only with a directory of
+requests does the server ask before it runs a command without the sandbox, and then each call that a
+person has allowed runs, once. When the end of a turn is printed, no terminal of the turn runs in
+the background. If the server refuses a request, the program prints the words of `exec` on stderr
+and exits with code 1. If the server ends, the program ends in the same way (by the same signal,
+too). It ends after its turn when its input is closed, and also when the server begins a turn that
+was not requested; the exit code is then 0 if the last turn was completed.
 
 In addition to the fields of `exec`, `turn.completed` has `turn_id`, which identifies the end of the
 turn in the rollout.
@@ -32,6 +34,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
@@ -57,6 +60,10 @@ TOLD = frozenset(
 """Types of the items that the agent itself caused; only these are printed."""
 
 
+APPROVALS = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
+"""Requests of the server that are answered where a person may have been asked."""
+
+
 class ServerRefused(Exception):
     """The server refused a request or did not follow the order; the message has the words of
     `exec`."""
@@ -74,6 +81,16 @@ def say(kind: str, **fields: Any) -> None:
 
 def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def is_allowed(directory: str, told: dict[str, Any]) -> bool:
+    """Return whether a person allowed this command, and use the approval up."""
+    sys.path.append(str(Path(__file__).parents[3]))
+    from perdure.agents.codex.requests import asked_by_server
+    from perdure.agents.shared.answers import digest, use
+
+    keys = [digest(*each) for each in asked_by_server(told)]
+    return bool(keys) and use(directory, *keys)
 
 
 class BridgeLines:
@@ -126,7 +143,7 @@ def guard(server: int) -> tuple[int, int]:
 class Server:
     """The app server, with its answers and notifications that are not processed yet."""
 
-    def __init__(self, command: list[str], portable: bool) -> None:
+    def __init__(self, command: list[str], portable: bool, requests: str = "") -> None:
         pipe = subprocess.PIPE
         following = None if portable else partial(die_with, os.getpid())
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, preexec_fn=following)
@@ -136,6 +153,8 @@ class Server:
         self.news: list[dict[str, Any]] = []
         self.answers: dict[int, dict[str, Any]] = {}
         self.asked = 0
+        self.requests = requests
+        """The run's directory of requests; empty if nobody is asked."""
 
     def write(self, message: dict[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -152,12 +171,21 @@ class Server:
             if "method" not in message:
                 self.answers[message.get("id")] = message
             elif "id" in message:
-                words = f"{message['method']}: no person is there to answer"
-                self.write({"id": message["id"], "error": {"code": -32601, "message": words}})
+                self.write({"id": message["id"], **self.reply(message)})
             else:
                 self.news.append(message)
         if not self.lines.open:
             raise Over
+
+    def reply(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request of the server."""
+        method = message["method"]
+        if self.requests and method in APPROVALS:
+            told = message.get("params") or {}
+            allowed = method == APPROVALS[0] and is_allowed(self.requests, told)
+            return {"result": {"decision": "accept" if allowed else "decline"}}
+        words = f"{method}: no person is there to answer"
+        return {"error": {"code": -32601, "message": words}}
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Return the result of one request. Raise ServerRefused or Over."""
@@ -204,6 +232,7 @@ class Thread:
         self.error = ""
         self.turn_id = ""
         self.ended: dict[str, Any] = {}
+        self.policy = "on-request" if server.requests else "never"
         self.alone = False
         """Whether the server has begun a turn that was not requested."""
 
@@ -222,7 +251,8 @@ class Thread:
         self.effort = config.get("model_reasoning_effort")
         asked = {
             "sandbox": order["sandbox"],
-            "approvalPolicy": "never",
+            "approvalPolicy": self.policy,
+            "approvalsReviewer": "user" if self.server.requests else None,
             "model": order["model"] or config.get("model"),
         }
         asked["modelProvider"] = config.get("model_provider")
@@ -243,10 +273,13 @@ class Thread:
         """Check that sandbox and approvals are not wider than the order. Raise ServerRefused if
         they are."""
         given, policy = (found.get("sandbox") or {}).get("type"), found.get("approvalPolicy")
-        if policy != "never" or WIDTH.get(str(given), 9) > WIDTH[MODES[self.order["sandbox"]]]:
+        reviewer = found.get("approvalsReviewer")
+        if self.server.requests and reviewer != "user":
+            raise ServerRefused(f"thread/start: invalid value: {reviewer} answers approvals")
+        if policy != self.policy or WIDTH.get(str(given), 9) > WIDTH[MODES[self.order["sandbox"]]]:
             raise ServerRefused(
                 f"thread/start: invalid value: sandbox {given} and approvals {policy} instead of "
-                f"{self.order['sandbox']} and never"
+                f"{self.order['sandbox']} and {self.policy}"
             )
 
     def wait_for(self, servers: dict[str, Any]) -> None:
@@ -285,6 +318,7 @@ class Thread:
             threadId=self.id,
             input=[given],
             **({"effort": self.effort} if self.effort else {}),
+            **({"outputSchema": self.order["schema"]} if self.order.get("schema") else {}),
         )
         self.turn_id = began["turn"]["id"]
         while not self.ended:
@@ -374,7 +408,7 @@ def serve(thread: Thread) -> int:
 
 def main(order: dict[str, Any]) -> int:
     try:
-        server = Server(order["command"], order.get("portable", False))
+        server = Server(order["command"], order.get("portable", False), order.get("requests", ""))
     except OSError as error:
         sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
         return 126

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from perdure.agents.codex import events as codex_events
 from perdure.agents.codex import index as codex_index
 from perdure.agents.codex import loads, outcome, untold
+from perdure.agents.codex import requests as codex_requests
 from perdure.agents.codex import transcript as codex_files
-from perdure.agents.codex.warm import SANDBOX, CodexWarm
+from perdure.agents.codex.warm import SANDBOX, CodexWarm, is_bridged
 from perdure.agents.shared import programs, refusals
 from perdure.agents.shared.calls import LAST_WORD
 from perdure.agents.shared.ids import checked
@@ -41,9 +42,11 @@ from perdure.model import (
     Reply,
     Rung,
     Start,
+    TaskSpec,
     Usage,
 )
 from perdure.model.events import AgentEvent
+from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, OpenRequest, Prompt, Retention, Spoken, Warm
 
 if TYPE_CHECKING:
@@ -133,7 +136,7 @@ class CodexDriver:
     running Codex sets for its children."""
 
     def __init__(self) -> None:
-        self.warm = CodexWarm(_settings)
+        self.warm = _SERVER
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the program that PERDURE_CODEX names, else the first `codex` on PATH. An npm
@@ -156,8 +159,11 @@ class CodexDriver:
     def command(self, launch: Launch) -> Command:
         """Return the command line. All flags are placed before `resume`, which takes few of them. A
         flag of perdure's follows the user's arguments, so that none of them takes the subcommand as
-        its value. Raise ValueError for an invalid id, with which Codex would silently start a new
+        its value. With answers of people it is the bridge's command, because `exec` asks nobody.
+        Raise ValueError for an invalid id, with which Codex would silently start a new
         conversation."""
+        if launch.answers and launch.requests and (answering := _SERVER.bridged(launch)):
+            return answering
         argv = [
             launch.program.path,
             "exec",
@@ -233,6 +239,13 @@ class CodexDriver:
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         return untold.untold(content)
+
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        """Return whether a call of this run can be allowed later: only the app server asks."""
+        return spec.permissions is Permissions.EDIT and is_bridged(spec.agent_args, version)
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
+        return codex_requests.open_calls(transcript)
 
     def by_hand(self, launch: Launch) -> Command:
         """Return the interactive command, without the background server, which would hold the
@@ -351,4 +364,5 @@ def git_roots(cwd: Path) -> list[Path]:
     ]
 
 
+_SERVER = CodexWarm(_settings)
 DRIVER = CodexDriver()

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from perdure.agents.shared import json_lines
+from perdure.agents.shared.calls import LAST_WORD
 from perdure.agents.shared.ids import checked
 from perdure.host import system
 from perdure.lateclass import late_pattern
@@ -45,12 +46,17 @@ class CodexWarm:
         self._settings = settings
 
     def command(self, launch: Launch) -> Command | None:
+        # A kept server asks nobody, so answers to requests are given to a server of their own.
+        if launch.last_word or (launch.answers and launch.requests):
+            return None
+        return self.bridged(launch)
+
+    def bridged(self, launch: Launch) -> Command | None:
+        """Return the bridge's command. If the launch has answers of people, the server asks before
+        it runs a command without its sandbox."""
         asked = launch.continuation
-        if (
-            asked.kind is Start.FORK
-            or launch.last_word
-            or not shared(launch.spec.agent_args)
-            or not known(launch.program.version)
+        if asked.kind is Start.FORK or not is_bridged(
+            launch.spec.agent_args, launch.program.version
         ):
             return None
         if asked.kind not in (Start.FRESH, Start.REBUILD, Start.RESUME) or asked.rung is Rung.PATH:
@@ -69,6 +75,8 @@ class CodexWarm:
             # This module may not import the package itself, and importlib.metadata would load 32
             # modules.
             "version": sys.modules["perdure"].__version__,
+            "requests": launch.requests if launch.answers else "",
+            "schema": json.loads(LAST_WORD.read_text("utf-8")) if launch.last_word else None,
         }
         argv = (sys.executable, "-I", "-S", str(BRIDGE), json.dumps(order))
         return Command(argv=argv, stdin=json.dumps({"prompt": launch.prompt}).encode() + b"\n")
@@ -86,6 +94,11 @@ class CodexWarm:
                 return replace(so_far, over=True)
             case _:
                 return so_far
+
+
+def is_bridged(arguments: Sequence[str], version: str) -> bool:
+    """Return whether this version's app server can be used with these arguments of the user."""
+    return shared(arguments) and known(version)
 
 
 def known(version: str) -> bool:

@@ -79,7 +79,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     )
     if _refused_again(engine, opened, watched, outcome):
         outcome = replace(outcome, kind=OutcomeKind.SESSION_BROKEN)
-    requests = asked(engine, opened, outcome, list(watched.reading.ends.denied))
+    requests = asked(engine, opened, outcome, watched.reading.ends)
     if requests and requests[0].parked:
         outcome = replace(outcome, detail=detail(requests[0]))
     for name in ("stdout", "stderr"):

@@ -77,7 +77,7 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         marks=_marks(engine, opened),
         mark=mark_of(attempt),
         requests=str(directory_of(engine, run.id))
-        if asks(engine, opened.driver, opened.claim)
+        if asks(engine, opened.driver, opened.claim, program.version)
         else "",
         answers=opened.answers,
         parked=opened.parked,

@@ -7,7 +7,7 @@ The run's directory of requests is where the agent's hook finds answers and leav
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
-from perdure.protocols import AgentDriver, Parks
+from perdure.protocols import AgentDriver, Asks, Parks, Untold
 from perdure.rules.approvals import decide
 from perdure.rules.requests import digest, due, expired, questions, requests_of, told, used_up
+from perdure.rules.unfinished import OpenEnds
 
 TAIL = 16 * 1024 * 1024
 """Number of bytes at the end of an agent's output in which its last result is looked for."""
@@ -49,14 +50,16 @@ def directory_of(engine: Engine, run_id: str) -> Path:
     return engine.state / "runs" / run_id / "requests"
 
 
-def asks(engine: Engine, driver: AgentDriver, claim: Claim) -> bool:
-    """Return whether the run's agent may ask a person."""
-    policy = OnDenied(claim.run.spec.on_denied or engine.on_denied)
+def asks(engine: Engine, driver: AgentDriver, claim: Claim, version: str) -> bool:
+    """Return whether the run's agent, of this version, may ask a person."""
+    spec = claim.run.spec
+    policy = OnDenied(spec.on_denied or engine.on_denied)
     return (
         bool(engine.request_expiry_s)
-        and isinstance(driver, Parks)
+        and isinstance(driver, Asks)
         and policy is OnDenied.ASK
-        and claim.run.spec.permissions is not Permissions.READ
+        and spec.permissions is not Permissions.READ
+        and driver.may_ask(spec, version)
     )
 
 
@@ -70,9 +73,7 @@ def answers_for(
     if not requests:
         return Answers()
     directory = directory_of(engine, claim.run.id)
-    spent = frozenset(
-        each.number for each in requests if (directory / f"used-{each.number}").exists()
-    )
+    spent = _spent(directory, requests)
     given = [
         each
         for each in due(requests, claim.attempt - 1, spent)
@@ -98,6 +99,13 @@ def answers_for(
         refused=refused,
         prompt=told(given),
         parked=() if news or told(given) else parked,
+    )
+
+
+def _spent(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
+    """Return the numbers of the requests whose answer was used."""
+    return frozenset(
+        each.number for each in requests if (directory / f"used-{each.number}").exists()
     )
 
 
@@ -152,24 +160,35 @@ def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[
 
 
 def asked(
-    engine: Engine, opened: Opened, outcome: Outcome, denied: Sequence[tuple[str, str]]
+    engine: Engine, opened: Opened, outcome: Outcome, ends: OpenEnds
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests that the attempt ends with. `denied`: tool and main argument of the
-    calls that were denied and did not run later."""
+    """Return the requests that the attempt ends with. `ends`: what the turn left open."""
     claim, driver = opened.claim, opened.driver
-    if outcome.kind is not OutcomeKind.NEEDS_INPUT or not asks(engine, driver, claim):
+    if outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return ()
-    assert isinstance(driver, Parks)
-    output = _tail(opened.directory / "stdout")
+    if not asks(engine, driver, claim, opened.attempt.agent_version):
+        return ()
+    assert isinstance(driver, Asks)
+    directory = directory_of(engine, claim.run.id)
+    ids = ends.open_ids()
     calls = [
         each
-        for each in driver.open_calls(output, directory_of(engine, claim.run.id))
-        if each.parked or (each.tool, engine.redactor.text(each.summary)) in denied
+        for each in driver.open_calls(
+            _tail(opened.directory / "stdout"), directory, _transcript(opened)
+        )
+        if each.parked or each.call in ids
     ]
     parked = [each for each in calls if each.parked]
+    earlier = engine.store.requests(claim.run.id)
+    if isinstance(driver, Parks):
+        # A call that its approval did not let run is stopped by the agent's own settings.
+        spent: frozenset[int] = frozenset()
+    else:
+        spent = _spent(directory, earlier)
     found = requests_of(
         parked or calls,
-        engine.store.requests(claim.run.id),
+        earlier,
+        spent=spent,
         run=claim.run.id,
         attempt=claim.attempt,
         now=engine.store.now(),
@@ -242,6 +261,18 @@ def _ruled(
                 rule=str(rule),
             )
     return tuple(answered)
+
+
+def _transcript(opened: Opened) -> bytes:
+    """Return the transcript of an agent whose output does not tell what was denied."""
+    session = opened.session
+    path = opened.transcript(session.id) if session is not None else None
+    if path is None or not isinstance(opened.driver, Untold):
+        return b""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _tail(path: Path) -> bytes:

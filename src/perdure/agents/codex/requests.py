@@ -1,0 +1,111 @@
+"""Codex's calls that a person may allow: commands that its sandbox or its rules stopped, and
+questions. Pure; written against 0.169.0.
+
+A call is known by what runs: the command, its directory, and that it runs without the sandbox. The
+app server asks with the same three when the model calls for it (`sandbox_permissions`). A command
+that failed in the sandbox is never asked for by Codex itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+TYPE_CHECKING = False  # the bridge imports this file: typing and the model would take long
+if TYPE_CHECKING:
+    from perdure.model.requests import OpenCall
+
+COMMANDS = {"exec_command": "cmd", "shell_command": "command"}
+"""The tools that run a command, and the name of the argument that has it."""
+ESCALATED = "require_escalated"
+SHELLS = frozenset({"bash", "sh", "zsh"})
+_PLACES = frozenset({"/bin", "/usr/bin", "/usr/local/bin"})
+_OTHERS = frozenset(
+    """
+    cmd command workdir justification sandbox_permissions prefix_rule login tty
+    yield_time_ms max_output_tokens timeout_ms
+    """.split()
+)
+"""Arguments that a call may have: they do not change what runs."""
+_QUESTION = "request_user_input"
+_ASKS = "AskUserQuestion"
+"""The name under which perdure keeps the questions of all agents."""
+
+
+def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
+    """Return the arguments by which a person allows a command, and the model repeats it."""
+    return {
+        COMMANDS[tool]: command,
+        "workdir": os.path.normpath(directory),
+        "sandbox_permissions": ESCALATED,
+    }
+
+
+def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """Return the calls, by each tool that can make them, that an approval request of the app server
+    is about; empty if it is about more than a command, or the command has another shell."""
+    if any(told.get(name) for name in ("networkApprovalContext", "additionalPermissions")):
+        return []
+    try:
+        shell, flag, command = shlex.split(str(told.get("command") or ""))
+    except ValueError:
+        return []
+    place, _, name = shell.rpartition("/")
+    if name not in SHELLS or place not in _PLACES or flag not in ("-c", "-lc"):
+        return []
+    directory = str(told.get("cwd") or "")
+    return [(tool, call_of(tool, command, directory)) for tool in COMMANDS]
+
+
+def open_calls(content: bytes) -> list[OpenCall]:
+    """Return the calls and questions since the newest prompt of a rollout that a person may
+    answer."""
+    from perdure.agents.codex.untold import untold
+    from perdure.agents.shared import json_lines
+    from perdure.model.events import QuestionAsked, ToolDenied
+    from perdure.model.requests import OpenCall
+
+    ended = {
+        each.tool_id: each
+        for each in untold(content)
+        if isinstance(each, ToolDenied | QuestionAsked)
+    }
+    found: dict[str, OpenCall] = {}
+    cwd = ""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"turn_context"' in line or b"call_id" in line else None
+        if entry is None:
+            continue
+        item = json_lines.part(entry, "payload")
+        if entry.get("type") == "turn_context":
+            cwd = json_lines.text(json_lines.part(item, "cwd"))
+        key = json_lines.text(json_lines.part(item, "call_id"))
+        if key not in ended or json_lines.part(item, "type") != "function_call":
+            continue
+        tool = json_lines.text(json_lines.part(item, "name"))
+        given = json_lines.read(str(json_lines.part(item, "arguments") or "").encode()) or {}
+        summary = getattr(ended[key], "summary", "")
+        arguments = given if tool == _QUESTION else _command(tool, given, cwd)
+        if arguments is not None:
+            found[key] = OpenCall(
+                call=key,
+                tool=_ASKS if tool == _QUESTION else tool,
+                input=json.dumps(arguments, ensure_ascii=False),
+                summary=summary,
+            )
+    return list(found.values())
+
+
+def _command(tool: str, given: Mapping[str, Any], cwd: str) -> dict[str, str] | None:
+    """Return the arguments by which a person may allow a call; None if it is no plain command."""
+    from pathlib import PurePath
+
+    command = given.get(COMMANDS.get(tool, ""))
+    directory = given.get("workdir") or ""
+    plain = isinstance(command, str) and isinstance(directory, str) and set(given) <= _OTHERS
+    if not plain or given.get("sandbox_permissions") not in (None, "use_default", ESCALATED):
+        return None
+    return call_of(tool, str(command), str(PurePath(cwd, str(directory))))

@@ -1,0 +1,45 @@
+"""Answers of people to an agent's calls, as the programs between perdure and an agent read them.
+
+The bridges import it before they let a call run, without any other module of perdure, and with
+nothing but the standard library. The directory is the run's directory of requests, with the files
+that `agents.claude.hook` describes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def digest(tool: str, given: Any) -> str:
+    """Return the digest of a call, as `perdure.rules.requests.digest` does."""
+    text = json.dumps([tool, given], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def use(directory: str, *keys: str) -> bool:
+    """Return whether a person allowed the call that has one of these digests, and use the approval
+    up: the same call is not allowed a second time. A refusal wins."""
+    try:
+        known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    decisions = [each for each in known if each["sha256"] in keys]
+    if any(each["answer"] == "deny" for each in decisions):
+        return False
+    return any(
+        each["answer"] == "allow" and _take(f"{directory}/used-{each['number']}")
+        for each in decisions
+    )
+
+
+def _take(path: str) -> bool:
+    """Return whether the answer was unused until now, and mark it as used."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,99 @@
+"""Requests of the agents whose CLI cannot let a call wait: the turn ends, the answer is told in the
+next prompt of the same conversation, and exactly the call that was shown runs, once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perdure.rules.requests import digest
+from tests.journeys.stage import Stage, said
+from tests.journeys.test_endings import ASK_CODEX, call
+from tests.journeys.test_requests import requests
+from tests.journeys.test_requests import run as begin
+
+MakeStage = Callable[..., Stage]
+pytestmark = pytest.mark.journey
+STOPS = "say I cannot do that without the call. I stop here.\n"
+
+
+def run(stage: Stage) -> dict[str, Any]:
+    return begin(stage, "--agent", stage.agent)
+
+
+def command(file: Path, **more: Any) -> str:
+    return call("exec_command", cmd=f"echo ran >> {file}", **more)
+
+
+def escalated(file: Path) -> str:
+    """The call as the model is asked to make it."""
+    return command(file, sandbox_permissions="require_escalated", justification="allowed")
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_codex_runs_an_approved_command_once_in_another_process(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """What the sandbox stopped is asked for, without a process. After the approval the model makes
+    the call again in the same conversation, and it runs outside of the sandbox. Another call is
+    refused in that turn, and so is the same one a second time: both are asked for."""
+    file, other = Path("/var") / tmp_path.name, Path("/var") / f"{tmp_path.name}.other"
+    steps = [command(file), STOPS, escalated(other), escalated(file), escalated(file), STOPS]
+    here = stage("---\n".join(steps))
+    try:
+        report = run(here)
+        here.nothing_survives()
+        assert report["state"] == "queued"
+        (request,) = requests(here)
+        assert (request["state"], request["tool"]) == ("open", "exec_command")
+        assert request["parked"] is False
+        shown = json.loads(request["payload"])
+        assert shown["cmd"] == f"echo ran >> {file}"
+        assert shown["sandbox_permissions"] == "require_escalated"
+        assert shown["workdir"] == report["workspace"]["path"]
+        assert request["sha256"] == digest("exec_command", shown)
+        assert here.perdure("work", "--once").code == 0 and len(here.show()["attempts"]) == 1
+
+        done = here.perdure("approve", "task")
+        assert done.code == 3, done.err
+        assert file.read_text() == "ran\n" and not other.exists()
+        prompts = [each.text for each in here.rehearsal.last.messages if each.role == "user"]
+        assert "allowed this call" in prompts[-1] and f"echo ran >> {file}" in prompts[-1]
+        report = here.show()
+        assert report["attempts"][-1]["receipt"]["verdict"] == "native"
+        first, second, third = requests(here)
+        assert (first["answer"], first["given"]) == ("allow", 2)
+        assert {second["state"], third["state"]} == {"open"}
+        assert third["sha256"] == first["sha256"] != second["sha256"]
+    finally:
+        for each in (file, other):
+            each.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_codex_is_told_a_refusal_and_an_answer(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """A refused call does not run, also if the model makes it again, and the model reads the words.
+    A question is answered in the next prompt."""
+    file = Path("/var") / tmp_path.name
+    steps = [escalated(file), STOPS, escalated(file), "say Then without.\n"]
+    here = stage("---\n".join([ASK_CODEX, STOPS, *steps]))
+    run(here)
+    assert requests(here)[0]["kind"] == "question"
+    assert here.perdure("answer", "task", "SQLite").code == 3
+    assert "Which database?" in said(here.rehearsal.last.messages)
+    assert "SQLite" in here.rehearsal.last.messages[-1].text or "SQLite" in said(
+        here.rehearsal.last.messages
+    )
+    done = here.perdure("deny", "task", "--why", "use the workdir")
+    assert done.code == 0, done.err
+    assert not file.exists()
+    assert "use the workdir" in said(here.rehearsal.last.messages)
+    report = here.show()
+    assert report["state"] == "succeeded"
+    assert [each["receipt"]["verdict"] for each in report["attempts"][1:]] == ["native", "native"]
