@@ -294,7 +294,7 @@ CODEX = {
     ),
     "an escalation that was rejected": Ending(
         f"{ESCALATED}{STOPS}",
-        **asks("1 call was denied: exec_command make install", events=("tool_denied",)),
+        **waits("1 call was denied: exec_command make install", events=("tool_denied",)),
     ),
     "rejected, and on_denied is fail": Ending(
         f"{ESCALATED}{STOPS}",
@@ -303,11 +303,11 @@ CODEX = {
     ),
     "no network in the sandbox": Ending(
         f"{REMOTE}{STOPS}",
-        **asks("1 call was denied: exec_command git ls-remote", events=("tool_denied",)),
+        **waits("1 call was denied: exec_command git ls-remote", events=("tool_denied",)),
     ),
     "a question": Ending(
         f"{ASK_CODEX}---\nsay Which database do you want?\n",
-        **asks("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
+        **waits("it asks: Which database? (Postgres, SQLite)", events=("question_asked",)),
     ),
     "cut at the limit of tokens": Ending(
         "say This is cut\nstop max_output_tokens\n",

@@ -12,7 +12,7 @@ import pytest
 
 from perdure.rules.requests import digest
 from tests.journeys.stage import Stage, said
-from tests.journeys.test_endings import ASK_CODEX, call
+from tests.journeys.test_endings import ASK_CODEX, acp_command, call
 from tests.journeys.test_requests import requests
 from tests.journeys.test_requests import run as begin
 
@@ -97,3 +97,61 @@ def test_codex_is_told_a_refusal_and_an_answer(
     report = here.show()
     assert report["state"] == "succeeded"
     assert [each["receipt"]["verdict"] for each in report["attempts"][1:]] == ["native", "native"]
+
+
+def over_acp(stage: MakeStage, agent: str, script: str) -> Stage:
+    extra = {"PERDURE_ACP_CODEX": acp_command()} if agent == "codex" else {}
+    return stage(script, extra=extra)
+
+
+@pytest.mark.parametrize("agent", [pytest.param("opencode", marks=pytest.mark.slow)], indirect=True)
+def test_opencode_over_acp_writes_an_approved_file_once(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """OpenCode asks for a file outside of the workdir; the same call is asked for again after its
+    approval was used, and does not run when it is refused."""
+    file = tmp_path / "outside.txt"
+    write = call("write", filePath=str(file), content="ran\n")
+    here = over_acp(stage, agent, "---\n".join([write, write, "say Ok.\n", write, "say Never.\n"]))
+    report = begin(here, "--agent", "acp-opencode")
+    here.nothing_survives()
+    assert report["state"] == "queued"
+    (request,) = requests(here)
+    assert (request["tool"], request["parked"]) == ("edit", False)
+    assert json.loads(request["payload"]) == {"filePath": str(file), "content": "ran\n"}
+    assert not file.exists()
+    done = here.perdure("approve", "task")
+    assert (done.code, file.read_text()) == (0, "ran\n"), done.err
+    assert here.show()["attempts"][-1]["receipt"]["verdict"] == "native"
+    file.unlink()
+    assert here.perdure("update", "task", "Once more.").code == 3
+    assert [each["state"] for each in requests(here)] == ["answered", "open"]
+    done = here.perdure("deny", "task", "--why", "not twice")
+    assert (done.code, file.exists()) == (0, False), done.err
+    assert "not twice" in said(here.rehearsal.last.messages)
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_codex_over_acp_runs_an_approved_command_once(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """A refusal cancels the turn of this agent, which is no cancelled run: a person is asked. Its
+    approval is for exactly that command."""
+    file, other = Path("/var") / tmp_path.name, Path("/var") / f"{tmp_path.name}.other"
+    here = over_acp(stage, agent, "---\n".join(map(escalated, (file, file, other))))
+    try:
+        report = begin(here, "--agent", "acp-codex")
+        assert report["state"] == "queued" and not file.exists()
+        (request,) = requests(here)
+        assert json.loads(request["payload"])["command"] == f"echo ran >> {file}"
+        done = here.perdure("approve", "task")
+        assert (done.code, file.read_text()) == (3, "ran\n"), done.err
+        assert not other.exists()
+        first, second = requests(here)
+        assert (first["answer"], second["state"]) == ("allow", "open")
+        assert str(other) in second["payload"]
+        results = [each for each in here.rehearsal.last.messages if each.role == "tool_result"]
+        assert "exited with code 0" in results[-1].text
+    finally:
+        for each in (file, other):
+            each.unlink(missing_ok=True)

@@ -4,7 +4,8 @@ and prints it as JSON lines on stdout.
 `AcpDriver` starts it by its path with `python -P`, so that nothing is imported from the workdir.
 The one argument is the order as JSON (written by `AcpDriver.command`), the prompt is read from
 stdin, and the agent inherits this process's environment. It needs the library
-`agent-client-protocol` (written against 0.12.1), and nothing of perdure.
+`agent-client-protocol` (written against 0.12.1), and of perdure one small module, if the order
+names a directory of requests.
 
 Guarantees: no prompt is sent to another conversation than the requested one; the id is printed
 before the prompt is sent; the replay of an old conversation is never printed as an answer; the
@@ -50,6 +51,8 @@ QUIET_S = 0.5
 answer to `session/load`."""
 LATE_S = 10.0
 """Time limit for the rest of a replay that lacks known items, in seconds."""
+ANNOUNCED_S = 2.0
+"""Maximum wait for the announcement of a call that a permission is asked for, in seconds."""
 CANCEL_S = 1.0
 END_S = (3.0, 3.0)
 """Time for the agent to exit after its input was closed, and again after SIGTERM, in seconds."""
@@ -182,6 +185,21 @@ class Tale:
         say("update", update=update)
 
 
+def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return name and arguments of the call that a permission is asked for: as the agent announced
+    the call (`begun`), else as it asks. OpenCode asks with arguments of the permission alone."""
+    told = next((each for each in (begun, asked) if each.get("rawInput")), asked)
+    given = told.get("rawInput")
+    if not isinstance(given, dict) or not given:
+        given = {name: told[name] for name in ("title", "locations", "rawInput") if name in told}
+    changes = [
+        each for each in asked.get("content") or [] if isinstance(each, dict) and "newText" in each
+    ]
+    kind = told.get("kind")
+    name = kind if kind not in (None, "other") else told.get("title")
+    return str(name or "tool"), {**given, **({"changes": changes} if changes else {})}
+
+
 class Ear(Tale):
     """Answers the agent's requests: only permissions are supported. The agent handles files and
     terminals itself."""
@@ -190,6 +208,11 @@ class Ear(Tale):
         super().__init__(order)
         self.cwd = Path(order["cwd"]).resolve()
         self.allow: str = order["allow"]
+        self.requests: str = order.get("requests", "")
+        self.approved: set[str] = set()
+        """Calls of this turn that a person has allowed: id and digest."""
+        self.refused = False
+        self.told = asyncio.Event()
         self.prompted = False
         self.heard = time.monotonic()
         self.items = Items()
@@ -207,6 +230,7 @@ class Ear(Tale):
             self.items.hear(update)
             if self.prompted:
                 self.tell(update)
+                self.told.set()
 
     async def session_update(self, session_id: str, update: Any, **_: Any) -> None:
         """Do nothing: `observe` has processed the message already, without the schema."""
@@ -216,19 +240,28 @@ class Ear(Tale):
     ) -> Any:
         from acp.schema import AllowedOutcome, DeniedOutcome, RequestPermissionResponse
 
+        told = tool_call.model_dump(by_alias=True, exclude_none=True)
         granted = self.permits(
             tool_call.kind or "other", [place.path for place in tool_call.locations or []]
         )
+        begun = {} if granted else await self.announced(tool_call.tool_call_id)
+        name, given = asked_call(begun, told)
         if granted:
             wanted = ("allow_once", "allow_always")
+        elif self.is_approved(tool_call.tool_call_id, name, given):
+            # Never more than this one call.
+            granted, wanted = True, ("allow_once", "allow_once")
         else:
             wanted = ("reject_once", "reject_always")
         pairs = product(wanted, options)
         chosen = next((option for kind, option in pairs if option.kind == kind), None)
+        self.refused = self.refused or not granted
         say(
             "asked",
             tool=tool_call.tool_call_id,
             title=tool_call.title or "",
+            name=name,
+            input=given,
             granted=bool(granted and chosen),
         )
         if chosen is None:
@@ -247,6 +280,31 @@ class Ear(Tale):
             or (self.allow == "look" and kind in LOOKING)
             or (self.allow == "work" and inside)
         )
+
+    async def announced(self, call: str) -> dict[str, Any]:
+        """Return the call as the agent announced it; empty if it does not. OpenCode 1.18.33 sends
+        the announcement and the request in either order."""
+        end = time.monotonic() + ANNOUNCED_S
+        while not (found := self.calls.get(call) or {}).get("rawInput"):
+            self.told.clear()
+            try:
+                await asyncio.wait_for(self.told.wait(), end - time.monotonic())
+            except TimeoutError:
+                return {}
+        return found
+
+    def is_approved(self, call: str, name: str, given: dict[str, Any]) -> bool:
+        """Return whether a person allowed this call. Its approval is used up, but an agent may ask
+        for several permissions of one call."""
+        if not self.requests:
+            return False
+        from perdure.agents.shared.answers import digest, use
+
+        key = digest(name, given)
+        mark = f"{call} {key}"
+        if mark not in self.approved and use(self.requests, key):
+            self.approved.add(mark)
+        return mark in self.approved
 
     async def quiet(self) -> None:
         """Wait until the agent has sent nothing for QUIET_S."""
@@ -322,14 +380,19 @@ async def converse(
         if ear.failed:
             say("error", stage=stage, code=0, message=ear.notice or "the agent reported an error")
             return 1
+        # codex-acp 2.6.0 has no refusal but one that cancels the turn.
+        over = answer.stop_reason == "end_turn" or (
+            answer.stop_reason == "cancelled" and ear.refused
+        )
         say(
             "end",
             stop=answer.stop_reason,
+            over=over,
             usage=answer.usage.model_dump(by_alias=True, exclude_none=True)
             if answer.usage
             else None,
         )
-        if answer.stop_reason == "end_turn":
+        if over:
             return 0
         return 1
     return 1

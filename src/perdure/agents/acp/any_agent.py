@@ -22,6 +22,7 @@ from pathlib import Path
 
 from perdure.agents.acp import events as acp_events
 from perdure.agents.acp import outcome
+from perdure.agents.acp import requests as acp_requests
 from perdure.agents.acp.driver import BRIDGE
 from perdure.agents.shared import programs
 from perdure.errors import AgentMissing
@@ -38,9 +39,11 @@ from perdure.model import (
     Program,
     Reply,
     Start,
+    TaskSpec,
     Usage,
 )
 from perdure.model.events import AgentEvent, TurnEnded
+from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, Archive, Prompt, Retention, Spoken, Warm
 from perdure.rules.transcript_repair import Mended
 
@@ -118,6 +121,7 @@ class AnyAcpDriver:
             "allow": ALLOW[launch.spec.permissions],
             "model": launch.spec.model,
             "notices": False,
+            "requests": launch.requests if launch.answers else "",
             "again": False,
             "home": launch.home,
             "hold": "",
@@ -135,6 +139,12 @@ class AnyAcpDriver:
 
     def refused_to_open(self, ended: TurnEnded) -> bool:
         return outcome.refused_to_open(ended)
+
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        return acp_requests.may_ask(spec.permissions, ALLOW[spec.permissions])
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
+        return acp_requests.open_calls(output)
 
     def by_hand(self, launch: Launch) -> Command:
         """Return the command that starts the agent: how it continues a conversation is not

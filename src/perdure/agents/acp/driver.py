@@ -31,6 +31,7 @@ from typing import Any
 
 from perdure.agents.acp import events as acp_events
 from perdure.agents.acp import outcome
+from perdure.agents.acp import requests as acp_requests
 from perdure.agents.codex import driver
 from perdure.agents.gemini import transcript as gemini_files
 from perdure.agents.shared import json_lines, programs
@@ -52,9 +53,11 @@ from perdure.model import (
     Reply,
     Rung,
     Start,
+    TaskSpec,
     Usage,
 )
 from perdure.model.events import AgentEvent
+from perdure.model.requests import OpenCall
 from perdure.protocols import (
     Abilities,
     AgentDriver,
@@ -260,6 +263,7 @@ class AcpDriver:
             "again": bool(self.known.retries),
             "home": launch.home,
             "hold": self._hold(launch) if goes_on else "",
+            "requests": launch.requests if launch.answers else "",
         }
         argv = (sys.executable, "-P", str(BRIDGE), json.dumps(order))
         return Command(
@@ -383,6 +387,12 @@ class AcpDriver:
         if isinstance(self.native, Untold):
             return self.native.untold(content)
         return ()
+
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        return acp_requests.may_ask(spec.permissions, self.known.allow[spec.permissions])
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
+        return acp_requests.open_calls(output)
 
     def by_hand(self, launch: Launch) -> Command:
         """Return the interactive command of the agent's native program, found by its name."""

@@ -159,7 +159,7 @@ def _output(update: Any) -> str:
 def _end(found: dict[str, Any]) -> Sequence[AgentEvent]:
     used = (UsageSeen(_usage(found["usage"])),) if isinstance(found.get("usage"), dict) else ()
     stop = json_lines.text(found.get("stop"), SUMMARY)
-    ok = stop == "end_turn"
+    ok = stop == "end_turn" or found.get("over") is True
     return (
         *used,
         TurnEnded(

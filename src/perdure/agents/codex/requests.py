@@ -93,10 +93,14 @@ def open_calls(content: bytes) -> list[OpenCall]:
             found[key] = OpenCall(
                 call=key,
                 tool=_ASKS if tool == _QUESTION else tool,
-                input=json.dumps(arguments, ensure_ascii=False),
+                input=_text(arguments),
                 summary=summary,
             )
     return list(found.values())
+
+
+def _text(arguments: Mapping[str, Any]) -> str:
+    return json.dumps(arguments, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def _command(tool: str, given: Mapping[str, Any], cwd: str) -> dict[str, str] | None:

@@ -235,8 +235,12 @@ class OpenCodeDriver:
         ]
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
+        permissions = _PERMISSIONS[launch.spec.permissions]
+        if launch.requests:
+            # Over ACP the agent asks instead, and the bridge answers.
+            permissions = {**permissions, "external_directory": "ask"}
         env = {
-            "OPENCODE_PERMISSION": json.dumps(_PERMISSIONS[launch.spec.permissions]),
+            "OPENCODE_PERMISSION": json.dumps(permissions),
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
         }
         if launch.spec.permissions is Permissions.READ:

@@ -1,0 +1,35 @@
+"""Calls that an agent asked for over ACP and that were not granted. Pure."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from perdure.agents.shared import json_lines
+from perdure.model import Permissions
+from perdure.model.requests import OpenCall
+
+SUMMARY = 500
+
+
+def may_ask(level: Permissions, allow: str) -> bool:
+    """Return whether a call can be allowed by a person: the bridge does not grant all of them."""
+    return level is Permissions.EDIT and allow != "anything"
+
+
+def open_calls(output: bytes) -> list[OpenCall]:
+    """Return the calls of the bridge's lines that were asked for and not granted."""
+    lines = (json_lines.read(line) for line in output.split(b"\n") if b'"asked"' in line)
+    asked = [each for each in lines if each and each.get("type") == "asked"]
+    return [_call(each) for each in asked if each.get("granted") is False]
+
+
+def _call(asked: dict[str, Any]) -> OpenCall:
+    given = asked.get("input")
+    command = json_lines.text(json_lines.part(given, "command"), SUMMARY)
+    return OpenCall(
+        call=json_lines.text(asked.get("tool"), SUMMARY),
+        tool=json_lines.text(asked.get("name"), SUMMARY),
+        input=json.dumps(given, ensure_ascii=False).encode("utf-8", "replace").decode(),
+        summary=command or json_lines.text(asked.get("title"), SUMMARY),
+    )
