@@ -1,5 +1,5 @@
-"""A small agent that speaks ACP, for what no real one does on request. Its first argument is the
-scene; it is a process of its own."""
+"""A small agent that speaks ACP, for behavior that no real agent shows on request. Its first
+argument is the scene. It runs as a process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def chunk(words: str) -> None:
 
 
 def replay(scene: str) -> None:
-    """The history, as the scene tells it."""
+    """Replay the history, as the scene says."""
     if scene in ("lies", "empty"):
         if scene == "lies":
             tell(
@@ -51,7 +51,7 @@ def replay(scene: str) -> None:
 
 
 def keep(prompt: str) -> None:
-    """Answer in pieces around a tool call, and keep all of it."""
+    """Answer in pieces around a tool call, and record everything."""
     history = json.loads(HISTORY.read_text()) if HISTORY.exists() else []
     call, last = f"call-{len(history)}", f"answer {len(history)}"
     HISTORY.write_text(json.dumps([*history, ["user", prompt]]))

@@ -1,9 +1,9 @@
-"""A real agent that speaks ACP, changed in one respect: `acp_proxy.py SCENE COMMAND...`, a process
-of its own.
+"""Starts a real agent that speaks ACP and changes one thing: `acp_proxy.py SCENE COMMAND...`. It
+runs as a process.
 
 `honest`: nothing is changed. `resumes`: it does not offer to load. `unable`: it offers neither to
-load nor to resume. `lies`: what it replays is another conversation. `refuses`: it answers each
-request to load with an error that names no cause.
+load nor to resume. `lies`: it replays another conversation. `refuses`: it answers each request to
+load with an error that names no cause.
 """
 
 from __future__ import annotations

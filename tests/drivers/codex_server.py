@@ -1,5 +1,5 @@
-"""A small server that speaks as `codex app-server` does, for what the real one does not do on
-request. Its first argument is the scene."""
+"""A small server that speaks as `codex app-server` does, for behavior that the real one does not
+show on request. Its first argument is the scene."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`codex app-server`, as the CLI's own terminal uses it: going back, and compaction on request."""
+"""`codex app-server`, as the CLI's own terminal uses it: taking turns back, and compaction on
+request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An agent's home that was moved, copied or linked, and a conversation in it that goes on. Shared
+"""An agent's home that was moved, copied or linked, and a conversation in it that continues. Shared
 by fast and slow CLIs."""
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ WAYS = ("moved", "copied", "linked")
 
 
 def goes_on_elsewhere(stage: Bench, way: str) -> None:
-    """A conversation of two turns, the home at another path, two more turns: everything reaches the
-    model, in the new place."""
+    """Play two turns, move the home, and play two more turns. Everything reaches the model, from
+    the new place."""
     session = stage.run("hello one").session_id
     stage.run("hello two", resume(session))
     old = Path(stage.environ[VARIABLES[stage.driver.name]])

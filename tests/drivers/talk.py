@@ -17,9 +17,9 @@ LENGTH = 40
 
 
 def told(found: Loaded) -> list[tuple[str, str]]:
-    """The driver's items: the kind, and the call's id or the beginning of the words. A summary
-    reaches the model as a prompt. Gemini CLI records a call's id with the tool's name before it,
-    and sends it without."""
+    """Return the driver's items: the kind, and the call's id or the beginning of the words. A
+    summary reaches the model as a prompt. Gemini CLI records a call's id with the tool's name
+    before it, and sends it without."""
     return [
         (_kind(each), each.key.rpartition("__")[2] or each.said[:LENGTH]) for each in found.items
     ]
@@ -30,7 +30,7 @@ def _kind(each: Item) -> str:
 
 
 def shown(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
-    """The model server's record in the same form. A result that Gemini repeats appears once."""
+    """Return the model server's record in the same form. A result that Gemini repeats appears once."""
     found: list[tuple[str, str]] = []
     for message in messages:
         each = (KINDS[message.role], message.call or " ".join(message.text.split())[:LENGTH])
@@ -47,8 +47,7 @@ def loads_now(stage: Bench, session_id: str) -> Loaded:
 
 
 def goes_on(stage: Bench, session_id: str, prompt: str, **spec: Any) -> tuple[Loaded, BenchRun]:
-    """Resumes with a prompt, and holds the driver's word against the first request. Returns
-    both."""
+    """Resume with a prompt, and compare the driver's items with the first request. Return both."""
     found = loads_now(stage, session_id)
     before = len(stage.rehearsal.requests)
     ran = stage.run(prompt, resume(session_id), **spec)

@@ -1,5 +1,4 @@
-"""The ACP driver and its bridge, with a small agent of our own: what no real one does on
-request."""
+"""The ACP driver and its bridge, with a small agent for behavior that no real one shows on request."""
 
 from __future__ import annotations
 
@@ -90,23 +89,23 @@ def outcome(code: int, events: Sequence[AgentEvent]) -> tuple[OutcomeKind, str]:
 
 
 def test_the_replay_of_a_conversation_is_not_its_next_answer(tmp_path: Path) -> None:
-    """Messages that an agent replays from the past, before and after its answer to the load, are
-    left out of its new messages."""
+    """An agent may replay old messages before and after its answer to the load. They do not count
+    as new messages."""
     code, events = run(tmp_path, "plain", start="resume", session="one")
     assert (code, said(events)) == (0, "The answer.")
     assert [event.session_id for event in events if isinstance(event, SessionSeen)] == ["one"]
 
 
 def test_a_message_of_any_length_is_read(tmp_path: Path) -> None:
-    """One of 200,000 characters comes through; asyncio alone would break at 65,536. The event says
-    what it leaves out."""
+    """A message of 200,000 characters is read; asyncio alone would fail at 65,536. The event says
+    how much it leaves out."""
     code, events = run(tmp_path, "long")
     assert code == 0
     assert said(events).startswith("x" * 16_000)
 
 
 def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
-    """The turn failed, and what it had said is kept."""
+    """The turn has failed, and the messages before the end are kept."""
     code, events = run(tmp_path, "dies")
     assert (code, said(events)) == (1, "half")
     assert outcome(code, events) == (OutcomeKind.FAILED, "the agent ended in the middle of it")
@@ -123,7 +122,7 @@ def test_an_agent_that_dies_in_its_turn(tmp_path: Path) -> None:
 def test_what_the_agent_cannot_do_is_said(
     tmp_path: Path, scene: str, kind: OutcomeKind, words: str
 ) -> None:
-    """Each is a failed turn with its reason, and no new conversation is begun in place of the old
+    """Each is a failed turn with its reason, and no new conversation is begun instead of the old
     one."""
     asked = {"start": "resume", "session": "one"} if scene == "forgets" else {}
     code, events = run(tmp_path, scene, **asked)
@@ -147,8 +146,8 @@ def test_what_the_agent_cannot_do_is_said(
 def test_questions_are_answered_by_the_level(
     tmp_path: Path, allow: str, place: str, answer: str
 ) -> None:
-    """An edit is granted inside the workdir at the level that works there, and outside of it, also
-    behind a link, only at the last."""
+    """An edit is granted inside the workdir at the level that allows edits. Outside of it, also
+    behind a link, it is granted only at the last level."""
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "link").symlink_to(tmp_path)
     _, events = run(tmp_path, "asks", place, cwd=str(tmp_path / "work"), allow=allow)
@@ -156,14 +155,14 @@ def test_questions_are_answered_by_the_level(
 
 
 def test_nothing_of_the_workdir_is_imported(tmp_path: Path) -> None:
-    """A workdir with modules named like the library and the standard ones changes nothing."""
+    """A workdir with modules named like the library's and the standard ones has no effect."""
     for name in ("acp", "json", "asyncio", "pydantic"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the workdir')")
     assert run(tmp_path, "plain")[0] == 0
 
 
 def test_the_agent_ends_with_the_bridge(tmp_path: Path) -> None:
-    """One that does not end when its input is closed is ended after its turn."""
+    """An agent that does not end when its input is closed is ended after its turn."""
     code, events = run(tmp_path, "stays")
     assert (code, said(events)) == (0, "The answer.")
     alive = [
@@ -182,8 +181,8 @@ def _runs_in(process: Path, directory: Path) -> bool:
 
 
 def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) -> None:
-    """While a file of this minute is there, Gemini's conversation is not loaded; the turn comes
-    when it is gone."""
+    """While Gemini has a file of the same minute, its conversation is not loaded. The turn begins
+    when the file is gone."""
     held = [
         tmp_path / time.strftime("held-%H-%M", time.gmtime(time.time() + 60 * minutes))
         for minutes in range(3)
@@ -202,7 +201,7 @@ def test_a_conversation_that_a_load_would_destroy_is_waited_for(tmp_path: Path) 
 
 
 def test_a_library_that_is_not_installed_is_told(tmp_path: Path) -> None:
-    """Without the extra the bridge starts no agent and says what to install; the outcome is no
+    """Without the extra the bridge starts no agent and says what to install. The outcome is not a
     failure of the agent."""
     done = subprocess.run(
         [sys.executable, "-S", "-P", str(BRIDGE), "{}"],
@@ -226,8 +225,8 @@ def launch(agent: str, prompt: str = "hello", **spec: Any) -> Launch:
 
 
 def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
-    """The flags of the permissions level come after `--acp`, and the chat file of the minute is
-    named."""
+    """The flags of the permissions level come after `--acp`, and the conversation's file of the
+    current minute is named."""
     order = json.loads(
         registry.load("acp-gemini")
         .command(launch("acp-gemini", permissions=Permissions.FULL, model="m"))
@@ -244,15 +243,15 @@ def test_gemini_gets_its_flags_and_the_minute_is_guarded() -> None:
 
 
 def test_a_level_that_nothing_enforces_is_refused() -> None:
-    """Claude Code over ACP has only its questions, so `read` is no promise and is not launched; the
-    others are."""
+    """Claude Code over ACP only asks, and nothing enforces `read`, so that level is not launched;
+    the others are."""
     claude = registry.load("acp-claude")
     assert "read" in claude.refuse(launch("acp-claude", permissions=Permissions.READ))
     assert claude.refuse(launch("acp-claude", permissions=Permissions.EDIT)) == ""
 
 
 def test_a_prompt_that_looks_like_a_command_is_labelled() -> None:
-    """It does not begin with a slash any more; no other prompt is touched."""
+    """The prompt no longer begins with a slash. Other prompts are not changed."""
     codex = registry.load("acp-codex")
     assert codex.command(launch("acp-codex", "/logout")).stdin == b"Prompt: /logout"
     assert codex.command(launch("acp-codex", "a/b")).stdin == b"a/b"
@@ -304,7 +303,7 @@ def test_no_line_is_fatal(line: bytes) -> None:
     ],
 )
 def test_a_copy_goes_back_through_the_agents_own_program(command: str, own: list[str]) -> None:
-    """The import is run by the agent's command without the words that make it speak ACP."""
+    """The agent's command, without the words that make it speak ACP, runs the import."""
     archive = registry.load("acp-opencode").archive
     assert archive is not None
     session = "ses_e02d74f19ffeNc6A2Emub9haj6"
@@ -323,7 +322,7 @@ PROMPT = "prompt:" + hashlib.sha256(b"hello").hexdigest()[:16]
 
 
 def marks(events: Sequence[AgentEvent]) -> tuple[str, ...]:
-    """The marks of a turn that came to its end."""
+    """Return the marks of a completed turn."""
     return next(
         (event.marks for event in events if isinstance(event, ItemsMarked) and event.ended), ()
     )
@@ -341,8 +340,8 @@ def opened(events: Sequence[AgentEvent]) -> tuple[str, str, int | None]:
 def test_what_is_taken_up_is_told(
     tmp_path: Path, scene: str, word: str, replayed: int | None
 ) -> None:
-    """A loaded conversation is compared with what is known of it, also where the replay is late; of
-    a resumed one nothing is known."""
+    """A loaded conversation is compared with its known items, even if the replay is late. Nothing
+    is known about a resumed one."""
     _, first = run(tmp_path, scene, known=[])
     assert opened(first) == ("one", "new", None)
     known = marks(first)
@@ -381,7 +380,7 @@ def test_a_replay_that_lacks_something_gets_no_prompt(
 
 
 def test_an_agent_that_keeps_nothing_names_no_conversation(tmp_path: Path) -> None:
-    """Without an offer to load or resume there is no id to go on with, and to go on is a missing
+    """Without an offer to load or resume there is no id, and a request to continue finds no
     conversation."""
     _, first = run(tmp_path, "forgets", known=[])
     assert opened(first) == ("", "new", None) and marks(first) == ()

@@ -1,4 +1,4 @@
-"""The user's arguments for an agent beside those that perdure relies on: merged, or refused with a
+"""The user's arguments for an agent beside those that perdure needs: merged, or refused with a
 sentence."""
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ID = "11111111-2222-4333-8444-555555555555"
 
 
 def launch(agent: str, *arguments: str, cwd: str = "/") -> Launch:
-    """A fresh launch with these arguments."""
+    """Return a fresh launch with these arguments."""
     spec = TaskSpec(prompt="x", agent=agent, agent_args=arguments)
     begins = Continuation(kind=Start.FRESH, session_id=ID if agent != "codex" else "")
     return Launch(
@@ -32,8 +32,8 @@ def launch(agent: str, *arguments: str, cwd: str = "/") -> Launch:
 def settings_of(
     *arguments: str, cwd: str = "/"
 ) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
-    """The settings of the launch, which must be one argument; the other arguments of the user; and
-    the notes."""
+    """Return the settings of the launch, which must be one argument, the other arguments of the
+    user, and the notes."""
     command = registry.load("claude").command(launch("claude", *arguments, cwd=cwd))
     given = [word for word in command.argv if word.startswith("--settings")]
     assert len(given) == 1
@@ -44,7 +44,7 @@ def settings_of(
     "spelled", [("--settings", '{"model":"opus"}'), ('--settings={"model":"opus"}',)]
 )
 def test_settings_of_the_user_are_merged(spelled: tuple[str, ...]) -> None:
-    """In both spellings: the user's setting holds, and so does the one that keeps the CLI from
+    """In both spellings the user's setting is used, and so is the one that keeps the CLI from
     deleting conversations."""
     found, _, notes = settings_of(*spelled)
     assert found == {"model": "opus", "cleanupPeriodDays": 3650}
@@ -52,8 +52,8 @@ def test_settings_of_the_user_are_merged(spelled: tuple[str, ...]) -> None:
 
 
 def test_a_file_and_a_repeated_flag_are_merged(tmp_path: Path) -> None:
-    """A file lies relative to the agent's directory; objects are merged key by key, and the later
-    value holds."""
+    """A file's path is relative to the agent's directory. Objects are merged key by key, and the
+    later value wins."""
     (tmp_path / "own.json").write_text('{"permissions": {"allow": ["Bash"]}, "model": "opus"}')
     later = '{"permissions": {"deny": ["Write"]}, "model": "haiku"}'
     found, rest, _ = settings_of(
@@ -66,7 +66,7 @@ def test_a_file_and_a_repeated_flag_are_merged(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("days", ["0", "7", "true", '"x"'])
 def test_the_clean_up_cannot_be_switched_on(days: str) -> None:
-    """The key that must hold wins, and that is said."""
+    """perdure's value for the key wins, and a note says so."""
     found, _, notes = settings_of(f'--settings={{"cleanupPeriodDays":{days}}}')
     assert found == {"cleanupPeriodDays": 3650}
     assert notes == (
@@ -81,8 +81,8 @@ def test_a_longer_time_of_the_user_holds() -> None:
 
 
 def test_bad_settings_are_one_sentence_before_the_launch(tmp_path: Path) -> None:
-    """Broken JSON, no object, and a file with variables in it, whose values must not come into a
-    command line."""
+    """Broken JSON, a value that is not an object, and a file with variables, whose values must not
+    appear in a command line."""
     claude = registry.load("claude")
     (tmp_path / "secret.json").write_text('{"env": {"TOKEN": "s3cret"}}')
     (tmp_path / "broken.json").write_text("[")
@@ -108,8 +108,8 @@ def test_a_file_with_variables_that_keeps_conversations_is_passed_as_it_is(tmp_p
 
 
 def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
-    """It may lie in a directory that is not made yet; the CLI ends with its own sentence where it
-    is missing."""
+    """It may be in a directory that does not exist yet. If the file is missing, the CLI ends with
+    its own error."""
     assert registry.load("claude").refuse(launch("claude", "--settings=missing.json")) == ""
     assert (
         "--settings=missing.json"
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_is_left_to_the_cli() -> None:
     ],
 )
 def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argument: str) -> None:
-    """In every form in which the CLI reads it: with its value behind it, or in camel case."""
+    """Each form that the CLI accepts is refused: with its value attached, and in camel case."""
     assert "cannot be passed" in registry.load(agent).refuse(launch(agent, argument))
 
 
@@ -144,5 +144,5 @@ def test_what_would_take_the_conversation_elsewhere_is_refused(agent: str, argum
     [("codex", "-cmodel_reasoning_effort=low"), ("claude", "--add-dir"), ("gemini", "-d")],
 )
 def test_other_arguments_pass(agent: str, argument: str) -> None:
-    """Settings that perdure does not rely on are the user's own."""
+    """The user may change settings that perdure does not need."""
     assert registry.load(agent).refuse(launch(agent, argument)) == ""

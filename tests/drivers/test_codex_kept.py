@@ -1,5 +1,5 @@
-"""Codex as a process that is kept: the bridge on the real app server, and on a small one for what
-that does not do on request."""
+"""Codex as a process that is kept: the bridge on the real app server, and on a small one for
+behavior that the real one does not show on request."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ SERVER = Path(__file__).with_name("codex_server.py")
 
 
 class Kept(CodexDriver):
-    """Each launch by the app server: the first turn of a process that is then let go. Forks are
-    left to `exec`."""
+    """Launches by the app server: each is the first turn of a process that is then ended. Forks use
+    `exec`."""
 
     def command(self, launch: Launch) -> Command:
         assert self.warm is not None
@@ -44,8 +44,8 @@ def kept(make: Make, script: str, **options: bool) -> Bench:
 
 
 class TestKept(DriverConformance):
-    """All that is asked of a driver, of Codex as it is kept: threads, ends and errors are the
-    same."""
+    """Runs the driver's conformance suite for Codex as a kept process: threads, ends and errors are
+    the same."""
 
     @pytest.fixture
     def bench(self) -> Iterator[Make]:
@@ -54,7 +54,7 @@ class TestKept(DriverConformance):
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
         """The process that has the thread open is the server, below the bridge. It is killed with
-        the bridge: nothing in the thread says that a user had interrupted it."""
+        the bridge, and the thread has no record of an interruption by the user."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []
@@ -90,7 +90,7 @@ class TestKept(DriverConformance):
 
 
 def carry_out(scene: str, *prompts: str, thread: str = "") -> tuple[int, list[dict[str, Any]], str]:
-    """The bridge with the small server: its code, its lines and its stderr."""
+    """Run the bridge with the small server. Return its exit code, its lines and its stderr."""
     order = {
         "command": [sys.executable, str(SERVER), scene],
         "thread": thread,
@@ -113,23 +113,22 @@ def said(lines: list[dict[str, Any]]) -> list[str]:
 
 
 def test_what_the_server_asks_for_is_refused() -> None:
-    """Nobody is there who could allow a command: the server hears an error, as it does from
-    `exec`."""
+    """No person is there to allow a command. The server gets an error, as it does from `exec`."""
     code, lines, _ = carry_out("asks", "hello")
     assert (code, said(lines)) == (0, ["refused", "The answer."])
 
 
 @pytest.mark.parametrize("scene", ["wider", "asking", "strange"])
 def test_no_turn_begins_with_other_permissions(scene: str) -> None:
-    """A server that has another sandbox than ordered, or would ask, is given no prompt, and the
-    attempt fails with what it said."""
+    """A server with another sandbox than ordered, or one that would ask, gets no prompt, and the
+    attempt fails with the server's message."""
     code, lines, err = carry_out(scene, "hello")
     assert (code, lines) == (1, [])
     assert registry.load("codex").outcome(Exit(code=1, stderr_tail=err), []).kind == "config_error"
 
 
 def test_no_prompt_goes_into_another_thread() -> None:
-    """A server that resumes another thread than it was asked for is given no prompt."""
+    """A server that resumes another thread than requested gets no prompt."""
     code, lines, err = carry_out("another", "hello", thread="one")
     assert (code, lines) == (1, [])
     assert "not two" in err
@@ -151,8 +150,8 @@ def test_a_long_line_arrives_whole() -> None:
 
 
 def test_how_the_server_ends_is_how_the_bridge_ends() -> None:
-    """Killed, it ends by the same signal, and with its code when it leaves; a failed turn is code
-    1."""
+    """If the server is killed, the bridge ends by the same signal. If it exits, the bridge exits
+    with its code. A failed turn is code 1."""
     assert carry_out("dies", "hello")[0] == -9
     assert carry_out("leaves", "hello", "again")[0] == 3
     code, lines, _ = carry_out("fails", "hello")
@@ -163,8 +162,7 @@ def test_how_the_server_ends_is_how_the_bridge_ends() -> None:
 
 
 def test_a_turn_that_nobody_asked_for() -> None:
-    """A server that begins a turn by itself is ended, as it is with `exec`, and is given no other
-    prompt."""
+    """A server that begins a turn by itself is ended, as with `exec`, and gets no other prompt."""
     code, lines, _ = carry_out("by itself", "hello", "again")
     assert (code, said(lines)) == (0, ["The answer."])
 
@@ -186,7 +184,7 @@ def test_where_a_turn_is_over() -> None:
 
 
 def launch(version: str = "0.169.0", **how: Any) -> Launch:
-    """A launch of a Codex of this version."""
+    """Return a launch of a Codex of this version."""
     return replace(
         test_driver_commands.launch("codex", **how),
         program=Program(path="/bin/codex", version=version),
@@ -203,8 +201,8 @@ def order(how: Launch) -> dict[str, Any]:
 
 
 def test_what_is_ordered() -> None:
-    """The thread that is resumed, the level, the model, and the settings that `exec` is given
-    too."""
+    """The order has the thread to resume, the level, the model, and the settings that `exec` also
+    gets."""
     fresh = order(
         launch(
             permissions=Permissions.FULL, model="m", agent_args=("-c", "a=1", "--enable=b", "-cc=2")
@@ -247,8 +245,8 @@ def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...
     [("0.169.0", True), ("0.170.1", True), ("1.0.0", True), ("0.98.0", False), ("", False)],
 )
 def test_a_codex_that_nobody_tried_has_a_process_for_each_turn(version: str, is_kept: bool) -> None:
-    """The app server is spoken to where it is known, or newer: an older one, or one without a
-    version, is started as before."""
+    """The app server is used for known versions and newer ones. An older version, or one that is
+    not known, is started as before."""
     warm = registry.load("codex").warm
     assert warm is not None
     assert (warm.command(launch(version)) is not None) is is_kept

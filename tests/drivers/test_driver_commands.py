@@ -1,4 +1,4 @@
-"""How the agents are found and started, without starting one."""
+"""How the agents are found, and their command lines, without starting one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def argv(agent: str, **how: object) -> list[str]:
 
 
 def test_the_native_program_is_found_behind_the_wrapper() -> None:
-    """The npm command on PATH leads to the platform package's own file, with its version; the
+    """The npm command on PATH leads to the platform package's own file, with its version. The
     wrapper is never started."""
     environ = {"PATH": str(MODULES / ".bin")}
     for agent, version in (("claude", "2.1.329"), ("codex", "0.169.0")):
@@ -56,8 +56,8 @@ def test_the_native_program_is_found_behind_the_wrapper() -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Path) -> None:
-    """A script on PATH, or the one that the variable names, which goes before PATH; a name that is
-    a version is the version."""
+    """A script on PATH is used, or the program that the variable names, which has precedence. A
+    name that is a version is the version."""
     script = tmp_path / agent
     script.write_text("#!/bin/sh\n")
     script.chmod(0o755)
@@ -77,7 +77,7 @@ def test_a_program_of_any_other_kind_is_taken_as_it_is(agent: str, tmp_path: Pat
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_missing_program_names_the_command_that_installs_it(agent: str, tmp_path: Path) -> None:
-    """Nothing on PATH, and a variable that names no program."""
+    """There is nothing on PATH, or the variable names no program."""
     for environ in (
         {"PATH": str(tmp_path)},
         {"PATH": str(tmp_path), f"PERDURE_{agent.upper()}": str(tmp_path)},
@@ -98,14 +98,14 @@ def test_where_the_conversations_are_kept() -> None:
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_the_prompt_goes_by_stdin_alone(agent: str) -> None:
-    """No prompt is an argument, not even in part."""
+    """No part of a prompt is an argument."""
     command = registry.load(agent).command(launch(agent, prompt="-secret words"))
     assert command.stdin == b"-secret words"
     assert not any("secret" in argument for argument in command.argv)
 
 
 def test_how_claude_is_told_which_conversation() -> None:
-    """Chosen at first, resumed by id or by path, forked; never by `latest`."""
+    """The id is chosen at first, resumed by id or by path, or forked. `latest` is never used."""
     assert f"--session-id={ID}" in argv("claude")
     assert f"--session-id={ID}" in argv("claude", kind=Start.REBUILD)
     assert f"--resume={ID}" in argv("claude", kind=Start.RESUME)
@@ -123,7 +123,7 @@ def test_how_claude_is_told_which_conversation() -> None:
 
 
 def test_how_codex_is_told_which_conversation() -> None:
-    """All flags stand before the subcommand, and the prompt's dash is last."""
+    """All flags come before the subcommand, and the prompt's dash is last."""
     assert argv("codex")[-1] == "-"
     assert "resume" not in argv("codex")
     assert argv("codex", kind=Start.RESUME)[-3:] == ["resume", ID, "-"]
@@ -133,7 +133,7 @@ def test_how_codex_is_told_which_conversation() -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("kind", [Start.WAIT, Start.REFUSE])
 def test_what_starts_nothing_has_no_command(agent: str, kind: Start) -> None:
-    """A wait or a refusal is no launch."""
+    """A wait and a refusal start no process."""
     with pytest.raises(ValueError):
         argv(agent, kind=kind)
 
@@ -141,7 +141,8 @@ def test_what_starts_nothing_has_no_command(agent: str, kind: Start) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 @pytest.mark.parametrize("level", list(Permissions))
 def test_permissions_are_set_again_on_each_resume(agent: str, level: Permissions) -> None:
-    """The same flags for the first launch, a resume and a fork: the CLIs forget them."""
+    """The flags are the same for the first launch, a resume and a fork, because the CLIs forget
+    them."""
 
     def flags(kind: Start) -> set[str]:
         found = argv(agent, kind=kind, permissions=level)
@@ -164,8 +165,8 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(agent: str, prompt
 
 
 def test_the_limits_are_those_of_the_clis() -> None:
-    """The longest prompt that each CLI takes is let through, one more is not; a character of Codex
-    may have four bytes."""
+    """The longest prompt that each CLI takes is accepted, and one more character is refused. A
+    character of Codex may have four bytes."""
     claude, codex = registry.load("claude"), registry.load("codex")
     assert not claude.refuse(launch("claude", prompt="x" * (10 << 20)))
     assert claude.refuse(launch("claude", prompt="/" + "x" * ((10 << 20) - 1)))
@@ -189,8 +190,7 @@ def test_the_limits_are_those_of_the_clis() -> None:
 def test_arguments_that_would_undo_perdures_own_are_refused(
     agent: str, arguments: tuple[str, ...]
 ) -> None:
-    """Which conversation goes on, and how the output is written, is not for the user's
-    arguments."""
+    """The user's arguments cannot choose the conversation or the output format."""
     assert "perdure decides" in registry.load(agent).refuse(launch(agent, agent_args=arguments))
     assert not registry.load(agent).refuse(launch(agent, agent_args=("--add-dir", "/x")))
 
@@ -237,8 +237,8 @@ KEPT_OUT = {
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_which_variables_are_the_agents_own(agent: str) -> None:
-    """Settings and credentials pass; what a running agent sets for its children, and secrets of
-    others, do not."""
+    """Settings and credentials are passed on. Variables that a running agent sets for its children,
+    and other programs' secrets, are not."""
     patterns = registry.load(agent).variables
 
     def passes(name: str) -> bool:
@@ -253,7 +253,7 @@ def test_which_variables_are_the_agents_own(agent: str) -> None:
 
 
 def test_an_unknown_agent_is_told_with_the_known_ones() -> None:
-    """The hint lists what there is."""
+    """The hint lists the known agents."""
     with pytest.raises(AgentMissing) as error:
         registry.load("nobody")
     assert "claude, codex" in error.value.hint
@@ -262,7 +262,7 @@ def test_an_unknown_agent_is_told_with_the_known_ones() -> None:
 def install(
     folder: Path, name: str, module: str, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A distribution with one driver, as pip would leave it."""
+    """Install a distribution with one driver, as pip would."""
     (folder / f"{module}.py").write_text(source)
     meta = folder / f"{module}-1.0.dist-info"
     meta.mkdir()
@@ -274,8 +274,8 @@ def install(
 def test_a_driver_from_outside_is_found_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An entry point of another distribution is a driver like the built-in ones, and stands in the
-    list of names."""
+    """An entry point of another distribution is a driver like the built-in ones, and is in the list
+    of names."""
     source = (
         "from perdure.agents.claude.driver import ClaudeDriver\n\nclass Driver(ClaudeDriver):\n    name "
         "= 'guest'\n"
@@ -304,7 +304,7 @@ def test_what_is_no_driver_is_refused(
 
 
 def test_the_list_of_drivers_costs_nothing(tmp_path: Path) -> None:
-    """Importing the room loads no driver."""
+    """Importing the package loads no driver."""
     import subprocess
 
     code = (

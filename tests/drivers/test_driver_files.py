@@ -41,8 +41,8 @@ def texts(driver: object, content: bytes) -> list[str]:
     ],
 )
 def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list[str]) -> None:
-    """In recorded transcripts with interruptions, tool results and background notices, only sent
-    texts are prompts."""
+    """In recorded transcripts with interruptions, tool results and background notices, only the
+    sent texts are prompts."""
     assert texts(registry.load(agent), (RECORDED / name).read_bytes()) == expected
 
 
@@ -51,7 +51,7 @@ def test_the_clis_own_lines_are_no_prompts(agent: str, name: str, expected: list
     [("claude", "claude-interrupted.jsonl"), ("codex", "codex-interrupted.jsonl")],
 )
 def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
-    """Torn tails, NULs, foreign lines and a piece from the middle leave all other prompts
+    """Torn ends, NULs, foreign lines and a part cut from the middle leave all other prompts
     readable."""
     driver = registry.load(agent)
     whole = (RECORDED / name).read_bytes()
@@ -69,7 +69,7 @@ def test_damage_costs_only_the_damaged_lines(agent: str, name: str) -> None:
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @given(content=st.binary(max_size=300))
 def test_any_bytes_have_prompts(agent: str, content: bytes) -> None:
-    """No content raises."""
+    """No content raises an error."""
     list(registry.load(agent).prompts(content + b'\n{"type":"user"}'))
 
 
@@ -103,14 +103,13 @@ def user_line(content: object, **more: object) -> bytes:
     ],
 )
 def test_prompts_of_claude_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
-    """Where the line says where it comes from, that decides; in older versions the known beginnings
-    do."""
+    """If the line names its origin, that decides. In older versions the known beginnings do."""
     assert texts(CLAUDE, line) == expected
 
 
 def codex_line(*blocks: tuple[str, str]) -> bytes:
-    """A user message of texts and their origins; an empty origin leaves all origins out, as older
-    versions do."""
+    """Return a user message of texts and their origins. An empty origin leaves all origins out, as
+    older versions do."""
     payload: dict[str, object] = {
         "type": "message",
         "role": "user",
@@ -143,8 +142,7 @@ def codex_line(*blocks: tuple[str, str]) -> bytes:
     ],
 )
 def test_prompts_of_codex_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:
-    """Where the message says where it comes from, that decides; in older versions the known
-    beginnings do."""
+    """If the message names its origin, that decides. In older versions the known beginnings do."""
     assert texts(CODEX, line) == expected
 
 
@@ -158,7 +156,7 @@ def test_what_is_sent_to_claude_is_what_is_found(prompt: str) -> None:
 
 
 def test_of_several_files_of_a_conversation_the_newest_is_taken(tmp_path: Path) -> None:
-    """A conversation that lies in two project folders is the one that was written to last."""
+    """If a conversation is in two project folders, the file that was written last is used."""
     paths = [tmp_path / "projects" / folder / f"{ID}.jsonl" for folder in ("-a", "-b", "-c")]
     for age, path in zip((100, 1, 50), paths, strict=True):
         path.parent.mkdir(parents=True)
@@ -168,7 +166,7 @@ def test_of_several_files_of_a_conversation_the_newest_is_taken(tmp_path: Path) 
 
 
 def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
-    """Spilled tool output of Claude is found; Codex has nothing beside the file."""
+    """Claude's tool output in separate files is found. Codex has no files beside the transcript."""
     transcript = tmp_path / f"{ID}.jsonl"
     transcript.touch()
     assert list(CLAUDE.belongings(transcript)) == []
@@ -178,8 +176,8 @@ def test_what_lies_beside_a_conversation_belongs_to_it(tmp_path: Path) -> None:
 
 
 def test_a_rollout_goes_back_to_its_own_day(tmp_path: Path) -> None:
-    """By the name of the copy, or by its first line; over what is left at its place; a copy of
-    another thread is refused."""
+    """The day is taken from the name of the copy, or from its first line. A file at that place is
+    replaced. A copy of another thread is refused."""
     name = f"rollout-2026-11-21T07-42-43-{ID}.jsonl"
     place = tmp_path / "sessions/2026/11/21" / name
     copy = tmp_path / "main"
@@ -207,8 +205,8 @@ def start_of(pid: int) -> str:
 
 
 def test_a_left_over_entry_of_the_register_is_no_writer(tmp_path: Path) -> None:
-    """The register of Claude outlives a SIGKILL: a process that is gone, or another one with its
-    number, does not count."""
+    """An entry in Claude's register is still there after a SIGKILL. A process that is gone, or
+    another one with its number, does not count."""
     sessions = tmp_path / "sessions"
     sessions.mkdir()
     with subprocess.Popen(["true"]) as gone:
@@ -238,8 +236,8 @@ def git(*words: str) -> None:
 
 
 def test_only_a_worktree_that_its_repository_knows_opens_the_sandbox(tmp_path: Path) -> None:
-    """The parts that a commit needs are named; a `.git` that an agent could have written names
-    nothing."""
+    """The directories that a commit needs are named. A `.git` that an agent could have written adds
+    none."""
     repo, linked = tmp_path / "repo", tmp_path / "linked"
     git("init", "-q", str(repo))
     git("-C", str(repo), "commit", "-q", "--allow-empty", "-m", "base")
@@ -286,9 +284,9 @@ def test_a_rollout_shows_which_replies_called_a_tool() -> None:
 
 
 def test_a_rollout_shows_a_request_that_is_under_way() -> None:
-    """Codex 0.169.0 writes the prompt and the results of tools before it asks its model, and a
-    record of the usage when the answer has come. After two parallel calls, it asks the model only
-    when both have ended."""
+    """Codex 0.169.0 records the prompt and the results of tools before it asks its model, and the
+    usage when the answer has come. After two parallel calls, it asks the model only when both have
+    ended."""
 
     def item(kind: str, **more: object) -> Entry:
         return "response_item", {"type": kind, **more}

@@ -22,7 +22,7 @@ def jsonl(*entries: dict[str, Any]) -> bytes:
 
 
 def said(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
-    """An answer of Claude Code."""
+    """Return an answer of Claude Code."""
     used = {
         "input_tokens": tokens,
         "cache_read_input_tokens": cached,
@@ -33,7 +33,7 @@ def said(tokens: int, cached: int = 0, **more: Any) -> dict[str, Any]:
 
 
 def counted(tokens: int, total: int = 0) -> dict[str, Any]:
-    """A record in which Codex reports its token count."""
+    """Return a record in which Codex reports its token count."""
     info = {
         "last_token_usage": {"input_tokens": tokens, "total_tokens": total or tokens + 9},
         "model_context_window": 258_400,
@@ -53,7 +53,7 @@ def test_a_recorded_conversation_tells_its_fill(agent: str) -> None:
 
 
 def test_a_recorded_compaction_is_counted() -> None:
-    """Claude Code wrote down how much there was and how much was left."""
+    """Claude Code recorded the size before the compaction and after it."""
     fill = registry.load("claude").fill((RECORDINGS / "claude-compacted.jsonl").read_bytes())
     assert fill.compactions == 1
     assert (fill.held, fill.left) == (107, 2591)
@@ -61,7 +61,7 @@ def test_a_recorded_compaction_is_counted() -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex", "gemini", "opencode", "acp-codex"])
 def test_damage_tells_nothing(agent: str) -> None:
-    """Garbage, torn lines and lines of the wrong shape are passed over."""
+    """Invalid lines, torn lines and lines of the wrong shape are ignored."""
     driver = registry.load(agent)
     torn = b'{"type":"assistant","message":{"usage":[1]}}\n{"type":"compacted"}\n[]\n\x00\n{"tokens":"usage compact_boundary token_count'
     assert driver.fill(b"") == Fill()
@@ -69,8 +69,8 @@ def test_damage_tells_nothing(agent: str) -> None:
 
 
 def test_claude_counts_its_own_answers_alone() -> None:
-    """Subagents and the CLI's own error texts carry nothing of the conversation; after a compaction
-    its estimate counts until the next answer."""
+    """Subagents, and the CLI's own error texts, do not count for the conversation. After a
+    compaction the CLI's estimate counts until the next answer."""
     fill = registry.load("claude").fill
     whole = [
         said(100),
@@ -91,8 +91,8 @@ def test_claude_counts_its_own_answers_alone() -> None:
 
 
 def test_codex_counts_what_the_summary_carried() -> None:
-    """The count before a compaction is that of the request for the summary; after it stands Codex's
-    estimate of what is left."""
+    """The count before a compaction is that of the request for the summary. After it, Codex has an
+    estimate of the rest."""
     fill = registry.load("codex").fill
     model = {"type": "turn_context", "payload": {"model": "gpt-6"}}
     shrunk = {"type": "compacted", "payload": {"message": "..."}}
@@ -104,8 +104,8 @@ def test_codex_counts_what_the_summary_carried() -> None:
 
 
 def test_claude_tells_its_fill_while_it_works() -> None:
-    """Each answer says what its request carried; a subagent's says nothing of the conversation; the
-    result says the models' windows."""
+    """Each answer has the size of its request. A subagent's answer does not count for the
+    conversation. The result has the models' windows."""
     parse = registry.load("claude").parse
 
     def sizes(line: bytes) -> list[AgentEvent]:
@@ -140,8 +140,8 @@ def launched(
 
 
 def test_a_launch_says_when_to_compact() -> None:
-    """Claude Code is given a percentage of its usable window, Codex a number of tokens. Without a
-    level both keep their own."""
+    """Claude Code gets a percentage of its usable window, Codex a number of tokens. Without a level
+    both keep their defaults."""
     level = CompactAt(tokens=160_000, window=200_000, percent=80)
     name = "CLAUDE_AUTOCOMPACT_PCT_OVERRIDE"
     assert launched("claude", level)[1][name] == "88"

@@ -1,5 +1,5 @@
-"""The classifiers on what the real CLIs printed (`recorded/`: Claude Code 2.1.329, Codex 0.169.0;
-paths and ports replaced)."""
+"""The classifiers on recorded output of the real CLIs (`recorded/`: Claude Code 2.1.329, Codex
+0.169.0; paths and ports replaced)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from perdure.model.events import (
 K = OutcomeKind
 RECORDED = Path(__file__).parent / "recorded"
 AT = 1795246963_000
-"""2026-11-21 07:42:43 UTC, when the recordings were made."""
+"""Time of the recordings: 2026-11-21 07:42:43 UTC."""
 
 
 @cache
@@ -57,7 +57,7 @@ def outcome(agent: str, name: str) -> Outcome:
 
 @pytest.fixture(autouse=True)
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The recordings were made in UTC, and Codex prints local time."""
+    """Set the time zone to UTC, in which the recordings were made: Codex prints local time."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -154,8 +154,8 @@ CASES = [("claude", name, *found) for name, found in CLAUDE.items()] + [
 def test_each_recorded_end_has_its_outcome(
     agent: str, name: str, kind: OutcomeKind, words: str
 ) -> None:
-    """Output of the real CLI leads to the kind of outcome that needs the right reaction, and its
-    words are kept."""
+    """The recorded output of the real CLI gets the right kind of outcome, and the CLI's own words
+    are kept."""
     found = outcome(agent, name)
     assert found.kind is kind, found
     assert words in found.detail
@@ -174,7 +174,7 @@ def test_no_recording_is_left_out(agent: str, table: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_no_line_of_the_real_clis_is_unknown(agent: str) -> None:
-    """The parsers know every line that the recorded versions printed."""
+    """The parsers know every line of the recordings."""
     assert not [
         event
         for name in recorded(agent)
@@ -195,13 +195,12 @@ def test_no_line_of_the_real_clis_is_unknown(agent: str) -> None:
     ],
 )
 def test_the_end_of_a_limit_is_known(agent: str, name: str, until: int | None) -> None:
-    """Claude's own event gives the second; Codex's prose gives the minute, of which the end is
-    waited for."""
+    """Claude's own event has the second. Codex's text has the minute, and its end is used."""
     assert outcome(agent, name).until == until
 
 
 def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
-    """Without the event, the sentence of the result is read, in the zone that it names."""
+    """Without the event, the sentence of the result is read, in its time zone."""
     without = [event for event in events("claude", "429-week") if not isinstance(event, LimitSeen)]
     found = registry.load("claude").outcome(exit_of("claude", "429-week"), without)
     assert found.until == 1795506540_000
@@ -222,7 +221,7 @@ def test_claude_prose_names_the_end_of_a_limit_where_no_event_did() -> None:
 def test_who_was_stopped_by_perdure_did_not_fail(
     agent: str, cause: str, kind: OutcomeKind, name: str
 ) -> None:
-    """The supervisor's cause goes before everything that the agent said."""
+    """The supervisor's cause has precedence over the agent's output."""
     stopped = replace(exit_of(agent, name), cause=cause, code=None, signal=15)
     assert registry.load(agent).outcome(stopped, events(agent, name)).kind is kind
 
@@ -230,21 +229,21 @@ def test_who_was_stopped_by_perdure_did_not_fail(
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 @pytest.mark.parametrize("end", [Exit(code=1), Exit(code=None), Exit(signal=9), Exit(code=137)])
 def test_a_good_result_is_no_success_without_exit_code_zero(agent: str, end: Exit) -> None:
-    """The agent's own good word is not enough."""
+    """The agent's own success message is not enough."""
     assert registry.load(agent).outcome(end, events(agent, "ok")).kind is K.FAILED
 
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_exit_code_zero_is_no_success_without_a_result(agent: str) -> None:
-    """A torn stream with code 0 is a failure."""
+    """An incomplete stream with code 0 is a failure."""
     before_the_end = [event for event in events(agent, "ok") if not isinstance(event, TurnEnded)]
     assert registry.load(agent).outcome(Exit(code=0), before_the_end).kind is K.FAILED
     assert registry.load(agent).outcome(Exit(code=0), []).kind is K.FAILED
 
 
 def test_claude_that_dies_in_its_second_turn_did_not_succeed() -> None:
-    """A background task starts another turn after the first result; a kill in that turn is not
-    hidden by the first result."""
+    """A background task starts another turn after the first result. If that turn is killed, the
+    first result does not count."""
     claude = registry.load("claude")
     lines = recorded("claude")["background"]["stdout"]
     second = max(at for at, line in enumerate(lines) if '"subtype":"init"' in line)
@@ -257,7 +256,7 @@ def test_claude_that_dies_in_its_second_turn_did_not_succeed() -> None:
 
 
 def test_an_error_told_as_the_answer_is_an_error() -> None:
-    """A successful result whose text is the CLI's own error notice is not believed."""
+    """A successful result whose text is the CLI's own error message is a failure."""
     notice = TurnEnded(ok=True, text="Prompt is too long", turns=1, facts={"subtype": "success"})
     assert registry.load("claude").outcome(Exit(code=0), [notice]).kind is K.CONTEXT_EXHAUSTED
 
@@ -269,7 +268,7 @@ def test_a_prompt_that_was_eaten_as_a_command_is_a_failure() -> None:
 
 
 def test_a_damaged_index_of_codex_says_what_to_do() -> None:
-    """The sentence names the files that heal by being moved away."""
+    """The sentence names the files to move away, which Codex then makes again."""
     end = Exit(
         code=1,
         stderr_tail=(
@@ -283,15 +282,15 @@ def test_a_damaged_index_of_codex_says_what_to_do() -> None:
 
 
 def test_codex_refuses_a_resume_in_unknown_words() -> None:
-    """With any message: no turn has begun, so the conversation is tried from another copy."""
+    """Whatever the message is, no turn has begun, so another copy of the conversation is tried."""
     words = "final paginated rollout record in /x.jsonl is missing an ordinal (code -32603)"
     end = Exit(code=1, stderr_tail=f"Error: thread/resume: thread/resume failed: {words}\n")
     assert registry.load("codex").outcome(end, []).kind is K.SESSION_BROKEN
 
 
 def test_usage_of_claude_is_what_this_launch_added() -> None:
-    """The second turn of a conversation reports its own tokens and cost, though the CLI's total
-    runs on."""
+    """The second turn of a conversation reports its own tokens and cost, although the CLI's total
+    continues."""
     (used,) = [event for event in events("claude", "tool") if isinstance(event, UsageSeen)]
     assert used == UsageSeen(
         Usage(input=300, output=14, cached=80, cache_write=20, cost_usd=0.001196), cumulative=False
@@ -299,14 +298,14 @@ def test_usage_of_claude_is_what_this_launch_added() -> None:
 
 
 def test_several_results_of_claude_add_up() -> None:
-    """Each result counts from the one before, so that their sum is the launch."""
+    """Each result is counted from the previous one, so their sum is the usage of the launch."""
     used = [event.usage for event in events("claude", "background") if isinstance(event, UsageSeen)]
     assert len(used) == 2
     assert sum(used, Usage()).cost_usd == pytest.approx(0.001736)
 
 
 def test_usage_of_codex_counts_over_the_thread() -> None:
-    """Codex repeats the tokens of earlier launches, and says so by the flag."""
+    """Codex repeats the tokens of earlier launches, and the flag says so."""
     (used,) = [event for event in events("codex", "tool") if isinstance(event, UsageSeen)]
     assert used == UsageSeen(Usage(input=300, output=21, cached=120), cumulative=True)
 
@@ -330,7 +329,8 @@ def test_a_tool_is_seen_with_its_command_and_its_end(agent: str, command: str) -
 
 
 def test_a_tool_that_failed_is_seen_as_failed() -> None:
-    """A command of Codex with a non-zero exit, and a refused tool of Claude, end as not ok."""
+    """A command of Codex with a non-zero exit code, and a refused tool of Claude, are reported as
+    failed."""
     failed = b'{"type":"item.completed","item":{"id":"item_1","type":"command_execution","exit_code":3,"status":"failed"}}'
     (event,) = registry.load("codex").parse(failed)
     assert event == ToolEnded("item_1", False, code=3)
@@ -341,7 +341,7 @@ def test_a_tool_that_failed_is_seen_as_failed() -> None:
 
 
 def test_an_api_error_is_no_word_of_the_agent() -> None:
-    """Claude prints its own errors as the assistant's text; nobody must take that for an answer."""
+    """Claude prints its own errors as the assistant's text. They do not count as an answer."""
     for name in CLAUDE:
         if CLAUDE[name][0] in (K.AUTH_FAILED, K.OVERLOADED, K.RATE_LIMITED, K.CONFIG_ERROR):
             assert not [event for event in events("claude", name) if isinstance(event, Said)], name
@@ -352,14 +352,14 @@ def test_an_api_error_is_no_word_of_the_agent() -> None:
     [("claude", "500", 500), ("claude", "refused", None), ("codex", "401", 401)],
 )
 def test_retries_of_the_cli_are_seen(agent: str, name: str, status: int | None) -> None:
-    """The CLI's own further tries are events, with the status where one was given."""
+    """The CLI's own retries are events, with the status if there is one."""
     assert [event.status for event in events(agent, name) if isinstance(event, RetrySeen)] == [
         status
     ]
 
 
 def test_a_warning_of_a_limit_is_no_limit() -> None:
-    """Only a rejected request is a limit that was hit."""
+    """Only a rejected request means that the limit was reached."""
     near = b'{"type":"rate_limit_event","rate_limit_info":{"status":"allowed_warning","resetsAt":1795506513}}'
     assert registry.load("claude").parse(near) == ()
     assert [

@@ -1,4 +1,4 @@
-"""The parsers and the readers of transcripts on anything at all."""
+"""The parsers and the transcript readers with arbitrary input."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def vars_of(event: Any) -> list[Any]:
 @settings(max_examples=100, deadline=None)
 @given(line=st.binary(max_size=200))
 def test_any_bytes_are_events(agent: str, line: bytes) -> None:
-    """No bytes raise, and what is not known is kept."""
+    """No bytes raise an error, and unknown lines are kept."""
     in_contract(agent, line)
 
 
@@ -129,7 +129,8 @@ def test_any_bytes_are_events(agent: str, line: bytes) -> None:
 @settings(max_examples=150, deadline=None)
 @given(value=objects | values)
 def test_any_json_is_events(agent: str, value: Any) -> None:
-    """No JSON raises, however its fields are typed; lone surrogates and infinities included."""
+    """No JSON raises an error, whatever the types of its fields are, with lone surrogates and
+    infinities."""
     in_contract(agent, json.dumps(value).encode("utf-8", "surrogatepass"))
 
 
@@ -137,7 +138,7 @@ def test_any_json_is_events(agent: str, value: Any) -> None:
 @settings(max_examples=100, deadline=None)
 @given(value=objects, cut=st.integers(0, 400), junk=st.binary(max_size=5))
 def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) -> None:
-    """A line that was cut anywhere, or has broken bytes in it, raises nothing."""
+    """A line that was cut anywhere, or has broken bytes in it, raises no error."""
     line = json.dumps(value).encode("utf-8", "surrogatepass")
     in_contract(agent, line[:cut] + junk)
     in_contract(agent, line[:cut] + junk + line[cut:])
@@ -155,15 +156,14 @@ def test_any_torn_line_is_events(agent: str, value: Any, cut: int, junk: bytes) 
     ids=["lists", "objects", "digits", "infinity"],
 )
 def test_hostile_nesting_and_numbers_are_events(agent: str, line: bytes) -> None:
-    """Depth and size that break a JSON reader end as an unknown line, or as a number within
-    bounds."""
+    """Nesting and numbers that break a JSON reader give an unknown line, or a number within limits."""
     in_contract(agent, line)
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_what_is_not_known_is_kept(agent: str) -> None:
-    """Lines of other programs, and types of newer versions, come back whole as Unrecognised; blank
-    lines are nothing."""
+    """Lines of other programs, and types of newer versions, are kept whole as Unrecognised. Blank
+    lines are ignored."""
     driver = registry.load(agent)
     for line in (b"npm warn something", b'{"type":"brand_new","x":1}', b"[1,2]", b'{"type":[]}'):
         assert driver.parse(line) == (Unrecognised(line.decode()),)
@@ -171,7 +171,7 @@ def test_what_is_not_known_is_kept(agent: str) -> None:
 
 
 def test_long_text_is_cut_and_said_so() -> None:
-    """A text over the limit keeps its beginning and says how much is missing."""
+    """A text over the limit keeps its beginning, and its end says how much is missing."""
     long = {
         "type": "assistant",
         "message": {"content": [{"type": "text", "text": "x" * (MAX_TEXT + 5)}]},
@@ -183,8 +183,8 @@ def test_long_text_is_cut_and_said_so() -> None:
 
 
 def test_a_result_with_broken_characters_is_still_the_result() -> None:
-    """Half a surrogate pair, or a broken byte, in the agent's last words does not cost the run its
-    result."""
+    """The agent's last words may contain half a surrogate pair or a broken byte. The run still has
+    its result."""
     claude = registry.load("claude")
     line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"s","result":"a\\ud83d b\xff c"}'
     seen, used, ended = claude.parse(line)
@@ -197,20 +197,20 @@ def test_a_result_with_broken_characters_is_still_the_result() -> None:
 
 
 def test_claude_says_when_it_asks_its_model() -> None:
-    """As 2.1.329 prints it before each request; any other status says nothing."""
+    """2.1.329 prints a status before each request. Other statuses do not count."""
     line = b'{"type":"system","subtype":"status","status":"requesting","session_id":"a"}'
     assert registry.load("claude").parse(line) == (RequestSeen(),)
     assert registry.load("claude").parse(line.replace(b"requesting", b"compacting")) == ()
 
 
 def test_the_last_id_counts() -> None:
-    """A result names the conversation again: the id may have changed in mid-run."""
+    """A result names the conversation again, because the id may have changed during the run."""
     line = b'{"type":"result","subtype":"success","is_error":false,"num_turns":1,"session_id":"the-new-one","result":""}'
     assert registry.load("claude").parse(line)[0] == SessionSeen("the-new-one")
 
 
 def test_an_id_of_a_run_without_a_turn_is_not_believed() -> None:
-    """For an unknown conversation the CLI prints a result with the id that was asked for: that is
-    no conversation."""
+    """For an unknown conversation the CLI prints a result with the requested id. That does not mean
+    that the conversation exists."""
     line = b'{"type":"result","subtype":"error_during_execution","is_error":true,"num_turns":0,"session_id":"asked","errors":["x"]}'
     assert [type(event) for event in registry.load("claude").parse(line)] == [TurnEnded]

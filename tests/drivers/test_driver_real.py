@@ -1,5 +1,5 @@
-"""The drivers on the real CLIs, against the rehearsal: the conformance suite, and what only one of
-them has."""
+"""The drivers on the real CLIs, with the rehearsal: the conformance suite, and the behavior of
+single CLIs."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ Make = Callable[..., Bench]
 
 
 def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
-    """Makes benches in a scratch directory with a short path (the path of a socket has at most 108
-    bytes), and ends what they started."""
+    """Make benches in a scratch directory with a short path (the path of a socket has at most 108
+    bytes), and end what they started."""
     scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
     started: list[Rehearsal] = []
 
@@ -69,8 +69,8 @@ class TestClaude(DriverConformance):
         yield from benches("claude")
 
     def test_full_permissions_as_root_need_a_word_of_the_user(self, bench: Make) -> None:
-        """Without IS_SANDBOX=1 the CLI refuses root, and the outcome says what to do; any other
-        user is let through."""
+        """Without IS_SANDBOX=1 the CLI refuses root, and the outcome says what to do. Every other
+        user is accepted."""
         stage = bench("say One.")
         bare = replace(
             stage,
@@ -84,7 +84,8 @@ class TestClaude(DriverConformance):
             assert ran.outcome.ok
 
     def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
-        """Settings in the repository that allow every command do not make `read` run one."""
+        """Settings in the repository allow every command. At the level `read` the agent still runs
+        none."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         (stage.cwd / ".claude").mkdir()
         (stage.cwd / ".claude" / "settings.json").write_text(
@@ -95,8 +96,8 @@ class TestClaude(DriverConformance):
 
     @pytest.mark.parametrize("depth", [1, 4])
     def test_a_copy_lies_where_the_cli_itself_would_put_it(self, bench: Make, depth: int) -> None:
-        """The name of the project's folder is the CLI's own, also for long paths and for letters
-        beyond ASCII."""
+        """The project's folder has the CLI's own name, also for long paths and for letters beyond
+        ASCII."""
         stage = bench("say One.")
         deep = replace(stage, cwd=stage.cwd.joinpath(*[f"{'a_b.c' * 10}-ü-日本-🙂"] * depth))
         deep.cwd.mkdir(parents=True)
@@ -106,8 +107,7 @@ class TestClaude(DriverConformance):
         )
 
     def test_no_conversation_is_cleaned_away(self, bench: Make) -> None:
-        """A run that is long enough for the CLI's own clean-up leaves a conversation of forty days
-        ago where it is."""
+        """A run is long enough for the CLI's own clean-up. A conversation of forty days ago stays."""
         stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
@@ -116,8 +116,8 @@ class TestClaude(DriverConformance):
         assert old.exists()
 
     def test_settings_of_the_user_do_not_switch_the_clean_up_on(self, bench: Make) -> None:
-        """With settings of the user's own a conversation of forty days ago stays where it is, and
-        the user's setting works."""
+        """The user has settings. A conversation of forty days ago stays, and the user's setting
+        works."""
         stage = bench("say One.\n---\nslow 6\nsay This one takes its time.")
         old = stage.driver.transcript(stage.home, stage.run("hello").session_id)
         assert old is not None
@@ -129,8 +129,8 @@ class TestClaude(DriverConformance):
         assert stage.rehearsal.last.model == "claude-haiku-5-5"
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """A flag that takes any number of words, as the last one, eats neither the prompt nor a
-        flag of perdure's."""
+        """The last argument is a flag that takes any number of words. It takes neither the prompt
+        nor a flag of perdure."""
         stage = bench("say One.")
         assert stage.run("hello", agent_args=("--add-dir", str(stage.cwd))).outcome.ok
         assert "hello" in stage.reached_the_model()
@@ -144,7 +144,8 @@ class TestCodex(DriverConformance):
         yield from benches("codex")
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """A flag that takes any number of files, as the last one, does not eat the subcommand."""
+        """The last argument is a flag that takes any number of files. It does not take the
+        subcommand."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         (stage.cwd / "dot.png").write_bytes(DOT)
@@ -158,8 +159,8 @@ class TestCodex(DriverConformance):
 
     @pytest.mark.parametrize("linked", [True, False])
     def test_a_commit_works_where_editing_is_allowed(self, linked: bool) -> None:
-        """In the sandbox the agent commits to its branch, on resume too; in a linked worktree the
-        hooks stay out of its reach."""
+        """In the sandbox the agent commits to its branch, also on resume. In a linked worktree it
+        cannot write the hooks."""
         for bench in benches("codex", parent="/var/tmp"):
             stage = bench(
                 "run git add -A && git commit -q -m agent; touch $(git rev-parse "
@@ -202,8 +203,8 @@ class TestCodex(DriverConformance):
 
 
 def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> None:
-    """Claude's clean-up removes what is older than 30 days in any start that lives a few seconds;
-    in perdure's starts it removes none."""
+    """Claude's clean-up removes conversations older than 30 days in any start that lasts a few
+    seconds. In perdure's starts it removes none."""
     for parent in ("without", "with"):
         (tmp_path / parent).mkdir()
     kept = {}
@@ -241,8 +242,8 @@ def test_an_old_conversation_survives_a_start_under_perdure(tmp_path: Path) -> N
 
 
 def test_the_users_own_retention_is_read(tmp_path: Path) -> None:
-    """As the settings have it; the default where they say nothing or cannot be read; none where it
-    is switched off, or there is none."""
+    """The setting is used; the default if it is missing or cannot be read; none if clean-up is
+    switched off or does not exist."""
     claude, gemini = registry.load("claude"), registry.load("gemini")
     for text, days in (
         ("", 30),

@@ -1,4 +1,4 @@
-"""When a usage limit ends, read from prose."""
+"""The end of a usage limit, read from text."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def ms(moment: datetime) -> int:
     ],
 )
 def test_sentences_of_the_clis(words: str, expected: datetime) -> None:
-    """Each form that a CLI prints means that moment; a minute is waited for to its end, a passed
-    hour means tomorrow."""
+    """Each form that a CLI prints is read as the right moment. For a minute its end is used, and an
+    hour that has passed means tomorrow."""
     assert resets_at(words, ms(NOW), UTC) == ms(expected)
 
 
@@ -65,7 +65,7 @@ def test_sentences_of_the_clis(words: str, expected: datetime) -> None:
     ],
 )
 def test_what_names_no_time_is_none_or_local(words: str) -> None:
-    """Without a time there is no guess; an unknown zone falls back to the given one."""
+    """Without a time there is no guess. For an unknown zone the given one is used."""
     found = resets_at(words, ms(NOW), UTC)
     assert found == (ms(datetime(2026, 11, 21, 15, 1, tzinfo=UTC)) if "Nowhere" in words else None)
 
@@ -82,7 +82,7 @@ def test_local_time_is_that_of_the_zone_handed_in() -> None:
     st.integers(1, 4_000_000_000_000),
 )
 def test_any_words_are_read(words: str, now: int) -> None:
-    """Nothing raises."""
+    """No text raises an error."""
     resets_at(words, now, UTC)
 
 

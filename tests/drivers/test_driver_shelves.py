@@ -1,5 +1,5 @@
-"""Conversations on disk as the drivers list them: whatever lies in an agent's home, and however
-much of it."""
+"""Conversations on disk as the drivers list them, with any content of an agent's home, and any
+amount of it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def claude_line(words: str, cwd: str = "/src/app") -> str:
 
 
 def write(driver: AgentDriver, home: Path, number: int, words: str, age_s: int = 0) -> Path:
-    """A conversation with that one prompt, as the CLI would have written it so long ago."""
+    """Write a conversation with that one prompt, as the CLI would have written it at that time."""
     path = {
         "claude": home / "projects" / "-src-app" / f"{IDS[number]}.jsonl",
         "codex": home / "sessions/2026/11/21" / f"rollout-2026-11-21T08-00-00-{IDS[number]}.jsonl",
@@ -79,7 +79,7 @@ def driver(request: pytest.FixtureRequest) -> AgentDriver:
 def test_the_newest_come_first_and_no_more_than_asked_for(
     driver: AgentDriver, tmp_path: Path
 ) -> None:
-    """By the time of their last write; the limit holds; an id finds its own alone."""
+    """The order is by the last write, and the limit holds. An id finds only its own conversation."""
     for number in range(30):
         write(driver, tmp_path, number, f"task {number}", age_s=(number * 7) % 30)
     found = driver.conversations(tmp_path, 5)
@@ -92,8 +92,8 @@ def test_the_newest_come_first_and_no_more_than_asked_for(
 
 
 def test_what_is_no_conversation_is_passed_over(driver: AgentDriver, tmp_path: Path) -> None:
-    """Empty and damaged files, foreign names, a directory or a dangling link in a file's place, a
-    home that is not there."""
+    """Empty and damaged files, foreign names, a directory or a dangling link in place of a file,
+    and a missing home are ignored."""
     assert not driver.conversations(tmp_path / "nowhere", 9)
     good = write(driver, tmp_path, 1, "the good one")
     write(driver, tmp_path, 2, "x").write_text("")
@@ -119,7 +119,7 @@ def test_a_long_transcript_is_not_read_whole(driver: AgentDriver, tmp_path: Path
 
 
 def test_threads_of_subagents_are_no_conversations_of_a_person(tmp_path: Path) -> None:
-    """Codex says in the first line who began a thread."""
+    """The first line of a Codex thread says who began it."""
     driver = registry.load("codex")
     path = write(driver, tmp_path, 1, "x")
     path.write_text(path.read_text().replace('"exec"', '{"subagent": "review"}'))
@@ -144,7 +144,7 @@ def test_a_fork_of_codex_names_its_parent(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=400), st.sampled_from([*FILES, "opencode"]))
 def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
-    """With any content of a transcript, the result of a read is empty or a fact."""
+    """With any content of a transcript, a read returns nothing or a fact, and raises no error."""
     driver = registry.load(name)
     for piece in (
         content,
@@ -157,8 +157,8 @@ def test_nothing_raises_on_any_content(content: bytes, name: str) -> None:
 
 
 def test_the_end_of_a_turn_is_its_last_answer() -> None:
-    """The point at which Claude Code forks: the last message of the agent before the next prompt;
-    else a sentence."""
+    """Claude Code forks at the last message of the agent before the next prompt. If there is none,
+    the error is a sentence."""
     answers = [
         json.dumps({"type": "assistant", "uuid": each, "message": {"content": []}}) + "\n"
         for each in IDS[1:4]

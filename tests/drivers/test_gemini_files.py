@@ -62,8 +62,8 @@ def texts(content: bytes) -> list[str]:
 
 
 def test_what_is_still_in_the_conversation_follows_from_the_whole_file() -> None:
-    """A failed turn is rolled back by a new list of messages, a rewind takes away what came after;
-    neither is a prompt any more."""
+    """A new list of messages rolls a failed turn back, and a rewind removes later messages. Neither
+    is a prompt any more."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     assert texts(written(*begun)) == ["one", "two"]
     assert texts(written(*begun, replaced(CONTEXT, user("1", "one"), model("a", "One.")))) == [
@@ -74,7 +74,8 @@ def test_what_is_still_in_the_conversation_follows_from_the_whole_file() -> None
 
 
 def test_a_resume_within_the_same_minute_writes_the_list_twice() -> None:
-    """First an empty list, then the full one: the prompts are there again, in their order."""
+    """The CLI writes first an empty list, then the full one. The prompts are there again, in their
+    order."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     full = replaced(CONTEXT, user("1", "one"), model("a", "One."), user("2", "two"))
     assert texts(written(*begun, head(), replaced(CONTEXT))) == []
@@ -86,8 +87,8 @@ def test_a_resume_within_the_same_minute_writes_the_list_twice() -> None:
 
 
 def test_what_was_condensed_stays() -> None:
-    """After a compression the earlier prompts are part of the summary, also when the list is
-    written again by a resume."""
+    """After a compression the earlier prompts are part of the summary, even if a resume writes the
+    list again."""
     begun = (head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two"))
     short = (
         CONTEXT,
@@ -126,8 +127,8 @@ def test_what_was_condensed_stays() -> None:
     ],
 )
 def test_what_is_no_prompt(own: dict[str, object]) -> None:
-    """Neither what the CLI puts in itself, nor tool results, nor what it throws away on a
-    resume."""
+    """Text that the CLI inserts itself, tool results, and messages that it drops on a resume are
+    not prompts."""
     assert texts(written(head(), own, user("1", "one"))) == ["one"]
 
 
@@ -136,21 +137,21 @@ def test_what_is_no_prompt(own: dict[str, object]) -> None:
     | st.from_regex(r"(Prompt: ){0,2} ?[/?]x")
 )
 def test_what_is_sent_is_what_is_found(prompt: str) -> None:
-    """The label that keeps a prompt from being thrown away is taken off again, whatever the prompt
-    begins with."""
+    """The label that keeps a prompt from being dropped is removed again, whatever the prompt begins
+    with."""
     assert texts(written(head(), user("1", transcript.sent(prompt)))) == [prompt]
 
 
 @given(content=st.binary(max_size=300))
 def test_any_bytes_have_prompts(content: bytes) -> None:
-    """No content raises."""
+    """No content raises an error."""
     GEMINI.prompts(
         content + b'\n{"type":"user"}\n{"$set":{"messages":[{"id":[]},3]}}\n{"$rewindTo":"x"}'
     )
 
 
 def test_damage_costs_only_the_damaged_lines() -> None:
-    """Torn tails, NULs and foreign lines leave all other prompts readable."""
+    """Torn ends, NULs and foreign lines leave all other prompts readable."""
     whole = written(
         head(), replaced(CONTEXT), user("1", "one"), model("a", "One."), user("2", "two")
     )
@@ -162,8 +163,8 @@ def test_damage_costs_only_the_damaged_lines() -> None:
 
 
 def test_bytes_that_are_there_do_not_hide_a_history_that_is_gone(tmp_path: Path) -> None:
-    """A record that takes the history back is appended, so every byte is still there: the snapshot
-    is no beginning all the same."""
+    """A record that takes the history back is appended, so every byte is still there. The snapshot
+    is still not a beginning of the file."""
     path = tmp_path / "session.jsonl"
     path.write_bytes(written(head(), replaced(CONTEXT), user("1", "one"), model("a", "One.")))
     earlier = snapshot(GEMINI, path)
@@ -186,8 +187,8 @@ def chat(home: Path, project: str, minute: str, session: str, *records: object) 
 
 
 def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path) -> None:
-    """A resume leaves a newer, empty file of the same id; another id may share the first eight
-    letters; no file is None."""
+    """A resume leaves a newer, empty file with the same id. Another id may share the first eight
+    letters. If there is no file, the result is None."""
     real = chat(tmp_path, "a", "19", ID, user("1", "one"))
     chat(tmp_path, "a", "21", ID, replaced(CONTEXT))
     other = ID[:9] + "0000" + ID[13:]
@@ -201,8 +202,8 @@ def test_of_several_files_the_one_with_the_conversation_is_taken(tmp_path: Path)
 
 
 def test_a_file_whose_first_line_is_torn_is_what_remains(tmp_path: Path) -> None:
-    """The CLI does not find it and neither does a resume, but it is there: nobody may say that the
-    conversation's file is missing. The empty file that a resume leaves behind is no remains."""
+    """Neither the CLI nor a resume finds it, but the file exists, and perdure does not report it as
+    missing. The empty file that a resume leaves does not count."""
     torn = chat(tmp_path, "a", "19", ID, user("1", "one"))
     torn.write_bytes(torn.read_bytes()[:40])
     assert GEMINI.transcript(tmp_path, ID) is None
@@ -213,8 +214,8 @@ def test_a_file_whose_first_line_is_torn_is_what_remains(tmp_path: Path) -> None
 
 
 def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
-    """By the CLI's register, by the owner's mark, or under the name that the CLI will give; a copy
-    of another is refused."""
+    """The project is found by the CLI's register, by the owner's mark, or by the name that the CLI
+    will give. A copy of another conversation is refused."""
     home, copy, cwd = tmp_path / "home", tmp_path / "main", tmp_path / "My_App"
     cwd.mkdir()
     copy.write_bytes(written(head(), user("1", "one")))
@@ -236,8 +237,8 @@ def test_a_copy_goes_back_to_its_own_project_and_minute(tmp_path: Path) -> None:
 
 
 def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
-    """They lie in a directory named by the whole id, beside the file that is named by a part of
-    it."""
+    """They are in a directory named by the whole id, beside the file whose name has a part of the
+    id."""
     path = chat(tmp_path, "a", "19", ID)
     assert list(GEMINI.belongings(path)) == []
     (path.parent / ID).mkdir()
@@ -245,8 +246,8 @@ def test_the_sub_agents_belong_to_the_conversation(tmp_path: Path) -> None:
 
 
 def test_who_was_started_on_a_conversation_is_on_it(tmp_path: Path) -> None:
-    """The CLI has no register: a live process counts by its arguments, with the same home; another
-    home or program does not."""
+    """The CLI has no register. A live process counts by its arguments and its home; one with
+    another home, or another program, does not."""
     script = tmp_path / "gemini.js"
     script.write_text("import time; time.sleep(60)")
 
@@ -326,8 +327,8 @@ def test_where_the_conversations_are_kept() -> None:
 
 
 def test_how_it_is_told_which_conversation(tmp_path: Path) -> None:
-    """Chosen at first, resumed by id, forked from the parent's file; never by `latest`, never by a
-    path, never by nothing."""
+    """The id is chosen at first, resumed by id, or forked from the parent's file. `latest`, a path,
+    and no id are never used."""
     assert f"--session-id={ID}" in GEMINI.command(launch()).argv
     assert f"--session-id={ID}" in GEMINI.command(launch(kind=Start.REBUILD)).argv
     assert f"--resume={ID}" in GEMINI.command(launch(kind=Start.RESUME)).argv
@@ -368,7 +369,7 @@ def test_permissions_are_set_again_on_each_resume(level: Permissions) -> None:
 
 
 def test_the_prompt_goes_by_stdin_alone() -> None:
-    """No prompt is an argument, not even in part; one that begins like a command has a word before
+    """No part of a prompt is an argument. A prompt that begins like a command gets a word before
     it."""
     command = GEMINI.command(launch(prompt="-secret words"))
     assert command.stdin == b"-secret words"
@@ -377,8 +378,8 @@ def test_the_prompt_goes_by_stdin_alone() -> None:
 
 
 def test_what_every_launch_is_given() -> None:
-    """One process, a trusted workdir, and the guard of the conversations beside what the task
-    itself wants loaded."""
+    """Every launch has one process, a trusted workdir, and the guard of the conversations beside
+    the task's own modules."""
     env = GEMINI.command(launch()).env
     assert env == {
         "GEMINI_CLI_NO_RELAUNCH": "true",
@@ -400,8 +401,8 @@ def test_what_every_launch_is_given() -> None:
     ],
 )
 def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(prompt: str) -> None:
-    """Empty, unwritable and too long prompts are refused before the launch: the CLI would cut a
-    long one without a word."""
+    """Empty, unwritable and too long prompts are refused before the launch. The CLI would cut a
+    long one without saying so."""
     sentence = GEMINI.refuse(launch(prompt=prompt))
     assert sentence.endswith(".")
     assert "\n" not in sentence
@@ -422,15 +423,14 @@ def test_a_prompt_that_cannot_work_is_refused_in_one_sentence(prompt: str) -> No
     ],
 )
 def test_arguments_that_would_undo_perdures_own_are_refused(word: str) -> None:
-    """Which conversation goes on, what is allowed and how the output is written is not for the
-    user's arguments."""
+    """The user's arguments cannot choose the conversation, the permissions or the output format."""
     assert "perdure decides" in GEMINI.refuse(launch(agent_args=(word,)))
     assert not GEMINI.refuse(launch(agent_args=("--include-directories", "/x")))
 
 
 def test_which_variables_are_its_own() -> None:
-    """Settings and credentials pass; what a running CLI or the editor around it sets for its
-    children does not."""
+    """Settings and credentials are passed on. Variables that a running CLI, or the editor around
+    it, sets for its children are not."""
 
     def passes(name: str) -> bool:
         taken_out = any(
@@ -460,7 +460,7 @@ def test_which_variables_are_its_own() -> None:
 
 
 def test_a_prompt_that_names_a_file_is_the_prompt_as_it_was_given() -> None:
-    """The CLI records the file's content behind the prompt, and the prompt itself beside it; a
+    """The CLI records the file's content after the prompt, and the prompt itself beside it. A
     resume writes both again."""
     sections = [
         "look at @f.txt please",
@@ -487,8 +487,8 @@ def test_a_prompt_that_names_a_file_is_the_prompt_as_it_was_given() -> None:
 
 
 def test_what_is_loaded_after_a_rewind() -> None:
-    """A rewind takes the named message and what follows it; one to a message that is not there
-    takes everything."""
+    """A rewind removes the named message and all later ones. A rewind to a message that does not
+    exist removes everything."""
     talk = [head(), user("a", "one"), model("b", "One."), user("c", "two"), model("d", "Two.")]
     found = GEMINI.loads(written(*talk, {"$rewindTo": "c"}, user("e", "three")))
     assert found is not None

@@ -1,4 +1,4 @@
-"""The parser and the classifier on what the real Gemini CLI printed (`recorded/gemini.json`:
+"""The parser and the classifier on recorded output of the real Gemini CLI (`recorded/gemini.json`:
 0.61.0; paths and ports replaced)."""
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ EXPECTED = {
     ids=list(EXPECTED),
 )
 def test_each_recorded_end_has_its_outcome(name: str, kind: OutcomeKind, words: str) -> None:
-    """Output of the real CLI leads to the kind of outcome that needs the right reaction, and its
-    words are kept."""
+    """The recorded output of the real CLI gets the right kind of outcome, and the CLI's own words
+    are kept."""
     found = GEMINI.outcome(exit_of(name), events(name))
     assert found.kind is kind, found
     assert words in found.detail
@@ -120,7 +120,7 @@ def test_no_recording_is_left_out() -> None:
     [("429-limit", 120), ("429-limit-long", 7200), ("429-daily", None), ("429", None)],
 )
 def test_the_end_of_a_limit_is_known(name: str, seconds: int | None) -> None:
-    """From the seconds that the sentence names, where it names them."""
+    """The end is taken from the seconds in the sentence, if it has them."""
     assert GEMINI.outcome(exit_of(name), events(name)).until == (
         None if seconds is None else AT + seconds * 1000
     )
@@ -132,18 +132,18 @@ def test_the_end_of_a_limit_is_known(name: str, seconds: int | None) -> None:
 )
 @pytest.mark.parametrize("name", ["ok", "500", "429", "unknown"])
 def test_who_was_stopped_by_perdure_did_not_fail(cause: str, kind: OutcomeKind, name: str) -> None:
-    """The supervisor's cause goes before everything that the agent said."""
+    """The supervisor's cause has precedence over the agent's output."""
     assert GEMINI.outcome(replace(exit_of(name), cause=cause), events(name)).kind is kind
 
 
 @pytest.mark.parametrize("end", [Exit(code=1), Exit(code=None), Exit(signal=9), Exit(code=173)])
 def test_a_good_result_is_no_success_without_exit_code_zero(end: Exit) -> None:
-    """The agent's own good word is not enough."""
+    """The agent's own success message is not enough."""
     assert GEMINI.outcome(end, events("ok")).kind is K.FAILED
 
 
 def test_exit_code_zero_is_no_success_without_a_good_result() -> None:
-    """No result, and a result after an error: the CLI says `success` after too many turns."""
+    """There is no result, or a result after an error: the CLI says `success` after too many turns."""
     before = [event for event in events("ok") if not isinstance(event, TurnEnded)]
     assert GEMINI.outcome(Exit(code=0), before).kind is K.FAILED
     assert GEMINI.outcome(Exit(code=0), []).kind is K.FAILED
@@ -180,8 +180,8 @@ def joined(found: list[Any]) -> list[Any]:
 
 
 def test_the_pieces_of_an_answer_become_one() -> None:
-    """Each text is whole before the event that follows it; nothing is left of the pieces; what no
-    piece is goes through unchanged."""
+    """Each text is complete before the event that follows it, and no piece is left. Other events
+    are not changed."""
     found = events("tool")
     assert any(isinstance(event, SaidPart) for event in found)
     whole = joined(found)
@@ -232,8 +232,8 @@ values = st.recursive(
     junk=st.binary(max_size=5),
 )
 def test_any_line_is_events(kind: str, rest: dict[str, Any], cut: int, junk: bytes) -> None:
-    """No JSON raises, however its fields are typed, whole, torn or with broken bytes in it; what is
-    not known is kept."""
+    """No JSON raises an error, whatever the types of its fields are, complete, torn or with broken
+    bytes. Unknown lines are kept."""
     line = json.dumps({**rest, "type": kind}).encode("utf-8", "surrogatepass")
     for each in (line, line[:cut] + junk, line[:cut] + junk + line[cut:]):
         found = GEMINI.parse(each)

@@ -1,4 +1,4 @@
-"""The driver on the real Gemini CLI, against the rehearsal: the conformance suite, and the traps
+"""The driver on the real Gemini CLI, with the rehearsal: the conformance suite, and the problems
 that only this CLI has."""
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Make = Callable[..., Bench]
 
 @pytest.fixture
 def bench() -> Iterator[Make]:
-    """Makes benches in one scratch directory, without retries of the CLI's own, which take five
-    seconds each."""
+    """Make benches in one scratch directory, without the CLI's own retries, which take five seconds
+    each."""
     scratch = Path(tempfile.mkdtemp(prefix="pg"))
     started: list[Rehearsal] = []
 
@@ -103,7 +103,7 @@ class TestGemini(DriverConformance):
         assert stage.driver.transcript(stage.home, first.session_id) is None
 
     def test_tools_do_not_inherit_the_guard(self, bench: Make) -> None:
-        """A command of the agent sees the user's own NODE_OPTIONS and nothing of perdure's."""
+        """A command of the agent gets the user's own NODE_OPTIONS, without perdure's part."""
         stage = bench('run echo "[$NODE_OPTIONS]" > options.txt\n---\nsay Done.')
         assert stage.run("look", permissions=Permissions.FULL).outcome.ok
         assert (stage.cwd / "options.txt").read_text() == "[]\n"
@@ -126,8 +126,8 @@ class TestGemini(DriverConformance):
         assert (other.cwd / "options.txt").read_text() == "[--no-warnings]\n"
 
     def test_it_is_one_process_that_ends_on_request(self, bench: Make) -> None:
-        """No second process that would outlive a kill; SIGTERM ends it at once, with code 0 and no
-        result, which is no success."""
+        """There is no second process that would outlive a kill. SIGTERM ends the CLI at once, with
+        code 0 and no result, which is not a success."""
         stage = bench("hang\nsay Never.")
         with stage.running("hello") as process:
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -142,8 +142,8 @@ class TestGemini(DriverConformance):
         assert (ended.exit.code, ended.outcome.kind) == (0, OutcomeKind.FAILED)
 
     def test_a_first_turn_that_failed_leaves_nothing_to_resume(self, bench: Make) -> None:
-        """The CLI rolls it back, and takes the id neither for a resume nor for a new start: the
-        next attempt begins with a new one."""
+        """The CLI rolls the turn back, and accepts the id neither for a resume nor for a new start.
+        The next attempt begins with a new id."""
         stage = bench("fail 503\nsay One.")
         first = stage.run("hello one")
         assert first.outcome.kind is OutcomeKind.OVERLOADED
@@ -197,8 +197,8 @@ class TestGemini(DriverConformance):
         assert stage.prompts(session) == ["/first of all", "?second", "third"]
 
     def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
-        """Settings in the repository that allow every command do not make `read` run one; by
-        themselves they would."""
+        """Settings in the repository allow every command, and would do so alone. At the level
+        `read` the agent still runs none."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         (stage.cwd / ".gemini").mkdir()
         (stage.cwd / ".gemini" / "settings.json").write_text(
@@ -208,8 +208,8 @@ class TestGemini(DriverConformance):
         assert not (stage.cwd / "made.txt").exists()
 
     def test_from_another_directory_nothing_is_found(self, bench: Make) -> None:
-        """A conversation belongs to its directory: elsewhere it is missing, and nothing starts
-        afresh."""
+        """A conversation belongs to its directory. Elsewhere it is missing, and no new one is
+        begun."""
         stage = bench("say One.")
         first = stage.run("hello one")
         elsewhere = replace(stage, cwd=stage.cwd.with_name("elsewhere"))
@@ -222,7 +222,7 @@ class TestGemini(DriverConformance):
         assert len(stage.rehearsal.requests) == 1
 
     def test_a_compression_is_no_loss(self, bench: Make) -> None:
-        """The CLI replaces its history by a summary: the conversation goes on, and the earlier
+        """The CLI replaces its history by a summary. The conversation continues, and the earlier
         prompts count as part of it."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         first = stage.run("hello one " + "and more " * 20_000)

@@ -56,7 +56,7 @@ def codex() -> Iterator[Make]:
 
 
 def waits(met: Any) -> None:
-    """Waits until it is met."""
+    """Wait until the condition is met."""
     end = time.monotonic() + PATIENCE_S
     while not met():
         assert time.monotonic() < end, "it did not come"
@@ -68,8 +68,8 @@ def waits(met: Any) -> None:
 
 
 def test_turns_with_tools(bench: Make) -> None:
-    """Two turns with parallel and single calls: prompts, answers, calls and results in their order,
-    none left out."""
+    """Two turns with parallel and single calls. Prompts, answers, calls and results are in order
+    and complete."""
     stage = bench(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two", permissions=FULL)
@@ -79,8 +79,8 @@ def test_turns_with_tools(bench: Make) -> None:
 
 
 def test_killed_in_a_tool(bench: Make) -> None:
-    """The call has a result that the CLI made up; it is marked, also when a later attempt finds it
-    in the file."""
+    """The CLI invented a result for the call. It is marked, even if a later attempt finds it in the
+    file."""
     stage = bench(f"say Let me see.\nrun {LONG}" + MORE)
     session = _killed_in_tool(stage)
     before, _ = goes_on(stage, session, "hello two")
@@ -91,7 +91,7 @@ def test_killed_in_a_tool(bench: Make) -> None:
 
 
 def _killed_in_tool(stage: Bench) -> str:
-    """A first turn whose agent was killed while its command ran. Returns the conversation's id."""
+    """Play a first turn whose agent is killed while its command runs. Return the conversation's id."""
     chosen = str(uuid.uuid4()) if stage.driver.abilities.choose_id else ""
     launch = stage.launch(
         "hello one", Continuation(kind=Start.FRESH, session_id=chosen), permissions=FULL
@@ -127,7 +127,7 @@ def _call_recorded(stage: Bench) -> bool:
 
 
 def _tools(stage: Bench) -> list[int]:
-    """The processes of the long command in the bench's directory."""
+    """Return the processes of the long command in the bench's directory."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -144,7 +144,7 @@ def _tools(stage: Bench) -> list[int]:
 
 
 def typed(stage: Bench, words: str, session: str) -> None:
-    """Gives the CLI a command of its own, which a driver's prompt never is."""
+    """Give the CLI one of its own commands, which a driver's prompt never is."""
     argv = [
         stage.driver.locate(stage.environ).path,
         "-p",
@@ -163,8 +163,8 @@ def typed(stage: Bench, words: str, session: str) -> None:
 
 
 def test_claude_rewound(claude: Make) -> None:
-    """After a way back to an earlier answer the turns behind it are on a dead branch, whatever the
-    file still has."""
+    """After a return to an earlier answer the later turns are on a dead branch, although the file
+    still has them."""
     stage = claude(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     stage.run("hello two", resume(session), permissions=FULL)
@@ -214,7 +214,7 @@ def test_claude_compacted(claude: Make) -> None:
 
 
 def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
-    """Held against the request without the words of the `/compact` itself, which are no items."""
+    """Compare with the request, without the text of `/compact` itself, which is not an item."""
     stage.run("go on", resume(session))
     asked = shown(stage.rehearsal.last.messages)[:-1]
     assert [
@@ -224,7 +224,7 @@ def _same_as_request(stage: Bench, session: str, found: Loaded) -> None:
 
 class Crowd:
     """A model that answers a prompt with "ours" in it only when the stranger's prompt has come as
-    well. `sign`: a file that is there from then on."""
+    well. `sign`: a file that exists from then on."""
 
     def __init__(self, sign: Path) -> None:
         self.sign = sign
@@ -270,7 +270,7 @@ def test_claude_two_writers(claude: Make, tmp_path: Path) -> None:
 
 
 class Paper:
-    """A transcript of Claude Code, written by hand: each record has a short name."""
+    """A handwritten transcript of Claude Code. Each record has a short name."""
 
     def __init__(self, seconds: int = 60) -> None:
         self.session = str(uuid.uuid4())
@@ -352,7 +352,7 @@ class Paper:
         return self
 
     def boundary(self, name: str, after: str, *kept: str) -> Paper:
-        """A compact boundary that keeps records, and its summary, whose name has an S behind it."""
+        """Return a compact boundary that keeps records, and its summary, whose name ends with S."""
         uuids = [self.id(each) for each in kept]
         keeps = (
             {"preservedMessages": {"anchorUuid": self.id(f"{name}S"), "uuids": uuids}}
@@ -596,8 +596,8 @@ def papers() -> dict[str, Paper]:
 
 @pytest.mark.parametrize("part", range(4))
 def test_claude_shapes(claude: Make, part: int) -> None:
-    """Thirty shapes of a transcript, each resumed by the CLI: the driver tells for every one what
-    is loaded."""
+    """The CLI resumes thirty shapes of a transcript. For each one the driver returns what is
+    loaded."""
     stage = claude("\n---\n".join(["say Answer."] * 20))
     wrong = {}
     for name, paper in list(papers().items())[part::4]:
@@ -622,21 +622,21 @@ def test_claude_shapes(claude: Make, part: int) -> None:
 
 
 def go_back(stage: Bench, thread: str, turns: int) -> None:
-    """As a person does with the Esc key twice."""
+    """Take turns back, as a person does with the Esc key twice."""
     terminal = opened(stage, thread)
     terminal.go_back(turns)
     terminal.close()
 
 
 def opened(stage: Bench, thread: str) -> CodexTerminal:
-    """Opens a thread in the CLI's own terminal."""
+    """Open a thread in the CLI's own terminal."""
     program = stage.driver.locate(stage.environ).path
     return CodexTerminal(program, thread, stage.cwd, stage.environ)
 
 
 def test_codex_went_back(codex: Make) -> None:
-    """Going back begins a new file for the same thread; what it leaves of the earlier one is
-    loaded, and named where it does not."""
+    """Going back begins a new file for the same thread. The rest of the earlier file is loaded, and
+    what it removes is named."""
     stage = codex(TOOLS + MORE)
     thread = stage.run("hello one").session_id
     stage.run("hello two", resume(thread))
@@ -653,7 +653,7 @@ def test_codex_went_back(codex: Make) -> None:
 
 
 def test_codex_compacted(codex: Make) -> None:
-    """The prompts stay, and a summary stands for the rest; in a fork and after a way back too."""
+    """The prompts stay, and a summary replaces the rest, also in a fork and after going back."""
     stage = codex(f"summary What happened so far.\n{TOOLS}{MORE}")
     thread = stage.run("hello one").session_id
     stage.run("hello two", resume(thread))
@@ -676,8 +676,8 @@ def test_codex_compacted(codex: Make) -> None:
 
 
 def test_codex_forked(codex: Make) -> None:
-    """A fork's file does not repeat its parent: what is loaded from that ends where the fork began,
-    whatever the parent did since."""
+    """A fork's file does not repeat its parent. The parent's items are loaded up to the point of
+    the fork, whatever the parent did since."""
     stage = codex(TOOLS + MORE)
     thread = stage.run("hello one").session_id
     fork = stage.run("a fork", Continuation(kind=Start.FORK, session_id=thread)).session_id

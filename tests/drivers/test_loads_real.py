@@ -1,5 +1,5 @@
-"""The items that a resume loads, and a home at another path, on the CLIs that take seconds to
-start: compared with the model server's record."""
+"""The items that a resume loads, and a home at another path, on the slow CLIs, compared with the
+model server's record."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def opencode() -> Iterator[Make]:
 
 
 def test_gemini_turns_with_tools_and_a_rewind(gemini: Make) -> None:
-    """Every result once, however often the CLI doubles it; what a rewind took is named."""
+    """Every result is loaded once, however often the CLI repeats it. The items that a rewind
+    removed are named."""
     stage = gemini(TOOLS + MORE)
     session = stage.run("hello one", permissions=FULL).session_id
     goes_on(stage, session, "hello two")
@@ -53,8 +54,8 @@ def test_gemini_turns_with_tools_and_a_rewind(gemini: Make) -> None:
 
 
 def test_gemini_prompts_that_name_files(gemini: Make) -> None:
-    """A prompt with `@file` is the one that was given, after a resume too; the model gets the
-    file's content behind it."""
+    """A prompt with `@file` is the original one, after a resume too. The model gets the file's
+    content after it."""
     stage = gemini("\n---\n".join(f"say Answer {number}." for number in range(6)))
     (stage.cwd / "f.txt").write_text("secret plan")
     prompt = "look at @f.txt please"
@@ -84,7 +85,7 @@ def test_opencode_turns_with_tools_and_a_revert(opencode: Make) -> None:
 
 
 def _revert(stage: Bench, session: str) -> None:
-    """Takes the last prompt back, as the CLI's own `/undo` records it."""
+    """Take the last prompt back, as the CLI's own `/undo` records it."""
     with closing(sqlite3.connect(stage.home)) as database, database:
         question = (
             "select id from message where session_id = ? and json_extract(data, '$.role') = 'user' "
@@ -99,7 +100,7 @@ def _revert(stage: Bench, session: str) -> None:
 
 @pytest.mark.parametrize("agent", ["gemini", "opencode"])
 def test_a_conversation_goes_on_at_another_path(agent: str) -> None:
-    """A home that was moved is no other home."""
+    """A home that was moved is still the same home."""
     for make in benches(agent):
         goes_on_elsewhere(
             make("\n---\n".join(f"say Answer {number}." for number in range(6))), "moved"

@@ -1,4 +1,4 @@
-"""Whether the real CLIs are logged in, as `doctor` finds out with a scratch home, without a key and
+"""Whether the real CLIs are logged in, as `doctor` finds it in a scratch home, without a key and
 without a network."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AGENTS = ("claude", "codex", "gemini", "opencode")
 
 
 class Desk:
-    """A user's scratch home, in which doctor is asked."""
+    """A user's scratch home, in which doctor runs."""
 
     def __init__(self, top: Path) -> None:
         self.home = top / "home"
@@ -49,7 +49,7 @@ class Desk:
         return done.returncode, json.loads(done.stdout)["findings"]
 
     def said(self, agent: str, **more: str) -> tuple[int, str]:
-        """The exit code, and what is missing; empty where nothing is."""
+        """Return the exit code and the problem; an empty text if there is none."""
         code, findings = self.doctor("--agent", agent, **more)
         lacks = [f["message"] for f in findings if f["topic"] == agent and f["state"] == "bad"]
         return code, "".join(lacks)
@@ -61,8 +61,8 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_claude(desk: Desk) -> None:
-    """Not logged in: not ok, exit code 1 and the command that logs in, and no home is made by
-    asking; a key counts as a login."""
+    """Not logged in: not ok, exit code 1 and the command that logs in. The check makes no home. A
+    key counts as a login."""
     code, lacks = desk.said("claude")
     assert code == 1 and "not logged in" in lacks and "claude auth login" in lacks
     assert list(desk.home.iterdir()) == []
@@ -101,8 +101,8 @@ def test_codex(desk: Desk) -> None:
 
 
 def test_gemini(desk: Desk) -> None:
-    """Without a chosen method and a key it could not work; a key in the environment or in its .env,
-    or a login, is enough."""
+    """It needs a chosen method and a key. A key in the environment or in its .env, or a login, is
+    enough."""
     code, lacks = desk.said("gemini")
     assert code == 1 and "GEMINI_API_KEY" in lacks
     assert desk.said("gemini", GEMINI_API_KEY="x") == (0, "")
@@ -119,8 +119,8 @@ def test_gemini(desk: Desk) -> None:
 
 
 def test_opencode(desk: Desk) -> None:
-    """It has models that need no login: that no provider is logged in is a warning, and a key or a
-    login ends it."""
+    """Some of its models need no login, so a missing login is a warning. With a key or a login
+    there is none."""
     _, findings = desk.doctor("--agent", "opencode")
     assert [f["state"] for f in findings if "opencode auth login" in f["message"]] == ["warn"]
     _, findings = desk.doctor("--agent", "opencode", ANTHROPIC_API_KEY="x")
@@ -139,7 +139,8 @@ def test_an_agent_that_nobody_uses_is_a_warning(desk: Desk) -> None:
 
 
 def test_a_cli_that_does_not_answer(desk: Desk, tmp_path: Path) -> None:
-    """The answer of a CLI of another version is no verdict: nothing is claimed to be missing."""
+    """An unknown answer of another version of the CLI is not a verdict: nothing is reported as
+    missing."""
     script = tmp_path / "claude"
     script.write_text("#!/bin/sh\necho \"error: unknown command 'auth'\"\nexit 1\n")
     script.chmod(0o755)

@@ -1,4 +1,4 @@
-"""OpenCode's driver without the CLI: what is started, what its output and its rows mean.
+"""OpenCode's driver without the CLI: its command lines, and the meaning of its output and its rows.
 `recorded/opencode.json`: 1.18.33."""
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ create table session (id text primary key, directory text not null, title text n
 create table message (id text primary key, session_id text not null, time_created integer not null, data text not null);
 create table part (id text primary key, message_id text not null, session_id text not null, data text not null);
 """
-"""The columns of 1.18.33 that are read."""
+"""The columns of 1.18.33 that the driver reads."""
 
 
 # --- what is started
@@ -88,8 +88,8 @@ def argv(kind: Start = Start.FRESH, **how: Any) -> list[str]:
 
 
 def test_how_opencode_is_told_which_conversation() -> None:
-    """A new one gets the attempt's mark as its title, others are named by their exact id; the
-    directory is always said."""
+    """A new session gets the attempt's mark as its title. Others are named by their exact id. The
+    directory is always given."""
     assert "--title=perdure run-1.1" in argv()
     assert "--title=perdure run-1.1" in argv(Start.REBUILD)
     assert not any("session" in word for word in argv())
@@ -116,7 +116,7 @@ def test_how_opencode_is_told_which_conversation() -> None:
     ],
 )
 def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
-    """Anything else is refused before the launch; an empty id would silently start a new session."""
+    """Any other text is refused before the launch. An empty id would silently start a new session."""
     for kind in (Start.RESUME, Start.FORK):
         with pytest.raises(ValueError):
             argv(kind, session_id=bad)
@@ -130,7 +130,7 @@ def test_only_an_id_of_opencodes_own_is_one(bad: str, tmp_path: Path) -> None:
 def test_a_writer_is_found_from_a_directory_that_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Open pipes and sockets, whose names are no paths, hide no writer."""
+    """Open pipes and sockets, whose names are not paths, do not hide a writer."""
     session, home, away = "ses_" + "a" * 26, tmp_path / "opencode.db", tmp_path / "away"
     home.touch()
     away.mkdir()
@@ -151,7 +151,7 @@ def test_a_writer_is_found_from_a_directory_that_is_gone(
 
 
 def test_the_prompt_goes_by_stdin_alone() -> None:
-    """As an argument it would arrive in quotes."""
+    """As an argument the prompt would arrive in quotes."""
     command = DRIVER.command(launch(prompt="-secret words"))
     assert command.stdin == b"-secret words"
     assert not any("secret" in word for word in command.argv)
@@ -184,13 +184,13 @@ def test_permissions_are_set_again_on_each_resume() -> None:
     ],
 )
 def test_arguments_that_would_undo_perdures_own_are_refused(arguments: tuple[str, ...]) -> None:
-    """Which conversation goes on, where, and what is allowed, is not for the user's arguments."""
+    """The user's arguments cannot choose the conversation, the directory or the permissions."""
     assert "perdure decides" in DRIVER.refuse(launch(agent_args=arguments))
     assert DRIVER.refuse(launch(agent_args=("--variant", "high"))) == ""
 
 
 def test_where_the_conversations_are_kept() -> None:
-    """One file: by the CLI's own variables, else in the user's home."""
+    """It is one file, found by the CLI's own variables, else in the user's home."""
     assert DRIVER.home({"HOME": "/h"}) == Path("/h/.local/share/opencode/opencode.db")
     assert DRIVER.home({"HOME": "/h", "XDG_DATA_HOME": "/d"}) == Path("/d/opencode/opencode.db")
     assert DRIVER.home({"HOME": "/h", "OPENCODE_DB": "mine.db"}) == Path(
@@ -258,7 +258,7 @@ OUTCOMES = {
 
 @pytest.mark.parametrize("name", OUTCOMES)
 def test_every_recorded_end_is_understood(name: str) -> None:
-    """The kind, and words that a person can use."""
+    """Each end has its kind, and a sentence that helps a person."""
     kind, words = OUTCOMES[name]
     found = outcome(name)
     assert (found.kind, words in found.detail) == (kind, True), found
@@ -272,8 +272,8 @@ def test_every_recorded_line_is_known(name: str) -> None:
 
 
 def test_what_a_turn_says() -> None:
-    """Session, each reply, tool with its command and its end, text, tokens of each step, the end of
-    the turn."""
+    """The events are the session, each reply, each tool with its command and its end, the text, the
+    tokens of each step, and the end of the turn."""
     kinds = [type(event) for event in events("tool")]
     first = [SessionSeen, ReplySeen, ToolStarted, ToolEnded, UsageSeen]
     assert kinds == [*first, SessionSeen, ReplySeen, Said, UsageSeen, TurnEnded]
@@ -291,8 +291,8 @@ def test_what_a_turn_says() -> None:
 
 
 def test_a_session_with_an_open_message_goes_on() -> None:
-    """After an answer that fills the window, 1.18.33 prints the end of the turn and then prompts
-    itself for a summary: its database shows that it is not finished."""
+    """After an answer that fills the window, 1.18.33 prints the end of the turn and then asks
+    itself for a summary. Its database shows that the turn is not over."""
 
     def line(role: str, **more: Any) -> bytes:
         data = {"role": role, **more}
@@ -308,20 +308,21 @@ def test_a_session_with_an_open_message_goes_on() -> None:
 
 
 def test_an_answer_that_broke_off_is_a_retry_and_no_end() -> None:
-    """Three times `unknown`, then the whole answer."""
+    """Three times `unknown`, then the complete answer."""
     assert [
         type(event) for event in events("cut-clean") if isinstance(event, RetrySeen | TurnEnded)
     ] == [RetrySeen] * 3 + [TurnEnded]
 
 
 def test_an_agent_that_retried_without_end_was_overloaded() -> None:
-    """perdure ended it for that, and the outcome says so: the run is tried again later."""
+    """perdure ended the agent because of its retries. The outcome says so, and the run is tried
+    again later."""
     found = DRIVER.outcome(Exit(signal=15, cause="retrying"), [RetrySeen()] * 5)
     assert (found.kind, "again and again" in found.detail) == (K.OVERLOADED, True)
 
 
 def test_a_step_counts_its_cached_input() -> None:
-    """OpenCode takes the cached part out of the input; perdure's input holds it."""
+    """OpenCode subtracts the cached part from the input; perdure's input includes it."""
     part = {
         "reason": "stop",
         "cost": 0.5,
@@ -372,8 +373,8 @@ types = st.sampled_from(
 @settings(max_examples=200, deadline=None)
 @given(kind=types, rest=st.dictionaries(words, values, max_size=5), cut=st.integers(0, 200))
 def test_any_line_is_events(kind: str, rest: dict[str, Any], cut: int) -> None:
-    """However its fields are typed, whole or torn, a line raises nothing, and its events can be
-    kept."""
+    """A complete or torn line, whatever the types of its fields are, raises no error, and its
+    events can be stored."""
     line = json.dumps({**rest, "type": kind}).encode("utf-8", "surrogatepass")
     for piece in (line, line[:cut], line[:cut] + b"\xff" + line[cut:]):
         found = DRIVER.parse(piece)
@@ -388,7 +389,7 @@ def test_any_line_is_events(kind: str, rest: dict[str, Any], cut: int) -> None:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """A database with one session and a turn in it."""
+    """Make a database with one session and a turn in it."""
     path = tmp_path / "opencode.db"
     with closing(sqlite3.connect(path)) as made, made:
         made.execute("pragma journal_mode = wal")
@@ -444,8 +445,8 @@ def test_a_conversation_that_goes_on_begins_with_what_it_was(database: Path) -> 
 
 
 def test_what_the_cli_notes_afterwards_changes_nothing(database: Path) -> None:
-    """A prompt's summary of changes, the mark of a pruned output, and the order of keys are not
-    part of the conversation."""
+    """A prompt's summary of changes, the mark of a pruned output and the order of keys are not part
+    of the conversation."""
     say(
         database,
         "msg_3",
@@ -487,7 +488,7 @@ def test_what_the_cli_notes_afterwards_changes_nothing(database: Path) -> None:
 def test_a_history_that_was_changed_does_not_begin_with_what_it_was(
     database: Path, statement: str
 ) -> None:
-    """Rows that are gone, other words, another speaker, broken content: each is seen."""
+    """Missing rows, other words, another speaker and broken content are each noticed."""
     before = read(database)
     change(database, statement)
     assert not read(database).startswith(before)
@@ -529,7 +530,7 @@ def test_rows_that_are_complete_stay_as_they_are_in_the_copy(
 
 
 def test_what_the_cli_says_in_the_users_name_is_no_prompt(database: Path) -> None:
-    """Synthetic texts, attachments and compactions are passed over."""
+    """Synthetic texts, attachments and compactions are ignored."""
     parts = [
         {"type": "text", "text": "Continue", "synthetic": True},
         {"type": "file", "url": "x"},
@@ -541,7 +542,7 @@ def test_what_the_cli_says_in_the_users_name_is_no_prompt(database: Path) -> Non
 
 
 def test_a_conversation_is_found_by_the_mark_of_its_launch(database: Path) -> None:
-    """The whole mark, and the newest of several."""
+    """The whole mark must match. If several match, the newest is used."""
     assert ARCHIVE.find(database, "run-1.1") == ID
     assert ARCHIVE.find(database, "run-1") == ARCHIVE.find(database, "%") == ""
     change(database, "insert into session values (?, '/work/dir', 'perdure run-1.1', 2)", OTHER)
@@ -552,7 +553,8 @@ def test_a_conversation_is_found_by_the_mark_of_its_launch(database: Path) -> No
 def test_a_database_that_cannot_be_read_holds_nothing(
     tmp_path: Path, content: bytes | None
 ) -> None:
-    """Missing, empty, garbage: no conversation, no error, and no file is made."""
+    """A missing, empty or invalid database has no conversation, is not an error, and is not
+    created."""
     path = tmp_path / "opencode.db"
     if content is not None:
         path.write_bytes(content)
@@ -565,8 +567,7 @@ def test_a_database_that_cannot_be_read_holds_nothing(
 
 
 def test_reading_does_not_disturb_a_writer(database: Path) -> None:
-    """While somebody holds a write open, what was committed is read at once, and the write goes
-    through."""
+    """While another process writes, committed data is read at once, and the write succeeds."""
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("begin immediate")
         writer.execute("insert into part values ('prt_9', 'msg_2', ?, '{}')", (ID,))
@@ -576,7 +577,7 @@ def test_reading_does_not_disturb_a_writer(database: Path) -> None:
 
 
 def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> None:
-    """Every message and part, with its own id, in the form that `opencode import` takes; a copy of
+    """Every message and part has its own id, in the form that `opencode import` takes. A copy of
     something else is refused."""
     say(database, "msg_3", "user", [])
     command = ARCHIVE.restore(Program(path="/bin/opencode", version="1.18.33"), ID, read(database))
@@ -600,8 +601,8 @@ def test_a_copy_goes_back_as_the_export_that_it_came_from(database: Path) -> Non
 
 
 def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
-    """Calls that were running or about to run at a kill are found, with their commands; the output
-    reports those that ended."""
+    """Calls that were running, or about to run, at a kill are found with their commands. The output
+    has those that ended."""
     before = read(database)
     states = [
         {"status": status, "input": {"command": f"{status} it"}}
@@ -625,14 +626,14 @@ def test_a_tool_that_never_ended_is_told_from_its_row(database: Path) -> None:
 
 
 def counted(read: int, wrote: int, cost: float = 0.0) -> dict[str, Any]:
-    """The fields of an answer whose tokens are known."""
+    """Return the fields of an answer whose tokens are known."""
     tokens = {"input": read, "output": wrote, "reasoning": 0, "cache": {"read": 0, "write": 0}}
     return {"tokens": tokens, "cost": cost, "time": {"created": 1, "completed": 2}}
 
 
 def test_an_answer_that_was_cut_off_is_estimated(database: Path) -> None:
-    """Its request carried what the answer before it left and what came since: results of tools, a
-    prompt, what an answer without a count had said. Its own words are its output."""
+    """Its request had what the previous answer left and what came since: results of tools, a
+    prompt, and the text of an answer without a count. Its own text is its output."""
 
     def tool(output: str, **given: str) -> dict[str, Any]:
         state = {"status": "completed", "input": given, "output": output}
@@ -669,8 +670,8 @@ def test_an_answer_that_was_cut_off_is_estimated(database: Path) -> None:
 
 
 def test_a_writer_is_known_by_its_command_line_and_its_open_file(database: Path) -> None:
-    """A process that names the session and has this database open; not one that forks from it, nor
-    one of another database."""
+    """A writer names the session and has this database open. A process that forks from the session,
+    or uses another database, is not one."""
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('select 1 from "
         "session'); print(1, flush=True); sys.stdin.read()"

@@ -1,9 +1,8 @@
-"""The OpenCode driver on the real CLI, against the rehearsal: the conformance suite, and the traps
-of this one.
+"""The OpenCode driver on the real CLI, with the rehearsal: the conformance suite, and the problems
+that only this CLI has.
 
-What the suite asks and OpenCode cannot do in the time of a test: a 429 or a 5xx is asked for six
-times in 73 seconds, without a word and without a switch. Those ends are read from recordings, in
-`test_opencode`.
+OpenCode repeats a request after a 429 or a 5xx six times in 73 seconds, without output and without
+a setting. That is too slow for the suite. Those ends are read from recordings, in `test_opencode`.
 """
 
 from __future__ import annotations
@@ -38,19 +37,20 @@ class TestOpenCode(DriverConformance):
     def test_a_failing_service_is_told_apart(
         self, bench: Make, status: int, kind: OutcomeKind
     ) -> None:
-        """A refused key; the others last too long here."""
+        """A refused key. The other errors take too long here."""
         super().test_a_failing_service_is_told_apart(bench, status, kind)
 
     def test_the_end_of_a_usage_limit_is_known(self, bench: Make) -> None:
-        """It is not: OpenCode waits by itself for as long as the service says, and says nothing."""
+        """The end is not known: OpenCode waits by itself for as long as the service says, without
+        output."""
         stage = bench("limit 2\nsay Later.")
         assert stage.run("hello").outcome.ok
         first, second = stage.rehearsal.requests
         assert second.time - first.time >= 2000
 
     def test_a_conversation_without_a_word_is_found_by_its_mark(self, bench: Make) -> None:
-        """Killed before the model said anything, OpenCode may have printed nothing; the title leads
-        to the session, and it goes on."""
+        """OpenCode was killed before the model said anything, and may have printed nothing. The
+        title leads to the session, which continues."""
         stage = bench("hang\nsay Never.\n---\nsay I am here.")
         command = stage.driver.command(replace(stage.launch("hello one"), mark="run-1.1"))
         with stage._process(command) as process:
@@ -72,8 +72,8 @@ class TestOpenCode(DriverConformance):
         assert stage.prompts(found) == ["hello one", "still there?"]
 
     def test_a_conversation_of_another_directory_is_refused(self, bench: Make) -> None:
-        """Resumed from elsewhere the CLI would hang for ever, so that is not launched; a link to
-        the same directory is let through."""
+        """In another directory the CLI would hang for ever, so it is not launched. A link to the
+        same directory is accepted."""
         stage = bench("say One.\n---\nsay Two.")
         first = stage.run("hello one")
         elsewhere = replace(stage, cwd=stage.cwd / "below")
@@ -89,15 +89,15 @@ class TestOpenCode(DriverConformance):
         assert link.run("hello two", resume(first.session_id)).outcome.ok
 
     def test_answers_that_break_off_are_counted(self, bench: Make) -> None:
-        """A stream that ends without the model's last word is asked for again at once, and each
+        """A stream that ends without the model's last word is requested again at once, and each
         time is an event."""
         ran = bench("say half\ncut clean x3\n---\nsay Whole.").run("hello")
         assert len(ran.seen(RetrySeen)) == 3
         assert ran.outcome.ok
 
     def test_a_copy_put_back_leaves_the_others_alone(self, bench: Make, tmp_path: Path) -> None:
-        """Into a database with other conversations, and with newer turns of its own, the copy
-        brings nothing and takes nothing."""
+        """The database has other conversations, and newer turns of this one. The copy adds none to
+        them and removes none."""
         stage = bench("say One.\n---\nsay Two.\n---\nsay Three.")
         mine, other = stage.run("mine"), stage.run("other")
         copy = tmp_path / "main"
@@ -108,8 +108,8 @@ class TestOpenCode(DriverConformance):
         assert [stage.content(ran.session_id) for ran in (mine, other)] == before
 
     def test_the_workdir_may_not_widen_what_was_allowed(self, bench: Make) -> None:
-        """A project's configuration that allows everything, for an agent of its own too, does not
-        make `read` run a command."""
+        """A project's configuration allows everything, also for an agent of its own. At the level
+        `read` the agent still runs no command."""
         stage = bench("run touch made.txt\n---\nsay Tried.")
         allow = '{"permission":"allow","agent":{"build":{"permission":{"bash":"allow"}}}}'
         (stage.cwd / "opencode.json").write_text(allow)
@@ -119,16 +119,16 @@ class TestOpenCode(DriverConformance):
         assert not (stage.cwd / "made.txt").exists()
 
     def test_a_path_outside_is_refused_and_the_agent_goes_on(self, bench: Make) -> None:
-        """At the level `edit` a tool that leaves the workdir fails, the model is told, and the turn
-        comes to its end."""
+        """At the level `edit` a tool that leaves the workdir fails. The model is told, and the turn
+        continues to its end."""
         stage = bench("run ls /usr/share\n---\nsay I may not.")
         ran = stage.run("look around", permissions=Permissions.EDIT)
         assert ran.outcome.ok, ran.outcome
         assert "I may not." in str(ran.events)
 
     def test_arguments_of_the_user_stand_where_nothing_is_eaten(self, bench: Make) -> None:
-        """A flag that takes any number of files, as the last one, eats neither the prompt nor a
-        flag of perdure's."""
+        """The last argument is a flag that takes any number of files. It takes neither the prompt
+        nor a flag of perdure."""
         stage = bench("say One.")
         (stage.cwd / "note.txt").write_text("a note")
         assert stage.run("hello", agent_args=("--file", "note.txt")).outcome.ok
@@ -136,8 +136,8 @@ class TestOpenCode(DriverConformance):
 
 
 def test_a_title_uses_up_no_script() -> None:
-    """Without a title given OpenCode asks the model for one: a side request, which the script does
-    not answer."""
+    """Without a title OpenCode asks the model for one. That is a side request, which does not use
+    the script."""
     for bench in benches("opencode"):
         stage = bench("say One.\n---\nsay Two.")
         assert stage.run("hello one").outcome.ok

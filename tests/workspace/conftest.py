@@ -17,6 +17,6 @@ def yard(tmp_path: Path) -> Yard:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """A directory on another file system than the test's own."""
+    """Make a directory on another file system than the test's own."""
     with tempfile.TemporaryDirectory(dir=on_another_file_system(tmp_path)) as place:
         yield Path(place)

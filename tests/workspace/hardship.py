@@ -1,7 +1,7 @@
-"""Saves and restores on a full disk, and by somebody who may not read everything: each a process of
-its own, see test_hardship.
+"""Saves and restores on a full disk, and as a user that may not read everything. Each is a process;
+see test_hardship.
 
-`full` mounts a small tmpfs in a mount namespace; `unreadable` is run without the right to read what
+`full` mounts a small tmpfs in a mount namespace; `unreadable` runs without the right to read what
 its owner forbade.
 """
 
@@ -23,12 +23,12 @@ from tests.workspace.yard import make_yard
 DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
 PR_CAPBSET_DROP = 24
 STEP = 96
-"""KB between two sizes of the disk."""
+"""Step between two sizes of the disk, in KB."""
 
 
 def full(top: Path, backend: str) -> None:
-    """Makes the disk larger step by step, until a save and then a restore fit: what fails before
-    says so, and leaves nothing half."""
+    """Enlarge the disk step by step, until a save and then a restore fit. Every failure before that
+    reports the full disk, and leaves nothing incomplete."""
     top.mkdir()
     _mount(top, "size=512m")
     yard = make_yard(top / "yard")
@@ -96,8 +96,8 @@ def _used_kb(place: Path) -> int:
 
 
 def unreadable(top: Path, backend: str) -> None:
-    """Files and directories that the agent closed to itself are left where they are, and named;
-    opened again, they are saved."""
+    """Files and directories that the agent closed to itself are left in place, and named. When they
+    are readable again, they are saved."""
     yard = make_yard(top)
     workspace, path = made(yard, backend)
     (path / "known.txt").write_text("known\n")

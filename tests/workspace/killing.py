@@ -1,5 +1,5 @@
-"""Kills the making of a workdir at a chosen system call, or at a random time, and looks at what a
-plain retry makes of it.
+"""Kills the creation of a workdir at a chosen system call, or at a random time, and checks the
+result of a retry.
 
 `python -m tests.workspace.killing 300` does it that often and prints the counts; a sample of it
 runs in the suite.
@@ -37,14 +37,14 @@ workspaces.prepare(workspace, "claude")
 
 
 def command(yard: Yard, workspace: Workspace) -> list[str]:
-    """A process of its own that locks and prepares the workspace."""
+    """Return the command of a process that locks and prepares the workspace."""
     fields = (workspace.id, workspace.path, workspace.repo, workspace.branch, workspace.base)
     return [sys.executable, "-c", MAKE, str(yard.top), workspace.backend, *fields]
 
 
 def kill_at(yard: Yard, workspace: Workspace, number: int) -> bool:
-    """SIGKILL to the first process that reaches its `number`th call of CALLS. Returns whether one
-    was killed."""
+    """Send SIGKILL to the first process that reaches its `number`th call of CALLS. Return whether
+    one was killed."""
     log = yard.top / "strace"
     trace = ["strace", "-f", "-o", str(log), "-e", f"trace={CALLS}"]
     inject = ["-e", f"inject={CALLS}:signal=SIGKILL:when={number}"]
@@ -57,8 +57,8 @@ def kill_at(yard: Yard, workspace: Workspace, number: int) -> bool:
 
 
 def kill_after(yard: Yard, workspace: Workspace, seconds: float, *, all_of_it: bool) -> bool:
-    """SIGKILL after a time: to the supervisor alone (its git goes on), or to all of its processes
-    (machine loss)."""
+    """Send SIGKILL after a time: to the supervisor alone (its git continues), or to all of its
+    processes (machine loss)."""
     process = subprocess.Popen(
         command(yard, workspace),
         env=os.environ | yard.environ,
@@ -78,7 +78,7 @@ def kill_after(yard: Yard, workspace: Workspace, seconds: float, *, all_of_it: b
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still holds anything: a zombie does not."""
+    """Return whether a process is alive; a zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -86,7 +86,8 @@ def alive(pid: int) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """All processes below one, stopped first so that none is born meanwhile."""
+    """Return all processes below one. Each is stopped first, so that it cannot start others
+    meanwhile."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         os.kill(pid, signal.SIGSTOP)
@@ -97,7 +98,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def check(yard: Yard, workspace: Workspace) -> list[str]:
-    """Retries plainly and returns what is wrong afterwards: nothing, if all is well."""
+    """Retry once, and return what is wrong afterwards; empty if everything is right."""
     workspaces = yard.workspaces
     fd = workspaces.lock(workspace)
     try:
@@ -136,7 +137,7 @@ def check(yard: Yard, workspace: Workspace) -> list[str]:
 
 
 def killing_yard(top: Path) -> Yard:
-    """A repository large enough that git makes several hundred system calls in it."""
+    """Make a repository large enough that git makes several hundred system calls in it."""
     yard = make_yard(top)
     for number in range(150):
         (yard.repo / "src" / f"more{number}.txt").write_text(f"{number}\n" * 50)

@@ -1,5 +1,5 @@
-"""Content that an agent lacks in a new workdir, and a person has in a checkout: submodules and
-contents of Git LFS are named."""
+"""Content that a new workdir lacks and a person's checkout has: submodules and files of Git LFS are
+named."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_submodules_and_pointers_are_named(yard: Yard, backend: str, tmp_path: Path) -> None:
-    """A new workdir's notes name empty submodules and files of Git LFS that are pointers; a workdir
-    that is there has none."""
+    """A new workdir's notes name empty submodules and files of Git LFS that are only pointers. An
+    existing workdir has no notes."""
     other = make_yard(tmp_path / "other")
     yard.git(
         "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(other.repo), "lib/other"
@@ -41,5 +41,5 @@ def test_submodules_and_pointers_are_named(yard: Yard, backend: str, tmp_path: P
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_an_ordinary_repository_has_no_notes(yard: Yard, backend: str) -> None:
-    """Where everything is there, nothing is said."""
+    """If nothing is missing, there are no notes."""
     assert yard.workspaces.prepare(yard.plan(backend), "claude").notes == ()

@@ -1,4 +1,4 @@
-"""One conformance suite over the ways in which a workdir is made."""
+"""One conformance suite over the ways to make a workdir."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_workdir_is_made_once_and_then_found_again(yard: Yard, backend: str) -> None:
-    """Planning twice names one place; preparing twice makes it once."""
+    """Planning twice gives the same path; preparing twice makes the workdir once."""
     workspace = yard.plan(backend)
     assert yard.plan(backend) == workspace
     first, second = (
@@ -36,7 +36,7 @@ def test_a_workdir_is_made_once_and_then_found_again(yard: Yard, backend: str) -
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_reuse_keeps_what_is_not_committed(yard: Yard, backend: str) -> None:
-    """Changed, staged, untracked and ignored files are the same after the next prepare."""
+    """Changed, staged, untracked and ignored files are not changed by the next prepare."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -72,7 +72,7 @@ def test_agents_and_branches_have_places_of_their_own(yard: Yard, backend: str) 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_path_depends_on_repository_agent_and_branch_alone(yard: Yard, backend: str) -> None:
-    """Base, run name, backend and the directory where the user stands do not move a workdir."""
+    """Base, run name, backend and the user's current directory do not change the path of a workdir."""
     workspace = yard.plan(backend)
     other = "isolated" if backend == "worktree" else "worktree"
     assert yard.plan(other).path == workspace.path
@@ -82,8 +82,7 @@ def test_the_path_depends_on_repository_agent_and_branch_alone(yard: Yard, backe
 
 
 def test_a_workdir_of_the_other_backend_is_not_taken_for_ones_own(yard: Yard) -> None:
-    """The same place asked for as another backend is refused, in both directions, and its files
-    stay."""
+    """The same path with another backend is refused, in both directions, and its files stay."""
     for made, asked in (REPOSITORIES, REPOSITORIES[::-1]):
         branch = f"as-{made}"
         yard.workspaces.prepare(yard.plan(made, branch=branch), "claude")
@@ -95,7 +94,7 @@ def test_a_workdir_of_the_other_backend_is_not_taken_for_ones_own(yard: Yard) ->
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_an_existing_branch_is_gone_on_with(yard: Yard, backend: str) -> None:
-    """A branch that has commits already is not restarted from the base."""
+    """A branch that already has commits is not restarted from the base."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "earlier work")
     yard.git("branch", "work", tip)
     prepared = yard.workspaces.prepare(yard.plan(backend, base="HEAD~1"), "claude")
@@ -105,7 +104,7 @@ def test_an_existing_branch_is_gone_on_with(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_base_is_where_a_branch_starts(yard: Yard, backend: str) -> None:
-    """A base that no branch points to is found too."""
+    """A base that no branch points to is also found."""
     loose = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "on no branch")
     assert yard.workspaces.prepare(yard.plan(backend, base=loose), "claude").head == loose
 
@@ -127,7 +126,7 @@ def test_an_agent_that_commits_is_named(yard: Yard, backend: str) -> None:
 
 
 def test_an_agent_commits_without_a_user(yard: Yard) -> None:
-    """On a machine where nobody has set an identity, agents can commit all the same."""
+    """On a machine without a configured identity, agents can still commit."""
     (yard.top / "home/.gitconfig").unlink()
     workspace = yard.plan("worktree")
     prepared = yard.workspaces.prepare(workspace, "claude")
@@ -152,8 +151,8 @@ def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
 
 
 def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
-    """A child that another thread was just starting has all descriptors until it becomes its
-    program: nobody is at work by that."""
+    """A child that another thread has just started holds all descriptors until its exec. That does
+    not count as a holder."""
     workspace = yard.plan("worktree")
     fd = yard.workspaces.lock(workspace, "brave-otter")
     with subprocess.Popen(["sleep", "0.2"], pass_fds=[fd]):
@@ -163,7 +162,7 @@ def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
-    """Among six callers at the same moment one makes it, and all get it whole."""
+    """Six callers prepare it at the same moment. One makes it, and all get it complete."""
     workspace = yard.plan(backend)
     got: list[Prepared] = []
     threads = [
@@ -180,8 +179,8 @@ def test_many_prepare_one_workdir_at_once(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_many_workdirs_of_one_repository_at_once(yard: Yard, backend: str) -> None:
-    """Six agents that are dispatched together all get their own, and none fails on a lock of
-    git."""
+    """Six agents that are dispatched together all get their own workdir, and none fails on a lock
+    of git."""
     plans = [
         yard.plan(backend, agent=f"agent{number}", branch=f"b/{number}") for number in range(6)
     ]
@@ -203,7 +202,8 @@ def test_many_workdirs_of_one_repository_at_once(yard: Yard, backend: str) -> No
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_a_killed_git_of_the_agent_locked_is_free_again(yard: Yard, backend: str) -> None:
-    """An index.lock without a living git does not stop the next attempt; with one, it stays."""
+    """An index.lock without a living git does not stop the next attempt. If its git is alive, the
+    lock stays."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     lock = Path(yard.git("rev-parse", "--absolute-git-dir", cwd=workspace.path)) / "index.lock"
@@ -225,8 +225,7 @@ def test_what_a_killed_git_of_the_agent_locked_is_free_again(yard: Yard, backend
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, backend: str) -> None:
-    """A workdir whose .git is gone holds work all the same: it is refused with a way out, and
-    kept."""
+    """A workdir whose .git is gone still has work. It is refused with a way out, and kept."""
     workspace = yard.plan(backend)
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -241,8 +240,8 @@ def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, bac
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_workdir_that_was_deleted_is_made_again_on_its_branch(yard: Yard, backend: str) -> None:
-    """Commits on the branch of a worktree come back; the isolated one starts from what its origin
-    has."""
+    """Commits on the branch of a worktree are restored. An isolated workdir starts from what its
+    origin has."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     yard.git("commit", "--allow-empty", "-qm", "kept", cwd=workspace.path, env=env)
@@ -254,8 +253,8 @@ def test_a_workdir_that_was_deleted_is_made_again_on_its_branch(yard: Yard, back
 
 
 def test_commits_on_no_branch_outlive_their_worktree(yard: Yard) -> None:
-    """When a worktree's directory is gone and its HEAD was detached, its commits are kept under a
-    rescue ref first."""
+    """When a worktree's directory is gone and its HEAD was detached, its commits are first saved
+    under a rescue ref."""
     workspace = yard.plan("worktree")
     env = yard.workspaces.prepare(workspace, "claude").env
     yard.git("checkout", "-q", "--detach", cwd=workspace.path)
@@ -267,8 +266,8 @@ def test_commits_on_no_branch_outlive_their_worktree(yard: Yard) -> None:
 
 
 def test_a_worktree_survives_prune_while_its_volume_is_away(yard: Yard) -> None:
-    """`git worktree prune` in the user's repository does not forget a workdir that is not mounted
-    just now."""
+    """`git worktree prune` in the user's repository does not remove a workdir whose volume is not
+    mounted at the moment."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     (Path(workspace.path) / "work.txt").write_text("hours\n")
@@ -280,7 +279,7 @@ def test_a_worktree_survives_prune_while_its_volume_is_away(yard: Yard) -> None:
 
 
 def test_a_missing_repository_touches_nothing(yard: Yard) -> None:
-    """While the repository's volume is away, a worktree is refused with a sentence."""
+    """While the repository's volume is not mounted, a worktree is refused with a sentence."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     yard.repo.rename(yard.top / "away")
@@ -290,7 +289,7 @@ def test_a_missing_repository_touches_nothing(yard: Yard) -> None:
 
 
 def test_a_task_directory_stays_below_its_root(yard: Yard) -> None:
-    """A link where a service's directory should be is refused: it would lead out."""
+    """A link in place of a service's directory is refused, because it would lead elsewhere."""
     yard.root.mkdir()
     (yard.root / "shop").symlink_to(yard.top / "plain")
     with pytest.raises(WorkspaceError, match="is a link"):
@@ -299,7 +298,7 @@ def test_a_task_directory_stays_below_its_root(yard: Yard) -> None:
 
 
 def test_the_directory_of_here_must_be_there(yard: Yard) -> None:
-    """A directory that went away between plan and attempt is a NotFound, and is not made."""
+    """A directory that was removed between plan and attempt is a NotFound, and is not created."""
     workspace = yard.plan("here")
     (yard.top / "plain").rmdir()
     with pytest.raises(NotFound):
@@ -307,7 +306,7 @@ def test_the_directory_of_here_must_be_there(yard: Yard) -> None:
 
 
 def test_a_bare_repository_has_worktrees_too(yard: Yard) -> None:
-    """A bare repository named with --repo is as good as a checkout."""
+    """A bare repository named with --repo works like a checkout."""
     yard.git("clone", "-q", "--bare", str(yard.repo), str(yard.top / "bare.git"))
     workspace = yard.plan("worktree", repo=str(yard.top / "bare.git"))
     assert yard.workspaces.prepare(workspace, "claude").created
@@ -315,8 +314,8 @@ def test_a_bare_repository_has_worktrees_too(yard: Yard) -> None:
 
 
 def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
-    """Its admin directory lost (a restored repository, an agent's rm): the files stay, the branch
-    is the same, git works again."""
+    """The worktree's admin directory was lost (a restored repository, an agent's rm). The files
+    stay, the branch is the same, and git works again."""
     workspace = yard.plan("worktree")
     env = yard.workspaces.prepare(workspace, "claude").env
     top = Path(workspace.path)
@@ -339,8 +338,8 @@ def test_a_worktree_that_git_forgot_is_linked_again(yard: Yard) -> None:
     "how", ["branch gone", "branch taken", "points elsewhere", "is a link", "has another owner"]
 )
 def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, how: str) -> None:
-    """Without its branch, with the branch at work elsewhere, or with a `.git` that was changed:
-    refused, nothing touched."""
+    """Without its branch, with the branch in use elsewhere, or with a `.git` that was changed, it
+    is refused, and nothing is changed."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     top, admins = Path(workspace.path), yard.repo / ".git/worktrees"

@@ -16,7 +16,7 @@ from tests.workspace.yard import Yard
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere git makes them itself")
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_it_is_what_git_would_make(tmp_path: Path, form: str) -> None:
-    """With the settings, the kind of ids and the directories of `git init`; once more changes
+    """It has the settings, the kind of ids and the directories of `git init`. A second call changes
     nothing."""
     git = Git(cwd=tmp_path, ceiling=tmp_path, environ=dict(os.environ))
     asked = ("init", "--quiet", "--bare", "--template=", f"--object-format={form}", "--", "theirs")
@@ -38,7 +38,7 @@ def test_it_is_what_git_would_make(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("name", ["HEAD", "config"])
 @pytest.mark.parametrize("text", ["", "\0" * 60], ids=["empty", "zeros"])
 def test_what_a_power_cut_left_empty_is_written_again(yard: Yard, name: str, text: str) -> None:
-    """A checkpoint repairs its own repository, whose objects are kept."""
+    """A checkpoint repairs its own repository, and its objects are kept."""
     workspace = yard.plan("isolated")
     yard.workspaces.prepare(workspace, "claude")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -52,7 +52,7 @@ def test_what_a_power_cut_left_empty_is_written_again(yard: Yard, name: str, tex
 
 
 def test_modes_are_told_where_they_are_kept(tmp_path: Path) -> None:
-    """git itself is asked on a file system that keeps none."""
+    """On a file system without modes, git itself is asked."""
     git = Git(cwd=tmp_path, ceiling=tmp_path, environ=dict(os.environ))
     make_bare(git, tmp_path / "own", "sha1")
     kept = git.at(tmp_path, tmp_path / "own").run("config", "core.filemode").text

@@ -1,5 +1,5 @@
-"""Uncommitted work that is carried into another workdir: all of it, as it is, and the source
-untouched."""
+"""Uncommitted work is copied into another workdir, completely and unchanged, and the source is not
+touched."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.workspace.yard import Yard
 
 
 def marks(top: Path) -> dict[str, tuple[int, str]]:
-    """Kind, mode and content of everything but git's own."""
+    """Return kind, mode and content of every file except git's own."""
     found = {}
     for path in sorted(top.rglob("*")):
         name = str(path.relative_to(top))
@@ -34,7 +34,7 @@ def marks(top: Path) -> dict[str, tuple[int, str]]:
 
 
 def two(yard: Yard) -> tuple[Workspace, Workspace]:
-    """A worktree with one commit of its own, and another one that begins there."""
+    """Make a worktree with one commit of its own, and another one that begins there."""
     source = yard.plan("worktree", branch="parent")
     env = yard.workspaces.prepare(source, "claude").env
     top = Path(source.path)
@@ -47,8 +47,8 @@ def two(yard: Yard) -> tuple[Workspace, Workspace]:
 
 
 def test_every_kind_of_change_is_carried(yard: Yard) -> None:
-    """Changed, new, staged and deleted files, odd names and bytes, modes and links, small ignored
-    files; the source is as it was."""
+    """Changed, new, staged and deleted files, unusual names and bytes, modes and links, and small
+    ignored files are copied. The source is unchanged."""
     source, target = two(yard)
     top = Path(source.path)
     (top / "README").write_bytes(b"\x00\xff\r\n")
@@ -73,7 +73,7 @@ def test_every_kind_of_change_is_carried(yard: Yard) -> None:
 
 
 def test_a_directory_takes_a_links_place_and_the_other_way_round(yard: Yard) -> None:
-    """Nothing is written through a link that stands in the target."""
+    """Nothing is written through a link in the target."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     (top / "shortcut").unlink()
@@ -91,7 +91,7 @@ def test_a_directory_takes_a_links_place_and_the_other_way_round(yard: Yard) -> 
 
 
 def test_a_repository_inside_is_carried_whole(yard: Yard) -> None:
-    """Its files are there, and its git directory; special files are left out."""
+    """Its files and its git directory are there. Special files are left out."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     (top / "inner").mkdir()
@@ -107,8 +107,7 @@ def test_a_repository_inside_is_carried_whole(yard: Yard) -> None:
 
 @pytest.mark.parametrize("filtered", ["smudge", "eol"])
 def test_no_filter_of_the_repository_takes_part(yard: Yard, filtered: str) -> None:
-    """The bytes are copied: neither a filter nor the end of lines that the repository asks for
-    changes them."""
+    """The bytes are copied. Neither a filter nor a line-end setting of the repository changes them."""
     source, target = two(yard)
     top, to = Path(source.path), Path(target.path)
     mark = yard.top / "a filter ran"
@@ -139,8 +138,7 @@ def test_a_task_without_git_is_carried_whole(yard: Yard) -> None:
 
 
 def test_a_directory_of_the_users_own_can_be_the_source(yard: Yard) -> None:
-    """A run that worked `here` in a checkout: its fork is a worktree, and the checkout stays as it
-    is."""
+    """A run worked `here` in a checkout. Its fork is a worktree, and the checkout is unchanged."""
     source = yard.workspaces.plan(
         yard.spec("here").__class__(prompt="p", here=str(yard.repo)), "brave-otter", yard.repo
     )

@@ -1,4 +1,4 @@
-"""The changes of a run, and their way into the user's own checkout: all of them, or none."""
+"""The changes of a run are applied to the user's own checkout: all of them, or none."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.workspace.yard import REPOSITORIES, Yard
 
 
 def contents(top: Path) -> dict[str, str]:
-    """Every file below a directory, git's own aside: content, mode or the link's target."""
+    """Return every file below a directory, except git's own: content, mode or the link's target."""
     found = {}
     for path in sorted(top.rglob("*")):
         if ".git" in path.relative_to(top).parts or (path.is_dir() and not path.is_symlink()):
@@ -27,8 +27,8 @@ def contents(top: Path) -> dict[str, str]:
 
 
 def worked(yard: Yard, backend: str) -> Workspace:
-    """A workdir in which an agent committed some, and left some: changed, new, gone, moved,
-    executable, linked, binary."""
+    """Make a workdir in which an agent committed some changes and not others: changed, new,
+    deleted, moved, executable, linked, binary."""
     workspace = yard.plan(backend)
     env = yard.workspaces.prepare(workspace, "claude").env
     top = Path(workspace.path)
@@ -49,8 +49,8 @@ def worked(yard: Yard, backend: str) -> Workspace:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_patch_is_the_whole_change(yard: Yard, backend: str) -> None:
-    """Applied by git to the base, the patch gives what lies in the workdir, ignored files aside;
-    looking changes nothing."""
+    """git applies the patch to the base, and the result is the workdir without ignored files.
+    Making the patch changes nothing."""
     workspace = worked(yard, backend)
     top = Path(workspace.path)
     before, refs = yard.git("status", "--porcelain", "-uall", cwd=top), yard.git("for-each-ref")
@@ -69,7 +69,7 @@ def test_the_patch_is_the_whole_change(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_the_summary_fits_the_width(yard: Yard, backend: str) -> None:
-    """`stat` is git's summary, in the columns that are asked for, with new files and moves."""
+    """`stat` is git's summary, in the given number of columns, with new files and moves."""
     lines = yard.workspaces.diff(worked(yard, backend), stat=60).decode().splitlines()
     assert all(len(line) <= 60 for line in lines)
     text = "\n".join(lines)
@@ -77,8 +77,8 @@ def test_the_summary_fits_the_width(yard: Yard, backend: str) -> None:
 
 
 def test_more_than_there_is_room_for_is_not_taken(yard: Yard) -> None:
-    """A patch of more bytes than the caller has room for is refused with how much that is; one that
-    just fits is given."""
+    """A patch with more bytes than the caller allows is refused with its size. A patch of exactly
+    that size is returned."""
     workspace = worked(yard, "isolated")
     size = len(yard.workspaces.diff(workspace))
     assert len(yard.workspaces.diff(workspace, most=size)) == size
@@ -101,8 +101,8 @@ def test_a_directory_of_the_users_own_is_compared_with_its_last_commit(yard: Yar
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str) -> None:
-    """The checkout ends up with the run's files, unstaged, on the same commit; a second apply finds
-    all of it there."""
+    """The checkout gets the run's files, unstaged, on the same commit. A second apply finds that
+    all of it is there."""
     workspace = worked(yard, backend)
     head = yard.git("rev-parse", "HEAD")
     (yard.repo / "src").chmod(0o755)
@@ -123,8 +123,8 @@ def test_apply_brings_everything_as_uncommitted_changes(yard: Yard, backend: str
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
-    """The user's later commits stay: lines of both in one file, and a file that the user moved gets
-    the run's change."""
+    """The user's later commits stay. Both sides' lines are merged in one file, and a file that the
+    user moved gets the run's change."""
     workspace = worked(yard, backend)
     (yard.repo / "src/file2.txt").write_text("2\n" * 20 + "end\n")
     yard.git("mv", "src/file0.txt", "zero.txt")
@@ -139,7 +139,7 @@ def test_what_was_committed_since_is_merged(yard: Yard, backend: str) -> None:
 
 
 def refused(yard: Yard, workspace: Workspace, message: str = "") -> dict[str, str]:
-    """Applies, which must be refused and change nothing at all: the reasons by path."""
+    """Apply, which must be refused and change nothing. Return the reasons by path."""
     before = (
         contents(yard.repo),
         yard.git("status", "--porcelain", "-uall"),
@@ -174,8 +174,8 @@ def test_a_conflict_is_named_and_nothing_is_applied(yard: Yard, backend: str) ->
 
 
 def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
-    """A changed, deleted, untracked or ignored file that the run changes too is refused, and so is
-    a link in the way."""
+    """A changed, deleted, untracked or ignored file that the run also changes is refused, and so is
+    a link in its place."""
     workspace = worked(yard, "worktree")
     Path(workspace.path, "kept.log").write_text("forced\n")
     yard.git("add", "-f", "kept.log", cwd=workspace.path)
@@ -194,8 +194,8 @@ def test_uncommitted_work_is_never_touched(yard: Yard) -> None:
 
 
 def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
-    """Changes in files that the run did not change, staged ones too, are no reason to refuse, and
-    are as they were."""
+    """Changes in files that the run did not change, staged ones too, are not refused and stay as
+    they are."""
     workspace = worked(yard, "worktree")
     (yard.repo / "src/file9.txt").write_text("mine\n")
     (yard.repo / "src/file8.txt").write_text("staged\n")
@@ -216,7 +216,7 @@ def test_other_uncommitted_work_stays_beside(yard: Yard) -> None:
 
 
 def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
-    """With --commit a staged change of the same file is refused, and a merge in progress too."""
+    """With --commit a staged change of the same file is refused, and so is a merge in progress."""
     workspace = worked(yard, "worktree")
     (yard.repo / "README").write_text("staged\n")
     yard.git("add", "README")
@@ -229,8 +229,8 @@ def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
 
 
 def test_another_repository_is_refused(yard: Yard) -> None:
-    """A checkout that lacks the commit the run began at, and a directory without git, take
-    nothing."""
+    """A checkout without the commit at which the run began, and a directory without git, are
+    refused."""
     workspace = worked(yard, "worktree")
     other = yard.top / "other"
     other.mkdir()
@@ -244,7 +244,7 @@ def test_another_repository_is_refused(yard: Yard) -> None:
 
 
 def test_files_and_directories_change_places(yard: Yard) -> None:
-    """A file becomes a directory and a directory a file, in the checkout as in the run."""
+    """In the checkout, as in the run, a file becomes a directory and a directory becomes a file."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
@@ -260,8 +260,8 @@ def test_files_and_directories_change_places(yard: Yard) -> None:
 
 
 def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
-    """A branch that cannot be moved (somebody holds its lock) when all files are in place already:
-    everything is as it was."""
+    """The branch cannot be moved (another process holds its lock) when all files are already
+    written. Everything is restored."""
     workspace = worked(yard, "worktree")
     before = (
         contents(yard.repo),
@@ -286,8 +286,8 @@ def test_trouble_in_the_middle_puts_everything_back(yard: Yard) -> None:
 @pytest.mark.parametrize("planted", ["filter", "textconv", "external", "attributes"])
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: str) -> None:
-    """Looking at and applying a poisoned run starts no filter, textconv, external diff or merge
-    driver; plain git does."""
+    """Viewing and applying a hostile run starts no filter, textconv, external diff or merge driver;
+    plain git does."""
     workspace = worked(yard, backend)
     top = Path(workspace.path)
     common = Path(yard.git("rev-parse", "--path-format=absolute", "--git-common-dir", cwd=top))
@@ -321,7 +321,7 @@ def test_nothing_that_an_agent_planted_runs(yard: Yard, backend: str, planted: s
 
 @pytest.mark.parametrize("name", ["config", "index"])
 def test_a_damaged_view_is_made_again(yard: Yard, name: str) -> None:
-    """`apply` needs no other command to repair what it looks through."""
+    """`apply` itself repairs the repository through which it looks at the workdir."""
     workspace = worked(yard, "isolated")
     assert yard.workspaces.diff(workspace)
     heads = [path for path in yard.root.rglob("HEAD") if (path.parent / "made").exists()]

@@ -1,5 +1,5 @@
-"""Isolated clones of one repository: files and commits go from one to another. What must not go
-along: tests/safety/test_clones.py."""
+"""Isolated clones of one repository: files and commits are copied from one to another. For what
+must not be copied see tests/safety/test_clones.py."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.workspace.yard import Yard
 
 
 def clones(yard: Yard) -> tuple[Workspace, Path, Workspace, Path]:
-    """A clone with a commit of its own, and a second one without."""
+    """Make a clone with a commit of its own, and a second one without."""
     source, top = made(yard, "isolated", branch="one")
     (top / "theirs").write_text("theirs\n")
     yard.git("add", "theirs", cwd=top)
@@ -24,8 +24,8 @@ def clones(yard: Yard) -> tuple[Workspace, Path, Workspace, Path]:
 
 
 def test_a_clone_is_carried_into_another(yard: Yard) -> None:
-    """Commits, staged and uncommitted files of one clone are in the other, on its own branch; the
-    source is as it was, and the user's repository and the cache have nothing of it."""
+    """Commits, staged and uncommitted files of one clone are in the other, on its own branch. The
+    source is unchanged, and the user's repository and the cache get none of it."""
     source, top, target, place = clones(yard)
     (top / "README").write_text("changed\n")
     (top / "staged").write_text("staged\n")
@@ -49,8 +49,8 @@ def test_a_clone_is_carried_into_another(yard: Yard) -> None:
 
 
 def test_commits_of_clones_are_merged(yard: Yard) -> None:
-    """A commit of one clone is brought into another and merged there, as often as it is asked; both
-    histories are whole."""
+    """A commit of one clone is fetched into another and merged there, as often as requested. Both
+    histories are complete."""
     source, _, target, place = clones(yard)
     (place / "ours").write_text("ours\n")
     theirs = yard.workspaces.commit(source, "claude", "Theirs")
@@ -67,8 +67,8 @@ def test_commits_of_clones_are_merged(yard: Yard) -> None:
 
 
 def test_a_branch_of_the_repository_is_known(yard: Yard) -> None:
-    """Which branches the repository of a clone has is known from what was fetched; before any
-    fetch, none is."""
+    """The branches of a clone's repository are known from the last fetch; before any fetch, none is
+    known."""
     assert yard.workspaces.taken(yard.plan("isolated", branch="one"), ["main"]) == []
     source, *_ = clones(yard)
     assert yard.workspaces.taken(source, ["main", "one", "nothing"]) == ["main"]

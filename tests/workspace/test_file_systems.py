@@ -23,9 +23,9 @@ def made(yard: Yard, workspaces: Workspaces, backend: str, **more: str) -> tuple
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "here", "task"])
 def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend: str) -> None:
-    """With the root on another file system than the repository, two checkpoints are saved, the
-    second one is restored byte-true, and the repository passes its own check without anything left
-    in it."""
+    """The root is on another file system than the repository. Two checkpoints are saved, and the
+    second is restored byte by byte. The repository passes its own check, and nothing is left in it.
+    """
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, backend)
     (top / "README").write_text("before\n")
@@ -51,8 +51,8 @@ def test_a_checkpoint_is_saved_and_restored(yard: Yard, elsewhere: Path, backend
 
 
 def test_a_lost_worktree_is_made_again(yard: Yard, elsewhere: Path) -> None:
-    """git's records of a worktree that is gone are kept in the root's trash, on another file
-    system, with a pipe and a link in it."""
+    """git's records of a lost worktree are kept in the root's trash, on another file system, with a
+    pipe and a link in it."""
     workspaces = Workspaces(elsewhere / "root", environ=yard.environ)
     workspace, top = made(yard, workspaces, "worktree")
     (admin,) = (yard.repo / ".git/worktrees").iterdir()

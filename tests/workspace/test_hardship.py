@@ -1,5 +1,4 @@
-"""Checkpoints on a full disk, of files that nobody may read, and of files that shrink while they
-are read."""
+"""Checkpoints on a full disk, of unreadable files, and of files that shrink while they are read."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 @pytest.mark.parametrize("backend", [*REPOSITORIES, "task"])
 def test_a_full_disk(tmp_path: Path, backend: str) -> None:
-    """Wherever the disk is full in a save or a restore: one sentence, nothing half-published, no
-    file lost; with room it goes on."""
+    """Wherever in a save or a restore the disk is full, there is one sentence, nothing incomplete
+    is published, and no file is lost. With enough space it continues."""
     words = [
         "unshare",
         "--map-root-user",
@@ -35,8 +34,8 @@ def test_a_full_disk(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
-    """Files that the agent closed to itself are left out by name and never touched; the rest is
-    saved, and so are they once they are open again."""
+    """Files that the agent closed to itself are left out by name and never touched. The rest is
+    saved. When they are readable again, they are saved too."""
     words = [
         sys.executable,
         "-m",
@@ -50,8 +49,8 @@ def test_what_nobody_may_read(tmp_path: Path, backend: str) -> None:
 
 
 def test_a_file_that_shrinks(yard: Yard) -> None:
-    """A large file that is cut and filled again all the time costs neither the checkpoint nor the
-    others in it; afterwards it is saved."""
+    """A large file is truncated and filled again all the time. The checkpoint is made, with all
+    other files. Afterwards the file is saved."""
     workspace, top = made(yard, "worktree")
     busy, over = top / "busy", threading.Event()
 

@@ -1,5 +1,4 @@
-"""Names: what is refused with a sentence, and that what is accepted can neither escape nor
-collide."""
+"""Names: invalid ones are refused with a sentence, and valid ones can neither escape nor collide."""
 
 from __future__ import annotations
 
@@ -38,7 +37,7 @@ ROOT = Path("/srv/root")
 def test_every_planned_path_stays_below_the_root_and_means_one_identity(
     triples: list[tuple[str, str, str]],
 ) -> None:
-    """For hostile services, tasks, agents and branches: refused, or a path of its own below the
+    """Hostile services, tasks, agents and branches are refused, or get a unique path below the
     root."""
     workspaces, seen = Workspaces(ROOT, environ={}), dict[str, object]()
     for agent, one, two in triples:
@@ -72,7 +71,7 @@ def test_every_planned_path_stays_below_the_root_and_means_one_identity(
 @settings(max_examples=60, deadline=None)
 @given(names)
 def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None:
-    """Every name that the grammar accepts, `git check-ref-format --branch` accepts unchanged."""
+    """`git check-ref-format --branch` accepts every name that the grammar accepts, unchanged."""
     try:
         check_branch(name)
     except UsageError:
@@ -85,7 +84,7 @@ def test_gits_own_grammar_takes_every_branch_that_is_accepted(name: str) -> None
 
 @given(st.lists(st.text(), max_size=4), st.lists(st.text(), max_size=4))
 def test_ids_are_the_same_only_for_the_same_parts(one: list[str], two: list[str]) -> None:
-    """Moving text from one part to the next makes another id; the alphabet is safe in any file
+    """Moving text from one part to the next changes the id. Its alphabet is safe in any file
     system."""
     try:
         ids = identify(*one), identify(*two)
@@ -108,8 +107,8 @@ def test_a_file_url_is_a_path(tmp_path: Path, form: str) -> None:
     "url", ["file://server/srv/repo.git", "file:relative", "file:///repo?x=1", "file:///repo%00x"]
 )
 def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
-    """A text that names no directory of this machine is refused with the way to write one, and not
-    with a sentence about https."""
+    """A text that names no directory of this machine is refused. The error says how to write one,
+    and does not mention https."""
     with pytest.raises(UsageError, match="names no directory on this machine") as refused:
         make_yard(tmp_path).plan("worktree", repo=url)
     assert "https" not in refused.value.hint
@@ -117,7 +116,7 @@ def test_a_file_url_of_elsewhere_is_refused(tmp_path: Path, url: str) -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_branches_are_refused(name: str) -> None:
-    """Each of the names that once moved, deleted or ran something is refused before git sees it."""
+    """Each name that once moved, deleted or ran something is refused before git gets it."""
     with pytest.raises(UsageError, match="is not a valid branch name"):
         check_branch(name)
 
@@ -164,8 +163,8 @@ def test_hostile_service_and_task_names_are_refused(name: str) -> None:
     ],
 )
 def test_hostile_addresses_are_refused_without_telling_a_secret(repo: str, why: str) -> None:
-    """Credentials in an address, transports that run commands, paths that climb: one sentence
-    each."""
+    """Credentials in an address, transports that run commands, and paths with `..` are refused with
+    one sentence each."""
     with pytest.raises(UsageError, match=why) as caught:
         Workspaces(ROOT, environ={}).plan(TaskSpec(prompt="p", repo=repo), "run", Path("/"))
     assert "s3cret" not in str(caught.value) + caught.value.hint
@@ -173,7 +172,8 @@ def test_hostile_addresses_are_refused_without_telling_a_secret(repo: str, why: 
 
 
 def test_spellings_of_one_address_are_one_repository() -> None:
-    """Case of scheme and host, the default port, a final slash and .git make no second cache."""
+    """The case of scheme and host, the default port, a final slash and .git do not make a second
+    cache."""
     allowed = frozenset({"https", "ssh"})
     spellings = (
         "https://Forge.example/o/r",
@@ -202,15 +202,14 @@ def test_spellings_of_one_address_are_one_repository() -> None:
 
 
 def test_task_directories_lie_where_they_are_documented(yard: Yard) -> None:
-    """{root}/{service}/.task/{task}, and the run's name where no task is named."""
+    """The path is {root}/{service}/.task/{task}, with the run's name if no task is named."""
     assert yard.plan("task").path == str(yard.root / "shop/.task/t1")
     assert yard.plan("task", task="").path == str(yard.root / "shop/.task/brave-otter")
     assert Places(Path("/r")).task("s", "t") == Path("/r/s/.task/t")
 
 
 def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
-    """`Shop` beside `shop` is refused while `shop` exists, and so are tasks that differ in case
-    only."""
+    """`Shop` is refused while `shop` exists, and so are tasks whose names differ only in case."""
     yard.workspaces.prepare(yard.plan("task"), "claude")
     with pytest.raises(UsageError, match="looks like 'shop'"):
         yard.plan("task", service="Shop")
@@ -250,7 +249,7 @@ def test_look_alikes_of_services_and_tasks_are_refused(yard: Yard) -> None:
 def test_what_cannot_be_meant_is_refused_with_a_way_out(
     yard: Yard, spec: dict[str, str], kind: type[PerdureError], why: str
 ) -> None:
-    """Each refusal is one sentence with a hint, of the right kind, and nothing is made."""
+    """Each refusal is one sentence with a hint and the right exit code, and nothing is made."""
     yard.git("branch", "taken/up")
     with pytest.raises(kind, match=why) as caught:
         yard.workspaces.plan(TaskSpec(prompt="p", **spec), "brave-otter", yard.repo)
@@ -259,7 +258,8 @@ def test_what_cannot_be_meant_is_refused_with_a_way_out(
 
 
 def test_a_repository_without_a_commit_is_refused(yard: Yard) -> None:
-    """An unborn branch has nothing to start from; the hint says how to make a first commit."""
+    """A repository without a commit has nothing to start from. The hint says how to make a first
+    commit."""
     yard.git("init", "-q", str(yard.top / "unborn"))
     with pytest.raises(WorkspaceError, match="no commit yet") as caught:
         yard.plan("worktree", repo=str(yard.top / "unborn"))
@@ -292,14 +292,14 @@ def test_the_default_branch_and_backend_follow_from_the_run(yard: Yard) -> None:
 )
 def test_no_part_of_an_ssh_address_is_an_option(repo: str) -> None:
     """Where ssh is allowed, a host or user that begins with a dash is refused before ssh or git
-    sees it."""
+    gets it."""
     with pytest.raises(UsageError):
         parse_remote(repo, frozenset({"https", "ssh"}))
 
 
 def test_branches_that_look_alike_have_paths_that_do_not(yard: Yard) -> None:
-    """`Foo` and `foo`, `a-b` and `a_b` and `a/b`: all have their own workdir, also on a file system
-    that folds case."""
+    """`Foo` and `foo`, and `a-b`, `a_b` and `a/b`, all have workdirs of their own, also on a file
+    system that ignores case."""
     names = ["Foo", "foo", "a-b", "a_b", "a.b"]
     plans = [yard.plan(backend, branch=name) for name in names for backend in ("worktree",)]
     for workspace in plans:
@@ -325,8 +325,8 @@ def test_two_roots_do_not_share_a_branch(yard: Yard) -> None:
 @pytest.mark.parametrize("name", ["a\nb", 'q"\\', "\udcff", "a\u2028b", "-D", "#x", " x "])
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_root_with_an_odd_name_works(yard: Yard, backend: str, name: str) -> None:
-    """A newline or a quote in the root does not split git's files of paths: made, looked at,
-    reused, rescued."""
+    """A newline or a quote in the root does not break git's files of paths: a workdir is made,
+    checked, reused and rescued."""
     workspaces = Workspaces(yard.top / name, environ=yard.environ)
     workspace = workspaces.plan(yard.spec(backend), "brave-otter", yard.repo)
     assert workspaces.prepare(workspace, "claude").created

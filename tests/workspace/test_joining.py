@@ -1,5 +1,5 @@
-"""Commits of what an agent left, and merges of workdirs: on real repositories, with everything in
-them that could run a program."""
+"""Commits of an agent's uncommitted work, and merges of workdirs, on real repositories that contain
+everything that could run a program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.workspace.yard import Yard
 
 
 def placed(yard: Yard, branch: str, **files: str) -> tuple[Workspace, Path]:
-    """A worktree on a branch, with these files changed in it."""
+    """Make a worktree on a branch, with these files changed in it."""
     place = yard.plan("worktree", branch=branch)
     yard.workspaces.prepare(place, "claude")
     top = Path(place.path)
@@ -29,9 +29,8 @@ def status(yard: Yard, top: Path) -> str:
 
 
 def test_everything_that_was_left_is_committed(yard: Yard) -> None:
-    """Changed, new, deleted and staged files, modes and links are in one commit by the agent; git
-    sees a clean workdir; ignored files are left out; and where there is nothing, there is no
-    commit."""
+    """Changed, new, deleted and staged files, modes and links are in one commit by the agent. git
+    then reports a clean workdir. Ignored files are left out. Without changes there is no commit."""
     place, top = placed(yard, "work", README="changed\n", new="new\n", staged="staged\n")
     (top / "noise.log").write_text("ignored")
     (top / "src/file1.txt").unlink()
@@ -84,7 +83,7 @@ def test_the_workdirs_branch_follows_the_agent(yard: Yard, left: str) -> None:
 
 
 def test_branches_meet(yard: Yard) -> None:
-    """A merge without conflicts brings the other side's files, keeps both histories, and is made
+    """A merge without conflicts adds the other side's files, keeps both histories, and is made
     once."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
@@ -126,8 +125,8 @@ def test_conflicts_are_marked_and_named(yard: Yard) -> None:
 
 
 def test_nothing_of_the_repository_runs(yard: Yard) -> None:
-    """Hooks, filters, merge drivers, fsmonitor and signing programs that an agent planted take no
-    part in commit and merge."""
+    """Hooks, filters, merge drivers, fsmonitor and signing programs that an agent configured do not
+    run in commit and merge."""
     other, _ = placed(
         yard, "other", README="theirs\n", **{".gitattributes": "* filter=evil merge=evil\n"}
     )
@@ -182,8 +181,8 @@ def test_what_is_in_the_way_is_told(yard: Yard) -> None:
 
 @pytest.mark.parametrize("after", range(1, 56, 5))
 def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
-    """SIGKILL at any of its gits: the next one ends with the same files and conflicts, one merge,
-    and nothing beside them."""
+    """Any of the merge's git processes is killed. The next merge ends with the same files and
+    conflicts, one merge commit, and nothing else."""
     other, _ = placed(yard, "other", README="theirs\n", theirs="theirs\n", more="more\n")
     theirs = yard.workspaces.commit(other, "claude", "Theirs")
     place, top = placed(yard, "work", README="ours\n", left="left\n")
@@ -208,8 +207,7 @@ def test_a_merge_that_is_killed_is_done_again(yard: Yard, after: int) -> None:
 
 
 def killed_at(yard: Yard, place: Workspace, theirs: str, after: int) -> None:
-    """Merges in this process, which ends itself at one of the renames, links and gits on the
-    way."""
+    """Merge in this process, which kills itself at one of the renames, links and git calls."""
     import sys
 
     left = after

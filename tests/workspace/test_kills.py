@@ -26,8 +26,8 @@ def yard(tmp_path: Path) -> Yard:
 def test_a_kill_at_a_system_call_is_made_good_by_a_retry(
     yard: Yard, backend: str, number: int
 ) -> None:
-    """Whichever of perdure and its gits reaches that call first is killed; the retry needs no hands
-    and loses nothing."""
+    """The first process of perdure or its gits that reaches that call is killed. The retry needs no
+    manual step and loses nothing."""
     workspace = yard.plan(backend)
     assert kill_at(yard, workspace, number)
     assert check(yard, workspace) == []
@@ -38,7 +38,7 @@ def test_a_kill_at_a_system_call_is_made_good_by_a_retry(
 def test_kills_at_any_time_are_made_good_by_a_retry(
     yard: Yard, backend: str, all_of_it: bool
 ) -> None:
-    """Three kills in a row, of the supervisor alone (its git goes on and holds the lock) or of
+    """Three kills in a row: of the supervisor alone (its git continues and holds the lock), or of
     everything at once."""
     workspace = yard.plan(backend)
     for seconds in (0.12, 0.2, 0.15):
@@ -47,7 +47,7 @@ def test_kills_at_any_time_are_made_good_by_a_retry(
 
 
 def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> None:
-    """Files in the way of the retry are found again in the trash, byte for byte."""
+    """Files in the way of the retry are in the trash afterwards, byte for byte."""
     workspace = yard.plan("worktree")
     assert kill_at(yard, workspace, 120)
     top = Path(workspace.path)
@@ -58,8 +58,8 @@ def test_files_in_a_half_made_worktree_are_moved_and_not_deleted(yard: Yard) -> 
 
 
 def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> None:
-    """Locks and half-written packs of a fetch that was cut off do not stop the next one, which has
-    the origin's new commits."""
+    """Locks and incomplete packs of an interrupted fetch do not stop the next one, which gets the
+    origin's new commits."""
     yard.workspaces.prepare(yard.plan("isolated", branch="before"), "claude")
     cache = next((yard.root / ".perdure/repos").iterdir())
     leftovers = [
@@ -80,8 +80,8 @@ def test_what_a_killed_fetch_left_in_the_cache_is_cleared_away(yard: Yard) -> No
 
 
 def test_a_ref_of_the_cache_is_written_after_the_git_that_wrote_it_was_killed(yard: Yard) -> None:
-    """git is killed with its lock on the workdir's pin, between fetch and checkout, and perdure
-    with it; the retry is not in its way."""
+    """git is killed between fetch and checkout while it holds its lock on the workdir's pin, and
+    perdure with it. The retry succeeds."""
     workspace, real, place = yard.plan("isolated"), shutil.which("git"), yard.top / "bin"
     place.mkdir()
     lock = f'"${{1#--git-dir=}}/refs/perdure/pin/{workspace.id}.lock"'

@@ -26,7 +26,7 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def worked(yard: Yard, workspace: Workspace) -> None:
-    """Takes the workdir's lock and makes it, as an attempt does."""
+    """Take the workdir's lock and make the workdir, as an attempt does."""
     fd = yard.workspaces.lock(workspace)
     try:
         yard.workspaces.prepare(workspace, "claude")
@@ -58,8 +58,8 @@ def test_a_name_says_repository_and_task(repo: str, branch: str, words: str) -> 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=300), st.text(max_size=300))
 def test_a_name_is_safe_whatever_it_is_made_of(repo: str, branch: str) -> None:
-    """Hostile, empty, long and foreign names: at most 49 plain characters, with nothing that is a
-    path, an option, hidden, or differs from another by case only."""
+    """Hostile, empty, long and foreign names give at most 49 plain characters. The result is no
+    path and no option, is not hidden, and never differs from another only in case."""
     name = workdir_name(repo, branch, identify("x"), 6)
     assert SAFE.fullmatch(name) and len(name) <= 16 + 2 + 24 + 1 + 6
 
@@ -77,8 +77,8 @@ def test_a_workdir_is_where_its_name_says(yard: Yard) -> None:
 
 
 def test_two_tasks_of_one_short_name_share_no_workdir(yard: Yard) -> None:
-    """A name that belongs to another task is passed over for a longer one; of two that were planned
-    at the same time, the second is refused before it touches the first one's files."""
+    """A name that belongs to another task is replaced by a longer one. If two were planned at the
+    same time, the second is refused before it touches the first one's files."""
     mine = yard.plan("worktree", branch="one")
     other = Workspace(
         id=mine.id[:6] + "q" * 20, path=mine.path, backend=mine.backend, repo=mine.repo
@@ -112,8 +112,8 @@ def test_only_one_of_many_gets_a_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("left", ["a workdir", "a lock"])
 def test_an_identity_keeps_the_workdir_of_an_older_perdure(yard: Yard, left: str) -> None:
-    """Where an older perdure made the workdir, or had made it before it was moved to the trash, the
-    path stays: conversations are bound to it."""
+    """If an older perdure made the workdir, or had made it before it was moved to the trash, the
+    path stays, because conversations are bound to it."""
     identity = yard.plan("worktree").id
     places = Places(yard.root)
     there = places.work(identity) if left == "a workdir" else places.lock(identity)
@@ -140,7 +140,7 @@ def test_a_directory_of_the_users_claims_no_name(yard: Yard) -> None:
 def test_an_identity_that_is_claimed_meanwhile_keeps_one_workdir(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another process that claims and locks while a name is chosen has the same name chosen."""
+    """While a name is chosen, another process claims and locks one. The same name is chosen."""
     first = yard.plan("worktree")
     looked = names.read
 
@@ -155,8 +155,8 @@ def test_an_identity_that_is_claimed_meanwhile_keeps_one_workdir(
 
 
 def test_a_claim_counts_more_than_a_directory_of_the_old_name(yard: Yard) -> None:
-    """A directory that appears at the old path moves nothing, and is not worked in; the refusal
-    names the other one."""
+    """A directory that appears at the old path changes nothing, and is not used. The refusal names
+    the other one."""
     planned = yard.plan("worktree")
     worked(yard, planned)
     old = Places(yard.root).work(planned.id)
@@ -171,7 +171,7 @@ def test_a_claim_counts_more_than_a_directory_of_the_old_name(yard: Yard) -> Non
 
 
 def test_what_owner_files_hold_is_read_with_care(yard: Yard) -> None:
-    """A line break after the identity changes nothing; where no name is free, a file is named."""
+    """A line break after the identity does not matter. If no name is free, the error names a file."""
     planned = yard.plan("worktree", branch="one")
     places = Places(yard.root)
     files = [
@@ -189,7 +189,7 @@ def test_what_owner_files_hold_is_read_with_care(yard: Yard) -> None:
 
 
 def test_a_claim_that_cannot_be_written_leaves_nothing(yard: Yard) -> None:
-    """The refusal names the file, and no part of it stays."""
+    """The refusal names the file, and no part of the file is left."""
     planned = yard.plan("worktree")
     file = Places(yard.root).owner(Path(planned.path).name)
     (file / "in the way").mkdir(parents=True)
@@ -199,7 +199,7 @@ def test_a_claim_that_cannot_be_written_leaves_nothing(yard: Yard) -> None:
 
 
 def test_a_name_is_claimed_through_a_link_to_the_root(yard: Yard, tmp_path: Path) -> None:
-    """The same directory below another spelling of the root is claimed all the same."""
+    """The same directory below another spelling of the root is still claimed."""
     planned = yard.plan("worktree")
     yard.root.mkdir(exist_ok=True)
     (tmp_path / "link").symlink_to(yard.root)
@@ -209,7 +209,7 @@ def test_a_name_is_claimed_through_a_link_to_the_root(yard: Yard, tmp_path: Path
 
 
 def test_a_holder_that_is_hidden_lives(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that this one may not ask about is not said to have ended."""
+    """A process that may not be queried is not reported as ended."""
     planned = yard.plan("worktree")
     fd = yard.workspaces.lock(planned, "perdure run")
     note = json.loads(os.pread(fd, 4096, 0))

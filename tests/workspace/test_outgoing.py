@@ -1,5 +1,5 @@
-"""A branch leaves the machine: by the real git over HTTP with a password, never by force, and not
-by the agent's own settings."""
+"""A branch is pushed by the real git over HTTP with a password, never with force, and without the
+agent's own settings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSWORD = "correct-horse-battery"
 
 @dataclass
 class Far:
-    """An isolated workdir of a repository behind HTTP, at work on the branch `perdure/dev-7`."""
+    """An isolated workdir of a repository behind HTTP, on the branch `perdure/dev-7`."""
 
     yard: Yard
     http: GitHttp
@@ -74,8 +74,8 @@ def far(yard: Yard) -> Iterator[Far]:
 
 
 def test_pushed_with_its_own_password(far: Far) -> None:
-    """New commits are counted, reported and pushed unchanged; a second time there is nothing left
-    to push; the password is in no file."""
+    """New commits are counted, reported and pushed unchanged. A second push has nothing left. The
+    password is in no file."""
     head = far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         assert (found.branch, found.commit, found.tip, found.commits) == (
@@ -96,8 +96,8 @@ def test_pushed_with_its_own_password(far: Far) -> None:
 
 
 def test_never_by_force(far: Far, tmp_path: Path) -> None:
-    """A branch that went on over there is not touched, and what came to it is where the agent can
-    merge it; merged, it is pushed."""
+    """If the branch has new commits on the remote, it is not changed, and the agent can merge them.
+    After the merge it is pushed."""
     far.commit("one.txt")
     far.push()
     other = tmp_path / "other"
@@ -118,7 +118,7 @@ def test_never_by_force(far: Far, tmp_path: Path) -> None:
 
 
 def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
-    """Commits that came to the branch after the look are not overwritten either."""
+    """Commits that arrive after the check are not overwritten either."""
     far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
         other = tmp_path / "other"
@@ -132,8 +132,7 @@ def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
 
 
 def test_by_none_of_the_agents_settings(far: Far) -> None:
-    """Neither another address nor a proxy, hook or helper in the agent's own repository takes part
-    in a push."""
+    """No other address, proxy, hook or helper in the agent's own repository is used in a push."""
     trap = far.yard.top / "trap"
     hook = far.path / ".git/hooks/pre-push"
     hook.parent.mkdir(exist_ok=True)
@@ -157,7 +156,7 @@ def test_by_none_of_the_agents_settings(far: Far) -> None:
 
 @pytest.mark.parametrize("way", ["alternates", "link", "linked pack"])
 def test_no_objects_of_others(far: Far, way: str) -> None:
-    """Objects that an agent borrows from a repository that is not its own are not pushed."""
+    """Objects that an agent borrows from another repository are not pushed."""
     far.commit("one.txt")
     objects = far.path / ".git/objects"
     other = far.yard.top / "elsewhere"
@@ -206,7 +205,7 @@ def test_what_the_other_side_says(far: Far) -> None:
 
 
 def test_a_worktree_has_nothing_to_push(yard: Yard) -> None:
-    """The branch of a worktree is in the user's repository already."""
+    """The branch of a worktree is already in the user's repository."""
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     with (

@@ -1,4 +1,4 @@
-"""A workdir that is saved and put back: one suite over all ways in which a workdir is made."""
+"""A workdir is saved and restored: one suite over all ways to make a workdir."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Marks = dict[str, tuple[str, bytes]]
 
 
 def marks(top: Path, *, nested_git: bool = True) -> Marks:
-    """Kind, exec bit and bytes of every file, link and empty directory but the workdir's own git
-    directory."""
+    """Return kind, exec bit and bytes of every file, link and empty directory, except the workdir's
+    own git directory."""
     found: Marks = {}
     for directory, folders, names in os.walk(top):
         here = Path(directory)
@@ -50,7 +50,7 @@ def made(yard: Yard, backend: str, **more: str) -> tuple[Workspace, Path]:
 
 
 def fill(yard: Yard, top: Path) -> None:
-    """Everything that an agent may leave behind, awkward names and kinds among it."""
+    """Make everything that an agent may leave, with unusual names and kinds."""
     for name in (
         "README",
         "new.txt",
@@ -85,7 +85,7 @@ def fill(yard: Yard, top: Path) -> None:
 
 
 def wreck(top: Path) -> None:
-    """Changes every kind of thing into another kind."""
+    """Replace every kind of file by another kind."""
     shutil.rmtree(top / "nested")
     (top / "nested").symlink_to("/nonexistent")
     shutil.rmtree(top / "empty")
@@ -112,8 +112,8 @@ def show(yard: Yard, saved: Saved, *args: str) -> str:
 
 
 def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
-    """Files, modes, links, awkward names, empty directories and nested repositories are what they
-    were, after everything was changed."""
+    """After everything was changed, files, modes, links, unusual names, empty directories and
+    nested repositories are restored."""
     yard, workspace, top = filled
     before = marks(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -130,8 +130,8 @@ def test_every_byte_comes_back(filled: tuple[Yard, Workspace, Path]) -> None:
 
 
 def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Path]) -> None:
-    """git's own check finds nothing wrong with a checkpoint, and a gc that prunes at once takes
-    nothing of it."""
+    """git's own check finds no error in a checkpoint, and a gc that prunes at once removes nothing
+    of it."""
     yard, workspace, top = filled
     before = marks(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -148,8 +148,8 @@ def test_the_repository_that_holds_it_is_sound(filled: tuple[Yard, Workspace, Pa
 
 
 def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Path]) -> None:
-    """A second checkpoint of the same state is the same commit under another number; a third, after
-    a change, is not."""
+    """A second checkpoint of the same state is the same commit with another number. After a change
+    the commit is another one."""
     yard, workspace, top = filled
     first = yard.workspaces.checkpoints.save(workspace, 1)
     while int(show(yard, first, "show", "-s", "--format=%ct", first.commit)) == int(time.time()):
@@ -170,8 +170,8 @@ def test_an_unchanged_workdir_keeps_its_commit(filled: tuple[Yard, Workspace, Pa
 
 
 def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) -> None:
-    """A pipe and a socket are neither read nor saved; the checkpoint says so, also when one takes a
-    file's place."""
+    """A pipe and a socket are neither read nor saved. The checkpoint says so, also if one replaced
+    a file."""
     yard, workspace, top = filled
     yard.workspaces.checkpoints.save(workspace, 1)
     os.mkfifo(top / "pipe")
@@ -195,8 +195,8 @@ def test_special_files_are_named_and_left(filled: tuple[Yard, Workspace, Path]) 
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
-    """Index, HEAD and branch come back; what was staged is staged, with other bytes in the file, an
-    announced one is announced."""
+    """Index, HEAD and branch are restored. A staged file is staged again, with other bytes in the
+    workdir; an intent-to-add entry is one again."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("staged\n")
     yard.git("add", "README", cwd=top)
@@ -236,8 +236,8 @@ def test_staged_and_unstaged_stay_apart(yard: Yard, backend: str) -> None:
 def test_a_pack_makes_a_shallow_repository_elsewhere(
     yard: Yard, backend: str, tmp_path: Path
 ) -> None:
-    """A checkpoint unpacked under another root, in an empty directory, is the same workdir with the
-    run's own commits, cut at its start."""
+    """A checkpoint unpacked below another root, in an empty directory, gives the same workdir with
+    the run's own commits, cut at its start."""
     workspace, top = made(yard, backend)
     (top / "mine").write_text("committed\n")
     yard.git("add", "mine", cwd=top)
@@ -269,8 +269,8 @@ def test_a_pack_makes_a_shallow_repository_elsewhere(
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
-    """Another workdir becomes what this one was, staged and unstaged apart, on its own branch; this
-    one is only read."""
+    """Another workdir gets the state of this one, with staged and unstaged changes apart, on its
+    own branch. This one is only read."""
     source, top = made(yard, backend)
     if backend in REPOSITORIES:
         (top / "src/file1.txt").write_text("staged\n")
@@ -296,8 +296,8 @@ def test_a_fork_grows_from_a_checkpoint(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_locks_of_gits_that_were_killed_stop_nothing(yard: Yard, backend: str) -> None:
-    """A git that is killed leaves its lock beside the ref or the index; the next save, restore and
-    forget go on all the same."""
+    """A killed git leaves its lock beside the ref or the index. The next save, restore and forget
+    still work."""
     workspace, top = made(yard, backend)
     checkpoints = yard.workspaces.checkpoints
     (top / "new.txt").write_text("then\n")

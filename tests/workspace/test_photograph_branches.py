@@ -1,5 +1,4 @@
-"""Other contents of an agent's own repository, and workdirs whose git directory no git can use any
-more."""
+"""Other contents of an agent's own repository, and workdirs whose git directory is unusable."""
 
 from __future__ import annotations
 
@@ -15,8 +14,8 @@ from tests.workspace.yard import Yard
 
 
 def branch_out(yard: Yard, top: Path) -> str:
-    """A second branch with a commit, a tag on a third commit that nothing else names, two stashes.
-    Returns what git says of them."""
+    """Make a second branch with a commit, a tag on a third commit that nothing else names, and two
+    stashes. Return what git reports about them."""
     yard.git("checkout", "-q", "-b", "side/idea", cwd=top)
     (top / "idea").write_text("an idea\n")
     yard.git("add", "idea", cwd=top)
@@ -32,7 +31,7 @@ def branch_out(yard: Yard, top: Path) -> str:
 
 
 def said(yard: Yard, top: Path) -> str:
-    """Branches and stashes, and what the tag names."""
+    """Return the branches and stashes, and the commit that the tag names."""
     branches = yard.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", cwd=top)
     stashes = yard.git("stash", "list", "--format=%H %gs", cwd=top, check=False)
     return "\n".join(
@@ -50,7 +49,7 @@ def forget(yard: Yard, top: Path) -> None:
 
 
 def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
-    """They come back with their commits after they were deleted and pruned; a second save of the
+    """They are restored with their commits after they were deleted and pruned. A second save of the
     same state is the same commit."""
     workspace, top = made(yard, "isolated")
     first = yard.workspaces.checkpoints.save(workspace, 1)
@@ -66,7 +65,7 @@ def test_branches_and_stashes_of_an_isolated_workdir(yard: Yard) -> None:
 
 
 def test_a_restore_goes_on_after_the_git_of_another_one_was_killed(yard: Yard) -> None:
-    """The locks that it left beside a branch, a tag and the stash are in nobody's way."""
+    """Its locks beside a branch, a tag and the stash do not stop the restore."""
     workspace, top = made(yard, "isolated")
     before = branch_out(yard, top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -120,8 +119,8 @@ def test_branches_travel(yard: Yard, tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 @pytest.mark.parametrize("damage", ["gone", "HEAD", "a file", "index", "objects"])
 def test_files_are_saved_without_a_git_directory(yard: Yard, backend: str, damage: str) -> None:
-    """With a git directory that is gone or broken the bare files are saved, and put back; the
-    checkpoint says what it lacks."""
+    """If the git directory is missing or broken, only the files are saved and restored. The
+    checkpoint says what is missing."""
     workspace, top = made(yard, backend)
     yard.git("commit", "-q", "--allow-empty", "-m", "the agent's", cwd=top)
     (top / "README").write_text("precious\n")

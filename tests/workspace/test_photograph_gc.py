@@ -1,5 +1,5 @@
-"""Another git cleans the repository up while a checkpoint is being published: nothing of it is
-lost, and nothing left dangling."""
+"""Another git cleans the repository up while a checkpoint is published. Nothing of the checkpoint
+is lost, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.workspace.yard import Yard
 
 @pytest.mark.parametrize("cleaning", ["prune --expire=now", "gc --quiet --prune=now"])
 def test_a_gc_at_the_last_moment_takes_nothing(yard: Yard, cleaning: str) -> None:
-    """The user's git throws everything away that no ref names, just before the checkpoint's ref is
-    written: it is whole all the same, the repository passes its own check, and no pack stays
+    """Just before the checkpoint's ref is written, the user's git deletes everything that no ref
+    names. The checkpoint is still complete, the repository passes its own check, and no pack stays
     marked."""
     workspace, top = made(yard, "worktree")
     real, place = shutil.which("git"), yard.top / "bin"

@@ -1,5 +1,5 @@
-"""A restore that was killed at any point is completed by the next one, and nothing of what was
-there is lost. A sample.
+"""A restore that is killed at any point is completed by the next one, and no earlier content is
+lost. A sample.
 
 `python -m tests.workspace.test_photograph_kills 200` does it that often and prints the counts.
 """
@@ -48,7 +48,7 @@ def command(yard: Yard, workspace: Workspace, what: str, commit: str) -> list[st
 
 
 class Case:
-    """A workdir with a checkpoint of what it was, and another one of what it is."""
+    """A workdir with a checkpoint of its earlier state, and another one of its current state."""
 
     def __init__(self, top: Path, backend: str) -> None:
         self.yard = make_yard(top)
@@ -67,8 +67,8 @@ class Case:
         return self.yard.git("--git-dir", self.second.git_dir, "rev-parse", f"{commit}:worktree")
 
     def kill_at(self, what: str, number: int) -> bool:
-        """SIGKILL to the first process that reaches its `number`th call. Returns whether one was
-        killed."""
+        """Send SIGKILL to the first process that reaches its `number`th call. Return whether one
+        was killed."""
         log = self.yard.top / "strace"
         trace = [
             "strace",
@@ -85,7 +85,7 @@ class Case:
         return "killed by SIGKILL" in log.read_text()
 
     def kill_after(self, what: str, seconds: float) -> None:
-        """SIGKILL to all of its processes, so long after it began its work."""
+        """Send SIGKILL to all of its processes, this long after its work began."""
         words = command(self.yard, self.workspace, what, self.first.commit)
         environ = os.environ | self.yard.environ
         with subprocess.Popen(
@@ -101,7 +101,7 @@ class Case:
                 time.sleep(0.005)
 
     def check(self) -> list[str]:
-        """Restores plainly, and returns what is wrong then: nothing, if all is well."""
+        """Restore once, and return what is wrong then; empty if everything is right."""
         restored = self.yard.workspaces.checkpoints.put_in_place(self.workspace, self.first.commit)
         kept = self.yard.git(
             "--git-dir",
@@ -135,8 +135,8 @@ class Case:
 def test_a_restore_that_is_killed_at_a_call_is_completed(
     tmp_path: Path, backend: str, number: int
 ) -> None:
-    """Whichever of perdure and its gits comes to that call first is killed; the next restore
-    completes, and what was there is kept."""
+    """The first process of perdure or its gits that reaches that call is killed. The next restore
+    completes, and the earlier content is kept."""
     case = Case(tmp_path, backend)
     assert case.kill_at("restore", number)
     assert case.check() == []
@@ -146,7 +146,7 @@ def test_a_restore_that_is_killed_at_a_call_is_completed(
 def test_saves_and_restores_that_are_killed_at_any_time_lose_nothing(
     tmp_path: Path, backend: str
 ) -> None:
-    """Machine loss in the middle of saves and restores, several in a row."""
+    """The machine is lost in the middle of saves and restores, several times in a row."""
     case = Case(tmp_path, backend)
     for what, seconds in (("save", 0.03), ("restore", 0.1), ("restore", 0.25)):
         case.kill_after(what, seconds)

@@ -1,4 +1,4 @@
-"""Permissions on files: modes that are kept, and those that a checkpoint can never give."""
+"""Permissions of files: modes that are kept, and modes that a checkpoint can never give."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEPT = {
 
 @pytest.fixture(autouse=True)
 def umask() -> Iterator[None]:
-    """The umask that most have."""
+    """Set the usual umask."""
     before = os.umask(0o022)
     yield
     os.umask(before)
@@ -56,8 +56,8 @@ def restrict(top: Path) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_secret_stays_one(yard: Yard, backend: str) -> None:
-    """Files and directories that only their owner may read come back so, whether they were deleted
-    or only opened to others; and back."""
+    """Files and directories that only their owner may read are restored as such, whether they were
+    deleted or only opened to others; and the reverse."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("here too\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -97,7 +97,7 @@ def test_only_a_mode_makes_a_new_checkpoint(yard: Yard) -> None:
 
 
 def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
-    """A pack that is unpacked elsewhere has the same modes, under another umask too."""
+    """A pack that is unpacked elsewhere has the same modes, also under another umask."""
     workspace, top = made(yard, "isolated")
     restrict(top)
     saved = yard.workspaces.checkpoints.save(workspace, 1)
@@ -116,8 +116,8 @@ def test_modes_travel(yard: Yard, tmp_path: Path) -> None:
     [{"4755": ["README"]}, {"999": ["README"]}, {"777": ["README", "src/", "../../outside"]}],
 )
 def test_a_checkpoint_gives_no_rights(yard: Yard, said: dict[str, list[str]]) -> None:
-    """A forged checkpoint that asks for setuid is refused; one that asks for every right gives none
-    that the umask does not."""
+    """A forged checkpoint that asks for setuid is refused. One that asks for all rights gives none
+    that the umask forbids."""
     workspace, top = made(yard, "isolated")
     outside = top.parent.parent / "outside"
     outside.write_text("not yours\n")

@@ -1,5 +1,5 @@
-"""Workdirs in every state that git knows, and some that it should not: saved without a touch, and
-put back as they were."""
+"""Workdirs in every state that git has, and in some invalid ones: saved without a change, and
+restored exactly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ USER = {
 
 
 def standing(yard: Yard, top: Path) -> tuple[str, ...]:
-    """Everything that git says of a workdir."""
+    """Return everything that git reports about a workdir."""
     asked = (
         "status --porcelain=v2 --branch",
         "status",
@@ -39,7 +39,7 @@ def standing(yard: Yard, top: Path) -> tuple[str, ...]:
 
 
 def clash(yard: Yard, top: Path) -> None:
-    """Two branches that changed the same line, and another file each."""
+    """Make two branches that changed the same line, and another file each."""
     yard.git("branch", "side", cwd=top)
     (top / "README").write_text("ours\n")
     yard.git("commit", "-qam", "ours", cwd=top)
@@ -57,8 +57,8 @@ def here(yard: Yard, path: Path) -> Workspace:
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 @pytest.mark.parametrize("what", ["merge", "rebase", "cherry-pick"])
 def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -> None:
-    """A merge, rebase or cherry-pick with a conflict is the same again after it was given up, and
-    can be brought to its end."""
+    """A merge, rebase or cherry-pick with a conflict is restored after it was given up, and can be
+    completed."""
     workspace, top = made(yard, backend)
     clash(yard, top)
     yard.git(what, "side", cwd=top, check=False)
@@ -81,8 +81,7 @@ def test_an_operation_in_progress_goes_on(yard: Yard, backend: str, what: str) -
 
 
 def test_before_the_first_commit(yard: Yard) -> None:
-    """A repository without a commit: files and index come back, and so does the branch that is not
-    born yet."""
+    """In a repository without a commit, files and index are restored, and so is the unborn branch."""
     top = yard.top / "new"
     top.mkdir()
     yard.git("init", "-q", "-b", "trunk", cwd=top)
@@ -102,8 +101,8 @@ def test_before_the_first_commit(yard: Yard) -> None:
 
 
 def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
-    """Where there is no commit and no file, what is staged is still saved before a restore, and a
-    lone file too; where there is nothing at all, nothing is."""
+    """Even without a commit and without a file, what is staged is saved before a restore, and so is
+    a single file. Only if there is nothing at all, nothing is saved."""
     top = yard.top / "new"
     top.mkdir()
     yard.git("init", "-q", "-b", "trunk", cwd=top)
@@ -137,8 +136,8 @@ def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_a_detached_head(yard: Yard, backend: str) -> None:
-    """Commits on a detached HEAD are kept by the checkpoint alone, and HEAD is detached there
-    again."""
+    """Only the checkpoint keeps commits on a detached HEAD. After the restore HEAD is detached
+    there again."""
     workspace, top = made(yard, backend)
     yard.git("checkout", "-q", "--detach", cwd=top)
     yard.git("commit", "-q", "--allow-empty", "-m", "adrift", cwd=top)
@@ -160,7 +159,7 @@ def test_a_detached_head(yard: Yard, backend: str) -> None:
 
 
 def test_a_submodule_with_files(yard: Yard) -> None:
-    """A submodule's files and its link to its repository come back; the index still names its
+    """A submodule's files and its link to its repository are restored. The index still names its
     commit."""
     library = yard.top / "library"
     yard.git("init", "-q", str(library))
@@ -190,8 +189,8 @@ def test_a_submodule_with_files(yard: Yard) -> None:
 
 
 def test_small_ignored_files_come_along(yard: Yard) -> None:
-    """By default small ignored files are saved, large ones and what a build makes again are named;
-    both can be chosen otherwise."""
+    """By default small ignored files are saved. Large ones, and build output, are named. Both can
+    be configured."""
     workspace, top = made(yard, "worktree")
     (top / ".gitignore").write_text("*.log\n.env\nnode_modules/\nbuilt/\n*.bin\n")
     for name in (
@@ -256,8 +255,8 @@ def test_left_out_files_stay_and_make_way_into_the_trash(yard: Yard) -> None:
 
 
 def test_files_that_are_written_all_the_time(yard: Yard) -> None:
-    """A file that grows, is cut and is replaced while it is being saved stops nothing: some reading
-    of it is kept, and it is named."""
+    """A file grows, is truncated and is replaced while it is saved. The save succeeds, keeps one
+    version of the file, and names it."""
     workspace, top = made(yard, "worktree")
     stop = threading.Event()
 
@@ -324,7 +323,8 @@ def test_a_file_that_is_cut_while_git_reads_it(
 
 
 def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
-    """A restore refuses as long as a process stands in the workdir, and names it."""
+    """A restore is refused, with the process's name, as long as a process has its directory in the
+    workdir."""
     workspace, top = made(yard, "worktree")
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     with subprocess.Popen(["sleep", "60"], cwd=top) as sleeper:
@@ -334,8 +334,8 @@ def test_nothing_happens_while_a_process_works_there(yard: Yard) -> None:
 
 
 def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
-    """An agent that deletes perdure's refs and prunes cannot make the next checkpoint stand on
-    objects that are not there."""
+    """An agent deletes perdure's refs and prunes. The next checkpoint does not refer to objects
+    that no longer exist."""
     workspace, top = made(yard, "worktree")
     (top / "new").write_text("only here\n")
     yard.workspaces.checkpoints.save(workspace, 1)
@@ -348,8 +348,8 @@ def test_a_ref_that_is_gone_means_that_all_is_read_again(yard: Yard) -> None:
 
 
 def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
-    """A HEAD whose tree has `.git`, a link called .gitmodules and a submodule's entry without one
-    does not stop a checkpoint."""
+    """The tree of HEAD has `.git`, a link called .gitmodules and a submodule's entry without one.
+    The checkpoint is still made."""
     workspace, top = made(yard, "worktree")
     blob = yard.git("hash-object", "-w", "README")
     inner = subprocess.run(
@@ -385,8 +385,8 @@ def test_a_hostile_history_is_saved_all_the_same(yard: Yard) -> None:
 
 
 def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
-    """A forged checkpoint with names that lead out, or into the workdir's git directory, places
-    nothing there, and says so."""
+    """A forged checkpoint has names that lead outside, or into the workdir's git directory. It
+    writes nothing there, and says so."""
     workspace, _ = made(yard, "isolated")
     saved = yard.workspaces.checkpoints.save(workspace, 1)
     shelf = saved.git_dir
@@ -431,7 +431,7 @@ def test_a_checkpoint_cannot_write_outside(yard: Yard) -> None:
 
 
 def test_a_directory_without_git_has_a_limit(yard: Yard) -> None:
-    """Without git a directory with too many files is refused with a sentence, and nothing is
+    """Without git, a directory with too many files is refused with a sentence, and nothing is
     published."""
     workspaces = Workspaces(yard.root, environ=yard.environ, most_files=10)
     workspace, top = made(yard, "task")
@@ -443,8 +443,7 @@ def test_a_directory_without_git_has_a_limit(yard: Yard) -> None:
 
 
 def test_a_split_index_and_other_ids(yard: Yard) -> None:
-    """A repository with SHA-256 ids and an index in two files is saved and put back like any
-    other."""
+    """A repository with SHA-256 ids and an index in two files is saved and restored like any other."""
     top = yard.top / "other"
     yard.git("init", "-q", "--object-format=sha256", str(top))
     (top / "a").write_text("one\n")

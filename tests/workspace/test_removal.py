@@ -1,5 +1,5 @@
-"""A workdir goes to the trash only when all that it holds is saved elsewhere; nothing of it is ever
-deleted."""
+"""A workdir is moved to the trash only if its whole content is saved elsewhere. Nothing of it is
+ever deleted."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ LOSSES: dict[str, tuple[Work, str]] = {
 @pytest.mark.parametrize("backend", REPOSITORIES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_what_would_be_lost_is_said(yard: Yard, backend: str, loss: str) -> None:
-    """Each kind of work that is nowhere else is found, however it is hidden, and named."""
+    """Each kind of unsaved work is found and named, however it is hidden."""
     workspace, top = made(yard, backend)
     work, word = LOSSES[loss]
     assert yard.workspaces.unsaved(workspace) == []
@@ -128,8 +128,8 @@ def test_commits_on_the_branch_of_a_worktree_are_saved(yard: Yard) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_what_stands_in_a_commit_of_the_repository_is_saved(yard: Yard, backend: str) -> None:
-    """Changes that were applied and committed elsewhere are saved, file by file; with one byte more
-    they are not."""
+    """Changes that were applied and committed elsewhere count as saved, file by file. With one more
+    byte they do not."""
     workspace, top = made(yard, backend)
     (top / "README").write_text("agent\n")
     (top / "new").write_text("new\n")
@@ -145,7 +145,7 @@ def test_what_stands_in_a_commit_of_the_repository_is_saved(yard: Yard, backend:
 
 @pytest.mark.parametrize("what", ["branch", "other branch", "tag", "stash", "older stash"])
 def test_commits_of_an_isolated_workdir_must_be_in_the_repository(yard: Yard, what: str) -> None:
-    """Every ref and every stash counts; once the repository has the commits on a branch they are
+    """Every ref and every stash counts. Once the repository has the commits on a branch, they are
     saved."""
     workspace, top = made(yard, "isolated")
     base = yard.git("rev-parse", "HEAD", cwd=top)
@@ -174,7 +174,7 @@ def test_commits_of_an_isolated_workdir_must_be_in_the_repository(yard: Yard, wh
 
 
 def test_a_repository_that_cannot_be_asked_keeps_the_workdir(yard: Yard) -> None:
-    """Where the commits ought to be is gone: unknown means unsaved."""
+    """The repository that should have the commits is gone. Unknown means unsaved."""
     workspace, _ = made(yard, "isolated")
     (yard.repo / ".git").rename(yard.top / "gone")
     assert "cannot be read" in yard.workspaces.unsaved(workspace)[0]
@@ -190,7 +190,7 @@ def test_a_damaged_workdir_is_kept(yard: Yard) -> None:
 
 
 def test_a_process_in_the_workdir_keeps_it(yard: Yard) -> None:
-    """A shell or a server that stands in the directory is named."""
+    """A shell or a server whose current directory is the workdir is named."""
     workspace, top = made(yard, "worktree")
     with subprocess.Popen(["sleep", "60"], cwd=top / "src") as sleeper:
         assert f"process {sleeper.pid} works in it" in yard.workspaces.unsaved(workspace)
