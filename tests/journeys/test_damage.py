@@ -387,6 +387,7 @@ def test_harm_to_a_turn_that_was_judged(stage: MakeStage, policy: str) -> None:
     # No attempt works in the transcript that was cut.
     assert [each["rung"] for each in attempts] == ["fresh", "native", "copy"], attempts
     assert attempts[-1]["receipt"]["verdict"] in ("native", "repaired"), reasons(attempts[-1])
+    assert "was not what perdure had recorded" in reasons(attempts[-1])
     assert all(word in first_request for word in ("quercus", "alder", "The first turn is over."))
 
 
@@ -774,6 +775,28 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
     first_request = shown(one, since)
     assert all(word in first_request for word in ("quercus", "alder", "The first turn is over."))
     assert "al?er" not in first_request
+
+
+@pytest.mark.parametrize("agent", ["opencode"], indirect=True)
+def test_changed_rows_of_a_conversation_with_subagents(stage: MakeStage) -> None:
+    """OpenCode would delete the subagents' conversations with it, so its rows stay. The agent is
+    not started in them: a strict policy refuses before."""
+    one = stage(TWO_TURNS)
+    assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
+    session = one.show()["attempts"][0]["session_id"]
+    with database(one) as rows:
+        names = [each[1] for each in rows.execute("pragma table_info(session)")]
+        given = {"id": "'ses_zzzzzzzzzzzzzzzzzzzz'", "parent_id": "id", "slug": "'child'"}
+        chosen = ", ".join(given.get(each, f'"{each}"') for each in names)
+        rows.execute(f"insert into session select {chosen} from session where id = ?", (session,))
+    flip(one)
+    since = len(one.rehearsal.requests)
+    done = one.perdure("update", "task", "Now the second one.", "--json")
+    assert done.code == 3, done.err
+    assert len(one.rehearsal.requests) == since
+    assert "the own copy could not replace it" in done.json["attempts"][-1]["outcome"]["detail"]
+    with database(one) as rows:
+        assert rows.execute("select count(*) from session").fetchone() == (2,)
 
 
 def test_a_prompt_that_names_a_file(stage: MakeStage) -> None:

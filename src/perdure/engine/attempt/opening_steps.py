@@ -17,7 +17,7 @@ from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import Opened
-from perdure.engine.attempt.preparation import begin
+from perdure.engine.attempt.preparation import CopyNotInPlace, begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.engine.attempt.workdir import bring_back
@@ -28,6 +28,7 @@ from perdure.model import (
     Outcome,
     OutcomeKind,
     Program,
+    Rung,
     Session,
     SessionKey,
     SessionState,
@@ -110,9 +111,17 @@ def _open(engine: Engine, claim: Claim) -> Opened:
         if continuation.rolls_over and live is not None:
             own = {**engine.agent_environment(driver, run), **prepared.env}
             live = _summarized(engine, claim, driver, program, home, live, own, lock_fd)
-        opened = begin(
-            engine, claim, driver, program, home, decided, live, lifetime_s, fresh=prepared.created
-        )
+        fresh = prepared.created
+        try:
+            opened = begin(
+                engine, claim, driver, program, home, decided, live, lifetime_s, fresh=fresh
+            )
+        except CopyNotInPlace:
+            copy = frozenset({Rung.COPY})
+            decided = decide(engine, claim, driver, home, live, lineage, idle, copy)
+            opened = begin(
+                engine, claim, driver, program, home, decided, live, lifetime_s, fresh=fresh
+            )
         opened.lock_fd = lock_fd
         lent, idle = idle, None
         launch.start(engine, opened, program, prepared.env, lent)

@@ -42,6 +42,10 @@ from perdure.rules.continuation.prompt import prompt
 from perdure.rules.placement import planned_since
 
 
+class CopyNotInPlace(Exception):
+    """perdure's own copy was put back, and the agent would still load something else."""
+
+
 def begin(
     engine: Engine,
     claim: Claim,
@@ -55,7 +59,8 @@ def begin(
     fresh: bool,
 ) -> Opened:
     """Do everything up to the launch and return the attempt. `lifetime_s`: lifetime of the scope's
-    sessions, if it has one of its own; `fresh`: the workdir was newly made."""
+    sessions, if it has one of its own; `fresh`: the workdir was newly made. Raises
+    CopyNotInPlace."""
     run, asked = claim.run, decided.continuation
     assert run.workspace is not None
     now = engine.store.now()
@@ -166,10 +171,16 @@ def _put_in_place(
             back = ()
         from perdure.engine.attempt.restore_transcript import put_back
 
-        restoring = engine.attempt_directory(claim) / "restore"
+        directory = engine.attempt_directory(claim)
+        restoring = directory / f"restore-{asked.rung}"
         put = put_back(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
         )
+        if driver.archive is not None and asked.kind is Start.RESUME and asked.rung is Rung.COPY:
+            # An import changes no row, and a conversation with subagents cannot be removed first.
+            path = locate(driver, home, asked.session_id, directory)
+            if path is None or not engine.copies.continued_by(driver, asked.session_id, path):
+                raise CopyNotInPlace
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
     if asked.rung is Rung.REPAIRED:
         put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
@@ -333,7 +344,7 @@ def _put_mended(
             claim.run,
             driver,
             driver.archive.restore(program, session_id, content),
-            directory / "restore",
+            directory / f"restore-{Rung.REPAIRED}",
         )
         put = home, []
     mended.unlink()

@@ -81,9 +81,11 @@ def decide(
     live: Session | None,
     lineage: Sequence[Session],
     idle: Idle | None = None,
+    failed: frozenset[Rung] = frozenset(),
 ) -> Decided:
     """Return how the attempt starts. `idle`: perdure's own kept agent, which waits for this attempt
-    and does not count as another writer.
+    and does not count as another writer. `failed`: rungs that could not be prepared in this
+    attempt.
 
     Raises NotStarted if the attempt has to wait, or is refused.
     """
@@ -100,12 +102,12 @@ def decide(
     transcript = snapshot(driver, path)
     known = baseline_of(engine, live) if live else NOTHING_KNOWN
     copy = _copy(engine, claim, driver, home, live.id) if live else None
-    tried: frozenset[Rung] = frozenset()
+    tried = failed
     doubted: frozenset[Rung] = frozenset()
     if live:
         since = _since_restore(engine, run.id)
         archived = driver.archive is not None
-        tried = _rungs_tried(since, live.id, transcript, copy, archived=archived)
+        tried |= _rungs_tried(since, live.id, transcript, copy, archived=archived)
         doubted = _rungs_doubted(since, live.id, transcript, copy)
     forking = _forking(engine, claim, driver, home)
     situation = Situation(
