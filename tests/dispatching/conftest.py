@@ -1,4 +1,4 @@
-"""Offices of a test: those that a test made are closed after it."""
+"""The offices of a test, which are closed after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.dispatching.office import Office, make_office
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Callable[..., Office]]:
-    """Makes the office; without rules, one with the agent `dev`."""
+    """Make an office; without rules, one with the agent `dev`."""
     made: list[Office] = []
 
     def build(*rules: Rule) -> Office:

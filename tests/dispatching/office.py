@@ -1,6 +1,6 @@
-"""A team's server in miniature, without a network: real repository, real store, the real dispatcher
-a round at a time. The agents are programs that do nothing; attempts are claimed and ended by the
-test."""
+"""A team's server in miniature, without a network: a real repository, a real store, and the real
+dispatcher, one round at a time. The agents are programs that do nothing; the test claims and ends
+the attempts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LEASE_S = 60.0
 
 
 def intent(kind: IntentKind, **more: Any) -> Intent:
-    """Issue 4 of shop/web, by Ada."""
+    """Return the intent of a delivery about issue 4 of shop/web, by Ada."""
     return Intent(
         kind=kind,
         **({"forge": Forge.GITHUB, "repository": "shop/web", "author": "ada", "number": 4} | more),
@@ -55,7 +55,7 @@ class Office:
         self.dispatcher = Dispatcher(self.engine, self.rules, TaskSpec(prompt=""), self.said.append)
 
     def arrive(self, *intents: Intent, source: str = "hub") -> list[int]:
-        """Deliveries, in order; their numbers."""
+        """Store deliveries, in order. Return their numbers."""
         made = []
         for each in intents:
             self.count += 1
@@ -99,7 +99,7 @@ class Office:
         return self.engine.store.delivery(str(number))[0]
 
     def run(self, rule: str = "dev") -> TaskRun:
-        """The one run under the rule."""
+        """Return the only run of the rule."""
         (found,) = [run for run in self.runs() if run.spec.rule == rule]
         return found
 
@@ -115,14 +115,14 @@ class Office:
         return found
 
     def stop(self, claim: Claim) -> TaskRun:
-        """The attempt ends because somebody asked it to."""
+        """End the attempt as stopped by a person."""
         ending = Ending(
             outcome=Outcome(kind=OutcomeKind.CANCELLED), decision=Decision(state=RunState.CANCELLED)
         )
         return self.engine.store.finish(claim, ending)
 
     def end(self, claim: Claim) -> TaskRun:
-        """The attempt ends well."""
+        """End the attempt with success."""
         ending = Ending(
             outcome=Outcome(kind=OutcomeKind.SUCCEEDED), decision=Decision(state=RunState.SUCCEEDED)
         )

@@ -55,7 +55,7 @@ def test_told_once(make: Callable[..., Office], backend: str) -> None:
 
 
 def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The update and the note that the agent knows of the new base are stored in one transaction.
+    """The update, and the note that the agent knows the new base, are stored in one transaction.
     After a kill, the next update does not repeat it."""
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
@@ -84,8 +84,7 @@ def test_told_with_the_update(office: Office, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_base_that_is_gone(office: Office) -> None:
-    """Where the branch is not there any more, or cannot be fetched, the update is given without
-    it."""
+    """If the branch is gone, or cannot be fetched, the update has no news of the base."""
     office.ground.yard.git("branch", "side")
     office.dispatcher = Dispatcher(
         office.engine,

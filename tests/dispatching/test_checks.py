@@ -1,5 +1,5 @@
-"""Failed checks where the forge can be asked: all of a commit at once, with the end of each log,
-and only while it is so."""
+"""Failed checks on a forge that can be asked: all of a commit at once, with the end of each log,
+and only while they are current."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ GITLAB_LOG = (
 
 @pytest.fixture(params=list(Forge))
 def at(request: pytest.FixtureRequest, make: Callable[..., Office]) -> Iterator[Asking]:
-    """An office whose agent has pushed a commit for issue 4, and its forge."""
+    """Make an office whose agent has pushed a commit for issue 4, and its forge."""
     with opened(make, request.param) as found:
         yield found
 
 
 @contextmanager
 def opened(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[Asking]:
-    """The same for a rule, from `with` to its end."""
+    """Make the same office for a rule, inside the block."""
     with asked(make, rule, DIALECTS[forge], forge) as found:
         state, office = found.small.state, found.office
         for number in range(1, 5):
@@ -168,7 +168,7 @@ def test_another_check_of_the_same_commit(at: Asking) -> None:
 
 
 def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
-    """A failed check of a commit that has later commits on top is no news."""
+    """A failed check of a commit that is no longer the newest of its branch is ignored."""
     at.small.state.job(REPOSITORY, COMMIT, "build")
     at.small.state.repositories[REPOSITORY].named[BRANCH] = "cd" * 20
     reasons = {each.reason for each in red(at) if each.intent is not None and each.intent.branch}
@@ -187,8 +187,8 @@ def test_a_log_that_cannot_be_had(at: Asking) -> None:
 
 
 def test_the_limit_is_said_on_the_forge_and_by_why(make: Callable[..., Office]) -> None:
-    """When the attempts of a pull request are used up, the run asks for a person, which its comment
-    on the forge tells (see tests.posting), and `perdure why`."""
+    """When the attempts of a pull request are used up, the run needs a person. Its comment on the
+    forge says so (see tests.posting), and so does `perdure why`."""
     with opened(make, Forge.GITHUB, replace(DEV, ci_attempts=1)) as at:
         state, office = at.small.state, at.office
         state.job(REPOSITORY, COMMIT, "build", log="it broke\n")
@@ -265,7 +265,7 @@ def test_the_lines_of_a_review_with_their_hunks(make: Callable[..., Office], for
 
 
 def test_an_excerpt_is_bounded() -> None:
-    """However long a log is, its excerpt has at most the characters that are asked for, and the
+    """However long a log is, its excerpt has at most the requested number of characters, and the
     error."""
     log = (
         "\n".join(f"line {number}" for number in range(200_000))

@@ -18,8 +18,8 @@ OPENED = {"pull": True, "number": 9, "branch": "perdure/dev-4"}
 
 
 def test_each_gets_what_is_its_own(make: Callable[..., Office]) -> None:
-    """Dev is assigned the issue, eye is asked for a review of dev's pull request; remarks on that
-    go to dev, whose branch it is, also eye's own, unless they name eye."""
+    """Dev is assigned the issue, and eye is asked to review dev's pull request. Comments on it go
+    to dev, who owns the branch, also eye's own comments, unless they mention eye."""
     office = make(EYE, DEV)
     office.ground.yard.git("branch", "perdure/dev-4")
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
@@ -41,7 +41,7 @@ def test_each_gets_what_is_its_own(make: Callable[..., Office]) -> None:
 
 
 def test_nobody_hears_himself(make: Callable[..., Office]) -> None:
-    """An agent's own events, and what perdure itself wrote, become nothing."""
+    """An agent's own events, and perdure's own comments, start nothing."""
     office = make(DEV)
     office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)))
     own = intent(IntentKind.COMMENTED, author="dev-bot", text="done")
@@ -65,8 +65,7 @@ def test_handed_over(make: Callable[..., Office]) -> None:
 
 
 def test_only_its_sources(make: Callable[..., Office]) -> None:
-    """A repository of the same name on another forge is none of an agent's business that names its
-    sources."""
+    """An agent with given sources ignores a repository of the same name on another forge."""
     office = make(replace(DEV, sources=("hub",)))
     (other,) = office.told(intent(IntentKind.ASSIGNED, whom=("dev-bot",)), source="elsewhere")
     assert other.state is DeliveryState.IGNORED
@@ -76,7 +75,7 @@ def test_only_its_sources(make: Callable[..., Office]) -> None:
 
 def test_under_what_conditions(make: Callable[..., Office]) -> None:
     """Model, permissions, budget, timeout, attempts, check and author of the commits come from the
-    rule, or else from the settings."""
+    rule, else from the settings."""
     rule = replace(
         DEV,
         model="haiku",
@@ -117,8 +116,8 @@ def test_under_what_conditions(make: Callable[..., Office]) -> None:
 
 
 def test_so_many_at_once(make: Callable[..., Office]) -> None:
-    """With a concurrency of one, the second run of the agent waits for the first, and says so;
-    another agent's does not."""
+    """With a concurrency of one, the second run of the agent waits for the first, and says so.
+    Another agent's run does not wait."""
     office = make(replace(DEV, concurrency=1), EYE)
     office.told(
         *(intent(IntentKind.ASSIGNED, whom=("dev-bot",), number=number) for number in (4, 5))

@@ -1,5 +1,5 @@
-"""Finished work is cleaned up, and nothing is lost that exists nowhere else; work that goes on
-again finds everything in place."""
+"""Finished work is cleaned up, nothing is lost that exists only there, and work that continues
+finds everything in place."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HANDLED, IGNORED, WAITS = DeliveryState.HANDLED, DeliveryState.IGNORED, Delivery
 
 
 def worked(office: Office, *, commit: bool = True) -> Path:
-    """A run that has done its first turn: one more file, committed or not."""
+    """Make a run that has completed its first turn, with one more file, committed or not."""
     office.told(ASSIGNED)
     run, claim = office.run(), office.claim()
     assert run.workspace is not None
@@ -82,8 +82,8 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
 
 
 def test_what_is_not_saved_stays(office: Office) -> None:
-    """A workdir with work that no checkpoint takes stays, and its run says what; once that is
-    elsewhere the next end takes it."""
+    """A workdir with work that no checkpoint has stays, and its run says which. Once that work is
+    saved elsewhere, the next end removes the workdir."""
     top = worked(office, commit=False)
     (top / "data.log").write_bytes(bytes(11 << 20))
     (kept,) = office.told(CLOSED)
@@ -109,9 +109,9 @@ def test_what_is_not_saved_stays(office: Office) -> None:
 def test_what_the_last_checkpoint_holds_is_saved(
     make: Callable[..., Office], backend: str, archive: str
 ) -> None:
-    """An issue closed over a workdir with untracked and ignored files: the workdir goes, a capsule
-    is made where the rule asks for one, and opened again every file is back, from the trash or,
-    when that was emptied, from the checkpoint."""
+    """An issue is closed while the workdir has untracked and ignored files. The workdir is removed,
+    with a capsule if the rule asks for one. When the issue is reopened, every file is restored from
+    the trash, or from the checkpoint if the trash was emptied."""
     office = make(
         Rule(
             name="dev", agent="claude", authors=("ada",), clone="", login="dev-bot", archive=archive
@@ -142,8 +142,8 @@ def test_what_the_last_checkpoint_holds_is_saved(
 
 
 def test_after_a_reset_nothing_is_unsaved_any_more(office: Office) -> None:
-    """The condition `unsaved` says something of the workdir: when a reset moves that away, the
-    condition goes with it."""
+    """The condition `unsaved` concerns the workdir. When a reset moves the workdir away, the
+    condition is removed."""
     top = worked(office)
     (top / "data.log").write_bytes(bytes(11 << 20))
     office.told(CLOSED)
@@ -157,8 +157,9 @@ def conditions(office: Office) -> list[str]:
 
 
 def test_what_is_saved_meanwhile_is_not_unsaved_any_more(office: Office) -> None:
-    """The condition is looked at again after an apply and a restore, names what is left, and goes
-    when nothing is; a run that is queued again loses it until the next clean-up."""
+    """The condition is checked again after an apply and a restore. It names what is left, and is
+    removed when nothing is. A run that is queued again has no such condition until the next
+    clean-up."""
     top = worked(office)
     (top / "data.log").write_bytes(bytes(11 << 20))
     (top / "more.log").write_bytes(bytes(11 << 20))
@@ -182,7 +183,7 @@ def test_what_is_saved_meanwhile_is_not_unsaved_any_more(office: Office) -> None
 
 
 def test_back_from_its_checkpoint(office: Office) -> None:
-    """When the trash was purged meanwhile, the checkpoint of the clean-up brings all of it back."""
+    """The trash was purged meanwhile. The checkpoint of the clean-up restores everything."""
     top = worked(office)
     office.told(CLOSED)
     for entry in sweeper.listed(office.engine):
@@ -200,8 +201,8 @@ def test_back_from_its_checkpoint(office: Office) -> None:
 
 
 def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when the workdir is recreated and not filled yet, it is filled before its agent goes
-    on, though its branch is gone."""
+    """perdure is killed when the workdir is created again and still empty. It is filled before its
+    agent continues, although its branch is gone."""
     yard = office.ground.yard
     office.dispatcher = Dispatcher(
         office.engine, office.rules, TaskSpec(prompt="", backend="isolated"), office.said.append
@@ -240,7 +241,7 @@ def test_a_remark_afterwards_wakes_nobody(office: Office) -> None:
 
 
 def test_while_nobody_has_begun(office: Office) -> None:
-    """An issue that is closed before its agent began is not worked on; opened again it is."""
+    """An issue that is closed before its agent began is not worked on. When it is reopened, it is."""
     office.told(ASSIGNED, intent(IntentKind.COMMENTED, text="hurry"), CLOSED)
     assert office.run().state is RunState.CANCELLED and office.run().context_version == 1
     office.told(REOPENED)
@@ -265,7 +266,7 @@ def test_out_of_order(office: Office) -> None:
 
 
 def test_a_capsule_is_kept(make: Callable[..., Office]) -> None:
-    """With `archive = "capsule"` one is written before the workdir goes."""
+    """With `archive = "capsule"` a capsule is written before the workdir is removed."""
     office = make(
         Rule(
             name="dev",
@@ -288,8 +289,8 @@ def test_a_capsule_is_kept(make: Callable[..., Office]) -> None:
 
 @pytest.mark.parametrize("moved", [False, True], ids=["before", "after"])
 def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
-    """Killed just before the workdir moves, or just after: the next round finishes it, and opened
-    again everything is there."""
+    """perdure is killed just before the workdir is moved, or just after. The next round completes
+    the move. When the issue is reopened, everything is there."""
     top = worked(office)
     put_away = office.engine.workspaces.put_away
 
@@ -313,7 +314,7 @@ def test_cut_off_at_the_move(office: Office, monkeypatch: pytest.MonkeyPatch, mo
 
 
 def test_somebody_stands_in_it(office: Office) -> None:
-    """While somebody has the workdir, the end waits and says so; nothing is half done."""
+    """While a process uses the workdir, the end waits and says so. Nothing is half done."""
     top = worked(office)
     workspace = office.run().workspace
     assert workspace is not None
@@ -335,7 +336,7 @@ def test_what_a_person_has_reset_stays_so(office: Office) -> None:
 
 
 def test_a_stranger_reopens(office: Office) -> None:
-    """A login that no rule works for has nothing restored."""
+    """A login that no rule works for cannot cause a restore."""
     top = worked(office)
     office.told(CLOSED)
     assert [each.state for each in office.told(replace(REOPENED, author="mallory"))] == [IGNORED]

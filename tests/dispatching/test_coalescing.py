@@ -34,8 +34,8 @@ def comment(text: str, **more: object) -> Intent:
 
 
 def test_events_while_an_agent_is_at_work(office: Office) -> None:
-    """Events during an attempt wait, and say for what; then all of them are one update, in order,
-    each once."""
+    """Events during an attempt wait, and the reason is shown. Then they become one update, in
+    order, each once."""
     office.told(ASSIGNED)
     claim = office.claim()
     waiting = [office.told(comment(f"remark {number}"))[0] for number in range(3)]
@@ -84,8 +84,8 @@ def test_an_issue_that_is_opened_with_everything(office: Office) -> None:
 
 
 def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
-    """Another label on an issue that is done starts nothing on Gitea; assigned once more on
-    GitHub it goes on."""
+    """On Gitea, another label on a finished issue starts nothing. On GitHub, another assignment
+    continues the run."""
     office.told(ASSIGNED)
     office.end(office.claim())
     (again,) = office.told(intent(IntentKind.LABELLED, labels=("agent", "bug"), forge=Forge.GITEA))
@@ -95,7 +95,7 @@ def test_gitea_tells_all_labels_at_each_change(office: Office) -> None:
 
 
 def test_too_much_for_one_prompt(office: Office) -> None:
-    """Events that are too long for one update become several; an event that no prompt could hold
+    """Events that are too long for one update become several. An event that no prompt could hold
     fails, with the reason."""
     office.told(ASSIGNED)
     limit = office.engine.driver("claude").abilities.max_prompt_bytes
@@ -110,7 +110,7 @@ def test_too_much_for_one_prompt(office: Office) -> None:
 
 
 def test_while_a_person_has_it_open(office: Office) -> None:
-    """A conversation that a person has open is left alone; the delivery waits and says so."""
+    """A conversation that a person has open is not continued. The delivery waits and says so."""
     office.told(ASSIGNED)
     office.end(office.claim())
     run = office.run()
@@ -130,7 +130,7 @@ def test_while_a_person_has_it_open(office: Office) -> None:
 
 
 def test_two_servers_at_once(office: Office) -> None:
-    """Two dispatchers on one store, side by side: each delivery is told once."""
+    """With two dispatchers on one store, each delivery is told once."""
     office.told(ASSIGNED)
     claim = office.claim()
     office.arrive(*(comment(f"<{number}>") for number in range(20)))
@@ -148,8 +148,8 @@ def test_two_servers_at_once(office: Office) -> None:
 def test_one_that_makes_trouble_holds_up_nobody(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A delivery that cannot be worked on for an unforeseen reason waits and says so; the others
-    are worked on, and it is again later."""
+    """A delivery that fails for an unforeseen reason waits and says so. The others are handled, and
+    it is tried again later."""
     plan = office.engine.workspaces.plan
 
     def broken(spec: TaskSpec, name: str, cwd: Path) -> Workspace:
@@ -175,8 +175,7 @@ def test_one_that_makes_trouble_holds_up_nobody(
 def test_in_order_though_the_agent_ends_in_between(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An attempt that ends while the deliveries are looked at lets none of them overtake
-    another."""
+    """If an attempt ends while deliveries are handled, no later delivery overtakes an earlier one."""
     office.told(ASSIGNED)
     claim = office.claim()
     get, looks = office.engine.store.get, []

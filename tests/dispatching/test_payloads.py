@@ -1,5 +1,5 @@
-"""From a forge's raw webhook to the prompt: for each of the four, exactly the right words, and
-once."""
+"""From a forge's raw webhook to the prompt: for each of the four forges, exactly the right text,
+and once."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ def send(office: Office, sent: Sent) -> Delivery:
 
 
 def begun(office: Office, forge: Forge) -> None:
-    """The agent was assigned, and its first attempt is over."""
+    """Make a run whose agent was assigned, and whose first attempt is over."""
     assert send(office, minimal.assigned(forge)).state is HANDLED
     office.end(office.claim())
 
 
 def pushed(office: Office, commit: str = COMMIT) -> None:
-    """Perdure has pushed a commit of the run."""
+    """Record that perdure has pushed a commit of the run."""
     run = office.run()
     assert office.engine.store.hold_posting(run.id, 60.0) is not None
     office.engine.store.put_posting(Posting(run=run.id, commit=commit, attempt=run.attempt))
 
 
 def unmarked(prompt: str) -> str:
-    """A prompt without the marks around other people's text, which are random for each."""
+    """Return a prompt without the marks around other people's text, which are random for each
+    prompt."""
     return re.sub(
         r"<<<FORGE-[0-9a-f]{16}\s|\sFORGE-[0-9a-f]{16}>>>", "", prompt.partition("\n\n")[2]
     )
@@ -157,7 +158,7 @@ def test_a_comment_on_a_line(office: Office, forge: Forge) -> None:
 
 
 def of_the_story(forge: str, name: str, words: dict[str, str]) -> dict[str, Any]:
-    """A recorded body, with the names of the story in place of its own."""
+    """Return a recorded body, with its names replaced by those of the story."""
     text = payloads.raw(forge, name).decode()
     for before, now in words.items():
         assert before in text, before
@@ -193,7 +194,7 @@ RECORDED_COMMENTS = [
 def test_a_recorded_comment_on_a_line(
     office: Office, forge: Forge, event: str, body: tuple[str, str, dict[str, str]], said: str
 ) -> None:
-    """The body that a forge really sent becomes one prompt with file, line and words."""
+    """A body that a forge really sent becomes one prompt with file, line and text."""
     begun(office, forge)
     assert office.deliver(forge, event, of_the_story(*body)).state is HANDLED
     office.dispatcher.round()
@@ -222,7 +223,7 @@ ISSUES = {"Codertocat/Hello-World": "shop/web", '"number":1': '"number":4'}
 
 @pytest.mark.parametrize("forge", [Forge.GITHUB, Forge.GITEA, Forge.FORGEJO])
 def test_a_recorded_unassignment(office: Office, forge: Forge) -> None:
-    """The run is off, once, and no prompt follows from it."""
+    """The run is stopped, once, and no prompt follows from it."""
     begun(office, forge)
     if forge is Forge.GITHUB:
         event = "issues"
@@ -248,8 +249,8 @@ AFTER = "One.\nTwo.\nThree.\nFour, rounded half to even.\nFive.\nSix.\nSeven."
 
 @every_forge
 def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
-    """An edited issue is reported by its difference alone; an edit that changes no words is no
-    news."""
+    """Only the difference of an edited issue is reported. An edit without a change of text is
+    ignored."""
     begun(office, forge)
     told = send(
         office, minimal.edited(forge, BEFORE, AFTER, title="Rounding up", title_before="Rounding")
@@ -271,8 +272,8 @@ def test_an_issue_is_edited(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
-    """An edited comment is reported by its difference alone; comments of perdure, which it edits
-    often, and of the agent start nothing."""
+    """Only the difference of an edited comment is reported. Comments by perdure, which it edits
+    often, and by the agent start nothing."""
     begun(office, forge)
     send(office, minimal.commented(forge, BEFORE))
     office.end(office.claim())
@@ -300,7 +301,7 @@ def test_a_comment_is_edited(office: Office, forge: Forge) -> None:
 
 
 def test_a_recorded_edit_of_a_comment(office: Office) -> None:
-    """The body becomes one prompt with the difference alone."""
+    """The body becomes one prompt with only the difference."""
     begun(office, Forge.GITHUB)
     body = of_the_story("github", "issue_comment_edited", ISSUES | {'"Codertocat"': '"ada"'})
     send(office, minimal.commented(Forge.GITHUB, body["changes"]["body"]["from"]))
@@ -351,7 +352,7 @@ def test_an_approval_with_words(office: Office, forge: Forge) -> None:
 
 
 def test_an_approval_on_gitlab(office: Office) -> None:
-    """GitLab sends the words of an approval as a comment."""
+    """GitLab sends the text of an approval as a comment."""
     begun(office, Forge.GITLAB)
     assert send(office, minimal.approved(Forge.GITLAB, "Good, but rename it.")).state is HANDLED
 
@@ -362,8 +363,8 @@ def test_an_approval_on_gitlab(office: Office) -> None:
 
 @every_forge
 def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
-    """An unassigned agent stops, and comments do not start it; assigned again, it goes on in the
-    same conversation with all of them."""
+    """An unassigned agent stops, and comments do not start it. After another assignment it
+    continues in the same conversation with all of them."""
     send(office, minimal.assigned(forge))
     run = office.run()
     off = send(office, minimal.unassigned(forge))
@@ -398,8 +399,7 @@ def test_unassigned_and_assigned_again(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> None:
-    """The agent is asked to stop at once, and what waited for it is not begun: the delivery waits
-    until it has ended."""
+    """The agent is asked to stop at once. A waiting delivery is not begun until it has ended."""
     send(office, minimal.assigned(forge))
     claim = office.claim()
     waiting = send(office, minimal.commented(forge, "And test it."))
@@ -426,7 +426,7 @@ def test_unassigned_while_the_agent_is_at_work(office: Office, forge: Forge) -> 
 
 @every_forge
 def test_others_are_unassigned(office: Office, forge: Forge) -> None:
-    """No run stops because somebody else is unassigned, another label is removed, or the agent
+    """No run stops because another person is unassigned, another label is removed, or the agent
     unassigns itself."""
     send(office, minimal.assigned(forge, left=("ben",)))
     assert send(office, minimal.unassigned(forge, "ben", left=("dev-bot",))).state is IGNORED
@@ -438,8 +438,8 @@ def test_others_are_unassigned(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
-    """A run that a label began stops when that is taken off, and goes on when it is put on again;
-    another label changes nothing."""
+    """A run that a label began stops when the label is removed, and continues when it is added
+    again. Other labels have no effect."""
     send(office, minimal.labelled(forge))
     off = send(office, minimal.unlabelled(forge))
     assert (
@@ -454,8 +454,8 @@ def test_the_label_that_it_began_by(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_another_label_does_not_bring_it_back(office: Office, forge: Forge) -> None:
-    """Gitea tells all labels at each change: after a stop, one that was on all the time gives
-    nothing back."""
+    """Gitea sends all labels at each change. After a stop, a label that was there all the time does
+    not restart the run."""
     send(office, minimal.labelled(forge))
     send(office, minimal.commented(forge, "@dev-bot stop"))
     send(office, minimal.labelled(forge, "bug", also=("agent",)))
@@ -497,14 +497,14 @@ def test_a_word_to_stop(office: Office, forge: Forge) -> None:
 
 @every_forge
 def test_nothing_to_stop(office: Office, forge: Forge) -> None:
-    """Told to stop where it has begun nothing, an agent begins nothing."""
+    """An agent that is told to stop where it has begun nothing starts nothing."""
     told = send(office, minimal.commented(forge, "@dev-bot stop"))
     assert (told.state, told.reason, office.runs()) == (IGNORED, "there is nothing to stop", [])
 
 
 @every_forge
 def test_mentions_in_quotes_and_code_begin_nothing(office: Office, forge: Forge) -> None:
-    """An agent that is only named in a quote, in code or in a comment of HTML is not called."""
+    """An agent that is named only in a quote, in code or in an HTML comment is not started."""
     for text in (
         "> @dev-bot fix it\n\nWho is that?",
         "```\n@dev-bot fix it\n```",
@@ -565,8 +565,8 @@ def test_an_issue_that_became_confidential(make: Callable[..., Office]) -> None:
 
 
 def test_a_merge_request_with_the_number_of_its_issue(office: Office) -> None:
-    """GitLab counts merge requests apart: what is said to the agent's own one goes to its run,
-    though the issue has the same number."""
+    """GitLab numbers merge requests separately. Comments on the agent's own merge request go to its
+    run, although the issue has the same number."""
     send(office, minimal.assigned(Forge.GITLAB))
     office.end(office.claim())
     sent = minimal.on_a_line(Forge.GITLAB, "Why?")

@@ -52,8 +52,8 @@ def team(tmp_path: Path, **files: str) -> Rule:
 
 
 def test_all_at_first_then_only_what_is_new() -> None:
-    """The first prompt has the issue and what was said; a delta has what was said, in order, and
-    how far the base has moved."""
+    """The first prompt has the issue and its discussion. Later prompts have only new comments, in
+    order, and how far the base has moved."""
     prompts = Prompts([RULE])
     whole = first(prompts, ASKED)
     assert (
@@ -90,8 +90,8 @@ outside = st.text(max_size=400) | st.from_regex(
 @settings(max_examples=60)
 @given(outside, outside, outside, outside)
 def test_others_cannot_write_the_marks(text: str, title: str, author: str, branch: str) -> None:
-    """Foreign text in a body, a title, a login or a branch is between the marks of this very
-    prompt, unchanged, and is not read as a template; everything outside of the marks is perdure's
+    """Other people's text in a body, a title, a login or a branch is between the marks of this
+    prompt, unchanged, and is not read as a template. Everything outside of the marks is perdure's
     own."""
     asked = intent(
         IntentKind.COMMENTED, text=text, title=title, author=author, branch=branch, description=""
@@ -123,8 +123,8 @@ def test_others_cannot_write_the_marks(text: str, title: str, author: str, branc
 
 
 def test_a_team_changes_what_is_said(tmp_path: Path) -> None:
-    """A team's template takes the place of perdure's, may include that and files of its own, and
-    cannot take the marks away."""
+    """A team's template replaces perdure's. It may include that one and files of its own, and
+    cannot remove the marks."""
     rule = team(
         tmp_path, first="{% include 'perdure/first.md' %}\n{% include 'manners.md' %}", manners="Be kind to {{ task.agent }}.",
         delta="{% for event in events %}{{ event.text }}{% endfor %}",

@@ -1,5 +1,5 @@
 """Work that no delivery reported is found by asking: after an outage all work is there, once, and
-only for authors who were allowed before."""
+only for authors who were allowed."""
 
 from __future__ import annotations
 
@@ -38,8 +38,7 @@ DEV = Rule(
 
 @dataclass
 class Asking:
-    """An office with a forge that can be asked, and whose webhooks never come unless a test says
-    so."""
+    """An office with a forge that can be asked, whose webhooks arrive only if a test says so."""
 
     office: Office
     small: SmallForge
@@ -49,7 +48,7 @@ class Asking:
     kind: Forge = Forge.GITEA
 
     def round(self) -> int:
-        """How many deliveries were found; then the dispatcher has a round."""
+        """Return how many deliveries were found, after which the dispatcher has a round."""
         found = self.reconciler.round()
         self.office.dispatcher.round()
         return found
@@ -99,9 +98,9 @@ def asked(
 
 
 def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
-    """Labelled, assigned and begun elsewhere: each open issue that is the agent's has a task after
-    one round, and no second one after more; issues of nobody, closed ones and those that a stranger
-    labelled have none."""
+    """Issues were labelled, assigned and opened during the outage. After one round each open issue
+    of the agent has one task, and after more rounds still one. Unassigned and closed issues, and
+    those that a stranger labelled, have none."""
     state = asking.small.state
     labelled = state.issue("shop/web", "mallory", "By label", "The text", ["agent"]).number
     assigned = state.issue("shop/web", "ada", "By assignee", assignees=["dev-bot"]).number
@@ -232,8 +231,8 @@ def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
 
 
 def test_merged_once_and_gone_on_since(asking: Asking) -> None:
-    """A pull request that was merged before the issue was opened again, and its agent worked on,
-    ends nothing any more."""
+    """A pull request was merged before the issue was reopened, and its agent has worked since. The
+    old merge no longer ends the run."""
     office, state = asking.office, asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
@@ -251,8 +250,8 @@ def test_merged_once_and_gone_on_since(asking: Asking) -> None:
 
 
 def test_a_forge_that_does_not_answer(asking: Asking) -> None:
-    """While the forge is away nothing is found and that is said once; when it is back, everything
-    is."""
+    """While the forge does not answer, nothing is found, and that is reported once. When it
+    answers, everything is found."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.small.fail(503, times=3)
     assert [asking.reconciler.round() for _ in range(3)] == [0, 0, 0]
@@ -277,8 +276,8 @@ def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> N
 
 
 def test_what_was_said_before_it_began(asking: Asking) -> None:
-    """The first prompt has the discussion before it, of those for whom the agent works, and no
-    stranger's words."""
+    """The first prompt has the earlier discussion of the people for whom the agent works, and no
+    stranger's text."""
     state = asking.small.state
     state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     state.say("shop/web", 1, "ada", "Half to even, please.")
@@ -291,8 +290,8 @@ def test_what_was_said_before_it_began(asking: Asking) -> None:
 
 
 def test_found_is_kept_like_a_delivery(asking: Asking) -> None:
-    """A finding can be replayed: its body is read to the same intent. A forge cannot send such a
-    body."""
+    """A found event can be replayed: its body is read to the same intent. A forge cannot send such
+    a body."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
     asking.round()
     (one,) = asking.office.engine.store.inbox()
@@ -326,7 +325,7 @@ def test_where_nobody_tells_who_chose_the_agent(
 def test_a_repository_that_cannot_be_asked_holds_up_no_other(
     make: Callable[..., Office], status: int
 ) -> None:
-    """A repository that is gone, has no issues, or is out of reach is said once; what waits in the
+    """A repository that is gone, has no issues, or is out of reach is reported once. Work in the
     others is found."""
     with asked(
         make, replace(DEV, repositories=("shop/gone", "shop/web")), gitea_dialect, Forge.GITEA
@@ -360,8 +359,8 @@ def test_an_unforeseen_answer_ends_no_thread(
 
 
 def test_a_delivery_that_never_comes_is_not_asked_for_for_ever(make: Callable[..., Office]) -> None:
-    """One that is refused whenever it is sent again (its signature is wrong, it is too large) is
-    let be after some times."""
+    """A delivery that is refused each time it is sent again (its signature is wrong, it is too
+    large) is given up after a few times."""
     with asked(make, DEV, github_dialect, Forge.GITHUB) as asking:
         repository = asking.small.state.repositories["shop/web"]
         repository.hook = "https://perdure.example.com/webhooks/hub"

@@ -1,8 +1,8 @@
-"""From the deliveries that a real Gitea 1.26.4 sent, with the headers that it signed, to the prompts:
-exactly the right words, and once.
+"""From the deliveries that a real Gitea 1.26.4 sent, with the headers that it signed, to the
+prompts: exactly the right text, and once.
 
-`tests/servers/gitea/story.py` made them. Forgejo sends the same bodies for the same events, and its
-own headers beside Gitea's.
+`tests/servers/gitea/story.py` recorded them. Forgejo sends the same bodies for the same events, and
+its own headers beside Gitea's.
 """
 
 from __future__ import annotations
@@ -67,26 +67,26 @@ class Told:
         return [unmarked(each) for each in told]
 
     def one(self, name: str) -> str:
-        """The only prompt of a delivery."""
+        """Return the only prompt of a delivery."""
         (told,) = self.new(name)
         return told
 
     def none(self, *names: str) -> None:
-        """Deliveries that tell the agent nothing."""
+        """Check that deliveries add nothing to the prompts."""
         for name in names:
             assert self.new(name) == [], name
 
     @property
     def withdrawn(self) -> str:
-        """Why the run is off; empty if it is not."""
+        """Return why the run was stopped; empty if it was not."""
         found = [each for each in self.office.run().conditions if each.type == "withdrawn"]
         return found[0].message if found else ""
 
 
 @both
 def test_the_story_of_an_issue(office: Office, forge: Forge) -> None:
-    """Assigned, edited, commented, reviewed, approved and stopped: each is one prompt with its own
-    words, and what is nothing to the agent is none."""
+    """Assigned, edited, commented, reviewed, approved and stopped: each event is one prompt with
+    its own text. Events that do not concern the agent give none."""
     told = Told(office, forge)
     told.none("issues.opened")
     assert office.runs() == []
@@ -117,7 +117,7 @@ def test_the_story_of_an_issue(office: Office, forge: Forge) -> None:
 
 @both
 def test_taken_off(office: Office, forge: Forge) -> None:
-    """The assignee taken off stops the run, once, without a prompt."""
+    """When the assignee is removed, the run stops, once, without a prompt."""
     told = Told(office, forge)
     told.one("issue_assign.assigned")
     told.none("issue_assign.unassigned")
@@ -127,7 +127,7 @@ def test_taken_off(office: Office, forge: Forge) -> None:
 @both
 @pytest.mark.parametrize("name", ["issue_label.label_updated-2", "issue_label.label_cleared"])
 def test_the_label_taken_off(office: Office, forge: Forge, name: str) -> None:
-    """So does the label that it began by, whether that is taken off alone or all are."""
+    """When the label that began the run is removed, alone or with all others, the run stops."""
     told = Told(office, forge)
     assert "The total is off by a cent." in told.one("issue_label.label_updated")
     told.none(name)
@@ -141,7 +141,8 @@ def pushed(office: Office, commit: str) -> None:
 
 
 def begun(office: Office, repository: str) -> None:
-    """The agent was assigned to issue 1 of the repository, and its first attempt is over."""
+    """Make a run whose agent was assigned to issue 1 of the repository, and whose first attempt is
+    over."""
     body = of_the_story(RECORDED, "issue_assign.assigned", {"ada/web": repository})
     assert office.deliver(Forge.GITEA, "issue_assign", body).state is HANDLED
     office.end(office.claim())
@@ -164,8 +165,8 @@ def test_a_red_run_without_a_token(office: Office) -> None:
 
 @pytest.mark.parametrize("trigger", ["push", "pull_request"])
 def test_a_red_run(make: Callable[..., Office], trigger: str) -> None:
-    """With a token the status of a job and the run of its workflow are one update, with the log;
-    also where the workflow is of the pull request, and names no branch."""
+    """With a token the status of a job and the run of its workflow are one update, with the log.
+    That also holds if the workflow belongs to the pull request and names no branch."""
     with asked(make, replace(DEV, repositories=("ada/*",)), dialect, Forge.GITEA) as at:
         state, office = at.small.state, at.office
         state.repository("ada/checked", ada="admin", dev_bot="write")
@@ -196,8 +197,8 @@ def of_actions(trigger: str) -> Sequence[str]:
 
 
 def test_the_lines_of_a_review(make: Callable[..., Office]) -> None:
-    """With a token the review that was recorded without its lines is told with each of them, with
-    file, line and diff, in one prompt."""
+    """The review was recorded without its comments on lines. With a token the prompt has each of
+    them, with file, line and diff."""
     with asked(make, replace(DEV, repositories=("ada/*",)), dialect, Forge.GITEA) as at:
         state, office = at.small.state, at.office
         state.repository("ada/web", ada="admin", dev_bot="write")

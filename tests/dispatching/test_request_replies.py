@@ -1,5 +1,5 @@
-"""Requests of agents answered by comments on the four forges: by whom, which one, once, and what a
-refusal says."""
+"""Requests of agents that are answered by comments on the four forges: who may answer, which
+request is meant, how often, and the refusals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HOUR = 3_600_000
 
 
 def asks(office: Office, *kinds: RequestKind, rule: str = "dev", **more: Any) -> list[AgentRequest]:
-    """The run's next attempt ends with these requests; all that it has made."""
+    """End the run's next attempt with these requests. Return all requests of the run."""
     claim = office.claim(rule)
     office.engine.store.begin(claim, begun(claim.run))
     now, store = office.engine.store.now(), office.engine.store
@@ -67,7 +67,7 @@ CALL, QUESTION = RequestKind.APPROVAL, RequestKind.QUESTION
 
 @contextmanager
 def on(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[Asking]:
-    """An office whose run works on issue 1 of the forge."""
+    """Make an office whose run works on issue 1 of the forge."""
     with asked(make, rule, DIALECTS[forge], forge) as asking:
         asking.small.state.issue("shop/web", "ada", "Deploy", assignees=["dev-bot"])
         begins = intent(IntentKind.ASSIGNED, whom=("dev-bot",), number=1, forge=forge)
@@ -91,9 +91,9 @@ def comments(asking: Asking) -> list[str]:
 
 @every_forge
 def test_a_comment_answers_the_open_request(make: Callable[..., Office], forge: Forge) -> None:
-    """From the raw webhook: the call is allowed by the login, the run is due, and the comment does
-    not become instructions for the agent. The same comment delivered again changes nothing, also
-    when the agent has asked once more."""
+    """The raw webhook allows the call in the name of its login. The run is due, and the comment
+    does not become instructions for the agent. The same comment has no effect when it is delivered
+    again, even if the agent has asked once more."""
     office = make()
     assert office.deliver(*minimal.assigned(forge)).state is HANDLED
     asks(office, CALL)
@@ -123,8 +123,8 @@ def test_a_comment_answers_the_open_request(make: Callable[..., Office], forge: 
 
 @every_forge
 def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> None:
-    """An answer that names no request is refused in one comment that lists them, however often it
-    is delivered; one that names a request answers that one."""
+    """An answer without a number is refused in one comment that lists the requests, however often
+    it is delivered. An answer with a number is used for that request."""
     with on(make, forge) as asking:
         first, second = asks(asking.office, CALL, CALL)
         prefix = asking.forge.command_prefix
@@ -149,8 +149,8 @@ def test_several_open_requests(make: Callable[..., Office], forge: Forge) -> Non
 
 
 def test_a_plain_reply_answers_a_question(make: Callable[..., Office]) -> None:
-    """Without its quotes, with its code, and beside an open call. A second reply is instructions
-    again, because no question is open."""
+    """The reply is used without its quotes and with its code, also beside an open call. A second
+    reply is instructions again, because no question is open."""
     with on(make, Forge.GITEA) as asking:
         asks(asking.office, CALL, QUESTION)
         quoted = "> Which?\n> /approve\n\nUse `SQLite`,\nplease."
@@ -188,7 +188,7 @@ def test_a_quoted_command_is_none(text: str) -> None:
 
 
 def test_an_approval_is_exactly_one_command() -> None:
-    """Words behind an approval, and a second command, are refused with a sentence."""
+    """An approval with more words, or with a second command, is refused with a sentence."""
     clear = answer_in("/approve kdrwzkdrwzkd")
     assert clear is not None and (clear.answer, clear.problem) == (AnswerKind.ALLOW, "")
     bare = answer_in("/approve")
@@ -203,8 +203,8 @@ def test_an_approval_is_exactly_one_command() -> None:
 
 
 def test_who_may_answer(make: Callable[..., Office]) -> None:
-    """Nobody but the people for whom the rule works: no stranger, not the agent itself, and nobody
-    whom the forge does not let write; a stranger's comment is not even answered."""
+    """Only the people for whom the rule works may answer: not a stranger, not the agent itself, and
+    not a person without write access on the forge. A stranger's comment gets no reply."""
     rule = replace(DEV, authors=(), access="write")
     with on(make, Forge.GITEA, rule) as asking:
         (request,) = asks(asking.office, CALL)
@@ -219,8 +219,8 @@ def test_who_may_answer(make: Callable[..., Office]) -> None:
 
 
 def test_what_is_no_answer_to_what_was_asked(make: Callable[..., Office]) -> None:
-    """A comment that was written before the agent asked, an edited one, one with an unknown id, and
-    an approval of a call that the forge did not show whole answer nothing."""
+    """A comment from before the request, an edited one, one with an unknown id, and an approval of
+    a call that the forge did not show completely answer nothing."""
     with on(make, Forge.GITHUB) as asking:
         payload = json.dumps({"command": "x" * 5000})
         asks(asking.office, CALL)
@@ -250,7 +250,7 @@ def test_what_is_no_answer_to_what_was_asked(make: Callable[..., Office]) -> Non
 
 
 def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -> None:
-    """GitHub leaves out the branch of a comment on a pull request: the forge is asked, and the
+    """GitHub leaves out the branch of a comment on a pull request. perdure asks the forge, and the
     run of that branch is meant."""
     with on(make, Forge.GITHUB) as asking:
         asks(asking.office, CALL)
@@ -269,7 +269,7 @@ def test_a_comment_on_the_pull_request_of_the_run(make: Callable[..., Office]) -
 
 
 def test_earlier_news_come_first(make: Callable[..., Office]) -> None:
-    """Instructions that came before the approval close the request, and the approval is late."""
+    """Instructions that came before the approval close the request, so the approval is late."""
     with on(make, Forge.GITEA) as asking:
         asks(asking.office, CALL)
         news, approval = asking.office.told(
@@ -284,7 +284,7 @@ def test_earlier_news_come_first(make: Callable[..., Office]) -> None:
 
 
 def test_an_answer_is_used_once_over_a_kill(make: Callable[..., Office]) -> None:
-    """perdure is killed between the answer and the end of its delivery: the delivery is taken up
+    """perdure is killed between the answer and the end of its delivery. The delivery is handled
     again, and answers nothing else."""
     with on(make, Forge.GITEA) as asking:
         store, run = asking.office.engine.store, asking.office.run()
@@ -297,8 +297,8 @@ def test_an_answer_is_used_once_over_a_kill(make: Callable[..., Office]) -> None
 
 
 def test_two_agents_on_one_issue(make: Callable[..., Office]) -> None:
-    """Each with a question: a reply that mentions one answers it, and one that mentions nobody is
-    refused with a list of both."""
+    """Each agent has a question. A reply that mentions one agent answers its question. A reply
+    without a mention is refused with a list of both."""
     eye = replace(DEV, name="eye", login="eye-bot", labels=("eye",))
     office = make(replace(DEV), eye)
     for login in ("dev-bot", "eye-bot"):

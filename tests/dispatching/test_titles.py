@@ -1,4 +1,4 @@
-"""A person finds "the reviewer's work on issue 12" by what is visible: in `ls`, on the board, in the
+"""A person finds "the reviewer's work on issue 12" by its title: in `ls`, on the board, in the
 picker, in `top` and on the page of the run."""
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def filled(make: Callable[..., Office]) -> Office:
 
 
 def visible(page: str) -> list[str]:
-    """The rows of a page of the dashboard as text."""
+    """Return the rows of a page of the dashboard as text."""
     rows = re.findall(r"<a class=\"row.*?</a>", page, re.DOTALL)
     return [unescape(" ".join(re.sub(r"<[^>]+>", " ", row).split())) for row in rows]
 

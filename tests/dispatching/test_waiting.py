@@ -36,8 +36,8 @@ def test_a_repository_out_of_reach_holds_up_no_other(make: Callable[..., Office]
 def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(
     make: Callable[..., Office], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A forge that fails at one issue, whenever it is asked, is asked about the next one as soon as
-    it may be asked again."""
+    """If a forge always fails at one issue, it is asked about the next one as soon as it may be
+    asked again."""
     clock = [time.monotonic()]
     monkeypatch.setattr(current, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
@@ -59,7 +59,7 @@ def test_one_that_the_forge_stumbles_over_lets_the_others_go_first(
 
 
 def test_what_was_said_before_is_not_asked_again_at_once(make: Callable[..., Office]) -> None:
-    """A forge that fails at the comments of an issue is not asked for them at every look at the
+    """If a forge fails at the comments of an issue, they are not requested at every look at the
     inbox."""
     with asked(make, DEV, gitea, Forge.GITEA) as asking:
         asking.small.state.issue("shop/web", "ada", "One", assignees=["dev-bot"])

@@ -40,7 +40,8 @@ PASSWORD = "correct-horse-battery"
 
 @dataclass
 class Bench:
-    """`engine` is perdure's own, wired as for any verb; `small` and `http` are the forge."""
+    """A run, its forge and its engine. `engine` is perdure's own, wired as for any verb; `small`
+    and `http` are the forge."""
 
     yard: Yard
     engine: Engine
@@ -86,7 +87,7 @@ class Bench:
         self.api = before
 
     def dispatched(self, number: int = 1) -> TaskRun:
-        """A run for the issue, as a dispatch makes it."""
+        """Make a run for the issue, as a dispatch does."""
         (accepted,) = self.engine.store.accept([arrived()])
         labels = labels_of(
             accepted.number, Origin(source="tea", rule="dev", repository=SHOP, number=number)
@@ -103,14 +104,14 @@ class Bench:
         )
 
     def _told(self, run: TaskRun) -> TaskRun:
-        """Returns in a later millisecond than the run's last change: what is read in the same one
-        is looked at once more."""
+        """Wait until a later millisecond than the run's last change. A run that was read in the
+        same millisecond is read once more."""
         while self.engine.store.now() <= run.updated:
             time.sleep(0.0005)
         return run
 
     def begin(self, run: TaskRun) -> TaskRun:
-        """An attempt is at work; its workdir is there."""
+        """Begin an attempt with its workdir."""
         assert run.workspace is not None
         self.engine.workspaces.prepare(run.workspace, "claude")
         self.engine.store.begin(claimed(self.engine.store, run), begun(run))
@@ -123,7 +124,7 @@ class Bench:
         state: RunState = RunState.SUCCEEDED,
         says: str = "Done.",
     ) -> TaskRun:
-        """The attempt at work ends."""
+        """End the running attempt."""
         (claim,) = [each for each in self.engine.store.claims() if each.run.id == run.id]
         events: tuple[AnyEvent, ...] = (TurnEnded(ok=True, text=says),)
         done = replace(
@@ -141,7 +142,7 @@ class Bench:
         commit: bool = True,
         says: str = "Done.",
     ) -> TaskRun:
-        """A whole attempt, which leaves a file."""
+        """Play a whole attempt, which leaves a file."""
         run = self.begin(run)
         assert run.workspace is not None
         place = Path(run.workspace.path)
@@ -171,7 +172,7 @@ def environment(top: Path) -> dict[str, str]:
 
 
 def open_engine(top: Path) -> Engine:
-    """As any verb does it, with the password for fetching."""
+    """Open an engine as any verb does, with the password for fetching."""
     environ = environment(top)
     engine = wiring.open_engine(load(environ, top), environ, secrets=[TOKEN, PASSWORD])
     engine.workspaces.ask_also(lambda url: ("x-access-token", PASSWORD))
@@ -182,7 +183,8 @@ def open_engine(top: Path) -> Engine:
 def make_bench(
     top: Path, check: Callable[[Request], None] | None = None, kind: Forge = Forge.GITEA
 ) -> Iterator[Bench]:
-    """`check` sees each request to the forge when it was carried out, before it is answered."""
+    """Make a bench. `check` sees each request to the forge after it was carried out, before it is
+    answered."""
     yard = make_yard(top)
     with ExitStack() as stack:
         http = stack.enter_context(serving(top / "forge", PASSWORD))

@@ -1,5 +1,5 @@
 """Kills the process that reports to a forge at each of its requests, right after the forge has
-carried it out, and checks what is on the forge in the end.
+carried it out, and checks the final state of the forge.
 
 `make posting-kills` does it for every request of a whole story; the suite for a few.
 """
@@ -23,8 +23,8 @@ TOP = Path(__file__).parents[2]
 
 @dataclass
 class Killer:
-    """Sees every request to the forge and to git; ends its process at the one with this number,
-    counted from 0."""
+    """Sees every request to the forge and to git, and ends its process at the request with this
+    number, counted from 0."""
 
     at: int
     seen: int = 0
@@ -47,7 +47,7 @@ class Killer:
 
 
 def answer(top: Path, bench: Bench, run_id: str, killer: Killer) -> None:
-    """One process that answers, until it ends or is ended."""
+    """Run one process that reports, until it ends or is ended."""
     words = [
         "-m",
         "tests.posting.answering_once",

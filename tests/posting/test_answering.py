@@ -1,4 +1,4 @@
-"""The forge's view of a run, step by step; each test acts as people and an agent would, and looks
+"""The forge's view of a run, step by step. Each test acts as people and an agent would, and looks
 at the forge."""
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from tests.posting.bench import PASSWORD, TOKEN, Bench, make_bench
 
 
 def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
-    """One comment is made and then only edited, through two conversations' worth of attempts;
-    reactions say seen and done."""
+    """One comment is made and then only edited, through attempts in two conversations. Reactions
+    mark the request as seen and as done."""
     answering = bench.answering()
     run = bench.dispatched()
     answering.answer(run.id)
@@ -59,7 +59,7 @@ def test_one_comment_from_acceptance_to_the_end(bench: Bench) -> None:
 
 
 def test_nothing_is_said_twice(bench: Bench) -> None:
-    """A run that has not changed is not told again, and a posting that was lost finds its comment
+    """A run that has not changed is not reported again. A posting that was lost finds its comment
     again."""
     answering = bench.answering()
     run = bench.dispatched()
@@ -203,7 +203,7 @@ def test_nobody_can_be_called(bench: Bench, actor: str) -> None:
 
 
 def test_the_title_of_a_confidential_issue(tmp_path: Path) -> None:
-    """The pull request for an issue that only members may read does not say what that is called."""
+    """The pull request for an issue that only members may read does not have the issue's title."""
     with make_bench(tmp_path, kind=Forge.GITLAB) as bench:
         bench.issue.confidential = True
         run = bench.worked(bench.dispatched())
@@ -223,7 +223,7 @@ def test_a_comment_that_somebody_deleted(bench: Bench) -> None:
 
 
 def test_the_mark_in_a_strangers_comment(bench: Bench) -> None:
-    """A person who writes perdure's mark into a comment keeps it unchanged."""
+    """If a person writes perdure's mark into a comment, the comment is not changed."""
     answering = bench.answering()
     run = bench.dispatched()
     origin = origin_of(run)
@@ -252,9 +252,9 @@ def test_hostile_words_do_nothing(bench: Bench) -> None:
 
 
 def test_published_with_a_pull_request(bench: Bench) -> None:
-    """After success the branch is pushed with what the agent left uncommitted, a pull request is
-    opened against the default branch, and the commit has a status; later work goes to the same
-    branch and the same pull request."""
+    """After success the branch is pushed with the agent's uncommitted changes, a pull request is
+    opened against the default branch, and the commit has a status. Later work goes to the same
+    branch and pull request."""
     answering = bench.answering(publish="pull")
     run = bench.dispatched()
     answering.answer(bench.begin(run).id)
@@ -294,8 +294,8 @@ def test_published_with_a_pull_request(bench: Bench) -> None:
 
 
 def test_pushed_without_a_pull_request(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the forge will not open a pull request for the branch that is there, it is said so, and
-    not that nothing was pushed."""
+    """If the forge refuses a pull request for the pushed branch, the comment says that, and not
+    that nothing was pushed."""
 
     def refuse(*_: object, **__: object) -> None:
         raise ForgeRefused("no base")
@@ -308,7 +308,7 @@ def test_pushed_without_a_pull_request(bench: Bench, monkeypatch: pytest.MonkeyP
 
 
 def test_nothing_new_is_nothing_to_review(bench: Bench) -> None:
-    """An agent that changed nothing has no branch pushed and no pull request."""
+    """If an agent changed nothing, no branch is pushed and there is no pull request."""
     run = bench.begin(bench.dispatched())
     bench.end(run)
     bench.answering(publish="pull").answer(run.id)
@@ -374,7 +374,7 @@ def test_a_secret_is_not_pushed(bench: Bench, where: str) -> None:
 
 
 def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
-    """Commits of somebody else on the branch are not overwritten. A person is needed, and after a
+    """Commits of other people on the branch are not overwritten. A person is needed, and after a
     merge the branch is pushed."""
     answering = bench.answering(publish="branch")
     run = bench.worked(bench.dispatched())
@@ -403,7 +403,7 @@ def test_a_branch_that_somebody_moved(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_a_failure_is_told_and_not_pushed(bench: Bench) -> None:
-    """A run that failed says so, with why, and its branch stays here."""
+    """A failed run says so, with the reason, and its branch is not pushed."""
     run = bench.begin(bench.dispatched())
     assert run.workspace is not None
     Path(run.workspace.path, "half.txt").write_text("x")
@@ -438,8 +438,8 @@ def test_a_forge_that_is_down(bench: Bench) -> None:
 
 @pytest.mark.parametrize("done", [True, False])
 def test_an_answer_that_was_lost(bench: Bench, done: bool) -> None:
-    """A connection that breaks off, before or after the forge did what it was asked, leaves one
-    comment."""
+    """A connection breaks off before or after the forge has carried out a request. There is still
+    one comment."""
     answering = bench.answering()
     run = bench.dispatched()
     for number in range(6):
@@ -496,8 +496,8 @@ def test_who_does_not_want_it(bench: Bench) -> None:
 
 
 def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
-    """An attempt that begins while its workdir is held for a moment waits, and is no conflict; held
-    for longer, it is one."""
+    """An attempt waits while its workdir is in use for a moment. If the workdir is in use for
+    longer, that is a conflict."""
     run = bench.worked(bench.dispatched())
     assert run.workspace is not None
     held = bench.engine.workspaces.lock(run.workspace, "perdure publish", at_work=True, brief=True)
@@ -513,8 +513,8 @@ def test_an_attempt_waits_for_who_only_commits(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kind", [Forge.GITHUB, Forge.GITLAB])
 def test_on_the_other_forges(tmp_path: Path, kind: Forge) -> None:
-    """GitHub and GitLab get the same: one comment, reactions, the branch with its pull request, a
-    status."""
+    """GitHub and GitLab get the same: one comment, reactions, the branch with its pull request, and
+    a status."""
     with make_bench(tmp_path, kind=kind) as bench:
         answering = bench.answering(publish="pull")
         run = bench.dispatched()

@@ -1,4 +1,4 @@
-"""Foreign text is shown as code by a forge: compared with a Markdown parser, the one that comes
+"""A forge shows other people's text as code. The tests use a Markdown parser, the one that comes
 with rich."""
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ WORDS = st.lists(st.sampled_from(EVIL) | st.text(max_size=12), max_size=12).map(
 
 
 def parsed(text: str) -> Iterator[Token]:
-    """All tokens, as GitHub's dialect has them: tables, bare links."""
+    """Return all tokens, in GitHub's dialect: tables, bare links."""
     for each in MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text):
         yield each
         yield from each.children or ()
@@ -138,8 +138,8 @@ def account(words: str, *, name: str = "brave-otter") -> Account:
 @example(words="```\n@ada closes #4\n<b>")
 @example(words="`` @ada | closes #4 <b> ``")
 def test_only_ever_code(words: str) -> None:
-    """In the whole comment there is no HTML, link, image or table cell but perdure's own, whatever
-    the words of others are."""
+    """The comment has no HTML, link, image or table cell except perdure's own, whatever other
+    people's text is."""
     text = comment(account(words), MARK)
     plain = comment(account("word"), MARK)
     html = [
@@ -183,8 +183,8 @@ def test_a_title_refers_to_nobody(words: str) -> None:
 
 
 def test_a_long_story_is_cut() -> None:
-    """The agent's words and the table of attempts are cut, with marks, far below what forges
-    take."""
+    """The agent's words and the table of attempts are cut far below the limits of forges, and a
+    mark shows it."""
     one = account("x" * 100_000)
     many = replace(
         one, attempts=[replace(one.attempts[0], number=number) for number in range(1, 500)]
@@ -199,7 +199,7 @@ def test_a_long_story_is_cut() -> None:
 
 
 def test_the_verdict_is_told_with_its_reason() -> None:
-    """Facts that a reviewer should know before reading the work."""
+    """The facts that a reviewer needs come before the work."""
     text = comment(account("pytest"), MARK)
     for line in (
         "**Work: blocked** (`pytest`)",
@@ -219,5 +219,5 @@ def test_the_verdict_is_told_with_its_reason() -> None:
     ("text", "made"), [("", ""), ("a`b|c", "`a'b\u00a6c`"), ("a\n b", "`a b`")]
 )
 def test_code(text: str, made: str) -> None:
-    """A word for a table's cell."""
+    """Return a word as code in a table's cell."""
     assert code(text) == made and block(text, 100).count(text.strip()) >= bool(text)

@@ -1,5 +1,5 @@
-"""perdure is killed while it reports to a forge; the report still appears once. A sample: `make
-posting-kills` does this at every request."""
+"""perdure is killed while it reports to a forge. The report still appears once. This is a sample:
+`make posting-kills` does it at every request."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from tests.posting.kills import story
 
 @pytest.mark.parametrize("at", [3, 16])
 def test_killed_at_a_request(tmp_path: Path, at: int) -> None:
-    """A kill right after the forge did what it was asked leaves one comment, one branch and one
-    pull request."""
+    """After a kill right after the forge has carried out a request, there is one comment, one
+    branch and one pull request."""
     assert story(tmp_path, at)

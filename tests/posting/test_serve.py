@@ -1,5 +1,5 @@
-"""`perdure serve` as a process: the report of a run is on the forge exactly once, whatever is
-killed."""
+"""`perdure serve` as a process: whatever is killed, the report of a run is on the forge exactly
+once."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ def until(desk: Desk, met: Callable[[], Any], what: str) -> Any:
 
 
 def test_told_once_by_whoever_serves(desk: Desk) -> None:
-    """A report that cannot be posted while the forge is down is shown in `inbox` and `why`, and is
-    posted when the forge is back, by the process that serves then: one server killed, a second one
-    that waited beside it; nothing is posted twice, and the token is in no file and no message."""
+    """The forge is down, and `inbox` and `why` show the waiting report. One server is killed while
+    a second one waits beside it. When the forge is back, the second server posts the report.
+    Nothing is posted twice, and the token is in no file and no message."""
     desk.serving.start("--jobs", "0")
     assert desk.label("one") == 202
     until(desk, lambda: len(desk.issue.said) == 1, "the issue became a task, and was told")

@@ -54,7 +54,7 @@ def ends(
     kind: OutcomeKind = OutcomeKind.SUCCEEDED,
     state: RunState = RunState.SUCCEEDED,
 ) -> TaskRun:
-    """The attempt at work ends with these events in its journal."""
+    """End the running attempt with these events in its journal."""
     (claim,) = [each for each in bench.engine.store.claims() if each.run.id == run.id]
     told = (*events, TurnEnded(ok=True, text="Done."))
     done = replace(ending(kind, state), events=told, receipt=Receipt(verdict=Verdict.FRESH))
@@ -63,8 +63,8 @@ def ends(
 
 @pytest.mark.parametrize("kind", [Forge.GITEA, Forge.GITHUB, Forge.GITLAB])
 def test_the_comment_shows_the_verdict(tmp_path: Path, kind: Forge) -> None:
-    """The one comment has the verdict on the newest attempt, with what was denied, asked, claimed
-    and checked; none while the first attempt works."""
+    """The comment has the verdict on the newest attempt, with what was denied, asked, claimed and
+    checked. While the first attempt works, there is none."""
     with make_bench(tmp_path, kind=kind) as bench:
         answering = bench.answering()
         run = bench.dispatched()
@@ -126,7 +126,7 @@ def test_the_receipt_is_attached_to_the_pull_request(tmp_path: Path, kind: Forge
 def test_a_host_without_a_key_posts_all_the_same(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing is attached, a warning says why, and the comment is there."""
+    """No receipt is attached, a warning gives the reason, and the comment is posted."""
     answering = replace(
         bench.answering(publish="pull"),
         receipt=lambda run: signed_receipt(bench.engine.store, run, bench.engine.state),

@@ -1,5 +1,4 @@
-"""Common parts of the tests of processes: waiting, looking, and a tool that does all it can to
-escape."""
+"""Shared parts of the process tests: waiting, looking, and a tool that tries everything to escape."""
 
 from __future__ import annotations
 
@@ -28,17 +27,17 @@ _AWAY = (
 
 
 BARE = not IS_PORTABLE
-"""Whether a daemon without session, parent and environment is found: on Linux alone."""
+"""Whether a daemon without session, parent and environment is found: only on Linux."""
 
 
 def daemon(pid_file: Path, *, bare: bool = BARE) -> str:
-    """Shell words that start a daemon: new session, double fork, no open files, deaf to TERM, and
-    no environment where `bare`. They end when its pid stands in the file."""
+    """Return shell words that start a daemon: new session, double fork, no open files, ignoring
+    TERM, and without an environment if `bare`. They end when the daemon's pid is in the file."""
     return f"""{"env -i " if bare else ""}{sys.executable} -I -S -c "{_AWAY}" {pid_file}; while ! [ -s {pid_file} ]; do sleep 0.02; done"""
 
 
 def gone(pid: int) -> bool:
-    """No such process, or only its entry until somebody reaps it."""
+    """Return whether the process has ended; an entry that nobody has reaped does not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -46,7 +45,7 @@ def gone(pid: int) -> bool:
 
 
 def until(happened: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
-    """Waits for something that must come, and returns it."""
+    """Wait for something that must happen, and return it."""
     end = time.monotonic() + within_s
     while not (found := happened()):
         assert time.monotonic() < end, "it never happened"

@@ -1,5 +1,5 @@
-"""Real agents for the tests of processes: small sh and Python programs. Whatever a test does,
-nothing may survive it."""
+"""Real agents for the process tests: small sh and Python programs. Whatever a test does, no process
+may survive it."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
-    """The attempt's directory; `start` makes it."""
+    """Return the attempt's directory, which `start` makes."""
     return tmp_path / "attempt"
 
 
 @pytest.fixture
 def launch(tmp_path: Path, directory: Path, env: dict[str, str], mark: str) -> Iterator[Launcher]:
-    """Starts an agent: a shell script, or an argv. At the end of the test nothing with its mark may
-    live."""
+    """Start an agent: a shell script, or an argv. At the end of the test no process with its mark
+    may be alive."""
     workdir = tmp_path / "work"
     workdir.mkdir()
 

@@ -1,5 +1,5 @@
-"""Supervisor, shim and agent are killed in every combination: the agent goes on or nothing of it is
-left, and the lock tells."""
+"""Supervisor, shim and agent are killed in every combination. Either the agent continues or nothing
+of it is left, and the lock shows which."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def lock(tmp_path: Path) -> Path:
 def supervised(
     script: str, directory: Path, cwd: Path, mark: str, lock: Path, *, followed: bool = False
 ) -> Iterator[int]:
-    """A supervisor in a process of its own that has started the agent `script`; yields its pid, for
-    the test to kill."""
+    """Start a supervisor in a separate process, which starts the agent `script`. Yield its pid, so
+    that the test can kill it."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(perdure.__file__).parent.parent)}
     argv = [
         sys.executable,
@@ -83,7 +83,7 @@ def supervised(
 
 
 def is_free(lock: Path) -> bool:
-    """Whether somebody else could take the lock now."""
+    """Return whether another process could take the lock now."""
     fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,8 +97,8 @@ def is_free(lock: Path) -> bool:
 def test_an_agent_outlives_its_supervisor(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """SIGKILL of the supervisor: the agent works on under the lock; another process finds it, waits
-    for it, gets its Exit."""
+    """The supervisor is killed. The agent continues with the lock. Another process finds it, waits
+    for it and gets its Exit."""
     go_on = tmp_path / "go-on"
     script = (
         f"read word; echo begun $word; while ! [ -e {go_on} ]; do sleep 0.02; done; echo done; "
@@ -124,7 +124,7 @@ def test_an_agent_outlives_its_supervisor(
 def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """SIGKILL of the supervisor: nobody counts what the agent spends, so it is ended at once and not
+    """The supervisor is killed. Nothing counts the agent's cost, so it is ended at once and not
     when its lease ends."""
     script = "trap '' TERM; echo begun; while :; do sleep 0.02; done"
     with supervised(script, directory, tmp_path, mark, lock, followed=True) as supervisor:
@@ -143,7 +143,8 @@ def test_an_agent_that_must_be_followed_ends_with_its_supervisor(
 def test_a_lease_without_a_pid_namespace_keeps_its_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where a container hides the namespace, nobody knows whose pid it is: only the times count."""
+    """If a container hides the namespace, it is unknown to which process a pid belongs, so only the
+    times count."""
     monkeypatch.chdir(tmp_path)
     Path("lease").write_text(f"5.000 6.000 {os.getpid()} 1 \n")
     assert shim.lease(0.0) == (5.0, 6.0, False)
@@ -152,7 +153,7 @@ def test_a_lease_without_a_pid_namespace_keeps_its_times(
 def test_an_adopted_agent_can_be_stopped(
     directory: Path, tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """An adopter of an agent has the same power over it as its starter."""
+    """A process that adopts an agent can do the same with it as the one that started it."""
     with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
         os.kill(supervisor, signal.SIGKILL)
     process = find(directory)
@@ -165,7 +166,7 @@ def test_an_adopted_agent_can_be_stopped(
 
 
 def test_an_end_while_nobody_looked(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
-    """An agent that ended between two supervisors has its true Exit."""
+    """An agent that ended between two supervisors has its real Exit."""
     with supervised("sleep 0.1; exit 6", directory, tmp_path, mark, lock) as supervisor:
         os.kill(supervisor, signal.SIGKILL)
     until(lambda: is_free(lock))
@@ -180,8 +181,8 @@ def test_an_end_while_nobody_looked(directory: Path, tmp_path: Path, mark: str, 
 def test_the_supervisor_dies_in_the_moment_of_the_start(
     tmp_path: Path, mark: str, lock: Path
 ) -> None:
-    """A shim that has only just been started is found, or was never there: no second agent can
-    start beside it."""
+    """A shim that has just been started is found, or never existed. A second agent cannot start
+    beside it."""
     for number in range(5):
         directory = tmp_path / f"attempt-{number}"
         with supervised("exec sleep 600", directory, tmp_path, mark, lock) as supervisor:
@@ -196,7 +197,7 @@ def test_the_supervisor_dies_in_the_moment_of_the_start(
 
 @pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.linux), False])
 def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: bool) -> None:
-    """SIGKILL of the shim: nobody saw the end, so it is `lost`; agent and daemons are found by what
+    """The shim is killed. Nothing saw the end, so it is `lost`. Agent and daemons are found by what
     they inherited."""
     pid_file = tmp_path / "pid"
     process = launch(
@@ -217,8 +218,8 @@ def test_the_shim_is_killed(launch: Launcher, tmp_path: Path, mark: str, bare: b
 
 
 def test_everything_is_killed(directory: Path, tmp_path: Path, mark: str, lock: Path) -> None:
-    """SIGKILL of supervisor, shim and agent, as when a machine is lost: `lost`, the lock is free,
-    the output is kept."""
+    """Supervisor, shim and agent are killed, as when a machine is lost: the end is `lost`, the lock
+    is free, and the output is kept."""
     with supervised("echo words; sleep 600", directory, tmp_path, mark, lock) as supervisor:
         until(lambda: content(directory / "stdout"))
         for pid in (supervisor, *survivors(mark)):
@@ -242,7 +243,7 @@ def test_nothing_was_started(directory: Path) -> None:
 
 
 def test_the_lock_is_the_shims_alone(launch: Launcher, tmp_path: Path, lock: Path) -> None:
-    """The agent and its background children do not inherit the lock; it is free as soon as wait has
+    """The agent and its background children do not inherit the lock. It is free as soon as wait has
     returned."""
     lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock_fd, fcntl.LOCK_EX)
@@ -279,8 +280,8 @@ def test_the_agent_has_no_files_but_its_three(launch: Launcher) -> None:
 
 
 def test_a_recycled_pid_is_left_alone(launch: Launcher, directory: Path, tmp_path: Path) -> None:
-    """A process that has the shim's old pid but another start time is neither waited for, nor
-    stopped, nor killed."""
+    """A process that has the shim's old pid and another start time is not waited for, stopped or
+    killed."""
     assert launch("exit 0").wait() is not None
     with subprocess.Popen(["sleep", "600"]) as stranger:
         identity = Identity.of(stranger.pid)
@@ -308,8 +309,8 @@ def test_a_recycled_pid_is_left_alone(launch: Launcher, directory: Path, tmp_pat
 
 
 def test_strangers_carry_no_mark(launch: Launcher, mark: str, env: dict[str, str]) -> None:
-    """Only the mark itself counts: another attempt, a longer mark, the same word elsewhere in an
-    environment are let be."""
+    """Only the exact mark counts. Another attempt, a longer mark, and the same word elsewhere in an
+    environment are ignored."""
     process = launch("exec sleep 600")
     others = [{"PERDURE_ATTEMPT": mark + "0"}, {"OTHER": mark}, {"X": f"PERDURE_ATTEMPT={mark}"}]
     strangers = [subprocess.Popen(["sleep", "600"], env={**env, **other}) for other in others]
@@ -340,7 +341,7 @@ def test_children_of_the_marked_are_found(mark: str, env: dict[str, str]) -> Non
 
 
 def test_nobody_ends_himself(mark: str) -> None:
-    """A process that carries the mark and ends all that do is spared."""
+    """A process that carries the mark and ends all marked processes does not end itself."""
     program = (
         "import sys; from perdure.host.process import *; print(survivors(sys.argv[1]), "
         "end_all(sys.argv[1], 0))"
@@ -357,8 +358,8 @@ def test_nobody_ends_himself(mark: str) -> None:
 
 
 def test_a_worker_knows_another() -> None:
-    """A worker's name tells whether it lives: itself, one that has ended, a recycled pid, another
-    boot, another host."""
+    """A worker's name shows whether it is alive: itself, one that has ended, a recycled pid,
+    another boot, another host."""
     mine = worker_identity()
     host, boot, pid, starttime = mine.rsplit(":", 3)
     assert worker_alive(mine) is True
@@ -382,7 +383,7 @@ def _env() -> dict[str, str]:
 
 
 def test_two_wait_for_one(launch: Launcher) -> None:
-    """The one who started it and the one who found it get the same Exit, in either order."""
+    """The process that started it and the one that found it get the same Exit, in either order."""
     first = launch("sleep 0.1; exit 2")
     second = find(first.directory)
     assert second is not None
@@ -392,8 +393,7 @@ def test_two_wait_for_one(launch: Launcher) -> None:
 
 
 def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) -> None:
-    """Among many that start an attempt in one directory exactly one succeeds, and one agent
-    runs."""
+    """Among many starts of an attempt in one directory exactly one succeeds, and one agent runs."""
     runs = tmp_path / "runs"
 
     def attempt(_: int) -> Process | None:
@@ -410,9 +410,8 @@ def test_two_start_at_once(launch: Launcher, tmp_path: Path, directory: Path) ->
 
 
 def test_a_look_that_lasts_a_moment_more(launch: Launcher, directory: Path) -> None:
-    """A process that looks for an agent holds its lock for a moment; a child that another thread
-    was just starting holds it until its exec. An agent that is started meanwhile starts all the
-    same."""
+    """A process that looks for an agent holds its lock for a moment. A child that another thread
+    was just starting holds it until its exec. An agent that is started meanwhile still starts."""
     directory.mkdir()
     looks = os.open(directory / "launch", os.O_RDWR | os.O_CREAT)
     fcntl.flock(looks, fcntl.LOCK_SH)

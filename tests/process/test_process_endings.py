@@ -1,5 +1,5 @@
-"""How an agent starts and ends: its exit, its input, its limits, and that the recorded end means
-that nothing is left."""
+"""How an agent starts and ends: its exit, its input, its limits. The recorded end means that no
+process is left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.process.agents import Launcher, content, daemon, gone, until
 
 
 def test_a_normal_end(launch: Launcher) -> None:
-    """Code, cause, time and output of an agent that simply works."""
+    """Code, cause, time and output of an agent that ends normally."""
     process = launch("echo said; echo warned >&2; exit 3")
     end = process.wait()
     assert end is not None
@@ -29,15 +29,15 @@ def test_a_normal_end(launch: Launcher) -> None:
 
 
 def test_an_end_by_a_signal(launch: Launcher) -> None:
-    """An agent that is killed by somebody else has a signal and no code."""
+    """An agent that another program kills has a signal and no code."""
     end = launch("kill -9 $$").wait()
     assert end is not None
     assert (end.code, end.signal, end.cause) == (None, 9, "exited")
 
 
 def test_an_agent_without_a_record_does_not_live(launch: Launcher, directory: Path) -> None:
-    """Where the agent's record cannot be put in its place, agent and children are ended, and the
-    recorded end says why."""
+    """If the agent's record cannot be written, agent and children are ended, and the recorded end
+    gives the reason."""
     (directory / "agent.json" / "in the way").mkdir(parents=True)
     process = launch("sleep 600 & sleep 600")
     end = process.wait()
@@ -47,8 +47,8 @@ def test_an_agent_without_a_record_does_not_live(launch: Launcher, directory: Pa
 
 
 def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
-    """The agent gets its whole stdin and then its end, its own cwd, and is the leader of a session
-    of its own."""
+    """The agent gets its complete stdin and then its end, its own cwd, and leads a session of its
+    own."""
     prompt = b"first\n" + b"x" * 300_000 + b"\xff\x00"
     process = launch("cat; pwd >&2; ps -o sid= -p $$ | tr -d ' ' >&2; echo $$ >&2", prompt)
     end = process.wait()
@@ -62,8 +62,8 @@ def test_input_and_place(launch: Launcher, tmp_path: Path) -> None:
 def test_the_agent_has_exactly_the_environment_given(
     launch: Launcher, env: dict[str, str], mark: str
 ) -> None:
-    """Nothing of the supervisor's environment leaks, nothing is added but the mark; the command's
-    own wins."""
+    """Nothing of the supervisor's environment is passed on, and only the mark is added. The
+    command's own variables win."""
     process = launch(("env", "-0"), extra={"EXTRA": "é\n=1", "TMPDIR": "/elsewhere"})
     assert process.wait() is not None
     seen = dict(
@@ -74,8 +74,8 @@ def test_the_agent_has_exactly_the_environment_given(
 
 @pytest.mark.linux
 def test_a_runs_environment_does_not_choose_the_back_end(launch: Launcher) -> None:
-    """The variable that forces the portable back end is for perdure; in a run's environment it
-    reaches the agent and changes nothing for its shim."""
+    """The variable that selects the portable back end is for perdure. In a run's environment it
+    reaches the agent and has no effect on the shim."""
     process = launch('printf %s "$PERDURE_HOST"', extra={"PERDURE_HOST": "portable"})
     end = process.wait()
     assert end is not None and end.code == 0
@@ -92,8 +92,7 @@ def test_signals_are_fresh(launch: Launcher) -> None:
 
 
 def test_a_polite_stop(launch: Launcher) -> None:
-    """A stop reaches the agent as TERM: it may say its last words, and its own code is kept beside
-    the cause."""
+    """The agent gets TERM and may print its last words. Its own code is kept beside the cause."""
     process = launch("trap 'echo bye; exit 7' TERM; echo ready; while :; do sleep 0.05; done")
     until(lambda: content(process.stdout))
     process.stop()
@@ -104,7 +103,7 @@ def test_a_polite_stop(launch: Launcher) -> None:
 
 
 def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
-    """A stop that comes before the shim is ready is not lost, and not an unexplained death."""
+    """A stop that comes before the shim is ready is not lost, and is not an unexplained end."""
     process = launch("sleep 600")
     process.stop()
     end = process.wait()
@@ -113,8 +112,7 @@ def test_a_stop_in_the_first_moment(launch: Launcher) -> None:
 
 
 def test_a_stop_just_before_the_end(launch: Launcher) -> None:
-    """A stop and the agent's end that the shim sees at the same moment are a stop: the word is not
-    lost."""
+    """If the shim sees a stop and the agent's end at the same moment, that is a stop."""
     process = launch("exec sleep 600")
     agent = process.agent_pid
     assert agent is not None
@@ -130,7 +128,7 @@ def test_a_stop_just_before_the_end(launch: Launcher) -> None:
 
 @pytest.mark.parametrize("cause", ["stalled", "budget_spent"])
 def test_the_supervisors_word_is_the_cause(launch: Launcher, cause: str) -> None:
-    """Why the supervisor stopped an agent stands in its Exit."""
+    """The reason why the supervisor stopped an agent is in its Exit."""
     process = launch("exec sleep 600")
     until(lambda: process.agent_pid)
     process.stop(cause)
@@ -140,7 +138,7 @@ def test_the_supervisors_word_is_the_cause(launch: Launcher, cause: str) -> None
 
 
 def test_an_agent_deaf_to_term(launch: Launcher) -> None:
-    """After the grace comes KILL, for the agent and its tools alike."""
+    """After the grace period the agent and its tools get KILL."""
     process = launch(
         "trap '' TERM; sleep 600 & echo ready; while :; do sleep 0.05; done", grace_s=0.2
     )
@@ -152,14 +150,14 @@ def test_an_agent_deaf_to_term(launch: Launcher) -> None:
 
 
 def test_the_deadline(launch: Launcher) -> None:
-    """An agent that takes too long is ended by its shim, with nobody waiting."""
+    """The shim ends an agent that takes too long, even if no process waits for it."""
     end = launch("exec sleep 600", deadline_s=0.2).wait()
     assert end is not None
     assert (end.signal, end.cause) == (15, "deadline")
 
 
 def test_no_deadline(launch: Launcher) -> None:
-    """A deadline of 0 is none."""
+    """A deadline of 0 means no deadline."""
     end = launch("sleep 0.1", deadline_s=0).wait()
     assert end is not None
     assert (end.code, end.cause) == (0, "exited")
@@ -175,8 +173,8 @@ def test_wait_gives_up_in_time(launch: Launcher) -> None:
 
 @pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.linux), False])
 def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare: bool) -> None:
-    """New session, double fork, closed files, no environment, deaf to TERM: it ends before
-    exit.json is there."""
+    """New session, double fork, closed files, no environment, ignoring TERM: it ends before
+    exit.json is written."""
     pid_file = tmp_path / "pid"
     process = launch(f"{daemon(pid_file, bare=bare)}; exit 0", grace_s=0.2)
     end = process.wait()
@@ -188,7 +186,7 @@ def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare
 
 @pytest.mark.linux
 def test_a_storm_of_daemons(launch: Launcher) -> None:
-    """Processes that go on forking away for as long as they live are outrun."""
+    """Processes that fork again and again are all ended."""
     storm = (
         "import os,signal,time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -210,8 +208,8 @@ def test_a_storm_of_daemons(launch: Launcher) -> None:
 
 
 def test_kill_ends_all_at_once(launch: Launcher, tmp_path: Path, mark: str) -> None:
-    """The last resort: the whole tree is gone when it returns, a deaf agent's daemons included, and
-    the end is recorded."""
+    """When it returns, the whole tree has ended, with the daemons of an agent that ignores TERM,
+    and the end is recorded."""
     pid_file = tmp_path / "pid"
     process = launch(
         f"trap '' TERM; {daemon(pid_file)}; while :; do sleep 0.05; done", grace_s=600.0
@@ -226,7 +224,7 @@ def test_kill_ends_all_at_once(launch: Launcher, tmp_path: Path, mark: str) -> N
 
 
 def test_a_frozen_shim_is_no_shelter(launch: Launcher, mark: str) -> None:
-    """Kill also ends a shim that was stopped by SIGSTOP; then nobody saw the end."""
+    """Kill also ends a shim that SIGSTOP has stopped. Nothing saw the agent's end then."""
     process = launch("exec sleep 600")
     until(lambda: process.agent_pid)
     assert process.shim is not None
@@ -249,7 +247,8 @@ def test_a_frozen_shim_is_no_shelter(launch: Launcher, mark: str) -> None:
 def test_a_program_that_cannot_start(
     launch: Launcher, argv: tuple[str, ...], code: int, words: str
 ) -> None:
-    """Not there, not executable, too long: an Exit like any other, with a sentence."""
+    """A program that is missing, not executable, or has too long arguments gives an Exit like any
+    other, with a sentence."""
     process = launch(argv)
     end = process.wait()
     assert end is not None
@@ -258,7 +257,7 @@ def test_a_program_that_cannot_start(
 
 
 def test_a_missing_directory(launch: Launcher, tmp_path: Path) -> None:
-    """A workdir that is not there is said to be the reason."""
+    """A missing workdir is given as the reason."""
     end = launch("true", cwd=tmp_path / "not").wait()
     assert end is not None
     assert (end.code, end.stderr_tail) == (
@@ -270,7 +269,7 @@ def test_a_missing_directory(launch: Launcher, tmp_path: Path) -> None:
 def test_an_environment_too_large_for_any_program(
     launch: Launcher, env: dict[str, str], directory: Path
 ) -> None:
-    """Where not even the shim can be started, the end is recorded all the same."""
+    """If not even the shim can be started, the end is still recorded."""
     end = launch("true", env={**env, "BIG": "x" * 200_000}).wait()
     assert end is not None
     assert (end.code, end.stderr_tail) == (
@@ -296,7 +295,7 @@ def test_an_environment_too_large_for_any_program(
 def test_what_no_program_can_be_given(
     argv: tuple[str, ...], env: dict[str, str], tmp_path: Path, directory: Path, mark: str
 ) -> None:
-    """Such a command is refused before anything is made."""
+    """The command is refused before anything is made."""
     with pytest.raises(UsageError):
         start(
             Command(argv=argv, stdin=b""),
@@ -321,8 +320,8 @@ def test_a_directory_is_for_one_attempt(launch: Launcher) -> None:
 
 
 def test_secrets_are_nowhere(launch: Launcher, env: dict[str, str], tmp_path: Path) -> None:
-    """An environment's values are in no file of the attempt and in no argv; the files are the
-    owner's alone."""
+    """The values of the environment are in no file of the attempt and in no argv. Only the owner
+    can read the files."""
     process = launch("exec sleep 600", b"prompt", env={**env, "API_KEY": "s3cr3t-canary"})
     pid = until(lambda: process.agent_pid)
     assert process.shim is not None
@@ -349,7 +348,7 @@ def test_secrets_are_nowhere(launch: Launcher, env: dict[str, str], tmp_path: Pa
 
 
 def test_the_agents_files_get_the_users_umask(launch: Launcher, tmp_path: Path) -> None:
-    """That perdure's own files are private does not make the agent's so."""
+    """perdure's own files are private, but the agent's files get the user's umask."""
     before = os.umask(0o027)
     try:
         process = launch("umask")
@@ -377,7 +376,7 @@ def test_quick_commands(
     env: dict[str, str],
     mark: str,
 ) -> None:
-    """A verify command gives its code and its output in one piece, and leaves nothing behind."""
+    """A verify command returns its code and its output in one piece, and leaves no process."""
     assert run_quick(
         command, directory=directory, cwd=tmp_path, env=env, mark=mark, timeout_s=30
     ) == (code, output)
@@ -387,7 +386,7 @@ def test_quick_commands(
 def test_a_quick_command_that_hangs(
     directory: Path, tmp_path: Path, env: dict[str, str], mark: str
 ) -> None:
-    """It is ended at its timeout with code 124, and what it said before is kept."""
+    """It is ended at its timeout with code 124, and its output until then is kept."""
     for seconds in (
         0.3,
         2,

@@ -1,5 +1,5 @@
-"""A kept agent and its keeper, with an agent of a few lines: it answers each line of its input, and
-does what the line says."""
+"""A kept agent and its keeper, with a small agent: it answers each line of its input, and does what
+the line says."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Ground:
         self.attempts = 0
 
     def turn(self, line: str, deadline_s: float = 60.0) -> Process | None:
-        """The next attempt, with the workdir's lock handed over."""
+        """Start the next attempt, with the workdir's lock handed over."""
         self.attempts += 1
         fd = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT)
         try:
@@ -50,7 +50,7 @@ class Ground:
             os.close(fd)
 
     def rested(self, line: str) -> Exit:
-        """One whole turn."""
+        """Play one whole turn."""
         process = self.turn(line)
         assert process is not None
         until(lambda: b"done: " in process.stdout.read_bytes())
@@ -83,7 +83,7 @@ def ended(process: Process) -> Exit:
 
 @pytest.fixture
 def ground(tmp_path: Path, env: dict[str, str], mark: str) -> Iterator[Callable[..., Ground]]:
-    """Makes one; at the end nothing of it may live."""
+    """Make a keeper. At the end no process of it may be alive."""
     made: list[Ground] = []
 
     def make(**options: Any) -> Ground:
@@ -113,8 +113,8 @@ def test_a_runs_environment_does_not_choose_the_keepers_back_end(
 
 
 def test_the_registry_is_private(tmp_path: Path, env: dict[str, str], mark: str) -> None:
-    """The directory that all keepers share is its owner's alone, like each keeper's own, whatever
-    the umask."""
+    """Only its owner can use the directory that all keepers share, and each keeper's own, whatever
+    the umask is."""
     registry = tmp_path / "warm"
     command = Command(argv=("/bin/sh", "-c", AGENT), stdin=b"")
     kept = keep(
@@ -137,8 +137,8 @@ def test_the_registry_is_private(tmp_path: Path, env: dict[str, str], mark: str)
 
 
 def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> None:
-    """One agent serves two attempts: each directory has its own output and end, and between them no
-    lock is held."""
+    """One agent serves two attempts. Each directory has its own output and end, and no lock is held
+    between them."""
     one = ground()
     assert one.rested("echo first").cause == "turn"
     assert one.kept.rested()
@@ -162,7 +162,8 @@ def test_each_turn_is_an_attempt_of_its_own(ground: Callable[..., Ground]) -> No
 
 
 def test_it_ends_by_itself_when_it_is_let_go(ground: Callable[..., Ground]) -> None:
-    """Let go in its turn, the agent finishes it and leaves: the attempt has an ordinary exit."""
+    """It is let go during its turn. The agent finishes the turn and ends, and the attempt has an
+    ordinary exit."""
     one = ground()
     process = one.turn("while ! [ -e go ]; do sleep 0.01; done")
     assert process is not None
@@ -174,8 +175,8 @@ def test_it_ends_by_itself_when_it_is_let_go(ground: Callable[..., Ground]) -> N
 
 
 def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> None:
-    """A daemon that got away is ended with the attempt and the agent is kept; a child of the
-    agent's own that runs on ends both."""
+    """A daemon that escaped is ended with the attempt, and the agent is kept. If a child of the
+    agent continues, both are ended."""
     one = ground()
     pid_file = one.work / "pid"
     assert one.rested("true").cause == "turn"
@@ -195,7 +196,7 @@ def test_what_a_turn_leaves_behind_is_ended(ground: Callable[..., Ground]) -> No
 
 
 def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:
-    """An agent that says something between two turns is not given another one."""
+    """An agent that prints something between two turns does not get another turn."""
     one = ground()
     assert one.rested("trap 'echo late' USR1").cause == "turn"
     assert one.kept.rested()
@@ -210,7 +211,7 @@ def test_words_out_of_turn_end_it(ground: Callable[..., Ground]) -> None:
 
 @pytest.mark.parametrize("limit", [{"idle_s": 0.0}, {"memory": 1}])
 def test_limits_end_it(ground: Callable[..., Ground], limit: dict[str, Any]) -> None:
-    """An agent that waited too long, or uses too much memory, is gone, and takes no turn."""
+    """An agent that waited too long, or uses too much memory, is ended, and takes no turn."""
     one = ground(**limit)
     one.rested("true")
     until(lambda: not one.kept.alive())
@@ -225,8 +226,8 @@ def test_limits_end_it(ground: Callable[..., Ground], limit: dict[str, Any]) -> 
 def test_a_second_turn_is_ended_for_certain(
     ground: Callable[..., Ground], how: str, cause: str
 ) -> None:
-    """Stop, deadline, a killed keeper or agent in a later turn: the attempt has its one end, and
-    nothing of it lives."""
+    """A stop, a deadline, and a killed keeper or agent in a later turn: the attempt has one end,
+    and no process of it is alive."""
     one = ground()
     assert one.rested("true").cause == "turn"
     assert one.kept.rested()
@@ -270,8 +271,8 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("line", ["true", "while ! [ -e go ]; do sleep 0.01; done"])
 def test_its_owner_is_killed(tmp_path: Path, env: dict[str, str], mark: str, line: str) -> None:
-    """An idle agent ends with its owner; one at work finishes its turn, is found by its directory,
-    and leaves with an ordinary exit."""
+    """An idle agent ends with its owner. A working one finishes its turn, is found by its
+    directory, and ends with an ordinary exit."""
     words = [sys.executable, "-c", OWNER, str(tmp_path), mark, AGENT, line]
     owner = subprocess.Popen(
         words,

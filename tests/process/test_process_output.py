@@ -1,5 +1,5 @@
-"""Output of any shape and amount: nothing is lost below the caps, nothing is a crash, nothing takes
-more memory than promised."""
+"""Output of any shape and amount: below the limits nothing is lost, nothing crashes, and memory
+stays within its limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.process.agents import Launcher, content, until
 
 
 def drain(lines: Lines) -> list[bytes]:
-    """All complete lines that are there."""
+    """Return all complete lines that are there."""
     found, before = [], -1
     while lines.offset != before:
         before = lines.offset
@@ -27,8 +27,8 @@ def drain(lines: Lines) -> list[bytes]:
 
 
 def test_a_flood_of_100_mb(launch: Launcher) -> None:
-    """Every line of a hundred megabytes on stdout, and as much on stderr, arrives, whoever is
-    reading in the meantime."""
+    """Every line of a hundred megabytes on stdout, and of as much on stderr, arrives, with a reader
+    at the same time."""
     process = launch(
         "yes 'a line of output, forty characters long' | head -c 100000000 | tee /dev/fd/2",
         deadline_s=120.0,
@@ -48,8 +48,8 @@ def test_a_flood_of_100_mb(launch: Launcher) -> None:
 
 
 def test_a_flood_without_end(launch: Launcher) -> None:
-    """An agent that would fill the disk is ended at the cap, stdout and stderr alike, and the Exit
-    says so."""
+    """An agent that would fill the disk is ended at the limit, for stdout and stderr alike, and the
+    Exit says so."""
     end = launch("exec yes >&2", output_cap=1_000_000, grace_s=600.0).wait()
     assert end is not None
     assert (end.signal, end.cause) == (9, "flooded")
@@ -57,7 +57,7 @@ def test_a_flood_without_end(launch: Launcher) -> None:
 
 
 def test_a_flood_in_the_grace(launch: Launcher) -> None:
-    """A stop gives no leave to fill the disk."""
+    """The limit also holds during the grace period of a stop."""
     process = launch(
         "trap 'exec yes' TERM; echo; while :; do sleep 0.02; done",
         output_cap=1_000_000,
@@ -71,7 +71,7 @@ def test_a_flood_in_the_grace(launch: Launcher) -> None:
 
 
 def test_a_line_of_20_mb(launch: Launcher) -> None:
-    """A tool result of twenty megabytes is one line, whole."""
+    """A tool result of twenty megabytes is one complete line."""
     process = launch("head -c 20000000 /dev/zero | tr '\\0' x; echo; echo next; printf torn")
     assert process.wait() is not None
     lines = Lines(process.stdout)
@@ -89,8 +89,7 @@ def test_any_bytes_pass_through(launch: Launcher) -> None:
 
 
 def test_a_growing_file(tmp_path: Path) -> None:
-    """A line is given once it is complete, exactly once; before the file is there, there is
-    nothing."""
+    """A line is returned once, when it is complete. Before the file exists, there is none."""
     lines = Lines(tmp_path / "log")
     assert lines.read() == []
     with (tmp_path / "log").open("ab", buffering=0) as log:
@@ -103,7 +102,8 @@ def test_a_growing_file(tmp_path: Path) -> None:
 
 
 def test_a_line_over_the_cap(tmp_path: Path) -> None:
-    """It is cut, counted once, and the next line is whole again; a torn one at the end likewise."""
+    """It is cut and counted once, and the next line is complete again; the same holds for an
+    incomplete last line."""
     (tmp_path / "log").write_bytes(b"0123456789abc\nshort\n0123456789\n" + b"z" * 12)
     lines = Lines(tmp_path / "log", cap=10)
     assert drain(lines) == [b"0123456789", b"short", b"0123456789"]
@@ -133,8 +133,8 @@ def test_a_file_that_became_shorter(tmp_path: Path) -> None:
 def test_lines_are_what_split_says(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], cap: int, stop_at: int
 ) -> None:
-    """However a file grows and wherever a reader starts over: the lines of split, each cut to the
-    cap, and the counts add up."""
+    """However a file grows and wherever a reader starts over, the lines are those of split, each
+    cut to the limit, and the counts add up."""
     path = tmp_path_factory.getbasetemp() / "growing"
     path.write_bytes(b"")
     lines, found, dropped = Lines(path, cap=cap), [], 0
@@ -196,13 +196,13 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_person_sees(output: bytes, shown: str) -> None:
-    """Agents' words are safe to print: no escapes, no controls, no bidirectional tricks, invalid
-    bytes in figures."""
+    """The agent's words are safe to print: no escapes, no control characters, no bidirectional
+    marks, and invalid bytes as numbers."""
     assert plain(output) == shown
 
 
 def test_a_tail_begins_at_a_character(tmp_path: Path) -> None:
-    """The cut does not make garbage of a character that it goes through."""
+    """A character at the cut is not damaged."""
     (tmp_path / "log").write_bytes("äöü€".encode() * 10)
     assert tail(tmp_path / "log", 6) == "ü€"
     assert tail(tmp_path / "none") == ""
@@ -223,6 +223,6 @@ def test_the_recorded_end_is_json(launch: Launcher) -> None:
 
 
 def test_the_clock_counts_since_boot() -> None:
-    """Deadlines and silence are measured on a clock that no change of the date moves."""
+    """Deadlines and silence are measured on a clock that a change of the date does not affect."""
     with Path("/proc/uptime").open() as file:
         assert abs(float(file.read().split()[0]) - boottime()) < 5

@@ -1,4 +1,4 @@
-"""Visible signs of a running attempt's life: real processes, and names of others."""
+"""Signs of life of a running attempt: real processes, and names of others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def seen(
 
 
 def until(met: Callable[[], bool]) -> None:
-    """Waits for what the kernel does in its own time."""
+    """Wait for an effect of the kernel, which takes its own time."""
     for _ in range(3000):
         if met():
             return
@@ -49,7 +49,7 @@ def until(met: Callable[[], bool]) -> None:
 
 
 def an_agent(state: Path) -> process.Process:
-    """An agent of attempt 1 of the run, under its shim."""
+    """Start an agent of attempt 1 of the run, under its shim."""
     return process.start(
         Command(argv=("/bin/sleep", "600"), stdin=b""), directory=state / "runs/r/1", cwd=state, env=dict(os.environ),
         mark=f"r.{uuid4().hex}", deadline_s=0, grace_s=1,
@@ -57,7 +57,7 @@ def an_agent(state: Path) -> process.Process:
 
 
 def a_dead_worker() -> str:
-    """The name of a supervisor that has ended."""
+    """Return the name of a supervisor that has ended."""
     code = "from perdure.host.process import worker_identity; print(worker_identity())"
     return subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
@@ -65,7 +65,7 @@ def a_dead_worker() -> str:
 
 
 def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -> None:
-    """Its process lives: it works, also when its lease is over because it was stopped."""
+    """Its process is alive, so it works, also if its lease is over because the process was stopped."""
     assert seen(tmp_path, a_run(process.worker_identity(), lease_until=0)) is Liveness.ATTENDED
     stopped = subprocess.Popen([sys.executable, "-c", "import perdure.host.process as p; print(p.worker_identity(), flush=True); input()"],
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_live_supervisor_is_believed_whatever_its_lease_says(tmp_path: Path) -
 
 
 def test_nothing_lives_of_a_dead_supervisor_without_an_agent(tmp_path: Path) -> None:
-    """It was killed before its agent began, or with it; its lease, which still runs, does not
+    """It was killed before its agent began, or with it. Its lease, which is still valid, does not
     matter."""
     worker = a_dead_worker()
     assert seen(tmp_path, a_run(worker)) is Liveness.INTERRUPTED
@@ -91,7 +91,7 @@ def test_nothing_lives_of_a_dead_supervisor_without_an_agent(tmp_path: Path) -> 
 
 
 def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
-    """The shim alone was killed: what it leaves behind works on, and the run is not called dead."""
+    """Only the shim was killed. Its agent continues, and the run is not reported as dead."""
     worker, agent = a_dead_worker(), an_agent(tmp_path)
     assert agent.agent_pid is not None and agent.shim is not None
     agent.shim.send(signal.SIGKILL)
@@ -105,7 +105,7 @@ def test_an_agent_lives_without_its_shim(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["pid was given again", "machine was started again"])
 def test_a_supervisor_of_another_time_is_dead(tmp_path: Path, change: str) -> None:
-    """A process with its pid that began at another time is another one; after a reboot none is the
+    """A process with its pid but another start time is another process. After a reboot none is the
     same."""
     host, boot, pid, starttime = process.worker_identity().rsplit(":", 3)
     name = (
@@ -117,7 +117,7 @@ def test_a_supervisor_of_another_time_is_dead(tmp_path: Path, change: str) -> No
 
 
 def test_another_host_is_known_by_its_lease_alone(tmp_path: Path) -> None:
-    """Nothing of it can be seen from here: it works as long as its lease lasts."""
+    """Nothing of it can be seen from here, so it counts as working as long as its lease lasts."""
     run = a_run(ELSEWHERE, host="there")
     assert seen(tmp_path, run, host=HERE) is Liveness.ATTENDED
     assert seen(tmp_path, run, LATER + 1, HERE) is Liveness.INTERRUPTED
@@ -125,8 +125,9 @@ def test_another_host_is_known_by_its_lease_alone(tmp_path: Path) -> None:
 
 @pytest.mark.linux
 def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) -> None:
-    """A supervisor in a pid namespace of its own has pids that are others' here: it is believed as
-    long as its lease lasts, and its agent is known by the lock that its shim holds."""
+    """A supervisor in another pid namespace has pids that belong to other processes here. It counts
+    as working as long as its lease lasts, and its agent is known by the lock that its shim holds.
+    """
     program = (
         "import os, sys; from pathlib import Path; from perdure.host import process; from perdure.model "
         "import Command\nstate = Path(sys.argv[1])\nprocess.start(Command(argv=('/bin/sleep', "
@@ -160,7 +161,7 @@ def test_another_container_is_known_by_its_lease_and_its_lock(tmp_path: Path) ->
 
 
 def test_a_supervisor_that_ended_with_its_run_is_no_dead_one(tmp_path: Path) -> None:
-    """The run came to its end between the first look and the second."""
+    """The run ended between the first look and the second."""
     run = a_run(a_dead_worker())
     assert seen(tmp_path, run, again=replace(run, state=RunState.SUCCEEDED)) is None
     assert (

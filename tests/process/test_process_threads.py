@@ -1,4 +1,4 @@
-"""Several threads of one process at the files of one attempt, and of one machine."""
+"""Several threads of one process use the files of one attempt, and of one machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from perdure.host.process import hold, machine
 
 
 def at_once(count: int, go: Callable[[], object]) -> list[object]:
-    """Return the answers to several threads that begin at the same moment; an error is one answer
-    of them."""
+    """Return the answers to several threads that begin at the same moment; an error counts as an
+    answer."""
     gate, got = threading.Barrier(count), list[object]()
 
     def one() -> None:
@@ -80,8 +80,8 @@ print("all heard")
 
 
 def test_a_process_with_more_descriptors_than_select_knows(tmp_path: Path) -> None:
-    """A server with a thousand connections and agents has descriptors above 1023: a pool's bell, a
-    kept agent and a child that answers questions are heard by them all the same."""
+    """A server with a thousand connections and agents has descriptors above 1023. A pool's bell, a
+    kept agent and a child that answers questions still work with them."""
     done = subprocess.run(
         [sys.executable, "-c", MANY, str(tmp_path)], capture_output=True, text=True, check=False
     )

@@ -41,7 +41,7 @@ def test_a_round_that_fails_is_reported_and_others_follow() -> None:
 
 
 def test_the_pause_is_that_of_the_round() -> None:
-    """A round without a pause is followed by the next one at once; None means the period."""
+    """A round without a pause is followed by the next one at once. None means the usual period."""
     pauses = iter([0.0, 0.0, None])
     reached = threading.Event()
     rounds_made: list[int] = []

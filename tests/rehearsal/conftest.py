@@ -101,7 +101,7 @@ class Agent:
         )
 
     def start(self, rehearsal: Rehearsal, prompt: str) -> subprocess.Popen[bytes]:
-        """The same, left running, with its output thrown away."""
+        """Start it and leave it running, with its output discarded."""
         text = self.scratch / "prompt"
         text.write_text(prompt)
         with text.open("rb") as stdin:
@@ -139,7 +139,7 @@ class Answer:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """The payloads of the server-sent events."""
+        """Return the payloads of the server-sent events."""
         return [
             json.loads(line.removeprefix("data: "))
             for line in self.text.splitlines()
@@ -154,7 +154,7 @@ def ask(
     body: Any = None,
     headers: dict[str, str] | None = None,
 ) -> Answer:
-    """One raw request. Raises http.client.IncompleteRead when the answer is cut."""
+    """Send one raw request. Raises http.client.IncompleteRead when the answer is cut."""
     connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
     try:
         payload = (
@@ -172,7 +172,7 @@ def ask(
 
 
 def claude_body(*turns: str, stream: bool = True, **more: Any) -> dict[str, Any]:
-    """A request of the Messages API in which user and assistant take turns."""
+    """Return a request of the Messages API in which user and assistant take turns."""
     messages = [
         {"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)
     ]
@@ -180,7 +180,7 @@ def claude_body(*turns: str, stream: bool = True, **more: Any) -> dict[str, Any]
 
 
 def codex_body(*turns: str, stream: bool = True, **more: Any) -> dict[str, Any]:
-    """A request of the Responses API in which user and assistant take turns."""
+    """Return a request of the Responses API in which user and assistant take turns."""
     entries = [
         {
             "type": "message",

@@ -1,4 +1,4 @@
-"""The real agent CLIs against the rehearsal."""
+"""The real agent CLIs with the rehearsal."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_usage_arrives_as_scripted(name: str, an_agent: Make):
 
 
 def test_a_failing_service_is_asked_again(name: str, an_agent: Make):
-    """The CLI takes the error for its own service's, tries again by itself and gets the rest of the
+    """The CLI takes the error for one of its service, retries by itself, and gets the rest of the
     reply."""
     agent = an_agent(name)
     with Rehearsal(f"fail {529 if name == 'claude' else 500}\nsay recovered") as rehearsal:
@@ -70,7 +70,7 @@ def test_a_failing_service_is_asked_again(name: str, an_agent: Make):
 
 
 def test_a_usage_limit_ends_the_run(name: str, an_agent: Make):
-    """The CLI takes the limit for its own service's: it fails after one request and names the
+    """The CLI takes the limit for one of its service. It fails after one request and names the
     limit."""
     agent = an_agent(name)
     with Rehearsal("limit 3600\nsay after the limit") as rehearsal:
@@ -90,7 +90,7 @@ def test_a_usage_limit_ends_the_run(name: str, an_agent: Make):
 
 
 def test_a_cut_stream_is_seen_as_such(name: str, an_agent: Make):
-    """The CLI notices that the connection broke in mid-stream and asks again."""
+    """The CLI notices that the connection broke in the middle of a stream, and asks again."""
     agent = an_agent(name)
     with Rehearsal("say half\ncut\n---\nsay whole") as rehearsal:
         assert agent.run(rehearsal, "hello", retries=1).code == 0
@@ -100,8 +100,8 @@ def test_a_cut_stream_is_seen_as_such(name: str, an_agent: Make):
 def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(
     name: str, an_agent: Make
 ):
-    """By history: after SIGKILL in the command and a resume the same reply comes again, then the
-    next."""
+    """By history: after SIGKILL in the command and a resume, the same reply is sent again, then the
+    next one."""
     agent = an_agent(name)
     script = (
         "by history\nrun touch begun; while [ ! -e go ]; do sleep 0.05; done; echo over\n---\nsay "
@@ -122,8 +122,8 @@ def test_killed_in_a_tool_the_script_goes_on_where_the_conversation_stands(
 
 
 def test_killed_in_a_reply_the_reply_is_given_again(name: str, an_agent: Make):
-    """A hang holds the CLI in mid-reply; after the kill and a resume the reply is played
-    through."""
+    """A hang holds the CLI in the middle of a reply. After the kill and a resume the reply is sent
+    completely."""
     agent = an_agent(name)
     with Rehearsal("by history\nsay part one\nhang\nsay part two") as rehearsal:
         process = agent.start(rehearsal, "hello")
@@ -138,7 +138,7 @@ def test_killed_in_a_reply_the_reply_is_given_again(name: str, an_agent: Make):
 
 
 def kept(agent: Agent) -> str:
-    """All conversations that the agent has on disk."""
+    """Return all conversations that the agent has on disk."""
     return "".join(
         path.read_text() for path in Path(agent.scratch / "home" / agent.name).rglob("*.jsonl")
     )

@@ -18,7 +18,7 @@ BASH = [{"type": "function", "function": {"name": "bash"}}]
 
 
 def body(*turns: str, stream: bool = True, **more: Any) -> dict[str, Any]:
-    """A request in which user and assistant take turns."""
+    """Return a request in which user and assistant take turns."""
     messages = [
         {"role": ("user", "assistant")[at % 2], "content": turn} for at, turn in enumerate(turns)
     ]
@@ -37,8 +37,8 @@ def chunks(text: str) -> list[dict[str, Any]]:
 
 
 def test_text_and_tool_are_streamed() -> None:
-    """A reply becomes chunks, with the shell tool that the request offered, the reason of its end
-    and the usage asked for."""
+    """A reply becomes chunks, with the shell tool that the request offered, the finish reason, and
+    the usage that was asked for."""
     with Rehearsal("say I look.\nsay Closely.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         found = chunks(ask(rehearsal, "POST", CHAT, body("hello", tools=BASH)).text)
     deltas = [chunk["choices"][0]["delta"] for chunk in found if chunk["choices"]]
@@ -68,8 +68,8 @@ def test_an_answer_as_one_body_when_not_streamed() -> None:
 
 
 def test_what_reached_the_model_is_recorded() -> None:
-    """Texts, also in parts, calls and results, with the id that joins them; the system's words are
-    left out."""
+    """The record has texts, also in parts, calls and results, with the id that joins them. System
+    messages are left out."""
     call = {
         "id": "c1",
         "type": "function",
@@ -88,7 +88,7 @@ def test_what_reached_the_model_is_recorded() -> None:
 
 
 def test_after_a_kill_in_a_tool_the_reply_is_given_again() -> None:
-    """By history: OpenCode's words for a broken-off tool count as no result."""
+    """By history: OpenCode's text for an interrupted tool does not count as a result."""
     call = {
         "id": "c1",
         "type": "function",
@@ -118,7 +118,7 @@ def test_a_title_is_a_side_request() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 429, 500, 503, 418])
 def test_a_failure_has_the_apis_own_body(status: int) -> None:
-    """Status, message and type stand where a client looks for them."""
+    """Status, message and type are in the fields that a client reads."""
     with Rehearsal(f"fail {status}\nsay after") as rehearsal:
         answer = ask(rehearsal, "POST", CHAT, body("hello"))
         assert (answer.status, bool(answer.json["error"]["message"])) == (status, True)
@@ -126,15 +126,15 @@ def test_a_failure_has_the_apis_own_body(status: int) -> None:
 
 
 def test_a_limit_says_how_long_to_wait() -> None:
-    """The API's only word on the end of a limit is the header."""
+    """Only the header says when a limit ends."""
     with Rehearsal("limit 3600\nsay after") as rehearsal:
         answer = ask(rehearsal, "POST", CHAT, body("hello"))
     assert (answer.status, answer.headers["retry-after"]) == (429, "3600")
 
 
 def test_a_cut_breaks_the_stream_and_a_clean_one_only_the_answer() -> None:
-    """Cut: a broken connection. Clean: the stream ends in good order, without a reason and without
-    the last line."""
+    """Cut: the connection breaks. Clean: the stream ends normally, without a finish reason and
+    without the last line."""
     with Rehearsal("say half of it\ncut\n---\nsay half of it\ncut clean") as rehearsal:
         with pytest.raises(http.client.IncompleteRead) as caught:
             ask(rehearsal, "POST", CHAT, body("hello"))

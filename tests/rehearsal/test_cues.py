@@ -1,4 +1,4 @@
-"""Which reply comes next, without a server."""
+"""The choice of the next reply, without a server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOW = ScriptedConversation((ChatMessage("user", "go"),))
 
 
 def said(cues: Cues, conversation: ScriptedConversation = NOW) -> str:
-    """The next answer in one word."""
+    """Return the next answer as one word."""
     cue = cues.next(conversation)
     if cue.failure:
         return type(cue.failure).__name__.lower()
@@ -29,7 +29,8 @@ def said(cues: Cues, conversation: ScriptedConversation = NOW) -> str:
 
 
 def history(*lines: str) -> ScriptedConversation:
-    """`user TEXT`, `say TEXT`, `run COMMAND` (finished), `killed COMMAND`, `dangling COMMAND`."""
+    """Make a history from `user TEXT`, `say TEXT`, `run COMMAND` (finished), `killed COMMAND`,
+    `dangling COMMAND`."""
     messages: list[ChatMessage] = []
     for at, line in enumerate(lines):
         word, _, text = line.partition(" ")
@@ -44,25 +45,25 @@ def history(*lines: str) -> ScriptedConversation:
 
 
 def test_by_request_each_request_gets_the_next_reply():
-    """The n-th request gets the n-th reply, then always Done., whatever the history says."""
+    """The n-th request gets the n-th reply, then always `Done.`, whatever the history is."""
     cues = Cues(parse("say a\n---\nsay b"))
     assert [said(cues) for _ in range(4)] == ["a", "b", "Done.", "Done."]
 
 
 def test_a_failure_does_not_use_the_reply_up():
-    """After its K failures the reply is given; a limit counts like a failure."""
+    """After its K failures the reply is sent. A limit counts like a failure."""
     cues = Cues(parse("fail 500 x2\nlimit 5\nsay a\n---\nfail 400\n---\nsay c"))
     assert [said(cues) for _ in range(6)] == ["fail", "fail", "limit", "a", "fail", "c"]
 
 
 def test_a_cut_happens_as_often_as_it_says():
-    """A reply with a cut is used up by its last cut."""
+    """The last cut uses up a reply with cuts."""
     cues = Cues(parse("say a\ncut x2\n---\nsay b"))
     assert [said(cues) for _ in range(3)] == ["a cut", "a cut", "b"]
 
 
 def test_by_history_a_hang_happens_once():
-    """The reply whose client was killed in the silence is given again, in full."""
+    """The client was killed in the silence of a reply. The reply is sent again, completely."""
     cues = Cues(parse("by history\nsay a\nhang\nrun b\n---\nsay c"))
     assert said(cues, history("user 1")) == "a hang"
     assert said(cues, history("user 1", "user 2")) == "a b"
@@ -88,8 +89,7 @@ def test_by_history_a_lost_history_starts_over():
 
 
 def test_by_history_a_hole_in_the_history_is_passed_over():
-    """The answer is the reply after the last one in the history, even if an earlier one is missing
-    there."""
+    """The answer is the reply after the last one in the history, even if an earlier one is missing."""
     assert (
         said(Cues(parse("by history\nsay a\n---\nsay b\n---\nsay c")), history("user 1", "say b"))
         == "c"
@@ -97,14 +97,14 @@ def test_by_history_a_hole_in_the_history_is_passed_over():
 
 
 def test_by_history_a_text_cut_short_does_not_count():
-    """Half a text (the CLI kept it at an interrupt) is not the reply, nor a later reply that reads
-    the same."""
+    """An incomplete text, which the CLI kept at an interruption, does not count as the reply, nor
+    as a later reply with the same text."""
     cues = Cues(parse("by history\nsay a long text\n---\nsay a"))
     assert said(cues, history("user 1", "say a", "user 2")) == "a long text"
 
 
 def test_the_first_script_that_matches_answers():
-    """A match looks at what the user said, anywhere in the conversation; each script counts for
+    """A match is searched in all that the user said in the conversation. Each script counts for
     itself."""
     cues = Cues(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
     red, blue = (
@@ -147,9 +147,9 @@ replies = st.lists(
 
 @given(replies, st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=8))
 def test_by_history_survives_any_kills(script: list[ScriptedReply], kills: list[tuple[int, bool]]):
-    """However often a reply is broken off (so many of its marks kept, the last command finished or
-    not), the next one given is always the first that the history does not hold in full, also where
-    replies are alike."""
+    """However often a reply is interrupted (with any number of its marks kept, and the last command
+    finished or not), the next one is always the first that the history does not have completely.
+    That also holds if replies are alike."""
     found: list[tuple[Mark, bool]] = [(("user", ""), False)]
     waiting = list(kills)
     for index, reply in enumerate(script):
@@ -172,7 +172,7 @@ def test_by_history_survives_any_kills(script: list[ScriptedReply], kills: list[
 
 
 def test_disturbances_end_what_is_sent():
-    """Nothing of a reply follows a hang or a cut in the same answer."""
+    """After a hang or a cut nothing more of a reply is sent in the same answer."""
     for word, kind in (("hang", Hang), ("cut", Cut)):
         cue = Cues(parse(f"say a\n{word}\nsay b")).next(NOW)
         assert cue.actions == (Say("a"), kind())

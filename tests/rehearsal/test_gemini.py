@@ -24,7 +24,7 @@ TOOLS = [{"functionDeclarations": [{"name": "run_shell_command"}]}]
 
 
 def body(*turns: str, **more: Any) -> dict[str, Any]:
-    """A request in which user and model take turns."""
+    """Return a request in which user and model take turns."""
     contents = [
         {"role": ("user", "model")[at % 2], "parts": [{"text": turn}]}
         for at, turn in enumerate(turns)
@@ -33,8 +33,8 @@ def body(*turns: str, **more: Any) -> dict[str, Any]:
 
 
 def test_a_reply_is_streamed_as_chunks():
-    """Text comes in pieces, a command as a call of the shell tool, the reason and the usage with
-    the last chunk alone."""
+    """Text comes in pieces, and a command as a call of the shell tool. Only the last chunk has the
+    reason and the usage."""
     with Rehearsal("say I look.\nsay Closely.\nrun ls -l\nusage in=11 out=3 cached=5") as rehearsal:
         events = ask(rehearsal, "POST", STREAM, body("hello")).events
     parts = [part for event in events for part in event["candidates"][0]["content"]["parts"]]
@@ -54,7 +54,7 @@ def test_a_reply_is_streamed_as_chunks():
 
 
 def test_the_same_reply_as_one_body():
-    """Where the path asks for no stream."""
+    """The path does not ask for a stream."""
     with Rehearsal("say a\nrun b") as rehearsal:
         (candidate,) = ask(rehearsal, "POST", WHOLE, body("hello")).json["candidates"]
     assert [
@@ -64,7 +64,7 @@ def test_the_same_reply_as_one_body():
 
 
 def test_a_limit_names_its_end():
-    """In the details of the service and in its sentence."""
+    """The end is in the details of the service and in its sentence."""
     with Rehearsal("limit 90\nsay a") as rehearsal:
         refused = ask(rehearsal, "POST", STREAM, body("hello"))
     error = refused.json["error"]
@@ -80,7 +80,7 @@ def test_a_limit_names_its_end():
     [(400, "INVALID_ARGUMENT"), (401, "UNAUTHENTICATED"), (500, "INTERNAL"), (503, "UNAVAILABLE")],
 )
 def test_failures_have_the_services_own_words(status: int, kind: str):
-    """The status stands in the answer and in its body."""
+    """The status is in the answer and in its body."""
     with Rehearsal(f"fail {status}\nsay a") as rehearsal:
         refused = ask(rehearsal, "POST", STREAM, body("hello"))
     assert (refused.status, refused.json["error"]["code"], refused.json["error"]["status"]) == (
@@ -91,8 +91,8 @@ def test_failures_have_the_services_own_words(status: int, kind: str):
 
 
 def test_what_reached_the_model():
-    """Prompts, answers, calls and results in order, without what the CLI adds by itself; a call
-    without tools is beside it."""
+    """Prompts, answers, calls and results are in order, without the CLI's own additions. A call
+    without tools is not among them."""
     contents = [
         {
             "role": "user",
@@ -150,7 +150,7 @@ def test_what_reached_the_model():
 
 def test_the_real_cli_takes_it_for_its_service(tmp_path: Path):
     """Two turns with a command and a resume: the command runs, the whole history reaches the model,
-    the usage is the script's."""
+    and the usage is the script's."""
     for name in ("home", "work"):
         (tmp_path / name).mkdir()
     script = MODULES / "@google/gemini-cli/bundle/gemini.js"

@@ -57,7 +57,7 @@ def test_the_program_serves_until_it_is_told_to_end(tmp_path: Path):
 def test_a_script_that_cannot_be_read_ends_the_program(
     tmp_path: Path, text: str | None, code: int, complaint: str
 ):
-    """One sentence on stderr, nothing on stdout, an exit code that says whose fault it is."""
+    """One sentence on stderr, nothing on stdout, and an exit code for the kind of error."""
     script = tmp_path / "script"
     if text is not None:
         script.write_text(text)
@@ -85,7 +85,7 @@ def test_codex_can_be_configured_by_arguments_alone(an_agent):
 
 
 def test_the_codex_home_is_valid_toml(tmp_path: Path):
-    """The file names the rehearsal as the only provider and switches off what would look for
+    """The file names the rehearsal as the only provider, and switches off features that would use
     another network."""
     with Rehearsal() as rehearsal:
         rehearsal.write_codex_home(tmp_path / "home")
@@ -101,6 +101,6 @@ def test_an_unknown_agent_is_refused():
 
 
 def test_a_taken_port_is_an_error():
-    """Two rehearsals cannot share a port; the second says so and leaves nothing open."""
+    """Two rehearsals cannot share a port. The second reports it and leaves nothing open."""
     with Rehearsal() as rehearsal, pytest.raises(OSError):
         Rehearsal(port=rehearsal.port).start()

@@ -1,4 +1,4 @@
-"""A strict rehearsal refuses what the real services refuse, with their own sentences."""
+"""A strict rehearsal refuses what the real services refuse, with the same sentences."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ def image(data: str) -> dict[str, Any]:
     ],
 )
 def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> None:
-    """Calls and results in pairs, one after the other; no empty text, no thought without a
-    signature, no image over the limit."""
+    """Calls and results must be in pairs, one after the other. Empty texts, thoughts without a
+    signature, and images over the limit are refused."""
     found = refusal("anthropic", {"messages": messages})
     assert words in found and bool(words) == bool(found)
 
@@ -103,13 +103,14 @@ def test_what_anthropic_refuses(messages: list[dict[str, Any]], words: str) -> N
     ],
 )
 def test_what_the_others_refuse(dialect: str, body: dict[str, Any], words: str) -> None:
-    """One result for each call, behind it; of Gemini nothing is refused."""
+    """Each call must have one result after it. For Gemini nothing is refused."""
     found = refusal(dialect, body)
     assert words in found and bool(words) == bool(found)
 
 
 def test_only_a_strict_one_refuses() -> None:
-    """Status 400 with the service's sentence; without `strict` the same history is answered."""
+    """With `strict` the answer is status 400 with the service's sentence. Without it the same
+    history is answered."""
     body = {"model": "m", "stream": False, "messages": [ASK, CALL, ASK]}
     with Rehearsal("say a", strict=True) as rehearsal:
         refused = ask(rehearsal, "POST", "/v1/messages", body)

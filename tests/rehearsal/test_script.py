@@ -67,14 +67,13 @@ def test_several_scripts_stand_in_one_text():
 
 
 def test_a_script_may_be_empty():
-    """No reply at all is a script that only ever says its last word."""
+    """A script without replies only ever sends its last word."""
     (script,) = parse("# nothing\n")
     assert script.replies == ()
 
 
 def test_the_marks_of_a_reply_are_what_it_leaves_in_a_history():
-    """Lines of one text are joined, commands stand for themselves, everything else leaves no
-    mark."""
+    """The lines of a text are joined, each command is a mark, and other actions have none."""
     (script,) = parse("say a\nslow 1\nsay b\nrun c\nsay d\nusage in=1")
     assert script.replies[0].marks == (("say", "a\nb"), ("run", "c"), ("say", "d"))
 
@@ -103,7 +102,7 @@ def test_the_marks_of_a_reply_are_what_it_leaves_in_a_history():
     ],
 )
 def test_an_error_names_its_line(text: str, complaint: str):
-    """An unreadable line is refused with its number and what was expected there."""
+    """An unreadable line is refused with its number and what was expected."""
     with pytest.raises(ScriptError) as caught:
         parse(text)
     assert str(caught.value).startswith(complaint)
@@ -111,7 +110,7 @@ def test_an_error_names_its_line(text: str, complaint: str):
 
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str):
-    """No input brings anything but scripts or a ScriptError."""
+    """Any input gives scripts or a ScriptError."""
     try:
         assert len(parse(text)) >= 1
     except ScriptError as error:
@@ -120,7 +119,7 @@ def test_any_text_is_read_or_refused(text: str):
 
 @given(st.text(alphabet="ab \t\u2003é", min_size=1), st.integers(1, 20))
 def test_the_pieces_of_a_text_make_the_text(text: str, most: int):
-    """Streaming in pieces loses and adds nothing."""
+    """The pieces of a text are together exactly the text."""
     pieces = Say(text).pieces(most)
     assert "".join(pieces) == text
     assert len(pieces) <= most

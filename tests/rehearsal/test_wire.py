@@ -1,4 +1,4 @@
-"""Both dialects over plain HTTP, and the server's own promises."""
+"""Both dialects over plain HTTP, and the promises of the server."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_openai_uses_the_shell_tool_that_is_offered(tool: str, arguments: dict[s
 
 
 def test_openai_waits_on_for_a_command_that_still_runs():
-    """A shell tool that lost patience is asked to wait on; the script does not advance, and the
+    """A shell tool that stopped waiting is asked to wait on. The script does not advance, and the
     wait is a side request."""
     call = {
         "type": "function_call",
@@ -149,8 +149,8 @@ def test_openai_waits_on_for_a_command_that_still_runs():
 
 
 def test_what_a_cli_adds_by_itself_is_not_in_the_record():
-    """The record holds what was said and done; reminders, environment notes and instructions are
-    stripped."""
+    """The record has what was said and done. Reminders, environment notes and instructions are
+    removed."""
     claude = claude_body()
     claude["messages"] = [
         {
@@ -233,8 +233,7 @@ def test_what_a_cli_adds_by_itself_is_not_in_the_record():
 
 
 def test_side_requests_do_not_advance_the_script():
-    """A title, a summary or a sub-agent gets a harmless text, and stays out of the list of
-    steps."""
+    """A title, a summary or a sub-agent gets a harmless text, which is not in the list of steps."""
     title = claude_body("Write a title", tools=[])
     summary = claude_body(
         "hello",
@@ -255,7 +254,7 @@ def test_side_requests_do_not_advance_the_script():
 
 
 def test_errors_have_the_providers_own_bodies():
-    """fail sends the status K times, with the body that the provider's clients expect, then the
+    """`fail` sends the status K times, with the body that the provider's clients expect, then the
     reply."""
     with Rehearsal("fail 529 x2\nsay a") as rehearsal:
         answers = [ask(rehearsal, "POST", MESSAGES, claude_body("hello")) for _ in range(3)]
@@ -267,7 +266,7 @@ def test_errors_have_the_providers_own_bodies():
 
 
 def test_a_usage_limit_names_its_end():
-    """limit is a 429 with the time at which it ends, in each provider's own place."""
+    """`limit` is a 429 with the time at which it ends, in each provider's own field."""
     with Rehearsal("limit 3600 x2") as rehearsal:
         now = time.time()
         claude = ask(rehearsal, "POST", MESSAGES, claude_body("hello"))
@@ -297,7 +296,8 @@ def test_a_cut_breaks_the_stream(path: str, body: dict[str, Any]):
     ("path", "body"), [(MESSAGES, claude_body("hello")), (RESPONSES, codex_body("hello"))]
 )
 def test_stop_ends_a_hanging_answer(path: str, body: dict[str, Any]):
-    """A client that waits in the silence is let go when the rehearsal stops, and stop returns."""
+    """A client that waits in the silence is disconnected when the rehearsal stops, and stop
+    returns."""
     rehearsal = Rehearsal("say begun\nhang").start()
     heard: list[BaseException] = []
 
@@ -375,8 +375,8 @@ def test_a_reply_is_held(tmp_path: Path, path: str, body: dict[str, Any]):
 
 
 def test_clients_that_vanish_harm_nobody(capfd: pytest.CaptureFixture[str]):
-    """Connections dropped in a request, in a slow and in a hanging answer leave no noise and no
-    waiting thread."""
+    """Connections that are dropped in a request, or in a slow or hanging answer, leave no error
+    output and no waiting thread."""
     with Rehearsal("say a\nhang\n---\nslow 60\nsay many words here\n---\nsay c") as rehearsal:
         for number in (1, 2):
             connection = http.client.HTTPConnection("127.0.0.1", rehearsal.port, timeout=30)
@@ -416,7 +416,8 @@ def test_many_clients_at_once():
 
 
 def test_the_record_is_written_before_the_answer(tmp_path: Path):
-    """Every request stands in the JSON lines file when its answer arrives, side requests marked."""
+    """When an answer arrives, its request is already in the JSON lines file, with side requests
+    marked."""
     record = tmp_path / "record.jsonl"
     with Rehearsal("say a", record=record) as rehearsal:
         ask(rehearsal, "POST", RESPONSES, codex_body("hello", "yes", "go on"), {"session-id": "S"})
@@ -437,7 +438,7 @@ def test_the_record_is_written_before_the_answer(tmp_path: Path):
 
 
 def test_the_small_requests_are_answered():
-    """Reachability probes, the list of models and the token count get what their clients expect."""
+    """Reachability probes, the list of models and the token count get the expected answers."""
     with Rehearsal() as rehearsal:
         assert ask(rehearsal, "HEAD", "/api/hello").status == 200
         assert ask(rehearsal, "GET", "/v1/models").json["data"][0]["id"] == "rehearsal"
@@ -460,14 +461,13 @@ def test_the_small_requests_are_answered():
     ],
 )
 def test_strange_requests_are_answered(path: str, body: Any, status: int):
-    """Bodies that are no JSON object, unknown paths and missing parts never bring the server
-    down."""
+    """Bodies that are not JSON objects, unknown paths and missing parts do not stop the server."""
     with Rehearsal() as rehearsal:
         assert ask(rehearsal, "POST", path, body).status == status
 
 
 def test_a_conversation_that_no_script_matches_is_refused():
-    """The client gets a clear error instead of a stranger's reply."""
+    """The client gets a clear error instead of another script's reply."""
     with Rehearsal("match red\nsay r") as rehearsal:
         answer = ask(rehearsal, "POST", MESSAGES, claude_body("blue"))
         assert answer.status == 400
@@ -476,7 +476,7 @@ def test_a_conversation_that_no_script_matches_is_refused():
 
 
 def test_waiting_in_vain_says_what_came():
-    """wait_for raises after its time and tells how many requests there were."""
+    """After its timeout wait_for raises an error with the number of requests."""
     with Rehearsal() as rehearsal:
         ask(rehearsal, "POST", MESSAGES, claude_body("hello"))
         assert rehearsal.wait_for(1).prompts == ["hello"]

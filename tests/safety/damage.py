@@ -1,9 +1,9 @@
-"""Damage that an agent can do to others through a git directory that it shares with them, without running
-anything in their name.
+"""Damage that an agent can do to others through a shared git directory, without running a program
+in their name.
 
-Each attack is done by mallory in her own workdir, with plain git and her ordinary rights; bob has a
-workdir of the same repository. `succeeded` looks at bob's side, or at what perdure makes for the
-next agent.
+Mallory makes each attack in her own workdir, with plain git and her ordinary rights. Bob has a
+workdir of the same repository. `succeeded` checks Bob's side, or what perdure makes for the next
+agent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scene:
     hers: Workspace
     his: Workspace
     common: Path
-    """The git directory that mallory's workdir stands on."""
+    """Return the git directory that Mallory's workdir uses."""
     tip: str
     loose: str
 
@@ -60,8 +60,8 @@ class Scene:
         )
 
     def next_one(self, base: str = "") -> str:
-        """The README that the next agent finds in the workdir that perdure makes for it; empty if
-        perdure cannot."""
+        """Return the README that the next agent finds in the workdir that perdure makes for it;
+        empty if perdure cannot."""
         try:
             other = self.yard.plan(self.backend, agent="carol", branch="carol", base=base)
             self.yard.workspaces.prepare(other, "carol")
@@ -183,8 +183,8 @@ def _gc_settings(scene: Scene) -> None:
 
 
 def _outlives_perdure(scene: Scene) -> bool:
-    """Whether Bob's commit on no branch still exists after perdure has prepared and saved Bob's
-    workdir and Mallory's, and has made another one."""
+    """Return whether Bob's commit on no branch still exists after perdure has prepared and saved
+    Bob's workdir and Mallory's, and has made another one."""
     for workspace in (scene.his, scene.hers):
         scene.yard.workspaces.prepare(workspace, "x")
         scene.yard.workspaces.state(workspace)

@@ -93,7 +93,7 @@ class Turn(http.server.BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent."""
+        """Write no log."""
 
 
 @contextlib.contextmanager
@@ -111,7 +111,7 @@ def serving(
 
 
 def make_served_yard(top: Path) -> Yard:
-    """A yard whose repository is served as owner/repo."""
+    """Make a yard whose repository is served as owner/repo."""
     yard = make_yard(top)
     (yard.top / "served/owner").mkdir(parents=True)
     yard.git("clone", "-q", "--bare", str(yard.repo), str(yard.top / "served/owner/repo"))

@@ -1,5 +1,5 @@
-"""Which git commands perdure runs at all: the options that execute belong to commands that are not
-among them."""
+"""The git commands that perdure runs. The commands whose options can run programs are not among
+them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ OWN = {
     ("index.py", "add"),
     ("transport.py", "ls-remote"),
 }
-"""Only with a git directory of perdure's own, which no configuration of others reaches, and whose
-attributes turn every filter off; the demonstration's repository is its own from the first file on;
-the credential helpers are the user's, and are asked where there
-is no repository; a server is asked from a scratch directory of perdure's, with the program on its
-side named."""
+"""Commands that use only a git directory of perdure's own. No configuration of others applies to
+it, and its attributes turn every filter off. The demonstration's repository is perdure's own from
+its first file. The credential helpers are the user's, and are asked outside of a repository. A
+server is asked from a scratch directory of perdure's, with the program on its side named."""
 
 
 def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
-    """No push, clone, archive, log, stash, gc, submodule ... stands in the sources: their options
-    and drivers cannot be reached."""
+    """The sources have no push, clone, archive, log, stash, gc or submodule, so their options and
+    drivers cannot be reached."""
     called = {(file.name, name) for file in SOURCES for name in re.findall(_CALL, file.read_text())}
     assert {"fetch", "worktree", "read-tree", "rev-parse"} <= {name for _, name in called}
     assert {(file, name) for file, name in called if name in DANGEROUS} == OWN
@@ -45,7 +44,7 @@ def test_no_command_that_runs_what_a_repository_says_is_called() -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated"])
 def test_every_operand_stands_behind_its_guard(tmp_path: Path, backend: str) -> None:
-    """In all calls of a workdir's life, paths, addresses and names from outside come after `--` or
+    """In all calls for a workdir, paths, addresses and names from outside come after `--` or
     --end-of-options."""
     yard = make_yard(tmp_path)
     real, place, log = shutil.which("git"), tmp_path / "bin", tmp_path / "calls"

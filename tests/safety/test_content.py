@@ -1,5 +1,5 @@
-"""Content that a server may send: faulty paths are refused before they are in the cache, faults of
-honest old history are accepted."""
+"""Content that a server may send: invalid paths are refused before they are in the cache, and
+errors of honest old history are accepted."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def serve(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
-    """Puts a commit with a tree of these (mode, name, content) on main, as no honest git would make
-    it."""
+    """Put a commit with a tree of these (mode, name, content) on main, which honest git would not
+    make."""
     tree = b""
     for mode, name, content in entries:
         oid = (
@@ -69,8 +69,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("entries", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_tree_that_attacks_is_refused(yard: Yard, entries: list[tuple[str, str, str]]) -> None:
-    """The fetch fails, no workdir is made, and when the server is honest again the same call
-    works."""
+    """The fetch fails and no workdir is made. When the server is honest again, the same call works."""
     honest = yard.git("rev-parse", "main")
     serve(yard, entries)
     bad = yard.git("rev-parse", "main")
@@ -85,7 +84,7 @@ def test_a_tree_that_attacks_is_refused(yard: Yard, entries: list[tuple[str, str
 
 
 def test_a_padded_mode_of_old_history_is_let_in(yard: Yard) -> None:
-    """pallets/flask has such trees; refusing them would refuse the repository."""
+    """pallets/flask has such trees. Refusing them would refuse the repository."""
     serve(yard, [("040000", "dir", "")])
     assert (
         "zeroPaddedFilemode"
@@ -98,8 +97,7 @@ def test_a_padded_mode_of_old_history_is_let_in(yard: Yard) -> None:
 
 
 def test_submodules_are_left_alone(yard: Yard) -> None:
-    """A repository with submodules gets its workdir; nothing of the submodules is fetched or
-    run."""
+    """A repository with submodules gets its workdir. Nothing of the submodules is fetched or run."""
     (yard.repo / ".gitmodules").write_text(
         '[submodule "sub"]\n\tpath = sub\n\turl = https://forge.invalid/sub\n'
     )
@@ -137,8 +135,8 @@ def test_a_renamed_branch_of_the_origin_does_not_stop_the_cache(yard: Yard) -> N
     ],
 )
 def test_faults_of_dates_and_authors_are_let_in(yard: Yard, who: str) -> None:
-    """Commits that old tools made badly are what honest repositories have; git's check names them,
-    and the workdir is made."""
+    """Honest repositories have invalid commits that old tools made. git's check names them, and the
+    workdir is made."""
     parent, tree = yard.git("rev-parse", "HEAD"), yard.git("rev-parse", "HEAD^{tree}")
     text = f"tree {tree}\nparent {parent}\nauthor {who}\ncommitter C <c@d> 1 +0000\n\nold\n"
     yard.git("update-ref", "refs/heads/main", write(yard, "commit", text.encode()))
@@ -189,8 +187,8 @@ def test_an_origin_with_an_unborn_head_is_no_empty_repository(yard: Yard) -> Non
 
 
 def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None:
-    """`-D`, `$(id)`, line separators, bytes that are no text, Foo beside foo: the workdir is made,
-    and its git knows them all."""
+    """`-D`, `$(id)`, line separators, bytes that are not text, and Foo beside foo are allowed. The
+    workdir is made, and its git knows all branches."""
     oid = yard.git("rev-parse", "main")
     strange = [
         "-D",
@@ -220,7 +218,7 @@ def test_strange_names_of_an_origins_branches_are_only_names(yard: Yard) -> None
 
 
 def test_a_renamed_branch_would_stop_a_cache_that_is_not_pruned(yard: Yard) -> None:
-    """The trap is real: plain git without --prune fails for ever after `foo` became `foo/bar`."""
+    """The problem is real: plain git without --prune always fails after `foo` became `foo/bar`."""
     far = yard.top / "far"
     yard.git("branch", "foo")
     yard.git("clone", "-q", str(yard.repo), str(far))

@@ -20,7 +20,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
 
 @pytest.fixture
 def serves(tmp_path: Path) -> Iterator[Callable[..., Serving]]:
-    """Makes one that is not started yet; whatever still runs is ended afterwards."""
+    """Make a server that is not started yet. It is ended afterwards if it still runs."""
     made: list[Serving] = []
 
     def make(config: str = SOURCES, **environ: str) -> Serving:

@@ -1,10 +1,9 @@
 """`python -m tests.web.kills N [DIRECTORY]`: `perdure serve` is killed N times by SIGKILL at random
 moments while webhooks come in.
 
-Senders send numbered deliveries, each again until it is acknowledged, as a person does who presses
-"redeliver". After each kill the server is started again on what the last one left. At the end every
-acknowledged delivery must stand in the inbox, exactly once, with the number that it was
-acknowledged under.
+Senders send numbered deliveries and repeat each until it is acknowledged, as a person does with
+"redeliver". After each kill the server is started again on the same data. At the end every
+acknowledged delivery must be in the inbox exactly once, with the number that was acknowledged.
 """
 
 from __future__ import annotations
@@ -33,15 +32,16 @@ class Found:
     sent: int = 0
     acknowledged: int = 0
     unknown: int = 0
-    """Sent, and killed before the answer: kept or not, and sent again."""
+    """Deliveries that were sent and had no answer because of a kill. They may or may not have been
+    kept, and are sent again."""
     lost: list[int] = field(default_factory=list)
     twice: list[int] = field(default_factory=list)
     moved: list[int] = field(default_factory=list)
-    """Acknowledged twice under different numbers."""
+    """Deliveries that were acknowledged twice with different numbers."""
 
 
 def campaign(serving: Serving, kills: int, seed: int) -> Found:
-    """Kills and counts. The server is stopped in good order at the end."""
+    """Kill and count. The server is stopped properly at the end."""
     chance = random.Random(seed)
     found, acknowledged, turn = Found(kills), {}, threading.Lock()
     over = threading.Event()
@@ -106,8 +106,8 @@ def campaign(serving: Serving, kills: int, seed: int) -> Found:
 
 
 def storm(serving: Serving, deliveries: int, times: int, seed: int) -> tuple[int, int]:
-    """Sends each of so many deliveries so often, out of order, by several senders: how many there
-    are then, and how often they came."""
+    """Send each delivery this often, out of order, by several senders. Return how many deliveries
+    there are then, and how often they came."""
     serving.start()
     wishes = [number for number in range(1, deliveries + 1) for _ in range(times)]
     random.Random(seed).shuffle(wishes)

@@ -1,4 +1,4 @@
-"""One who listens to the stream of events of a real `perdure serve`."""
+"""A listener to the event stream of a real `perdure serve`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stream:
         return self._events
 
     def until(self, kind: str, run: str = "") -> list[tuple[int, dict[str, Any]]]:
-        """All that comes up to the next record of a kind."""
+        """Return all records up to the next one of a kind."""
         found = []
         for number, record in self._events:
             found.append((number, record))

@@ -1,5 +1,5 @@
-"""A `perdure serve` with `run_as`, on a machine in miniature: what root set up, and what agents
-may have."""
+"""A `perdure serve` with `run_as`, on a machine in miniature: the files of root, and the files that
+agents may use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.patience import PATIENCE_S
 from tests.web.serving import Serving
 
 USER, GROUP = 61234, 61236
-"""No account of any machine: the system has no entry of them."""
+"""A user id and a group id without an account on any machine."""
 
 
 def visible() -> list[str]:
@@ -49,7 +49,7 @@ def visible() -> list[str]:
 
 
 class Separated(Serving):
-    """The service. `agents` is the home of the account of the agents."""
+    """The service. `agents` is the home of the agents' account."""
 
     def __init__(self, directory: Path, config: str, **environ: str) -> None:
         directory.chmod(0o755)
@@ -75,7 +75,7 @@ class Separated(Serving):
             os.chown(path, USER, USER)
 
     def perdure(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command that root gives, as an administrator would."""
+        """Run a command as root, as an administrator would."""
         return subprocess.run(
             [*self.inside, sys.executable, "-m", "perdure", *words],
             cwd=self.home,
@@ -92,7 +92,7 @@ class Separated(Serving):
         return found
 
     def processes(self) -> Iterator[int]:
-        """All processes of the agents' user: perdure, shims, agents and what they started."""
+        """Return all processes of the agents' user: perdure, shims, agents and their children."""
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 status = (entry / "status").read_text()
@@ -102,7 +102,7 @@ class Separated(Serving):
                 yield int(entry.name)
 
     def kill_all(self) -> None:
-        """A power cut: everything dies at once."""
+        """Kill everything at once, as a power cut does."""
         self.kill()
         while alive := list(self.processes()):
             for pid in alive:

@@ -1,4 +1,4 @@
-"""A real `perdure serve` in a process of its own, in a scratch home, and those who send to it."""
+"""A real `perdure serve` as a process, in a scratch home, and clients that send to it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ EVENTS = {
 
 
 class Serving:
-    """One `perdure serve`. `start` again after `kill` goes on in the same home."""
+    """One `perdure serve`. `start` after `kill` continues in the same home."""
 
     def __init__(self, home: Path, config: str = SOURCES, **environ: str) -> None:
         self.home = home
@@ -66,12 +66,12 @@ class Serving:
         }  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.inside: list[str] = []
-        """The command that starts it, such as one that makes another user of it; empty: none."""
+        """A command that starts it, for example as another user; empty for none."""
         self.port = 0
         self.tokens = 0
 
     def start(self, *words: str) -> Serving:
-        """Returns when it listens."""
+        """Start it. Return when it listens."""
         log = self.home / "log"
         seen = log.stat().st_size if log.exists() else 0
         with log.open("ab") as out:
@@ -100,7 +100,7 @@ class Serving:
         return (self.home / "log").read_text()
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ends it, and returns its exit code."""
+        """End it, and return its exit code."""
         if self.process is None:
             return 0
         with contextlib.suppress(ProcessLookupError):
@@ -119,7 +119,7 @@ class Serving:
         )  # fmt: skip
 
     def token(self, scope: str = "admin") -> str:
-        """The secret of a new token; made while it serves or before."""
+        """Return the secret of a new token, which is made while it serves or before."""
         self.tokens += 1
         done = self.perdure("token", "new", f"{scope}-{self.tokens}", "--scope", scope)
         assert done.returncode == 0, done.stderr
@@ -128,7 +128,7 @@ class Serving:
     def ask(
         self, method: str, path: str, token: str = "", body: object = None, **headers: str
     ) -> tuple[int, dict[str, Any]]:
-        """One request to the API: status and JSON."""
+        """Send one request to the API. Return status and JSON."""
         sent = b"" if body is None else json.dumps(body).encode()
         given = {} if body is None else {"content-type": "application/json"}
         given |= {"authorization": f"Bearer {token}"} if token else {}
@@ -145,7 +145,7 @@ class Serving:
     def send(
         self, path: str, body: bytes, headers: dict[str, str], method: str = "POST"
     ) -> tuple[int, dict[str, Any]]:
-        """One request on a connection of its own: status and JSON."""
+        """Send one request on a new connection. Return status and JSON."""
         with contextlib.closing(
             http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         ) as connection:
@@ -156,7 +156,7 @@ class Serving:
     def deliver(
         self, source: str, *, id: str = "", number: int = 0, **change: str
     ) -> tuple[int, dict[str, Any]]:
-        """A recorded comment, as its forge sends it; a `number` makes it another one."""
+        """Send a recorded comment, as its forge does. Another `number` makes it another comment."""
         forge, event, name, secret = EVENTS[source]
         directory = "gitea" if forge is Forge.FORGEJO else forge.value
         body = (
@@ -170,7 +170,7 @@ class Serving:
 
     @contextlib.contextmanager
     def raw(self) -> Iterator[socket.socket]:
-        """A raw connection, for requests that violate HTTP."""
+        """Open a raw connection, for requests that violate HTTP."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as connection:
             yield connection
 
@@ -181,8 +181,8 @@ class Serving:
 
 
 def answered(connection: socket.socket) -> bytes:
-    """All that comes until the other side has closed. A reset ends it too: what was sent and never
-    read is thrown away so."""
+    """Return everything that arrives until the other side has closed. A reset also ends it and
+    discards unread data."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while data := connection.recv(65536):

@@ -1,9 +1,10 @@
-"""A program that an agent runs in the tests: looks in the other processes of this machine, and in
-files, for words that begin as given.
+"""A program that an agent runs in the tests. It searches the other processes of this machine, and
+files, for words with a given beginning.
 
-`python3 spy.py REPORT SPARED WORD [FILE ...]` writes what it found to REPORT as JSON, a line for
-each place. SPARED: ids of processes that hold the words for the test's own sake, separated by
-commas. WORD comes in two halves with a `+` between, so that no copy of the command line holds it.
+`python3 spy.py REPORT SPARED WORD [FILE ...]` writes its findings to REPORT as JSON, a line for
+each place. SPARED: ids of processes that have the words for the test's own purpose, separated by
+commas. WORD is given in two halves with a `+` between them, so that no copy of the command line has
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ CHUNK = 1 << 22
 
 
 def places(process: Path) -> Iterator[tuple[str, bytes]]:
-    """The parts of a process that may hold a secret, as far as this one may read them."""
+    """Return the parts of a process that may contain a secret, as far as this process may read
+    them."""
     for name in ("environ", "cmdline"):
         yield name, read(process / name)
     for fd in listed(process / "fd"):
@@ -94,7 +96,7 @@ def main() -> None:
 
 
 def regained() -> bool:
-    """Whether it can take the group of a process of perdure that is above it."""
+    """Return whether it can get the group of a process of perdure above it."""
     above = os.getppid()
     while above > 1:
         status = (Path("/proc") / str(above) / "status").read_text()

@@ -1,5 +1,5 @@
-"""One run through five doors (forge, API, dashboard, library, command line): each change of its
-state names who did it, and a changed line is found."""
+"""One run, used through the forge, the API, the dashboard, the library and the command line. Each
+change of its state names the person who made it, and a changed line is found."""
 
 from __future__ import annotations
 

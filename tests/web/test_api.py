@@ -61,14 +61,15 @@ def fetched(serving: Serving, path: str, token: str) -> tuple[int, dict[str, str
 
 
 def fits(answer: dict[str, Any], shape: str) -> dict[str, Any]:
-    """The answer, which has all fields of its shape and no other."""
+    """Return the answer, after checking that it has exactly the fields of its shape."""
     msgspec.convert(answer, shapes.named(shape))
     return answer
 
 
 def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]) -> None:
-    """Submitted, followed, updated, forked, taken back, reset, brought back and removed by the API
-    alone, on the real agent; every answer fits the document and is what the command line prints."""
+    """A run is submitted, followed, updated, forked, taken back, reset, restored and removed only
+    by the API, on the real agent. Every answer matches the document and the output of the command
+    line."""
     one, serving = machine(
         "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt\n---\nsay "
         "Two.\n---\nsay Forked.\n"
@@ -206,9 +207,8 @@ def test_a_task_from_its_submission_to_its_end(machine: Callable[[str], Machine]
 
 
 def test_a_retry_changes_the_run(machine: Callable[[str], Machine]) -> None:
-    """A retry sets policy, limits and further attempts, which hold from then on and are in the
-    journal; limits above those of the service take an admin, and what cannot be meant is
-    refused."""
+    """A retry sets policy, limits and further attempts, which are valid from then on and are in the
+    journal. Limits above those of the service need an admin. Impossible values are refused."""
     one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
     serving.start("--jobs", "1")
     token = serving.token("admin")
@@ -246,8 +246,8 @@ def test_a_retry_changes_the_run(machine: Callable[[str], Machine]) -> None:
 
 
 def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine]) -> None:
-    """A stop ends the agent in good order, a retry goes on in the same conversation; what cannot be
-    meant is a conflict with a hint."""
+    """A stop ends the agent properly, and a retry continues the same conversation. An impossible
+    request is a conflict with a hint."""
     one, serving = machine("slow 600\nsay Never.\n---\nsay Done.\n")
     serving.start("--jobs", "1")
     token = serving.token("admin")
@@ -281,8 +281,8 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
 
 
 def test_an_agent_is_answered_by_the_api(machine: Callable[[str], Machine], tmp_path: Path) -> None:
-    """A question and a call are listed, answered and refused by the API; only an admin allows a
-    call, and the pool goes on with the run at once."""
+    """A question and a call are listed, answered and refused by the API. Only an admin may allow a
+    call. The pool continues the run at once."""
     asked = {"question": "Which port?", "header": "Port", "multiSelect": False}
     asked["options"] = [{"label": each, "description": each} for each in ("80", "443")]
     file = tmp_path / "outside.txt"
@@ -318,8 +318,8 @@ def test_an_agent_is_answered_by_the_api(machine: Callable[[str], Machine], tmp_
 
 
 def test_each_verb_needs_its_scope(serving: Serving) -> None:
-    """Without a token each is refused; so is a token that does not reach, before anything is looked
-    at, and one that does is not."""
+    """A request without a token, or with an insufficient one, is refused before anything is read. A
+    request with a sufficient token is not."""
     tokens = {scope: serving.token(scope.value) for scope in TokenScope}
     order = list(TokenScope)
     for verb in VERBS:
@@ -413,8 +413,8 @@ def test_bad_bodies(serving: Serving, body: bytes, status: int, says: str) -> No
 
 
 def test_a_body_that_is_too_large(serving: Serving) -> None:
-    """By its length it is refused before it is sent, and without a length as soon as it is longer
-    than 4 MiB."""
+    """A body with a length is refused before it is sent, and one without a length as soon as it
+    exceeds 4 MiB."""
     head = f"POST /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {serving.token('admin')}\r\n".encode()
     head += b"Content-Type: application/json\r\n"
     with serving.raw() as connection:
@@ -430,8 +430,7 @@ def test_a_body_that_is_too_large(serving: Serving) -> None:
 
 
 def test_nothing_changes_by_a_get(serving: Serving) -> None:
-    """Every address that changes something takes no GET, and every verb that is a GET needs no more
-    than `read`."""
+    """No address that changes something accepts GET. Every verb with GET needs only `read`."""
     token = serving.token("admin")
     reading = {verb.path for verb in VERBS if verb.method == "GET"}
     for verb in VERBS:

@@ -1,5 +1,5 @@
-"""A real `perdure serve` under requests that no forge, browser or program would send: refused in
-words or hung up on, never a fault."""
+"""A real `perdure serve` gets requests that no forge, browser or program would send. Each is
+refused with a sentence or disconnected, and never causes an internal error."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def test_crafted_requests(serving: Serving, attack: str) -> None:
 
 
 def test_requests_of_any_shape(serving: Serving) -> None:
-    """Methods, addresses, headers and bodies by chance, most of them nearly right: none is answered
-    with a fault of the server."""
+    """Random methods, addresses, headers and bodies, most of them nearly valid. None is answered
+    with an internal error."""
     chance = random.Random(17)
     body = payloads.raw("github", "push")
     good = payloads.headers(Forge.GITHUB, "push", body)
@@ -145,8 +145,8 @@ PRIVATE = {
 def test_tasks_in_the_private_network(
     serves: Callable[..., Serving], agents: dict[str, Path]
 ) -> None:
-    """A task whose repository lies where the configuration names no server is refused before it is
-    stored, an admin's too."""
+    """A task is refused before it is stored if its repository is on a server of the private network
+    that the configuration does not name. That also holds for an admin."""
     serving = serves(PERDURE_CLAUDE=str(agents["claude"])).start()
     for token in (serving.token("dispatch"), serving.token("admin")):
         for repo, says in PRIVATE.items():

@@ -1,4 +1,4 @@
-"""Limits of the server itself: slow senders, the data held at once, a store that fails, and one bad
+"""Limits of the server: slow senders, the data in memory at once, a failing store, and one bad
 delivery among many."""
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 @pytest.fixture
 def start(store: SqlStore) -> Iterator[Start]:
-    """Starts a server in this process, and gives its port."""
+    """Start a server in this process, and return its port."""
     with ExitStack() as stack:
 
         def begin(
@@ -101,15 +101,14 @@ def post(port: int, number: int = 0) -> tuple[int, dict[str, object]]:
 
 @pytest.mark.parametrize("first", [b"", b"POST /webhooks/hub HTTP/1.1\r\nHost: local"])
 def test_a_slow_head(start: Start, first: bytes) -> None:
-    """A client that says nothing, or does not finish a request's head, is disconnected."""
+    """A client that sends nothing, or does not finish a request's head, is disconnected."""
     with socket.create_connection(("127.0.0.1", start(head_s=0.2)), timeout=90) as connection:
         connection.sendall(first)
         assert answered(connection) == b""
 
 
 def test_a_slow_head_after_a_request(start: Start) -> None:
-    """Also who was answered before, and then does not come to the end of the next head, is hung up
-    on."""
+    """A client that got an answer, and then does not finish its next head, is also disconnected."""
     sockets = bound("127.0.0.1", 0)
     for each in sockets:
         each.listen()
@@ -123,8 +122,8 @@ def test_a_slow_head_after_a_request(start: Start) -> None:
 
 
 def test_a_slow_body(start: Start) -> None:
-    """A body that does not come to its end is answered with 408 and hung up on, and nothing is held
-    of it."""
+    """An incomplete body is answered with 408, its sender is disconnected, and nothing of it is
+    kept."""
     port = start(body_s=0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=90) as connection:
         connection.sendall(
@@ -135,7 +134,7 @@ def test_a_slow_body(start: Start) -> None:
 
 
 def test_a_slow_form(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown sender of a form cannot hold a connection with one that does not end."""
+    """An unknown sender cannot hold a connection with a form that does not end."""
     monkeypatch.setattr(verbs, "BODY_S", 0.2)
     with socket.create_connection(("127.0.0.1", start()), timeout=90) as connection:
         connection.sendall(
@@ -156,7 +155,7 @@ async def endless(request: Request) -> Response:
 def listeners(
     stack: ExitStack, port: int, count: int, source: str = "127.0.0.1"
 ) -> list[socket.socket]:
-    """Connections from an address that are being answered without end."""
+    """Open connections from an address whose answers do not end."""
     found = []
     for _ in range(count):
         each = stack.enter_context(
@@ -169,8 +168,9 @@ def listeners(
 
 
 def test_more_connections_than_that(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound new connections are closed at once where all others are being answered, and
-    those go on; one that waits for its next request makes room."""
+    """When the limit is reached and all connections are being answered, new ones are closed at
+    once, and the others continue. A connection that waits for its next request is closed to make
+    room."""
     monkeypatch.setattr(listening, "CONNECTIONS_MOST", 2)
     port = start(routes=[Route("/static/endless", endless)])
     with ExitStack() as stack:
@@ -201,7 +201,7 @@ def test_one_address_does_not_take_every_place(
 
 
 def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
-    """The status, and the cookie that a browser is given."""
+    """Sign in. Return the status, and the browser's cookie."""
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
         said = {"content-type": "application/x-www-form-urlencoded"} | {
             name.replace("_", "-"): each for name, each in headers.items()
@@ -213,8 +213,8 @@ def sign_in(port: int, token: str, **headers: str) -> tuple[int, str]:
 
 
 def test_the_cookie_behind_a_proxy_with_tls(start: Start, store: SqlStore) -> None:
-    """A browser that uses https gets a cookie that is sent only over https. A trusted proxy or the
-    public address tells perdure about https."""
+    """A browser with https gets a cookie that is sent only over https. A trusted proxy, or the
+    public address, tells perdure that https is used."""
     secret, sha256 = new_token()
     store.add_token(Token(name="me", scope=TokenScope.READ, created=0), sha256)
     plain, public = start(), start(public_url="https://perdure.example.com")
@@ -232,7 +232,7 @@ def test_the_cookie_behind_a_proxy_with_tls(start: Start, store: SqlStore) -> No
 
 def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -> None:
     """Wrong tokens are counted by the address that a trusted proxy names, and not by the proxy's
-    own."""
+    own address."""
     port = start(proxies=["127.0.0.1"])
     codes = [
         sign_in(port, f"wrong-{number}", x_forwarded_for="198.51.100.7, 203.0.113.9")[0]
@@ -261,13 +261,13 @@ def test_people_behind_one_proxy_are_told_apart(start: Start, store: SqlStore) -
     ],
 )
 def test_the_address_behind_proxies(peer: str, forwarded: str, client: str) -> None:
-    """The address of the sender is the nearest one that is no trusted proxy. Anybody can make up
-    the addresses before it."""
+    """The sender's address is the nearest one that is not a trusted proxy. Anyone can invent the
+    addresses before it."""
     assert Proxies(["10.0.0.0/24"]).client(peer, forwarded) == client
 
 
 def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More bytes of bodies than the bound are not held: the sender is asked to come again, and then
+    """More bytes of bodies than the limit are not accepted: the sender is asked to retry. Later
     there is room again."""
     monkeypatch.setattr(webhooks, "HELD_MOST", 10)
     port = start()
@@ -278,8 +278,8 @@ def test_too_much_at_once(start: Start, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
-    """A delivery that could not be kept is not acknowledged: 503, and the same delivery sent again
-    is kept."""
+    """A delivery that could not be stored is answered with 503 and not acknowledged. When it is
+    sent again, it is stored."""
     failing = True
 
     def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:
@@ -296,8 +296,8 @@ def test_a_store_that_fails(start: Start, store: SqlStore) -> None:
 
 
 def test_not_ready(start: Start) -> None:
-    """/readyz is 503 with why, /healthz 200 as long as the process answers, and deliveries are kept
-    all the same."""
+    """/readyz is 503 with the reason. /healthz is 200 as long as the process answers. Deliveries
+    are still stored."""
     port = start(problems=["The disk is nearly full"])
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=90)) as connection:
         connection.request("GET", "/readyz")
@@ -312,7 +312,7 @@ def test_not_ready(start: Start) -> None:
 
 
 def test_health_beside_slow_requests(start: Start) -> None:
-    """However many requests wait in threads: health, readiness and webhooks are answered."""
+    """However many requests wait in threads, health, readiness and webhooks are answered."""
     gate, waiting = threading.Event(), list[int]()
 
     def wait() -> None:
@@ -342,8 +342,8 @@ def test_health_beside_slow_requests(start: Start) -> None:
 
 
 def test_one_bad_among_many(store: SqlStore) -> None:
-    """One delivery that cannot be kept does not take the others of its transaction with it; what
-    waited together was written together."""
+    """One delivery that cannot be stored does not affect the others of its transaction. Deliveries
+    that waited together are stored together."""
     batches: list[int] = []
 
     def accept(arrived: Sequence[Arrived]) -> Sequence[Accepted]:
@@ -395,7 +395,7 @@ def _arrived(body: str) -> Arrived:
     ],
 )
 def test_addresses(text: str, found: tuple[str, int]) -> None:
-    """HOST:PORT, with brackets around IPv6."""
+    """HOST:PORT is accepted, with brackets around IPv6."""
     assert address(text) == found
 
 
@@ -409,7 +409,7 @@ def test_no_addresses(text: str) -> None:
 
 
 def test_what_is_public() -> None:
-    """A socket on loopback is not public, one on all addresses is."""
+    """A socket on loopback is not public; one on all addresses is."""
     for host, public in (("127.0.0.1", False), ("0.0.0.0", True)):
         sockets = bound(host, 0)
         try:

@@ -1,5 +1,5 @@
 """Before a delivery becomes work, the forge is asked for the current state, and whether the author
-of the delivery may have an agent work there."""
+of the delivery may start an agent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def event(
     name: str,
     change: Callable[[Any], None] = lambda body: None,
 ) -> bytes:
-    """A webhook of a real Gitea, about an issue of the small one as it stands when it is sent."""
+    """Return a webhook of a real Gitea, about an issue of the small forge in its current state."""
 
     def changed(body: Any) -> None:
         body["repository"]["full_name"] = NAME
@@ -95,13 +95,12 @@ def send(serving: Serving, event: str, body: bytes, id: str) -> None:
 
 
 def told(serving: Serving) -> dict[str, tuple[DeliveryState, str]]:
-    """Return the deliveries that came by webhook; those that perdure found itself have ids of its
-    own."""
+    """Return the deliveries that came by webhook. Those that perdure found itself have other ids."""
     return {each.id: (each.state, each.reason) for each in serving.inbox() if ":" not in each.id}
 
 
 def runs(serving: Serving) -> dict[str, str]:
-    """The prompts of all runs, by their issue."""
+    """Return the prompts of all runs, by their issue."""
     with contextlib.closing(stores.open(serving.state / "perdure.db", read_only=True)) as store:
         specs = [store.get(row.id).spec for row in store.find()]
     return {spec.labels["issue"]: spec.prompt for spec in specs}
@@ -153,8 +152,8 @@ def test_who_may_have_an_agent_at_work(forge: SmallForge, serving: Serving) -> N
 
 
 def test_what_a_forge_that_fails_costs(forge: SmallForge, serving: Serving) -> None:
-    """While the forge does not answer, or does not take the token, deliveries wait and say why; a
-    new token in the file is enough."""
+    """While the forge does not answer, or refuses the token, deliveries wait with a reason. A new
+    token in the file is enough."""
     forge.state.issue(NAME, "cid", "Later", "", ["agent"])
     (serving.home / "token").write_text("expired")
     serving.start("--jobs", "0")

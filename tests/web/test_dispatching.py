@@ -1,5 +1,5 @@
-"""Deliveries become work: on the real agent CLI for one story, and without an agent for what is not
-to become work."""
+"""Deliveries become work: one story with the real agent CLI, and deliveries that must not become
+work, without an agent."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_from_a_label_to_a_review_in_one_conversation(
     machine: Callable[[str], tuple[Stage, Serving]], tmp_path: Path
 ) -> None:
     """A label starts a task on its own branch. The review of its pull request continues the same
-    conversation with only what is new, even though the server was killed while the agent was
+    conversation with only the new text, even though the server was killed while the agent was
     running and each webhook came twice."""
     last = f"hold {tmp_path / 'go'}\nsay Two."
     one, serving = machine(
@@ -133,8 +133,8 @@ def test_from_a_label_to_a_review_in_one_conversation(
 
 
 def test_what_does_not_become_work(machine: Callable[[str], tuple[Stage, Serving]]) -> None:
-    """A stranger's label, a review of what nobody began, and a closed issue are settled as ignored,
-    and no task is made."""
+    """A stranger's label, a review of an unknown pull request, and a closed issue are ignored, and
+    no task is made."""
     one, serving = machine("say Never.")
     serving.start("--jobs", "0")
     send(serving, "issue_label", payloads.derived("gitea", "issues_opened", stranger), "stranger")
@@ -184,15 +184,15 @@ def intent(kind: IntentKind, **more: Any) -> Intent:
     ],
 )
 def test_what_an_agent_wants(asked: Intent, trigger: str) -> None:
-    """An agent wants what names it, wears its label or goes on with its work, from the authors of
-    its rule alone, never its own events."""
+    """An agent handles events that mention it, have its label or concern its work, only by the
+    authors of its rule, and never its own events."""
     assert wants(RULE, asked) == trigger
     for author in ("mallory", "dev-bot", ""):
         assert wants(RULE, replace(asked, author=author)) == ""
 
 
 def test_a_pull_request_of_its_own_branch() -> None:
-    """The agent's own branch leads back to its issue; a branch that only looks like it does not."""
+    """The agent's own branch leads back to its issue. A branch with a similar name does not."""
     assert (
         issue_of(RULE, intent(IntentKind.COMMENTED, pull=True, number=9, branch=branch_of(RULE, 4)))
         == 4
@@ -214,8 +214,8 @@ GOOD = {"agent": "claude", "authors": ["ada"], "clone": "https://git.example.com
     ],
 )  # fmt: skip
 def test_rules_that_are_refused(wrong: dict[str, Any]) -> None:
-    """Everybody as author, an address that is not https or has credentials, an unknown trigger:
-    each is refused in words."""
+    """A rule with everybody as author, an address that is not https or has credentials, and an
+    unknown trigger are refused with a sentence."""
     assert rules({"dev": GOOD})[0].authors == ("ada",)
     with pytest.raises(ValueError, match="dev"):
         rules({"dev": GOOD | wrong})

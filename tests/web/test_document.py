@@ -1,5 +1,5 @@
-"""The API is what its document says: schemathesis asks a real `perdure serve` for everything that
-the document allows and forbids."""
+"""The API matches its document: schemathesis sends a real `perdure serve` everything that the
+document allows and forbids."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from tests.journeys.stage import native
 from tests.web.serving import Serving
 
 NOT_ASKED = [positive_data_acceptance]
-"""A valid request may still be refused: there is no such run, or it is running."""
+"""Checks that are left out: a valid request may still be refused, because there is no such run, or it
+is running."""
 EXAMPLES = 6
 SCHEMA = schemathesis.openapi.from_dict({**json.loads(document(VERBS)), "security": []})
-"""Without what it says of tokens: each request here carries one, and that none does without is
-shown in `test_api`."""
+"""The document without its security section. Each request here has a token; `test_api` shows that
+every request needs one."""
 OPERATIONS = {
     f"{each.ok().method.upper()} {each.ok().path}": each.ok()
     for each in SCHEMA.get_all_operations()
@@ -33,7 +34,7 @@ OPERATIONS = {
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, str]]:
-    """A server with an agent that nothing starts, some runs, and an admin's token."""
+    """Start a server with an agent that is never started, some runs, and an admin's token."""
     serving = Serving(
         tmp_path_factory.mktemp("document"), "", PERDURE_CLAUDE=str(native("claude"))
     ).start()
@@ -57,8 +58,7 @@ CASES += [
 
 
 def test_every_reference_leads_somewhere() -> None:
-    """Nothing in the document names a shape that is not there, and every operation has a name of
-    its own."""
+    """The document refers only to shapes that it defines, and every operation has a unique name."""
     found = json.loads(document(VERBS))
     names = {
         f"#/components/{kind}/{name}" for kind, each in found["components"].items() for name in each
@@ -77,7 +77,7 @@ def test_an_operation_does_what_the_document_says(
     machine: tuple[Serving, str], name: str, mode: Any
 ) -> None:
     """Any request, valid or not, is answered with a status and a shape of the document, and never
-    with an error of its own."""
+    with an internal error."""
     serving, token = machine
     # In a query a single value is a list of one: what schemathesis takes for a wrong type fits.
     lists = any(each.definition["schema"].get("type") == "array" for each in OPERATIONS[name].query)

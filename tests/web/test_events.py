@@ -1,5 +1,5 @@
-"""The stream of events: each record once and in order, whoever goes and comes back, from one reader
-of the journal for all."""
+"""The event stream: each record once and in order, for every listener that disconnects and
+reconnects, from one reader of the journal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Counting:
 
 
 class Hall:
-    """A server in this process, for those who listen."""
+    """A server in this process, for the listeners."""
 
     def __init__(self, home: Path, stack: ExitStack) -> None:
         environ = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PERDURE_DISK_BALLAST": "0"}
@@ -157,7 +157,7 @@ def _store(serving: Serving) -> Any:
 
 
 def test_one_reader_for_all(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forty listeners each get everything, and the journal is read no more often than for one."""
+    """Forty listeners each get everything, and the journal is read as rarely as for one."""
     with ExitStack() as stack:
         monkeypatch.setattr(journals, "LOOK_S", 3600.0)
         ears = [stack.enter_context(_listen(hall)) for _ in range(40)]
@@ -223,7 +223,8 @@ def test_a_reader_that_does_not_keep_up_is_let_go(
 def test_a_token_that_is_taken_away_ends_its_stream(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the next sign of life the stream is over; until then there are signs of life."""
+    """The stream ends at the next keep-alive after the token is removed. Until then there are
+    keep-alives."""
     monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
     with _listen(hall) as listened:
         while listened.answer.readline() != b": still here\n":
@@ -234,7 +235,7 @@ def test_a_token_that_is_taken_away_ends_its_stream(
 
 
 def test_who_is_told_much_is_asked_for_the_token_too() -> None:
-    """A stream in which something comes all the time ends with its token as a quiet one does."""
+    """A stream with constant events ends with its token, like a quiet one."""
 
     async def told() -> int:
         listener, asked = Listener("", 0), [True, True, False]
@@ -271,8 +272,8 @@ def test_what_nobody_thought_of_does_not_end_the_telling(hall: Hall) -> None:
 def test_who_waits_for_the_disk_holds_up_nobody_else(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More requests that look through the disk than verbs are done at once: the other verbs are
-    answered, and so are they in the end."""
+    """More requests search the disk than are allowed at once. Other verbs are answered meanwhile,
+    and the searches are answered in the end."""
     gate, walks = threading.Event(), list[int]()
 
     def usage(engine: Engine) -> Any:
@@ -303,8 +304,8 @@ def test_who_waits_for_the_disk_holds_up_nobody_else(
 
 
 def test_too_many_listeners_and_bad_ids(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listener above the limit is asked to come again, one that only asks for the head takes no
-    place, and an invalid id is refused."""
+    """A listener above the limit is asked to retry. A request for only the head takes no place. An
+    invalid id is refused."""
     monkeypatch.setattr(journals, "LISTENERS_MOST", 1)
     with closing(
         http.client.HTTPConnection("127.0.0.1", hall.port, timeout=PATIENCE_S)
@@ -343,7 +344,7 @@ def test_the_end_of_the_service_ends_the_streams(serves: Callable[..., Serving])
 
 
 def test_a_service_that_was_restarted(serves: Callable[..., Serving]) -> None:
-    """A returning listener gets everything that was written meanwhile, once and in order."""
+    """A listener that reconnects gets everything that was written meanwhile, once and in order."""
     serving = serves().start()
     token = serving.token("read")
     serving.kill()
@@ -394,8 +395,8 @@ def test_a_gap_is_waited_at(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_who_begins_to_listen_is_told_nothing_twice(hall: Hall) -> None:
-    """Among records that were on their way when it began, a listener is sent those that are newer
-    than its own read."""
+    """Some records arrive while a listener connects. It gets only those that are newer than what it
+    has read."""
 
     async def heard() -> list[int]:
         found = Journal(hall.store)

@@ -1,5 +1,5 @@
-"""Requests over the network that only a person at a terminal could make before: plans, session
-records, a reset by name."""
+"""Requests over the network that were once possible only at a terminal: plans, session records, a
+reset by name."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def machine() -> Iterator[Make]:
 
 
 def test_a_reset_by_the_names_of_the_forge(machine: Make) -> None:
-    """A repository is named as its forge names it, an issue by its number, an agent by its rule:
+    """A repository, an issue and an agent are given by the forge's name, by number and by rule,
     over the network and in the terminal."""
     one, serving = machine("say Done.")
     serving.start("--jobs", "1")
@@ -124,8 +124,8 @@ def test_session_records_over_the_network(machine: Make) -> None:
 
 
 def test_session_records_in_a_terminal(machine: Make) -> None:
-    """`sessions create` makes the record that the first run of its scope begins; `extend` and
-    `close` take the scope, the id or the run."""
+    """`sessions create` makes the record that the first run of its scope starts. `extend` and
+    `close` accept the scope, the id or the run."""
     one, _ = machine("say Done.\n---\nsay Again.")
     made = one.perdure(
         "sessions", "create", "weekly", "--agent", "claude", "--lifetime", "7d", "--json"
@@ -163,8 +163,8 @@ def plan(one: Stage, **change: Any) -> dict[str, Any]:
 
 
 def test_a_plan_over_the_network(machine: Make) -> None:
-    """A plan that was given over the network is checked, begun once however often it is sent, and
-    performed by the pool to its end, though the server is killed in the middle of it."""
+    """A plan that is sent over the network is checked, begun once however often it is sent, and
+    completed by the pool, although the server is killed meanwhile."""
     one, serving = machine(
         "run echo one > one.txt\n---\nsay One.\n---\nrun echo two > two.txt; sleep 4\n---\nsay "
         "Two.\n"
@@ -208,8 +208,8 @@ def test_a_plan_over_the_network(machine: Make) -> None:
 
 
 def test_a_plan_is_stopped_and_goes_on(machine: Make) -> None:
-    """A stopped plan ends its running task and begins no other, also after a restart; a retry goes
-    on in the same conversation. A task that did not fail is not retried."""
+    """A stopped plan ends its running task and begins no other, also after a restart. A retry
+    continues the same conversation. A task that did not fail is not retried."""
     one, serving = machine(
         "run echo one > one.txt; test -e go.txt || sleep 98\n---\nsay One.\n---\n"
         "run echo two > two.txt\n---\nsay Two.\n---\nsay Three.\n"

@@ -1,5 +1,5 @@
-"""A real `perdure serve` under what one sender may do to it: hundreds of slow connections, and
-large deliveries that nobody wants."""
+"""A real `perdure serve` with hundreds of slow connections from one sender, and with large
+deliveries that are not used."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SLOW = 450
 
 
 def test_slow_connections_starve_nobody(serving: Serving) -> None:
-    """While one sender holds hundreds of connections that never send a whole request, every health
-    probe and webhook is answered."""
+    """One sender holds hundreds of connections that never send a complete request. Every health
+    probe and webhook is still answered."""
     with ExitStack() as stack:
         for number in range(SLOW):
             with contextlib.suppress(OSError):
@@ -36,7 +36,8 @@ def test_slow_connections_starve_nobody(serving: Serving) -> None:
 
 
 def test_every_method_of_an_address_is_named(serving: Serving) -> None:
-    """405 has all methods that the address takes in `Allow`, not only those of the first route."""
+    """The `Allow` header of a 405 has all methods of the address, not only those of the first
+    route."""
     token = serving.token()
     for path, methods in (
         ("/api/v1/runs", "GET, HEAD, POST"),
@@ -51,15 +52,15 @@ def test_every_method_of_an_address_is_named(serving: Serving) -> None:
 
 
 def memory(serving: Serving) -> int:
-    """Bytes that the server has resident."""
+    """Return the server's resident memory, in bytes."""
     assert serving.process is not None
     status = Path(f"/proc/{serving.process.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def test_large_deliveries_leave_nothing_behind(serves: Callable[..., Serving]) -> None:
-    """After large deliveries that nobody wants, their memory goes back to the system, and the
-    database has their digests alone."""
+    """After large deliveries that are not used, their memory is returned to the system, and the
+    database has only their digests."""
     serving = serves().start()
     before, sent = memory(serving), list[int]()
 

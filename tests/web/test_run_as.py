@@ -1,5 +1,5 @@
-"""`run_as`: an agent of `perdure serve` with an account of its own, without an entry in the
-system's list, which looks for the service's secrets everywhere."""
+"""`run_as`: an agent of `perdure serve` runs with a separate account, which the system does not
+list, and searches everywhere for the service's secrets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def config(directory: Path) -> str:
 
 
 def served(directory: Path, rehearsal: Rehearsal) -> Separated:
-    """The service, with a secret and a repository, not started yet."""
+    """Make the service, with a secret and a repository, and do not start it."""
     made = Separated(
         directory,
         config(directory),
@@ -82,9 +82,10 @@ def deliver(serving: Separated) -> None:
 
 @pytest.mark.root
 def test_an_agent_finds_nothing_of_the_service_and_goes_on_after_a_kill(directory: Path) -> None:
-    """Database, settings, secret file, and memory, environment and open files of every process of
-    perdure are closed to it; it cannot get the group back. Killed with everything in the middle of
-    a reply, the conversation goes on, receipt `native`. `serve` says what agents can reach."""
+    """The agent cannot read the database, the settings, the secret file, or the memory, environment
+    and open files of any process of perdure. It cannot regain the group. After a kill of everything
+    in the middle of a reply, the conversation continues with the receipt `native`. `serve` says
+    what agents can reach."""
     state, service = directory / "state", directory / "service"
     files = [service / "hook", service / ".config/perdure/config.toml", state, state / "perdure.db"]
     look = f"{sys.executable} -I {TOP}/tests/web/spy.py found.json {os.getpid()} can+ary-"
@@ -125,7 +126,7 @@ def _succeeded(serving: Separated, name: str) -> dict[str, Any] | None:
 
 
 def test_a_program_does_not_start_agents_with_more_than_the_command_would(scratch: Scratch) -> None:
-    """`perdure.open` takes no account: with `run_as` in force it refuses to act."""
+    """`perdure.open` takes no account: if `run_as` is set, it refuses to act."""
     environ = {**scratch.environ, "PERDURE_RUN_AS": f"{USER}:{GROUP}"}
     with pytest.raises(UsageError, match="run_as"):
         perdure.open(scratch.tmp, environ)
@@ -134,7 +135,7 @@ def test_a_program_does_not_start_agents_with_more_than_the_command_would(scratc
 @pytest.mark.root
 def test_what_would_keep_nothing_from_agents_is_refused(directory: Path) -> None:
     """A state directory that agents can open, a home that is not theirs, a group that is theirs,
-    and a start by somebody else than root: each is a sentence and code 2, and nothing is made."""
+    and a start without root are each refused with a sentence and code 2, and nothing is made."""
     with Rehearsal("say Done.") as rehearsal:
         serving = served(directory, rehearsal)
     state = directory / "state"

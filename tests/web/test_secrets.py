@@ -1,5 +1,5 @@
-"""The service's secrets, as an agent of `perdure serve` can read them: a real agent looks for them
-everywhere that it can reach."""
+"""The service's secrets: a real agent of `perdure serve` searches for them everywhere that it can
+read."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ VARIABLES = 'secret_env = "THE_SECRET"\ntoken_env = "THE_TOKEN"'
 
 
 class Den:
-    """A forge, a service with secrets that begin with `canary-`, and an agent that looks for
+    """A forge, a service with secrets that begin with `canary-`, and an agent that searches for
     them."""
 
     def __init__(self, directory: Path, stack: ExitStack) -> None:
@@ -60,7 +60,7 @@ class Den:
     def serve(
         self, places: str, files: str = "", config: str = CONFIG, **environ: str
     ) -> tuple[Stage, Serving]:
-        """A server that is not started yet; its agent runs the spy over all processes, and the
+        """Make a server, not started yet, whose agent runs the spy over all processes and the
         files."""
         spare = f"{os.getpid()}"
         script = (
@@ -75,7 +75,7 @@ class Den:
         return one, serving
 
     def looked(self, one: Stage, serving: Serving) -> dict[str, Any]:
-        """Return the agent's findings, after a delivery made it begin."""
+        """Return the agent's findings, after a delivery started it."""
         body = payloads.derived("gitea", "issues_opened", payloads.gitea_labels)
         sent = serving.send(
             "/webhooks/tea", body, payloads.headers(Forge.GITEA, "issue_label", body, SECRET, "one")
@@ -97,14 +97,14 @@ def den() -> Iterator[Den]:
 
 
 def as_ordinary_user() -> list[str]:
-    """Return what starts a program as an ordinary user, with the same files: nothing is hidden from
-    root."""
+    """Return a command that starts a program as an ordinary user with the same files, because root
+    can read everything."""
     return ["unshare", "--user", "--map-user=1000", "--map-group=1000"] if os.geteuid() == 0 else []
 
 
 def test_an_agent_of_the_same_user_finds_no_secret_in_a_process(den: Den) -> None:
-    """Secrets that came by variables are in nothing that an agent of the same user can read of any
-    process: environment, memory, files."""
+    """Secrets from variables are in no part of a process that an agent of the same user can read:
+    environment, memory, files."""
     one, serving = den.serve(VARIABLES, THE_SECRET=SECRET, THE_TOKEN=TOKEN)
     serving.inside = as_ordinary_user()
     serving.start("--jobs", "1")
@@ -113,8 +113,8 @@ def test_an_agent_of_the_same_user_finds_no_secret_in_a_process(den: Den) -> Non
 
 
 def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
-    """Secrets that `perdure run` was given for itself are nowhere that its agent can read: neither
-    in its supervisor nor in the shim."""
+    """Secrets that `perdure run` got for itself are in nothing that its agent can read, neither in
+    its supervisor nor in the shim."""
     one, _ = den.serve(VARIABLES)
     command = [
         *as_ordinary_user(),
@@ -142,7 +142,7 @@ def test_an_agent_of_a_run_finds_no_secret_in_its_supervisor(den: Den) -> None:
 
 
 def test_credentials_of_systemd(den: Den) -> None:
-    """Secret and token may be credentials of systemd; where there are none, the start is refused
+    """Secret and token may be credentials of systemd. If they are missing, the start is refused
     with what the unit lacks."""
     _, serving = den.serve('secret_credential = "hook"\ntoken_credential = "forge"')
     refused = serving.perdure("serve")
@@ -167,7 +167,7 @@ def test_credentials_of_systemd(den: Den) -> None:
 
 def test_what_agents_can_reach_is_said(den: Den) -> None:
     """`serve` and `doctor` say what an agent could read here, and which process exposes a secret of
-    the service; never the secret."""
+    the service, without the secret."""
     _, serving = den.serve(VARIABLES, THE_SECRET=SECRET, THE_TOKEN=TOKEN)
     with subprocess.Popen(
         ["sleep", "600"], env={"LEFT_OVER": SECRET}, stdout=subprocess.DEVNULL

@@ -1,5 +1,5 @@
-"""`perdure serve` as a process: it starts or says why not, tells systemd, drains, and is killed
-without losing what it acknowledged."""
+"""`perdure serve` as a process: it starts or says why not, notifies systemd, drains, and loses no
+acknowledged delivery when it is killed."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_a_start_that_is_refused(
     environ: dict[str, str],
     says: str,
 ) -> None:
-    """An unsafe or invalid configuration does not start: exit code 2, one sentence, and nothing is
-    made."""
+    """It does not start with an unsafe or invalid configuration: exit code 2, one sentence, and
+    nothing is made."""
     serving = serves(config, **environ)
     done = serving.perdure("serve", *words)
     assert done.returncode == 2 and says in done.stderr, done.stderr
@@ -65,7 +65,7 @@ def test_a_start_that_is_refused(
 
 
 def test_a_project_cannot_open_the_door(serves: Callable[..., Serving]) -> None:
-    """The repository's own file can neither name sources nor move the server."""
+    """The repository's own file cannot name sources or change the server's address."""
     serving = serves("")
     (serving.home / "perdure.toml").write_text(
         '[webhooks.a]\nsecret_env = "HOME"\n[serve]\nlisten = "0.0.0.0:1"\n'
@@ -75,7 +75,7 @@ def test_a_project_cannot_open_the_door(serves: Callable[..., Serving]) -> None:
 
 
 def test_systemd_is_told(serves: Callable[..., Serving], tmp_path: Path) -> None:
-    """READY=1 comes when it listens, STOPPING=1 when it ends; SIGTERM ends it with 0."""
+    """READY=1 is sent when it listens, and STOPPING=1 when it ends. SIGTERM ends it with 0."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "n"))
         end.settimeout(60)
@@ -87,8 +87,8 @@ def test_systemd_is_told(serves: Callable[..., Serving], tmp_path: Path) -> None
 
 
 def test_a_drain_answers_what_is_under_way(serves: Callable[..., Serving]) -> None:
-    """A delivery whose body is half sent when SIGTERM comes is kept and answered, and then the
-    server is gone."""
+    """A delivery whose body is half sent at SIGTERM is stored and answered, and then the server
+    ends."""
     serving = serves().start("--jobs", "1")
     body = payloads.raw("github", "push")
     headers = payloads.headers(payloads.Forge.GITHUB, "push", body) | {
@@ -122,15 +122,15 @@ def test_a_fault_in_a_library_is_told(serves: Callable[..., Serving]) -> None:
 
 
 def test_killed_under_load(serves: Callable[..., Serving]) -> None:
-    """Killed three times while senders send: all that was acknowledged is there, once, and the rest
-    is taken when it is sent again."""
+    """It is killed three times while senders send. Every acknowledged delivery is there once, and
+    the others are accepted when they are sent again."""
     found = kills.campaign(serves(), kills=3, seed=1)
     assert found.acknowledged >= 3 and not found.lost and not found.twice, found
 
 
 def test_the_inbox_verb(serves: Callable[..., Serving]) -> None:
-    """`ls`, `show` and `replay`, for a person and as JSON; what somebody wrote on the forge does
-    nothing to the terminal."""
+    """`ls`, `show` and `replay`, for a person and as JSON. Text from the forge has no effect on the
+    terminal."""
     serving = serves().start()
     serving.deliver("tea", id="one")
     body = payloads.derived(

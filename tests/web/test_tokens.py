@@ -1,4 +1,4 @@
-"""Access: tokens and sign-ins, made and removed while `perdure serve` runs; and addresses that no
+"""Access: tokens and sign-ins, made and removed while `perdure serve` runs, and addresses that no
 token opens."""
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def refused(call: Callable[[], object]) -> int:
 
 
 def test_the_verb(serving: Serving) -> None:
-    """A token is shown once, is kept as a digest and nowhere as itself, is listed, and ends at once
-    when it is taken away."""
+    """A token is shown once, is stored only as a digest, is listed, and is invalid at once when it
+    is removed."""
     made = serving.perdure(
         "token", "new", "ci", "--scope", "dispatch", "--expires", "30d", "--json"
     )
@@ -109,15 +109,15 @@ def test_every_address_is_closed(serving: Serving) -> None:
 
 
 def test_a_browser_is_sent_to_the_sign_in_page(serving: Serving) -> None:
-    """A page that is asked for by a browser is there after a sign-in; where it leads to is an
-    address of perdure's own."""
+    """After a sign-in the browser gets the page that it asked for. The target of the sign-in must
+    be an address of perdure."""
     status, _ = serving.ask("GET", "/runs/x?y=1", accept="text/html,*/*")
     assert status == 303
 
 
 def test_other_sites_change_nothing(serving: Serving) -> None:
-    """A write that a page of another site had a browser send is refused, with a token too; programs
-    and own pages pass."""
+    """A write that a page of another site made a browser send is refused, also with a token.
+    Programs and perdure's own pages are accepted."""
     token = serving.token("admin")
     here = f"127.0.0.1:{serving.port}"
     for headers in (
@@ -167,9 +167,9 @@ def test_scopes_are_one_above_the_other(store: SqlStore) -> None:
 def test_guesses_are_not_looked_up_without_end(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After twenty wrong tokens from an address further wrong ones get 429 there for a while; a
-    good one gets in, also for the first time: many people may stand behind that address. Other
-    addresses are not touched, and a token is not looked up again once it was wrong."""
+    """After twenty wrong tokens from an address, further wrong ones get 429 there for a while. A
+    valid token is accepted, also for the first time, because many people may share that address.
+    Other addresses are not affected. A token that was wrong is not looked up again."""
     lines: list[str] = []
     found = Principals(store, store, lines.append)
     known, fresh = add(store, "known"), add(store, "fresh")
@@ -201,8 +201,8 @@ def test_guesses_are_not_looked_up_without_end(
 
 
 def test_a_sign_in(store: SqlStore) -> None:
-    """A browser gets a secret of its own for a token; it is gone with the sign-out, and with the
-    token. Its forms carry what only perdure's own pages know."""
+    """A browser gets a secret of its own for a token. It ends with the sign-out, and with the
+    token. Its forms have a value that only perdure's own pages know."""
     found = Principals(store, store)
     token = add(store, "me", TokenScope.ADMIN)
     who, cookie = found.sign_in(f" {token}\n", "here")
@@ -233,8 +233,8 @@ def test_a_sign_in(store: SqlStore) -> None:
 
 
 def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:
-    """A signed-in browser may look at the API, and write only with what perdure's own pages
-    know."""
+    """A signed-in browser may read the API. It may write only with the value that perdure's own
+    pages know."""
     token = serving.token("admin")
     with closing(stores.open(serving.state / "perdure.db")) as store:
         who, cookie = Principals(store, store).sign_in(token, "here")
@@ -250,8 +250,8 @@ def test_a_cookie_alone_changes_nothing(serving: Serving) -> None:
 
 
 def test_a_public_address_needs_a_token(serves: Callable[..., Serving]) -> None:
-    """An address that others can reach is not listened on without a token or a webhook's secret; a
-    token that has expired is none."""
+    """perdure does not listen on an address that others can reach without a token or a webhook's
+    secret. An expired token does not count."""
     serving = serves("")
     assert serving.perdure("token", "new", "old", "--expires", "0s").returncode == 0
     assert (

@@ -1,5 +1,4 @@
-"""Webhooks over the wire, to a real `perdure serve`: kept once and for certain, or refused with a
-sentence."""
+"""Webhooks to a real `perdure serve`: stored exactly once, or refused with a sentence."""
 
 from __future__ import annotations
 
@@ -16,8 +15,8 @@ from tests.web.serving import EVENTS, Serving, answered, command_line
 
 @pytest.mark.parametrize("source", EVENTS)
 def test_a_delivery_of_each_forge(serving: Serving, source: str) -> None:
-    """A delivery that is answered with 202 is in the database, parsed; sent again, even under
-    another id, it is recognized and not kept twice."""
+    """A delivery that is answered with 202 is in the database, parsed. If it is sent again, even
+    with another id, it is recognized and not stored twice."""
     forge = EVENTS[source][0]
     status, said = serving.deliver(source, id=f"first-{source}")
     assert (status, said["new"], said["of_interest"]) == (202, True, True)
@@ -40,8 +39,8 @@ def test_a_delivery_of_each_forge(serving: Serving, source: str) -> None:
 
 
 def test_what_is_of_no_interest(serving: Serving) -> None:
-    """An authentic event that nothing follows from is answered like any other, and stands in the
-    inbox with why."""
+    """An authentic event without consequences is answered like any other, and is in the inbox with
+    the reason."""
     body = payloads.raw("github", "ping")
     status, said = serving.send("/webhooks/hub", body, payloads.headers(Forge.GITHUB, "ping", body))
     assert (status, said["of_interest"]) == (202, False)
@@ -50,8 +49,8 @@ def test_what_is_of_no_interest(serving: Serving) -> None:
 
 
 def test_what_is_refused(serving: Serving) -> None:
-    """Not authentic, not JSON, not there, not this method, not this host: each is refused with one
-    sentence, and nothing is kept."""
+    """A request that is not authentic, not JSON, or for a wrong address, method or host is refused
+    with one sentence, and nothing is stored."""
     before = len(serving.inbox())
     body = payloads.raw("github", "push")
     good = payloads.headers(Forge.GITHUB, "push", body)
@@ -102,7 +101,7 @@ def test_what_is_refused(serving: Serving) -> None:
 
 
 def test_names_that_are_allowed(serving: Serving) -> None:
-    """The names of loopback and those of the setting are taken, with any port and in any case."""
+    """The names of loopback and those of the setting are accepted, with any port and in any case."""
     for host in (
         "localhost",
         "LOCALHOST:1234",
@@ -143,7 +142,7 @@ def test_a_body_that_is_too_large(serving: Serving) -> None:
 
 def test_a_sender_that_goes_away(serving: Serving) -> None:
     """A sender that disconnects in the middle of a body leaves nothing in the inbox, and the server
-    goes on."""
+    continues."""
     before = [each.number for each in serving.inbox()]
     with serving.raw() as connection:
         connection.sendall(
@@ -158,8 +157,8 @@ def test_a_sender_that_goes_away(serving: Serving) -> None:
 
 
 def test_a_storm_of_redeliveries(serving: Serving) -> None:
-    """Sixty deliveries, each sent four times by six senders in any order, a third of the time under
-    a new id, make exactly sixty."""
+    """Sixty deliveries, each sent four times by six senders in any order, a third of the time with
+    a new id, become exactly sixty."""
     before = len(serving.inbox())
     sends = [number for number in range(1, 61) for _ in range(4)]
     random.Random(6).shuffle(sends)

@@ -1,5 +1,5 @@
-"""A server that is killed while agents are at work on what webhooks asked for: a small sample of
-`make webhook-kills`."""
+"""A server is killed while agents work on what webhooks asked for: a small sample of `make
+webhook-kills`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from tests.web.working import Found, play
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Its path is short, because the path of a socket has at most 108 bytes."""
+    """Make a directory with a short path, because the path of a socket has at most 108 bytes."""
     made = Path(tempfile.mkdtemp(prefix="pw"))
     yield made
     shutil.rmtree(made, ignore_errors=True)
 
 
 def test_killed_while_agents_are_at_work(directory: Path) -> None:
-    """Killed twice, once while an agent works for certain: what was acknowledged reached its agent
-    once, nothing was done twice, and each live agent was adopted or ended."""
+    """The server is killed twice, once surely while an agent works. Each acknowledged delivery
+    reached its agent once, nothing was done twice, and each live agent was adopted or ended."""
     found: list[Found] = []
     play(directory, 2, 2, 7, found.append)
     assert (found[0].wrong, found[0].kills) == ([], 2), found

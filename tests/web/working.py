@@ -1,11 +1,11 @@
-"""`python -m tests.web.working N [DIRECTORY]`: `perdure serve` is killed N times while agents are
-at work on what webhooks asked for.
+"""`python -m tests.web.working N [DIRECTORY]`: `perdure serve` is killed N times while agents work
+on what webhooks asked for.
 
-Real agents (Claude Code on the rehearsal) by a rule. Each sender opens an issue with the agent's
-label, then comments on it, each delivery again until it is acknowledged; after a few comments it
-opens the next issue. At the end: every acknowledged delivery stands in the inbox once and was given
-to its run; each issue has one run; what was said stands in that run's instructions once and reached
-the model once; no turn was made twice; and nothing lives on.
+Real agents (Claude Code on the rehearsal) work by a rule. Each sender opens an issue with the
+agent's label, then comments on it, and repeats each delivery until it is acknowledged. After a few
+comments it opens the next issue. At the end every acknowledged delivery is in the inbox once and
+was given to its run; each issue has one run; each text is in that run's instructions once and
+reached the model once; no turn was made twice; and no process is left.
 """
 
 from __future__ import annotations
@@ -59,31 +59,31 @@ MARK = re.compile(r"note-\d+-\d+\.")
 
 @dataclass
 class Found:
-    """The result of a campaign. `wrong` is empty when all promises held."""
+    """The result of a campaign. `wrong` is empty if all promises held."""
 
     kills: int
     at_work: int = 0
-    """Kills while an agent lived."""
+    """Number of kills while an agent was alive."""
     issues: int = 0
     acknowledged: int = 0
     sent: int = 0
     attempts: int = 0
     adopted: int = 0
     ended: int = 0
-    """Attempts that were ended because nobody had launched their agent yet."""
+    """Number of attempts that were ended because their agent was not launched yet."""
     wrong: list[str] = field(default_factory=list)
 
 
 @dataclass
 class _Sender:
-    """One person on the forge, who says `note-ISSUE-NUMBER.` again and again."""
+    """A person on the forge, who writes `note-ISSUE-NUMBER.` repeatedly."""
 
     serving: Serving
     numbers: Any
     over: threading.Event
     chance: random.Random
     acknowledged: dict[str, int] = field(default_factory=dict)
-    """The delivery's number by what was said."""
+    """The delivery's number by its text."""
     sent: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -128,7 +128,7 @@ class _Sender:
 
 
 def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) -> Found:
-    """Kills and counts. The server is stopped in good order at the end, when all work is done."""
+    """Kill and count. The server is stopped properly at the end, when all work is done."""
     chance, found, over = random.Random(seed), Found(kills), threading.Event()
     numbers = iter(range(1, 10**9))
     people = [
@@ -165,7 +165,7 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
 
 
 def _until_done(serving: Serving, store: SqlStore) -> None:
-    """However slow the machine is: as long as something goes on."""
+    """Wait as long as there is progress, however slow the machine is."""
     while not _is_done(store):
         seen = store.newest_record()
         serving.until(
@@ -253,8 +253,8 @@ def _look_at(store: SqlStore, run: TaskRun, found: Found) -> None:
 def play(
     directory: Path, kills: int, senders: int, seed: int, look: Callable[[Found], None] = print
 ) -> Found:
-    """One campaign in a directory. Its path is short, because the path of a socket has at most 108
-    bytes."""
+    """Run one campaign in a directory with a short path, because the path of a socket has at most
+    108 bytes."""
     with Rehearsal(SCRIPT) as rehearsal:
         one = Stage(directory, "claude", rehearsal)
         serving = Serving(one.home, CONFIG.format(repo=one.repo), **one.environ)

@@ -1,5 +1,5 @@
-"""The trash: what lies in it is never deleted by the way back, and comes in whole from another file
-system."""
+"""The trash: a restore never deletes its content, and content from another file system is moved to
+it completely."""
 
 from __future__ import annotations
 
@@ -82,16 +82,16 @@ def test_a_restore_of_a_workdir_on_another_file_system(yard: Yard, elsewhere: Pa
 
 
 def test_what_is_written_while_it_is_copied_stays(yard: Yard, elsewhere: Path) -> None:
-    """A directory that somebody writes to while it is copied to another file system is not taken
-    away; at rest it is, whole."""
+    """A directory is copied to another file system while another program writes to it. It is not
+    removed. When nothing writes to it, it is moved completely."""
     top = elsewhere / "top"
     top.mkdir()
     (top / "growing").write_text("line\n")
     at_work = True
 
     def write(event: str, about: tuple[object, ...]) -> None:
-        """Whenever a file of the directory is opened, somebody writes: no scheduler decides
-        when."""
+        """Write whenever a file of the directory is opened, so that the timing does not depend on
+        the scheduler."""
         nonlocal at_work
         if at_work and event == "open" and str(about[0]).startswith(str(top)):
             at_work = False

@@ -1,4 +1,4 @@
-"""The changes of an attempt, by git's own word: over all ways in which a workdir is made."""
+"""The changes of an attempt, according to git, over all ways to make a workdir."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Bench:
         self.number = 0
 
     def launch(self) -> None:
-        """Notes the time of a launch; coarse file system clocks have moved on before and after."""
+        """Note the time of a launch. It waits before and after until coarse file system clocks have
+        advanced."""
         self.launched.unlink(missing_ok=True)
         before = time.time_ns()
         while not self.launched.exists() or self.launched.stat().st_mtime_ns <= before:
@@ -65,7 +66,8 @@ def told(seen: WorkSeen) -> set[tuple[str, str, int | None, int | None]]:
 def test_files_are_told_with_their_lines_one_attempt_after_the_other(
     yard: Yard, backend: str
 ) -> None:
-    """New, changed and deleted files of this attempt alone; an attempt that did nothing has none."""
+    """Only new, changed and deleted files of this attempt are listed. An attempt that changed
+    nothing has none."""
     bench = Bench(yard, backend)
     (bench.top / "given.txt").write_text("task file\n")
     bench.launch()
@@ -87,8 +89,8 @@ def test_files_are_told_with_their_lines_one_attempt_after_the_other(
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_commits_are_those_that_came_since(yard: Yard, backend: str) -> None:
-    """Newest first, and what is committed counts as changed against what the attempt began with;
-    ignored files do not count."""
+    """The commits are listed newest first. Committed files count as changed since the attempt
+    began; ignored files do not count."""
     bench = Bench(yard, backend)
     bench.launch()
     (bench.top / "a.txt").write_text("a\n")
@@ -114,7 +116,7 @@ def test_commits_are_those_that_came_since(yard: Yard, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", REPOSITORIES)
 def test_a_push_leaves_its_mark(yard: Yard, backend: str) -> None:
-    """git notes where a remote branch is when it has pushed: that is read, without a network."""
+    """After a push git records the position of the remote branch. That is read, without a network."""
     yard.git("init", "-q", "--bare", str(yard.top / "remote.git"))
     bench = Bench(yard, backend)
     bench.launch()
@@ -126,7 +128,7 @@ def test_a_push_leaves_its_mark(yard: Yard, backend: str) -> None:
 
 
 def test_a_directory_of_the_users_own_counts_from_the_launch(yard: Yard) -> None:
-    """Changes that the user had made and committed before are not the attempt's, later ones are."""
+    """Changes that the user made or committed before the launch do not count; later ones do."""
     plain = yard.top / "plain"
     yard.git("init", "-q", cwd=plain)
     (plain / "old.txt").write_text("old\n")
@@ -145,7 +147,8 @@ def test_a_directory_of_the_users_own_counts_from_the_launch(yard: Yard) -> None
 
 
 def test_what_is_listed_is_bounded_and_can_be_written(yard: Yard) -> None:
-    """Thousands of files, and names that are no text or too long: counted in full, listed in part."""
+    """Thousands of files, and names that are not text or are too long, are all counted and partly
+    listed."""
     bench = Bench(yard, "worktree")
     bench.launch()
     deep = Path(*["d" * 200] * 3)
@@ -163,7 +166,7 @@ def test_what_is_listed_is_bounded_and_can_be_written(yard: Yard) -> None:
 
 
 def test_what_it_began_with_may_be_gone(yard: Yard) -> None:
-    """Where git cannot compare, the checkpoint is taken all the same, and nothing is said."""
+    """If git cannot compare, the checkpoint is still taken, and nothing is reported."""
     bench = Bench(yard, "worktree")
     bench.launch()
     against = Against(number=7, commit="1" * 40, head="2" * 40, since=bench.launched)

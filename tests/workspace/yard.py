@@ -1,5 +1,5 @@
-"""A scratch world for workdirs: a home, a repository with two commits, a root, and git as its user
-runs it."""
+"""A scratch environment for workdirs: a home, a repository with two commits, a root, and git as its
+user runs it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Yard:
         check: bool = True,
         env: dict[str, str] | None = None,
     ) -> str:
-        """git as the user or an agent runs it: nothing hardened."""
+        """Run git as the user or an agent does, without perdure's protections."""
         done = subprocess.run(
             ["git", *args],
             cwd=cwd or self.repo,
@@ -72,7 +72,7 @@ class Yard:
         return done.stderr.strip() if done.returncode else ""
 
     def spec(self, backend: str, **more: str) -> TaskSpec:
-        """A spec that leads to the backend, with `more` of its fields."""
+        """Return a spec that selects the backend, with `more` of its fields."""
         if backend == "task":
             return TaskSpec(prompt="p", **({"service": "shop", "task": "t1"} | more))
         if backend == "here":
