@@ -40,7 +40,6 @@ this process's own and goes to the agent unchanged; it is never written to a fil
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 
@@ -56,6 +55,13 @@ if __name__ == "__main__":  # started by its path, with the standard library alo
 
 from perdure.host import system
 from perdure.host.system import boottime, namespace, pids, stat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    # `signal` makes enums of the same numbers, which takes a third of the start.
+    import _signal as signal
 
 LAUNCH_FD = 3
 """Descriptor of the file `launch`, locked by the supervisor. If it is unlocked, no shim is alive or

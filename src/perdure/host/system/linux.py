@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import resource
 import select
-import signal
 import time
 
 TYPE_CHECKING = False  # importing typing or collections.abc would double the start-up time
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Collection, Iterator
+else:
+    # `signal` makes enums of the same numbers, which takes a third of the shim's start.
+    import _signal as signal
 
 # The interface of both back ends: test_portable.py compares the two.
 __all__ = [
