@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
 CLAIM = {"mode": "Claim", "size": "1Gi"}
 DELETE = {**CLAIM, "reclaim": "Delete"}
+FINISHED = 50
 
 
 @contextmanager
@@ -192,16 +193,21 @@ def test_the_charts_values_reach_every_namespace(cluster: Cluster, namespace: st
 
 
 def test_what_is_finished_and_saved_is_cleaned_up(place: Place) -> None:
-    """After its time to live a TaskRun is deleted with its claim. One whose work is saved nowhere
-    else stays and says so, until a person keeps its claim."""
+    """Fifty TaskRuns end, each with the proof that its work is saved. After their time to live they
+    are deleted with their claims. One whose work is saved nowhere else stays and says so, until a
+    person keeps its claim."""
     claims = place.of("v1", "persistentvolumeclaims")
     runs = [
-        place.scripted(
-            f"run-{number}", "works saved 0", workspace=DELETE, ttlSecondsAfterFinished=1
-        )
-        for number in range(10)
+        place.scripted(f"run-{number:02}", "works saved 0", workspace=DELETE)
+        for number in range(FINISHED)
     ]
+    for run in runs:
+        assert run.settled()["workspace"]["saved"] is True
     unsaved = place.scripted("unsaved", "works 0", workspace=DELETE, ttlSecondsAfterFinished=1)
+    assert "saved" not in unsaved.settled()["workspace"]
+    assert len(place.api.items(claims)) == FINISHED + 1
+    for run in runs:
+        run.patch(spec={"ttlSecondsAfterFinished": 1})
     for run in runs:
         run.gone()
     told = unsaved.until(lambda: unsaved.condition("UnsavedWork"), "it says why it stays")
