@@ -41,6 +41,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a"}}},
         "spec.promptFrom.configMapKeyRef.key: Required",
     ),
+    "a file without content": (
+        {"files": [{"path": "spec.md"}]},
+        "spec.files[0]: Invalid value: spec.files needs for each either configMapKeyRef or "
+        "secretKeyRef",
+    ),
+    "a file elsewhere": (
+        {"files": [{"path": "a/../../b", "configMapKeyRef": {"name": "a", "key": "b"}}]},
+        'spec.files[0].path: Invalid value: "a/../../b": spec.files: a path within the workdir is needed',
+    ),
+    "a file of git's": (
+        {"files": [{"path": ".git/config", "secretKeyRef": {"name": "a", "key": "b"}}]},
+        'spec.files[0].path: Invalid value: ".git/config": spec.files: a path within the workdir is',
+    ),
+    "a file twice": (
+        {"files": [{"path": "a", "secretKeyRef": {"name": "a", "key": "b"}}] * 2},
+        "spec.files[1]: Duplicate value",
+    ),
     "a task of nobody": (
         {"service": None, "repository": {"url": "https://git.example.com/a/b"}},
         "spec.task: Invalid value: spec.task is the id of a task within its service: give "
@@ -332,6 +349,13 @@ TAKEN: dict[str, dict[str, Any]] = {
     },
     "instructions of a ConfigMap": {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a.b", "key": "task.md"}}},
     "instructions of a Secret": {"prompt": None, "promptFrom": {"secretKeyRef": {"name": "a", "key": "b"}}},
+    "task files": {
+        "files": [
+            {"path": "docs/spec.md", "configMapKeyRef": {"name": "a", "key": "spec.md"}},
+            {"path": ".github/x", "secretKeyRef": {"name": "b", "key": "c"}},
+        ],
+        "onEdit": "Keep",
+    },
     "the longest prompt": {"prompt": "\n" + LONG[2:]},
     "a later version at once": {"contextVersion": 7},
     "a session": {"resume": {"mode": "Session", "sessionId": "5f0c1c52-8d6e-4f5e-9a55-3b1f4d9c7e21", "from": "earlier"}},
@@ -456,6 +480,16 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}},
         {"promptFrom": {"configMapKeyRef": {"key": "c"}}},
         "spec.promptFrom changes only together with a greater spec.contextVersion",
+    ),
+    "another file without a version": (
+        {"files": [{"path": "a", "configMapKeyRef": {"name": "a", "key": "b"}}]},
+        {"files": [{"path": "a", "configMapKeyRef": {"name": "a", "key": "c"}}]},
+        "spec.files changes only together with a greater spec.contextVersion",
+    ),
+    "no files any more, as a new version": (
+        {"files": [{"path": "a", "configMapKeyRef": {"name": "a", "key": "b"}}]},
+        {"files": None, "contextVersion": 2},
+        "",
     ),
     "an update": ({}, {"prompt": "More", "contextVersion": 2}, ""),
     "an update that leaves numbers out": ({}, {"prompt": "More", "contextVersion": 40}, ""),

@@ -16,7 +16,7 @@ from perdure.kubernetes.amounts import CHOICES, camel_word, dollars, plain_word,
 from perdure.kubernetes.spec import Spec, task_spec
 from perdure.kubernetes.wanted import wanted
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec, WhenFull
-from perdure.model.choices import OnDenied, OnLeftover
+from perdure.model.choices import OnDenied, OnEdit, OnLeftover
 from perdure.workspace import identity
 from tests.kubernetes import making
 from tests.kubernetes.refusals import CHANGES, REFUSED
@@ -97,6 +97,7 @@ def test_names_and_limits_are_perdures_own() -> None:
     than in the workspace and the service."""
     words = {
         "spec.permissions": Permissions,
+        "spec.onEdit": OnEdit,
         "spec.policy.continuity": ContinuityPolicy,
         "spec.policy.whenFull": WhenFull,
         "spec.policy.onDenied": OnDenied,
@@ -289,6 +290,7 @@ def test_lists_with_keys_are_merged_by_them() -> None:
         if node.get("x-kubernetes-list-type") == "map"
     }
     assert keyed == {
+        "spec.files": ["path"],
         "spec.env": ["name"],
         "spec.pod.imagePullSecrets": ["name"],
         "spec.pod.volumes": ["name"],

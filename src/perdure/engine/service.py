@@ -89,7 +89,7 @@ def submit(
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
         if value and not SCOPE.fullmatch(value):
             raise UsageError(f"{flag} must be one line of at most 200 characters")
-    given = _taken(engine, files)
+    given = take_files(engine, files)
     tries = 0
     while True:
         name = spec.name or suggest(tries)
@@ -342,7 +342,7 @@ def update(
             f"{run.name} runs on {run.host_name}: task files can only be given there",
             f"perdure update {run.name}, on that host",
         )
-    given = _taken(engine, files)
+    given = take_files(engine, files)
     if spec != run.spec:
         engine.store.reassign(run.id, spec)
     return engine.store.update(run.id, text, given)
@@ -717,7 +717,7 @@ def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
     return None
 
 
-def _taken(engine: Engine, files: FileRequest | None) -> Given:
+def take_files(engine: Engine, files: FileRequest | None) -> Given:
     """Store the files that a person gives with instructions."""
     if not files:
         return NOTHING_GIVEN

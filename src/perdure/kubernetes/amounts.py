@@ -18,6 +18,7 @@ _AMOUNT = re.compile(r"[0-9]{1,12}([.][0-9]{1,12})?")
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 CHOICES = (
     ("permissions",),
+    ("onEdit",),
     ("policy", "continuity"),
     ("policy", "whenFull"),
     ("policy", "onDenied"),

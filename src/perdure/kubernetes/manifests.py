@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 
 from perdure.kubernetes import order as orders
 from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
-from perdure.kubernetes.spec import Spec, task_spec
+from perdure.kubernetes.spec import FileFrom, Spec, task_spec
 from perdure.kubernetes.status import AttemptStatus
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
 from perdure.model import OutcomeKind
@@ -131,6 +131,8 @@ def order(
             attempts_allowed=max(status.attempts_allowed, record.number),
             earlier=earlier,
             resume=resume,
+            files=tuple(each.path for each in _files(run, record)),
+            on_edit=spec.on_edit,
             checkpoints=FENCED if volume.mode == "Shared" else volume.checkpoints,
             state="volume" if volume.mode == "Claim" else "checkpoints",
         )
@@ -319,7 +321,11 @@ def _order_sources(
         for each in contexts
         if each not in secrets
     ]
-    return [{"configMap": {"name": run.named, "items": items}}] + [
+    files = [
+        _file_source(each, f"{orders.FILES}/{number}")
+        for number, each in enumerate(_files(run, record))
+    ]
+    return [{"configMap": {"name": run.named, "items": items}}, *files] + [
         {
             "secret": {
                 "name": secrets[each].name,
@@ -330,6 +336,21 @@ def _order_sources(
         for each in contexts
         if each in secrets
     ]
+
+
+def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
+    """Return the task files of an attempt. Those of the spec belong to its newest instructions,
+    which may be newer than the attempt's."""
+    if run.spec.context_version == record.context_version:
+        return run.spec.files
+    return ()
+
+
+def _file_source(file: FileFrom, path: str) -> dict[str, Any]:
+    ref = file.config_map_key_ref or file.secret_key_ref
+    assert ref is not None, "`spec.check` has seen to it"
+    kind = "configMap" if file.config_map_key_ref is not None else "secret"
+    return {kind: {"name": ref.name, "items": [{"key": ref.key, "path": path}]}}
 
 
 def _left_soon(given: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ a function that reads one file):
     order.json            this document
     contexts/{version}    the text of each version of the instructions, as it was first seen, or as
                           it is in its Secret
+    files/{number}        the task files that come with the newest version
 
 Anyone who may write ConfigMaps can write an order, so it is checked before use: types, bounds, and
 that its parts agree. An invalid order raises UsageError with the field's name.
@@ -20,23 +21,27 @@ from typing import Literal, NoReturn
 import msgspec
 
 from perdure.errors import UsageError
-from perdure.model import OutcomeKind, TaskSpec
+from perdure.model import OnEdit, OutcomeKind, TaskSpec
 from perdure.model.codec import resolved
 
 VERSION = 1
 FILE = "order.json"
 CONTEXTS = "contexts"
+FILES = "files"
+"""Directory of the contents of task files, each under its number from 0."""
 LONGEST = 1 << 20
 """Maximum size of an order in bytes; a ConfigMap holds no more."""
 MOST_ATTEMPTS = 100_000
 MOST_CONTEXTS = 10_000
 MOST_EARLIER = 2_000
+MOST_FILES = 100
 HINT = "the operator writes it: check that operator and image have the same version"
 
 UID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 FROM = re.compile(r"[a-z0-9][a-z0-9.-]{0,252}")
+FILE_NAME = re.compile(r"[^\x00-\x1f/=][^\x00-\x1f=]{0,399}")
 URL = re.compile(r"(?:file|s3|gs|az|azure|abfs|abfss)://[^\s@?]{1,2000}")
 
 
@@ -76,6 +81,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Number of earlier versions of which nothing is left in the cluster."""
     earlier: tuple[Earlier, ...] = ()
     resume: ResumeOrder = ResumeOrder()
+    files: tuple[str, ...] = ()
+    """Names in the workdir of the task files that come with the newest of the contexts; the content
+    of the first is in `files/0`."""
+    on_edit: OnEdit = OnEdit.MERGE
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"
@@ -161,6 +170,10 @@ def _checked(order: Order) -> Order:
     if len(order.earlier) > MOST_EARLIER:
         _refuse(f"earlier: expected at most {MOST_EARLIER}, not {len(order.earlier)}")
     _rising("earlier.number", [each.number for each in order.earlier], order.attempt - 1)
+    if len(order.files) > MOST_FILES:
+        _refuse(f"files: expected at most {MOST_FILES}, not {len(order.files)}")
+    for name in order.files:
+        _match("files", FILE_NAME, name, "a path in the workdir")
     if order.resume.session_id:
         _match("resume.session_id", SESSION_ID, order.resume.session_id, "a conversation's id")
     if order.resume.from_:

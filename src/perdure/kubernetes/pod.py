@@ -25,6 +25,7 @@ from perdure.kubernetes.order import Earlier, Order, missing
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.termination import result_of
 from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
+from perdure.workspace.task_files import FileRequest
 
 LOCK = "pod.lock"
 """Lock file in the state directory, held while a pod works with it."""
@@ -35,18 +36,24 @@ UNBEGUN = "its pod was asked to end before the attempt had started"
 
 
 def follow(
-    engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str] = ()
+    engine: Engine,
+    order: Order,
+    texts: Sequence[str | None],
+    variables: Sequence[str] = (),
+    files: Path | None = None,
 ) -> AttemptResult:
     """Perform the order's attempt, unless it was performed already. Return its result.
 
     `texts` are those of its contexts. None is a missing text, which matters only if the run does
-    not know it. `variables` are the names of additional variables for the agent.
+    not know it. `variables` are the names of additional variables for the agent, and `files` is the
+    directory with the contents of its task files.
 
     Never raises a PerdureError or an OSError: perdure's own trouble becomes an outcome."""
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with durable.lock(engine.state / LOCK, "another pod uses this state"):
-            return _follow(engine, order, (*(GONE,) * order.unlisted, *texts), variables)
+            every = (*(GONE,) * order.unlisted, *texts)
+            return _follow(engine, order, every, variables, _asked(order, files))
     except (PerdureError, OSError) as error:
         return AttemptResult(attempt=order.attempt, outcome=outcome_of(error, engine))
 
@@ -85,7 +92,11 @@ def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
 
 
 def _follow(
-    engine: Engine, order: Order, texts: Sequence[str | None], variables: Sequence[str]
+    engine: Engine,
+    order: Order,
+    texts: Sequence[str | None],
+    variables: Sequence[str],
+    files: FileRequest | None,
 ) -> AttemptResult:
     for claim in engine.store.claims():
         _taken_over(engine, claim)
@@ -96,9 +107,11 @@ def _follow(
     if run is None:
         if texts[0] is None:
             missing(order.contexts[0])
-        run = pod_state.added(engine, order, spec)
+        first = service.take_files(engine, files if len(texts) == 1 else None)
+        run = pod_state.added(engine, order, spec, first)
     if run.attempt < order.attempt:
-        run = _instructed(engine, _as_ordered(engine, run, order, variables), order, texts)
+        run = _as_ordered(engine, run, order, variables)
+        run = _instructed(engine, run, order, texts, files)
         run = _counted(engine, run, order)
         if engine.stopping():
             return AttemptResult(
@@ -139,9 +152,24 @@ def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[
     return engine.store.reassign(run.id, spec)
 
 
-def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str | None]) -> TaskRun:
-    """Return the run with every version of the instructions. Raises UsageError if one is missing,
-    and Conflict if the order is older than what the run knows."""
+def _asked(order: Order, files: Path | None) -> FileRequest | None:
+    """Return the request for the task files that came with the order; None if there are none."""
+    if not order.files or files is None:
+        return None
+    named = tuple(f"{number}={name}" for number, name in enumerate(order.files))
+    return FileRequest(cwd=files, files=named, on_edit=order.on_edit, whole=True)
+
+
+def _instructed(
+    engine: Engine,
+    run: TaskRun,
+    order: Order,
+    texts: Sequence[str | None],
+    files: FileRequest | None,
+) -> TaskRun:
+    """Return the run with every version of the instructions, and the newest with its task files.
+    Raises UsageError if one is missing, and Conflict if the order is older than what the run
+    knows."""
     if run.context_version > len(texts):
         raise Conflict(
             f"{run.name} has {run.context_version} versions of its instructions, and the order of "
@@ -153,7 +181,9 @@ def _instructed(engine: Engine, run: TaskRun, order: Order, texts: Sequence[str 
         if text is None:
             missing(order.contexts[place - order.unlisted])
         service.check_prompt(text, limit)
-        run = engine.store.update(run.id, text)
+        newest = place == len(texts) - 1
+        given = service.take_files(engine, files if newest else None)
+        run = engine.store.update(run.id, text, given)
     return run
 
 

@@ -25,7 +25,17 @@ from perdure.engine.conversations import Branching, fork
 from perdure.engine.conversations.search import ConversationShelf
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.kubernetes.order import Order
-from perdure.model import RESET, Session, SessionKey, SessionState, TaskRun, TaskSpec, Workspace
+from perdure.model import (
+    NOTHING_GIVEN,
+    RESET,
+    Given,
+    Session,
+    SessionKey,
+    SessionState,
+    TaskRun,
+    TaskSpec,
+    Workspace,
+)
 from perdure.rules.text import tell
 
 
@@ -83,22 +93,22 @@ def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
         )
 
 
-def added(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
-    """Add the run here and return it. The order says with which conversation it begins. Raises what
-    `service.submit` raises."""
+def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_GIVEN) -> TaskRun:
+    """Add the run here, with its first task files, and return it. The order says with which
+    conversation it begins. Raises what `service.submit` raises."""
     if order.resume.mode == "Fork":
-        return _forked(engine, order, spec)
+        return _forked(engine, order, spec, given)
     service.check_task(engine, spec, Path("/"))
     place = engine.workspaces.plan(spec, order.name, Path("/"))
     if order.resume.mode == "Session":
         spec = replace(spec, scope=_session(engine, order, spec, place))
-    run = engine.store.add(spec, order.run_id, _free_name(engine, order), place)
+    run = engine.store.add(spec, order.run_id, _free_name(engine, order), place, given)
     if order.resume.mode == "Fresh":
         engine.store.reset([run.id], RESET)
     return engine.store.get(run.id)
 
 
-def _forked(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
+def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskRun:
     """Add the run as a copy of another one on this volume: its conversation and its files. Raises
     what `fork` raises."""
     source = order.resume.from_
@@ -109,6 +119,7 @@ def _forked(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun:
         id=order.run_id,
         task=spec.task,
         pass_env=spec.pass_env,
+        given=given,
     )
     try:
         return fork(engine, source, wanted)

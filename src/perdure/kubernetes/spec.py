@@ -14,7 +14,7 @@ import msgspec
 from perdure.kubernetes.amounts import Dollars, dollars, dollars_or_none
 from perdure.kubernetes.order import UID
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
-from perdure.model.choices import OnDenied, OnLeftover
+from perdure.model.choices import OnDenied, OnEdit, OnLeftover
 
 Mode = Literal["Claim", "Shared", "Checkpoints"]
 LAST_WORD = {None: "", True: "on", False: "off"}
@@ -36,6 +36,14 @@ class KeyRef(Camel, frozen=True):
 
 
 class PromptFrom(Camel, frozen=True):
+    config_map_key_ref: KeyRef | None = None
+    secret_key_ref: KeyRef | None = None
+
+
+class FileFrom(Camel, frozen=True):
+    """A task file: where it is in the workdir, and the key that has its content."""
+
+    path: str
     config_map_key_ref: KeyRef | None = None
     secret_key_ref: KeyRef | None = None
 
@@ -128,6 +136,8 @@ class Spec(Camel, frozen=True):
     prompt: str = ""
     prompt_from: PromptFrom | None = None
     context_version: int = 1
+    files: tuple[FileFrom, ...] = ()
+    on_edit: OnEdit = OnEdit.MERGE
     repository: Repository | None = None
     model: str = ""
     permissions: Permissions = Permissions.EDIT
@@ -168,6 +178,10 @@ def check(spec: Spec, uid: str) -> None:
         ]
     if bool(spec.prompt.strip()) + len(refs) != 1:
         raise Invalid("give the instructions in either prompt or promptFrom")
+    if any(
+        (each.config_map_key_ref is None) == (each.secret_key_ref is None) for each in spec.files
+    ):
+        raise Invalid("give the content of each of files in either configMapKeyRef or secretKeyRef")
     if not spec.service and spec.repository is None:
         raise Invalid("give repository, or service for a task without a repository")
     if spec.workspace.mode == "Shared" and not (

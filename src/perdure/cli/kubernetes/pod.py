@@ -180,7 +180,8 @@ def pod_verb(arguments: argparse.Namespace) -> int:
         secrets = given.read(
             arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
         )
-        result = _performed(order, texts, secrets, farewell)
+        files = arguments.order / orders.FILES
+        result = _performed(order, texts, files, secrets, farewell)
     except Exception as error:  # any error, because a pod without a result explains nothing
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
@@ -206,7 +207,11 @@ def _in_trouble(attempt: int, error: Exception, secrets: given.Secrets) -> Attem
 
 
 def _performed(
-    order: Order, texts: tuple[str | None, ...], secrets: given.Secrets, farewell: Farewell
+    order: Order,
+    texts: tuple[str | None, ...],
+    files: Path,
+    secrets: given.Secrets,
+    farewell: Farewell,
 ) -> AttemptResult:
     from perdure.kubernetes.pod import follow
 
@@ -217,7 +222,7 @@ def _performed(
     engine = replace(
         _engine(order, environ, secrets), stopping=lambda: farewell.asked > 0, leaving=ASKED
     )
-    return follow(engine, order, texts, sorted(secrets.agent))
+    return follow(engine, order, texts, sorted(secrets.agent), files)
 
 
 def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) -> Engine:

@@ -20,9 +20,11 @@ from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.model import (
     KEEPSAKES,
+    NOTHING_GIVEN,
     Backend,
     Checkpoint,
     Continuation,
+    Given,
     Launch,
     Session,
     SessionKey,
@@ -59,6 +61,8 @@ class Branching:
     """The new task of a service; empty: the new run's name."""
     pass_env: tuple[str, ...] | None = None
     """Names of variables for the agent, in place of the parent's."""
+    given: Given = NOTHING_GIVEN
+    """The task files that come with the prompt."""
 
 
 def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
@@ -96,9 +100,8 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
         spec = _placed(engine, spec, source, wanted.branch, wanted.task or name, head)
         target = engine.workspaces.plan(spec, name, Path(source.path))
         _refuse(engine, driver, session, spec, target)
-        return _make(
-            engine, spec, (wanted.id or uuid.uuid4().hex, name), source, target, checkpoint
-        )
+        named = (wanted.id or uuid.uuid4().hex, name)
+        return _make(engine, spec, named, source, target, checkpoint, wanted.given)
     finally:
         os.close(fd)
 
@@ -275,6 +278,7 @@ def _make(
     source: Workspace,
     target: Workspace,
     checkpoint: Checkpoint | None,
+    given: Given,
 ) -> TaskRun:
     """Make the workdir, then the run with this id and name, and return the run. A run whose workdir
     is incomplete could be claimed by another process."""
@@ -298,7 +302,7 @@ def _make(
                 engine.workspaces.checkpoints.grow(
                     source, checkpoint.workdir.commit, target, ignored=engine.checkpoint_ignored
                 )
-            return engine.store.add(spec, run_id, name, target)
+            return engine.store.add(spec, run_id, name, target, given)
         except BaseException:
             engine.workspaces.put_away(
                 target, {"run": name, "why": "a fork that could not be made"}

@@ -35,6 +35,8 @@ class FileRequest:
     files: tuple[str, ...] = ()
     context: str = ""
     on_edit: OnEdit = OnEdit.MERGE
+    whole: bool = False
+    """Whether these are all task files, as with `context`."""
     tell: Callable[[str], None] = lambda text: None
     """Called with a sentence on what was left out."""
 
@@ -82,7 +84,7 @@ def take(contents: Contents, asked: FileRequest) -> Given:
         else:
             more = ""
         asked.tell(f"left out of {asked.context}: {', '.join(left_out[:SOME])}{more}")
-    return Given(files, whole=bool(asked.context), on_edit=asked.on_edit)
+    return Given(files, whole=asked.whole or bool(asked.context), on_edit=asked.on_edit)
 
 
 def check_name(name: str) -> str:
