@@ -1,4 +1,4 @@
-"""A machine with one run that has worked, and what it takes to make others; no agent is started."""
+"""A machine with one run that has worked, and helpers to make others. No agent is started."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Machine = Callable[..., Engine]
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """Makes machines: an engine on directories of its own, with an environment of its own."""
+    """Make machines: an engine with directories and an environment of its own."""
 
     def make(name: str, **environ: str) -> Engine:
         home = tmp_path / name
@@ -75,7 +75,7 @@ def worked(
     change: Callable[[Path], None] | None = None,
     backend: str = "",
 ) -> TaskRun:
-    """A run that has made its changes, said its words, and ended; with one checkpoint."""
+    """Make a run that has changed files, has a conversation, and has ended, with one checkpoint."""
     spec = TaskSpec(
         prompt="do it", name="task", repo=str(repository), permissions=Permissions.FULL, verify="touch /tmp/verified", agent_args=("--x",),
         env={"COLOUR": "red"}, pass_env=("LANG",), key="k", scope="shared", backend=backend,
@@ -126,7 +126,8 @@ def worked(
 
 
 def _changes(workdir: Path) -> None:
-    """One of each: staged, unstaged, new, committed, executable, a link, an ignored file."""
+    """Make one change of each kind: staged, unstaged, new, committed, executable, a link, an
+    ignored file."""
     (workdir / "committed.txt").write_text("by the agent\n")
     git(workdir, "add", "committed.txt")
     git(workdir, "commit", "-q", "-m", "the agent's")
@@ -140,7 +141,7 @@ def _changes(workdir: Path) -> None:
 
 
 def prints(directory: Path) -> dict[str, tuple[int, str]]:
-    """Every file below by its mode and bytes, or its link; git's own are left out."""
+    """Return every file below by its mode and content, or its link; git's own files are left out."""
     return {
         str(path.relative_to(directory)): (
             path.lstat().st_mode,

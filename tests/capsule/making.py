@@ -15,7 +15,7 @@ from perdure.capsule.manifest import CapsuleFile, Carried, Manifest
 
 @dataclass
 class Given:
-    """Contents of files, by their digests."""
+    """The contents of files, by their digests."""
 
     known: dict[str, bytes] = field(default_factory=dict)
 
@@ -35,7 +35,7 @@ class Given:
 
 
 def manifest(given: Given, **fields: Any) -> Manifest:
-    """A manifest with a story, a journal and a conversation of a few parts."""
+    """Return a manifest with a story, a journal and a conversation of a few parts."""
     talk = Carried(
         agent="claude",
         id="01234567-89ab-cdef-0123-456789abcdef",
@@ -51,7 +51,7 @@ def manifest(given: Given, **fields: Any) -> Manifest:
 
 
 def capsule(**fields: Any) -> bytes:
-    """A whole capsule."""
+    """Return a complete capsule."""
     given = Given()
     target = io.BytesIO()
     container.write(target, manifest(given, **fields), given)

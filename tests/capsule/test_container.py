@@ -1,4 +1,4 @@
-"""The capsule as a file: the same bytes for the same contents, and nothing believed that was not
+"""The capsule as a file: the same bytes for the same contents, and nothing is used before it is
 checked."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAIN = json.loads(manifests.encode(manifest(Given())))
 
 
 def unpack(content: bytes, near: Path) -> dict[str, bytes]:
-    """Every file of a capsule by its name, as `importing` would find it."""
+    """Return every file of a capsule by its name, as `imports` would find it."""
     read = Capsule(io.BytesIO(content), "it")
     with verification.verified(read.manifest, read, near) as found:
         read.end()
@@ -37,8 +37,7 @@ def unpack(content: bytes, near: Path) -> dict[str, bytes]:
 
 
 def test_what_went_in_comes_out(tmp_path: Path) -> None:
-    """Every file of a capsule is unpacked byte for byte, and the directory that it came through is
-    gone."""
+    """Every file of a capsule is unpacked byte for byte, and the directory used for that is gone."""
     files = unpack(WHOLE, tmp_path)
     assert (
         files["main"] == b'{"type":"user"}\n' * 300
@@ -48,13 +47,13 @@ def test_what_went_in_comes_out(tmp_path: Path) -> None:
 
 
 def test_equal_contents_give_equal_bytes() -> None:
-    """Two capsules of the same contents are the same file, so that a cache or a signature can go by
-    its bytes."""
+    """Two capsules with the same contents are the same file, so a cache or a signature may use its
+    bytes."""
     assert capsule() == WHOLE
 
 
 def test_it_is_plain_zstd_behind_lengths(tmp_path: Path) -> None:
-    """Without perdure the manifest is to be had with the ordinary zstd program, as the reference
+    """Without perdure the manifest can be read with the ordinary zstd program, as the reference
     says."""
     (length,) = struct.unpack(">I", WHOLE[40:44])
     told = subprocess.run(
@@ -68,8 +67,8 @@ def test_it_is_plain_zstd_behind_lengths(tmp_path: Path) -> None:
 def test_a_changed_capsule_is_refused_whole(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Bytes flipped, cut, doubled, moved or put in: either exactly the same files come out, or a
-    sentence and nothing on the disk."""
+    """After bytes are flipped, cut, doubled, moved or inserted, the result is exactly the same
+    files, or a sentence and nothing on the disk."""
     content = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 3))):
         if not content:
@@ -125,7 +124,7 @@ HOSTILE = st.recursive(
 
 
 def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in a JSON value."""
+    """Return every place in a JSON value."""
     inside = (
         node.items()
         if isinstance(node, dict)
@@ -139,8 +138,8 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 @settings(max_examples=400)
 @given(st.sampled_from(places(PLAIN)), HOSTILE)
 def test_a_hostile_manifest_is_refused_in_words(place: tuple[Any, ...], value: Any) -> None:
-    """Anything in any place of the manifest: it is read as what it says, or refused with a
-    sentence, and never with another error."""
+    """With any value in any place of the manifest, it is read, or refused with a sentence, and
+    there is never another error."""
     changed = json.loads(json.dumps(PLAIN))
     if not place:
         changed = value
@@ -183,8 +182,8 @@ NO_MANIFESTS = [
 
 @pytest.mark.parametrize("content", NO_MANIFESTS, ids=lambda content: repr(content[:24]))
 def test_what_is_no_manifest_is_refused_in_words(content: bytes) -> None:
-    """Depth, doubled names, no numbers, endless numbers, lone surrogates, other formats: each is a
-    sentence, and no traceback."""
+    """Deep nesting, duplicate names, missing or endless numbers, lone surrogates and other formats
+    each give a sentence, and no traceback."""
     with pytest.raises(CapsuleError) as caught:
         manifests.read(content)
     assert "\n" not in str(caught.value)
@@ -219,7 +218,7 @@ NEVER = [
 
 @pytest.mark.parametrize("name", [*LEADING_OUT, *NEVER])
 def test_a_name_that_could_lead_out_or_is_never_carried_is_refused(name: str) -> None:
-    """Paths that climb, absolute ones, hidden characters, credentials, settings, hooks and servers
+    """Paths that climb, absolute paths, hidden characters, credentials, settings, hooks and servers
     are refused in a manifest."""
     with pytest.raises(CapsuleError):
         manifests.check_path(name)
@@ -230,8 +229,8 @@ def _framed(*frames_: bytes, digest: bytes = bytes(32)) -> bytes:
 
 
 def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
-    """A frame that would unfold to more than a hundred times its size, or to more than a part, is
-    never unfolded."""
+    """A frame that would unpack to more than a hundred times its size, or to more than a part, is
+    not unpacked."""
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(PART))
     assert len(bomb) * 100 < PART
     digest = frames.part_of(bytes(PART))
@@ -260,8 +259,8 @@ def test_perdure_keeps_to_its_own_limits(content: bytes) -> None:
 
 
 def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
-    """A capsule that says it is larger than may be, or than fits, is refused before anything is
-    written."""
+    """A capsule whose stated size is over the limit, or over the free space, is refused before
+    anything is written."""
     part = Part("0" * 64, PART)
     for count in (20_000, 190_000):
         huge = manifest(
@@ -272,7 +271,8 @@ def test_more_than_the_disk_holds_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
-    """A file is made new and never through a link, even if somebody could put one there."""
+    """A file is created, never written through a link, even if another process could place a link
+    there."""
     given = Given()
     file = given.file("main", b"mine")
     (tmp_path / "victim").write_text("kept")

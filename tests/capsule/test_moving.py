@@ -1,5 +1,5 @@
-"""A run from one machine to another, without an agent: what comes, what is not granted, what leaves
-nothing behind."""
+"""A run is moved from one machine to another, without an agent: what is copied, what is not
+granted, and refusals that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -54,7 +54,8 @@ def imported(engine: Engine, path: Path, **wish: Any) -> TakenIn:
 
 
 def nothing_is_left(engine: Engine, into: Path) -> None:
-    """No run, no directory, no copy, nothing staged; what was made has gone to the trash."""
+    """Check that there is no run, no directory, no copy and nothing staged. A workdir that was made
+    is in the trash."""
     assert list(engine.store.find()) == [] and not into.exists()
     assert [
         path for path in engine.state.rglob("*") if path.is_file() and path.name.startswith("main")
@@ -63,8 +64,8 @@ def nothing_is_left(engine: Engine, into: Path) -> None:
 
 
 def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """Files with their modes, links, stages, branch and commits; conversation, attempts, receipts,
-    instructions and journal: all is there, in another directory, and nothing is due."""
+    """Files with their modes, links, stages, branch and commits, conversation, attempts, receipts,
+    instructions and journal are all there, in another directory, and nothing is due."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     workdir = Path(run.workspace.path)
@@ -101,7 +102,7 @@ def test_a_run_comes_whole(machine: Machine, repository: Path, tmp_path: Path) -
 def test_the_same_checkpoint_gives_the_same_capsule(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Exported twice, byte for byte the same; an existing file is never overwritten."""
+    """Two exports are byte for byte the same. An existing file is never overwritten."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     first, second = exported(one, run, tmp_path / "a"), exported(one, run, tmp_path / "b")
@@ -113,8 +114,8 @@ def test_the_same_checkpoint_gives_the_same_capsule(
 def test_into_a_repository_that_has_the_base(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """With `--repo` the run gets a worktree of it, on its branch, with its commits; a repository
-    without the base is refused, and nothing is left in it."""
+    """With `--repo` the run gets a worktree of that repository, on its branch, with its commits. A
+    repository without the base is refused, and nothing is left in it."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     path = exported(one, run, tmp_path / "task.capsule")
@@ -137,8 +138,8 @@ def test_into_a_repository_that_has_the_base(
 def test_nothing_in_a_capsule_widens_what_this_machine_grants(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Permissions go down to this machine's, arguments, variables and the check command are dropped
-    and named; with `trusted` they stay. Key and scope are never brought."""
+    """Permissions are reduced to this machine's. Arguments, variables and the check command are
+    dropped and named. With `trusted` they stay. Key and scope are never imported."""
     one, two = machine("one"), machine("two")
     path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
     taken = imported(two, path, into=tmp_path / "a")
@@ -166,8 +167,8 @@ def test_nothing_in_a_capsule_widens_what_this_machine_grants(
 
 
 def test_a_second_import_is_another_run(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """The name must be another one; the id too, as that of the first is taken; both know where they
-    came from."""
+    """The name and the id must be others, because the first run has them. Both runs know their
+    origin."""
     one, two = machine("one"), machine("two")
     path = exported(one, worked(one, repository, tmp_path / "agent"), tmp_path / "task.capsule")
     first = imported(two, path, into=tmp_path / "a").run
@@ -218,8 +219,7 @@ def test_secrets_stop_an_export(machine: Machine, repository: Path, tmp_path: Pa
 def test_a_committed_secret_cannot_be_left_out(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Content of the run's commits travels with its history: the export says so instead of
-    pretending otherwise."""
+    """Content of the run's commits is exported with its history. The export says so."""
 
     def change(workdir: Path) -> None:
         (workdir / "key.txt").write_text(TOKEN)
@@ -235,7 +235,7 @@ def test_a_committed_secret_cannot_be_left_out(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, bytes]]:
-    """A real capsule in pieces: its manifest, and its files by their names."""
+    """Return a real capsule in pieces: its manifest, and its files by their names."""
     import os
 
     from perdure import wiring
@@ -259,8 +259,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
 
 
 def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> bytes:
-    """A capsule with some files replaced and with matching digests, as an attacker would make
-    it."""
+    """Return a capsule with some files replaced and matching digests, as an attacker would make it."""
     from msgspec.structs import replace as with_
 
     given = Given()
@@ -287,8 +286,8 @@ def again(manifest: Manifest, files: dict[str, bytes], **changed: bytes) -> byte
 
 
 def try_in(engine: Engine, content: bytes, into: Path) -> bool:
-    """Whether it was taken in. Any error but perdure's own fails the test, and so does half an
-    import."""
+    """Return whether it was imported. Any other error than perdure's own fails the test, and so
+    does an incomplete import."""
     capsule = Capsule(io.BytesIO(content), "it")
     try:
         take_in(engine, capsule.manifest, capsule, Wish(source="it", into=into))
@@ -346,7 +345,7 @@ def test_a_hostile_pack_is_refused(
     at: float,
     flip: int,
 ) -> None:
-    """A git pack with any byte changed, its digest in the manifest made to fit: git's own checks
+    """Any byte of a git pack is changed, with a matching digest in the manifest. git's own checks
     refuse it, and nothing is left."""
     manifest, files = whole
     pack = bytearray(files["packs/0.pack"])
@@ -361,8 +360,8 @@ def test_a_hostile_pack_is_refused(
 def test_a_tree_that_climbs_is_refused(
     machine: Machine, whole: tuple[Manifest, dict[str, bytes]], tmp_path: Path, name: str
 ) -> None:
-    """A pack whose checkpoint has a name that would lead out of the workdir, or into its git
-    directory, is refused whole."""
+    """A pack whose checkpoint has a name that leads out of the workdir, or into its git directory,
+    is refused completely."""
     manifest, files = whole
     there = tmp_path / "evil"
     there.mkdir()
@@ -429,8 +428,8 @@ def test_a_tree_that_climbs_is_refused(
 
 
 def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: Path) -> None:
-    """A second checkpoint of a run brings its new parts alone: a conversation that grew and one
-    changed file are a few kilobytes, and another machine has all of it from both packs."""
+    """A second checkpoint of a run adds only its new parts: a longer conversation and one changed
+    file are a few kilobytes. Another machine gets everything from both packs."""
     one, two = machine("one"), machine("two")
     big = TALK + b'{"type":"system","text":"' + bytes(range(97, 123)) * 40_000 + b'"}\n'
     run = worked(one, repository, tmp_path / "agent", talk=big)
@@ -503,8 +502,8 @@ def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
 def test_who_lost_its_place_publishes_nothing(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """After a take-over the first machine's checkpoints are refused, its attempts too, and it says
-    who has the run; it may take the run back as another one would."""
+    """After a take-over the first machine's checkpoints and attempts are refused, and it says which
+    machine has the run. It may take the run back as any other machine would."""
     one, two = machine("one"), machine("two")
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
@@ -599,7 +598,7 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
 def test_a_store_that_cannot_be_reached_stops_nobody(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """Attempts start all the same, and a sentence says what could not be uploaded."""
+    """Attempts still start, and a sentence says what could not be uploaded."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     (tmp_path / "store").write_text("a file")
@@ -612,7 +611,7 @@ def test_a_store_that_cannot_be_reached_stops_nobody(
 def test_what_is_no_capsule_is_refused_by_the_command(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """`perdure import` of another file, of a capsule that is cut off, from a pipe and of nothing: a
+    """`perdure import` of another file, of a truncated capsule, from a pipe and of nothing gives a
     sentence and a hint, no traceback, and nothing is made."""
     path = exported(
         machine("one"),
@@ -679,8 +678,8 @@ def test_a_clone_is_cut_where_the_run_began(
 def test_only_the_end_of_an_attempt_is_all_of_it(
     machine: Machine, repository: Path, tmp_path: Path
 ) -> None:
-    """`settled` means that nothing would be lost: not where the attempt's last checkpoint could not
-    be taken, nor where one leaves work out. What can be built again, and pipes, are no work."""
+    """`settled` means that nothing would be lost. It is not set if the attempt's last checkpoint
+    could not be taken, or if one leaves work out. Build output and pipes are not work."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     publishing = Publishing(one, (tmp_path / "store").as_uri(), Ways())
@@ -719,8 +718,7 @@ def test_only_the_end_of_an_attempt_is_all_of_it(
 
 
 class Overtaken(CheckpointStore):
-    """A store in which another machine takes the run up in the very moment of a manifest's
-    writing."""
+    """A store in which another machine takes over the run at the moment when a manifest is written."""
 
     def publish(self, run: str, term: int, number: int, manifest: Manifest) -> str:
         self.begin(run, Term(number=term + 1, owner="another", host="another", at=1))

@@ -1,4 +1,5 @@
-"""The checkpoint store: what is published is whole, and of two machines one has the right to."""
+"""The checkpoint store: a published checkpoint is complete, and only one of two machines may
+publish."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ RUN = "0" * 32
 
 @pytest.fixture(params=["directory", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CheckpointStore]:
-    """A directory, and obstore's own store in memory, which has the semantics of the clouds."""
+    """Make a store: a directory, or obstore's own store in memory, which behaves like those of the
+    clouds."""
     yield CheckpointStore(
         "store",
         LocalStore(tmp_path / "store", mkdir=True)
@@ -30,8 +32,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Checkpoint
 
 
 def test_a_published_checkpoint_comes_back(store: CheckpointStore) -> None:
-    """Parts, then the manifest: it is found as the run's newest, and every file comes back
-    checked."""
+    """The parts are written first, then the manifest. It is found as the run's newest, and every
+    file is read back and verified."""
     given = Given()
     made = manifest(given)
     for file in made.files():
@@ -57,8 +59,8 @@ def test_a_part_that_is_not_there_or_was_changed_is_noticed(store: CheckpointSto
 
 
 def test_of_many_machines_one_begins_a_term(store: CheckpointStore) -> None:
-    """Eight machines take a run over at the same moment: one gets the term, all others are told
-    that one was quicker."""
+    """Eight machines take a run over at the same moment. One gets the term, and all others are told
+    that another machine was faster."""
     store.begin(RUN, Term(number=1, owner="a", at=1))
     won: list[str] = []
     lost: list[Conflict] = []
@@ -107,7 +109,7 @@ def test_a_late_manifest_hides_nothing(store: CheckpointStore) -> None:
 
 
 def test_a_run_that_is_not_there_is_not_found(store: CheckpointStore) -> None:
-    """An empty store has no runs and no terms, and says so in a sentence."""
+    """An empty store has no runs and no terms, and a sentence says so."""
     assert store.runs() == [] and store.term(RUN) is None
     with pytest.raises(NotFound):
         store.newest(RUN)
@@ -125,7 +127,7 @@ def test_a_run_that_is_not_there_is_not_found(store: CheckpointStore) -> None:
     ],
 )
 def test_a_strange_object_is_a_sentence(tmp_path: Path, content: bytes) -> None:
-    """Anything else in the store in place of a term or a manifest is an error with a sentence."""
+    """Any other object in the store in place of a term or a manifest is an error with a sentence."""
     store = open_store((tmp_path / "s").as_uri())
     for name in ("terms/000001.json", "000001-00000001.json"):
         place = tmp_path / "s" / "runs" / RUN / name

@@ -63,7 +63,7 @@ def test_a_write_whose_answer_was_lost_is_known_as_ones_own(
 
 
 def test_without_credentials_s3_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that refuses is named, with what to look at."""
+    """A store that refuses is named, with advice."""
     with bucket() as kept:
         for name, value in {**kept.environ(), "AWS_ACCESS_KEY_ID": "nobody"}.items():
             monkeypatch.setenv(name, value)

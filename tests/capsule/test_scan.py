@@ -1,4 +1,4 @@
-"""The search for secrets: its findings, and the text that it leaves alone."""
+"""The search for secrets: its findings, and texts without a secret."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ORDINARY = (
 @pytest.mark.parametrize("kind", SECRETS)
 @pytest.mark.parametrize("around", ["{}", '{{"key": "{}"}}', "export KEY='{}'\n", "  {}  \n"])
 def test_a_known_shape_is_found_whole(kind: str, around: str) -> None:
-    """Each kind of token is found wherever it stands, from its first byte to its last."""
+    """Each kind of token is found wherever it is, from its first byte to its last."""
     text = around.format(SECRETS[kind]).encode()
     spans = [text[start:end] for name, start, end in found(text) if name == kind]
     assert spans, text
@@ -64,7 +64,7 @@ def test_a_known_shape_is_found_whole(kind: str, around: str) -> None:
 
 def test_a_private_key_in_json_is_found() -> None:
     """A key whose lines are joined by backslash-n, as in a transcript or a service account, is
-    found to its end."""
+    found completely."""
     text = (
         b'{"private_key": "' + SECRETS["private key"].replace("\n", "\\n").encode() + b'", "x": 1}'
     )
@@ -73,8 +73,8 @@ def test_a_private_key_in_json_is_found() -> None:
 
 
 def test_ordinary_text_holds_no_secret() -> None:
-    """Words that begin like tokens, hashes, placeholders, addresses and public keys are left
-    alone."""
+    """Words that begin like tokens, hashes, placeholders, addresses and public keys are not
+    findings."""
     assert list(found(ORDINARY.encode())) == []
 
 
@@ -90,8 +90,8 @@ FORMS = {
 
 @pytest.mark.parametrize("name", ["", "me:", "ada:", "lovelace:"])
 def test_a_password_in_basic_authentication_is_found(name: str) -> None:
-    """In base64 after a user's name of any length, as a header has it, hardly a letter of the
-    secret stays."""
+    """In base64 after a user's name of any length, as in a header, hardly a letter of the secret is
+    left."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))
     text = b"Authorization: Basic " + base64.b64encode(f"{name}hunter/2 horse battery".encode())
     clean = b"".join(scan.over("here", io.BytesIO(text)))
@@ -101,8 +101,8 @@ def test_a_password_in_basic_authentication_is_found(name: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 def test_the_values_of_this_environment_are_found(form) -> None:
-    """A secret variable's exact value is found as it is, URL-encoded and in base64, though it has
-    no known shape."""
+    """A secret variable's exact value is found unchanged, URL-encoded and in base64, even without a
+    known shape."""
     scan = Scan(Redactor.of({"DEPLOY_TOKEN": "hunter/2 horse battery"}))
     text = f"one\ntwo {form('hunter/2 horse battery')} three".encode()
     clean = b"".join(scan.over("here", io.BytesIO(text)))
@@ -125,8 +125,8 @@ def test_the_values_of_this_environment_are_found(form) -> None:
     st.integers(1, 97),
 )
 def test_where_a_stream_is_cut_changes_nothing(pieces: list[str], window: int) -> None:
-    """However a text is cut into windows, the same is found and the same comes out, as long as it
-    was."""
+    """However a text is cut into windows, the findings are the same, and so is the result, with its
+    length."""
     text = " ".join(pieces).encode()
     whole = Scan()
     expected = b"".join(whole.over("x", io.BytesIO(text)))
@@ -139,7 +139,7 @@ def test_where_a_stream_is_cut_changes_nothing(pieces: list[str], window: int) -
 
 
 def test_the_table_never_shows_a_value() -> None:
-    """A person is shown place, line and kind alone."""
+    """A person sees only place, line and kind."""
     scan = Scan()
     scan.look("notes.md", "\n\n".join(SECRETS.values()).encode())
     told = str(scans.SecretsFound(scan.findings, ""))

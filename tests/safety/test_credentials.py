@@ -1,5 +1,5 @@
-"""Secrets: given to the one git call that needs them, on a real git server with basic
-authentication, and to nobody else."""
+"""Secrets are given only to the one git call that needs them, on a real git server with basic
+authentication."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_private_repository_is_fetched_and_the_secret_is_nowhere(yard: Yard) -
 
 @contextlib.contextmanager
 def watching() -> Iterator[set[str]]:
-    """All command lines and environments of the processes of this machine that could be read
+    """Collect all command lines and environments of this machine's processes that can be read
     meanwhile."""
     seen, over = set[str](), threading.Event()
     own = str(os.getpid())
@@ -95,8 +95,8 @@ def watching() -> Iterator[set[str]]:
 def test_without_the_right_secret_the_refusal_is_one_sentence(
     yard: Yard, login: tuple[str, str] | None
 ) -> None:
-    """No credentials, or refused ones: said so, with a hint, and the next attempt with the right
-    ones works."""
+    """With missing or refused credentials the error is one sentence with a hint. The next attempt
+    with the right ones works."""
     with serving(yard) as forge:
         spec = yard.spec("isolated", repo=forge.url)
         poor = workspaces(yard, [], login)
@@ -111,8 +111,8 @@ def test_without_the_right_secret_the_refusal_is_one_sentence(
 
 
 def test_a_redirect_to_another_host_gets_nothing(yard: Yard) -> None:
-    """A server that sends git elsewhere is not followed; even a git that follows is not given the
-    secret for there."""
+    """A redirect to another server is not followed. Even a git that follows it does not get the
+    secret for that server."""
     with (
         serving(yard) as thief,
         serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge,
@@ -150,7 +150,7 @@ def test_an_address_that_configuration_rewrites_gets_nothing(yard: Yard) -> None
 
 
 def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
-    """Another path, another port, another user, a second time: nothing, and the asker fails."""
+    """For another path, port or user, or a second time, there is no answer, and the caller fails."""
     url = "http://127.0.0.1:8080/owner/repo"
 
     def ask(program: str, prompt: str) -> tuple[int, str]:
@@ -175,8 +175,8 @@ def test_each_prompt_is_answered_once_and_no_other(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_has_read_the_program_gets_nothing(tmp_path: Path) -> None:
-    """A child of a shim, such as an agent of the same user, is not answered though it runs the very
-    program that git would run."""
+    """A child of a shim, such as an agent of the same user, gets no answer, although it runs the
+    same program that git would run."""
     url = "http://127.0.0.1:8080/owner/repo"
     with broker(url, ("u", "p"), tmp_path) as asking:
         code, said = run_quick(
@@ -194,7 +194,7 @@ def test_an_agent_that_has_read_the_program_gets_nothing(tmp_path: Path) -> None
 
 
 def test_both_spellings_of_a_user_are_known() -> None:
-    """Older gits show the user as it is in the prompt, newer ones percent-encoded."""
+    """Older gits show the user unchanged in the prompt, newer ones percent-encoded."""
     prompts = expected("https://h/o/r", "a@b", "p")
     assert (
         prompts["Password for 'https://a@b@h/o/r': "]
@@ -204,7 +204,7 @@ def test_both_spellings_of_a_user_are_known() -> None:
 
 
 def test_the_users_netrc_is_not_used(yard: Yard) -> None:
-    """libcurl would take a password from ~/.netrc for any call; perdure's calls do not see it."""
+    """libcurl would take a password from ~/.netrc for any call. perdure's calls do not use it."""
     (yard.top / "home/.netrc").write_text(f"machine 127.0.0.1 login {USER} password {SECRET}\n")
     with serving(yard) as forge:
         yard.git("ls-remote", forge.url)

@@ -1,5 +1,5 @@
-"""A shared git directory: what an agent can do to others in it is exactly what is documented, and
-nothing in the isolated backend."""
+"""A shared git directory: an agent can do exactly the documented damage to others in it, and none
+in the isolated backend."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def yard(tmp_path: Path) -> Yard:
 def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(
     yard: Yard, backend: str, attack: Attack
 ) -> None:
-    """Branches, stash, worktrees, replaced objects, settings, gc: the table's verdict is the truth,
-    in both directions."""
+    """Branches, stash, worktrees, replaced objects, settings, gc: the table's verdict is right in
+    both directions."""
     place = scene(yard, backend)
     attack.do(place)
     assert attack.succeeded(place) == (attack.name in documented(backend))
@@ -35,14 +35,14 @@ def test_an_attack_on_a_neighbour_succeeds_only_where_it_is_documented(
 
 @by_name
 def test_an_attack_is_not_over_before_it_began(yard: Yard, attack: Attack) -> None:
-    """The sign of an attack is absent without it, so a verdict means something."""
+    """Without an attack its sign is absent, so a verdict is meaningful."""
     if attack.name != "gc-by-perdure":
         assert not attack.succeeded(scene(yard, "worktree"))
 
 
 def test_a_worktree_is_locked_against_one_force(yard: Yard) -> None:
-    """`git worktree remove --force` of another's workdir is refused, and its files stay; git asks
-    for a second --force."""
+    """`git worktree remove --force` of another agent's workdir is refused, and its files stay. git
+    wants a second --force."""
     place = scene(yard, "worktree")
     assert "locked" in yard.complaint(
         "worktree", "remove", "--force", place.his.path, cwd=place.hers.path
@@ -51,8 +51,8 @@ def test_a_worktree_is_locked_against_one_force(yard: Yard) -> None:
 
 
 def test_the_table_and_the_tests_name_the_same_things() -> None:
-    """Every vector and attack has its row, every row its test, and every test that a row names is
-    there."""
+    """Every vector and attack has its row, every row has its test, and every test that a row names
+    exists."""
     table = rows()
     here = Path(__file__).parents[1]
     functions = {
@@ -77,6 +77,6 @@ def test_the_table_and_the_tests_name_the_same_things() -> None:
 
 
 def test_nothing_is_documented_to_succeed_in_the_isolated_backend_but_what_git_cannot_see() -> None:
-    """0 vectors in the isolated backend; files that a .gitignore hides are documented as a limit,
-    and run nothing."""
+    """No attack succeeds in the isolated backend. That a .gitignore can hide files is documented as
+    a limit, and runs nothing."""
     assert documented("isolated") <= {"hide-by-gitignore"}

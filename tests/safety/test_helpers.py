@@ -1,5 +1,5 @@
-"""The user's own credential helpers: asked for https where nothing else has a login, and never
-those of a repository."""
+"""The user's own credential helpers are asked for https if there is no other login; those of a
+repository never are."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def http(yard: Yard) -> Iterator[GitHttp]:
 
 
 def teach(yard: Yard, http: GitHttp, user: str = "una", password: str = PASSWORD) -> Path:
-    """A program that gives a login, in the user's global configuration as `gh auth setup-git`
-    writes it; returns its record."""
+    """Make a program that gives a login, in the user's global configuration, as `gh auth setup-git`
+    writes it. Return its record."""
     asked, program = yard.top / "asked", yard.top / "helper"
     program.write_text(
         f"#!/bin/sh\necho \"$1\" >> {asked}\ncat >> {asked}\nenv | grep -q ^GIT_ASKPASS=. && exit "
@@ -59,8 +59,8 @@ def workspaces(
 
 
 def test_a_helper_of_the_user_logs_in(yard: Yard, http: GitHttp) -> None:
-    """A private repository is fetched and pushed with what the user's helper gives, and the secret
-    is in no file of perdure's."""
+    """A private repository is fetched and pushed with the login of the user's helper. The secret is
+    in no file of perdure's."""
     asked = teach(yard, http)
     mine = workspaces(yard)
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
@@ -109,8 +109,8 @@ def test_a_helper_of_a_repository_is_never_asked(
 
 
 def test_the_settings_go_before_the_helpers(yard: Yard, http: GitHttp) -> None:
-    """Where the settings have a login no helper is asked; a repository that wants none asks
-    nobody."""
+    """If the settings have a login, no helper is asked. For a repository that needs no login, none
+    is asked either."""
     asked = teach(yard, http, password="wrong")
     mine = workspaces(yard, login=("dev-bot", PASSWORD))
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)
@@ -119,8 +119,8 @@ def test_the_settings_go_before_the_helpers(yard: Yard, http: GitHttp) -> None:
 
 
 def test_a_helper_with_a_wrong_or_no_answer(yard: Yard, http: GitHttp) -> None:
-    """A refused login is one sentence without the secret; a helper that fails, or answers for
-    another server, is no login."""
+    """A refused login is one sentence without the secret. A helper that fails, or answers for
+    another server, gives no login."""
     teach(yard, http, password="wrong-kanarienvogel")
     mine = workspaces(yard)
     workspace = mine.plan(yard.spec("isolated", repo=http.url("shop/web")), "brave-otter", yard.top)

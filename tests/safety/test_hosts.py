@@ -1,7 +1,7 @@
-"""Which servers are fetched from when somebody outside names the repository: real git, real servers
+"""The servers that are fetched from when an outsider names the repository: real git, real servers
 on loopback.
 
-Names that lead to chosen addresses stand in an /etc/hosts of the test's own, in a mount namespace.
+The test has its own /etc/hosts, in a mount namespace, for names with chosen addresses.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ NEVER = (
 
 
 def test_addresses_by_their_kind() -> None:
-    """Private ones are fit for servers that the configuration names, the metadata services of
-    clouds for none; IPv4 in IPv6 is judged by what it stands for."""
+    """Private addresses are allowed for servers that the configuration names, and the metadata
+    services of clouds for none. An IPv4 address in IPv6 is judged as IPv4."""
     for address in PRIVATE.split():
         assert unfit(address, private=False) and not unfit(address, private=True), address
     for address in NEVER.split():
@@ -59,8 +59,8 @@ def test_addresses_by_their_kind() -> None:
     ],
 )  # fmt: skip
 def test_what_is_refused_by_its_name(yard: Yard, url: str) -> None:
-    """Addresses that are not public and ports of their own are refused when the task is accepted,
-    before anybody is asked for anything."""
+    """Addresses that are not public, and unusual ports, are refused when the task is accepted,
+    before any request is sent."""
     spec = yard.spec("isolated", repo=url)
     with pytest.raises(UsageError) as refused:
         Workspaces(yard.root, environ=yard.environ, hosts=GUARDED).plan(
@@ -74,7 +74,7 @@ def test_what_is_refused_by_its_name(yard: Yard, url: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1"])
 def test_what_is_refused_by_its_address(yard: Yard, host: str) -> None:
-    """Other spellings of this machine's address, and names that lead to it, are refused before a
+    """Other spellings of this machine's address, and names that resolve to it, are refused before a
     connection is made."""
     url = f"https://{host}/owner/repo"
     with pytest.raises(UsageError, match="this machine's own"):
@@ -106,8 +106,8 @@ def test_a_list_of_servers(yard: Yard) -> None:
 
 
 def test_a_server_that_is_named_is_fetched_from(yard: Yard) -> None:
-    """A forge of one's own at a private address works once the configuration names it; the fetch
-    goes to the address that was looked at."""
+    """A private forge works once the configuration names it. The fetch goes to the address that was
+    checked."""
     with serving(yard) as forge:
         place = forge.url.split("/")[2]
         asked = Workspaces(
@@ -205,8 +205,8 @@ def test_a_name_that_leads_elsewhere_a_moment_later(yard: Yard, tmp_path: Path) 
 
 
 def test_what_a_repository_says_of_its_servers_does_not_count(yard: Yard) -> None:
-    """A configuration that sends one address through a thief's proxy, follows redirects, or pins it
-    elsewhere is overruled."""
+    """A configuration that sends one address through a proxy, follows redirects, or redirects the
+    address has no effect."""
     with serving(yard, anybody=True) as forge, serving(yard, anybody=True) as thief:
         port = forge.url.split(":")[2].split("/")[0]
         evil = {
@@ -229,7 +229,8 @@ def test_what_a_repository_says_of_its_servers_does_not_count(yard: Yard) -> Non
 
 
 def test_a_redirect_by_a_server_is_not_followed(yard: Yard) -> None:
-    """Also where the repository's own configuration allows it for just this address."""
+    """The redirect is not followed even if the repository's own configuration allows it for this
+    address."""
     with (
         serving(yard, anybody=True) as thief,
         serving(yard, redirect=thief.url.removesuffix("/owner/repo")) as forge,
@@ -244,8 +245,8 @@ def test_a_redirect_by_a_server_is_not_followed(yard: Yard) -> None:
 
 
 def test_a_certificate_of_nobodys_is_not_taken(yard: Yard) -> None:
-    """A repository whose configuration says not to look at certificates for just this address is
-    overruled too."""
+    """A repository's configuration that turns the check of certificates off for this address has no
+    effect either."""
     tls, _ = certificate(yard.top)
     with serving(yard, tls=tls, anybody=True) as forge:
         yard.git("config", f"http.{forge.url}.sslVerify", "false")
@@ -262,8 +263,8 @@ def test_a_certificate_of_nobodys_is_not_taken(yard: Yard) -> None:
 
 
 def test_proxies() -> None:
-    """As curl reads them: the scheme's own before the general one, HTTP_PROXY not at all, and none
-    for hosts that no_proxy names."""
+    """The settings are read as curl does: the scheme's own before the general one, HTTP_PROXY not
+    at all, and none for hosts in no_proxy."""
     named = {
         "https_proxy": "http://p:1",
         "ALL_PROXY": "http://all:1",
@@ -282,8 +283,8 @@ def test_proxies() -> None:
 
 
 def test_a_rule_never_lets_a_payload_name_the_server() -> None:
-    """`{repository}` stands behind the server's name; credentials and other schemes are refused
-    when the configuration is read."""
+    """`{repository}` comes after the server's name. Credentials and other schemes are refused when
+    the configuration is read."""
 
     def rule(clone: str) -> str:
         return rules({"dev": {"agent": "claude", "authors": ["ada"], "clone": clone}})[0].clone

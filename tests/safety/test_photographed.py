@@ -1,4 +1,4 @@
-"""Hostile repositories, photographed and put back: nothing that was planted runs, in any backend,
+"""Hostile repositories are saved and restored. Nothing that was planted runs, in any backend,
 filters included."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def yard(tmp_path: Path) -> Yard:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector.name)
 def test_nothing_fires(yard: Yard, vector: Vector) -> None:
-    """A checkpoint, another after a change, the drift and the way back run no program of the
+    """A checkpoint, another after a change, the drift and the restore run no program of the
     repository; plain git does."""
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
@@ -41,7 +41,7 @@ def test_nothing_fires(yard: Yard, vector: Vector) -> None:
 
 
 def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
-    """The same for an isolated workdir in which everything is planted that leaves its git directory
+    """The same holds for an isolated workdir with all planted programs that leave its git directory
     readable."""
     place, workspace = ground(yard, "isolated")
     for vector in VECTORS:
@@ -56,8 +56,8 @@ def test_nothing_fires_with_all_of_them_at_once(yard: Yard) -> None:
 
 
 def nest(yard: Yard, top: Path, canary: Path) -> None:
-    """Repositories inside a workdir: one in which every git command runs something, one that git
-    finds elsewhere, an honest clone."""
+    """Make repositories inside a workdir: one in which every git command runs a program, one that
+    git finds elsewhere, and an honest clone."""
     yard.git("clone", "-q", str(yard.repo), str(top / "honest"))
     yard.git("-C", str(top / "honest"), "config", "user.name", "An Agent")
     for name in ("armed", "elsewhere"):
@@ -74,7 +74,7 @@ def nest(yard: Yard, top: Path, canary: Path) -> None:
 
 
 def touched(yard: Yard, place: Path, canary: Path) -> bool:
-    """Whether git as its user runs it, in each of the repositories, runs what was planted."""
+    """Return whether the user's git, in each of the repositories, runs what was planted."""
     canary.unlink(missing_ok=True)
     for name in ("honest", "armed", "elsewhere"):
         for words in (("status",), ("checkout", "-q", "-b", "another"), ("add", "."), ("st",)):

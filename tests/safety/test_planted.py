@@ -1,5 +1,5 @@
-"""Files of git that are not what they should be: links, loops, pipes, nonsense; and changes that an
-agent hides."""
+"""Files of git that were replaced: links, loops, pipes, invalid content; and changes that an agent
+hides."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def _replaced(place: Path, kind: str, victim: Path) -> None:
 def test_a_git_directory_that_is_something_else_is_refused(
     yard: Yard, backend: str, kind: str
 ) -> None:
-    """`.git` replaced by anything: every verb ends with an error, the files stay, and the other
-    repository is as it was."""
+    """`.git` was replaced by something else. Every verb ends with an error, the files stay, and the
+    other repository is unchanged."""
     victim = make_yard(yard.top / "victim")
     before = sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
     place, workspace = ground(yard, backend)
@@ -75,8 +75,8 @@ def test_a_git_directory_that_is_something_else_is_refused(
 def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(
     yard: Yard, name: str, kind: str
 ) -> None:
-    """One file or directory in an isolated workdir's .git replaced: an answer or an error, and
-    nothing written through a link."""
+    """One file or directory in an isolated workdir's .git was replaced. The result is an answer or
+    an error, and nothing is written through a link."""
     victim = make_yard(yard.top / "victim")
     victim.git("pack-refs", "--all")
     before = sorted((path, path.lstat().st_mtime_ns) for path in (victim.repo / ".git").rglob("*"))
@@ -99,7 +99,7 @@ def test_a_part_of_a_git_directory_that_is_something_else_harms_nobody(
 
 
 def test_a_pipe_in_place_of_a_git_file_is_not_read(yard: Yard) -> None:
-    """perdure itself never waits on a pipe: the workdir's state is an error at once."""
+    """perdure itself never waits on a pipe. The workdir's state is an error at once."""
     place, workspace = ground(yard, "worktree")
     (place.admin / "gitdir").unlink()
     os.mkfifo(place.admin / "gitdir")
@@ -112,7 +112,7 @@ def test_a_pipe_in_place_of_a_git_file_is_not_read(yard: Yard) -> None:
 def test_a_pipe_stalls_a_neighbours_git_only_where_it_is_documented(
     yard: Yard, backend: str
 ) -> None:
-    """git waits on a pipe in a shared admin directory until its deadline; an isolated neighbour
+    """git waits on a pipe in a shared admin directory until its deadline. An isolated neighbor
     never opens it."""
     place, _ = ground(yard, backend)
     (place.common / "worktrees" / place.admin.name).mkdir(parents=True, exist_ok=True)
@@ -184,8 +184,8 @@ def test_what_is_hidden_from_status_is_seen_where_it_is_documented(
     ],
 )
 def test_a_files_name_stays_one_word_of_the_prompt(name: str) -> None:
-    """Newlines, escape sequences and sentences in names of files reach the agent as one quoted,
-    short word."""
+    """Newlines, escape sequences and sentences in file names reach the agent as one short, quoted
+    word."""
     shown = named(name)
     assert shown.isprintable() and len(shown) < 1000
     plain = set(shown) <= set("abcdefghijklmnopqrstuvwxyz.")

@@ -1,4 +1,4 @@
-"""A forge as it is on a bad day: certificates of its own, many callers at once, out of reach."""
+"""A forge with problems: private certificates, many callers at once, out of reach."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def plan(yard: Yard, url: str, branch: str, base: str = "") -> Workspace:
 
 
 def certificate(place: Path) -> tuple[Path, Path]:
-    """A throwaway key and certificate for 127.0.0.1, as (both in one file, the certificate
-    alone)."""
+    """Make a throwaway key and certificate for 127.0.0.1: both in one file, and the certificate
+    alone."""
     key, crt, both = place / "key.pem", place / "crt.pem", place / "both.pem"
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
     names = ["-subj", "/CN=perdure test", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -59,8 +59,8 @@ def certificate(place: Path) -> tuple[Path, Path]:
 
 
 def test_https_with_certificates_of_ones_own(yard: Yard) -> None:
-    """Unknown certificates are refused with a hint, whatever the caller's environment says, and
-    before a secret is sent; with `ca_file` the repository is fetched."""
+    """Unknown certificates are refused with a hint, whatever the caller's environment is, and
+    before a secret is sent. With `ca_file` the repository is fetched."""
     tls, crt = certificate(yard.top)
     with serving(yard, tls=tls) as forge:
         workspace = plan(yard, forge.url, "work")
@@ -103,8 +103,8 @@ def test_eight_who_wait_together_make_one_fetch(yard: Yard) -> None:
 
 
 def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) -> None:
-    """Work starts from what was fetched before, and that is reported; for anything else the error
-    is the network's, not `no such branch`."""
+    """Work starts from what was fetched before, and that is reported. For anything else the error
+    names the network, and not `no such branch`."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
     for branch, base in (("second", "main"), ("third", "")):
@@ -116,8 +116,8 @@ def test_a_server_out_of_reach_does_not_stop_a_start_from_the_cache(yard: Yard) 
 
 
 def test_a_cold_cache_needs_its_server(yard: Yard) -> None:
-    """Nothing was fetched before: the error is the network's, and nothing half-made is left in the
-    workdir's place."""
+    """Nothing was fetched before. The error names the network, and nothing incomplete is left in
+    the workdir."""
     with serving(yard) as forge:
         pass
     workspace = plan(yard, forge.url, "first")
@@ -127,8 +127,8 @@ def test_a_cold_cache_needs_its_server(yard: Yard) -> None:
 
 
 def test_a_server_that_refuses_is_not_out_of_reach(yard: Yard) -> None:
-    """A token that was withdrawn, or a repository that was taken away, is not made good by what the
-    cache still has."""
+    """If a token was withdrawn, or a repository was removed, the cache's content is not used
+    instead."""
     with serving(yard) as forge:
         workspaces(yard).prepare(plan(yard, forge.url, "first"), "claude")
         with pytest.raises(GitFailed):

@@ -1,5 +1,5 @@
 """Repositories by ssh: a real sshd with scratch keys, the user's own agent or a key from the
-settings, and no side door."""
+settings, and no other way."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.workspace.yard import Yard, make_yard
 
 @dataclass(frozen=True)
 class Far:
-    """A yard whose repository is also on a server that is reached by ssh alone."""
+    """A yard whose repository is also on a server that only ssh reaches."""
 
     yard: Yard
     sshd: Sshd
@@ -71,8 +71,8 @@ def far(tmp_path: Path) -> Iterator[Far]:
 
 
 def test_a_key_of_the_settings_fetches_and_pushes(far: Far) -> None:
-    """A deploy key makes the workdir and brings its branch back; neither the key nor its place is
-    in the workdir or the agent's hands."""
+    """With a deploy key the workdir is made and its branch is pushed. Neither the key nor its path
+    is in the workdir, or available to the agent."""
     ssh = far.ssh(key=far.sshd.key)
     workspace = far.prepared(f"{far.sshd.user}@forge:shop/web.git", ssh)
     path = Path(workspace.path)
@@ -102,16 +102,16 @@ def test_a_key_of_the_settings_fetches_and_pushes(far: Far) -> None:
     ],
 )
 def test_every_spelling_of_an_address_leads_there(far: Far, spelling: str) -> None:
-    """`ssh://` with a port, `user@host:` with a path from the top, and a name of the user's own ssh
-    configuration."""
+    """`ssh://` with a port, `user@host:` with an absolute path, and a name of the user's own ssh
+    configuration all work."""
     far.sshd.configure(f"User {far.sshd.user}")
     repo = spelling.format(user=far.sshd.user, port=far.sshd.port, top=far.sshd.top)
     far.prepared(repo, far.ssh(key=far.sshd.key))
 
 
 def test_the_users_own_agent_is_asked(far: Far) -> None:
-    """Without a key in the settings the user's ssh agent is used; its socket reaches neither the
-    server nor any coding agent."""
+    """Without a key in the settings the user's ssh agent is used. Neither the server nor a coding
+    agent gets its socket."""
     far.sshd.configure("ForwardAgent yes", "RemoteForward 0 127.0.0.1:1")
     with agent(far.sshd.key) as socket:
         far.prepared("forge:shop/web.git", far.ssh(), {"SSH_AUTH_SOCK": socket})
@@ -121,8 +121,8 @@ def test_the_users_own_agent_is_asked(far: Far) -> None:
 
 
 def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
-    """perdure does not log in to a server whose key nobody has confirmed, and does not remember it,
-    whatever the user's configuration says."""
+    """perdure does not log in to a server whose key was not confirmed, and does not remember the
+    key, whatever the user's configuration says."""
     far.sshd.configure("StrictHostKeyChecking no")
     empty = tmp_path / "nobody"
     empty.write_text("")
@@ -142,8 +142,8 @@ def test_a_key_that_the_server_does_not_know(far: Far) -> None:
 
 
 def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
-    """A repository that the server does not have, a file that the settings name in vain, a server
-    that is away: each has its sentence."""
+    """A missing repository on the server, a missing file of the settings, and an unreachable server
+    each have their own sentence."""
     with pytest.raises(NotFound, match="no repository at"):
         far.prepared("forge:shop/nothing", far.ssh(key=far.sshd.key))
     with pytest.raises(UsageError, match=r"git_ssh_key names .*cannot be read"):
@@ -158,7 +158,7 @@ def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
 
 def test_a_repository_chooses_no_ssh(far: Far) -> None:
     """`core.sshCommand`, `ssh.variant` and a rewritten address in a repository's own configuration
-    take no part in a call."""
+    are not used."""
     fired = far.yard.top / "fired"
     for key, value in (("core.sshCommand", f"touch {fired}; false"), ("ssh.variant", "plink")):
         far.yard.git("config", key, value)
@@ -181,16 +181,16 @@ def test_a_repository_chooses_no_ssh(far: Far) -> None:
     ],
 )  # fmt: skip
 def test_no_part_of_an_address_is_an_option(far: Far, repo: str) -> None:
-    """A user, host or path that ssh or a server could take for an option, climbs or names a command
-    is refused before anything runs."""
+    """A user, host or path that looks like an option, climbs, or names a command is refused before
+    anything runs."""
     with pytest.raises((UsageError, NotFound)):
         far.prepared(repo, far.ssh(key=far.sshd.key))
     assert not far.yard.root.exists() and "Accepted" not in far.sshd.said
 
 
 def test_what_somebody_outside_names_needs_the_owners_word(far: Far) -> None:
-    """A pool that works for others fetches by ssh only from servers that the configuration names:
-    the key is the owner's."""
+    """A pool that works for others fetches by ssh only from servers that the configuration names,
+    because the key is the owner's."""
     ssh, spec = (
         far.ssh(key=far.sshd.key),
         far.yard.spec("isolated", repo=f"{far.sshd.user}@forge:shop/web"),
@@ -203,7 +203,7 @@ def test_what_somebody_outside_names_needs_the_owners_word(far: Far) -> None:
 
 
 def test_ssh_finds_what_a_server_says(far: Far) -> None:
-    """The words of a server cannot steer a terminal, by ssh either."""
+    """A server's message cannot control a terminal, by ssh either."""
     (far.sshd.top / "authorized").write_text(
         (far.sshd.top / "authorized")
         .read_text()

@@ -1,4 +1,4 @@
-"""Hostile repositories: what an agent plants is run by plain git, and not by perdure's."""
+"""Hostile repositories: plain git runs what an agent plants, and perdure does not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def yard(tmp_path: Path) -> Yard:
 
 
 def ground(yard: Yard, backend: str) -> tuple[Ground, Workspace]:
-    """A workdir in which an agent has been at work, not yet planted."""
+    """Make a workdir in which an agent has worked, before anything is planted."""
     workspace = yard.plan(backend, agent="mallory")
     yard.workspaces.prepare(workspace, "mallory")
     admin, common = (
@@ -33,8 +33,8 @@ def ground(yard: Yard, backend: str) -> tuple[Ground, Workspace]:
 
 
 def everything(yard: Yard, mine: Workspace, *others: str) -> None:
-    """All that perdure does with the poisoned workdir, and with those of other agents on the same
-    repository."""
+    """Do everything that perdure does with the hostile workdir, and with those of other agents on
+    the same repository."""
     steps = [
         lambda: yard.workspaces.prepare(mine, "mallory"),
         lambda: yard.workspaces.state(mine),
@@ -54,8 +54,8 @@ def everything(yard: Yard, mine: Workspace, *others: str) -> None:
 
 @by_name
 def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> None:
-    """perdure reuses, looks at and rescues a poisoned workdir, and serves its neighbours, without
-    running anything; plain git fires."""
+    """perdure reuses, checks and rescues a hostile workdir, and serves its neighbors, without
+    running anything. Plain git runs the planted programs."""
     place, workspace = ground(yard, "isolated")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -67,8 +67,7 @@ def test_nothing_fires_in_the_isolated_backend(yard: Yard, vector: Vector) -> No
 
 @by_name
 def test_only_the_documented_ones_fire_in_the_worktree_backend(yard: Yard, vector: Vector) -> None:
-    """In a shared repository filters are left open, and nothing else; the list is exact in both
-    directions."""
+    """In a shared repository only filters can run. The list is exact in both directions."""
     place, workspace = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -81,7 +80,7 @@ def test_only_the_documented_ones_fire_in_the_worktree_backend(yard: Yard, vecto
 
 @by_name
 def test_a_poisoned_repository_is_fetched_from_without_harm(yard: Yard, vector: Vector) -> None:
-    """An isolated workdir of a local repository that an agent has poisoned runs none of it."""
+    """An isolated workdir of a local repository with planted programs runs none of them."""
     place, _ = ground(yard, "worktree")
     vector.plant(place)
     place.canary.unlink(missing_ok=True)
@@ -92,8 +91,8 @@ def test_a_poisoned_repository_is_fetched_from_without_harm(yard: Yard, vector: 
 
 
 def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None:
-    """Standing in a directory that looks like a bare repository, plain git runs its fsmonitor;
-    perdure does not."""
+    """In a directory that looks like a bare repository, plain git runs its fsmonitor; perdure does
+    not."""
     trap = yard.repo / "src"
     yard.git("clone", "-q", "--bare", str(yard.repo), str(trap / "x"))
     for entry in list((trap / "x").iterdir()):
@@ -116,8 +115,8 @@ def test_a_bare_repository_inside_a_checkout_is_not_believed(yard: Yard) -> None
 
 
 def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
-    """`git replace` in the shared repository makes plain git check out other content; the next
-    workdir has the true one."""
+    """`git replace` in the shared repository makes plain git check out other content. The next
+    workdir has the true content."""
     place, _ = ground(yard, "worktree")
     (place.top / "evil").write_text("EVIL\n")
     evil = yard.git("hash-object", "-w", "evil", cwd=place.top)
@@ -130,8 +129,8 @@ def test_replaced_objects_do_not_reach_the_next_workdir(yard: Yard) -> None:
 
 
 def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard) -> None:
-    """Deleted refs, replaced objects, gc --prune=now and a dead repository format leave neighbours
-    and cache whole."""
+    """Deleted refs, replaced objects, gc --prune=now and an invalid repository format do not affect
+    neighbors and the cache."""
     place, _ = ground(yard, "isolated")
     other = yard.plan("isolated", agent="bob", branch="bob")
     yard.workspaces.prepare(other, "bob")
@@ -153,8 +152,8 @@ def test_what_an_isolated_agent_does_to_its_repository_reaches_nobody(yard: Yard
 
 
 def test_the_cache_is_never_pruned(yard: Yard) -> None:
-    """Its start is pinned; and even without the pin, gc, prune and repack -d leave a commit that
-    its origin forgot."""
+    """The start commit is pinned. Even without the pin, gc, prune and repack -d leave a commit that
+    its origin no longer has."""
     tip = yard.git("commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "soon forgotten")
     yard.git("branch", "short-lived", tip)
     workspace = yard.plan("isolated", base="short-lived")
@@ -177,8 +176,8 @@ def test_the_cache_is_never_pruned(yard: Yard) -> None:
 
 
 def test_a_borrowed_secret_does_not_reach_the_cache(yard: Yard) -> None:
-    """An agent that points its alternates at another tenant's objects cannot make perdure carry
-    them off (confused deputy)."""
+    """An agent that points its alternates at another tenant's objects cannot make perdure copy them
+    (confused deputy)."""
     tenant = make_yard(yard.top / "tenant")
     (tenant.repo / "secret").write_text("TOPSECRET\n")
     tenant.git("add", ".")
@@ -195,8 +194,8 @@ def test_a_borrowed_secret_does_not_reach_the_cache(yard: Yard) -> None:
 
 
 def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
-    """An agent that makes its objects a link to somebody else's gets a refusal, not a rescue
-    written there."""
+    """If an agent links its objects to another directory, a rescue is refused and not written
+    there."""
     place, workspace = ground(yard, "isolated")
     tenant = make_yard(yard.top / "tenant")
     before = sorted((tenant.repo / ".git/objects").rglob("*"))
@@ -208,8 +207,8 @@ def test_a_linked_object_directory_is_not_written_through(yard: Yard) -> None:
 
 
 def test_a_workdir_without_its_git_directory_is_not_taken_for_its_parents(yard: Yard) -> None:
-    """Where .git is missing, plain git climbs to the repository above and runs its fsmonitor;
-    perdure refuses."""
+    """If .git is missing, plain git uses the repository above and runs its fsmonitor; perdure
+    refuses."""
     yard.git("init", "-q", str(yard.root))
     place, workspace = ground(yard, "isolated")
     above = Ground(yard, yard.root, yard.root / ".git", yard.root / ".git")

@@ -1,4 +1,4 @@
-"""git over HTTP on 127.0.0.1, as a forge serves it: `git http-backend` behind a password, for
+"""git over HTTP on 127.0.0.1, as a forge serves it: `git http-backend` with a password, for
 fetching and pushing."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 @dataclass
 class GitHttp:
-    """Serves the bare repositories below `root`. `asked` are the requests, `users` who made them;
-    while `down` all get 503."""
+    """Serves the bare repositories below `root`. `asked` has the requests, `users` their users.
+    While `down` is set, every request gets 503."""
 
     root: Path
     password: str
@@ -26,13 +26,13 @@ class GitHttp:
     asked: list[str] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
     done: Callable[[str], None] = lambda what: None
-    """Called with each request when it was carried out, before it is answered."""
+    """Called with each request after it was carried out, before it is answered."""
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.port}/{name}.git"
 
     def make(self, name: str, origin: Path) -> Path:
-        """A bare copy of a repository, which can be pushed to."""
+        """Make a bare copy of a repository that accepts pushes."""
         place = self.root / f"{name}.git"
         place.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(
@@ -82,7 +82,7 @@ def _answer(
 
 @contextmanager
 def serving(root: Path, password: str) -> Iterator[GitHttp]:
-    """From `with` to its end."""
+    """Serve inside the block."""
     found = GitHttp(root, password)
 
     class Handler(BaseHTTPRequestHandler):
@@ -107,7 +107,7 @@ def serving(root: Path, password: str) -> Iterator[GitHttp]:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """The client was killed."""
+            """Ignore the error of a client that was killed."""
 
     server = Server(("127.0.0.1", 0), Handler)
     found.port = server.server_port

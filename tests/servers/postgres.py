@@ -1,9 +1,9 @@
-"""A real PostgreSQL of a test's own: made with `initdb`, on 127.0.0.1 and a unix socket, ended with
-the process that made it.
+"""A real PostgreSQL of a test, made with `initdb`, on 127.0.0.1 and a unix socket. It ends with the
+process that made it.
 
-PostgreSQL does not run as root: where the tests do, the server runs as the user `postgres` (or
-`nobody`), hence its files lie in a directory of their own below the system's temporary one, and not
-below the test's, which only root may enter. `setpriv` (util-linux) changes the user, and ends the
+PostgreSQL does not run as root. If the tests do, the server runs as the user `postgres` (or
+`nobody`). Its files are then in a directory of their own below the system's temporary one, because
+only root may enter the test's directory. `setpriv` (util-linux) changes the user, and ends the
 server with the thread that started it.
 """
 
@@ -30,14 +30,14 @@ from tests.patience import PATIENCE_S
 from tests.servers.ports import free_port
 
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum": "off"}
-"""For tests that nothing has to outlive."""
+"""Settings for tests whose data need not survive."""
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 _numbers = count()
 
 
 def binaries() -> Path:
-    """Where Debian's newest PostgreSQL has its programs."""
+    """Return the directory of the programs of Debian's newest PostgreSQL."""
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
     )
@@ -46,7 +46,7 @@ def binaries() -> Path:
 
 
 def _account() -> pwd.struct_passwd | None:
-    """The account that the server runs as, if the tests are root."""
+    """Return the account for the server, if the tests run as root."""
     if os.getuid():
         return None
     with suppress(KeyError):
@@ -55,7 +55,7 @@ def _account() -> pwd.struct_passwd | None:
 
 
 class Server:
-    """One cluster. `start`, `stop`, `kill` and `start` again as a test likes."""
+    """One database cluster. `start`, `stop` and `kill` may be called in any order."""
 
     def __init__(self, **settings: str) -> None:
         self.top = Path(tempfile.mkdtemp(prefix="perdure-pg-"))
@@ -83,11 +83,11 @@ class Server:
         self._run(*command)
 
     def url(self, database: str = "postgres", *, port: int = 0) -> str:
-        """The address of a database, or of a proxy before it."""
+        """Return the address of a database, or of a proxy to it."""
         return f"postgresql://perdure@127.0.0.1:{port or self.port}/{database}"
 
     def start(self) -> None:
-        """Returns when it takes connections."""
+        """Start it. Return when it takes connections."""
         given = {
             **self.settings,
             "port": str(self.port),
@@ -112,15 +112,15 @@ class Server:
             time.sleep(0.02)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> None:
-        """In good order: SIGINT ends all sessions at once, SIGTERM waits for them."""
+        """Stop it properly: SIGINT ends all sessions at once, SIGTERM waits for them."""
         if self.process is not None:
             self.process.send_signal(number)
             self.process.wait(PATIENCE_S)
             self.process = None
 
     def kill(self) -> None:
-        """Like a power cut that spares the kernel's memory: the first process and every one that it
-        started."""
+        """Kill the first process and all its children, like a power cut that spares the kernel's
+        memory."""
         assert self.process is not None
         children = [
             int(pid)
@@ -141,7 +141,7 @@ class Server:
             time.sleep(0.01)
 
     def database(self, *, migrated: bool = False) -> str:
-        """The address of a new database: empty, or one that perdure has made its tables in."""
+        """Return the address of a new database: empty, or with perdure's tables."""
         with self._turn:
             if migrated and not self.ask("SELECT 1 FROM pg_database WHERE datname = 'migrated'"):
                 self.ask("CREATE DATABASE migrated")
@@ -153,7 +153,7 @@ class Server:
     def ask(
         self, query: str, url: str = "", *, by: psycopg.Connection[Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        """One statement, by an own connection or by this one."""
+        """Run one statement, on a new connection or on the given one."""
         if by is not None:
             return by.execute(query.encode()).fetchall()
         with closing(psycopg.connect(url or self.url(), autocommit=True)) as connection:
@@ -161,7 +161,7 @@ class Server:
             return cursor.fetchall() if cursor.description else []
 
     def remove(self) -> None:
-        """Ends it, and removes its files."""
+        """End it, and remove its files."""
         with suppress(subprocess.TimeoutExpired):
             self.stop(signal.SIGQUIT)
         if self.process is not None:
@@ -200,7 +200,7 @@ def _is_postgres(pid: int) -> bool:
 
 @contextmanager
 def running(**settings: str) -> Iterator[Server]:
-    """A server for a while."""
+    """Run a server inside the block."""
     server = Server(**settings)
     try:
         server.start()

@@ -1,8 +1,8 @@
-"""A TCP proxy that cuts and stalls: what a network does to a database in the middle of a word.
+"""A TCP proxy that cuts and stalls connections to a database in the middle of a message.
 
 `cut_commit` waits for the message that PostgreSQL's simple protocol has for COMMIT, and cuts the
-connection before it is passed on (it is not stored) or after (it is stored, and nobody hears of
-it). `stall` passes nothing on in either direction, and closes nothing.
+connection before it is forwarded (it is not stored) or after (it is stored, and the client does not
+know). `stall` forwards nothing in either direction, and closes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 
 @dataclass
 class _Link:
-    """Two connections that belong together. `silent`: the next answer is kept back, and `answered`
+    """Two connections that belong together. `silent`: the next answer is held back, and `answered`
     says that it came."""
 
     silent: bool = False
@@ -43,25 +43,25 @@ class Proxy:
         self._accepting.start()
 
     def cut_commit(self, when: str) -> None:
-        """Cuts at the next COMMIT: `before` or `after` the server has it. Several are cut one after
+        """Cut at the next COMMIT, `before` or `after` the server has it. Several are cut one after
         the other."""
         with self._turn:
             self._armed.append(when)
 
     def cut_message(self, number: int) -> None:
-        """Cuts where so many messages of clients have passed."""
+        """Cut after this many messages of clients."""
         with self._turn:
             self._left = number
 
     def stall(self) -> None:
-        """From now on nothing passes."""
+        """Forward nothing from now on."""
         self._open.clear()
 
     def close(self) -> None:
-        """Its thread is gone afterwards. One that still waited in accept() on the closed descriptor
-        would, when the kernel restarts that call (an ignored SIGCHLD is enough while another
-        thread holds signals back, as posix_spawn does), take a connection from whoever has the
-        descriptor's number by then."""
+        """Close it. Its thread has ended afterwards. A thread that still waited in accept() on the
+        closed descriptor could take a connection from another server: when the kernel restarts that
+        call, the descriptor's number may belong to that server. An ignored SIGCHLD is enough for
+        that while another thread holds signals back, as posix_spawn does."""
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._accepting.join()

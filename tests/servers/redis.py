@@ -1,5 +1,5 @@
-"""A real Redis of a test's own: on a unix socket, without any file, ended with the process that
-made it."""
+"""A real Redis of a test, on a unix socket and without files. It ends with the process that made
+it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.patience import PATIENCE_S
 
 
 class RedisServer:
-    """`start`, `kill`, `restart`, `stall` and `wake` as a test likes. Nothing outlives a
-    restart."""
+    """One server. `start`, `kill`, `restart`, `stall` and `wake` may be called in any order. No
+    data survives a restart."""
 
     def __init__(self, **settings: str) -> None:
         self.top = Path(tempfile.mkdtemp(prefix="pr"))
@@ -34,7 +34,7 @@ class RedisServer:
         return f"unix://{':' + password + '@' if password else ''}{self.socket}"
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start it. Return when it answers."""
         assert shutil.which("redis-server"), "redis-server is not installed; run `make tools`"
         words = [word for name, value in self.settings.items() for word in (f"--{name}", value)]
         # The server ends with the thread that started it (util-linux).
@@ -66,11 +66,11 @@ class RedisServer:
             time.sleep(0.01)
 
     def client(self) -> redis.Redis:
-        """An own connection, for looking and for faults."""
+        """Return a separate connection, for checks and faults."""
         return redis.Redis.from_url(self.url, socket_timeout=PATIENCE_S)
 
     def kill(self) -> None:
-        """SIGKILL; what it held is gone."""
+        """Send SIGKILL. Its data are gone."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
@@ -82,7 +82,7 @@ class RedisServer:
         self.start()
 
     def stall(self) -> None:
-        """It takes connections and answers nothing."""
+        """Let it take connections and answer nothing."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
@@ -91,7 +91,7 @@ class RedisServer:
         self.process.send_signal(signal.SIGCONT)
 
     def remove(self) -> None:
-        """Ends it, and removes its files."""
+        """End it, and remove its files."""
         self.kill()
         with suppress(OSError):
             shutil.rmtree(self.top)
@@ -99,7 +99,7 @@ class RedisServer:
 
 @contextmanager
 def server(**settings: str) -> Iterator[RedisServer]:
-    """A server for the time of a block."""
+    """Run a server inside the block."""
     made = RedisServer(**settings)
     try:
         yield made

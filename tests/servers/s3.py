@@ -1,9 +1,9 @@
 """An object store that speaks S3 on 127.0.0.1, as far as perdure uses it: objects in memory,
 listings, conditional writes.
 
-Whoever needs the object store of a cloud without a cloud makes a `Bucket`; obstore speaks to it
-with `environ()`. It checks no signature, but it wants one: a request without credentials is
-refused, so that a test sees whether they were passed on.
+A test that needs a cloud's object store makes a `Bucket`, and obstore uses it with `environ()`. It
+checks no signature, but requires one: a request without credentials is refused, so that a test sees
+whether they were passed on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KEY_ID = "AKIAQ7W2N5T8V1X4B6KD"
 
 
 class Bucket(ThreadingHTTPServer):
-    """One server with one bucket, `tasks`. Listens from the moment it is made."""
+    """One server with one bucket, `tasks`. It listens as soon as it is made."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -31,8 +31,7 @@ class Bucket(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.lose = 0
-        """Number of the next conditional writes that are made while their answer is lost on the
-        way."""
+        """Number of the next conditional writes that are carried out while their answer is lost."""
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Request)
         threading.Thread(target=self.serve_forever, args=(0.05,), name="s3", daemon=True).start()
@@ -66,7 +65,7 @@ class Bucket(ThreadingHTTPServer):
 
 @contextmanager
 def bucket() -> Iterator[Bucket]:
-    """A bucket as long as the block lasts."""
+    """Run a bucket inside the block."""
     made = Bucket()
     try:
         yield made
@@ -79,7 +78,7 @@ class _Request(BaseHTTPRequestHandler):
     server: Bucket
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Write no log."""
 
     def _name(self) -> str:
         return unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
@@ -163,7 +162,7 @@ def _tag(body: bytes) -> str:
 
 
 def _listing(server: Bucket, prefix: str, delimiter: str) -> bytes:
-    """The whole listing in one page."""
+    """Return the whole listing in one page."""
     found: dict[str, str] = {}
     with server.lock:
         for name in sorted(server.objects):

@@ -1,5 +1,5 @@
-"""A real sshd on 127.0.0.1 that serves repositories to whoever has the right key, without root, an
-account or a network of its own."""
+"""A real sshd on 127.0.0.1 that serves repositories to the holder of the right key, without root,
+an account or a network of its own."""
 
 from __future__ import annotations
 
@@ -46,14 +46,15 @@ class Sshd:
 
     @property
     def config(self) -> Path:
-        """In place of the account's own configuration."""
+        """Return the path of the configuration that replaces the account's own."""
         return self.top / "ssh_config"
 
     def url(self, path: Path) -> str:
         return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
 
     def configure(self, *lines: str) -> None:
-        """Writes the configuration: the server is `forge`, and no key of the account is tried."""
+        """Write the configuration. The server is called `forge`, and no key of the account is
+        tried."""
         words = (
             "Host forge",
             "HostName 127.0.0.1",
@@ -66,7 +67,7 @@ class Sshd:
 
     @property
     def given(self) -> str:
-        """The environment of the last command that was carried out."""
+        """Return the environment of the last command that was carried out."""
         return (self.top / "environ").read_text()
 
     @property
@@ -118,7 +119,7 @@ def serving(top: Path) -> Iterator[Sshd]:
 
 @contextlib.contextmanager
 def agent(key: Path) -> Iterator[str]:
-    """The socket of an ssh agent that holds a key."""
+    """Run an ssh agent that holds a key. Return its socket."""
     place = key.with_name("agent")
     server = subprocess.Popen(["ssh-agent", "-D", "-a", str(place)], stdout=subprocess.DEVNULL)
     try:

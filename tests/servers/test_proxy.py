@@ -8,8 +8,8 @@ from tests.servers.proxy import Proxy
 
 
 def test_a_closed_proxy_waits_for_nobody() -> None:
-    """No thread of it is left in accept(): it would take the connections of whichever server has
-    its descriptor's number next."""
+    """None of its threads is left in accept(). Such a thread would take the connections of the
+    server that gets its descriptor's number next."""
     before = set(threading.enumerate())
     proxy = Proxy(9)
     assert set(threading.enumerate()) - before

@@ -1,7 +1,6 @@
-"""A small forge on loopback that speaks the API of GitHub, Gitea or GitLab as far as perdure asks
-for it. Not a real one: the real Gitea of `make test-forge` is. It keeps people, repositories and
-what is said in them, and can be told to fail.
-"""
+"""A small forge on loopback that speaks the API of GitHub, Gitea or GitLab as far as perdure uses
+it. `make test-forge` has a real Gitea. The small forge stores people, repositories and what is said
+in them, and can be told to fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gitea's words, after modules/structs and routers/api/v1 of 1.26.4."""
+"""Gitea's API, after modules/structs and routers/api/v1 of 1.26.4."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ms(text: str) -> int:
 
 
 def repository(asked: Asked, name: str, least: str = "read") -> Repository:
-    """The repository, for who may at least so much there."""
+    """Return the repository, if the login has at least this permission."""
     found = asked.state.repositories.get(name)
     level = found.access.get(asked.login, "none") if found else "none"
     if found is None or level == "none":
@@ -351,7 +351,7 @@ def job_state(found: Job) -> str:
 
 
 def jobs_of(asked: Asked, name: str, commit: str) -> list[Job]:
-    """The newest of each name."""
+    """Return the newest job of each name."""
     return list({each.name: each for each in repository(asked, name).jobs.get(commit, [])}.values())
 
 

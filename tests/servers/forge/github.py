@@ -1,5 +1,5 @@
-"""GitHub's words, after its published description: see `tests.forgeapi.published`. What Gitea says
-likewise is taken from there."""
+"""GitHub's API, after its published description: see `tests.forgeapi.published`. Parts that are the
+same as Gitea's are taken from there."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""GitLab's words, after the pages of docs.gitlab.com/api (issues, merge requests, notes, members,
-commits, project webhooks). No schema was at hand to hold it to."""
+"""GitLab's API, after the pages of docs.gitlab.com/api (issues, merge requests, notes, members,
+commits, project webhooks). It could not be compared with a schema."""
 
 from __future__ import annotations
 

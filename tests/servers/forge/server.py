@@ -18,7 +18,7 @@ from tests.servers.forge.state import State
 
 @dataclass(frozen=True)
 class Request:
-    """One that arrived, with what it was answered."""
+    """A request that arrived, with its answer."""
 
     method: str
     path: str
@@ -39,7 +39,7 @@ class Answered(Exception):
 
 @dataclass
 class Asked:
-    """The request that a route is given."""
+    """The request that a route gets."""
 
     state: State
     login: str
@@ -51,7 +51,7 @@ class Asked:
 
 @dataclass
 class Raw:
-    """An answer that is no JSON."""
+    """An answer that is not JSON."""
 
     text: str
     headers: dict[str, str] = field(default_factory=dict)
@@ -68,8 +68,8 @@ class Page:
 
 
 Route = tuple[str, str, Callable[..., Any]]
-"""Method, pattern of the path below the API's prefix, and what answers: a value (200), (status,
-value), or a Page."""
+"""Method, pattern of the path below the API's prefix, and the function that answers: a value (200),
+(status, value), or a Page."""
 
 
 @dataclass
@@ -78,14 +78,14 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b"{}"
     break_off: bool = False
-    """The connection is closed without an answer; with `done`, after the request was carried
-    out."""
+    """The connection is closed without an answer. With `done`, that is after the request was
+    carried out."""
     done: bool = False
 
 
 class SmallForge:
-    """A forge of one dialect: a module with `PREFIX`, `ROUTES`, `asker` (whose token?) and
-    `dressed` (the last hand on an answer). From `with` to its end."""
+    """A forge of one dialect, as a context manager. The dialect is a module with `PREFIX`,
+    `ROUTES`, `asker` (the owner of a token) and `dressed` (the last change of an answer)."""
 
     def __init__(
         self,
@@ -147,12 +147,12 @@ class SmallForge:
         done: bool = False,
         **headers: str,
     ) -> None:
-        """The next requests are answered so. Headers as `retry_after="3"`."""
+        """Give the next requests this answer. A header is given as `retry_after="3"`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.faults += [Fault(status, named, body, break_off, done)] * times
 
     def asked(self, method: str, pattern: str) -> list[Request]:
-        """The requests so far whose path the pattern is found in."""
+        """Return the requests so far whose path matches the pattern."""
         return [
             each
             for each in self.requests
@@ -238,7 +238,8 @@ class SmallForge:
 
 
 def _page(page: Page, query: dict[str, str], url: str) -> tuple[list[Any], dict[str, str]]:
-    """As all three do it, under a host that nobody is to follow to."""
+    """Return one page with a `Link` header, as all three do. Its host is one that a client must not
+    follow."""
     number = int(query.get("page", "1"))
     size = min(int(query.get(page.size, "30")), page.most)
     rest = len(page.items) > number * size

@@ -1,4 +1,4 @@
-"""The state of a forge. The dialects present it in their own words; tests act in it as people do on
+"""The state of a forge. The dialects present it in their own form. Tests change it as people do on
 the web pages."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 
 BEGAN = 1_790_000_000_000
-"""ms. Each thing that happens is a second later than the one before."""
+"""Time of the first event, in ms. Each later event is a second after the one before."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Job:
 
 @dataclass
 class Sent:
-    """A webhook that was sent, and what it was answered."""
+    """A webhook that was sent, and its answer."""
 
     id: int
     delivery: str
@@ -93,24 +93,24 @@ class Repository:
     name: str
     id: int
     access: dict[str, str]
-    """none, read, write, admin by login."""
+    """The permission of each login: none, read, write or admin."""
     git: Path | None = None
-    """A bare repository; its branches are the forge's."""
+    """A bare repository, whose branches are the forge's."""
     named: dict[str, str] = field(default_factory=dict)
-    """Branches, where there is no git."""
+    """The branches, if there is no git."""
     items: dict[int, Item] = field(default_factory=dict)
     statuses: dict[str, list[Status]] = field(default_factory=dict)
     jobs: dict[str, list[Job]] = field(default_factory=dict)
-    """By commit."""
+    """The jobs of each commit."""
     diffs: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
-    """For pull requests: path and diff of each file."""
+    """Path and diff of each file of a pull request."""
     logs: str = ""
-    """Another address at which it keeps its logs."""
+    """Address of the host that keeps its logs, if that is another one."""
     hook: str = ""
-    """Where its webhooks go."""
+    """The address of its webhooks."""
     sent: list[Sent] = field(default_factory=list)
     again: list[int] = field(default_factory=list)
-    """Deliveries that were asked for again."""
+    """Deliveries that were requested again."""
 
     def branches(self) -> dict[str, str]:
         if self.git is None:
@@ -139,7 +139,7 @@ class State:
         self._now = BEGAN
 
     def now_is(self, ms: int) -> None:
-        """Let everything from here on happen after this time."""
+        """Let all later events happen after this time."""
         self._now = max(self._now, ms)
 
     def tick(self) -> int:
@@ -153,7 +153,7 @@ class State:
         return login
 
     def repository(self, name: str, git: Path | None = None, **access: str) -> Repository:
-        """Logins with `-` are given as `dev_bot`."""
+        """Make a repository. A login with `-` is given as `dev_bot`."""
         people = {login.replace("_", "-"): level for login, level in access.items()}
         for login in people:
             self.person(login)
@@ -228,7 +228,7 @@ class State:
         log: str = "",
         **more: str,
     ) -> Job:
-        """A job of the forge's own CI; an empty conclusion: it still runs."""
+        """Add a job of the forge's own CI. An empty conclusion means that it is running."""
         found = Job(next(self._ids), job, conclusion, log, **more)
         self.repositories[name].jobs.setdefault(commit, []).append(found)
         return found

@@ -1,11 +1,11 @@
-"""Gitea, built from its own Go module into a cache beside no checkout: `python -m
-tests.servers.gitea.build`, or `make gitea`.
+"""Gitea, built from its own Go module into a shared cache: `python -m tests.servers.gitea.build`,
+or `make gitea`.
 
-No package registry has Gitea as a program. Its Go module holds the whole source but the built front
-end, so its pages have no style; the API, git over HTTP and webhooks are complete. The module is
-what the checksum database says it is, its own `go.sum` says what the others are, and `SUM` says
-which Gitea was meant. Built once a version (some CPU minutes, 3 GB of Go's caches), used by every
-checkout.
+No package registry has Gitea as a program. Its Go module has the whole source except the built
+front end, so its pages have no style; the API, git over HTTP and webhooks are complete. The
+checksum database verifies the module, its own `go.sum` verifies the others, and `SUM` names the
+exact version. Built once for each version (some CPU minutes, 3 GB of Go's caches), and used by
+every checkout.
 
 Needs gcc, and Go (`tests.servers.golang`).
 """
@@ -28,19 +28,20 @@ STATIC = ("templates", "options", "public", "LICENSE")
 
 
 def place() -> Path:
-    """Where the program (`gitea`) and its static files lie."""
+    """Return the directory of the program (`gitea`) and its static files."""
     return golang.cache() / f"gitea-{VERSION}"
 
 
 def program() -> Path:
-    """The program; an error says how to build it."""
+    """Return the program. An error says how to build it."""
     found = place() / "gitea"
     assert found.exists(), f"Gitea {VERSION} is not built: run `make gitea`"
     return found
 
 
 def build() -> bool:
-    """Whether it had to be built. Two that build at once do it one after the other."""
+    """Build it if necessary. Return whether that was necessary. Two simultaneous builds run one
+    after the other."""
     with golang.alone():
         if (place() / "gitea").exists():
             return False

@@ -23,7 +23,7 @@ class Call:
 
 @dataclass
 class Listener:
-    """`calls` in the order in which they came."""
+    """Receives the calls. `calls` has them in the order in which they came."""
 
     calls: list[Call] = field(default_factory=list)
     address: str = ""
@@ -31,7 +31,7 @@ class Listener:
 
 @contextmanager
 def listening() -> Iterator[Listener]:
-    """A listener on 127.0.0.1."""
+    """Run a listener on 127.0.0.1."""
     found = Listener()
 
     class Desk(BaseHTTPRequestHandler):

@@ -1,8 +1,8 @@
-"""A runner of Gitea's Actions that runs nothing: it takes the jobs of a repository, and ends them as
-a test says, with a log.
+"""A runner of Gitea's Actions that runs nothing. It takes the jobs of a repository, and ends them
+as a test says, with a log.
 
 It speaks the runners' own protocol (Go module code.gitea.io/actions-proto-go 0.4.1) as JSON over
-Connect, so all that Gitea makes of a failed job is real: statuses, webhooks and the API's log.
+Connect, so the statuses, webhooks and logs of a failed job are Gitea's own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One Gitea: its own directory, SQLite, 127.0.0.1, ended with the thread that started it.
-Everything in it is made through its API.
+"""One Gitea with its own directory and SQLite on 127.0.0.1, which ends with the thread that started
+it. Everything in it is made through its API.
 
-It speaks https with a throwaway certificate (`ca_file`), as git may fetch by nothing else, and may
-call webhooks on loopback (its default would refuse them). `stop`, `kill` and `start` again keep
-what it holds, on the same port.
+It uses https with a throwaway certificate (`ca_file`), because git may not fetch by http, and may
+call webhooks on loopback (its default would refuse them). After `stop` or `kill`, `start` continues
+with the same data on the same port.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class Refused(AssertionError):
 
 
 class Gitea:
-    """`tokens` has a token for every user, of all scopes; `ADMIN` is there from the beginning."""
+    """A running Gitea. `tokens` has a token for every user, with all scopes. `ADMIN` exists from
+    the beginning."""
 
     def __init__(self, address: str = "") -> None:
         self.top = Path(tempfile.mkdtemp(prefix="perdure-gitea-", dir="/tmp"))
@@ -156,7 +157,7 @@ class Gitea:
     # ----------------------------------------------------------------------------------------------
 
     def start(self) -> Gitea:
-        """Returns when it answers."""
+        """Start it. Return when it answers."""
         with (self.top / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", *self._command("web")], cwd=self.top, env=self._environ, stdin=subprocess.DEVNULL,
@@ -192,7 +193,7 @@ class Gitea:
         self.process = None
 
     def kill(self) -> None:
-        """With every git that it started."""
+        """Kill it with every git that it started."""
         self.stop(signal.SIGKILL)
 
     def remove(self) -> None:
@@ -251,18 +252,18 @@ class Gitea:
     # -------------------------------------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: object = None, *, by: str = ADMIN) -> Any:
-        """One call below `/api/v1`, as a user. Raises Refused for anything but 2xx."""
+        """Make one call below `/api/v1`, as a user. Raises Refused for every status except 2xx."""
         return self._api(method, path, body, f"token {self.tokens[by]}")
 
     def revoke(self, name: str) -> None:
-        """None of a user's tokens is good any more; `tokens` has a new one."""
+        """Make all tokens of a user invalid. `tokens` gets a new one."""
         basic = self._basic(name)
         for each in self._api("GET", f"/users/{name}/tokens", None, basic):
             self._api("DELETE", f"/users/{name}/tokens/{each['id']}", None, basic)
         self.tokens[name] = self.token(name, "all")
 
     def token(self, name: str, *scopes: str) -> str:
-        """A new token of a user."""
+        """Return a new token of a user."""
         made = self._api(
             "POST",
             f"/users/{name}/tokens",
@@ -275,7 +276,7 @@ class Gitea:
         return f"Basic {base64.b64encode(f'{name}:{PASSWORD}'.encode()).decode()}"
 
     def user(self, name: str) -> str:
-        """A user, who may do nothing yet, and a token of theirs."""
+        """Make a user without permissions, and a token for it."""
         if name in self.tokens:
             return self.tokens[name]
         account = {
@@ -289,10 +290,11 @@ class Gitea:
         return self.tokens[name]
 
     def repository(self, owner: str, name: str, **may: str) -> str:
-        """A new private repository with `greet.py` on `main`; `may` says what others may do
-        (`dev_bot="write"`). Its full name.
+        """Make a private repository with `greet.py` on `main`, and return its full name. `may` has
+        the permissions of others (`dev_bot="write"`).
 
-        The owner is a user, or an organisation of `ADMIN`."""
+        The owner is a user, or an organisation of `ADMIN`.
+        """
         room, maker = (
             ("/user/repos", owner) if owner in self.tokens else (f"/orgs/{owner}/repos", ADMIN)
         )
@@ -315,7 +317,7 @@ class Gitea:
         return full
 
     def organisation(self, name: str) -> None:
-        """One of `ADMIN`."""
+        """Make an organisation of `ADMIN`."""
         if name not in self.organisations:
             self.api("POST", "/orgs", {"username": name, "visibility": "private"})
             self.organisations.add(name)
@@ -323,7 +325,7 @@ class Gitea:
     def commit(
         self, repository: str, branch: str, path: str, text: str, *, by: str, onto: str = ""
     ) -> str:
-        """Writes a new file on a branch, or on `onto`, a new branch that begins there: the
+        """Write a new file on a branch, or on a new branch that begins at `onto`. Return the
         commit."""
         content = base64.b64encode(text.encode()).decode()
         body = {"content": content, "message": f"Write {path}", "branch": branch} | (
@@ -333,8 +335,8 @@ class Gitea:
         return str(made["commit"]["sha"])
 
     def merge(self, repository: str, number: int, *, by: str = ADMIN) -> None:
-        """As often as it takes: after each push Gitea looks first whether it can be merged, and
-        answers 405 until it knows."""
+        """Merge, and repeat until it succeeds. After each push Gitea first checks whether it can
+        merge, and answers 405 until it knows."""
 
         def merged() -> bool:
             try:
@@ -349,8 +351,7 @@ class Gitea:
         self.until(merged, f"pull request {number} is merged")
 
     def webhook(self, repository: str, address: str, secret: str) -> None:
-        """The repository has this webhook, in place of the one before: its secret cannot be changed
-        by the API."""
+        """Replace the webhook of the repository: the API cannot change its secret."""
         for each in self.api("GET", f"/repos/{repository}/hooks"):
             self.api("DELETE", f"/repos/{repository}/hooks/{each['id']}")
         config = {"url": address, "content_type": "json", "secret": secret}
@@ -364,7 +365,7 @@ class Gitea:
         return self.call(method, f"/api/v1{path}", body, {"authorization": authorization})
 
     def call(self, method: str, path: str, body: object, headers: dict[str, str]) -> Any:
-        """One request with a JSON body and answer. Raises Refused for anything but 2xx."""
+        """Send one request with a JSON body and answer. Raises Refused for every status except 2xx."""
         json_only = {"content-type": "application/json", "accept": "application/json"}
         sent = None if body is None else json.dumps(body).encode()
         status, said = self._ask(method, path, sent, json_only | headers)
@@ -387,7 +388,7 @@ class Gitea:
 
 @contextmanager
 def running(address: str = "") -> Iterator[Gitea]:
-    """A Gitea for a while."""
+    """Run a Gitea inside the block."""
     server = Gitea(address)
     try:
         yield server.start()

@@ -1,9 +1,8 @@
-"""Everything that can happen to an issue and its pull request, on a real Gitea, one thing after
-the other.
+"""Every event of an issue and its pull request, on a real Gitea, one after the other.
 
 `python -m tests.servers.gitea.story DIRECTORY` writes the bodies of the webhooks into a directory,
-unchanged, one file for each event and action, and all their headers into DIRECTORY.headers.json:
-`tests/forges/recorded/gitea-1.26` was made so.
+unchanged, one file for each event and action, and all their headers into DIRECTORY.headers.json.
+`tests/forges/recorded/gitea-1.26` was made by it.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ OF_ACTIONS = ("status", "workflow_run")
 
 class Story:
     """A repository `ada/web` with its webhook, the users `ada` (owner) and `dev-bot` (may write),
-    and what they do in turn."""
+    and their actions."""
 
     def __init__(self, gitea: Gitea, listener: Listener) -> None:
         self.gitea, self.listener = gitea, listener
@@ -37,7 +36,7 @@ class Story:
         gitea.webhook("ada/web", listener.address, SECRET)
 
     def tell(self) -> list[Call]:
-        """All that Gitea sent of it, in its order."""
+        """Play the story. Return everything that Gitea sent, in its order."""
         by, gitea = self._by, self.gitea
         label = by("ada", "POST", "/labels", {"name": "agent", "color": "#00ff00"})["id"]
         self._step(
@@ -117,7 +116,7 @@ class Story:
         return self.gitea.api(method, f"{self.at}{path}", body, by=login)
 
     def _said(self, event: str, number: int, text: str, edited: str) -> None:
-        """A comment, and its edit."""
+        """Make a comment, and edit it."""
         place = f"/issues/{number}/comments"
         ids: list[int] = []
         self._step(event, lambda: ids.append(self._by("ada", "POST", place, {"body": text})["id"]))
@@ -139,8 +138,8 @@ class Story:
 
 
 class Checked:
-    """A repository `ada/checked` whose Actions check what `dev-bot` pushes, and a pull request. All
-    fail."""
+    """A repository `ada/checked` whose Actions check the pushes of `dev-bot`, and a pull request.
+    All checks fail."""
 
     def __init__(self, gitea: Gitea, listener: Listener) -> None:
         self.gitea, self.listener = gitea, listener
@@ -188,14 +187,14 @@ def of_actions(told: Sequence[Call]) -> dict[str, Call]:
 
 
 def recording(gitea: Gitea, listener: Listener) -> dict[str, Call]:
-    """Play all of it, and return each delivery by its name."""
+    """Play everything, and return each delivery by its name."""
     told = named(Story(gitea, listener).tell())
     return told | of_actions(Checked(gitea, listener).tell())
 
 
 def named(told: Sequence[Call]) -> dict[str, Call]:
-    """Each by its event and action; a second one of the same is numbered, of pushes only the first
-    is there."""
+    """Name each delivery by its event and action. A second one with the same name is numbered; of
+    pushes only the first is kept."""
     found: dict[str, Call] = {}
     for call in told:
         action = json.loads(call.body).get("action", "")
@@ -210,7 +209,7 @@ def named(told: Sequence[Call]) -> dict[str, Call]:
 
 
 def main(directory: Path) -> None:
-    """Writes the bodies and the headers."""
+    """Write the bodies and the headers."""
     headers: dict[str, dict[str, str]] = {}
     with running("https://gitea.example.com") as gitea, listening() as listener:
         for name, call in sorted(recording(gitea, listener).items()):

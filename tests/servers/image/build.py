@@ -1,12 +1,12 @@
 """Builds the container image: `python -m tests.servers.image.build`, or `make test-image`.
 
-buildah (a Debian package) reads the Containerfile; `--isolation chroot` needs no container engine.
-The base, which no package registry has as an image, is made by debootstrap. Which mirrors, proxies
-and certificates this machine uses for Debian's packages, PyPI and npm is read from its own
-configuration, and lent to the steps of the build: nothing of it is in the project or in the image.
+buildah (a Debian package) reads the Containerfile; with `--isolation chroot` it needs no container
+engine. The base image, which no package registry has, is made by debootstrap. The mirrors, proxies
+and certificates for Debian's packages, PyPI and npm are read from this machine's configuration and
+used only during the build. They are not in the project or in the image.
 
-Must be run as root. The base and buildah's layers are kept below ~/.cache/perdure-tests/image, so
-a second build redoes only what has changed.
+Must be run as root. The base and buildah's layers are kept below ~/.cache/perdure-tests/image, so a
+second build redoes only what has changed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ BASE = f"localhost/debian:{RELEASE}"
 NAME = "localhost/perdure:test"
 PACKAGES = ("buildah", "debootstrap")
 MIRROR = "PERDURE_TEST_DEBIAN"
-"""Variable that names Debian's mirror, for a machine whose own apt uses another distribution's."""
+"""Variable that names Debian's mirror, for a machine whose own apt uses another distribution."""
 LENT = "/run/machine"
-"""Where a step of the build finds what the machine lends it."""
+"""Directory in which a build step finds the machine's configuration."""
 PIP_OPTIONS = (
     *("index-url", "extra-index-url", "trusted-host", "proxy"),
     *("timeout", "default-timeout", "retries", "cert"),
@@ -40,12 +40,12 @@ NPM_OPTIONS = ("registry", "proxy", "https-proxy", "cafile")
 
 
 def store() -> Path:
-    """Where buildah keeps images and containers of these tests, apart from the machine's own."""
+    """Return the directory of these tests' images and containers, apart from the machine's own."""
     return golang.cache() / "image" / "storage"
 
 
 def buildah(*words: str) -> str:
-    """Run buildah on the tests' own storage. Returns what it printed."""
+    """Run buildah on the tests' own storage. Return its output."""
     done = subprocess.run(
         ["buildah", "--root", str(store()), "--runroot", str(store() / "run"), *words],
         capture_output=True,
@@ -110,7 +110,7 @@ def _make_base() -> None:
 
 
 def _mirror() -> str:
-    """Debian's mirror in this machine's apt, or as the variable says."""
+    """Return Debian's mirror from the variable, or from this machine's apt."""
     if named := os.environ.get(MIRROR):
         return named
     # security.debian.org and the like are Debian's too, and hold no whole release.
@@ -133,7 +133,7 @@ def _apt_configuration() -> str:
 
 @contextmanager
 def _lent() -> Iterator[Path]:
-    """A directory with the machine's configuration of pip and npm, and its certificates."""
+    """Make a directory with the machine's configuration of pip and npm, and its certificates."""
     with tempfile.TemporaryDirectory(prefix="lent-") as scratch:
         lent = Path(scratch)
         pip, npm = _pip_options(), _npm_options()

@@ -1,8 +1,8 @@
-"""A container of the built image, as an engine would run it: namespaces of its own, the image as
-its root, the volume, and the image's own entry point as process 1.
+"""A container of the built image, as an engine would run it: its own namespaces, the image as its
+root, the volume, and the image's own entry point as process 1.
 
-No engine is needed: buildah mounts the image, unshare makes the namespaces, nsenter is `docker
-exec`. The network is the machine's, so that servers of the tests are on 127.0.0.1 inside, too.
+No engine is needed: buildah mounts the image, unshare makes the namespaces, and nsenter works as
+`docker exec`. The network is the machine's, so servers of the tests are on 127.0.0.1 inside, too.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ NAMESPACES = ("--mount", "--pid", "--ipc", "--uts")
 
 
 def configuration() -> dict[str, Any]:
-    """The image's configuration: Entrypoint, Cmd, Env, User, WorkingDir, StopSignal."""
+    """Return the image's configuration: Entrypoint, Cmd, Env, User, WorkingDir, StopSignal."""
     found: dict[str, Any] = json.loads(buildah("inspect", "--type=image", NAME))["OCIv1"]["config"]
     return found
 
 
 @dataclass
 class ImageContainer:
-    """One container. `volume` is mounted at /data, `mounts` are more places by their place inside;
-    `environ` is what `docker run -e` gives."""
+    """One container. `volume` is mounted at /data, `mounts` are further directories by their path
+    inside, and `environ` is what `docker run -e` gives."""
 
     volume: Path
     log: Path
@@ -88,7 +88,7 @@ class ImageContainer:
         return lines
 
     def _command(self, directory: str) -> list[str]:
-        """A program with the container's environment and nothing else, in this directory."""
+        """Return the command of a program with only the container's environment, in this directory."""
         variables = [*self.image["Env"], *(f"{name}={v}" for name, v in self.environ.items())]
         return ["/usr/bin/env", "-i", f"--chdir={directory}", *variables]
 
@@ -108,7 +108,7 @@ class ImageContainer:
 
     @property
     def first(self) -> int:
-        """Process 1 of the container, in the machine's numbers."""
+        """Return process 1 of the container, by its pid on the machine."""
         (child,) = self._children()
         return int(child)
 
@@ -118,7 +118,7 @@ class ImageContainer:
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
     def wait(self, met: Callable[[], Any], what: str) -> Any:
-        """Wait for something, and fail with the log if the container ends meanwhile."""
+        """Wait until the condition holds, and fail with the log if the container ends meanwhile."""
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
             if found := met():
@@ -132,7 +132,7 @@ class ImageContainer:
         return self.log.read_text()
 
     def stop(self) -> int:
-        """End it as `docker stop` does. Returns its exit code."""
+        """End it as `docker stop` does. Return its exit code."""
         assert self.process is not None
         number = getattr(signal, self.image["StopSignal"])
         os.kill(self.first, number)

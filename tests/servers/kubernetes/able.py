@@ -1,8 +1,8 @@
-"""Whether this machine can be made into machines: `python -m tests.servers.kubernetes.able` says
-why not, and then ends with 1.
+"""Checks whether this machine can run a cluster: `python -m tests.servers.kubernetes.able` gives
+the reason if not, and then exits with 1.
 
-`make test-kubernetes` asks before it builds anything, so that a place without namespaces is told as
-one, in a sentence.
+`make test-kubernetes` checks before it builds anything, so that a machine without namespaces gets
+one sentence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TRY = (
 
 
 def why_not() -> str:
-    """A sentence; empty where everything is there."""
+    """Return the reason as a sentence; empty if nothing is missing."""
     if os.geteuid() != 0:
         return "only root can make its machines"
     made = subprocess.run(
@@ -42,7 +42,7 @@ def why_not() -> str:
 
 
 def _groups(top: Path, limit: str) -> bool:
-    """Whether a control group with such a limit can be made below."""
+    """Return whether a control group with such a limit can be made below it."""
     group = top / f"perdure-able-{os.getpid()}"
     try:
         group.mkdir()

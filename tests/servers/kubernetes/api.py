@@ -1,7 +1,7 @@
-"""A Kubernetes API as paths and plain dictionaries: for the node agent, the fixtures and the tests,
-none of which may lean on the client that they help to test.
+"""A Kubernetes API as paths and plain dictionaries, for the node agent, the fixtures and the tests.
+They must not use the client that they help to test.
 
-`watch` keeps going: a silent read is abandoned, a watch that ends for any reason is followed by a
+`watch` does not end: a silent read is abandoned, a watch that ends for any reason is followed by a
 new list, and objects that are gone by then are reported.
 """
 
@@ -30,8 +30,8 @@ PATCHES = {
 
 
 class Refused(AssertionError):
-    """The API server answered with another status than 2xx; `reason` is its word (`NotFound`,
-    `Conflict`, `Invalid` ...)."""
+    """The API server answered with another status than 2xx. `reason` is the server's own
+    (`NotFound`, `Conflict`, `Invalid` ...)."""
 
     def __init__(self, status: int, said: str) -> None:
         try:
@@ -46,7 +46,7 @@ class Refused(AssertionError):
 
 @dataclass(frozen=True)
 class Access:
-    """Where an API server is, and as whom it is spoken to."""
+    """The address of an API server, and the account."""
 
     server: str
     ca_file: Path
@@ -96,7 +96,7 @@ class Api:
         return self._call("GET", path, parameters=parameters)
 
     def find(self, path: str, **parameters: str) -> Object | None:
-        """None where there is none."""
+        """Return the object; None if there is none."""
         try:
             return self.get(path, **parameters)
         except Refused as error:
@@ -120,7 +120,7 @@ class Api:
         return self._call("DELETE", path, options)
 
     def discard(self, path: str, **options: Any) -> None:
-        """Deletes what may be gone, or replaced by another of the same name, already."""
+        """Delete an object that may be gone already, or replaced by another one with the same name."""
         try:
             self.delete(path, **options)
         except Refused as error:
@@ -128,7 +128,7 @@ class Api:
                 raise
 
     def text(self, path: str, **parameters: str) -> str:
-        """An answer that is no JSON, such as a pod's log."""
+        """Return an answer that is not JSON, such as a pod's log."""
         answer = self._client.get(path, params=parameters)
         if not answer.is_success:
             raise Refused(answer.status_code, answer.text)
@@ -137,7 +137,8 @@ class Api:
     def watch(
         self, path: str, ended: threading.Event, **parameters: str
     ) -> Iterator[tuple[str, Object]]:
-        """Pairs of `PUT` or `GONE` and an object, from what is there now on, until `ended`."""
+        """Yield pairs of `PUT` or `GONE` and an object, beginning with the existing ones, until
+        `ended`."""
         known: dict[str, Object] = {}
         while not ended.is_set():
             try:
@@ -212,11 +213,11 @@ class Api:
 
 
 def now() -> str:
-    """The time as the API writes it."""
+    """Return the time as the API writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def now_micro() -> str:
-    """The same, as a Lease wants it."""
+    """Return the time in the form of a Lease."""
     whole = time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{int(whole % 1 * 1e6):06d}Z"

@@ -1,14 +1,14 @@
 """A Kubernetes control plane, built from its published Go modules: `python -m
 tests.servers.kubernetes.build`, or `make kubernetes`.
 
-`programs/control` is a Go module of ours that names kube-apiserver, kube-controller-manager and
-kube-scheduler as its tools and has a small main for etcd; `programs/kwok` names kwok. Their go.sum
-files say what every module must be, so no other release can slip in. Kubernetes' own go.mod has its
-parts at v0.0.0 beside it: the `replace` lines of ours say which published parts are meant (`go
-install` alone would fail).
+`programs/control` is a Go module of this project that names kube-apiserver, kube-controller-manager
+and kube-scheduler as its tools and has a small main for etcd; `programs/kwok` names kwok. Their
+go.sum files pin every module, so no other release can be used. Kubernetes' own go.mod has its parts
+at v0.0.0, so the `replace` lines of `programs/control` name the published parts (`go install` alone
+would fail).
 
-Built once for what the two modules say (nine CPU minutes, kwok two more; 3 GB of Go's caches), into
-a directory that is named after their sums.
+Built once for each version of the two modules (nine CPU minutes, two more for kwok; 3 GB of Go's
+caches), into a directory that is named after their checksums.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LINK = f"-s -w -X {SAYS}Version=v{VERSION} -X {SAYS}Major=1 -X {SAYS}Minor={VERS
 
 
 def place(module: str) -> Path:
-    """Where the programs of `control` or `kwok` lie."""
+    """Return the directory of the programs of `control` or `kwok`."""
     said = hashlib.sha256(LINK.encode())
     for path in sorted((SOURCES / module).rglob("*")):
         if path.is_file():
@@ -42,14 +42,15 @@ def place(module: str) -> Path:
 
 
 def program(name: str) -> Path:
-    """A program; an error says how to build it."""
+    """Return a program. An error says how to build it."""
     found = place("kwok" if name == "kwok" else "control") / name
     assert found.exists(), f"{name} for Kubernetes {VERSION} is not built: run `make kubernetes`"
     return found
 
 
 def build(module: str) -> bool:
-    """Whether it had to be built. Two that build at once do it one after the other."""
+    """Build it if necessary. Return whether that was necessary. Two simultaneous builds run one
+    after the other."""
     with golang.alone():
         if place(module).exists():
             return False

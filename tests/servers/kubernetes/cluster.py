@@ -1,13 +1,13 @@
-"""A Kubernetes of a test's own: etcd, kube-apiserver, kube-controller-manager and kube-scheduler as
-processes on 127.0.0.1, and machines.
+"""A Kubernetes cluster of a test: etcd, kube-apiserver, kube-controller-manager and kube-scheduler
+as processes on 127.0.0.1, and machines.
 
-Everything of it lies below one scratch directory and ends with the thread that started it. The
-machines (`tests.servers.kubernetes.machine`) run the pods as real processes; volumes are
-directories, made as claims ask for them (`tests.servers.kubernetes.volumes`).
+All its files are below one scratch directory, and it ends with the thread that started it. The
+machines (`tests.servers.kubernetes.machine`) run the pods as real processes. Volumes are
+directories, made when claims ask for them (`tests.servers.kubernetes.volumes`).
 
-Pods share the network of the host: what a test serves on 127.0.0.1 (the rehearsal, a git server,
-PostgreSQL) is there for every pod. So NetworkPolicies, Services and ports of pods are stored and
-admitted, and nothing enforces them.
+Pods share the network of the host: every pod can reach what a test serves on 127.0.0.1 (the
+rehearsal, a git server, PostgreSQL). NetworkPolicies, Services and ports of pods are stored and
+admitted, but not enforced.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
 class Cluster:
-    """`api` is spoken to as an administrator, `kubeconfig` is the same for other programs.
+    """A cluster. `api` has administrator rights, and `kubeconfig` is the same for other programs.
     `machines` has a node's machine by its name."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Cluster:
     # ------------------------------------------------------------------------------------------------
 
     def start(self, nodes: tuple[str, ...] = NODES) -> Cluster:
-        """Returns when it schedules and runs pods."""
+        """Start it. Return when it schedules and runs pods."""
         for name in PARTS:
             self.run(name)
             if name == "kube-apiserver":
@@ -78,7 +78,7 @@ class Cluster:
         return self
 
     def run(self, name: str) -> None:
-        """Start a part of the control plane, again if it was killed."""
+        """Start a part of the control plane, also after it was killed."""
         with (self.top / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", str(program(name)), *self.plan.flags[name]], cwd=self.top, env={"HOME": str(self.top)},
@@ -86,7 +86,7 @@ class Cluster:
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
-        """SIGKILL of a part of the control plane. `run` starts it again."""
+        """Send SIGKILL to a part of the control plane. `run` starts it again."""
         process = self.processes.pop(name)
         process.kill()
         process.wait()
@@ -96,18 +96,18 @@ class Cluster:
         self.processes[name].send_signal(number)
 
     def restart(self, name: str = "kube-apiserver") -> None:
-        """Killed and started again; returns when the API server answers."""
+        """Kill the API server and start it again. Return when it answers."""
         self.kill(name)
         self.run(name)
         self.until(self._is_ready, "the API server is ready")
 
     def add(self, name: str) -> Machine:
-        """One more machine, which becomes a node."""
+        """Add a machine, which becomes a node."""
         self.machines[name] = Machine(name, self.top, self.api, self.plan.access(f"node-{name}"))
         return self.machines[name].start()
 
     def mend(self) -> Cluster:
-        """Everything runs, and all machines are nodes that take pods."""
+        """Start everything that does not run, and wait until all machines are nodes that take pods."""
         for name in PARTS:
             if name not in self.processes:
                 self.run(name)
@@ -122,7 +122,7 @@ class Cluster:
         return self
 
     def remove(self) -> None:
-        """Nothing is left: no process, no file, no mount."""
+        """Remove everything: processes, files and mounts."""
         self.provisioner.stop()
         for machine in self.machines.values():
             machine.kill()
@@ -153,7 +153,7 @@ class Cluster:
         raise AssertionError(f"not within {PATIENCE_S:g} s: {what} (last: {last})")
 
     def said(self, name: str) -> str:
-        """The end of the log of a part, or of a node."""
+        """Return the end of the log of a part, or of a node."""
         return (self.top / f"{name}.log").read_text(errors="replace")[-5000:]
 
     def kubectl(self, *words: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
@@ -171,7 +171,7 @@ class Cluster:
         return ran.stdout
 
     def namespace(self) -> str:
-        """A new one, in which pods may be made."""
+        """Make a namespace in which pods may be created."""
         name = f"t{secrets.token_hex(4)}"
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         self.until(
@@ -181,8 +181,8 @@ class Cluster:
         return name
 
     def forget(self, namespace: str) -> None:
-        """Ends a namespace and every process in it, without grace. Its objects go in their own
-        time."""
+        """Delete a namespace and every process in it, without a grace period. Its objects are
+        deleted later."""
         self.api.discard(f"/api/v1/namespaces/{namespace}")
         for pod in self.api.items(f"/api/v1/namespaces/{namespace}/pods"):
             self.api.discard(
@@ -191,8 +191,8 @@ class Cluster:
             )
 
     def account(self, namespace: str, name: str) -> Path:
-        """A kubeconfig for a service account, which is made if there is none: with its rights and
-        no others."""
+        """Return a kubeconfig for a service account with only its own rights. The account is made
+        if there is none."""
         place = f"/api/v1/namespaces/{namespace}/serviceaccounts"
         with suppress(Refused):
             self.api.create(place, {"metadata": {"name": name}})
@@ -207,12 +207,12 @@ class Cluster:
         )
 
     def volume(self, namespace: str, claim: str) -> Path:
-        """Where a claim's volume of the class `network` is on the host."""
+        """Return the directory on the host of a claim's volume of the class `network`."""
         found = self.api.get(f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{claim}")
         return self.top / "volumes" / str(found["spec"]["volumeName"])
 
     def _is_whole(self, machine: Machine) -> bool:
-        """Whether it takes pods; what a test put on its node is taken off."""
+        """Return whether a node takes pods. A test's changes to its node are removed."""
         node = self.api.find(f"/api/v1/nodes/{machine.name}")
         if node is None:
             return False
@@ -233,7 +233,7 @@ class Cluster:
 
 @contextmanager
 def running(nodes: tuple[str, ...] = NODES) -> Iterator[Cluster]:
-    """A cluster for a while."""
+    """Run a cluster inside the block."""
     cluster = Cluster()
     try:
         yield cluster.start(nodes)

@@ -1,13 +1,14 @@
-"""One container: a process as PID 1 of namespaces of its own, in a root that shows an image and
-volumes and nothing else of the host.
+"""One container: a process as PID 1 of its own namespaces, in a root that has an image and volumes
+and nothing else of the host.
 
-A program, started by the node agent with a file that says all (`Plan`), and independent of it from
-then on: an agent that is killed, as a kubelet may be, leaves the containers alone, and the next one
-reads what became of them from `exit.json`. It ends its container when it is killed itself. The
-standard library's smallest part only: a container should start in 50 ms.
+It is a program that the node agent starts with a complete description in a file (`Plan`), and that
+is independent from then on. If the agent is killed, as a kubelet may be, the containers continue,
+and the next agent reads their results from `exit.json`. A container ends when this program is
+killed. Only the smallest part of the standard library is used, because a container should start in
+50 ms.
 
-Beside the file: `init.pid` (the process, in the machine's numbers), `exit.json` (written whole,
-last), `root`.
+Beside the file: `init.pid` (the process, by its pid on the machine), `exit.json` (written
+completely, last), `root`.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main(place: str) -> None:
 
 
 def _become(place: str, plan: dict[str, Any], say: int) -> NoReturn:
-    """The container's process, from here on."""
+    """Become the container's process."""
     try:
         _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.setsid()
@@ -91,7 +92,7 @@ def _become(place: str, plan: dict[str, Any], say: int) -> NoReturn:
 
 
 def _enter(root: str, plan: dict[str, Any]) -> None:
-    """Makes the root and leaves the host's."""
+    """Make the root and leave the host's."""
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
     _mount(root, root, "", MS_BIND | MS_REC)
     _directory(f"{root}/proc")
@@ -135,7 +136,7 @@ def _devices(root: str) -> None:
 
 
 def _inside(root: str, target: str) -> str:
-    """A path below the root that no symbolic link leads out of."""
+    """Return a path below the root, from which no symbolic link leads out."""
     found = root
     for part in target.split("/"):
         if part in ("", "."):
@@ -161,7 +162,8 @@ def _must(answer: int, what: str) -> None:
 
 
 def _oom(plan: dict[str, Any]) -> bool:
-    """Whether the kernel ended something in the container for its memory limit (cgroup v1, v2)."""
+    """Return whether the kernel ended a process of the container because of its memory limit
+    (cgroup v1, v2)."""
     for group in plan["cgroups"]:
         for name in ("memory.oom_control", "memory.events"):
             try:

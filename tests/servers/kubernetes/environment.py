@@ -15,8 +15,8 @@ REFERENCE = re.compile(r"\$(?:\$|\(([-._a-zA-Z][-._a-zA-Z0-9]*)\))")
 
 
 class Wrong(Exception):
-    """A container cannot be made from what its pod says; tried again until it can. `reason` is what
-    the pod's status says."""
+    """A container cannot be made from its pod's spec. It is retried until it can. `reason` is the
+    reason in the pod's status."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Sources:
 def environ(
     pod: Object, container: Object, image: Image, sources: Sources, address: tuple[str, str]
 ) -> dict[str, str]:
-    """All variables. Raises Wrong where a ConfigMap, a Secret or a key is missing that is not
+    """Return all variables. Raises Wrong if a ConfigMap, a Secret or a key is missing and not
     optional."""
     host, port = address
     found = {
@@ -77,7 +77,7 @@ def environ(
 
 
 def command(container: Object, image: Image, environ: dict[str, str]) -> list[str]:
-    """An image's entry point and arguments, where the pod has none of its own."""
+    """Return the image's entry point and arguments, unless the pod has its own."""
     entry, rest = container.get("command"), container.get("args")
     first = [expanded(each, environ) for each in entry] if entry else list(image.entrypoint)
     last = (
@@ -87,8 +87,8 @@ def command(container: Object, image: Image, environ: dict[str, str]) -> list[st
 
 
 def user(pod: Object, container: Object, image: Image) -> tuple[int, int, list[int]]:
-    """User, group and further groups. Raises Wrong where root is forbidden and the image would run
-    as root."""
+    """Return user, group and further groups. Raises Wrong if root is forbidden and the image would
+    run as root."""
     both = {**pod["spec"].get("securityContext", {}), **container.get("securityContext", {})}
     uid = int(both.get("runAsUser", image.user))
     # As container runtimes do: the group that the image's /etc/passwd has for the user.
@@ -104,7 +104,7 @@ def user(pod: Object, container: Object, image: Image) -> tuple[int, int, list[i
 
 
 def expanded(text: str, environ: dict[str, str]) -> str:
-    """`$(NAME)` where there is such a variable, `$$` for one dollar."""
+    """Replace `$(NAME)` if there is such a variable, and `$$` by one dollar."""
     return REFERENCE.sub(
         lambda match: "$" if match[1] is None else environ.get(match[1], match[0]), text
     )

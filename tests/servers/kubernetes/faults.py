@@ -1,4 +1,4 @@
-"""Faults of clusters, as verbs. Machines have their own: `kill`, `partition`, `freeze`
+"""Faults of clusters, as functions. Machines have their own: `kill`, `partition`, `freeze`
 (`tests.servers.kubernetes.machine`)."""
 
 from __future__ import annotations
@@ -15,27 +15,26 @@ from tests.servers.kubernetes.machine import Process
 
 
 def drop_node(cluster: Cluster, name: str) -> None:
-    """The Node object is deleted, as a cloud does when a machine is gone for good; the pods of it
-    are collected after a while."""
+    """Delete the Node object, as a cloud does when a machine is gone for good. Its pods are
+    collected after a while."""
     cluster.api.delete(f"/api/v1/nodes/{name}")
 
 
 def out_of_service(cluster: Cluster, name: str) -> None:
-    """Says that a machine is surely off: its pods are taken away at the collector's next round (20
-    s), their volumes may go elsewhere."""
+    """Declare that a machine is surely off. Its pods are removed at the collector's next round (20
+    s), and their volumes may be used elsewhere."""
     taints = cluster.api.get(f"/api/v1/nodes/{name}")["spec"].get("taints", [])
     taint = {"key": OUT_OF_SERVICE, "value": "nodeshutdown", "effect": "NoExecute"}
     cluster.api.patch(f"/api/v1/nodes/{name}", {"spec": {"taints": [*taints, taint]}})
 
 
 def cordon(cluster: Cluster, name: str, *, on: bool = True) -> None:
-    """No new pod comes to a node; what is there stays."""
+    """Let no new pod be scheduled to a node. Its pods stay."""
     cluster.api.patch(f"/api/v1/nodes/{name}", {"spec": {"unschedulable": on or None}})
 
 
 def evict(cluster: Cluster, namespace: str, pod: str, grace: int | None = None) -> None:
-    """By the eviction API, as a drain does: the pod is deleted, with the condition
-    DisruptionTarget."""
+    """Delete the pod by the eviction API, as a drain does, with the condition DisruptionTarget."""
     options = {} if grace is None else {"deleteOptions": {"gracePeriodSeconds": grace}}
     body = {
         "apiVersion": "policy/v1",
@@ -47,7 +46,7 @@ def evict(cluster: Cluster, namespace: str, pod: str, grace: int | None = None) 
 
 
 def press(cluster: Cluster, namespace: str, pod: str) -> None:
-    """The node has no memory left and ends the pod itself: phase Failed, reason Evicted."""
+    """Let the node run out of memory and end the pod itself: phase Failed, reason Evicted."""
     found = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")
     node = cluster.api.get(f"/api/v1/nodes/{found['spec']['nodeName']}")
     port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
@@ -60,16 +59,16 @@ def press(cluster: Cluster, namespace: str, pod: str) -> None:
 
 
 def processes(cluster: Cluster, pod: Object, container: str = "") -> list[Process]:
-    """Return the processes of a pod, its PID 1 first; to be killed by a test."""
+    """Return the processes of a pod, its PID 1 first, so that a test can kill them."""
     return cluster.machines[pod["spec"]["nodeName"]].processes(pod["metadata"]["uid"], container)
 
 
 def requests(cluster: Cluster) -> Counter[tuple[str, str, str]]:
-    """How often something was asked of the API server, by verb, resource (`jobs`, `pods/log`) and
-    client (the beginning of its user agent).
+    """Count the requests to the API server, by verb, resource (`jobs`, `pods/log`) and client (the
+    beginning of its user agent).
 
-    What the tests (`admin`), the nodes and the control plane itself ask is not counted. A watch
-    counts when it begins and when it ends.
+    Requests of the tests (`admin`), the nodes and the control plane are not counted. A watch counts
+    when it begins and when it ends.
     """
     found: Counter[tuple[str, str, str]] = Counter()
     if not cluster.plan.audit.exists():

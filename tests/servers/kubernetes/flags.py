@@ -24,7 +24,7 @@ ACCOUNTS = {
         for name in ("one", "two", "three", "four", "kwok")
     },
 }
-"""The tokens that exist from the beginning: the user, and the group."""
+"""The tokens that exist from the beginning, with user and group."""
 
 CONTROLLERS = (
     *(
@@ -86,7 +86,7 @@ class Plan:
 
 
 def plan(top: Path) -> Plan:
-    """Writes what the parts read below `top`."""
+    """Write the files that the parts read, below `top`."""
     etcd, peer, api = (f"127.0.0.1:{free_port()}" for _ in range(3))
     tokens = {name: secrets.token_hex(16) for name in ACCOUNTS}
     (top / "tokens.csv").write_text(
@@ -148,7 +148,7 @@ def plan(top: Path) -> Plan:
 
 
 def certificate(top: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    """Make a certificate for 127.0.0.1 that is its own authority, and its key."""
     kind = [
         "-newkey",
         "ec",

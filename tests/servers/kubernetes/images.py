@@ -1,10 +1,10 @@
-"""The images by name: directories of the host that a container sees, read-only, and
-how its program is started.
+"""The images by name: directories of the host that a container sees, read-only, and the command of
+its program.
 
-`perdure:test` is the layout of the Containerfile with this checkout in it: perdure in a virtual
+`perdure:test` has the layout of the Containerfile with this checkout in it: perdure in a virtual
 environment below /opt/venv, the pinned agent CLIs below /opt/agents/node_modules, user 10001.
-`scripted:test` is the same, with tests/kubernetes/scripted/attempt.py in perdure's place: an
-attempt without an agent. `shell:test` is the host's /usr alone. Any other name cannot be pulled.
+`scripted:test` is the same, with tests/kubernetes/scripted/attempt.py instead of perdure: an
+attempt without an agent. `shell:test` has only the host's /usr. Any other name cannot be pulled.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ sys.exit(main())
 
 @dataclass(frozen=True)
 class Image:
-    """`sees`: a directory or file of the host by the place where the container has it. `links`:
-    symbolic links by the same."""
+    """An image. `sees`: directories or files of the host, by their path in the container. `links`:
+    symbolic links, by their path."""
 
     sees: dict[str, str]
     links: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Image:
 
 
 def images(store: Path) -> dict[str, Image]:
-    """All that there are. What they need besides the host's own files is written below `store`."""
+    """Return all images. The files that they need besides the host's own are written below `store`."""
     shell = _shell(store)
     return {
         SHELL: shell,
@@ -122,7 +122,7 @@ def _perdure(store: Path, shell: Image, main: str) -> Image:
 
 
 def _file(path: Path, text: str) -> Path:
-    """Left alone if it is there: an agent that is started again has containers that use it."""
+    """Write a file unless it exists: after a restart of the agent, containers use it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -1,7 +1,7 @@
 """A container's memory limit as a control group of the kernel, so that too much memory ends it as
 on any node (cgroup v1 or v2).
 
-Where this machine has no memory groups that may be made, there is no limit.
+If this machine cannot make memory groups, there is no limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "G
 
 
 def limited(directory: Path, uid: str, place: Path, container: Object) -> list[str]:
-    """The groups that a container is to join; none if it has no limit."""
+    """Return the groups that a container joins; none if it has no limit."""
     wanted = container.get("resources", {}).get("limits", {}).get("memory")
     if not wanted:
         return []
@@ -62,7 +62,7 @@ def sweep(cluster: Path) -> None:
 
 
 def amount(text: str) -> int:
-    """A quantity of memory in bytes
+    """Return a quantity of memory in bytes
     (kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity)."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG]i?|Ki)?", text)
     assert found, text

@@ -1,9 +1,9 @@
 """A machine of the cluster: PID and mount namespaces whose PID 1 does nothing, with the node agent
 and all containers inside.
 
-So a machine dies as machines do: when its PID 1 is killed the kernel kills everything in it at
-once, and only its disk is left. The agent alone can be killed, stopped and started again too
-(`partition`): its containers go on, and the control plane hears nothing of them.
+When its PID 1 is killed, the kernel kills everything in the machine at once, and only its disk is
+left, as after a power cut. The agent alone can also be killed, stopped and started again
+(`partition`): its containers continue, and the control plane gets no news of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOP = Path(__file__).parents[3]
 
 @dataclass(frozen=True)
 class Process:
-    """One of a pod, by its number on the host."""
+    """A process of a pod, by its pid on the host."""
 
     pid: int
     command: str
@@ -37,7 +37,7 @@ class Process:
 
 
 class Machine:
-    """`disk` is its own; nothing else sees it, and it outlives `kill`."""
+    """A machine. Only it can see its `disk`, which survives `kill`."""
 
     def __init__(self, name: str, top: Path, api: Api, access: Access) -> None:
         self.name = name
@@ -56,7 +56,7 @@ class Machine:
     # ------------------------------------------------------------------------------------------------
 
     def start(self) -> Machine:
-        """Switched on, with its agent. `is_ready` says when the cluster knows."""
+        """Switch it on, with its agent. `is_ready` returns whether the cluster knows it."""
         if self._machine is None:
             self._machine = subprocess.Popen(
                 ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc",
@@ -69,8 +69,7 @@ class Machine:
         return self
 
     def kill(self) -> None:
-        """The power is cut: no process of it is left when this returns. `start` switches it on
-        again."""
+        """Cut the power: no process of it is left when this returns. `start` switches it on again."""
         if self._machine is None:
             return
         with suppress(ProcessLookupError):
@@ -81,14 +80,14 @@ class Machine:
         self._forget_agent()
 
     def partition(self) -> None:
-        """The agent is killed, its containers go on. `heal` starts an agent that finds them."""
+        """Kill the agent; its containers continue. `heal` starts an agent that finds them."""
         if self._agent is not None:
             with suppress(ProcessLookupError):
                 os.kill(self._child(self._agent), signal.SIGKILL)
             self._forget_agent()
 
     def heal(self) -> None:
-        """Its agent runs, on a machine that is on."""
+        """Run its agent, on a machine that is on."""
         assert self._machine is not None, f"{self.name} is off"
         if self._agent is None:
             with (self.top / f"{self.name}.log").open("ab") as log:
@@ -110,7 +109,7 @@ class Machine:
         self._agent.send_signal(signal.SIGCONT)
 
     def is_ready(self) -> bool:
-        """Whether the cluster has it as a node that takes pods."""
+        """Return whether the cluster has it as a node that takes pods."""
         node = self._api.find(f"/api/v1/nodes/{self.name}")
         if node is None:
             return False
@@ -124,7 +123,8 @@ class Machine:
     # -----------------------------------------------------------------------------------------
 
     def processes(self, uid: str, container: str = "") -> list[Process]:
-        """Those of a pod, the first of each container first; none if the pod does not run here."""
+        """Return the processes of a pod, the first of each container first; none if the pod does
+        not run here."""
         found = []
         for place in sorted(
             (self.directory / "pods" / uid / "containers").glob(f"{container or '*'}/*/init.pid")
@@ -135,8 +135,8 @@ class Machine:
         return found
 
     def _on_host(self, inner: int) -> int:
-        """The number on the host of what is PID 1 of a container and has this number on the
-        machine; 0 if it has ended."""
+        """Return the pid on the host of a container's process with this pid on the machine; 0 if it
+        has ended."""
         assert self._machine is not None, f"{self.name} is off"
         own = _namespace(self._child(self._machine))
         for pid, numbers in _numbers():

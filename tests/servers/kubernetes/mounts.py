@@ -1,13 +1,13 @@
-"""A pod's volumes as directories, and where a container has them
+"""A pod's volumes as directories, and their paths in a container
 (kubernetes.io/docs/concepts/storage/volumes).
 
-Of the kinds there are emptyDir, configMap, secret, downwardAPI, projected (with service account
-tokens), hostPath and persistentVolumeClaim. What is written from an object is written once: a later
-change of the object does not reach a running pod.
+Supported kinds: emptyDir, configMap, secret, downwardAPI, projected (with service account tokens),
+hostPath and persistentVolumeClaim. The files of an object are written once: a later change of the
+object does not reach a running pod.
 
 A hostPath is a directory of the machine, below its own `disk`, which no other machine sees. A
-persistent volume below the cluster's `network` directory is the same on every machine, as a
-network's disk is.
+persistent volume below the cluster's `network` directory is the same on every machine, like a
+network disk.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tests.servers.kubernetes.api import Api, Object
 from tests.servers.kubernetes.environment import Sources, Wrong, expanded, field
 
 TRANSIENT = "FailedMount"
-"""A volume that is not there yet: the container waits with ContainerCreating, and an event says
-why."""
+"""A volume that does not exist yet. The container waits with ContainerCreating, and an event gives
+the reason."""
 
 
 class Volumes:
@@ -34,7 +34,7 @@ class Volumes:
         self.network = network
 
     def directories(self, pod: Object) -> dict[str, Path]:
-        """By the volume's name. Raises Wrong while something is missing."""
+        """Return the directories by the volume's name. Raises Wrong while one is missing."""
         return {each["name"]: self._directory(pod, each) for each in pod["spec"].get("volumes", ())}
 
     def _directory(self, pod: Object, volume: Object) -> Path:
@@ -175,7 +175,7 @@ class Volumes:
 def mounts(
     container: Object, directories: dict[str, Path], environ: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """The view that a container has of its pod's volumes."""
+    """Return the mounts of a container from its pod's volumes."""
     found = []
     for each in container.get("volumeMounts", ()):
         source = directories[each["name"]]
@@ -193,8 +193,8 @@ def mounts(
 
 
 def _below(volume: Path, path: str) -> Path:
-    """A sub-path, made if it is not there, with the rights of the volume. No symbolic link leads
-    out of it."""
+    """Return a sub-path, which is made if necessary, with the rights of the volume. No symbolic
+    link leads out of it."""
     whole = volume.stat()
     found = volume
     for part in Path(path).parts:
@@ -212,8 +212,7 @@ def _below(volume: Path, path: str) -> Path:
 
 
 def _give(top: Path, group: int | None, rights: int, policy: str) -> None:
-    """Do what fsGroup asks: all of a volume belongs to a group that has these rights, and so does
-    everything that will be made in it."""
+    """Apply fsGroup: all files of a volume belong to a group with these rights, and so do new ones."""
     if group is None:
         return
     root = top.stat()

@@ -1,11 +1,11 @@
-"""The node agent: what a kubelet is to a cluster, for pods as real processes. `python -m
+"""The node agent: like a kubelet, for pods as real processes. `python -m
 tests.servers.kubernetes.node NAME DIRECTORY`.
 
-A process of its own inside a machine (`tests.servers.kubernetes.machine`). It makes its Node, says
-every second that it is alive (Lease), runs the pods that the scheduler gives it
-(`tests.servers.kubernetes.pod`), and serves their logs. It may be killed at any time.
+It is a process inside a machine (`tests.servers.kubernetes.machine`). It makes its Node, renews its
+Lease every second, runs the pods that the scheduler gives it (`tests.servers.kubernetes.pod`), and
+serves their logs. It may be killed at any time.
 
-Not covered: pulling of images, networks of pods, exec and attach, CPU limits, priorities among
+Not supported: pulling of images, networks of pods, exec and attach, CPU limits, priorities among
 pods, refreshed ConfigMaps and Secrets.
 """
 
@@ -49,7 +49,7 @@ class Node:
         self.port = serve(self, Path(said["ca_file"]), Path(said["key"]))
 
     def live(self) -> None:
-        """For ever."""
+        """Run until it is killed."""
         self._persist(self._register)
         threading.Thread(target=self._beat, daemon=True).start()
         self._persist(self._bury)
@@ -157,7 +157,7 @@ class Node:
             time.sleep(BEAT_S)
 
     def _bury(self) -> None:
-        """Ends what an agent before this one started for pods that have been deleted since."""
+        """End the containers of an earlier agent whose pods have been deleted since."""
         there = {
             each["metadata"]["uid"]
             for each in self.api.items("/api/v1/pods", fieldSelector=f"spec.nodeName={self.name}")

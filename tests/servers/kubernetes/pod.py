@@ -1,9 +1,9 @@
-"""The life of one pod on a machine: a thread of the node agent, which looks at what is wanted and
-what runs, and does the next thing.
+"""The life of one pod on a machine: a thread of the node agent, which compares the wanted state
+with the actual one, and does the next step.
 
-All that matters is on the machine's disk or in the API, so the life goes on where it was when the
-agent was killed: containers that run are found again, and an end that came meanwhile is told. While
-the API server is away, containers start, end and time out all the same.
+All state is on the machine's disk or in the API, so an agent that was killed continues where it
+was: running containers are found again, and an end that came meanwhile is reported. While the API
+server is down, containers still start, end and time out.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ class PodLife(threading.Thread):
         self.wake()
 
     def gone(self) -> None:
-        """It is no longer in the API: there is nothing to wait for, and nobody to tell."""
+        """Note that it is no longer in the API, so nothing is waited for or reported."""
         self._is_gone = True
         self.wake()
 
     def evict(self, message: str) -> None:
-        """As a kubelet does whose machine runs out of memory or disk."""
+        """Evict it, as a kubelet does whose machine runs out of memory or disk."""
         self.seen.reason, self.seen.message = "Evicted", message
         self.seen.disrupted = True
         self.wake()
@@ -81,7 +81,7 @@ class PodLife(threading.Thread):
         os.eventfd_write(self._bell, 1)
 
     def log(self, container: str, previous: bool) -> Started | None:
-        """The start of a container whose log is asked for."""
+        """Return the start of a container whose log is requested."""
         found = self.seen.starts.get(container, [])
         wanted = found[:-1] if previous else found
         return wanted[-1] if wanted else None
@@ -98,7 +98,7 @@ class PodLife(threading.Thread):
         # Not closed, because another thread may be about to write to it.
 
     def _step(self) -> bool:
-        """Whether nothing is left to do."""
+        """Do the next step. Return whether nothing is left to do."""
         try:
             if self._is_gone:
                 self._end(0)
@@ -142,7 +142,7 @@ class PodLife(threading.Thread):
     # ------------------------------------------------------------------------------------------
 
     def _grace(self) -> int | None:
-        """The seconds that its containers have to end; None if they may go on."""
+        """Return the seconds that its containers have to end; None if they may continue."""
         if "deletionTimestamp" in self.pod["metadata"]:
             return int(self.pod["metadata"].get("deletionGracePeriodSeconds", 0))
         deadline = self._deadline()
@@ -164,7 +164,7 @@ class PodLife(threading.Thread):
         return self.seen.began + limit if limit and self.seen.began else 0.0
 
     def _began(self) -> float:
-        """When this machine took it on: the directory is as old as that."""
+        """Return when this machine took it on, by the age of its directory."""
         told = self.pod["status"].get("startTime")
         if told and not self.place.exists():
             self.seen.lost = True
@@ -195,8 +195,7 @@ class PodLife(threading.Thread):
             self._retry_at = time.time() + 0.05
 
     def _go_on(self) -> None:
-        """Starts what is next: the first initial container that has not succeeded, or all
-        containers."""
+        """Start the next containers: the first initial one that has not succeeded, or all others."""
         if self._is_over() or self.seen.lost or time.time() < self._retry_at:
             return
         policy = self.pod["spec"]["restartPolicy"]
@@ -322,7 +321,7 @@ class PodLife(threading.Thread):
         self.room.api.discard(self._path, gracePeriodSeconds=0, preconditions={"uid": self.uid})
 
     def _event(self, reason: str, message: str) -> None:
-        """Once for each message."""
+        """Send an event, once for each message."""
         if message in self._said:
             return
         self._said.add(message)

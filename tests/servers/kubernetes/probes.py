@@ -1,5 +1,4 @@
-"""Whether a container is ready, and whether it is still alive: HTTP and TCP probes, a thread for
-each.
+"""Readiness and liveness of a container: HTTP and TCP probes, one thread for each.
 
 Pods share the host's network, so a probe asks 127.0.0.1. A probe that runs a command counts as
 passed.
@@ -34,7 +33,7 @@ class Probes:
         return self._dead.get(name, False)
 
     def follow(self, container: Object, started: Started, ended: Callable[[], bool]) -> None:
-        """Probes a container that was started, until it ends."""
+        """Probe a container until it ends."""
         name = container["name"]
         self._ready[name], self._dead[name] = "readinessProbe" not in container, False
         self._awake[name] = "startupProbe" not in container
@@ -98,6 +97,6 @@ def _asks(container: Object, probe: Object) -> bool:
 
 
 def _port(container: Object, wanted: int | str) -> int:
-    """A port by its number or its name."""
+    """Return a port by its number or its name."""
     named = {each.get("name"): each["containerPort"] for each in container.get("ports", ())}
     return int(named.get(wanted, wanted))

@@ -1,9 +1,8 @@
-"""A proxy to the API server that causes faults: refusals, lost answers, silence. Only for the
-programs under test, never for the cluster's own parts.
+"""A proxy to the API server that causes faults: refusals, lost answers, silence. Only the programs
+under test use it, never the cluster's own parts.
 
-It ends TLS with the cluster's own certificate, so that nothing but the address in a kubeconfig
-differs, and passes each request on with the credentials that came with it. HTTP/1.1 only, which the
-operator's clients speak.
+It uses the cluster's own certificate, so a kubeconfig differs only in the address. It forwards each
+request with the caller's credentials. It speaks only HTTP/1.1, which the operator's clients use.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from urllib.parse import urlsplit
 from tests.servers.kubernetes.cluster import Cluster
 
 Fault = Callable[[str, str], "int | str | None"]
-"""From method and path to what happens to a request: a status; `cut` before it is passed on; `lose`
-its answer, when it was carried out; `hang` until `heal`; None for nothing."""
+"""Returns the fault of a request from method and path: a status; `cut` before it is forwarded;
+`lose` its answer after it was carried out; `hang` until `heal`; None for no fault."""
 REASONS = {
     409: "Conflict",
     410: "Expired",
@@ -52,7 +51,8 @@ HOP = ("connection", "keep-alive", "transfer-encoding", "content-length")
 
 
 class Proxy(ThreadingHTTPServer):
-    """Enter it. `faults` counts what was done to requests, `count` all that came."""
+    """The proxy, as a context manager. `faults` counts the requests with a fault, `count` all
+    requests."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -61,8 +61,8 @@ class Proxy(ThreadingHTTPServer):
         self.cluster = cluster
         self.fault: Fault | None = None
         self.on_request: Callable[[str, str, str], None] | None = None
-        """Called with method, path and `before` or `after`: before a request is passed on, and when
-        it was carried out."""
+        """Called with method, path and `before` or `after`: before a request is forwarded, and
+        after it was carried out."""
         self.count = self.faults = 0
         self._lock = threading.Lock()
         self._healed = threading.Event()
@@ -82,11 +82,11 @@ class Proxy(ThreadingHTTPServer):
         return f"https://127.0.0.1:{self.server_address[1]}"
 
     def heal(self) -> None:
-        """Cut everything that hangs; nothing hangs any more until the next fault."""
+        """Cut everything that hangs. Nothing hangs until the next fault."""
         self._healed.set()
 
     def cut(self) -> int:
-        """Every connection is closed. Returns how many there were."""
+        """Close every connection. Return how many there were."""
         with self._lock:
             found = list(self._open)
         for each in found:
@@ -94,15 +94,15 @@ class Proxy(ThreadingHTTPServer):
         return len(found)
 
     def silence(self) -> int:
-        """The connections that are there swallow everything from now on; new ones work. Returns how
-        many there are."""
+        """Let the present connections deliver nothing more; new ones work. Return how many there
+        are."""
         with self._lock:
             self._age += 1
             return len(self._open)
 
     def expire(self) -> int:
-        """Every open watch is told that its version is too old, by an event, as the API server
-        does. Returns how many there were."""
+        """Tell every open watch, by an event of the API server's form, that its version is too old.
+        Return how many there were."""
         with self._lock:
             found = list(self._streams)
         for each in found:
@@ -128,7 +128,7 @@ class Proxy(ThreadingHTTPServer):
         return self._open.get(connection, self._age) < self._age
 
     def wait(self) -> None:
-        """For ever, as it looks from outside."""
+        """Wait; to the client it looks like for ever."""
         self._stopped.wait()
 
     def hang(self) -> None:
@@ -148,7 +148,7 @@ class Proxy(ThreadingHTTPServer):
             self.on_request(method, path, when)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that vanishes in the middle is expected here."""
+        """Ignore a client that disconnects in the middle of a request."""
 
     def __enter__(self) -> Proxy:
         threading.Thread(target=self.serve_forever, args=(0.05,), name="proxy", daemon=True).start()
@@ -174,7 +174,7 @@ class _Relay(BaseHTTPRequestHandler):
     last_words = b""
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Write no log."""
 
     def handle(self) -> None:
         self.server.entered(self.connection)
@@ -220,8 +220,8 @@ class _Relay(BaseHTTPRequestHandler):
         return found
 
     def _passed_on(self, body: bytes) -> http.client.HTTPResponse:
-        """A connection that stood idle may have ended meanwhile: a second one is tried, as nothing
-        was carried out."""
+        """Forward the request. A connection that was idle may have ended meanwhile; then nothing
+        was carried out, and a second one is tried."""
         headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
         for last in (False, True):
             try:
@@ -274,7 +274,7 @@ class _Relay(BaseHTTPRequestHandler):
         self._say(b"0\r\n\r\n")
 
     def end(self, last_words: bytes) -> None:
-        """Called by another thread: the stream ends here, with this."""
+        """End the stream here, with this data. Another thread calls it."""
         self.last_words = last_words
         if self.upstream is not None and self.upstream.sock is not None:
             _shut(self.upstream.sock)

@@ -1,5 +1,5 @@
-"""One start of a container, as its directory on the machine's disk tells of it: made by one node
-agent, perhaps read by the next."""
+"""One start of a container, as its directory on the machine's disk describes it: made by one node
+agent, and perhaps read by the next."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from tests.servers.kubernetes.images import Image
 
 PROGRAM = Path(__file__).with_name("container.py")
 MESSAGE = 4096
-"""Bytes of a termination message that are kept; of a log in its place, half as many and 80 lines
+"""Bytes of a termination message that are kept. For a log in its place: half as many, and 80 lines
 (kubelet, pkg/kubelet/kuberuntime)."""
 
 
 class Started:
-    """`place` has `plan.json`, `exit.json`, `log`, `message`, `shim` (who waits for it)."""
+    """The start of a container. `place` has `plan.json`, `exit.json`, `log`, `message` and `shim`
+    (the process that waits for it)."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -31,7 +32,7 @@ class Started:
         self._watched = -1
 
     def start(self, image: Image, plan: dict[str, Any]) -> None:
-        """Returns when the container is on its way."""
+        """Start it. Return when the container is on its way."""
         root = self.place / "root"
         for name in {
             "etc",
@@ -72,8 +73,8 @@ class Started:
         new.rename(self.place / "shim")
 
     def was_started(self) -> bool:
-        """Whether it was started for good. An agent that was killed while it did so leaves a half,
-        which is ended."""
+        """Return whether it was started completely. An agent that was killed meanwhile leaves an
+        incomplete start, which is ended."""
         if (self.place / "shim").exists():
             return True
         for each in Path("/proc").glob("[0-9]*/cmdline"):
@@ -83,7 +84,7 @@ class Started:
         return False
 
     def watched(self) -> int:
-        """A descriptor that can be read when it has ended; -1 if it has."""
+        """Return a descriptor that can be read when it has ended; -1 if it has."""
         if self._watched < 0 and (pid := self._shim()):
             with suppress(ProcessLookupError):
                 self._watched = os.pidfd_open(pid)
@@ -104,11 +105,11 @@ class Started:
         return False
 
     def has_said_all(self) -> bool:
-        """Whether its log is whole; for threads other than the pod's own."""
+        """Return whether its log is complete; for other threads than the pod's own."""
         return (self.place / "exit.json").exists() or not self.place.exists()
 
     def kill(self, number: signal.Signals) -> None:
-        """A signal for its PID 1: with SIGKILL nothing in it is left."""
+        """Send a signal to its PID 1. With SIGKILL nothing in it is left."""
         while self.is_running():
             try:
                 init = int((self.place / "init.pid").read_text())
@@ -120,7 +121,7 @@ class Started:
             return
 
     def state(self) -> dict[str, Any]:
-        """`running` or `terminated`, as a container's status says it."""
+        """Return `running` or `terminated`, in the form of a container's status."""
         plan = self.plan()
         if self.is_running():
             return {"running": {"startedAt": stamp(plan["asked"])}}
@@ -175,7 +176,7 @@ class Started:
         return ""
 
     def _shim(self) -> int:
-        """Its number, if that is still the same process."""
+        """Return its pid, if that is still the same process."""
         if self._child is not None:
             return self._child.pid if self._child.returncode is None else 0
         with suppress(OSError, ValueError):
@@ -186,10 +187,10 @@ class Started:
 
 
 def stamp(seconds: float) -> str:
-    """A time as the API writes it."""
+    """Return a time as the API writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _born(pid: int) -> str:
-    """When a process began, in ticks since the machine did (proc(5), field 22)."""
+    """Return when a process began, in ticks since the machine's boot (proc(5), field 22)."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]

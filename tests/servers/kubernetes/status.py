@@ -1,4 +1,4 @@
-"""A pod's status from what runs, as a kubelet tells it
+"""A pod's status from its processes, as a kubelet reports it
 (kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle)."""
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ UNKNOWN = {
 
 @dataclass
 class Seen:
-    """The machine's knowledge of a pod. `reason` says why it was ended, `lost` that its containers
-    were here and are gone."""
+    """What the machine knows about a pod. `reason` says why it was ended; `lost` means that its
+    containers were here and are gone."""
 
     starts: dict[str, list[Started]]
     probes: Probes
@@ -33,7 +33,7 @@ class Seen:
     waiting: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def code(self, name: str) -> int | None:
-        """How the last start of a container ended; None if there was none or it runs."""
+        """Return how the last start of a container ended; None if there was none or it is running."""
         if self.lost:
             return 137
         starts = self.starts.get(name)

@@ -1,9 +1,9 @@
-"""Volumes for claims: a directory per claim, as a storage driver of a cloud would make a disk. A
-thread of the cluster.
+"""Volumes for claims: a directory for each claim, like a disk of a cloud's storage driver. A thread
+of the cluster.
 
-Two classes: `network` (the default; every machine reaches the volume, and it outlives any of them)
-and `local` (on the disk of the machine where the first pod that wants it was scheduled, and nowhere
-else). The directory goes with its volume, if that is to be deleted.
+There are two classes: `network` (the default; every machine reaches the volume, and it survives any
+of them) and `local` (on the disk of the machine where its first pod was scheduled, and nowhere
+else). The directory is deleted with its volume, if that is to be deleted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Provisioner:
             each.start()
 
     def stop(self) -> None:
-        """At the end of its watches, thus when the API server is gone."""
+        """Stop when its watches end, which is when the API server is gone."""
         self._ended.set()
 
     def join(self) -> None:
@@ -120,7 +120,7 @@ class Provisioner:
                 self._persist(lambda own=own: self.api.discard(own))
 
     def _persist(self, call: Callable[[], object]) -> None:
-        """Until it is done, or refused for good (such as for being done already)."""
+        """Repeat until it is done, or refused finally (for example because it was done already)."""
         while not self._ended.is_set():
             try:
                 call()
