@@ -1,4 +1,4 @@
-"""A window of a real browser, signed in, which notes whatever should not happen."""
+"""A window of a real browser, signed in, which records everything that must not happen."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-"""As a browser is started where it may reach nothing but this machine."""
+"""Flags by which the browser can reach only this machine."""
 
 NODES = """() => {
   const bad = [];
@@ -34,11 +34,12 @@ NODES = """() => {
   if (window.xss) bad.push("it ran");
   return bad;
 }"""
-"""Elements and attributes that perdure's own pages have none of: they would be an agent's."""
+"""Elements and attributes that perdure's own pages do not have, so an agent must have added them.
+"""
 
 
 class Looking:
-    """A window. `script` False: one without JavaScript."""
+    """A window. With `script` False it has no JavaScript."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class Looking:
         return self.page
 
     def nodes(self) -> list[Any]:
-        """Elements that an agent has put into the page; nothing, if all is well."""
+        """Return elements that an agent has put into the page; empty if all is well."""
         found: list[Any] = self.page.evaluate(NODES)
         return found
 
@@ -99,8 +100,8 @@ class Looking:
         self.context.close()
 
     def harmless(self) -> None:
-        """No error on the console but that of an address that was to fail, no dialog, no request to
-        elsewhere."""
+        """Check that there was no dialog, no request to another host, and no error on the console
+        except for an address that was meant to fail."""
         left = [
             each
             for each in self.bad

@@ -1,5 +1,4 @@
-"""A real headless Chromium, and the servers that it looks at: one full of hostile texts, and one
-whose agents work."""
+"""A real headless Chromium, and two servers: one full of hostile texts, and one whose agents work."""
 
 from __future__ import annotations
 
@@ -57,7 +56,7 @@ say Three is there.
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for a module."""
+    """Start one browser for a module."""
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
         yield found
@@ -77,8 +76,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, st
 
 @pytest.fixture(scope="module")
 def working() -> Iterator[tuple[Stage, Serving, str]]:
-    """A server with a pool of two, Claude Code on a script, and an admin's token. Short paths:
-    sockets have 108 bytes."""
+    """Run a server with a pool of two, Claude Code on a script, and an admin's token. Its paths are
+    short, because sockets have at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pd"))
     rehearsal = Rehearsal(SCRIPTS).start()
     stage = Stage(directory, "claude", rehearsal)
@@ -94,7 +93,7 @@ def working() -> Iterator[tuple[Stage, Serving, str]]:
 
 @pytest.fixture
 def look(browser: Browser) -> Iterator[Callable[..., Looking]]:
-    """Opens a window that is signed in; at the end nothing bad may have happened in any."""
+    """Open a window that is signed in. At the end nothing forbidden may have happened in any."""
     made: list[Looking] = []
 
     def make(serving: Serving, token: str, **settings: object) -> Looking:

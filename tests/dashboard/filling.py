@@ -1,5 +1,5 @@
-"""A store in which every field that an agent, a repository or a forge fills says something hostile;
-and one with very many runs."""
+"""A store in which every field that an agent, a repository or a forge fills is hostile, and one
+with very many runs."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ STATES = (RunState.SUCCEEDED, RunState.FAILED, RunState.QUEUED, RunState.CANCELL
 
 
 def storable(text: str) -> str:
-    """As everything is that comes into the store: without NUL."""
+    """Return a text as it can be stored: without NUL."""
     return text.replace("\x00", "")
 
 
 def fill(database: Path) -> None:
-    """Each payload is in each of the fields, of one run or another."""
+    """Put each payload into each of the fields, of one run or another."""
     database.parent.mkdir(parents=True, exist_ok=True)
     with closing(stores.open(database)) as store:
         for number in range(0, len(PAYLOADS), 4):
@@ -93,7 +93,7 @@ def _rotated(number: int) -> Iterator[str]:
 
 
 def run(store: SqlStore, number: int, *words: str) -> None:
-    """A run that ended, with a payload in each of its fields."""
+    """Make a run that ended, with a payload in each of its fields."""
     prompt, detail, reason, branch, path, session, flag, version, tool, said, why, ask = words[:12]
     name, state = f"r-{number}", STATES[number % len(STATES)]
     place = Workspace(
@@ -218,7 +218,7 @@ def run(store: SqlStore, number: int, *words: str) -> None:
 
 
 def everything(store: SqlStore) -> None:
-    """One run whose log says all payloads."""
+    """Make one run whose log has all payloads."""
     place = Workspace(id="all", path="/nowhere/all", backend=Backend.TASK)
     found = store.add(TaskSpec(prompt="everything"), "e" * 32, "everything", place)
     claim = store.claim("pool", 600, found.id)
@@ -279,7 +279,7 @@ def plan(store: SqlStore) -> None:
 
 
 def fill_many(database: Path, many: int) -> None:
-    """A store with many runs that nobody has begun, all with long prompts."""
+    """Fill a store with many queued runs, all with long prompts."""
     database.parent.mkdir(parents=True, exist_ok=True)
     with closing(stores.open(database)) as store:
         place = Workspace(id="", path="/nowhere", backend=Backend.TASK)

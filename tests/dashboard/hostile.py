@@ -1,9 +1,8 @@
-"""Texts that an agent, a repository or a forge might write to run something of its own in a
-person's browser.
+"""Texts that an agent, a repository or a forge might write to run code in a person's browser.
 
 The forms are those of the well-known lists (OWASP, PortSwigger, html5sec): elements, handlers,
-addresses, broken out of attributes, comments and scripts, encodings, and what htmx or a template
-engine would act on. Each tells by `alert` or `window.xss` if it ran.
+addresses, escapes from attributes, comments and scripts, encodings, and text that htmx or a
+template engine would execute. Each reports by `alert` or `window.xss` that it ran.
 """
 
 from __future__ import annotations

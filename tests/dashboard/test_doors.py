@@ -1,5 +1,5 @@
-"""The doors of the dashboard, asked by a program: who gets in, what a form has to carry, and the
-headers of every page."""
+"""Access to the dashboard, tested by a program: the sign-in, the secret of a form, and the headers
+of every page."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_signing_in_and_out(served: tuple[Serving, str]) -> None:
     ],
 )
 def test_the_door_leads_nowhere_else(served: tuple[Serving, str], next: str) -> None:
-    """An address of another site is no place to go on to after signing in."""
+    """After the sign-in an address of another site is not opened."""
     serving, token = served
     assert not LOCAL.fullmatch(next)
     status, headers, _ = Door(serving).ask(
@@ -200,7 +200,7 @@ def test_who_may_dispatch_stays_within_what_the_owner_has_set(
 
 
 def said_by_hand(serving: Serving, cwd: Path) -> None:
-    """A conversation of Claude Code that no run began."""
+    """Make a conversation of Claude Code that no run began."""
     line = {
         "type": "user", "uuid": "u1", "parentUuid": None, "sessionId": BY_HAND, "cwd": str(cwd), "timestamp": "2026-11-21T10:00:00.000Z",
         "message": {"role": "user", "content": "started manually"},
@@ -211,7 +211,7 @@ def said_by_hand(serving: Serving, cwd: Path) -> None:
 
 
 def test_forms_have_bounds(served: tuple[Serving, str]) -> None:
-    """Too much, too many, not text: an answer with a sentence, and nothing done."""
+    """Too much data, too many fields, and data that is not text get a sentence, and have no effect."""
     serving, token = served
     assert Door(serving).ask("POST", "/sign-in", "token=" + "x" * 9000)[0] == 413
     door = Door(serving, token)
@@ -257,8 +257,8 @@ def test_every_page_has_the_policy(served: tuple[Serving, str]) -> None:
 
 
 def test_what_a_browser_may_keep(served: tuple[Serving, str]) -> None:
-    """Pages are never kept; a script with its version in its name is, and perdure's own are asked
-    after."""
+    """Pages are never cached. A script with its version in its name is, and perdure's own scripts
+    are revalidated."""
     serving, token = served
     door = Door(serving, token)
     kept = {
@@ -272,7 +272,7 @@ def test_what_a_browser_may_keep(served: tuple[Serving, str]) -> None:
 
 
 def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
-    """Each run of a long list is on one of its pages, and on no other."""
+    """Each run of a long list is on exactly one of its pages."""
     serving, token = served
     door, path, found = Door(serving, token), "/?state=queued&q=n-1", list[str]()
     while path:
@@ -288,8 +288,8 @@ def test_a_board_is_paged(served: tuple[Serving, str]) -> None:
 
 
 def test_a_long_log_is_paged(served: tuple[Serving, str]) -> None:
-    """Each line of a log of many pages is on one of them, from its end back to its beginning and on
-    to its end; the live lines go on behind the last one."""
+    """Each line of a log with many pages is on one of them, from its end to its beginning and back.
+    New lines follow the last one."""
     serving, token = served
     with closing(stores.open(serving.state / "perdure.db")) as store:
         claim = claimed(store, submit(store, name="long"))
@@ -312,8 +312,7 @@ def test_a_long_log_is_paged(served: tuple[Serving, str]) -> None:
 
 
 def test_what_is_vendored_is_what_was_published() -> None:
-    """Every script and style from elsewhere has the digest that stands beside it; there is no
-    other."""
+    """Every vendored script and style has the digest in the file beside it, and there is no other."""
     listed = dict(
         re.findall(
             r"\| `([\w.-]+)` \|.*`([0-9a-f]{64})` \|", (HERE / "static/README.md").read_text()

@@ -1,4 +1,4 @@
-"""Every page in a real browser, over a store full of what nobody wants to run."""
+"""Every page in a real browser, with a store full of hostile content."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_each_payload_is_a_text_and_nothing_else(
 def test_the_page_of_a_run_shows_the_verdict_on_its_work(
     full: tuple[Serving, str], look: Callable[..., Looking]
 ) -> None:
-    """The verdict is a mark beside the outcome, with the open question below it; the rest of the
-    report is in what it rests on."""
+    """The verdict is a mark beside the outcome, with the open question below it. The rest of the
+    report is in its details."""
     page = look(*full).open("/runs/r-0")
     expect(page.locator(".try .w-blocked")).to_have_text("blocked")
     expect(page.locator(".try .detail", has_text="It asks:")).to_have_count(1)
@@ -83,8 +83,8 @@ def test_a_page_is_read_without_a_script(
 def test_a_sign_in_that_is_over_while_one_looks(
     full: tuple[Serving, str], look: Callable[..., Looking]
 ) -> None:
-    """The open page goes to the door by itself, and from there back: it neither stands still nor
-    has the door put into it."""
+    """When the sign-in ends, the open page goes to the sign-in form by itself, and from there back.
+    The form does not appear inside the page."""
     window = look(*full)
     page = window.open("/plans/hostile")
     # Only the first look of `wait_for_function` may evaluate: the page's policy forbids the others.
@@ -100,8 +100,8 @@ def test_a_sign_in_that_is_over_while_one_looks(
 
 
 def test_keys(full: tuple[Serving, str], look: Callable[..., Looking]) -> None:
-    """j and k walk through the rows, Enter opens, u goes up, / searches, g and a letter go to a
-    place, ? tells all this."""
+    """j and k select rows, Enter opens, u goes up, / searches, g and a letter open a page, and ?
+    lists all keys."""
     window = look(*full)
     page = window.open("/")
     for key in ("j", "j", "k", "j"):

@@ -1,4 +1,4 @@
-"""Threads, timelines, diffs and fingerprints, made from nouns; and slow measurements."""
+"""Threads, timelines, diffs and fingerprints that are made from nouns, and slow measurements."""
 
 from __future__ import annotations
 
@@ -165,8 +165,8 @@ def test_a_patch_is_read() -> None:
 
 
 def test_failures_are_one_where_only_numbers_differ() -> None:
-    """Ids, paths, numbers and addresses do not part what is the same failure; agents and outcomes
-    do."""
+    """Failures that differ only in ids, paths, numbers and addresses are the same failure. Other
+    agents or outcomes are not."""
     one = normal(
         "API Error 529 at /home/ada/x.py:12, request 4f3a9c1b7d22, see https://example.com/a?b=1"
     )
@@ -201,7 +201,7 @@ def test_failures_are_one_where_only_numbers_differ() -> None:
 
 
 def test_a_plan_stands_in_columns() -> None:
-    """Each task stands right of all that it needs."""
+    """Each task is to the right of all tasks that it needs."""
     tasks = [
         {"name": "d", "needs": ["b", "c"]},
         {"name": "a", "needs": []},
@@ -256,7 +256,7 @@ def test_what_takes_long_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_figures() -> None:
-    """As a person reads them."""
+    """Numbers are shown in a readable form."""
     assert [lasted(each) for each in (-5, 850, 12_000, 185_000, 7_800_000, 273_600_000)] == [
         "0 ms", "850 ms", "12 s", "3 m 05 s", "2 h 10 m", "3 d 4 h",
     ]  # fmt: skip

@@ -1,5 +1,5 @@
-"""A request of an agent on the page of its run: shown as text whatever it says, answered at phone
-width by keyboard alone."""
+"""An agent's request on the page of its run: always shown as text, and answered at phone width with
+only the keyboard."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUESTION = {
 
 
 def asking(store: SqlStore, kind: RequestKind, given: object, size: int = 0) -> TaskRun:
-    """A run that waits for the answer to this request."""
+    """Make a run that waits for the answer to this request."""
     payload = json.dumps(given)
     tool = "AskUserQuestion" if kind is RequestKind.QUESTION else TAGS[0]
     change = {"kind": kind, "tool": tool, "payload": payload, "size": size or len(payload)}
@@ -40,8 +40,8 @@ def asking(store: SqlStore, kind: RequestKind, given: object, size: int = 0) -> 
 def asked(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Serving, dict[str, TaskRun], Path]]:
-    """A server without a pool, with a hostile call, a hostile question and a call that is too long
-    to be shown."""
+    """Run a server without a pool, with a hostile call, a hostile question and a call that is too
+    long to show."""
     serving = Serving(tmp_path_factory.mktemp("asked"))
     database = serving.state / "perdure.db"
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def test_a_call_is_allowed_by_keyboard_on_a_phone(
 def test_a_question_is_answered_by_keyboard_on_a_phone(
     asked: tuple[Serving, dict[str, TaskRun], Path], look: Callable[..., Looking]
 ) -> None:
-    """The question and its options are text; the answer is what was typed."""
+    """The question and its options are text. The answer is the typed text."""
     serving, runs, database = asked
     window = look(serving, serving.token("dispatch"), width=390)
     page = window.open(f"/runs/{runs['question'].name}")
@@ -108,8 +108,9 @@ def test_a_question_is_answered_by_keyboard_on_a_phone(
 
 
 def test_who_may_answer(asked: tuple[Serving, dict[str, TaskRun], Path]) -> None:
-    """Reading shows a request without a form; `dispatch` refuses and does not allow; a form of
-    another site is refused; a call that nobody has seen whole is not allowed by anybody."""
+    """A reader sees a request without a form. With `dispatch` a call can be refused and not
+    allowed. A form of another site is refused. A call that was not shown completely cannot be
+    allowed."""
     serving, runs, database = asked
     path = f"/runs/{runs['other'].name}"
     tokens = {scope: serving.token(scope) for scope in ("read", "dispatch", "admin")}

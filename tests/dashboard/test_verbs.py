@@ -1,4 +1,4 @@
-"""Actions of a person in the browser, with a real agent: begin, watch, instruct, fork, retry, stop,
+"""A person's actions in the browser, with a real agent: begin, watch, instruct, fork, retry, stop,
 reset, remove, restore."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 def begin(window: Looking, stage: Stage, name: str, prompt: str) -> Page:
-    """A new task, by the form."""
+    """Begin a new task by the form."""
     page = window.open("/new")
     page.fill("[name=prompt]", prompt)
     page.fill("[name=repo]", str(stage.repo))
@@ -31,7 +31,7 @@ def begin(window: Looking, stage: Stage, name: str, prompt: str) -> Page:
 
 
 def stands(page: Page, state: str) -> None:
-    """The run's page says so, without a reload."""
+    """Wait until the run's page says so, without a reload."""
     expect(page.locator(f"#head h1 .glyph.s-{state}")).to_be_visible()
 
 
@@ -142,7 +142,8 @@ def test_stopped_reset_and_removed(working: Working, look: Callable[..., Looking
 
 
 def test_taken_back_to_a_checkpoint(working: Working, look: Callable[..., Looking]) -> None:
-    """A checkpoint is restored after a question, and what was there is a checkpoint too."""
+    """A checkpoint is restored after a confirmation, and the earlier state becomes a checkpoint
+    too."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "back", "Make one.txt")
@@ -159,8 +160,8 @@ def test_taken_back_to_a_checkpoint(working: Working, look: Callable[..., Lookin
 
 
 def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Looking]) -> None:
-    """A real agent that says markup, and makes files with markup in their names, gets nothing of it
-    into any page of its run."""
+    """A real agent prints markup, and makes files with markup in their names. None of it is in a
+    page of its run as markup."""
     stage, serving, token = working
     window = look(serving, token)
     page = begin(window, stage, "hostile", "HOSTILE <script>alert(1)</script>")
@@ -182,8 +183,8 @@ def test_what_an_agent_writes_is_a_text(working: Working, look: Callable[..., Lo
 def test_a_token_has_its_own_verbs(
     working: Working, look: Callable[..., Looking], scope: str, verbs: set[str]
 ) -> None:
-    """A visitor who may only read sees no action, and gets none by its address; a reset needs an
-    admin."""
+    """A visitor who may only read sees no action, and cannot use one by its address. A reset needs
+    an admin."""
     stage, serving, token = working
     begun = begin(look(serving, token), stage, f"for-{scope}", "Make one.txt")
     stands(begun, "succeeded")

@@ -1,5 +1,5 @@
-"""`python -m tests.faults full|calls|cut|all N`: so many trials of a kind, two at a time; exit code
-1 if a promise did not hold.
+"""`python -m tests.faults full|calls|cut|all N`: runs this many trials of a kind, two at a time.
+The exit code is 1 if a promise did not hold.
 
 `all N`: N full disks by size, N/2 by call, N/4 power cuts.
 """

@@ -1,12 +1,11 @@
-"""Power cuts: the machine's disk is an ext4 file system in a file; at some moment of a task
-everything stops, the file is copied, and what the copy holds is what a machine finds that lost its
-power then.
+"""Power cuts. The machine's disk is an ext4 file system in a file. At some moment of a task
+everything stops and the file is copied: the copy is what the machine finds after the power cut.
 
-The moments are drawn around what is acknowledged (the accepted task, the conversation's id, a
-checkpoint, the outcome) and over the whole run; a cut counts only if a supervisor lived. What was
-acknowledged must be in the copy: every record that another process had read from the journal, and
-every checkpoint that was published, with all its objects and its part of the conversation. On the
-copy a plain `retry` must do, and the checkpoint must be restorable. Needs root.
+The moments are chosen around acknowledgements (the accepted task, the conversation's id, a
+checkpoint, the outcome) and over the whole run. A cut counts only if a supervisor was alive.
+Everything that was acknowledged must be in the copy: every record that another process had read
+from the journal, and every published checkpoint, with all its objects and its part of the
+conversation. A `retry` on the copy must succeed, and the checkpoint must be restorable. Needs root.
 """
 
 from __future__ import annotations
@@ -29,17 +28,17 @@ from tests.journeys.stage import PATIENCE_S, Stage
 
 SIZE_MB = 192
 AROUND = ("run_submitted", "session_pinned", "checkpoint_taken", "attempt_ended", "")
-"""The acknowledgements that are cut at, in turn; without one: any record of the run."""
+"""The acknowledgements around which the power is cut, in turn; None means any record of the run."""
 RECORDS = 18
-"""About so many records a run writes while its supervisor lives."""
+"""Approximate number of records that a run writes while its supervisor is alive."""
 LATE_S = 0.08
-"""At most so long after the record; every other cut comes at once."""
+"""Longest time from the record to the cut, in seconds. Every other cut comes at once."""
 DRAWS = 5
 Acks = dict[int, Any]
 
 
 def trial(number: int, count: int) -> Trial:
-    """One cut that struck a live run: drawn again until there is one."""
+    """Make one cut that hits a live run; repeat until there is one."""
     kind = AROUND[number % len(AROUND)]
     for draw in range(DRAWS):
         found = play(
@@ -122,8 +121,8 @@ def _watch(stage: Stage, met: Callable[[Acks], bool], supervisor: subprocess.Pop
 
 
 def _read(stage: Stage) -> tuple[Acks, list[Any]]:
-    """The journal by its numbers, and the checkpoints; nothing where the database is not made
-    yet."""
+    """Return the journal by its numbers, and the checkpoints; nothing if the database does not
+    exist yet."""
     if not (stage.state / DATABASE).exists():
         return {}, []
     try:
@@ -144,8 +143,8 @@ def _read(stage: Stage) -> tuple[Acks, list[Any]]:
 
 
 def _acknowledged(stage: Stage, found: Trial, acks: Acks, published: list[Any]) -> Any:
-    """Assert that everything that could be read before the cut is still there after it. Returns the
-    newest checkpoint that holds the agent's file."""
+    """Check that everything that could be read before the cut is still there. Return the newest
+    checkpoint that has the agent's file."""
     stored, checkpoints = _read(stage)
     lost = [event for seq, event in acks.items() if stored.get(seq) != event]
     if lost:
@@ -194,7 +193,7 @@ def _is_there(stage: Stage, part: dict[str, Any]) -> bool:
 
 
 def _restorable(stage: Stage, found: Trial, saved: Any) -> None:
-    """The checkpoint that was there before the cut gives the agent's file back."""
+    """Check that the checkpoint from before the cut restores the agent's file."""
     path = Path(stage.show()["workspace"]["path"]) / "one.txt"
     path.unlink(missing_ok=True)
     done = stage.perdure("restore", "task", "--at", str(saved["number"]))

@@ -1,10 +1,10 @@
-"""Full disks: a task whose database, workdirs, repository or agent's home lie on a volume that has
-no room at some moment.
+"""Full disks: the database, workdirs, repository or agent's home of a task are on a volume that
+becomes full at some moment.
 
-Run in a mount namespace of its own (`python -m tests.faults full N` starts itself in one): each
-trial mounts a small tmpfs, with room for a share of what the task writes there (`full`), or lets
-one kind of program find no room from some call on (`calls`, see `wall`). Then there is room again,
-and a plain `retry` must do. A trial counts only if a call was really answered with ENOSPC.
+Runs in a mount namespace (`python -m tests.faults full N` starts itself in one). Each trial mounts
+a small tmpfs with room for a part of what the task writes there (`full`), or lets one kind of
+program get no space from some call on (`calls`, see `wall`). Then there is room again, and a
+`retry` must succeed. A trial counts only if a call was really answered with ENOSPC.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from tests.faults.wall import PROGRAMS, Injected, met, seen
 from tests.journeys.stage import PATIENCE_S, Done, Stage
 
 NEEDED = {"state": 192, "workdirs": 200, "repository": 64, "home": 1450, "all": 1800}
-"""KB that the task writes to each place, about (Codex 0.169.0): a trial gives a share of it."""
+"""Approximate amount that the task writes to each place, in KB (Codex 0.169.0). A trial allows a
+part of it."""
 PLACES = tuple(NEEDED)
 LEAST, MOST = 0.02, 0.97
 DRAWS = 5
-"""A program may end before the drawn call: then another one is drawn."""
+"""Number of tries: a program may end before the chosen call, and then another one is chosen."""
 INSIDE = "PERDURE_TEST_INSIDE"
 
 
 def in_a_namespace(words: list[str], *, as_root: bool = False) -> int:
-    """Runs this package's command in a namespace where mounts are its own; `as_root`: with root's
-    own rights, for loop mounts."""
+    """Run this package's command in a mount namespace. `as_root`: with root's own rights, for loop
+    mounts."""
     command = [
         "unshare",
         *([] if as_root else ["--map-root-user"]),
@@ -44,8 +45,8 @@ def in_a_namespace(words: list[str], *, as_root: bool = False) -> int:
 
 
 def trial(number: int, count: int) -> Trial:
-    """Trial `number` of `count`: the places in turn, each swept from nearly nothing to nearly
-    enough."""
+    """Make trial `number` of `count`: the places in turn, each with sizes from nearly nothing to
+    nearly enough."""
     place = PLACES[number % len(PLACES)]
     step, steps = number // len(PLACES), max((count - 1) // len(PLACES), 1)
     size = int(NEEDED[place] * (LEAST + (MOST - LEAST) * step / steps))
@@ -55,7 +56,7 @@ def trial(number: int, count: int) -> Trial:
 
 
 def by_call(number: int, count: int) -> Trial:
-    """Trial `number`: the programs in turn; drawn again until one of its calls was answered so."""
+    """Make trial `number`: the programs in turn, repeated until one of its calls had that answer."""
     program = PROGRAMS[number % len(PROGRAMS)]
     for draw in range(DRAWS):
         seed = number + draw * 10_000
@@ -117,7 +118,7 @@ def _by_size(stage: Stage, found: Trial, place: str, size: int) -> None:
 
 
 def _more_files(stage: Stage) -> None:
-    """Enough in the repository for a sweep of sizes."""
+    """Add enough files to the repository for all sizes."""
     for number in range(20):
         (stage.repo / f"part{number:02}.txt").write_text(f"{number:08}\n" * 900)
     identity = ["-c", "user.name=Ada", "-c", "user.email=ada@example.invalid"]
@@ -151,7 +152,7 @@ def _run(stage: Stage, words: list[str]) -> Done:
 
 
 def _strike(stage: Stage, found: Trial, done: Done) -> None:
-    """Check what must hold while there is no room."""
+    """Check the promises that hold while there is no room."""
     found.ended = done.code != 0
     if not one_sentence(done):
         found.wrong.append(f"a traceback: {done.err[-400:]}")

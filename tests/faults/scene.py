@@ -1,5 +1,5 @@
-"""Common parts of both kinds of faults: one task on a real agent CLI, and the checks afterwards,
-whatever happened to its disk."""
+"""Shared parts of both kinds of faults: one task on a real agent CLI, and the checks after the
+fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from perdure.agents.rehearsal import Rehearsal
 from tests.journeys.stage import Done, Stage
 
 AGENT = "codex"
-"""The quickest of the four to start."""
+"""The agent that starts fastest."""
 SCRIPT = """by history
 run echo precious > one.txt
 ---
@@ -44,19 +44,19 @@ DATABASE = "perdure.db"
 
 @dataclass
 class Trial:
-    """The result of one trial. `wrong` is empty when all promises held."""
+    """The result of one trial. `wrong` is empty if all promises held."""
 
     seed: int
     what: str
     wrong: list[str] = field(default_factory=list)
     struck: bool = False
-    """The fault fired: a call was answered with ENOSPC, the power went while a supervisor lived.
-    Only such a trial counts."""
+    """Whether the fault happened: a call was answered with ENOSPC, or the power was cut while a
+    supervisor was alive. Other trials do not count."""
     ended: bool = False
-    """The command ended with an error by it."""
+    """Whether the command ended with an error because of it."""
     met: Counter[str] = field(default_factory=Counter)
-    """The faults met: how many calls of which program found no room; which acknowledgements a cut
-    came after."""
+    """The faults that happened: how many calls of each program got no space, and after which
+    acknowledgements the power was cut."""
 
 
 def play(
@@ -65,8 +65,7 @@ def play(
     act: Callable[[Stage, random.Random, Trial], None],
     prepare: Callable[[Path], None] = lambda place: None,
 ) -> Trial:
-    """Makes one trial in a scratch directory of its own. `prepare` may mount something on it
-    first."""
+    """Make one trial in a scratch directory. `prepare` may mount something on it first."""
     trial = Trial(seed, what)
     directory = Path(tempfile.mkdtemp(prefix="pf"))
     prepare(directory)
@@ -83,15 +82,15 @@ def play(
 
 
 def one_sentence(done: Done) -> bool:
-    """Whether a command that failed said so as perdure does: no traceback."""
+    """Return whether a failed command said so in perdure's way, without a traceback."""
     return "Traceback" not in done.err
 
 
 def goes_on(stage: Stage, trial: Trial, *, file: bool = True) -> None:
-    """With the disk as it should be, nothing has to be done by hand: the task comes to its end, and
-    what is stored is whole.
+    """When the disk works again, no manual step is needed: the task is completed, and the stored
+    data are valid.
 
-    `file`: what the agent wrote must be there as well.
+    `file`: the agent's file must be there as well.
     """
     accepted = bool(json.loads(stage.perdure("ls", "--json").out)["runs"])
     done = stage.perdure(*(("retry", "task", "--json") if accepted else RUN))
@@ -132,7 +131,7 @@ def tool_failed(stage: Stage) -> bool:
 
 
 def whole(stage: Stage) -> list[str]:
-    """Return what is broken on the disk: nothing, if all is well."""
+    """Return what is broken on the disk; empty if all is well."""
     wrong = []
     with closing(sqlite3.connect(stage.state / DATABASE)) as database:
         if (said := database.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
@@ -163,7 +162,7 @@ def whole(stage: Stage) -> list[str]:
 
 
 def summary(trials: list[Trial]) -> int:
-    """Prints the counts, and each trial that went wrong with its seed. Returns the exit code."""
+    """Print the counts, and each failed trial with its seed. Return the exit code."""
     for trial in trials:
         for line in trial.wrong:
             print(f"WRONG seed {trial.seed}, {trial.what}: {line}", flush=True)

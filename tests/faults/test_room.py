@@ -1,5 +1,5 @@
-"""A disk that gets full: refused early, written to the last, read always, and well again without a
-hand."""
+"""A disk that becomes full: new work is refused early, running work is written to the end, reads
+always work, and recovery needs no manual step."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ print(json.dumps({"made": made, "written": written, "failed": failed, "read": re
 
 
 def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
-    """Runs Python code on a tmpfs of this size, in a mount namespace of its own."""
+    """Run Python code on a tmpfs of this size, in a mount namespace."""
     place.mkdir()
     inside = 'mount -t tmpfs -o size="$1" none "$2" && shift 2 && exec "$@"'
     command = [
@@ -79,8 +79,8 @@ def on_a_small_disk(place: Path, size: str, *words: str) -> dict[str, object]:
 
 
 def test_the_ballast_lets_the_database_write_on_a_full_disk(tmp_path: Path) -> None:
-    """On a volume filled to the last block, sixty runs are still accepted; reads go on; with room
-    again the ballast is back."""
+    """On a completely full volume sixty runs are still accepted, and reads work. With room again
+    the ballast is restored."""
     found = on_a_small_disk(
         tmp_path / "state", "40m", "-c", TO_THE_WALL, str(tmp_path / "state"), "16"
     )
@@ -95,8 +95,8 @@ def test_the_ballast_lets_the_database_write_on_a_full_disk(tmp_path: Path) -> N
 
 
 def test_without_a_ballast_the_wall_is_one_sentence(tmp_path: Path) -> None:
-    """Nothing is stored then, what was there is read, and the database is whole; with room again it
-    goes on."""
+    """Nothing is stored then, existing data are read, and the database is valid. With room again it
+    continues."""
     found = on_a_small_disk(
         tmp_path / "state", "10m", "-c", TO_THE_WALL, str(tmp_path / "state"), "0"
     )
@@ -134,8 +134,8 @@ print(json.dumps({"log": (state / "perdure.db-wal").exists(), "read": len(stores
 
 @pytest.mark.parametrize("how", ["shut", "killed"])
 def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: str) -> None:
-    """Where not even SQLite's shared memory finds room: after a clean end, and with the log that a
-    kill left."""
+    """Not even SQLite's shared memory gets space: after a clean end, and with the log that a kill
+    left."""
     found = on_a_small_disk(
         tmp_path / "state", "4m", "-c", FULL_AND_SHUT, str(tmp_path / "state"), how
     )
@@ -143,8 +143,8 @@ def test_a_list_is_read_on_a_volume_without_a_free_block(tmp_path: Path, how: st
 
 
 def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
-    """Little in percent and little in bytes: only then. A tenth of a large disk is a lot, and so is
-    all of a small one."""
+    """New work is refused only if both the percentage and the number of bytes are small. A tenth of
+    a large disk is a lot, and so is all of a small one."""
     large = DiskRoom(
         tmp_path, free=90 * 1024 * MB, size=1000 * 1024 * MB, files_free=10**6, files=10**7
     )
@@ -162,8 +162,8 @@ def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
 
 
 def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
-    """One sentence with the place and the numbers, exit code 7, and the commands that help; a mark
-    of 0 refuses nothing."""
+    """One sentence has the path and the numbers, exit code 7, and the commands that help. A mark of
+    0 refuses nothing."""
     there = room(tmp_path / "not" / "yet")
     never, always = (
         Volumes(places=(tmp_path,), refuse=0.0),
@@ -176,8 +176,8 @@ def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
 
 
 def test_a_ballast_takes_real_space_and_never_the_last(tmp_path: Path) -> None:
-    """Its blocks are taken, it is made once, given up at once, and not made where it would leave
-    too little."""
+    """Its blocks are allocated. It is made once, released at once, and not made if that would leave
+    too little space."""
     ballast = Ballast(tmp_path, 4 * MB)
     assert ballast.make() and ballast.path.stat().st_blocks * 512 >= 4 * MB
     assert ballast.give_up() and ballast.path.stat().st_blocks == 0
@@ -201,8 +201,8 @@ perdure run --detach --name late Do; echo "code $?"
 def test_a_full_disk_refuses_at_the_door_and_opens_again(
     tmp_path: Path, repository: Path, agents: dict[str, Path]
 ) -> None:
-    """`perdure run` on a full volume ends with 7 and one sentence and leaves nothing behind; lists
-    go on; with room it is taken."""
+    """`perdure run` on a full volume ends with 7 and one sentence and leaves nothing behind. Lists
+    still work. With room it is accepted."""
     state = tmp_path / "state"
     state.mkdir()
     environ = {
@@ -241,7 +241,7 @@ def test_a_full_disk_refuses_at_the_door_and_opens_again(
 
 @pytest.mark.journey
 def test_a_sample_of_full_disks() -> None:
-    """Nine of the trials of `make faults`: a real agent meets the wall, and a plain retry does when
+    """Nine of the trials of `make faults`: a real agent gets no space, and a retry succeeds when
     there is room."""
     assert full.in_a_namespace(["full", "5"]) == 0 and full.in_a_namespace(["calls", "4"]) == 0
 
@@ -250,7 +250,7 @@ COUNTED = re.compile(r"^\| ([^|]+) \| (\d+) \| (\d+) \|(?: \d+ \|)? (\d+) \|$", 
 
 
 def test_the_page_tells_of_the_trials_that_are_made() -> None:
-    """The reference has a line for each volume, program and acknowledgement of the harness, with at
+    """The reference has a line for each volume, program and acknowledgement of the trials, with at
     least the trials of a pull request and no failure. The text below has the same numbers."""
     page = (TOP / "docs/reference/faults.md").read_text().partition("\n## A lost Redis\n")[0]
     lines = [

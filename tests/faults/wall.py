@@ -1,11 +1,11 @@
-"""ENOSPC, seen and made by strace: who met a full disk, and a full disk for one kind of program
-only.
+"""ENOSPC, observed and caused by strace: which program met a full disk, and a full disk for only
+one kind of program.
 
-`seen` is put before a command: every call of it and of all its descendants that found no room is
-written down. `Injected` gives one of `PROGRAMS` no room any more from some call on: the supervisor
-with all its threads, each git, the shim, or the agent with what it starts. The others are reached
-by standing in their place: a script that runs the real program under strace, which detaches itself,
-so that pids, descriptors and parents stay as they are.
+`seen` is put before a command. Every call of it and of all its descendants that got no space is
+recorded. `Injected` lets one of `PROGRAMS` get no space from some call on: the supervisor with all
+its threads, each git, the shim, or the agent with its children. The programs below the supervisor
+are replaced by a script that runs the real program under strace, which detaches itself, so that
+pids, descriptors and parents stay the same.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CALLS = (
     "pwrite64,fsync,fdatasync,syncfs,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,symlink,symlinkat,ftruncate,fallocate,"
     "copy_file_range"
 )
-"""Calls that may find no room, and that never write to another process. git and the shim write
-nothing but files and a pipe: `write` as well."""
+"""Calls that may get no space, and that never write to another process. git and the shim write only
+files and a pipe, so `write` is included for them."""
 SEEN = f"{CALLS},write,writev,pwritev,openat,open,creat,setxattr,sendfile"
 DEEP = {"supervisor": 40, "git": 6, "shim": 8, "agent": 12}
 """Number of calls of one kind that a program makes in at least some trials: from one of them on
 there is no room."""
 GITS = 25
-"""About so many gits run before and after an agent's turn."""
+"""Approximate number of gits that run before and after an agent's turn."""
 STAND_IN = """#!/bin/sh
 {when}
 exec strace -D -f -qq -o {log}.$$ -e trace={calls} -e inject={calls}:error=ENOSPC:when={first}+ {program} "$@"
@@ -42,7 +42,8 @@ exec strace -D -f -qq -o {log}.$$ -e trace={calls} -e inject={calls}:error=ENOSP
 
 
 def seen(log: Path) -> list[str]:
-    """The words before a command. It and its threads and children are followed to their end."""
+    """Return the words before a command. It, its threads and its children are followed to their
+    end."""
     return [
         "strace",
         "-f",
@@ -58,7 +59,7 @@ def seen(log: Path) -> list[str]:
 
 
 def met(log: Path) -> Counter[str]:
-    """How often which program found no room. Threads count by their own names."""
+    """Return how often each program got no space. Threads count by their own names."""
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     return Counter(
         found[1]
@@ -69,7 +70,7 @@ def met(log: Path) -> Counter[str]:
 
 @dataclass(frozen=True)
 class Injected:
-    """A program that finds no room from its `first` call of a kind on; for git: of the `gits`th git
+    """A program that gets no space from its `first` call of a kind on. For git: the `gits`th git
     and all later ones."""
 
     program: str
@@ -82,7 +83,7 @@ class Injected:
         return cls(program, dice.randint(1, DEEP[program]), dice.randint(1, GITS), log)
 
     def put(self, stage: Stage) -> list[str]:
-        """Puts the stand-in in its place. Returns the words that start perdure."""
+        """Install the replacement. Return the words that start perdure."""
         perdure = ["-m", "perdure"]
         if self.program == "supervisor":
             # `-b execve`: what the supervisor starts is let go; its threads are followed.
@@ -132,7 +133,7 @@ class Injected:
         return [sys.executable, "-c", start]
 
     def fired(self) -> int:
-        """How many calls were answered so."""
+        """Return how many calls had that answer."""
         return sum(
             log.read_text(errors="replace").count("(INJECTED)")
             for log in self.log.parent.glob(f"{self.log.name}.*")

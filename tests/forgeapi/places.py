@@ -1,4 +1,4 @@
-"""The small forge as a place of the suite."""
+"""The small forge, as the suite uses it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class SmallPlace:
 
 @contextmanager
 def small_place(kind: Forge, dialect: Any, **options: Any) -> Iterator[SmallPlace]:
-    """A small forge of a kind, with its people."""
+    """Make a small forge of a kind, with its people."""
     with SmallForge(dialect, **options) as small:
         place = SmallPlace(kind, small)
         try:

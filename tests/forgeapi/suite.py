@@ -1,5 +1,5 @@
-"""The promises of every `ForgeApi`, tested on a forge on which tests can act: subclasses name
-it."""
+"""The promises of every `ForgeApi`, tested on a forge on which tests can act. Subclasses provide
+the forge."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ HOSTILE = (
 
 
 class Place(Protocol):
-    """A forge with a repository `shop/prices`: `ada` administers it, `ben` may write, `cid` only
-    read, and `dev-bot` is perdure's login.
+    """A forge with a repository `shop/prices`: `ada` administers it, `ben` may write, `cid` may
+    only read, and `dev-bot` is perdure's login.
 
-    What people do happens as if on the web pages.
+    People act as if on the web pages.
     """
 
     forge: ForgeApi
-    """As dev-bot, an administrator of shop/prices."""
+    """Return the client of dev-bot, an administrator of shop/prices."""
     repository: str
 
     def as_reader(self) -> ForgeApi:
-        """As cid."""
+        """Return the client of cid."""
         ...
 
     def with_token(self, token: str) -> ForgeApi: ...
@@ -51,11 +51,11 @@ class Place(Protocol):
     ) -> int: ...
 
     def pull(self, author: str, title: str, head: str, base: str = "main") -> int:
-        """From a branch with a commit of its own."""
+        """Open a pull request from a branch with a commit of its own."""
         ...
 
     def branch(self, name: str) -> str:
-        """Makes a branch with a commit of its own, and returns the commit."""
+        """Make a branch with a commit of its own, and return the commit."""
         ...
 
     def say(self, ref: IssueRef, author: str, text: str) -> None: ...
@@ -68,7 +68,7 @@ class Place(Protocol):
         text: str,
         lines: Sequence[tuple[str, int, str]] = (),
     ) -> None:
-        """`verdict`: approved, changes_requested or commented."""
+        """Add a review. `verdict`: approved, changes_requested or commented."""
         ...
 
     def end(self, ref: IssueRef, *, merged: bool = False) -> None: ...
@@ -78,28 +78,29 @@ class Place(Protocol):
     def delete_comment(self, ref: IssueRef, id: str) -> None: ...
 
     def reactions(self, ref: IssueRef) -> set[tuple[str, str]]:
-        """Login and reaction, of the issue itself."""
+        """Return login and reaction of each reaction to the issue itself."""
         ...
 
 
 class ForgeSuite:
-    """Needs the fixture `place`, which may be shared: every test makes its own issues."""
+    """The suite. It needs the fixture `place`, which may be shared: every test makes its own
+    issues."""
 
     verdicts = True
-    """The forge tells what a review comes to."""
+    """Whether the forge reports the verdict of a review."""
 
     @pytest.fixture
     def place(self) -> Place:
         raise NotImplementedError
 
     def test_it_knows_its_own_login_and_address(self, place: Place) -> None:
-        """The login is the token's, and the address is the one that was configured."""
+        """The login is that of the token, and the address is the configured one."""
         assert place.forge.whoami() == "dev-bot"
         assert place.forge.address.startswith("http") and not place.forge.address.endswith("/")
 
     def test_an_issue_is_told_as_it_stands(self, place: Place) -> None:
-        """Title, text, author, labels, assignees and state are those of now, whatever hostile text
-        they are made of."""
+        """Title, text, author, labels, assignees and state are the current ones, even if the text
+        is hostile."""
         number = place.issue("cid", "Rounding 'is' off", HOSTILE, ["agent", "bug"], ["dev-bot"])
         found = place.forge.issue(IssueRef(place.repository, number))
         assert (found.title, found.author, found.open, found.ref.pull) == (
@@ -117,7 +118,7 @@ class ForgeSuite:
         assert place.forge.issue(found.ref).open
 
     def test_what_is_not_there_is_not_found(self, place: Place) -> None:
-        """A repository that is not there, or is no name of one, raises NotFound."""
+        """A repository that does not exist, or whose name is invalid, raises NotFound."""
         for repository in (
             "shop/none",
             "none/none",
@@ -136,7 +137,7 @@ class ForgeSuite:
                 place.forge.permission(repository, "ada")
 
     def test_numbers_names_and_commits_that_are_not_there(self, place: Place) -> None:
-        """No issue, pull request or commit of that name: NotFound; no branch: None."""
+        """A missing issue, pull request or commit raises NotFound. A missing branch is None."""
         with pytest.raises(NotFound):
             place.forge.issue(IssueRef(place.repository, 99_999))
         with pytest.raises(NotFound):
@@ -147,8 +148,7 @@ class ForgeSuite:
         assert place.forge.branch(place.repository, "../main") is None
 
     def test_permissions(self, place: Place) -> None:
-        """The permission of each login is known; an unknown login may do nothing; case does not
-        matter."""
+        """The permission of each login is known. An unknown login has none. Case does not matter."""
         may = {
             login: place.forge.permission(place.repository, login)
             for login in ("ada", "BEN", "cid", "nobody-such")
@@ -160,8 +160,8 @@ class ForgeSuite:
                 place.forge.permission(place.repository, name)
 
     def test_one_comment_is_found_again_and_edited(self, place: Place) -> None:
-        """A comment is found by its marker, among others and only if it is one's own, and editing
-        it adds none."""
+        """A comment is found by its marker among others, only if perdure wrote it. Editing it adds
+        no comment."""
         ref = IssueRef(place.repository, place.issue("ben", "Sticky"))
         marker = "<!-- perdure:task=tr-1 -->"
         place.say(ref, "cid", f"{marker} not yours")
@@ -180,7 +180,7 @@ class ForgeSuite:
             place.forge.edit_comment(ref, made, "gone")
 
     def test_comments_since(self, place: Place) -> None:
-        """Comments since a time are listed, oldest first, and none from before it."""
+        """Comments since a time are listed, oldest first, without earlier ones."""
         ref = IssueRef(place.repository, place.issue("ben", "Talk"))
         for text in ("one", "two", "three"):
             place.say(ref, "ben", text)
@@ -191,7 +191,7 @@ class ForgeSuite:
         assert said[-1] in place.forge.comments(ref, since=said[-1].updated)
 
     def test_reactions_are_put_once(self, place: Place) -> None:
-        """A reaction that is there already is no error, and every one that perdure uses exists."""
+        """An existing reaction is not an error, and every reaction that perdure uses exists."""
         ref = IssueRef(place.repository, place.issue("ben", "React"))
         for reaction in (*Reaction, Reaction.EYES):
             place.forge.react(ref, reaction)
@@ -199,7 +199,7 @@ class ForgeSuite:
         place.forge.react(ref, Reaction.ROCKET, place.forge.comment(ref, "on me"))
 
     def test_a_pull_request_is_opened_once(self, place: Place) -> None:
-        """A second call returns the open one; after it is closed it is still found, and the next
+        """A second call returns the open one. After it is closed it is still found, and the next
         call opens another."""
         head = "perdure/dev-1"
         commit = place.branch(head)
@@ -227,7 +227,7 @@ class ForgeSuite:
         assert third.ref != first.ref and third.open and third.draft
 
     def test_a_pull_request_of_nothing_is_refused(self, place: Place) -> None:
-        """Without such a branch, nothing is opened, and it is said."""
+        """Without such a branch nothing is opened, and the error says so."""
         with pytest.raises((ForgeRefused, NotFound)):
             place.forge.open_pull(
                 place.repository, head="no/such", base="main", title="Nothing", text=""
@@ -241,8 +241,8 @@ class ForgeSuite:
         assert found.merged and not found.open
 
     def test_reviews_and_their_lines(self, place: Place) -> None:
-        """A review is among the comments of a pull request with its verdict, its lines with their
-        places."""
+        """A review is among the comments of a pull request with its verdict, and its comments on
+        lines have their places."""
         number = place.pull("dev-bot", "Review me", "perdure/dev-2")
         ref = IssueRef(place.repository, number, True)
         place.say(ref, "cid", "looks fine")
@@ -268,8 +268,8 @@ class ForgeSuite:
         assert place.forge.pull_at(place.repository, commit) is None
 
     def test_a_commit_is_judged(self, place: Place) -> None:
-        """A status is stored under its name, and the newest of a name is what the commit stands
-        judged by."""
+        """A status is stored under its name, and the newest one with a name is the current one of
+        the commit."""
         commit = place.branch("judged")
         place.forge.set_status(
             place.repository, commit, CheckState.PENDING, context="perdure/dev", text="running"
@@ -323,7 +323,7 @@ class ForgeSuite:
         )
 
     def test_repositories_by_pattern(self, place: Place) -> None:
-        """Patterns find what the login works in; a plain name is taken as it is."""
+        """Patterns match the repositories of the login. A plain name is used unchanged."""
         assert place.repository in place.forge.repositories(["shop/*"])
         assert place.forge.repositories(["none/*"]) == []
         assert place.forge.repositories(["far/away"]) == ["far/away"]

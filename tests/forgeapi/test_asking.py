@@ -1,5 +1,5 @@
-"""Failures of a request, on a forge that fails on command: every kind of failure is one typed
-error, and nothing loops."""
+"""Failed requests to a forge that fails on command. Every kind of failure is one typed error, and
+nothing loops."""
 
 from __future__ import annotations
 
@@ -62,8 +62,7 @@ def error_of(place: SmallPlace) -> PerdureError:
 def test_every_status_is_one_kind_of_error(
     place: SmallPlace, status: int, kind: type[PerdureError], exit_code: int
 ) -> None:
-    """Each status that is no success is one error, which says what the forge said, on one line and
-    without the token."""
+    """Each error status is one error with the forge's message, on one line and without the token."""
     said = {
         "message": f"no,\n\x1b[2J {TOKENS['dev-bot']} is not it",
         "errors": [{"message": "see there"}],
@@ -102,8 +101,8 @@ def test_every_status_is_one_kind_of_error(
 def test_too_many_requests(
     place: SmallPlace, status: int, headers: dict[str, str], wait: float
 ) -> None:
-    """The forge says until when it takes none, in one of its ways; until then it is not asked
-    again, by no call of this client."""
+    """The forge says, in one of its ways, until when it accepts no requests. Until then no call of
+    this client asks it."""
     place.small.fail(status, **headers)
     found = error_of(place)
     assert isinstance(found, ForgeUnavailable) and wait - 2900 < found.retry_s <= wait
@@ -114,7 +113,7 @@ def test_too_many_requests(
 
 
 def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
-    """GitHub's secondary limit may have no header: its words are enough, and other 403s are no
+    """GitHub's secondary limit may have no header. Its message is enough, and other 403s are not a
     limit."""
     place.small.fail(
         403, body=b'{"message": "You have exceeded a secondary rate limit. Please wait"}'
@@ -130,14 +129,13 @@ def test_a_secondary_limit_by_its_words(place: SmallPlace) -> None:
     ],
 )  # fmt: skip
 def test_an_answer_that_is_none(place: SmallPlace, body: bytes) -> None:
-    """An answer that is not the requested object counts as none, and the request is made again
-    later."""
+    """An answer that is not the requested object does not count, and the request is repeated later."""
     place.small.fail(200, body=body)
     assert isinstance(error_of(place), ForgeUnavailable)
 
 
 def test_an_object_of_nonsense(place: SmallPlace) -> None:
-    """An object whose every field has another type is read without an error."""
+    """An object in which every field has another type is read without an error."""
     place.small.fail(
         200,
         body=json.dumps(
@@ -155,26 +153,26 @@ def test_an_object_of_nonsense(place: SmallPlace) -> None:
 
 
 def test_a_list_of_nonsense(place: SmallPlace) -> None:
-    """A list of anything else than objects is read without an error."""
+    """A list of anything but objects is read without an error."""
     place.small.fail(200, body=b'[null, 1, "x", [], {}]')
     assert all(each.text == "" for each in place.forge.comments(REF))
 
 
 def test_too_much_is_not_read(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer that is longer than the bound is refused while it comes."""
+    """An answer that exceeds the limit is refused while it arrives."""
     monkeypatch.setattr(http, "ANSWER_MOST", 1000)
     place.small.fail(200, body=b"[" + b" " * 5000 + b"]")
     assert isinstance(error_of(place), ForgeRefused)
 
 
 def test_a_compressed_answer_is_refused(place: SmallPlace) -> None:
-    """Nothing is unpacked: a small body can hold a great one."""
+    """Nothing is unpacked, because a small body can contain a large one."""
     place.small.fail(200, body=b"\x1f\x8b", content_encoding="gzip")
     assert isinstance(error_of(place), ForgeUnavailable)
 
 
 def test_endless_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forge that always names a next page is asked for no more than the bound."""
+    """If a forge always names a next page, no more pages than the limit are requested."""
     monkeypatch.setattr(http, "PAGES_MOST", 3)
     place.small.fail(
         200, times=10, body=b"[{}]", link='<https://elsewhere.invalid/?page=2>; rel="next"'
@@ -188,15 +186,15 @@ def test_endless_pages_end(place: SmallPlace, monkeypatch: pytest.MonkeyPatch) -
     ["http://127.0.0.2:1/x", "https://{host}/x", "//evil.example/x", "file:///etc/passwd", ""],
 )
 def test_no_other_host_is_followed(place: SmallPlace, location: str) -> None:
-    """A redirect to another host, port or scheme is not followed, and the token not sent there."""
+    """A redirect to another host, port or scheme is not followed, and the token is not sent there."""
     place.small.fail(302, location=location.format(host=f"127.0.0.1:{place.small.port}"))
     assert isinstance(error_of(place), ForgeRefused)
     assert not place.small.requests
 
 
 def test_a_redirect_within_the_host(place: SmallPlace) -> None:
-    """A read is followed within the host (a repository that was renamed), a write is not, and
-    nothing is followed round and round."""
+    """A read is followed within the host (a renamed repository), a write is not, and a loop of
+    redirects ends."""
     place.small.fail(301, location=f"/api/v1/repos/{REPOSITORY}/issues/1")
     assert place.forge.issue(REF).title == "One"
     place.small.fail(307, location=f"/api/v1/repos/{REPOSITORY}/issues/1/comments")
@@ -207,8 +205,7 @@ def test_a_redirect_within_the_host(place: SmallPlace) -> None:
 
 
 def test_nobody_listens() -> None:
-    """A forge that is down is unavailable, however often it is asked, and it is said when to ask
-    again."""
+    """A forge that is down is unavailable, however often it is asked. The error says when to retry."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         down = connect(
@@ -222,8 +219,8 @@ def test_nobody_listens() -> None:
 
 
 def test_a_connection_that_breaks(place: SmallPlace) -> None:
-    """A connection that is closed without an answer is unavailable; whether it was done, the forge
-    is asked: a pull request is found."""
+    """A connection that is closed without an answer is unavailable. The forge is asked whether the
+    request was carried out: a pull request is found."""
     place.branch("perdure/dev-3")
     place.small.fail(break_off=True)
     assert isinstance(error_of(place), ForgeUnavailable)
@@ -237,7 +234,8 @@ def test_a_connection_that_breaks(place: SmallPlace) -> None:
 
 
 def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that takes the connection and never answers, or a byte now and then, is given up."""
+    """A forge that accepts the connection and never answers, or sends a byte now and then, is given
+    up."""
     monkeypatch.setattr(http, "CALL_S", 0.5)
     over = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -279,8 +277,7 @@ def test_a_forge_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forge that sends a header now and then, for ever, is cut off; nothing else ends this
-    test."""
+    """A forge that sends headers without end is disconnected; nothing else would end this test."""
     monkeypatch.setattr(http, "CALL_S", 0.5)
     cut = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -315,8 +312,8 @@ def test_headers_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
-    """A token in a file that is exchanged counts from the next request on; one that is gone, empty
-    or no token says where it should be."""
+    """If the file with the token is replaced, the next request uses the new one. If it is missing,
+    empty or invalid, the error names its path."""
     file = tmp_path / "token"
     client = connect(Forge.GITEA, place.small.url, ForgeToken(f"the file {file}", file))
     for wrong in (None, b"", b"\n", b"two words", "tökèn".encode(), b"x" * 5000, b"a\nb"):
@@ -333,7 +330,7 @@ def test_a_token_is_read_anew(place: SmallPlace, tmp_path: Path) -> None:
 
 
 def test_https_is_checked(place: SmallPlace) -> None:
-    """A server without TLS is not spoken to over https."""
+    """A server without TLS is refused for https."""
     client = connect(
         Forge.GITEA, place.small.url.replace("http:", "https:"), ForgeToken("x", held="t0ken")
     )
@@ -354,7 +351,7 @@ RULE = {"dev": {"agent": "claude", "clone": "/srv/{repository}"}}
 
 
 def test_the_configuration_of_a_forge() -> None:
-    """Address and token of a source are read; GitHub and GitLab have their usual ones."""
+    """Address and token of a source are read. GitHub and GitLab have default addresses."""
     (tea,) = sources(TABLE)
     assert (tea.url, tea.token_env, tea.token_file) == ("https://git.example.com/tea", "TEA", "")
     (hub,) = sources({"hub": {"forge": "github", "secret_file": "/s", "token_file": "/t"}})
@@ -373,7 +370,7 @@ def test_the_configuration_of_a_forge() -> None:
 
 
 def test_a_forge_without_its_address() -> None:
-    """Only GitHub and GitLab have a usual one."""
+    """Only GitHub and GitLab have a default address."""
     with pytest.raises(ValueError, match="tea needs url, the address of its gitea"):
         sources({"tea": {"forge": "gitea", "secret_file": "/s", "token_file": "/t"}})
 
@@ -388,8 +385,8 @@ def test_a_forge_without_its_address() -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
-    """An address that is not https, other than exactly one token, or no forge, is an error of the
-    configuration."""
+    """An address that is not https, no token or more than one, and an unknown forge are errors of
+    the configuration."""
     table = {
         key: value
         for key, value in {**TABLE["tea"], "token_env": "", **wrong}.items()
@@ -406,8 +403,8 @@ def test_a_wrong_configuration_of_a_forge(wrong: dict[str, object]) -> None:
 
 
 def test_clients_of_a_configuration(place: SmallPlace, tmp_path: Path) -> None:
-    """An agent speaks with its own token, else with its source's; the variables are gone
-    afterwards; without a token nobody speaks."""
+    """An agent uses its own token, else its source's. The variables are removed afterwards. Without
+    a token there is no client."""
     (tmp_path / "own").write_text(TOKENS["cid"])
     tables = {
         "tea": {"forge": "gitea", "secret_file": "/s", "url": place.small.url, "token_env": "TEA"},

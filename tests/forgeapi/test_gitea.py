@@ -34,6 +34,6 @@ class TestGitea(ForgeSuite):
         assert place.with_token(TOKENS["cid"]).permission(REPOSITORY, "cid") is Access.WRITE
 
     def test_failed_deliveries_are_not_told(self, place: SmallPlace) -> None:
-        """Gitea has no call for them: None, and nothing is asked."""
+        """Gitea has no call for them: the result is None, and no request is sent."""
         assert place.forge.failed_deliveries(REPOSITORY, "/webhooks/shop", since=1) is None
         assert not place.small.requests

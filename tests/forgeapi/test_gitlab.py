@@ -1,4 +1,4 @@
-"""GitLab, on a small forge made after its documentation. The real one was not asked."""
+"""GitLab, on a small forge made after its documentation. The real one was not used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TestGitLab(ForgeSuite):
             yield found
 
     def test_what_events_say_of_themselves_is_left_out(self, place: SmallPlace) -> None:
-        """A system note is no comment."""
+        """A system note does not count as a comment."""
         number = place.issue("ben", "Notes")
         place.small.state.say(
             REPOSITORY, number, "ben", "changed the description", verdict="system"
@@ -35,13 +35,13 @@ class TestGitLab(ForgeSuite):
         ]
 
     def test_issues_and_merge_requests_are_counted_apart(self, place: SmallPlace) -> None:
-        """An issue is none under a merge request's address."""
+        """An issue is not found under a merge request's address."""
         number = place.issue("ben", "Only an issue")
         with pytest.raises(NotFound):
             place.forge.issue(IssueRef(REPOSITORY, number, True))
 
     def test_a_project_in_groups(self, place: SmallPlace) -> None:
-        """The whole path of a project is one part of the address."""
+        """The complete path of a project is one part of the address."""
         place.small.state.repository("shop/back/end", dev_bot="write")
         number = place.small.state.issue("shop/back/end", "ben", "Deep").number
         assert place.forge.issue(IssueRef("shop/back/end", number)).title == "Deep"

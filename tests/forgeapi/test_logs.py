@@ -1,4 +1,4 @@
-"""The log of a failed job: its end, wherever the forge keeps it, and nothing sent anywhere else."""
+"""The end of a failed job's log, wherever the forge keeps it. Nothing is sent to any other host."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def token() -> ForgeToken:
 
 
 def test_the_log_of_each_failed_job(small: SmallForge) -> None:
-    """A failed check has its log and its address; a passed one is left out, and of a repeated job
+    """A failed check has its log and its address. A passed one is left out, and for a repeated job
     only the newest counts."""
     state = small.state
     state.job(REPOSITORY, COMMIT, "build", log="an old failure")
@@ -75,7 +75,7 @@ def test_no_more_logs_than_a_few(small: SmallForge) -> None:
 
 @contextmanager
 def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A host that keeps logs: its address, and the headers of what asked it."""
+    """Run a host that keeps logs. Return its address, and the headers of its requests."""
     asked: list[dict[str, str]] = []
 
     class One(BaseHTTPRequestHandler):
@@ -103,8 +103,8 @@ def storage(body: bytes) -> Iterator[tuple[str, list[dict[str, str]]]]:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_log_on_another_host(known: bool) -> None:
-    """GitHub redirects to where it keeps a log: that host is asked without the token, and only if
-    it is one of GitHub's."""
+    """GitHub redirects to the host of the log. That host is asked without the token, and only if it
+    is one of GitHub's."""
     with SmallForge(github) as small, storage(b"it broke") as (host, asked):
         small.state.person("dev-bot", TOKEN)
         small.state.repository(REPOSITORY, dev_bot="write").logs = f"http://{host}/"
@@ -140,7 +140,7 @@ def test_a_redirect_to_nobody_knows_where(target: str) -> None:
 
 
 def test_only_the_end_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the end of a long log is kept in memory; a log that is far too long is given up."""
+    """Only the end of a long log is kept in memory. A log that is far too long is not read further."""
     long = b"begin" + b"x" * 3_000_000 + b"end"
     with (
         storage(long) as (host, _),

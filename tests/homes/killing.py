@@ -1,10 +1,10 @@
-"""Kills the moving of a home at each of its steps, and looks at what is left and what the next call
-makes of it.
+"""Kills the move of a home at each of its steps, and checks what is left and what the next call
+does with it.
 
 `make home-kills` does it at every named step and before every single change of the file system, in
-all situations, and prints the counts; a sample of it runs in the suite. A kill is a SIGKILL of the
-process by itself: at the n-th step that `tell` hears of, or before the n-th call that changes
-something, as Python's audit events name them. Each is counted only if it fired.
+all situations, and prints the counts; a sample of it runs in the suite. The process kills itself
+with SIGKILL: at the n-th step that `tell` reports, or before the n-th call that changes something,
+as Python's audit events name them. A kill counts only if it happened.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ CHANGES = (
     "ctypes.call_function",
 )
 BEGINNING = '{"turn": "oth'
-"""Return the missing part of a transcript that continued on the volume: nothing, if all is well."""
+"""Return the missing part of a transcript that continued on the volume; empty if all is well."""
 ENDED, REFUSED = 0, 7
 
 
 @dataclass(frozen=True)
 class World:
-    """A user's home, a volume and perdure's state, below one directory."""
+    """A user's home, a volume and perdure's state, in one directory."""
 
     top: Path
     way: str
@@ -99,7 +99,7 @@ def write(path: Path, text: str) -> None:
 
 
 def database(path: Path, *words: str) -> None:
-    """A database with its last rows in the WAL, as a killed agent leaves it."""
+    """Make a database with its last rows in the WAL, as a killed agent leaves it."""
     with closing(sqlite3.connect(path)) as made:
         made.executescript(
             "pragma journal_mode=wal; pragma wal_autocheckpoint=0; create table said (words text);"
@@ -129,11 +129,11 @@ def home_at(place: Path) -> None:
 
 
 def empty(world: World) -> None:
-    """No home yet, and nothing on the volume."""
+    """There is no home yet, and nothing on the volume."""
 
 
 def full(world: World) -> None:
-    """Both sides have files, none of the same name."""
+    """Both sides have files, with different names."""
     home_at(world.home / ".claude")
     write(world.home / ".claude.json", '{"servers": []}')
     write(world.volume / "homes/claude/projects/-x/two.jsonl", '{"turn": "other"}\n')
@@ -187,8 +187,8 @@ def made(top: Path, situation: str, way: str) -> World:
 def died_at(
     act: Callable[[Callable[[str], None]], None], number: int, *, changes: bool
 ) -> int | None:
-    """Does it in a child that kills itself at the n-th step or change. Returns its exit code, or
-    None if the kill fired."""
+    """Run it in a child that kills itself at the n-th step or change. Return its exit code, or None
+    if the kill happened."""
     pid = os.fork()
     if pid == 0:
         left = [number]
@@ -218,8 +218,8 @@ def died_at(
 def sweep(
     top: Path, situation: str, way: str, verb: str, *, changes: bool, stride: int = 1
 ) -> Iterator[tuple[int, list[str]]]:
-    """One kill after the other until the act comes to its end. Yields each kill that fired, with
-    what was wrong after it."""
+    """Kill at one step after the other until the action completes. Yield each kill that happened,
+    with what was wrong after it."""
     number = 1
     while True:
         world = made(top / f"{situation}-{way}-{verb}-{changes:d}-{number}", situation, way)
@@ -279,7 +279,8 @@ def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
 
 
 def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[str]:
-    """The database has its rows, those in the WAL too; where there were two, each has its own."""
+    """Check that the database has its rows, also those in the WAL. If there were two, each has its
+    own."""
     place = world.volume / "homes/claude" if verb == "link" else world.home / ".claude"
     wanted = {
         "full": [["one", "two"]],
@@ -293,8 +294,8 @@ def wrong_with_databases(world: World, situation: str, verb: str) -> Iterator[st
 
 
 def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -> int:
-    """On a file system in memory, so that making things durable costs nothing. The strides: 1 for
-    every one, 3 for every third."""
+    """Run on a file system in memory, so that durable writes cost nothing. A stride of 1 takes
+    every step, of 3 every third."""
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", top], check=True)
     fired = bad = 0
     for situation in chosen or SITUATIONS:
@@ -313,8 +314,8 @@ def main(top: Path, chosen: list[str], changes_stride: int, steps_stride: int) -
 
 
 def command(program: str, top: Path, *words: str) -> list[str]:
-    """This program, or its neighbour, in a user and mount namespace of its own, which needs no
-    rights."""
+    """Return the command of this program, or of its neighbor, in a user and mount namespace, which
+    needs no rights."""
     return [
         "unshare",
         "--user",

@@ -1,7 +1,7 @@
-"""A volume that cannot take a home: read-only, too small, or full in the middle. Run in a namespace
-of its own, where it may mount.
+"""A volume that cannot take a home: read-only, too small, or full in the middle. Runs in a
+namespace in which it may mount.
 
-At each step the call is killed as well. Whatever happens, the home stays complete at its old place.
+perdure is also killed at each step. Whatever happens, the home stays complete at its old place.
 After the volume is repaired, the next call succeeds.
 """
 
@@ -40,7 +40,7 @@ def remount(place: Path, *options: str) -> None:
 
 
 def made(top: Path, kind: str, way: str) -> World:
-    """A full home, and beside it a volume of its own file system, which is then spoiled."""
+    """Make a full home, and beside it a volume with its own file system, which is then damaged."""
     world = World(top, way)
     world.home.mkdir(parents=True)
     world.volume.mkdir()
@@ -55,8 +55,8 @@ def made(top: Path, kind: str, way: str) -> World:
 
 
 def play(top: Path, kind: str, way: str) -> tuple[int, int, list[str]]:
-    """Kills at every step until the call is refused by itself. Returns the kills, the exit codes
-    met, and what was wrong."""
+    """Kill at every step until the call itself refuses. Return the kills, the exit codes, and what
+    was wrong."""
     wrong: list[str] = []
     number = 1
     while True:

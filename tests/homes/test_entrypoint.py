@@ -1,8 +1,8 @@
-"""`perdure entrypoint` as PID 1 of a container: the volume is checked, signals arrive, nobody is
-left, the exit code is the command's.
+"""`perdure entrypoint` as PID 1 of a container: the volume is checked, signals are passed on, no
+process is left, and the exit code is the command's.
 
-A container here is a user, mount and process namespace of its own with a file system for the
-volume: what an engine makes, without one.
+A container here is a user, mount and process namespace with a file system for the volume, as an
+engine makes it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def environ(top: Path) -> dict[str, str]:
 
 
 def run(top: Path, command: str, *words: str, before: str = "", code: int = 0) -> str:
-    """The container to its end; its output."""
+    """Run the container to its end. Return its output."""
     entrypoint = (
         f"{ENTRYPOINT} --volume {top}/volume {' '.join(words)} -- sh -c {shlex.quote(command)}"
     )
@@ -77,7 +77,7 @@ def run(top: Path, command: str, *words: str, before: str = "", code: int = 0) -
 
 @contextmanager
 def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The container at work, and the pid of its first process as it is seen from here. The command
+    """Run the container. Return it with the pid of its first process as seen from here. The command
     prints a line when it is ready."""
     entrypoint = (
         f"{ENTRYPOINT} --volume {top}/volume --agent claude --grace 20 -- sh -c "
@@ -97,7 +97,7 @@ def running(top: Path, command: str) -> Iterator[tuple[subprocess.Popen[str], in
 
 
 def test_the_command_runs_with_the_homes_linked_and_its_exit_code_is_given(top: Path) -> None:
-    """It is not PID 1 itself, finds the homes at their usual places and perdure's own places by
+    """The command is not PID 1, finds the homes at their usual places and perdure's directories by
     variables, and ends with its own code. No variable of an agent is set: a second shell in the
     container has none either, and finds the same homes."""
     said = run(
@@ -117,7 +117,7 @@ def test_the_command_runs_with_the_homes_linked_and_its_exit_code_is_given(top: 
 
 def test_the_homes_are_moved_by_variables_where_that_is_asked_for(top: Path) -> None:
     """With `--variable` the command has the agents' variables, and only OpenCode, which has none,
-    is linked. The next container without it has links, and the same files."""
+    is linked. The next container without the flag has links, and the same files."""
     said = run(
         top,
         'echo "$CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME"; ls -A "$HOME"; '
@@ -133,8 +133,8 @@ def test_the_homes_are_moved_by_variables_where_that_is_asked_for(top: Path) -> 
 
 
 def test_what_one_container_left_the_next_one_has(top: Path) -> None:
-    """With a new home, and the same volume: files of the agents' homes and the note of them are
-    there again."""
+    """With a new home and the same volume, the files of the agents' homes and the note about them
+    are there again."""
     run(
         top,
         'echo kept > "$HOME/.claude/kept"; echo "{}" > "$HOME/.claude.json"; '
@@ -147,8 +147,8 @@ def test_what_one_container_left_the_next_one_has(top: Path) -> None:
 
 
 def test_a_signal_reaches_the_command_and_its_death_by_one_is_told(top: Path) -> None:
-    """SIGTERM to PID 1 is the command's to answer; one that dies of SIGKILL gives 137; one that is
-    not there gives 127."""
+    """SIGTERM to PID 1 is passed to the command. A command that dies of SIGKILL gives 137, and a
+    missing one 127."""
     with running(
         top, "trap 'echo stopping; exit 5' TERM; echo ready; while :; do sleep 0.05; done"
     ) as (container, first):
@@ -164,7 +164,7 @@ def test_a_signal_reaches_the_command_and_its_death_by_one_is_told(top: Path) ->
 
 
 def test_orphans_are_collected_while_the_command_lives(top: Path) -> None:
-    """A process whose parent ended is PID 1's, and no zombie stays of it."""
+    """PID 1 adopts a process whose parent has ended, and leaves no zombie of it."""
     (top / "orphan").write_text("#!/bin/sh\necho $$ > pid.new; mv pid.new pid; sleep 0.2\n")
     waited = (
         f"cd {top}; sh -c 'sh orphan &'; until test -e pid; do sleep 0.05; done; while test -e "
@@ -174,8 +174,8 @@ def test_orphans_are_collected_while_the_command_lives(top: Path) -> None:
 
 
 def test_what_the_command_leaves_behind_ends_in_good_order(top: Path) -> None:
-    """Its processes get SIGTERM and time to write what they have, before the container ends; their
-    number is said."""
+    """Its processes get SIGTERM and time to write their data before the container ends. Their
+    number is printed."""
     left = f"""trap 'echo in order > {top}/order; exit' TERM; echo up > {top}/up; while :; do sleep 0.05; done"""
     said = run(
         top,
@@ -188,8 +188,8 @@ def test_what_the_command_leaves_behind_ends_in_good_order(top: Path) -> None:
 
 
 def test_nothing_starts_without_the_volume(top: Path) -> None:
-    """A directory where nothing is mounted, and another volume than the expected one, end the
-    container with 7 and a reason."""
+    """An empty mount point, or another volume than the expected one, ends the container with 7 and
+    a reason."""
     assert "a mount point" in run(top, "touch started", before=f"cd {top}", code=7)
     run(top, "true", "--agent", "claude")
     assert "another volume" in run(

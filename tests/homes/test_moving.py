@@ -1,5 +1,5 @@
-"""Homes move to a volume and back: killed at any step nothing is lost, and what cannot be done is
-refused before it is begun."""
+"""Homes are moved to a volume and back. A kill at any step loses nothing, and impossible moves are
+refused before they begin."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ WAYS = ("variable", "symlink")
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_killed_at_any_step_the_next_call_completes_it(tmp_path: Path, situation: str) -> None:
-    """At every named step of `link` and `unlink` (every fourth, but where both sides conflict,
-    which has them all), and before every 61st change of the file system: no file's bytes are ever
-    gone. `make home-kills` does them all."""
+    """A kill at every named step of `link` and `unlink` (every fourth one, but all where both sides
+    conflict), and before every 61st change of the file system. No file's content is ever lost.
+    `make home-kills` tests all of them."""
     steps = 1 if situation == "conflict" else 4
     done = subprocess.run(
         command("killing", tmp_path, "61", str(steps), situation),
@@ -66,8 +66,7 @@ def target(world: World) -> Path:
 
 
 def test_linked_twice_is_linked_once(world: World) -> None:
-    """The second call finds everything done: no file is written, and nothing more is moved
-    aside."""
+    """The second call finds everything done. No file is written, and nothing more is moved aside."""
     world.link()
     before = {path: path.lstat().st_mtime_ns for path in world.top.rglob("*") if path.is_file()}
     kept = kept_beside(*Remembered(world.top / "state").all())
@@ -82,8 +81,8 @@ def test_linked_twice_is_linked_once(world: World) -> None:
 def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_name(
     tmp_path: Path,
 ) -> None:
-    """The volume's settings keep their name beside the home's; of two states of one transcript the
-    longer one has it."""
+    """The volume's settings keep their name beside the home's. Of two states of one transcript the
+    longer one keeps the name."""
     world = made(tmp_path / "world", "conflict", "variable")
     world.link()
     assert (target(world) / "settings.json").read_text() == '{"theirs": true}'
@@ -129,8 +128,8 @@ def test_what_was_written_between_a_kill_and_the_next_call_has_the_name(world: W
 
 
 def test_everything_comes_back_with_what_was_written_meanwhile(world: World) -> None:
-    """After `unlink` the home has its files, those made on the volume too, with rights and times;
-    the file beside it is beside it again."""
+    """After `unlink` the home has all its files, also those made on the volume, with rights and
+    times. The file beside it is beside it again."""
     old = world.home / ".claude/projects/-w/one.jsonl"
     old.chmod(0o600)
     os.utime(old, ns=(10**18, 10**18))
@@ -149,8 +148,8 @@ def test_everything_comes_back_with_what_was_written_meanwhile(world: World) -> 
 
 
 def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) -> None:
-    """A program that did not follow the variable created a new home: its files come to the volume,
-    which keeps its own versions."""
+    """A program that did not follow the variable created a new home. Its files are moved to the
+    volume, which keeps its own versions."""
     world = made(tmp_path / "world", "full", "variable")
     world.link()
     write(world.home / ".claude/projects/-y/stray.jsonl", "stray\n")
@@ -166,8 +165,8 @@ def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) 
 
 
 def test_links_lead_where_they_led(world: World) -> None:
-    """A link within the home leads to the copy; one that leads out of it leads there from the
-    volume too; pipes stay and are named."""
+    """A link within the home leads to the copy. One that leads out of it leads to the same place
+    from the volume. Pipes stay and are named."""
     (world.home / "dotfiles").mkdir()
     write(world.home / "dotfiles/CLAUDE.md", "mine\n")
     (world.home / ".claude/CLAUDE.md").symlink_to("../dotfiles/CLAUDE.md")
@@ -186,7 +185,7 @@ def test_links_lead_where_they_led(world: World) -> None:
 
 
 def test_a_hostile_volume_leads_nowhere(world: World) -> None:
-    """A link on the volume, where the home has a directory, is not written through."""
+    """A link on the volume, in place of a directory of the home, is not written through."""
     outside = world.top / "outside"
     outside.mkdir()
     target(world).joinpath("commands").symlink_to(outside)
@@ -213,8 +212,8 @@ def test_nothing_moves_while_somebody_has_a_file_of_it_open(world: World, where:
 
 
 def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
-    """A process of the agent with this home in its environment is seen though it has nothing open;
-    one of another home is not meant."""
+    """A process of the agent with this home in its environment counts, even without open files. A
+    process with another home does not."""
     program = world.top / "claude"
     program.symlink_to(shutil.which("sleep") or "/bin/sleep")
     here, elsewhere = (
@@ -235,15 +234,15 @@ def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
 
 
 def test_nothing_moves_while_an_attempt_starts(world: World) -> None:
-    """Between asking where a home is and the agent's start in it no home is moved."""
+    """Between the question where a home is and the agent's start in it, no home is moved."""
     with Remembered(world.top / "state").still(), pytest.raises(Conflict, match="just starting"):
         world.link()
     world.link()
 
 
 def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> None:
-    """With the home wiped and not linked again, a home by symlink is refused; one by variable needs
-    no link."""
+    """After the home was wiped and not linked again, a home by symlink is refused; one by variable
+    needs no link."""
     world.link()
     shutil.rmtree(world.home)
     world.home.mkdir()
@@ -258,8 +257,8 @@ def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> Non
 
 
 def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
-    """Unmounted, exchanged, read-only or never begun: each is refused with what is wrong, also when
-    an attempt is to start."""
+    """A volume that is unmounted, exchanged, read-only or not initialized is refused with the
+    reason, also when an attempt is to start."""
     with pytest.raises(WorkspaceError, match="a mount point"):
         volume_at(world.volume, make=True)
     world.link()
@@ -281,7 +280,7 @@ def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
 
 
 def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: Path) -> None:
-    """A driver's answer changes as soon as a home is linked; a variable that the user has set to
+    """A driver's answer changes as soon as a home is linked. A variable that the user has set to
     another place is kept."""
     world = made(tmp_path / "world", "full", "variable")
     seen = environment(world.top / "state", world.environ)
@@ -299,7 +298,7 @@ def test_the_environment_follows_the_note_and_the_user_goes_before_it(tmp_path: 
 
 def test_places_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
     """A volume within the home, and a home that leads to the volume's own directory by another
-    path, are not moved into themselves."""
+    path, are refused."""
     world = made(tmp_path / "world", "full", "variable")
     inside = world.home / ".claude/volume"
     inside.mkdir()
@@ -313,8 +312,7 @@ def test_places_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
-    """Codex's index stays behind at every move, and is set aside where the volume is found under
-    another path."""
+    """Codex's index is not moved, and is moved aside if the volume has another path."""
     home, state = tmp_path / "home", tmp_path / "state"
     write(home / ".codex/sessions/2026/01/01/rollout-x.jsonl", "{}\n")
     write(home / ".codex/state_5.sqlite", "old paths")
@@ -342,7 +340,7 @@ def test_an_index_that_names_another_place_is_set_aside(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_changes_nothing(world: World) -> None:
-    """It says what would be copied, and no file, directory or note is made."""
+    """It reports what would be copied, and makes no file, directory or note."""
     before = sorted(world.top.rglob("*"))
     call = Linking(
         volume=volume_at(world.volume, make=True, new=True, dry_run=True),
@@ -356,8 +354,8 @@ def test_a_dry_run_changes_nothing(world: World) -> None:
 
 
 def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
-    """Exit codes: 2 without a volume, 5 for an unknown agent, 7 for a directory that is no volume,
-    and 7 from `verify` if the volume is gone."""
+    """The exit code is 2 without a volume, 5 for an unknown agent, 7 for a directory that is not a
+    volume, and 7 from `verify` if the volume is gone."""
     environ = {**os.environ, "HOME": str(tmp_path / "home"), "PYTHONPATH": str(TOP / "src")}
 
     def perdure(*words: str) -> int:
@@ -379,8 +377,8 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) -> None:
-    """A copy of the environment at the moment of a link or an unlink has the home's variable or
-    lacks it; a pool that copied it just then ended with a KeyError."""
+    """A copy of the environment during a link or an unlink has the home's variable or lacks it. A
+    pool that copied it at that moment once ended with a KeyError."""
     home = Linked(
         agent="claude", name="claude", volume="/v", volume_id="i", target="/v/claude", place="/h/.claude", way="variable",
         variable="CLAUDE_CONFIG_DIR", value="/v/claude", was="/h/.claude",

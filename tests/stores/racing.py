@@ -1,8 +1,8 @@
-"""One of several processes that claim and finish runs as fast as they can; run by
-test_store_races.py.
+"""One of several processes that claim and finish runs as fast as they can. test_store_races.py runs
+it.
 
-argv: database, worker name, seed. Prints a line `run attempt` for each claim; an assertion of its
-own fails if another running run holds the same workspace or conversation.
+argv: database, worker name, seed. Prints a line `run attempt` for each claim. It fails if another
+running run holds the same workspace or conversation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main(database: str, worker: str, seed: int) -> None:
 
 
 def look(store: SqlStore) -> None:
-    """No two running runs hold the same workspace or conversation."""
+    """Check that no two running runs hold the same workspace or conversation."""
     running = store.claims()
     for holders in (
         [c.run.workspace and c.run.workspace.id for c in running],

@@ -1,5 +1,5 @@
-"""The audit trail on both databases: one chain over all writers, with the actor of every change;
-whatever is changed, left out or made up is found and named."""
+"""The audit trail on both databases: one chain over all writers, with the actor of every change.
+Every changed, missing or invented line is found and named."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def life(store: SqlStore, doer: str) -> str:
-    """A run that somebody begins, updates and stops, with an attempt by perdure itself."""
+    """Make a run that a person begins, updates and stops, with an attempt by perdure itself."""
     with acting(doer):
         run = submit(store)
         claim = claimed(store, run)
@@ -95,7 +95,7 @@ def test_every_change_of_state_has_its_actor(opened: Callable[[], SqlStore]) -> 
 
 
 def test_many_writers_make_one_chain(opened: Callable[[], SqlStore]) -> None:
-    """Hosts and threads write at once, under claims too: no number twice, no gap, no deadlock."""
+    """Hosts and threads write at once, also under claims: no duplicate number, no gap, no deadlock."""
     trouble: list[BaseException] = []
 
     def write(name: str) -> None:

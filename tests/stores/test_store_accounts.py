@@ -1,5 +1,5 @@
-"""The seats of an account under real concurrency: many connections, and never one run too many at
-work."""
+"""The seats of an account with real concurrency: many connections, and never more runs at once than
+seats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEAT = Seat(account="claude/1", agent="claude", jobs=2)
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], SqlStore]]:
-    """Opens the one database, each time by a connection of its own."""
+    """Open the same database, each time by a new connection."""
     server: Server = request.getfixturevalue("postgres") if request.param == "postgres" else None
     place = server.database(migrated=True) if server else tmp_path / "perdure.db"
     made: list[SqlStore] = []
@@ -37,8 +37,8 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
-    """Six workers with connections of their own take and finish 36 runs of one account: never more
-    than two at once, and all are done."""
+    """Six workers with separate connections take and finish 36 runs of one account. Never more than
+    two run at once, and all are done."""
     store = opened()
     runs = [submit(store) for _ in range(36)]
     most: list[int] = []
@@ -70,7 +70,7 @@ def test_six_workers_share_two_seats(opened: Callable[[], SqlStore]) -> None:
 
 
 def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
-    """Another process, and perdure begun again, know of it."""
+    """Another process, and perdure after a restart, know about it."""
     first = opened()
     until = first.now() + 3_600_000
     first.park(Parking(what="claude/1", until=until, reason="limited"))
@@ -82,8 +82,7 @@ def test_what_is_parked_stays_so(opened: Callable[[], SqlStore]) -> None:
 
 
 def test_what_is_over_does_not_stay(tmp_path: Path) -> None:
-    """Parkings whose time has come are deleted by the next write about parking, and one that holds
-    is not."""
+    """Expired pauses are deleted by the next write about pauses; one that is still valid is not."""
     with closing(stores.open(tmp_path / "perdure.db")) as store:
         run = submit(store)
         for number in range(3):

@@ -1,5 +1,5 @@
-"""With any fault of the disk, the file or the input: one sentence, nothing half done, nothing
-lost."""
+"""After any fault of the disk, the file or the input there is one sentence, nothing is half done,
+and nothing is lost."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def digest(path: Path) -> str:
 
 
 def unprivileged(database: Path, wish: str) -> str:
-    """Run a process that file modes bind, and return its answer."""
+    """Run a process without root's rights over files, and return its answer."""
     ran = subprocess.run(
         [sys.executable, str(HERE / "unprivileged.py"), str(database), wish],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False, timeout=PATIENCE_S,
@@ -65,7 +65,7 @@ exec "$@"
 
 
 def test_without_a_directory_for_temporary_files(tmp_path: Path) -> None:
-    """On a read-only system, as a hardened container is, the state directory alone is enough,
+    """On a read-only system, such as a hardened container, the state directory alone is enough,
     however long the queue is."""
     with closing(stores.open(tmp_path / "perdure.db")) as store:
         for number in range(600):
@@ -84,8 +84,8 @@ def test_without_a_directory_for_temporary_files(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    """No new database can be made there; an existing one can be read and not written; a parent
-    cannot be made."""
+    """No new database can be made there, an existing one can be read and not written, and a parent
+    directory cannot be made."""
     locked = tmp_path / "locked"
     store = stores.open(locked / "perdure.db")
     submit(store)
@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_place_that_is_none(tmp_path: Path) -> None:
-    """A directory where the file should be, and a file where the directory should be."""
+    """There is a directory in place of the file, and a file in place of the directory."""
     (tmp_path / "file").write_text("")
     for wrong in (tmp_path, tmp_path / "file" / "perdure.db"):
         with pytest.raises(StoreError, match=str(tmp_path)) as refused:
@@ -136,8 +136,8 @@ def test_a_place_that_is_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
-    """Something else under that name is refused as damaged, for reading and writing, and kept as it
-    is."""
+    """Another file under that name is refused as damaged, for reading and writing, and is not
+    changed."""
     (tmp_path / "perdure.db").write_bytes(content)
     for read_only in (False, True):
         with pytest.raises(StoreError, match="damaged") as refused:
@@ -147,8 +147,8 @@ def test_a_file_that_is_no_database(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_damaged_database(tmp_path: Path) -> None:
-    """Pages overwritten with rubbish: the check tells it, and reading raises a StoreError instead
-    of wrong rows."""
+    """Pages were overwritten with random data. The check reports it, and reading raises a
+    StoreError instead of returning wrong rows."""
     database = tmp_path / "perdure.db"
     store = stores.open(database)
     for _ in range(200):
@@ -168,8 +168,8 @@ def test_a_damaged_database(tmp_path: Path) -> None:
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
-    """At SQLITE_FULL a write fails whole, everything stored is readable, and with space again the
-    same claim goes on."""
+    """At SQLITE_FULL a write fails completely, everything stored is readable, and with space again
+    the same claim continues."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     claim = claimed(store, run)
@@ -190,7 +190,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_database_that_another_process_holds(tmp_path: Path) -> None:
-    """Waiting for another writer ends in a sentence, and reading was never held up."""
+    """Waiting for another writer ends with a sentence. Reading is never blocked."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     store._database.connection.execute("PRAGMA busy_timeout = 20")
@@ -220,8 +220,8 @@ def test_a_database_that_another_process_holds(tmp_path: Path) -> None:
 def test_network_file_systems_are_refused(
     tmp_path: Path, directory: str, kind: str, refused: bool
 ) -> None:
-    """The mount that a directory lies on decides: NFS, SMB, 9p and unknown FUSE are refused by
-    name, local ones are not."""
+    """The mount of a directory decides: NFS, SMB, 9p and unknown FUSE are refused by name; local
+    file systems are not."""
     mounts = tmp_path / "mountinfo"
     mounts.write_text(MOUNTS)
     assert file_system(Path(directory), mounts) == kind
@@ -234,8 +234,7 @@ def test_network_file_systems_are_refused(
 
 
 def test_a_mount_point_of_any_name_is_read(tmp_path: Path) -> None:
-    """The kernel escapes only \"\\n\" in a mount point, and no other line break; what is no
-    record is passed over."""
+    """The kernel escapes only newlines in a mount point. Lines that are not records are ignored."""
     point = "/mnt/a\u2028b\x85c\rd"
     table = tmp_path / "mountinfo"
     table.write_bytes(
@@ -246,7 +245,7 @@ def test_a_mount_point_of_any_name_is_read(tmp_path: Path) -> None:
 
 
 def test_the_mounts_of_this_machine_are_read() -> None:
-    """On the real /proc the kind of a directory is found; where the system tells nothing, nothing
+    """On the real /proc the kind of a directory is found. If the system does not report it, nothing
     is refused."""
     assert file_system(Path("/proc/self")) == "proc"
     assert file_system(Path("/proc/self"), Path("/nonexistent")) == ""
@@ -254,8 +253,8 @@ def test_the_mounts_of_this_machine_are_read() -> None:
 
 
 def test_reading_changes_nothing(tmp_path: Path) -> None:
-    """A reader of nothing makes nothing; a reader of a database leaves its bytes; neither can
-    write."""
+    """Reading without a database makes none. Reading a database does not change its bytes. Neither
+    reader can write."""
     missing = stores.open(tmp_path / "none" / "perdure.db", read_only=True)
     assert missing.find() == []
     with pytest.raises(NotFound):
@@ -289,8 +288,8 @@ def test_a_reader_sees_what_was_just_written(tmp_path: Path) -> None:
 
 
 def test_texts_and_numbers_that_do_not_fit(tmp_path: Path) -> None:
-    """A lone surrogate is a usage error that stores nothing; NUL and every other character come
-    back; times are capped."""
+    """A lone surrogate is a usage error that stores nothing. NUL and every other character are read
+    back. Times are limited."""
     store = stores.open(tmp_path / "perdure.db")
     with pytest.raises(UsageError, match="UTF-8"):
         submit(store, TaskSpec(prompt="bad \udcff"))
@@ -307,7 +306,7 @@ def test_texts_and_numbers_that_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_events_of_a_newer_perdure_are_shown(tmp_path: Path) -> None:
-    """A record of an unknown kind comes back as Unrecognised, with its text."""
+    """A record of an unknown kind is read as Unrecognised, with its text."""
     store = stores.open(tmp_path / "perdure.db")
     run = submit(store)
     with closing(sqlite3.connect(tmp_path / "perdure.db")) as connection, connection:
@@ -332,7 +331,7 @@ def test_what_does_not_decode_is_a_store_error(tmp_path: Path) -> None:
 
 
 def test_an_old_sqlite_is_told() -> None:
-    """Versions with the WAL-reset bug give one sentence for doctor, later ones none."""
+    """For a version with the WAL-reset bug doctor prints one sentence; for later ones none."""
     assert "3.40.1" in sqlite_warning((3, 40, 1)) and "3.51.3" in sqlite_warning((3, 51, 2))
     assert sqlite_warning((3, 51, 3)) == "" and sqlite_warning((4, 0, 0)) == ""
     assert stores.sqlite_warning() == sqlite_warning(sqlite3.sqlite_version_info)

@@ -1,5 +1,5 @@
-"""After any operations on a store in any order: six states, one holder, one end of an attempt, and
-only published moves."""
+"""After any operations on a store in any order there are six states, one holder, one end of an
+attempt, and only published transitions."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 class Refused:
-    """Any refusal here must be this error, and no other."""
+    """A refusal must be this error, and no other."""
 
     def __init__(self, kind: type[Exception]) -> None:
         self.kind = kind
@@ -185,7 +185,7 @@ class Refused:
 
 
 class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[misc]
-    """Random operations never break an invariant of the machine."""
+    """Random operations never break an invariant of the state machine."""
 
     settings = settings(
         max_examples=25, stateful_step_count=40, deadline=None, database=None, derandomize=True,
@@ -195,8 +195,8 @@ class TestStoreMachine(StoreMachine.TestCase):  # type: ignore[misc]
 
 @pytest.mark.parametrize("before", list(RunState))
 def test_the_schema_knows_the_same_moves(tmp_path: Path, before: RunState) -> None:
-    """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the
-    database itself refuses."""
+    """In manual SQL a run can be moved exactly along `lifecycle.MOVES`. The database itself refuses
+    every other change."""
     store.open(tmp_path / "perdure.db").close()
     with closing(sqlite3.connect(tmp_path / "perdure.db", isolation_level=None)) as connection:
         connection.execute("DROP TRIGGER runs_begin_waiting")

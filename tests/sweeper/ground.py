@@ -1,5 +1,5 @@
-"""A machine for the sweeper: a repository, a root, a state directory, and runs that have ended;
-time passes when a test says so."""
+"""A machine for the sweeper: a repository, a root, a state directory, and runs that have ended. The
+test sets the time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY_MS = 86_400_000
 
 @dataclass
 class Ground:
-    """`passed`: days that have gone by since the test began, on both clocks."""
+    """The machine. `passed`: days since the test began, on both clocks."""
 
     yard: Yard
     engine: Engine
@@ -41,7 +41,7 @@ class Ground:
     def run(
         self, backend: str = "worktree", name: str = "task", **more: str
     ) -> tuple[TaskRun, Path]:
-        """A run that was cancelled, with its workdir as an attempt leaves it."""
+        """Make a cancelled run, with its workdir as an attempt leaves it."""
         spec = self.yard.spec(backend, **more)
         workspace = self.engine.workspaces.plan(spec, name, self.yard.repo)
         run = self.engine.store.add(spec, uuid.uuid4().hex, name, workspace)
@@ -72,7 +72,7 @@ class Ground:
         )
 
     def row(self, swept: Sweep, path: Path) -> Row:
-        """The row of one thing."""
+        """Return the row of one entry."""
         (found,) = [row for row in swept.rows if row.path == str(path)]
         return found
 
@@ -85,7 +85,7 @@ def make_ground(top: Path) -> Ground:
 
 
 def hashes(*tops: Path) -> set[tuple[str, str]]:
-    """Every file's name and content below, git's own bookkeeping apart."""
+    """Return every file's name and content below, without git's own files."""
     return {
         (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
         for top in tops

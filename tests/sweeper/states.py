@@ -1,8 +1,8 @@
 """The states of a workdir in which clean-up tools lose work: the table of
-docs/reference/deletion.md, a row each.
+docs/reference/deletion.md, one row each.
 
-`make` brings a workdir into the state; it may return what must be undone before the test can end.
-`word` is in the reason that is given. `backend`: where the state can exist.
+`make` brings a workdir into the state; it may return a function that undoes it before the test
+ends. `word` is in the given reason. `backend`: where the state can exist.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class State:
     word: str
     backend: str = "worktree"
     movable: bool = True
-    """`reset` moves it into the trash; else it refuses as well."""
+    """Whether `reset` moves it to the trash. If not, `reset` also refuses."""
 
 
 def _write(name: str, text: str = "precious\n") -> Make:
@@ -159,7 +159,7 @@ def _held(ground: Ground, top: Path) -> Undo:
 
 
 def _name_again(ground: Ground, top: Path) -> Undo:
-    """The same branch, and so the same workdir, under another run that waits."""
+    """Use the same branch, and so the same workdir, for another waiting run."""
     spec = ground.yard.spec("worktree")
     place = ground.engine.workspaces.plan(spec, "again", ground.yard.repo)
     run = ground.engine.store.add(spec, "a" * 32, "again", place)
@@ -175,7 +175,7 @@ def _amended(ground: Ground, top: Path) -> None:
 
 
 def _plain_repository(ground: Ground, top: Path) -> None:
-    """A task's directory in which nothing lies but a repository without a checkout."""
+    """Make a task's directory that contains only a repository without a checkout."""
     _nested(".")(ground, top)
 
 
@@ -185,8 +185,8 @@ def _stash(ground: Ground, top: Path) -> None:
 
 
 def _server_down(ground: Ground, top: Path) -> Undo:
-    """The repository that the commits were pushed to does not answer, so nobody can say whether
-    they are there."""
+    """The repository with the pushed commits does not answer, so it is unknown whether they are
+    there."""
     COMMIT(ground, top)
     ground.yard.git("fetch", "-q", str(top), "work:refs/heads/pushed")
     return _repository_gone(ground, top)

@@ -1,5 +1,5 @@
-"""Ordinary finished workdirs: what their last checkpoint holds may go, and comes back byte for
-byte; what it does not hold stays."""
+"""Ordinary finished workdirs. Content of the last checkpoint may be removed, and is restored byte
+for byte. Other content stays."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from tests.sweeper.states import STATES
 
 BACKENDS = ("worktree", "isolated", "task")
 BUILT = ("node_modules", "__pycache__")
-"""Files that a build recreates, and that no checkpoint takes."""
+"""Build output, which a checkpoint does not contain."""
 LARGE = 11 << 20
-"""Bytes of an ignored file that is over the limit of checkpoints."""
+"""Size of an ignored file over the limit of checkpoints, in bytes."""
 
 IGNORED = "*.log\ndist/\nbuild/\n.coverage\n*.egg-info/\n__pycache__/\nnode_modules/\n*.db\n"
 
 
 def tree(top: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file and link below, with its permissions and content; git's own directory apart."""
+    """Return every file and link below, with its permissions and content, except git's own
+    directory."""
     found = {}
     for directory, folders, names in os.walk(top):
         folders[:] = [name for name in folders if not (directory == str(top) and name == ".git")]
@@ -49,8 +50,8 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def finished(ground: Ground, number: int, backend: str) -> tuple[TaskRun, Path]:
-    """A run that has ended, with the workdir that an agent leaves: work, logs, and what builds and
-    tests make."""
+    """Make a run that has ended, with the workdir that an agent leaves: work, logs, and output of
+    builds and tests."""
     more = {"task": f"t{number}"} if backend == "task" else {"branch": f"work{number}"}
     run, top = ground.run(backend, f"task{number}", **more)
     write(top / ".gitignore", IGNORED)
@@ -75,13 +76,13 @@ def finished(ground: Ground, number: int, backend: str) -> tuple[TaskRun, Path]:
 
 
 def checkpoint(ground: Ground, run: TaskRun) -> None:
-    """The checkpoint that an attempt takes at its end."""
+    """Take the checkpoint of an attempt's end."""
     assert run.workspace is not None
     assert checkpoints.keep(ground.engine, run, run.workspace, "end") is not None
 
 
 def bring_back(ground: Ground, run: TaskRun) -> bool:
-    """The action of each attempt before it starts."""
+    """Restore the workdir, as each attempt does before it starts."""
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "a test")
     try:
@@ -91,7 +92,7 @@ def bring_back(ground: Ground, run: TaskRun) -> bool:
 
 
 def empty_trash(ground: Ground) -> None:
-    """The grace passes, and a sweep deletes what was proven to be saved."""
+    """Let the grace period pass. A sweep then deletes what was proven to be saved."""
     ground.sweep(days=8, many=True)
     assert [entry.id for entry in listed(ground.engine) if entry.kind == "workdir"] == []
 
@@ -122,8 +123,8 @@ def test_twenty_five_finished_workdirs(ground: Ground) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_back_from_its_checkpoint(ground: Ground, backend: str) -> None:
-    """When the trash was emptied meanwhile, the checkpoint brings back every byte but what a build
-    makes again, on its branch; the checkpoint outlives every age."""
+    """The trash was emptied meanwhile. The checkpoint restores every byte except build output, on
+    its branch. The checkpoint is kept at any age."""
     run, top = finished(ground, 4, backend)
     before = tree(top)
     status = (
@@ -144,8 +145,8 @@ def test_back_from_its_checkpoint(ground: Ground, backend: str) -> None:
 
 
 def test_a_restore_brings_back_what_is_in_the_trash_first(ground: Ground) -> None:
-    """`perdure restore` of a run whose workdir was swept gives back all of it, what no checkpoint
-    takes included."""
+    """`perdure restore` of a run whose workdir was swept restores everything, also content that no
+    checkpoint has."""
     run, top = finished(ground, 1, "worktree")
     before = tree(top)
     ground.sweep(days=15)
@@ -164,8 +165,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_came_after_the_checkpoint_stays(ground: Ground, backend: str, change: str) -> None:
-    """A file that is not in the newest checkpoint as it is now keeps the workdir, and is named; a
-    checkpoint of it lets it go."""
+    """A file that differs from the newest checkpoint keeps the workdir, and is named. After a new
+    checkpoint the workdir may go."""
     run, top = finished(ground, 5, backend)
     name, content = CHANGES[change]
     write(top / name, content)
@@ -188,8 +189,8 @@ def test_a_large_ignored_file_keeps_the_workdir(ground: Ground) -> None:
 
 
 def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
-    """Build output over the limit goes to the trash with its workdir, is never deleted from it by
-    itself, and comes back."""
+    """Build output over the limit goes to the trash with its workdir, is never deleted from it
+    automatically, and is restored."""
     run, top = finished(ground, 2, "worktree")
     write(top / "dist/large.whl", os.urandom(LARGE))
     before = tree(top)
@@ -202,8 +203,8 @@ def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
 
 
 def test_build_output_without_a_checkpoint_waits_in_the_trash(ground: Ground) -> None:
-    """Where no checkpoint was ever taken, ignored build output goes to the trash and stays there;
-    an ignored log keeps the workdir."""
+    """No checkpoint was ever taken. Ignored build output goes to the trash and stays there; an
+    ignored log keeps the workdir."""
     _, top = ground.run()
     write(top / ".gitignore", IGNORED)
     ground.yard.git("commit", "-qam", "ignore", cwd=top)
@@ -222,7 +223,7 @@ GO = {
     "showUntrackedFiles=no", "nested repository", "commits on a detached HEAD", "branch not pushed", "stash",
     "commits that only the reflog knows", "server does not answer", "files without a repository", "nothing but a repository",
 }  # fmt: skip
-"""States that a checkpoint holds whole."""
+"""States that a checkpoint contains completely."""
 
 
 # Such commits are kept beside the checkpoint when the workdir goes: see below.
@@ -230,8 +231,8 @@ GO = {
     "name", [name for name in STATES if name != "commits that only the reflog knows"]
 )
 def test_a_checkpoint_before_a_state_saves_nothing_of_it(ground: Ground, name: str) -> None:
-    """A checkpoint that was taken before a workdir came into this state proves nothing of it: the
-    workdir stays."""
+    """A checkpoint from before a workdir came into this state proves nothing about it. The workdir
+    stays."""
     state = STATES[name]
     run, top = ground.run(state.backend)
     checkpoint(ground, run)
@@ -250,9 +251,8 @@ def test_a_checkpoint_before_a_state_saves_nothing_of_it(ground: Ground, name: s
     [name for name in STATES if STATES[name].movable and name != "same workdir under another run"],
 )
 def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
-    """Where the checkpoint holds all of a state, the workdir goes, and comes back with every file,
-    from the trash as well as from the checkpoint; where it does not, or cannot be taken, the
-    workdir stays."""
+    """If the checkpoint has all of a state, the workdir goes, and is restored with every file from
+    the trash or from the checkpoint. If it has not, or cannot be taken, the workdir stays."""
     state = STATES[name]
     run, top = ground.run(state.backend)
     ground.sweep(dry=True)
@@ -280,8 +280,8 @@ def test_a_checkpoint_after_a_state(ground: Ground, name: str) -> None:
 
 
 def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) -> None:
-    """Commits that an agent amended away in its own repository stay reachable when its workdir
-    goes, and when the trash is emptied."""
+    """An agent amended commits in its own repository. The earlier commits stay reachable when its
+    workdir goes, and when the trash is emptied."""
     state = STATES["commits that only the reflog knows"]
     run, top = ground.run(state.backend)
     state.make(ground, top)
@@ -296,8 +296,8 @@ def test_commits_of_the_reflog_are_kept_beside_the_checkpoint(ground: Ground) ->
 
 @pytest.mark.parametrize("how", ["its ref", "its objects", "its row"])
 def test_a_checkpoint_that_is_lost_proves_nothing(ground: Ground, how: str) -> None:
-    """Without its ref, its objects or its row a checkpoint is none: the workdir stays, and in the
-    trash it is not deleted."""
+    """Without its ref, its objects or its row a checkpoint does not count. The workdir stays, and
+    is not deleted from the trash."""
     run, top = finished(ground, 3, "task")
     (kept,) = ground.engine.store.checkpoints(run.id)
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
@@ -324,7 +324,7 @@ def _lose(ground: Ground, run: TaskRun, how: str, number: int, ref: str) -> None
 
 
 def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
-    """`rm` refuses a run whose checkpoint is the only copy, and says what to do; forced, its
+    """`rm` refuses a run whose checkpoint is the only copy, and says what to do. With --force its
     workdir is not deleted from the trash."""
     run, top = finished(ground, 1, "worktree")
     entry = Path(ground.row(ground.sweep(days=15), top).trash)
@@ -339,7 +339,7 @@ def test_a_run_off_the_list_keeps_no_checkpoint(ground: Ground) -> None:
 
 
 def test_what_was_pushed_needs_no_checkpoint(ground: Ground) -> None:
-    """A run whose work is all in the repository leaves the list as before, swept or not."""
+    """A run whose work is all in the repository can be removed as before, swept or not."""
     run, top = ground.run()
     checkpoint(ground, run)
     ground.sweep(days=15)
@@ -349,7 +349,7 @@ def test_what_was_pushed_needs_no_checkpoint(ground: Ground) -> None:
 
 
 def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:
-    """Old checkpoints of a swept run go; the one that its workdir is proven by stays."""
+    """Old checkpoints of a swept run are deleted. The one that proves its workdir stays."""
     run, _ = finished(ground, 1, "worktree")
     checkpoint(ground, run)
     swept = ground.sweep(days=60)
@@ -366,8 +366,8 @@ def test_only_the_kept_checkpoint_outlives_its_age(ground: Ground) -> None:
 
 
 def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed when the workdir is made and not filled yet, it is filled before an agent starts in
-    it."""
+    """perdure is killed when the workdir is made and not yet filled. It is filled before an agent
+    starts in it."""
     run, top = finished(ground, 1, "worktree")
     before = tree(top)
     ground.sweep(days=15)
@@ -389,8 +389,7 @@ def test_killed_while_it_is_brought_back(ground: Ground, monkeypatch: pytest.Mon
 
 
 def test_after_a_reset_nothing_comes_back(ground: Ground) -> None:
-    """A run that was reset by a person begins in a fresh workdir: a clean-up from before is not
-    undone."""
+    """A run that a person has reset begins in a fresh workdir. An earlier clean-up is not undone."""
     run, top = finished(ground, 1, "worktree")
     ground.sweep(days=15)
     reset(ground.engine, Target(run=run.name), ground.yard.repo)
@@ -398,7 +397,7 @@ def test_after_a_reset_nothing_comes_back(ground: Ground) -> None:
 
 
 def test_a_dry_run_takes_no_checkpoint(ground: Ground) -> None:
-    """It says what would go and which checkpoint proves it, and stores nothing."""
+    """It reports what would go and which checkpoint proves it, and stores nothing."""
     run, top = finished(ground, 1, "worktree")
     row = ground.row(ground.sweep(days=15, dry=True), top)
     assert row.verdict is SweepVerdict.TAKE and "checkpoint 1" in row.why

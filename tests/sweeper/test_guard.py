@@ -1,5 +1,5 @@
-"""The deletion guard: whatever state a workdir is in, nothing that an agent made is lost, and
-unknown means kept."""
+"""The deletion guard: in every state of a workdir, no work of an agent is lost, and unknown means
+kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.sweeper.states import STATES
 
 PAGE = Path(__file__).parents[2] / "docs/reference/deletion.md"
 REACHABLE = ("not finished", "same workdir under another run")
-"""States of the run and not of the workdir: `reset` is meant for them."""
+"""States of the run, not of the workdir: `reset` is meant for them."""
 
 
 @pytest.mark.parametrize("name", STATES)
@@ -76,8 +76,8 @@ def _reset(ground: Ground, name: str, before: set[tuple[str, str]]) -> None:
 
 @pytest.mark.parametrize("backend", ["worktree", "isolated", "task"])
 def test_what_is_saved_goes_after_its_time(ground: Ground, backend: str) -> None:
-    """A workdir without anything of its own stays for its age, goes to the trash, and is deleted
-    after the grace."""
+    """A workdir without unsaved work stays for its age, goes to the trash, and is deleted after the
+    grace period."""
     _, top = ground.run(backend)
     assert not ground.sweep(days=13).taken
     row = ground.row(ground.sweep(days=2), top)
@@ -89,7 +89,7 @@ def test_what_is_saved_goes_after_its_time(ground: Ground, backend: str) -> None
 
 
 def test_a_dry_run_changes_nothing(ground: Ground) -> None:
-    """It says what would go, and every file stays where it is."""
+    """It reports what would go, and every file stays."""
     _, top = ground.run()
     there = hashes(ground.yard.root / ".perdure/work", ground.yard.repo)
     swept = ground.sweep(days=400, dry=True)
@@ -102,7 +102,7 @@ def test_a_dry_run_changes_nothing(ground: Ground) -> None:
 
 
 def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> None:
-    """`here` belongs to the user: no row, no move, by no verb."""
+    """`here` belongs to the user: no row and no move, by any verb."""
     _, top = ground.run("here")
     swept = ground.sweep(days=400)
     assert not [row for row in swept.rows if row.path == str(top)]
@@ -112,7 +112,7 @@ def test_a_directory_of_the_users_own_is_not_even_looked_at(ground: Ground) -> N
 
 
 def test_a_second_close_of_the_same_run_finds_nothing(ground: Ground) -> None:
-    """An event that comes twice, or for a name that is used again, cannot reach the new run's
+    """An event that comes twice, or for a name that is used again, does not affect the new run's
     work."""
     run, top = ground.run()
     service.remove(ground.engine, run.id)
@@ -125,8 +125,8 @@ def test_a_second_close_of_the_same_run_finds_nothing(ground: Ground) -> None:
 
 
 def test_a_kill_between_list_and_trash_is_finished_by_the_sweeper(ground: Ground) -> None:
-    """`rm` takes the run off the list and then moves its workdir. Killed in between, the workdir is
-    an orphan: the sweeper knows whose it was, and moves it if all of it is saved, else it stays."""
+    """`rm` removes the run from the list and then moves its workdir. After a kill in between, the
+    workdir is an orphan. The sweeper knows its owner, and moves it only if all of it is saved."""
     run, top = ground.run()
     ground.engine.store.remove(run.id)
     row = ground.row(ground.sweep(days=1), top)
@@ -138,7 +138,7 @@ def test_a_kill_between_list_and_trash_is_finished_by_the_sweeper(ground: Ground
 
 
 def test_the_page_has_every_state(ground: Ground) -> None:
-    """docs/reference/deletion.md names the states that are tested, no more and no less."""
+    """docs/reference/deletion.md names exactly the tested states."""
     rows = re.findall(
         r"^\| ([^|]+?) \| `(worktree|isolated|task)` \|",
         PAGE.read_text(encoding="utf-8"),

@@ -1,4 +1,4 @@
-"""Housekeeping beside a pool: the daily sweep, the ballast, a message about the disk; and clocks of
+"""Housekeeping beside a pool: the daily sweep, the ballast, a message about the disk, and clocks of
 a machine that slept or was moved."""
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
 
 
 def test_the_word_work_sweeps(ground: Ground) -> None:
-    """The real command leaves the record of a sweep behind, and its exit code is its own."""
+    """The real command leaves the record of a sweep. Its exit code does not change."""
     ground.run()
     environ = {
         **ground.yard.environ,
@@ -60,8 +60,8 @@ def test_the_word_work_sweeps(ground: Ground) -> None:
 
 
 def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) -> None:
-    """One line when new work must wait, one when it need not; the ballast is made when there is
-    room, and not before."""
+    """There is one line when new work must wait, and one when it need not. The ballast is made when
+    there is room, and not before."""
     ballast = Ballast(ground.state, 1024**2)
     tight = Volumes(places=(ground.state,), refuse=100.1, refuse_bytes=2**62, ballast=ballast)
     said: list[str] = []
@@ -76,7 +76,7 @@ def test_a_crowded_disk_is_told_once_and_once_when_it_is_well(ground: Ground) ->
 
 
 def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
-    """An unforeseen error is reported, and the next round is made all the same."""
+    """An unforeseen error is reported, and the next round still runs."""
     again = threading.Event()
     said: list[str] = []
 
@@ -102,8 +102,8 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
 
 
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
-    """Another sweep may follow at once, even while a child that another thread is starting has all
-    descriptors of this one yet."""
+    """Another sweep may follow at once, even while a child that another thread is starting still
+    has this one's descriptors."""
     with sweeps._alone(ground.engine):
         lock = next(
             fd
@@ -127,8 +127,8 @@ def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
 def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(
     ground: Ground, tmp_path: Path
 ) -> None:
-    """The run stays queued, unclaimed, while the volume of its own agent's home has no room; then
-    it is taken."""
+    """The run stays queued and unclaimed while the volume of its own agent's home has no room. Then
+    it is claimed."""
     yard = ground.yard
     home = tmp_path / "claude"
     spec = replace(yard.spec("worktree"), env={"CLAUDE_CONFIG_DIR": str(home)})
@@ -143,7 +143,7 @@ def test_a_pool_begins_nothing_for_an_agent_whose_home_is_full(
 
 
 def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None:
-    """In a time namespace the machine's clock runs a year ahead while the wall clock stays: the
+    """In a time namespace the machine's clock is a year ahead while the wall clock is right. The
     real command stops with 3."""
     _, top = ground.run()
     environ = {
@@ -172,8 +172,8 @@ def test_a_machine_whose_own_clock_differs_takes_nothing(ground: Ground) -> None
 
 
 def test_checkpoints_go_but_the_newest_stays(ground: Ground) -> None:
-    """A month after the run has ended only its newest checkpoint is left, row and ref, which is
-    that of its swept workdir; with the run off the list that goes too."""
+    """A month after the run has ended only its newest checkpoint is left, which is that of its
+    swept workdir. When the run is removed from the list, that is deleted too."""
     from perdure.engine.sweeper import Class, SweepVerdict
     from perdure.model import Checkpoint
 

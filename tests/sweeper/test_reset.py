@@ -1,4 +1,4 @@
-"""`reset`: whose work is meant, what is cleared, what refuses, and the whole way back."""
+"""`reset`: the selected work, the effects, the refusals, and the way back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.sweeper.ground import Ground
 
 
 def talk(ground: Ground, run: TaskRun, name: str = "s1") -> Session:
-    """A conversation that the run had."""
+    """Make a conversation of the run."""
     session = Session(
         key=SessionKey(run.spec.agent, run.scope),
         id=name,

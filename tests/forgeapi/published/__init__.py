@@ -1,9 +1,9 @@
-"""GitHub's own description of what perdure asks of it (`github.json`, made by `extract`), to hold
-both sides to.
+"""GitHub's own description of the calls that perdure uses (`github.json`, made by `extract`), to
+compare both sides with.
 
-`dressed` makes a small forge's answer one of GitHub's: what GitHub always says is filled in, and
-what it does not say is taken out, so that a client that reads a field which is not published finds
-nothing. `check` holds a request to the parameters and the body that are published.
+`dressed` makes GitHub's answer from the small forge's: fields that GitHub always has are filled in,
+and unpublished fields are removed, so that a client that reads an unpublished field finds nothing.
+`check` compares a request with the published parameters and body.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def answer_schema(method: str, path: str, status: int) -> Any:
 
 
 def check(method: str, path: str, query: dict[str, str], body: Any) -> None:
-    """Raises AssertionError for what GitHub does not publish."""
+    """Raise AssertionError for anything that GitHub does not publish."""
     found = operation(method, path)
     assert found is not None, f"GitHub has no {method} /{path}"
     known = {each["name"]: each for each in map(resolved, found["parameters"])}
@@ -66,7 +66,7 @@ def check(method: str, path: str, query: dict[str, str], body: Any) -> None:
 
 
 def held(value: Any, schema: Any) -> None:
-    """Raises AssertionError where a value is not of a schema."""
+    """Raise AssertionError if a value does not match a schema."""
     problems = [*validator(json.dumps(schema)).iter_errors(value)]
     assert not problems, f"{problems[0].message} at {[*problems[0].absolute_path]}"
 
@@ -79,7 +79,7 @@ def validator(schema: str) -> Any:
 
 
 def nullable(value: Any) -> Any:
-    """OpenAPI 3.0 says `nullable` where JSON Schema says null."""
+    """Convert `nullable` of OpenAPI 3.0 to the null of JSON Schema."""
     if isinstance(value, list):
         return [nullable(each) for each in value]
     if not isinstance(value, dict):
@@ -97,7 +97,7 @@ def properties(schema: Any) -> dict[str, Any]:
 
 
 def filled(schema: Any) -> Any:
-    """The least that is valid."""
+    """Return the smallest valid value."""
     schema = resolved(schema)
     if schema.get("nullable"):
         return None
@@ -120,7 +120,7 @@ def filled(schema: Any) -> Any:
 
 
 def dress(value: Any, schema: Any) -> Any:
-    """The words of `ForgeApi`, in GitHub's terms."""
+    """Convert the terms of `ForgeApi` to GitHub's."""
     schema = resolved(schema)
     if isinstance(value, list) and schema.get("type") == "array":
         return [dress(each, schema["items"]) for each in value]
@@ -138,7 +138,8 @@ def dress(value: Any, schema: Any) -> Any:
 
 
 def dressed(method: str, path: str, status: int, value: Any) -> tuple[int, Any]:
-    """An answer as GitHub would give it; one that cannot be made valid is a fault of the test's."""
+    """Return an answer as GitHub would give it. An answer that cannot be made valid is an error of
+    the test."""
     schema = answer_schema(method, path, status)
     if schema is None:
         return status, value if status >= 300 or value is None else {}

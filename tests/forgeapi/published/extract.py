@@ -61,7 +61,7 @@ DROPPED = (
 
 
 def without_texts(value: Any, inside: str = "") -> Any:
-    """A schema, without what is only for people. `properties` may be called anything."""
+    """Return a schema without the texts for people. A property may have any name."""
     if isinstance(value, dict):
         return {
             name: without_texts(each, name)
