@@ -1,5 +1,5 @@
-"""Checkpoints under SIGKILL: whatever moment it strikes, every published row has both halves, and
-they belong together.
+"""Checkpoints under SIGKILL: at any moment, every published row has both halves, and they belong
+together.
 
 `python -m tests.checkpoints.test_checkpoint_kills 200` does it that often and prints the counts; a
 sample runs in the suite.
@@ -45,12 +45,11 @@ from tests.workspace.test_photograph import made
 from tests.workspace.yard import Yard, make_yard
 
 LINES = 20_000
-"""A transcript that takes a moment to copy."""
+"""Number of lines of a transcript that takes a moment to copy."""
 
 
 class Bench:
-    """A run with a workdir and a conversation, of which checkpoints can be taken. Made again by
-    each process."""
+    """A run with a workdir and a conversation, for taking checkpoints. Each process makes it again."""
 
     def __init__(self, top: Path, workspace: Workspace, environ: dict[str, str]) -> None:
         self.workspace, self.home = workspace, top / "home"
@@ -69,7 +68,7 @@ class Bench:
         self.transcript.parent.mkdir(parents=True, exist_ok=True)
 
     def opened(self) -> Opened:
-        """The run's attempt: begun, or taken over from the process that was killed."""
+        """Return the run's attempt: begun, or taken over from the process that was killed."""
         store, session = (
             self.engine.store,
             Session(
@@ -116,7 +115,7 @@ class Bench:
         )
 
     def work(self) -> None:
-        """Writes a number into both halves, saves them, and so on, until it is killed."""
+        """Write a number into both halves and save them, repeatedly, until it is killed."""
         opened, number = self.opened(), 0
         claim: Claim = opened.claim
         with contextlib.suppress(FileNotFoundError):
@@ -134,7 +133,7 @@ class Bench:
             print(number, flush=True)
 
     def look(self) -> int:
-        """Holds every row against both halves; returns how many rows there are."""
+        """Compare every row with both halves. Return how many rows there are."""
         rows = self.engine.store.checkpoints("r1")
         for row in rows:
             said = self.engine.copies.find("diary", row.conversation[0])
@@ -155,8 +154,7 @@ class Bench:
 
 
 def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
-    """Lets a process work, and kills it and its children at this time after its first
-    checkpoint."""
+    """Let a process work, and kill it and its children this long after its first checkpoint."""
     fields = (workspace.id, workspace.path, workspace.repo, workspace.branch, workspace.base)
     command = [
         sys.executable,
@@ -178,8 +176,8 @@ def strike(yard: Yard, top: Path, workspace: Workspace, seconds: float) -> None:
 
 
 def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
-    """A given number of kills of one run; after each, everything that is published is whole, and
-    the newest checkpoint can be put in place."""
+    """Kill one run this many times. After each kill everything that is published is complete, and
+    the newest checkpoint can be restored."""
     yard = make_yard(top)
     workspace, place = made(yard, backend)
     rows = 0
@@ -202,8 +200,8 @@ def trial(top: Path, backend: str, random_: random.Random, times: int) -> int:
 
 @pytest.mark.parametrize("backend", [Backend.WORKTREE, Backend.TASK])
 def test_no_row_without_both_halves(tmp_path: Path, backend: Backend) -> None:
-    """Killed at random moments, published checkpoints have both halves of one moment, and the
-    newest goes back into place."""
+    """After kills at random moments, published checkpoints have both halves of one moment, and the
+    newest can be restored."""
     assert trial(tmp_path, backend, random.Random(), 3) >= 3
 
 

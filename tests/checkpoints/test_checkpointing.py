@@ -1,5 +1,5 @@
-"""Checkpoints of one attempt, taken beside the work: how many are kept, and what one that cannot be
-taken does."""
+"""Checkpoints of one attempt, taken beside the work: how many are kept, and the effect of one that
+cannot be taken."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def until_idle(checkpoints: Checkpointing) -> None:
 
 
 def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
-    """After many checkpoints of one attempt ten are left, and git has the refs of exactly those."""
+    """After many checkpoints of one attempt ten are left, and git has exactly their refs."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     for number in range(1, KEPT + 4):
@@ -48,8 +48,8 @@ def test_the_newest_are_kept_and_their_refs(bench: Bench) -> None:
 
 
 def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
-    """Any number of later checkpoints takes neither the keepsake of a restore, nor, for its sake,
-    the end of the attempt before."""
+    """No number of later checkpoints removes the checkpoint that a restore made first, nor, because
+    of it, the end of the previous attempt."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     for number, why in enumerate(("end", "restore"), 1):
@@ -67,8 +67,8 @@ def test_what_a_restore_took_away_is_kept(bench: Bench) -> None:
 
 
 def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
-    """One is taken in the background and published by the next look; one that came due meanwhile is
-    taken afterwards, and the last at the end."""
+    """A checkpoint is taken in the background and published by the next look. One that is due
+    meanwhile is taken afterwards, and the last one at the end."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     checkpoints = Checkpointing(bench.engine, opened)
@@ -89,7 +89,7 @@ def test_watching_goes_on_while_one_is_taken(bench: Bench) -> None:
 
 
 def test_one_that_cannot_be_taken_is_told(bench: Bench) -> None:
-    """Without its workdir there is no checkpoint: no row, one event that says why, and no error."""
+    """Without its workdir there is no checkpoint: no row, one event with the reason, and no error."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     shutil.rmtree(bench.workspace.path)
@@ -106,8 +106,7 @@ def test_one_that_cannot_be_taken_is_told(bench: Bench) -> None:
 
 
 def test_a_late_supervisor_publishes_nothing(bench: Bench) -> None:
-    """A supervisor whose attempt was taken over learns it at its next checkpoint, and adds no
-    row."""
+    """A supervisor whose attempt was taken over notices it at its next checkpoint, and adds no row."""
     opened = bench.opened()
     bench.transcript.write_text("prompt 1\n")
     checkpoints = Checkpointing(bench.engine, opened)

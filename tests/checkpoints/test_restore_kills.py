@@ -1,5 +1,5 @@
-"""A restore under SIGKILL: whenever it strikes, what was there is in place or in the keepsake, and
-the same restore again completes.
+"""A restore under SIGKILL: at any moment, the earlier content is in place or in the checkpoint that
+the restore made first, and the same restore completes when it is repeated.
 
 `python -m tests.checkpoints.test_restore_kills 200` does it that often and prints the counts; a
 sample runs in the suite.
@@ -31,7 +31,7 @@ PROMPTS = ("prompt 1\nanswer\n", "prompt 1\nanswer\nprompt 2\nanswer\n")
 
 
 class Desk(Diary):
-    """The diary's agent, with what a restore asks of a driver."""
+    """The diary's agent, with the methods that a restore needs of a driver."""
 
     def home(self, environ: dict[str, str]) -> Path:
         return Path(environ["HOME"])
@@ -61,7 +61,7 @@ def files(place: Path, text: str) -> None:
 
 
 def standing(place: Path, transcript: Path) -> tuple[dict[str, str], str]:
-    """Both halves as they are."""
+    """Return both halves in their present state."""
     found = {
         str(path.relative_to(place)): path.read_text()
         for path in place.rglob("*")
@@ -72,8 +72,8 @@ def standing(place: Path, transcript: Path) -> tuple[dict[str, str], str]:
 
 
 def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
-    """A run with an earlier checkpoint and later work, both conversations known; the restore killed
-    so often, at random moments."""
+    """Make a run with an earlier checkpoint and later work, with both conversations known. Kill the
+    restore this often, at random moments."""
     yard = make_yard(top)
     engine = engine_at(top, yard.environ)
     spec = TaskSpec(
@@ -145,8 +145,8 @@ def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
 
 
 def test_whatever_the_moment_nothing_is_lost(tmp_path: Path) -> None:
-    """Killed at random moments a restore loses neither file nor word, and completes when it is
-    asked for again."""
+    """A restore that is killed at random moments loses no file and no text, and completes when it
+    is repeated."""
     assert sum(trial(tmp_path, random.Random(), 3).values()) == 3
 
 

@@ -1,5 +1,5 @@
-"""A restore beside others: what is claimed meanwhile waits, what has to be refused is refused
-before anything is touched."""
+"""A restore while other processes use the run: a claim waits, and an impossible restore is refused
+before anything is changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ground(tmp_path: Path) -> Ground:
 
 
 def queued(ground: Ground) -> tuple[TaskRun, Path]:
-    """A run that is due, with a workdir and a checkpoint of it; the workdir has gone on since."""
+    """Make a run that is due, with a workdir and a checkpoint of it. The workdir has changed since."""
     spec = ground.yard.spec("worktree")
     workspace = ground.engine.workspaces.plan(spec, "task", ground.yard.repo)
     run = ground.engine.store.add(spec, uuid.uuid4().hex, "task", workspace)
@@ -53,8 +53,8 @@ def checkpoint(engine: Engine, run: TaskRun, number: int, **more: object) -> Che
 
 
 def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
-    """While somebody has the workdir an attempt is put off, by name, and counts for nothing: nobody
-    has to see to it."""
+    """While another process has the workdir an attempt is postponed, and the process is named. The
+    attempt does not count, and no person is asked."""
     run, top = queued(ground)
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "perdure restore task")
@@ -71,8 +71,8 @@ def test_an_attempt_waits_for_the_workdir(ground: Ground) -> None:
 
 @pytest.mark.parametrize("again", range(5))
 def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground, again: int) -> None:
-    """Whenever a pool claims it, a restore is done whole or refused untouched, and no attempt ends
-    for a person to look at."""
+    """Whenever a pool claims it, a restore is completed or refused without a change, and no attempt
+    asks for a person."""
     run, top = queued(ground)
     assert run.workspace is not None
     engine, store = ground.engine, ground.engine.store
@@ -109,7 +109,7 @@ def test_a_pool_claims_the_run_while_it_is_restored(ground: Ground, again: int) 
 
 
 def test_what_cannot_be_restored_is_refused_first(ground: Ground) -> None:
-    """Where the conversation is lost nothing is touched: no keepsake, the same agent, the same
+    """If the conversation is lost, nothing is changed: no new checkpoint, the same agent, the same
     files."""
     run, top = queued(ground)
     part = CopyPart("s-1", "main", 18, "ab")
@@ -122,8 +122,8 @@ def test_what_cannot_be_restored_is_refused_first(ground: Ground) -> None:
 
 
 def test_a_restore_to_another_agent_is_undone_too(ground: Ground) -> None:
-    """Back at a checkpoint of another agent the run is that agent's; the keepsake is of the one
-    before, and leads back to it."""
+    """After a restore to a checkpoint of another agent the run belongs to that agent. The
+    checkpoint made first belongs to the previous agent, and leads back to it."""
     run, top = queued(ground)
     checkpoint(ground.engine, run, 2, agent="codex")
     there = restore(ground.engine, "task", 1).undo

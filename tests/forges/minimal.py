@@ -358,7 +358,8 @@ def approved(forge: Forge, text: str, sender: str = "ada") -> Sent:
 def red(
     forge: Forge, sender: str, commit: str = COMMIT, branch: str = BRANCH, name: str = "build"
 ) -> list[Sent]:
-    """All that a forge sends of one red workflow with one failed job, in its order."""
+    """Return everything that a forge sends about one failed workflow with one failed job, in its
+    order."""
     url = f"https://forge.example/{REPOSITORY}/actions/runs/1"
     if forge is Forge.GITLAB:
         run = {"id": 31, "name": None, "ref": branch, "sha": commit, "status": "failed", "url": url}

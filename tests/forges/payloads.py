@@ -1,4 +1,4 @@
-"""Webhooks as the forges send them: recorded bodies, those that are derived from one, and the
+"""Webhooks as the forges send them: recorded bodies, bodies that are derived from one, and the
 headers with their signatures."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SIGNING = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 def recorded(forge: str, name: str) -> Any:
-    """A recorded body, as JSON."""
+    """Return a recorded body, as JSON."""
     return json.loads((RECORDED / forge / f"{name}.json").read_bytes())
 
 
@@ -42,7 +42,7 @@ def as_forgejo(headers: dict[str, str]) -> dict[str, str]:
 
 
 def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
-    """A recorded body, changed: marked as what it is."""
+    """Return a recorded body with changes. It is marked as derived."""
     body = recorded(forge, name)
     change(body)
     return json.dumps({**body, "derived_by_perdure": True}).encode()
@@ -51,7 +51,7 @@ def derived(forge: str, name: str, change: Callable[[Any], Any]) -> bytes:
 def headers(
     forge: Forge, event: str, body: bytes, secret: str = SECRET, id: str = ""
 ) -> dict[str, str]:
-    """The forge's headers, with names in lower case."""
+    """Return the forge's headers, with names in lower case."""
     delivery = id or str(uuid.uuid4())
     digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
     found = {"content-type": "application/json"}
@@ -153,7 +153,7 @@ def gitea_workflow(body: Any) -> None:
 
 
 def forgejo_run(body: Any) -> None:
-    """A run's own repository and user: the event has none."""
+    """Return a run's own repository and user, because the event has none."""
     repository, sender = body.pop("repository"), body.pop("sender")
     body |= {
         "action": "failure",
@@ -171,7 +171,7 @@ def forgejo_run(body: Any) -> None:
 
 
 def forgejo_pull_run(body: Any) -> None:
-    """The run of a pull request names its number in place of a branch."""
+    """Return the run of a pull request, which has the pull request's number in place of a branch."""
     forgejo_run(body)
     body["run"] |= {"prettyref": "#9", "is_fork_pull_request": True}
 

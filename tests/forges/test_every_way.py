@@ -1,5 +1,5 @@
-"""Every recorded webhook, sent every way: again, in any order, under another id, changed, cut,
-packed, as a form; into a real store."""
+"""Every recorded webhook, sent in every way: again, in any order, with another id, changed, cut,
+compressed, as a form; into a real store."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 
 def take(forge: Forge, secret: str, body: bytes, *, id: str = "", **change: str) -> Arrived:
-    """As the server takes it, of one source a forge."""
+    """Receive it as the server does, with one source for each forge."""
     headers = payloads.headers(forge, "push", body, secret, id=id) | change
     return receive(
         headers,
@@ -151,8 +151,8 @@ def test_changed_on_the_way(forge: Forge, secret: str, path: Path) -> None:
     ],
 )
 def test_texts_that_break_stores(store: SqlStore, text: str) -> None:
-    """Half characters, NUL, directions, escapes and quotes in every text of a delivery: it is kept,
-    read and given back."""
+    """Half characters, NUL, direction marks, escapes and quotes in every text of a delivery: it is
+    stored and read back."""
     for directory, name in (
         ("github", "issue_comment_created"),
         ("gitlab", "issue_comment_create"),
@@ -170,7 +170,7 @@ def test_texts_that_break_stores(store: SqlStore, text: str) -> None:
 
 
 def _with(text: str, value: object) -> object:
-    """The same, with the text in every text that says something."""
+    """Return the same body, with the text added to every text that has a meaning."""
     if isinstance(value, dict):
         return {key: _with(text, each) for key, each in value.items()}
     if isinstance(value, list):

@@ -110,7 +110,7 @@ SAID: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def comes_to(forge: Forge, event: str, body: bytes, name: str) -> None:
-    """Fails where the body comes to something else than `SAID` has under the name."""
+    """Fail if the body does not become the intent that `SAID` has under the name."""
     kind, fields = SAID[name]
     found = read(forge, event, parsed(body)).intent
     if not kind:
@@ -124,14 +124,14 @@ def comes_to(forge: Forge, event: str, body: bytes, name: str) -> None:
 
 
 def test_every_recorded_body_is_read_here() -> None:
-    """The table above has all that was recorded, and nothing else."""
+    """The table above has exactly the recorded bodies."""
     assert {path.stem for path in (payloads.RECORDED / RECORDED).iterdir()} == set(SAID)
 
 
 @pytest.mark.parametrize("name", SAID)
 def test_what_a_real_gitea_sends(name: str) -> None:
-    """Each body is authentic by its own headers, and comes to what was done; if a byte is added it
-    is refused."""
+    """Each body is authentic by its own headers, and becomes the right intent. With one more byte
+    it is refused."""
     headers, body = payloads.sent_headers(RECORDED, name), payloads.raw(RECORDED, name)
     arrived = received(headers, body, Forge.GITEA)
     comes_to(Forge.GITEA, arrived.event, body, name)
@@ -143,7 +143,7 @@ def test_what_a_real_gitea_sends(name: str) -> None:
     "name", [each for each in SAID if not each.startswith(("status", "actions"))]
 )
 def test_the_same_from_forgejo(name: str) -> None:
-    """Forgejo sends the same bodies under its own headers, but for what is checked."""
+    """Forgejo sends the same bodies with its own headers; failed checks are different."""
     body = payloads.raw(RECORDED, name)
     headers = payloads.as_forgejo(payloads.sent_headers(RECORDED, name))
     comes_to(Forge.FORGEJO, received(headers, body, Forge.FORGEJO).event, body, name)

@@ -120,13 +120,13 @@ def test_what_a_webhook_comes_to(
     ("forge", "event", "body"), DULL, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
-    """Everything else says in a few words why nothing follows from it."""
+    """For every other event there is a short reason why nothing follows from it."""
     reading = read(forge, event, parsed(body))
     assert reading.intent is None and reading.reason
 
 
 def from_a_fork(body: Any) -> None:
-    """The pull request of a fork whose branch has the name of an agent's own."""
+    """Return the pull request of a fork whose branch has the name of an agent's own branch."""
     for thing in (body.get("pull_request", {}), body.get("workflow_run", {})):
         if "head" in thing:
             thing["head"] |= {"ref": "perdure/dev-1", "repo": {"full_name": "mallory/fork"}}
@@ -157,7 +157,7 @@ def from_a_fork_that_is_gone(body: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_fork_has_no_branch_of_ours(forge: Forge, event: str, body: bytes) -> None:
-    """Events of a fork's pull request are not taken for the agent's own, whatever its branch is
-    called: anybody can make one and close it, or let its checks fail."""
+    """Events of a fork's pull request do not concern the agent's own, whatever its branch is
+    called. Anybody can open one and close it, or let its checks fail."""
     found = read(forge, event, parsed(body)).intent
     assert found is not None and found.branch == "" and "perdure/dev-1" in body.decode()

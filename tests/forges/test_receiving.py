@@ -1,5 +1,5 @@
-"""The forge of a delivery is recognized, its signature checked, and any defect of it leads to a
-refusal and nothing else."""
+"""The forge of a delivery is recognized and its signature checked. Any defect leads to a refusal
+and has no other effect."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def status(headers: dict[str, str], body: bytes, *secrets: str, **more: Any) -> 
 
 @way
 def test_an_authentic_delivery(forge: Forge, secret: str) -> None:
-    """Each forge is known by its headers, its delivery by the forge's id, and what it says is read;
-    a second active secret counts too."""
+    """Each forge is recognized by its headers, and its delivery by the forge's id. A second active
+    secret also counts."""
     headers, body = sent(forge, secret)
     assert detect(headers) is forge
     found = take(headers, body, "another secret, the old one", secret, expected=forge)
@@ -67,8 +67,8 @@ def test_an_authentic_delivery(forge: Forge, secret: str) -> None:
 
 @way
 def test_a_flipped_bit(forge: Forge, secret: str) -> None:
-    """A body with any bit flipped, a piece cut off, or another signature is refused; a plain token
-    covers no body, so there only it is."""
+    """A body with any bit flipped, a part cut off, or another signature is refused. A plain token
+    does not protect the body, so only the token is changed there."""
     headers, body = sent(forge, secret)
     signed = not (forge is Forge.GITLAB and secret == SECRET)
     for at in range(0, len(body), 97) if signed else ():
@@ -92,8 +92,8 @@ def test_a_flipped_bit(forge: Forge, secret: str) -> None:
 
 @way
 def test_no_secret_no_trust(forge: Forge, secret: str) -> None:
-    """Without a secret, or with an empty one, nothing is authentic, also not what was signed with
-    the empty one."""
+    """Without a secret, or with an empty one, nothing is authentic, even if it was signed with the
+    empty one."""
     event, directory, name = EVENTS[forge]
     body = p.raw(directory, name)
     empty = p.headers(forge, event, body, "")
@@ -102,8 +102,8 @@ def test_no_secret_no_trust(forge: Forge, secret: str) -> None:
 
 
 def test_the_order_of_detection() -> None:
-    """Forgejo sends Gitea's and GitHub's headers as well, Gitea sends GitHub's: the most own one
-    decides, and so does its signature."""
+    """Forgejo also sends Gitea's and GitHub's headers, and Gitea sends GitHub's. The most specific
+    header decides, and so does its signature."""
     headers, body = sent(Forge.FORGEJO, SECRET)
     assert detect(headers) is Forge.FORGEJO
     assert status(headers | {"x-forgejo-signature": ""}, body) == 401
@@ -120,8 +120,8 @@ def test_the_order_of_detection() -> None:
 
 
 def test_standard_webhooks() -> None:
-    """The signature is that of the specification's own example; five minutes off, another id or an
-    unknown version is refused."""
+    """The signature is that of the specification's own example. Five minutes of difference, another
+    id, and an unknown version are refused."""
     body = b'{"test": 2432232314}'
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330",
@@ -176,7 +176,7 @@ def test_only_plain_json(change: dict[str, str], expected: int) -> None:
     ids=range(14),
 )  # fmt: skip
 def test_authentic_nonsense(body: bytes) -> None:
-    """A body that is signed and no JSON object is refused with 400, and never ends in an error."""
+    """A signed body that is not a JSON object is refused with 400, and never ends in an error."""
     assert status(p.headers(Forge.GITHUB, "push", body), body) == 400
 
 
@@ -200,7 +200,7 @@ def test_a_key_that_is_there_twice(forge: Forge) -> None:
 
 
 def test_too_large() -> None:
-    """A body of more than 25 MiB is not looked at."""
+    """A body of more than 25 MiB is not read."""
     body = b" " * (26 * 1024 * 1024)
     assert status(p.headers(Forge.GITHUB, "push", body), body) == 413
 
@@ -224,8 +224,8 @@ def test_a_delivery_without_an_id() -> None:
 
 
 def test_hostile_fields() -> None:
-    """Foreign text is bounded and valid; an address with a password, a path that leads upwards, and
-    an invalid number are dropped."""
+    """Foreign text is limited and valid. An address with a password, a path with `..`, and an
+    invalid number are dropped."""
     body = p.recorded("github", "issue_comment_created")
     body["comment"] |= {"body": "x\x00\ud800" + "y" * 100_000, "html_url": "javascript:alert(1)"}
     body["issue"] |= {"title": "a\nb\x1b[31m" + "c" * 1000, "number": 1}
@@ -283,7 +283,7 @@ BODIES += [
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_no_payload_raises(data: st.DataObject) -> None:
-    """A real payload with any value in any place is read, and what is read fits its bounds."""
+    """A real payload with any value in any place is read, and the result is within its limits."""
     forge, event, body = data.draw(st.sampled_from(BODIES))
     payload = json.loads(body)
     for _ in range(data.draw(st.integers(1, 4))):
@@ -327,6 +327,5 @@ def test_no_payload_raises(data: st.DataObject) -> None:
     st.binary(max_size=60),
 )  # fmt: skip
 def test_nobody_gets_in_without_the_secret(headers: dict[str, str], body: bytes) -> None:
-    """With any headers and body, a sender without the secret is refused, and nothing else is
-    raised."""
+    """A sender without the secret is refused, with any headers and body. There is no other error."""
     assert status(headers | {"content-type": "application/json"}, body) in (400, 401)

@@ -1,5 +1,5 @@
-"""Mentions and commands in an author's own words, in the Markdown of the forges, at a cost that no
-text can drive up."""
+"""Mentions and commands in an author's own words, in the Markdown of the forges, at a bounded cost
+for any text."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_who_is_called(text: str) -> None:
 
 @pytest.mark.parametrize("text", OTHERS)
 def test_who_is_not_called(text: str) -> None:
-    """A login in a quote, in code or in a comment of HTML is not."""
+    """A login in a quote, in code or in an HTML comment is not mentioned."""
     assert mentioned(text) == ()
 
 
@@ -70,13 +70,14 @@ def test_who_is_not_called(text: str) -> None:
     ],
 )
 def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
-    """The command to stop is on its own line and addressed to a login."""
+    """The command to stop must be on a line of its own and name a login."""
     assert stopped(text) == logins
 
 
 @given(st.text(alphabet="`~>@-* \n\tabc<!", max_size=300))
 def test_what_is_left_is_said(text: str) -> None:
-    """With any text, nothing is invented, and nothing is mentioned that the text does not name."""
+    """For any text, only words of the text are returned, and only logins that it names are
+    mentioned."""
     assert set(spoken(text)) <= set(text) | {" ", "\n"}
     assert all(login in text for login in mentioned(text))
 
@@ -108,13 +109,13 @@ def test_texts_at_the_bound(piece: str) -> None:
     ],
 )
 def test_a_difference(before: str, now: str, shown: str) -> None:
-    """The lines that went and came, with a few around them, and no others."""
+    """The result has the removed and added lines, with a few around them, and no others."""
     assert difference(before, now) == shown
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abc"), max_size=12))
 def test_every_difference(before: list[str], now: list[str]) -> None:
-    """Exactly the lines that are in one text alone are marked so, and equal texts have none."""
+    """Exactly the lines that are in one text only are marked, and equal texts have none."""
     shown = difference("\n".join(before), "\n".join(now)).splitlines()
     gone, come = (
         [line[2:] for line in shown if line[0] == "-"],
@@ -142,7 +143,8 @@ DIFF = (
     ],
 )
 def test_the_hunk_of_a_line(line: int, removed: bool, shown: str) -> None:
-    """The hunk that has the line, counted in the new file or the old one, to the line itself."""
+    """The result is the hunk with the line, counted in the new file or the old one, up to the line
+    itself."""
     assert hunk_at(DIFF, line, removed=removed) == shown
 
 

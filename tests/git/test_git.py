@@ -1,4 +1,5 @@
-"""git as perdure runs it: bounded, scrubbed, and with a sentence when it fails."""
+"""git as perdure runs it: with limits, without the caller's environment, and with a sentence when
+it fails."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def test_nothing_of_gits_environment_is_inherited(yard: Yard) -> None:
 
 
 def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: Git) -> None:
-    """Settings of ~/.gitconfig affect plain git and not perdure's, except for the user's name."""
+    """Settings of ~/.gitconfig affect plain git and not perdure's git, except for the user's name."""
     assert yard.git("config", "init.defaultBranch") == "main"
     assert git.run("config", "init.defaultBranch", good=(1,)).stdout == b""
     assert git.user() == {"user.name": "Una User", "user.email": "una@example.org"}
@@ -60,7 +61,7 @@ def test_the_users_and_the_systems_configuration_are_not_read(yard: Yard, git: G
     ],
 )
 def test_a_repository_cannot_overrule_a_setting(yard: Yard, git: Git, key: str) -> None:
-    """Environment configuration beats what an agent wrote into the repository."""
+    """Configuration from the environment has precedence over an agent's entries in the repository."""
     yard.git("config", key, "evil")
     assert yard.git("config", key) == "evil"
     assert git.run("config", key).text != "evil"
@@ -89,14 +90,14 @@ def test_no_transport_is_allowed_unless_asked_for(yard: Yard, git: Git, url: str
 
 
 def test_one_transport_can_be_asked_for(yard: Yard, git: Git) -> None:
-    """A call may use what it names, and only that."""
+    """A call may use the transport that it names, and no other."""
     git.run("fetch", "--", str(yard.repo), allow=("file",))
     with pytest.raises(GitFailed, match="not allowed"):
         git.run("fetch", "--", "https://127.0.0.1:1/o/r", allow=("file",))
 
 
 def test_a_call_over_its_deadline_is_ended_with_its_children(yard: Yard, git: Git) -> None:
-    """git and what it started are gone, and the error says after how long."""
+    """git and its children have ended, and the error says after how long."""
     note = yard.top / "pid"
     for seconds in (
         0.3,
@@ -121,7 +122,7 @@ def alive(pid: int) -> bool:
 
 
 def test_output_has_a_cap(git: Git) -> None:
-    """A git that does not stop talking is ended, and stderr keeps its end only."""
+    """A git with endless output is ended, and only the end of stderr is kept."""
     with pytest.raises(GitFailed, match="more than 1000 bytes"):
         git.run("-c", "alias.flood=!yes", "flood", cap=1000)
     told = git.run("-c", "alias.loud=!yes x | head -c 1000000 >&2; echo end >&2", "loud")
@@ -129,8 +130,7 @@ def test_output_has_a_cap(git: Git) -> None:
 
 
 def test_a_failure_is_a_sentence_with_its_evidence(yard: Yard, git: Git) -> None:
-    """The message names the command, the place and git's own reason; argv, code and stderr are
-    kept."""
+    """The message names the command, the path and git's own reason. argv, code and stderr are kept."""
     with pytest.raises(
         GitFailed, match=f"git show failed in {yard.repo}: bad revision 'nothing'"
     ) as caught:
@@ -143,7 +143,7 @@ def test_a_failure_is_a_sentence_with_its_evidence(yard: Yard, git: Git) -> None
 
 
 def test_stdin_is_what_was_given_or_nothing(yard: Yard, git: Git) -> None:
-    """git never waits for a terminal; bytes and files can be fed to it."""
+    """git never waits for a terminal. Bytes and files can be its input."""
     assert git.run("hash-object", "--stdin").text == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
     assert git.run("hash-object", "--stdin", stdin=b"second\n").text == yard.git(
         "rev-parse", "HEAD:README"
@@ -155,7 +155,7 @@ def test_stdin_is_what_was_given_or_nothing(yard: Yard, git: Git) -> None:
 
 
 def test_a_descriptor_outlives_the_caller_in_gits_children(yard: Yard) -> None:
-    """A lock given in `keep` is inherited by git and by what git starts."""
+    """A lock given in `keep` is inherited by git and its children."""
     with (yard.top / "lock").open("w") as lock:
         git = Git(cwd=yard.repo, environ=yard.environ, keep=(lock.fileno(),))
         assert git.run(
@@ -165,7 +165,7 @@ def test_a_descriptor_outlives_the_caller_in_gits_children(yard: Yard) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "HEAD:README", "--all", "HEAD~9", ""])
 def test_what_is_no_commit_is_empty(git: Git, name: str) -> None:
-    """A revision that names no commit, or looks like an option, is not found, and runs nothing."""
+    """A revision that names no commit, or looks like an option, is not found, and no program runs."""
     assert git.commit(name) == ""
 
 
@@ -180,15 +180,15 @@ def test_head_and_refs_are_read(yard: Yard, git: Git) -> None:
 
 
 def test_a_new_ref_is_not_written_over_an_old_one(yard: Yard, git: Git) -> None:
-    """`new` means new: a branch that is there already is an error and stays."""
+    """With `new` an existing branch is an error and stays."""
     with pytest.raises(GitFailed):
         git.set_ref("refs/heads/main", yard.git("rev-parse", "HEAD~1"), "x", new=True)
     assert yard.git("log", "-1", "--format=%s") == "second"
 
 
 def test_a_status_survives_every_name(yard: Yard, git: Git) -> None:
-    """Newlines, quotes, arrows and bytes that are no text come through; a rename is a deletion and
-    a new file."""
+    """Newlines, quotes, arrows and bytes that are not text are preserved. A rename is a deletion
+    and a new file."""
     names = ["a\nb", "a -> b", '"q"', " x ", "\udcff", "? y"]
     for name in names:
         (yard.repo / name).write_text("x")
@@ -229,7 +229,7 @@ def test_a_newline_in_a_path_forges_no_worktree(yard: Yard, git: Git) -> None:
 
 
 def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
-    """Without git, or with one that would ignore the settings, nothing is run."""
+    """If git is missing, or would ignore the settings, nothing is run."""
     for version, why in (
         ("git version 2.30.2", "too old"),
         ("nonsense", "too old"),
@@ -256,8 +256,8 @@ def test_a_git_that_cannot_be_hardened_is_refused(yard: Yard) -> None:
 def test_an_operand_that_looks_like_an_option_is_an_operand(
     yard: Yard, git: Git, args: tuple[str, ...]
 ) -> None:
-    """After `--` or --end-of-options nothing is taken for an option; `worktree add -b -D` really
-    deletes a branch."""
+    """After `--` or --end-of-options nothing is read as an option; without them `worktree add -b
+    -D` really deletes a branch."""
     yard.git("branch", "victim")
     git.run(*args, allow=("file",), good=range(256))
     assert "victim" in yard.git("branch") and not (yard.repo / "fired").exists()
@@ -266,14 +266,14 @@ def test_an_operand_that_looks_like_an_option_is_an_operand(
 
 
 def test_a_status_on_a_broken_repository_is_never_empty(yard: Yard, git: Git) -> None:
-    """Where git cannot tell, the answer is an error and not `clean`."""
+    """If git cannot tell, the result is an error and not `clean`."""
     (yard.repo / ".git/index").write_bytes(b"torn")
     with pytest.raises(GitFailed):
         git.status()
 
 
 def test_a_silent_server_is_given_up(yard: Yard, git: Git) -> None:
-    """A server that takes the connection and says nothing ends as an error with a hint; a
+    """A server that accepts the connection and sends nothing ends as an error with a hint. A
     repository cannot lift the limit."""
     yard.git("config", "http.lowSpeedTime", "0")
     assert git.run("config", "http.lowSpeedTime").text == "30"
@@ -300,8 +300,8 @@ HALF = (
     ids=["handshake", "question", "answer", "too many"],
 )
 def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: bool) -> None:
-    """A server that is killed in the handshake, before its answer or in it may be there again soon,
-    as one that has too much to do."""
+    """A server that is killed in the handshake, before its answer or in it, is treated as
+    temporarily unavailable, like an overloaded one."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -329,7 +329,7 @@ def test_a_server_that_goes_away(git: Git, scheme: str, answer: bytes, reached: 
 
 
 def test_a_servers_words_cannot_steer_a_terminal(yard: Yard, git: Git) -> None:
-    """Escape sequences and direction overrides on git's stderr are question marks in the error."""
+    """Escape sequences and direction overrides on git's stderr become question marks in the error."""
     evil = r"printf 'fatal: \033]0;pwned\007 \342\200\256 x\033[2J\n' >&2; exit 1"
     with pytest.raises(GitFailed) as caught:
         git.run("-c", f"alias.evil=!{evil}", "evil")
@@ -338,7 +338,7 @@ def test_a_servers_words_cannot_steer_a_terminal(yard: Yard, git: Git) -> None:
 
 
 def test_grafts_are_not_believed(yard: Yard, git: Git) -> None:
-    """`info/grafts` changes history for plain git, and not for perdure's."""
+    """`info/grafts` changes history for plain git, and not for perdure's git."""
     (yard.repo / ".git/info").mkdir(exist_ok=True)
     (yard.repo / ".git/info/grafts").write_text(yard.git("rev-parse", "HEAD") + "\n")
     assert yard.git("rev-list", "--count", "HEAD") == "1"

@@ -1,4 +1,4 @@
-"""HEAD and the user's name read from files: the same as git says, or nothing."""
+"""HEAD and the user's name are read from files: the result is git's own, or nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def _asked(yard: Yard, place: Path) -> tuple[str, str]:
 
 
 def test_head_is_what_git_says(yard: Yard) -> None:
-    """On a loose branch, a packed one, one that is both, a detached HEAD and a linked worktree."""
+    """The same result on a loose branch, a packed one, one that is both, a detached HEAD and a
+    linked worktree."""
     git_dir = yard.repo / ".git"
     linked = yard.top / "linked"
     yard.git("worktree", "add", "-q", "-b", "deep/er", str(linked))
@@ -65,7 +66,8 @@ def _link(git_dir: Path) -> None:
 
 
 def test_refs_are_what_git_says(yard: Yard) -> None:
-    """Loose and packed ones, of which the loose one counts; a lock of git's is no ref."""
+    """Loose and packed refs are read; if both exist, the loose one counts. A lock of git is not a
+    ref."""
     common = yard.repo / ".git"
     git = Git(cwd=common, git_dir=common, environ=yard.environ)
     for name in ("topic/one", "topic/two/three", "topical", "alone"):
@@ -82,8 +84,8 @@ def test_refs_are_what_git_says(yard: Yard) -> None:
 
 
 def test_a_checkout_is_found_as_git_finds_it(yard: Yard) -> None:
-    """From within; a linked worktree, a bare repository and other people's files are left to
-    git."""
+    """It is found from a subdirectory. A linked worktree, a bare repository and other people's
+    files are left to git."""
     below, linked, bare = yard.repo / "a/b", yard.top / "linked", yard.top / "bare.git"
     below.mkdir(parents=True)
     for start in (yard.repo, below):
@@ -122,8 +124,7 @@ def test_a_checkout_is_found_as_git_finds_it(yard: Yard) -> None:
     ],
 )
 def test_anything_unusual_is_left_to_git(yard: Yard, change: Callable[[Path], None]) -> None:
-    """A format that is not understood, a link, a pipe, and a name that leads out of the
-    branches."""
+    """An unknown format, a link, a pipe, and a name that leads out of the branches are left to git."""
     git_dir = yard.repo / ".git"
     change(git_dir)
     assert on_disk.head(git_dir) is None

@@ -1,1 +1,1 @@
-"""Perdure beside a real Gitea: `make test-forge`."""
+"""perdure with a real Gitea: `make test-forge`."""

@@ -1,4 +1,4 @@
-"""A real Gitea as a place of `tests.forgeapi.suite`."""
+"""A real Gitea for `tests.forgeapi.suite`."""
 
 from __future__ import annotations
 

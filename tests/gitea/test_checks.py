@@ -1,4 +1,4 @@
-"""A red run of a real Gitea's Actions, of what the agent pushed; and the verdict on the run's work,
+"""A failed run of a real Gitea's Actions on the agent's push, and the verdict on the run's work,
 with its signed receipt, in the comments."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def failures(one: World) -> list[tuple[str, DeliveryState]]:
 
 def test_a_red_run_of_what_the_agent_pushed(gitea: Gitea) -> None:
     """The job's status and the workflow's run become one update in the same conversation, with the
-    error of the job's log, though nobody is named but the agent itself, which pushed, and Gitea."""
+    error of the job's log. Only the agent itself, which pushed, and Gitea are named as authors."""
     with world(gitea, SCRIPT, 'publish = "pull"') as one:
         path = ".gitea/workflows/push.yml"
         gitea.commit(one.repository, "main", path, workflow(ON_PUSH), by="ada")
@@ -67,8 +67,8 @@ def test_a_red_run_of_what_the_agent_pushed(gitea: Gitea) -> None:
 
 
 def test_the_verdict_and_the_receipt(gitea: Gitea, tmp_path: Path) -> None:
-    """The comment on the issue has the verdict on the work with its evidence; there and on the pull
-    request stands the signed receipt, once, and verifies as it stands."""
+    """The comment on the issue has the verdict on the work with its evidence. The signed receipt is
+    on the issue and on the pull request, once each, and verifies."""
     more = 'publish = "pull"\nverify = "grep -q up rounding.txt"'
     with world(gitea, SCRIPT, more, settings='receipts = "comment"') as one:
         key, receipt = tmp_path / "host.pub", tmp_path / "receipt.json"

@@ -1,5 +1,5 @@
-"""The end of the work on a real Gitea: nothing goes that is nowhere else, and what the forge keeps
-counts as saved."""
+"""The end of the work on a real Gitea: only saved work is removed, and what the forge keeps counts
+as saved."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.forge
 
 
 def test_squashed_and_its_branch_deleted(gitea: Gitea) -> None:
-    """After a squash no branch has the agent's commits any more; Gitea keeps them with the pull
-    request, so the workdir may go, and comes back with its commits when the issue is opened
-    again."""
+    """After a squash no branch has the agent's commits any more. Gitea keeps them with the pull
+    request, so the workdir may be removed, and is restored with its commits when the issue is
+    reopened."""
     with world(
         gitea,
         "run echo up > rounding.txt && git add . && git commit -qm up\n---\nsay Done.\n---\nsay "

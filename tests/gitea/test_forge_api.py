@@ -1,4 +1,5 @@
-"""perdure's client on a real Gitea: the promises of every forge, and what only a real one shows."""
+"""perdure's client on a real Gitea: the promises for every forge, and the behavior that only a real
+one has."""
 
 from __future__ import annotations
 

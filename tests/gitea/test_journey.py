@@ -1,5 +1,5 @@
 """The journey of an issue on a real Gitea, with the real Claude Code: what reached the model, and
-what stands on the forge."""
+the state of the forge."""
 
 from __future__ import annotations
 

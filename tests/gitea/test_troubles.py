@@ -1,4 +1,4 @@
-"""A real Gitea that goes away, comes back, and does not take a token any more."""
+"""A real Gitea that stops, starts again, and refuses a token."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ say It rounds up now.
 
 @pytest.fixture
 def own() -> Iterator[Gitea]:
-    """One that may be killed."""
+    """Start a Gitea that the test may kill."""
     with running() as found:
         yield found
 
 
 def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
-    """The issue was received, and then Gitea is killed: the attempt waits for it, says for what,
-    and is made when it is there again."""
+    """The issue was received, and then Gitea is killed. The attempt waits for it and says so, and
+    is made when it is there again."""
     with world(own, "say One.\n") as one:
         one.start("--jobs", "0")
         one.issue("Rounding", "The total is off by a cent.")

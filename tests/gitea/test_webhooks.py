@@ -1,4 +1,4 @@
-"""A real Gitea's webhooks: what it sends is what was recorded, and reaches a real `perdure
+"""A real Gitea's webhooks: they are the same as the recorded ones, and reach a real `perdure
 serve`."""
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ secret_file = "{home}/secret"
 
 
 def test_what_it_sends_is_what_was_recorded() -> None:
-    """Each delivery of a whole story is authentic by its real headers, and comes to what the
-    recorded one comes to; none is missing."""
+    """Each delivery of a whole story is authentic by its real headers, and becomes the same intent
+    as the recorded one. None is missing."""
     with running() as own, listening() as listener:
         told = recording(own, listener)
     for name, call in told.items():

@@ -1,7 +1,8 @@
 """A team in miniature: a real Gitea with a repository and its people, Claude Code on a script, and
 a real `perdure serve` between them.
 
-`ada` owns the repository and asks, `mallory` may only read it, `dev-bot` is perdure's login.
+`ada` owns the repository and gives the tasks, `mallory` may only read it, and `dev-bot` is
+perdure's login.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ _numbers = count(1)
 
 
 class World:
-    """One repository and one perdure. `issue`, `say` and the like are what people do; `run` is what
-    perdure shows."""
+    """One repository and one perdure. `issue`, `say` and the like are actions of people; `run` is
+    what perdure shows."""
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class World:
         self.serving = Serving(self.stage.home, config, **self.stage.environ)
 
     def start(self, *words: str) -> World:
-        """perdure serves, and Gitea calls it."""
+        """Start perdure's server, and add the webhook to Gitea."""
         self.serving.start(*(words or ("--jobs", "2")))
         self.gitea.webhook(
             self.repository, f"http://127.0.0.1:{self.serving.port}/webhooks/tea", SECRET
@@ -82,15 +83,15 @@ class World:
         return self
 
     def until(self, met: Callable[[], Any], what: str) -> Any:
-        """Waits longer than others: a forge that was down is asked again after a minute, or two."""
+        """Wait longer than other tests: a forge that was down is asked again after a minute or two."""
         return self.serving.until(met, what, PATIENCE_S)
 
     def do(self, method: str, path: str, body: object = None, *, by: str = "ada") -> Any:
-        """One call of Gitea's API, below the repository."""
+        """Make one call of Gitea's API, below the repository."""
         return self.gitea.api(method, f"/repos/{self.repository}{path}", body, by=by)
 
     def issue(self, title: str, text: str, *, assigned: bool = True, by: str = "ada") -> int:
-        """A new issue, for dev-bot."""
+        """Open a new issue, for dev-bot."""
         made = {"title": title, "body": text} | ({"assignees": ["dev-bot"]} if assigned else {})
         number: int = self.do("POST", "/issues", made, by=by)["number"]
         return number
@@ -99,7 +100,7 @@ class World:
         self.do("POST", f"/issues/{number}/comments", {"body": text}, by=by)
 
     def pulls(self) -> list[dict[str, Any]]:
-        """The pull requests, open or not."""
+        """Return the pull requests, open or not."""
         found: list[dict[str, Any]] = self.do("GET", "/pulls?state=all")
         return found
 
@@ -109,7 +110,7 @@ class World:
         return base64.b64decode(found).decode()
 
     def comment(self, number: int = 1) -> str:
-        """The only comment that dev-bot made there, or nothing."""
+        """Return the only comment of dev-bot there, or None."""
         found = [
             each["body"]
             for each in self.do("GET", f"/issues/{number}/comments")
@@ -122,7 +123,7 @@ class World:
         return {each["content"] for each in self.do("GET", f"/issues/{number}/reactions") or []}
 
     def statuses(self, commit: str) -> dict[str, str]:
-        """Names and states."""
+        """Return names and states."""
         return {
             each["context"]: each["status"]
             for each in self.do("GET", f"/commits/{commit}/status")["statuses"] or []
@@ -133,12 +134,12 @@ class World:
         return found
 
     def run(self) -> dict[str, Any]:
-        """The only run, as `perdure show --json` tells it."""
+        """Return the only run, as `perdure show --json` prints it."""
         (found,) = self.runs()
         return self.stage.show(found["name"])
 
     def settled(self, attempts: int) -> dict[str, Any]:
-        """The only run, when it has so many attempts and all are over."""
+        """Return the only run, when it has this many attempts and all are over."""
 
         def met() -> dict[str, Any] | None:
             found = self.run() if self.runs() else {"state": ""}

@@ -1,4 +1,4 @@
-"""A pool is woken as soon as work is due, but nothing depends on that."""
+"""A pool is woken as soon as work is due, but no work depends on that."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LONG_S = 3600.0
 
 
 def test_a_bell_wakes_who_waits(tmp_path: Path) -> None:
-    """A pool that would sleep for an hour is woken by whoever rings at its state directory, and by
-    itself."""
+    """A pool that would sleep for an hour is woken by any process that rings at its state
+    directory, and by itself."""
     with closing(Bell(tmp_path)) as bell:
         for kick in (lambda: ring(tmp_path), bell.ring):
             waiting = threading.Thread(target=bell.wait, args=(LONG_S,))
@@ -26,7 +26,7 @@ def test_a_bell_wakes_who_waits(tmp_path: Path) -> None:
 
 
 def test_a_ring_before_the_wait_counts(tmp_path: Path) -> None:
-    """A ring while nobody waited ends the next wait; a bell that nobody hears blocks nobody."""
+    """A ring before the wait ends the next wait. A bell without a listener blocks no process."""
     with closing(Bell(tmp_path)) as bell:
         for _ in range(1000):
             ring(tmp_path)
@@ -34,8 +34,8 @@ def test_a_ring_before_the_wait_counts(tmp_path: Path) -> None:
 
 
 def test_nobody_has_to_be_there(tmp_path: Path) -> None:
-    """Without a pool nothing happens; the bell that a killed pool left is taken down, and another
-    one still rings."""
+    """Without a pool nothing happens. The bell that a killed pool left is removed, and another one
+    still rings."""
     ring(tmp_path / "nothing")
     killed = (
         "import os, pathlib, sys, perdure.host.wakeup as b; b.Bell(pathlib.Path(sys.argv[1])); "
@@ -51,7 +51,7 @@ def test_nobody_has_to_be_there(tmp_path: Path) -> None:
 
 
 def test_any_length_of_path(tmp_path: Path) -> None:
-    """The state directory may lie deeper than a socket's address can say."""
+    """The state directory's path may be longer than the address of a socket."""
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     with closing(Bell(deep)) as bell:
         ring(deep)

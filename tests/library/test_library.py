@@ -53,8 +53,8 @@ def stage() -> Iterator[Callable[[str], Stage]]:
 
 
 def test_both_doors_have_the_same_verbs() -> None:
-    """The methods for an event loop are those for an ordinary program, with the same names and
-    arguments; `async with` closes it."""
+    """The methods for an event loop have the same names and arguments as those for an ordinary
+    program. `async with` closes it."""
     verbs = {name for name in vars(perdure.Runner) if not name.startswith("_")}
     assert verbs == {name for name in vars(perdure.AsyncRunner) if not name.startswith("_")}
     for name in verbs - {"settings", "sessions"}:
@@ -67,7 +67,8 @@ def test_both_doors_have_the_same_verbs() -> None:
 
 
 def test_every_verb_of_the_command_is_here() -> None:
-    """The page on the library has a row for each verb: the methods that do it, or a reason."""
+    """The page on the library has a row for each verb: the methods that do the same, or a reason
+    why there are none."""
     page = (Path(__file__).parents[2] / "docs/how-to/python.md").read_text()
     page = page.partition("| Verb | Methods |")[2]
     rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*?) \|$", page, re.MULTILINE))
@@ -89,8 +90,8 @@ def test_the_fields_are_those_of_a_task() -> None:
 
 
 def test_wrong_fields(tmp_path: Path) -> None:
-    """An unknown field is a TypeError that names the near one; a wrong value is a UsageError with
-    the field, before anything is stored; a duration may be a text."""
+    """An unknown field is a TypeError that suggests the nearest one. An invalid value is a
+    UsageError with the field, before anything is stored. A duration may be a text."""
     environ = {"HOME": str(tmp_path), "PATH": os.defpath}
     with perdure.open(cwd=tmp_path, environ=environ) as runner:
         anything = cast(Any, runner)
@@ -126,8 +127,8 @@ def test_the_package_can_be_explored() -> None:
 
 
 def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
-    """`files`, `context` and `on_edit` do what the command's flags do; a strategy that nobody knows
-    is refused."""
+    """`files`, `context` and `on_edit` work like the command's flags. An unknown strategy is
+    refused."""
     one = stage("by history\nrun echo more >> notes/a.md\n---\nsay Done.\n---\nsay Again.\n")
     notes = one.directory / "notes"
     notes.mkdir()
@@ -160,8 +161,7 @@ def test_files_from_a_program(stage: Callable[[str], Stage]) -> None:
 
 
 def test_the_sync_door(stage: Callable[[str], Stage], caplog: pytest.LogCaptureFixture) -> None:
-    """run, update, report and history do what the command does, and the command sees the same
-    run."""
+    """run, update, report and history work like the command, and the command shows the same run."""
     one = stage(SCRIPT)
     seen: list[perdure.Record] = []
 
@@ -213,7 +213,7 @@ def test_the_sync_door(stage: Callable[[str], Stage], caplog: pytest.LogCaptureF
 
 
 def look_and_tidy(runner: perdure.Runner, one: Stage) -> None:
-    """The other verbs on a finished run, each with what the command would show."""
+    """Call the other verbs on a finished run, and compare each with the command."""
     assert b"+one" in runner.diff("task")
     assert any("The first file is written." in line for line in runner.logs("task", attempt=1))
     assert [each["number"] for each in runner.why("task")["attempts"]] == [1, 2]
@@ -246,7 +246,7 @@ def look_and_tidy(runner: perdure.Runner, one: Stage) -> None:
 
 
 def test_a_pool_hears_of_what_is_submitted(stage: Callable[[str], Stage]) -> None:
-    """`submit` rings at the pools of the state directory; who follows a run that a pool has begun
+    """`submit` rings at the pools of the state directory. A caller that follows a run of a pool
     waits for that pool."""
     one = stage(SCRIPT)
     with (
@@ -287,7 +287,7 @@ def test_the_async_door(stage: Callable[[str], Stage]) -> None:
 
 
 def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
-    """A cancelled task leaves no agent behind, and the run can go on later."""
+    """A cancelled task leaves no agent, and the run can be continued later."""
     one = stage("by history\nhang\nsay Hello.\n")
 
     async def program() -> str:
@@ -309,11 +309,11 @@ def test_cancelling_stops_the_agent(stage: Callable[[str], Stage]) -> None:
 
 
 def test_many_that_work_hold_up_nothing() -> None:
-    """More runs than an event loop has threads: what is asked meanwhile is answered, and all are
-    stopped when they are cancelled."""
+    """There are more runs than an event loop has threads. Other calls are answered meanwhile, and
+    all runs are stopped when they are cancelled."""
 
     class Working:
-        """A door behind which each run works until it is stopped."""
+        """A runner in which each run works until it is stopped."""
 
         def __init__(self) -> None:
             self.over = {str(number): threading.Event() for number in range(40)}
@@ -348,7 +348,7 @@ def test_many_that_work_hold_up_nothing() -> None:
 
 
 def test_importing_costs_nothing() -> None:
-    """`import perdure` loads no room."""
+    """`import perdure` loads no package of perdure."""
     words = (
         "import sys, perdure; print([name for name in sys.modules if name.startswith('perdure.')])"
     )
@@ -374,8 +374,8 @@ needs = ["models"]
 
 
 def test_a_plan_from_a_program(stage: Callable[[str], Stage]) -> None:
-    """A plan that is cancelled on an event loop is stopped in good order; run again by the ordinary
-    door it goes on, and its report is that of the command."""
+    """A plan that is cancelled on an event loop is stopped properly. The ordinary runner continues
+    it, and its report is that of the command."""
     one = stage(SCRIPT.replace("say More", "hang\nsay More"))
     (one.directory / "plan.toml").write_text(PLAN)
 

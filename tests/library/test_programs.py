@@ -1,4 +1,4 @@
-"""The programs of the documents, as they are printed there, on the real Claude Code and Codex."""
+"""The programs of the documents, unchanged, on the real Claude Code and Codex."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def stage() -> Iterator[Callable[[str, str], Stage]]:
 
 
 def play(stage: Stage, program: str, *prompts: str) -> str:
-    """Run a program as the page says; return what it printed."""
+    """Run a program as the page says. Return its output."""
     done = subprocess.run(
         [sys.executable, str(TOP / "examples" / program), str(stage.repo), *prompts],
         cwd=stage.directory,
@@ -78,8 +78,8 @@ def test_fix(stage: Callable[[str, str], Stage]) -> None:
 
 
 def test_many(stage: Callable[[str, str], Stage]) -> None:
-    """`many.py` on Codex works on all tasks, each on a branch of its own, with the answer that was
-    said last, which Codex does not repeat at the end of its turn."""
+    """`many.py` on Codex works on all tasks, each on a branch of its own. It prints the last answer
+    of each, which Codex does not repeat at the end of its turn."""
     one = stage("by history\nrun echo x > one.txt\n---\nsay All is done.\n", "codex")
     lines = play(one, "many.py", "First.", "Second.", "Third.").splitlines()
     assert [line.split(maxsplit=3) for line in lines] == [
@@ -89,8 +89,8 @@ def test_many(stage: Callable[[str, str], Stage]) -> None:
 
 
 def test_watch(stage: Callable[[str, str], Stage]) -> None:
-    """`watch.py` prints what an agent does that is killed in its tool, and what the next attempt
-    does in the same conversation."""
+    """`watch.py` prints the actions of an agent that is killed in its tool, and of the next attempt
+    in the same conversation."""
     one = stage(KILLED, "claude")
     lines = play(one, "watch.py", "Write one.txt.").splitlines()
     assert lines[0].startswith("[1] Bash: echo begun > one.txt")

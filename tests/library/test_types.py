@@ -24,7 +24,7 @@ EXPECTED = {
 
 
 def mypy(scratch: Path) -> dict[tuple[str, int], str]:
-    """The errors of `mypy --strict`, by file and line."""
+    """Return the errors of `mypy --strict`, by file and line."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy", "--strict", "--no-color-output", "--config-file="),
@@ -41,7 +41,7 @@ def mypy(scratch: Path) -> dict[tuple[str, int], str]:
 
 
 def pyright(scratch: Path) -> dict[tuple[str, int], str]:
-    """The errors of pyright in strict mode, by file and line."""
+    """Return the errors of pyright in strict mode, by file and line."""
     program = TOP / "agents" / "node_modules" / "pyright" / "index.js"
     assert program.exists(), "pyright is not installed: run `make agents`"
     config = scratch / "pyrightconfig.json"
@@ -69,7 +69,7 @@ def pyright(scratch: Path) -> dict[tuple[str, int], str]:
 
 @pytest.mark.parametrize("check", [mypy, pyright])
 def test_types(check: Callable[[Path], dict[tuple[str, int], str]], tmp_path: Path) -> None:
-    """A strict checker accepts the three programs, and refuses each wrong call and nothing else."""
+    """A strict checker accepts the three programs, and refuses exactly the wrong calls."""
     found = check(tmp_path)
     assert len(PROGRAMS) == 3
     assert {at: text for at, text in found.items() if at[0] != WRONG.name} == {}

@@ -1,11 +1,11 @@
-"""The corpus of broken transcripts: recordings of the real CLIs (made by them against the
-rehearsal, without their own prompts, with invented paths), and what breaks each. The answer to each
-is the promise of docs/reference/mending.md.
+"""The corpus of broken transcripts: recordings of the real CLIs (with the rehearsal, without their
+own prompts, with invented paths), and the damage of each. The answer to each is the promise of
+docs/reference/mending.md.
 
-`answer`: `taken` (the agent takes it as it is, nothing is changed), `repaired`, `told` (something is
-lost, and cannot be brought back: it is said, nothing is changed), `refused` (nothing can be mended,
-with the reason). `real`: shown on the installed CLI as well, before and after. `missing`: what the
-model is not told after mending, because it is gone.
+`answer`: `taken` (the agent accepts it, nothing is changed), `repaired`, `told` (something is lost
+and cannot be restored: the loss is reported, nothing is changed), `refused` (nothing can be
+repaired, with the reason). `real`: shown on the installed CLI as well, before and after. `missing`:
+items that the model does not get after the repair, because they are gone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOLD = (
     "third prompt",
     "Four.",
 )
-"""The items that every recording tells the model, in order."""
+"""The items of every recording that the model gets, in order."""
 IDS = {
     "claude": "1fd20e2d-c225-46dd-a6c1-c09824bbdaa7",
     "codex": "01a1fda2-0049-78c1-af2c-2b1e633082a3",
@@ -110,7 +110,7 @@ class Recording:
         return whole([*self.lines[:at], *self.lines[at + 1 :]])
 
     def until(self, what: str) -> bytes:
-        """Up to the line, without it."""
+        """Return the lines before this line."""
         return whole(self.lines[: self.at(what)])
 
     def instead(self, what: str | int, *lines: bytes) -> bytes:
@@ -134,7 +134,7 @@ def _glued(r: Recording) -> bytes:
 
 
 def _behind_a_fragment(r: Recording) -> bytes:
-    """A torn write, and the agent's next record written on behind it."""
+    """Append the agent's next record to a torn write."""
     at = r.at("answer")
     return whole([*r.lines[:at], b'{"torn":"rec' + r.lines[at], *r.lines[at + 1 :]])
 
@@ -166,8 +166,8 @@ def _thought(signature: str) -> Callable[[Recording], bytes]:
 
 
 def _alone(r: Recording) -> bytes:
-    """A thought without a signature on a line of its own, as the CLI writes it: the answer follows
-    it."""
+    """Put a thought without a signature on a line of its own, as the CLI writes it, followed by the
+    answer."""
     at, answer = r.at("answer"), r.record("answer")
     key = "00000000-0000-4000-8000-00000000000a"
     thought = {
@@ -187,7 +187,8 @@ def _alone(r: Recording) -> bytes:
 
 
 def _at_home(r: Recording) -> bytes:
-    """The same in the CLI's own program, where a person may have gone back to the beginning."""
+    """Make the same damage in the CLI's own program, where a person may have gone back to the
+    beginning."""
     return r.edited("prompt", lambda e: e.update(parentUuid=None, entrypoint="cli"))
 
 

@@ -48,8 +48,7 @@ def test_each_gets_its_answer(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.answer == "repaired"], ids=str)
 def test_what_was_said_stands_in_the_mended_copy(case: Case) -> None:
-    """The prompts and answers in the repaired copy are those of the recording. Some may be missing,
-    but none was added."""
+    """The repaired copy has only prompts and answers of the recording. Some may be missing."""
     driver = registry.load(case.agent)
     mended = mend(case.agent, case.content()).content or b""
     spoken = [each.text.strip().rstrip("\ufffd") for each in driver.spoken(mended)]
@@ -80,7 +79,7 @@ def test_there_are_at_least_thirty() -> None:
 
 
 def test_the_reference_has_the_table() -> None:
-    """A row for each, with its answer; and no row besides."""
+    """The table has one row for each case, with its answer, and no other row."""
     rows = [
         line
         for line in REFERENCE.read_text().splitlines()
@@ -109,8 +108,8 @@ def test_a_compacted_transcript_is_cut_where_it_was_compacted() -> None:
 
 
 def test_what_the_service_said_decides_where_it_is_not_plain() -> None:
-    """A thought with a signature, and a result beside its call, are only taken out where the
-    service refused them."""
+    """A thought with a signature, and a result beside its call, are removed only if the service
+    refused them."""
     block = {"type": "thinking", "thinking": "", "signature": "once good"}
     thoughtful = Recording("claude").edited(
         "answer", lambda e: e["message"]["content"].insert(0, block)
@@ -147,8 +146,8 @@ def test_what_the_service_said_decides_where_it_is_not_plain() -> None:
 
 
 def test_a_fork_keeps_the_name_of_its_parent() -> None:
-    """A torn first record of a Codex fork may still name the parent, in which the earlier history
-    lies."""
+    """The torn first record of a Codex fork may still name the parent, which has the earlier
+    history."""
     recording, parent = Recording("codex"), "01a1fda2-0049-78c1-af2c-2b1e63308200"
     head = recording.lines[0].replace(
         b'"payload":{', b'"payload":{"forked_from_id":"' + parent.encode() + b'",', 1
@@ -159,8 +158,8 @@ def test_a_fork_keeps_the_name_of_its_parent() -> None:
 
 @given(st.data())
 def test_no_bytes_break_it(data: st.DataObject) -> None:
-    """A piece cut out, doubled or overwritten anywhere leads to an answer, never to an exception. A
-    second repair changes nothing."""
+    """A part is cut out, doubled or overwritten anywhere. There is an answer and never an
+    exception. A second repair changes nothing."""
     agent = data.draw(st.sampled_from(sorted(IDS)))
     content = Recording(agent).content
     at = data.draw(st.integers(0, len(content)))
@@ -180,7 +179,7 @@ def test_no_bytes_break_it(data: st.DataObject) -> None:
 
 def test_a_hostile_line_takes_no_time() -> None:
     """A line made of a million beginnings of records, and one of nested brackets, are given up
-    soon."""
+    quickly."""
     for content in (
         b'{"type":"user","x":' * 100_000,
         b"[" * 1_000_000,
@@ -191,7 +190,7 @@ def test_a_hostile_line_takes_no_time() -> None:
 
 
 def test_the_findings_tell_nothing_hostile() -> None:
-    """Control characters of a transcript do not reach the sentences."""
+    """The sentences have no control characters of the transcript."""
     record = Recording("claude").record("call")
     record["message"]["content"][0]["id"] = "toolu_\x1b[2J\u202e"
     broken = Recording("claude").instead("call", json.dumps(record).encode())

@@ -1,5 +1,5 @@
-"""The promises of the table, on the installed CLIs: before mending they refuse or forget, after it
-the whole history reaches the model.
+"""The promises of the table, on the installed CLIs: before the repair they refuse or forget, after
+it the whole history reaches the model.
 
 The rehearsal is strict here: it refuses what the real services refuse.
 """
@@ -39,7 +39,7 @@ COMMAND = "tool-one"
 
 @pytest.fixture
 def bench() -> Iterator[Make]:
-    """Makes a bench with a home of its own, and a strict model."""
+    """Make a bench with a home of its own, and a strict model."""
     scratch, started = Path(tempfile.mkdtemp(prefix="pm")), []
 
     def make(agent: str) -> Bench:
@@ -67,7 +67,7 @@ def bench() -> Iterator[Make]:
 
 
 def put(stage: Bench, content: bytes) -> Path:
-    """Puts the transcript where the CLI looks, whatever is in it."""
+    """Put the transcript where the CLI looks, whatever its content is."""
     agent = stage.driver.name
     whole = stage.home.parent / NAMES[agent]
     whole.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ def put(stage: Bench, content: bytes) -> Path:
 
 
 def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
-    """Return the items that the model was not given; all of them if the CLI did not go on."""
+    """Return the items that the model did not get; all of them if the CLI did not continue."""
     if not ran.outcome.ok or not stage.rehearsal.requests:
         return list(TOLD)
     said = [message.text for message in stage.rehearsal.last.messages]
@@ -96,8 +96,8 @@ def missing(stage: Bench, ran: BenchRun, case: Case) -> list[str]:
 
 @pytest.mark.parametrize("case", REAL)
 def test_before_and_after(case: Case, bench: Make) -> None:
-    """A damaged transcript is refused or forgotten by the CLI itself, and a repaired one goes on
-    from everything that is left; an accepted one needs no repair; a refused one does not go on."""
+    """The CLI itself refuses or forgets a damaged transcript, and continues a repaired one from
+    everything that is left. An accepted one needs no repair. A refused one does not continue."""
     content = case.content()
     before = bench(case.agent)
     put(before, content)
@@ -128,7 +128,7 @@ AGENTS = [pytest.param(agent, marks=[pytest.mark.slow] if agent in SLOW else [])
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> None:
-    """A whole conversation is proven; one that the CLI refuses, and one of which it tells the model
+    """A complete conversation is proven. One that the CLI refuses, and one of which the model gets
     only a part, are not. Nothing is written into the real home."""
     stage = bench(agent)
     prove = prover(stage.environ)
@@ -150,7 +150,7 @@ def test_a_proof_is_a_real_resume(agent: str, bench: Make, tmp_path: Path) -> No
 
 
 def fingerprint(home: Path) -> dict[str, str]:
-    """Every file of a home, by its content."""
+    """Return every file of a home, by its content."""
     return (
         {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest()

@@ -47,7 +47,7 @@ WEB = {
 
 
 def made(directory: Path, files: Mapping[str, str]) -> Path:
-    """The project's files, written."""
+    """Write the project's files."""
     for name, text in files.items():
         path = directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def made(directory: Path, files: Mapping[str, str]) -> Path:
 
 
 def project(directory: Path) -> Project:
-    """All of a directory, by a plain walk."""
+    """Return all files of a directory, by a plain walk."""
     return read(
         directory,
         [str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()],

@@ -1,5 +1,4 @@
-"""The coherence bench on three files: what it measures is there, and its judges see errors where
-there are some."""
+"""The coherence bench on three files: it measures the right thing, and its judges find errors."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ FEW = {key: PARTS[key] for key in ("money", "product", "cart")}
 
 @pytest.mark.journey
 def test_later_files_know_earlier_ones_by_the_map_and_by_the_conversation() -> None:
-    """Three files by the real Codex: each in a conversation of its own they do not fit together,
-    with the map and in one conversation they do."""
+    """The real Codex writes three files. In separate conversations they do not fit together; with
+    the map, or in one conversation, they do."""
     results = []
     for arm in range(LINE + 1):
         directory = Path(tempfile.mkdtemp(prefix="pjc"))
