@@ -1,10 +1,9 @@
-"""The ground that all tests stand on: no test may touch the real home, and each has a scratch of
-its own.
+"""The environment of all tests: no test may touch the real home, and each has a scratch directory.
 
 The guard is on in every test. A file of the real home that perdure or an agent would use
 (`GUARDED`) may not be opened, listed, made or removed by the test's process, and no program may be
-started with the real home as its HOME. Python itself and the programs of pyenv or a venv may lie
-below the home: nothing else in it is guarded.
+started with the real home as its HOME. Python itself and the programs of pyenv or a venv may be
+below the home, so nothing else in it is guarded.
 """
 
 from __future__ import annotations
@@ -64,7 +63,8 @@ DROPPED = (
 KEPT = "PERDURE_TEST_*"
 
 NO_BALLAST = {"PERDURE_DISK_BALLAST": "0"}
-"""A file of 64 MB beside the database of each test would be many gigabytes."""
+"""Switches the ballast off: a file of 64 MB beside the database of each test would take many
+gigabytes."""
 
 # How long an example takes says nothing on a machine that does other work as well.
 settings.register_profile("perdure", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -109,21 +109,21 @@ _PATHS = {
     **dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree", "sqlite3.connect"), 1),
     **dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2),
 }
-"""Audit events that name files, and how many of their first arguments do."""
+"""Audit events that name files, with the number of their first arguments that are files."""
 _ENVIRONMENTS = {"subprocess.Popen": 3, "os.posix_spawn": 2, "os.exec": 2}
 """Audit events that start a program, and the place of its environment among their arguments."""
 
 
 class RealHomeTouched(AssertionError):
-    """A test reached out of its scratch."""
+    """A test left its scratch directory."""
 
 
 _touched: list[str] = []
 
 
 def _watch(event: str, arguments: tuple[Any, ...]) -> None:
-    """The audit hook. It sees every event of the process and can never be taken out again, so it is
-    quick to say no."""
+    """The audit hook. It gets every event of the process and cannot be removed, so it returns
+    quickly for events that do not matter."""
     if event in _PATHS:
         for path in arguments[: _PATHS[event]]:
             if isinstance(path, str | bytes | os.PathLike) and _is_guarded(os.fsdecode(path)):
@@ -158,8 +158,8 @@ sys.addaudithook(_watch)
 
 @pytest.fixture(scope="session", autouse=True)
 def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Fixtures that live longer than a test have a scratch home too. In a worker only: what starts
-    workers must know the real one."""
+    """Give fixtures that live longer than a test a scratch home too. Only in a worker: the process
+    that starts workers needs the real one."""
     with pytest.MonkeyPatch.context() as patch:
         _move_into(tmp_path_factory.mktemp("session"), patch)
         yield
@@ -167,8 +167,8 @@ def _home_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture(autouse=True)
 def touched(_scratch_directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The guard of one test: a home of its own, and what was touched of the real one, which must be
-    nothing even if the code under test swallowed the guard's error."""
+    """The guard of one test: a home of its own, and a list of touched files of the real one. The
+    list must be empty, even if the code under test swallowed the guard's error."""
     _touched.clear()
     _move_into(_scratch_directory, monkeypatch)
     yield _touched
@@ -182,7 +182,8 @@ def _move_into(directory: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 def _places(directory: Path) -> dict[str, str]:
-    """The variables that say where a program may leave things, with their directories made."""
+    """Return the variables for the directories in which a program may write, with the directories
+    made."""
     home = directory / "home"
     xdg = {"CONFIG": ".config", "DATA": ".local/share", "STATE": ".local/state", "CACHE": ".cache"}
     places = {
@@ -202,8 +203,8 @@ _numbers = count()
 
 @pytest.fixture
 def _scratch_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Beside `tmp_path` and not in it, because tests list its contents. Its name is short, because
-    the path of a socket has at most 108 bytes."""
+    """Return a directory beside `tmp_path`, not in it, because tests list its contents. Its name is
+    short, because the path of a socket has at most 108 bytes."""
     directory = tmp_path_factory.getbasetemp() / f"s{next(_numbers)}"
     directory.mkdir(mode=0o700)
     return directory
@@ -215,7 +216,7 @@ def _scratch_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Scratch:
-    """A small world for a real program: `environ` is all of its environment."""
+    """A small environment for a real program: `environ` is all of its variables."""
 
     home: Path
     tmp: Path
@@ -224,7 +225,7 @@ class Scratch:
 
 @pytest.fixture
 def scratch(_scratch_directory: Path) -> Scratch:
-    """The test's own home and temporary directory, and an environment that names nothing else."""
+    """The test's own home and temporary directory, and an environment that names no other."""
     places = _places(_scratch_directory)
     # Claude Code takes full permissions as root only inside a sandbox, which a scratch is.
     environ = {
@@ -239,8 +240,8 @@ def scratch(_scratch_directory: Path) -> Scratch:
 
 @pytest.fixture(scope="session")
 def agents() -> dict[str, Path]:
-    """The native programs of the pinned agent CLIs, by name. A test that needs one fails where it
-    is not installed."""
+    """The native programs of the pinned agent CLIs, by name. A test that needs one fails if it is
+    not installed."""
     found = {
         name: next(iter(sorted(MODULES.glob(pattern))), None) for name, pattern in NATIVE.items()
     }
@@ -251,8 +252,7 @@ def agents() -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """A fast PostgreSQL for as long as the session lasts. Whoever restarts or kills one makes a
-    `Server` of its own."""
+    """A fast PostgreSQL for the session. A test that restarts or kills one makes its own `Server`."""
     from tests.servers.postgres import running
 
     with running() as server:
@@ -261,8 +261,8 @@ def postgres() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def gitea() -> Iterator[Gitea]:
-    """A Gitea for as long as the session lasts, for tests marked `forge`. Whoever stops or kills
-    one makes a `Gitea` of its own."""
+    """A Gitea for the session, for tests marked `forge`. A test that stops or kills one makes its
+    own `Gitea`."""
     from tests.servers.gitea.server import running
 
     with running() as server:
@@ -271,8 +271,8 @@ def gitea() -> Iterator[Gitea]:
 
 @pytest.fixture(scope="session")
 def kubernetes() -> Iterator[Cluster]:
-    """A cluster with two nodes for as long as the session lasts, for tests marked `kubernetes`: ask
-    for `cluster`, which is whole."""
+    """A cluster with two nodes for the session, for tests marked `kubernetes`. Tests use `cluster`,
+    which is repaired first."""
     from tests.servers.kubernetes.cluster import running
 
     with running() as found:
@@ -287,7 +287,7 @@ def cluster(kubernetes: Cluster) -> Cluster:
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[str]:
-    """A namespace of the test's own; whatever runs in it ends with the test."""
+    """A namespace for the test. Everything in it ends with the test."""
     name = cluster.namespace()
     yield name
     cluster.forget(name)
@@ -333,16 +333,16 @@ SLOW_AGENTS = ("gemini", "opencode", "acp")
 test-slow`."""
 
 ALWAYS = ("test_a_task_succeeds_in_a_worktree_of_its_own", "test_everything_is_killed_at_once")
-"""The journeys that `make test` makes with the slow CLIs too: from a start to its end, and cut off
-in the middle and gone on with."""
+"""The journeys that `make test` also runs with the slow CLIs: from start to end, and interrupted
+and continued."""
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
 ) -> Iterator[None]:
-    """Marks what is slow by the CLI that it runs, so that the suite stays under ten minutes on two
-    cores; then puts it in order."""
+    """Mark the tests of slow CLIs, so that the suite stays under ten minutes on two cores; then
+    sort them."""
     for item in items:
         name = getattr(item, "originalname", item.name)
         agent = item.callspec.params.get("agent", "") if hasattr(item, "callspec") else ""
@@ -365,11 +365,11 @@ def pytest_collection_modifyitems(
 
 
 def _longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """Each worker begins with its share of the journeys, which take seconds: at the end there are
-    only short tests to wait for.
+    """Let each worker begin with its share of the journeys, which take seconds, so that only short
+    tests are left at the end.
 
-    xdist gives each worker an equal part of the list, from its front to its end, and lets who is
-    ready steal from others' ends.
+    xdist gives each worker an equal part of the list, in order, and lets idle workers take tests
+    from the end of others' parts.
     """
     long = [item for item in items if item.path.parent.name == "journeys"]
     short = [item for item in items if item.path.parent.name != "journeys"]
@@ -387,11 +387,11 @@ ELSEWHERE = {
     "kubernetes": "test-kubernetes",
     "image": "test-image",
 }
-"""Tests that are left out by their marker, and who runs them."""
+"""Tests that are left out by their marker, and the command that runs them."""
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Says what did not run: a green suite is not a whole one."""
+    """Report what did not run: a green suite may be incomplete."""
     expression = config.option.markexpr or ""
     if os.geteuid() != 0:
         terminalreporter.write_line("not run: what is marked root; root runs it", yellow=True)
@@ -403,7 +403,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Says at once what failed: a run that is cut off never comes to its summary."""
+    """Report a failure at once, because an interrupted run never reaches its summary."""
     if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
         print(
             f"\n{report.nodeid} failed ({report.when}):\n{report.longreprtext[-2000:]}",

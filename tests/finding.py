@@ -1,4 +1,4 @@
-"""Finds files that come while a test waits, and places for them."""
+"""Finds files that appear while a test waits, and directories for them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def first_file(top: Path, name: str) -> Path | None:
-    """Return a file of this name below `top`, or None. What vanishes during the search is skipped,
-    where `Path.rglob` raises FileNotFoundError."""
+    """Return a file of this name below `top`, or None. A file that is removed during the search is
+    skipped; `Path.rglob` would raise FileNotFoundError."""
     return next(
         (Path(where, name) for where, _, files in os.walk(top) if name in files),
         None,

@@ -1,4 +1,4 @@
-"""Signed receipts: what was changed, cut, replayed or signed by another key does not verify."""
+"""Signed receipts: one that was changed, cut, replayed or signed by another key does not verify."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def verify(content: bytes, *among: Ed25519PrivateKey) -> Statement:
 
 
 def test_what_is_signed_is_what_comes_out() -> None:
-    """A statement comes back as it was signed; another program can verify it by the DSSE and
+    """A statement is read back as it was signed. Another program can verify it by the DSSE and
     in-toto specifications alone."""
     content = signed(statement(), KEY)
     assert verify(content) == statement()
@@ -81,8 +81,8 @@ def test_what_is_signed_is_what_comes_out() -> None:
 
 
 def test_a_changed_byte_fails() -> None:
-    """Each of 400 random changes of an envelope (a byte changed, put in, taken out; two swapped) is
-    refused with one sentence."""
+    """Each of 400 random changes of an envelope (a byte changed, inserted or removed; two swapped)
+    is refused with one sentence."""
     content = signed(statement(), KEY)
     chosen = random.Random(3)
     for number in range(400):
@@ -101,7 +101,7 @@ def test_a_changed_byte_fails() -> None:
 
 
 def test_every_cut_fails() -> None:
-    """An envelope that ends too early is refused, wherever it ends, as is one with more behind
+    """An envelope that ends too early is refused, wherever it ends. So is one with more data after
     it."""
     content = signed(statement(), KEY)
     for length in range(len(content)):
@@ -113,8 +113,8 @@ def test_every_cut_fails() -> None:
 
 
 def test_another_form_of_the_same_fails() -> None:
-    """Blanks, another order of fields, a second signature, an unknown field, base64 with other
-    padding bits: each is refused, although the signed bytes are the same."""
+    """Blanks, another order of fields, a second signature, an unknown field, and base64 with other
+    padding bits are refused, although the signed bytes are the same."""
     content = signed(statement(), KEY)
     envelope = json.loads(content)
     twice = {**envelope, "signatures": envelope["signatures"] * 2}
@@ -136,7 +136,7 @@ def test_another_form_of_the_same_fails() -> None:
 
 
 def test_another_key_is_named() -> None:
-    """A statement of another key is refused by the id of the key, also where it claims to be of the
+    """A statement of another key is refused by the id of the key, even if it claims to be of the
     trusted one."""
     content = signed(statement(), OTHER)
     with pytest.raises(NotVerified, match=f"names key '{key_id(OTHER.public_key())[:16]}'"):
@@ -160,8 +160,8 @@ def test_signed_content_of_another_type_is_refused() -> None:
 
 
 def test_the_verb_verifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """`receipt verify` needs the file and the key and nothing else; a statement about another run
-    or commit is named as such; exit code 8 for all that does not hold."""
+    """`receipt verify` needs only the file and the key. A statement about another run or commit is
+    reported as such. The exit code is 8 if anything does not hold."""
     receipt, key = tmp_path / "receipt.json", tmp_path / "pub.pem"
     receipt.write_bytes(signed(statement("calm-heron"), KEY))
     key.write_text(hostkey.written(KEY.public_key()))
@@ -244,8 +244,8 @@ def test_the_key_of_a_host(tmp_path: Path) -> None:
 
 
 def test_a_receipt_in_a_comment() -> None:
-    """The comment on a forge has the receipt on a line of its own, as the verifier reads it; one
-    that is too long is left out, and that is said."""
+    """The comment on a forge has the receipt on a line of its own, as the verifier reads it. A
+    receipt that is too long is left out, and the comment says so."""
     spec = TaskSpec(agent="claude", prompt="p")
     run = TaskRun(
         id="r", name="brisk-otter", spec=spec, state=RunState.SUCCEEDED, created=1, updated=2

@@ -1,5 +1,5 @@
-"""The quickstart: every command of the page, typed into a terminal of 80 by 24, on the real Claude
-Code, against screens that a person can read."""
+"""The quickstart: every command of the page is typed into a terminal of 80 by 24, on the real
+Claude Code, and the screens are compared with files that a person can read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ say I look for newer versions.
 run touch again; sleep 600
 """
 MORE = ("perdure ls\n", "perdure logs docs --tail 4\n", "perdure cost\n", "perdure rum\n")
-"""Commands that the page does not have, for what a newcomer types next."""
+"""Commands that are not on the page, but that a newcomer types next."""
 SAID = "I look for newer versions."
 
 
@@ -47,8 +47,8 @@ def quickstart() -> Iterator[Stage]:
 
 
 def test_the_quickstart_looks_as_it_did(quickstart: Stage) -> None:
-    """Each command's screen is the one that was last looked at by a person; nothing is wider than
-    the terminal, and what succeeded has its color. The agent is killed as the page says."""
+    """Each command's screen is the one that a person approved last. Nothing is wider than the
+    terminal, and a success has its color. The agent is killed as the page says."""
     stage = quickstart
     shop = stage.home / "shop"
     stage.repo.rename(shop)

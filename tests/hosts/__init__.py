@@ -1,2 +1,2 @@
-"""Several hosts, one PostgreSQL: what is lost, doubled or overtaken when the server, the network or
-a host fails (F8 and F10)."""
+"""Several hosts with one PostgreSQL: nothing may be lost or done twice when the server, the network
+or a host fails (F8 and F10)."""

@@ -1,7 +1,7 @@
-"""`python -m tests.hosts database|holders|all N`: so many trials of a kind; prints the counts, exit
-code 1 if a promise did not hold.
+"""`python -m tests.hosts database|holders|all N`: runs this many trials of a kind and prints the
+counts. The exit code is 1 if a promise did not hold.
 
-`all N`: N/2 troubles of the database (F8), N of those who hold a lease (F10).
+`all N`: N/2 failures of the database (F8), N of lease holders (F10).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """F8: a server that restarts, is killed, loses connections in the middle of a COMMIT, has none
 left, or reports serialization failures.
 
-Four writers of one trial do to runs of their own, each known by its key, what a host does in an
-attempt. Every call must come back as if nothing had happened, and at the end each key has exactly
-one run, one attempt, one outcome, and each event stands there once.
+Four writers of a trial do the work of a host in an attempt, on runs of their own with known keys.
+Every call must return as if nothing had happened. At the end each key has exactly one run, one
+attempt and one outcome, and each event is there once.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WRITERS = 4
 KEYS = 3
 """Number of keys of each writer."""
 MOST = 24
-"""Connections that the server takes."""
+"""Number of connections that the server takes."""
 SERVER = {**DURABLE, "max_connections": str(MOST), "superuser_reserved_connections": "2"}
 FAILED = "(xact_rollback > 0 OR sessions_killed > 0)"
 """SQL condition on pg_stat_database: the trial had a failure. A trial without one would prove
@@ -53,8 +53,7 @@ KINDS = (
 
 
 def trial(server: Server, kind: str, seed: int) -> list[str]:
-    """One database, one kind of trouble at a random moment. Returns what was promised and did not
-    hold."""
+    """Make one database with one kind of failure at a random moment. Return the broken promises."""
     dice = random.Random(seed)
     url, proxy = server.database(), Proxy(server.port)
     name = url.rpartition("/")[2]
@@ -140,9 +139,9 @@ def _write(url: str, writer: str, begun: threading.Barrier) -> None:
 
 
 def _told(call: Callable[..., T], *words: Any) -> T:
-    """Return the result of a call. One that gave up because no server was there, for longer than it
-    is patient, is made again: it said that nothing was stored, and if that was wrong, it is there
-    twice now."""
+    """Return the result of a call. A call that gave up, because no server was there for longer than
+    its patience, is repeated. It reported that nothing was stored; if that was wrong, the data is
+    there twice now."""
     for _ in range(20):
         try:
             return call(*words)

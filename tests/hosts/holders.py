@@ -1,9 +1,9 @@
 """F10: two hosts, and the one that holds the lease is stopped, killed, cut off from the database,
 or stopped together with its shim.
 
-The other host takes the attempt over when the lease has run out by the database's clock. By then
-nothing of the first one's agent may live, and whatever the first host writes from then on must be
-refused. Where the shim is stopped too, nobody ends the agent: then the fence alone must hold.
+The other host takes the attempt over when the lease has expired by the database's clock. By then no
+process of the first host's agent may be alive, and every later write of the first host must be
+refused. If the shim is stopped too, nothing ends the agent, and only the fence protects the run.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ KINDS = (
     "shim killed, supervisor stopped",
 )
 FENCE_ONLY = ("supervisor and shim stopped", "shim killed, supervisor stopped")
-"""Here nobody is left on the host who could end the agent."""
+"""Faults after which no process on the host can end the agent."""
 LEASE_S = 4
 TOP = Path(__file__).parents[2]
 
 
 def trial(server: Server, kind: str, seed: int) -> list[str]:
-    """Returns what was promised and did not hold."""
+    """Make one trial. Return the broken promises."""
     dice = random.Random(seed)
     url, proxy = server.database(migrated=True), Proxy(server.port)
     through = server.url(url.rpartition("/")[2], port=proxy.port) if kind == "cut off" else url
@@ -97,7 +97,7 @@ def _trouble(
 
 
 def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> list[str]:
-    """Return what the other host finds when it may take over, and what it does with it."""
+    """Return what the other host finds when it may take over, and what it does."""
     environ = {
         "PERDURE_DATABASE": url,
         "PERDURE_STATE": str(state),
@@ -134,8 +134,8 @@ def _overtaken(url: str, state: Path, kind: str, mark: str, directory: Path) -> 
 
 
 def _refused(url: str, kind: str, holder: subprocess.Popen[str]) -> list[str]:
-    """The late host awakes: all that it wrote before is there, and nothing that it wants to write
-    now."""
+    """Let the late host continue. Everything that it wrote before is there, and it can write
+    nothing now."""
     if holder.poll() is None and kind not in ("supervisor killed", "cut off"):
         holder.send_signal(signal.SIGCONT)
         out, err = holder.communicate(timeout=PATIENCE_S)

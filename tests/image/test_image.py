@@ -1,7 +1,7 @@
-"""The container image of the Containerfile, as it is built: what it holds, and a service in it that
-is killed with its agent and goes on in a new container.
+"""The built container image of the Containerfile: its content, and a service in it that is killed
+with its agent and continues in a new container.
 
-`make test-image` builds the image before.
+`make test-image` builds the image first.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Make = Callable[..., ImageContainer]
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A directory that the image's user may enter."""
+    """Make a directory that the image's user may enter."""
     made = Path(tempfile.mkdtemp(prefix="pimage-"))
     made.chmod(0o755)
     yield made
@@ -64,7 +64,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def make(directory: Path) -> Iterator[Make]:
-    """Containers on one volume."""
+    """Make containers on one volume."""
     made: list[ImageContainer] = []
     volume = directory / "volume"
     volume.mkdir()
@@ -98,7 +98,7 @@ def test_it_is_laid_out_as_the_pods_of_the_other_tests(tmp_path: Path) -> None:
 
 def test_it_holds_every_extra_the_pinned_agents_and_tools(make: Make, directory: Path) -> None:
     """Each extra's packages are installed, each agent has the version of agents/package.json, and
-    what an ordinary project needs is there. A plan is read."""
+    the tools of an ordinary project are there. A plan is read."""
     plan = directory / "plan.toml"
     plan.write_text(PLAN)
     container = make(mounts={"/srv/plan.toml": plan}).start("sleep", "infinity")
@@ -141,9 +141,9 @@ def test_it_holds_every_extra_the_pinned_agents_and_tools(make: Make, directory:
 def test_a_service_killed_with_its_agent_goes_on_in_a_new_container(
     make: Make, directory: Path
 ) -> None:
-    """A webhook sets Claude Code to work; the container is killed in the middle of a reply. A new
-    one on the same volume goes on with the same conversation, receipt `native`. A second shell
-    finds it, too: `claude --resume` there is shown all of it."""
+    """A webhook starts Claude Code, and the container is killed in the middle of a reply. A new one
+    on the same volume continues the same conversation, with the receipt `native`. In a second shell
+    `claude --resume` shows all of it."""
     repository = _repository(directory)
     mounts = {
         "/srv/repository": repository,
@@ -180,7 +180,7 @@ def _commands(container: ImageContainer) -> bytes:
 
 
 def _deliver(port: int) -> int:
-    """An issue is opened with the agent's label. Returns the status of the answer."""
+    """Open an issue with the agent's label. Return the status of the answer."""
 
     def change(body: Any) -> None:
         payloads.gitea_labels(body)
@@ -216,7 +216,7 @@ def _owned(path: Path, text: str) -> Path:
 
 
 def _repository(directory: Path) -> Path:
-    """A repository with one commit that belongs to the image's user."""
+    """Make a repository with one commit that belongs to the image's user."""
     path = directory / "repository"
     path.mkdir()
     (path / "greet.py").write_text("def greet():\n    return 'Hello'\n")

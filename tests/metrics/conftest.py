@@ -1,4 +1,4 @@
-"""A wired engine over a store of its own, and what a scrape of it says."""
+"""A wired engine with its own store, and the result of a scrape."""
 
 from __future__ import annotations
 

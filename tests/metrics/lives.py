@@ -1,4 +1,4 @@
-"""Runs that had a life: attempts of every kind, and the scrape that tells of them."""
+"""Runs with attempts of every kind, and the scrape of their numbers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def attempt(
     outcome: OutcomeKind,
     usage: Usage = NOTHING,
 ) -> None:
-    """One attempt of a run, from claim to end; after it the run is due again."""
+    """Play one attempt of a run, from claim to end. After it the run is due again."""
     claim = claimed(store, store.get(run_id))
     store.begin(claim, replace(begun(claim.run, session_of(claim.run, "s")), continuation=how))
     receipt = Receipt(verdict=verdict) if verdict is not None else None
@@ -55,7 +55,7 @@ def attempt(
 
 
 def a_life(store: Store, agent: str = "claude") -> str:
-    """Three attempts: a cold start, a resume, and one whose conversation was lost. Returns the
+    """Play three attempts: a cold start, a resume, and one whose conversation was lost. Return the
     run's id."""
     run = submit(store, TaskSpec(prompt="do it", agent=agent))
     attempt(store, run.id, FRESH, Verdict.FRESH, OutcomeKind.SUCCEEDED, Usage(1000, 100, 0, 0, 0.5))
@@ -69,7 +69,7 @@ def a_life(store: Store, agent: str = "claude") -> str:
 
 
 def samples(text: str) -> Samples:
-    """All numbers of a scrape: by the name, and the label values in the order of the labels'
+    """Return all numbers of a scrape, by name and by the label values in the order of the labels'
     names."""
     found: Samples = {}
     for family in text_string_to_metric_families(text):

@@ -1,5 +1,5 @@
-"""The numbers of `/metrics` for a used store: each of them, twice, after a restart and for hostile
-names."""
+"""The numbers of `/metrics` for a used store: each of them, on a second scrape, after a restart,
+and for hostile names."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_what_attempts_add_up_to(engine: Engine, meter: MetricsPage) -> None:
 
 
 def test_how_things_stand(engine: Engine, meter: MetricsPage) -> None:
-    """Runs by state, who waits and how long, whose lease lapsed, who needs a person, who collided:
-    each has its number."""
+    """Runs by state, waiting runs and their time, expired leases, runs that need a person, and
+    collisions each have a number."""
     store = engine.store
     submit(store, TaskSpec(prompt="do it", agent="codex"))
     asks = submit(store)
@@ -91,8 +91,8 @@ def test_how_things_stand(engine: Engine, meter: MetricsPage) -> None:
 
 
 def test_a_new_process_tells_the_same(engine: Engine, meter: MetricsPage) -> None:
-    """Counters come from the store, so a process that starts later shows the same numbers as one
-    that has counted all the time."""
+    """Counters are read from the store, so a process that starts later shows the same numbers as
+    one that has counted from the beginning."""
     for agent in ("claude", "codex", "claude"):
         a_life(engine.store, agent)
         scraped(meter)
@@ -111,7 +111,7 @@ def test_a_new_process_tells_the_same(engine: Engine, meter: MetricsPage) -> Non
 def test_the_past_is_read_in_parts_and_shown_whole(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the past is still being read no total is shown that would jump later; page by page
+    """While the past is still being read, no total is shown that would jump later. Page by page
     nothing is lost or counted twice."""
     monkeypatch.setattr("perdure.telemetry.metrics.follower.PAGE", 2)
     monkeypatch.setattr("perdure.telemetry.metrics.follower.OVERLAP_MS", 0)
@@ -130,8 +130,8 @@ def test_the_past_is_read_in_parts_and_shown_whole(
 def test_many_that_ended_in_one_moment_are_read_in_parts(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More ends within one millisecond than a call reads: each call goes on where the one before
-    left off, and it comes to an end."""
+    """More attempts end within one millisecond than a call reads. Each call continues after the
+    previous one, and reading ends."""
     monkeypatch.setattr("perdure.telemetry.metrics.follower.PAGE", 2)
     for _ in range(3):
         a_life(engine.store)
@@ -148,8 +148,8 @@ def test_many_that_ended_in_one_moment_are_read_in_parts(
 
 
 def test_what_is_seen_late_is_counted(engine: Engine) -> None:
-    """An attempt whose end was stored after that of a later one is counted, and a clock that was
-    years ahead hides nothing."""
+    """An attempt whose end was stored after that of a later one is counted. A clock that was years
+    ahead hides nothing."""
     late, early = (engine.store.get(a_life(engine.store)).id for _ in range(2))
     following = Following(engine.store)
     database = engine.store._database  # type: ignore[attr-defined]
@@ -180,8 +180,8 @@ def test_what_is_seen_late_is_counted(engine: Engine) -> None:
 
 
 def test_hostile_names_are_no_labels(engine: Engine, meter: MetricsPage) -> None:
-    """A run that came from elsewhere may name any agent: such names are one label, and no line of
-    the scrape is theirs."""
+    """A run from elsewhere may name any agent. All unknown names share one label, and add no line
+    of their own."""
     for agent in ('x"} 1\nperdure_runs{agent="y', "x" * 4000, "\u202e\x1b[31m", "acp-own"):
         a_life(engine.store, agent)
     found = scraped(meter)
@@ -194,8 +194,8 @@ def test_hostile_names_are_no_labels(engine: Engine, meter: MetricsPage) -> None
 
 
 def test_the_disk_is_measured_beside(engine: Engine, meter: MetricsPage) -> None:
-    """A scrape never waits for the walk over the disk: its numbers are there as soon as it has
-    ended."""
+    """A scrape never waits for the walk over the disk. Its numbers are there as soon as the walk
+    has ended."""
     (engine.state / "other").mkdir()
     (engine.state / "other" / "file").write_bytes(b"x" * 100_000)
     while ("perdure_disk_bytes", "other") not in (found := scraped(meter)):
@@ -208,8 +208,8 @@ def test_the_disk_is_measured_beside(engine: Engine, meter: MetricsPage) -> None
 
 
 def test_many_scrapes_cost_one(engine: Engine) -> None:
-    """A second scrape at once gets the earlier result; a store that is gone is reported by an error
-    and not by zeros."""
+    """A second scrape at once gets the earlier result. A missing store is reported as an error and
+    not as zeros."""
     meter = MetricsPage(engine, "1.2.3", fresh_s=3600)
     first = scraped(meter)
     a_life(engine.store)

@@ -1,7 +1,7 @@
-"""A campaign: the sender of notices is killed again and again, at random moments and right at the
-moment when the other side has a message. Each notice arrives; what arrives twice has one id.
+"""A campaign: the sender of notices is killed repeatedly, at random moments and at the moment when
+the other side has a message. Each notice arrives, and duplicates have the same id.
 
-    make notify-kills N=200
+make notify-kills N=200
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Scene:
         self.kill()
 
     def check(self) -> dict[str, int]:
-        """Nothing was lost. Returns the numbers of messages that came more than once."""
+        """Check that nothing was lost. Return the numbers of messages that came more than once."""
         ids = {each.id for each in self.store.notices(10_000) if each.channel == "hook"}
         assert set(self.hook.seen) == ids and len(ids) == self.ended
         mails = {f"<{each.id}@example.com>" for each in self.store.notices(10_000) if each.channel == "post"}  # fmt: skip

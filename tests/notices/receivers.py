@@ -1,5 +1,5 @@
-"""Receivers on loopback: a webhook that checks signatures, and a real SMTP server. Both count what
-comes, by its id."""
+"""Receivers on loopback: a webhook that checks signatures, and a real SMTP server. Both count
+messages by their ids."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 
 class Hook:
-    """A webhook's receiver. `status` is what it answers; `before` and `after` are called with the
-    number of the request before and after the answer."""
+    """A webhook's receiver. `status` is its answer. `before` and `after` are called with the number
+    of the request before and after the answer."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
@@ -93,7 +93,7 @@ class Post:
         self.mails: list[EmailMessage] = []
         self.refused: set[str] = set()
         self.taken: Callable[[], None] = lambda: None
-        """Called when a mail is stored, before that is answered."""
+        """Called when a mail is stored, before the answer."""
         # The controller connects to the port that it was given, so 0 does not do.
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]

@@ -1,5 +1,5 @@
-"""A process that tells people, and nothing else: it is killed at any point. Run with the settings of
-the environment."""
+"""A process that only sends notices, and that is killed at any point. It uses the settings of the
+environment."""
 
 from __future__ import annotations
 

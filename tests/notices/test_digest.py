@@ -40,7 +40,7 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 
 def filled(store: SqlStore) -> dict[str, str]:
-    """Runs in every group; their names."""
+    """Make runs in every group. Return their names."""
     spec = TaskSpec(prompt="Do it.\nAnd more.", title="#12 Fix it", link=LINK, rule="reviewer")
     names = {}
     for group, one, ending in (

@@ -1,4 +1,4 @@
-"""The sender of notices is killed: nothing is lost, and what comes twice has the same id."""
+"""The sender of notices is killed: nothing is lost, and duplicates have the same id."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from tests.notices.kills import kill_at, scene
 
 
 def test_a_sender_that_is_killed() -> None:
-    """Before the answer and after it, the message comes again with its id; the others come once."""
+    """After a kill before or after the answer, that message comes again with its id. The others
+    come once."""
     with scene() as found:
         for moment in ("before", "after", "mail", "any time"):
             found.end_runs(2)

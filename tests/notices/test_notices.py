@@ -289,8 +289,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
 
 
 def test_the_outbox_is_filled_once(opened: Callable[[], SqlStore]) -> None:
-    """Among two hosts that read the same lines one stores their notices; a notice has one
-    holder."""
+    """Two hosts read the same lines, and one of them stores the notices. A notice has one holder."""
     one, other = opened(), opened()
     assert one.notices_seen() is None
     assert one.put_notices(None, 3, ()) and not other.put_notices(None, 3, ())

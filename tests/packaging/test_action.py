@@ -1,5 +1,5 @@
-"""The reusable action and the workflows: the script part of the action for real, the rest as far as
-it can be read."""
+"""The reusable action and the workflows. The action's script is run, and the rest is checked as
+text."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def scratch() -> Iterator[Path]:
 
 
 def job(stage: Stage, directory: Path, **given: str) -> tuple[int, dict[str, str], str]:
-    """Run the action's script as a job on this machine: exit code, outputs, summary."""
+    """Run the action's script as a job on this machine. Return exit code, outputs and summary."""
     output, summary = stage.directory / "output", stage.directory / "summary"
     for path in (output, summary):
         path.write_text("")
@@ -65,9 +65,9 @@ def job(stage: Stage, directory: Path, **given: str) -> tuple[int, dict[str, str
 
 
 def test_a_task_goes_on_in_another_job(scratch: Path) -> None:
-    """A job whose agent is killed fails and leaves a capsule; a job on another machine, with a
-    clone of the repository and that capsule, continues the conversation natively; given once more
-    with new instructions, it updates the run. What the agent says stays one value."""
+    """A job whose agent is killed fails and leaves a capsule. A job on another machine, with a
+    clone of the repository and that capsule, continues the conversation natively. With new
+    instructions it updates the run. The agent's answer stays one output value."""
     with Rehearsal(SCRIPT) as rehearsal:
         one = Stage(scratch / "one", "claude", rehearsal)
         kept = scratch / "kept"
@@ -98,8 +98,8 @@ def read(name: str) -> Any:
 
 
 def test_the_action_passes_every_input() -> None:
-    """Every input reaches the script or a step; none is pasted into a shell command, since prompts
-    and names may be written by strangers."""
+    """Every input reaches the script or a step. None is inserted into a shell command, because
+    strangers may write prompts and names."""
     action = read("action.yml")
     steps = action["runs"]["steps"]
     used = set(re.findall(r"\$\{\{ inputs\.([\w-]+)", str(steps))) | set(
@@ -117,9 +117,9 @@ def test_the_action_passes_every_input() -> None:
 
 
 def test_the_workflows_call_the_targets() -> None:
-    """Every `make` of a workflow is a target of the Makefile, and the nightly workflow runs what
-    `.ci/nightly` runs; no workflow may write to the repository, and only the release gets a token
-    of PyPI."""
+    """Every `make` of a workflow is a target of the Makefile, and the nightly workflow runs the
+    same as `.ci/nightly`. No workflow may write to the repository, and only the release gets a
+    token of PyPI."""
     targets = set(re.findall(r"^([a-z-]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
     texts = {path.name: path.read_text() for path in (TOP / ".github/workflows").iterdir()}
     for name, text in texts.items():

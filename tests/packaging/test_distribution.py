@@ -19,8 +19,7 @@ TOP = Path(__file__).parents[2]
 
 def test_the_distribution(tmp_path: Path) -> None:
     """`python -m build` makes a wheel and a source distribution that `twine check --strict`
-    accepts; the pages are those of the repository in which it is built, also in the links of the
-    long description."""
+    accepts. The links of the long description lead to the repository in which it is built."""
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -73,8 +72,8 @@ INSTALLED = {
 
 @pytest.mark.parametrize("tool", INSTALLED)
 def test_hint_of_an_installation(tool: str, tmp_path: Path) -> None:
-    """A missing extra is installed by the tool that installed perdure: what pipx, uv and venv leave
-    in an environment says which; uv's command keeps the extras that are there."""
+    """The hint uses the tool that installed perdure, which is recognized by files that pipx, uv and
+    venv leave in an environment. uv's command keeps the installed extras."""
     mark, text, expected = INSTALLED[tool]
     place = tmp_path / "venv"
     packages = place / "site"
@@ -122,8 +121,8 @@ def hint(place: Path, packages: Path) -> str:
 
 
 def test_an_error_leads_to_its_page(tmp_path: Path) -> None:
-    """Where colors are shown, the first word of an error is a link to the page about its exit code,
-    in the repository that the release came from; into a pipe nothing is added."""
+    """If colors are shown, the first word of an error is a link to the page about its exit code, in
+    the repository of the release. Into a pipe nothing is added."""
     record = tmp_path / "perdure-1.0.dist-info"
     record.mkdir()
     (record / "METADATA").write_text(

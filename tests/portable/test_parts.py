@@ -1,4 +1,4 @@
-"""Parts of the portable back end that are hard to reach from outside: the family of a shim, messages
+"""Parts of the portable back end that are hard to test from outside: the family of a shim, messages
 in a stream, the end of a process."""
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def shell(script: str, **options: object) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_hidden_process_that_was_seen_is_found(tmp_path: Path) -> None:
-    """Without mark, parent and environment, in a session of its own: it is known, as it ran below
-    the agent when the shim looked. One that nobody saw there is not."""
+    """It has no mark, parent or environment, and a session of its own. It is known if it ran below
+    the agent when the shim looked. A process that was not seen there is not known."""
     pid_file = tmp_path / "pid"
     family = portable.MarkedOffspring(f"test-{uuid4().hex}")
     hidden = f"env -i {sys.executable} -I -S -c '{HIDDEN}' {pid_file} & wait"
@@ -68,7 +68,7 @@ def test_a_hidden_process_that_was_seen_is_found(tmp_path: Path) -> None:
 
 
 def test_a_marked_process_is_found_anywhere(tmp_path: Path) -> None:
-    """The mark in the environment is enough."""
+    """The mark in the environment is sufficient."""
     mark, pid_file = f"test-{uuid4().hex}", tmp_path / "pid"
     away = f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 600' & exit 0"
     with shell(away, env={"PATH": os.environ["PATH"], "PERDURE_ATTEMPT": mark}) as agent:
@@ -84,7 +84,7 @@ def test_a_marked_process_is_found_anywhere(tmp_path: Path) -> None:
 
 
 def test_messages_in_a_stream_stay_apart(tmp_path: Path) -> None:
-    """Several at once, one in two pieces, descriptors, and the end."""
+    """Several messages at once, one in two pieces, descriptors, and the end are read correctly."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     owner, keeper = OwnerChannel(ours), OwnerChannel(theirs)
     with pytest.raises(BlockingIOError):
@@ -115,7 +115,7 @@ def test_messages_in_a_stream_stay_apart(tmp_path: Path) -> None:
 
 
 def test_a_process_is_told_as_linux_tells_it() -> None:
-    """Start time, parent, end and signals of a process are the same by either back end."""
+    """Start time, parent, end and signals of a process are the same with either back end."""
     with shell("exec sleep 600") as child:
         known = linux.stat(child.pid)
         found = portable.stat(child.pid)

@@ -1,5 +1,5 @@
-"""The back end for other systems than Linux, forced on Linux by PERDURE_HOST=portable: the tests of
-the process room and the main journeys once more, and that it asks neither /proc nor prctl.
+"""The back end for other systems than Linux, selected on Linux by PERDURE_HOST=portable. The
+process tests and the main journeys run with it. It must use neither /proc nor prctl.
 
 Nothing here has run on a Mac: docs/reference/platforms.md.
 """
@@ -36,7 +36,7 @@ while_nobody_watches verify_goes_back stranger_is_on_the_conversation""".split()
 
 
 def conform(*words: str, timeout_s: float = 540.0) -> None:
-    """Run tests with the portable back end forced. Fail with what they say."""
+    """Run tests with the portable back end. Fail with their output."""
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not linux"]
     done = subprocess.run(
         [*argv, *words],
@@ -53,14 +53,14 @@ def conform(*words: str, timeout_s: float = 540.0) -> None:
 
 @pytest.mark.parametrize("module", QUICK)
 def test_the_process_room_in_short(module: str) -> None:
-    """Starting, ending and adopting an agent, and killing each of its parents."""
+    """Start, end and adopt an agent, and kill each of its parents."""
     conform(f"tests/process/{module}.py", "-k", QUICK[module])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("module", PROCESSES)
 def test_the_process_room(module: str) -> None:
-    """All that the process room promises everywhere."""
+    """Run all process tests."""
     conform(f"tests/process/{module}.py")
 
 
@@ -69,7 +69,7 @@ def test_the_process_room(module: str) -> None:
 @pytest.mark.parametrize("cli", ["claude", "codex"])
 @pytest.mark.parametrize("journey", JOURNEYS)
 def test_a_journey(journey: str, cli: str) -> None:
-    """A task on the real CLIs that is killed goes on natively, and nothing is left of it."""
+    """A task on the real CLIs that is killed continues natively, and nothing of it is left."""
     conform("tests/journeys/test_one_task.py", "-k", f"{journey} and {cli}")
 
 
@@ -83,7 +83,7 @@ def test_random_kills(how: str, cli: str) -> None:
 
 
 def test_both_back_ends_offer_the_same() -> None:
-    """Callers need not know which one they have: names and parameters are the same."""
+    """Callers need not know which back end they have: names and parameters are the same."""
     for name in linux.__all__:
         one, other = getattr(linux, name), getattr(portable, name)
         if inspect.isclass(one):
@@ -99,12 +99,13 @@ def test_both_back_ends_offer_the_same() -> None:
 
 CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
 PROC = re.compile(r'^(?:AT_FDCWD, |\d+, )?"/proc[/"]')
-"""A path of /proc as the first argument that is a path; what a call returns may be another's."""
+"""A path of /proc as the first argument that is a path. The result of a call may name another path.
+"""
 
 
 def own_calls(log: Path) -> list[str]:
-    """Return the calls of perdure's own programs in a record of strace: a process is perdure's as
-    long as its program is this Python. What happens between fork and exec is the C library's."""
+    """Return the calls of perdure's own programs in a record of strace: processes whose program is
+    this Python. The calls between fork and exec are the C library's."""
     program: dict[str, bool] = {}
     found = []
     for line in log.read_text(errors="replace").splitlines():
@@ -122,8 +123,8 @@ def own_calls(log: Path) -> list[str]:
 
 def test_neither_proc_nor_prctl_is_asked(tmp_path: Path) -> None:
     """A task of Codex is run, followed and recorded, and no call of perdure's own names /proc,
-    prctl, renameat2 or syncfs. psutil is a copy here that says `/./proc`, to tell its calls from
-    perdure's."""
+    prctl, renameat2 or syncfs. The copy of psutil here uses `/./proc`, which distinguishes its
+    calls from perdure's."""
     copy = tmp_path / "library" / "psutil"
     shutil.copytree(
         Path(psutil.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__")
@@ -162,8 +163,8 @@ def test_neither_proc_nor_prctl_is_asked(tmp_path: Path) -> None:
 
 
 def test_the_doctor_says_what_will_not_work(tmp_path: Path) -> None:
-    """On another system than Linux, `perdure doctor` says in one sentence what is not promised; without
-    psutil, how to get it."""
+    """On another system than Linux, one sentence of `perdure doctor` says what is not promised.
+    Without psutil, it says how to install it."""
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),

@@ -1,4 +1,4 @@
-"""The project map of real small projects, and its order."""
+"""The project map of small real projects, and its order."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.projectmap.making import SHOP, WEB, made, mapped, project
 
 
 def test_a_python_project(tmp_path: Path) -> None:
-    """Public classes, functions and constants with their signatures, and imports as files of the
-    project; nothing private, no body."""
+    """The map has public classes, functions and constants with their signatures, and imports as
+    files of the project. It has no private name and no body."""
     text = mapped(made(tmp_path, SHOP)).text
     assert (
         "shop/orders.py:\n  class Order\n    id: str\n    total: Money\n    def paid(self, by: str "
@@ -88,7 +88,7 @@ def test_a_typescript_project(tmp_path: Path) -> None:
     ],
 )
 def test_a_language(language: str, source: str, exports: list[str]) -> None:
-    """Each language exports by its own rule."""
+    """Each language has its own rule for exports."""
     found = outline_of(language, source.encode())
     assert found is not None
     assert [symbol.name for symbol in found.exports] == exports
@@ -112,8 +112,8 @@ def test_go_and_java_and_rust_know_whom_they_import(tmp_path: Path) -> None:
 
 
 def test_what_the_prompt_mentions_comes_first_and_then_what_is_near(tmp_path: Path) -> None:
-    """A file of which the prompt names an export is first, its neighbours in the graph of imports
-    follow, strangers are last."""
+    """A file is first if the prompt mentions one of its exports. Its neighbors in the graph of
+    imports follow, and unrelated files are last."""
     shown = mapped(made(tmp_path, SHOP), "Let `load` take a Path").shown
     assert shown[0] == "shop/orders.py"
     assert set(shown[1:4]) == {"shop/money.py", "shop/report.py", "shop/__init__.py"}
@@ -129,7 +129,7 @@ def test_what_earlier_tasks_made_comes_before_the_rest_and_says_so(tmp_path: Pat
 
 @pytest.mark.parametrize("tokens", [1, 200, 300, 500, 1000])
 def test_the_bound_holds(tmp_path: Path, tokens: int) -> None:
-    """However many files there are, the map is no longer than asked for (200 tokens at least), and
+    """However many files there are, the map is no longer than the limit (at least 200 tokens), and
     counts what it left out."""
     made(
         tmp_path,
@@ -176,6 +176,6 @@ def test_without_the_parsers_there_are_names_and_that_is_told(tmp_path: Path) ->
 
 
 def test_an_empty_directory_has_no_map(tmp_path: Path) -> None:
-    """No file, no map."""
+    """Without files there is no map."""
     assert mapped(tmp_path).text == ""
     assert not project(tmp_path).files

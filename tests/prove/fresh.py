@@ -1,4 +1,4 @@
-"""A bad agent: it takes every flag, and on a resume it silently begins a new conversation with
+"""A bad agent: it accepts every flag, and on a resume it silently begins a new conversation with
 Claude Code under another id."""
 
 import os

@@ -1,5 +1,5 @@
-"""`perdure prove`, the real command on the real agents: what holds, what a bad agent breaks, and
-what differs from what is known."""
+"""`perdure prove`, the real command on the real agents: the rows that hold, those that a bad agent
+breaks, and differences from the known results."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ TOP = Path(__file__).parents[2]
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A directory with a short path, because the path of a socket has at most 108 bytes."""
+    """Make a directory with a short path, because the path of a socket has at most 108 bytes."""
     directory = Path(tempfile.mkdtemp(prefix="pv"))
     yield directory
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def environ(scratch: Path) -> dict[str, str]:
-    """A user's environment: a home with a key in it that no agent may read, and the pinned
+    """Make a user's environment: a home with a key in it that no agent may read, and the pinned
     agents."""
     for name in ("home", "tmp"):
         (scratch / name).mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ def environ(scratch: Path) -> dict[str, str]:
 
 
 def command(scratch: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """`perdure prove`, to its end."""
+    """Run `perdure prove` to its end."""
     argv = [sys.executable, "-m", "perdure", "prove", *words]
     return subprocess.run(
         argv, env=environ(scratch), cwd=scratch, text=True, capture_output=True, timeout=PATIENCE_S
@@ -62,7 +62,7 @@ def command(scratch: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def bad(scratch: Path) -> Path:
-    """An agent that says it is Claude Code, and starts a new conversation on every resume."""
+    """Make an agent that claims to be Claude Code, and starts a new conversation on every resume."""
     program = scratch / "claude-bad"
     program.write_text(
         f"#!/bin/sh\nexec {sys.executable} {Path(__file__).with_name('fresh.py')} "
@@ -108,8 +108,8 @@ def test_an_agent_known_by_its_protocol_alone(
 
 @pytest.mark.parametrize("agent", ["claude", "codex"])
 def test_all_that_perdure_relies_on_holds(scratch: Path, agent: str) -> None:
-    """Every row is answered for the pinned version, as it is known; the user's home stays empty and
-    nothing is left behind."""
+    """Every row has the known answer for the pinned version. The user's home stays empty, and
+    nothing is left."""
     done = command(scratch, agent, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
@@ -126,8 +126,8 @@ def test_all_that_perdure_relies_on_holds(scratch: Path, agent: str) -> None:
 
 
 def test_an_agent_that_starts_afresh_is_found_out(scratch: Path) -> None:
-    """Its rows are broken, by what reached the model and not by what it says; the others hold, and
-    the exit code is 1."""
+    """Its rows are broken, by what reached the model and not by its own claims. The others hold,
+    and the exit code is 1."""
     only = ("resume", "unknown-session", "kill-in-reply", "fork")
     done = command(
         scratch,
@@ -166,8 +166,8 @@ def test_quick_answers_the_most_important_ones(scratch: Path) -> None:
 
 
 def test_what_cannot_be_meant_is_refused(scratch: Path) -> None:
-    """An unknown agent, a program that is not there, an unknown check, half an option: one sentence
-    each, and nothing is run."""
+    """An unknown agent, a missing program, an unknown check, and an incomplete option are refused
+    with one sentence each, and nothing is run."""
     for words, code in (
         (("nobody",), 5),
         (("--program", f"claude={scratch}/none"), 5),
@@ -181,7 +181,7 @@ def test_what_cannot_be_meant_is_refused(scratch: Path) -> None:
 
 
 def test_an_interrupt_ends_everything(scratch: Path) -> None:
-    """SIGTERM in the midst of it ends the agents too, and takes the scratch directories away."""
+    """SIGTERM during the proof also ends the agents, and removes the scratch directories."""
     argv = [sys.executable, "-m", "perdure", "prove", "codex"]
     with subprocess.Popen(
         argv, env=environ(scratch), cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -195,7 +195,7 @@ def test_an_interrupt_ends_everything(scratch: Path) -> None:
 
 
 def agents_of(scratch: Path) -> list[int]:
-    """Live processes whose environment leads into the scratch directory, but for perdure itself."""
+    """Return live processes with the scratch directory in their environment, except perdure itself."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -232,8 +232,8 @@ RESUME = RowCheck(
 
 
 def test_what_is_known_is_compared(scratch: Path) -> None:
-    """A version is compared with itself where it is known, else with the newest; a change is
-    pointed out, the same answer is not."""
+    """A known version is compared with itself, any other with the newest. A changed answer is
+    marked; the same answer is not."""
     file, report = scratch / "known.json", scratch / "report.json"
     for version, seen in (("1.9.0", "nine"), ("1.10.0", "ten")):
         checks = [{"id": "resume", "result": "holds", "seen": seen}]
@@ -268,8 +268,7 @@ def test_what_is_known_is_compared(scratch: Path) -> None:
 
 
 def test_a_change_in_the_real_thing_is_pointed_out(scratch: Path) -> None:
-    """With another answer in the known file, the very same program differs from what is known of
-    it."""
+    """The known file has another answer, so the same program differs from it."""
     file = scratch / "known.json"
     [codex], _ = candidates(["codex"], [], environ(scratch))
     version = codex.program.version
@@ -304,8 +303,8 @@ def test_the_table_fits_the_terminal(width: int) -> None:
 
 
 def test_the_rows_are_complete() -> None:
-    """Each row is answered by one scene, explained in the documents, and known of two versions of
-    each agent, as the page prints it."""
+    """Each row is answered by one scene, explained in the documents, and known for two versions of
+    each agent, as the page says."""
     answered = [row for scene in SCENES for row in scene.rows]
     assert sorted(answered) == sorted(ROWS)
     page = (TOP / "docs" / "reference" / "prove.md").read_text()

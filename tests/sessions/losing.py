@@ -1,13 +1,13 @@
-"""Redis lost at random points, under three processes' worth of lookups and writes: `make
-redis-faults N=500`.
+"""Redis is lost at random points, while three processes look up and write: `make redis-faults
+N=500`.
 
 One point: three stores with a cache each, on one database and one Redis, look up and change the
-sessions of four scopes; at a random moment the server is restarted without its memory, emptied,
-made to expire everything, short of memory (it evicts), or stalled. Every lookup is held against the
-database before and after it. What must never be seen: a lookup that finds nothing although a
-session was there all the time (a silent forget); one that finds a retired session or one that never
-was (a second live one); a record lost in the database; a cache that is not in step again
-afterwards. A late answer, of a record that was the newest a moment before, is counted.
+sessions of four scopes. At a random moment the server is restarted without its memory, emptied,
+made to expire everything, short of memory (it evicts), or stalled. Every lookup is compared with
+the database before and after it. Four things must never happen: a lookup finds nothing although a
+session was there all the time (a silent loss); it finds a retired session or one that never existed
+(a second live one); a record is lost in the database; a cache stays out of step. A late answer, of
+a record that was the newest a moment before, is counted.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Point:
 
 @dataclass
 class Shared:
-    """The shared knowledge of a point's processes: every session that was ever stored as live."""
+    """Data that the processes of a point share: every session that was ever stored as live."""
 
     point: Point
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -67,7 +67,7 @@ class Shared:
 
 
 def point(seed: int, fault: str, stall_s: float) -> Point:
-    """Makes one point in a scratch directory of its own."""
+    """Make one point in a scratch directory."""
     shared = Shared(Point(seed, fault))
     dice = random.Random(seed)
     directory = Path(tempfile.mkdtemp(prefix="pf"))
@@ -101,7 +101,7 @@ def _store(directory: Path, redis: RedisServer, told: Point) -> SqlStore:
 
 
 def strike(redis: RedisServer, fault: str, stall_s: float) -> None:
-    """One fault, from its beginning to its end."""
+    """Cause one fault, from its beginning to its end."""
     if fault == "restart":
         redis.restart()
     elif fault == "stall":
@@ -120,7 +120,7 @@ def strike(redis: RedisServer, fault: str, stall_s: float) -> None:
 
 
 def evict(redis: RedisServer) -> None:
-    """Fill Redis until it has evicted everything of ours."""
+    """Fill Redis until it has evicted all of perdure's records."""
     with redis.client() as client:
         client.config_set("maxmemory-policy", "allkeys-lru")
         client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 256 * 1024)
@@ -139,7 +139,7 @@ def _work(store: SqlStore, shared: Shared, dice: random.Random) -> None:
 
 
 def _look(store: SqlStore, shared: Shared, key: SessionKey) -> None:
-    """A lookup, between two looks at the truth."""
+    """Look a session up, and read the database before and after."""
     asked: list[SessionKey] = []
 
     def ask(key: SessionKey) -> Session | None:
@@ -165,7 +165,7 @@ def _look(store: SqlStore, shared: Shared, key: SessionKey) -> None:
 
 
 def _write(store: SqlStore, shared: Shared, key: SessionKey, dice: random.Random) -> None:
-    """A session is begun, used, or left for another one, as it was read from the store."""
+    """Begin, use or replace a session, as it was read from the store."""
     live = store.session(key)
     if live is None:
         new = Session(
@@ -237,7 +237,7 @@ def campaign(number: int, seed: int, jobs: int, stall_s: float) -> list[Point]:
 
 
 def table(points: list[Point]) -> str:
-    """The counts, and every point that showed something wrong, with its seed."""
+    """Return the counts, and every point that showed an error, with its seed."""
     kinds = ("silent forget", "double-live", "lost", "out of step")
     head = f"{'fault':10}{'points':>8}{'lookups':>9}{'cached':>8}{'late':>6}{'writes':>8}{'longest':>9}"
     lines = [head + "".join(f"{kind:>15}" for kind in kinds)]

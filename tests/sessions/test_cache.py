@@ -1,5 +1,5 @@
-"""Sessions looked up through a real Redis: what others write is seen, what is lost or hostile is
-not believed, nobody waits."""
+"""Sessions are looked up through a real Redis. Others' writes are seen, lost or hostile records are
+not used, and no lookup waits for Redis."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SESSION = Session(
 def cached(
     path: Path, redis: RedisServer, told: list[str] | None = None, **settings: float
 ) -> Iterator[SqlStore]:
-    """A store as one process has it."""
+    """Return a store as one process has it."""
     with closing(stores.open(path)) as store:
         store.cache = session_cache.open(
             redis.url, store.identity(), (told if told is not None else []).append, **settings
@@ -41,7 +41,7 @@ def cached(
 
 @pytest.fixture
 def two(tmp_path: Path, shared_redis: RedisServer) -> Iterator[tuple[SqlStore, SqlStore]]:
-    """Two processes' stores on one database and one Redis."""
+    """Return two processes' stores on one database and one Redis."""
     with (
         cached(tmp_path / "perdure.db", shared_redis) as one,
         cached(tmp_path / "perdure.db", shared_redis) as other,
@@ -64,7 +64,7 @@ def until(met: Callable[[], bool]) -> None:
 
 
 def answers(store: SqlStore) -> bool:
-    """Whether a lookup is answered by the cache: the store's table is not asked."""
+    """Return whether the cache answers a lookup, without a query of the store's table."""
     asked: list[SessionKey] = []
     assert store.cache is not None
 
@@ -77,7 +77,7 @@ def answers(store: SqlStore) -> bool:
 
 
 class LookedUp(SqlStore):
-    """A store whose `session` is a lookup, to be held to the promises of the store itself."""
+    """A store whose `session` is a lookup, for the tests of the store's own promises."""
 
     def session(self, key: SessionKey) -> Session | None:
         assert self.cache is not None
@@ -98,7 +98,7 @@ class TestLookedUp(StoreConformance):
 
 @pytest.fixture
 def long_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory cache forgets only what it is asked to forget, and nothing because of its age."""
+    """Let the memory cache forget only on request, and nothing because of its age."""
     monkeypatch.setattr(lookups, "MEMORY_S", 3600.0)
 
 
@@ -124,8 +124,8 @@ def test_what_one_writes_another_sees(two: tuple[SqlStore, SqlStore]) -> None:
 def test_memory_answers_while_it_is_kept_in_step(
     two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """Once a process listens, its second lookups are answered although the record in Redis is gone;
-    what is written there is forgotten."""
+    """Once a process listens, its second lookups are answered although the record in Redis is gone.
+    A record that is written there is forgotten."""
     one, other = two
     one.put_session(SESSION)
 
@@ -143,8 +143,8 @@ def test_memory_answers_while_it_is_kept_in_step(
 def test_an_older_record_never_wins(
     two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """Records that reach Redis in the wrong order leave the newest; of two with one revision that
-    differ, neither stays."""
+    """If records reach Redis in the wrong order, the newest stays. If two with one revision differ,
+    neither stays."""
     one, _ = two
     one.put_session(SESSION)
     one.put_session(replace(SESSION, tasks=2))
@@ -159,8 +159,8 @@ def test_an_older_record_never_wins(
 def test_a_lookup_never_fills_in_what_is_old(
     lost: bool, two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """A record is written, and perhaps lost from Redis again, while a lookup has read the one
-    before it from the store: that one is not filled in."""
+    """A record is written, and perhaps lost from Redis again, while a lookup has read the previous
+    one from the store. The previous one is not written to Redis."""
     one, other = two
     one.put_session(SESSION)
     with shared_redis.client() as client:
@@ -183,7 +183,7 @@ def test_a_lookup_never_fills_in_what_is_old(
 def test_the_time_to_live_begins_anew_with_each_use(
     tmp_path: Path, shared_redis: RedisServer
 ) -> None:
-    """A record that is asked for stays, one that nobody asks for goes: and the store is asked."""
+    """A record that is used stays. One that is not used expires, and the store is asked."""
     with (
         cached(tmp_path / "perdure.db", shared_redis, ttl_s=100.0) as store,
         shared_redis.client() as client,
@@ -199,7 +199,7 @@ def test_the_time_to_live_begins_anew_with_each_use(
 
 @pytest.mark.parametrize("what", ["text", "forged", "moved", "list", "huge", "other store"])
 def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -> None:
-    """Anything that this store did not sign is removed, told once, and the store is asked."""
+    """A record that this store did not sign is removed and reported once, and the store is asked."""
     told: list[str] = []
     with (
         server() as redis,
@@ -234,8 +234,8 @@ def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -
 
 
 def test_a_record_is_sure_for_a_while_only() -> None:
-    """A record that was read from the store too long ago, or in the future, is rejected, however it
-    is signed."""
+    """A record that was read from the store too long ago, or in the future, is rejected, whatever
+    its signature is."""
     signed = SessionRecords("x", b"k" * 32)
     record = signed.write(SESSION, 10**12)
     assert signed.read(KEY, record, 10**12 + 1000) == SESSION
@@ -248,8 +248,8 @@ def test_a_record_is_sure_for_a_while_only() -> None:
 def test_what_is_too_old_is_read_anew(
     two: tuple[SqlStore, SqlStore], shared_redis: RedisServer
 ) -> None:
-    """A record that was used all the time, and never read from the store again, gives way to what
-    the store holds."""
+    """A record that was used all the time, and not read from the store again, is replaced by the
+    store's record."""
     one, _ = two
     one.put_session(SESSION)
     signed = SessionRecords(*one.identity())
@@ -262,8 +262,8 @@ def test_what_is_too_old_is_read_anew(
 
 @pytest.mark.parametrize("fault", ["stalled", "dead"])
 def test_nobody_waits_for_a_redis_that_does_not_answer(fault: str, tmp_path: Path) -> None:
-    """Lookups and writes go on from the database while Redis does not answer, and what was written
-    meanwhile is in Redis afterwards; the problem is reported once, without the password."""
+    """Lookups and writes use the database while Redis does not answer, and the writes are in Redis
+    afterwards. The problem is reported once, without the password."""
     told: list[str] = []
     with ExitStack() as stack:
         redis = stack.enter_context(server(requirepass="open-sesame"))

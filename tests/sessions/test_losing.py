@@ -9,8 +9,8 @@ from tests.sessions.losing import FAULTS, point
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_losing_redis_costs_lookups_alone(fault: str) -> None:
-    """Restarted, emptied, expired, evicted, stalled: no session is forgotten, none is live twice,
-    and all are in step again."""
+    """Redis is restarted, emptied, expired, evicted and stalled. No session is forgotten or live
+    twice, and all caches are in step again."""
     found = point(4711, fault, 0.6)
     assert not found.wrong and found.lookups and found.from_cache and found.writes
     assert len(found.told) <= 3 * 2, found.told

@@ -1,4 +1,4 @@
-"""The session service over a real store: what each verb changes, and what it refuses."""
+"""The session service with a real store: the changes of each verb, and its refusals."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SCOPE = "plan:shop/main"
 
 @pytest.fixture
 def runner(scratch: Scratch, repository: Path, agents: dict[str, Path]) -> Iterator[Runner]:
-    """A library door on a store of its own, whose sessions last an hour."""
+    """Open the library with its own store, whose sessions last an hour."""
     own = {"PERDURE_CLAUDE": str(agents["claude"]), "PERDURE_SESSION_LIFETIME": "1h"}
     with perdure.open(cwd=repository, environ={**scratch.environ, **own}) as runner:
         yield runner
 
 
 def test_one_session_from_its_beginning_to_its_end(runner: Runner) -> None:
-    """Created with a lifetime, named by the agent's first reply, used, extended, closed: each verb
-    returns the record as it is stored, and the lineage keeps what it was."""
+    """A session is created with a lifetime, named by the agent's first reply, used, extended and
+    closed. Each verb returns the record as it is stored, and the lineage keeps the earlier ones."""
     made = runner.sessions.create("codex", perdure.plan_scope("shop"))
     assert made.key.scope == SCOPE and made.state is SessionState.PINNED
     assert runner.sessions.get("codex", SCOPE) == made and made.expires == made.updated + 3_600_000
@@ -66,7 +66,7 @@ def test_what_is_refused(runner: Runner) -> None:
 
 
 def test_what_an_attempt_is_at_work_on_stays(runner: Runner) -> None:
-    """While an attempt runs in the scope, nobody amends its session; afterwards it can be."""
+    """While an attempt runs in the scope, its session cannot be changed; afterwards it can."""
     runner.sessions.create("claude", SCOPE)
     run = runner.submit(TaskSpec(prompt="Hello", repo=str(runner._cwd), scope=SCOPE))
     assert runner._engine.store.claim("somebody", 60, run.id) is not None
@@ -75,7 +75,7 @@ def test_what_an_attempt_is_at_work_on_stays(runner: Runner) -> None:
 
 
 def test_the_verbs_awaited(runner: Runner) -> None:
-    """The asynchronous service is the same one."""
+    """The asynchronous service does the same."""
 
     async def program() -> tuple[int, float | None]:
         async with perdure.AsyncRunner(runner) as awaited:

@@ -46,7 +46,7 @@ def of(*attempts: Attempt, agent: str = "claude") -> Statistics:
 
 
 def test_nothing_is_no_success() -> None:
-    """Where nothing was to go on, there is no rate, and nothing was saved."""
+    """If no conversation was to be continued, there is no rate, and nothing was saved."""
     found = of(attempt(Start.FRESH, Verdict.FRESH))
     assert (found.attempts, found.begun, found.to_go_on, found.success_rate, found.saved) == (
         1,
@@ -59,8 +59,8 @@ def test_nothing_is_no_success() -> None:
 
 
 def test_every_fallback_has_its_cause() -> None:
-    """Native and forked need none; each rung below, each new conversation, each refusal is counted
-    under its own words."""
+    """Native and forked need no reason. Each lower rung, each new conversation and each refusal is
+    counted with its own words."""
     found = of(
         attempt(Start.FRESH, Verdict.FRESH),
         attempt(Start.RESUME, Verdict.NATIVE),
@@ -99,8 +99,8 @@ def test_every_fallback_has_its_cause() -> None:
 
 
 def test_tokens_saved_are_against_cold_starts_of_the_same_agent() -> None:
-    """Bought is what did not come from the cache; what went on is held against the mean cold start
-    of its agent, and a dearer conversation counts below zero."""
+    """Tokens that did not come from the cache were bought. Continued attempts are compared with the
+    mean cold start of their agent. A more expensive conversation counts as negative."""
     cold = attempt(Start.FRESH, Verdict.FRESH, usage=Usage(1000, 100, 0))
     warm = attempt(Start.RESUME, Verdict.NATIVE, usage=Usage(1500, 50, 1400))
     failed = attempt(

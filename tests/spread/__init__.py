@@ -1,10 +1,10 @@
-"""Repository, root, state and agents' homes on file systems of their own, as with containers,
+"""Repository, root, state and agents' homes are on separate file systems, as with containers,
 volumes and a separate /home.
 
-Where `SWITCH` is set, fixtures call `apart` for the directories that are to be file systems: each
+If `SWITCH` is set, fixtures call `apart` for the directories that are to be file systems. Each
 becomes a small tmpfs, while the repositories stay where pytest keeps its files. No path changes, so
-every test can run that way. It needs a mount namespace of its own: `python -m tests.spread` makes
-one, and what is mounted in it is gone with its last process.
+every test can run that way. It needs a mount namespace: `python -m tests.spread` makes one, and its
+mounts vanish with its last process.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def is_on() -> bool:
 
 
 def apart(*directories: Path) -> None:
-    """Make each directory a file system of its own, if the switch is on. One inside of another
-    comes after it."""
+    """Make each directory a separate file system, if the switch is on. An inner directory comes
+    after the outer one."""
     if not is_on():
         return
     for directory in directories:
@@ -39,8 +39,7 @@ def apart(*directories: Path) -> None:
 
 
 def together() -> None:
-    """Unmount what this process mounted, and remove the empty directories that are left of a
-    fixture which is gone."""
+    """Unmount this process's mounts, and remove the empty directories of a finished fixture."""
     while _mounted:
         directory = _mounted.pop()
         subprocess.run(["umount", "--lazy", str(directory)], check=True)

@@ -1,4 +1,4 @@
-"""The ground of the spread suite: with the switch on, what is to be apart is on different file
+"""The environment of the spread suite: with the switch on, the directories are on different file
 systems."""
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from tests.sweeper.ground import make_ground
 
 
 def test_the_ground_is_apart(tmp_path: Path) -> None:
-    """Repository, root and state of a ground, and those and the home of a stage, are four file
+    """Repository, root and state of a bench, and those and the home of a stage, are four file
     systems with the switch, and one without."""
     ground = make_ground(tmp_path / "ground")
     places = [ground.yard.repo, ground.yard.root, ground.state]

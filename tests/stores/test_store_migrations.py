@@ -1,4 +1,4 @@
-"""The schema is the old one or the new one, whatever happens on the way between them."""
+"""The schema is always the old one or the new one, whatever happens during an upgrade."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SOURCE = Path(stores.__file__).parents[2]
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Path:
-    """All migrations and two that are yet to come: one with a table, a trigger and rows, one with a
+    """Return all migrations and two future ones: one with a table, a trigger and rows, one with a
     column."""
     scripts = tmp_path / "scripts"
     shutil.copytree(SCRIPTS, scripts)
@@ -44,7 +44,7 @@ def scripts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """A database of today's schema with 50 runs, cleanly closed."""
+    """Make a database with the current schema and 50 runs, properly closed."""
     store = stores.open(tmp_path / "old" / "perdure.db")
     for _ in range(50):
         submit(store)
@@ -53,8 +53,8 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scripts: Path) -> None:
-    """Over 150 kills spread over an upgrade, in statements and in the middle of writes: always a
-    whole schema, and it goes on."""
+    """Over 150 kills spread over an upgrade, in statements and in the middle of writes. The schema
+    is always complete, and the upgrade continues."""
     (tmp_path / "scratch").mkdir()
     ran = subprocess.run(
         [sys.executable, str(HERE / "migrating_until_killed.py"), str(old), str(scripts), str(tmp_path / "scratch")],
@@ -67,7 +67,7 @@ def test_a_kill_in_an_upgrade_leaves_old_or_new(tmp_path: Path, old: Path, scrip
 
 
 def test_an_upgrade_runs_each_script_once(old: Path, scripts: Path) -> None:
-    """Two schemas up, and again: the second time nothing is to be done."""
+    """Two versions are upgraded, and again. The second time nothing is done."""
     for _ in range(2):
         with closing(sqlite3.connect(old, isolation_level=None)) as connection:
             migrate(connection, str(old), scripts)
@@ -79,7 +79,7 @@ def test_an_upgrade_runs_each_script_once(old: Path, scripts: Path) -> None:
 
 
 def test_a_failing_script_changes_nothing(old: Path, scripts: Path) -> None:
-    """An error in the last statement of the last script takes the whole upgrade back."""
+    """An error in the last statement of the last script undoes the whole upgrade."""
     (scripts / f"{MARKS:04}_marks.sql").write_text(
         "CREATE TABLE marks (x TEXT);\nINSERT INTO nowhere VALUES (1);\n"
     )
@@ -93,8 +93,7 @@ def test_a_failing_script_changes_nothing(old: Path, scripts: Path) -> None:
 
 
 def test_a_newer_schema_is_refused(old: Path) -> None:
-    """A database of a newer perdure is neither read nor written, and the sentence says what to
-    do."""
+    """A database of a newer perdure is neither read nor written, and the error says what to do."""
     with closing(sqlite3.connect(old)) as connection:
         connection.execute(f"PRAGMA user_version = {newest() + 1}")
     for read_only in (False, True):
@@ -118,7 +117,8 @@ def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
-    """The remains of a kill between making the file and making the schema are simply continued."""
+    """A kill between the creation of the file and that of the schema leaves an empty file. The next
+    start continues from it."""
     (tmp_path / "perdure.db").touch()
     reader = stores.open(tmp_path / "perdure.db", read_only=True)
     assert reader.find() == []

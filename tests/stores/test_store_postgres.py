@@ -1,5 +1,5 @@
-"""PostgreSQL's own part: the schema's last line of defence, upgrades that are cut, several
-processes, and errors in words."""
+"""PostgreSQL's own part: the last checks in the schema, interrupted upgrades, several processes,
+and errors in plain words."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ SELECT 'version', version::text, '', '', '' FROM perdure_schema ORDER BY 1, 2, 3
 
 @pytest.fixture
 def hand(postgres: Server) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
-    """A person at a prompt, on a database of perdure's."""
+    """Open a connection to perdure's database, as a person would."""
     with closing(psycopg.connect(postgres.database(migrated=True), autocommit=True)) as connection:
         yield connection
 
 
 def test_the_schema_knows_the_same_moves(hand: psycopg.Connection[tuple[object, ...]]) -> None:
-    """By hand in SQL, a run can be moved exactly along `lifecycle.MOVES`: everything else the
-    database itself refuses."""
+    """In manual SQL a run can be moved exactly along `lifecycle.MOVES`. The database itself refuses
+    every other change."""
     hand.execute("DROP FUNCTION runs_begin_waiting() CASCADE")
     for before in RunState:
         for after in (state for state in RunState if state is not before):
@@ -98,8 +98,8 @@ def test_the_schema_refuses_a_second_writer_and_a_changed_journal(
 
 
 def test_an_upgrade_that_is_cut_leaves_old_or_new(postgres: Server) -> None:
-    """The connection is lost at one message of an upgrade after the other: the schema is none or
-    whole, and the next try makes it."""
+    """The connection is lost at one message of an upgrade after the other. The schema is missing or
+    complete, and the next try makes it."""
     whole = postgres.ask(SCHEMA, postgres.database(migrated=True))
     assert len(whole) > 100
     number, cuts = 3, 1
@@ -115,8 +115,7 @@ def test_an_upgrade_that_is_cut_leaves_old_or_new(postgres: Server) -> None:
 
 
 def test_a_trigger_that_does_more_than_refuse_is_no_migration() -> None:
-    """A statement that the translation does not know is refused with its text, and not passed
-    on."""
+    """A statement that the translation does not know is refused with its text, and not executed."""
     with pytest.raises(ValueError, match="no such trigger"):
         list(migration("CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END;"))
 
@@ -154,8 +153,8 @@ def test_workers_of_several_processes_never_share(postgres: Server) -> None:
 
 
 def test_a_database_that_cannot_be_used_is_told_in_a_sentence(postgres: Server) -> None:
-    """No such database, no such user, another program's tables, a newer schema, a bad address: what
-    and where, and never the password."""
+    """A missing database or user, another program's tables, a newer schema, and an invalid address
+    are reported with what and where, and never with the password."""
     newer, strange = postgres.database(migrated=True), postgres.database()
     postgres.ask(f"UPDATE perdure_schema SET version = {newest() + 1}", newer)
     postgres.ask("CREATE TABLE photos (name TEXT)", strange)
@@ -177,8 +176,8 @@ def test_a_database_that_cannot_be_used_is_told_in_a_sentence(postgres: Server) 
 
 
 def test_characters_and_numbers_that_do_not_fit(postgres: Server) -> None:
-    """NUL, of which PostgreSQL has none in a text, becomes its symbol where an agent said it; a
-    reader cannot write."""
+    """PostgreSQL has no NUL in a text, so an agent's NUL is stored as its symbol. A reader cannot
+    write."""
     url = postgres.database(migrated=True)
     with closing(stores.open(url)) as store:
         run = submit(
@@ -197,8 +196,8 @@ def test_characters_and_numbers_that_do_not_fit(postgres: Server) -> None:
 
 
 def test_the_verbs_work_on_it_and_show_no_password(postgres: Server, scratch: Scratch) -> None:
-    """`ls`, `config show` and `doctor` on a database whose address has a password: they work, and
-    none of them prints it."""
+    """`ls`, `config show` and `doctor` work on a database whose address has a password, and do not
+    print it."""
     url = postgres.database(migrated=True).replace("perdure@", "perdure:hunter2@")
     with closing(stores.open(url)) as store:
         run = submit(store)

@@ -22,7 +22,7 @@ SOURCE = Path(stores.__file__).parents[2]
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[bytes]:
-    """A child Python that sees the same perdure."""
+    """Start a child Python that uses the same perdure."""
     environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(SOURCE)}
     command = [sys.executable, str(HERE / script), *map(str, arguments)]
     return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -58,8 +58,8 @@ def test_four_workers_never_share(tmp_path: Path) -> None:
 
 
 def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    """20 writers are killed with SIGKILL at random moments: every acknowledged write is there, and
-    nothing is half there."""
+    """20 writers are killed with SIGKILL at random moments. Every acknowledged write is there, and
+    nothing is incomplete."""
     database = tmp_path / "perdure.db"
     stores.open(database).close()
     dice = random.Random()
@@ -102,8 +102,7 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
 
 
 def test_many_processes_make_one_database(tmp_path: Path) -> None:
-    """Eight processes that open the same fresh path at once all succeed, and each one's run is
-    there."""
+    """Eight processes open the same new path at once. All succeed, and each one's run is there."""
     database = tmp_path / "new" / "state" / "perdure.db"
     script = (
         "import sys; from perdure import store as stores; from perdure.model import TaskSpec; from "
@@ -132,8 +131,8 @@ def test_many_processes_make_one_database(tmp_path: Path) -> None:
 
 
 def test_threads_share_one_store(tmp_path: Path) -> None:
-    """A heartbeat, a recorder and a reader on one store object: nothing is refused, nothing is
-    lost, order is kept."""
+    """A heartbeat, a recorder and a reader use one store object. Nothing is refused or lost, and
+    the order is kept."""
     seen: list[Record] = []
 
     def observe(record: Record) -> None:

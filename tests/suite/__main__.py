@@ -32,8 +32,8 @@ ENDING_S = 30.0
 
 @dataclass(eq=False)
 class Recorder:
-    """A pytest plugin that records what the reruns depend on. With xdist it runs in the
-    controller. It is hashable, which pytest wants of a plugin where a part of a suite runs."""
+    """A pytest plugin that records what the reruns depend on. With xdist it runs in the controller.
+    It is hashable, because pytest requires that of a plugin if only a part of a suite runs."""
 
     passed: set[str] = field(default_factory=set)
     failures: dict[str, list[str]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Recorder:
 
 
 def why_no_rerun(recorder: Recorder, code: int, most: int) -> str:
-    """Return the reason why the failures of a session count as they are, or ''."""
+    """Return the reason why the failures of a session are final, or ''."""
     if recorder.obstacles:
         return "; ".join(dict.fromkeys(recorder.obstacles))
     if code != pytest.ExitCode.TESTS_FAILED:

@@ -74,7 +74,7 @@ WORKERS = pytest.mark.parametrize(
 
 @WORKERS
 def test_all_pass(project: Project, options: tuple[str, ...]) -> None:
-    """Where nothing fails the last line is pytest's own and nothing is rerun."""
+    """If nothing fails, the last line is pytest's own and nothing is rerun."""
     project.add(passing=PASSING)
     code, output = project.run(*options)
     assert code == 0 and "1 passed in" in last(output) and "rerunning" not in output
@@ -82,7 +82,7 @@ def test_all_pass(project: Project, options: tuple[str, ...]) -> None:
 
 @WORKERS
 def test_a_part(project: Project, options: tuple[str, ...]) -> None:
-    """A part of the suite that has no conftest.py runs beside one that has."""
+    """A part of the suite that has no conftest.py runs together with one that has."""
     project.add(flaky=FLAKY)
     (project.path / "other").mkdir()
     (project.path / "other/conftest.py").touch()
@@ -126,7 +126,7 @@ def test_an_error_of_a_fixture(project: Project) -> None:
 
 
 def test_a_crashed_worker(project: Project) -> None:
-    """Where a worker crashed the suite fails, and nothing is rerun."""
+    """If a worker crashed, the suite fails and nothing is rerun."""
     project.add(passing=PASSING, flaky=FLAKY, crashing=CRASHING)
     code, output = project.run("-n", "2")
     assert (code, last(output)) == (1, "1 passed, 2 failed")
@@ -141,7 +141,7 @@ def test_a_crash_without_workers(project: Project) -> None:
 
 @WORKERS
 def test_a_session_timeout(project: Project, options: tuple[str, ...]) -> None:
-    """Where the session's time is over the suite fails, and tells how many tests did not run."""
+    """If the session's time is over, the suite fails and reports how many tests did not run."""
     tests = "".join(f"\ndef test_{number}():\n    time.sleep(1)\n" for number in range(8))
     project.add(aaa=BROKEN, slow=SLOW + tests)
     code, output = project.run(*options, "--session-timeout=1")
@@ -151,7 +151,7 @@ def test_a_session_timeout(project: Project, options: tuple[str, ...]) -> None:
 
 @WORKERS
 def test_a_collection_error(project: Project, options: tuple[str, ...]) -> None:
-    """Where a module cannot be imported the suite fails."""
+    """If a module cannot be imported, the suite fails."""
     project.add(passing=PASSING, odd="import nothing_of_that_name\n")
     code, output = project.run(*options)
     assert code != 0 and "nothing was rerun: test_odd.py could not be collected" in output
@@ -172,7 +172,7 @@ def test_no_reruns(project: Project) -> None:
 
 
 def test_a_rerun_that_takes_too_long(project: Project) -> None:
-    """A rerun that does not end in time counts as failed, and so do those after it."""
+    """A rerun that does not end in time counts as failed, and so do all later ones."""
     hanging = FLAKY.replace(
         "if not mark.exists():",
         "if mark.exists():\n        import time; time.sleep(3600)\n    else:",
@@ -184,7 +184,7 @@ def test_a_rerun_that_takes_too_long(project: Project) -> None:
 
 
 def test_a_skipped_rerun(project: Project) -> None:
-    """A test that is skipped when it is alone did not pass."""
+    """A test that is skipped when it runs alone did not pass."""
     skipped = FLAKY.replace(
         "if not mark.exists():",
         "if mark.exists():\n        import pytest; pytest.skip()\n    else:",

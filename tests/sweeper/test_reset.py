@@ -30,9 +30,9 @@ def talk(ground: Ground, run: TaskRun, name: str = "s1") -> Session:
 
 
 def test_it_clears_and_can_be_undone(ground: Ground) -> None:
-    """The workdir is in the trash with every file, the conversation retired, the waiting run
-    cancelled; `restore` brings all back, with the rebase that was in progress, and what was
-    staged."""
+    """The workdir is in the trash with every file, the conversation is retired, and the waiting run
+    is cancelled. `restore` restores everything, with the rebase that was in progress and the staged
+    changes."""
     run, top = ground.run()
     session = talk(ground, run)
     ground.engine.store.requeue(run.id, "a test")
@@ -54,8 +54,8 @@ def test_it_clears_and_can_be_undone(ground: Ground) -> None:
 
 
 def test_afterwards_it_begins_anew(ground: Ground) -> None:
-    """A new attempt finds a fresh workdir and no conversation; the old one stays in the trash, and
-    cannot come back over it."""
+    """A new attempt has a fresh workdir and no conversation. The old workdir stays in the trash,
+    and cannot replace the new one."""
     run, top = ground.run()
     talk(ground, run)
     (top / "new").write_text("of before\n")
@@ -70,8 +70,8 @@ def test_afterwards_it_begins_anew(ground: Ground) -> None:
 
 
 def test_a_conversation_that_took_its_place_stays(ground: Ground) -> None:
-    """Undone after a new conversation began, the reset gives the files back and leaves the new
-    conversation live."""
+    """The reset is undone after a new conversation began. The files are restored, and the new
+    conversation stays live."""
     run, top = ground.run()
     session = talk(ground, run)
     cleared = reset(ground.engine, Target(run="task"), ground.yard.repo)
@@ -93,7 +93,8 @@ TARGETS = {
 
 @pytest.mark.parametrize("what", TARGETS)
 def test_whose_work_is_meant(ground: Ground, what: str) -> None:
-    """A run, an agent's work on a branch or an issue, a service's task: these and no others."""
+    """A run, an agent's work on a branch or an issue, or a service's task is selected, and no other
+    work."""
     ground.run(name="task")
     ground.run("isolated", name="codex", agent="codex")
     ground.run(name="other", branch="other")
@@ -110,8 +111,8 @@ def test_whose_work_is_meant(ground: Ground, what: str) -> None:
     "repo", ["https://git.example.com/shop/web", "https://git.example.com/shop/web.git/"]
 )
 def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground, repo: str) -> None:
-    """With `.git` at its end or without, as a rule's `clone` may have it; another repository's
-    issue of that number is not meant."""
+    """The address may have `.git` at its end, as in a rule's `clone`. An issue of another
+    repository with that number is not selected."""
     spec = ground.yard.spec("isolated", scope="src:dev:shop/web#12")
     planned = ground.engine.workspaces.plan(spec, "web", ground.yard.repo)
     run = ground.engine.store.add(
@@ -130,8 +131,8 @@ def test_an_issue_of_a_forge_is_found_by_its_repositorys_address(ground: Ground,
 
 
 def test_nothing_is_meant(ground: Ground) -> None:
-    """Another repository, an unknown branch: not found; nothing said: a usage error. Nothing
-    moves."""
+    """Another repository or an unknown branch is not found. Without any selection there is a usage
+    error. Nothing is moved."""
     _, top = ground.run()
     for target in (
         Target(branch="none"),
@@ -145,8 +146,8 @@ def test_nothing_is_meant(ground: Ground) -> None:
 
 
 def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
-    """Running, or open in the agent's own program: refused, also for a run that shares the
-    conversation, and nothing is cleared."""
+    """A run that is running, or open in the agent's own program, is refused, and so is a run that
+    shares the conversation. Nothing is cleared."""
     run, top = ground.run(scope="shared")
     other, _ = ground.run(name="other", branch="other", scope="shared")
     session = talk(ground, run)
@@ -164,7 +165,7 @@ def test_it_refuses_while_somebody_is_at_it(ground: Ground) -> None:
 
 
 def test_a_dry_run_only_tells(ground: Ground) -> None:
-    """The runs, and what would be nowhere else but in the trash; everything stays as it is."""
+    """It lists the runs, and the content that would exist only in the trash. Nothing is changed."""
     run, top = ground.run()
     session = talk(ground, run)
     (top / "new").write_text("x")
@@ -176,8 +177,8 @@ def test_a_dry_run_only_tells(ground: Ground) -> None:
 
 
 def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
-    """`trash restore` undoes `rm`: name and key as they were; where the name is taken by now, under
-    its id."""
+    """`trash restore` undoes `rm`, with the same name and key. If the name is taken by now, the run
+    is listed under its id."""
     run, top = ground.run(key="k1")
     removed = service.remove(ground.engine, "task")
     assert removed.trash is not None
@@ -189,8 +190,8 @@ def test_a_removed_run_is_on_the_list_again(ground: Ground) -> None:
 
 
 def test_an_admin_directory_that_was_taken_gets_another_name(ground: Ground) -> None:
-    """git named another worktree like it meanwhile: the restored one gets a name of its own, and
-    git knows both."""
+    """git has given the same name to another worktree meanwhile. The restored one gets another
+    name, and git knows both."""
     run, top = ground.run()
     removed = service.remove(ground.engine, "task")
     taken = ground.yard.repo / ".git/worktrees" / top.name

@@ -1,5 +1,5 @@
-"""A sweep: what goes by its age, what is not recognised, too much at once, a clock that was moved,
-a volume that is not there."""
+"""A sweep: removal by age, unknown entries, too many at once, a clock that was changed, and a
+missing volume."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def by_class(swept: Sweep, cls: Class) -> list[str]:
 
 
 def test_logs_and_copies_have_ages_of_their_own(ground: Ground) -> None:
-    """Logs of a finished run go after 90 days, the copy of its conversation after 180; before that
-    both stay."""
+    """Logs of a finished run are removed after 90 days, and the copy of its conversation after 180.
+    Before that both stay."""
     run, _ = ground.run()
     logs = logs_of(ground, run.id)
     key = SessionKey("claude", run.scope)
@@ -62,8 +62,8 @@ def test_logs_and_copies_have_ages_of_their_own(ground: Ground) -> None:
 
 @pytest.mark.parametrize("state", ["queued", "open"])
 def test_what_a_run_needs_stays(ground: Ground, state: str) -> None:
-    """While a run waits, or a person has it open, its logs, its copy and its workdir stay, whatever
-    their age."""
+    """While a run waits, or a person has it open, its logs, its copy and its workdir stay at any
+    age."""
     run, top = ground.run()
     logs = logs_of(ground, run.id)
     session = Session(
@@ -133,7 +133,7 @@ def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
 
 
 def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
-    """A strange file, directory or link among perdure's own, or a workdir of another store, is
+    """An unknown file, directory or link among perdure's own, or a workdir of another store, is
     `unknown` and is never removed."""
     own = ground.yard.root / ".perdure"
     ground.run()
@@ -161,8 +161,8 @@ def test_what_is_not_recognised_is_listed_and_kept(ground: Ground) -> None:
 
 
 def test_the_registry_of_warm_agents_is_known(ground: Ground) -> None:
-    """Where agents that are kept warm are registered is perdure's own: no clean-up lists it as
-    unknown, or takes it."""
+    """The directory in which warm agents are registered is perdure's own. No clean-up lists it as
+    unknown or removes it."""
     ground.run()
     registered = ground.yard.root / ".perdure/warm" / ("q" * 26)
     registered.mkdir(parents=True)
@@ -173,8 +173,7 @@ def test_the_registry_of_warm_agents_is_known(ground: Ground) -> None:
 
 
 def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None:
-    """Directories that no run belongs to are orphans; in a store that was put in place after them
-    they stay."""
+    """Directories without a run are orphans. They stay if the store is younger than they are."""
     orphan = logs_of(ground, "0" * 32)
     assert ground.row(ground.sweep(days=30), orphan).verdict is SweepVerdict.KEEP
     ground.run()
@@ -187,8 +186,8 @@ def test_logs_of_no_run_go_only_where_the_store_is_older(ground: Ground) -> None
 
 
 def test_a_cache_goes_when_nothing_borrows_from_it(ground: Ground) -> None:
-    """An isolated workdir, and one in the trash, keep the cache; without any it goes after its
-    time, and comes back whole."""
+    """An isolated workdir, also one in the trash, keeps the cache. Without any the cache is removed
+    after its time, and is created again when needed."""
     _, top = ground.run("isolated")
     (cache,) = (ground.yard.root / ".perdure/repos").glob("*.git")
     (top / "new").write_text("x")
@@ -206,7 +205,7 @@ def test_a_cache_goes_when_nothing_borrows_from_it(ground: Ground) -> None:
 
 
 def test_scratch_goes_into_the_trash(ground: Ground) -> None:
-    """Half-made remains of a killed perdure go after two days; a younger one may be in use."""
+    """Incomplete files of a killed perdure are removed after two days. Younger ones may be in use."""
     ground.run()
     left = ground.yard.root / ".perdure/tmp/desk-x"
     left.mkdir(parents=True)
@@ -238,7 +237,7 @@ def _specs(ground: Ground, count: int) -> list[tuple[int, object]]:
 
 
 def test_few_go_without_a_word(ground: Ground) -> None:
-    """Ten of ten is what a small store looks like after a holiday."""
+    """Ten of ten are removed without a question, as in a small store after a holiday."""
     for n, spec in _specs(ground, 10):
         run = ground.engine.store.add(spec, f"{n:032x}", f"r{n}", ground.yard.plan("here"))
         logs_of(ground, run.id)
@@ -256,8 +255,8 @@ JUMPS = {
 
 @pytest.mark.parametrize("jump", JUMPS)
 def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> None:
-    """The wall clock moved and the machine's own did not: nothing goes, sweep after sweep, until
-    the clock is right again."""
+    """The wall clock was changed and the machine's own was not. Nothing is removed, sweep after
+    sweep, until the clock is right again."""
     _, top = ground.run()
     ground.sweep(days=20, dry=True)
     ground.passed = 0
@@ -275,15 +274,15 @@ def test_a_clock_that_was_moved_stops_everything(ground: Ground, jump: str) -> N
 
 
 def test_a_suspended_machine_has_its_time(ground: Ground) -> None:
-    """The clock of the machine counts suspended time too: a month asleep is a month."""
+    """The clock of the machine includes suspended time: a month of sleep is a month."""
     _, top = ground.run()
     ground.sweep()
     assert ground.row(ground.sweep(days=30), top).verdict is SweepVerdict.TAKE
 
 
 def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground) -> None:
-    """A machine that was off may come back with any date: the first sweep only looks, one an hour
-    later goes by the clock."""
+    """A machine that was off may start with any date. The first sweep only looks; one an hour later
+    uses the clock."""
     _, top = ground.run()
     ground.sweep()
     woken = replace(ground.now, wall=ground.now.wall + 40 * DAY_MS, boot=60.0, boot_id="another")
@@ -296,8 +295,7 @@ def test_after_a_restart_a_long_absence_is_believed_an_hour_later(ground: Ground
 
 
 def test_a_person_may_accept_the_clock(ground: Ground) -> None:
-    """`--accept` takes clock and volume as they are now, and the next sweep needs no word any
-    more."""
+    """`--accept` accepts clock and volume as they are, and the next sweep needs no confirmation."""
     _, top = ground.run()
     ground.sweep()
     moved = replace(ground.now, wall=ground.now.wall + 30 * DAY_MS)
@@ -312,7 +310,7 @@ def test_a_person_may_accept_the_clock(ground: Ground) -> None:
 
 
 def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
-    """Something that was used tomorrow shows that one of the clocks was wrong."""
+    """An entry that was used tomorrow shows that one of the clocks was wrong."""
     _, top = ground.run()
     then = here_and_now().wall / 1000 + 90_000
     os.utime(top, (then, then))
@@ -320,8 +318,7 @@ def test_times_in_the_future_are_for_a_person(ground: Ground) -> None:
 
 
 def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
-    """With the root's volume not mounted there is nothing, or something else, below it: nothing
-    goes, also of what lies in the state."""
+    """If the root's volume is not mounted, nothing is removed, also nothing in the state directory."""
     run, top = ground.run()
     logs = logs_of(ground, run.id)
     ground.sweep()
@@ -335,7 +332,7 @@ def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
 
 
 def test_only_one_sweep_at_a_time(ground: Ground) -> None:
-    """A second one is refused, so that no two judge by each other's halves."""
+    """A second one is refused, so that neither judges by incomplete results of the other."""
     from perdure.engine.sweeper.sweeps import _alone
 
     with _alone(ground.engine), pytest.raises(Conflict, match="Another sweep"):
@@ -343,7 +340,7 @@ def test_only_one_sweep_at_a_time(ground: Ground) -> None:
 
 
 def test_it_is_due_once_a_day(ground: Ground) -> None:
-    """Before the first sweep and a day after one; not in between."""
+    """It is due before the first sweep and a day after one, and not in between."""
     assert due(ground.engine)
     sweep(ground.engine, rules_of(ground.settings))
     assert not due(ground.engine)
@@ -356,7 +353,7 @@ def test_it_is_due_once_a_day(ground: Ground) -> None:
 
 @pytest.mark.parametrize("how", ["written since", "process inside"])
 def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> None:
-    """A program that still works in what was moved away keeps it from being deleted."""
+    """A program that still works in a moved directory prevents its deletion."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     with subprocess.Popen(
@@ -378,8 +375,8 @@ def test_an_entry_that_somebody_uses_is_not_purged(ground: Ground, how: str) -> 
 
 
 def test_a_purge_follows_no_link(ground: Ground) -> None:
-    """Links in the trash lead anywhere: they are deleted, and what they lead to is not; a directory
-    without rights goes too."""
+    """Links in the trash may lead anywhere. They are deleted, and their targets are not. A
+    directory without rights is deleted too."""
     outside = ground.yard.top / "outside"
     outside.mkdir()
     (outside / "file").write_text("of the user\n")
@@ -394,8 +391,8 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
 
 
 def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
-    """An entry that was half deleted at a kill is no entry any more; the next sweep that may delete
-    removes it, and no dry one does."""
+    """An entry that was half deleted at a kill no longer counts as one. The next sweep that may
+    delete removes it, and a dry run does not."""
     _, top = ground.run("task")
     entry = Path(ground.row(ground.sweep(days=20), top).trash)
     doomed = entry.with_name(f".doomed-{entry.name}")
@@ -408,8 +405,8 @@ def test_a_deletion_that_was_killed_is_finished(ground: Ground) -> None:
 
 
 def test_a_restore_overwrites_nothing(ground: Ground) -> None:
-    """Where a new workdir stands by now, the old one stays in the trash; once that is away it comes
-    back, git's state with it."""
+    """If a new workdir exists, the old one stays in the trash. Once the new one is gone, the old
+    one is restored with git's state."""
     from perdure.engine.sweeper import restore
 
     run, top = ground.run()
@@ -431,8 +428,8 @@ def test_a_restore_overwrites_nothing(ground: Ground) -> None:
 
 
 def test_the_daily_command_shows_rows_and_asks_for_a_person(ground: Ground) -> None:
-    """`perdure gc --json` gives a row for each thing with its reason, and exit code 3 where
-    somebody is needed."""
+    """`perdure gc --json` prints a row for each entry with its reason, and exits with 3 if a person
+    is needed."""
     _, top = ground.run()
     (top / "new").write_text("x")
     old = here_and_now().wall / 1000 - 400 * 86_400

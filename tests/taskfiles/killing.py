@@ -1,8 +1,8 @@
-"""Places task files in a child that is killed, and again in another that is not: run by
-`test_kills`, prints what it found as JSON.
+"""Places task files in a child that is killed, and again in another one that is not. `test_kills`
+runs it; it prints its findings as JSON.
 
-At each step: the child kills itself at its n-th touch of the file system, for every n until it gets
-through. At random: its parent kills it at any moment. The journal is a file, one line a
+At each step: the child kills itself at its n-th access to the file system, for every n until it
+completes. At random: its parent kills it at any moment. The journal is a file, one line for each
 transaction.
 """
 
@@ -34,7 +34,7 @@ NAMES = ("merged", "d/merged", "replaced", "written", "new/deep/file")
 
 
 class Kept(Scene):
-    """A scene whose journal outlives its process."""
+    """A scene whose journal survives its process."""
 
     def load(self) -> None:
         path = self.directory / "journal"
@@ -49,7 +49,7 @@ class Kept(Scene):
 
 
 def ready(directory: Path) -> Kept:
-    """A workdir with files that the agent has edited, and a new version of each."""
+    """Make a workdir with files that the agent has edited, and a new version of each."""
     scene = Kept(directory)
     scene.give(dict.fromkeys(NAMES[:4], BASE))
     scene.place()
@@ -61,7 +61,7 @@ def ready(directory: Path) -> Kept:
 
 
 def killed(scene: Kept, at: int = 0, after_s: float = 0.0) -> bool:
-    """Places in a child. `at`: it dies at that touch; else after some time. Returns whether it
+    """Place files in a child. `at`: it dies at that access; else after some time. Return whether it
     died."""
     child = os.fork()
     if not child:

@@ -1,4 +1,4 @@
-"""A workdir, a journal and what a person gives, without a run around them."""
+"""A workdir, a journal and a person's files, without a run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from perdure.workspace.task_files import Contents, FilePlace, place
 
 @dataclass
 class Scene:
-    """`give` appends a version of the instructions, `place` does what an attempt does before its
-    agent starts."""
+    """The scene. `give` appends a version of the instructions; `place` does what an attempt does
+    before its agent starts."""
 
     directory: Path
     contexts: list[Context] = field(default_factory=list)
@@ -96,5 +96,5 @@ class Scene:
         return [path.read_bytes() for path in self.state.glob("backups/**/*") if path.is_file()]
 
     def strays(self) -> list[str]:
-        """Return what perdure left beside the files."""
+        """Return other files of perdure's beside the task files."""
         return [path.name for path in self.work.rglob(".perdure-*")]

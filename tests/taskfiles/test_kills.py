@@ -1,4 +1,4 @@
-"""perdure is killed while it puts files in place: the next attempt completes it, and nothing is
+"""perdure is killed while it writes the files. The next attempt completes the work, and nothing is
 lost or merged twice."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Task files come into the workdir by their rules, and whatever the contents, no version is
-lost."""
+"""Task files are written to the workdir by their rules. With any contents, no version is lost."""
 
 from __future__ import annotations
 
@@ -67,7 +66,7 @@ ROWS = [
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
 @pytest.mark.parametrize("strategy", [KEEP, REPLACE, MERGE])
 def test_every_combination(scene: Scene, row: tuple, strategy: OnEdit) -> None:
-    """The action on a file follows from three contents and the strategy, and nothing else."""
+    """The action on a file depends only on three contents and the strategy."""
     base, there, new, *outcomes = row
     action, content, backups = outcomes[(KEEP, REPLACE, MERGE).index(strategy)]
     if base is not None:
@@ -151,7 +150,7 @@ def test_versions_add_up(scene: Scene) -> None:
 
 
 def test_an_update_without_files_changes_none(scene: Scene) -> None:
-    """New instructions alone leave the files, edited or not, as they are."""
+    """New instructions without files do not change the files, edited or not."""
     scene.give({"a": BASE})
     scene.place()
     scene.write("a", OURS)
@@ -173,8 +172,8 @@ def test_each_file_has_the_strategy_that_it_came_with(scene: Scene) -> None:
 
 
 def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
-    """It is given, changed by a new version, and merged by the same rule as the lines; other rights
-    stay."""
+    """It is set from the given file, changed by a new version, and merged by the same rule as the
+    lines. Other rights stay."""
     scene.give({"run": BASE}, executable=["run"])
     scene.place()
     assert (scene.work / "run").stat().st_mode & 0o100
@@ -189,8 +188,8 @@ def test_the_executable_bit_is_part_of_a_file(scene: Scene) -> None:
 
 
 def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None:
-    """A file that was put there once and is gone with the workdir is put there again; one that
-    exists stays."""
+    """A file that was written once and is gone with the workdir is written again. An existing one
+    stays."""
     scene.give({"a": BASE, "b": BASE})
     scene.place()
     (scene.work / "a").unlink()
@@ -202,8 +201,8 @@ def test_a_workdir_that_was_made_anew_gets_its_files_again(scene: Scene) -> None
 
 
 def test_a_checkpoint_has_the_versions_of_its_time(scene: Scene) -> None:
-    """After a restore the files count as they were given then, so the newest version comes again,
-    with the right base."""
+    """After a restore the files count as they were given at that time, so the newest version is
+    written again, with the right base."""
     scene.give({"a": BASE})
     scene.place()
     scene.record([CheckpointTaken(number=7, why="end", commit="0" * 40)])
@@ -238,8 +237,8 @@ def test_a_content_that_is_not_here_is_a_conflict(scene: Scene) -> None:
 
 
 def test_backups_never_overwrite_one_another(scene: Scene) -> None:
-    """Two versions of the agent's for one name and one version of the instructions have two
-    places."""
+    """Two versions of the agent's for one name and one version of the instructions have different
+    paths."""
     scene.give({"a": THEIRS}, REPLACE)
     for mine in (OURS, CLASH):
         scene.write("a", mine)
@@ -260,8 +259,8 @@ def test_backups_never_overwrite_one_another(scene: Scene) -> None:
 def test_what_an_agent_plants_stays_and_leads_nowhere(
     scene: Scene, plant: str, strategy: OnEdit
 ) -> None:
-    """A link, a pipe, a directory or a giant in the place of a file, or a link above it: nothing is
-    followed, written or removed."""
+    """There is a link, a pipe, a directory or a giant file in place of the file, or a link above
+    it. Nothing is followed, written or removed."""
     outside = scene.directory / "outside"
     outside.mkdir()
     (outside / "a.md").write_bytes(b"not yours")
@@ -318,8 +317,8 @@ def test_a_workdir_that_became_a_link_is_refused(scene: Scene) -> None:
 
 
 def test_an_unfinished_plan_is_completed_before_the_next(scene: Scene) -> None:
-    """The second version ends with its plan; the third comes after it, merged with what the second
-    one makes."""
+    """The plan of the second version is completed. The third version comes after it, merged with
+    the result of the second."""
     scene.give({"a": BASE})
     scene.place()
     scene.write("a", OURS)
@@ -334,7 +333,7 @@ def test_an_unfinished_plan_is_completed_before_the_next(scene: Scene) -> None:
 
 
 class Ended(Exception):
-    """perdure's end, as soon as the plan is in the journal."""
+    """Ends perdure as soon as the plan is in the journal."""
 
 
 def end() -> None:
@@ -342,7 +341,7 @@ def end() -> None:
 
 
 def test_a_hard_link_outside_keeps_its_bytes(scene: Scene) -> None:
-    """A file that the agent has linked to one outside is exchanged, and never written into."""
+    """The agent has linked a file to one outside. The file is replaced, and never written into."""
     outside = scene.directory / "outside"
     outside.write_bytes(OURS)
     (scene.work / "a").hardlink_to(outside)

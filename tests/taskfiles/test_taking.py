@@ -30,8 +30,8 @@ def names(given: Given) -> list[str]:
 
 
 def test_files_and_where_they_go(contents: Contents, user: Path) -> None:
-    """PATH keeps its name, PATH=DEST gets another, DEST/ is a directory; an existing name with = in
-    it is only a name."""
+    """PATH keeps its name, PATH=DEST gets another one, and DEST/ is a directory. An existing file
+    with = in its name is only a name."""
     for name in ("a.md", "b=c.md", "run.sh"):
         (user / name).write_text(name)
     (user / "run.sh").chmod(0o755)
@@ -150,8 +150,8 @@ def test_what_cannot_be_taken(
 
 
 def test_contents_are_private_whole_and_never_trusted(contents: Contents) -> None:
-    """Readable by the owner alone; a damaged one counts as missing and is written again; a digest
-    from elsewhere leads nowhere."""
+    """Only the owner can read them. A damaged one counts as missing and is written again. A digest
+    from elsewhere leads to no file."""
     digest = contents.put(b"text")
     path = contents.path(digest)
     assert path.stat().st_mode & 0o777 == 0o600 and path.parent.stat().st_mode & 0o777 == 0o700

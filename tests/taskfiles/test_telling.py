@@ -53,7 +53,7 @@ def test_names_cannot_end_their_word(tmp_path: Path) -> None:
 
 
 def test_much_is_trimmed(tmp_path: Path) -> None:
-    """Ten names and forty lines of a difference; the rest is counted."""
+    """There are at most ten names, and forty lines of a difference. The rest is counted."""
     contents = Contents(tmp_path)
     old, new = (
         contents.put(b"".join(b"%d\n" % n for n in range(500))),

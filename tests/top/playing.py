@@ -1,5 +1,4 @@
-"""A board that is played on by Textual's pilot: real keys, a real store, and what stands on the
-screen."""
+"""A board that Textual's pilot uses: real keys, a real store, and the content of the screen."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ class Play:
         await self.pilot.press(*keys)
 
     async def until(self, met: Callable[[], Any], what: str) -> None:
-        """Waits until something holds."""
+        """Wait until the condition holds."""
         end = time.monotonic() + PATIENCE_S
         while not met():
             assert time.monotonic() < end, f"not on the screen: {what}\n" + "\n".join(self.screen())
@@ -58,7 +57,7 @@ class Play:
         )
 
     async def chooses(self, run_id: str) -> None:
-        """Moves the cursor down to a run."""
+        """Move the cursor down to a run."""
         await self.until(lambda: self.app.chosen, "a chosen run")
         while self.app.chosen != run_id:
             await self.press("j")
@@ -72,7 +71,7 @@ def play(
     stop: Callable[[str], str] = nothing,
     size: tuple[int, int] = (120, 40),
 ) -> None:
-    """Plays a story on a board; it looks into the store five times a second."""
+    """Play a story on a board, which reads the store five times a second."""
 
     async def go() -> None:
         app = Board(store, Probe(Path("/nonexistent")), retry, stop, look_s=0.2)

@@ -25,7 +25,7 @@ HOSTILE = (
 
 
 def asks(store: SqlStore, name: str, message: str = "answer it with perdure update") -> str:
-    """A run that needs a person."""
+    """Make a run that needs a person."""
     run = submit(store, TaskSpec(prompt=f"do {name}"), name=name)
     condition = Condition(type="needs_person", message=message, at=1)
     store.finish(
@@ -65,8 +65,7 @@ def test_each_run_stands_where_a_person_looks_for_it(store: SqlStore) -> None:
 
 
 def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None:
-    """A run that begins, asks or ends moves to its place at once, and the cursor goes with its
-    run."""
+    """A run that begins, asks or ends moves to its place at once, and the cursor stays on its run."""
     first = submit(store, name="first")
 
     async def story(at: Play) -> None:
@@ -90,7 +89,7 @@ def test_it_changes_under_the_eyes_and_the_cursor_stays(store: SqlStore) -> None
 
 
 def test_the_verdict_on_the_work_is_shown(store: SqlStore) -> None:
-    """In the line of a run that succeeded, and in its panel."""
+    """The verdict is in the line of a run that succeeded, and in its panel."""
     claim = claimed(store, submit(store, TaskSpec(prompt="do it"), name="winner"))
     store.finish(claim, replace(SUCCESS, work="unverified"))
 
@@ -103,8 +102,8 @@ def test_the_verdict_on_the_work_is_shown(store: SqlStore) -> None:
 
 
 def test_peek(store: SqlStore) -> None:
-    """Space shows the chosen run's attempts with their receipts and its last words, live; again, or
-    Escape, closes it."""
+    """Space shows the selected run's attempts with their receipts, and its last words, live. Space
+    again, or Escape, closes it."""
     run_id = a_life(store)
     other = asks(store, "asker")
 
@@ -136,8 +135,8 @@ def test_peek(store: SqlStore) -> None:
 
 
 def test_attach_to_the_log(store: SqlStore) -> None:
-    """Enter shows the log from its last two thousand records and follows it, each once; Left comes
-    back and nothing was stopped."""
+    """Enter shows the log from its last two thousand records and follows it, each record once. Left
+    returns, and nothing was stopped."""
     run = submit(store, name="task")
     claim = claimed(store, run)
     store.record(claim, [Said(text=f"word {number}.") for number in range(30)])
@@ -166,8 +165,8 @@ def test_attach_to_the_log(store: SqlStore) -> None:
 
 
 def test_filter(store: SqlStore) -> None:
-    """Slash and words: only the runs that have them are shown and counted, also the words of no
-    name; Escape shows all again."""
+    """After a slash and words, only runs with these words are shown and counted, also if the words
+    are not in a name. Escape shows all again."""
     for name, prompt in (("one", "mend the flux"), ("two", "paint the door"), ("three", "50% [b]")):
         submit(store, TaskSpec(prompt=prompt), name=name)
 
@@ -189,8 +188,8 @@ def test_filter(store: SqlStore) -> None:
 
 
 def test_stop_asks_first(store: SqlStore) -> None:
-    """Only `y` stops, as the verb does; what cannot be done is said in its sentence, with what to
-    do next."""
+    """Only `y` stops, as the verb does. If that is impossible, there is the verb's sentence and
+    what to do next."""
     waiting = submit(store, name="waiter")
 
     async def story(at: Play) -> None:
@@ -240,8 +239,8 @@ def test_the_keys_are_told(store: SqlStore) -> None:
 
 
 def test_hostile_texts_are_texts(store: SqlStore) -> None:
-    """Text of an agent, a prompt or a workdir's name is shown without its controls: no style, no
-    link, no action comes of it."""
+    """Text of an agent, a prompt or a workdir's name is shown without control characters. It has no
+    style, no link and no action."""
     run_id = asks(store, "asker", HOSTILE)
     hostile = submit(
         store, TaskSpec(prompt=HOSTILE, agent="[red]x"), name="worker", where=f"w{HOSTILE}"

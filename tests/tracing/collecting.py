@@ -1,5 +1,5 @@
-"""A collector on loopback that takes OTLP over HTTP, as OpenTelemetry's own would, and keeps what
-it got."""
+"""A collector on loopback that accepts OTLP over HTTP, as OpenTelemetry's own does, and keeps the
+data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """`refuse`: so many requests are answered with 503 first."""
+    """The collector. `refuse`: number of requests that are answered with 503 first."""
 
     def __init__(self, refuse: int = 0) -> None:
         self.raw = b""
@@ -62,5 +62,5 @@ class Collector:
 
 
 def values(attributes: Any) -> dict[str, Any]:
-    """Attributes by name."""
+    """Return attributes by name."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}

@@ -1,5 +1,5 @@
-"""Spans, as a real collector on loopback gets them: what is in them, what is not, and what happens
-where none takes them."""
+"""Spans, as a real collector on loopback gets them: their content, what they never contain, and the
+case without a collector."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MakeEngine = Callable[..., tuple[Engine, Tracer]]
 
 @pytest.fixture
 def traced(tmp_path: Path) -> Iterator[MakeEngine]:
-    """Makes an engine whose environment names a collector."""
+    """Make an engine whose environment names a collector."""
     made: list[Engine] = []
 
     def make(address: str, **environ: str) -> tuple[Engine, Tracer]:
@@ -64,8 +64,8 @@ def traced(tmp_path: Path) -> Iterator[MakeEngine]:
 
 
 def test_a_span_for_each_attempt(traced: MakeEngine) -> None:
-    """Three attempts are three spans, each linked to the one before, with outcome, receipt, tokens,
-    cost and conversation."""
+    """Three attempts are three spans, each linked to the previous one, with outcome, receipt,
+    tokens, cost and conversation."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         run_id = a_life(engine.store)
@@ -131,8 +131,8 @@ def test_names_are_those_of_the_conventions(traced: MakeEngine) -> None:
 
 
 def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
-    """Launch, drift and checks are events, in order; what was asked, said, run or went wrong in
-    words is nowhere in what was sent."""
+    """Launch, drift and checks are events, in order. The words of prompts, answers, commands and
+    errors are not sent."""
     with Collector() as collector:
         engine, found = traced(collector.address)
         store = engine.store
@@ -160,7 +160,7 @@ def test_no_word_of_prompt_and_output(traced: MakeEngine) -> None:
 
 
 def test_a_collector_that_is_busy_is_asked_again(traced: MakeEngine) -> None:
-    """A span that is refused with 503 comes again, once."""
+    """A span that is refused with 503 is sent again, once."""
     with Collector(refuse=1) as collector:
         engine, found = traced(collector.address)
         run = submit(engine.store)
@@ -171,8 +171,8 @@ def test_a_collector_that_is_busy_is_asked_again(traced: MakeEngine) -> None:
 
 
 def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without a collector everything goes its way and is stored; one sentence says that traces are
-    lost, without the address's password."""
+    """Without a collector everything works and is stored. One sentence says that traces are lost,
+    without the address's password."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     engine, found = traced(f"http://me:hunter2@127.0.0.1:{port}")
@@ -212,8 +212,7 @@ def test_who_does_not_ask_gets_none(environ: dict[str, str], said: str) -> None:
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where OpenTelemetry is not installed a sentence says how to get it, and nothing else
-    changes."""
+    """If OpenTelemetry is not installed, a sentence says how to get it, and nothing else changes."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [])

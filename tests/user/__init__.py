@@ -1,10 +1,10 @@
-"""The suite of a user who is not root, as in a hardened container.
+"""The suite as a user who is not root, as in a hardened container.
 
-`python -m tests.user` makes what such a container has: mount and process namespaces of its own, a
-read-only root file system, no capabilities, no way to gain any, and one writable directory, which
-holds HOME and every temporary file, at /mnt; /tmp stays as it is. The checkout and the interpreter
-are read where they are, also below directories that only root may enter. All of it is gone with its
-last process, but for the scratch, which is a directory of its own below TMPDIR.
+`python -m tests.user` makes the same environment: mount and process namespaces, a read-only root
+file system, no capabilities, no way to gain any, and one writable directory at /mnt for HOME and
+every temporary file; /tmp stays as it is. The checkout and the interpreter are read where they are,
+also in directories that only root may enter. Everything vanishes with its last process, except for
+the scratch directory, which is below TMPDIR.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import os
 
 SWITCH = "PERDURE_TEST_ENCLOSED"
 USER = 64321
-"""The user's number. It gets an account of this name with a shell: ssh and PostgreSQL want one, and
-Debian's `nobody` has neither a shell nor a home."""
+"""The user's number. It gets an account of this name with a shell, because ssh and PostgreSQL need
+one, and Debian's `nobody` has neither a shell nor a home."""
 NAME = "perdure-test"
 
 

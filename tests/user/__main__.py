@@ -1,8 +1,7 @@
 """Runs the suite, or a part of it, as a user who is not root: `python -m tests.user [OPTION...]`.
 
-Options are those of `tests.suite`. Called by root it makes two steps: namespaces first, then, with
-`INSIDE` as its first argument, everything that is done in them. Any other user runs the suite as it
-is.
+Options are those of `tests.suite`. Called by root it has two steps: first the namespaces, then,
+with `INSIDE` as its first argument, everything inside them. Any other user runs the suite as it is.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from pathlib import Path
 from tests.user import NAME, SWITCH, USER
 
 INSIDE = "--inside="
-"""Begins the first argument of the second step; the scratch directory follows."""
+"""Beginning of the first argument of the second step; the scratch directory follows."""
 TOP = Path(__file__).parents[2]
 PLACE = Path("/mnt")
-"""Where the user finds the scratch. Codex 0.169.0 gives a tool a /dev of its own, in which a user
-who is not root cannot write below /dev/shm, and there the scratch often is."""
+"""Path of the scratch directory for the user. Codex 0.169.0 gives a tool its own /dev, in which a
+user who is not root cannot write below /dev/shm, and the scratch is often there."""
 
 
 def main(words: list[str]) -> None:
@@ -64,7 +63,7 @@ def closed_top(path: Path) -> Path | None:
 
 
 def open_below(closed: Path, needed: list[Path]) -> None:
-    """Put an empty directory in the place of a closed one, and into it only what is needed."""
+    """Replace a closed directory by an empty one, and put only what is needed into it."""
     held = [Path(tempfile.mkdtemp()) for _ in needed]
     for path, aside in zip(needed, held, strict=True):
         mount("--bind", path, aside)

@@ -1,4 +1,4 @@
-"""The ground of the suite of another user: with the switch on, it is as enclosed as said."""
+"""The environment of the suite of another user: with the switch on, it is closed as described."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from tests.user import USER, is_on
 
 
 def test_the_ground_is_enclosed(tmp_path: Path) -> None:
-    """With the switch the user is not root, has no capability and no way to one, sees no process of
-    others, and cannot write to the root file system; without it the checkout's owner is as usual."""
+    """With the switch the user is not root, has no capability and cannot gain one, sees no
+    processes of others, and cannot write to the root file system. Without it the checkout's owner
+    runs as usual."""
     status = Path("/proc/self/status").read_text().split()
     alone = Path("/proc/1/cmdline").read_bytes().split(b"\0")[2:3] == [b"tests.suite"]
     closed = os.statvfs("/").f_flag & os.ST_RDONLY != 0
