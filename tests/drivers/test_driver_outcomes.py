@@ -282,7 +282,7 @@ def test_a_damaged_index_of_codex_says_what_to_do() -> None:
 
 
 def test_codex_refuses_a_resume_in_unknown_words() -> None:
-    """Whatever the message is, no turn has begun, so another copy of the conversation is tried."""
+    """No turn has begun, whatever the message is, so another copy of the conversation is tried."""
     words = "final paginated rollout record in /x.jsonl is missing an ordinal (code -32603)"
     end = Exit(code=1, stderr_tail=f"Error: thread/resume: thread/resume failed: {words}\n")
     assert registry.load("codex").outcome(end, []).kind is K.SESSION_BROKEN

@@ -147,8 +147,8 @@ def test_a_plan_goes_on_where_its_branches_lie(hosts: Pair) -> None:
 
 
 def test_every_verb_with_a_run_of_another_host(hosts: Pair) -> None:
-    """What reads only the database works as at the run's own host. What needs the workdir or the
-    conversation is refused with the host's name, and nothing changes."""
+    """Verbs that read only the database work as at the run's own host. Verbs that need the workdir
+    or the conversation are refused with the host's name, and nothing changes."""
     one, two, _ = hosts("by history\nrun echo one > one.txt\n---\nsay It is done.\n")
     assert one.perdure("run", "--permissions", "full", "--name", "task", "Do it.").code == 0
     before = one.show()

@@ -1,5 +1,5 @@
-"""Requests of the agents whose CLI cannot let a call wait: the turn ends, the answer is told in the
-next prompt of the same conversation, and exactly the call that was shown runs, once."""
+"""Requests of agents whose CLI cannot let a call wait. The turn ends, and the answer is in the next
+prompt of the same conversation. Exactly the call that was shown runs, once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def command(file: Path, **more: Any) -> str:
 
 
 def escalated(file: Path) -> str:
-    """The call as the model is asked to make it."""
+    """Return the call as the model makes it."""
     return command(file, sandbox_permissions="require_escalated", justification="allowed")
 
 
@@ -38,9 +38,10 @@ def escalated(file: Path) -> str:
 def test_codex_runs_an_approved_command_once_in_another_process(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """What the sandbox stopped is asked for, without a process. After the approval the model makes
-    the call again in the same conversation, and it runs outside of the sandbox. Another call is
-    refused in that turn, and so is the same one a second time: both are asked for."""
+    """perdure asks a person about the call that the sandbox stopped, without a process. After the
+    approval the model makes the call again in the same conversation, and it runs outside of the
+    sandbox. Another call is refused in that turn, and so is the same one a second time; perdure
+    asks about both."""
     file, other = Path("/var") / tmp_path.name, Path("/var") / f"{tmp_path.name}.other"
     steps = [command(file), STOPS, escalated(other), escalated(file), escalated(file), STOPS]
     here = stage("---\n".join(steps))
@@ -108,8 +109,8 @@ def over_acp(stage: MakeStage, agent: str, script: str) -> Stage:
 def test_opencode_over_acp_writes_an_approved_file_once(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """OpenCode asks for a file outside of the workdir; the same call is asked for again after its
-    approval was used, and does not run when it is refused."""
+    """OpenCode asks for a file outside of the workdir. After the approval was used, the same call
+    needs another one, and does not run if that is refused."""
     file = tmp_path / "outside.txt"
     write = call("write", filePath=str(file), content="ran\n")
     here = over_acp(stage, agent, "---\n".join([write, write, "say Ok.\n", write, "say Never.\n"]))
@@ -135,8 +136,8 @@ def test_opencode_over_acp_writes_an_approved_file_once(
 def test_codex_over_acp_runs_an_approved_command_once(
     stage: MakeStage, agent: str, tmp_path: Path
 ) -> None:
-    """A refusal cancels the turn of this agent, which is no cancelled run: a person is asked. Its
-    approval is for exactly that command."""
+    """A refusal cancels the turn of this agent, but not the run: a person is asked. The approval is
+    for exactly that command."""
     file, other = Path("/var") / tmp_path.name, Path("/var") / f"{tmp_path.name}.other"
     here = over_acp(stage, agent, "---\n".join(map(escalated, (file, file, other))))
     try:

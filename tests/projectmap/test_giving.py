@@ -26,7 +26,7 @@ AFTER_LOSS = Continuation(kind=Start.FRESH, lost_session_id="gone")
     ],
 )
 def test_who_is_given_the_map(when: MapWhen, sessions: bool, due: tuple[Continuation, ...]) -> None:
-    """The whole table; an attempt that does not start gets none."""
+    """The whole table is checked. An attempt that does not start gets no map."""
     assert (
         tuple(
             each

@@ -1,4 +1,5 @@
-"""Files and names from somebody who wants the map to read what it may not, to stop, or to speak."""
+"""Hostile files and names, which try to make the map read forbidden files, to stop it, or to put
+instructions into it."""
 
 from __future__ import annotations
 
@@ -43,9 +44,8 @@ ANYTHING = st.text(max_size=60) | st.sampled_from(
     ANYTHING,
 )
 def test_no_name_leaves_its_line(files: dict[str, list[str]], tokens: int, prompt: str) -> None:
-    """With any names of files, exports and modules, the map has one head and one end, each line
-    is one of its own forms, it holds no control character, it is valid UTF-8, and it keeps its
-    bound."""
+    """With any names of files, exports and modules, the map has one head and one end, and each line
+    has one of its forms. It has no control character, is valid UTF-8, and keeps its limit."""
     read_files = {
         name: OutlineFile(
             name,
@@ -86,9 +86,8 @@ def test_any_bytes_are_read(language: str, content: bytes) -> None:
 
 
 def test_a_file_that_its_parser_dies_of_costs_nobody_else(tmp_path: Path) -> None:
-    """A file for which the parser needs more memory or time than there is ends the child; the
-    others are read, the next look does not try it again, and after three such files there are names
-    only."""
+    """A file for which the parser needs too much memory or time ends the child. The others are
+    read, and the next look does not try it again. After three such files the map has only names."""
     (tmp_path / "bomb.java").write_bytes(b"a<" * 100_000)
     (tmp_path / "good.py").write_text("def g(): ...\n")
     cache = tmp_path / "cache"

@@ -312,7 +312,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("content", BAD_FILES.values(), ids=BAD_FILES)
 def test_a_bad_file_is_a_problem_and_not_a_crash(place: Place, content: bytes) -> None:
-    """Whatever the file contains, the result is a sentence that names it."""
+    """The result is a sentence that names the file, whatever it contains."""
     place.user_file.write_bytes(content)
     (problem,) = place.problems()
     assert problem.startswith(str(place.user_file))

@@ -480,7 +480,7 @@ def test_an_update_after_a_kill_states_the_facts_and_the_instructions() -> None:
 
 
 def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
-    """Where no version is known to stand in the conversation, the instructions go with the
+    """If no version is known to be in the conversation, the prompt has the instructions and the
     facts."""
     text = prompt(RESUME, Story(contexts=(FIRST, SECOND), given=0, previous=KILLED))
     assert KILLED.detail in text
@@ -489,7 +489,7 @@ def test_a_prompt_that_may_not_have_arrived_is_sent_again() -> None:
 
 
 def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
-    """A note alone is no task, so the prompt contains the instructions as well."""
+    """The prompt contains the instructions as well, because a note alone is not a task."""
     text = prompt(RESUME, Story(contexts=(FIRST,), given=1, previous=CLEAN, turns_between=2))
     assert "2 prompt(s) above are not from the runner" in text
     assert "finish what is missing" in text
@@ -497,8 +497,8 @@ def test_a_stranger_in_between_is_told_and_the_task_with_it() -> None:
 
 @given(asked, stories)
 def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
-    """For any story, the prompt is never empty, and never just a word that the agents answer with a
-    no-op."""
+    """The prompt is never empty, and never just a word that the agents answer without doing
+    anything."""
     text = prompt(how, story)
     only = text.strip().lower().rstrip(".!")
     given = {context.text.strip().lower().rstrip(".!") for context in story.contexts}
@@ -508,8 +508,8 @@ def test_no_prompt_is_bare(how: Continuation, story: Story) -> None:
 
 @given(asked, stories)
 def test_every_loss_is_told(how: Continuation, story: Story) -> None:
-    """A conversation that stands in for another one, or was handed over, begins with all
-    instructions and the loud line."""
+    """A conversation that replaces another one, or was handed over, begins with all instructions
+    and the prominent line."""
     text = prompt(how, story)
     loud = how.kind in NEW and bool(how.lost_session_id or how.kind is Start.REBUILD)
     assume(not any(OWN_FILES in context.text for context in story.contexts))
@@ -544,7 +544,8 @@ def test_a_brief_tells_what_is_known() -> None:
 
 
 def test_an_older_checkpoint_is_named() -> None:
-    """The conversation of a checkpoint goes back with its number, in the reason too."""
+    """The conversation of a checkpoint is restored with the checkpoint's number, which is also in
+    the reason."""
     at = Situation(policy=ContinuityPolicy.STRICT, now=0, session=SESSION, checkpoint=4)
     chosen = choose(at)
     assert (chosen.kind, chosen.rung, chosen.checkpoint) == (Start.RESUME, Rung.CHECKPOINT, 4)
@@ -602,7 +603,8 @@ def test_an_agent_without_sessions_never_goes_on(
 
 @given(situations, st.booleans())
 def test_without_sessions_no_conversation_is_asked_for(at: Situation, heard: bool) -> None:
-    """With any files on disk, none is resumed or forked, and no other writer is waited for."""
+    """No conversation is resumed or forked, whatever files are on disk, and no other writer is waited
+    for."""
     assert choose(replace(at, sessions=False, heard=heard)).kind in (*NEW, Start.REFUSE)
 
 
@@ -646,8 +648,8 @@ def test_an_agent_whose_transcripts_cannot_be_read(
 
 @pytest.mark.parametrize("kind", [*NEW, Start.RESUME])
 def test_the_map_stands_last_in_the_prompt(kind: Start) -> None:
-    """Behind the instructions, the brief and the files, in a new conversation and in one that goes
-    on."""
+    """The map comes after the instructions, the brief and the files, in a new conversation and in a
+    continued one."""
     story = Story(contexts=(Context(1, "Do it.", 0),), files="Files came.", map="<project-map>...")
     text = prompt(Continuation(kind=kind, session_id="a"), story)
     assert text.endswith("Files came.\n\n<project-map>...")

@@ -153,9 +153,13 @@ def _docstrings(tree: ast.Module) -> list[ast.Constant]:
 
 
 def test_a_docstring_begins_with_its_subject_or_verb() -> None:
-    """No docstring begins with a word that postpones its subject."""
+    """No docstring, of the tests either, begins with a word that postpones its subject."""
     found = []
-    for file, tree in TREES.items():
+    tests = {
+        path.relative_to(ROOT).as_posix(): ast.parse(path.read_bytes())
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+    }
+    for file, tree in (TREES | tests).items():
         for text in _docstrings(tree):
             if HARD_BEGINNING.match(str(text.value).strip()):
                 found.append(f"{file}:{text.lineno}: {str(text.value)[:60]}")

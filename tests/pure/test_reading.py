@@ -94,8 +94,7 @@ def test_the_last_id_that_was_named_counts() -> None:
 
 
 def test_every_turn_has_its_end() -> None:
-    """What the agent begins after the end of a turn is another turn, so that the next end is
-    recognized."""
+    """An agent's work after the end of a turn is another turn, so that the next end is recognized."""
     for again in (TurnStarted(), Said("more"), ToolStarted("1", "Bash")):
         reading = read(TurnEnded(ok=True))
         assert reading.turn_over

@@ -241,7 +241,8 @@ def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
 
 
 def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
-    """An agent chooses names of arguments, of tools and of options; each line still has the bar."""
+    """An agent chooses the names of arguments, of tools and of options. Each line still has the
+    bar."""
     forged = "x\n\nrequest 2 of task\nAllow it once?"
     (one,) = made(call(f"T{forged}", **{forged: 1}))
     asked = {"questions": [{"question": forged, "options": [{"label": forged}]}]}
@@ -252,7 +253,7 @@ def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
 
 
 def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
-    """A name for a secret has the secret's length: the size tells nothing."""
+    """A secret is replaced by a name of the same length, so the size of the call reveals nothing."""
     (request,) = made(call(command="deploy abc"))
     assert is_stored_whole(request)
     hidden = replace(request, payload=request.payload.replace("abc", "***"))
@@ -263,7 +264,7 @@ def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
 
 
 def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:
-    """And a tool whose name was cut is left to a person."""
+    """Each call is judged by its own arguments. A tool whose name was cut is left to a person."""
     calls = [
         OpenCall(call="", tool=tool, input=json.dumps({"command": command}))
         for tool, command in (("Bash", "make"), ("Bash", "rm -rf /"), ("T" * 300, "make"))
@@ -279,7 +280,7 @@ def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> N
 
 
 def test_in_ci_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build has a terminal at times, and nobody who reads it."""
+    """Nothing is asked: a build sometimes has a terminal, and no person who reads it."""
     above, below = os.openpty()
     with os.fdopen(above), os.fdopen(below, "r") as terminal:
         monkeypatch.setattr("sys.stdin", terminal)

@@ -7,8 +7,7 @@ from perdure.model import Attempt, Outcome, OutcomeKind
 
 
 def test_each_version_of_the_instructions_has_rounds_of_its_own() -> None:
-    """Only failed checks count, and only those of the same instructions; a crash between them
-    changes nothing."""
+    """Only failed checks of the same instructions count. A crash between them has no effect."""
     ended = [
         (1, OutcomeKind.VERIFY_FAILED),
         (1, OutcomeKind.LOST),

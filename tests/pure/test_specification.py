@@ -1,4 +1,4 @@
-"""A task's specification as callers give it: every field is held to its type where it enters."""
+"""A task's specification from callers: the type of every field is checked at once."""
 
 from __future__ import annotations
 
@@ -50,22 +50,22 @@ def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: object) -> None:
-    """Numbers without an end, words that are no choice, and texts that no program could be
-    given."""
+    """Infinite numbers, words that are no choice, and texts that no program can be given are
+    refused."""
     with pytest.raises(UsageError, match=f"field {name} "):
         check(TaskSpec(**({"prompt": "p"} | {name: value})))
 
 
 def test_a_secret_is_not_shown() -> None:
-    """A variable's value does not stand in the sentence that refuses it."""
+    """The sentence that refuses a variable does not have its value."""
     with pytest.raises(UsageError) as caught:
         check(TaskSpec(prompt="p", env={"KEY": b"s3cret"}))  # type: ignore[dict-item]
     assert "s3cret" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_what_is_meant_is_taken() -> None:
-    """A path, a list, a word and a whole number become what the field holds; a task that is right
-    stays the same."""
+    """A path, a list, a word and a whole number are converted to the field's type. A valid task
+    does not change."""
     loose: dict[str, Any] = {
         "repo": Path("/srv/a"),
         "files": ["a", "b"],

@@ -287,7 +287,7 @@ def test_secrets_stay_out_and_places_stay_right(tmp_path: Path) -> None:
 
 
 def test_ids_never_become_paths(desk: Desk) -> None:
-    """Whatever id an agent gives its conversation, the copy is in the directory of the copies."""
+    """The copy is in the directory of the copies, whatever id an agent gives its conversation."""
     for name in ("../../../etc/passwd", "/etc/passwd", "a/b", "..", "", "a" * 5000, "\0"):
         path = desk.copies.of("diary", name)
         assert path.resolve().is_relative_to(desk.copies.directory.resolve())

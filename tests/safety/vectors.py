@@ -1,8 +1,8 @@
-"""Ways in which an agent, with the ordinary rights of one, gets a program run by somebody else's
+"""Ways in which an agent, with an agent's ordinary rights, gets a program run by another user's
 git.
 
-Each vector plants itself in a git directory and a working directory, and knows a plain git command
-that springs it.
+Each vector plants itself in a git directory and a working directory, and has a plain git command
+that triggers it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Ground:
 
     @property
     def canary(self) -> Path:
-        """Exists as soon as the planted program has run."""
+        """Return a file that exists as soon as the planted program has run."""
         return self.yard.top / "CANARY"
 
     @property
@@ -79,7 +79,7 @@ def run(*args: str) -> Step:
 
 
 def configured(*pairs: tuple[str, str]) -> Step:
-    """Configuration, with {program} and {filter} filled in."""
+    """Return a step that sets configuration, with {program} and {filter} filled in."""
 
     def plant(ground: Ground) -> None:
         programs = {"program": ground.program, "filter": ground.filter}
@@ -157,7 +157,7 @@ def _nested(ground: Ground) -> None:
 
 
 def _serve_by_users_setting(ground: Ground) -> None:
-    """git believes this one in the user's configuration alone."""
+    """Set a hook that git accepts only in the user's configuration, and clone from the workdir."""
     ground.yard.git("config", "--global", "uploadpack.packObjectsHook", ground.program)
     ground.git(
         "clone", "-q", "--no-local", str(ground.top), str(ground.yard.top / "served-by-hook")

@@ -1,4 +1,4 @@
-"""Opens a store as someone whom permissions bind, root or not; run by test_store_faults.py.
+"""Opens a store as a process that file modes bind, root or not. test_store_faults.py runs it.
 
 argv: database, `read` or `write`. Prints `ok`, or the kind, sentence and hint of the error.
 """
@@ -16,8 +16,7 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def drop_capabilities() -> None:
-    """Without CAP_DAC_OVERRIDE root is bound by a file's mode like everybody else
-    (capabilities(7))."""
+    """Drop CAP_DAC_OVERRIDE, without which file modes bind root too (capabilities(7))."""
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     none = (ctypes.c_uint32 * 6)()
     if ctypes.CDLL(None, use_errno=True).capset(header, none):

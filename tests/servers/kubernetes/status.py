@@ -19,7 +19,7 @@ UNKNOWN = {
 
 @dataclass
 class Seen:
-    """What the machine knows about a pod. `reason` says why it was ended; `lost` means that its
+    """The machine's knowledge about a pod. `reason` says why it was ended; `lost` means that its
     containers were here and are gone."""
 
     starts: dict[str, list[Started]]
