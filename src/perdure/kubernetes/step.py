@@ -468,7 +468,7 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
 
 
 def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """Let a TaskRun rest that has come to its end, until its time to live is over."""
+    """Do nothing for a TaskRun in a final state until its time to live is over."""
     run, ttl = seen.run, seen.run.spec.ttl_seconds_after_finished
     end = moment(status.completion_time)
     if ttl is None or not end:

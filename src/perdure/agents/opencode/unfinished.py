@@ -28,7 +28,7 @@ class _Story:
     before: Usage = Usage()
     """Usage of the newest answer that has a count."""
     carried: int = 0
-    """Tokens that the answers so far leave to the next request."""
+    """Tokens of the answers so far, which the next request will include."""
     added: int = 0
     """Bytes that were added since, and that the newest answer itself has said."""
     said: int = 0

@@ -325,11 +325,11 @@ def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> 
 
 
 def with_added(copy: Loaded, there: Loaded, strange: frozenset[str]) -> Loaded | None:
-    """Return the copy's items and those behind them that begin with somebody else's prompt; None if
-    there is no such prompt. Pure.
+    """Return the copy's items, followed by the agent's items from the first prompt of another
+    program on; None if there is no such prompt. Pure.
 
     `there`: what would be loaded from the agent's own transcript, which the copy is to replace;
-    `strange`: the marks of the prompts of somebody else in it.
+    `strange`: the marks of the other program's prompts in it.
     """
     added = compare(copy.items, there).added
     for at, each in enumerate(added):

@@ -82,8 +82,7 @@ class Shelf:
     admin: Path | None = None
     """The workdir's own git directory: HEAD, index, operation in progress."""
     lent: Path | None = None
-    """Objects directory of the agent, read where a checkpoint's history comes from there; never
-    borrowed from."""
+    """The agent's objects directory, for reading a checkpoint's history; never borrowed from."""
     head: str = ""
     branch: str = ""
     pinned: str = ""
