@@ -30,6 +30,7 @@ from tests.journeys.machines import (
     told,
 )
 from tests.journeys.stage import Stage, said
+from tests.journeys.test_requests import asking, pairs, requests
 
 TALK = """by history
 run echo one > one.txt
@@ -204,3 +205,29 @@ def test_a_task_that_is_let_go_is_taken_up_and_brought_back(machines: Machines) 
     assert (last["receipt"]["verdict"], last["session_id"]) == ("native", first["session_id"])
     assert two.rehearsal.prompts()[-1].endswith("Now the second.")
     assert (two.home / "work" / "one.txt").read_text() == "one\n"
+
+
+@pytest.mark.parametrize("agent", ["claude"], indirect=True)
+def test_a_request_goes_with_its_run_and_is_answered_there(machines: Machines) -> None:
+    """An agent waits for a person when its run is moved. The answer is refused on the machine that
+    gave the run away. On the other one nothing starts before the answer, and that very call runs,
+    once."""
+    file = Path(tempfile.mkdtemp(prefix="pq")) / "outside.txt"
+    one, two = machines(asking(file), PERDURE_PERMISSIONS="edit")
+    url = (two.directory / "store").as_uri()
+    asked = one.perdure("run", "--repo", str(one.repo), "--name", "task", "Do the task.")
+    assert asked.code == 3, asked.err
+    assert one.perdure("move", "task", "--to", url).code == 0
+    late = one.perdure("approve", "task")
+    assert (late.code, f"was moved to {url}" in late.err) == (6, True), late.err
+    done = two.perdure("move", "task", "--from", url, "--into", str(two.home / "work"), "--json")
+    assert done.code == 0, done.err
+    assert done.json["state"] == "queued"
+    (request,) = requests(two)
+    assert (request["state"], request["sha256"]) == ("open", requests(one)[0]["sha256"])
+    assert two.perdure("work", "--once").code == 0 and not file.exists()
+    done = two.perdure("approve", "task")
+    assert (done.code, file.read_text()) == (0, "ran\n"), done.err
+    assert len(pairs(two, "Write")[request["call"]]) == 1
+    assert two.show()["attempts"][-1]["receipt"]["verdict"] == "native"
+    shutil.rmtree(file.parent)

@@ -165,6 +165,7 @@ def _gather(
         contexts=tuple(engine.store.contexts(run.id)),
         attempts=tuple(engine.store.attempts(run.id)),
         sessions=sessions,
+        requests=tuple(engine.store.requests(run.id)),
     )
     story_file = gathering.add(
         "run.json", io.BytesIO(stories.told(story)), place="the run's story (run.json)"

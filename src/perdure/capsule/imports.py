@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
@@ -29,9 +30,11 @@ from perdure.engine.service import NAME
 from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.model import (
+    Attempt,
     Backend,
     Checkpoint,
     CopyPart,
+    Decision,
     Permissions,
     RunState,
     Saved,
@@ -42,8 +45,10 @@ from perdure.model import (
     Workspace,
 )
 from perdure.model.events import RunTakenIn
+from perdure.model.requests import AgentRequest, RequestState
 from perdure.protocols import Arrival
 from perdure.rules.lifecycle import FINAL
+from perdure.rules.requests import waiting
 from perdure.workspace import PackedFacts
 from perdure.workspace.task_files import LARGEST
 from perdure.workspace.task_files import Contents as GivenContents
@@ -116,6 +121,9 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                     for carried in manifest.conversations
                 )
             )
+            requests = stories.arrived_requests(
+                story, run_id, engine.store.now(), int(engine.request_expiry_s * 1000)
+            )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
             checkpoint = checkpoint_of(engine, manifest, run, parts, number, saved)
             arrival = Arrival(
@@ -128,6 +136,8 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                 event=RunTakenIn(
                     origin=manifest.run, number=manifest.number, source=wish.source, dropped=dropped
                 ),
+                requests=requests,
+                waits=_waits(run, attempts, requests, engine.store.now()),
             )
             keep_given(engine, manifest, files)
             return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
@@ -307,6 +317,18 @@ def _run(
         state=was.state if over else RunState.CANCELLED,
         reason=was.reason if over else "imported from another machine; perdure retry continues it",
     )
+
+
+def _waits(
+    run: TaskRun, attempts: Sequence[Attempt], requests: Sequence[AgentRequest], now: int
+) -> Decision | None:
+    """Return how the run waits for a person's answer, if its agent asked something. Nothing
+    dispatches it before that; a run that was over stays over."""
+    asked = [each for each in requests if each.state is RequestState.OPEN]
+    outcome = attempts[-1].outcome if attempts else None
+    if not asked or outcome is None or run.state is not RunState.CANCELLED:
+        return None
+    return waiting(outcome, asked, run.name, now)
 
 
 def checkpoint_of(

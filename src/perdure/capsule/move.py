@@ -22,6 +22,7 @@ from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.lateclass import dataclass
 from perdure.model import RunState, TaskRun
+from perdure.rules.lifecycle import FINAL
 
 QUIET_MS = 90_000
 """Time in ms without a publication after which another machine is taken to be idle or
@@ -129,6 +130,8 @@ def _keep(engine: Engine, store: CheckpointStore, key: str, place: Term, run: Ta
                 f"perdure move {run.name} --from URL --take-over",
             )
     except BaseException:
+        if run.state not in FINAL:
+            engine.store.request_cancel(run.id)
         engine.store.remove(run.id)
         assert run.workspace is not None
         engine.workspaces.discard_new(

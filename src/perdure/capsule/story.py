@@ -30,6 +30,8 @@ from perdure.model import (
 )
 from perdure.model.codec import encode, resolved
 from perdure.model.events import AnyEvent, AttemptEnded, Record, Unrecognised
+from perdure.model.requests import AgentRequest, AnswerKind, RequestState
+from perdure.rules.requests import MOST_OF_RUN, SHOWN, WORDS
 
 MOST_RECORDS = 1_000_000
 LONGEST_LINE = 4 << 20
@@ -37,6 +39,7 @@ LONGEST_STORY = 64 << 20
 MOST_ATTEMPTS = 100_000
 LATEST = 2**53
 """Latest valid time, in ms; equal to `stores.rows.MAX_TIME`."""
+MOVED = "the run was taken to another machine"
 HELD = 16 << 20
 """Size up to which a journal is assembled in memory, in bytes; a larger one goes to disk."""
 
@@ -49,6 +52,8 @@ class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...]
     sessions: tuple[Session, ...]
     """The lineage of the run's conversations, oldest first."""
+    requests: tuple[AgentRequest, ...] = ()
+    """The requests of its agent, oldest first."""
 
 
 def told(story: CapsuleStory) -> bytes:
@@ -114,7 +119,18 @@ def read(content: bytes, manifest: Manifest) -> CapsuleStory:
     if not all(0 <= time <= LATEST for time in times):
         _refuse("a time in it is impossible")
     _check_texts(story.contexts)
+    _check_requests(story.requests, len(numbers))
     return story
+
+
+def _check_requests(requests: Sequence[AgentRequest], attempts: int) -> None:
+    fit = [each.number for each in requests] == list(range(1, len(requests) + 1))
+    for each in requests:
+        fit = fit and 1 <= each.attempt <= attempts and 0 <= each.given <= attempts
+        fit = fit and len(each.payload) <= min(SHOWN, each.size) and len(each.words) <= WORDS
+        fit = fit and all(0 <= at <= LATEST for at in (each.asked, each.expires, each.answered))
+    if not fit or len(requests) > MOST_OF_RUN:
+        _refuse("what its agent asked contradicts itself")
 
 
 def _check_texts(contexts: Sequence[Context]) -> None:
@@ -151,6 +167,30 @@ def arrived(
     return attempts, tuple(
         replace(session, key=key, home="", snapshot=None) for session in story.sessions
     )
+
+
+def arrived_requests(
+    story: CapsuleStory, run_id: str, now: int, lasts_ms: int
+) -> tuple[AgentRequest, ...]:
+    """Return the requests as this machine stores them. An approval is worth something only where it
+    was given: one that was not used is asked for again, one that an attempt was given is over. Who
+    is asked here has the whole time to answer."""
+    return tuple(
+        replace(_arrived(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
+        for each in story.requests
+    )
+
+
+def _arrived(request: AgentRequest, newest: int) -> AgentRequest:
+    if request.answer is not AnswerKind.ALLOW:
+        return request
+    if not request.given and request.state is RequestState.ANSWERED:
+        return replace(
+            request, state=RequestState.OPEN, answer=None, by="", rule="", via="", answered=0
+        )
+    if request.given == newest:
+        return replace(request, state=RequestState.SUPERSEDED, words=MOVED)
+    return request
 
 
 def records(source: IO[bytes], attempts: Sequence[Attempt]) -> tuple[Record, ...]:

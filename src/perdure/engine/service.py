@@ -373,6 +373,11 @@ def answer(
     forge that answers. The run is due when the last one is answered. Raises UsageError, NotFound,
     Conflict."""
     run = engine.store.get(ref)
+    if (moved := engine.moved_to(run.id)).exists():
+        raise Conflict(
+            f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
+            f"answer it where it was taken up: perdure requests {run.name}",
+        )
     opened = [each for each in engine.store.requests(run.id) if each.state is RequestState.OPEN]
     number = number or only_open(run, opened, verdict)
     if len(words) > WORDS:

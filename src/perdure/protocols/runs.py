@@ -116,6 +116,9 @@ class Arrival:
     """The journal of the run; `run` and `seq` are ignored."""
     checkpoint: Checkpoint
     event: RunTakenIn
+    requests: tuple[AgentRequest, ...] = ()
+    waits: Decision | None = None
+    """How the run waits for a person's answer, if its agent asked something."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -234,8 +234,29 @@ class Write:
                 kind=kind,
                 event=encode(record.event),
             )
+        for request in arrival.requests:
+            self.do(
+                "add_request",
+                run=run.id,
+                number=request.number,
+                state=request.state.value,
+                expires=request.expires,
+                body=encode(request),
+            )
         self.note(run.id, 0, [arrival.event])
         self.put_checkpoint(run, arrival.checkpoint)
+        if arrival.waits is not None:
+            condition = arrival.waits.condition
+            row = self.one(
+                "settle",
+                id=run.id,
+                state=arrival.waits.state.value,
+                run_after=arrival.waits.run_after,
+                reason=arrival.waits.reason,
+                conditions=encode((condition,) if condition is not None else ()),
+                finished=None,
+                now=self.now,
+            )
         return run_of(row)
 
     def note(self, run_id: str, attempt: int, events: Sequence[AnyEvent]) -> None:

@@ -10,7 +10,9 @@ import pytest
 from perdure.errors import Conflict
 from perdure.model import (
     Attempt,
+    Condition,
     Context,
+    Decision,
     Outcome,
     OutcomeKind,
     RunState,
@@ -20,7 +22,9 @@ from perdure.model import (
     TaskSpec,
 )
 from perdure.model.events import AttemptEnded, Record, RunTakenIn, Said
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind
 from perdure.protocols import Arrival
+from perdure.rules.requests import WAITING
 from perdure.testing.stores.checkpoints import checkpoint
 from perdure.testing.stores.samples import LEASE_S, Store, place, session_of, submit
 
@@ -103,6 +107,36 @@ class Arriving:
         run = store.take_in(arrival())
         assert store.claim("ann", LEASE_S) is None
         store.requeue(run.id, "asked for")
+        claim = store.claim("ann", LEASE_S)
+        assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
+
+    def test_one_that_waits_for_a_person_goes_on_after_the_answer(self, store: Store) -> None:
+        """Its requests arrive with it. Nothing claims it before the last open one is answered."""
+        given = arrival()
+        asked = AgentRequest(
+            run=given.run.id,
+            number=1,
+            attempt=2,
+            kind=RequestKind.APPROVAL,
+            tool="Write",
+            call="call-1",
+            summary="a.txt",
+            payload="{}",
+            size=2,
+            sha256="0" * 64,
+            parked=True,
+            asked=1,
+            expires=store.now() + 10**9,
+        )
+        condition = Condition(type=WAITING, message="it waits", at=1)
+        waits = Decision(
+            state=RunState.QUEUED, run_after=asked.expires, reason="it asks", condition=condition
+        )
+        run = store.take_in(replace(given, requests=(asked,), waits=waits))
+        assert (run.state, run.conditions) == (RunState.QUEUED, (condition,))
+        assert tuple(store.requests(run.id)) == (asked,)
+        assert store.claim("ann", LEASE_S) is None
+        store.answer(run.id, 1, AnswerKind.DENY, "no")
         claim = store.claim("ann", LEASE_S)
         assert claim is not None and (claim.run.id, claim.attempt) == (run.id, 3)
 

@@ -1,0 +1,56 @@
+"""What an agent asked goes with its run: open requests are asked on the other machine, and no
+approval of one machine is worth anything on another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from perdure.capsule.story import MOVED, CapsuleStory, arrived_requests
+from perdure.model import RunState, TaskRun, TaskSpec
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+
+NOW, LASTS = 1_000_000, 500
+OPEN = AgentRequest(
+    run="a" * 32,
+    number=1,
+    attempt=1,
+    kind=RequestKind.APPROVAL,
+    tool="Write",
+    call="call-1",
+    summary="a.txt",
+    payload="{}",
+    size=2,
+    sha256="0" * 64,
+    parked=True,
+    asked=1,
+    expires=2,
+)
+ALLOWED = replace(OPEN, state=RequestState.ANSWERED, answer=AnswerKind.ALLOW, by="ada")
+
+
+@pytest.mark.parametrize(
+    ("request_there", "here"),
+    [
+        (OPEN, (RequestState.OPEN, None, "")),
+        (ALLOWED, (RequestState.OPEN, None, "")),
+        (replace(ALLOWED, given=2), (RequestState.SUPERSEDED, AnswerKind.ALLOW, MOVED)),
+        (replace(ALLOWED, given=1), (RequestState.ANSWERED, AnswerKind.ALLOW, "")),
+        (
+            replace(ALLOWED, answer=AnswerKind.DENY, words="no"),
+            (RequestState.ANSWERED, AnswerKind.DENY, "no"),
+        ),
+    ],
+    ids=["open", "allowed and not used", "given to the newest attempt", "used before", "refused"],
+)
+def test_a_request_arrives(
+    request_there: AgentRequest, here: tuple[RequestState, AnswerKind | None, str]
+) -> None:
+    """Everybody has the whole time to answer; an approval that was not used is asked for again."""
+    spec, state = TaskSpec(prompt="x"), RunState.QUEUED
+    run = TaskRun(id="b" * 32, name="task", spec=spec, state=state, created=1, updated=1, attempt=2)
+    story = CapsuleStory(run=run, contexts=(), attempts=(), sessions=(), requests=(request_there,))
+    (found,) = arrived_requests(story, run.id, NOW, LASTS)
+    assert (found.run, found.expires) == (run.id, NOW + LASTS)
+    assert (found.state, found.answer, found.words) == here
