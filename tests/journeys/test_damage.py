@@ -718,6 +718,31 @@ def test_a_refusal_after_a_person_went_on(stage: MakeStage) -> None:
     assert (again["rung"], again["receipt"]["verdict"]) == ("native", "native"), reasons(again)
 
 
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_a_restore_that_was_cut_off(stage: MakeStage) -> None:
+    """perdure was killed when its own copy was in place and the attempt had not begun: the next
+    one's receipt still names the person's turn."""
+    one = stage(PERSON_BETWEEN)
+    assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
+    report = one.show()
+    session, workdir = report["attempts"][0]["session_id"], Path(report["workspace"]["path"])
+    by_hand = one.resume_by_hand(session, "A person's word is fagus.", workdir)
+    assert by_hand.returncode == 0, by_hand.stderr
+    add_what_is_refused(one)
+    copies, away = one.state / "transcripts", one.directory / "away"
+    copies.rename(away)
+    assert one.perdure("update", "task", "Now the second one.", "--json").code == 3
+    shutil.rmtree(copies, ignore_errors=True)
+    away.rename(copies)
+    (transcript,), (copy,) = one.transcripts(), one.copies()
+    transcript.rename(f"{transcript}.perdure-unusable.1")
+    transcript.write_bytes(copy.read_bytes())
+    attempts, first_request = retried(one)
+    assert "fagus" not in first_request
+    assert attempts[-1]["receipt"]["verdict"] == "shortened", reasons(attempts[-1])
+    assert "A person's word is fagus." in reasons(attempts[-1])
+
+
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_a_refusal_after_the_prompt_was_saved(stage: MakeStage) -> None:
     """No request reached the model, so nothing continued. Without an own copy a strict policy

@@ -6,9 +6,11 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
+from glob import escape
 from pathlib import Path
 
 from perdure.agents.transcripts import fingerprint, locate, snapshot
+from perdure.agents.transcripts.copies import UNUSABLE as MOVED
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt import cache_price
 from perdure.engine.attempt.baseline import (
@@ -207,8 +209,8 @@ def _held_against(
         base = None
         if now is not None:
             base = _loaded_before(engine, driver, home, asked, session, content)
-        if now is not None and asked.rung is Rung.COPY and not asked.fork_at:
-            base = _with_others(engine, claim, driver, home, asked, session, content, now)
+        if now is not None and not asked.fork_at:
+            base = _with_others(engine, claim, driver, home, asked, session, content, now) or base
     except (OSError, PerdureError):
         return Decided(asked)
     if now is None:
@@ -274,26 +276,38 @@ def _with_others(
     asked: Continuation,
     session: Session,
     content: bytes,
-    copied: Loaded,
+    now: Loaded,
 ) -> Loaded | None:
-    """Return what perdure's own copy holds, and behind that what somebody else has added to the
-    transcript that the copy replaces; None if nobody has. `content`: the copy; `copied`: what the
-    agent will load of it."""
+    """Return what the agent will load, and behind that what somebody else had added to a transcript
+    that perdure's own copy replaces; None if nobody had. `content`: the transcript that the agent
+    goes on from; `now`: what it will load of it."""
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
-    if path is None or asked.standing not in (Standing.WHOLE, Standing.CHANGED):
-        return None
-    # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read: the one that it
-    # was given counts, too.
-    given = _given_in_vain(engine.store.attempts(claim.run.id), asked.session_id)
-    sizes = [each.size for each in given if prefix(path, each.size) == each.sha256]
-    found = path.read_bytes()
-    for size in dict.fromkeys((len(found), *sizes)):
-        strange = _strange(engine, driver, found[:size], content, session.prompts)
-        now = load(engine, driver, home, found[:size]) if strange else None
-        base = with_added(copied, now, strange) if now is not None else None
+    found: list[bytes] = []
+    standing = asked.standing in (Standing.WHOLE, Standing.CHANGED)
+    if asked.rung is Rung.COPY and path is not None and standing:
+        found.append(path.read_bytes())
+    # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore
+    # may have been cut off: what the refusing agent was given counts, too.
+    for given in _given_in_vain(engine.store.attempts(claim.run.id), asked.session_id):
+        found += _still_there(given, path)
+    for each in dict.fromkeys(found):
+        strange = _strange(engine, driver, each, content, session.prompts)
+        there = load(engine, driver, home, each) if strange else None
+        base = with_added(now, there, strange) if there is not None else None
         if base is not None:
             return base
     return None
+
+
+def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
+    """Return the content of a transcript that an attempt was given, if it still begins a file: its
+    own, the present one, or one that was moved aside."""
+    place = Path(given.path)
+    aside = sorted(place.parent.glob(f"{escape(place.name)}{MOVED}.*"))
+    for each in (place, *([path] if path is not None else []), *aside):
+        if prefix(each, given.size) == given.sha256:
+            return [each.read_bytes()[: given.size]]
+    return []
 
 
 def _strange(
