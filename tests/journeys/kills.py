@@ -243,7 +243,8 @@ def _recorded_run(stage: Stage) -> tuple[str, int, int]:
     database = stage.state / "perdure.db"
     if not database.exists():
         return "", 0, 0
-    link = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)
+    # A kill may leave a journal, which a connection that only reads cannot roll back.
+    link = sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True, timeout=PATIENCE_S)
     with contextlib.closing(link):
         # A kill may have come before the tables were made.
         if not link.execute("select 1 from sqlite_master where name = 'attempts'").fetchone():
