@@ -210,7 +210,8 @@ def _held_against(
         if now is not None:
             base = _loaded_before(engine, driver, home, asked, session, content)
         if now is not None and not asked.fork_at:
-            base = _with_others(engine, claim, driver, home, asked, session, content, now) or base
+            whole = base or now
+            base = _with_others(engine, claim, driver, home, asked, session, content, whole) or base
     except (OSError, PerdureError):
         return Decided(asked)
     if now is None:
@@ -276,11 +277,11 @@ def _with_others(
     asked: Continuation,
     session: Session,
     content: bytes,
-    now: Loaded,
+    known: Loaded,
 ) -> Loaded | None:
-    """Return what the agent will load, and behind that what somebody else had added to a transcript
+    """Return what is known already, and behind that what somebody else had added to a transcript
     that perdure's own copy replaces; None if nobody had. `content`: the transcript that the agent
-    goes on from; `now`: what it will load of it."""
+    goes on from."""
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
     found: list[bytes] = []
     standing = asked.standing in (Standing.WHOLE, Standing.CHANGED)
@@ -288,12 +289,12 @@ def _with_others(
         found.append(path.read_bytes())
     # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore
     # may have been cut off: what the refusing agent was given counts, too.
-    for given in _given_in_vain(engine.store.attempts(claim.run.id), asked.session_id):
+    for given in _given_in_vain(_since_restore(engine, claim.run.id), asked.session_id):
         found += _still_there(given, path)
     for each in dict.fromkeys(found):
         strange = _strange(engine, driver, each, content, session.prompts)
         there = load(engine, driver, home, each) if strange else None
-        base = with_added(now, there, strange) if there is not None else None
+        base = with_added(known, there, strange) if there is not None else None
         if base is not None:
             return base
     return None
