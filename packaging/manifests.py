@@ -44,7 +44,8 @@ def digest() -> str:
 
 
 def made() -> str:
-    """The manifests: what the chart gives with its own values, in the namespace perdure."""
+    """The manifests: what the chart gives with its own values, in the namespace perdure, without
+    what only Helm uses."""
     import helm_python
 
     with helm_python.Chart.load(str(CHART)) as chart:
@@ -52,7 +53,7 @@ def made() -> str:
     parts = [
         text.strip("\n")
         for name, text in sorted(rendered.items())
-        if name.endswith(".yaml") and text.strip()
+        if name.endswith(".yaml") and text.strip() and "helm.sh/hook" not in text
     ]
     body = re.sub(
         r" +app\.kubernetes\.io/managed-by: Helm\n",

@@ -4,6 +4,8 @@ the errors without a cluster."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,18 @@ def test_a_variable_without_a_value_is_refused() -> None:
         UsageError, match="--env HOME has no value, and a pod has none of your variables"
     ):
         words("--service", "a", "--env", "HOME", "x")
+
+
+def test_the_verbs_need_no_part_of_the_operator() -> None:
+    """`kubectl perdure` works with the extra `kubectl` alone, which has neither kopf nor the
+    library of Prometheus."""
+    program = (
+        "import sys\n"
+        "sys.modules |= {'kopf': None, 'prometheus_client': None}\n"
+        "from perdure.cli.kubernetes import verbs\n"
+        "from perdure.kubernetes import taskruns\n"
+        "for verb in verbs.VERBS:\n"
+        "    verbs._part(verb, 'verb')\n"
+        "taskruns._kind('batch', 'Job', 'jobs')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

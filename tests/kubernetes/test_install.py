@@ -46,7 +46,12 @@ def operated(cluster: Cluster, namespace: str) -> Iterator[str]:
             "jsonpath={.status.availableReplicas}",
         )
         cluster.until(lambda: cluster.kubectl(*available) == "1", "the operator is ready")
+        assert config.test("perdure", timeout=120)["release"]["name"] == "perdure"
         yield namespace
+        binding = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings/perdure"
+        cluster.api.delete(binding)
+        with pytest.raises(helm().HelmReleaseError):
+            config.test("perdure", timeout=120)
         config.uninstall("perdure")
 
 

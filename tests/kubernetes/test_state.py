@@ -4,6 +4,7 @@ real Claude Code."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,14 @@ def test_the_state_of_a_taskrun(place: Place, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="a path below its workdir"):
         place.perdure("cp", f"{story.name}:../x", str(tmp_path))
 
+    # A fork that was killed half-way has left a workdir of no run.
+    volume = place.volume_of(status["workspace"]["claimName"])
+    (workdir,) = volume.glob("**/.task/origin")
+    left = workdir.with_name("second")
+    left.mkdir()
+    (left / "half.txt").write_text("half")
+    os.chown(left, workdir.stat().st_uid, workdir.stat().st_gid)
+
     asked = len(story.asked)
     out = place.perdure("fork", story.name, "--as", "second", "--follow", "Do it again.")
     assert "begins as a fork of origin" in out
@@ -91,5 +100,6 @@ def test_the_state_of_a_taskrun(place: Place, tmp_path: Path) -> None:
     assert WORD in words and "Do it again." in words
     place.perdure("cp", "second:two.txt", str(tmp_path / "forked.txt"))
     assert (tmp_path / "forked.txt").read_text() == "two\n"
+    assert not (left / "half.txt").exists() and [*volume.glob("**/trash/**/half.txt")]
     assert story.status()["sessionId"] == session and story.status()["attempt"] == 2
     assert "Do it again." not in place.perdure("logs", story.name)

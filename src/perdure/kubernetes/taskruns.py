@@ -3,7 +3,7 @@
 
 Every failure is one sentence and a next step: no configuration, no answer, no such resource, no
 permission, no such TaskRun, or a refusal in the API server's own words (which name the field).
-Results are plain JSON. Needs the extra `kubernetes`, which is loaded late.
+Results are plain JSON. Needs the extra `kubectl`, which is loaded late.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _need_library() -> None:
     except ImportError as error:
         raise UsageError(
             f"clusters need {error.name}, which is not installed",
-            install_command("kubernetes"),
+            install_command("kubectl"),
         ) from None
 
 

@@ -293,11 +293,12 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     wanted: Object = {key: spec[key] for key in FORKED if key in spec}
     wanted["prompt"] = read_prompt(arguments) if given else GO_ON
     wanted["resume"] = {"mode": "Fork", "from": arguments.name}
-    wanted["workspace"] = {"mode": "Claim", "reclaim": place.get("reclaim", "Keep")}
+    kept = ("mode", "reclaim", "checkpoints", "checkpointsSecretName")
+    wanted["workspace"] = {key: place[key] for key in kept if key in place}
     if "repository" in spec:
-        kept = {key: value for key, value in spec["repository"].items() if key != "branch"}
+        source = {key: value for key, value in spec["repository"].items() if key != "branch"}
         branch = {"branch": arguments.branch} if arguments.branch else {}
-        wanted["repository"] = kept | branch
+        wanted["repository"] = source | branch
     if "service" in spec:
         wanted["task"] = name
     made = taskruns.create({"metadata": {"name": name}, "spec": wanted})

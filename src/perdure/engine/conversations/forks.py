@@ -56,7 +56,8 @@ class Branching:
     name: str = ""
     branch: str = ""
     id: str = ""
-    """The new run's id; empty: one is made up."""
+    """The new run's id; empty: one is made up. With an id, a fork that was cut off is repeated: the
+    workdir that it left is moved into the trash."""
     task: str = ""
     """The new task of a service; empty: the new run's name."""
     pass_env: tuple[str, ...] | None = None
@@ -99,6 +100,8 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
         head = checkpoint.workdir.head if checkpoint is not None else ""
         spec = _placed(engine, spec, source, wanted.branch, wanted.task or name, head)
         target = engine.workspaces.plan(spec, name, Path(source.path))
+        if wanted.id:
+            _clear(engine, target, name)
         _refuse(engine, driver, session, spec, target)
         named = (wanted.id or uuid.uuid4().hex, name)
         return _make(engine, spec, named, source, target, checkpoint, wanted.given)
@@ -221,6 +224,19 @@ def _placed(
         here="",
         backend=Backend.WORKTREE,
     )
+
+
+def _clear(engine: Engine, target: Workspace, name: str) -> None:
+    """Move a workdir that belongs to no run into the trash: a fork was killed before its run was
+    added. Raises Conflict if another process has the workdir."""
+    fd = engine.workspaces.lock(target, f"perdure fork as {name}")
+    try:
+        runs = [run.name for run in engine.store.placed() if run.workspace.path == target.path]
+        if not runs and os.path.lexists(target.path):
+            about = {"run": name, "why": "a fork that was cut off"}
+            engine.workspaces.put_away(target, about)
+    finally:
+        os.close(fd)
 
 
 def _refuse(
