@@ -163,8 +163,8 @@ def test_damage_costs_only_the_damaged_lines() -> None:
 
 
 def test_bytes_that_are_there_do_not_hide_a_history_that_is_gone(tmp_path: Path) -> None:
-    """A record that takes the history back is appended, so every byte is still there. The snapshot
-    is still not a beginning of the file."""
+    """A record that removes the history is appended, so every byte is still there. The driver must
+    still not take the snapshot for the file's beginning."""
     path = tmp_path / "session.jsonl"
     path.write_bytes(written(head(), replaced(CONTEXT), user("1", "one"), model("a", "One.")))
     earlier = snapshot(GEMINI, path)

@@ -1,8 +1,8 @@
-"""Webhooks of the four forges cut down to the fields that are read, under their true names.
+"""Webhooks of the four forges, reduced to the fields that perdure reads, with their real names.
 
-What a forge really sent is in `recorded`. These are for what no recorded body has, and for stories
-of many events. Each is of issue 4 of shop/web, or of the pull request 9 for it. Their names and
-nesting were compared with:
+Bodies that a forge really sent are in `recorded`. The bodies here are for events that were not
+recorded, and for stories of many events. Each is about issue 4 of shop/web, or about pull request
+9 for it. Their names and nesting were compared with:
 
 - GitHub: docs.github.com, "Webhook events and payloads".
 - Gitea 1.26.4: modules/structs/hook.go and services/webhook/notifier.go; and `recorded/gitea-1.26`.

@@ -131,7 +131,7 @@ def _foreign(stage: Stage, transcript: Path) -> bool:
 
 
 def _by_hand(stage: Stage, harm: str) -> bool:
-    """A person or another program goes on in the conversation, or has it compacted."""
+    """Continue the conversation as a person or another program does, or compact it."""
     shown = stage.perdure("show", "task", "--json")
     if shown.code != 0 or not shown.json["attempts"] or not shown.json["workspace"]:
         return False

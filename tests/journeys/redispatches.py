@@ -380,8 +380,8 @@ class _Play:
             )
 
     def _look_up(self, runner: perdure.Runner) -> None:
-        """Look a session up through the cache and compare it with the database. The cache never
-        returns nothing and never a retired session; it may be late for a moment."""
+        """Look a session up through the cache and compare it with the database. The cache may be
+        late for a moment, but it must find every session and must not return a retired one."""
         (key,) = {session.key for session in runner._engine.store.sessions()}
         truth, found = runner._engine.store.session(key), runner.sessions.get(key.agent, key.scope)
         self.told.lookups += 1

@@ -129,8 +129,8 @@ def test_strings_and_comments_say_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_outside_is_read(tmp_path: Path) -> None:
-    """Links to files and directories, names with `..`, absolute names, pipes and directories are no
-    files of the project."""
+    """Links to files and directories, names with `..`, absolute names, pipes and directories do not
+    count as files of the project."""
     secret = tmp_path / "outside"
     secret.mkdir()
     (secret / "secret.py").write_text("def token_of_the_bank(): ...\n")

@@ -44,8 +44,7 @@ def test_no_conditional_expression_is_in_another() -> None:
 
 
 def test_no_condition_is_in_a_formatted_string() -> None:
-    """A formatted string has only names and calls. A value that depends on a condition gets a name
-    first."""
+    """A formatted string has only names and calls. A conditional value gets a name first."""
     found = []
     for file, tree in TREES.items():
         for node in ast.walk(tree):
@@ -57,7 +56,7 @@ def test_no_condition_is_in_a_formatted_string() -> None:
 
 @pytest.mark.parametrize("most", [13])
 def test_conditional_expressions_are_few(most: int) -> None:
-    """A thousand lines hold at most 13 conditional expressions; statements say the others."""
+    """A thousand lines have at most 13 conditional expressions. Other conditions are statements."""
     nodes = itertools.chain.from_iterable(ast.walk(tree) for tree in TREES.values())
     found = sum(isinstance(node, ast.IfExp) for node in nodes)
     lines = sum(len((SOURCE / file).read_text().splitlines()) for file in TREES)
@@ -65,7 +64,7 @@ def test_conditional_expressions_are_few(most: int) -> None:
 
 
 def test_a_comprehension_has_one_loop() -> None:
-    """Code that needs two loops is written as loops, or as a product or a chain."""
+    """A comprehension with two loops is written as loops, or with product or chain."""
     kinds = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
     found = []
     for file, tree in TREES.items():

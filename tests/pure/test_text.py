@@ -154,7 +154,7 @@ def test_ages(seconds: int, words: str) -> None:
     ],
 )
 def test_token_counts(count: int, words: str) -> None:
-    """Token counts are short, and never show a thousand thousands."""
+    """Token counts are short; a thousand thousands are shown as a million."""
     assert tokens(count) == words
 
 

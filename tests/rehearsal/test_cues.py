@@ -104,8 +104,8 @@ def test_by_history_a_text_cut_short_does_not_count():
 
 
 def test_the_first_script_that_matches_answers():
-    """A match is searched in all that the user said in the conversation. Each script counts for
-    itself."""
+    """A match may be anywhere in what the user said in the conversation. Each script counts its own
+    replies."""
     cues = Cues(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
     red, blue = (
         history("user the red one", "say x", "user go on"),

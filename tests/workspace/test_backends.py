@@ -151,8 +151,8 @@ def test_a_second_one_is_told_who_is_at_work(yard: Yard, backend: str) -> None:
 
 
 def test_a_lock_that_somebody_has_for_a_moment_more(yard: Yard) -> None:
-    """A child that another thread has just started holds all descriptors until its exec. That does
-    not count as a holder."""
+    """A child that another thread has just started has all descriptors until its exec. It does not
+    count as a holder of the lock."""
     workspace = yard.plan("worktree")
     fd = yard.workspaces.lock(workspace, "brave-otter")
     with subprocess.Popen(["sleep", "0.2"], pass_fds=[fd]):

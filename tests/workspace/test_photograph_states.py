@@ -101,8 +101,8 @@ def test_before_the_first_commit(yard: Yard) -> None:
 
 
 def test_only_nothing_at_all_is_not_saved_first(yard: Yard) -> None:
-    """Even without a commit and without a file, what is staged is saved before a restore, and so is
-    a single file. Only if there is nothing at all, nothing is saved."""
+    """A restore first saves what is staged, even without a commit and without a file, and it saves
+    a single file too. An empty workdir is not saved."""
     top = yard.top / "new"
     top.mkdir()
     yard.git("init", "-q", "-b", "trunk", cwd=top)

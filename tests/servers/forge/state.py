@@ -52,8 +52,8 @@ class Item:
     said: list[Said] = field(default_factory=list)
     reactions: set[tuple[str, str]] = field(default_factory=set)
     chosen: list[tuple[str, str, str]] = field(default_factory=list)
-    """The actors of labels, assignments and reopenings: (label, assignees or reopen, which, by
-    whom)."""
+    """The actors of labels, assignments and reopenings, as (event, name, actor). The event is
+    label, assignees or reopen."""
 
 
 @dataclass
