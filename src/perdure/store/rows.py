@@ -6,6 +6,7 @@ Called by `reads` and `sql`. A row is anything that returns a column by its name
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perdure.errors import StoreError
@@ -33,6 +34,8 @@ Noun = TypeVar("Noun")
 Row = Any
 """A row of either database: `row["column"]`."""
 
+REMEMBERED = 2000
+"""Number of decoded events that are kept in memory."""
 MAX_TIME = 2**53
 """The latest time that is stored, in ms. It is needed because an agent may report any number as the
 end of its limit."""
@@ -204,9 +207,11 @@ def record_of(row: Row) -> Record:
     )
 
 
+@lru_cache(REMEMBERED)
 def event_of(text: str) -> AnyEvent:
     """Decode a stored event. An event that this perdure does not know becomes Unrecognised, with
-    its text."""
+    its text. The events that were read last are remembered: an attempt reads its run's journal
+    nine times."""
     from msgspec import MsgspecError
 
     from perdure.model.codec import decode_event

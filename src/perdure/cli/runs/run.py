@@ -296,12 +296,15 @@ def followed(
     from contextlib import nullcontext
 
     from perdure.cli.compose import Stopper, open_engine
-    from perdure.cli.runs.progress import Progress
     from perdure.engine import service
     from perdure.engine.worker import drive, follow
     from perdure.model import RunState
 
-    progress = None if arguments.quiet or arguments.detach else Progress()
+    progress = None
+    if not (arguments.quiet or arguments.detach):
+        from perdure.cli.runs.progress import Progress
+
+        progress = Progress()
     with Stopper() as stopper, progress or nullcontext():
         engine = stopper.attach(open_engine(chosen, observers=[progress] if progress else []))
         if progress:
