@@ -114,10 +114,12 @@ def is_stored_whole(request: AgentRequest) -> bool:
 
 def why_not_allowed(request: AgentRequest) -> str:
     """Return why a person can only refuse the call, as a clause; empty if they may allow it."""
-    if request.kind is RequestKind.QUESTION or is_stored_whole(request):
+    if request.kind is RequestKind.QUESTION:
         return ""
     if request.size > len(request.payload):
         return f"too long to be shown whole ({request.size} characters)"
+    if is_stored_whole(request):
+        return ""
     return "not stored whole, probably because it holds a secret"
 
 
