@@ -9,7 +9,7 @@ CLUSTERS ?= 3
 N ?= 200
 OLDER ?= @anthropic-ai/claude-code@2.1.240 @openai/codex@0.159.3
 
-.PHONY: help tools demo dist test test-spread test-user test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
+.PHONY: help tools demo dist test test-spread test-user test-slow test-forge gitea test-kubernetes kubernetes test-image check install agents agents-latest versions kills budget-kills request-kills faults redis-faults redispatches home-kills webhook-kills posting-kills notify-kills bench coherence docs screens pictures clean fmt host-faults operator-kills kubernetes-faults kubernetes-scale manifests
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,9 @@ bench: install agents ## the ratios of docs/performance.md (a few minutes on a q
 
 budget-kills: install agents ## N random kills under a budget over Claude Code and Codex (N=200): spent by the model server's record, and by perdure's (RECORD=FILE: kept, and gone on from)
 	$(BIN)/python -m tests.journeys.budget_kills $(N) $(if $(RECORD),--record $(RECORD))
+
+request-kills: install agents ## N random kills between a question to a person, the answer and the call (N=100), over Claude Code and Codex (RECORD=FILE: kept, and gone on from)
+	$(BIN)/python -m tests.journeys.request_kills $(or $(N),100) $(if $(RECORD),--record $(RECORD))
 
 kills: install agents ## N random kills of a two-turn task (N=200), with the counts (WARM=1: of agents that are kept; PERDURE_HOST=portable: as on other systems than Linux)
 	$(BIN)/python -m tests.journeys.kills $(N) $(if $(WARM),--warm)

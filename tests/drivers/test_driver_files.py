@@ -79,6 +79,12 @@ def user_line(content: object, **more: object) -> bytes:
     ).encode()
 
 
+def queued_line(words: str, mode: str = "prompt", **more: object) -> bytes:
+    """A prompt that Claude Code took while it worked (2.1.329)."""
+    attached = {"type": "queued_command", "prompt": words, "commandMode": mode}
+    return json.dumps({"type": "attachment", "attachment": attached, **more}).encode()
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
@@ -100,6 +106,9 @@ def user_line(content: object, **more: object) -> bytes:
         (user_line("<command-name>/usage</command-name>"), []),
         (user_line([{"type": "text", "text": "[Request interrupted by user for tool use]"}]), []),
         (user_line([{"type": "tool_result", "content": "x"}, {"type": "text", "text": "y"}]), []),
+        (queued_line("beside a waiting call"), ["beside a waiting call"]),
+        (queued_line("of a subagent", isSidechain=True), []),
+        (queued_line("a task has ended", "task-notification"), []),
     ],
 )
 def test_prompts_of_claude_with_and_without_their_origin(line: bytes, expected: list[str]) -> None:

@@ -315,3 +315,37 @@ def test_on_a_terminal_attach_asks_again(stage: MakeStage, agent: str, tmp_path:
     assert (first["words"], second["answer"]) == ("SQLite", "allow")
     assert [len(texts) for texts in pairs(here, "AskUserQuestion").values()] == [1]
     assert len(pairs(here, "Write")[second["call"]]) == 1
+
+
+@CLAUDE
+def test_an_agent_that_is_killed_after_a_refusal_goes_on(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The refusal is in the conversation when everything is killed, so it is not given again, which
+    the CLI would refuse; the next attempt goes on."""
+    file, flag = tmp_path / "outside.txt", tmp_path / "go"
+    here = stage(asking(file, f"hold {flag}\nsay Then without.\n"))
+    run(here)
+    started = here.start("deny", "task", "--why", "not there")
+    here.until(
+        lambda: any(
+            "not there" in text for path in here.transcripts() for text in [path.read_text()]
+        ),
+        "the refusal is in the conversation",
+    )
+    here.lose_machine(started)
+    flag.touch()
+
+    def over() -> bool:
+        here.perdure("work", "--once")
+        return bool(here.show()["state"] == "succeeded")
+
+    here.until(over, "the run goes on")
+    assert not file.exists()
+    report = here.show()
+    assert [each["outcome"]["kind"] for each in report["attempts"]] == [
+        "needs_input",
+        "lost",
+        "succeeded",
+    ]
+    assert report["attempts"][-1]["receipt"]["verdict"] in ("native", "repaired")

@@ -121,7 +121,8 @@ def prompts(content: bytes) -> Iterator[Prompt]:
     """Yield the prompts of people and programs, in order; the CLI's own user lines and unreadable
     lines are skipped."""
     for line in content.split(b"\n"):
-        if b'"user"' in line and (entry := json_lines.read(line)) and (words := prompt_of(entry)):
+        told = b'"user"' in line or b'"queued_command"' in line
+        if told and (entry := json_lines.read(line)) and (words := prompt_of(entry)):
             yield Prompt(as_given(words))
 
 
@@ -136,7 +137,14 @@ def answered(content: bytes, calls: Sequence[str]) -> bool:
 
 
 def prompt_of(entry: dict[str, Any]) -> str:
-    """Return the text of a prompt; empty for all other lines."""
+    """Return the text of a prompt; empty for all other lines. A prompt that came while the agent
+    worked is an attachment; so is one for a conversation in which a call waits (2.1.329)."""
+    queued = entry.get("attachment") if entry.get("type") == "attachment" else None
+    if json_lines.part(queued, "type") == "queued_command" and not entry.get("isSidechain"):
+        words = json_lines.part(queued, "prompt")
+        if json_lines.part(queued, "commandMode") == "prompt" and isinstance(words, str):
+            return words
+        return ""
     if entry.get("type") != "user" or any(
         entry.get(mark)
         for mark in ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly")

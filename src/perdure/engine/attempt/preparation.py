@@ -103,7 +103,14 @@ def begin(
         untold=decided.untold,
     )
     news = any(each.version > story.given for each in story.contexts)
-    answers = answers_for(engine, claim, driver, asked, news=news or bool(asked.compact))
+    answers = answers_for(
+        engine,
+        claim,
+        driver,
+        asked,
+        Path(before.path) if before is not None else None,
+        news=news or bool(asked.compact),
+    )
     text = ""
     if not answers.parked:
         text = prompt(

@@ -7,7 +7,7 @@ The run's directory of requests is where the agent's hook finds answers and leav
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,16 @@ def asks(engine: Engine, driver: AgentDriver, claim: Claim, version: str) -> boo
 
 
 def answers_for(
-    engine: Engine, claim: Claim, driver: AgentDriver, asked: Continuation, *, news: bool
+    engine: Engine,
+    claim: Claim,
+    driver: AgentDriver,
+    asked: Continuation,
+    before: Path | None,
+    *,
+    news: bool,
 ) -> Answers:
-    """Return the answers that the attempt is given. `news`: there are instructions that the
-    conversation does not have yet, so it needs a prompt."""
+    """Return the answers that the attempt is given. `before`: the transcript that goes on. `news`:
+    there are instructions that the conversation does not have yet, so it needs a prompt."""
     now = engine.store.now()
     requests = [expired(each, now) for each in engine.store.requests(claim.run.id)]
     if not requests:
@@ -83,6 +89,8 @@ def answers_for(
     if not goes_on:
         # A new conversation has no waiting call, so its agent is told the answer in the prompt.
         given = [replace(each, parked=False) for each in given]
+    elif isinstance(driver, Parks) and before is not None and any(each.parked for each in given):
+        given = list(_still_parked(driver, given, before))
     refused = tuple(
         each
         for each in requests
@@ -100,6 +108,20 @@ def answers_for(
         prompt=told(given),
         parked=() if news or told(given) else parked,
     )
+
+
+def _still_parked(
+    driver: Parks, given: Iterable[AgentRequest], before: Path
+) -> Iterator[AgentRequest]:
+    """Yield the answers to calls that still wait in the conversation. A call that has a result does
+    not: the agent had its answer and was killed later, or somebody went on without one, and then
+    the prompt tells it."""
+    content = before.read_bytes()
+    for each in given:
+        if not each.parked or not driver.answered(content, [each.call]):
+            yield each
+        elif not each.given:
+            yield replace(each, parked=False)
 
 
 def _spent(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
