@@ -50,8 +50,8 @@ STEPS = 3
 KILLS = 5
 """At most, in one trial."""
 LATEST_S = 1.0
-TURNS = 60
-"""Maximum number of commands in one trial."""
+LONGEST_S = 400.0
+"""Time limit of one trial: a run that was lost several times waits before its next attempt."""
 
 
 COUNTER = """
@@ -203,7 +203,8 @@ def _play(stage: Stage, result: Trial, dice: random.Random) -> None:
         servers.write_text(json.dumps({"mcpServers": {"count": command}}))
         begin.append(f"--agent-arg=--mcp-config={servers}")
     begin.append("Do all of it.")
-    for _ in range(TURNS):
+    end = time.monotonic() + LONGEST_S
+    while time.monotonic() < end:
         words = _next(stage, tuple(begin))
         if not words:
             return
