@@ -1,5 +1,5 @@
-"""What an agent asked goes with its run: open requests are asked on the other machine, and no
-approval of one machine is worth anything on another."""
+"""An agent's requests are moved with its run: open requests are asked on the other machine, and an
+approval of one machine is not valid on another."""
 
 from __future__ import annotations
 
