@@ -60,7 +60,9 @@ def test_without_what_it_needs_it_says_so(tmp_path: Path) -> None:
         (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
     done = demo(tmp_path, PATH=str(tmp_path / "bin"))
     assert (done.returncode, done.stdout) == (5, ""), done.stderr
-    assert "npm is missing to install one" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "npm, which could install one, is missing" in done.stderr and "Traceback" not in done.stderr
+    )
     for agent, key in KEYS.items():
         program = {f"PERDURE_{agent.upper()}": str(native(agent))}
         done = demo(tmp_path, "--agent", agent, "--real", **program)

@@ -181,7 +181,7 @@ def _planned(
     if wish.repo is not None:
         if not workdir.base:
             raise CapsuleError(
-                f"{manifest.name} did not work in a repository",
+                f"the run {manifest.name} has no repository",
                 "leave --repo out, and use --into DIR",
             )
         branch = workdir.branch or f"perdure/{name}"
@@ -245,7 +245,7 @@ def make_workdir(
     if restored.differs:
         raise CapsuleError(
             f"{restored.differs[0]!r} could not be restored",
-            "check whether a program works in the directory",
+            "check whether another program uses the directory",
         )
     return number, saved, restored.notes
 

@@ -191,7 +191,7 @@ class CheckpointStore:
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
-                        "perdure why shows what happened to it",
+                        "perdure why NAME: what happened to the run",
                     ) from error
             except (NotSupportedError, NotImplementedError):
                 # Without conditional writes a race of some milliseconds remains:
@@ -199,7 +199,7 @@ class CheckpointStore:
                 if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
-                        "perdure why shows what happened to it",
+                        "perdure why NAME: what happened to the run",
                     ) from None
                 obstore.put(self.store, key, content)
 

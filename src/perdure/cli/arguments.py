@@ -45,15 +45,15 @@ def rounds_of(text: str) -> int:
 
 LOST = (
     "if the conversation is lost: strict stops, disclose (default) rebuilds it from a brief, "
-    "fresh-ok starts a new one; each says so"
+    "fresh-ok starts a new one; the receipt says what was done"
 )
 DENIED = (
-    "if a call of a tool was denied: ask (default) asks you, fail fails the run, report lets the "
-    "turn count"
+    "if a call of a tool was denied: ask (default): you are asked; fail: the run fails; report: "
+    "the turn counts as done, and the report names the call"
 )
 WORD = (
-    "on asks the agent to end with its status, a summary, open questions and follow-ups in a fixed "
-    "form (Claude Code, Codex); default off"
+    "on: ask the agent to end with its status, a summary, open questions and follow-ups in a fixed "
+    "form (Claude Code, Codex); off (default): do not"
 )
 LEFT = (
     "if a process still runs when the agent's turn is over: end (default) ends it, keep lets it "

@@ -116,8 +116,8 @@ def adopt(run_as: str, root: Path, state: Path, config: Path | None) -> None:
     if not home or not Path(home).is_dir() or Path(home).stat().st_uid != wanted.user:
         raise UsageError(
             f"run_as: {home or 'HOME'} is not a home of user {wanted.name}",
-            "make the directory and give it to the user; if the user is not in the system's list "
-            "of accounts, set HOME to it",
+            "make the directory and give it to the user; if the system has no account for the "
+            "user, set HOME to the directory",
         )
     kept = [state] if config is None else [state, config]
     problems = list(chain.from_iterable(_openings(path, wanted) for path in kept))

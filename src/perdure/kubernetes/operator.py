@@ -275,7 +275,8 @@ class Operator:
                         ) from error
                     sentence = f"no permission to list {kind} {where}: {said(str(error), 300)}"
                     raise PerdureError(
-                        sentence, "the Role of the chart (templates/rbac.yaml) allows it"
+                        sentence,
+                        "apply the Role of the chart (templates/rbac.yaml), which grants it",
                     ) from error
 
     async def _relist(self) -> None:

@@ -172,8 +172,8 @@ def _instructed(
     knows."""
     if run.context_version > len(texts):
         raise Conflict(
-            f"{run.name} has {run.context_version} versions of its instructions, and the order of "
-            f"its attempt only {len(texts)}",
+            f"the order of this attempt is outdated: it has {len(texts)} versions of the "
+            f"instructions, and {run.name} has {run.context_version}",
             "a newer order was already executed",
         )
     limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes

@@ -214,7 +214,7 @@ def _need_library() -> None:
         import lightkube  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            f"clusters need {error.name}, which is not installed",
+            f"the commands for a cluster need the library {error.name}, which is not installed",
             install_command("kubectl"),
         ) from None
 

@@ -35,9 +35,9 @@ def choose(places: Places, repo: str, branch: str, identity: str) -> Path:
         return old
     if "" not in owners:
         raise WorkspaceError(
-            f"No name is free for the workdir: {places.owner(names[-1])} holds something else than "
+            f"No name is free for the workdir: {places.owner(names[-1])} does not belong to "
             f"{identity}.",
-            "Remove that file if no perdure wrote it.",
+            "If perdure did not write that file, remove it.",
         )
     return places.work(names[owners.index("")])
 

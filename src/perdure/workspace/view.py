@@ -96,7 +96,7 @@ def _rescue(places: Places, workspace: Workspace, why: str, git: Git) -> str:
     with seen(places, workspace, git) as looker:
         if looker is None:
             raise WorkspaceError(
-                f"{workspace.path} is not in a git repository, so nothing can be rescued into one.",
+                f"{workspace.path} is not in a git repository, so its changes cannot be saved.",
                 "Copy the directory.",
             )
         listed = looker.eye.run(

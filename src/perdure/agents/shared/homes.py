@@ -74,6 +74,7 @@ def home_of(agent: str) -> Home:
     found = HOMES.get(agent.removeprefix("acp-"))
     if found is None:
         raise NotFound(
-            f"What belongs to the home of {agent!r} is not known.", f"One of: {', '.join(HOMES)}."
+            f"perdure does not know the files in the home of {agent!r}.",
+            f"One of: {', '.join(HOMES)}.",
         )
     return found

@@ -226,7 +226,7 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="take it over even from a machine that seems to be running it; that machine stops",
+        help="take it over even from a machine that seems to be running it, and that then stops it",
     )
     _where(parser)
     _about_secrets(parser)

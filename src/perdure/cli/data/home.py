@@ -48,8 +48,8 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument(
         "--variable",
         action="store_true",
-        help="for link: set the agent's variable instead (default: as it is linked now, else the "
-        "variable)",
+        help="for link: set the agent's environment variable instead of a symlink (default: the "
+        "way of the present link; for a new one, the variable)",
     )
     parser.add_argument(
         "--new",

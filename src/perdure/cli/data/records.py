@@ -78,7 +78,8 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
 
     if arguments.what == "create" and len(arguments.agent) > 1:
         raise UsageError(
-            "a conversation has one agent", "perdure sessions create SCOPE --agent NAME"
+            "expected one --agent: a conversation belongs to one agent",
+            "perdure sessions create SCOPE --agent NAME",
         )
     engine = open_engine(chosen)
     service = records_of(engine)

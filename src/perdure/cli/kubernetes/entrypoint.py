@@ -50,7 +50,7 @@ def entrypoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--volume-id",
         default="",
         metavar="ID",
-        help="refuse any other volume; perdure home status names it",
+        help="accept only the volume with this id, which `perdure home status` shows",
     )
     parser.add_argument(
         "--new",

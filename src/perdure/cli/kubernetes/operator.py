@@ -85,7 +85,7 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help=(
             "how long an attempt waits for something that only a person can fix (default: 30m); "
-            "there is no limit for a quota, for room on a node or for another writer"
+            "it waits without a limit for a quota, for room on a node and for another writer"
         ),
     )
     parser.add_argument(

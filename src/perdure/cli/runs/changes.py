@@ -38,7 +38,7 @@ def diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--raw",
         action="store_true",
-        help="print the patch byte for byte, binary files too, for git apply; not cleaned",
+        help="print the exact patch for git apply, binary files too; control characters stay",
     )
 
 

@@ -283,7 +283,7 @@ def logs_arguments(parser: argparse.ArgumentParser) -> None:
     form.add_argument(
         "--raw",
         action="store_true",
-        help="the agent's raw output; cleaned only on a terminal",
+        help="the agent's raw output; on a terminal without control characters",
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SHOWN = 60
 WHAT = {
     "check": "check the file",
-    "graph": "draw needs and conversations",
+    "graph": "draw which tasks need which, and which share a conversation",
     "run": "start the plan in the file, or continue it",
     "show": "show its state, by its name or its file",
     "retry": "continue what failed, or one task of it",

@@ -183,7 +183,8 @@ def key_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=["show", "make", "trust", "ls"],
         default="show",
-        help="show (default): print the public key; make one; trust FILE; ls: the trusted keys",
+        help="show (default): print the public key; make: create a key; trust: trust the key in "
+        "FILE; ls: list the trusted keys",
     )
     parser.add_argument("file", nargs="?", type=Path, help="for trust: a public key in PEM")
     parser.add_argument(

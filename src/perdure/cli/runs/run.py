@@ -39,7 +39,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("agent")
     agent_flags(
         what,
-        agent="one of perdure agents (default: claude)",
+        agent="an agent that `perdure agents` lists (default: claude)",
         env="NAME[=VALUE]",
         variable="a variable for the agent; NAME alone passes your own value; repeatable",
     )

@@ -263,7 +263,7 @@ def _refuse(
     if path is None or there is None or not there.turns:
         raise NotFound(
             f"The transcript of the conversation {session.id} is not on disk",
-            "perdure retry of its run restores perdure's copy",
+            "perdure retry NAME, with the name of its run: it restores perdure's copy",
         )
     if not 0 <= spec.fork_at <= there.turns:
         raise UsageError(

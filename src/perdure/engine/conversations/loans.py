@@ -354,7 +354,8 @@ def _adopted(
     """Return the conversation that the run is to go on with. Raises UsageError, NotFound."""
     if adopt == own.id:
         raise UsageError(
-            f"{run.name} continues with {adopt} anyway", f"perdure take-back {run.name}"
+            f"{adopt} is the conversation of {run.name} already: --adopt is not needed",
+            f"perdure take-back {run.name}",
         )
     there = [
         each

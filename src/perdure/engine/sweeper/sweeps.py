@@ -384,10 +384,10 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
         if used := at_work(runs, unfinished(engine)):
-            raise Conflict(f"meanwhile: {used}")
+            raise Conflict(f"it came into use during the sweep: {used}")
         proof = _prove(engine, workspace)
         if proof.lost:
-            raise Conflict(f"meanwhile: {'; '.join(proof.lost)}")
+            raise Conflict(f"it is not saved elsewhere any more: {'; '.join(proof.lost)}")
         kept = _kept(engine, workspace, proof)
         said = {**about, "unsaved": list(proof.built), "runs": [run.id for run in runs]}
         if kept is not None and proof.checkpoint:

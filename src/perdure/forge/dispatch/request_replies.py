@@ -109,7 +109,10 @@ class RequestReplies:
         if not said.command and before:
             return None
         if waits := [each.run.name for each in meant if each.run.id in busy]:
-            raise Conflict(f"{waits[0]} gets earlier news first", f"perdure logs -f {waits[0]}")
+            raise Conflict(
+                f"an earlier delivery for {waits[0]} is not processed yet; this one follows it",
+                f"perdure logs -f {waits[0]}",
+            )
         problem = said.problem
         if not problem and len(meant) != 1:
             problem = _unclear(said, asked, meant)

@@ -264,8 +264,8 @@ def check(argv: Sequence[str], env: Mapping[str, str], mark: str) -> None:
     for name, value in env.items():
         if not name or "=" in name or not _fits(name + value):
             raise UsageError(
-                f"{name!r} cannot be an environment variable, or its value contains NUL or half a "
-                "character"
+                f"the environment variable {name!r} is invalid: its name is not allowed, or it "
+                "contains NUL or text that is not valid Unicode"
             )
 
 

@@ -27,7 +27,7 @@ def install(package: str, directory: Path, environ: Mapping[str, str]) -> None:
     npm = shutil.which("npm", path=environ.get("PATH", os.defpath))
     if npm is None:
         raise AgentMissing(
-            "No agent is installed, and npm is missing to install one.",
+            "No agent is installed, and npm, which could install one, is missing.",
             f"Install node and npm, or an agent: npm install -g {package}",
         )
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,8 @@ def version_of(connection: psycopg.Connection[DictRow], place: str, scripts: Pat
     if not row["there"]:
         if row["any"]:
             raise StoreError(
-                f"{place} is a database of another program", "createdb perdure makes one of its own"
+                f"{place} is a database of another program",
+                "create a database of its own: createdb perdure",
             )
         return 0
     found = connection.execute("SELECT version FROM perdure_schema").fetchone()

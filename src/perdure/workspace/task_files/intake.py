@@ -168,7 +168,7 @@ def _unreadable(error: OSError) -> None:
 
 
 def _too_many() -> UsageError:
-    return UsageError(f"more than {MOST:,} files cannot be given", "give a smaller directory")
+    return UsageError(f"at most {MOST:,} files can be given", "give a smaller directory")
 
 
 def _size(source: _Source) -> int:
