@@ -229,8 +229,8 @@ def _framed(*frames_: bytes, digest: bytes = bytes(32)) -> bytes:
 
 
 def test_a_bomb_is_refused_before_it_unfolds(tmp_path: Path) -> None:
-    """A frame that would unpack to more than a hundred times its size, or to more than a part, is
-    not unpacked."""
+    """A frame that would unpack to more than a hundred times its size, or to more than a part may
+    hold, is not unpacked."""
     bomb = zstandard.ZstdCompressor(level=19).compress(bytes(PART))
     assert len(bomb) * 100 < PART
     digest = frames.part_of(bytes(PART))

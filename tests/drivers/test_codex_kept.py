@@ -245,8 +245,8 @@ def test_what_only_exec_takes_has_a_process_of_its_own(arguments: tuple[str, ...
     [("0.169.0", True), ("0.170.1", True), ("1.0.0", True), ("0.98.0", False), ("", False)],
 )
 def test_a_codex_that_nobody_tried_has_a_process_for_each_turn(version: str, is_kept: bool) -> None:
-    """The app server is used for known versions and newer ones. An older version, or one that is
-    not known, is started as before."""
+    """The app server is used for known versions and newer ones. An older or unknown version is
+    started as one process for each turn."""
     warm = registry.load("codex").warm
     assert warm is not None
     assert (warm.command(launch(version)) is not None) is is_kept

@@ -48,8 +48,8 @@ def ms(moment: datetime) -> int:
     ],
 )
 def test_sentences_of_the_clis(words: str, expected: datetime) -> None:
-    """Each form that a CLI prints is read as the right moment. For a minute its end is used, and an
-    hour that has passed means tomorrow."""
+    """Every form of time that a CLI prints is parsed correctly. A time without seconds means the
+    end of that minute, and an hour that has passed means tomorrow."""
     assert resets_at(words, ms(NOW), UTC) == ms(expected)
 
 

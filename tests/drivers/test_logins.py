@@ -119,8 +119,8 @@ def test_gemini(desk: Desk) -> None:
 
 
 def test_opencode(desk: Desk) -> None:
-    """Some of its models need no login, so a missing login is a warning. With a key or a login
-    there is none."""
+    """Some of its models need no login, so a missing login is only a warning. With a key or a login
+    there is no warning."""
     _, findings = desk.doctor("--agent", "opencode")
     assert [f["state"] for f in findings if "opencode auth login" in f["message"]] == ["warn"]
     _, findings = desk.doctor("--agent", "opencode", ANTHROPIC_API_KEY="x")

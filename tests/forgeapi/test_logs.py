@@ -64,7 +64,8 @@ def test_the_log_of_each_failed_job(small: SmallForge) -> None:
 
 
 def test_no_more_logs_than_a_few(small: SmallForge) -> None:
-    """Among many failed jobs only the logs of the first few are read, and the others say so."""
+    """If many jobs failed, only the logs of the first few are read. For each other job the report
+    says that its log was not read."""
     for number in range(9):
         small.state.job(REPOSITORY, COMMIT, f"job {number}", log=f"log {number}")
     with closing(connect(small.kind, small.url, token())) as forge:  # type: ignore[attr-defined]

@@ -49,8 +49,9 @@ def test_it_is_down_when_the_work_begins(own: Gitea) -> None:
 
 
 def test_it_goes_away_while_the_agent_is_at_work(own: Gitea, tmp_path: Path) -> None:
-    """The run succeeds without the forge. Its report waits and says so. After both were killed and
-    restarted, the branch, one pull request, one comment and the status are on the forge."""
+    """The run succeeds while the forge is down, and its report says that it waits. After perdure
+    and the forge were killed and started again, the branch, one pull request, one comment and the
+    status are on the forge."""
     with world(own, SCRIPT.format(go=tmp_path / "go"), 'publish = "pull"') as one:
         one.start("--jobs", "1")
         one.issue("Rounding", "The total is off by a cent.")

@@ -246,8 +246,8 @@ def test_a_kill_while_it_is_asked_leaves_nothing_behind(stage: MakeStage) -> Non
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -> None:
-    """Another supervisor has taken the run by the next heartbeat. The turn that asks for the
-    summary is ended, and no agent works on unseen."""
+    """Before the next heartbeat another supervisor takes the run. The turn that asks for the
+    summary is ended, and no agent keeps running without a supervisor."""
     one = stage_at(stage, WORK + "hang", policy="roll-over")
     begun(one)
     with (

@@ -460,7 +460,7 @@ def test_a_usage_limit_waits_until_its_time(stage: MakeStage) -> None:
         return
     done = one.finish(started)
     assert done.code == 0, done.err
-    # The journal, and not `ls`: on a slow machine the wait is over before that has begun.
+    # Read the journal, not `ls`: on a slow machine the wait can end before `ls` has begun.
     events = [
         json.loads(line)["event"] for line in one.perdure("logs", "task", "--json").out.splitlines()
     ]

@@ -48,8 +48,9 @@ def write(one: Stage, name: str, *tasks: str, head: str = "") -> Path:
 
 def test_plans_do_not_meet_by_their_names(stage: MakeStage) -> None:
     """A plan with the name of one that began in another repository is refused, and the error names
-    that repository. Two plans whose names and tasks give the same text when they are joined have
-    separate branches and workdirs, and so has a run with that name."""
+    that repository. Different names of plans and tasks can give the same text when they are
+    joined. Each of two such plans, and a run with that text as its name, has a branch and workdir
+    of its own."""
     one = stage(SCRIPT)
     begun = one.perdure(
         "plan", "run", str(write(one, "a", 'name = "b-c"\nprompt = "Do it."')), "--json"

@@ -1,9 +1,9 @@
 """Stories on the real control plane: TaskRuns whose agents are the real CLIs, and whose model is
 the rehearsal.
 
-Pods share the network of the host, so the agent in a pod calls the rehearsal on 127.0.0.1, by the
-Secret that its TaskRun names. The tests check the rehearsal's record of what reached the model, the
-TaskRun, and `kubectl perdure why`.
+Pods share the network of the host, so the agent in a pod reaches the rehearsal on 127.0.0.1. Its
+address is in the Secret that the TaskRun names. The tests check the rehearsal's record of what
+reached the model, the TaskRun, and `kubectl perdure why`.
 """
 
 from __future__ import annotations

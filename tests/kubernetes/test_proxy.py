@@ -56,8 +56,8 @@ def test_requests_are_passed_on_refused_and_lost(proxy: Proxy, api: Api, namespa
 def test_a_watch_is_cut_and_falls_silent(
     proxy: Proxy, api: Api, cluster: Cluster, namespace: str
 ) -> None:
-    """A watch that is cut begins again. One that has gone silent gets nothing more, while new
-    connections do."""
+    """A watch that is cut is opened again. A silent watch receives nothing more, but new
+    connections still receive events."""
     place = f"/api/v1/namespaces/{namespace}/configmaps"
     ended, seen = threading.Event(), []
 

@@ -99,8 +99,8 @@ def test_both_back_ends_offer_the_same() -> None:
 
 CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
 PROC = re.compile(r'^(?:AT_FDCWD, |\d+, )?"/proc[/"]')
-"""A path of /proc as the first argument that is a path. The result of a call may name another path.
-"""
+"""The beginning of a call whose first path is below /proc. Only that one counts, because the result
+of a call may name another path."""
 
 
 def own_calls(log: Path) -> list[str]:

@@ -280,7 +280,7 @@ def test_a_stand_in_that_never_began_is_still_a_stand_in(policy: str, kind: Star
 
 def test_a_turn_on_disk_is_a_beginning() -> None:
     """If a turn of a conversation is on disk, the conversation has begun, even without any output.
-    If no rung is left, it is lost."""
+    If there is no way left to go on with it, it is lost."""
     pinned = replace(SESSION, state=SessionState.PINNED, attempts=0)
     for there in ({"transcript": TRANSCRIPT}, {"copy": TRANSCRIPT}):
         at = Situation(

@@ -319,7 +319,8 @@ def test_a_retry_allows_one_attempt_more() -> None:
 
 
 def test_trouble_before_an_attempt_is_waited_for() -> None:
-    """An object that cannot be made before the Job is reported, and the attempt stays open."""
+    """If an object that the Job needs cannot be made, this is reported and the attempt stays
+    open."""
     run = body({"number": 1})
     assert isinstance(step(run), steps.LaunchPod)
     found = status_of(step(run, trouble=Held("NameTaken", "there is one; delete it")))

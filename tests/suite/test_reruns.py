@@ -158,7 +158,7 @@ def test_a_collection_error(project: Project, options: tuple[str, ...]) -> None:
 
 
 def test_too_many(project: Project) -> None:
-    """More failures than the limit are not rerun."""
+    """If there are more failures than the limit, none is rerun."""
     project.add(flaky=FLAKY, broken=BROKEN)
     code, output = project.run("--reruns", "1")
     assert (code, last(output)) == (1, "0 passed, 2 failed")

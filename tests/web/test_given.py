@@ -37,7 +37,8 @@ Make = Callable[[str], tuple[Stage, Serving]]
 
 @pytest.fixture
 def machine() -> Iterator[Make]:
-    """A stage with Claude Code on a script, and a server on it whose repositories have owners."""
+    """A stage on which Claude Code follows a script, with a server whose repositories have
+    owners."""
     directory = Path(tempfile.mkdtemp(prefix="pg"))
     made: list[tuple[Stage, Serving]] = []
 

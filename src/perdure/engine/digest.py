@@ -94,8 +94,8 @@ def digest(store: DigestStore, since: int) -> Digest:
 
 
 def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
-    """Yield the runs of a list of the board that ended since then; 0: all. The newest come first,
-    and one more than `MOST` at most."""
+    """Yield the runs in one list of the board that ended after `since` (0: all), newest first: at
+    most `MOST` and one more."""
     before = (2**62, 2**62)
     count = 0
     while count <= MOST:

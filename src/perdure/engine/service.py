@@ -71,8 +71,8 @@ def submit(
     include_changes: bool = False,
 ) -> TaskRun:
     """Accept a task, with its files, and return its run. The same key, spec and files return the
-    existing run. `deliveries`: those that ask for it. `include_changes`: a new workdir begins with
-    the uncommitted changes of the checkout at `spec.repo`.
+    existing run. `deliveries`: the webhook deliveries that asked for the task. `include_changes`: a
+    new workdir begins with the uncommitted changes of the checkout at `spec.repo`.
 
     Raises UsageError, NotFound, Conflict, AgentMissing, DiskFull.
     """

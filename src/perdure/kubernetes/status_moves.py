@@ -1,9 +1,9 @@
 """Changes of a TaskRun's status: an attempt begins, ends, or is requested again. Pure; `step`
 decides when.
 
-`lifecycle.decide` says what follows an attempt, from the same tally as at a terminal. The tally is
-made here from `status.attempts`. Attempts that infrastructure ended are free, as are the outcomes
-of `lifecycle.FREE`. An attempt that a person stopped is not counted.
+`lifecycle.decide` says what follows an attempt, from a tally like that of a local run. The tally is
+made here from `status.attempts`. Attempts that the infrastructure ended do not count, nor do the
+outcomes in `lifecycle.FREE` and attempts that a person stopped.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class PlanStore(Protocol):
         ...
 
     def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
-        """Claim the plan, if its worker and lease are still those in `plan`. A caller that saw that
-        no worker holds it, or that its worker died, can thus not claim it twice. Returns None if
+        """Claim the plan, if its worker and lease are still those in `plan`. Two callers that both
+        saw it without a worker, or its worker dead, therefore cannot both claim it. Returns None if
         another worker was faster."""
         ...
 
@@ -234,8 +234,9 @@ class NoticeStore(Protocol):
         ...
 
     def put_notices(self, before: int | None, after: int, notices: Sequence[Notice]) -> bool:
-        """Store the notices of the lines after `before` up to `after`, together with that position.
-        Returns False, and stores nothing, if another host has moved the position."""
+        """Store the notices of the journal's lines from `before` (excluded) to `after` (included),
+        and `after` as the new position. Returns False, and stores nothing, if another host has
+        moved the position."""
         ...
 
     def notices_due(self, limit: int = 50) -> Sequence[Notice]:

@@ -1,11 +1,11 @@
 """Working directories of tasks: each task has one, always at the same path, and shares it with no
 other task.
 
-An attempt calls `plan` once, when the run is accepted. For each attempt it then calls `lock` and
-`prepare`, and `state` as often as needed. The path depends only on (repository, agent, branch) or
-on (service, task). `prepare` makes the workdir, finishes or clears what a kill left half-made, or
-reuses the workdir unchanged. It keeps uncommitted work: what is in the way is moved to the trash or
-saved under a rescue ref, never deleted.
+`plan` is called once, when the run is accepted. Each attempt then calls `lock` and `prepare`, and
+`state` as often as needed. The path depends only on (repository, agent, branch) or on (service,
+task). `prepare` makes the workdir, finishes or clears what a kill left half-made, or reuses the
+workdir unchanged. It keeps uncommitted work: what is in the way is moved to the trash or saved
+under a rescue ref, never deleted.
 
 `layout` plans, `names` chooses paths, `identity` checks names, `locks` has locks and atomic writes,
 `worktree` and `isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one

@@ -231,7 +231,8 @@ def _refuse_strange(path: Path, workspace: Workspace) -> None:
 
 
 def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> Path | None:
-    """Move a leftover into the trash, which a new workdir does not load. Returns its new path."""
+    """Move a leftover into the trash, so that a new workdir does not begin with it. Return its new
+    path."""
     if not os.path.lexists(leftover):
         return None
     from perdure.workspace.trash import discard

@@ -124,8 +124,8 @@ def _items(message: Message, summary: bool) -> Iterator[Item]:
 
 
 def _results(told: Message) -> Iterator[Item]:
-    """Yield the results recorded with a call: the text, or the parts of the message that gave
-    it."""
+    """Yield the results recorded with a call: their text, or the parts of the message that held
+    them."""
     result = told.get("result")
     if isinstance(result, str):
         yield item(ItemKind.RESULT, result, _key(told))

@@ -358,8 +358,8 @@ def _call_text(entry: dict[str, Any]) -> str:
 
 
 def _running(entries: list[dict[str, Any]]) -> dict[str, set[str]]:
-    """Return the commands that are still running: for the number of each, the ids of the calls that
-    started it or waited for it."""
+    """Return the running commands: by a command's number, the ids of the calls that started it or
+    waited for it."""
     running: dict[str, set[str]] = {}
     waits: dict[str, str] = {}
     for entry in entries:

@@ -59,8 +59,8 @@ class Housekeeping:
         self._say(f"the daily sweep failed: {error or type(error).__name__}")
 
     def look(self) -> None:
-        """Report once when new work must wait for room, and once when there is room again. Make the
-        ballast if possible."""
+        """Report once when new work must wait for free disk space, and once when there is enough
+        again. Make the file that reserves space, if it fits."""
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
             self._say(

@@ -142,7 +142,7 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
         for attempt in engine.store.attempts(run.id):
             if attempt.session_id == session.id and attempt.outcome is not None:
                 attempts.append((run, attempt))
-    # A restore removes what was said before it from the conversation, whichever run said it.
+    # A restore takes out of the conversation what any run had said before the restore.
     attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)
     went_on = [at for at, (_, attempt) in enumerate(attempts) if _went_on(attempt)]

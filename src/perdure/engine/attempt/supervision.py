@@ -403,8 +403,8 @@ class _Watch:
         if session is None or agent is None:
             return
         new = self.strangers(session, agent) - self.others
-        # Between fork and exec a child looks like the agent itself, so a stranger must be seen
-        # twice.
+        # Between fork and exec a child looks like the agent, so an unknown process counts when it
+        # is seen a second time.
         new &= self.strangers(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"

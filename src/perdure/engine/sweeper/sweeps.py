@@ -259,8 +259,8 @@ def _judged(row: Row, proof: Proof) -> Row:
 
 
 def _unproven(engine: Engine, entry: trash.Entry) -> str:
-    """Return why a workdir in the trash is no longer saved elsewhere, as a sentence, or an empty
-    string. Its checkpoint must be complete and its run on the list."""
+    """Return a sentence that says why a workdir in the trash does not count as saved elsewhere;
+    empty if it does. It counts if its checkpoint is complete and its run is still listed."""
     said = entry.about.get("checkpoint")
     if said is None:
         return ""

@@ -23,8 +23,8 @@ VERDICTS = {
     IntentKind.APPROVED: CheckVerdict.APPROVED,
 }
 BEFORE_MS = 3_600_000
-"""How far before its delivery a review is searched, in milliseconds: clocks differ, and a delivery
-may have waited."""
+"""How long before its delivery a review may have been written and is still found, in milliseconds:
+clocks differ, and a delivery may have waited."""
 
 
 def is_placeless(intent: Intent) -> bool:

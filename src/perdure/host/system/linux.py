@@ -340,7 +340,7 @@ class Offspring:
         pass
 
     def note(self) -> None:
-        """Remember what runs below now. Not needed here."""
+        """Do nothing: only the portable back end has to remember what runs below the agent."""
 
     def left(self, alive: bool, spared: Collection[int] = ()) -> tuple[bool, list[int]]:
         """Return whether anything is left, and the processes to signal. `alive`: whether this

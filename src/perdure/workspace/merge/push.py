@@ -4,9 +4,9 @@ inspected first, and are never pushed by force.
 The git directory of the workdir belongs to its agent, so nothing is pushed from there: its
 configuration could name a proxy or another address that would receive the password. While the
 workdir's lock is held, new objects are copied through perdure's view (see `view`) into a repository
-of perdure's own. This is refused unless the agent's objects are its own, because links and
-alternates could lead to another repository's. The copy is searched and pushed while the agent may
-be running again. `askpass` gives the password to this one call.
+of perdure's own. The push is refused if these objects have links or alternates, because they could
+lead into another repository. The copy is searched and pushed while the agent may be running again.
+`askpass` gives the password to this one call.
 """
 
 from __future__ import annotations
