@@ -529,6 +529,35 @@ def test_rows_that_are_complete_stay_as_they_are_in_the_copy(
     assert copies.take(DRIVER, ID, path) is same
 
 
+@pytest.mark.parametrize(
+    ("grows", "same"), [("msg_4", True), ("msg_5", True), ("msg_3", False), ("msg_1", False)]
+)
+def test_a_message_may_grow_in_front_of_another_process(
+    database: Path, tmp_path: Path, grows: str, same: bool
+) -> None:
+    """Two processes write into one session. An answer that was not finished in the copy gets its
+    last part in front of the other process's prompt, and so does a prompt whose text had not come.
+    A finished message gets no more parts."""
+    finished = {"time": {"created": 1, "completed": 2}}
+    say(database, "msg_3", "assistant", [{"type": "step-start"}], **finished)
+    say(database, "msg_4", "assistant", [{"type": "step-start"}])
+    say(database, "msg_5", "user", [])
+    say(database, "msg_6", "assistant", [{"type": "step-start"}])
+    copies = Copies(tmp_path / "copies")
+    path = locate(DRIVER, database, ID, tmp_path)
+    assert path is not None and copies.take(DRIVER, ID, path)
+    change(
+        database,
+        "insert into part (id, message_id, session_id, data) values ('prt_zz', ?, ?, ?)",
+        grows,
+        ID,
+        json.dumps({"type": "text", "text": "more", "time": {"start": 1, "end": 2}}),
+    )
+    path = locate(DRIVER, database, ID, tmp_path)
+    assert path is not None
+    assert copies.continued_by(DRIVER, ID, path) is same
+
+
 def test_what_the_cli_says_in_the_users_name_is_no_prompt(database: Path) -> None:
     """Synthetic texts, attachments and compactions are ignored."""
     parts = [

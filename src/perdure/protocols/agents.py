@@ -176,7 +176,8 @@ class Archive(Protocol):
 
     def settled(self, row: Mapping[str, Any]) -> str:
         """Return the text of one row of `read`, as soon as the CLI does not change it any more.
-        Empty until then, and for a row without text."""
+        Empty until then, and for a row without text. For a message: some text as soon as it gets no
+        more parts."""
         ...
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:

@@ -181,9 +181,14 @@ class OpenCodeArchive:
 
     def settled(self, row: Mapping[str, Any]) -> str:
         """Return a prompt's or a finished answer's text, or a finished tool's arguments and result.
-        An import changes other fields."""
+        An import changes other fields. Of a message that gets no more parts, return its role."""
         part = row.get("data")
         kind, state = json_lines.part(part, "type"), json_lines.part(part, "state")
+        if row.get("type") == "message":
+            role = json_lines.text(json_lines.part(part, "role"))
+            if role == "user" or json_lines.part(part, "time", "completed"):
+                return role
+            return ""
         if row.get("type") != "part":
             return ""
         if kind == "text" and (row.get("role") == "user" or json_lines.part(part, "time", "end")):

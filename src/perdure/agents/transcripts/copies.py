@@ -324,14 +324,28 @@ class Copies:
         order; False without an archive.
 
         OpenCode 1.18.33 changes a row until it is complete, so a copy from within a turn may have
-        rows that change later. Of those only kind and id are compared. Raise OSError.
+        rows that change later. Of those only kind and id are compared. A message that was not
+        complete in the copy, or had no parts yet, may have more parts by now, although another
+        process's messages come behind it. Raise OSError.
         """
         if driver.archive is None:
             return False
         old = _rows(driver.archive, copy.read_bytes())
         new = _rows(driver.archive, self.redactor.bytes(transcript.read_bytes()))
-        pairs = zip(old, new, strict=False)
-        return 0 < len(old) <= len(new) and all(self._same_row(*each) for each in pairs)
+        filled = {row.message for row in old}
+        growing = {
+            row.key
+            for row in old
+            if row.kind == "message" and (not row.settled or row.key not in filled)
+        }
+        rest = iter(new)
+        for row in old:
+            found = next(rest, None)
+            while found is not None and found.key != row.key and found.message in growing:
+                found = next(rest, None)
+            if found is None or not self._same_row(row, found):
+                return False
+        return bool(old)
 
     def _same_row(self, old: _Row, new: _Row) -> bool:
         if (old.kind, old.key) != (new.kind, new.key):
@@ -407,6 +421,8 @@ class _Row:
 
     kind: str
     key: str
+    message: str
+    """The message to which a part belongs; empty for other rows."""
     settled: bytes
     """Its content, once that no longer changes."""
 
@@ -420,8 +436,9 @@ def _rows(archive: Archive, content: bytes) -> list[_Row]:
         except ValueError:
             continue
         if isinstance(row, dict) and row.get("type") != "revert":
-            kind, key = str(row.get("type")), str(row.get("id"))
-            found.append(_Row(kind, key, archive.settled(row).encode("utf-8", "surrogatepass")))
+            kind, key, message = (str(row.get(name, "")) for name in ("type", "id", "message"))
+            settled = archive.settled(row).encode("utf-8", "surrogatepass")
+            found.append(_Row(kind, key, message, settled))
     return found
 
 
