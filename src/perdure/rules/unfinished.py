@@ -69,6 +69,8 @@ class OpenEnds:
     """Ids of the denied calls, by tool and main argument."""
     sandboxed: set[tuple[str, str]] = field(default_factory=set)
     """The denied calls that a sandbox stopped."""
+    hooked: set[str] = field(default_factory=set)
+    """Ids of the calls that a hook of the user denied: no approval lets them run."""
     more: int = 0
     """Number of denied calls beyond `MOST`."""
     deferred: ToolDenied | None = None
@@ -139,11 +141,11 @@ class OpenEnds:
             self.denied.pop(call, None)
 
     def open_ids(self) -> frozenset[str]:
-        """Return the ids of the calls that were denied and did not run later, and of the question
-        that nobody has answered."""
+        """Return the ids of the calls that a person could allow, as they were denied and did not
+        run later, and of the question that nobody has answered."""
         asked = {self.question.tool_id} if self.question is not None else set()
         denied = chain.from_iterable(self.denials[call] for call in self.denied)
-        return frozenset({*asked, *denied} - {""})
+        return frozenset({*asked, *denied} - {"", *self.hooked})
 
     def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
         """Return the denied calls of which each denial has one of these ids."""
@@ -168,6 +170,8 @@ class OpenEnds:
         if event.deferred:
             self.deferred = event
             return
+        if event.by == "hook":
+            self.hooked.add(event.tool_id)
         call = (event.name, event.summary)
         self.denials.setdefault(call, []).append(event.tool_id)
         if call in self.denied or len(self.denied) < MOST:
