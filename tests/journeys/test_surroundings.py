@@ -266,6 +266,14 @@ def test_without_a_directory_for_temporary_files(stage: Callable[..., Stage]) ->
         assert (Path(ended.json["workspace"]["path"]) / "one.txt").read_text() == "one\n"
 
 
+def test_doctor_warns_of_a_small_volume(one: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume may be nearly empty and still too small for the ballast; such a volume is named with
+    what is free on it."""
+    monkeypatch.setitem(one.environ, "PERDURE_DISK_BALLAST", "900 TB")
+    checked = one.perdure("doctor")
+    assert f"warn  workdirs     {one.home}" in checked.out and ", only " in checked.out, checked.out
+
+
 def test_an_unreachable_server_is_told_at_once(one: Stage) -> None:
     """A caller that waits for a run by URL is told that its server is unreachable; nothing is
     stored, retried or left behind."""

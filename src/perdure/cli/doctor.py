@@ -270,8 +270,10 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
         there = there.parent
     if not os.access(there, os.W_OK, effective_ids=True):
         return DoctorFinding(topic, "bad", f"{directory} cannot be made or written")
+    from perdure.cli.data.clean import size
     from perdure.host.volumes import Volumes, room
 
+    free = room(there).free
     volumes = Volumes(
         places=(there,),
         warn=chosen.disk_warn,
@@ -280,11 +282,14 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     )
     if volumes.crowded():
         state = "bad"
+    elif free < chosen.disk_ballast:
+        # A small volume may be empty, and still have room for a small task alone.
+        return DoctorFinding(topic, "warn", f"{directory}, only {size(free)} free")
     elif volumes.warnings():
         state = "warn"
     else:
         state = "ok"
-    return DoctorFinding(topic, state, f"{directory}, {room(there).free / (1 << 30):.1f} GiB free")
+    return DoctorFinding(topic, state, f"{directory}, {size(free)} free")
 
 
 def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
