@@ -144,7 +144,7 @@ def test_what_cannot_be_taken(
         (user / f"n{number}").write_text("nn")
     with pytest.raises(UsageError, match="together"):
         take(contents, FileRequest(cwd=user, files=("n0", "n1")))
-    with pytest.raises(UsageError, match="more than 2 files"):
+    with pytest.raises(UsageError, match="at most 2 files"):
         take(contents, FileRequest(cwd=user, files=("n0", "n1", "n2")))
     assert not contents.directory.exists()
 

@@ -172,8 +172,8 @@ def _instructed(
     knows."""
     if run.context_version > len(texts):
         raise Conflict(
-            f"the order of this attempt is outdated: it has {len(texts)} versions of the "
-            f"instructions, and {run.name} has {run.context_version}",
+            f"the order of this attempt is outdated: its instructions end with version "
+            f"{len(texts)}, and {run.name} has version {run.context_version}",
             "a newer order was already executed",
         )
     limit = engine.driver(run.spec.agent).abilities.max_prompt_bytes
