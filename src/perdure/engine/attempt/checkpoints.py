@@ -276,6 +276,11 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
     known = known_before(opened, session)
     if known is not None and not begins_with(opened.driver, transcript, known):
         return None
+    if opened.adopted and opened.asked.kind is Start.FRESH:
+        # While nobody followed it, another conversation may have been put in its place.
+        there = prompts_since(opened.driver, transcript, None)
+        if there and sent(opened) not in there:
+            return None
     if engine.copies.take(opened.driver, session.id, transcript):
         return transcript
     return None
