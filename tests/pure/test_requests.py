@@ -263,6 +263,15 @@ def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
     assert "holds a secret" in listed and "perdure deny task" in listed and "approve" not in listed
 
 
+def test_a_question_that_was_cut_says_so() -> None:
+    """It can be answered, but nobody has seen all of it."""
+    text = {"questions": [{"question": "x" * (2 * rules.SHOWN)}]}
+    (request,) = made(call(rules.QUESTION, **text))
+    for lines in (shown_for_answer(request, ""), shown(request, "task")):
+        assert f"cut here, {request.size} characters in all" in "\n".join(lines)
+        assert "refused" not in "\n".join(lines)
+
+
 def test_calls_with_one_id_are_ruled_by_their_own_arguments(tmp_path: Path) -> None:
     """Each call is judged by its own arguments. A tool whose name was cut is left to a person."""
     calls = [

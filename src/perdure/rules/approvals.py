@@ -123,6 +123,16 @@ def why_not_allowed(request: AgentRequest) -> str:
     return "not stored whole, probably because it holds a secret"
 
 
+def not_whole(request: AgentRequest) -> str:
+    """Return in a clause what is not shown of a request, and what follows; empty if all of it is
+    shown."""
+    if why := why_not_allowed(request):
+        return f"{why}: it can only be refused"
+    if request.size > len(request.payload):
+        return f"cut here, {request.size} characters in all"
+    return ""
+
+
 def rule_for(
     decision: Literal["allow", "deny"], tool: str, given: Mapping[str, Any], pattern: str = ""
 ) -> ApprovalRule:

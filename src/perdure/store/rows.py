@@ -36,6 +36,9 @@ Row = Any
 
 REMEMBERED = 2000
 """Number of decoded events that are kept in memory."""
+REMEMBERED_SIZE = 2048
+"""Maximum length of such an event as it is stored. An agent may write events of 16 KiB, and a
+server runs for months."""
 MAX_TIME = 2**53
 """The latest time that is stored, in ms. It is needed because an agent may report any number as the
 end of its limit."""
@@ -207,11 +210,21 @@ def record_of(row: Row) -> Record:
     )
 
 
-@lru_cache(REMEMBERED)
 def event_of(text: str) -> AnyEvent:
     """Decode a stored event. An event that this perdure does not know becomes Unrecognised, with
     its text. The events that were read last are remembered: an attempt reads its run's journal
     nine times."""
+    if len(text) > REMEMBERED_SIZE:
+        return _decoded(text)
+    return _remembered(text)
+
+
+@lru_cache(REMEMBERED)
+def _remembered(text: str) -> AnyEvent:
+    return _decoded(text)
+
+
+def _decoded(text: str) -> AnyEvent:
     from msgspec import MsgspecError
 
     from perdure.model.codec import decode_event

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.style import paint
 from perdure.errors import Conflict, UsageError
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
-from perdure.rules.approvals import why_not_allowed
+from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.requests import options_of, payload_lines, questions
 from perdure.rules.text import visible
 
@@ -84,8 +84,8 @@ def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
     pieces = chain.from_iterable(_pieces(line, width) for line in lines)
     shown = [f"  | {piece}" for piece in pieces]
-    if why := why_not_allowed(request):
-        shown.append(f"  ... {why}: it can only be refused")
+    if note := not_whole(request):
+        shown.append(f"  ... {note}")
     return ["", paint(title, "strong", sys.stderr), *shown]
 
 

@@ -14,7 +14,7 @@ from perdure.cli.text import clock, one_line
 from perdure.errors import UsageError
 from perdure.model.codec import plain
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
-from perdure.rules.approvals import why_not_allowed
+from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.requests import options_of, payload_lines, questions
 from perdure.rules.text import at_home, tell, visible
 
@@ -109,12 +109,12 @@ def shown(request: AgentRequest, name: str) -> list[str]:
     if not asked:
         lines.append(f"  wants  {one_line(visible(request.tool), 200)}")
         lines += [f"         {line}" for line in payload_lines(request)]
-    if why := why_not_allowed(request):
-        lines.append(f"         ... {why}: it can only be refused")
+    if note := not_whole(request):
+        lines.append(f"         ... {note}")
     if request.state is RequestState.OPEN:
         if asked:
             verb = f'answer {name} "..."'
-        elif why:
+        elif why_not_allowed(request):
             verb = f"deny {name}"
         else:
             verb = f"approve {name}, or perdure deny {name}"

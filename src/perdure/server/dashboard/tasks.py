@@ -18,7 +18,7 @@ from perdure.model import RunState, SessionKey, TaskRun, Usage
 from perdure.model.codec import plain
 from perdure.model.events import Record
 from perdure.model.requests import RequestState
-from perdure.rules.approvals import why_not_allowed
+from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import Liveness, advice
 from perdure.rules.requests import ASKING, WAITING, options_of, payload_lines, questions
@@ -85,7 +85,8 @@ def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
             "number": each.number,
             "tool": visible(each.tool),
             "lines": payload_lines(each),
-            "not_allowed": why_not_allowed(each),
+            "note": not_whole(each),
+            "may_be_allowed": not why_not_allowed(each),
             "expires": each.expires,
             "asks": [
                 {
