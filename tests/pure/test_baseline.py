@@ -257,6 +257,18 @@ WENT_ON = Evidence(
             Verdict.COMPACTED,
             "the prompt gave the agent",
         ),
+        (
+            Shown(known=5, shown=5, damaged=2),
+            Rung.NATIVE,
+            Verdict.REPAIRED,
+            "2 damaged line(s) of the transcript",
+        ),
+        (
+            Shown(relation=Relation.COMPACTED, known=5, shown=1, condensed=4, damaged=1),
+            Rung.NATIVE,
+            Verdict.REPAIRED,
+            "1 damaged line(s) of the transcript",
+        ),
     ],
 )
 def test_the_verdict_by_what_was_shown(

@@ -50,6 +50,9 @@ class Shown:
     """Number of unrecorded items that the prompt repeats to the agent in full."""
     missing: tuple[str, ...] = ()
     """The first of the missing items, in words."""
+    damaged: int = 0
+    """Number of lines of the transcript that were damaged before perdure had read them. What they
+    held is not among the known items."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

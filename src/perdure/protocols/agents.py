@@ -423,6 +423,13 @@ class AgentDriver(Protocol):
         Unreadable lines are skipped, as the CLI does. Call it through `transcripts.loaded`."""
         return None
 
+    def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        """Return the lines of a transcript that the CLI cannot have written as they are: the offset
+        in bytes at which each begins, and the one at which it ends, without the line end. A record
+        at the end that a kill cut off does not count. Pure; never raises. Call it through
+        `transcripts.damaged`."""
+        return ()
+
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         """Return the files from which this transcript goes on without repeating them, nearest
         first: for a fork, or for a conversation that was rewound. Reads the file system."""

@@ -45,7 +45,7 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
         return _receipt(Verdict.BROKEN, continuation, evidence, *wrong)
     if continuation.kind is Start.FORK:
         shown = continuation.shown
-        lacking = shown is not None and bool(shown.unrecorded or shown.off_branch)
+        lacking = shown is not None and bool(shown.unrecorded or shown.off_branch or shown.damaged)
         verdict = Verdict.FORKED
         if shown is not None and shown.condensed:
             verdict = Verdict.COMPACTED
@@ -74,6 +74,8 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
         if not own or shown.told != shown.unrecorded:
             return Verdict.REPAIRED
+    if shown.damaged:
+        return Verdict.REPAIRED
     # A relation names the worst of several: there may be gaps and a summary.
     if shown.condensed:
         return Verdict.COMPACTED
@@ -82,8 +84,10 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
 
 def _gaps(shown: Shown | None) -> list[str]:
     """Return sentences that say how much of the known conversation the model was not shown."""
-    if shown is None or shown.relation is Relation.WHOLE:
+    if shown is None:
         return []
+    if shown.relation is Relation.WHOLE:
+        return _damage(shown)
     found = [
         f"the model was shown {shown.shown} of the {shown.known} known items of the conversation"
     ]
@@ -101,7 +105,16 @@ def _gaps(shown: Shown | None) -> list[str]:
         )
     if shown.missing:
         found.append(f"missing: {', '.join(shown.missing)}")
-    return found
+    return [*found, *_damage(shown)]
+
+
+def _damage(shown: Shown) -> list[str]:
+    if not shown.damaged:
+        return []
+    return [
+        f"{shown.damaged} damaged line(s) of the transcript: the model may not be shown what they "
+        f"held, and perdure has no copy of it"
+    ]
 
 
 def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:

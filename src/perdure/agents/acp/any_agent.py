@@ -178,6 +178,9 @@ class AnyAcpDriver:
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
         return None
 
+    def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        return ()
+
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 

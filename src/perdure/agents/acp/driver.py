@@ -356,6 +356,9 @@ class AcpDriver:
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
         return self.native.loads(transcript, bases)
 
+    def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        return self.native.damaged(transcript)
+
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return self.native.bases(home, transcript)
 

@@ -306,6 +306,9 @@ class ClaudeDriver:
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
         return loads.loads(transcript)
 
+    def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        return loads.damaged(transcript)
+
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 

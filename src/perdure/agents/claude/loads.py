@@ -33,7 +33,7 @@ from datetime import datetime
 from typing import Any
 
 from perdure.agents.claude import transcript
-from perdure.agents.shared import json_lines
+from perdure.agents.shared import damage, json_lines
 from perdure.lateclass import dataclass
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
@@ -46,6 +46,15 @@ _BRIDGED_MS = 5000
 """Largest gap to a lost parent that is bridged, in milliseconds. A gap of five seconds was observed
 to be bridged, one of seven was not."""
 _NO_RESPONSE = "No response requested."
+_WORDS = frozenset(
+    {
+        *("parentUuid", "isSidechain", "message", "type", "uuid", "timestamp", "sessionId"),
+        *("user", "assistant", "attachment", "system", "progress", "last-prompt", "leafUuid"),
+        *("role", "content", "model", "text", "thinking", "tool_use", "tool_result", "name"),
+        *("input", "tool_use_id", "is_error", "compactMetadata", "logicalParentUuid"),
+    }
+)
+"""Words of the records of which one changed bit is noticed as damage."""
 _ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
 
 
@@ -109,6 +118,19 @@ def loads(content: bytes) -> Loaded:
         condensed=tuple(_flat(condensed)),
         dropped=tuple(each for each in (*left_out, *aside) if not each.made_up),
     )
+
+
+def damaged(content: bytes) -> tuple[damage.Span, ...]:
+    """Return the lines that are not as the CLI wrote them."""
+    return damage.damaged(content, _is_record, _WORDS)
+
+
+def _is_record(entry: dict[str, Any]) -> bool:
+    kind = entry.get("type")
+    if kind in ("user", "assistant"):
+        said = isinstance(entry.get("message"), dict) and "parentUuid" in entry
+        return said and isinstance(entry.get("uuid"), str)
+    return isinstance(kind, str)
 
 
 def _read(content: bytes) -> _File:

@@ -231,6 +231,9 @@ class CodexDriver:
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
         return loads.loads(transcript, bases)
 
+    def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:
+        return loads.damaged(transcript)
+
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return codex_files.bases(home, transcript)
 

@@ -9,6 +9,7 @@ Every rule was observed with 0.169.0.
   file of a fork, it holds only the later records. Its first record names the file that it
   continues, and the ordinal up to which it does so (`history_base`). Older versions wrote a record
   `thread_rolled_back` with the number of turns instead.
+- A line that is not UTF-8 is skipped.
 - A call without a result gets the result `aborted`; a result without a call is left out.
 """
 
@@ -20,12 +21,23 @@ from itertools import chain
 from typing import Any
 
 from perdure.agents.codex import transcript
-from perdure.agents.shared import json_lines
+from perdure.agents.shared import damage, json_lines
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
 _RESULTS = frozenset({"function_call_output", "custom_tool_call_output", "local_shell_call_output"})
+_WORDS = frozenset(
+    {
+        *("timestamp", "ordinal", "type", "payload", "session_meta", "response_item"),
+        *("event_msg", "turn_context", "compacted", "thread_rolled_back", "replacement_history"),
+        *("message", "role", "content", "text", "user", "assistant", "developer", "reasoning"),
+        *("input_text", "output_text", "call_id", "name", "arguments", "input", "output"),
+        *_CALLS,
+        *_RESULTS,
+    }
+)
+"""Words of the records of which one changed bit is noticed as damage."""
 _TOLD = (b'"response_item"', b'"compacted"', b'"thread_rolled_back"', b'"session_meta"')
 
 
@@ -85,6 +97,18 @@ def loads(content: bytes, bases: Sequence[bytes] = ()) -> Loaded:
     )
 
 
+def damaged(content: bytes) -> tuple[damage.Span, ...]:
+    """Return the lines that are not as the CLI wrote them."""
+    return damage.damaged(content, _is_record, _WORDS)
+
+
+def _is_record(entry: dict[str, Any]) -> bool:
+    payload = entry.get("payload")
+    if entry.get("type") == "response_item":
+        return isinstance(json_lines.part(payload, "type"), str)
+    return isinstance(entry.get("type"), str) and payload is not None
+
+
 def _end(content: bytes) -> int | None:
     """Return the ordinal of the base at which a file stops using it; None if it names none."""
     found = json_lines.part(transcript.meta_of(content), "history_base", "end_ordinal_exclusive")
@@ -96,7 +120,7 @@ def _end(content: bytes) -> int | None:
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
     """Read a file up to an ordinal. Later items were rolled back, unless the file is another
     thread's."""
-    for entry in json_lines.marked(content, _TOLD):
+    for entry in json_lines.marked(_decodable(content), _TOLD):
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
         aside = end is not None and isinstance(ordinal, int) and ordinal >= end
         if entry.get("type") == "response_item":
@@ -106,6 +130,21 @@ def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> N
             history.compact(payload)
         elif json_lines.part(payload, "type") == "thread_rolled_back" and not aside:
             history.roll_back(json_lines.whole(json_lines.part(payload, "num_turns")))
+
+
+def _decodable(content: bytes) -> bytes:
+    """Return the content without lines that are not UTF-8, which the CLI skips."""
+    if _is_utf8(content):
+        return content
+    return b"\n".join(line for line in content.split(b"\n") if _is_utf8(line))
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _items(payload: Any) -> Iterator[Item]:

@@ -19,11 +19,19 @@ from itertools import chain
 from typing import Any
 
 from perdure.agents.gemini import transcript
-from perdure.agents.shared import json_lines
+from perdure.agents.shared import damage, json_lines
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
 Message = dict[str, Any]
+_WORDS = frozenset(
+    {
+        *("type", "timestamp", "content", "user", "gemini", "text", "toolCalls", "name", "args"),
+        *("result", "status", "tokens", "$set", "$rewindTo", "messages", "sessionId"),
+        *("functionCall", "functionResponse", "displayContent"),
+    }
+)
+"""Words of the records of which one changed bit is noticed as damage."""
 
 
 def loads(content: bytes) -> Loaded:
@@ -68,6 +76,17 @@ def loads(content: bytes) -> Loaded:
         condensed=_once(each for behind, each in left if behind),
         dropped=_once(each for behind, each in left if not behind),
     )
+
+
+def damaged(content: bytes) -> tuple[damage.Span, ...]:
+    """Return the lines that are not as the CLI wrote them."""
+    return damage.damaged(content, _is_record, _WORDS)
+
+
+def _is_record(entry: dict[str, Any]) -> bool:
+    if "sessionId" in entry or any(key.startswith("$") for key in entry):
+        return True
+    return isinstance(entry.get("id"), str) and isinstance(entry.get("type"), str)
 
 
 def _key(message: Message) -> str:

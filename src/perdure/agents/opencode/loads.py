@@ -16,12 +16,19 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from perdure.agents.shared import json_lines
+from perdure.agents.shared import damage, json_lines
 from perdure.lateclass import dataclass
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
 _INTERRUPTED = "[Tool execution was interrupted]"
+_WORDS = frozenset(
+    {
+        *("type", "role", "user", "assistant", "text", "tool", "callID", "state", "status"),
+        *("input", "output", "error", "finish", "summary", "synthetic", "ignored"),
+    }
+)
+"""Words of the rows of which one changed bit is noticed as damage."""
 _UNFINISHED = frozenset({"pending", "running"})
 _SILENT = frozenset({"step-start", "reasoning"})
 
@@ -59,6 +66,20 @@ def loads(content: bytes) -> Loaded:
             if not each.made_up
         ),
     )
+
+
+def damaged(content: bytes) -> tuple[damage.Span, ...]:
+    """Return the lines of rows that are not as the CLI wrote them."""
+    return damage.damaged(content, _is_row, _WORDS)
+
+
+def _is_row(entry: dict[str, Any]) -> bool:
+    data = entry.get("data")
+    if entry.get("type") == "message":
+        return isinstance(json_lines.part(data, "role"), str)
+    if entry.get("type") == "part":
+        return isinstance(json_lines.part(data, "type"), str)
+    return entry.get("type") in ("session", "revert") and "unreadable" not in (data or {})
 
 
 def _read(content: bytes) -> tuple[list[_Message], dict[str, Any]]:

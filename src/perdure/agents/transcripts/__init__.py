@@ -12,6 +12,7 @@ holds everything that the agent saw.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.agents.transcripts.copies import Copies, locate
@@ -19,7 +20,16 @@ from perdure.agents.transcripts.copy_file import prefix
 from perdure.model import Loaded, Snapshot
 from perdure.protocols import AgentDriver
 
-__all__ = ["Copies", "begins_with", "fingerprint", "loaded", "locate", "prompts_since", "snapshot"]
+__all__ = [
+    "Copies",
+    "begins_with",
+    "damaged",
+    "fingerprint",
+    "loaded",
+    "locate",
+    "prompts_since",
+    "snapshot",
+]
 
 
 def fingerprint(prompt: str) -> str:
@@ -73,6 +83,16 @@ def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
     found: Loaded | None = loads(
         content, [_content(path) for path in find(home, content)] if find is not None else []
     )
+    return found
+
+
+def damaged(driver: AgentDriver, content: bytes) -> Sequence[tuple[int, int]]:
+    """Return the damaged lines of a transcript, as `AgentDriver.damaged` does; none if the driver
+    cannot tell (a third-party driver may lack it)."""
+    find = getattr(driver, "damaged", None)
+    if find is None:
+        return ()
+    found: Sequence[tuple[int, int]] = find(content)
     return found
 
 

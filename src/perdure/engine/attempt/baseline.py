@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
+from hashlib import sha256
 from pathlib import Path
 
-from perdure.agents.transcripts import fingerprint, loaded
+from perdure.agents.transcripts import damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.lateclass import dataclass
@@ -83,6 +84,10 @@ class Baseline:
 
     snapshots: tuple[Snapshot, ...] = ()
     """The transcript as perdure saw it last, and as it was when an attempt last went on with it."""
+    went_on: Snapshot | None = None
+    """The one of these from which an attempt last went on."""
+    looks: tuple[Snapshot, ...] = ()
+    """All of the transcript's states that perdure has recorded."""
     prompts: frozenset[str] = frozenset()
     """The marks of the prompts that perdure sent into it."""
     journal: tuple[Journaled, ...] = ()
@@ -168,10 +173,50 @@ def baseline_of(engine: Engine, session: Session) -> Baseline:
     before = launched.before if launched is not None else None
     return Baseline(
         snapshots=tuple(each for each in (session.snapshot, before) if each is not None),
+        went_on=before,
+        looks=_looks(session, [attempt for _, attempt in attempts]),
         prompts=frozenset(session.prompts),
         journal=journal,
         announced=announced,
     )
+
+
+def _looks(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot, ...]:
+    found = [session.snapshot]
+    for attempt in attempts:
+        found.append(attempt.before)
+        if attempt.receipt is not None:
+            found.append(attempt.receipt.evidence.after)
+    return tuple(each for each in found if each is not None)
+
+
+def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
+    """Return the number of damaged lines that no receipt has told of yet: those behind what an
+    attempt last went on from. Pure.
+
+    A line is not damaged if its beginning was the end of the transcript at one of perdure's looks:
+    a kill cut that record off while it was written, and the CLI went on behind it.
+    """
+    before = known.went_on
+    if before is not None and _is_prefix(content, before):
+        since = before.size
+    else:
+        since = 0
+    begin = content.rfind(b"\n", 0, since) + 1
+    spans = [(begin + start, begin + end) for start, end in damaged(driver, content[begin:])]
+    spans = [(start, end) for start, end in spans if start >= since]
+    if not spans:
+        return 0
+    ends = {each.size for each in known.looks if _is_prefix(content, each)}
+    zeros = [b"\0" in content[start:end] for start, end in spans]
+    cut_off = [any(start < each <= end for each in ends) for start, end in spans]
+    return sum(zero or not cut for zero, cut in zip(zeros, cut_off, strict=True))
+
+
+def _is_prefix(content: bytes, look: Snapshot) -> bool:
+    if look.size > len(content):
+        return False
+    return sha256(content[: look.size]).hexdigest() == look.sha256
 
 
 HEARD = (SessionSeen, TurnStarted, RetrySeen, ContextSeen, Said, ToolStarted)

@@ -113,6 +113,7 @@ def story_of(
         files=_files(engine, claim, given, records),
         check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
         unrecorded=_unrecorded(untold, open_tools),
+        damaged=asked.shown.damaged if asked.shown is not None else 0,
         taken_back=_taken_back(asked),
     )
 

@@ -18,6 +18,7 @@ from perdure.engine.attempt.baseline import (
     Baseline,
     Journaled,
     baseline_of,
+    damage_of,
     load,
     shown_of,
     standing,
@@ -223,7 +224,9 @@ def _held_against(
     now = without_rewound(now, journal)
     untold = unrecorded(now, journal)
     told = sum(map(told_in_full, untold)) if len(untold) <= TOLD else 0
-    shown = replace(shown_of(base, now, journal), told=told)
+    # What a fork leaves out on purpose may be damaged.
+    damage = damage_of(driver, content, known) if not asked.fork_at else 0
+    shown = replace(shown_of(base, now, journal), told=told, damaged=damage)
     return Decided(replace(asked, shown=shown), tuple(untold))
 
 

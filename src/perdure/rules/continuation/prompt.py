@@ -71,6 +71,8 @@ class Story:
     """The project map, if this prompt gets one."""
     unrecorded: tuple[Unrecorded, ...] = ()
     """Events of the conversation that are missing in its transcript, oldest first."""
+    damaged: int = 0
+    """Number of damaged lines in the conversation's transcript, of which nothing else is known."""
     taken_back: int = 0
     """Number of items that somebody removed from the conversation by rewinding it."""
 
@@ -158,6 +160,12 @@ def _resumed(story: Story) -> str:
     interrupted = _was_interrupted(story)
     parts = [story.restored]
     parts.append(_unrecorded(story.unrecorded))
+    if story.damaged:
+        parts.append(
+            f"Note: {story.damaged} damaged line(s) of this conversation's file could not be read. "
+            "Something that was said or done may be missing above. Check the files before you rely "
+            "on what you remember."
+        )
     if story.taken_back:
         parts.append(
             "Note: this conversation was taken back to an earlier point, or went on elsewhere: "

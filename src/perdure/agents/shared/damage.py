@@ -1,0 +1,79 @@
+"""Finds the lines of a transcript that its CLI cannot have written: what a disk or a file system
+makes of them after a power cut.
+
+A driver gives the words that its CLI uses, and a test for its records. Changed text within a record
+that is otherwise complete is not found: only a copy shows that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from perdure.agents.shared import json_lines
+
+Span = tuple[int, int]
+"""Offsets of a line in bytes: its first one, and the one behind its last, without the line end."""
+
+_INSIDE = ("message", "payload", "content", "state", "toolCalls")
+"""Keys whose values the CLI itself forms. Other values may have keys of a tool or of a user."""
+
+
+def damaged(
+    content: bytes, is_record: Callable[[dict[str, Any]], bool], words: frozenset[str]
+) -> tuple[Span, ...]:
+    """Return the damaged lines, in order. `is_record`: whether an object has the form of this CLI's
+    records; `words`: keys and types of its records, of which one changed bit is noticed.
+
+    The text after the last line end may be a record that is being written, or one that a kill cut
+    off. It counts only if it has zero bytes, which a file system puts in place of a lost page.
+    """
+    found: list[Span] = []
+    start = 0
+    *lines, torn = content.split(b"\n")
+    for line in lines:
+        end = start + len(line)
+        if line.strip() and not _is_sound(line, is_record, words):
+            found.append((start, end))
+        start = end + 1
+    if b"\0" in torn:
+        found.append((start, len(content)))
+    return tuple(found)
+
+
+def _is_sound(
+    line: bytes, is_record: Callable[[dict[str, Any]], bool], words: frozenset[str]
+) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    entry = json_lines.read(line)
+    if entry is None or not is_record(entry):
+        return False
+    return not any(_is_misspelled(word, words) for word in _words(entry))
+
+
+def _words(entry: dict[str, Any]) -> Iterator[str]:
+    """Yield the keys of a record, and the values that name a type or a role."""
+    for key, value in entry.items():
+        yield key
+        if key in ("type", "role") and isinstance(value, str):
+            yield value
+        inner = [value] if isinstance(value, dict) else json_lines.items(value)
+        if key in _INSIDE:
+            for each in inner:
+                yield from _words(each)
+
+
+def _is_misspelled(word: str, words: frozenset[str]) -> bool:
+    """Return whether one bit makes a known word of this one. New words of a later version of a CLI
+    differ in more than that."""
+    if word in words:
+        return False
+    return any(len(word) == len(known) and _is_one_bit(word, known) for known in words)
+
+
+def _is_one_bit(one: str, other: str) -> bool:
+    changed = [ord(a) ^ ord(b) for a, b in zip(one, other, strict=True) if a != b]
+    return len(changed) == 1 and changed[0].bit_count() == 1

@@ -1,0 +1,122 @@
+"""Lines in the middle of a transcript that were damaged before perdure had read them, on the real
+CLIs.
+
+No copy and no journal has what such a line held. That it is damaged can be seen in the file alone.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.finding import first_file
+from tests.journeys.stage import Stage
+from tests.journeys.test_damage import FILES, PROMPT, RUN, SELDOM, lose, reasons, retried
+
+MakeStage = Callable[..., Stage]
+
+pytestmark = pytest.mark.journey
+
+
+def zeros(line: bytes) -> bytes:
+    """A page of the file was lost, and reads as zeros."""
+    return b"\0" * len(line)
+
+
+def no_utf8(line: bytes) -> bytes:
+    """A byte of the text was changed, so it is no UTF-8 any more."""
+    return line.replace(b"alder", b"al\xffer")
+
+
+def no_record(line: bytes) -> bytes:
+    """A key was changed: the line is JSON, but no record of this CLI."""
+    return line.replace(b'"type":', b'"tipe":')
+
+
+def lost_unread(one: Stage, go: Path, *more: str) -> Path:
+    """Attempt 1 loses its machine in its second tool. perdure had read no line behind the
+    conversation's id, and has no copy. `go`: the file for which the first reply waits. Return the
+    transcript."""
+    started = one.start(*RUN, one.agent, "--attempts", "1", *more, PROMPT)
+    one.until(
+        lambda: "session_seen" in one.perdure("logs", "task", "--json").out, "the agent is heard"
+    )
+    started.send_signal(signal.SIGSTOP)
+    stdout = one.attempt_directory(1) / "stdout"
+    heard = stdout.stat().st_size
+    go.touch()
+    one.until(lambda: first_file(one.home, "third.txt"), "the second tool runs")
+    lose(one, started)
+    with stdout.open("r+b") as file:
+        file.truncate(heard)
+    (transcript,) = one.transcripts()
+    return transcript
+
+
+SCRIPT = """by history
+hold {go}
+run echo alder > one.txt; cat one.txt
+---
+say Cedar is next.
+run echo dogwood > third.txt; test -e go.txt || sleep 98
+---
+say Everything is written.
+---
+say Another answer.
+"""
+
+
+@pytest.mark.parametrize(
+    ("agent", "harm"),
+    [
+        ("claude", zeros),
+        ("claude", no_record),
+        ("codex", zeros),
+        ("codex", no_utf8),
+        ("gemini", zeros),
+    ],
+    indirect=["agent"],
+)
+def test_a_damaged_line_that_perdure_had_not_read(
+    stage: MakeStage, tmp_path: Path, harm: Callable[[bytes], bytes]
+) -> None:
+    """The CLI skips the line, or shows it changed. The receipt is not native and names the damage,
+    the prompt tells the agent, and a strict policy goes on. The next receipt is native again."""
+    go = tmp_path / "asked"
+    one = stage(SCRIPT.format(go=go), extra=SELDOM)
+    transcript = lost_unread(one, go, "--continuity", "strict")
+    lines = transcript.read_bytes().split(b"\n")
+    at = next(at for at, line in enumerate(lines) if re.search(rb"(?<!echo )alder", line))
+    lines[at] = harm(lines[at])
+    transcript.write_bytes(b"\n".join(lines))
+    (_, second), first_request = retried(one)
+    assert second["receipt"]["verdict"] == "repaired", reasons(second)
+    assert "1 damaged line(s) of the transcript" in reasons(second)
+    assert "quercus" in first_request
+    told = first_request.rpartition("user: ")[2]
+    assert "1 damaged line(s)" in told, told
+    assert "1 damaged line(s) of the transcript" in one.perdure("why", "task").out
+    done = one.perdure("update", "task", "Now the second one.", "--json")
+    again = done.json["attempts"][-1]
+    assert again["receipt"]["verdict"] == "native", reasons(again)
+
+
+@FILES
+def test_a_torn_last_record_is_no_damage(stage: MakeStage, tmp_path: Path) -> None:
+    """The kill cut off a record that nobody had seen. The CLI goes on behind it, and it stays in
+    the middle of the file: no receipt calls that damage, also not after another kill."""
+    go = tmp_path / "asked"
+    one = stage(SCRIPT.format(go=go), extra=SELDOM)
+    transcript = lost_unread(one, go)
+    content = transcript.read_bytes().rstrip(b"\n")
+    transcript.write_bytes(content[: content.rindex(b"\n") + 40])
+    attempts, first_request = retried(one)
+    assert attempts[-1]["receipt"]["verdict"] == "native", reasons(attempts[-1])
+    assert "quercus" in first_request
+    done = one.perdure("update", "task", "Now the second one.", "--json")
+    again = done.json["attempts"][-1]
+    assert again["receipt"]["verdict"] == "native", reasons(again)
