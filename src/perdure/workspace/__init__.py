@@ -1,11 +1,10 @@
-"""Working directories of tasks: each task has one, always at the same path, and shares it with no
-other task.
+"""Working directories of tasks. Each task has its own workdir, always at the same path.
 
 `plan` is called once, when the run is accepted. Each attempt then calls `lock` and `prepare`, and
 `state` as often as needed. The path depends only on (repository, agent, branch) or on (service,
-task). `prepare` makes the workdir, finishes or clears what a kill left half-made, or reuses the
-workdir unchanged. It keeps uncommitted work: what is in the way is moved to the trash or saved
-under a rescue ref, never deleted.
+task). `prepare` makes the workdir, reuses it unchanged, or finishes or clears a workdir that a kill
+left half-made. It keeps uncommitted work: anything in the way is moved to the trash or saved under
+a rescue ref, never deleted.
 
 `layout` plans, `names` chooses paths, `identity` checks names, `locks` has locks and atomic writes,
 `worktree` and `isolated` make workdirs, `clone_cache` fetches, `askpass` passes one secret to one
@@ -13,10 +12,10 @@ git call, `view` inspects and rescues, `changes` compares, `apply` merges change
 `join` commits and merges for plans, `push` pushes, `removal` moves workdirs to the trash, `trash`
 manages its entries, `contents` lists everything below the root.
 
-Checkpoints: their files are kept as `trees` on a `shelf` and named by the refs of `refs`. `capture`
-saves them (`scan` reads files, `index` the index, `cache` remembers both), `restore` and `files`
-put them back, `pack` exports and imports them, and `work` reports what an attempt changed.
-docs/reference/trust.md says what each backend protects from.
+The files of a checkpoint are kept as `trees` on a `shelf` and named by the refs of `refs`.
+`capture` saves them: `scan` reads files, `index` reads the index, and `cache` remembers the
+findings of both. `restore` and `files` put them back, `pack` exports and imports them, and `work`
+reports the changes of an attempt. docs/reference/trust.md says what each backend protects from.
 """
 
 from __future__ import annotations
@@ -115,12 +114,12 @@ class Workspaces:
     """All workdirs below one root. One root is one trust domain: its caches are shared by all its
     workspaces.
 
-    `transports`: the URL schemes that may be fetched from. `credentials` is asked before each call
-    by https; `helpers` is asked where `credentials` has no answer and the server wants a login.
-    `ca_file`: the CA certificates for a self-hosted forge. `ssh`: the keys and known hosts of calls
-    by ssh. `hosts`: the servers that may be fetched from. `most_files`: a directory without git
-    that holds more files is not saved. `empty` ends agents that only wait in a workdir; it is
-    called with the lock held, and may raise Conflict.
+    `transports`: the URL schemes that may be fetched from. `credentials` is called before each
+    https request; `helpers` is called if `credentials` returns nothing and the server wants a
+    login. `ca_file`: the CA certificates for a self-hosted forge. `ssh`: the keys and known hosts
+    for ssh. `hosts`: the servers that may be fetched from. `most_files`: the maximum number of
+    files in a directory without git; a larger directory is not saved. `empty` ends agents that only
+    wait in a workdir; it is called with the lock held, and may raise Conflict.
     """
 
     def __init__(
@@ -150,7 +149,7 @@ class Workspaces:
         self.checkpoints = WorkdirCheckpoints(self._places, self._git_at_root, self._shelf)
 
     def ask_also(self, credentials: Credentials) -> None:
-        """Add credentials that are asked where the earlier ones have no answer."""
+        """Add credentials that are used where the earlier ones return nothing."""
         before = self._credentials
         self._credentials = lambda url: (
             (before(url) if before is not None else None) or credentials(url)
@@ -212,8 +211,8 @@ class Workspaces:
         return [branch for branch in branches if f"{below}/{branch}" in there]
 
     def resolve(self, workspace: Workspace) -> str:
-        """Return the commit at which the workdir begins, or would begin now. Fetches for an
-        isolated one. Raises NotFound, GitFailed."""
+        """Return the commit that the workdir began at, or would begin at now. For an isolated
+        workdir this fetches. Raises NotFound, GitFailed."""
         from perdure.workspace.clone_cache import find, opened
 
         if workspace.backend is not Backend.ISOLATED:
@@ -230,9 +229,9 @@ class Workspaces:
         must be passed on to the process that keeps the lock.
 
         `holder` names the lock's owner in the error that the next caller gets; `brief` says that it
-        is held for a moment only. Agents that only wait in the workdir are ended, unless `at_work`
-        says that the caller does that. Raises InUse while the lock is held, WorkspaceError where
-        the workdir's name belongs to another task.
+        is held for a moment only. Agents that only wait in the workdir are ended; with `at_work`
+        they are left to the caller. Raises InUse while the lock is held, WorkspaceError where the
+        workdir's name belongs to another task.
         """
         self._ready()
         names.claim(self._places, workspace)
@@ -246,7 +245,7 @@ class Workspaces:
         return fd
 
     def conflict(self, workspace: Workspace) -> str:
-        """Return why `lock` would refuse the workspace for good, or empty."""
+        """Return why `lock` would always refuse the workspace; empty if it would not."""
         return names.conflict(self._places, workspace)
 
     def prepare(self, workspace: Workspace, agent: str) -> Prepared:
@@ -420,10 +419,12 @@ class Workspaces:
         ready: AbstractContextManager[None],
         credentials: Credentials | None = None,
     ) -> AbstractContextManager[Outgoing]:
-        """Open the workdir's branch for a push to where it was cloned from. `ready` holds the
-        workdir's lock and is left before the push. `credentials` replace those used for fetching.
-        Raises UsageError for a workdir without a repository of its own, Diverged, WorkspaceError,
-        and what `ready` raises."""
+        """Open the workdir's branch for a push to the repository that it was cloned from.
+
+        `ready` is a context manager that holds the workdir's lock; it is left before the push.
+        `credentials` replace those used for fetching. Raises UsageError for a workdir without a
+        repository of its own, Diverged, WorkspaceError, and any error of `ready`.
+        """
         from perdure.workspace.merge.push import outgoing
 
         self._ready()
@@ -437,8 +438,8 @@ class Workspaces:
         )
 
     def try_checkpoint(self, cwd: Path) -> str:
-        """Try the one step of a checkpoint that touches the repository at `cwd`; return that
-        repository, empty where there is none.
+        """Try the one step of a checkpoint that writes into the repository at `cwd`. Return the
+        path of that repository, or an empty string if there is none.
 
         Leaves nothing behind. The root need not exist yet. Raises GitFailed or OSError where no
         checkpoint could be taken.
@@ -601,7 +602,7 @@ class Workspaces:
 
     @property
     def trash(self) -> Path:
-        """Directory of the trash, which holds one subdirectory for each entry: see `trash`."""
+        """Directory of the trash, with one subdirectory for each entry (see the module `trash`)."""
         return self._places.trash("")
 
     def contents(self) -> list[Thing]:
@@ -647,8 +648,9 @@ class Workspaces:
         return workspace.base
 
     def _elsewhere(self, workspace: Workspace) -> Git:
-        """Return git on the repository in which the commits of an isolated workdir must be found:
-        the repository itself, or the cache, fetched just now."""
+        """Return git for the repository that has to contain an isolated workdir's commits before
+        they count as saved. This is the local repository itself, or the cache, which is fetched
+        first."""
         from perdure.workspace.clone_cache import opened
 
         git = self._git()

@@ -1,5 +1,6 @@
-"""Makes the bare repositories through which perdure looks at workdirs. Called by `view` and
-`snapshot.shelf`, once for each workdir.
+"""Makes bare repositories of perdure's own, which it uses to inspect workdirs.
+
+Called by `view` and `snapshot.shelf`, once for each workdir.
 """
 
 from __future__ import annotations

@@ -173,8 +173,8 @@ def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> l
 
 
 def written(shelf: Shelf, wanted: Branches) -> list[str]:
-    """Return the refs that `put_back` may write: a git process that was killed while writing one
-    has left a lock file beside it."""
+    """Return the refs that `put_back` may write. A git that was killed while writing one of them
+    leaves a lock file beside it, which the caller removes."""
     return [
         *wanted.refs,
         "refs/stash",
@@ -191,7 +191,8 @@ def _made(repository: Git, name: str, oid: str) -> bool:
 
 
 def _put_stashes(repository: Git, stashes: list[list[str]]) -> int:
-    """Store the stashes if there are none now; else return how many of them are missing."""
+    """Store the stashes if the repository has none now. Return the number of missing stashes that
+    were not stored."""
     if repository.commit("refs/stash"):
         there = {oid for oid, _ in _stashes(repository)}
     else:

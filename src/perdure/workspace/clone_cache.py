@@ -76,9 +76,9 @@ def fetched(places: Places, source: RemoteSource, git: Git, refspec: str) -> Non
 
 @contextlib.contextmanager
 def _locked(places: Places, source: RemoteSource, git: Git) -> Iterator[Git]:
-    """Yield the cache, locked for writing. A mark exists meanwhile, and remains after a failure or
-    a kill. The next caller that finds it removes what a killed git left, whichever write it was
-    in."""
+    """Yield the cache, locked for writing. A mark file exists meanwhile, and remains after a
+    failure or a kill. The next caller that finds the mark removes everything that a killed git
+    left."""
     mark = places.making(source.id)
     with held(places.lock(source.id), timeout_s=3600.0) as fd:
         if mark.exists():
@@ -102,7 +102,7 @@ def find(
     places: Places, source: RemoteSource, cache: Git, base: str, fault: GitFailed | None
 ) -> str:
     """Return the commit that `base` names: a branch, a tag, a full id, or the remote's HEAD if
-    empty. Raises `fault`, if any, or NotFound."""
+    empty. If there is none, raise `fault` where it is given, else NotFound."""
     if not base:
         if oid := cache.commit(HEAD):
             return oid

@@ -126,8 +126,8 @@ def _named(kind: str, path: Path, name: str) -> Thing:
 
 
 def _borrowed(places: Places) -> dict[Path, set[Path]]:
-    """Return which object stores each of perdure's git directories borrows from, those in the trash
-    included."""
+    """Return the object stores that each of perdure's git directories borrows from. Directories in
+    the trash are included."""
     found = {}
     for pattern in (
         "work/*/.git",

@@ -1,11 +1,11 @@
 """Which names are accepted, and which path each one gets on disk. Pure: reads nothing, runs
 nothing.
 
-Names are given by people, forges and agents, so each kind has a grammar, and a name that does not
-fit is refused with a sentence. A valid name could still collide or surprise as a file name, so
-paths use a hash of the identity; before it a workdir has words for people, reduced to what every
-file system takes. Only the two names in `{root}/{service}/.task/{task}` are used as they are; their
-grammar is narrow enough for that.
+Names are given by people, forges and agents. Each kind of name has a grammar, and a name that does
+not fit is refused with a sentence. A valid name could still collide or surprise as a file name, so
+paths contain a hash of the identity. A workdir's name begins with readable words, reduced to
+characters that every file system accepts. Only the two names in `{root}/{service}/.task/{task}` are
+used as they are; their grammar is narrow enough for that.
 """
 
 from __future__ import annotations
@@ -122,11 +122,8 @@ def identify(*parts: str) -> str:
 
 def workdir_name(repo: str, branch: str, identity: str, chars: int) -> str:
     """Return the name of a workdir: repository, task, and the first `chars` characters of the
-    identity, as in `shop--greeting-7j4okh`.
-
-    It has only lower-case ASCII letters, digits and inner hyphens, so that no file system changes
-    it, takes two for one, or finds it too long.
-    """
+    identity, as in `shop--greeting-7j4okh`. It has only lower-case ASCII letters, digits and inner
+    hyphens, so no file system changes it or confuses it with another, and it is never too long."""
     repository = re.split(r"[/:]", repo.rstrip("/"))[-1].removesuffix(".git")
     words = (
         _plain(repository, _REPOSITORY_CHARS) or "repo",

@@ -1,10 +1,10 @@
-"""Names of workdirs below `{root}/.perdure/work`: chosen when a run is accepted, claimed when its
-workdir is first locked.
+"""Names of workdirs below `{root}/.perdure/work`. A name is chosen when a run is accepted, and
+claimed when its workdir is first locked.
 
-A name depends on (repository, agent, branch) alone, as long as its short hash is nobody else's. A
-file beside the locks says to which identity a name belongs; like a lock it is never removed, so two
-tasks never share a directory. perdure up to 0.1 named workdirs by the whole identity. Conversations
-are bound to those paths, so an identity that had one keeps it.
+A name depends on (repository, agent, branch) alone, unless another task already has the same short
+hash. A file beside the locks says to which identity a name belongs. Like a lock it is never
+removed, so two tasks never share a directory. perdure up to 0.1 named workdirs by the whole
+identity. Conversations are bound to those paths, so an identity that had such a workdir keeps it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _CHARS = (6, 12, 26)
 
 def choose(places: Places, repo: str, branch: str, identity: str) -> Path:
     """Return the path of a workdir. Changes nothing. Raises WorkspaceError if no name is free."""
-    # The lock first: a claim is durable before its workdir is locked, so a lock that is seen here
-    # without a claim was taken by a perdure that named the workdir by its identity.
+    # Look for the lock before the claims. A claim is durable before its workdir is locked, so a
+    # lock without a claim was taken by perdure 0.1, which named workdirs by the whole identity.
     locked = places.lock(identity).exists()
     names = [workdir_name(repo, branch, identity, chars) for chars in _CHARS]
     owners = [_owner(places, name) for name in names]
@@ -66,8 +66,8 @@ def claim(places: Places, workspace: Workspace) -> None:
 
 
 def conflict(places: Places, workspace: Workspace) -> str:
-    """Return why the workspace may not work at its path: another task or another workdir has been
-    recorded. Empty if it may."""
+    """Return why the workspace may not work at its path: the records show another task there, or
+    another workdir for this workspace. Empty if it may."""
     path, identity = Path(workspace.path), workspace.id
     if not _is_workdir(places, workspace):
         return ""

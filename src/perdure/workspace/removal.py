@@ -75,7 +75,7 @@ class HeldFiles:
     """Whether the checkpoint or HEAD has everything that is staged."""
 
     def has(self, oid: str) -> bool:
-        """Return whether the commit is part of the checkpoint."""
+        """Return whether the checkpoint contains the commit."""
         words = ("merge-base", "--is-ancestor", oid, self.commit)
         return any(keeper.run(*words, good=(0, 1, 128)).code == 0 for keeper in self.keepers)
 
@@ -272,7 +272,8 @@ def _judge_ignored(looker: Looker, held: HeldFiles | None) -> tuple[list[str], l
 
 
 def _judge_left_out(top: Path, held: HeldFiles) -> tuple[list[str], list[str]]:
-    """Return the same two lists for what no checkpoint takes. A pipe or a socket holds nothing."""
+    """Return the same two lists for files and directories that no checkpoint takes. A pipe or a
+    socket holds no data, so it is ignored."""
     lost, built = list[str](), list[str]()
     for name, why in held.left_out:
         if why in NO_WORK - {BUILT_AGAIN} or _rebuildable(top, name):
@@ -417,8 +418,8 @@ def _submodules(looker: Looker) -> Iterator[str]:
 
 
 def _rebuildable(top: Path, name: str) -> bool:
-    """Return whether a build recreates it, according to its own name, that of a directory above it,
-    or a cache tag in it."""
+    """Return whether a build recreates the file, according to its own name, the name of a directory
+    above it, or a cache tag in it."""
     path = top / name
     named = any(part in REBUILDABLE for part in Path(name).parts)
     return (named or read(path / "CACHEDIR.TAG").startswith(CACHE_TAG)) and not _has_repository(
@@ -427,15 +428,15 @@ def _rebuildable(top: Path, name: str) -> bool:
 
 
 def _is_output(top: Path, name: str) -> bool:
-    """Return whether builds and tests write it, judged by its name."""
+    """Return whether builds and tests write the file, judged by its name."""
     pairs = product(Path(name).parts, (*OUTPUT, *REBUILDABLE))
     written = any(fnmatchcase(part, pattern) for part, pattern in pairs)
     return written and not _has_repository(top / name)
 
 
 def _has_repository(path: Path) -> bool:
-    """Return whether there is a repository at or below the path, bare or not: it is somebody's
-    work, whatever the directory's name."""
+    """Return whether there is a repository at or below the path, bare or not. A repository is
+    somebody's work, even in a directory that is named like build output."""
     return is_real_directory(path) and any(
         ".git" in folders
         or ".git" in names

@@ -173,7 +173,7 @@ class Looker:
 
     @property
     def in_progress(self) -> str:
-        """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
+        """Operation in progress: `merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
         return next(
             (name for file, name in _IN_PROGRESS if os.path.lexists(self.git_dir / file)), ""
         )

@@ -139,8 +139,8 @@ def prepare(places: Places, workspace: Workspace, git: Git) -> tuple[bool, list[
 
 
 def _settle(path: Path, common: Path) -> None:
-    """Flush the files before the mark is removed: even after a power cut, no mark means that all
-    files are there."""
+    """Flush the files before the mark is removed, so that even after a power cut a workdir without
+    a mark has all its files."""
     flush_each(path, common)
 
 
@@ -333,7 +333,8 @@ def _begin_branch(workspace: Workspace, git: Git, full: str) -> None:
 
 
 def _enlist(workspace: Workspace, common: Path, admin: Path, path: Path) -> None:
-    """Do what `git worktree add --no-checkout` does, without its three processes."""
+    """Register the worktree as `git worktree add --no-checkout` does, without the three processes
+    that git starts."""
     stage = _staged(common, workspace)
     admin.parent.mkdir(exist_ok=True)
     stage.rename(admin)
@@ -344,7 +345,7 @@ def _enlist(workspace: Workspace, common: Path, admin: Path, path: Path) -> None
 
 
 def _create_by_git(workspace: Workspace, git: Git, path: Path, start: str) -> None:
-    """Do the same as `_enlist` through git, for a repository with per-worktree settings, sparse
+    """Register the worktree through git, for a repository with per-worktree settings, sparse
     checkout or an unusual format."""
     full = f"refs/heads/{workspace.branch}"
     oid = start or git.commit(workspace.base)

@@ -1,11 +1,13 @@
-"""Commits what an agent left uncommitted, and merges another workdir's commit. Used by plans, whose
-branches join again.
+"""Commits changes that an agent left uncommitted, and merges another workdir's commit. Used by
+plans, whose branches join again.
 
-Both use perdure's own git directory (see `view`) and only trees and objects: no hook, filter, merge
-driver or setting of the repository is used. A merge moves HEAD even with conflicts. Where both
-sides changed the same lines, the merge commit contains the files with conflict marks, each side is
-complete in its parent, and the caller informs the agent. Files are put in place as by `apply`.
-After a kill at any point, the operation can be repeated: what is already done is kept.
+Both operations use perdure's own git directory (see `view`) and only trees and objects: no hook,
+filter, merge driver or setting of the repository is used.
+
+A merge moves HEAD even with conflicts. Where both sides changed the same lines, the merge commit
+contains the files with conflict marks, each side is complete in its parent, and the caller informs
+the agent. Files are put in place as by `apply`. After a kill at any point, the operation can be
+repeated: completed steps are kept.
 """
 
 from __future__ import annotations

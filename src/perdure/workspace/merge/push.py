@@ -50,7 +50,7 @@ class Outgoing:
     commits: int
     """Number of commits that the remote does not have."""
     have: tuple[str, ...]
-    """Commits and tags that the remote has, as far as they are here."""
+    """Those commits and tags of the remote that exist in this repository."""
     git: Git
     """Git on a repository that has all of these objects."""
     source: RemoteSource
@@ -164,8 +164,8 @@ def outgoing(
 
 
 def _taken_out(eye: Git, directory: Path, commit: str, have: Sequence[str], cache: Path) -> Git:
-    """Return a repository of perdure's own with the new objects; the rest is borrowed from the
-    cache."""
+    """Return a repository of perdure's own that contains the new objects and borrows all others
+    from the cache."""
     form = "sha256" if len(commit) == 64 else "sha1"
     own = Git(
         cwd=directory,

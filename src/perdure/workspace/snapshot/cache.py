@@ -1,8 +1,8 @@
-"""The findings of a look at a workdir, remembered until the next look.
+"""Remembers the findings of one look at a workdir until the next look.
 
 `capture` makes looks and keeps the last one of each workdir beside its shelf, under its commit's
-id: `look.json` and the indexes with the state of each file. It only saves time: a look that cannot
-be read, or that belongs to another directory, is ignored.
+id: `look.json` and the indexes with the state of each file. The cache only saves time: a look that
+cannot be read, or that belongs to another directory, is ignored.
 """
 
 from __future__ import annotations

@@ -2,17 +2,17 @@
 
 The attempt calls `Checkpoints.save` while the agent runs and after it has ended. The commit's tree
 holds `worktree/` (every file as bytes: tracked, untracked, and ignored ones by policy), `index/`
-(what is staged; absent if equal to the last commit), `stages/` (the sides of conflicts) and
-`checkpoint.json` (HEAD, branch, an operation in progress, empty directories, what was left out and
-why). Its parents are HEAD and the commits that the operation needs. It is made with perdure's own
-index. So neither HEAD, the index nor a branch moves, and no filter, hook or setting of the
-repository is used.
+(staged content; absent if equal to the last commit), `stages/` (the sides of conflicts) and
+`checkpoint.json` (HEAD, branch, an operation in progress, empty directories, left-out files with
+the reasons). Its parents are HEAD and the commits that the operation needs. It is made with
+perdure's own index. So neither HEAD, the index nor a branch moves, and no filter, hook or setting
+of the repository is used.
 
 Each look starts with the index of the last one, so unchanged files are not read. A look is made in
 a temporary directory and moved into place before the ref is written; a ref keeps the objects of its
-index alive. If git fails with it, the look is discarded and everything is read again. A workdir
-that has not changed gets its last commit under the new number. When `save` returns, the checkpoint
-survives a power cut.
+index alive. If git fails with the remembered index, that index is discarded and everything is read
+again. A workdir that has not changed gets its last commit under the new number. When `save`
+returns, the checkpoint survives a power cut.
 """
 
 from __future__ import annotations

@@ -107,9 +107,9 @@ class WorkdirCheckpoints:
         self, workspace: Workspace, file: IO[bytes], packed: PackedFacts, number: int = 1
     ) -> Saved:
         """Import a pack as a checkpoint of this workdir and return it, as `save` would;
-        `put_in_place` then restores it. For `here` in an empty directory, a shallow repository is
-        made first. Raises Conflict where there are files or the repository lacks the commit that
-        the run began at, WorkspaceError for a damaged pack."""
+        `put_in_place` then restores it. For the `here` backend in an empty directory, a shallow
+        repository is made first. Raises Conflict where there are files or the repository lacks the
+        commit that the run began at, WorkspaceError for a damaged pack."""
         from perdure.workspace.snapshot import pack
 
         if workspace.backend is Backend.HERE and not os.path.lexists(Path(workspace.path) / ".git"):

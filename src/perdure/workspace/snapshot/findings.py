@@ -24,8 +24,8 @@ class Piece:
     prefix: str = ""
     seen: dict[str, Seen] = field(default_factory=dict)
     begun: list[str] | None = None
-    """All names in the index, if it was just filled with names and ids only: git knows nothing of
-    the files, and would name each as changed. None for any other index."""
+    """All names in the index, if it was just filled with names and ids only. git then knows nothing
+    of the files, and would report each as changed. None for any other index."""
 
     @property
     def outer(self) -> str:

@@ -107,7 +107,7 @@ def _copy(source: Path, target: Path) -> bool:
 
 
 def staged(shelf: Shelf, copy: Path) -> Staged:
-    """Read a copy of the workdir's index; the copy is changed and cannot be used again."""
+    """Read a copy of the workdir's index. The copy is changed by this and cannot be used again."""
     found, announced = Staged(), False
     empty = shelf.put("blob", b"")
     for line in split(shelf.run("ls-files", "-z", "-v", "--stage", index=copy, lent=True).stdout):
@@ -213,7 +213,8 @@ def _exchange(admin: Path, name: str, content: bytes) -> None:
 
 
 def operation(admin: Path) -> dict[str, str]:
-    """Return the files of an operation in progress by name, as base64; empty if there is none."""
+    """Return the files of an operation in progress: base64 content by name; empty if there is
+    none."""
     found = dict[str, str]()
     for name in (*_SINGLE, *_BISECT):
         _gather(admin / name, name, found)

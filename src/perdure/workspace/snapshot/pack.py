@@ -1,10 +1,10 @@
 """Copies a checkpoint to another workdir of this machine, or exports it as one pack for a capsule.
 
 A pack holds the checkpoint's commit with all its files, and the run's own commits, cut at the
-commit that the run began at. Unpacked into an empty directory, it gives a shallow repository; with
-the repository at hand, nothing more is needed. Files can be left out; those that are committed stay
-in the history, and are named. Unpacking runs nothing and checks that the pack is complete;
-`restore` checks the content.
+commit that the run began at. A pack that is unpacked into an empty directory makes a shallow
+repository. A clone of the run's repository already has the history before the cut. Files can be
+left out; committed ones stay in the history, and are named. Unpacking runs nothing and checks that
+the pack is complete; `restore` checks the content.
 """
 
 from __future__ import annotations

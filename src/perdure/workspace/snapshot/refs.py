@@ -32,8 +32,8 @@ def order(refs: Git, shelf: Path, orders: Sequence[str]) -> None:
     `delete NAME`. Raises GitFailed.
 
     For a deletion, git (2.39) briefly locks all packed refs of the repository, the user's included.
-    So a mark exists on the shelf meanwhile. If the mark is still there, a lock that is newer than
-    it was left by a deletion that was killed.
+    A mark file on the shelf exists meanwhile. A mark that is found later shows that a deletion was
+    killed; a lock of the packed refs that is not older than the mark is then removed.
     """
     assert refs.git_dir is not None
     mark = shelf / "deleting"

@@ -326,7 +326,7 @@ def _stand(
     branch: str,
 ) -> list[str]:
     """Restore HEAD and branch first, then the operation in progress, then the index. The old HEAD
-    is the rescue's parent. Returns notes."""
+    is not lost: it is the parent of the rescue commit. Returns notes."""
     assert shelf.repository is not None and shelf.admin is not None
     if not wanted.head and not wanted.branch:
         return [
@@ -357,8 +357,8 @@ def _stand(
 
 
 def lend(shelf: Shelf, wanted: WorkdirCheckpoint) -> None:
-    """Copy the objects that HEAD and the index need into the agent's own repository, where
-    checkpoints are kept outside of it."""
+    """Copy the objects that HEAD and the index need into the agent's own repository, if checkpoints
+    are kept outside of it."""
     if shelf.lent is None or shelf.repository is None:
         return
     asked = [
@@ -376,7 +376,7 @@ def lend_objects(shelf: Shelf, needed: Sequence[str], known: Sequence[str]) -> N
     """Copy objects from the shelf to the agent's own repository. `known`: commits that it may have
     already."""
     assert shelf.lent is not None and shelf.repository is not None
-    # Objects that both sides have: the agent may have committed since its last checkpoint.
+    # Exclude objects that both sides have: the agent may have committed since its last checkpoint.
     there = [
         oid
         for oid in known

@@ -135,8 +135,8 @@ class _Scan:
         return bool(names or leaving)
 
     def _recheck(self, names: list[str], started: int) -> None:
-        """Record the modes of files saved now or shortly before the last look. git does not see a
-        later change of only the mode within the same second."""
+        """Record the modes of files that were saved now or shortly before the last look. Within one
+        second, git does not see a later change of the mode alone."""
         out, recent = {name for name, _ in self.found.left_out}, []
         for name in dict.fromkeys(names):
             sign = _sign(f"{self.piece.root}/{name}")

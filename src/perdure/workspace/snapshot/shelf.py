@@ -195,7 +195,7 @@ class Shelf:
         removes the mark when a ref names its content."""
         place = self.kept / "pack"
         place.mkdir(exist_ok=True)
-        # The index last: git sees a pack as soon as its index exists.
+        # Move the pack's index last: git sees a pack as soon as its index exists.
         for path in sorted(packed.iterdir(), key=lambda path: path.suffix == ".idx"):
             if path.suffix == ".pack" and self.shared is not None:
                 path.with_suffix(".keep").write_text(self._mark)
@@ -218,7 +218,7 @@ class Shelf:
         content."""
         for path in (self.kept / "pack").glob("pack-*.keep"):
             if read(path) == self._mark:
-                # The index first: without it git does not see the pack.
+                # Remove the pack's index first: without it git does not see the pack.
                 for suffix in (".idx", ".rev", ".pack", ".keep"):
                     path.with_suffix(suffix).unlink(missing_ok=True)
 
@@ -286,16 +286,12 @@ class Shelf:
 
     def publish(self, name: str, commit: str, *, last: str = "") -> None:
         """Make the objects durable and set a ref to the commit; the ref is durable too when this
-        returns.
-
-        `last`: the commit that this one was made from. Raises GitFailed if it is no longer kept:
-        its objects may be gone.
-        """
+        returns. `last`: the commit that this one was made from. Raises GitFailed if that commit is
+        no longer kept, because its objects may be gone."""
         if commit != last:
             if self.shared is not None:
                 self._hand_over(commit, last)
-            # The indexes of the look are on the shelf, which may be on another file system than the
-            # objects.
+            # The indexes of the look are on the shelf. The objects may be on another file system.
             flush_each(self.kept, self.directory)
         kept = f"{LAST}/{self.id}"
         orders = [
@@ -468,8 +464,8 @@ def _make(git: Git, directory: Path, form: str, cache: Path | None, common: Path
 
 
 def _agree(path: Path, text: str) -> None:
-    """Give a file this content. It is checked each time the shelf is opened, so it is durable only
-    with the next checkpoint."""
+    """Write this content to a file if its content differs. The file is checked each time the shelf
+    is opened, so it becomes durable only with the next checkpoint."""
     if read(path) != text:
         put(path, text)
 

@@ -1,5 +1,5 @@
-"""Task files: what a person gives with `--file` and `--context`, stored by content, and put into
-the workdir when an attempt starts.
+"""Task files: files that a person gives with `--file` and `--context`, stored by content, and put
+into the workdir when an attempt starts.
 
 `service` calls `take` when instructions come with files; `engine.attempt.preparation` calls `place`
 before it writes the prompt. An update may contain a new version of a file that the agent has

@@ -36,7 +36,7 @@ class FileRequest:
     context: str = ""
     on_edit: OnEdit = OnEdit.MERGE
     whole: bool = False
-    """Whether these are all task files, as with `context`."""
+    """Whether these files replace all earlier task files of the run, as with `context`."""
     tell: Callable[[str], None] = lambda text: None
     """Called with a sentence on what was left out."""
 

@@ -1,8 +1,8 @@
-"""The text on task files in an agent's prompt: one short paragraph with their names, the paths of
-the backups, and changes that the agent has not seen.
+"""The paragraph on task files in an agent's prompt: their names, the paths of the backups, and
+changes that the agent has not seen. Called by `engine.attempt.prompt_facts`.
 
-Called by `engine.attempt.prompt_facts`. Names are untrusted, so each is quoted as one word. The
-difference between two given versions is shortened.
+Names are untrusted, so each is quoted as one word. The difference between two given versions is
+shortened.
 """
 
 from __future__ import annotations

@@ -69,12 +69,9 @@ class TaskFileWorkdir:
         rescue: Callable[[BinaryIO], None],
     ) -> bool:
         """Write the content if the file's mark is `before`. Return whether the file now has the
-        mark `after`; False means that nothing was done.
-
-        `token` identifies this write, so that what a kill left of it is recognized and removed.
-        `rescue` is called with the replaced file if another process wrote to it at that very
-        moment. Raises OSError.
-        """
+        mark `after`; False means that nothing was done. `token` identifies this write, so that
+        remains of an interrupted write are recognized and removed. `rescue` is called with the
+        replaced file if another process wrote to it at that very moment. Raises OSError."""
         try:
             *above, last = _parts(name)
             with self._directory(above, make=True) as fd, contextlib.ExitStack() as stack:
@@ -172,7 +169,8 @@ def _mark(file: BinaryIO) -> str:
 
 
 def _clear(fd: int, fresh: str, content: bytes) -> bool:
-    """Remove what a kill left of the same write. Return False for anything else of that name."""
+    """Remove the temporary file of the same write if a kill left it. Return False if anything else
+    has that name."""
     try:
         file = _open(fd, fresh)
     except Odd:
