@@ -22,10 +22,10 @@ from perdure.rules.requests import digest, late
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Always:
-    """The rule that a person wants to be made of an answer."""
+    """A person's request to make a rule from their answer."""
 
     scope: str = "run"
-    """`run`, `repository` or `all`."""
+    """Runs that the rule applies to: `run`, `repository` or `all`."""
     pattern: str = ""
     denies: bool = False
 

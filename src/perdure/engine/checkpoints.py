@@ -1,8 +1,8 @@
 """The verbs on checkpoints: restore one, and describe one. Called by every interface.
 
-A restore resets both halves. The workdir becomes what it was, byte for byte, with its index and
-HEAD. The conversation becomes what it was. The current state is first saved as a separate
-checkpoint, so a restore is undone by another one. A restore that was killed can be run again:
+A restore takes both the workdir and the conversation back to their state at the checkpoint. The
+workdir is the same byte for byte, with its index and HEAD. The current state is first saved as a
+separate checkpoint, so another restore can undo it. A restore that was killed can be run again:
 nothing is removed before it is saved elsewhere.
 """
 
@@ -55,8 +55,8 @@ class RestoredRun:
 
 
 def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
-    """Return the run's checkpoint with this number, or else the newest that a restore did not make.
-    Raises NotFound."""
+    """Return the run's checkpoint with this number, or by default the newest one that was not made
+    by a restore. Raises NotFound."""
     there = engine.store.checkpoints(run.id)
     found = [each for each in there if (each.number == number if number else each.why != "restore")]
     if found:
@@ -192,7 +192,7 @@ def _refuse(
                 _files_alone(run, checkpoint),
             )
     if driver.archive is not None:
-        # The agent's program never removes from an archive what was imported into it.
+        # The agent's program never removes messages from an archive when it imports a conversation.
         there = locate(driver, home, checkpoint.session_id, _directory(engine, run))
         main = checkpoint.conversation[0]
         if (
@@ -275,7 +275,8 @@ def bring_back(
     path = locate(driver, home, main.session_id, directory)
     if path is None or not engine.copies.is_exactly(path, main):
         raise _keeps_what_came_after(run, driver, checkpoint)
-    # The agent goes on with the newest copy, also if the transcript is lost again before that.
+    # The agent goes on with the newest copy, even if the transcript is lost again before the next
+    # attempt.
     engine.copies.take(driver, main.session_id, path, replace=True)
     return path
 
@@ -283,7 +284,8 @@ def bring_back(
 def sessions_of(
     engine: Engine, run: TaskRun, checkpoint: Checkpoint, path: Path | None, home: Path
 ) -> tuple[Session, ...]:
-    """Return the checkpoint's conversation as the run's own, and the previous one, retired."""
+    """Return the session records after a restore: the checkpoint's conversation as the run's
+    current one, and the previous one as retired."""
     key, now = SessionKey(run.spec.agent, run.scope), engine.store.now()
     live, driver = engine.store.session(key), engine.driver(run.spec.agent)
     cause = f"restored to checkpoint {checkpoint.number}"

@@ -16,7 +16,7 @@ MOST = 1000
 """Maximum number of runs in one list."""
 SCHEMA_VERSION = 1
 ON_LIST = ASKING | {"open"}
-"""Types of the conditions of the runs on the list of those that need a person."""
+"""Types of the conditions that put a run on the list of those that need a person."""
 
 
 class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,18 +29,18 @@ class DigestRun(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     state: str
     message: str
-    """The need, the cause of the failure, or the reason for waiting; may be empty."""
+    """Text for a person: what the run needs, why it failed, or why it waits. May be empty."""
     updated: int
     until: int
     """The time until which it waits; 0 if it does not."""
     cost_usd: float
-    """The cost of its attempts that ended since then."""
+    """Cost in dollars of the run's attempts that ended in the span."""
     estimated: bool
 
 
 class Digest(msgspec.Struct, frozen=True, kw_only=True):
-    """The runs of a span of time, newest first. `needs_you`, `waiting` and `working` hold the
-    present ones, even if they began before the span."""
+    """The runs of a span of time, newest first. `needs_you`, `waiting` and `working` list the runs
+    in these states now, even if they entered the state before the span."""
 
     schema_version: int
     since: int
@@ -94,8 +94,8 @@ def digest(store: DigestStore, since: int) -> Digest:
 
 
 def _rows(store: BoardStore, group: str, since: int) -> Iterator[BoardRow]:
-    """Yield the runs in one list of the board that ended after `since` (0: all), newest first: at
-    most `MOST` and one more."""
+    """Yield the runs in one list of the board that ended after `since` (0: all), newest first. End
+    soon after more than `MOST`, so that the caller sees that there are more."""
     before = (2**62, 2**62)
     count = 0
     while count <= MOST:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LARGEST = 4 << 20
 HINT = "perdure plan check FILE"
 OBJECT = "plan"
-"""Name shown in place of the file's if there is no file."""
+"""Name that error messages use if the plan did not come from a file."""
 
 
 def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
@@ -110,8 +110,8 @@ def _toml(text: str, path: Path) -> tuple[Any, LineOf]:
 
 
 def _toml_lines(text: str) -> LineOf:
-    """Return lines by path, found by the headers and keys at the beginning of lines, because
-    tomllib does not report them."""
+    """Return the line number of each path. They are found by the headers and keys at the beginning
+    of lines, because tomllib does not report line numbers."""
     plain = re.sub(
         r'("""|\'\'\').*?\1', lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL
     )
@@ -139,7 +139,8 @@ def _yaml(text: str, path: Path) -> tuple[Any, LineOf]:
                     f"{path}: aliases (*name) are not read in a plan", "write the value instead"
                 )
             if isinstance(event, yaml.ScalarEvent):
-                event.value.encode()  # YAML accepts half of a surrogate pair, as an escape
+                # YAML accepts half of a surrogate pair if it is written as an escape.
+                event.value.encode()
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(

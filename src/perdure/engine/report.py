@@ -320,8 +320,8 @@ def _plain_or_none(noun: object) -> Any:
 
 
 def missed_checkpoint(records: Sequence[Record]) -> str:
-    """Return why the newest checkpoint that was due could not be taken; empty if one was taken
-    since, or none was due."""
+    """Return why the newest due checkpoint could not be taken; empty if a checkpoint was taken
+    since, or if none was due."""
     reason = ""
     for record in records:
         match record.event:

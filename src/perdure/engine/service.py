@@ -98,8 +98,8 @@ def submit(
             with _with_changes(engine, spec, name, workspace) if include_changes else nullcontext():
                 return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
         except Conflict as conflict:
-            # Only a suggested name may be taken by chance; every other conflict is passed to the
-            # caller.
+            # A suggested name that is taken by chance is replaced. Every other conflict is passed
+            # to the caller.
             tries += 1
             if spec.name or tries > 20 or not _is_taken(engine, name):
                 raise conflict
@@ -123,7 +123,8 @@ def _check_includable(spec: TaskSpec) -> None:
 def _with_changes(
     engine: Engine, spec: TaskSpec, name: str, workspace: Workspace
 ) -> Iterator[None]:
-    """Complete the workdir before its run is in the store, because any pool may claim a stored run.
+    """Fill the new workdir with the uncommitted changes, then run the block, which stores the run.
+    Any pool may claim a stored run, so its workdir has to be complete by then.
 
     Nothing is made if the key already has a run. Raises Conflict if the workdir exists,
     WorkspaceError.
@@ -200,7 +201,7 @@ def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
 
 def check_reachable(engine: Engine, spec: TaskSpec) -> None:
     """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched. Meant for a
-    caller that waits for the run: without one, the run is retried until the server is back."""
+    caller that waits for the run. If nobody waits, the run is retried until the server is back."""
     repo = local_path(spec.repo)
     if repo and is_remote(repo):
         engine.workspaces.reach(repo)
@@ -238,8 +239,8 @@ def _is_taken(engine: Engine, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
-    """Changes of a run by a retry or an update; None: no change. All but `attempts` applies from
-    then on, and is recorded in the journal."""
+    """Changes of a run by a retry or an update; None: no change. All changes but `attempts` apply
+    to all later attempts, and are recorded in the journal."""
 
     continuity: ContinuityPolicy | None = None
     model: str | None = None
@@ -333,8 +334,9 @@ def update(
     files: FileRequest | None = None,
     changes: Changes = NO_CHANGES,
 ) -> TaskRun:
-    """Give a run new instructions, and files, and return the run. It is queued; a running one is
-    queued when its attempt has ended, and takes no changes. Raises UsageError, Conflict."""
+    """Give a run new instructions, and files, and return the run. The run is queued, at once or, if
+    it is running, when its attempt has ended. A running run accepts no changes of its settings.
+    Raises UsageError, Conflict."""
     spec = changed_spec(engine.store.get(ref).spec, "", changes)
     run = may_instruct(engine, engine.store.get(ref), text)
     if files and engine.elsewhere(run):
@@ -435,8 +437,8 @@ def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
 
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
-    """Return the run if nobody is working on it; one that lost its supervisor is taken over first.
-    Raises Conflict otherwise; `so` says what cannot be done."""
+    """Return the run if it is not running. A run that lost its supervisor is taken over first.
+    Raises Conflict if another process performs it; `so` says what cannot be done."""
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None or rescued.state is RunState.RUNNING:
@@ -490,8 +492,8 @@ def diff(
     before they are shown.
 
     `stat`: the summary instead, with this many columns. `binary`: a patch that git apply accepts in
-    full. Raises NotFound without the workdir, UsageError without git, and if the result is larger
-    than `most` bytes.
+    full. Raises NotFound if the workdir is gone. Raises UsageError if it is not in a git
+    repository, or if the result is larger than `most` bytes.
     """
     run = engine.store.get(ref)
     place = _present(engine, run)
@@ -536,7 +538,7 @@ class RemovedRuns:
     trash: Path | None
     kept: str = ""
     unsaved: tuple[str, ...] = ()
-    """Changes that are only in the trash from now on."""
+    """Changes that exist only in the trash after the removal."""
 
 
 def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
@@ -651,7 +653,7 @@ def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
     """Return which part of a run, or of a row of a list, is alive; None for one that is not
-    running. `look`: the store from which it was read, if not the engine's own."""
+    running. `look`: the store from which the run was read, if it is not the engine's."""
     store = look or engine.store
     return probe_of(engine).liveness(run, store.now(), partial(store.get, run.id))
 

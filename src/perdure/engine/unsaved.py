@@ -1,8 +1,9 @@
-"""Keeps the condition `unsaved` of a run true: it says that a clean-up left the workdir in place,
-because it has changes that exist nowhere else.
+"""Updates the condition `unsaved` of a run. The condition means that a clean-up left the workdir in
+place, because the workdir has changes that exist nowhere else.
 
 `recheck` is called after whatever may have saved these changes, or removed them: a restore, an
-apply. A run that goes on loses the condition when it is queued; the next clean-up looks again.
+apply. The condition is also removed when the run is queued again; the next clean-up then checks
+again.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ WHAT = "it has changes that exist nowhere else: "
 
 
 def recheck(engine: Engine, run: TaskRun, checkpoint: Checkpoint | None = None) -> TaskRun:
-    """Look again at the workdir of a run with the condition `unsaved`, and return the run. The
-    condition is removed if nothing would be lost now, and otherwise names what would be.
+    """Look again at the workdir of a run with the condition `unsaved`, and return the run. If
+    nothing would be lost now, remove the condition; otherwise list in it the changes that would be.
 
-    `checkpoint`: one that may hold the workdir as it is now; default: the run's newest."""
+    `checkpoint`: one that may hold the workdir as it is now; default: the run's newest.
+    """
     condition = next((each for each in run.conditions if each.type == UNSAVED), None)
     place = run.workspace
     if condition is None or place is None or engine.elsewhere(run):

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 NAP_S = 0.2
 FEW, MANY = 50, 1000
-"""Numbers of due runs that are examined; the larger one only if all of the first ones have to wait
-for their accounts."""
+"""Numbers of due runs that are examined. The larger number is used only if all of the first `FEW`
+have to wait for their accounts."""
 POOL_NAP_S = 1.0
 """Poll interval of an idle pool, in seconds, for runs that become due by the clock, and for
 supervisors that died."""
@@ -76,8 +76,8 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
 
 
 def waits_for_person(run: TaskRun, now: int) -> bool:
-    """Return whether the run waits for answers to its agent's requests. Nobody needs to watch it
-    until then."""
+    """Return whether the run waits for answers to its agent's requests. Until they come, no process
+    needs to follow it."""
     waits = any(each.type == WAITING for each in run.conditions)
     return waits and run.state is RunState.QUEUED and run.run_after > now
 
@@ -147,11 +147,11 @@ def work(
     supervisor died.
 
     `once`: return when nothing is due and nothing is running. `draining`: begin nothing new, and
-    return when the running attempts have ended; `engine.stopping` stops these too. `patient`: wait
-    for a database that is temporarily unusable, as is always done for a shared one. Return the
-    number of attempts worked on.
+    return when the running attempts have ended; `engine.stopping` stops running attempts, too.
+    `patient`: wait for a database that is temporarily unusable, as is always done for a shared one.
+    Return the number of attempts worked on.
     """
-    # Imported here because verbs that follow one run need neither.
+    # Imported here because commands that follow one run do not need these modules.
     from concurrent.futures import ThreadPoolExecutor
 
     from perdure.host.wakeup import Bell
@@ -182,7 +182,7 @@ def work(
 
 
 class _Told:
-    """Reports a problem when it is new, and again every `TELL_S` seconds while it lasts."""
+    """Reports a problem when it first occurs, and then every `TELL_S` seconds while it lasts."""
 
     def __init__(self) -> None:
         self._words, self._at = "", 0.0

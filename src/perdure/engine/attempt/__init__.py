@@ -2,7 +2,8 @@
 claims one run).
 
 `perform` runs a claimed attempt. `take_over` continues one whose supervisor died, whether or not
-its agent is still alive. Both end in one `finish`: exactly one outcome, one receipt, one decision.
+its agent is still alive. Each ends in one `finish`, which stores exactly one outcome, one receipt
+and one decision.
 
 The steps, by module: `opening_steps` (how it starts; `start_facts` gathers what the choice depends
 on, `preparation` stores it before anything is launched), `heartbeat` (the lease), `supervision`
@@ -81,7 +82,8 @@ def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
 
 
 def _refused(error: PerdureError) -> Outcome:
-    """Return the outcome with the hint, which a person finds in the run: nobody waits for it."""
+    """Return the outcome for an error. It includes the error's hint, because a person reads it
+    later, in the run."""
     hint = f". {error.hint}" if error.hint else ""
     return Outcome(kind=OutcomeKind.CONFIG_ERROR, detail=f"{str(error).rstrip('.')}{hint}")
 

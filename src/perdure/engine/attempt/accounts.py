@@ -1,5 +1,6 @@
-"""Determines the account whose limits a run uses, and what is parked because of them. Called by
-`worker` before a claim and by `finish` after an attempt.
+"""Determines which account a run uses, and parks accounts and agents that cannot be used now. A run
+that needs a parked one has to wait. Called by `worker` before a claim and by `finish` after an
+attempt.
 
 An account is identified by a digest of the credentials and service settings in the agent's
 environment, if there are any, else of the path of the agent's home, which holds its login. No
@@ -25,7 +26,7 @@ _MODEL = r"(opus|sonnet|haiku|gpt-\d\S*|gemini\S*|flash|pro)"
 OF_A_MODEL = late_pattern(
     rf"\b{_MODEL}( \w+)? (limit|quota)|\b(limit|quota) (for|of|on) \S*{_MODEL}", re.IGNORECASE
 )
-"""Pattern for a limit of one model only: the account's other models stay usable."""
+"""Pattern of a limit that concerns a single model: the account's other models stay usable."""
 
 
 def mark_of_credentials(engine: Engine, run: TaskRun, driver: AgentDriver) -> str:
@@ -67,8 +68,8 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
 
 
 def parked_for(engine: Engine, seat: Seat) -> Parking | None:
-    """Return the parking that holds up a run with this seat, the latest to end; None if there is
-    none."""
+    """Return the parking that delays a run with this seat; None if there is none. If there are
+    several, return the one that ends last."""
     found = [
         p
         for p in engine.store.parked()
@@ -78,8 +79,8 @@ def parked_for(engine: Engine, seat: Seat) -> Parking | None:
 
 
 def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
-    """Return what is parked after an attempt: its account until the end of a limit that the agent
-    reported; its agent if it repeatedly does not start."""
+    """Return what has to be parked after an attempt: its account, until a limit that the agent
+    reported has ended; its agent, if it repeatedly fails to start."""
     found: list[Parking] = []
     outcome = attempt.outcome
     if outcome is None:
@@ -110,8 +111,8 @@ def _clock(at: int) -> str:
 
 
 def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
-    """Return whether the run has to wait before it may be claimed. Store the reason, once, and the
-    time if it is known."""
+    """Return whether the run has to wait before it may be claimed. If it has to, store the reason
+    once, with the end of the wait if that is known."""
     parking = parked_for(engine, seat)
     if parking is not None:
         engine.store.defer(run.id, parking.until, f"parked: {parking.reason}")

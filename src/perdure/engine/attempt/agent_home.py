@@ -17,8 +17,8 @@ from perdure.model import Permissions
 from perdure.protocols import AgentDriver
 
 _FOLDERS = ("projects", "sessions", "tmp")
-"""Directories below their homes where Claude Code, Codex and Gemini CLI keep conversations. One
-`sudo claude` leaves one that belongs to root."""
+"""Directories below their homes where Claude Code, Codex and Gemini CLI keep conversations. A
+single run of `sudo claude` leaves a directory that belongs to root."""
 
 
 def check_home(driver: AgentDriver, home: Path) -> None:

@@ -1,9 +1,10 @@
-"""One baseline: what perdure knows of a conversation, held against what the agent would load.
+"""The baseline of a conversation: what perdure knows of it, for comparison with what the agent
+would load.
 
-Known is what perdure itself has seen and kept: the session's snapshot, the transcript as it was at
-the newest launch, perdure's own copy, and the journal (calls and results of tools, answers,
-prompts). A transcript that lacks any of it is never trusted as complete. Called by `start_facts`,
-before anything is launched.
+perdure knows what it has seen itself: the session's snapshot, the transcript at the newest launch,
+perdure's own copy, and the journal (tool calls and their results, answers, prompts). A transcript
+that lacks any of these items is never trusted as complete. Called by `start_facts`, before anything
+is launched.
 """
 
 from __future__ import annotations
@@ -53,9 +54,10 @@ from perdure.protocols import AgentDriver
 QUOTED = 8
 """Maximum number of missing items that are described in words."""
 WHOLE_OUTPUT = 490
-"""Number of characters below which the journal has all of a result: the drivers cut it at 500."""
+"""Length in characters below which a result in the journal is complete. The drivers cut results at
+500 characters."""
 WHOLE_WORDS = 300
-"""Number of characters below which the prompt quotes all of a command or an answer."""
+"""Length in characters below which the prompt quotes a command or an answer completely."""
 TOLD = 60
 """Maximum number of items that a prompt lists."""
 TITLE = 80
@@ -68,7 +70,7 @@ class Journaled:
 
     item: Item
     attempt: int
-    """Its place among the attempts of the conversation, counted from 0."""
+    """Position of its attempt among the attempts of the conversation, counted from 0."""
     words: str = ""
     """The command or main argument of a call, or the agent's words."""
     ok: bool = True
@@ -93,7 +95,8 @@ class Baseline:
     journal: tuple[Journaled, ...] = ()
     """Answers, calls and results of the attempts since the last judged one, in order."""
     announced: bool = False
-    """Whether an agent produced any event in it, so that it may have asked the model."""
+    """Whether an agent reported any event in the conversation. If so, it may have asked the
+    model."""
 
 
 UNKNOWN = Baseline()
@@ -101,14 +104,14 @@ UNKNOWN = Baseline()
 
 @dataclass(slots=True)
 class _Window:
-    """Collects the items of the attempts that count."""
+    """Collects the journal items of a conversation since its last summary."""
 
     items: list[Journaled] = field(default_factory=list)
     calls: dict[tuple[int, str], str] = field(default_factory=dict)
     """Commands by attempt and id: an agent may start counting its calls from 1 in each attempt."""
 
     def take(self, event: AnyEvent, attempt: int) -> None:
-        """Take in one event."""
+        """Add the item of one event, if it has one."""
         match event:
             case ContextSeen(compacted=True):
                 # From here on a summary replaces what came before.
@@ -246,7 +249,8 @@ def _rewound_at(records: Sequence[Record], session_id: str) -> int:
 
 
 def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
-    """Return what is loaded, with what a person took back among the items that are left out. Pure.
+    """Return the loaded items, with the items that a person took back added to those that are left
+    out. Pure.
 
     OpenCode deletes them from its database, so no transcript has them any more.
     """
@@ -338,8 +342,8 @@ def load(engine: Engine, driver: AgentDriver, home: Path, content: bytes) -> Loa
 
 
 def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> Shown:
-    """Return how many of the known items the agent will load: those of the last look and those of
-    the journal. Pure.
+    """Compare the known items with those that the agent will load now. Known items are those that
+    it would have loaded when perdure last looked, and those of the journal. Pure.
 
     `base`: what was loaded when perdure last looked; None if it is the same as `now`.
     """
@@ -396,8 +400,8 @@ def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
 
 
 def told_in_full(each: Journaled) -> bool:
-    """Return whether the prompt has all of an item that no transcript has (see `prompt_facts`).
-    Pure."""
+    """Return whether the prompt quotes an item completely, so that nothing is lost if no transcript
+    has it (see `prompt_facts`). Pure."""
     match each.item.kind:
         case ItemKind.RESULT:
             return len(each.output) < WHOLE_OUTPUT

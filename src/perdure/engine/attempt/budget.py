@@ -1,9 +1,9 @@
-"""Computes what a run has spent and what is left of its budget, over all attempts, rounds of checks
-included, also while an attempt is running.
+"""Computes what a run has spent and what is left of its budget. All attempts count, also one that
+is still running, and so do rounds of checks.
 
 If an agent reports dollars, they are used. If it reports only tokens, dollars are estimated from
-the list prices of `pricing`, if its model is known. Such an estimate is good enough for a budget,
-and is shown only beside one.
+the list prices of `pricing`, if its model is known. The estimate is good enough for a budget, and
+is shown only if the run has a budget.
 """
 
 from __future__ import annotations

@@ -39,8 +39,8 @@ def weigh(
     asked: Continuation,
     new_id: str,
 ) -> Continuation:
-    """Return the continuation with the estimated cost of each way. It is a cheaper one if that is
-    allowed, and `refuse` if a person is to be asked."""
+    """Return the continuation with the estimated cost of each way. Replace the continuation with a
+    cheaper one if the user allows it, and with `refuse` if a person has to be asked."""
     choice = _choice(engine, claim, driver, live, fill)
     weighed = replace(
         asked,
@@ -90,8 +90,8 @@ def _choice(
 
 
 def _answered(engine: Engine, claim: Claim) -> bool:
-    """Return whether the previous attempt asked the question: then a person has answered with a
-    retry."""
+    """Return whether the previous attempt ended with this question. Then the person's retry is the
+    answer."""
     last = next(
         (a for a in reversed(engine.store.attempts(claim.run.id)) if a.number < claim.attempt), None
     )
@@ -108,6 +108,6 @@ def _is_question(attempt: Attempt) -> bool:
 
 
 def goes_on(asked: Continuation) -> bool:
-    """Return whether there is anything to weigh: the agent resumes its own conversation
+    """Return whether there is a choice to make: only if the agent would resume its own conversation
     unchanged."""
     return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

@@ -83,8 +83,8 @@ class Checkpointing:
     _not_before: float = 0.0
 
     def tool_ended(self) -> None:
-        """Schedule a checkpoint for as soon as the last is long enough ago: the next tool may take
-        hours, and the machine may be lost in it."""
+        """Schedule a checkpoint for as soon as the last one is long enough ago. The next tool may
+        take hours, and the machine may be lost meanwhile."""
         every = self.engine.checkpoint_every_s
         due_in = self.begun + max(every, SHARE * self.took) - process.boottime()
         if every and not self._wanted:
@@ -107,8 +107,7 @@ class Checkpointing:
         self._hear()
 
     def _hear(self) -> None:
-        """Record what became of the checkpoints that were to be uploaded to the checkpoint
-        store."""
+        """Record which uploads to the checkpoint store succeeded or failed."""
         publisher = self.engine.publisher
         if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
             return
@@ -177,8 +176,9 @@ def take(
     copied: bool = False,
     save: Callable[[int], Saved] | None = None,
 ) -> Checkpoint:
-    """Save both halves and return the checkpoint; nothing is published. `copied`: the own copy is
-    already up to date; `save`: saves the workdir (default: as it is).
+    """Save both halves and return the checkpoint; nothing is published. `copied`: perdure's copy of
+    the transcript is already up to date. `save`: the function that saves the workdir; by default,
+    its current state is saved.
 
     Raises PerdureError and OSError.
     """
@@ -217,8 +217,8 @@ def _save(engine: Engine, opened: Opened) -> Callable[[int], Saved]:
 
 
 def began_with(engine: Engine, opened: Opened) -> Against:
-    """Return what the attempt's changes are compared with: the checkpoint taken when the workdir
-    was last left, or the one restored since."""
+    """Return the checkpoint with which the attempt's changes are compared: the one taken at the end
+    of the previous work in the workdir, or one restored since."""
     from perdure.workspace import Against
 
     run, number = opened.claim.run, opened.attempt.number
@@ -264,8 +264,8 @@ def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
 
 def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
     """Update perdure's own copy from the agent's transcript, and return the transcript's path.
-    Return None if there is no transcript, or if it lost what was known of it: then the copy that
-    still has it is kept."""
+    Return None, and keep the copy as it is, if there is no transcript or if it lacks something that
+    was known."""
     session = opened.session
     if session is not None:
         transcript = opened.transcript(session.id)
@@ -277,7 +277,8 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
     if known is not None and not begins_with(opened.driver, transcript, known):
         return None
     if opened.adopted and opened.asked.kind is Start.FRESH:
-        # While nobody followed it, another conversation may have been put in its place.
+        # While no supervisor followed the agent, another conversation may have taken the place of
+        # this one.
         there = prompts_since(opened.driver, transcript, None)
         if there and sent(opened) not in there:
             return None
@@ -319,8 +320,8 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
 
 
 def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
-    """Return the newest checkpoint of a workdir, of the runs that are on the list. Checkpoints of
-    removed runs expire by age."""
+    """Return the newest checkpoint of a workdir. Removed runs are ignored, because their
+    checkpoints expire by age."""
     runs = [
         run.id
         for run in engine.store.placed()
@@ -343,8 +344,8 @@ def keep_again(engine: Engine, workspace: Workspace, last: Checkpoint) -> Checkp
 
 def prune(engine: Engine, run: TaskRun) -> None:
     """Forget the checkpoints that the run need not keep: all but the newest, the last of each
-    attempt, and the keepsakes of restores and clean-ups. Keepsakes hold what is nowhere else, and
-    expire by age. Raises PerdureError."""
+    attempt, and the keepsakes of restores and clean-ups. Keepsakes have content that exists nowhere
+    else, so they expire only by age. Raises PerdureError."""
     checkpoints = engine.store.checkpoints(run.id)
     keepsakes = [each for each in checkpoints if each.why in KEEPSAKES]
     taken = [each for each in checkpoints if each.why not in KEEPSAKES]
@@ -364,9 +365,9 @@ def prune(engine: Engine, run: TaskRun) -> None:
 def forget(
     engine: Engine, run_id: str, workspace: Workspace, checkpoints: Sequence[Checkpoint]
 ) -> None:
-    """Delete checkpoints of a run, which may be off the list. The rows go first, so that no row is
-    ever without its files and its conversation. Own copies that other conversations need are kept.
-    Raises PerdureError."""
+    """Delete checkpoints of a run, which may have been removed from the list. The rows go first, so
+    that no row is ever without its files and its conversation. Own copies that other conversations
+    need are kept. Raises PerdureError."""
     engine.store.forget_checkpoints(run_id, [checkpoint.number for checkpoint in checkpoints])
     if checkpoints:
         engine.workspaces.checkpoints.forget(

@@ -155,16 +155,16 @@ class Engine:
     """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     on_denied: OnDenied = OnDenied.ASK
-    """Default for tasks that do not say."""
+    """What follows a denied call, for tasks that do not set it."""
     request_expiry_s: float = 0.0
     """Time in seconds for which a run waits for a person's answers to its agent; 0: no agent may
     ask."""
     on_leftover: OnLeftover = OnLeftover.END
-    """Default for tasks that do not say."""
+    """What happens to leftover processes, for tasks that do not set it."""
     last_word: str = "off"
     """Whether an agent is asked to end with a last message in a fixed form: `on` or `off`."""
     map_when: MapWhen = MapWhen.FALLBACK
-    """Default for which prompts get the project map, if the task does not say."""
+    """When a prompt gets the project map, for tasks that do not set it."""
     map_tokens: int = 2000
     cold_cache: ColdCache = ColdCache.RESUME
     account_jobs: Mapping[str, int] = field(default_factory=dict)
@@ -217,8 +217,8 @@ class Engine:
     def writers(
         self, driver: AgentDriver, home: Path, session_id: str, *, but: str = ""
     ) -> Sequence[int]:
-        """Return live processes of others that use a conversation. An idle kept agent that uses it
-        is ended first, except in the workdir `but`."""
+        """Return the live processes of other programs that use a conversation. First end an idle
+        kept agent that uses it, unless it is in the workdir `but`."""
         if self.warm is not None:
             self.warm.end_on(session_id, self.workspaces.lock, but)
         return driver.writers(home, session_id)
@@ -277,8 +277,8 @@ def is_passed(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """Return what `fnmatchcase` returns. It compiles each pattern, so it is called only for those
-    that have more than one `*`."""
+    """Return what `fnmatchcase` returns. `fnmatchcase` compiles each pattern, so it is called only
+    for patterns with more than one `*`."""
     before, star, after = pattern.partition("*")
     if "*" in after or "?" in pattern or "[" in pattern:
         return fnmatchcase(name, pattern)
@@ -294,5 +294,5 @@ def mark_of(attempt: Attempt) -> str:
 
 
 def mark_of_number(run_id: str, number: int) -> str:
-    """Return the same mark by number, before the attempt has begun."""
+    """Return the mark of the attempt with this number, which need not have begun."""
     return f"{run_id}.{number}"

@@ -37,7 +37,8 @@ TOO_LONG = 413
 @dataclass(slots=True)
 class Joiner:
     """Joins the pieces of a text to one event, and drops a count that is repeated with each part of
-    an answer. It depends only on the events and not on time, so a second reading gives the same."""
+    an answer. The result depends only on the events, not on time, so a second reading gives the
+    same result."""
 
     pieces: list[str] = field(default_factory=list)
     length: int = 0
@@ -99,8 +100,7 @@ class EventTotals:
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that a final figure includes."""
     replied: bool = False
-    """Whether a reply was seen to begin. The estimate of an empty reply is for a request that may
-    never have been sent."""
+    """Whether the beginning of a reply was seen. If not, the request may never have been sent."""
     revision: int = 0
     """Counter that grows with every change."""
     final: bool = False
@@ -203,13 +203,13 @@ class EventTotals:
 
     @property
     def begun(self) -> bool:
-        """Whether anything of an answer of the model was seen."""
+        """Whether any part of an answer of the model was seen."""
         return self.answered or self.replied or self.counted != NO_USAGE
 
     @property
     def asks_again(self) -> bool:
-        """Whether the newest thing that the agent did was a tool call, so that it will ask its
-        model again. Codex 0.169.0 prints a call about 0.15 s after its transcript has it."""
+        """Whether the agent's last action was a tool call. After one it asks its model again. Codex
+        0.169.0 prints a call about 0.15 s after its transcript has it."""
         newest = self.replies.get(self.last_reply)
         called = newest is not None and newest.calls and not self.turn_over
         return self.tool_last or called
@@ -239,10 +239,11 @@ class EventTotals:
         return used
 
     def cut_off(self, earlier: Sequence[Reply], added: int | None) -> Usage:
-        """Return an estimate of what the agent's end cut off: the output of the replies that had
-        begun, and a request of which nothing was reported. Its input is what the conversation held;
-        an output is taken to be that of the longest reply, or of a long one, so that a budget
-        holds.
+        """Return an estimate of the usage that the agent could not report before it ended: the rest
+        of the replies that had begun, and a request without any report.
+
+        The input of that request is the whole conversation. Each output is assumed to be as long as
+        the longest reply, so that a budget holds.
 
         `earlier`: replies before this attempt. `added`: tokens by which the conversation has grown
         since the last reply; None: no request was under way.
@@ -261,8 +262,8 @@ class EventTotals:
         return Usage(input=asked, output=output + rest, cached=cached, estimated=True)
 
     def _like_the_last(self) -> Usage:
-        """Return an estimate for a request of which only the beginning is known: its input is what
-        the previous request left."""
+        """Return an estimate for a request of which only the beginning was seen. Its input is the
+        previous request's input and output."""
         last = self.newest
         return Usage(
             input=last.input + last.output,

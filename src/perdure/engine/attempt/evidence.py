@@ -41,12 +41,12 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
     else:
         known_kept = None
     if known_kept is False and prefix_kept is False and asked.standing is Standing.WHOLE:
-        # It was whole at the launch, so it was changed while the attempt ran.
+        # The transcript was complete at the launch, so it was changed while the attempt ran.
         known_kept = True
     sent = set(session.prompts) if session is not None else {own}
     foreign = sum(mark not in sent and mark != own for mark in new)
-    # Nobody saw the end of a lost attempt: prompts after its own, or after what was there before,
-    # may have come long after it.
+    # Nobody saw how a lost attempt ended. Somebody else's prompts in the transcript may be from
+    # long after its end.
     unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
     unheard = asked.kind is Start.RESUME and not reading.answered
     arrived = _arrived(opened, path, own, new)
@@ -81,8 +81,9 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
 
 
 def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> bool:
-    """Return whether a prompt that is in the transcript proves nothing. OpenCode 1.18.33 saves it
-    before it reads the history: only something of an answer shows that it could."""
+    """Return whether a prompt that is in the transcript proves nothing. OpenCode 1.18.33 saves the
+    prompt before it reads the history. Only a part of an answer proves that it could read the
+    history."""
     first = driver.abilities.saves_prompt_first and asked.kind is Start.RESUME
     return first and not reading.begun
 

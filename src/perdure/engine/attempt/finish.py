@@ -93,7 +93,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     events: list[AnyEvent] = []
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     # A lost machine explains a damaged transcript: the next attempt finds out what can still be
-    # used. A refusal is told in the agent's own words.
+    # used. A refusal keeps the agent's own message.
     known = outcome.kind is OutcomeKind.LOST
     known = known or (receipt is not None and receipt.reasons == (REFUSED,))
     if receipt is not None and broken and not known:
@@ -112,8 +112,9 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
             detail="another program used the conversation; the policy is strict",
         )
     heard = evidence.answered or evidence.prompt_found or process.launched(opened.directory)
-    # Only an adopted attempt may have ended before its agent started. A supervisor that launched
-    # the agent itself gave it its chance, and would otherwise start it in vain forever.
+    # Only an adopted attempt may have ended before its agent started. If the supervisor launched
+    # the agent itself, the attempt counts: otherwise an agent that cannot start would be launched
+    # forever.
     if outcome.kind is OutcomeKind.LOST and not heard and opened.adopted:
         outcome = replace(
             outcome, detail="perdure was ended before its agent had started", began=False
@@ -128,7 +129,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     used = watched.meter.final_usage(watched.reading, killed=killed)
     unasked = not watched.reading.begun and _failed_first(opened, evidence, outcome)
     if evidence.refused or unasked:
-        # The estimate is for a request that was never sent; what was counted was used.
+        # The request was never sent, so it has no estimated usage. Usage that the agent reported
+        # still counts.
         used = watched.meter.usage(watched.reading) if watched.reading.begun else NO_USAGE
     usage = used + budget.spent_on_summary(engine, claim.run, claim.attempt)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
@@ -198,8 +200,8 @@ def close_unopened(
 
 def _refused_again(engine: Engine, opened: Opened, watched: Watched, outcome: Outcome) -> bool:
     """Return whether the agent has refused to open the conversation, in words that its driver does
-    not know, in this attempt and the one before. The first time the cause may have been a passing
-    one."""
+    not know, in this attempt and the one before. The first refusal may have had a temporary
+    cause."""
     driver, asked = opened.driver, opened.asked
     if not isinstance(driver, TellsRefusals) or asked.kind is not Start.RESUME:
         return False
@@ -261,7 +263,8 @@ def _sessions(
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     changed = evidence.known_kept is False and opened.asked.rung not in PUT_BACK
     changed = changed or broken or evidence.copy_kept is False
-    # What makes an agent refuse a transcript must not get into the copy that is to replace it.
+    # A defect that makes the agent refuse the transcript must not get into the copy that is to
+    # replace it.
     taken = not changed and not _unused(opened, evidence)
     if transcript is not None and found is not None and found.turns and taken:
         try:

@@ -1,11 +1,12 @@
 """The heartbeat of an attempt: a supervisor that is silent for the length of a lease loses the
 attempt.
 
-If several hosts share a database, it beats from the claim to the end, also while a repository is
-fetched or a check runs. Each beat lets the shim keep the agent for a while longer (`process.hold`).
-A host that is disconnected or stopped cannot renew: its shim asks the agent to end after two thirds
-of a lease and kills it after five sixths, and another host takes the attempt over at five quarters.
-Later writes of the first host are refused because of the fencing token (LostLease).
+If several hosts share a database, the supervisor renews the lease from the claim to the end, also
+while a repository is fetched or a check runs. Each heartbeat lets the shim keep the agent running
+for a while longer (`process.hold`). A host that is disconnected or stopped cannot renew: its shim
+asks the agent to end after two thirds of a lease and kills it after five sixths, and another host
+takes the attempt over at five quarters. Later writes of the first host are refused because of the
+fencing token (LostLease).
 """
 
 from __future__ import annotations

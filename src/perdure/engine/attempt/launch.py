@@ -105,8 +105,8 @@ def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
 
 
 def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | None:
-    """Return a turn of the idle agent, if it is the same as what would be started. Else end it and
-    return None."""
+    """Give the idle agent its next turn, if it has the settings with which a new one would be
+    started, and return the turn. Otherwise end the agent and return None."""
     assert opened.launch is not None
     assert opened.lock_fd is not None
     asked = opened.asked

@@ -62,7 +62,8 @@ class Opened:
             os.close(self.lock_fd)
             self.lock_fd = None
         if self.idle is not None:
-            # A supervisor that takes the attempt over finds an agent that ends with its turn.
+            # If another supervisor takes the attempt over, the agent is no longer kept: it ends
+            # with its turn.
             self.idle.kept.leave()
 
     @property

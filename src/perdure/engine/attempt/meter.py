@@ -114,8 +114,8 @@ class Meter:
             return None
 
     def _earlier_replies(self) -> Sequence[Reply]:
-        """Return the replies at the end of the conversation before this attempt; if it has none,
-        one of the size that the conversation had."""
+        """Return the replies at the end of the conversation before this attempt. If none can be
+        read, return one reply as large as the conversation."""
         opened, found = self.opened, list[Reply]()
         before, session = opened.attempt.before, opened.session
         fill = session.fill if session is not None else None

@@ -48,8 +48,8 @@ def open_attempt(engine: Engine, claim: Claim) -> Opened:
 
 
 def _locked(engine: Engine, place: Workspace) -> int:
-    """Return a file descriptor that holds the workdir's lock. Wait for a brief holder, such as a
-    commit, because that is no conflict. Raises InUse."""
+    """Return a file descriptor that holds the workdir's lock. A holder that needs it only briefly,
+    such as a commit, is waited for. Raises InUse."""
     end = time.monotonic() + BRIEFLY_S
     while True:
         try:

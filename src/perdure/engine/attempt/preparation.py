@@ -184,7 +184,8 @@ def _put_in_place(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
         )
         if driver.archive is not None and asked.kind is Start.RESUME and asked.rung is Rung.COPY:
-            # An import changes no row, and a conversation with subagents cannot be removed first.
+            # An import changes no existing row, and a conversation with subagents cannot be removed
+            # before it.
             path = locate(driver, home, asked.session_id, directory)
             if path is None or not engine.copies.continued_by(driver, asked.session_id, path):
                 raise CopyNotInPlace
@@ -201,8 +202,8 @@ def _put_in_place(
             ],
         )
     if asked.rung in (Rung.CHECKPOINT, Rung.REPAIRED):
-        # The conversation goes on from what perdure has just put there, so the own copy must have
-        # the same.
+        # The conversation goes on from what perdure has just put there, so perdure's own copy gets
+        # the same content.
         path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
         if path is not None:
             engine.copies.take(driver, asked.session_id, path, replace=True)
@@ -245,7 +246,7 @@ def _announced(
     total: Usage,
     lifetime_s: float,
 ) -> Session:
-    """Return the scope's new conversation, under the id that the agent is asked to give it."""
+    """Return the scope's new conversation, under the id that the agent is asked to use."""
     run = claim.run
     assert run.workspace is not None
     return Session(
@@ -312,8 +313,8 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
 def _heard(
     driver: AgentDriver, asked: Continuation, before: Snapshot | None
 ) -> frozenset[str] | None:
-    """Return the marks of the prompts in a transcript that replaced the agent's own; None if the
-    agent's own one goes on."""
+    """Return the marks of the prompts in the transcript, if it replaced the agent's own; None if
+    the agent's own transcript goes on."""
     if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))

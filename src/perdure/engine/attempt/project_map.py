@@ -109,7 +109,8 @@ def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
                 workspace, [commit for _, commit, _ in ends]
             )
         except (PerdureError, OSError):
-            continue  # Its workdir or its checkpoints are gone: then nobody knows.
+            # The run's workdir or its checkpoints are gone, so its files have no known origin.
+            continue
         for names, (_, _, task) in zip(added, ends, strict=True):
             made |= {name: task for name in names if name not in made}
     return made

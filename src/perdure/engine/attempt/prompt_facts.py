@@ -146,7 +146,8 @@ def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple
 
 
 def _taken_back(asked: Continuation) -> int:
-    """Return how many known items are in the transcript although the agent does not load them."""
+    """Return how many known items are in the transcript on a branch that the agent does not
+    load."""
     shown = asked.shown
     if shown is not None and asked.rung is Rung.NATIVE:
         return shown.off_branch
@@ -157,7 +158,7 @@ def _earlier(
     engine: Engine, run: TaskRun, ended: Sequence[Attempt], asked: Continuation
 ) -> tuple[str, ...]:
     """Return what was said in a shared conversation before this run joined it, or up to the turn at
-    which it was to be forked. This run's journal has none of that."""
+    which it was to be forked. The journal of this run does not include it."""
     if asked.kind is not Start.REBUILD or not asked.lost_session_id:
         return ()
     driver = engine.driver(run.spec.agent)
@@ -252,8 +253,8 @@ def _drift(seen: DriftSeen, ground: Ground) -> str:
 
 
 def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
-    """Return what was done with task files in this attempt, or with versions that are not yet in
-    the conversation; the last change of each name."""
+    """Describe the changes of task files in this attempt, and those of versions that are not yet in
+    the conversation. Of each name, only the last change is included."""
     gone = retired(records)
     made = [
         (number, change) for number, change in changes_of(records) if change.version not in gone
@@ -339,8 +340,8 @@ def _given(
     copied: bool,
 ) -> int:
     """Return the newest version of this run's instructions that is known to be in the conversation.
-    `heard`: the prompts of a transcript that replaced the judged one, which then decide; `copied`:
-    that transcript is the newest own copy."""
+    `heard`: the prompts of a transcript that replaced the judged one, which then decide. `copied`:
+    that transcript is perdure's newest copy."""
     if live is None:
         return 0
     if heard is not None:
@@ -385,7 +386,7 @@ def _effect(effect: Effect) -> str:
 
 
 def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return what was said and done, the newest lines, and the tools that were running when the
+    """Return the newest lines of what was said and done, and the tools that were running when the
     last attempt ended."""
     lines: list[str] = []
     running: dict[str, str] = {}

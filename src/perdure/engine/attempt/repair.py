@@ -1,7 +1,7 @@
 """The rung `repaired`: the best remaining transcript of a conversation is repaired as a copy, and
 the copy is tested with the agent before an attempt uses it.
 
-Called by `start_facts` only when no rung above it is left, because a test starts the agent once.
+Called by `start_facts` only when no better rung is left, because each test starts the agent.
 Candidates are the agent's own files, then perdure's copies; those with the most prompts are tried
 first. Nothing in the agent's home is touched here: `opening_steps` puts the repaired copy in place
 and moves the file there aside.
@@ -46,9 +46,9 @@ def mend(
     *,
     own: bool = True,
 ) -> Mended | None:
-    """Repair the best transcript there is and test the copy, which is in the attempt's directory.
-    Return the changes; None if no repaired copy passed its test. `own`: False if another
-    conversation was found in place of the agent's transcript."""
+    """Repair a copy of the best transcript, in the attempt's directory, and test it. Return the
+    changes; None if no repaired copy passed its test. `own`: False if another conversation was
+    found in place of the agent's transcript."""
     if engine.prove is None:
         return None
     complaint = _complaint(engine.store.attempts(claim.run.id), session_id)

@@ -37,11 +37,11 @@ class Answers:
     refused: tuple[AgentRequest, ...] = ()
     """All calls that a person has refused in this run."""
     used_up: tuple[AgentRequest, ...] = ()
-    """Calls that wait in the conversation although their approval was used."""
+    """Calls that still wait in the conversation although their approval was already used."""
     prompt: str = ""
-    """Their text in the prompt."""
+    """Text of the answers for the prompt."""
     parked: tuple[str, ...] = field(default=())
-    """Ids of the calls that wait in the conversation. If there are any, the attempt has no
+    """Ids of the answered calls that wait in the conversation. If there are any, the attempt has no
     prompt."""
 
 
@@ -113,9 +113,9 @@ def answers_for(
 def _still_parked(
     driver: Parks, given: Iterable[AgentRequest], before: Path
 ) -> Iterator[AgentRequest]:
-    """Yield the answers to calls that still wait in the conversation. A call that has a result does
-    not: the agent had its answer and was killed later, or somebody went on without one, and then
-    the prompt tells it."""
+    """Yield the answers to calls that still wait in the conversation. A call that has a result no
+    longer waits. Either the agent got its answer and was killed later, or somebody went on without
+    the answer; then the prompt contains it."""
     content = before.read_bytes()
     for each in given:
         if not each.parked or not driver.answered(content, [each.call]):
@@ -171,8 +171,8 @@ def resumed_calls(engine: Engine, opened: Opened) -> list[ToolStarted]:
 
 
 def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:
-    """Return the calls that a person has decided about, by id and by tool and main argument: that
-    they did not run leaves nothing open."""
+    """Return the calls that a person has denied, by id and by tool and main argument. A denied call
+    that did not run is not unfinished work."""
     requests = [
         each
         for each in engine.store.requests(opened.claim.run.id)
@@ -203,7 +203,8 @@ def asked(
     parked = [each for each in calls if each.parked]
     earlier = engine.store.requests(claim.run.id)
     if isinstance(driver, Parks):
-        # A call that its approval did not let run is stopped by the agent's own settings.
+        # If an approved call was not run, the agent's own settings stopped it, so its approval is
+        # not used up.
         spent: frozenset[int] = frozenset()
     else:
         spent = _spent(directory, earlier)
@@ -254,7 +255,7 @@ def _ruled(
     try:
         rules = load(engine.state)
     except ConfigError as error:
-        # Loaded here: a start of an agent needs no log.
+        # Imported late: the start of an agent does not need it.
         import logging
 
         logging.getLogger(__name__).warning("the saved approval rules are not used: %s", error)
@@ -286,7 +287,7 @@ def _ruled(
 
 
 def _transcript(opened: Opened) -> bytes:
-    """Return the transcript of an agent whose output does not tell what was denied."""
+    """Return the transcript of an agent whose output does not report denied calls."""
     session = opened.session
     path = opened.transcript(session.id) if session is not None else None
     if path is None or not isinstance(opened.driver, Untold):

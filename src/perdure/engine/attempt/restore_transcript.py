@@ -20,7 +20,8 @@ from perdure.protocols import AgentDriver
 
 RESTORE_S = 120.0
 ASIDE = "conversation-aside-{}.jsonl"
-"""Name of what was removed from a database to make room, beside the log of the removal."""
+"""Name of the file for content that was removed from a database to make room. It is beside the log
+of the removal."""
 
 
 def put_back(
@@ -43,8 +44,8 @@ def put_back(
         return engine.copies.put_back(driver, session_id, home, cwd, parts, exactly=exactly)
     copy = engine.copies.content(driver.name, session_id, parts)
     there = driver.archive.read(home, session_id)
-    # A row behind the copy may be the one that the agent refuses. A restore leaves what came after
-    # its checkpoint, and reports it.
+    # A row that is not in the copy may be the one that the agent refuses, so the archive is cleared
+    # first. An exact restore leaves rows that came after its checkpoint, and reports them.
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
@@ -57,8 +58,8 @@ def put_back(
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:
-    """Keep the content of an archive that is removed, durably: nothing else has all of it. A file
-    of an earlier restore stays."""
+    """Keep the content of an archive that is removed, durably, because it is complete nowhere else.
+    A file of an earlier restore is not overwritten."""
     aside = directory.with_name(ASIDE.format(directory.name))
     private_directories(aside.parent)
     with open(aside, "wb", opener=private) as file:

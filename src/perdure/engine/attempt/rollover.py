@@ -145,8 +145,8 @@ def _as_it_is(
 
 
 def told_before(records: Sequence[Record], session_id: str) -> Summarised | None:
-    """Return what a conversation said in its last turn; None if it was not asked, or went on after
-    that."""
+    """Return the summary that a conversation gave in its last turn; None if it was not asked, or if
+    it went on afterwards."""
     for record in reversed(records):
         if isinstance(record.event, Summarised) and record.event.session_id == session_id:
             return record.event
@@ -162,8 +162,8 @@ def _goes_on(asked: Continuation, session_id: str) -> bool:
 
 
 def end_unheard(engine: Engine, claim: Claim) -> Usage:
-    """End the summary turn of a supervisor that died while waiting for the answer. Return what it
-    had used by then, as far as it was printed."""
+    """End the summary turn of a supervisor that died while waiting for the answer. Return the usage
+    that the agent had reported by then."""
     found = process.find(engine.attempt_directory(claim) / TURN)
     if found is None:
         return Usage()

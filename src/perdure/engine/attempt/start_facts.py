@@ -161,7 +161,8 @@ def decide(
         if mended is not None:
             continuation = choose(replace(situation, edits=mended.log))
     if doubted and continuation.kind is not Start.RESUME and not too_long:
-        # A failure in unknown words may have any cause. It never ends a conversation.
+        # A failure that the driver does not recognize may have any cause, so it never ends a
+        # conversation.
         situation = replace(situation, tried=tried)
         continuation = choose(situation)
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
@@ -282,16 +283,17 @@ def _with_others(
     content: bytes,
     known: Loaded,
 ) -> Loaded | None:
-    """Return what is known already, and behind that what somebody else had added to a transcript
-    that perdure's own copy replaces; None if nobody had. `content`: the transcript that the agent
-    goes on from."""
+    """Return the known items, followed by those that somebody else had added to a transcript that
+    perdure's own copy replaces; None if nobody had. `content`: the transcript that the agent goes
+    on from."""
     path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
     found: list[bytes] = []
     standing = asked.standing in (Standing.WHOLE, Standing.CHANGED)
     if asked.rung is Rung.COPY and path is not None and standing:
         found.append(path.read_bytes())
-    # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore
-    # may have been cut off: what the refusing agent was given counts, too.
+    # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore may
+    # have been cut off. Therefore the transcripts that were given to refusing agents are searched,
+    # too.
     for given in _given_in_vain(_since_restore(engine, claim.run.id), asked.session_id):
         found += _still_there(given, path)
     for each in dict.fromkeys(found):
@@ -304,8 +306,9 @@ def _with_others(
 
 
 def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
-    """Return the content of a transcript that an attempt was given, if it still begins a file: its
-    own, the present one, or one that was moved aside."""
+    """Return the content of a transcript that an attempt was given, in a list, if a file still
+    begins with it: the file at its place, the present transcript, or one that was moved aside.
+    Otherwise return an empty list."""
     place = Path(given.path)
     aside = sorted(place.parent.glob(f"{escape(place.name)}{MOVED}.*"))
     for each in (place, *([path] if path is not None else []), *aside):
@@ -317,15 +320,16 @@ def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
 def _strange(
     engine: Engine, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
 ) -> frozenset[str]:
-    """Return the marks of somebody else's prompts in a transcript that the copy lacks. `prompts`:
-    the marks of those that perdure sent."""
-    # Redaction keeps lengths: secrets are in the marks of what was sent, but not in the copy.
+    """Return the marks of prompts in a transcript that are from another program and not in the
+    copy. `prompts`: the marks of the prompts that perdure sent."""
+    # The copy is redacted, while perdure's marks of sent prompts are of the original text. So both
+    # marks of each prompt are compared.
     sent = [fingerprint(each.text) for each in driver.prompts(found)]
     there = [fingerprint(each.text) for each in driver.prompts(engine.redactor.bytes(found))]
     kept = {fingerprint(each.text) for each in driver.prompts(copy)}
     ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
-    # A prompt of the copy that is not there any more may be one that damage made strange.
+    # Damage may have changed a prompt of the copy so that it looks like another program's.
     if len(strange) <= len(kept.difference(there)):
         return frozenset()
     return frozenset(strange)
@@ -362,8 +366,8 @@ class _Forking:
     """The conversation to fork, and whether that is possible.
 
     `at`: the turn at which to fork. It is 0 if the CLI can fork only at the end and the
-    conversation ends at that turn. For a CLI that can fork earlier it stays set, because the parent
-    may go on before the CLI has read it.
+    conversation ends at that turn. For other CLIs it stays set, because the parent may go on before
+    the CLI reads its transcript.
     """
 
     at: int = 0
@@ -372,7 +376,7 @@ class _Forking:
     refused: bool = False
     standing: Standing = Standing.ABSENT
     session: Session | None = None
-    """Its record, where perdure has one."""
+    """Session record of the conversation to fork; None if perdure has none."""
     known: Baseline = NOTHING_KNOWN
 
 
@@ -517,8 +521,9 @@ def _rungs_tried(
     again.
 
     `now`: the agent's transcript; `copy`: perdure's own; `archived`: the transcript was extracted
-    from a database into the attempt's directory. A failure with another transcript does not count,
-    nor does one before a refusal: after a refusal, a person asked for another try.
+    from a database into the attempt's directory. A failure with another transcript does not count.
+    Neither does one before an attempt that perdure refused: after a refusal, a person asked for
+    another try.
     """
     rungs: set[Rung] = set()
     for attempt in reversed([a for a in attempts if a.outcome is not None]):
@@ -551,15 +556,15 @@ def _rungs_tried(
         failed = {asked.rung}
         if same:
             failed.add(Rung.NATIVE)
-            # A file that is not found by its id may be found by its path; a broken one stays
-            # broken.
+            # If the agent did not find the file by its id, it may find it by its path. A broken
+            # file fails either way.
             failed |= {Rung.PATH} if outcome.kind is OutcomeKind.SESSION_BROKEN else set()
         else:
             failed -= {Rung.NATIVE, Rung.PATH}
         followed = before is None or left is None or copy is None
         if before is not None and left is not None and copy is not None:
-            # A copy of a size between the two includes at most what the failed attempt wrote; any
-            # other is a different copy.
+            # A copy whose size is between the two includes at most what the failed attempt wrote. A
+            # copy of any other size is different, so it may be tried.
             followed = before.size <= copy.size <= left.size
         if not followed:
             failed.discard(Rung.COPY)

@@ -65,17 +65,17 @@ LAST_WORD_S = 1.0
 tool, in seconds."""
 UNFOLLOWED_S = 10.0
 """Time that an agent with a budget may run on when its supervisor is silent, in seconds, if its CLI
-does not enforce the budget itself. Then the shim ends it, because nobody counts what it spends. It
-ends it at once when the supervisor is gone."""
+does not enforce the budget itself. After this time nobody has counted its cost, so the shim ends
+it. If the supervisor is gone, the shim ends it at once."""
 UNFOLLOWED_LEAST_S = 2.0
-"""The same when the rest of the budget would be spent sooner, at the pace so far. It is not
-shorter, because the supervisor itself may be slow."""
+"""Lower limit of that time, in seconds, if the rest of the budget would be spent sooner at the pace
+so far. The supervisor itself may be slow."""
 COLLISION_CHECK_S = 1.0
 OVER_S = 1.0
 """Time that an agent may run on after a turn that left processes running, in seconds."""
 ALONE_S = 3.0
 """Silence after which an agent is ended whose turn is over and that left no processes running, in
-seconds. An agent that goes on says so: by a new line, by the number of its helpers, or in its
+seconds. An agent that goes on shows this by a new line, by the number of its helpers, or in its
 conversation (`GoesOn`)."""
 LEFT_EVERY_S = 0.25
 """Interval between two searches for processes that a turn left running, in seconds."""
@@ -95,7 +95,7 @@ class Watched:
     other_writers: tuple[int, ...]
     meter: Meter
     collided: bool = False
-    """Whether it was stopped by a strict policy, because another program used its conversation."""
+    """Whether a strict policy stopped the agent, because another program used its conversation."""
 
 
 def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
@@ -132,8 +132,8 @@ class _Watch:
     overspent: float = 0.0
     """When the budget was spent; 0: it is not spent."""
     began: float = 0.0
-    """When the agent printed its first line. Processes started before are the agent's own, and not
-    leftovers."""
+    """When the agent printed its first line. Processes that started earlier belong to the agent
+    itself and are not leftovers."""
     over: float = 0.0
     """When its turn ended; 0: it has not."""
     surveyed: float = 0.0
@@ -184,8 +184,8 @@ class _Watch:
         if isinstance(event, ToolEnded):
             self.checkpoints.tool_ended()
         resumes = self.opened.asked.kind is Start.RESUME
-        # After a turn that failed at once there is nothing to save. What makes an agent refuse its
-        # transcript must not get into the copy that is to replace it.
+        # After a turn that failed at once there is nothing to save. A defect that makes the agent
+        # refuse its transcript must not get into the copy that is to replace it.
         saves = self.reading.answered or not resumes
         if self.reading.turn_over and not was_over and saves:
             self.save_turn()
@@ -256,7 +256,8 @@ class _Watch:
             self.flush(self.opened.session)
 
     def keep_budget(self, now: float) -> None:
-        """Store what was used so far, and end an agent that has spent its budget and goes on."""
+        """Store what was used so far, and end an agent that goes on after it has spent its
+        budget."""
         # With a budget, an agent that has spent it must not ask its model again meanwhile.
         due = self.budget or now - self.reckoned >= RECKONED_S
         if due and self.reading.revision != self.revision:
@@ -290,8 +291,8 @@ class _Watch:
             self.opened.process.stop(cause)
 
     def hold(self, now: float) -> None:
-        """Let an agent with a budget run for another short period; called again as long as it is
-        followed."""
+        """Let an agent with a budget run for another short period. Called again and again while a
+        supervisor follows the agent."""
         alone = self.budget and not self.opened.driver.abilities.keeps_budget
         ran_s = now - self.began if self.began else 0.0
         period = unfollowed_s(self.budget, self.reckoning.cost_usd, ran_s)
@@ -403,8 +404,8 @@ class _Watch:
         if session is None or agent is None:
             return
         new = self.strangers(session, agent) - self.others
-        # Between fork and exec a child looks like the agent, so an unknown process counts when it
-        # is seen a second time.
+        # Between fork and exec a child looks like the agent, so an unknown process counts only when
+        # it is seen a second time.
         new &= self.strangers(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"
@@ -439,8 +440,9 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     else:
         run.turn = None
     for call in resumed_calls(engine, opened):
-        # The CLI prints only the result of a call that waited in the conversation. Its beginning
-        # comes first in every reading, so that an adopted attempt counts the same events.
+        # The CLI prints only the result of a call that waited in the conversation. So perdure adds
+        # the beginning of the call before the first line in every reading, so that an adopted
+        # attempt counts the same events.
         run.absorb(call)
     run.flush()
     if opened.adopted:

@@ -34,7 +34,7 @@ TRIES = 3
 ended."""
 GRACE_S = 5.0
 NO_TOOL = (126, 127)
-"""Exit codes of a shell for a command that it cannot run, or not find."""
+"""Exit codes of a shell for a command that it cannot run or cannot find."""
 TOO_LONG, TOO_MUCH = 124, 125
 
 

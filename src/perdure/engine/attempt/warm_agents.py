@@ -71,7 +71,8 @@ class Idle:
     """Digest of what all its turns have in common."""
     session_id: str = ""
     seen: Snapshot | None = None
-    """The conversation when the agent became idle: what its process knows."""
+    """Snapshot of the conversation when the agent became idle. The agent's process knows the
+    conversation up to there."""
     since: float = field(default_factory=process.boottime)
 
 
@@ -198,15 +199,15 @@ class WarmAgents:
 def likeness(
     driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str
 ) -> tuple[str, Command | None]:
-    """Return a digest of what a process must have been started with to run this turn on this
-    conversation, and the command of the turn."""
+    """Return a digest of the settings that a process must have been started with to run this turn
+    on this conversation. Also return the command of the turn."""
     assert driver.warm is not None
     asked = Continuation(kind=Start.RESUME, session_id=session_id)
     command = driver.warm.command(replace(launch, continuation=asked, mark="", compact_at=None))
     if command is None:
         return "", None
-    # The rule is compared and not the level in tokens, which is known exactly only once the agent
-    # has reported its context window.
+    # The rule is compared instead of the level in tokens, because that is known exactly only after
+    # the agent has reported its context window.
     if launch.compact_at is not None:
         level = (launch.compact_at.percent, launch.compact_at.given)
     else:

@@ -1,5 +1,4 @@
-"""Restores the workdir of a run that continues after a clean-up removed the workdir, or after it
-was lost.
+"""Restores the workdir of a run that continues after its workdir was cleaned up or lost.
 
 `opening_steps` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and
 `perdure open` call `reopen` first. The journal says whether a clean-up removed the workdir. If so,
@@ -27,7 +26,8 @@ from perdure.model.events import (
 from perdure.workspace.locks import make_private, write
 
 MARK = "half-back"
-"""Name of a file beside a run's attempts: its workdir was made again, and may not be filled yet."""
+"""Name of a file beside a run's attempts: it exists from when the workdir is made again until its
+files are restored."""
 
 
 def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:

@@ -1,8 +1,8 @@
 """Describes an attempt as an in-toto statement that can leave the machine.
 
 `statement_of` makes one from a run's report, `envelope` signs and opens it (DSSE, ed25519),
-`hostkey` keeps the key of this host, `notes` attaches an envelope to a commit. Used by the verbs
-`receipt` and `key` and at the end of a run.
+`hostkey` keeps the key of this host, `notes` attaches an envelope to a commit. Used by the commands
+`perdure receipt` and `perdure key`, and at the end of a run.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def _instruction(context: Mapping[str, Any]) -> dict[str, Any]:
 def _subjects(
     checkpoints: Sequence[Checkpoint], number: int, run: str, predicate: Mapping[str, Any]
 ) -> tuple[Subject, ...]:
-    """Return the subjects: HEAD of the workdir, and the attempt's newest checkpoint, which has all
-    files. Without a checkpoint, return a digest of the predicate."""
+    """Return the subjects: HEAD of the workdir, and the attempt's newest checkpoint, which includes
+    all files. Without a checkpoint, return a digest of the predicate."""
     own = [each for each in checkpoints if each.attempt == number]
     if not own:
         text = json.dumps(predicate, sort_keys=True, separators=(",", ":")).encode()

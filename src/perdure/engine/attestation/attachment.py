@@ -53,7 +53,8 @@ def statement_in(store: AttestedStore, run: TaskRun, number: int = 0) -> Stateme
 
 
 def repository_of(run: TaskRun) -> Path:
-    """Return where the run's commits are: its workdir, or its repository if that is gone."""
+    """Return the path of a repository that has the run's commits: the run's workdir or, if that is
+    gone, its repository."""
     place = run.workspace
     if place is None:
         return Path()

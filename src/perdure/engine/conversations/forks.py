@@ -131,13 +131,14 @@ def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> 
 
 
 BETWEEN_TURNS = frozenset({"turn", "end", *KEEPSAKES})
-"""Reasons of checkpoints that end with a turn. An attempt that was cut off counts, because another
-prompt follows."""
+"""Reasons of checkpoints that can be forked, because their conversation ends with a turn. An
+attempt that was cut off counts, because another prompt follows."""
 
 
 def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: Checkpoint) -> int:
-    """Return the turn with which the checkpoint's conversation ends; 0 if it has not gone on since.
-    Raises UsageError if the CLI cannot fork it there."""
+    """Return the number of the turn with which the checkpoint's conversation ends; 0 if the
+    conversation has not gone on since the checkpoint. Raises UsageError if the CLI cannot fork it
+    there."""
     home, main = driver.home({**engine.environ, **parent.spec.env}), checkpoint.conversation[0]
     path = locate(driver, home, main.session_id, engine.state / "forks" / main.session_id)
     back = (
@@ -211,7 +212,8 @@ def _placed(
         )
     if source.backend is Backend.ISOLATED:
         # The new clone begins at the same commit as the parent's, because its repository has that
-        # commit. The parent's own commits, which are nowhere else, come along with its files.
+        # commit. The parent's own commits exist nowhere else, so they are copied together with its
+        # files.
         base = engine.workspaces.began(source) or source.base
         return replace(
             spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED
@@ -296,8 +298,8 @@ def _make(
     checkpoint: Checkpoint | None,
     given: Given,
 ) -> TaskRun:
-    """Make the workdir, then the run with this id and name, and return the run. A run whose workdir
-    is incomplete could be claimed by another process."""
+    """Make the workdir, then the run with this id and name, and return the run. This order is
+    necessary: another process could claim a run whose workdir is incomplete."""
     run_id, name = named
     fd = engine.workspaces.lock(target, f"perdure fork as {name}")
     try:

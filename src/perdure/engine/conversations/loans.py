@@ -1,7 +1,7 @@
 """Lends a run's conversation to a person, who goes on in the agent's own program, and takes it
 back.
 
-While it is open no attempt starts: not of this run, and of no run in the same workdir or
+While it is open no attempt starts, neither of this run nor of another run in the same workdir or
 conversation. Afterwards perdure checks what changed. More turns in the same conversation become its
 new known state. Conversations that were begun beside it (the agents' programs branch and clear) are
 reported and kept in the lineage, and become the run's own only if a person says so.
@@ -64,15 +64,15 @@ class TakenBack:
     session_id: str
     """The conversation that the run goes on with."""
     turns: int
-    """Number of prompts that were added to it manually."""
+    """Number of prompts that the person added to it."""
     kept: bool
-    """Whether what perdure had seen of it is still in it."""
+    """Whether the conversation still has everything that perdure had seen of it."""
     rewound: bool = False
-    """Whether its newest part was taken back manually."""
+    """Whether the person took the newest part of the conversation back."""
     others: tuple[Conversation, ...] = ()
     """Conversations that were begun beside it."""
     forks: tuple[str, ...] = ()
-    """Ids of those among `others` that begin with its history."""
+    """Ids of those `others` that begin with the history of the run's conversation."""
 
     def report(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -143,8 +143,8 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
     """Check what a person did with the conversation, close the loan, and return the findings.
     `adopt`: the run goes on in this conversation, which was begun beside its own.
 
-    Raises Conflict while the agent's program has it open, while the run is running, or if it was
-    not open; NotFound, UsageError.
+    Raises Conflict while the agent's program has the conversation open, while the run is running,
+    or if there is no loan. Raises NotFound, UsageError.
     """
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be taken back")
@@ -173,7 +173,8 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
         made = [each for each in made if each.id != live.id]
     for each in {live.id} - {own.id if adopt else ""}:
         if rewound and not kept:
-            # Codex began another file, or OpenCode deleted rows: the copy cannot just grow.
+            # Codex began another file, or OpenCode deleted rows, so the copy cannot simply be
+            # extended.
             path = locate(driver, home, each, _directory(engine, run))
             engine.copies.take(driver, each, path or Path(), replace=True)
         engine.copies.take_line(driver, home, each, _directory(engine, run))
@@ -251,8 +252,8 @@ def _rewound(
     """Return whether a person took the newest part of the conversation back: all known items up to
     a prompt are loaded, and no known prompt from it on.
 
-    A transcript that was cut off by a power cut looks alike, but ends there. So items that are not
-    in the transcript any more count only if a new prompt follows.
+    A power cut can cut a transcript off in the same way, but then nothing follows. So items that
+    are gone from the transcript count as taken back only if a new prompt follows.
     """
     copy = engine.copies.of(driver.name, session_id)
     path = locate(driver, home, session_id, _directory(engine, run))

@@ -1,9 +1,9 @@
 """Diagnoses a conversation on disk, and replaces it with a repaired copy: `perdure sessions check`
 and `mend`.
 
-A diagnosis only reads. A replacement requires more than the ladder of an attempt does: nobody may
-be using the conversation, the repaired copy must pass a resume of the installed agent, and the
-replaced file is moved aside, byte for byte.
+A diagnosis only reads. A replacement has stricter conditions than a repair during an attempt:
+nobody may be using the conversation, the repaired copy must pass a resume of the installed agent,
+and the replaced file is moved aside, byte for byte.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Diagnosis:
     before: bytes
     mended: Mended
     spare: tuple[Path, ...] = ()
-    """Older files of the same conversation, each a beginning of the one in use; a repair moves them
-    aside."""
+    """Older files of the same conversation, each equal to a beginning of the file in use. A repair
+    moves them aside."""
     entry: ConversationEntry | None = None
 
     @property
@@ -74,8 +74,8 @@ class Diagnosis:
 
 
 def diagnose(shelf: ConversationShelf, ref: str) -> Diagnosis:
-    """Return the diagnosis of the conversation with this id, or of the only one whose id begins
-    with it. A complete id is found even if its file is too damaged to be listed. Raises NotFound,
+    """Return the diagnosis of the conversation with this id, or with the only id that begins like
+    this. A complete id is found even if its file is too damaged to be listed. Raises NotFound,
     UsageError for an ambiguous beginning."""
     try:
         return diagnosis(shelf, shelf.find(ref))

@@ -35,7 +35,8 @@ class ConversationEntry:
     updated: int
     conversation: Conversation | None = None
     reader: str = ""
-    """Agent whose driver found it on disk; another agent's name if it was begun over ACP."""
+    """Agent whose driver found the conversation on disk. It differs from `agent` if the
+    conversation was begun over ACP."""
     session: Session | None = None
     run: TaskRun | None = None
     """Newest run that used the conversation."""
@@ -68,8 +69,8 @@ class ConversationEntry:
 
     @property
     def title(self) -> str:
-        """Return what it is about: the title of its run, else the beginning of its first prompt, on
-        one line and cleaned."""
+        """Return a title for lists: the title of its run, else the beginning of its first prompt,
+        on one line and cleaned."""
         if self.run is not None and (self.run.spec.title or not self.first):
             return title_of_run(self.run)
         key = self.run.spec.key if self.run is not None else ""
@@ -199,7 +200,8 @@ class ConversationShelf:
         )
 
     def lineage(self, entry: ConversationEntry) -> list[ConversationEntry]:
-        """Return the conversations that it came from, the nearest first."""
+        """Return the conversations from which it was forked or which it replaced, the nearest
+        first."""
         line: list[ConversationEntry] = []
         while entry.parent and entry.parent not in [each.id for each in line]:
             found = self._exact(entry.parent)
@@ -239,8 +241,8 @@ class ConversationShelf:
         return None
 
     def _first(self, session_id: str) -> tuple[str, Conversation] | None:
-        """Return the conversation with the name of the agent that has it; None if no agent has
-        it."""
+        """Return the listed conversation with this id, and the name of the agent that has it; None
+        if no agent has it."""
         for name, driver in self.drivers.items():
             for each in driver.conversations(self.home(name), 1, session_id):
                 return name, each
@@ -281,7 +283,7 @@ class ConversationShelf:
 
 
 def _by_weight(sessions: Sequence[Session]) -> list[Session]:
-    """Return live sessions before retired ones, otherwise in the same order."""
+    """Sort live sessions before retired ones; otherwise keep the order."""
     return sorted(sessions, key=lambda session: session.state is SessionState.RETIRED)
 
 

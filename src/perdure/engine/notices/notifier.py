@@ -39,7 +39,7 @@ Page = Callable[[str], str]
 
 class Notifier:
     """Sends notices to people, as a context manager. `page` returns the address of a run's page,
-    `say` gets a line if a channel fails. `deliver` sends; it raises NoticeRefused."""
+    `say` gets a line if a channel fails. `deliver` sends a notice, or raises NoticeRefused."""
 
     def __init__(
         self,
@@ -96,11 +96,12 @@ class Notifier:
             self._thinned = time.monotonic()
             self._store.thin_notices(self._store.now() - KEPT_MS)
 
-    # --- from the trail to the outbox
-    # --------------------------------------------------------------------------------------------
+    # --- from the audit trail to the outbox
+    # --------------------------------------------------------------------------
 
     def _follow(self) -> bool:
-        """Consider the next lines of the trail. Returns whether there may be more."""
+        """Put notices for the next lines of the audit trail into the outbox. Return whether there
+        may be more lines."""
         seen = self._store.notices_seen()
         if seen is None:
             # Events from before the first configuration of a channel are not reported.
@@ -121,7 +122,7 @@ class Notifier:
         try:
             run = self._store.get(line.run)
         except NotFound:
-            return  # It was removed from the list.
+            return  # The run was removed from the list.
         cause = self._record(line)
         event = notification.event_of(line.kind, cause, run)
         if event is NoticeEvent.WAITING and not notification.waits_long(cause, line.at):

@@ -124,7 +124,7 @@ def _mail(channel: Channel, notice: Notice, body: NoticeBody) -> None:
     message["Subject"] = subject_of(notice, body)
     message["Message-ID"] = f"<{notice.id}@{channel.sender.rpartition('@')[2]}>"
     message["Date"] = formatdate(notice.at / 1000)
-    # Programs that answer for absent people ignore such mails (RFC 3834).
+    # Tells programs that answer for absent people not to reply (RFC 3834).
     message["Auto-Submitted"] = "auto-generated"
     message.set_content(text_of(notice, body))
     host, secure = place.hostname or "", ssl.create_default_context()

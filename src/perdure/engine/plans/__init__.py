@@ -1,7 +1,7 @@
 """Runs plans: many tasks that share conversations. Called by `perdure plan` and by programs.
 
 Each task becomes an ordinary run, created when it may begin, so that every verb on runs works on
-it. `creation` stores the plan and later takes in changes of its file. `status` reads its progress.
+it. `creation` stores the plan, and later accepts changes of its file. `status` reads its progress.
 `starts` creates a task's run, which continues or forks its strand, with the files of the tasks it
 needs. `shutdown` records where a task left its workdir and conversation. `driver` runs as many
 tasks at once as allowed. `conclusion` merges the branches and checks the result. `budget` limits

@@ -13,8 +13,8 @@ from perdure.engine.plans.status import standing
 from perdure.rules.plan import PlanRun
 
 LEAST = 0.01
-"""Budget in dollars of a run that starts when concurrent tasks have spent the rest: 0 would mean no
-limit."""
+"""Budget in dollars of a run that starts after concurrent tasks have spent the rest. It is not 0,
+because 0 means no limit."""
 
 
 def spent(store: EngineStore, plan: PlanRun) -> float:

@@ -112,8 +112,8 @@ def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:
 
 
 def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
-    """Run the plan's check in the result. Return instructions for the agent about a failure, and
-    the check's output; both empty if it succeeded."""
+    """Run the plan's check in the result. If the check failed, return instructions for the agent
+    and the check's output, else two empty texts."""
     command = plan.plan.verify
     if not command:
         return "", ""

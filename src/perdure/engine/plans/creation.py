@@ -1,5 +1,5 @@
-"""Starts a plan, or finds the stored one of the same name and takes in the changes of its file.
-Called by `driver` and `server`.
+"""Starts a plan, or finds the stored plan of the same name and applies the changes of its file to
+it. Called by `driver` and `server`.
 
 A task that has not begun may be changed freely. A begun task keeps its place among the others; its
 prompt may change until it is done, which is an update in the same conversation. Later changes are
@@ -47,7 +47,7 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     Conflict if it was begun for another repository."""
     there = engine.store.plan(plan.name)
     if plan.repo != there.plan.repo:
-        return there  # `take_changes` checks a changed repository
+        return there  # A changed repository is checked by `take_changes`.
     first = order(plan)[0]
     wanted = replace(there, seed=_seed(plan, seed, file))
     try:
@@ -61,8 +61,8 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
             raise
         if there.file == str(file):
             return there
-        # A file elsewhere with the same plan name is another plan: the success of the stored one
-        # would say nothing about it.
+        # A file elsewhere with the same plan name is another plan. The success of the stored plan
+        # says nothing about it.
         raise Conflict(
             f"The plan {plan.name} was started in {there.seed.repo} from {there.file}; the "
             f"current directory is in no repository",
@@ -94,8 +94,8 @@ def _seed(plan: Plan, seed: TaskSpec, file: Path) -> TaskSpec:
 
 
 def forking(driver: AgentDriver) -> Forking:
-    """Return at which points the agent's program can fork a conversation so that it continues in
-    another directory."""
+    """Return where in a conversation the agent's program can fork it so that the fork continues in
+    another directory: anywhere, at its end or never."""
     can = driver.abilities
     if not can.fork or can.fork_bound:
         return Forking.NEVER
@@ -170,7 +170,8 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
         plan, plan=wanted, strands=strands, state=PlanState.OPEN, reason="", verified=False
     )
     if not any(stand.planned is not None for stand in stands.values()):
-        # The stored base is a commit of the repository that the plan named before.
+        # The stored base is a commit of the repository that the plan named before, so the new
+        # file's base replaces it.
         moved = (wanted.repo, wanted.base) != (plan.plan.repo, plan.plan.base)
         fresh = replace(
             fresh,
@@ -186,7 +187,8 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
             run = _assigned(engine, stand.run, stand.task, new)
             if new.prompt != stand.task.prompt:
                 told[service.may_instruct(engine, run, new.prompt).id] = new.prompt
-    # In one transaction: a kill before it repeats everything, a kill after it nothing.
+    # Stored in one transaction. After a kill before it, everything is repeated; after a kill behind
+    # it, nothing is.
     return engine.store.put_plan(fresh, told)
 
 
@@ -218,7 +220,8 @@ def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[
 
 
 def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
-    """Yield the changes in the file that come too late for a task that has already begun."""
+    """Yield a sentence for each change in the file that comes too late, because the task has
+    already begun."""
     old, name = stand.task, stand.task.name
     new = next((task for task in wanted.tasks if task.name == name), None)
     if new is None:

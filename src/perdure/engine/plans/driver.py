@@ -54,9 +54,9 @@ def run(
     `jobs`: maximum number of concurrent tasks (0: the plan's own). `began`: called once this
     process holds the plan's lease.
 
-    Stopped tasks continue; failed tasks wait for `retry`. Raises PlanError if the file was changed
-    in a way that cannot be taken in, Conflict while another process runs the plan, and all errors
-    of a task's start.
+    Stopped tasks continue; failed tasks wait for `retry`. Raises PlanError if the changes of the
+    file cannot be applied any more, Conflict while another process runs the plan, and all errors of
+    a task's start.
     """
     return _drive(engine, begin(engine, plan, seed, file), plan, jobs, began, (RunState.CANCELLED,))
 
@@ -115,8 +115,8 @@ def exit_code(engine: Engine, plan: PlanRun) -> int:
 
 
 def again(plan: PlanRun) -> str:
-    """Return the command with which a person continues a plan. A plan received over the network has
-    no file."""
+    """Return the command with which a person continues a plan. It names the plan's file or, for a
+    plan received over the network, the plan."""
     if plan.file == GIVEN:
         return f"perdure plan retry {plan.name}"
     return f"perdure plan run {plan.file}"
@@ -213,8 +213,8 @@ def _drive(
 
 
 def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
-    """Raise Conflict if results of tasks are on another host and cannot be moved here. Commits of
-    branches never can."""
+    """Raise Conflict if results of tasks are on another host and cannot be moved here. Commits that
+    other tasks merge or start from can never be moved."""
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
     for stand in standing(engine.store, plan).values():
         run = stand.run
@@ -316,9 +316,9 @@ class _Driving:
             keep_end(self._engine, self._plan, planned, run)
 
     def _is_forked(self, fork: Stand, stands: Mapping[str, Stand]) -> bool:
-        """Return whether this fork no longer holds up the conversation it forks from. That is so
-        once the fork has a conversation of its own with its prompt in it, or if it cannot begin
-        soon: it failed, or waits for a task that failed."""
+        """Return whether the conversation may continue from which this task forks. It may once the
+        fork has a conversation of its own that contains the fork's prompt. It also may if the fork
+        cannot begin soon, because it failed or waits for a task that failed."""
         if fork.end is not None or fork.failed or blocked(fork, stands):
             return True
         return fork.run is not None and _has_begun(
@@ -326,8 +326,8 @@ class _Driving:
         )
 
     def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
-        """Return the plan after nothing more could start, as failed if tasks failed or the budget
-        is spent."""
+        """Return the plan when nothing more can start: as failed if tasks failed or the budget is
+        spent, else unchanged."""
         failed = [
             name
             for name, stand in stands.items()
@@ -344,7 +344,7 @@ class _Driving:
         )
 
     def _over(self) -> PlanRun:
-        """Return the plan, as failed if only its budget stops it."""
+        """Return the plan, as failed if only its budget keeps it from continuing."""
         if self._engine.stopping():
             reason = ""
         else:

@@ -1,5 +1,5 @@
-"""Follows a task's run to its end, whatever performs it: this process, a pool that claimed it
-first, or none after a supervisor died."""
+"""Follows a task's run to its end. The run may be performed by this process or by a pool that
+claimed it first, or its supervisor may have died."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def follow_run(engine: Engine, run_id: str) -> TaskRun:
             drive(engine, run_id)
         except Conflict:
             now = engine.store.get(run_id)
-            # If a pool claimed the run first, it does the same work, and may be finished already.
+            # If a pool claimed the run first, the pool does the same work and may have finished
+            # already.
             if now.state is RunState.QUEUED and now.attempt == run.attempt:
                 raise

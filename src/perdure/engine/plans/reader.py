@@ -19,7 +19,7 @@ def read_plan(file: Path, chosen: Settings) -> Plan:
 
 
 def plan_defaults(chosen: Settings) -> dict[str, Any]:
-    """Return the settings that apply where a plan says nothing."""
+    """Return the settings that apply to fields that a plan does not set."""
     names = ("agent", "model", "permissions", "timeout", "attempts", "continuity")
     return {name: getattr(chosen, name) for name in names}
 
@@ -47,5 +47,5 @@ def name_of(ref: str, chosen: Settings) -> str:
 
 
 def is_file(ref: str) -> bool:
-    """Return whether `ref` is a plan's file and not its name."""
+    """Return whether `ref` is the path of a plan's file. Otherwise it is a plan's name."""
     return Path(ref).suffix in (".toml", ".yaml", ".yml")

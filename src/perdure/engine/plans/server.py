@@ -34,12 +34,13 @@ AGAIN_S = 30.0
 workdir in use)."""
 PLANS_MOST = 200
 HALT_S = 60.0
-"""Maximum time in seconds to wait until a plan's thread begins nothing more. Its merge or its check
-is not interrupted."""
+"""Maximum time in seconds to wait until a plan's thread has stopped starting work. Its merge or its
+check is not interrupted."""
 
 
 def take(engine: Engine, plan: Plan, seed: TaskSpec) -> PlanRun:
-    """Store a plan, or return the same one if it was received before: its name is its key.
+    """Store a plan, or return the stored one if the same plan was received before. Plans are
+    identified by name.
 
     Raises Conflict if another plan has the name, and the errors of `begin`.
     """
@@ -77,7 +78,7 @@ class PlanDriver:
         self._driven: dict[str, threading.Thread] = {}
         self._later: dict[str, float] = {}
         self._halted: set[str] = set()
-        """Plans of which no thread may begin a task now."""
+        """Ids of plans whose threads may not begin a task now."""
         self._lock = threading.Lock()
         self._rounds = Rounds("plans", self._round, LOOK_S, self._failed)
 
@@ -106,7 +107,8 @@ class PlanDriver:
         with self._lock, self._at_rest(ref) as plan:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to stop")
-            # Stored first: after a kill the service begins nothing more of it.
+            # Stored before anything else, so that the service begins nothing more of the plan after
+            # a kill.
             plan = self._engine.store.put_plan(replace(plan, stopped=self._engine.store.now()))
             for stand in standing(self._engine.store, plan).values():
                 if stand.run is not None and stand.run.state not in FINAL:
@@ -131,7 +133,7 @@ class PlanDriver:
 
     @contextmanager
     def _at_rest(self, ref: str) -> Iterator[PlanRun]:
-        """Hold a plan's lease while no thread of this service drives it. Its runs go on."""
+        """Hold a plan's lease while no thread of this service drives it. Runs of the plan go on."""
         plan = self._engine.store.plan(ref)
         if plan.file != GIVEN:
             raise Conflict(

@@ -2,8 +2,8 @@
 tasks that it needs are done.
 
 The workdir is complete before the run is stored, because any pool may claim a stored run. After a
-kill in between, the same steps run again: a merge that was made is found, and restoring files from
-a checkpoint gives the same result.
+kill in between, the same steps run again. They find a merge that was already made, and restoring
+files from a checkpoint again gives the same result.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
     else:
         there = None
     run_id = stand.planned.run if stand.planned is not None else ""
-    if not run_id or engine.store.history(run_id, limit=1):  # a person removed that run
+    if not run_id or engine.store.history(run_id, limit=1):  # A person removed that run.
         run_id = uuid.uuid4().hex
     planned = PlannedRun(task=stand.task.name, run=run_id)
     engine.store.put_planned(plan, planned)
@@ -67,7 +67,8 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
                 f"{place.repo} has a branch {place.branch} already",
                 "give this plan another name, or rename that branch",
             )
-        # Any other head is a merge from before a kill. Then the files were already restored, too.
+        # Any other head is a merge that was made before a kill. The files had been restored before
+        # that merge.
         if (
             source is not None
             and source.end is not None
@@ -97,7 +98,7 @@ def key_of(plan: PlanRun, task: str) -> str:
 
 
 def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
-    """Return the task's spec, before its starting point is known."""
+    """Return the task's spec without its starting point, which is not known yet."""
     task, strand = stand.task, stand.strand
     return replace(
         plan.seed,
@@ -113,7 +114,7 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
         name=f"{plan.name}-{task.name}".lower(),
         key=key_of(plan, task.name),
         scope=plan_scope(plan.id, strand.name),
-        # No name contains a `_`, so a branch joined by it cannot clash with another.
+        # No name contains `_`, so a branch name that joins two names with it is unique.
         branch=f"perdure/{plan.name}_{strand.name}",
         labels={"plan": plan.name, "task": task.name},
         map=task.map,
@@ -142,7 +143,7 @@ def _spec(
         return spec, None
     source = stands[strand.files_of]
     assert source.end is not None
-    # An isolated clone begins at a commit that its repository has; commits of other tasks are
+    # An isolated clone begins at a commit that its repository has. Commits of other tasks are
     # fetched afterwards.
     spec = replace(spec, base=plan.seed.base if _is_isolated(plan) else source.end.commit)
     if strand.forks and source.end.session_id:
@@ -156,7 +157,7 @@ def _is_isolated(plan: PlanRun) -> bool:
 
 def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
     """Give the workdir the files that the needed task had at its end, including small ignored
-    files, from the checkpoint taken there. Return HEAD."""
+    files, from the checkpoint taken there. Return the commit of the workdir's HEAD."""
     if place.backend is not Backend.ISOLATED and (
         source.run is None or source.run.workspace is None
     ):
@@ -172,7 +173,7 @@ def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
         return end.commit
     if place.backend is not Backend.ISOLATED:
         return end.commit
-    # There is no checkpoint, because this branch was added to the plan after the needed task was
+    # There is no checkpoint, because this task was added to the plan after the needed task was
     # done.
     engine.workspaces.checkpoints.bring(there, place, end.commit)
     return engine.workspaces.merge(
@@ -227,8 +228,9 @@ def _name(engine: Engine, wanted: str) -> str:
 
 @contextmanager
 def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) -> Iterator[None]:
-    """Hold the workdir's lock. With `looks`, an agent that is kept warm there stays. Raises
-    Conflict if another process keeps the lock for longer than `PATIENCE_S`."""
+    """Hold the workdir's lock. With `looks`, the caller only reads, so an agent that is kept warm
+    there is not ended. Raises Conflict if another process keeps the lock for longer than
+    `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -245,7 +247,7 @@ def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) 
 
 
 def workdir_of(stand: Stand) -> Workspace:
-    """Return the task's workdir. Raises WorkspaceError once its run is off the list."""
+    """Return the task's workdir. Raises WorkspaceError if its run was removed from the list."""
     if stand.run is None or stand.run.workspace is None:
         raise WorkspaceError(
             f"The run of the task {stand.task.name} was removed, and its workdir too",

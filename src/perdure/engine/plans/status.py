@@ -86,8 +86,8 @@ def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
 
 
 def ready(stands: Mapping[str, Stand]) -> Iterator[Stand]:
-    """Yield the tasks that may begin or continue now. Forks of an end precede the task that
-    continues from it. The caller checks whether the forks in `Strand.lets` exist."""
+    """Yield the tasks that may begin or continue now. Tasks that fork a conversation come before
+    the task that continues it. The caller checks whether the forks in `Strand.lets` exist."""
     able = [
         stand
         for stand in stands.values()

@@ -58,6 +58,6 @@ class Project:
 
     files: Mapping[str, OutlineFile]
     beyond: int = 0
-    """Number of files beyond the limit, which were not looked at."""
+    """Number of files that were not looked at because of the limit."""
     missing: frozenset[str] = field(default_factory=frozenset)
-    """Languages found whose grammar is not installed."""
+    """Languages of files in the project whose grammar is not installed."""

@@ -4,7 +4,7 @@
 Every name is opened from the top, directory by directory, without following links, so nothing
 outside of the directory is ever read. A file that is larger than `LARGEST`, binary or not a regular
 file appears in the map by its name alone. Outlines are cached in a file of perdure's own, by size
-and times of each file, so that the next call parses only what changed.
+and times of each file, so that the next call parses only changed files.
 """
 
 from __future__ import annotations

@@ -21,12 +21,12 @@ from perdure.lateclass import dataclass
 
 _WORD = re.compile(r"[\w./@-]+")
 _SHAPED = re.compile(r"\w*(?:_|\d|[a-z][A-Z])\w*")
-"""A word with the shape of an identifier. A capital letter within a sentence and a backquote mark
-identifiers, too."""
+"""Pattern of a word with the shape of an identifier. A capital letter within a sentence and a
+backquote also mark identifiers."""
 _CAPITAL = re.compile(r"(?:(?<=[a-z0-9,;:] )|(?<=`))([A-Z]\w+)|(?<=`)(\w+)(?=`)")
 COMMON = 5
-"""Maximum number of files that may export a plain word; a more common one says nothing about any of
-them."""
+"""Maximum number of files that may export a plain word. A word that more files export says nothing
+about any of them."""
 DAMPING, ROUNDS = 0.7, 20
 
 
@@ -40,7 +40,7 @@ class MapPlace:
     imports: tuple[str, ...] = ()
     """The files of the project that it imports."""
     others: tuple[str, ...] = ()
-    """Imported modules from outside the project."""
+    """Modules that it imports from outside the project."""
     made_by: str = ""
 
 
@@ -54,8 +54,8 @@ class Ranked:
 
 
 def rank(project: Project, prompt: str = "", made: Mapping[str, str] | None = None) -> Ranked:
-    """Return the files in order of relevance. `made`: the task that made each file, the earliest
-    task's files first."""
+    """Return the files in order of relevance. `made`: the task that made each file, in the order in
+    which the tasks made them."""
     made = made or {}
     resolver = Resolver(project.files)
     links = {name: _links(resolver, file) for name, file in project.files.items()}
@@ -126,7 +126,8 @@ def _mentioned(files: Mapping[str, OutlineFile], prompt: str) -> dict[str, int]:
 
 
 def _spread(edges: Mapping[str, Sequence[str]], start: Mapping[str, int]) -> dict[str, float]:
-    """Return the personalized PageRank over imports in both directions; 0 for unreachable files."""
+    """Return the personalized PageRank of each file, over imports in both directions; 0 for
+    unreachable files."""
     beside: dict[str, set[str]] = defaultdict(set)
     for name, targets in edges.items():
         for target in targets:

@@ -37,7 +37,7 @@ class Resolver:
             self.directories[posixpath.dirname(name)].append(name)
 
     def meant(self, importer: str, asked: Import) -> tuple[str, ...]:
-        """Return the files that an import refers to; several if it imports modules from a
+        """Return the files that an import refers to; several if the import names modules of a
         package."""
         match language_of(importer):
             case "python":

@@ -16,7 +16,7 @@ from perdure.lateclass import dataclass
 
 BYTES_A_TOKEN = 3
 """Bytes per token of the estimate, rounded up. Prose has about 4 bytes a token, source code between
-3 and 4: the estimate is rather too high, so the bound holds."""
+3 and 4, so the estimate is rather too high, and the limit holds."""
 LEAST_TOKENS = 200
 NAME_WIDTH = 160
 MOST_SYMBOLS = 60
@@ -131,7 +131,7 @@ def named(name: str) -> str:
 
 
 def said(text: str) -> str:
-    """Return a declaration that is safe on a line of the map: it can end neither the line nor the
+    """Return a declaration that is safe on a line of the map: nothing in it can end the line or the
     map."""
     if text.isprintable():
         shown = text

@@ -6,7 +6,7 @@ authoritative; this package only reads and changes it. `service` has the verbs (
 count, extend, close); `statistics` computes from the attempts of a period how often conversations
 continued (pure); `rebuild` restores lost records from the attempts and their journal. Attempts
 write their own session under their own claim; the session of a running attempt is never changed
-here. The library offers it as `Runner.sessions`.
+here. The library offers the service as `Runner.sessions`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Rebuilds lost records of conversations from a run's attempts and journal, which say which
-conversation it had and how far it came.
+"""Rebuilds lost records of conversations from a run's attempts and journal. These say which
+conversation the run had and how far it came.
 
 Called by an attempt that finds no session although earlier attempts had one, and by
-`Sessions.rebuild`. It reads and decides; the caller stores. The file that a record points to (the
-transcript, or perdure's own copy) is checked by the ladder of the next attempt, as always. A
-rebuilt record claims only that the conversation existed.
+`Sessions.rebuild`. This module only reads and decides; the caller stores the records. The file that
+a record points to (the transcript, or perdure's own copy) is checked by the ladder of the next
+attempt, as always. A rebuilt record claims only that the conversation existed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def missing(
     copies: Copies,
     usual_s: float = 0.0,
 ) -> tuple[Session, ...]:
-    """Return the records that the key should have and has not, retired ones first; empty if none is
-    lost. Stores nothing. `usual_s`: default lifetime of a session, in seconds."""
+    """Return the records that are missing for the key, retired ones first; empty if none is
+    missing. Nothing is stored. `usual_s`: default lifetime of a session, in seconds."""
     there = store.lineage(key)
     known = {session.id for session in there}
     told = _Told(key, str(home))
@@ -97,8 +97,8 @@ def _left(session: Session, cause: str) -> Session:
 
 
 def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
-    """Return the session with the CLI's own running total, which only the transcript has; it is
-    read from the own copy."""
+    """Return the session with the CLI's own running total, which only the transcript has. It is
+    read from perdure's copy of the transcript."""
     try:
         return replace(session, total=driver.total(copies.of(driver.name, session.id).read_bytes()))
     except OSError:
@@ -139,7 +139,7 @@ class _Told:
                     pass
 
     def went_back(self, session_id: str) -> None:
-        """Note that a person restored a checkpoint of the run with this conversation."""
+        """Note that a person restored a checkpoint of the run, whose conversation is this one."""
         if session_id in self.sessions:
             self.causes.pop(session_id, None)
             self.live = session_id

@@ -87,8 +87,8 @@ class Sessions:
         return tuple(self.store.lineage(SessionKey(agent, scope)))
 
     def update(self, agent: str, scope: str, native_id: str) -> Session:
-        """Set the session's id to the one that the agent named in its first reply, and return the
-        session. The record of the old id stays in the lineage, retired. Raises NotFound, and
+        """Replace the session's id by the one that the agent named in its first reply, and return
+        the session. The record of the old id stays in the lineage, retired. Raises NotFound, and
         Conflict if something was already said under the old id."""
         session = self._live(agent, scope)
         if not native_id or native_id == session.id:
@@ -110,13 +110,14 @@ class Sessions:
 
     def count_task(self, agent: str, scope: str) -> Session:
         """Count one more task, for agents that perdure does not run itself; attempts count their
-        own. This is a use, so the lifetime starts again. Raises NotFound, Conflict."""
+        own. Counting is a use of the session, so its lifetime starts again. Raises NotFound,
+        Conflict."""
         session = self._live(agent, scope)
         return self._store(replace(session, tasks=session.tasks + 1).used(self.store.now()))
 
     def extend(self, agent: str, scope: str, lifetime_s: float | None = None) -> Session:
-        """Start the lifetime again, with another length in seconds if one is given (0: it never
-        expires). Raises NotFound, Conflict."""
+        """Start the session's lifetime again. `lifetime_s`: its new length in seconds (0: it never
+        expires); default: unchanged. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         if lifetime_s is None:
             length = session.lifetime_s
@@ -125,8 +126,8 @@ class Sessions:
         return self._store(replace(session, lifetime_s=length).used(self.store.now()))
 
     def close(self, agent: str, scope: str, cause: str = "closed") -> Session:
-        """Retire the session: the next run of the scope begins a new conversation, and says that
-        this one was closed. Raises NotFound, Conflict."""
+        """Retire the session: the next run of the scope begins a new conversation, and reports that
+        the earlier one was closed. Raises NotFound, Conflict."""
         session = self._live(agent, scope)
         return self._store(
             replace(

@@ -1,5 +1,5 @@
 """Statistics of continuity over a period: how often conversations went on, why some did not, and
-what that saved. Pure.
+how many tokens continuing saved. Pure.
 
 They use receipts and usage alone. An attempt *was to go on* if it resumed or forked a conversation,
 or stands in for one that was lost, or was refused because one was lost. Tokens count as bought if
@@ -48,17 +48,17 @@ class Statistics:
     """Statistics of the attempts that ended in a period."""
 
     attempts: int
-    """Number of attempts that used a conversation, or should have."""
+    """Number of attempts that used a conversation, or were meant to."""
     begun: int
-    """Number of first attempts of their conversations, with nothing to go on from."""
+    """Number of attempts that began their conversation, because there was nothing to go on from."""
     to_go_on: int
     went_on: int
-    """Number of those whose verdict is in `WENT_ON`."""
+    """Number of attempts that were to go on and whose verdict is in `WENT_ON`."""
     expired: int
-    """Number of those whose session's lifetime had passed."""
+    """Number of attempts that were to go on and whose session had expired."""
     verdicts: Mapping[str, int]
     fallbacks: Mapping[str, int]
-    """Number of attempts by the cause that kept the conversation from going on from the agent's own
+    """Number of attempts by cause, if the conversation did not go on from the agent's own
     transcript."""
     bought: int
     """Number of tokens that the attempts bought, input and output."""
@@ -71,8 +71,8 @@ class Statistics:
 
     @property
     def success_rate(self) -> float | None:
-        """Return the share of the conversations that were to go on and did, from 0 to 1; None if
-        there were none."""
+        """Return the share of attempts that were to go on and did, from 0 to 1; None if there were
+        none."""
         if self.to_go_on:
             return self.went_on / self.to_go_on
         return None
@@ -134,8 +134,8 @@ def fallback_of(attempt: Attempt) -> str:
 
 
 def concerns_conversation(attempt: Attempt) -> bool:
-    """Return whether the attempt was to continue a conversation, or did not start because one was
-    lost."""
+    """Return whether the attempt used a conversation, so that it has a receipt, or did not start
+    because one was lost."""
     if attempt.receipt is not None:
         return True
     return attempt.outcome is not None and attempt.outcome.kind in (
@@ -146,8 +146,8 @@ def concerns_conversation(attempt: Attempt) -> bool:
 
 
 def was_to_go_on(attempt: Attempt) -> bool:
-    """Return whether the attempt resumed or forked a conversation, stands in for a lost one, or was
-    refused because of one."""
+    """Return whether the attempt resumed or forked a conversation, began one in place of a lost
+    one, or was refused because one was lost."""
     asked = attempt.continuation
     return asked is None or asked.kind in (Start.RESUME, Start.FORK) or bool(asked.lost_session_id)
 
@@ -158,13 +158,14 @@ def did_go_on(attempt: Attempt) -> bool:
 
 
 def bought_by(attempt: Attempt) -> int:
-    """Return the number of tokens, input and output, that did not come from the prompt cache."""
+    """Return the number of tokens that the attempt bought: input that did not come from the prompt
+    cache, and output."""
     return max(0, attempt.usage.input - attempt.usage.cached) + attempt.usage.output
 
 
 def _saved(touched: list[tuple[SessionKey, Attempt]]) -> int | None:
-    """Return the tokens saved by going on, computed for each agent separately, because tokens of
-    different agents are not comparable."""
+    """Return the tokens saved by continuing conversations. They are computed for each agent
+    separately, because tokens of different agents are not comparable."""
     total: int | None = None
     done = [
         (key.agent, attempt)

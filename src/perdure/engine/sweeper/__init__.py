@@ -1,13 +1,14 @@
 """The sweeper: removes, by class and age, what is unused and saved elsewhere.
 
-Called by `perdure gc` and, daily, by `perdure work`; `reset` by `perdure reset`, `usage` by
-`perdure du`. `inventory` lists what exists, `verdicts` decides (pure), `sweeps` verifies and
-removes, `reset` clears what a person names and restores entries of the trash, `usage` measures.
+Called by `perdure gc` and, daily, by `perdure work`. The module `reset` is called by `perdure
+reset`, and `usage` by `perdure du`. `inventory` lists what exists, `verdicts` decides (pure),
+`sweeps` verifies and removes, `reset` clears what a person names and restores entries of the trash,
+`usage` measures.
 
-Guarantees: nothing is deleted that was not recognized. Everything goes to the trash first; from
-there only what was proven to be saved is deleted, after the grace period. A workdir goes only if
-each of its files and commits is found elsewhere at that moment. If the clock, the volume or the
-amount is suspicious, nothing goes at all, and a person is notified.
+Guarantees: nothing is deleted that was not recognized. Everything goes to the trash first. From
+there it is deleted after the grace period, but only if it is proven to be saved elsewhere. A
+workdir goes only if each of its files and commits is found elsewhere at that moment. If the clock,
+the volume or the amount is suspicious, nothing goes at all, and a person is notified.
 """
 
 from __future__ import annotations

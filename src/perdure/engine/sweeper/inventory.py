@@ -33,8 +33,8 @@ _RUN = re.compile(r"[0-9a-f]{32}")
 BESIDE = frozenset({"supervisor.log", "open", MARK})
 """Files beside the attempts in the directory of a run."""
 PASSING = ("forks", "taken-in", "maps", "plans")
-"""Directories of derived files: each entry can be created again. `plans` has the output of a plan's
-checks."""
+"""Directories of derived files, each of which can be created again. `plans` has the output of
+plans' checks."""
 OWN = frozenset(
     """runs transcripts trash perdure.db perdure.db-wal perdure.db-shm ballast sweep.json
     sweep.lock bells homes.json homes.lock forks taken-in given backups maps plans moved machine
@@ -43,8 +43,8 @@ OWN = frozenset(
 
 
 def trashes(engine: Engine) -> list[Path]:
-    """Return both trash directories: that of the root for workdirs, that of the state directory for
-    the rest. They may be on two volumes."""
+    """Return both trash directories: the root's for workdirs, and the state directory's for
+    everything else. They may be on different volumes."""
     return [engine.workspaces.trash, engine.state / "trash"]
 
 
@@ -191,8 +191,8 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
             each.name.isdecimal() or each.name in BESIDE for each in path.iterdir()
         ):
             used = newest(path)
-            # If the store is younger than the directory, it may have replaced one that knew the
-            # run.
+            # If the store is younger than the directory, an older store that knew the run may have
+            # been replaced.
             if first and first < used:
                 keep = ""
             else:

@@ -1,9 +1,9 @@
 """`reset`: saves and then clears the work on (agent, repository, issue | branch) or on a task; also
 restores and purges entries of the trash.
 
-The order of the steps makes a kill harmless: files are saved under a rescue ref, then the store
-forgets (in one transaction, with the names of the conversations in its journal), then the workdir
-moves. After a kill in between, the same reset finishes the work.
+The order of the steps makes a kill harmless: files are saved under a rescue ref, then the sessions
+are removed from the store (in one transaction, which also notes the conversations' names in the
+journal), and then the workdir is moved. After a kill in between, the same reset finishes the work.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ResetOutcome:
     """Rescue refs under which files were saved."""
     trash: tuple[Path, ...] = ()
     unsaved: tuple[str, ...] = ()
-    """Changes that now exist only in the trash; only a person can purge such an entry."""
+    """Changes that exist only in the trash after the reset. Such an entry is deleted only if a
+    person purges it."""
     kept: tuple[str, ...] = ()
 
     def report(self, *, dry: bool) -> dict[str, Any]:
@@ -78,8 +79,9 @@ class ResetOutcome:
 
 
 def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
-    """Return the selected runs, and those that share their workdir or conversation. Raises
-    NotFound, UsageError, and Conflict if one of them is running or open."""
+    """Check that the target can be reset, and return the selected runs with those that share their
+    workdir or conversation. Raises NotFound, UsageError, and Conflict if one of them is running or
+    open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
     meant = {run.id for run in _meant(engine, target, on_list, cwd)}
     if not meant:
@@ -146,7 +148,7 @@ def _is_of(workspace: Workspace, repo: str, cwd: Path) -> bool:
 
 
 def _named(repo: str) -> str:
-    """Return the path of a repository, on a server or on this disk, for comparison with
+    """Return the path part of a repository's address, or its path on this disk, for comparison with
     `owner/name`."""
     return urlsplit(repo).path.rstrip("/").removesuffix(".git")
 
@@ -226,8 +228,8 @@ def _refuse_moving(path: str, lost: Sequence[str]) -> None:
 
 
 def _saved(engine: Engine, workspace: Workspace) -> list[str]:
-    """Return the rescue ref of uncommitted files in a repository that stays. Other workdirs stay
-    complete in the trash, which is enough."""
+    """Save uncommitted files of a worktree under a rescue ref of its repository, which stays, and
+    return the ref. Other workdirs are kept complete in the trash, so they need no ref."""
     if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
         return []
     try:
@@ -289,8 +291,8 @@ def listed(engine: Engine) -> list[trash.Entry]:
 
 
 def purge(engine: Engine, name: str) -> trash.Entry:
-    """Permanently delete an entry and return it, whatever it contains; only a person requests this.
-    Raises Conflict while a process works in it."""
+    """Permanently delete an entry, whatever it contains, and return it. Called only at a person's
+    request. Raises Conflict while a process works in it."""
     entry = trash.find(trashes(engine), name)
     if pids := inside(entry.path):
         raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")

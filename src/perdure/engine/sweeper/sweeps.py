@@ -106,7 +106,7 @@ def due(engine: Engine) -> bool:
 
 
 def next_sweep(engine: Engine) -> int:
-    """Return when the next daily sweep is due, in ms; 0 before the first."""
+    """Return when the next daily sweep is due, in ms since 1970; 0 if there was none yet."""
     last = _last(_record(engine))
     if last is not None:
         return int(last.wall + DAY_S * 1000)
@@ -194,8 +194,8 @@ def _trouble(engine: Engine, now: Moment) -> str:
 
 
 def _remember(engine: Engine, now: Moment, trouble: str) -> None:
-    """Record this sweep, unless it found trouble other than a restart: a moved clock or another
-    volume remains an error until it is corrected or accepted."""
+    """Record this sweep. If it found any trouble but a restart, record nothing: then a changed
+    clock or volume is reported again until it is corrected or accepted."""
     record = _record(engine)
     last = _last(record)
     unconfirmed = "restarted" in trouble
@@ -213,7 +213,8 @@ def _remember(engine: Engine, now: Moment, trouble: str) -> None:
 
 
 def _proven(engine: Engine, row: Row) -> Row:
-    """Return the row after a closer look, if its age allows removal."""
+    """If a row's age allows removal, check that its content is saved elsewhere, and return the row
+    with the result."""
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
@@ -233,7 +234,7 @@ def _proven(engine: Engine, row: Row) -> Row:
 
 
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
-    """Return what would be lost if the workdir were removed now; its newest checkpoint counts as a
+    """Return what would be lost if the workdir were removed now. Its newest checkpoint counts as a
     copy."""
     last = last_of(engine, workspace)
     if last is None:
@@ -361,9 +362,9 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
 
 
 def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
-    """Take a last checkpoint of a workdir that is to be removed; it is kept while its run is on the
-    list. Return None if the workdir had no checkpoint, or if taking one failed and it is not
-    needed. Raises PerdureError and OSError if the workdir must not go without one."""
+    """Take a last checkpoint of a workdir that is to be removed, and return it. It is kept while
+    its run is on the list. Return None if the workdir had no checkpoint, or if taking one failed
+    and none is needed. Raises PerdureError and OSError if the workdir must not go without one."""
     last = last_of(engine, workspace)
     if last is None:
         return None
@@ -378,8 +379,8 @@ def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | No
 
 
 def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, object]) -> Path | None:
-    """Lock the workdir, verify again that it may go, and move it to the trash: the facts may have
-    changed since they were listed."""
+    """Lock the workdir, verify again that it may go, and move it to the trash. It is checked again
+    because it may have changed since it was listed."""
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
@@ -401,8 +402,8 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
             checkpoint=kept.number if kept is not None else 0,
             needed=bool(proof.checkpoint),
         )
-        # Recorded before the move: an attempt that misses the workdir learns from this that it may
-        # be restored.
+        # Recorded before the move, so that an attempt that finds the workdir missing knows that it
+        # may be restored.
         for run in runs:
             if run.removed is None:
                 engine.store.tell_run(run.id, [told], solved=UNSAVED)

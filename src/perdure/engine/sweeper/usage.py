@@ -37,8 +37,8 @@ class DiskUsage:
             self.files[key] += 1
 
     def by(self, part: int) -> list[tuple[str, int]]:
-        """Return sums by class (0), agent (1), repository (2) or role (3), largest first, without
-        those that have no name."""
+        """Return the sums by class (0), agent (1), repository (2) or role (3), largest first.
+        Entries without a name are left out."""
         sums: Counter[str] = Counter()
         for key, size in self.bytes.items():
             sums[key[part]] += size

@@ -2,8 +2,8 @@
 inventory.
 
 Everything is kept that is not recognized, is in use, has no certain age, or has changes that exist
-nowhere else. The brake limits the rest: a mistake (a wrong clock, a wrong directory) affects many
-things at once, ordinary use only a few.
+nowhere else. `brake` limits how much of the rest is removed: a mistake (a wrong clock, a wrong
+directory) affects many things at once, ordinary use only a few.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Row:
     key: str = ""
     used: int = 0
     keep: str = ""
-    """Why it stays at any age; empty if only its age decides."""
+    """Reason to keep it at any age; empty if only its age decides."""
     verdict: SweepVerdict = SweepVerdict.KEEP
     why: str = ""
     bytes: int = 0
@@ -140,8 +140,8 @@ class Moment:
 
 
 UNCHECKED_MS = 8 * DAY_MS
-"""Longest gap between sweeps, in ms, that is believed across a reboot: after a longer one the clock
-may show any date."""
+"""Longest gap between two sweeps across a reboot, in ms, for which the clock is trusted. After a
+longer gap it may show any date."""
 
 
 def clock_trouble(last: Moment | None, now: Moment) -> str:

@@ -2,8 +2,8 @@
 that it loads grammars.
 
 The parsers are tree-sitter's, from the extra `map`; they can also read broken files. Nothing here
-recurses over a file's tree, but a parser itself has no bound of memory or time: files of others
-must go through `parser.Apart`.
+recurses over a file's tree, but a parser itself has no limit of memory or time. So files from
+outside must be parsed through `parser.Apart`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def language_of(name: str) -> str:
 
 
 def outline_of(language: str, content: bytes) -> Outline | None:
-    """Return what the file exports and imports; None if the language's grammar is not installed.
-    The content never causes an error."""
+    """Return what the file exports and imports; None if the language's grammar is not installed. No
+    content raises an error."""
     made = _made(language)
     if made is None:
         return None

@@ -60,8 +60,8 @@ def outline(root: Node) -> Outline:
 
 
 def _exported(node: Node) -> tuple[list[Symbol], list[tuple[str, str]]]:
-    """Return the symbols that an `export` declares, and the (local, exported) names that it
-    lists."""
+    """Return the symbols that an `export` declares, and the names that it lists as (local,
+    exported)."""
     declared = node.child_by_field_name("declaration")
     value = node.child_by_field_name("value")
     if declared is not None:
@@ -149,7 +149,7 @@ def _imports(node: Node) -> Iterator[Import]:
     source = node.child_by_field_name("source")
     if source is not None and (module := unquoted(source)):
         yield Import(module, tuple(_imported(node)))
-    elif node.type == "import_statement":  # import x = require("y")
+    elif node.type == "import_statement":  # `import x = require("y")`
         for inner in children(node, 10):
             if inner.type == "import_require_clause":
                 yield Import(unquoted(inner.child_by_field_name("source")), ())
