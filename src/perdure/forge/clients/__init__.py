@@ -7,7 +7,7 @@ GitLab.
 have in common), `github`, `gitea` and `gitlab`. Only this package uses httpx2, and it is imported
 late.
 
-Each client has one address, which the owner configured. Neither an answer of a forge nor a text
-that somebody wrote can lead a request with its token to another host. A request is made once. The
-caller keeps track of what is to be done, and asks again when the forge allows it.
+Each client has one address, which the owner configured. Neither a forge's answer nor a text that
+somebody wrote can send a request with the token to another host. A request is made once. The caller
+keeps track of what is to be done, and asks again when the forge allows it.
 """

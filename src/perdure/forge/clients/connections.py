@@ -54,8 +54,8 @@ class Forges:
         self._found, self._tokens = dict(found), dict(tokens)
 
     def of(self, source: str, rule: str = "") -> ForgeApi | None:
-        """Return the client for a source: with this agent's own token, if it has one, else with the
-        source's. None without either."""
+        """Return the client for a source. It has the agent's own token or, if the agent has none,
+        the source's token. Return None if there is no token."""
         return self._found.get((source, rule)) or self._found.get((source, ""))
 
     def login(self, source: str, rule: str, url: str) -> tuple[str, str] | None:
@@ -129,7 +129,7 @@ def forges(
                 else:
                     place = f"webhooks.{source.name}"
                 problems.append(f"{place}: {error}")
-            except OSError as error:  # ssl.SSLError is one
+            except OSError as error:  # includes ssl.SSLError
                 problems.append(
                     f"ca_file: {ca_file} holds no certificates that can be read: "
                     f"{error.strerror or error}"

@@ -45,5 +45,5 @@ class Cutting:
             streams = list(self._streams)
         for stream in streams:
             with suppress(OSError):
-                # On the socket below TLS, whose own shutdown waits for the other side.
+                # Shut down the socket below TLS: the shutdown of TLS waits for the other side.
                 socket.socket.shutdown(stream.get_extra_info("socket"), socket.SHUT_RDWR)

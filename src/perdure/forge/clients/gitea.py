@@ -1,9 +1,10 @@
 """Gitea and Forgejo: `/api/v1`, as Gitea 1.26 describes it in its templates/swagger/v1_json.tmpl.
 Forgejo's API is the same as far as it is used here.
 
-Differences: only an administrator of the repository may ask for the permission of another user
+Differences: only an administrator of the repository may query another user's permission
 (routers/api/v1/repo/collaborators.go). `/assignees`, which is open to all, is no substitute, as in
-an organization it includes users who may only read. The API does not report failed deliveries.
+an organization it includes users who may only read. The API does not report failed webhook
+deliveries.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ class Gitea(Alike):
                 if run.name("head_sha") != commit or run.name("conclusion") not in BROKEN:
                     continue
                 answer = self._asking.get(f"{place}/{part(run.id('id'))}/jobs", **{self.size: 50})
-                # 1.26 calls the list `jobs`, earlier versions `workflow_jobs`.
+                # Gitea 1.26 calls the list `jobs`, earlier versions `workflow_jobs`.
                 for job in (*answer.all("jobs"), *answer.all("workflow_jobs")):
                     if job.name("conclusion") in BROKEN:
                         found.append(

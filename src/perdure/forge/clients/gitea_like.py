@@ -1,5 +1,5 @@
-"""Common parts of the APIs of GitHub and Gitea. Gitea's was made to look like GitHub's; `gitea` and
-`github` have the differences."""
+"""Common parts of the APIs of GitHub and Gitea. Gitea's API was made to look like GitHub's. The
+modules `gitea` and `github` have the differences."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ VERDICTS = {
     "COMMENTED": CheckVerdict.COMMENTED,
     "COMMENT": CheckVerdict.COMMENTED,
 }
-"""Verdicts by the state of a review, in GitHub's words and Gitea's. Reviews in other states are not
-submitted yet, or were dismissed."""
+"""Verdicts by the state of a review, in GitHub's words and Gitea's. A review in any other state has
+not been submitted yet, or was dismissed."""
 
 
 class Alike(ABC):
@@ -111,7 +111,8 @@ class Alike(ABC):
             **self._assigned(assignee),
         )
         found = [issue(repository, each) for each in pages]
-        # Gitea drops unknown values from a query: a label that does not exist filters nothing.
+        # Gitea drops unknown values from a query: a label that does not exist would not filter at
+        # all.
         return [
             each
             for each in found
@@ -130,7 +131,8 @@ class Alike(ABC):
         found = list(self._comments(ref, since))
         if ref.pull:
             found += self._reviews(ref, since)
-        # Ids are numbers: within one second, the shorter id is the older one.
+        # Ids are numbers as text. Of two comments in the same second, the one with the shorter id
+        # is older.
         return sorted(
             (each for each in found if each.updated >= since),
             key=lambda each: (each.created, len(each.id), each.id),
@@ -251,7 +253,7 @@ FAILED = frozenset({CheckState.FAILURE, CheckState.ERROR})
 
 
 def failed_status(check: CommitCheck) -> FailedCheck:
-    """Return a failed status that somebody set: the forge has no log of it."""
+    """Return a failed status that somebody set. The forge has no log for it."""
     return FailedCheck(
         name=check.name, url=check.url, text=check.text, note="The forge has no log of it."
     )
@@ -273,7 +275,7 @@ def log_of(asking: HttpClient, path: str, hosts: Sequence[str] = ()) -> tuple[st
 
 
 def access(word: str) -> Access:
-    """Return the access that GitHub's or Gitea's word means; `none` for an unknown word."""
+    """Return the access level for a word of GitHub or Gitea; `none` for an unknown word."""
     return {
         "owner": Access.ADMIN,
         "admin": Access.ADMIN,

@@ -40,11 +40,11 @@ from perdure.model.forge.state import (
 
 ACCEPT = "application/vnd.github+json"
 LOG_HOSTS = (".blob.core.windows.net", ".githubusercontent.com")
-"""Hosts where github.com keeps the logs of jobs, by the end of their names. It redirects there,
-with a signature in the URL. This is the only address in an answer that is followed to another host,
-and without the token."""
+"""Hosts where github.com keeps the logs of jobs, by the end of their names. github.com redirects
+there, with a signature in the URL. This is the only redirect to another host that is followed, and
+it is followed without the token."""
 ACTIONS = "github-actions"
-"""The app whose check runs are jobs, with the same id."""
+"""The GitHub app whose check runs are jobs: a check run's id is also the job's id."""
 SAID_MOST = 4000
 """Maximum length of a check's own output, in characters."""
 CONCLUSIONS = {
@@ -133,7 +133,8 @@ class GitHub(Alike):
                     if _leads_to(each, receiver)
                 ]
             except (NotFound, ForgeDenied):
-                continue  # The login is no administrator there, or the owner is no organization.
+                # The login does not administer the repository, or its owner is not an organization.
+                continue
             for hook in hooks:
                 told = True
                 found += self._failed(f"{place}/hooks/{part(hook.id('id'))}", since)
@@ -142,8 +143,8 @@ class GitHub(Alike):
         return None
 
     def _failed(self, hook: str, since: int) -> Iterator[FailedDelivery]:
-        """Yield the deliveries without a successful attempt, each as its newest attempt. The forge
-        lists attempts newest first."""
+        """Yield the deliveries that never succeeded, each as its newest attempt. The forge lists
+        attempts newest first."""
         pages = self._asking.pages(f"{hook}/deliveries", size=self.size)
         attempts = [*takewhile(lambda each: each.time("delivered_at") >= since, pages)]
         taken = {each.id("guid") for each in attempts if 200 <= each.number("status_code") < 300}

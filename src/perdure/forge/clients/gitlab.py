@@ -44,7 +44,7 @@ from perdure.model.forge.state import (
 )
 
 DEVELOPER, MAINTAINER = 30, 40
-"""The lowest roles that may push, and that administer the project
+"""The lowest role that may push, and the lowest that administers the project
 (docs.gitlab.com/user/permissions)."""
 
 EMOJI = {
@@ -290,8 +290,8 @@ class GitLab:
         return found
 
     def _failed_job(self, place: str, found: Payload, *, with_log: bool) -> FailedCheck:
-        """Return one failed job. The id of a job's status is the id of the job; a status that
-        somebody set has no such job."""
+        """Return one failed job. A job's status has the id of the job. If somebody set the status,
+        there is no job with its id."""
         log, note = "", f"Its log was not read: {LOGS_MOST} others were."
         if with_log:
             log, note = log_of(self._asking, f"{place}/jobs/{part(found.id('id'))}/trace")
@@ -381,14 +381,14 @@ class GitLab:
                 )
             )
         except (NotFound, ForgeDenied):
-            return None  # The login is no maintainer, or GitLab is older than 17.3.
+            return None  # The login is not a maintainer, or GitLab is older than 17.3.
         if hooks:
             return found
         return None
 
     def _failed(self, hook: str) -> Iterator[FailedDelivery]:
-        """Yield the deliveries without a successful attempt. A resent delivery keeps its key.
-        GitLab lists them for seven days, newest first, without their times."""
+        """Yield the deliveries that never succeeded. A resent delivery keeps its key. GitLab lists
+        deliveries for seven days, newest first, without their times."""
         attempts = [
             (each.id("request_headers", "Idempotency-Key"), each)
             for each in self._pages(f"{hook}/events")
@@ -464,7 +464,8 @@ def _check(found: Payload) -> CommitCheck:
 
 
 def project(repository: str) -> str:
-    """Return the path of a project: its full name is one quoted part of the address."""
+    """Return the path of a project in the API. The project's full name is quoted as one part of the
+    path."""
     return f"projects/{quote(checked(repository), safe='')}"
 
 

@@ -1,5 +1,5 @@
-"""One request to a forge, with all its failures. It is made once, to one host, bounded in time and
-size. The answer is treated as hostile.
+"""One request to a forge, with all the ways in which it can fail. A request is made once, to one
+host, with limits of time and size. The answer is treated as hostile.
 
 After a forge reports its rate limit (GitHub and GitLab do), no request is sent until the time that
 it named: GitHub's documentation threatens to block clients that continue. Redirects are followed
@@ -107,8 +107,8 @@ class HttpClient:
             following = _NEXT.search(answer.headers.get("link", "")[:20_000])
             if following is None:
                 return
-            # Use only the query of the link: Gitea puts in the host name that it believes to be its
-            # own.
+            # Use only the query of the link: the link has the host name that Gitea believes to be
+            # its own.
             try:
                 query = dict(parse_qsl(urlsplit(following[1]).query, max_num_fields=50))
             except ValueError as error:
@@ -251,8 +251,8 @@ class HttpClient:
             raise NotFound(f"{self.api} has no such address: {_one_line(str(error))}") from error
 
     def _elsewhere(self, method: str, url: str, answer: HttpAnswer) -> str:
-        """Return the target of a redirect. Refuses one to another host, or of anything but a
-        GET."""
+        """Return the target of a redirect. Raises ForgeRefused for a redirect to another host, or
+        of any request but a GET."""
         try:
             target = urljoin(url, answer.headers.get("location", "")[:4000])
             old, new = urlsplit(url), urlsplit(target)
@@ -322,8 +322,8 @@ class HttpClient:
         raise ForgeRefused(f"{self.api} answers {answer.status} to {what}")
 
     def _said(self, body: bytes) -> str:
-        """Return the forge's own error message on one line, with the token masked in case it is
-        repeated."""
+        """Return the forge's own error message on one line, with the token masked in case the
+        message repeats it."""
         try:
             said = parsed(body[:100_000])
         except ValueError:

@@ -1,5 +1,5 @@
-"""A token and its source. A token in a file is read for each request, so that a new one needs no
-restart. One in a variable or a systemd credential is read once."""
+"""A token and its source. A token in a file is read for each request, so that a new token needs no
+restart. A token in a variable or a systemd credential is read once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ CREDENTIALS = "CREDENTIALS_DIRECTORY"
 
 @dataclass(frozen=True, slots=True)
 class ForgeToken:
-    """The access of one login to a forge. The token is never printed: `str` gives its place."""
+    """The access of one login to a forge. The token is never printed: `str` returns its place
+    instead."""
 
     place: str
     """A description for people: `the file /path`, `the variable NAME`."""
@@ -53,8 +54,8 @@ class ForgeToken:
 def token_at(
     file: str, variable: str, credential: str, environ: Mapping[str, str]
 ) -> ForgeToken | None:
-    """Return the token of a table of the configuration: `token_file` (absolute), `token_env` or
-    `token_credential`. None without one."""
+    """Return the token that a table of the configuration names by `token_file` (absolute),
+    `token_env` or `token_credential`; None if it names none."""
     if file:
         return ForgeToken(f"the file {file}", Path(file))
     if credential:

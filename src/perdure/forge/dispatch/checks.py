@@ -33,7 +33,7 @@ WAIT_MS = 900_000
 """Longest wait for the other checks of a commit, in milliseconds. A review, or a status that is
 never set, may stay pending forever."""
 KEPT_S = 15.0
-"""How long an answer about pending checks is reused, in seconds."""
+"""Time for which an answer about pending checks is reused, in seconds."""
 SHOWN_MOST = 10
 """Maximum number of failed checks that an update describes; the others are only named."""
 NO_TOKEN = "There is no log: perdure has no token to ask the forge with."
@@ -50,7 +50,7 @@ class Checks:
     # ---------------------------------------------------------------------------
 
     def refused(self, choice: RuleChoice, intent: Intent) -> str:
-        """Return why a failed check does not concern the run, or an empty text."""
+        """Return why the run is not concerned by a failed check; empty if it is."""
         if choice.run is None or is_for(choice.rule, intent):
             return ""
         if self._is_ours(choice.run, intent.commit):
@@ -74,7 +74,7 @@ class Checks:
         if run.workspace is None or self._engine.elsewhere(run):
             return commit in heads
         try:
-            # The workdir's first commit was made by others.
+            # The first commit of the workdir was made by somebody else.
             if self._engine.workspaces.began(run.workspace) == commit:
                 return False
             return commit in heads or self._engine.workspaces.state(run.workspace).head == commit
@@ -82,7 +82,8 @@ class Checks:
             return commit in heads
 
     def told(self, run: TaskRun, intent: Intent) -> str:
-        """Return why a failed check is no news (the run was informed before), or an empty text."""
+        """Return why the run need not be informed of a failed check, because it was informed
+        before; empty if it has to be."""
         known = self._known(run, intent.commit)
         if not known:
             return ""
@@ -103,11 +104,12 @@ class Checks:
         return [(each.at, each.event) for each in told if isinstance(each.event, ChecksFailed)]
 
     def spent(self, rule: Rule, run: TaskRun) -> str:
-        """Return why no more failed checks are reported to the run, or an empty text."""
+        """Return why no further failed checks are reported to the run; empty if they are."""
         at = {when for when, _ in self._events(run)}
         row = 0
         for context in reversed(self._engine.store.contexts(run.id)):
-            # The event is recorded in the transaction of its update, with the same time.
+            # `ChecksFailed` is recorded in the transaction of its update, so both have the same
+            # time.
             if context.at not in at:
                 break
             row += 1
@@ -180,7 +182,7 @@ class Checks:
         ]
         note = ""
         if not failed:
-            # The forge knows no more than the event.
+            # The forge reports no failed check, so only the events describe the failure.
             failed = named
             if not self._current.knows(delivery, rule):
                 note = NO_TOKEN
@@ -200,8 +202,8 @@ class Checks:
         return replace(intent, text=text, url=url, rollup=len(failed) > 1), event
 
     def _named(self, group: Sequence[tuple[Delivery, Intent]]) -> list[FailedCheck]:
-        """Return the checks that the events name; their summaries where no single check is
-        named."""
+        """Return the checks that the events name; if none names a single check, return their
+        summaries."""
         intents = [intent for _, intent in group]
         single = [each for each in intents if not each.rollup]
         # A check suite has no name.

@@ -39,11 +39,12 @@ ARCHIVE = "archive"
 def clean(
     engine: Engine, rule: Rule, run: TaskRun, why: str, *, pull: int = 0, forge: Forge | None = None
 ) -> str:
-    """Clean up, and return what was done, in words. `pull` is the pull request of the work, whose
-    commits the forge keeps forever.
+    """Clean up, and return a sentence about what was done. `pull` is the number of the work's pull
+    request; the forge keeps its commits forever.
 
-    Raises Conflict while the workdir is in use, or until its own host has cleaned it up. Raises
-    PerdureError if it cannot be archived. After an error everything is as it was.
+    Raises Conflict while the workdir is in use, or if it is on another host that has not cleaned it
+    up yet. Raises PerdureError if the capsule cannot be written. After an error everything is as it
+    was.
     """
     place = run.workspace
     if engine.elsewhere(run):
@@ -80,8 +81,8 @@ def clean(
         event = CleanedUp(
             why=why, checkpoint=number, capsule=capsule, needed=bool(proof.checkpoint)
         )
-        # Before the move: a process that finds the workdir missing learns from this that it can be
-        # restored.
+        # Recorded before the move, so that a process that finds the workdir missing knows that it
+        # can be restored.
         engine.store.tell_run(run.id, [event], solved=KEPT)
         about: dict[str, Any] = {
             "verb": VERB,
@@ -116,8 +117,8 @@ def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | 
 def _prove(
     engine: Engine, place: Workspace, pull: int, forge: Forge | None, checkpoint: Checkpoint | None
 ) -> Proof:
-    """Return where the workdir's content is saved. After a squash merge its commits are in no
-    branch, but the forge keeps them with the pull request."""
+    """Return where the workdir's content is saved. After a squash merge no branch has its commits,
+    but the forge keeps them with the pull request."""
     if pull and forge and not engine.workspaces.prove(place).saved:
         if forge is Forge.GITLAB:
             ref = f"refs/merge-requests/{pull}/head"
@@ -139,7 +140,7 @@ def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
 
 
 def _capsule(engine: Engine, run: TaskRun, number: int) -> str:
-    """Write a capsule without known secrets. Returns its path."""
+    """Write a capsule that contains no known secrets, and return its path."""
     from perdure.capsule.export import ExportRequest, export
 
     target = engine.state / ARCHIVE / f"{run.name}-{run.id[:8]}-{number}.capsule"
@@ -219,7 +220,7 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
             number = checkpoints.restore(engine, run.id, gone.checkpoint).checkpoint.number
         except NotFound:
             engine.store.tell_run(run.id, [], solved=HALF_BACK)
-            return  # The checkpoint expired: the workdir starts from the branch.
+            return  # The checkpoint has expired, so the workdir starts from its branch.
     engine.store.tell_run(
         run.id, [BroughtBack(place=run.workspace.path, checkpoint=number)], solved=HALF_BACK
     )

@@ -1,5 +1,5 @@
-"""Combines several events of one update: a text that was edited twice is reported once, as it reads
-now. Called by `dispatcher`."""
+"""Combines several events of one update: a text that was edited twice is reported once, with its
+newest content. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ Key = tuple[str, str, int, bool, str]
 
 
 def merged(told: Iterable[Told]) -> list[Told]:
-    """Return the events in order, each edit merged into the event before it: a comment as it reads
-    after its edits, two edits of one text as one."""
+    """Return the events in order, with each edit merged into the previous event about the same
+    text. So a comment has the text after its edits, and two edits become one."""
     found: dict[int, Told] = {}
     places: dict[Key, int] = {}
     for at, (delivery, intent) in enumerate(told):

@@ -1,9 +1,9 @@
 """Asks the forge for the present state before anything is done. An event describes a past moment,
-and may arrive late, out of order, or again. Without a configured token, the event is all there is.
+and may arrive late, out of order, or twice. If no token is configured, only the event is known.
 
-Also asks whether the author may use the agent. A failed check is exempt: on all forges only users
-with write permission can set a status. For a failed check the question is whether its commit is the
-head of the branch, as anybody can make a check fail in a fork.
+Also asks whether the author may use the agent. This is not asked for a failed check: on all forges
+only users with write permission can set a status. For a failed check, its commit must be the head
+of the branch, because anybody can make a check fail in a fork.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def current(api: ForgeApi, intent: Intent) -> Intent | str:
     if intent.kind is IntentKind.CI_FAILED:
         return _failed(api, intent)
     try:
-        # A comment on a pull request may arrive as one on an issue. Only GitLab numbers them
-        # separately, and it says which it is.
+        # A comment on a pull request may arrive as one on an issue. Only GitLab numbers issues and
+        # pull requests separately, and its events say which of them is meant.
         found = api.issue(IssueRef(intent.repository, intent.number, intent.pull))
         if found.ref.pull:
             pull = api.pull(intent.repository, intent.number)
@@ -103,9 +103,9 @@ def _failed(api: ForgeApi, intent: Intent) -> Intent | str:
 
 def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
     """Return whether only perdure's own checks failed in a GitLab pipeline. GitLab makes a pipeline
-    of statuses, and does not say which ones. Answering perdure's own failure with another attempt
-    would never end. The other forges name the failed check, so `model.forge.rules` recognizes
-    it."""
+    of statuses, and its event does not name them. If perdure's own failed status started another
+    attempt, the attempts would never end. The other forges name the failed check, so
+    `model.forge.rules` recognizes perdure's own."""
     if intent.forge is not Forge.GITLAB:
         return False
     broken = [
@@ -126,8 +126,8 @@ class _Wait:
 
 
 class Current:
-    """Asks the forge, and keeps each answer for `KEPT_S`, as a waiting delivery is checked every
-    few seconds. `forge` returns the client for a source and a rule, or None."""
+    """Asks the forge, and keeps each answer for `KEPT_S`, because a waiting delivery is checked
+    every few seconds. `forge` returns the client for a source and a rule, or None."""
 
     def __init__(self, forge: Callable[[str, str], ForgeApi | None]) -> None:
         self._forge = forge
@@ -197,7 +197,7 @@ class Current:
         return self._guarded(delivery, intent, lambda: ask(api))
 
     def knows(self, delivery: Delivery, rule: Rule) -> bool:
-        """Return whether there is a client to ask with."""
+        """Return whether there is a client for this source and rule."""
         return self._forge(delivery.source, rule.name) is not None
 
     def _once(
@@ -214,8 +214,8 @@ class Current:
         return self._kept[key][1]
 
     def _guarded(self, delivery: Delivery, intent: Intent, ask: Callable[[], T]) -> T:
-        """Ask, unless a pause is in force. Raises the error of the pause. A problem of one
-        repository or one issue delays the others only briefly."""
+        """Ask the forge. During a pause, do not ask, but raise the error that caused the pause. A
+        problem of one repository or one issue delays the others only briefly."""
         source, repository = (delivery.source,), (delivery.source, intent.repository)
         thing = (*repository, f"{intent.number} {intent.branch or intent.commit}")
         now = time.monotonic()
@@ -285,6 +285,6 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
 
 
 def _both(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names in the event that are still true."""
+    """Return the names in the event that the forge still reports, ignoring case."""
     known = {each.casefold() for each in there}
     return tuple(each for each in told if each.casefold() in known)

@@ -66,8 +66,8 @@ from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
 
 AGAIN_S = 2.0
-"""Interval between looks at the inbox without a signal, in seconds: a waiting delivery may be
-ready."""
+"""Interval between looks at the inbox without a signal, in seconds. A delivery that had to wait may
+be ready by then."""
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
 """Delay after an unexpected error that may be temporary, in seconds."""
@@ -80,9 +80,9 @@ Told = tuple[Delivery, Intent]
 
 
 class Dispatcher:
-    """Handles the deliveries, as a context manager. `seed` has what every task takes from the
-    settings. `say` gets a line for each failed delivery. `forge` returns the client for a source
-    and a rule, or None.
+    """Handles the deliveries, as a context manager. `seed` has the fields that every task takes
+    from the settings. `say` gets a line for each failed delivery. `forge` returns the client for a
+    source and a rule, or None.
 
     Raises ConfigError if the templates of a rule cannot be used.
     """
@@ -175,7 +175,7 @@ class Dispatcher:
         self._engine.store.settle_delivery(delivery.number, state, reason)
 
     def _take(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
-        """Begin a task, or add the delivery to the news of its run."""
+        """Begin a task, or add the delivery to the waiting news of its run."""
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
             return self._clean(delivery, intent, news)
@@ -211,7 +211,8 @@ class Dispatcher:
             and choice.run is not None
             and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
         ):
-            # Reported after the earlier deliveries. The forge's state is queried at that time.
+            # The delivery is reported after the earlier ones. The forge's state is queried only
+            # then.
             self._held.add(choice.run.id)
             raise Conflict(
                 f"{choice.run.name} is running, and gets the delivery when its attempt has ended",
@@ -290,9 +291,9 @@ class Dispatcher:
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return why the run is not informed now, because its work was taken back; else an empty
-        text. The run will be informed later, so this is asked only for authors who may instruct
-        it."""
+        """Return why the run is not informed now, because its work was taken back; empty if it is
+        informed. What it is not told now it will be told later, so this is called only for authors
+        who may instruct it."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
@@ -304,7 +305,8 @@ class Dispatcher:
         return off(run)
 
     def _retitle(self, delivery: Delivery, intent: Intent) -> None:
-        """Give the runs of a renamed issue its new title, also those that are not told of it."""
+        """Give the runs of a renamed issue its new title, even if they are not informed of the new
+        name."""
         for rule in self._rules:
             if takes_from(rule, delivery):
                 number = issue_of(rule, intent)
@@ -321,7 +323,7 @@ class Dispatcher:
         self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
     ) -> dict[str, str]:
         """Stop the runs whose work is taken back, gracefully. Returns what was done, by rule.
-        Raises Conflict until a running attempt has ended."""
+        Raises Conflict while an attempt of such a run is still running."""
         store, said = self._engine.store, dict[str, str]()
         if not may_withdraw(intent):
             return said
@@ -368,7 +370,8 @@ class Dispatcher:
         return ""
 
     def _give(self, run_id: str, told: Sequence[Told]) -> bool:
-        """Give a run all of its news as one update, or as several if one would be too long."""
+        """Give a run all of its waiting news as one update, or as several if a single one would be
+        too long."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine, run)
@@ -459,9 +462,9 @@ class Dispatcher:
         return False
 
     def _over(self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]) -> str:
-        """Return why a finished run is left alone, or an empty text: a mere comment does not
-        restart it. Exceptions: the forge confirms that the issue is open, or the issue was just
-        reopened."""
+        """Return why a run that was cleaned up is left alone; empty if it is informed. A mere
+        comment does not restart it, unless the forge confirms that the issue is open, or the issue
+        was just reopened."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
@@ -492,11 +495,12 @@ class Dispatcher:
         try:
             return self._engine.store.get(run.id)
         except NotFound:
-            return None  # It was removed from the list.
+            return None  # The run was removed from the list.
 
 
 def _actor(deliveries: Sequence[Delivery]) -> str:
-    """Return who caused these deliveries, by login; perdure itself if the forge names nobody."""
+    """Return the actor of these deliveries: the logins of their authors, or perdure itself if the
+    forge names none."""
     source = deliveries[0].source
     logins = dict.fromkeys(
         each.intent.author for each in deliveries if each.intent is not None and each.intent.author
@@ -514,8 +518,8 @@ def _ended(intent: Intent) -> str:
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
     """Return why an existing run need not be informed, or an empty text. Gitea and Forgejo report
-    all labels and assignees at each change of one, and an issue that is opened with them arrives as
-    several events."""
+    all labels and assignees whenever one changes. An issue that is opened with labels or assignees
+    arrives as several events."""
     run = choice.run
     if (
         run is None

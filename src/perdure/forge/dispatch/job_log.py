@@ -1,5 +1,5 @@
-"""The log of a failed job as an agent reads it: without escapes and the forge's own marks, cut
-after the error. Pure. Called by `checks`, with the end of the log from the forge."""
+"""The log of a failed job as an agent reads it: without escape sequences and the forge's own marks,
+and cut after the error. Pure. Called by `checks`, with the end of the log from the forge."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from perdure.rules.text import clean
 MOST = 4000
 """Maximum length of one job's excerpt, in characters."""
 BEHIND = 2
-"""Number of lines kept after the last error. The rest on GitHub is the clean-up of the runner."""
+"""Number of lines kept after the last error. On GitHub, the rest is the output of the runner's
+clean-up."""
 
-# GitHub and Gitea begin each line with the time. GitLab does since 17, and adds `00O`, `01E`.
+# GitHub and Gitea begin each line with the time. GitLab does so since version 17, and adds marks
+# such as `00O` and `01E`.
 _TIME = re.compile(r"^\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z(?: [0-9a-f]{2}[OE][+ ]?)? ?")
 # GitLab folds its log at `section_start:1700000000:name[collapsed=true]`, ended by a CR.
 _SECTION = re.compile(r"section_(?:start|end):\d+:[\w.-]+(?:\[[^\]\n]*\])?\r?")
@@ -40,7 +42,8 @@ def _last_drawn(line: str) -> str:
 
 
 def _named(found: re.Match[str]) -> str:
-    """Keep the words of `##[error]` and `##[warning]`. GitHub's other marks only fold the log."""
+    """Keep the text behind `##[error]` and `##[warning]`. GitHub's other marks only fold the
+    log."""
     if found[1] in ("error", "warning"):
         return f"{found[1]}: "
     return ""

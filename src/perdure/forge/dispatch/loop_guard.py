@@ -24,7 +24,7 @@ def unattended(
     choice: RuleChoice,
     intent: Intent,
 ) -> str:
-    """Return why a run gets no more news from agents and checks, or an empty text. `updates`: all
+    """Return why a run gets no more news from agents and checks; empty if it does. `updates`: all
     updates that the run has received."""
     logins = {rule.login.casefold() for rule in rules if rule.login and takes_from(rule, delivery)}
     if choice.run is None or not _is_of_no_person(intent, logins):
@@ -39,7 +39,7 @@ def unattended(
         and not _is_of_no_person(each.intent, logins)
     )
     since = max(by_people, default=0)
-    # One of the updates has the person's own words: it is not counted.
+    # One of the updates has a person's own words, so it is not counted.
     if sum(each.at >= since for each in updates) - bool(since) < UPDATES_MOST:
         return ""
     return (

@@ -1,9 +1,9 @@
-"""Asks the forge for what an event leaves out. Gitea and Forgejo send a review without its comments
-on lines, and a failed check without its branch (Gitea 1.26.4, modules/structs/hook.go;
+"""Asks the forge for data that an event leaves out. Gitea and Forgejo send a review without its
+comments on lines, and a failed check without its branch (Gitea 1.26.4, modules/structs/hook.go;
 `tests/forges/recorded/gitea-1.26` has both).
 
-GitHub and GitLab send a delivery for each line, and name the branch. GitLab leaves out the diff.
-Without a token the event is all there is.
+GitHub and GitLab send a delivery for each comment on a line, and name the branch of a failed check.
+GitLab leaves out the diff. If no token is configured, only the event is known.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ VERDICTS = {
     IntentKind.APPROVED: CheckVerdict.APPROVED,
 }
 BEFORE_MS = 3_600_000
-"""How long before its delivery a review may have been written and is still found, in milliseconds:
-clocks differ, and a delivery may have waited."""
+"""Longest time between a review and its delivery for which the review is still found, in
+milliseconds. Clocks differ, and a delivery may have waited."""
 
 
 def is_placeless(intent: Intent) -> bool:
@@ -86,12 +86,12 @@ def with_hunk(api: ForgeApi, intent: Intent) -> Intent:
 
 
 def located(said: Intent | Comment, text: str) -> str:
-    """Return a comment on a line with its place: `path:line` and the end of the diff before it."""
+    """Return a comment on a line, preceded by its place: `path:line` and the end of the diff."""
     if not said.path:
         return text
     place = f"{said.path}:{said.line}" if said.line else said.path
     place += " (as it was before the change)" if said.removed and said.line else ""
-    # The diff is quoted, because it may contain any mark itself.
+    # The diff is quoted line by line, because it may contain anything.
     quoted = "\n".join(f"> {line}".rstrip() for line in end_of(said.hunk).splitlines())
     return "\n".join(filter(None, [f"{place}:", quoted, text.strip()]))
 

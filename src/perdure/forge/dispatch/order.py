@@ -13,8 +13,8 @@ LOOKED_AT = 1000
 
 
 def overtaken(store: InboxStore, delivery: Delivery, intent: Intent) -> str:
-    """Return why an end or a reopening no longer counts (a later event of the same issue
-    contradicts it), or an empty text."""
+    """Return why the end or the reopening of an issue no longer counts, because a later event of
+    the same issue contradicts it; empty if it counts."""
     if intent.kind is IntentKind.REOPENED:
         kinds = {IntentKind.CLOSED, IntentKind.MERGED}
     elif intent.kind in (IntentKind.CLOSED, IntentKind.MERGED):

@@ -1,5 +1,5 @@
-"""Prompts about deliveries: the whole task at first, later only the news. From perdure's own
-templates or a team's.
+"""Prompts about deliveries: at first the whole task, later only the news. They are made from
+perdure's own templates or from a team's.
 
 A team's directory may have `first.md` (the whole task) and `delta.md` (its news), and further files
 that these include. perdure's own are available as `perdure/first.md` and `perdure/delta.md`. They
@@ -56,7 +56,7 @@ class Moved:
     """New commits of the base branch that the agent's branch lacks."""
 
     branch: str
-    """Empty for the default branch."""
+    """Name of the branch; empty for the default branch."""
     commit: str
     commits: int
     subjects: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class Prompts:
     ) -> str:
         """Return the prompt for the whole task, with the earlier comments. Raises UsageError if the
         template cannot be rendered."""
-        # For an opened issue, the text repeats the description.
+        # The event of an opened issue repeats the description as its text.
         if intent.kind is IntentKind.OPENED:
             event = replace(intent, text="")
         else:
@@ -176,8 +176,8 @@ def _what(intent: Intent) -> str:
 
 
 def _said(intent: Intent) -> str:
-    """Return an event's text, with its place in the changes. For an edit, return only the
-    difference."""
+    """Return an event's text, with the place in the diff that it is about. For an edit, return only
+    the difference."""
     if intent.kind is IntentKind.EDITED:
         title = ""
         if intent.title_before != intent.title:

@@ -1,10 +1,11 @@
 """Finds changes that no delivery reported, because perdure was down or the forge sent none. A
 thread of `perdure serve` that asks every forge from time to time.
 
-It compares states, so it may run any number of times. It requests failed deliveries again. It looks
-for open issues for an agent without a run, for issues that were closed or reopened, and for missed
-comments. Each of these becomes a delivery of perdure's own in the same inbox, once, and is handled
-like any other: an author who may not use an agent by a webhook may not use it this way either.
+It compares states, so it may run any number of times. It asks the forge to resend failed
+deliveries. It looks for open issues that are meant for an agent and have no run, for issues that
+were closed or reopened, and for missed comments. Each of these becomes a delivery of perdure's own
+in the same inbox, once, and is handled like any other: an author who may not use an agent by a
+webhook may not use it this way either.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from perdure.model.forge.state import CheckVerdict, Comment, CommentKind, Issue,
 from perdure.protocols import ForgeApi
 
 AT_FIRST_MS = 3 * 86_400_000
-"""How far back failed deliveries are searched after a start, in milliseconds: GitHub keeps them for
-three days."""
+"""Age up to which failed deliveries are searched after a start, in milliseconds. GitHub keeps them
+for three days."""
 OVERLAP_MS = 600_000
-"""Overlap of two searches, in milliseconds, as the clocks of two machines differ."""
+"""Overlap of two searches, in milliseconds, because the clocks of two machines differ."""
 LOOKED_AT = 2000
 """Number of the newest deliveries that are compared with the comments on the forge."""
 RUNS_MOST = 100
@@ -41,7 +42,7 @@ ON_ITS_WAY_MS = 120_000
 """Age in milliseconds below which a change may still arrive as a delivery."""
 ASKED_MOST = 3
 """Maximum number of requests to resend a delivery. Without a limit, a delivery that perdure rejects
-would be sent forever."""
+would be resent forever."""
 REST = 4
 """Shortest pause after a round, as a multiple of the round's duration. With many repositories this
 saves the hourly quota of requests."""
@@ -51,8 +52,8 @@ ForgeOf = Callable[[str, str], ForgeApi | None]
 
 class Reconciler:
     """Searches the forges, as a context manager: at once, then every `every_s` seconds. `kept` is
-    called when something was found. `say` gets a line for that, and for a forge that cannot be
-    asked."""
+    called when something was found. `say` gets a line about each find, and about a forge that
+    cannot be asked."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Reconciler:
         self._rounds.stop()
 
     def _timed(self) -> float:
-        """Ask all forges. Return the pause until the next time, in seconds."""
+        """Ask all forges. Return the pause before the next round, in seconds."""
         began = time.monotonic()
         self.round()
         return max(self._every_s, REST * (time.monotonic() - began))
@@ -252,7 +253,7 @@ class Reconciler:
                 except (NotFound, ForgeRefused, ForgeDenied) as error:
                     if isinstance(error, ForgeDenied) and error.everywhere:
                         raise
-                    continue  # It is gone or out of reach.
+                    continue  # The issue or pull request is gone or out of reach.
 
     def _refs(self, run: TaskRun, origin: Origin) -> list[IssueRef]:
         posting = self._engine.store.posting(run.id)
@@ -265,7 +266,8 @@ class Reconciler:
     def _turned(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """Yield the event if the issue was closed or reopened since."""
+        """Yield an event if the issue was closed or reopened and the run does not reflect it
+        yet."""
         over, merged = is_cleaned_up(self._engine, run), isinstance(issue, Pull) and issue.merged
         which = f"{run.id} {issue.updated}"
         for_issue = isinstance(issue, Pull) and "pull" not in run.spec.labels
@@ -276,8 +278,8 @@ class Reconciler:
                 issue.updated < each.started for each in self._engine.store.attempts(run.id)[-1:]
             )
         ):
-            # The work continued after that: its issue was reopened, and an earlier pull request
-            # stays merged.
+            # The work has continued since the pull request was merged or closed: its issue was
+            # reopened.
             return
         if not issue.open and not over:
             yield _thing(
@@ -295,8 +297,8 @@ class Reconciler:
     def _given_or_taken(
         self, forge: ForgeApi, source: Source, kind: Forge, rule: Rule, run: TaskRun, issue: Issue
     ) -> Iterator[Arrived]:
-        """Yield the event if the agent was unassigned or its label taken off since, or if it was
-        assigned again after having been unassigned."""
+        """Yield an event if the agent was unassigned or its label taken off since the run began, or
+        if the agent was assigned again afterwards."""
         which, began = f"{run.id} {issue.updated}", began_by(self._engine.store, rule, run)
         is_assigned = rule.login.casefold() in {each.casefold() for each in issue.assignees}
         condition = withdrawn(run)
@@ -325,7 +327,7 @@ class Reconciler:
         since: int,
         known: set[tuple[str, str]],
     ) -> Iterator[Arrived]:
-        """Yield the comments that no delivery reported. Skips a very recent comment, as its
+        """Yield the comments that no delivery reported. Skips a very recent comment, because its
         delivery may still arrive."""
         fresh = self._engine.store.now() - ON_ITS_WAY_MS
         for comment in forge.comments(issue.ref, since=since):
@@ -341,8 +343,8 @@ class Reconciler:
             yield _saying(source, kind, issue, comment)
 
     def _known(self, source: Source) -> tuple[set[tuple[str, str]], int]:
-        """Return the texts in the inbox with their authors, and the time (ms) since which they are
-        complete."""
+        """Return the texts in the inbox with their authors, and the time (ms since 1970) from which
+        on all texts are included."""
         told = self._engine.store.inbox(source=source.name, limit=LOOKED_AT)
         intents = [
             each.intent for each in told if each.intent is not None and each.intent.text.strip()
@@ -353,10 +355,10 @@ class Reconciler:
 
 
 def _author(rule: Rule, issue: Issue, chosen_by: str) -> str:
-    """Return the user who wants the work, or an empty text. If the forge does not say who chose the
-    agent, this is the issue's author, but only for a rule without a list of authors, which asks the
-    forge for the author's permission. With a list, somebody else could use the agent in the name of
-    a listed author."""
+    """Return the user who wants the work; empty if there is none whom the rule may trust. If the
+    forge does not report who chose the agent, the issue's author counts, but only for a rule
+    without a list of authors: such a rule asks the forge for the author's permission. With a list,
+    somebody else could use the agent in the name of a listed author."""
     return chosen_by or ("" if rule.authors else issue.author)
 
 

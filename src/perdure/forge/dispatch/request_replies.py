@@ -1,9 +1,9 @@
 """Answers requests of agents by comments on their issue or pull request. Called by `dispatcher`
 before a comment becomes instructions.
 
-Only people for whom the rule works may answer. A comment answers at most one request, once, however
-often it is delivered: the request keeps the comment that answered it. A comment that was edited
-answers nothing, because others may edit it.
+Only people for whom the rule works may answer. A comment answers at most one request, and only
+once, even if it is delivered several times: the store keeps the answering comment with the request.
+A comment that was edited answers nothing, because other people can edit a comment.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COMMENTS = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKin
 
 @dataclass(frozen=True, slots=True)
 class ReplyResult:
-    """The end of a comment that was an answer, or was meant as one."""
+    """The result of a comment that answered a request, or was meant to."""
 
     state: DeliveryState
     reason: str
@@ -53,7 +53,7 @@ class _Asked:
 
 
 class RequestReplies:
-    """The door of the forge."""
+    """Handles answers that arrive as comments on a forge."""
 
     def __init__(self, engine: Engine, current: Current) -> None:
         self._engine, self._current = engine, current
@@ -99,7 +99,7 @@ class RequestReplies:
             return None
         now, able = self._current.of(delivery, intent, _rules(asked))
         if isinstance(now, str) or not able:
-            # The usual way says why, and gives the comment to nobody.
+            # The ordinary handling reports why, and passes the comment to no run.
             if said.command:
                 return ReplyResult(DeliveryState.IGNORED, str(now))
             return None
@@ -130,7 +130,8 @@ class RequestReplies:
     def _answered(
         self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _Asked
     ) -> str:
-        """Store the answer. Returns why it is not one, as a sentence."""
+        """Store the answer. If it is not accepted, return the reason as a sentence, else an empty
+        text."""
         clean = partial(without_secrets, self._engine.redactor)
         if said.answer is AnswerKind.ALLOW and not is_shown_whole(asked.request, clean):
             return (
@@ -158,8 +159,8 @@ class RequestReplies:
         problem: str,
         opened: Sequence[_Asked],
     ) -> None:
-        """Say in a comment why the answer does not count, and what is open. Once: the comment has a
-        mark that depends on the answer."""
+        """Post a comment that says why the answer does not count, and which requests are open. It
+        is posted once, because it has a mark that depends on the answer."""
         _, secret = self._engine.store.identity()
         cause = f"{_via(delivery, intent)}\n{intent.repository}\n{intent.number}"
         digest = hmac.new(secret, cause.encode(), hashlib.sha256).hexdigest()[:32]
@@ -177,8 +178,8 @@ class RequestReplies:
         self._current.asked(delivery, intent, rule, say)
 
     def _placed(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> Intent:
-        """Add the branch to a comment on a pull request, which GitHub leaves out: it says to which
-        run the pull request belongs."""
+        """Add the branch to a comment on a pull request. GitHub leaves the branch out, and it
+        identifies the run to which the pull request belongs."""
         if not intent.pull or intent.branch or not rules:
             return intent
         names = {rule.name for rule in rules}
@@ -252,7 +253,7 @@ def _meant(said: CommentAnswer, intent: Intent, opened: Sequence[_Asked]) -> lis
     mentions = {name.casefold() for name in intent.mentions}
     named = [each for each in opened if each.rule.login.casefold() in mentions]
     if mentions and not said.command:
-        # A reply that speaks to somebody else is no answer.
+        # A plain reply that mentions somebody else is not an answer.
         opened = named
     question = said.answer is AnswerKind.TEXT
     return [each for each in opened if (each.request.kind is RequestKind.QUESTION) is question]
@@ -261,8 +262,8 @@ def _meant(said: CommentAnswer, intent: Intent, opened: Sequence[_Asked]) -> lis
 def _is_before(
     request: AgentRequest, delivery: Delivery, intent: Intent, said: CommentAnswer
 ) -> bool:
-    """Return whether the comment was written before the agent asked, and does not name the
-    request. A late delivery must not answer a request that its author never saw."""
+    """Return whether the comment was written before the agent asked, and does not name the request.
+    Its author cannot have seen the request, so it must not answer it."""
     written = min(filter(None, (intent.at, delivery.received)))
     return not said.request and written < request.asked
 

@@ -1,4 +1,4 @@
-"""Selects the rule that handles a delivery, and the conversation.
+"""Selects the rule that handles a delivery, and the conversation that the delivery belongs to.
 
 A conversation belongs to a scope: source, rule, repository and issue. The pull request of the
 agent's own branch belongs to its issue.
@@ -31,7 +31,7 @@ class RuleChoice:
 
 
 RunOf = Callable[[Rule, str], TaskRun | None]
-"""Function that returns the run of a rule in a scope."""
+"""Type of a function that returns the run of a rule in a scope."""
 
 
 def choose(
@@ -88,7 +88,8 @@ def scope_of(rule: Rule, delivery: Delivery, intent: Intent, number: int) -> str
 
 
 def scope_of_thing(source: str, rule: Rule, repository: str, number: int, *, apart: bool) -> str:
-    """Return the scope for an issue without a delivery. `apart`: see `rules.is_apart`."""
+    """Return the scope for an issue that was found without a delivery. `apart`: see
+    `rules.is_apart`."""
     mark = "!" if apart else "#"
     return f"{source}:{rule.name}:{repository}{mark}{number}"[-200:]
 
@@ -102,8 +103,8 @@ def title_of(rule: Rule, intent: Intent, number: int) -> str:
 def spec_of(
     seed: TaskSpec, rule: Rule, delivery: Delivery, intent: Intent, prompt: str
 ) -> TaskSpec:
-    """Return the task of a first delivery: the rule's values, else the seed's. Its key makes it one
-    run, however often it is tried."""
+    """Return the task of a first delivery, with the rule's values or, where the rule has none, the
+    seed's. Its key ensures that repeated tries make only one run."""
     number = issue_of(rule, intent)
     apart = is_apart(rule, intent, number)
     origin = Origin(

@@ -1,7 +1,7 @@
 """Work that is taken back on the forge: the agent is unassigned, the label that began the work is
 taken off, or somebody tells the agent to stop. The run is stopped gracefully and keeps its
-conversation. Later comments do not restart it, and are reported when the work is given to it again.
-Called by `dispatcher`."""
+conversation. Later comments do not restart the run. They are reported to it when the work is given
+to the agent again. Called by `dispatcher`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WITHDRAWN = "withdrawn"
 UNASSIGNED = "unassigned"
 """Beginning of the reason when the agent was unassigned."""
 TOLD_WHOLE = frozenset({Forge.GITEA, Forge.FORGEJO})
-"""Forges that report all labels and assignees at each change, without saying which one changed."""
+"""Forges that report all labels and assignees whenever one changes, without saying which one."""
 ASSIGNEES = frozenset({IntentKind.OPENED, IntentKind.ASSIGNED, IntentKind.UNASSIGNED})
 LABELS = frozenset({IntentKind.OPENED, IntentKind.LABELLED, IntentKind.UNLABELLED})
 SPOKEN = frozenset(
@@ -46,8 +46,8 @@ def may_withdraw(intent: Intent) -> bool:
 
 
 def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun) -> Intent:
-    """Return the intent with the removed assignees and labels. For a forge that reports only the
-    present ones, they are compared with its earlier report."""
+    """Return the intent with the removed assignees and labels. If a forge reports only the present
+    ones, they are compared with those in its previous report."""
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
@@ -62,8 +62,9 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
 def is_given_again(
     store: InboxStore, delivery: Delivery, intent: Intent, run: TaskRun, rule: Rule, trigger: str
 ) -> bool:
-    """Return whether the trigger gives back work that was taken back. On forges that report all
-    labels and assignees at each change, the rule's label or login has to be a new one."""
+    """Return whether the trigger gives the agent work again that was taken back. On forges that
+    report all labels and assignees whenever one changes, the rule's label or login has to be new in
+    the report."""
     if trigger not in BEGINNING:
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
@@ -88,7 +89,7 @@ def _before(
     run: TaskRun | None,
     kinds: frozenset[IntentKind],
 ) -> Intent | None:
-    """Return the previous report about the same issue, else the one that began the run."""
+    """Return the previous report about the same issue, or the report that began the run."""
     for each in store.inbox(source=delivery.source, limit=LOOKED_AT, before=delivery.number):
         other = each.intent
         if other is None or other.kind not in kinds:
@@ -167,14 +168,14 @@ def withdrawn(run: TaskRun) -> Condition | None:
 
 
 def off(run: TaskRun) -> str:
-    """Return why such a run is not informed of comments now."""
+    """Return why a run whose work was taken back is not informed of comments now."""
     return f"{run.name} no longer works on it: it gets the comment when it continues"
 
 
 def missed(
     store: InboxStore, run: TaskRun, sources: Sequence[str]
 ) -> Iterator[tuple[Delivery, Intent]]:
-    """Yield what was said since the work was taken back, in order."""
+    """Yield, in order, the comments since the work was taken back."""
     condition = withdrawn(run)
     if condition is None:
         return
@@ -183,6 +184,6 @@ def missed(
         for each in reversed(told):
             if each.reason != off(run) or each.updated < condition.at or each.intent is None:
                 continue
-            # Others may have repaired a check that failed meanwhile.
+            # A check that failed meanwhile may have been repaired by others.
             if each.intent.kind is not IntentKind.CI_FAILED:
                 yield each, each.intent

@@ -22,8 +22,8 @@ class Poster:
     """Posts to the forges, as a context manager: at its end it waits for current posts, and handles
     once more what is due. `say` gets a line for each error.
 
-    Only one works in a state directory at a time. A second `perdure serve` takes over when the
-    first has ended.
+    Only one poster works in a state directory at a time. A second `perdure serve` takes over when
+    the first has ended.
     """
 
     def __init__(self, answering: Answering, say: Callable[[str], None]) -> None:
@@ -87,7 +87,7 @@ class Poster:
                     f"the report of {self._store.get(run_id).name} is incomplete: {posting.reason}"
                 )
         except (LostLease, NotFound):
-            return  # Another host reports it, or it was removed.
+            return  # Another host reports the run, or it was removed.
         except StoreError as error:
             self._tell(f"a report to a forge failed: {error}")
         except Exception as error:

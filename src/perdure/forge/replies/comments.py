@@ -45,15 +45,15 @@ from perdure.workspace import Credentials
 
 AGAIN_S = 10.0
 LONGEST_S = 3600.0
-"""Longest pause between two tries, in seconds. It applies too when a person is needed: they may
-have acted since."""
+"""Longest pause between two tries, in seconds. It also applies if a person is needed, because they
+may have acted since."""
 GIVEN_UP = 50
-"""Number of tries of steps that a responding forge refused, about two days. After these, only a
-change of the run starts another try."""
+"""Maximum number of tries of a step that a responding forge refuses; they last about two days.
+After these, only a change of the run starts another try."""
 BUSY_S = 5.0
 LEASE_S = 300.0
 INSTRUCTING = ("run_submitted", "context_added")
-"""Kinds of the lines of the audit trail by which somebody instructs a run."""
+"""Kinds of the audit trail's lines that record an instruction to a run."""
 ENDED = {RunState.SUCCEEDED: Reaction.ROCKET, RunState.FAILED: Reaction.CONFUSED}
 CHECKS = {
     RunState.SUCCEEDED: CheckState.SUCCESS,
@@ -64,7 +64,7 @@ CHECKS = {
 
 @dataclass(slots=True)
 class _Waits:
-    """The failures of one round."""
+    """Collects the failures of the steps of one round."""
 
     reasons: list[str] = field(default_factory=list)
     in_s: float = 0.0
@@ -80,17 +80,18 @@ class _Waits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answering:
-    """The service that updates postings. `forge` returns the client for a source and a rule,
-    `credentials` what the rule's agent pushes with."""
+    """The service that updates postings. `forge` returns the client for a source and a rule.
+    `credentials` returns the credentials with which the rule's agent pushes."""
 
     engine: Engine
     rules: Mapping[str, Rule]
     forge: Callable[[str, str], ForgeApi | None]
     credentials: Callable[[str, str], Credentials | None]
     page: Callable[[str], str] = lambda name: ""
-    """The address of a run's page, by its name; empty where there is none."""
+    """Function that returns the address of a run's page by the run's name; empty if the run has no
+    page."""
     receipt: Callable[[TaskRun], str] = lambda run: ""
-    """The signed receipt of a run; empty where none is to be attached."""
+    """Function that returns the signed receipt of a run; empty if no receipt is to be attached."""
 
     def answer(self, run_id: str) -> None:
         """Update one posting to the state of its run, as far as possible now. Raises StoreError,
@@ -100,8 +101,7 @@ class Answering:
             return
         now = self.engine.store.now()
         run = self.engine.store.get(run_id)
-        # A change in the same millisecond as the read would be missed, so the run is read once
-        # more.
+        # A change in the millisecond of the read would be missed, so the run is read again.
         seen = run.updated if run.updated < now else run.updated - 1
         origin, rule = origin_of(run), self.rules.get(run.spec.labels.get("agent", ""))
         if origin is not None and rule is not None:
@@ -130,8 +130,9 @@ class Answering:
         return newest is None or newest.id == run.id
 
     def marker(self, origin: Origin, called: str = "") -> str:
-        """Return the marker that identifies the task's comment, or the one in which a person is
-        `called`. It depends on a secret of the store, so nobody can write it beforehand."""
+        """Return the marker that identifies the task's comment or, if `called` is given, the
+        comment that calls a person. It depends on a secret of the store, so nobody can write it
+        beforehand."""
         _, secret = self.engine.store.identity()
         task = (
             f"{origin.source}\n{origin.rule}\n{origin.repository}\n{origin.number}\n{origin.pull}"
@@ -173,7 +174,7 @@ class _Answer:
         return IssueRef(self.origin.repository, self.origin.number, self.origin.pull)
 
     def whole(self) -> Posting:
-        """Do all steps, the most interesting ones for people first. Returns the posting."""
+        """Perform all steps, those that people wait for first. Return the posting."""
         if self.rule.report:
             self._step(
                 "no reaction",
@@ -274,7 +275,8 @@ class _Answer:
         )
 
     def _hold_back(self, branch: str, error: PerdureError) -> None:
-        """Inform a person once. Publishing is still tried again later."""
+        """Set the condition that a person is needed, once. Publishing is still tried again
+        later."""
         self.waits.note("not pushed", error)
         message = self.whose.clean(f"{error} {error.hint}".strip())
         if not any(
@@ -321,8 +323,8 @@ class _Answer:
 
     def _attach(self) -> None:
         """Attach the signed receipt to the pull request that was opened for the run, in a comment
-        that is edited when there is a newer one. The comment of a run that began at a pull request
-        has its receipt already."""
+        that is edited when there is a newer one. If the run began at a pull request, its comment
+        there already has the receipt."""
         opened = self.posting.pull
         if self.origin.pull and opened == self.origin.number:
             return
@@ -342,11 +344,11 @@ class _Answer:
             self.api.edit_comment(ref, there, f"{marker}\n\n{shown}")
 
     def _call(self) -> None:
-        """Mention the person who asked for the work, in a new comment, if a person is needed: a
-        forge notifies nobody of an edited one. Each need is reported once."""
+        """If a person is needed, mention the person who asked for the work in a new comment,
+        because a forge notifies nobody of an edited comment. Each need is reported once."""
         needs = [each.message for each in self.run.conditions if each.type in ASKING]
         requests = self._requests() if needs else []
-        # New instructions make the same need a new one, and so do new requests.
+        # After new instructions or new requests, the same need counts as a new one.
         ids = [short_id(each) for each in requests]
         cause = "\n".join((self.run.id, str(self.run.context_version), *needs, *ids))
         called = hashlib.sha256(cause.encode()).hexdigest()
@@ -360,7 +362,8 @@ class _Answer:
             words = self.whose.clean(call(self.rule.name, login, needs, self._page))
             opened = [each for each in requests if each.state is RequestState.OPEN]
             shown = asking(opened, self.api.command_prefix, self.whose.without_secrets)
-            # A person must see which paths a call names, so only the run's own is left out.
+            # A person must see which paths a call names, so only the path of the run's workdir is
+            # left out.
             path = self.run.workspace.path if self.run.workspace else ""
             shown = shown.replace(path, "<workdir>") if path else shown
             parts = (marker, words, self.whose.without_secrets(shown))
@@ -368,8 +371,8 @@ class _Answer:
         self._keep(called=called)
 
     def _requests(self) -> list[AgentRequest]:
-        """Return the requests of the newest attempt that made any, if one of them is open. Those
-        that were answered since belong to them, so that an answer makes no new comment."""
+        """Return the requests of the newest attempt that made any, if one of them is open. Requests
+        that were answered since are included, so that an answer does not cause a new comment."""
         found = self.whose.engine.store.requests(self.run.id)
         newest = [each for each in found if each.attempt == found[-1].attempt]
         is_open = any(each.state is RequestState.OPEN for each in newest)
@@ -378,8 +381,8 @@ class _Answer:
         return []
 
     def _asked_by(self) -> str:
-        """Return the login of the person who last instructed this run by the forge; empty if it is
-        nobody who can be mentioned."""
+        """Return the login of the person who last instructed this run on the forge; empty if nobody
+        did, or if the login cannot be mentioned."""
         prefix, after, login = f"forge:{self.origin.source}/", 0, ""
         store = self.whose.engine.store
         while lines := store.audit(run=self.run.id, actor=prefix, after=after):
@@ -443,7 +446,7 @@ class _Answer:
 
 
 def _known(posting: Posting) -> Comment:
-    """Return a comment with only the fields that editing needs."""
+    """Return a comment with only the fields that are needed to edit it."""
     return Comment(
         id=posting.comment,
         kind=CommentKind.COMMENT,

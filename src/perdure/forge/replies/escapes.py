@@ -1,6 +1,6 @@
 """Escapes text of agents and strangers, so that a forge shows it without acting on it. Pure.
 
-GitHub, Gitea, Forgejo and GitLab find no mentions, references, commands or HTML in code
+In code, GitHub, Gitea, Forgejo and GitLab recognize no mentions, references, commands or HTML
 (github.github.com/gfm 6.3 and 4.5; docs.gitlab.com/user/markdown). So foreign text is shown as
 code, between fences longer than any in it.
 """
@@ -13,7 +13,7 @@ from perdure.rules.text import clean, one_line
 
 _REFERENCE = re.compile(r"(?<=[#!@$%&~^])(?=\w)|(?<=:)(?=//)|(?<=\w-)(?=\d)")
 _APART = "\u2060"
-"""A word joiner: it is invisible, and breaks a reference."""
+"""A word joiner: it is invisible, and breaks a reference or mention into two words."""
 
 
 def code(text: str, width: int = 200) -> str:
@@ -39,5 +39,6 @@ def block(text: str, most: int) -> str:
 
 
 def title(text: str, width: int = 200) -> str:
-    """Return a title, where code is not possible: breaks up references, mentions and addresses."""
+    """Return a title in which references, mentions and addresses are broken up, because a title
+    cannot contain code."""
     return _REFERENCE.sub(_APART, one_line(text, width).replace("<", "\u2039").replace("`", "'"))

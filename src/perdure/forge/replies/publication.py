@@ -2,8 +2,8 @@
 request.
 
 This happens only after the agent's success. Every commit is searched, not only the last one: a
-secret that was committed and removed again would stay in the history forever. perdure pushes, so an
-agent needs no right to push.
+secret that was committed and removed again would stay in the history forever. perdure pushes the
+branch itself, so an agent needs no permission to push.
 """
 
 from __future__ import annotations
@@ -52,11 +52,13 @@ def push(
     *,
     needs_base: bool,
 ) -> Pushed | None:
-    """Push what the run has made. Returns None if the run has continued meanwhile. Raises Conflict
-    while the workdir is in use, HeldBack, Diverged, GitFailed, WorkspaceError."""
+    """Push the commits of the run, and return the published state. Returns None if the run has
+    continued meanwhile. Raises Conflict while the workdir is in use, HeldBack, Diverged, GitFailed,
+    WorkspaceError."""
     place = run.workspace
     if place is None or place.backend is not Backend.ISOLATED:
-        # A worktree's branch is in its owner's repository already, which is no forge.
+        # The branch of a worktree is already in the user's own repository, and is not pushed to a
+        # forge.
         return Pushed(branch=place.branch if place else "", commit="")
     try:
         with engine.workspaces.outgoing(place, _ready(engine, run, place), credentials) as found:
@@ -75,13 +77,13 @@ def push(
 
 
 class _WentOn(Exception):
-    """The run is no longer in the state that was to be published."""
+    """The run has continued, so the state that was to be published is outdated."""
 
 
 @contextlib.contextmanager
 def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
-    """Lock the workdir briefly, with all of its content committed. An attempt that begins meanwhile
-    waits."""
+    """Commit all of the workdir's content, and hold the workdir's lock during the block. An attempt
+    that begins meanwhile waits."""
     fd = engine.workspaces.lock(place, f"perdure publish {run.name}", at_work=True, brief=True)
     try:
         now = engine.store.get(run.id)
@@ -158,7 +160,7 @@ def pull_request(
         f"`{run.name}`."
     )
     text += f" [Its page](<{page}>)." if page else ""
-    # More people may see a pull request than a confidential issue.
+    # More people may see a pull request than may see a confidential issue.
     what = "Work" if issue.confidential else title(issue.title)
     return api.open_pull(
         origin.repository,

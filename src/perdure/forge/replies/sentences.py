@@ -1,5 +1,5 @@
-"""The text of a task's one comment. Pure: the same run always makes the same text, so a comparison
-shows whether there is news."""
+"""The text of a task's one comment. Pure: the same run always gives the same text, so comparing two
+texts shows whether there is news."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from perdure.rules.requests import ASKING, ON_FORGE, is_shown_whole, shown_lines
 from perdure.rules.text import dollars, tokens
 
 MOST = 60_000
-"""Maximum length of the comment, in characters. GitHub accepts 65,536, the others more."""
+"""Maximum length of the comment, in characters. GitHub accepts 65,536; the other forges accept
+more."""
 MOST_RECEIPT = 40_000
 """Longest signed receipt that is put into the comment, in characters."""
 ROWS = 20
@@ -91,16 +92,16 @@ def comment(account: Account, marker: str) -> str:
 
 
 def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
-    """Return the text of a comment that calls a person. `login` must be one that was checked,
-    because it is mentioned."""
+    """Return the text of a comment that calls a person. `login` must have been checked, because the
+    comment mentions it."""
     asked = "; ".join(code(each, 600) for each in needs)
     link = f" [Its page](<{page}>)." if page else ""
     return f"@{login} **{rule}** needs you: {asked}.{link}"
 
 
 def asking(requests: Sequence[AgentRequest], prefix: str, clean: Callable[[str], str]) -> str:
-    """Return what the agent asks, and how a comment answers it. `prefix` begins a command on this
-    forge; `clean` removes what looks like a secret."""
+    """Return the text about the agent's open requests, and how a comment can answer them. `prefix`
+    begins a command on this forge; `clean` removes what looks like a secret."""
     return "\n\n".join(_request(each, prefix, clean) for each in requests)
 
 

@@ -1,11 +1,10 @@
-"""Translates a forge's webhooks: checks that a delivery is authentic, and finds out what its sender
-wants.
+"""Translates a forge's webhooks: checks that a delivery is authentic, and determines its intent.
 
 Pure. Called by `server` for each webhook; the entry point is `receive`. The modules: `intake`
 (which forge, is it authentic), `signatures`, `payload` (reads hostile JSON safely), `deliveries`
 (the types), and one for each forge: `github`, `gitea`, `forgejo`, `gitlab`. A payload with a valid
-signature may still hold anything that somebody wrote into an issue. So every field is bounded and
-checked, and nothing but `DeliveryRefused` is raised, whatever the payload holds.
+signature may still contain anything that somebody wrote into an issue. So every field is limited in
+length and checked. No payload raises any error but `DeliveryRefused`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Finds the answer to an agent's request in a comment: `/approve`, `/deny why`, `/answer text`, or
 a plain reply. Pure. Called by `dispatch.request_replies`.
 
-A command is the first line of a comment. So it is never in a quote, in code or in HTML, all of
-which begin with a line of their own. GitLab carries out `/approve` itself on a merge request, and
-then tells nobody of the comment, so each command is also known as `/perdure approve`.
+A command is the first line of a comment, so it is never inside a quote, code or HTML: these begin
+with a line of their own. On a merge request GitLab carries out `/approve` itself, and then sends no
+webhook for the comment. So each command can also be written as `/perdure approve`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class CommentAnswer:
     request: str = ""
     words: str = ""
     command: bool = True
-    """It is a command; else a plain reply, which answers only a question."""
+    """Whether it is a command. If not, it is a plain reply, which answers only a question."""
     problem: str = ""
     """Why the command cannot be carried out, as a sentence."""
 
 
 def answer_in(text: str) -> CommentAnswer | None:
-    """Return the answer in a comment, or None if its author says nothing."""
+    """Return the answer in a comment, or None if the author's own words contain none."""
     first, _, rest = text.lstrip("\r\n").partition("\n")
     found = _COMMAND.fullmatch(first.rstrip())
     if found is None:
@@ -56,7 +56,7 @@ def answer_in(text: str) -> CommentAnswer | None:
     if any(_COMMAND.fullmatch(line.rstrip()) for line in spoken(rest).splitlines()):
         problem = "A comment answers one request: write a comment for each."
     elif kind is AnswerKind.ALLOW and words:
-        # Words such as "but not on Fridays" would be a condition that nothing checks.
+        # Further words, such as "but not on Fridays", would be a condition that nothing checks.
         problem = "An approval has no other words, because nothing would heed them."
     elif kind is AnswerKind.ALLOW and not request:
         # The newest request may be one that the author has not seen yet.

@@ -1,7 +1,7 @@
 """Forgejo (16): Gitea's payloads under its own header names. It also sends the headers of Gitea,
 Gogs and GitHub.
 
-It has an event of its own for failed runs of its Actions, and none for a commit status
+Forgejo has its own event for failed runs of its Actions, and none for a commit status
 (modules/webhook/type.go).
 """
 

@@ -12,12 +12,13 @@ from perdure.model.codec import encode, resolved
 from perdure.model.forge.deliveries import Arrived, Forge, Intent, PayloadReading
 
 FOUND = "perdure:found"
-"""The event of such a delivery. No forge can send it: the name is replaced if a header has it."""
+"""Event name of such a delivery. No forge can send it: if a header has this name, it is
+replaced."""
 
 
 def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
-    """Make a delivery of a found intent. `which` distinguishes repeated findings: the same value
-    makes the same delivery."""
+    """Make a delivery of a found intent. `which` distinguishes several finds of the same intent:
+    the same value gives the same delivery."""
     body = encode({"which": which, "intent": intent})
     digest = hashlib.sha256(f"{source}\n{which}".encode()).hexdigest()
     return Arrived(

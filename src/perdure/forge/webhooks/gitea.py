@@ -1,8 +1,8 @@
 """Gitea: `X-Gitea-Signature` (bare hexadecimal), and events by `X-Gitea-Event-Type`, which is more
 specific than `X-Gitea-Event`.
 
-Without a secret Gitea still sends the signature's header, but empty. It reports all present labels
-and assignees, not which one is new. Names as in modules/webhook/type.go of 1.26.
+If no secret is set, Gitea still sends the signature's header, but empty. It reports all present
+labels and assignees, not which one is new. Names as in modules/webhook/type.go of 1.26.
 """
 
 from __future__ import annotations
@@ -153,14 +153,14 @@ def _thing(
     if action == "review_requested":
         whom = [payload.name("requested_reviewer", "login")]
     elif action == "review_request_removed":
-        # `whom` are the assignees here, as in other events of this kind.
+        # `whom` has the assignees here, as in other events of this kind.
         unassigned = [payload.name("requested_reviewer", "login")]
     if kind in WITH_LABELS:
         labels = [each.name("name") for each in thing.all("labels")]
     else:
         labels = []
     if action == "label_cleared":
-        # The body has the labels that were on before (1.26.4).
+        # The body has the labels from before the change (Gitea 1.26.4).
         labels = []
     text = thing.text("body") if kind is IntentKind.OPENED else ""
     return intent(

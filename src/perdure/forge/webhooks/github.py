@@ -29,8 +29,8 @@ SIMPLE = {
 
 
 SAID = {"created": None, "edited": IntentKind.COMMENT_EDITED}
-"""Actions on comments. A deletion is no news: either the comment was reported before, or it will
-not be."""
+"""Actions on comments. A deletion is not reported: the run has either seen the comment already, or
+never will."""
 
 
 def authentic(
@@ -159,7 +159,7 @@ def intent(
 
 
 def line_of(said: Payload) -> int:
-    """Return the line of a comment, or its original line if that is gone now."""
+    """Return the line number of a comment, or its original line number if the line is gone now."""
     names = ("line", "original_line", "position", "original_position")
     if said.name("path"):
         return next(filter(None, (said.number(name) for name in names)), 0)
@@ -180,7 +180,7 @@ def own_branch(pull: Payload, repository: str) -> str:
 
 
 def own_head(payload: Payload, run: Payload) -> str:
-    """Return the branch that was checked, or an empty text for a fork's."""
+    """Return the branch that was checked; empty for a branch of a fork."""
     head = run.repository("head_repository", "full_name") or payload.repository(
         "repository", "full_name"
     )
@@ -230,8 +230,8 @@ def _thing(payload: Payload, thing: Payload, action: str, *, pull: bool) -> Payl
 
 
 def is_reworded(payload: Payload) -> bool:
-    """Return whether an edit changed the title or the text. For a pull request it could be the base
-    instead."""
+    """Return whether an edit changed the title or the text. An edit of a pull request may have
+    changed only its base."""
     return bool(payload.at("changes", "title") or payload.at("changes", "body"))
 
 
@@ -278,8 +278,8 @@ def _check(payload: Payload, check: Payload, *, rollup: bool) -> PayloadReading:
 
 
 def branch_at(payload: Payload) -> str:
-    """Return the branch that a status is about. Among several at its commit, an agent's branch
-    comes first."""
+    """Return the branch that a status is about. If several branches are at its commit, prefer an
+    agent's branch."""
     names = [each.name("name") for each in payload.all("branches")]
     return min(names, key=lambda name: not name.startswith(OWN_BRANCH), default="")
 

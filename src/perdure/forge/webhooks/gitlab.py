@@ -29,8 +29,8 @@ KINDS = {
 def authentic(
     headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether a delivery was signed by one of the secrets or carried it. If only signing
-    secrets (`whsec_`) are configured, only a signature counts."""
+    """Return whether a delivery was signed with one of the secrets, or contained one as its token.
+    If only signing secrets (`whsec_`) are configured, only a signature counts."""
     signature = headers.get("webhook-signature", "")
     if signature and by_standard(
         secrets,
@@ -45,8 +45,8 @@ def authentic(
 
 
 def translate(event: str, payload: Payload) -> PayloadReading:
-    """Translate an event to an intent. The body identifies itself; the header's name is for
-    people."""
+    """Translate an event to an intent. The event is determined by the body; its name in the header
+    is for people."""
     match kind := payload.name("object_kind"):
         case "issue" | "merge_request":
             return _thing(payload, pull=kind == "merge_request")
@@ -174,8 +174,8 @@ def _own(pull: Payload) -> str:
 
 
 def _added(payload: Payload, what: str, key: str, *, back: bool = False) -> list[str]:
-    """Return the names that are new in a list, or (`back`) removed from it. GitLab also lists
-    unchanged values (gitlab-org/gitlab 216874), so only the difference counts."""
+    """Return the names that were added to a list or, with `back`, removed from it. GitLab also
+    lists unchanged values (gitlab-org/gitlab 216874), so only the difference counts."""
     if back:
         before, now = ("current", "previous")
     else:

@@ -12,8 +12,8 @@ LINE_MOST = 300
 
 
 def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
-    """Return the hunk with the line, up to the line itself; empty without one. `removed`: the line
-    is numbered in the old file."""
+    """Return the hunk with the line, up to the line itself; empty if there is none. `removed`: the
+    line is numbered in the old file."""
     head, old, new = "", 0, 0
     kept: list[str] = []
     for each in diff.splitlines():
@@ -32,7 +32,7 @@ def hunk_at(diff: str, line: int, *, removed: bool = False) -> str:
 
 
 def end_of(hunk: str) -> str:
-    """Return the last lines of a hunk, with its head. The last line is the commented one."""
+    """Return the head and the last lines of a hunk. The last line is the commented one."""
     lines = [
         line if len(line) <= LINE_MOST else f"{line[:LINE_MOST]} [...]"
         for line in hunk.splitlines()

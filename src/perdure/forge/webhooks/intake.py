@@ -1,8 +1,8 @@
 """Turns raw headers and body into a delivery: determines the forge, checks the signature, reads the
 intent. Raises nothing but `DeliveryRefused`.
 
-Header names are lower-case. The order of detection is fixed, because Forgejo sends Gitea's headers
-too, and both send GitHub's.
+Header names are lower-case. The order of detection is fixed, because Forgejo also sends Gitea's
+headers, and both Gitea and Forgejo send GitHub's.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def detect(headers: Mapping[str, str]) -> Forge | None:
 def verify(
     forge: Forge, headers: Mapping[str, str], body: bytes, secrets: Sequence[str], now_s: float
 ) -> bool:
-    """Return whether the sender of the delivery knows one of the secrets. False without a
-    secret."""
+    """Return whether the delivery was sent by somebody who knows one of the secrets. False if there
+    is no secret."""
     return (
         bool(secrets)
         and all(secrets)
@@ -137,7 +137,7 @@ def too_large() -> DeliveryRefused:
 
 
 def _own(forge: Forge, names: Sequence[str]) -> Sequence[str]:
-    """Return the headers with the forge's own name."""
+    """Return the headers that have the forge's own prefix."""
     return [name for name in names if forge.value in name]
 
 

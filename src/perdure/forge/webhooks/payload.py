@@ -1,6 +1,7 @@
 """Reads hostile JSON: any field may be missing or of the wrong type.
 
-Only `parsed` and its siblings raise: ValueError for anything but a JSON object (or list).
+Only `parsed`, `parsed_list` and `object_of` raise an error: ValueError for anything but a JSON
+object (or list).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def parsed(body: bytes, *, once: bool = False) -> Payload:
     other JSON, NaN, invalid UTF-8, and (`once`) a duplicate key.
 
     Without `once`, the last value of a duplicate key counts, as in nearly every JSON parser. GitLab
-    has sent such webhooks, and it disables a webhook after four refusals in a row.
+    has sent payloads with duplicate keys, and it disables a webhook after four refusals in a row.
     """
     value = _loaded(body, once=once)
     if not isinstance(value, dict):
@@ -99,7 +100,7 @@ def _is_deep(value: object) -> bool:
 
 
 class Payload:
-    """A JSON object. `at("issue", "user")` returns the nested object, or an empty one."""
+    """A JSON object. `at("issue", "user")` returns the nested object, or an empty `Payload`."""
 
     def __init__(self, value: object) -> None:
         self._value: dict[str, Any] = value if isinstance(value, dict) else {}

@@ -1,5 +1,5 @@
-"""Verifies that the sender of a body knows the secret: compares bytes in constant time, over the
-raw body. A missing signature is a wrong one."""
+"""Verifies that the sender of a body knows the secret. Signatures are computed over the raw body
+and compared in constant time. A missing signature counts as a wrong one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def by_standard(
     said = [
         _bytes(part.removeprefix("v1,")) for part in given.split()[:10] if part.startswith("v1,")
     ]
-    # All are compared, so that the time reveals nothing.
+    # All signatures are compared, so that the duration reveals nothing.
     matches = [hmac.compare_digest(one, other) for one, other in product(right, said)]
     return any(matches)
 

@@ -1,9 +1,9 @@
 """Finds mentions and commands in the author's own words in a comment: not in quotes, code, or HTML
 comments. Pure. Called by the readers of payloads.
 
-Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes begin
-with `>`; code is between fences or backticks, or indented by four. The cost is linear in the length
-of any text.
+Follows Markdown as GitHub, Gitea, Forgejo and GitLab read it (github.github.com/gfm): block quotes
+begin with `>`; code is between fences or backticks, or indented by four. The cost is linear in the
+length of any text.
 """
 
 from __future__ import annotations
@@ -53,8 +53,7 @@ def unquoted(text: str) -> str:
 
 
 def _read(text: str) -> Iterator[tuple[str, bool, bool]]:
-    """Yield each line without its HTML comments, and whether it is quoted, and whether it is
-    code."""
+    """Yield each line without its HTML comments, whether it is quoted, and whether it is code."""
     is_first = True
     fence = ""
     in_list = in_quote = is_blank = in_code = False
