@@ -1,8 +1,8 @@
-"""The flags that describe a task, and their values: the prompt, the files, and all of it as a
-TaskSpec.
+"""The flags that describe a task, and their values: the prompt, the files, and all the other fields
+of a TaskSpec.
 
-`run` and similar verbs use all of it. The verbs of a cluster have the same flags, and create a
-resource from them.
+`perdure run` and similar verbs use all of these flags. The verbs of a cluster have the same ones,
+and create a resource from them.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ def prompt_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def agent_flags(group: argparse._ArgumentGroup, *, agent: str, env: str, variable: str) -> None:
-    """Add the agent of a new run, here and on a cluster. `agent`, `env` and `variable` describe
-    what differs: the known agents, the form of `--env` and its help."""
+    """Add the agent of a new run, here and on a cluster. The parameters differ between this machine
+    and a cluster: `agent` names the known agents, `env` is the form of `--env`, and `variable` its
+    help."""
     group.add_argument("--agent", help=agent)
     group.add_argument("--model", help="the model, by the agent's own name for it")
     group.add_argument(
@@ -131,7 +132,7 @@ def policy_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def change_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what a retry may change, here and on a cluster."""
+    """Add the flags for the settings that a retry may change, here and on a cluster."""
     changes = parser.add_argument_group("changes that stay in effect")
     changes.add_argument("--continuity", choices=CONTINUITY, help=LOST)
     changes.add_argument("--model", help="the model, by the agent's own name for it")
@@ -230,7 +231,8 @@ def _say(text: str) -> None:
 
 
 def spec_of(arguments: argparse.Namespace, chosen: Settings, cwd: Path) -> TaskSpec:
-    """Return the command's flags over the settings, as a TaskSpec. Raises UsageError."""
+    """Return the TaskSpec that results from the settings and the command's flags. The flags win.
+    Raises UsageError."""
     if arguments.here and (
         arguments.repo or arguments.service or arguments.branch or arguments.base
     ):

@@ -1,5 +1,5 @@
-"""The start of every verb: the settings, the wired engine, and a first Ctrl-C that stops agents in
-good order."""
+"""The start of every verb: the settings, the wired engine, and the handling of a first Ctrl-C,
+which stops agents in good order."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def settings() -> Settings:
     if chosen.run_as:
         from perdure.host.privileges import adopt
 
-        local_person()  # The user who called, and not the account that the process gets.
+        local_person()  # The user who called perdure, and not the account that the process gets.
         file = user_settings(os.environ)
         adopt(chosen.run_as, chosen.root, chosen.state, file if file.exists() else None)
     return chosen
@@ -64,8 +64,8 @@ def open_engine(
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Return the wired engine, for verbs that act; see `wiring`. Without an `actor`, the user of
-    this process acts."""
+    """Return the wired engine, for verbs that change something; see `wiring`. `actor` is recorded
+    as the originator; default: the user of this process."""
     return wiring.open_engine(
         chosen,
         os.environ,

@@ -1,7 +1,8 @@
-"""`doctor`: checks what this machine offers a run, and what an agent would be given.
+"""`doctor`: checks what this machine offers a run, and which variables an agent would get.
 
-perdure itself changes nothing. An agent's CLI that is asked whether it is logged in may touch its
-own settings, as at any start."""
+perdure itself changes nothing. If the check asks an agent's CLI whether it is logged in, the CLI
+may write its own settings, as it does at any start.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ UNPROVEN = (
     "environment may outlive a kill, agents may read perdure's memory, and run_as and perdure "
     "entrypoint do not work (docs: reference/platforms)"
 )
-"""The warning on every system but Linux."""
+"""The warning on every system but Linux, where perdure is not proven to work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +134,8 @@ def _worst(findings: list[DoctorFinding]) -> str:
 
 
 def origins(chosen: Settings) -> dict[str, tuple[str, str]]:
-    """Return the settings that are not defaults: their value, as it may be written in a file, and
-    where it came from."""
+    """Return the settings that are not defaults. Each has its value, as it would be written in a
+    file, and its source."""
     return {
         name: (printed(name, getattr(chosen, name)), place) for name, place in chosen.origin.items()
     }
@@ -283,7 +284,7 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     if volumes.crowded():
         state = "bad"
     elif free < chosen.disk_ballast:
-        # A small volume may be empty, and still have room for a small task alone.
+        # A small volume may be empty and still have room only for a small task.
         return DoctorFinding(topic, "warn", f"{directory}, only {size(free)} free")
     elif volumes.warnings():
         state = "warn"
@@ -293,8 +294,8 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
 
 
 def _checkpoints(chosen: Settings) -> Iterator[DoctorFinding]:
-    """Try what every checkpoint does: pass git objects from the root to the repository of the
-    current directory."""
+    """Test the step that every checkpoint needs: pass git objects from the root to the repository
+    of the current directory."""
     from perdure.workspace import Workspaces
 
     try:
@@ -362,8 +363,8 @@ def variables(chosen: Settings, only: list[str]) -> Iterator[tuple[str, dict[str
 
 
 def mask(name: str, value: str, ordinary: bool) -> str:
-    """Return a value that may be shown: whole if it is ordinary, or else its first characters and
-    its length."""
+    """Return a form of the value that may be shown: the value itself if it is ordinary, else its
+    first characters and its length."""
     if ordinary:
         return value
     if len(value) > 12:

@@ -23,7 +23,7 @@ login."""
 def finding(
     driver: AgentDriver, program: Program, home: Path, environ: Mapping[str, str], *, usual: bool
 ) -> tuple[str, str] | None:
-    """Return state and message of what the agent lacks; None if nothing is known to be missing.
+    """Return the state and message about a missing login; None if no login is known to be missing.
     `usual`: the agent is the default one, or was asked for."""
     from perdure.agents.registry import names
     from perdure.agents.shared import logins

@@ -139,7 +139,7 @@ ALIASES = {
     "undo": "restore",
     "close": "take-back",
 }
-"""Other words that people type for a verb."""
+"""Aliases of verbs: other words that people type."""
 
 GUESSES = {
     "version": "perdure --version",
@@ -157,13 +157,14 @@ GUESSES = {
     "push": "perdure move NAME --to STORE",
     "pull": "perdure move NAME --from STORE",
 }
-"""Hints for words that are not verbs, where the nearest verb would be a wrong guess."""
+"""Hints for words that are not verbs and whose most similar verb is not what was meant."""
 
 HOLDS_SECRETS = frozenset(
     "run retry update approve deny answer resume fork plan work serve operator move export import "
     "top _drive".split()
 )
-"""Verbs that hold tokens and passwords while agents of the same user are running."""
+"""Verbs whose process has tokens and passwords in memory while agents of the same user are
+running."""
 
 
 _UNWRITABLE = "perdure-escape"
@@ -172,7 +173,7 @@ _UNWRITABLE = "perdure-escape"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Return the exit code."""
-    # Imported modules stay in memory: collecting garbage among them again and again took 7 % of the
+    # Imported modules stay in memory: repeated garbage collections among them took 7 % of the
     # start.
     gc.set_threshold(50_000, 20, 20)
     if argv is not None:
@@ -187,9 +188,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _leave(ended: list[int]) -> None:
-    """End the process at once, with the verb's exit code. Python would first take every module
-    apart, which takes as long as a start of Python. `ended` is empty if the verb raised an error
-    that nobody expected: Python then says so, and ends as it always does."""
+    """End the process at once, with the verb's exit code. Python's own shutdown would first clear
+    every module, which takes as long as a start of Python. `ended` has the exit code. It is empty
+    after an unexpected error: then Python prints the traceback and shuts down as usual."""
     if ended:
         try:
             sys.stdout.flush()
@@ -224,8 +225,8 @@ def _perform(words: list[str]) -> int:
 
         forbid_reading()
     parser = parser_of(verb)
-    # Only positional arguments can be mixed with flags, and mixing them needs a second parser. A
-    # command that extends to the end of the line (`...`) cannot be mixed.
+    # Only positional arguments can be mixed with flags, and mixing them needs a second parser. An
+    # argument that takes the rest of the line (`...`) cannot be mixed.
     places = any(not action.option_strings and action.nargs != "..." for action in parser._actions)
     if places:
         arguments = parser.parse_intermixed_args(words[1:])
@@ -242,7 +243,7 @@ def _perform(words: list[str]) -> int:
 def _overview(text: str) -> None:
     from perdure.cli.text import say
 
-    say(text, 13)  # the column of what a verb does, behind the two spaces before it
+    say(text, 13)  # the column of a verb's summary
 
 
 def kubectl_perdure() -> int:
@@ -277,14 +278,15 @@ def _guarded(run: Callable[[], int]) -> int:
         return code  # The reader closed the pipe (`perdure logs | head`); that is no error.
     except KeyboardInterrupt:
         if sys.stderr.isatty():
-            print(file=sys.stderr)  # The terminal shows `^C`, and the prompt begins a line.
+            # The terminal has printed `^C`. A newline keeps the prompt at the start of a line.
+            print(file=sys.stderr)
         return 130
     except OSError as error:
         from perdure.host import system
 
         if str(error.filename).startswith("/proc/") and (lacking := system.problem()):
             return _refuse(*lacking, 7)
-        if str(error.strerror).startswith("No usable temporary directory"):  # says `tempfile`
+        if str(error.strerror).startswith("No usable temporary directory"):  # message of `tempfile`
             return _refuse(
                 "No directory for temporary files can be written", "set TMPDIR to one that can", 7
             )
@@ -322,8 +324,8 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def _let_go() -> None:
-    """Drop output that can no longer be written. Otherwise Python tries again at exit, complains,
-    and changes the exit code."""
+    """Drop output that can no longer be written. Otherwise Python tries to write it again at exit,
+    prints an error, and changes the exit code."""
     try:
         sys.stdout.flush()
     except OSError:
@@ -339,8 +341,8 @@ def parser_of(verb: str) -> argparse.ArgumentParser:
     from perdure.cli.text import columns
 
     def form(prog: str) -> argparse.HelpFormatter:
-        # Set the width, because argparse would otherwise load shutil (and its compressors) to find
-        # it for each flag.
+        # Set the width, because argparse would otherwise load shutil (and its compressors) to
+        # determine the width for each flag.
         return argparse.HelpFormatter(prog, width=(columns(sys.stdout) or 100) - 2)
 
     parser = Parser(

@@ -49,7 +49,7 @@ def agents_verb(arguments: argparse.Namespace) -> int:
 
 
 def _words(abilities: dict[str, Any]) -> list[str]:
-    """Return the abilities that an agent has, in plain words; a limit with its number."""
+    """Return the abilities of an agent in plain words. A limit is followed by its number."""
     said = [key.replace("_", " ") for key, value in abilities.items() if value is True]
     return said + [
         f"{key.replace('_', ' ')} {_amount(value)}"
@@ -102,8 +102,8 @@ def config_verb(arguments: argparse.Namespace) -> int:
 
 
 def printed(name: str, value: Any) -> str:
-    """Return a setting's value as a person reads it: a duration as it may be written in a file, the
-    items of a list one after the other."""
+    """Return a setting's value for a person: a duration as it may be written in a file, a list as
+    its items."""
     if name in DURATIONS:
         return written(value)
     return str(_plain(shown(name, value)))

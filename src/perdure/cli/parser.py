@@ -67,8 +67,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def _shown(argument: str) -> str:
-    """Return a missing argument as the help shows it: a place in capitals, a flag as it is
-    typed."""
+    """Return a missing argument as the help shows it: a positional argument in capitals, a flag as
+    it is typed."""
     if argument.startswith("-"):
         return argument
     return argument.upper()

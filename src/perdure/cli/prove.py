@@ -1,5 +1,5 @@
-"""`prove`: runs the installed agents against perdure's own model server, and prints a table of
-which promises hold."""
+"""`prove`: runs the installed agents against perdure's own model server, and prints a table that
+shows which promises hold."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def say(text: str, hang: int = 2) -> None:
 
 
 def shown_path(path: str, stream: TextIO) -> str:
-    """Return a clean path: whole for a pipe; for a person at a terminal with `~`, and as a link
-    (OSC 8) to the directory where the terminal shows colors."""
+    """Return a clean path. For a pipe it is complete. On a terminal the home is shortened to `~`,
+    and if the terminal shows colors, the path is a link (OSC 8) to the directory."""
     if not stream.isatty():
         return clean(path)
     if not path.startswith("/"):
@@ -76,7 +76,7 @@ def address_of(path: str) -> str:
     """Return the `file:` address of a path on this host."""
     from urllib.parse import quote
 
-    # With the host's name, because the terminal may be on another machine.
+    # The host's name is included, because the terminal may be on another machine.
     return f"file://{os.uname().nodename}{quote(os.fsencode(path))}"
 
 

@@ -19,7 +19,7 @@ from perdure.store.sql import SqlStore
 BROKEN = 8
 """Exit code if the trail or its records were changed: evidence that does not verify."""
 SHOWN_MOST = 1000
-"""Maximum number of problems that a check prints."""
+"""Maximum number of problems that a check of the trail prints."""
 
 
 def audit_arguments(parser: argparse.ArgumentParser) -> None:
@@ -113,7 +113,7 @@ def _names(store: SqlStore) -> dict[str, str]:
 
 
 def _what(line: AuditLine, names: dict[str, str]) -> str:
-    """Return what was acted on: the run and its attempt, or the name of a token."""
+    """Return the object of an action: the run and its attempt, or the name of a token."""
     if not line.run:
         return clean(line.about)
     attempt = f", attempt {line.attempt}" if line.attempt else ""
@@ -121,7 +121,8 @@ def _what(line: AuditLine, names: dict[str, str]) -> str:
 
 
 def _of_store() -> Iterator[str]:
-    """Yield the problems of the store's trail, then its number of lines and its last hash."""
+    """Yield the problems that the check of the store's trail finds, then its number of lines and
+    its last hash."""
     store = open_to_read(settings())
     yield from store.audit_problems()
     number, last = store.audit_head()

@@ -165,7 +165,7 @@ def _list_trash(entries: Any, *, as_json: bool) -> None:
 
 
 def _shortest(of: str, ids: Sequence[str]) -> str:
-    """Return the shortest beginning of an id that no other one has: `trash restore` takes it."""
+    """Return the shortest beginning that no other id has. `perdure trash restore` accepts it."""
     others = [each for each in ids if each != of]
     lengths = range(SHORTEST_ID, len(of))
     return next(

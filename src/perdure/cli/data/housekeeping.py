@@ -1,5 +1,5 @@
-"""Housekeeping beside a pool: the daily sweep, the ballast, and a message when the disk gets full
-or has room again."""
+"""Housekeeping beside a pool: the daily sweep, the ballast (a file that reserves disk space), and a
+message when the disk gets full or has room again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from perdure.host.rounds import Rounds
 
 EVERY_S = 60.0
 KNOWN_MS = 365 * 86_400_000
-"""Milliseconds for which a repeated delivery is recognized, even after its body was deleted."""
+"""Time in milliseconds for which a repeated delivery is recognized. The body of the delivery may be
+deleted earlier."""
 
 
 class Housekeeping:
@@ -48,7 +49,8 @@ class Housekeeping:
         self._rounds.stop()
 
     def _round(self) -> None:
-        """Sweep if that is due, even if the free space cannot be read."""
+        """Check the free space, then sweep if a sweep is due. A failure of the check does not
+        prevent the sweep."""
         try:
             self.look()
         except Exception as error:
@@ -60,7 +62,7 @@ class Housekeeping:
 
     def look(self) -> None:
         """Report once when new work must wait for free disk space, and once when there is enough
-        again. Make the file that reserves space, if it fits."""
+        again. Create the ballast if there is enough space."""
         crowded = self._engine.volumes.crowded()
         if crowded and not self._crowded:
             self._say(

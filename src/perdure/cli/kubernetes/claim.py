@@ -1,10 +1,11 @@
-"""`sessions`, `diff` and `debug` of `perdure --cluster`: look at a task's state on its claim.
+"""`sessions`, `diff` and `debug` of `perdure --cluster`: look at a task's state on its volume
+claim.
 
-The state of a TaskRun is on a volume that one pod at a time can write to. Between two attempts
-these verbs make a pod of their own on it, from the newest attempt's Job: same image, same account,
-same protection, but none of the attempt's Secrets. `sessions` and `diff` run perdure's own verb
-there and delete the pod; that of `debug` is for `kubectl exec`. All need the rights to read Jobs
-and to make and delete pods.
+The state of a TaskRun is on a volume to which one pod at a time can write. Between two attempts
+these verbs make a pod with that volume, from the newest attempt's Job: same image, same account,
+same protection, but none of the attempt's Secrets. The verbs `sessions` and `diff` run the verb of
+the same name in the pod, and then delete the pod. The pod of `debug` is for `kubectl exec`. All
+three need the permissions to read Jobs and to create and delete pods.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ if TYPE_CHECKING:
 
 EVERY_S = 0.5
 PATIENCE_S = 180.0
-"""Seconds that the pod may take to start."""
+"""Maximum time that the pod may take to start, in seconds."""
 LONGEST_S = 4 * 3600
-"""Seconds after which Kubernetes ends the pod, in case its maker is gone."""
+"""Time in seconds after which Kubernetes ends the pod, in case the process that made it is gone."""
 KEPT = frozenset({"perdure-data", "perdure-tmp", "perdure-home"})
-"""The volumes of an attempt's pod that hold no Secret and no order."""
+"""The volumes of an attempt's pod that contain no Secret and no order."""
 OVER = ("Succeeded", "Failed")
 
 
@@ -80,8 +81,8 @@ def debug_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 
 
 def run_ref(body: Object) -> str:
-    """Return the id of a TaskRun's run in the state on its claim. The run's name there is another
-    one if an earlier TaskRun of that name had the claim."""
+    """Return the id of a TaskRun's run in the state on its claim. An id is needed, because the run
+    has another name there if an earlier TaskRun of the same name used the claim."""
     return word(body, "metadata.uid").replace("-", "")
 
 
@@ -156,8 +157,8 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
 
 
 def _wait(taskruns: TaskRuns, name: str, phases: Sequence[str]) -> Object:
-    """Return the pod when it is in one of these phases. Raises Conflict if that takes too long
-    before it has started."""
+    """Return the pod when it is in one of these phases. Raises Conflict if it does not start in
+    time."""
     end = time.monotonic() + PATIENCE_S
     while True:
         body = taskruns.pod(name)

@@ -1,8 +1,8 @@
-"""`logs` of `perdure --cluster`, and following a TaskRun to its end: prints the logs of the
-attempts' pods, one attempt after the other.
+"""`logs` of `perdure --cluster`, and the code that follows a TaskRun to its end: prints the logs of
+the attempts' pods, one attempt after the other.
 
-A pod's log is deleted with the pod. The state on the task's claim has the log of an attempt that
-was interrupted too; it can be read as long as no attempt has the claim. Lines are untrusted and are
+A pod's log is deleted with the pod. The state on the task's claim also has the log of an
+interrupted attempt. It can be read while no attempt uses the claim. Lines are untrusted and are
 cleaned.
 """
 
@@ -90,8 +90,9 @@ def followed(
     told: PodLogs | None = None,
     heard: Callable[[Object], bool] = lambda body: True,
 ) -> Object:
-    """Return the TaskRun when it is over and `heard` confirms that the request was acted on.
-    Meanwhile `told` prints its log. An API server that is temporarily unavailable is waited for."""
+    """Wait until the TaskRun is over and `heard` confirms that the operator has acted on the
+    request. Return the TaskRun. Meanwhile, `told` prints its log. An API server that is temporarily
+    unavailable is waited for."""
     trouble = ""
     while True:
         try:
@@ -141,7 +142,7 @@ class PodLogs:
                 self._done.add(pod)
                 self._kept(body, number, pod, look=not follow)
                 continue
-            except Conflict:  # it has not started yet
+            except Conflict:  # the pod has not started yet
                 continue
             if ended:
                 self._done.add(pod)

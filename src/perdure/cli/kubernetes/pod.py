@@ -39,10 +39,10 @@ another."""
 ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent did not end within the grace period"
 LAST_S = 3.0
-"""Seconds before the end of the grace period at which perdure exits with what is saved."""
+"""Time in seconds before the end of the grace period at which perdure exits with what is saved."""
 REST_S = 2.0
-"""Seconds that leftover processes get to end. The pod's first process must exit before the kubelet
-kills it, because the result of a killed pod is not trusted."""
+"""Time in seconds that leftover processes get to end. The pod's first process must exit before the
+kubelet kills it, because the result of a killed pod is not trusted."""
 ASKING = (signal.SIGINT, signal.SIGTERM)
 OFTEN_S = 1.0
 """Seconds between checkpoints in a pod without a volume, whose work is lost unless it is in the
@@ -51,11 +51,12 @@ WIDTH = 2_000
 
 
 class Farewell:
-    """Writes the attempt's result exactly once: when it is known, or when there is no more time for
-    it.
+    """Writes the attempt's result exactly once: when it is known, or when there is no more time to
+    wait for it.
 
     A separate thread waits for signals, because the main thread handles none while it waits in a
-    library for a checkpoint store."""
+    library for a checkpoint store.
+    """
 
     def __init__(self, place: Path | None, grace_s: float) -> None:
         self.place, self.grace_s, self.attempt = place, grace_s, 0
@@ -109,7 +110,7 @@ class Farewell:
         )
 
     def _listen(self, longest_s: float | None) -> None:
-        """Wait for the next signal that asks perdure to end, or until the time is over."""
+        """Wait for the next signal that asks perdure to end, at most this long."""
         before = self.asked
         while self.asked == before and select.select([self._signals], [], [], longest_s)[0]:
             self.asked += sum(number in ASKING for number in os.read(self._signals, 64))
@@ -139,10 +140,11 @@ def is_pod(command: Sequence[str]) -> bool:
 
 
 def told_before_it_began(command: Sequence[str], error: Exception) -> int | None:
-    """Report an error for the container's entrypoint, when it cannot start this verb: write it as
-    the attempt's result.
+    """Report an error of the container's entrypoint that prevents the start of this verb: write the
+    error as the attempt's result.
 
-    Return the exit code of that result; None for another command."""
+    Return the exit code of that result; None if the command is not this verb.
+    """
     if not is_pod(command):
         return None
     from perdure.cli.main import parser_of
@@ -233,10 +235,11 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     from perdure.model.events import Record, SessionSeen
     from perdure.rules.log_line import line_of
 
-    # Load no perdure.toml from the working directory: it is on a volume where agents can write.
+    # Do not load perdure.toml from the working directory: agents can write to the volume that it is
+    # on.
     chosen = load(environ, Path("/"))
-    # A file that contains a secret is left out of the checkpoint and reported. With `refuse`,
-    # nothing of the run would ever leave the pod.
+    # A file that contains a secret is left out of the checkpoint and reported. With the setting
+    # `refuse`, such a file would prevent every checkpoint of the run.
     if "PERDURE_CHECKPOINT_SECRETS" in environ:
         leave_out = "refuse"
     else:
@@ -244,7 +247,7 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
     chosen = replace(
         chosen,
         checkpoint_store=order.checkpoints,
-        # The pod's store ends with the pod, so nobody could answer.
+        # The pod's store is deleted with the pod, so nobody could answer a request.
         request_expiry=0.0,
         checkpoint_secrets=chosen.checkpoint_secrets if leave_out == "refuse" else leave_out,
         checkpoint_every=min(chosen.checkpoint_every, OFTEN_S)

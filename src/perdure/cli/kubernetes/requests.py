@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from perdure.kubernetes.taskruns import TaskRuns
 
 PATIENCE_S = 60.0
-"""Seconds that an update waits for the operator to record the update before it."""
+"""Time in seconds for which an update waits until the operator has recorded the previous update."""
 
 
 class NotYet(PerdureError):
@@ -217,7 +217,7 @@ def _given(found: Object) -> Object:
 
 
 def _endings(arguments: argparse.Namespace) -> Object:
-    """Return what the flags say about the end of an attempt."""
+    """Return the flags that concern the end of an attempt."""
     return {
         "onDenied": _choice(arguments.on_denied),
         "onLeftover": _choice(arguments.on_leftover),
@@ -389,7 +389,7 @@ def update_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
                     taskruns, asked, arguments, f"has version {version + 1} of its instructions"
                 )
             except Conflict:
-                pass  # somebody else wrote in between: read it again
+                pass  # Somebody else changed the TaskRun in between: read it again.
         if time.monotonic() > end:
             raise NotYet(
                 f"version {version} of {name}'s instructions is not recorded yet, and your update "
@@ -435,8 +435,8 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 def _told(
     taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = ""
 ) -> int:
-    """Print what was requested; with --follow, wait for the end. `wish` is the retry that must be
-    acted on first. Return the exit code."""
+    """Print what was requested; with --follow, wait for the end. `wish` is the requested retry; the
+    end counts only after the operator has acted on it. Return the exit code."""
     from perdure.engine.service import code_of
 
     name, code = body["metadata"]["name"], 0

@@ -243,7 +243,7 @@ def _lies(place: dict[str, Any]) -> str:
 
 
 FROM_PHASE = ("Complete", "Failed", "Reconciling", "Stalled")
-"""Conditions that say the same as the phase."""
+"""Conditions that only repeat the phase, so they are not shown."""
 
 
 def _true(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """`attach` and `wait`: follow a run that was started elsewhere, with its progress or silently.
 
-Ctrl-C leaves, and the run continues. Both are read-only, but on a terminal `attach` takes the
-answer to a request, and then goes on with the run."""
+Ctrl-C leaves, and the run continues. Both verbs are read-only, with one exception: on a terminal,
+`attach` accepts the answer to a request and then continues the run.
+"""
 
 from __future__ import annotations
 
@@ -111,8 +112,8 @@ def _exit_code(store: RunStore, run: TaskRun) -> int:
 
 
 def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper) -> TaskRun:
-    """Show past and new records until the run is over, nobody works on it, or the person leaves.
-    Return the run as it is then."""
+    """Show past and new records until the run is over, no process performs it, or the person
+    leaves. Return the run as it is then."""
     from perdure.engine.worker import waits_for_person
     from perdure.rules.lifecycle import FINAL
 
@@ -137,8 +138,8 @@ def _follow(store: RunStore, run: TaskRun, progress: Progress, stopper: Stopper)
 
 
 def _is_left_alone(run: TaskRun, now: int, again: Callable[[], TaskRun]) -> bool:
-    """Return whether nobody works on the run or is about to: its supervisor died, or it is due but
-    no worker has claimed it."""
+    """Return whether no process performs the run or is about to: its supervisor died, or the run is
+    due and no worker has claimed it."""
     from perdure.cli.compose import probe, settings
     from perdure.engine.worker import LEFT_ALONE_MS
 

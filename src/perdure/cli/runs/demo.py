@@ -1,6 +1,6 @@
 """`demo`: a real agent is killed in the middle of a tool call and continues in the same
-conversation, in a scratch directory. The model behind it is perdure's rehearsal on 127.0.0.1, so
-that it needs no key, no network and no checkout."""
+conversation, in a scratch directory. The agent's model server is perdure's rehearsal on 127.0.0.1,
+so the demonstration needs no key, no network and no checkout."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def find_agent(wanted: str | None, environ: Mapping[str, str]) -> tuple[str, str
 
 
 def _fits(path: Path) -> bool:
-    """Return whether the program fits. Codex has one program, built with musl; of Claude Code's,
-    take the one for glibc."""
+    """Return whether the program fits. Codex has a single program, built with musl. Claude Code has
+    several; the one for glibc fits."""
     return "claude" not in path.name or "musl" not in path.parent.name
 
 
@@ -171,7 +171,7 @@ class Scene:
 
 
 def play(scene: Scene, rehearsal: Rehearsal) -> int:
-    """Run the task, kill its agent, let it continue, and say what proves it."""
+    """Run the task, kill its agent, let it continue, and print the proof that it continued."""
     from perdure import wiring
     from perdure.cli.compose import Stopper
     from perdure.cli.runs.summary import changes_of, say_summary

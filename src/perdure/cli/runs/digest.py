@@ -47,7 +47,7 @@ def digest_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def since_of(text: str) -> int:
-    """Return the time (ms) that is meant. Raises ArgumentTypeError."""
+    """Return the time that the text means, in ms since 1970. Raises ArgumentTypeError."""
     today = date.today()
     days = {"today": today, "yesterday": today - timedelta(days=1)}
     try:

@@ -1,5 +1,5 @@
-"""The slower way of `ls`: for a database that the fast way cannot read, and for filters on data
-without a column."""
+"""The slower implementation of `perdure ls`, for a database that the fast one cannot read, and for
+filters on data that is not in a column."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def fork_verb(arguments: argparse.Namespace) -> int:
     from perdure.engine.conversations import Branching, fork
 
     if arguments.at:
-        # For all other verbs, `--at` is a checkpoint.
+        # For all other verbs, `--at` selects a checkpoint.
         print(
             f"perdure: fork --at is deprecated and means a turn: use --turn {arguments.at}",
             file=sys.stderr,

@@ -53,8 +53,8 @@ _SEQUENCES = {
     "8~": END,
 }
 _PATIENCE_S = 0.05
-"""Seconds to wait for the rest of an escape sequence; an escape character alone is the Escape
-key."""
+"""Time to wait for the rest of an escape sequence, in seconds. If nothing follows, it was the
+Escape key."""
 _TICK_S = 0.2
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 

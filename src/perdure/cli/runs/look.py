@@ -45,7 +45,7 @@ CHUNK = 1 << 16
 NAP_S = 0.2
 """Pause between two looks at a followed log, in seconds."""
 UNATTENDED = 75
-"""Exit code of a verb that follows a run which nobody attends."""
+"""Exit code of a verb that follows a run that no process performs."""
 
 
 def show_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def _report(ref: str) -> dict[str, Any]:
 
 
 def shown_state(report: Mapping[str, Any]) -> str:
-    """Return the run's state in one word, or how it is unattended."""
+    """Return the run's state in one word, or, if it is not attended, its liveness."""
     return str(
         report["liveness"]
         if report["liveness"] not in (None, Liveness.ATTENDED)
@@ -208,7 +208,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
 
 
 def told(posting: dict[str, Any] | None) -> list[str]:
-    """Return lines about a run's postings on its forge, and about postings that failed."""
+    """Return lines about a run's postings on its forge, including those that failed."""
     if posting is None:
         return []
     if posting["comment_url"]:
@@ -379,7 +379,7 @@ def _instructions(store: RunStore, run: TaskRun, version: int) -> str:
 
 
 class LeftAlone:
-    """Determines whether a followed run is permanently unattended, and says so once."""
+    """Determines whether a followed run is permanently unattended, and prints that once."""
 
     def __init__(self, chosen: Settings, store: RunStore) -> None:
         self._probe, self._store = probe(chosen), store

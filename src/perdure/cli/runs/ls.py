@@ -54,12 +54,12 @@ READ = (
     *(name for name in SHOWN[:-10] if name != "liveness"),
     *("worker", "lease_until", "host"),
 )
-"""The columns that both the short and the long way read."""
+"""The columns that both the short and the long way read from the store."""
 WORDS = {"incomplete": "incomplete", "blocked": "blocked", "nothing_to_do": "nothing to do"}
-"""Verdicts of the work report that say more than `succeeded`, as the list shows them."""
+"""Verdicts of the work report that the list shows because they say more than `succeeded`."""
 WATCH_S = 2.0
 EVERYTHING = 1_000_000
-"""Limit when rows are filtered after reading."""
+"""Number of rows that are read if filters are applied after reading."""
 Row = dict[str, "str | int | float | dict[str, str] | None"]
 
 
@@ -148,8 +148,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _chosen(arguments: argparse.Namespace) -> list[Row]:
-    """Return the rows that the flags ask for. Filters on data without a column are applied row by
-    row."""
+    """Return the rows that the flags ask for. Filters on data that is not in a column are applied
+    row by row."""
     since = 0
     if arguments.since:
         since = _since(arguments.since)
@@ -252,7 +252,7 @@ def _probed(row: Row, store: RunStore, probe: Probe) -> Row:
 
 
 def _advice(rows: Sequence[Row]) -> list[str]:
-    """Return advice on the runs that nobody attends."""
+    """Return advice on the runs that no process attends."""
     words = []
     for liveness, one, many in (
         ("interrupted", "1 run was interrupted", "{} runs were interrupted"),
@@ -384,9 +384,9 @@ def _spent(row: Row) -> str:
 
 
 def _about(row: Row, now: int) -> str:
-    """Return what a run is about, and before that why it waits or failed, or the verdict on the
-    work if that says more than the state. A forge's run begins with its title, because people look
-    for the issue."""
+    """Return the description of a run. It is preceded by the reason why the run waits or failed, or
+    by the verdict on the work if that says more than the state. For a run of a forge, the title
+    comes first, because people look for the issue."""
     title, reason = one_line(str(row["title"]), 80), one_line(str(row["reason"]), 200)
     after = _number(row["run_after"])
     before = f"{title}: " if row["role"] else ""
@@ -406,8 +406,8 @@ def _about(row: Row, now: int) -> str:
 def table(
     head: tuple[str, ...], rows: Sequence[tuple[str, ...]], marks: Sequence[str] = ()
 ) -> None:
-    """Print whole lines into a pipe; on a terminal no line is wider than it. `marks`: the state of
-    each row, which colors its second cell on a terminal."""
+    """Print the rows as a table. In a pipe the lines are complete; on a terminal they are cut to
+    its width. `marks`: the state of each row, which colors its second cell on a terminal."""
     if not rows:
         return
     room = columns(sys.stdout)
@@ -422,14 +422,14 @@ def table(
     rows = [tuple(fitted(cell, sys.stdout) for cell in row) for row in rows]
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     if room:
-        # Shorten a long name before the columns after it are lost. But keep some of it, because the
-        # next command needs it.
+        # Shorten a long name so that the columns after it stay visible. Some of it is kept, because
+        # people need it for the next command.
         others = sum(width + 2 for width in widths[1:-1])
         widths[0] = min(widths[0], max(LEAST, room - others - len(head[-1]) - 2))
     for number, row in enumerate((head, *rows)):
         cells = (cut(row[0], widths[0]) if room else row[0], *row[1:])
         padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
-        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)  # also for the cut's mark
+        line = fitted(cut("  ".join(padded).rstrip(), room), sys.stdout)  # replaces the mark too
         if colored:
             line = _painted(line, len(padded[0]) + 2, len(cells[1]), ("", *marks)[number])
         print(line)

@@ -26,7 +26,8 @@ WANTED: dict[str, tuple[RunState, ...]] = {
     "retry": (RunState.FAILED, RunState.CANCELLED, *ACTIVE),
     "apply": (RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED),
 }
-"""States of the runs to which a verb can apply; any state for other verbs."""
+"""States of the runs to which a verb applies. A verb that is not listed applies to runs in any
+state."""
 ONLY_ONE = ("stop", "retry", "apply", "open")
 """Verbs that act. If several runs fit, a person chooses one on a terminal; elsewhere they need a
 name."""
@@ -37,8 +38,8 @@ PICKED = 200
 def newest_here(verb: str) -> str:
     """Return the name of the newest run of the repository that contains the working directory.
 
-    If several fit a verb that acts, a person chooses one on a terminal. Raises NotFound where there
-    is none, UsageError where several fit and nobody chose.
+    If several fit a verb that acts, a person chooses one on a terminal. Raises NotFound if there is
+    none, UsageError if several fit and none was chosen.
     """
     store, here = open_to_read(settings()), Path.cwd()
     found = _runs_of(store, here, WANTED.get(verb, ()))

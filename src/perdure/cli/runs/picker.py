@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 LOADED = 200
 WIDE = 120
 FRAME = 6
-"""Number of lines besides the list: title, search, head, two of details, keys."""
+"""Number of lines of the screen besides the list: title, search, head, two lines of details,
+keys."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -102,8 +102,8 @@ def _look(arguments: argparse.Namespace) -> int:
 
 
 def checked_plan(file: Path, chosen: Settings) -> Plan:
-    """Return the plan in the file, over the settings. Raises NotFound, UsageError, PlanError, and
-    AgentMissing for an unknown agent."""
+    """Return the plan in the file; the settings are its defaults. Raises NotFound, UsageError,
+    PlanError, and AgentMissing for an unknown agent."""
     from perdure.agents import registry
     from perdure.engine.plans.reader import read_plan
 

@@ -56,7 +56,8 @@ class PlanProgress:
             self._live = None
 
     def introduce(self, engine: Engine) -> Callable[[PlanRun], None]:
-        """Return a function to be called with the plan as soon as this process has it."""
+        """Return a function that prints the beginning of the plan. It is called with the plan as
+        soon as this process has its lease."""
 
         def began(plan: PlanRun) -> None:
             self._engine, self._plan = engine, plan

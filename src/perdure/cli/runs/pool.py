@@ -103,7 +103,7 @@ class Wishes:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked += 1
-        # Not by print: the signal may have interrupted one.
+        # Written without print, because the signal may have interrupted one.
         os.write(
             2,
             b"perdure: draining; once more stops the agents\n"

@@ -54,8 +54,8 @@ def _changes_needed(report: dict[str, Any]) -> str:
 
 
 def ways_home(name: str, place: dict[str, Any], head: str) -> str:
-    """Return the commands that take over a result. A merge is among them only if the branch is in
-    the user's repository and has moved."""
+    """Return the commands that bring a run's changes into the user's checkout. A merge is included
+    only if the branch is in the user's repository and has new commits."""
     moved = place["backend"] == Backend.WORKTREE and head not in ("", place["base"])
     merge = f", or git merge {clean(place['branch'])}" if moved else ""
     return f"perdure apply {name}{merge}"
@@ -143,7 +143,7 @@ class Progress:
             self._show(record)
 
     def part(self, text: str) -> None:
-        """Print a line for the verb."""
+        """Print a line of the verb's own."""
         self._say(text)
 
     def conclude(self, report: dict[str, Any], changes: str = "") -> None:

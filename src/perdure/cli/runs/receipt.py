@@ -118,7 +118,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _told(predicate: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the main facts of a statement. Its fields are as its signer wrote them."""
+    """Return the main facts of a statement. The fields are shown as the signer wrote them."""
     continuity, work = predicate.get("continuity"), predicate.get("work")
     attempt = predicate.get("attempt")
     outcome = attempt.get("outcome") if isinstance(attempt, dict) else None

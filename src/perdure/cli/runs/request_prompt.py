@@ -1,7 +1,8 @@
 """Shows an agent's requests on the terminal where its run was followed, and takes the answers.
 
-Called when the run waits: `run`, `retry`, `update`, `approve` and `attach` end there without a
-terminal. Nothing is lost when the person leaves: the request is stored, and is answered later.
+Called by `run`, `retry`, `update`, `approve` and `attach` when the run waits. Without a terminal
+these verbs end at this point. Nothing is lost when the person leaves: the request is stored, and is
+answered later.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ NARROWEST = 20
 
 def can_ask() -> bool:
     """Return whether a person is at the terminal of this command. A command in the background would
-    be stopped when it reads from there; in CI nobody is, even if there is a terminal."""
+    be stopped when it reads from the terminal. In CI no person is there, even if there is a
+    terminal."""
     if os.environ.get("CI") or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     try:
@@ -58,7 +60,7 @@ def answer_here(engine: Engine, run_id: str) -> bool:
             try:
                 service.answer(engine, run.id, each.number, answer, words)
             except (Conflict, UsageError) as error:
-                # Somebody else was faster, by another door.
+                # Another person answered first, by another interface.
                 _say([f"{error}"])
     except (KeyboardInterrupt, EOFError):
         if questions(opened[0]):
@@ -76,9 +78,9 @@ def _open(requests: Iterable[AgentRequest]) -> list[AgentRequest]:
 
 
 def shown_for_answer(request: AgentRequest, title: str) -> list[str]:
-    """Return the lines that show the request whole. Each begins with a bar, so that no text of the
-    agent can pass for one of perdure's own lines; hidden characters are named."""
-    # A line that was missed above is none of its own here: each physical line gets the bar.
+    """Return the lines that show the complete request. Each begins with a bar, so that no text of
+    the agent can pass for one of perdure's own lines; hidden characters are named."""
+    # A newline that `_lines` left in must not start a line without the bar.
     physical = chain.from_iterable(line.split("\n") for line in _lines(request))
     lines = [visible(line.expandtabs(4)) for line in physical]
     width = max(NARROWEST, shutil.get_terminal_size().columns - 4)
@@ -117,7 +119,7 @@ def _lines(request: AgentRequest) -> list[str]:
 
 
 def _signed(text: str, sign: str) -> list[str]:
-    # Only a newline begins a line of its own: the shell and files know no other.
+    # Only a newline separates lines, as for the shell and in files.
     return [f"{sign}{line}" for line in text.split("\n")]
 
 
@@ -171,8 +173,8 @@ def _text(question: Any) -> str:
 
 
 def _line(prompt: str) -> str:
-    """Return a line that was typed after the prompt. What was typed before it is dropped: it was
-    meant for something else."""
+    """Return a line that was typed after the prompt. Input that was typed before the prompt is
+    dropped, because it was not an answer."""
     import termios
 
     sys.stderr.write(prompt)

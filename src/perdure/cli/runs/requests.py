@@ -169,7 +169,7 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
 
 
 def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:
-    """Answer, save the rule, and say where it is."""
+    """Store the answer and the rule, and print where the rule is."""
     from perdure.engine.approvals import Always, answer_always
     from perdure.host.actors import current, local_person
 

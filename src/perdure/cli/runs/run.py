@@ -24,7 +24,7 @@ from perdure.cli.parser import optional_name
 from perdure.cli.text import clean
 from perdure.errors import NotFound, PerdureError
 
-TYPE_CHECKING = False  # `perdure retry NAME` must not load what only new runs need
+TYPE_CHECKING = False  # `perdure retry NAME` must not load modules that only new runs need.
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable
@@ -179,7 +179,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
 
 
 def tell_left_out(engine: Any, run: TaskRun) -> None:
-    """Say which changes of the checkout a new workdir does not have, because they are not
+    """Print which changes of the checkout are missing in the new workdir because they are not
     committed."""
     from contextlib import suppress
     from pathlib import Path
@@ -214,8 +214,8 @@ def tell_left_out(engine: Any, run: TaskRun) -> None:
 
 
 def check_known(name: str) -> None:
-    """Raise NotFound for a name that matches no run, before any module is loaded that works on
-    one."""
+    """Raise NotFound for a name that matches no run. This check runs before the modules that
+    perform a run are loaded."""
     from perdure.cli.runs.ls import DATABASE, state_directory
     from perdure.store.glance import names_beside
 
@@ -333,7 +333,7 @@ def followed(
                     if new and now.attempt == 0:
                         engine.store.request_cancel(run.id)
                     raise
-        # Imported when the agent has ended: its start must not wait for it.
+        # Imported only after the agent has ended, so that its start does not wait for it.
         from perdure.cli.runs.summary import changes_of, say_summary
 
         run = engine.store.get(run.id)
@@ -369,7 +369,7 @@ def _asks(run: TaskRun) -> bool:
 
 
 def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
-    """Ask the person at this terminal what the agent asks, and go on with the run if all is
+    """Ask the person at this terminal the agent's questions, and continue the run if all are
     answered. Return the exit code; `code` if the run still waits."""
     from argparse import Namespace
 
@@ -403,7 +403,7 @@ def answer(report: dict[str, Any], *, shown: bool) -> None:
 
 
 def warn(report: dict[str, Any]) -> None:
-    """Say on standard error which promise does not hold for this run, even with --quiet."""
+    """Warn on standard error if a promise does not hold for this run, even with --quiet."""
     from perdure.rules.explanation import missed_checkpoint
 
     text = missed_checkpoint(report)

@@ -53,9 +53,9 @@ def _recorded(engine: Engine, report: dict[str, Any], place: Workspace) -> tuple
     """Return the numbers of changed files, added and removed lines from what is recorded of the
     attempts, so that git need not be asked; None where only git can tell.
 
-    The last checkpoint shows whether anything is changed. The work of the first attempt was
-    compared with the commit that the run began at, and counts for the run if that is still HEAD and
-    nothing else wrote into the workdir.
+    The last checkpoint shows whether anything is changed. The work report of the first attempt
+    compares the workdir with the commit at which the run began. Its numbers hold for the run if
+    that commit is still HEAD and nothing else wrote into the workdir.
     """
     attempts = report["attempts"]
     checkpoints = engine.store.checkpoints(report["id"])
@@ -86,8 +86,8 @@ def _recorded(engine: Engine, report: dict[str, Any], place: Workspace) -> tuple
 
 
 def _converts(files: list[dict[str, Any]], place: Workspace) -> bool:
-    """Return whether attributes may apply to one of these files: git then converts the ends of its
-    lines before it counts them, or does not count them."""
+    """Return whether git attributes may apply to one of these files. Because of them git may
+    convert line endings before it counts lines, or count none."""
     from perdure.workspace.worktree import common_directory, git_directory
 
     top = Path(place.path)
@@ -102,10 +102,10 @@ def _converts(files: list[dict[str, Any]], place: Workspace) -> bool:
 
 
 def _is_plain(file: dict[str, Any], attempt: dict[str, Any], top: Path) -> bool:
-    """Return whether git counts a file of a work report as the report does. It counts a deleted
-    file with a new one as one that was renamed, and does not count files in repositories within the
-    workdir, nor one that differs from its commit because of a filter of the repository: such a file
-    is older than the attempt."""
+    """Return whether git counts the lines of a file as the work report does. git counts a deleted
+    and an added file as one renamed file. It does not count files in repositories inside the
+    workdir. It also counts no file whose content differs from its commit only because of a filter
+    of the repository; such a file is older than the attempt."""
     parts = file["name"].split("/")
     if file["state"] not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
         return False
@@ -113,7 +113,7 @@ def _is_plain(file: dict[str, Any], attempt: dict[str, Any], top: Path) -> bool:
         launched = (Path(attempt["directory"]) / "prompt.md").stat()
         seen = (top / str(file["name"])).lstat()
     except (OSError, ValueError):
-        return False  # gone meanwhile, or its name is not UTF-8
+        return False  # The file is gone, or its name is not UTF-8.
     return seen.st_dev == launched.st_dev and seen.st_ctime_ns >= launched.st_mtime_ns
 
 

@@ -1,5 +1,5 @@
-"""Checks of what `perdure serve` relies on, for `perdure doctor` and the dashboard's settings page.
-They run only where a forge is configured."""
+"""Checks the things that `perdure serve` relies on, for `perdure doctor` and the dashboard's
+settings page. They are checked only if a forge is configured."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ LIBRARIES = ("starlette", "uvicorn", "jinja2", "httpx2", "prometheus_client")
 def findings(chosen: Settings, *, serving: bool = False) -> Iterator[tuple[str, str, str]]:
     """Yield topic, state (as in `doctor.DoctorFinding`) and sentence of each check.
 
-    `serving`: the service itself asks. It has removed its secrets from the environment, and would
-    not have started with an invalid one."""
+    `serving`: the service itself runs the checks. Its secrets are not checked, because it has
+    removed them from the environment, and would not have started with an invalid one.
+    """
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         yield (
             "serve",
@@ -126,7 +127,8 @@ def _rules(chosen: Settings) -> Iterator[tuple[str, str, str]]:
 
 
 def _tokens(chosen: Settings) -> Iterator[tuple[str, str, str]]:
-    """Check whether there is a valid token, and whether the service can be reached from outside."""
+    """Check whether there is a valid token for the API, and whether the service can be reached from
+    outside."""
     try:
         with closing(open_to_read(chosen)) as store:
             now = store.now()
@@ -166,7 +168,7 @@ def _is_public(listen: str) -> bool:
 
 
 def wanted(chosen: Settings) -> bool:
-    """Return whether `perdure serve` is meant to run here."""
+    """Return whether the configuration is meant for `perdure serve` on this machine."""
     return bool(
         chosen.webhooks
         or chosen.agents

@@ -22,7 +22,8 @@ NAMED_MOST = 3
 
 
 def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
-    """Say what agents can reach, and which other processes expose one of the secrets in `held`."""
+    """Yield sentences about what agents can reach, and about other processes that expose one of the
+    secrets in `held`."""
     yield reach(chosen)
     found = [f"{pid} ({command})" for pid, command in holders(held)]
     if found:
@@ -38,8 +39,8 @@ def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
 
 
 def reach(chosen: Settings) -> str:
-    """Say in one sentence or two what an agent could read and change."""
-    # os.access checks the real ids: with `run_as` those are the agents', not this process's own.
+    """Return one or two sentences about what an agent could read and change."""
+    # os.access checks the real ids: with `run_as` these are the ids of the agents.
     open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
     if is_separate():
         return _apart(chosen, open_files)
@@ -62,7 +63,7 @@ def reach(chosen: Settings) -> str:
 
 
 def _own_memory() -> str:
-    """Say whether agents can read this process, without the end of the sentence."""
+    """Return a sentence about whether agents can read this process, without its final period."""
     if system.IS_PORTABLE:
         return "On this system they may also read memory and environment of perdure itself"
     return "They cannot read memory and environment of perdure itself"

@@ -1,5 +1,5 @@
-"""`inbox`: shows the deliveries of forges, and what became of them. Text that people wrote on a
-forge is untrusted, and cleaned before it is shown."""
+"""`inbox`: shows the deliveries of forges and their results. Text that people wrote on a forge is
+untrusted, and cleaned before it is shown."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _said(intent: Intent | None) -> list[tuple[str, str]]:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    """Read the kept body again with this version of perdure, so that a delivery that an older
+    """Parse a stored delivery again with this version of perdure. So a delivery that an older
     version ignored can still be handled."""
     from perdure.forge.webhooks import parsed, read
 

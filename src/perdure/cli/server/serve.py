@@ -120,8 +120,8 @@ def _serve(
 
     wishes = Wishes()
     with ExitStack() as stack:
-        # Create the clients before the engine, which gets the environment without the service's
-        # secrets.
+        # Created before the engine: this removes the service's secrets from the environment, which
+        # the engine then gets.
         clients = stack.enter_context(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
@@ -148,8 +148,8 @@ def _serve(
         )
         reading = open_to_read(chosen)
         stack.callback(reading.close)
-        # A separate connection identifies callers, so that a slow query on the other one does not
-        # delay that.
+        # A separate connection identifies callers, so that a slow query on the main connection
+        # delays no request.
         knowing = open_to_read(chosen)
         stack.callback(knowing.close)
         principals, journal = Principals(knowing, engine.store, say), Journal(reading, say)
@@ -179,7 +179,8 @@ def _serve(
             proxies,
         )
         web = stack.enter_context(Listening(served, sockets, proxies))
-        # Ends before the server does, so that the server need not wait for listeners.
+        # Ends before the server does, so that the server does not wait for those who listen to
+        # events.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
@@ -238,7 +239,7 @@ def _dispatching(
 
 
 def _seed(chosen: Settings) -> TaskSpec:
-    """Return the settings of a dispatched task that its delivery does not give."""
+    """Return the settings of a dispatched task that do not come from its delivery."""
     from perdure.model import TaskSpec
 
     return TaskSpec(
@@ -298,7 +299,7 @@ def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) ->
 
 
 def _problems(engine: Engine, wishes: Wishes) -> list[str]:
-    """Return the reasons why no new work can be accepted."""
+    """Return the reasons why no new work can be accepted; empty if it can."""
     found = ["perdure is draining"] if wishes.draining else []
     try:
         engine.store.inbox(limit=1)

@@ -24,15 +24,15 @@ from perdure.rules.text import clean
 
 LOOK_S = 1.0
 REST = 4
-"""Factor of the pause after a read: the pause is this many times as long as the read took, since
-searching many runs is slow."""
+"""Shortest pause after a read of the store, as a multiple of the read's duration, because searching
+many runs is slow."""
 PEEKED = 400
 """Number of a run's newest records that are read for the panel."""
 ON_BOARD = frozenset({"peek", "retry", "stop", "verb", "filter", "help", "down", "up", "clear"})
 ASKED = {"update": "New instructions", "fork": "What the fork is to do", "run": "What to do"}
-"""Question for the text that a verb needs. The verb then runs in the background."""
+"""Prompts for the text that a verb needs, by verb. The verb then runs in the background."""
 CONFIRMED = {"apply": "Copy its changes into this checkout? (y, or Enter for no): "}
-"""Question before a verb that changes files of the user's."""
+"""Questions before a verb that changes the user's own files, by verb."""
 EMPTY = 'no runs yet; start with: perdure run "Fix the failing test"'
 
 
@@ -126,8 +126,7 @@ class Board(App[None]):
         """Disable the board's keys while another screen is over it."""
         return action not in ON_BOARD or len(self.screen_stack) == 1
 
-    # --- looking
-    # ----------------------------------------------------------------------------------------------
+    # --- reading the store ---
 
     @property
     def chosen(self) -> str:
@@ -222,7 +221,7 @@ class Board(App[None]):
         while_there(self._move_panel)
 
     def _move_panel(self) -> None:
-        # Restoring the cursor after a redraw is reported as a move too.
+        # Restoring the cursor after a redraw is also reported as a move.
         if self._peeking and self.chosen != self._peeked:
             self._draw_panel()
             self._look()

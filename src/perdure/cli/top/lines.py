@@ -148,7 +148,7 @@ def _attempt(attempt: Attempt, now: int) -> str:
 
 
 def log_line(record: Record) -> Text | None:
-    """Return a record as a line of the log; None if it says nothing to a person."""
+    """Return a record as a line of the log; None if people do not need to see it."""
     line = line_of(record)
     if not line:
         return None

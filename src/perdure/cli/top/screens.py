@@ -47,7 +47,7 @@ KEYS = (
 
 
 def while_there(do: Callable[..., None], *arguments: Any) -> None:
-    """Show what a thread has found, unless its widgets were removed in the meantime."""
+    """Show the result of a thread, unless its widgets were removed in the meantime."""
     with suppress(NoMatches):
         do(*arguments)
 
@@ -156,4 +156,5 @@ class Question(ModalScreen[bool]):
 
 
 Act = Callable[[str], str]
-"""Acts on the run with this id, and returns a sentence on the result. Raises PerdureError."""
+"""Type of a function that acts on the run with this id, and returns a sentence on the result. It
+raises PerdureError."""
