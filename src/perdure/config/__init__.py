@@ -1,7 +1,7 @@
 """Settings: read once at each entry point, then passed on as a value and never looked up again.
 
-`files` reads them from their sources, `values` validates them, and `passwords` says which parts may
-be shown.
+`files` reads them from their sources, `values` validates them, and `passwords` removes the parts
+that must not be shown.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Settings:
     """All settings of perdure. Durations are in seconds; 0 means no limit."""
 
     root: Path
-    """Directory of the workdirs and cache clones: `{root}/{service}/.task/{task_id}/`,
-    `{root}/.perdure/`."""
+    """Directory of the workdirs and cache clones. They are in `{root}/{service}/.task/{task_id}/`
+    and `{root}/.perdure/`."""
     state: Path
     """Directory of the database, the attempts' logs and the copies of transcripts."""
     agent: str = "claude"
@@ -91,8 +91,8 @@ class Settings:
     git_ssh_config: Path | None = None
     """ssh configuration for repositories over ssh, instead of the user's."""
     gc_workdirs: float = 14 * DAY
-    """Age at which the sweeper may remove an unused workdir, in seconds. Each class has its own
-    age."""
+    """Age in seconds at which the sweeper may remove an unused workdir. The settings below give the
+    age for other classes."""
     gc_copies: float = 180 * DAY
     gc_logs: float = 90 * DAY
     gc_orphans: float = 7 * DAY
@@ -102,13 +102,13 @@ class Settings:
     gc_trash: float = 7 * DAY
     """Grace period in the trash for entries that are proven to be saved elsewhere, in seconds."""
     gc_most: int = 200
-    """Maximum number of things of one class that a sweep removes at once."""
+    """Maximum number of entries of one class that a sweep removes."""
     disk_warn: float = 15.0
     """Free space of a volume below which perdure warns, in percent."""
     disk_refuse: float = 10.0
     disk_refuse_bytes: int = 2 * 1024**3
-    """Free space in bytes. New work is refused when less than both this and `disk_refuse` percent
-    is free."""
+    """Free space in bytes. New work is refused only if the free space is less than this and also
+    less than `disk_refuse` percent."""
     disk_ballast: int = 64 * 1024**2
     request_expiry: float = 7 * 86_400.0
     """Time for which a run waits for answers to its agent's requests, in seconds; 0: none."""
@@ -130,8 +130,8 @@ class Settings:
     """Database shared by several hosts (postgresql://USER@HOST:PORT/NAME). It replaces the one in
     the state directory."""
     lease: float = 60.0
-    """Lease of an attempt without renewal, in seconds, for a shared database. All hosts need the
-    same value."""
+    """Time in seconds after which another host takes an attempt over if its lease is not renewed,
+    for a shared database. All hosts need the same value."""
     warm: str = "plans"
     """Which agents are kept between attempts if they support it: `off`, `plans` (those of plans) or
     `on` (all)."""
@@ -149,8 +149,8 @@ class Settings:
     is kept for a year."""
     clone_hosts: tuple[str, ...] = ()
     """Servers that repositories may be fetched from, as `host` or `host:port`; empty: any. A pool
-    that works for others fetches from a private address only if this setting, or a rule's `clone`,
-    names the server."""
+    that works for other people fetches from a private address only if this setting, or a rule's
+    `clone`, names the server."""
     run_as: str = ""
     """`USER:GROUP`: the account that agents run as, and an additional group of perdure itself,
     which protects its files and processes from them."""

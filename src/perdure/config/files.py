@@ -97,9 +97,9 @@ def load(environ: Mapping[str, str], cwd: Path) -> Settings:
 
 
 def misspelled(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the environment that are nearly a setting's, with the setting's. They
-    have no effect. Other `PERDURE_` variables are not judged: agents (`PERDURE_ATTEMPT`) and tests
-    have their own."""
+    """Return the environment variables that are probably misspelled, each with the variable of the
+    most similar setting. They have no effect. Other `PERDURE_` variables are not judged: agents
+    (`PERDURE_ATTEMPT`) and tests have their own."""
     from difflib import get_close_matches
 
     settings = [f"PERDURE_{key.upper()}" for key in READERS]
@@ -151,7 +151,7 @@ def _read_file(file: Path | None, trusted: bool, problems: list[str]) -> list[tu
         OSError,
         ValueError,
         RecursionError,
-    ) as error:  # tomllib's own errors and those of UTF-8 are ValueErrors
+    ) as error:  # tomllib's own errors, and errors of UTF-8, are ValueErrors
         problems.append(f"{file}: {error}")
         return []
     found = []
@@ -189,7 +189,7 @@ def _not(key: str, value: Any) -> str:
 
 
 def flat(table: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return a settings file's keys and values, with those in `TABLES` under their full names."""
+    """Return the keys and values of a settings file. Keys inside `TABLES` get their full names."""
     found = []
     for key, value in table.items():
         if key in TABLES and isinstance(value, dict):

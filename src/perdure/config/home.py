@@ -10,8 +10,8 @@ from pathlib import Path
 
 def user_home(environ: Mapping[str, str]) -> Path:
     """Return HOME, or the home directory of the account, or `/` if it has none (a container's user
-    without an entry in /etc/passwd). Readers then find nothing there, and a run is refused because
-    `/` is not writable."""
+    without an entry in /etc/passwd). With `/`, readers find no files, and a run is refused because
+    it is not writable."""
     if home := environ.get("HOME"):
         return Path(home)
     try:

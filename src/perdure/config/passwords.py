@@ -10,7 +10,8 @@ import re
 from typing import Any
 
 SECRET = frozenset({"database", "session_cache"})
-"""Settings that may contain a password. An invalid value of one is not repeated in the error."""
+"""Settings that may contain a password. An error about an invalid value of these settings does not
+repeat the value."""
 
 
 def without_password(address: str) -> str:

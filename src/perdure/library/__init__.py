@@ -37,7 +37,7 @@ def open(
     environ: Mapping[str, str] | None = None,
     observers: Sequence[Observer] = (),
 ) -> Runner:
-    """Return a Runner with the settings that the command would have here.
+    """Return a Runner with the settings that the command `perdure` would have here.
 
     `cwd`: the directory whose settings and repository are used (default: the current one).
     `environ`: replaces the process's environment. `observers` are called with each Record as soon

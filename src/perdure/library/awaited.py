@@ -1,9 +1,10 @@
 """The verbs for programs on an event loop. Each call runs in a worker thread, so an agent never
 blocks the loop.
 
-`perdure.connect` opens it; an ordinary program imports none of it. A method that only waits for an
-answer is derived from its namesake in `Runner` (`_awaited`), so both share one declaration. The
-methods that follow a run are written here: cancelling their task stops the run first.
+`perdure.connect` opens it; an ordinary program does not import this module. A method that only
+waits for an answer is derived from its namesake in `Runner` (`_awaited`), so both share one
+declaration. The methods that follow a run are written here: cancelling their task stops the run
+first.
 """
 
 from __future__ import annotations
@@ -257,9 +258,9 @@ class AsyncRunner:
 
 
 async def _apart(work: Callable[[], T]) -> T:
-    """Run work that may last as long as an agent in a thread of its own. The event loop's default
-    pool is small (six threads on two cores): that many runs would leave no thread for other calls,
-    not even for those that stop a run."""
+    """Run a call in a thread of its own, because it may last as long as an agent runs. The event
+    loop's default pool is small (six threads on two cores): with that many runs, no thread would be
+    left for other calls, not even for those that stop a run."""
     thread = ThreadPoolExecutor(1, thread_name_prefix="run")
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, copy_context().run, work)

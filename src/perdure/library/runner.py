@@ -170,8 +170,9 @@ class Runner:
         return self._seen(run)
 
     def follow(self, ref: str) -> RunResult:
-        """Run the attempts of a run until it is final, and return it. If a pool already runs it,
-        wait for that. Raises Conflict if another run uses its workdir or conversation."""
+        """Run the attempts of a run until it is final, and return it. If a pool already performs
+        the run, wait until it is final. Raises Conflict if another run uses its workdir or
+        conversation."""
         run_id = self._engine.store.get(ref).id
         try:
             return self._seen(drive(self._engine, run_id))
@@ -695,7 +696,7 @@ class Runner:
 
 def changes_of(options: Mapping[str, Any], caller: str) -> service.Changes:
     """Return the changes of a retry or an update. Raises TypeError for an unknown name, UsageError
-    for a value that cannot be."""
+    for an invalid value."""
     known = (PolicyOptions if caller == "update" else RetryOptions).__annotations__
     check_names(options, known, caller)
     fields = with_seconds(options)

@@ -2,11 +2,10 @@
 calls it.
 
 The modules: `sql` (attempts and instructions), `retention` (checkpoints, removals, resets), `fence`
-(what every write has to respect), `reads` (queries), `queries.sql` (every statement by name),
-`rows` (conversion between rows and model objects), `dialect` (what a database has to offer),
-`sqlite` and `postgres` (the two databases), `migrate` and `migrations/` (the schema), `disk` (where
-a database file may be). Importing this package costs nothing: everything is imported by the first
-`open`.
+(rules for every write), `reads` (queries), `queries.sql` (every statement by name), `rows`
+(conversion between rows and model objects), `dialect` (the interface to a database), `sqlite` and
+`postgres` (the two databases), `migrate` and `migrations/` (the schema), `disk` (where a database
+file may be). Importing this package costs nothing: everything is imported by the first `open`.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ def open(  # noqa: A001 - used as stores.open
     """Open the store at a path, a `sqlite:///absolute/path` or a `postgresql://` URL. Create or
     upgrade it if needed.
 
-    `read_only` changes nothing, and shows an empty store if there is none. `observers` are called
+    `read_only` changes nothing; if there is no store, an empty one is shown. `observers` are called
     with each committed Record. `host` identifies this machine among those that share the database.
     `allow_network` permits a database file on a network file system, for users who know that theirs
-    is safe. Raises StoreError with one sentence if the database is not writable, full, damaged,
-    unreachable or of a newer perdure.
+    has reliable locks. Raises StoreError with one sentence if the database is not writable, full,
+    damaged, unreachable or of a newer perdure.
     """
     from pathlib import Path
 

@@ -1,10 +1,10 @@
-"""Accounts in SQL: the number of runs in progress on each, and what is parked until a time. Part of
-`perdure.protocols.RunStore`.
+"""Accounts in SQL: the number of runs in progress on each, and the accounts and agents that are
+parked until a time. Part of `perdure.protocols.RunStore`.
 
 The claim calls `no_seat` in its own transaction, so no two workers take the last seat of an
 account. Parking survives restarts. An expired row has no effect, and is deleted by the next write
-that only concerns parking. Ends of attempts do not delete it: they are written concurrently, and
-would wait for each other.
+that only concerns parking. The writes that end attempts do not delete expired rows: they run
+concurrently, and would wait for each other.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def no_seat(write: Write, seat: Seat) -> bool:
 
 
 def put(write: Write, parking: Parking) -> None:
-    """Park it, or change the end if it is parked already."""
+    """Park the account or agent, or change the end if it is parked already."""
     until = min(parking.until, MAX_TIME)
     write.do(
         "park",

@@ -43,7 +43,8 @@ class StoredRequests(Keeping):
 
         with self._write() as write:
             run = run_of(write.named(run_id))
-            # The run's row is locked first: the last of several answers must see the others.
+            # The run's row is locked first: of several concurrent answers, the last must see the
+            # others.
             write.do("touch_run", id=run.id, now=write.now)
             found = write.one("request", run=run.id, number=number)
             if found is None:

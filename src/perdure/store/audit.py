@@ -57,7 +57,7 @@ class AuditTrail(StoreReads):
             after = lines[-1].number
 
     def _changed(self, lines: Sequence[AuditLine]) -> Iterator[str]:
-        """Yield the lines whose record in the journal is gone or says something else."""
+        """Yield the lines whose record in the journal is missing or differs from the line."""
         from perdure.rules.audit_chain import digest, named
 
         values = {"after": lines[0].number - 1, "until": lines[-1].number}

@@ -2,7 +2,7 @@
 
 SQLite's write-ahead log needs shared memory and reliable locks. On a network file system both fail
 silently, and two hosts corrupt the database at once (sqlite.org/wal.html: "does not work over a
-network filesystem"). Called by `sqlite.connect`; `sqlite_warning` by `perdure doctor`.
+network filesystem"). Called by `sqlite.connect`; `perdure doctor` calls `sqlite_warning`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ systems."""
 
 def refuse_network(directory: Path, mounts: Path = MOUNTS) -> None:
     """Raise StoreError if the directory is on a network file system. Do nothing if the system does
-    not report its type."""
+    not report the type of the file system."""
     kind = file_system(directory, mounts)
     if kind in NETWORK or (kind.startswith("fuse.") and kind not in LOCAL_FUSE):
         raise StoreError(

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 
 def held(write: Write, claim: Claim) -> TaskRun:
-    """Return the run, if it still belongs to the claim: the fence of every claimed write. Raises
-    LostLease."""
+    """Return the run, if it still belongs to the claim. This check is the fence of every claimed
+    write. Raises LostLease if it fails."""
     row = write.one("held", id=claim.run.id, attempt=claim.attempt, worker=claim.worker)
     if row is None:
         raise lost(claim)
@@ -109,8 +109,8 @@ def more_attempts(run: TaskRun, more: int = 1) -> int:
 def next_state(
     run: TaskRun, attempt: Attempt, ending: Ending, now: int
 ) -> tuple[RunState, int, str]:
-    """Return state, run_after and reason after an attempt. A request that a person made while it
-    ran takes precedence."""
+    """Return state, run_after and reason after an attempt. A request that a person made during the
+    attempt takes precedence."""
     decision = ending.decision
     if run.cancel_requested and decision.state is RunState.QUEUED:
         return RunState.CANCELLED, now, "stopped on request"
@@ -209,16 +209,16 @@ def reopen(write: Write, run: TaskRun, reason: str, more: int = 1) -> TaskRun:
 
 
 def merged(run: TaskRun, state: RunState, new: Condition | None) -> tuple[Condition, ...]:
-    """Return the run's conditions with the new one, one of each type. `needs_person` is dropped
-    once the run is queued or has succeeded."""
+    """Return the run's conditions with the new one. Of each type there is one. `needs_person` is
+    dropped once the run is queued or has succeeded."""
     kept = {condition.type: condition for condition in (*run.conditions, *([new] if new else []))}
     if new is None or new.type != WAITING:
         kept.pop(WAITING, None)
     if state in (RunState.QUEUED, RunState.SUCCEEDED):
         kept.pop("needs_person", None)
     if state is RunState.QUEUED:
-        # Somebody wants the run to go on, although the forge withdrew it before.
+        # Somebody wants the run to go on, although the work was taken back on the forge before.
         kept.pop("withdrawn", None)
-        # Its workdir is in use again: the next clean-up considers it again.
+        # The workdir is in use again. The next clean-up checks it again.
         kept.pop(UNSAVED, None)
     return tuple(kept.values())

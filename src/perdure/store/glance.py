@@ -1,9 +1,10 @@
 """Reads the newest runs with nothing but sqlite3: for `perdure ls`, which has to respond instantly,
-and for verbs that are given a name that no run has.
+and for verbs that get a name that no run has.
 
-It answers only in the normal case. For anything unusual (another schema, an error) it returns None,
-and the caller takes the slow path, which reports in a sentence what is wrong. This module and its
-imports must not use typing, pathlib or dataclasses: importing each would cost more than the query.
+The functions answer only in the normal case. For anything unusual (another schema, an error) they
+return None, and the caller takes the slow path, which reports in a sentence what is wrong. This
+module and its imports must not use typing, pathlib or dataclasses: importing each would cost more
+than the query.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ DETAILS = (
     *("repo", "branch", "prompt", "title", "link", "role", "labels"),
     *("cost_usd", "estimated", "work"),
 )
-"""Fields that are read only for the rows that are shown: they are in JSON, which costs more than a
-column."""
+"""Fields that are read only for the rows that are shown: they are stored in JSON, which takes
+longer to read than a column."""
 _DETAILS = f"""SELECT json_extract(workspace, '$.repo'), json_extract(workspace, '$.branch'),
  substr(json_extract(spec, '$.prompt'), 1, {LISTED_PROMPT}), title, link, rule,
  json_extract(spec, '$.labels'),
@@ -79,7 +80,8 @@ def newest(
     if connection is None:
         return None
     try:
-        # Each state is one walk of the index; all at once would sort the whole table.
+        # Each state is read in the order of an index; a query for all states would sort the whole
+        # table.
         only = _ONLY.format(",".join("?" * len(agents))) if agents else ""
         query = (
             f"SELECT {','.join(COLUMNS)},ordinal FROM runs WHERE state = ? AND removed IS NULL "
@@ -101,8 +103,8 @@ def newest(
 
 
 def names_beside(path: str, ref: str) -> list[str] | None:
-    """Return the newest names if no run has `ref` as its name, key, id or beginning of an id. None
-    if a run has, or if that cannot be decided quickly."""
+    """Return the newest names if no run has `ref` as its name, key, id or beginning of an id.
+    Return None if a run matches, or if that cannot be decided quickly."""
     try:
         os.stat(path)  # noqa: PTH116
     except FileNotFoundError:
@@ -129,7 +131,8 @@ def names_beside(path: str, ref: str) -> list[str] | None:
 
 
 def _opened(path: str) -> sqlite3.Connection | None:
-    """Return the database, opened for reading; None if that fails or its schema is another one."""
+    """Return the database, opened for reading; None if that fails or if it has another schema
+    version."""
     try:
         connection = sqlite3.connect(
             f"file:{_quoted(path)}?mode=ro", uri=True, timeout=5.0, isolation_level=None

@@ -92,8 +92,8 @@ class Inbox(Plans):
 
 
 def settle_deliveries(write: Write, numbers: Sequence[int], run_name: str) -> None:
-    """Mark deliveries as `handled`, in the same transaction that gives the run what they ask for.
-    Raises Conflict if another process was faster."""
+    """Mark deliveries as `handled`, in the transaction that gives the run their instructions.
+    Raises Conflict if another process has already settled one."""
     if not numbers:
         return
     from perdure.model.forge.deliveries import DeliveryState

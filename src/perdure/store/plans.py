@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from perdure.rules.plan import PlannedRun, PlanRun
 
 _OF_THE_ROW = ("created", "updated", "worker", "lease_until")
-"""Fields that are kept in columns. The body has the others, and only the holder of the lease writes
-it."""
+"""Fields of a plan that are stored in columns. The other fields are in the row's body, which only
+the holder of the lease writes."""
 
 
 NOBODY: Mapping[str, str] = MappingProxyType({})

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from perdure.model.forge.postings import Posting
 
 HERE = "here"
-"""Holder of a posting if no other host shares the database. A lock in the state directory keeps out
-a second process."""
+"""Holder of a posting if no other host shares the database. A lock in the state directory keeps a
+second process from posting."""
 
 
 class Postings(Inbox):

@@ -81,7 +81,8 @@ class StoreReads:
             if not states:
                 rows = cursor.execute(SQL["newest"], values).fetchall()
             else:
-                # Each state is one walk of the index; all at once would sort the whole table.
+                # Each state is read in the order of an index; a query for all states would sort the
+                # whole table.
                 rows = list(
                     chain.from_iterable(
                         cursor.execute(

@@ -93,8 +93,8 @@ def give(write: Write, requests: Sequence[AgentRequest], attempt: int) -> None:
 
 
 def release(write: Write, run: TaskRun, why: str) -> None:
-    """Supersede the requests of a run, also those that were answered and not used; if it waits for
-    them, make it due."""
+    """Supersede the requests of a run, also those that were answered but not used. If the run waits
+    for them, make it due."""
     from perdure.model.codec import encode
 
     supersede(write, run.id, why, answered=True)
@@ -104,8 +104,8 @@ def release(write: Write, run: TaskRun, why: str) -> None:
 
 
 def supersede(write: Write, run_id: str, why: str, *, answered: bool = False) -> None:
-    """Close the open requests of a run, whose agent will not be given an answer. `answered`: those
-    that were answered and not used as well."""
+    """Close the open requests of a run, whose agent will not be given an answer. `answered`: also
+    close those that were answered but not used."""
     from perdure.model.events import RequestSuperseded
 
     for each in of_run(write, run_id):

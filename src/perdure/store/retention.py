@@ -1,4 +1,4 @@
-"""Writes about what is kept of runs: checkpoints, removal from the list and back, runs from other
+"""Writes about stored runs: checkpoints, removal from the list and return to it, runs from other
 machines, resets.
 
 This is the half of `SqlStore` that no attempt calls while it runs, except for `add_checkpoint`. The
@@ -55,7 +55,7 @@ class Keeping(StoreReads):
         super().__init__(database, host)
         self._observers = tuple(observers)
         self.actor = PERDURE
-        """The actor of a write for which no actor was named."""
+        """The actor that is recorded for a write if no actor was named."""
         self.cache: Lookups | None = None
         """Answers `look_up`, and is updated when sessions are stored."""
 
@@ -167,7 +167,7 @@ class Keeping(StoreReads):
                     run = settle(write, run, RunState.CANCELLED, run.run_after, cause)
                 kept = [each for each in run.conditions if each.type not in OF_WORKDIR]
                 if len(kept) < len(run.conditions):
-                    # Conditions of the workdir are no longer true: the next workdir begins empty.
+                    # Conditions of the workdir no longer hold: the next workdir begins empty.
                     run = run_of(
                         write.one(
                             "tell_run", id=run.id, conditions=encode(tuple(kept)), now=write.now
@@ -217,8 +217,8 @@ class Keeping(StoreReads):
     @contextmanager
     def _write(self, claim: Claim | None = None, *, by_itself: bool = False) -> Iterator[Write]:
         """Open a write transaction. Under a claim it may only touch the claim's own run, workdir
-        and conversation, because others may write at the same time. Under a claim or `by_itself`
-        perdure is the actor, even in a process that a person started."""
+        and conversation, because others may write at the same time. Under a claim, or with
+        `by_itself`, perdure is the recorded actor, even in a process that a person started."""
         claimed = claim is not None
         actor = PERDURE if claimed or by_itself else current(self.actor)
         with self._database.writing(claimed=claimed) as (cursor, now):

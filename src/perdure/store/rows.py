@@ -37,8 +37,8 @@ Row = Any
 REMEMBERED = 2000
 """Number of decoded events that are kept in memory."""
 REMEMBERED_SIZE = 2048
-"""Maximum length of such an event as it is stored. An agent may write events of 16 KiB, and a
-server runs for months."""
+"""Maximum length of a remembered event as it is stored, in characters. Longer ones are not kept in
+memory: an agent may write events of 16 KiB, and a server runs for months."""
 MAX_TIME = 2**53
 """The latest time that is stored, in ms. It is needed because an agent may report any number as the
 end of its limit."""
@@ -191,8 +191,8 @@ def key_values(key: SessionKey) -> dict[str, str]:
 
 
 def host_values(host: Host, now: int) -> dict[str, Any]:
-    """Return the parameters that select the runs that this host may start: its own, those of any
-    host, and those that another host has abandoned."""
+    """Return the parameters that select the runs that this host may start: its own, those that any
+    host may start, and those that another host has abandoned."""
     if not host.id:
         return {"host": "", "left_alone": now}
     return {
@@ -212,8 +212,8 @@ def record_of(row: Row) -> Record:
 
 def event_of(text: str) -> AnyEvent:
     """Decode a stored event. An event that this perdure does not know becomes Unrecognised, with
-    its text. The events that were read last are remembered: an attempt reads its run's journal
-    nine times."""
+    its text. The most recently decoded events are kept in memory, because an attempt reads its
+    run's journal nine times."""
     if len(text) > REMEMBERED_SIZE:
         return _decoded(text)
     return _remembered(text)

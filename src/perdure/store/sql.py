@@ -221,7 +221,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             stored_requests.give(write, begun.answers, claim.attempt)
             kept = tuple(each for each in run.conditions if each.type != WAITING)
             if kept != run.conditions:
-                # Nobody answered in time: the run does not wait any more.
+                # Nobody answered in time, so the run no longer waits.
                 write.do("tell_run", id=run.id, conditions=encode(kept), now=write.now)
             return attempt
 

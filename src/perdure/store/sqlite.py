@@ -46,8 +46,8 @@ class Sqlite:
         self.place = place
         self.read_only = read_only
         self._turn = threading.RLock()
-        # The last one to close the database moves its log into the file, also at the end of the
-        # process, which takes no objects apart.
+        # The last connection that closes moves the database's log into the file. At the end of the
+        # process nothing is closed automatically, so it is closed here.
         weakref.finalize(self, connection.close)
 
     def now(self) -> int:
@@ -92,8 +92,8 @@ class Sqlite:
                 cursor.close()
 
     def problems(self) -> list[str]:
-        """Return what SQLite's quick check finds wrong with the file; empty if nothing is. Takes
-        seconds on a large file."""
+        """Return the errors that SQLite's quick check finds in the file; empty if there are none.
+        This takes seconds on a large file."""
         try:
             with self.reading() as cursor:
                 found = [str(row[0]) for row in cursor.execute("PRAGMA quick_check(10)")]
@@ -120,8 +120,8 @@ def connect(
 
     `read_only` changes nothing in the database, except that an older schema is upgraded. If there
     is no database yet, it opens an empty one in memory. `allow_network` is for users who know that
-    their network file system has reliable locks and shared memory. `ballast` is given up on a full
-    disk.
+    their network file system has reliable locks and shared memory. `ballast` is the file that is
+    deleted when the disk is full, to make room.
     """
     # Links are not resolved: a moved state directory keeps its name.
     path = Path(os.path.abspath(path))  # noqa: PTH100
@@ -201,9 +201,9 @@ def _readable(path: Path, place: str) -> sqlite3.Connection:
 
 
 def _alone(place: str) -> sqlite3.Connection:
-    """Open a database that has a log, on a full disk: there is no room for the shared memory. A
-    single process may read the log without it (sqlite.org/wal.html, "Use of WAL Without
-    Shared-Memory"). The connection writes nothing except what is in the log already."""
+    """Open a database that has a log, on a full disk on which there is no room for the shared
+    memory. A single process may read the log without shared memory (sqlite.org/wal.html, "Use of
+    WAL Without Shared-Memory"). The connection writes nothing except what is in the log already."""
     connection = _raw(_uri(place, "mode=rw"))
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -302,8 +302,8 @@ def _why(error: OSError) -> str:
 
 @contextmanager
 def in_words(place: str, ballast: Ballast | None = None) -> Iterator[None]:
-    """Turn SQLite's errors into sentences. If there was no room, give up the ballast for the next
-    try."""
+    """Turn SQLite's errors into sentences. If the disk was full, delete the ballast, so that the
+    next try has room."""
     try:
         yield
     except sqlite3.IntegrityError as error:

@@ -34,8 +34,7 @@ class StoredTokens(Notices):
                     f"There is a token {token.name!r} already",
                     f"perdure token rm {token.name}, or choose another name",
                 )
-            # A sign-in may remain that was made at the very moment when an earlier token of this
-            # name was removed.
+            # A sign-in may remain from the moment when an earlier token of this name was removed.
             write.do("sign_out_token", token=token.name)
             write.deed("token_added", f"{token.name} ({token.scope.value})")
             return _token_of(row)

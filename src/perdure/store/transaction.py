@@ -53,8 +53,8 @@ STATE_KINDS = frozenset(
 
 
 class Write:
-    """Valid until its transaction ends. `records` and `sessions` are those written so far;
-    observers and the cache get them after the commit."""
+    """One write transaction, valid until it ends. `records` and `sessions` are those written so
+    far; observers and the cache get them after the commit."""
 
     def __init__(
         self, cursor: Any, now: int, host: Host = NOWHERE, actor: str = PERDURE, *, claimed: bool
@@ -91,9 +91,9 @@ class Write:
     def host_of(
         self, spec: TaskSpec, scope: str, workspace: Workspace, given: Given
     ) -> dict[str, str]:
-        """Return the host that a new run is bound to. A run that has the same workdir or
-        conversation decides it. Otherwise it is this host if the new run needs something local, and
-        none if not."""
+        """Return the host that a new run is bound to. If another run has the same workdir or
+        conversation, return that run's host. Otherwise return this host if the new run needs
+        something local, else no host."""
         values = {"workspace_id": workspace.id, "agent": spec.agent, "scope": scope}
         if self._host.id:
             beside = self.one("host_beside", **values)
@@ -277,7 +277,7 @@ class Write:
                 actor=self.actor,
             )["seq"]
             self.records.append(Record(run_id, seq, attempt, self.now, event, self.actor))
-            # An agent's events are too many for one chain that all writers share.
+            # Events of agents are left out: they are too many for one chain that all writers share.
             if not self._claimed or kind in STATE_KINDS:
                 self._audit(kind, text, run=run_id, attempt=attempt, record=seq)
 
@@ -309,7 +309,7 @@ class Write:
 
     def seal(self) -> None:
         """Append what this transaction did to the audit trail. The head of the trail stays locked
-        until the commit, so this must come last."""
+        until the commit, so this must be the last statement."""
         if not self._audited:
             return
         from msgspec.structs import asdict
@@ -327,8 +327,8 @@ class Write:
         self.do("put_audit_head", number=number, hash=previous)
 
     def told_by_callers(self, events: Sequence[AnyEvent]) -> list[AnyEvent]:
-        """Return the events without those of a change of state: the store writes these itself,
-        exactly once each."""
+        """Return the events without changes of state. The store writes those itself, each exactly
+        once."""
         from perdure.model import events as e
 
         own = (

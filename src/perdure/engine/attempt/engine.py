@@ -155,12 +155,12 @@ class Engine:
     """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     on_denied: OnDenied = OnDenied.ASK
-    """What follows a denied call, for tasks that do not set it."""
+    """Action after a denied call, for tasks that do not set one."""
     request_expiry_s: float = 0.0
     """Time in seconds for which a run waits for a person's answers to its agent; 0: no agent may
     ask."""
     on_leftover: OnLeftover = OnLeftover.END
-    """What happens to leftover processes, for tasks that do not set it."""
+    """Action on leftover processes, for tasks that do not set one."""
     last_word: str = "off"
     """Whether an agent is asked to end with a last message in a fixed form: `on` or `off`."""
     map_when: MapWhen = MapWhen.FALLBACK

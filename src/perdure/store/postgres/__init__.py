@@ -2,8 +2,8 @@
 of `sqlite.Sqlite`.
 
 The modules: `database` (transactions, and their fate after a lost connection), `pool`
-(connections), `schema` (migrations), `translation` (SQLite's SQL as PostgreSQL's), `errors` (errors
-as sentences). Needs psycopg 3, the extra `postgresql`.
+(connections), `schema` (migrations), `translation` (converts SQL of SQLite to that of PostgreSQL),
+`errors` (errors as sentences). Needs psycopg 3, the extra `postgresql`.
 
 Every public method of the store is one transaction. If it is certain that the transaction was not
 stored, the method is called again for up to `PATIENCE_S`; then the error is raised.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from perdure.protocols import Observer
 
 OPENING_S = 5.0
-"""Maximum wait for a server that is just starting, in seconds."""
+"""Maximum time to wait for a server that is just starting, in seconds."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,8 +40,8 @@ class PostgresStore(SqlStore):
 
 
 def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate[SqlStore, P], R]:
-    """Wrap a method so that it is called again as long as its transaction was not stored. It raises
-    StoreError after `PATIENCE_S`."""
+    """Wrap a method so that it is called again if its transaction was certainly not stored. After
+    `PATIENCE_S` it raises StoreError."""
 
     @wraps(method)
     def tried(store: SqlStore, *args: P.args, **values: P.kwargs) -> R:
@@ -55,7 +55,7 @@ def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(pause * 2, 1.0)
 
-    # `wraps` loses the information that the first argument may be passed by name.
+    # `wraps` does not preserve that the first argument may be passed by name.
     return tried  # type: ignore[return-value]
 
 

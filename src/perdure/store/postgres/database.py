@@ -1,10 +1,10 @@
-"""PostgreSQL under the store: how a transaction runs, and how its fate is found out after a lost
-connection.
+"""PostgreSQL under the store: runs transactions, and finds out after a lost connection whether a
+transaction was stored.
 
-A write first takes a lock that all of perdure's writers use. It is exclusive, or, under a claim,
-shared with the writers of other runs (`held` then locks the run's own row). So what a transaction
-has read remains true until it commits, as on SQLite, without serialization failures. If PostgreSQL
-reports one nevertheless, the transaction is repeated (`Again`).
+A write first takes a lock that all of perdure's writers use. The lock is exclusive. Under a claim
+it is shared with the writers of other runs, and `held` locks the run's own row. So the data that a
+transaction has read remains unchanged until it commits, as on SQLite, without serialization
+failures. If PostgreSQL reports such a failure nevertheless, the transaction is repeated (`Again`).
 
 If the answer to a COMMIT never arrives, the change may be stored or not. Each connection therefore
 has a row in `perdure_writers` with the number of its last transaction, written in that transaction.
@@ -33,8 +33,8 @@ from perdure.store.queries import SQL
 PATIENCE_S = 30.0
 """Maximum time for which a transaction is repeated, in seconds."""
 CERTAIN_S = 120.0
-"""Maximum time to find out the fate of a COMMIT, in seconds. After that it remains unknown whether
-the change is stored."""
+"""Maximum time to find out whether a COMMIT was stored, in seconds. After that time this remains
+unknown."""
 
 LOCK = 0x70726472
 """Key of the advisory lock that all writers of this database use ("prdr")."""
@@ -45,7 +45,8 @@ INSERT INTO perdure_writers (id, mark, at) VALUES (%(id)s, %(mark)s, %(now)s)
 ON CONFLICT (id) DO UPDATE SET mark = excluded.mark, at = excluded.at
 """
 OLD_MS = 30 * 86_400_000
-"""Age at which marks of connections that were not closed properly are deleted, in milliseconds."""
+"""Age in milliseconds at which rows of `perdure_writers` are deleted whose connections were not
+closed properly."""
 
 STATEMENTS = {text: statement.encode() for text, statement in statements(SQL).items()}
 
@@ -162,7 +163,7 @@ class Postgres:
 
     @contextmanager
     def _ended(self, line: PooledConnection) -> Iterator[None]:
-        """Roll back a transaction that fails. Close the connection if even that fails."""
+        """Roll back a failed transaction. Close the connection if even the rollback fails."""
         try:
             yield
         except BaseException:

@@ -25,8 +25,8 @@ HOPELESS = re.compile(
     r"denied|certificate",
     re.IGNORECASE,
 )
-"""Messages of a server (or libpq) after which waiting does not help. If they are in another
-language, the same error is only reported later."""
+"""Messages of a server (or libpq) after which waiting does not help. If the server's messages are
+in another language, these errors are reported too, but only after the waiting time."""
 
 
 class Again(StoreError):
@@ -49,8 +49,8 @@ def place_of(url: str) -> str:
 
 
 def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
-    """Return the error to show for a database error. `lost`: the connection broke too, before
-    anything was stored."""
+    """Return the error to show for a database error. `lost`: the connection was lost as well,
+    before anything was stored."""
     state, said = error.sqlstate or "", _first_line(error)
     if state == "23505":
         return Conflict(f"Another process has already stored the same record: {said}", "perdure ls")

@@ -1,8 +1,8 @@
 """Connections to PostgreSQL: made on demand, lent to one transaction at a time, at most `MOST` of
 them.
 
-This is not psycopg_pool, because that reports "timed out after 30 s" for a wrong password, and
-starts threads, which is too much for a command of 100 ms.
+This is not psycopg_pool, because psycopg_pool reports "timed out after 30 s" for a wrong password.
+It also starts threads, which is too slow for a command of 100 ms.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ SET tcp_keepalives_count = 3;
 SELECT set_config('synchronous_commit', 'on', false)
 WHERE current_setting('synchronous_commit') = 'off'
 """
-"""Settings of every connection. A process that is stopped or cut off in the middle of a transaction
-blocks the others for 10 s at most."""
+"""Settings of every connection. If a process is stopped or disconnected in the middle of a
+transaction, it blocks the others for at most 10 s."""
 
 
 @dataclass(eq=False, slots=True)
@@ -127,7 +127,8 @@ class ConnectionPool:
             pause = min(pause * 2, 1.0)
 
     def forget(self) -> None:
-        """Close all idle connections: one was lost, so the others may be lost too."""
+        """Close all idle connections. Called after one was lost, because the others may be lost
+        too."""
         with self._turn:
             idle, self._idle = self._idle, []
         for line in idle:

@@ -1,9 +1,10 @@
 """Translates SQL written for SQLite into SQL of PostgreSQL: the statements of `queries.sql`, and
-the migrations. This is the only module that does.
+the migrations. Only this module translates SQL.
 
-Both are kept portable, so there is little to translate: parameters, types, and triggers, which
-PostgreSQL needs as functions. SQLite compares text by bytes, hence `COLLATE "C"`. A trigger that
-this module does not know raises ValueError in the first test that opens a store.
+The statements and the migrations are portable, so there is little to translate: parameters, types,
+and triggers, which PostgreSQL needs as functions. SQLite compares text by bytes, hence `COLLATE
+"C"`. A trigger that this module does not know raises ValueError in the first test that opens a
+store.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import re
 from collections.abc import Iterator
 
 LOCKING = frozenset({"held", "held_audit_head"})
-"""Names of statements whose row stays locked until the transaction ends: claimed writes run
-concurrently. The head of the audit trail is read last in a transaction, so it cannot deadlock."""
+"""Names of statements whose row stays locked until the transaction ends: this is needed because
+claimed writes run concurrently. The head of the audit trail is read last in a transaction, so it
+cannot deadlock."""
 
 TYPES = (
     (

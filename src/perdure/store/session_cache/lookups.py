@@ -1,9 +1,9 @@
 """Looks up the live session of a key as quickly as possible: in this process's memory, in Redis, in
 the store.
 
-Memory is trusted for a few seconds, and only while this process hears what others write (by a
-subscription in its own thread). The absence of a session is never cached: only the store can say
-that.
+Memory is trusted for a few seconds, and only while this process receives the names that others
+write (by a subscription in its own thread). The absence of a session is never cached: only the
+store can say that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TTL_S = 3600.0
 """Time after which an unused record expires, in seconds; every use renews it."""
 MEMORY_S = 5.0
 HEARD_S = 3.0
-"""Time without a sign of life from Redis after which memory is not trusted, in seconds."""
+"""Time without a message from Redis after which memory is not trusted, in seconds."""
 LARGEST_MEMORY = 1024
 PING_S = 1.0
 
@@ -54,7 +54,7 @@ class Lookups:
         far: Far,
         hear: Callable[[LookupMemory, threading.Event], None],
     ) -> None:
-        """Set up the cache. `hear` follows what others write and updates the memory, until the
+        """Set up the cache. `hear` follows the writes of others and updates the memory, until its
         event is set."""
         self._records, self._far, self._hear = records, far, hear
         self._memory = LookupMemory()
@@ -113,7 +113,8 @@ class Lookups:
             return None
 
     def _listen(self) -> None:
-        """Start the subscription at the second lookup: a program that asks once needs no memory."""
+        """Start the subscription at the second lookup: a program that looks up only once needs no
+        memory."""
         self._asked += 1
         if self._asked == 2:
             self._listener = threading.Thread(
@@ -145,8 +146,8 @@ class LookupMemory:
             return found[0]
 
     def mark(self) -> int:
-        """Return a mark, to be taken before a session is looked up. If anything is dropped after
-        the mark, the answer may be outdated."""
+        """Return a mark. Take it before looking up a session: if anything is dropped after the
+        mark, the answer may be outdated."""
         return self._dropped
 
     def put(self, name: str, session: Session, mark: int) -> None:
@@ -160,13 +161,13 @@ class LookupMemory:
                 self._kept.popitem(last=False)
 
     def drop(self, name: str) -> None:
-        """Forget a name that another process or this one has written."""
+        """Forget a name that this process or another one has written."""
         with self._turn:
             self._dropped += 1
             self._kept.pop(name, None)
 
     def alive(self) -> None:
-        """Note a sign of life from Redis."""
+        """Note that Redis has sent a message."""
         self._heard = time.monotonic()
 
     def lost(self) -> None:

@@ -1,10 +1,10 @@
-"""The shared part of the cache, in Redis (redis-py 8): get, put, and notice of what others wrote.
-It answers quickly or not at all.
+"""The shared part of the cache, in Redis (redis-py 8): get, put, and notification of others'
+writes. It answers quickly or not at all.
 
 Every request has a time limit. After a failure, a circuit breaker skips Redis for a while, so that
 a stalled server costs a fraction of a second only once. Names that could not be written meanwhile
-are owed: they are removed before Redis is trusted again. Each kind of problem is reported once, in
-a sentence without the address's password, and never raised.
+are "owed": they are removed from Redis before it is trusted again. Each kind of problem is reported
+once, in a sentence without the address's password, and never raised.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 """Script of `fill`. Writes only if the name was not written, removed or lost since it was found
-missing: otherwise what was read from the store may be outdated."""
+missing: otherwise the record that was read from the store may be outdated."""
 
 PUT = """
 redis.call('DEL', KEYS[2])
@@ -133,14 +133,14 @@ class Redis:
         return bytes(found[1])
 
     def fill(self, name: str, record: bytes, token: str) -> None:
-        """Store what was read from the store after `get` found nothing, unless the name was touched
-        since."""
+        """Put in a record that was read from the store after `get` found nothing, unless the name
+        was touched since."""
         if len(record) <= LARGEST:
             self._ask(lambda: self._fill(keys=_keys(name), args=[record, self._ttl_ms, token]))
 
     def put(self, name: str, revision: int, record: bytes) -> None:
-        """Store a record that was written, unless a newer one is there, and notify the others. The
-        name is owed if Redis cannot be reached."""
+        """Store a record that was written, unless a newer one is there, and notify the others. If
+        Redis cannot be reached, remember the name as owed."""
         if len(record) > LARGEST:
             self.drop(name)
             return
@@ -181,8 +181,8 @@ class Redis:
         self._client.close()
 
     def _owe(self, name: str) -> None:
-        """Remember a name that could not be written. The next request removes it, or a thread if
-        there is none."""
+        """Remember a name that could not be written. The next request removes it, or a thread if no
+        request follows."""
         with self._turn:
             if len(self._owed) < OWED:
                 self._owed[name] = None
@@ -218,8 +218,8 @@ class Redis:
         return answer
 
     def _pay(self) -> None:
-        """Remove the owed names. They leave the list first, because a name may become owed again
-        meanwhile."""
+        """Remove the owed names. They are taken off the list first, because a name may become owed
+        again meanwhile."""
         while self._owed:
             with self._turn:
                 names = list(self._owed)[:1000]

@@ -1,5 +1,5 @@
-"""Disk usage, as the latest walk found it. A walk may take long, so it runs in a thread, now and
-then."""
+"""Disk usage, as found by the latest walk over all files. A walk may take long, so it runs in a
+thread, from time to time."""
 
 from __future__ import annotations
 

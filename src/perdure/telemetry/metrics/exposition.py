@@ -20,11 +20,11 @@ from perdure.telemetry.metrics.follower import Following
 
 OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
-"""Age up to which a result is reused, in seconds: many scrapers then cost as much as one."""
+"""Age up to which a result is reused, in seconds. So many scrapers cost no more than one."""
 
 
 class MetricsPage:
-    """Answers scrapes from any thread; only one at a time queries the store."""
+    """Answers scrapes. Any thread may call it, but only one at a time queries the store."""
 
     def __init__(self, engine: Engine, version: str, fresh_s: float = FRESH_S) -> None:
         self._engine = engine

@@ -136,7 +136,7 @@ def _by_role(
     roles: Mapping[tuple[str, RunState], int],
 ) -> list[tuple[tuple[str, RunState], int]]:
     """Return the numbers of the first roles by name, and the sum of all others as `other`: a store
-    may have the roles of many configurations."""
+    may contain the roles of many configurations."""
     known = sorted({role for role, _ in roles if agent_label(role) == role})[:ROLES_MOST]
     found = Counter({(role if role in known else "other", state): 0 for role, state in roles})
     for (role, state), number in roles.items():

@@ -30,14 +30,15 @@ class Following:
         even if many attempts ended in the same millisecond."""
         self.tallies: dict[str, MetricTally] = {}
         self.complete = False
-        """Whether the tallies include the whole past; they must not be shown before that."""
+        """Whether the tallies include all attempts since the store was created. They must not be
+        shown before."""
 
     def catch_up(self, read_s: float = READ_S) -> None:
         """Add the attempts that have ended since the last call, for about `read_s` seconds at most.
         Raises StoreError."""
         until = time.monotonic() + read_s
-        # An end in the future was written while a clock was wrong; attempts that end now sort
-        # before it.
+        # An end in the future was written while a clock was wrong. It must not become the position
+        # to continue from, because attempts that end now sort before it.
         oldest = max(0, min(self._newest, self._store.now()) - OVERLAP_MS)
         after, self._cut = self._cut or (oldest, "", 0), None
         while True:

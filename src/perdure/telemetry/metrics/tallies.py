@@ -45,7 +45,7 @@ class MetricTally:
     there is none."""
     fallbacks: Counter[str] = field(default_factory=Counter)
     fresh_tokens: int = 0
-    """Input that did not come from the prompt cache."""
+    """Number of input tokens that did not come from the prompt cache."""
     cached_tokens: int = 0
     output_tokens: int = 0
     cost_usd: float = 0.0

@@ -23,8 +23,8 @@ SPOKEN = "http/protobuf"
 
 
 def tracer(environ: Mapping[str, str], tell: Callable[[str], None]) -> Tracer | None:
-    """Return the exporter of spans if OpenTelemetry's own variables ask for one, else None. If it
-    is wanted but impossible, call `tell` with the reason and return None."""
+    """Return the exporter of spans if OpenTelemetry's own variables ask for one, else None. If they
+    ask for one that cannot be made, call `tell` with the reason and return None."""
     base = environ.get(BASE, "")
     endpoint = environ.get(ENDPOINT, "") or (f"{base.rstrip('/')}/v1/traces" if base else "")
     exporter = environ.get("OTEL_TRACES_EXPORTER", "otlp")

@@ -2,7 +2,7 @@
 (0.66b, still in development), with attributes of perdure's own.
 
 Ids are derived from run and attempt, so every process reports the same span for an attempt, and the
-link to the previous attempt needs no memory.
+link to the previous attempt can be computed without stored state.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SCOPE = InstrumentationScope("perdure")
 def span_of(
     run: TaskRun, attempt: Attempt, marks: Sequence[Record], resource: Resource
 ) -> ReadableSpan:
-    """Return the span of an attempt that has ended. `marks`: the records of what perdure did in
-    it."""
+    """Return the span of an attempt that has ended. `marks`: the records of perdure's own events in
+    the attempt."""
     assert attempt.ended is not None and attempt.outcome is not None
     kind = attempt.outcome.kind
     if attempt.number > 1:

@@ -216,7 +216,7 @@ class Bench:
             each.unlink()
 
     def put_back(self, session_id: str, copy: Path) -> None:
-        """Restore an own copy, as the driver says."""
+        """Restore perdure's copy of the conversation, in the way that the driver defines."""
         if self.driver.archive is None:
             place = self.driver.place(self.home, session_id, self.cwd, copy)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,8 @@ Make = Callable[..., Bench]
 
 
 class Suite:
-    """Base of all parts of the suite: the fixture, and what is specific to the agent."""
+    """Base class of all parts of the suite: the fixture, and the values that are specific to the
+    agent."""
 
     model = "some-model"
     """A model's name, as the agent spells it."""

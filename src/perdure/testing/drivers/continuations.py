@@ -98,8 +98,8 @@ class GoingOn(Suite):
         assert stage.prompts(first.session_id) == ["hello one", "hello two", "what was I saying?"]
 
     def test_a_second_writer_is_seen(self, bench: Make) -> None:
-        """While a process has the conversation open, its id is in the register; after the process
-        is killed it is not."""
+        """While a process has the conversation open, the process id is found as a writer; after the
+        process is killed, it is not."""
         stage = bench("say One.\n---\nhang\n---\nsay Three.")
         first = stage.run("hello one")
         assert list(stage.driver.writers(stage.home, first.session_id)) == []

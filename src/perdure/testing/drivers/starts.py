@@ -24,7 +24,7 @@ AWKWARD = (
     ),
     "  two\n\nparagraphs, with ümläuts, 日本 and 🙂\n",
 )
-"""Prompts that a CLI might take for something else."""
+"""Prompts that a CLI might mistake for an option or a command."""
 
 
 class StartSuite(Suite):
@@ -32,7 +32,7 @@ class StartSuite(Suite):
 
     def test_a_conversation_starts_and_is_found(self, bench: Make) -> None:
         """The id is the requested one, the transcript is where the driver says and contains the
-        prompt, and every line is known."""
+        prompt, and the driver knows every line."""
         stage = bench("say Hello there.")
         launch = stage.launch("hello one")
         ran = stage.run("hello one", launch.continuation)
@@ -89,8 +89,8 @@ class StartSuite(Suite):
         assert stage.prompts(session) == list(AWKWARD)
 
     def test_nothing_but_an_id_reaches_the_cli_or_a_path(self, bench: Make) -> None:
-        """An empty id, a name, an option or a path is refused before the launch, and finds no
-        file."""
+        """In place of an id, an empty text, a name, an option and a path are refused before the
+        launch, and no file is found by them."""
         stage = bench("say Never.")
         for bad in (
             "",

@@ -1,5 +1,5 @@
-"""Tests of what the driver reads from conversations on disk: a list, the messages, the usage, how
-full they are, and whether they are whole."""
+"""Tests of what the driver reads from conversations on disk: a list, the messages, the usage, the
+fill, and whether they are complete."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Transcripts(Suite):
 
     def test_the_running_total_is_read_where_it_is_cumulative(self, bench: Make) -> None:
         """The total in the transcript equals the one that the CLI last reported; it is zero if the
-        counts are for one launch only."""
+        CLI counts each launch separately."""
         stage = bench("by history\nsay One.\n---\nsay Two.")
         first = stage.run("hello one")
         second = stage.run("hello two", resume(first.session_id))

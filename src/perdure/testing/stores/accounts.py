@@ -114,8 +114,8 @@ class AccountSuite:
         assert store.claim("ann", LEASE_S, run.id, ONE) is not None
 
     def test_an_ending_parks(self, store: Store) -> None:
-        """A limit that an attempt met is parked in the same step as its end; a lost claim parks
-        nothing."""
+        """The account of an attempt that met a limit is parked in the transaction of the attempt's
+        end; a lost claim parks nothing."""
         run = submit(store)
         claim = claimed(store, run)
         until = store.now() + HOUR

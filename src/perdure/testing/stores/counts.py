@@ -63,8 +63,8 @@ class CountSuite:
         }
 
     def test_who_waits_and_who_is_at_work(self, store: Store) -> None:
-        """Due runs are counted, with the time since when; so are running ones whose lease was not
-        renewed."""
+        """Due runs are counted, with the time since which the oldest is due. So are running ones
+        whose lease was not renewed."""
         waits = submit(store)
         later = submit(store)
         store.defer(later.id, store.now() + 3_600_000, "later")

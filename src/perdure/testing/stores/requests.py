@@ -24,8 +24,8 @@ RESTORED = CheckpointRestored(number=1, attempt=1, attempts=1)
 
 
 def waiting(store: Store, count: int = 1, lasts_ms: int = HOUR, **changes: Any) -> TaskRun:
-    """Return a run whose first attempt ended with this many requests. `changes`: of their
-    fields."""
+    """Return a run whose first attempt ended with this many requests. `changes`: values for the
+    requests' fields."""
     run = submit(store)
     claim = claimed(store, run)
     store.begin(claim, begun(run))
@@ -94,7 +94,8 @@ class RequestSuite:
         assert store.requests(run.id)[0].by == "ada"
 
     def test_of_answers_at_the_same_moment_one_counts(self, store: Store) -> None:
-        """All others are refused; the stored answer is the accepted one."""
+        """If several answers arrive at the same moment, all but one are refused, and the accepted
+        one is stored."""
         run = waiting(store)
 
         def answer(person: int) -> str:

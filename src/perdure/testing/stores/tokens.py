@@ -86,7 +86,7 @@ class TokenSuite:
         assert store.token_of(digest("b")) is None, "a browser's secret is no token"
 
     def test_a_use_is_written_down(self, store: Store) -> None:
-        """A use is stored at most once an hour, and never for a token that is gone."""
+        """A use is stored at most once an hour, and never for a removed token."""
         store.add_token(token("ci"), digest("one"))
         store.use_token("ci")
         used = store.tokens()[0].used
