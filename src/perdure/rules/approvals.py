@@ -28,7 +28,7 @@ COMMENTARY = "description"
 """The argument of a shell command that changes nothing: the model words it differently each
 time."""
 HARMLESS = frozenset({"timeout"})
-"""Other arguments that a command which fits a pattern may have."""
+"""Other arguments that a call may have besides a command that fits a pattern."""
 LONGEST = 4_000
 """Maximum number of characters of a command that a pattern allows."""
 _PLAIN = late_pattern(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
@@ -80,9 +80,9 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     decision: Literal["allow", "deny"]
     tool: str
     run: str = ""
-    """The id of the run that it is for."""
+    """The id of the run that the rule applies to."""
     repository: str = ""
-    """The repository whose runs it is for."""
+    """The repository to whose runs the rule applies."""
     command: str = ""
     """The exact shell command."""
     pattern: str = ""
@@ -90,7 +90,7 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     arguments: str = "{}"
     """The other arguments of the call as JSON."""
     why: str = ""
-    """The reason that the agent is told."""
+    """The reason that is reported to the agent."""
     by: str = ""
     at: str = ""
 
@@ -103,8 +103,8 @@ class ApprovalRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def is_stored_whole(request: AgentRequest) -> bool:
-    """Return whether what is stored of a call is the very call, so that a person who saw it knows
-    what they allow. Of a call that is too long or holds a secret it is not."""
+    """Return whether a call was stored completely, so that a person who saw it knows what they
+    allow. A call that is too long or contains a secret is not stored completely."""
     try:
         given = json.loads(request.payload)
     except ValueError:
@@ -124,8 +124,8 @@ def why_not_allowed(request: AgentRequest) -> str:
 
 
 def not_whole(request: AgentRequest) -> str:
-    """Return in a clause what is not shown of a request, and what follows; empty if all of it is
-    shown."""
+    """Return a clause on the parts of a request that are not shown, and on the consequence. Empty
+    if the whole request is shown."""
     if why := why_not_allowed(request):
         return f"{why}: it can only be refused"
     if request.size > len(request.payload):
@@ -220,7 +220,8 @@ def _fits(rule: ApprovalRule, given: Mapping[str, Any]) -> bool:
 
 
 def _single(command: str) -> tuple[str, ...]:
-    """Return the words of a command that is one program with literal words; else nothing."""
+    """Return the words of a command that is one program with literal words; empty for any other
+    command."""
     from perdure.rules.effects.shell import UNKNOWN, read
 
     if len(command) > LONGEST or not _PLAIN.fullmatch(command):
@@ -269,9 +270,12 @@ def _is_like(pattern: str, word: str) -> bool:
 
 
 def _word_fits(pattern: str, word: str) -> bool:
-    """Return whether a pattern allows a word. No wildcard stands for an option: one such as
-    `--receive-pack=...` can run another program. Nor does it lead out of the directory, to another
-    server, or to what `+main` and `:main` do to a branch, if the pattern does not say so."""
+    """Return whether a pattern allows a word.
+
+    No wildcard stands for an option: one such as `--receive-pack=...` can run another program.
+    Unless the text before the wildcard says so, it does not stand for a path outside the directory,
+    for another server, or for a refspec such as `+main` (forced push) or `:main` (deletion) either.
+    """
     if not _WILDCARD.search(pattern):
         return pattern == word
     shown = _WILDCARD.split(pattern)[0]

@@ -38,8 +38,8 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
     record: int
     """Number of the journal record; 0 for an action without one."""
     about: str
-    """For an action without a journal record: its object (the name of a token), or what is
-    needed."""
+    """For an action without a journal record: its object (such as the name of a token), or what is
+    needed from a person."""
     sha256: str
     previous: str
     """The hash of the line before; empty for the first."""
@@ -65,7 +65,7 @@ def digest(text: str) -> str:
 
 def problems(lines: Iterable[AuditLine], *, whole: bool = False) -> Iterator[str]:
     """Yield a sentence for each line that was changed, and for each place where lines are missing
-    or were exchanged. `whole`: the lines should begin with the first of the trail."""
+    or swapped. `whole`: whether the lines have to begin with the first line of the trail."""
     before: AuditLine | None = None
     for line in lines:
         if hash_of(line) != line.hash:
@@ -83,7 +83,7 @@ def problems(lines: Iterable[AuditLine], *, whole: bool = False) -> Iterator[str
 
 
 def named(line: AuditLine) -> str:
-    """Return in a few words what a line says."""
+    """Return a short summary of a line."""
     about = f" of {line.about}" if line.about else ""
     run = f" of run {line.run}" if line.run else about
     return f"{line.kind}{run} by {line.actor}"

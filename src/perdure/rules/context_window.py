@@ -59,8 +59,8 @@ class FillRules:
 
 
 def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
-    """Return what the model can take, in tokens, and the source of that: `setting`, `agent` or
-    `table`. Returns 0 and an empty string if it is unknown."""
+    """Return the model's window in tokens, and its source: `setting`, `agent` or `table`. Returns 0
+    and an empty string if the window is unknown."""
     given = next(
         (size for pattern, size in (rules.windows or {}).items() if fnmatchcase(model, pattern)), 0
     )
@@ -90,15 +90,15 @@ def is_full(fill: Fill | None, rules: FillRules) -> bool:
 
 def can_compact(compacts: bool, fill: Fill | None, *, in_vain: bool) -> bool:
     """Return whether the CLI can compact the conversation when perdure asks for it. `compacts`: the
-    driver's ability. `in_vain`: the previous attempt was to compact it, or did, and it was still
-    too long."""
+    driver's ability. `in_vain`: the previous attempt was to compact the conversation, or did, and
+    the conversation was still too long."""
     return compacts and not in_vain and fill is not None and fill.tokens > 0
 
 
 def measure(
     rules: FillRules, fill: Fill | None, *, compacts: bool, exhausted: bool, in_vain: bool
 ) -> Measure:
-    """Return what is done before the conversation goes on. `exhausted`: its newest request was
+    """Return the step to take before the conversation goes on. `exhausted`: its newest request was
     refused as too long."""
     if not exhausted and (rules.policy is WhenFull.CLI or not is_full(fill, rules)):
         return Measure.NONE

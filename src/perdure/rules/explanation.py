@@ -18,8 +18,8 @@ SAID = 12
 
 
 def missed_checkpoint(report: dict[str, Any]) -> str:
-    """Return what a missed checkpoint means for a run, in a clean sentence; empty if its newest
-    state is kept."""
+    """Return a clean sentence on the consequence of a missed checkpoint for a run; empty if the
+    run's newest state is kept."""
     if not report["missed_checkpoint"]:
         return ""
     if any(attempt["checkpoints"] for attempt in report["attempts"]):
@@ -109,7 +109,8 @@ def explained(
 
 
 def worked(work: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the same for a work report (in its JSON form): the verdict with its reasons first."""
+    """Yield labels and clean sentences for a work report (in its JSON form): the verdict with its
+    reasons first."""
     if work["verdict"]:
         yield "work", verdict_of(work)
     for words in work["contradictions"]:

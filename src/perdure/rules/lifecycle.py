@@ -59,7 +59,8 @@ ENDED_BY = {
     RunState.QUEUED: Trigger.AGAIN,
     RunState.CANCELLED: Trigger.CANCEL,
 }
-"""Trigger that leads to each state in which no attempt runs, except for a reopening."""
+"""The trigger that leads to each state in which no attempt runs. A reopening has a trigger of its
+own."""
 
 
 FREE = frozenset(
@@ -133,7 +134,7 @@ _BACKOFF_S = {
 }
 _BACKOFF_CAP_S = 900.0
 _BY_SIGNAL = 128
-"""Exit codes from here on stand for a signal."""
+"""Lowest exit code that stands for a signal."""
 FURTHEST_MS = 400 * 86_400_000
 """Furthest end of a usage limit that is believed, in ms from now. A later one comes from a wrong
 clock or a misread time."""
@@ -155,7 +156,8 @@ class Tally:
     rounds_allowed: int = 0
     """Number of failed checks that may go back to the agent."""
     unbegun: bool = False
-    """This attempt was lost before its agent was started: free, like the outcomes in `FREE`."""
+    """Whether this attempt was lost before its agent was started. Such an attempt is free, like the
+    outcomes in `FREE`."""
     loop: str = ""
     """A sentence if the newest attempts keep crashing without any result; otherwise empty."""
 

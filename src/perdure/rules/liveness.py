@@ -1,7 +1,7 @@
-"""Decides whether a run that is stored as running really is. Pure. `host.process.probe` reads the
-facts, and every surface asks here.
+"""Decides whether a run that is stored as running really is. Pure.
 
-The stored state says what was started. Its supervisor may have died since: killed, rebooted, cut
+`host.process.probe` reads the facts, and every command and page asks this module. The stored state
+only says that an attempt was started. Its supervisor may have died since: killed, rebooted, cut
 off. A dead supervisor cannot store that it died, so liveness is never stored but derived on each
 query. `retry` and the worker pools act on the same facts.
 """
@@ -53,8 +53,8 @@ def liveness(signs: Signs) -> Liveness:
 
 
 def advice(name: str, found: Liveness) -> str:
-    """Return a sentence about a run without supervisor, with the next command; empty if it is
-    attended."""
+    """Return a sentence about a run without supervisor, with the next command; empty if the run has
+    a supervisor."""
     match found:
         case Liveness.INTERRUPTED:
             return f"{name} was interrupted: perdure retry {name} continues where it stopped"

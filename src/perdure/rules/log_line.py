@@ -1,5 +1,5 @@
-"""Renders a record of the journal as a line for a person, for `perdure logs`, the live progress and
-the dashboard. Pure."""
+"""Formats a record of the journal as a line for people: `perdure logs`, the live progress and the
+dashboard show it. Pure."""
 
 from __future__ import annotations
 

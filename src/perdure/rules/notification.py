@@ -24,7 +24,7 @@ from perdure.rules.text import clean, dollars, one_line
 LONG_MS = 5 * 60_000
 """Shortest wait of a run that is reported as waiting, in ms."""
 KINDS = ("run_finished", "run_queued", "person_needed")
-"""Kinds of the trail's lines that people may be notified of."""
+"""Kinds of audit lines that people may be notified of."""
 WORDS = {
     NoticeEvent.NEEDS_YOU: "needs you",
     NoticeEvent.OVER_BUDGET: "is over its budget",
@@ -76,8 +76,8 @@ def wants(channel: Channel, event: NoticeEvent, run: TaskRun) -> bool:
 
 
 def id_of(store: str, channel: str, line: int) -> str:
-    """Return the id of the notice of a line to a channel. It depends only on these, so that a
-    notice that is made twice counts once."""
+    """Return the id of the notice about an audit line to a channel. It depends only on that line
+    and that channel, so a notice that is made twice counts once."""
     digest = hashlib.sha256(f"{store}\n{channel}\n{line}".encode()).hexdigest()
     return f"ntc_{digest[:32]}"
 

@@ -1,5 +1,5 @@
-"""Decides which task files belong into the workdir, which are there according to the journal, and
-what is done with each. Pure.
+"""Decides which task files belong in the workdir, which of them the journal says are there, and
+what to do with each. Pure.
 
 `task_files` calls this before it writes; `report` and the prompt show the result. A file's content
 is identified by its mark: the SHA-256, followed by `+x` if the file is executable. The mark is
@@ -99,7 +99,7 @@ def newest(contexts: Sequence[Context]) -> int:
 
 def placement_of(records: Sequence[Record]) -> Placement:
     """Return the placement according to the whole journal. A workdir that was restored from a
-    checkpoint, or came with one, has the files that it had at that checkpoint."""
+    checkpoint, or imported with one, has the files that it had at that checkpoint."""
     now, then = Placement(), dict[int, Placement]()
     for record in records:
         match record.event:

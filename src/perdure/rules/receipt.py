@@ -22,7 +22,7 @@ from perdure.model import (
 )
 
 EDITS = 20
-"""Maximum number of edits of a mended transcript in the receipt itself."""
+"""Maximum number of edits of a repaired transcript in the receipt itself."""
 
 DAMAGED = "the transcript does not have all that perdure's own copy has; the copy stays as it is"
 REFUSED = "the agent ended before its first turn, because it could not use the conversation"
@@ -76,7 +76,7 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
             return Verdict.REPAIRED
     if shown.damaged:
         return Verdict.REPAIRED
-    # A relation names the worst of several: there may be gaps and a summary.
+    # A relation names only the worst difference: a conversation can have both gaps and a summary.
     if shown.condensed:
         return Verdict.COMPACTED
     return Verdict.NATIVE
@@ -177,8 +177,8 @@ def _by_its_word(continuation: Continuation, evidence: Evidence) -> Receipt:
 
 
 def _touched(continuation: Continuation, evidence: Evidence) -> bool:
-    """Return whether the attempt touched a conversation: its prompt or anything of the agent's was
-    added to one, or the history changed meanwhile."""
+    """Return whether the attempt touched a conversation: the prompt or an answer was added to one,
+    or its history changed meanwhile."""
     entered = evidence.answered or bool(evidence.prompt_found) or bool(evidence.foreign_turns)
     # A refused prompt was saved in the conversation.
     entered = entered or evidence.refused
@@ -306,7 +306,7 @@ def _put_back(continuation: Continuation, evidence: Evidence) -> str:
 
 
 def _mends(continuation: Continuation) -> list[str]:
-    """Return the first edits of a mended transcript (the journal has all of them), or the
+    """Return the first edits of a repaired transcript (the journal has all of them), or the
     checkpoint that was put back."""
     if continuation.rung is Rung.CHECKPOINT:
         return [

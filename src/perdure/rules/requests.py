@@ -19,7 +19,7 @@ from perdure.rules.text import visible
 WAITING = "needs_input"
 """Type of the condition of a run that waits for answers."""
 ASKING = frozenset({"needs_person", WAITING})
-"""Types of the conditions of a run that only a person can go on with."""
+"""Types of the conditions that only a person can resolve."""
 MOST_AT_ONCE = 20
 """Maximum number of requests of one attempt."""
 MOST_OF_RUN = 100
@@ -159,7 +159,7 @@ def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: 
 
 
 def expired(request: AgentRequest, now: int) -> AgentRequest:
-    """Return the request, refused if its time is over and nobody has answered."""
+    """Return the request. If it expired without an answer, it is returned as refused."""
     if request.state is not RequestState.OPEN or request.expires > now:
         return request
     return replace(
@@ -285,7 +285,7 @@ def _is_spent(request: AgentRequest, spent: frozenset[int]) -> bool:
 
 
 def _closed(request: AgentRequest) -> AgentRequest:
-    """Return the request; one that was superseded is refused, whatever was answered."""
+    """Return the request. One that was superseded is returned as refused, whatever was answered."""
     if request.state is not RequestState.SUPERSEDED:
         return request
     return replace(request, answer=AnswerKind.DENY, words=f"not now: {request.words}")

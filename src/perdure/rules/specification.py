@@ -1,4 +1,4 @@
-"""Checks a task's specification where it enters: from the library, the API, a plan file, a forge or
+"""Checks a task's specification when it arrives: from the library, the API, a plan file, a forge or
 a TaskRun. Pure.
 
 Python does not enforce the types of `TaskSpec`. Without this check a wrong type would only be found

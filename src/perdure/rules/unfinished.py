@@ -68,7 +68,7 @@ class OpenEnds:
     denials: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     """Ids of the denied calls, by tool and main argument."""
     sandboxed: set[tuple[str, str]] = field(default_factory=set)
-    """The denied calls that a sandbox stopped."""
+    """Those denied calls that a sandbox stopped."""
     hooked: set[str] = field(default_factory=set)
     """Ids of the calls that a hook of the user denied: no approval lets them run."""
     more: int = 0
@@ -79,11 +79,11 @@ class OpenEnds:
     cut: str = ""
     """Why the newest answer broke off; empty if it was complete."""
     refused: bool = False
-    """The model refused, and no work was done since."""
+    """Whether the model refused, and no work was done since."""
     last: str = ""
     """The agent's newest text."""
     speaks: bool = False
-    """The agent's newest action was to say something."""
+    """Whether the agent's newest action was to say something."""
     acted: bool = False
 
     def complete(self, event: AgentEvent) -> AgentEvent | None:
@@ -141,14 +141,14 @@ class OpenEnds:
             self.denied.pop(call, None)
 
     def open_ids(self) -> frozenset[str]:
-        """Return the ids of the calls that a person could allow, as they were denied and did not
-        run later, and of the question that nobody has answered."""
+        """Return the ids of the denied calls that a person could allow (they did not run later),
+        and of a question that nobody has answered."""
         asked = {self.question.tool_id} if self.question is not None else set()
         denied = chain.from_iterable(self.denials[call] for call in self.denied)
         return frozenset({*asked, *denied} - {"", *self.hooked})
 
     def refused_calls(self, ids: Container[str]) -> list[tuple[str, str]]:
-        """Return the denied calls of which each denial has one of these ids."""
+        """Return the calls of which every denial has one of these ids."""
         return [call for call, known in self.denials.items() if all(each in ids for each in known)]
 
     def _ended(self, event: ToolEnded) -> None:

@@ -41,20 +41,20 @@ class Situation:
     standing: Standing = Standing.WHOLE
     """How that transcript compares with what perdure has seen of it."""
     announced: bool = False
-    """An agent's output showed that it had opened the conversation, so it may have sent a request
-    to the model."""
+    """Whether an agent's output showed that it had opened the conversation. It may then have sent a
+    request to the model."""
     copy: Snapshot | None = None
-    """perdure's own copy."""
+    """perdure's own copy of the transcript."""
     edits: tuple[str, ...] = ()
-    """The changes of a mended copy from which the agent was proven to go on; empty if there is
-    none."""
+    """The edits in a repaired copy, from which the agent was proven to continue; empty if there is
+    no such copy."""
     tried: frozenset[Rung] = frozenset()
     """Rungs that failed for this conversation since it last went on."""
     writers: tuple[int, ...] = ()
     """Ids of other programs' live processes that use this conversation."""
     checkpoint: int = 0
-    """The newest checkpoint whose conversation differs from the copy, if the copy cannot be used;
-    0: none."""
+    """Number of the newest checkpoint whose conversation differs from the copy, if the copy cannot
+    be used; 0 if there is none."""
     resume_by_path: bool = False
     new_id: str = ""
     """An unused id, if the CLI lets the caller choose."""
@@ -66,25 +66,25 @@ class Situation:
     parent: Snapshot | None = None
     """The transcript of the conversation to be forked, as it is on disk now."""
     parent_copy: Snapshot | None = None
-    """perdure's own copy of it."""
+    """perdure's own copy of the transcript of the conversation to be forked."""
     parent_standing: Standing = Standing.WHOLE
     """How the parent's transcript compares with what perdure has seen of it."""
     parent_refused: bool = False
-    """The agent said that it cannot fork it."""
+    """Whether the agent reported that it cannot fork the parent's conversation."""
     on_expiry: OnExpiry = OnExpiry.RESUME
     """The user's choice for a session whose lifetime has passed."""
     sessions: bool = True
-    """The agent can go on with a conversation."""
+    """Whether the agent can continue an earlier conversation."""
     transcripts: bool = True
-    """Its conversations can be read."""
+    """Whether perdure can read the agent's conversations."""
     heard: bool = False
-    """An earlier attempt of this run has reached the model."""
+    """Whether an earlier attempt of this run has reached the model."""
     measure: Measure = Measure.NONE
     """The step that is needed before the conversation goes on, because of its size."""
     size: str = ""
-    """How full it is, as a part of a sentence."""
+    """The fill of the conversation, as part of a sentence."""
     handed_over: str = ""
-    """The agent that worked on this run before, if it was another one."""
+    """The agent that worked on this run before, if that was another agent."""
 
 
 def choose(at: Situation) -> Continuation:
@@ -243,7 +243,7 @@ def _too_long(at: Situation, session: Session) -> Continuation:
 
 def _never_began(at: Situation, session: Session) -> Continuation:
     """Return the continuation after a conversation that was announced but never began. Nothing is
-    lost with it. If it was to replace a lost conversation, that one is still lost."""
+    lost with that conversation. If it was to replace a lost one, the lost one is still lost."""
     if session.parent:
         return _after_loss(
             at, session.parent, f"{session.id}, which was to replace it, never started"

@@ -1,8 +1,8 @@
 """Which versions of a run's instructions count. Pure.
 
 A restore to an earlier checkpoint retires the versions that came after it, and a restore to a later
-one brings them back. `checkpoints` asks what a restore changes, `attempt` and `report` what counts
-now. The first version, the task itself, always counts.
+one brings them back. `checkpoints` asks which versions a restore changes; `attempt` and `report`
+ask which versions count now. The first version, the task itself, always counts.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def retired_by(
 ) -> frozenset[int]:
     """Return the versions that do not count after a restore to this checkpoint.
 
-    `asked`: a person named the checkpoint. Going back to the newest one repairs a run, so it
-    retires nothing that counts now.
+    `asked`: a person named the checkpoint. Otherwise the newest checkpoint is restored to repair a
+    run, and no version that counts now is retired.
     """
     absent = {context.version for context in contexts if context.version > 1} - _counted_at(
         contexts, records, checkpoint
@@ -45,7 +45,7 @@ def retired_by(
 def _counted_at(
     contexts: Sequence[Context], records: Sequence[Record], checkpoint: Checkpoint
 ) -> set[int]:
-    """The versions that counted when the checkpoint was taken."""
+    """Return the versions that counted when the checkpoint was taken."""
     given, gone = set[int](), frozenset[int]()
     for record in records:
         match record.event:
@@ -62,6 +62,6 @@ def _counted_at(
 
 
 def _takes_back(event: CheckpointRestored) -> bool:
-    """Whether a person took the conversation back. Restoring files alone, or on another host, does
-    not change the instructions."""
+    """Return whether a person took the conversation back to a checkpoint. A restore of files alone,
+    or on another host, does not change the instructions."""
     return not (event.files_only or event.moved_from)

@@ -109,8 +109,8 @@ MEND_IT = (
 
 
 def _was_interrupted(story: Story) -> bool:
-    """Return whether the previous attempt ended during its turn. Before a failed check the agent
-    had ended its turn."""
+    """Return whether the previous attempt ended during its turn. If a check failed, the agent had
+    already ended its turn."""
     checked = (
         story.check is not None
         and story.previous is not None
@@ -274,7 +274,8 @@ def _interruption(story: Story) -> str:
 
 
 def _effects(story: Story) -> str:
-    """Return what was done outside the workdir, and what may have been."""
+    """Return the part of the prompt on effects outside the workdir: those that happened, and those
+    that may have."""
     lines: list[str] = []
     if story.effects:
         lines.append("Already done outside this directory; verify before you repeat any of it:")

@@ -42,11 +42,11 @@ class Effect(msgspec.Struct, frozen=True):
     """`running`, `done`, `failed`, `denied` (the call did not run), or `unknown` (begun, but its
     end was not seen)."""
     possible: bool = False
-    """True if the command is only not known to be local."""
+    """Whether the effect is only possible, because the command is not known to be local."""
     reversible: bool | None = None
-    """Whether it can be undone; None if unknown."""
+    """Whether the effect can be undone; None if unknown."""
     at: int = 0
-    """When it began, in ms since 1970."""
+    """Time at which the call began, in ms since 1970."""
 
 
 def ledger(records: Iterable[Record]) -> list[Effect]:

@@ -1,9 +1,9 @@
-"""Says what a tool call does outside the workdir, by the table in `catalog.toml`. Used by the
+"""Finds the effects of a tool call outside the workdir in the table `catalog.toml`. Used by the
 ledger.
 
 Anything that the table does not know to be local is a possible effect. The table is read once, at
-the first call, from `catalog.json`: docs/generate.py writes it from the TOML, which takes 20 times
-as long to parse.
+the first call, from `catalog.json`. docs/generate.py writes that file from the TOML, which takes 20
+times as long to parse.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class EffectFinding(msgspec.Struct, frozen=True):
     kind: str
     command: str
     possible: bool = False
-    """True if the program is only not known to be local."""
+    """Whether the effect is only possible, because the program is not known to be local."""
     reversible: bool | None = None
     proves: bool = True
     """Whether the call's success means that the effect succeeded."""
@@ -139,10 +139,10 @@ class Catalog(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Arguments(msgspec.Struct, frozen=True):
-    """The words of a program, sorted."""
+    """The words of a program, divided into options and others."""
 
     options: tuple[str, ...]
-    """An option with a value as `-X=POST`."""
+    """Options; one that has a value is written `-X=POST`."""
     places: tuple[int, ...]
     """Positions of the words that are not options."""
     words: tuple[str, ...]
@@ -208,8 +208,8 @@ class _Search:
         self.left = MOST_CALLS
 
     def script(self, text: str, proves: bool = True, disproves: bool = True) -> None:
-        """Examine a script. If the outcome of the enclosing script is not visible, neither is its
-        own."""
+        """Examine a script. If the outcome of the enclosing script is not visible, the outcome of
+        this one is not visible either."""
         if self.level > MOST_LEVELS or self.left <= 0:
             self.whole = False
             return
@@ -434,8 +434,8 @@ def _sorted(
     leading: bool = False,
     verbs: Sequence[str] = (),
 ) -> _Arguments:
-    """Sort words into options and others. `leading`: options end, after the verbs, where the
-    started program begins."""
+    """Divide words into options and others. `leading`: the program starts another one, so options
+    end at the first word that is neither a verb nor an assignment."""
     options: list[str] = []
     places: list[int] = []
     at = 1
@@ -468,7 +468,7 @@ def _sorted(
 
 
 def _is_part(plain: Sequence[str], verbs: Sequence[str]) -> bool:
-    """Return whether the words are verbs, or the beginning of some."""
+    """Return whether the words are one of the verbs, or the beginning of one."""
     return any(verb.split()[: len(plain)] == list(plain) for verb in verbs)
 
 

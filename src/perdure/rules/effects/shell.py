@@ -53,9 +53,9 @@ class Invocation(msgspec.Struct, frozen=True):
     text: str
     """The words as written in the command."""
     stdin: str | None = None
-    """Its standard input, if the command contains it."""
+    """The standard input of the program, if the command contains it."""
     piped: bool = False
-    """Whether it reads the output of another program."""
+    """Whether the program reads the output of another one."""
     proves: bool = True
     """Whether the command's success means that the program succeeded."""
     disproves: bool = True
@@ -68,7 +68,7 @@ class ShellScript(msgspec.Struct, frozen=True):
     invocations: tuple[Invocation, ...]
     functions: frozenset[str] = frozenset()
     whole: bool = True
-    """Whether all of it was read and understood."""
+    """Whether the whole command was read and understood."""
 
 
 class _Place(msgspec.Struct, frozen=True):
@@ -81,8 +81,8 @@ class _Place(msgspec.Struct, frozen=True):
     depth: int = 0
 
     def below(self, *, proves: bool = False, disproves: bool = False) -> _Place:
-        """Return the position of a part. If the outcome of the whole is not visible, neither is
-        that of the part."""
+        """Return the position of a part. If the outcome of the whole is not visible, the outcome of
+        the part is not visible either."""
         return _Place(
             self.proves and proves,
             self.disproves and disproves,
@@ -142,7 +142,7 @@ class _Reader:
             waiting += reversed(self._parts(node, place))
 
     def _note(self, node: Node, place: _Place) -> None:
-        """Record what the node itself says."""
+        """Record the program, function or variable that this node itself defines."""
         match node.type:
             case "command":
                 self._command(node, place)

@@ -67,12 +67,12 @@ class Plan:
     repo: str = ""
     base: str = ""
     verify: str = ""
-    """A command that is run in the result after the last task."""
+    """A command that is run in the final workdir after the last task."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     jobs: int = 1
     unforkable: Unforkable = Unforkable.SERIAL
     budget_usd: float = 0.0
-    """For all tasks together; 0 means no limit."""
+    """Budget for all tasks together, in US dollars; 0 means no limit."""
 
     def task(self, name: str) -> PlanTask:
         return next(task for task in self.tasks if task.name == name)
@@ -87,17 +87,18 @@ class Strand:
     goes_on: str = ""
     """The previous task in the same conversation and workdir."""
     forks: str = ""
-    """The task after whose end its conversation is forked."""
+    """The task at whose end its conversation is forked for this task."""
     files_of: str = ""
-    """The task whose files a new workdir begins with. Empty if it goes on in an existing one, or
-    begins at the plan's base."""
+    """The task whose files a new workdir begins with. Empty if this task continues in an existing
+    workdir, or begins at the plan's base."""
     merges: tuple[str, ...] = ()
-    """Tasks whose files are merged before it begins."""
+    """Tasks whose files are merged before this task begins."""
     instead: str = ""
-    """`serial` or `brief`: what it does instead of a fork that its agent cannot make."""
+    """`serial` or `brief`: how the task replaces a fork that its agent cannot make; empty if it
+    needs none."""
     lets: tuple[str, ...] = ()
-    """Tasks that fork the same need. Their forks have to be made before this task goes on in the
-    conversation."""
+    """Tasks that fork the conversation that this task continues. Their forks have to be made before
+    this task continues it."""
 
 
 class PlanState(StrEnum):
@@ -159,10 +160,10 @@ class PlannedRun:
     run: str
     merged: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
-    """File and reason."""
+    """The files with conflicts, each with the reason."""
     began: str = ""
-    """The commit of its workdir before its agent's first turn, including the merged work of other
-    tasks."""
+    """The commit of the task's workdir before its agent's first turn, including the merged work of
+    other tasks."""
     end: TaskEnd | None = None
     checks: int = 0
     """Number of times that the plan's own check has failed and its output was given to this

@@ -1,8 +1,9 @@
 """Decides which tasks of a plan share a conversation. Pure.
 
-A task goes on in the *strand* of its first need in which no other task goes on; otherwise it forks
-that need's conversation. This also depends on what the agents' programs can do (`Forking`). A task
-that needs a fork that cannot be made goes on at the strand's end instead, or begins with a brief.
+A task continues the *strand* of the first of its needs (by the same agent) that no other task
+continues. If there is none, it forks the conversation of the first. This also depends on the
+abilities of the agents' programs (`Forking`). If such a fork cannot be made, the task continues at
+the strand's end instead, or begins with a brief.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _Loom:
         self._plan, self._forking = plan, forking
         self._strands: dict[str, Strand] = {}
         self._next: dict[str, str] = {}
-        """The task that goes on after a task."""
+        """By task: the next task in the same conversation."""
         self._holds: dict[str, frozenset[str]] = {}
         """Tasks whose work is in a task's workdir when its own begins: those of its own strand and
         of merged ones."""
@@ -104,9 +105,12 @@ class _Loom:
         )
 
     def _can_fork(self, task: PlanTask, need: str) -> bool:
-        """Return whether a fork can be made at the need's end. If that is the current end of the
-        conversation, the task that goes on in it waits until the fork is made, unless the fork
-        itself waits for that task."""
+        """Return whether the conversation can be forked at the end of the need.
+
+        Some agents can fork only the current end of a conversation. The next task in it then waits
+        until the fork is made. No fork is possible if the forking task itself has to wait for that
+        next task.
+        """
         can = self._forking(task.agent)
         if can is not Forking.AT_END:
             return can is Forking.ANYWHERE

@@ -1,15 +1,17 @@
-"""Finds what is wrong with a transcript, and makes a mended copy of it. Pure: bytes in, a diagnosis
-and new bytes out.
+"""Finds damage in a transcript, and makes a repaired copy of it.
 
-Called by the drivers (`AgentDriver.mend`). There is one module for each CLI; they share the reading
-of lines (`records`). Three rules:
+Pure: bytes in, a diagnosis and new bytes out. Called by the drivers (`AgentDriver.mend`). There is
+one module for each CLI; they share the reading of lines (`records`). Three rules:
 
-- Only what the CLI, or the model's service, does not accept is changed. Their behavior was
-  tried on the real programs (docs/reference/mending.md). A change that is not needed is a risk.
+- Only content that the CLI, or the model's service, does not accept is changed. The behavior of
+  both was tried on the real programs (docs/reference/mending.md). A change that is not needed is a
+  risk.
 - Every change is in the edit log, with its line and its reason. No word of the conversation is
   invented: an inserted record says that perdure inserted it.
-- Nothing is written here. The original is kept byte for byte. A mended copy is trusted only after
-  the installed CLI has gone on from it against the rehearsal (`perdure.agents.proof`).
+- Nothing is written here. The original is kept byte for byte.
+
+A repaired copy is trusted only after the installed CLI has continued from it against the rehearsal
+(`perdure.agents.proof`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Claude Code's transcripts. Its behavior was tried with 2.1.329 (docs/reference/mending.md).
+"""Repairs transcripts of Claude Code. The program's behavior was tried with 2.1.329
+(docs/reference/mending.md).
 
-It accepts nearly everything. Torn tails, unreadable lines, doubled results and unknown parents are
-skipped or bridged; a thought without a signature is left out after the service refused it; a
-dangling call at the end is closed. It refuses a file in which it finds no conversation, and an
-image over the service's limit. It silently loses a call without its result in the middle, glued
+Claude Code accepts nearly everything. Torn tails, unreadable lines, doubled results and unknown
+parents are skipped or bridged; a thought without a signature is left out after the service refused
+it; a dangling call at the end is closed. It refuses a file in which it finds no conversation, and
+an image over the service's limit. It silently loses a call without its result in the middle, glued
 records, and everything before a line without a parent.
 """
 
@@ -49,9 +50,9 @@ _SAID = ("user", "assistant")
 def mend(
     content: bytes, session_id: str, complaint: str = "", memory: int = MEMORY_LIMIT
 ) -> Mended:
-    """Return the diagnosis and, if the transcript can be mended, the new bytes. `complaint`: the
-    agent's message when it refused; `memory`: the size in bytes from which a compacted file is
-    cut."""
+    """Return the diagnosis and, if the transcript can be repaired, the new bytes. `complaint`:
+    the agent's message when it refused; `memory`: the size in bytes from which a compacted file
+    is cut."""
     made = draft(content, HABITS)
     if not any(_is_said(record) for _, record in made.records()):
         what = "it has neither a prompt nor an answer"
@@ -165,7 +166,7 @@ def _close(
     heir: TranscriptLine | None,
     known: set[str],
 ) -> None:
-    """Insert a result that says that there is none, where the conversation (the `heir`) went on
+    """Insert a result that says that there is none, where the conversation (the `heir`) continued
     from a lost line."""
     record = line.record or {}
     own = text(record.get("uuid"))

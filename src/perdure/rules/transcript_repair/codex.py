@@ -1,9 +1,9 @@
-"""Codex's rollouts. Its behavior was tried with 0.169.0 (docs/reference/mending.md).
+"""Repairs rollouts of Codex. The program's behavior was tried with 0.169.0
+(docs/reference/mending.md).
 
-It refuses a rollout whose first record does not say which thread it is, and with it everything
-after. It skips unreadable lines, and closes every call without a result (`aborted`), at the end and
-in the middle. A result that occurs twice, or before its call, is sent as it is, and the service
-refuses that.
+Codex refuses a whole rollout if its first record does not name the thread. It skips unreadable
+lines, and closes every call without a result (`aborted`), at the end and in the middle. A result
+that occurs twice, or before its call, is sent as it is, and the service refuses that.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _RESULTS = tuple(_CALLS.values())
 
 
 def mend(content: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-    """Return the diagnosis and, if the rollout can be mended, the new bytes. `name`: the file's
+    """Return the diagnosis and, if the rollout can be repaired, the new bytes. `name`: the file's
     name, which contains the time of its beginning."""
     headless = content.removeprefix(b"\xef\xbb\xbf")
     made = draft(headless, HABITS)

@@ -76,7 +76,8 @@ class Mended:
     content: bytes | None = None
     """The new bytes; None if nothing was changed."""
     refusal: str = ""
-    """Why it cannot be mended, in a sentence; empty if it was mended or is fine."""
+    """Why the transcript cannot be repaired, in a sentence; empty if it was repaired or has no
+    damage."""
 
     @property
     def log(self) -> tuple[str, ...]:
@@ -97,6 +98,6 @@ class Mended:
 def refused(
     trouble: Trouble, what: str, refusal: str, findings: tuple[Finding, ...] = ()
 ) -> Mended:
-    """Return the result for a file that cannot be mended because the whole of it has this
+    """Return the result for a file that cannot be repaired because the whole of it has this
     trouble."""
     return Mended(findings=(*findings, Finding(trouble, Harm.REFUSED, 0, what)), refusal=refusal)

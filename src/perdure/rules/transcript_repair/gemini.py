@@ -1,9 +1,10 @@
-"""Gemini CLI's conversations. Its behavior was tried with 0.61.0 (docs/reference/mending.md).
+"""Repairs conversations of Gemini CLI. The program's behavior was tried with 0.61.0
+(docs/reference/mending.md).
 
-It refuses a file whose first line does not name the conversation, a file whose last records take
-back all messages, and a message whose content is neither text nor a list. It does not end a torn
-line before it appends. After every resume it sends each tool result twice, because of the way it
-writes its own file (gemini-cli#29365); that is mended only if the service refused it.
+Gemini CLI refuses a file whose first line does not name the conversation, a file whose last records
+take back all messages, and a message whose content is neither text nor a list. It does not end a
+torn line before it appends. After every resume it sends each tool result twice, because of the way
+it writes its own file (gemini-cli#29365); that is repaired only if the service refused it.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ does not compare it."""
 
 
 def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
-    """Return the diagnosis and, if the file can be mended, the new bytes. `complaint`: the agent's
-    message when it refused."""
+    """Return the diagnosis and, if the file can be repaired, the new bytes. `complaint`: the
+    agent's message when it refused."""
     made = draft(content, HABITS)
     if not any(_messages(record) for _, record in made.records()):
         what = "it has neither a prompt nor an answer"
@@ -154,8 +155,9 @@ def _content(made: Draft) -> None:
 
 
 def _wiped(made: Draft) -> None:
-    """Drop records at the very end that take back everything: a kill came between an empty list of
-    messages and the full one that follows, or a rewind names a message that does not exist."""
+    """Drop records at the very end that take back everything. Either a kill came between an
+    empty list of messages and the full one that follows, or a rewind names a message that does
+    not exist."""
     known: set[str] = set()
     last: list[TranscriptLine] = []
     for line, record in made.records():

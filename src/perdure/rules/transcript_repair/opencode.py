@@ -1,10 +1,11 @@
-"""OpenCode's conversations, as lines from `agents.opencode.archive`: from the database, or from
-perdure's own copy.
+"""Repairs conversations of OpenCode, as lines from `agents.opencode.archive`: from the database, or
+from perdure's own copy.
 
-1.18.33 closes interrupted calls by itself. A row with broken JSON makes every use of the session
-fail. If such a row is restored with OpenCode's own `import`, everything after it is silently lost.
-perdure never writes to the database, and an import does not replace existing rows, so damage in the
-database is reported and not mended. A copy can be mended, and is restored if the session is gone.
+OpenCode 1.18.33 closes interrupted calls by itself. A row with broken JSON makes every use of the
+session fail. If such a row is restored with OpenCode's own `import`, everything after it is
+silently lost. perdure never writes to the database, and an import does not replace existing rows,
+so damage in the database is reported and not repaired. A copy can be repaired, and is restored if
+the session is gone.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ HABITS = Habits(
 
 
 def mend(content: bytes, session_id: str, complaint: str = "") -> Mended:
-    """Return the diagnosis and, if the copy can be mended, the new bytes."""
+    """Return the diagnosis and, if the copy can be repaired, the new bytes."""
     made = draft(content, HABITS)
     if not any(
         record.get("type") == "part" and part(record, "data", "type") in ("text", "tool")

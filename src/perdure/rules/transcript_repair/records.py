@@ -59,7 +59,7 @@ class Habits:
 
 @dataclass(slots=True)
 class Draft:
-    """A transcript that is being mended."""
+    """A transcript that is being repaired."""
 
     lines: list[TranscriptLine] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)

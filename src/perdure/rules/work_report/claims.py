@@ -78,8 +78,9 @@ _CLAIMS: tuple[tuple[WorkClaim, tuple[str, ...], re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Each claim with its pattern, and letters of which every sentence that makes it has some. They are
-looked for first: most messages claim nothing, and the patterns take 5 ms to compile."""
+"""Each claim with parts of words, and its pattern. Every sentence that makes the claim contains at
+least one of the parts, so they are searched first: most messages claim nothing, and the patterns
+take 5 ms to compile."""
 
 
 def claims_of(message: str) -> frozenset[WorkClaim]:
@@ -100,7 +101,8 @@ def claims_of(message: str) -> frozenset[WorkClaim]:
 
 
 def _possible(text: str) -> list[tuple[WorkClaim, re.Pattern[str]]]:
-    """Return the claims of whose letters the text has some."""
+    """Return the claims that the text may make, with their patterns: it contains one of their parts
+    of words."""
     return [
         (claim, pattern)
         for claim, letters, pattern in _CLAIMS

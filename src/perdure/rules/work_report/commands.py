@@ -16,8 +16,8 @@ from perdure.lateclass import dataclass, late_pattern
 SHOWN = 300
 """Maximum number of characters of a command that are kept."""
 REMEMBERED = 1000
-"""Number of commands that are not read again: an attempt's end, its report and the line for a
-person judge the same ones."""
+"""Number of parsed commands that are cached: an attempt's end, its report and the line for a person
+judge the same ones."""
 _SHELL = late_pattern(r"(?:\S*/)?(?:ba|da|z|k)?sh$")
 _ASSIGNMENT = late_pattern(r"[A-Za-z_]\w*=")
 _WRAPPERS = (
@@ -33,7 +33,7 @@ _STARTERS = frozenset(
     "sudo env time exec command nohup nice xvfb-run dotenv direnv timeout npx bunx pnpx pnpm yarn "
     "bundle uv poetry pdm hatch pipenv rye conda mise nix-shell".split()
 )
-"""First words of what `_WRAPPERS` match, except Python."""
+"""First words of the commands that `_WRAPPERS` matches, except Python."""
 _RUNNER = late_pattern(
     r"(?:"
     r"(?:\S*/)?(?:pytest|py\.test|unittest|tox|nox|jest|vitest|mocha|ava|jasmine|karma|ctest|rspec|"
@@ -58,8 +58,8 @@ _OF_A_RUNNER = (
     *("phpunit", "pest", "behave", "cucumber", "bats", "busted", "prove", "trial"),
     *("npm", "yarn", "bun ", "cargo"),
 )
-"""Letters of which every command that `_RUNNER` matches has some. They are looked for first: the
-pattern takes 2 ms to compile."""
+"""Parts of words. Every command that `_RUNNER` matches contains at least one of them, so they are
+searched first: the pattern takes 2 ms to compile."""
 _NO_RUN = late_pattern(
     r" (?:--help|--version|-h|--collect-only|--co|--list(?:-tests)?|--listTests|--dry-run|-N|"
     r"--no-run|--fixtures|--markers)(?: |$)|^ g?make .*-[a-z]*n\b"
