@@ -46,8 +46,9 @@ def acting(name: str) -> Iterator[None]:
 
 @cache
 def local_person() -> str:
-    """Return the user of this process, by its real id; variables could name anybody. The first call
-    decides, so it must come before the process takes another account (`run_as`)."""
+    """Return the user of this process, by its real id; environment variables could name anybody.
+    The result of the first call is kept, so that call must come before the process switches to
+    another account (`run_as`)."""
     uid = os.getuid()
     try:
         name = pwd.getpwuid(uid).pw_name

@@ -1,9 +1,9 @@
 """A background thread that works in rounds: one at its start, then one after each pause.
-`OneOfHost` is the lock of work that only one process of a host may do at a time.
+`OneOfHost` is the lock for work that only one process of a host may do at a time.
 
-The parts of `perdure serve` and of a worker pool that look after something use it: notices, reports
-to forges, plans, deliveries, the live journal, housekeeping. A round that raises is reported and
-never ends the thread, because nobody would notice its end.
+`perdure serve` and worker pools use it for periodic work: notices, reports to forges, plans,
+deliveries, the live journal, housekeeping. A round that raises is reported and never ends the
+thread, because nobody would notice its end.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ SETTLE_S = 0.1
 """Time in which the agent's own helpers may end with it before they count as left behind, in
 seconds."""
 FOLLOWED_S = 0.1
-"""Interval at which the supervisor of an agent is looked for that must not work without one, in
-seconds. Its replies may cost money that nobody counts."""
+"""Interval between checks for the supervisor of an agent that must not work without one, in
+seconds. Without a supervisor, nobody counts the cost of the agent's replies."""
 ALONE_GRACE_S = 1.0
 """Maximum grace for such an agent, in seconds."""
 OVER = "over"
@@ -145,7 +145,7 @@ def watch(
         now = boottime()
         until, end_by, followed = lease(now)
         if cause != "lapsed" and now >= until:
-            # Another host will take the task over soon: nothing of it may be left here by then.
+            # Another host will take the task over soon: by then nothing of the task may run here.
             if kill_at > end_by:
                 os.kill(leader, signal.SIGTERM)
             cause, deadline, kill_at = "lapsed", float("inf"), min(kill_at, end_by)
@@ -189,7 +189,7 @@ def lease(now: float) -> tuple[float, float, bool]:
         return now, min(limits[1], now + ALONE_GRACE_S), True
     except OSError:
         return float("inf"), float("inf"), False
-    except ValueError:  # it is being written at this moment
+    except ValueError:  # the file is being written at this moment
         return now + 1.0, now + 1.0, False
 
 
@@ -446,8 +446,8 @@ def conclude(
     killed: int,
     left: tuple[list[dict[str, object]], int] = ([], 0),
 ) -> None:
-    """Write exit.json. The output is made durable first: a recorded end never lacks output that
-    came before it."""
+    """Write exit.json. The output is made durable first, so that a recorded end never lacks output
+    that came before it."""
     for fd in outputs:
         system.sync(fd)
     fields = {"code": code, "signal": number, "leader_ended": ended, "survivors_killed": killed}

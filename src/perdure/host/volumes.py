@@ -104,7 +104,7 @@ class Volumes:
             self.ballast.make(spare=self.refuse_bytes)
 
     def warnings(self, more: Sequence[Path] = ()) -> list[str]:
-        """Return a sentence for each volume with little room."""
+        """Return a sentence for each volume that has little room left."""
         found = []
         for path in (*self.places, *more):
             with suppress(OSError):

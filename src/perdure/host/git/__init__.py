@@ -100,7 +100,7 @@ class Git:
     """A file that remembers which git program was found to be new enough; optional."""
 
     def at(self, cwd: Path, git_dir: Path | None = None, work_tree: Path | None = None) -> Git:
-        """Return the same settings for another place."""
+        """Return a Git with the same settings at another place."""
         return replace(self, cwd=cwd, git_dir=git_dir, work_tree=work_tree)
 
     def run(
@@ -211,7 +211,7 @@ class Git:
 
     def user(self) -> dict[str, str]:
         """Return `user.name` and `user.email` from the configuration of the user and of this
-        repository. Only reads; runs none of it."""
+        repository. The configuration is only read: no program that it names is run."""
         own = {
             name: self.environ[name] for name in ("HOME", "XDG_CONFIG_HOME") if name in self.environ
         }
@@ -273,8 +273,8 @@ def _check_version(program: str) -> None:
 
 
 def _signature(program: str) -> str:
-    """Return what identifies a program file; "" for a script, which may start another git next
-    time."""
+    """Return an identification of a program file. Empty for a script, which may start another git
+    next time."""
     try:
         with Path(program).open("rb") as file:
             seen = os.fstat(file.fileno())

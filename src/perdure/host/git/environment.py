@@ -1,9 +1,9 @@
 """The environment in which git runs, so that nothing of the caller, the user, the system or a
 repository influences it.
 
-`Git.run` asks for it once a call. The settings are passed as environment configuration, which beats
-what an agent wrote into a repository. Each line prevents an attack that tests/safety demonstrates,
-or an endless wait.
+`Git.run` calls this module once for each command. The settings are passed as environment
+configuration, which takes precedence over anything that an agent wrote into a repository. Each
+setting prevents an attack that tests/safety demonstrates, or an endless wait.
 """
 
 from __future__ import annotations
@@ -66,10 +66,13 @@ _FIXED = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
     "MALLOC_TOP_PAD_": "1048576",
 }
-"""Variables of every call. HOME does not exist, because libcurl would read ~/.netrc and so send the
-user's passwords in a call that has a credential broker of its own. The MALLOC_ variables keep glibc
-from returning memory to the kernel after each object that git reads: otherwise packing many loose
-objects takes 2.5 times as long."""
+"""Variables of every call.
+
+HOME names a directory that does not exist. Otherwise libcurl would read ~/.netrc and send the
+user's passwords, even in a call that has a credential broker of its own. The MALLOC_ variables keep
+glibc from returning memory to the kernel after each object that git reads: otherwise packing many
+loose objects takes 2.5 times as long.
+"""
 
 
 def environment(

@@ -3,7 +3,7 @@ address.
 
 `workspace` calls it when a server requires a login and the settings have none. `git credential
 fill` reads the configuration of the system and the user here. It runs outside of any repository, so
-it reads no repository's. Nothing is stored or erased, and no helper may prompt.
+no repository's configuration is read. Nothing is stored or erased, and no helper may prompt.
 """
 
 from __future__ import annotations

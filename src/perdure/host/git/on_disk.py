@@ -166,7 +166,8 @@ def _places(git_dir: Path) -> tuple[Path, Path] | None:
 
 
 def _is_checkout(git_dir: Path) -> bool:
-    """Return whether a `.git` directory is an ordinary one, for the files beside it."""
+    """Return whether a `.git` directory belongs to an ordinary checkout, whose files are
+    beside it."""
     parts = (git_dir / "objects", git_dir / "refs")
     if not all(stat.S_ISDIR(_kind(part)) for part in parts) or not _is_simple(git_dir):
         return False

@@ -1,5 +1,5 @@
-"""Finds processes that use a home. If a home moves while an agent uses it, the agent writes to the
-old place and that is lost.
+"""Finds processes that use a home. An agent that still uses a home after it was moved would write
+to the old place, and these writes would be lost.
 
 There are two signs. One is a file of the home that is open in any process (Codex's locks and
 databases, OpenCode's database, a transcript). The other is a process of the agent whose environment
@@ -31,8 +31,8 @@ def require_nobody(home: Home, folder: Folder, places: Sequence[Path]) -> None:
 
 
 def users(home: Home, folder: Folder, places: Sequence[Path]) -> Iterator[str]:
-    """Find the live processes that use a home, as sentences with the sign that gave each away.
-    `places`: the directories that are the home."""
+    """Yield a sentence for each live process that uses a home, with the sign of its use. `places`:
+    all directories through which the home is reached."""
     tops = set(chain.from_iterable((str(place), str(place.resolve())) for place in places))
     for pid in system.pids():
         if pid != os.getpid():
@@ -54,7 +54,8 @@ def _opened(pid: int, tops: set[str]) -> str:
 
 
 def _is_agent(pid: int, home: Home) -> bool:
-    """Recognize an agent by the name of its program, or of the script that an interpreter runs."""
+    """Return whether a process is this agent, by the name of its program or of the script that an
+    interpreter runs."""
     known = system.stat(pid)
     try:
         words = [os.fsdecode(word) for word in system.command(pid).split(b"\0") if word]

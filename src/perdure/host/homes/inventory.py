@@ -58,8 +58,8 @@ class HomeThing:
         return 0
 
     def digest(self) -> str:
-        """Return the hash of its content: the SHA-256 of a file, together with the files that
-        belong to it, or a hash of a link's destination. Raises Conflict if it is written to
+        """Return the hash of the content: for a file, a SHA-256 that includes the files that belong
+        to it; for a link, the hash of its destination. Raises Conflict if the file is written to
         meanwhile."""
         if self.is_link:
             return hashlib.sha256(b"link\0" + os.fsencode(self.path.readlink())).hexdigest()

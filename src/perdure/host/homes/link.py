@@ -1,10 +1,11 @@
-"""`home link`: moves an agent's home to the volume, or finds it there again in a new machine or
-container.
+"""`home link`: moves an agent's home to the volume, or finds the home that is already there in a
+new machine or container.
 
-A kill may come after any of these steps. Copy to the stage, compare, and put in place. Record where
-the home is: this switches a home that is moved by its variable. Move the old tree aside: this
-switches a home that is moved by a link. The next call sees what is done and does the rest. Nothing
-of the old tree is changed before its copy is on the disk, and nothing of it is ever deleted.
+There are three steps. First the home is copied to the stage, compared, and put in place on the
+volume. Then the new place is recorded; this switches a home that is moved by its variable. Then the
+old tree is moved aside; this switches a home that is moved by a link. After a kill at any point,
+the next call finds the completed steps and does the rest. Nothing of the old tree is changed before
+its copy is on the disk, and nothing of it is ever deleted.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ agent is assumed to be using it."""
 
 
 def quiet(step: str) -> None:
-    """Ignore the step."""
+    """Report nothing."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -236,7 +237,7 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
 
 
 def _aside(path: Path, stamp: str) -> Path:
-    """Rename to an unused name beside it, and return that."""
+    """Rename a file or directory to an unused name in the same directory. Return the new path."""
     for number in range(100):
         suffix = f"-{number}" if number else ""
         kept = path.with_name(f"{path.name}{ASIDE}{stamp}{suffix}")
@@ -266,8 +267,8 @@ def _exchange(now: HomeSituation, stamp: str) -> Path:
 
 
 def index_aside(now: HomeSituation) -> list[str]:
-    """Move an index on the volume aside that names another place, or lacks what was just taken in:
-    the agent builds a new one."""
+    """Move an agent's index files on the volume aside. They may name another place, or lack files
+    that were just taken in; the agent builds a new index."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     found = [
         each

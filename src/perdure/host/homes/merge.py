@@ -116,8 +116,8 @@ class Merge:
         return taken
 
     def _is_there(self, thing: HomeThing) -> bool:
-        """Return whether the target has this version or a later one, under its own name or beside
-        another version."""
+        """Return whether the target has this version of the thing or a later one, under its own
+        name or beside another version."""
         there = thing_at(self.target / thing.name)
         if there is None or self._blocked(thing.name):
             return False
@@ -136,7 +136,7 @@ class Merge:
         )
 
     def lands(self, thing: HomeThing) -> bool:
-        """Return whether it gets its own name in the target, instead of one beside another
+        """Return whether the thing gets its own name in the target, and not one beside another
         version."""
         there = thing_at(self.target / thing.name)
         return not self._blocked(thing.name) and (
@@ -213,8 +213,8 @@ class Merge:
         return place
 
     def _publish(self, thing: HomeThing, place: Path) -> None:
-        """Put it under a free name. The files that belong to it come first, so that no database is
-        ever there without them."""
+        """Put a staged thing under a free name. The files that belong to it come first, so that a
+        database is never there without them."""
         self.touched.add(place.parent)
         if thing.is_link:
             place.symlink_to(os.fsdecode(self._aim(thing)))
@@ -223,8 +223,8 @@ class Merge:
         for suffix in SIDES:
             in_the_way = side(place, suffix)
             if os.path.lexists(in_the_way) and staged.exists():
-                # A leftover of a database that is gone, perhaps from a killed call. It must not be
-                # taken for the new one's.
+                # A leftover of a database that is gone, perhaps from a killed call. SQLite must not
+                # take it for a part of the new database.
                 in_the_way.rename(side(place, f"{suffix}{CONFLICT}{os.urandom(6).hex()}"))
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
@@ -243,7 +243,7 @@ class Merge:
         self.touched.add(place.parent)
         staged = self.stage.place(thing)
         for suffix in SIDES:
-            side(place, suffix).unlink(missing_ok=True)  # it has a second name by now
+            side(place, suffix).unlink(missing_ok=True)  # the version has a second name by now
         for suffix in thing.sides:
             durable.place_new(side(staged, suffix), side(place, suffix))
         staged.replace(place)

@@ -128,8 +128,8 @@ class Remembered:
         )
 
     def still(self) -> AbstractContextManager[None]:
-        """Prevent homes from being moved, from the question where one is until the agent has
-        started in it. Waits for a move in progress. Raises Conflict if that takes too long."""
+        """Keep homes from being moved during the block: a caller looks up a home in it and starts
+        the agent there. Waits for a move in progress. Raises Conflict if that takes too long."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return durable.lock(
             self.file.with_name(LOCK),

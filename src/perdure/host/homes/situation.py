@@ -62,8 +62,8 @@ class HomeSituation:
 
     @property
     def lost_its_link(self) -> bool:
-        """Whether the home was moved by a link before. Then a regular file beside it replaced its
-        link, and is newer than the one on the volume."""
+        """Whether the home was moved by a link earlier. In that case, a regular file beside it has
+        replaced its link, and is newer than the one on the volume."""
         return (
             self.before is not None
             and self.before.way == LINK

@@ -1,4 +1,5 @@
-"""`home unlink`: moves a home back from the volume, with what was written there meanwhile.
+"""`home unlink`: moves a home back from the volume, including everything that was written there
+meanwhile.
 
 A whole copy is made beside the old place, compared and made durable, and put in place in one step.
 The tree on the volume is then moved aside there, so that a later `home link` does not take it for a
@@ -179,7 +180,7 @@ def _beside_back(before: Linked) -> list[str]:
 
 
 def _away(path: Path) -> Path:
-    """Rename to a name with the current time, and return it."""
+    """Rename a file or directory to a name with the current time. Return the new path."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = path.with_name(f"{path.name}{ASIDE}{stamp}-{os.urandom(2).hex()}")
     durable.place_new(path, kept)

@@ -1,4 +1,4 @@
-"""`home status` and `home verify`: what perdure has recorded about a home, and whether it is
+"""`home status` and `home verify`: show perdure's record of a home, and check whether it is
 true."""
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Volume:
         return self.path / OWN
 
     def home(self, name: str) -> Path:
-        """Return the value for the variable of this home."""
+        """Return the value that the home's environment variable gets."""
         return self.path / "homes" / name
 
     def last_used_as(self, name: str) -> str:

@@ -67,8 +67,8 @@ class KeptAgent:
         return self.pid != 0 and self.status is None
 
     def listens(self) -> bool:
-        """Return whether it can be given a prompt: its input is open and has taken the whole of the
-        last one."""
+        """Return whether the agent can be given a prompt: its input is open and has taken the whole
+        of the last one."""
         return self.lives() and self.input >= 0 and self.pipes[0] >= 0 and not self.prompt
 
     def close_input(self) -> None:

@@ -252,7 +252,7 @@ class Keeper:
                 grace = self.grace
             self.kill_at = min(self.kill_at, now + grace)
         if turn is not None and self.cause != "lapsed" and now >= (lease := turn.lease(now))[0]:
-            # Another host will take the task over soon: nothing of it may be left here by then.
+            # Another host will take the task over soon: by then nothing of the task may run here.
             self.agent.signal(signal.SIGTERM)
             self.cause, turn.deadline, self.kill_at = "lapsed", NEVER, min(self.kill_at, lease[1])
         if turn is None and self.turns and self.agent.input >= 0:

@@ -85,7 +85,7 @@ class Process:
         return (self.directory / "exit.json").exists()
 
     def _turn_over(self, held: Handle, timeout_s: float | None) -> bool:
-        """Return whether the turn ends, or the keeper does, within the time (seconds; None: no
+        """Return whether the turn, or the keeper, ends within the time (seconds; None: no
         limit)."""
         if timeout_s is None:
             until = float("inf")
@@ -107,8 +107,8 @@ class Process:
             self.shim.send(signal.SIGTERM)
 
     def release(self, kept: Collection[int] = ()) -> None:
-        """Ask the shim to end the agent, whose turn is over. `kept`: processes that are not ended
-        with it."""
+        """Tell the shim that the agent's turn is over, so that it ends the agent. `kept`: processes
+        that are not ended with the agent."""
         if kept:
             write(self.directory / "kept", " ".join(map(str, kept)).encode(), whole=True)
         self.stop(OVER)

@@ -1,8 +1,8 @@
-"""Identifies processes: never by a bare pid, always by boot, pid and start time. Signals go through
-a handle that holds it.
+"""Identifies processes by boot, pid and start time, never by a bare pid.
 
-Also defines the name that a worker gives itself, from which another worker on the same host can see
-whether it is still alive.
+A signal is sent through a handle of the process, so it cannot reach another process that got the
+same pid. This module also defines the name that a worker gives itself. From that name another
+worker on the same host can find out whether the first is still alive.
 """
 
 from __future__ import annotations

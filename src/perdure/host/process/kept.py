@@ -216,7 +216,8 @@ def end_kept(directory: Path, grace_s: float) -> None:
 
 
 def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
-    """Ask the keeper to end everything, and do what it does not."""
+    """Ask the keeper to end everything. If it fails to, end the marked processes and remove the
+    directory."""
     held = keeper.open()
     if held is not None:
         try:

@@ -36,8 +36,8 @@ def started_since(mark: str, since: float, but: Sequence[int]) -> list[int]:
 
 
 def commands(pids: Sequence[int]) -> tuple[list[Left], int]:
-    """Return the processes that have no child among these (the commands, not the shells around
-    them), and how many there are."""
+    """Return those of the processes that have no child among them (the commands, not the shells
+    around them), and their number."""
     known = {pid: stat(pid) for pid in pids}
     parents = {found[1] for found in known.values() if found is not None}
     leaves = [pid for pid in pids if pid not in parents]

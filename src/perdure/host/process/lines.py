@@ -42,7 +42,7 @@ class Lines:
         *ends, torn = self._take().split(b"\n")
         lines = []
         if ends and self.cap >= CHUNK:
-            # Only the first may continue a torn line; the others are whole, and within the cap.
+            # Only the first line may continue a torn one; the others are whole, and within the cap.
             lines = [self._end(ends[0]), *ends[1:]]
             self.offset += sum(map(len, ends)) - len(ends[0]) + len(ends) - 1
             self.complete = self.offset

@@ -1,10 +1,11 @@
 """Finds everything that an attempt started by its mark, and ends it with certainty.
 
 Normally the shim ends its own tree. This module is for the case that the shim itself was killed:
-its orphans then belong to init, and only what they inherited shows where they came from. The mark
-is inherited twice: as PERDURE_ATTEMPT in the environment, and as the soft value of a resource limit
-that Linux hands down without enforcing it (RLIMIT_LOCKS), which `env -i` does not remove. Other
-systems have only the first of the two; there, what shares a session with a marked leader counts.
+its orphans then belong to init, and only inherited values show where they came from. The mark is
+inherited in two ways: as PERDURE_ATTEMPT in the environment, and as the soft value of a resource
+limit that Linux hands down without enforcing it (RLIMIT_LOCKS), which `env -i` does not remove.
+Other systems have only the environment; there, processes that share a session with a marked leader
+count as well.
 """
 
 from __future__ import annotations

@@ -53,11 +53,9 @@ class Probe:
         )
 
     def liveness(self, run: Running, now: int, again: Callable[[], Running]) -> Liveness | None:
-        """Return what is alive of a run; None for a run that is not running.
-
-        A supervisor exits when its run ends, so a dead one proves nothing by itself. `again` reads
-        the run once more, to see whether it has just ended.
-        """
+        """Return which processes of a run are alive; None if the run is not running. A supervisor
+        exits when its run ends, so a dead one proves nothing by itself. `again` reads the run once
+        more, to see whether it has just ended."""
         if run.state is not RunState.RUNNING:
             return None
         found = liveness(self.signs(run, now))
@@ -84,7 +82,8 @@ class Probe:
 
 
 def _lives(directory: Path) -> bool:
-    """Return whether the agent of an attempt lives, or its last turn or a check of it."""
+    """Return whether the agent of an attempt is alive, or its last turn, or a check of the
+    attempt."""
     return any(
         running(place)
         for place in (directory, *directory.glob("summary"), *directory.glob("verify-*"))

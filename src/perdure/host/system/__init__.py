@@ -4,8 +4,8 @@ system.
 `IS_PORTABLE` is decided here and nowhere else: by the platform, and on Linux by the variable
 PERDURE_HOST, which tests set. Both modules only translate; every decision is the caller's. The shim
 and the keeper load this package too, so it needs only the standard library (`portable` also
-psutil). Their environment is the agent's, so their supervisor tells them on the command line.
-`files` and `sockets` do the same for files and local sockets.
+psutil). Their environment is the agent's, so their supervisor tells them on the command line which
+module to use. `files` and `sockets` are the same kind of interface for files and local sockets.
 """
 
 from __future__ import annotations

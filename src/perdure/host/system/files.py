@@ -1,4 +1,5 @@
-"""File operations that Linux has and other POSIX systems have not, and the nearest thing there."""
+"""File operations that exist only on Linux, with the closest alternative for other POSIX
+systems."""
 
 from __future__ import annotations
 
@@ -104,8 +105,8 @@ def umask() -> int:
 
 
 def change_mode(name: str, above: int, change: Callable[[int], int | None]) -> None:
-    """Set the mode of a name in an open directory to what `change` makes of its st_mode; None: it
-    stays. Links are not followed. Raises OSError."""
+    """Call `change` with the st_mode of a name in an open directory, and set the mode that it
+    returns; None leaves the mode unchanged. Links are not followed. Raises OSError."""
     if system.IS_PORTABLE:
         there = os.lstat(name, dir_fd=above).st_mode
         mode = change(there)
@@ -127,8 +128,8 @@ def _change_mode(name: str, above: int, mode: int) -> None:
     try:
         fd = os.open(name, flags, dir_fd=above)
     except PermissionError:
-        # Closed to its owner, so it cannot be opened. A link that is put there at this moment would
-        # be followed.
+        # The owner has no permission to open the file. A link that is put there at this moment
+        # would be followed.
         os.chmod(name, mode, dir_fd=above)
         return
     try:
@@ -138,8 +139,8 @@ def _change_mode(name: str, above: int, mode: int) -> None:
 
 
 def path_in(above: int, directory: Path, name: str) -> Path:
-    """Return a path of a name in an open directory: on Linux one that stays true if somebody
-    renames the directory, which is at `directory`."""
+    """Return a path of a name in an open directory, which is at `directory`. On Linux the path
+    stays valid if somebody renames the directory."""
     if system.IS_PORTABLE:
         return directory / name
     return Path(f"/proc/self/fd/{above}/{name}")

@@ -141,8 +141,9 @@ def is_dead(known: tuple[str, int, int, int]) -> bool:
 
 
 def is_started_with(start: int, registered: str, words: bytes) -> bool:
-    """Return whether a process of this start time is the one that an agent registered with its own
-    notion of it: field 22 of /proc/PID/stat. `words`: the name of the agent's program."""
+    """Return whether a process is the one that an agent registered: their start times are equal.
+    `registered`: the agent's own text for the start time, field 22 of /proc/PID/stat. `words`: the
+    command line; not used here."""
     return str(start) == registered
 
 
@@ -311,7 +312,8 @@ def open_process(pid: int) -> Handle | None:
 
 
 def hand_down_limit(value: int) -> None:
-    """Give this process, and all that it starts, a value that no program removes by accident."""
+    """Give this process, and all processes that it starts, a value that no program removes by
+    accident."""
     hard = resource.getrlimit(RLIMIT_LOCKS)[1]
     if hard == resource.RLIM_INFINITY:
         resource.setrlimit(RLIMIT_LOCKS, (value, hard))
@@ -327,8 +329,8 @@ def carries_limit(pid: int, value: int) -> bool:
 
 
 def session_families(family: Collection[int]) -> set[int]:
-    """Return more processes that belong to these because they share a session: none, as marks are
-    enough on Linux."""
+    """Return more processes that belong to these because they share a session. On Linux there are
+    none: marks are enough."""
     return set()
 
 
@@ -372,11 +374,11 @@ def settle_groups() -> None:
     agents."""
     import ctypes
 
-    # The kernel closes /proc/self to a process whose real and effective groups differ. Other
-    # processes still cannot look: their groups are not the same.
+    # The kernel closes /proc/self to a process whose real and effective groups differ; this opens
+    # it again. Other processes still cannot look: their groups are not the same.
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-    # Otherwise a program made by the agent could get the service's group from its mode (S_ISGID),
-    # if perdure can be made to copy it.
+    # Without this, a program made by the agent could get the service's group from its mode
+    # (S_ISGID), if perdure can be made to copy it.
     ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
@@ -396,7 +398,7 @@ def environment() -> dict[bytes, bytes]:
 
 
 def shim_arguments() -> tuple[str, ...]:
-    """Return what a shim or keeper must be told on its command line to use this module: nothing."""
+    """Return the command-line arguments that make a shim or keeper use this module: none."""
     return ()
 
 

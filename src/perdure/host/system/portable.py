@@ -1,9 +1,9 @@
 """Processes on any POSIX system: psutil, kqueue where it exists, sessions, and a mark in the
 environment.
 
-Nothing here reads /proc or calls prctl(2) by itself; what psutil does is psutil's. The promises
-that only Linux can keep are listed in docs/reference/platforms.md. psutil is imported with the
-first question, as it takes longer than everything else a shim loads.
+Nothing here reads /proc or calls prctl(2) itself; psutil may. The promises that only Linux can keep
+are listed in docs/reference/platforms.md. psutil is imported at the first call, because it takes
+longer than everything else that a shim loads.
 """
 
 # ruff: noqa: PTH116 (as in `linux`)
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 WATCH_S = 0.5
-"""Longest interval between two looks of the shim at its agent, in seconds: a process that lives
-below the agent for a second is known, wherever it goes."""
+"""Longest interval between two looks of the shim at its agent, in seconds. A process that stays
+below the agent for that long is seen, wherever it goes later."""
 _NOTE_S = 0.2
 """Shortest interval between two such looks, in seconds."""
 POLL_S = 0.02
 """Interval at which the end of a process is looked for where there is no kqueue, in seconds."""
 _PARTS = 100
-"""Parts of a second in which start times are counted."""
+"""Number of units of a start time in one second."""
 _MOST_DESCRIPTORS = 1 << 16
 MARK = "PERDURE_ATTEMPT"
 
@@ -101,7 +101,7 @@ def boot_id() -> str:
 
 
 def namespace() -> str:
-    """Return the number of this process's pid namespace: there are none."""
+    """Return an empty text: there are no pid namespaces."""
     return ""
 
 
@@ -110,7 +110,7 @@ def namespace() -> str:
 
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
-    """Raise what psutil raises as the OSError that it stands for."""
+    """Raise psutil's exceptions as the corresponding OSError."""
     psutil = _psutil()
     try:
         yield
@@ -149,9 +149,9 @@ def is_dead(known: tuple[str, int, int, int]) -> bool:
 
 
 def is_started_with(start: int, registered: str, words: bytes) -> bool:
-    """Return whether a process of this start time is the one that an agent registered with its own
-    notion of it. Nobody has seen that notion on macOS: there a program of the agent's name is taken
-    for it. `words`: its command line."""
+    """Return whether a process is the one that an agent registered: their start times are equal.
+    `registered`: the agent's own text for the start time. Its form on macOS is not known: there any
+    process whose command line (`words`) has the agent's name is accepted."""
     return str(start) == registered or (not registered.isdecimal() and b"claude" in words)
 
 
@@ -229,8 +229,8 @@ def memory(pid: int) -> int:
 
 
 def holders_of_lock(path: str) -> list[int]:
-    """Return the processes that may hold a flock(2) on the file: no portable interface names the
-    holders, so everybody who has it open counts."""
+    """Return the processes that may hold a flock(2) on the file. No portable interface names the
+    holders, so every process that has the file open counts."""
     try:
         wanted = os.stat(path)
     except OSError:
@@ -261,8 +261,8 @@ def mounts(table: str | os.PathLike[str] = "") -> list[tuple[str, str]]:
 
 
 class PolledHandle:
-    """One process, by id and start time. A signal goes to it between a look and the call, in which
-    the id could be given to another process only if all ids were used up in that moment."""
+    """One process, identified by its id and start time. A signal is sent by id, just after a look
+    at the start time. Another process could get it only if all ids were used up between the two."""
 
     def __init__(self, pid: int, start: int) -> None:
         self._pid, self._start = pid, start
@@ -325,12 +325,12 @@ def open_process(pid: int) -> Handle | None:
 
 
 def hand_down_limit(value: int) -> None:
-    """Give this process, and all that it starts, a value that no program removes by accident: only
-    Linux has such a place."""
+    """Do nothing: only Linux has a value that is handed down and that no program removes by
+    accident."""
 
 
 def carries_limit(pid: int, value: int) -> bool:
-    """Return whether a process inherited the value: nothing can."""
+    """Return False: no process can inherit such a value here."""
     return False
 
 
@@ -342,8 +342,8 @@ def _session(pid: int) -> int:
 
 
 def session_families(family: Collection[int]) -> set[int]:
-    """Return more processes that belong to these because they share a session: one whose leader is
-    among these, as all of it was started below them."""
+    """Return more processes that belong to these because they share a session. If the leader of a
+    session is among these, the whole session was started below them."""
     leaders = {pid for pid in family if _session(pid) == pid}
     if leaders:
         return {pid for pid in pids() if _session(pid) in leaders}
@@ -351,19 +351,21 @@ def session_families(family: Collection[int]) -> set[int]:
 
 
 class MarkedOffspring:
-    """Everything below a shim, seen by the shim itself: what carries the mark, descends from it,
-    shares a session with its agent, or was seen below it before."""
+    """Everything below a shim, as the shim sees it: processes that carry the mark, descend from the
+    shim, share a session with its agent, or were seen below it before."""
 
     def __init__(self, mark: str) -> None:
         self._entry = f"{MARK}={mark}".encode()
         self._seen: dict[int, int] = {}
         """Start times of the processes that were seen below, by id."""
         self._leaders: dict[int, int] = {}
-        """The same of those that lead a session in which something still runs."""
+        """Start times, by id, of the processes that lead a session in which something still
+        runs."""
         self._noted = 0.0
 
     def note(self) -> None:
-        """Remember what runs below now: it may lose its parent before it is to be ended."""
+        """Remember the processes that run below now. They may lose their parent before they have to
+        be ended."""
         if boottime() - self._noted >= _NOTE_S:
             self._look(marks=False)
             self._noted = boottime()
@@ -393,7 +395,7 @@ class MarkedOffspring:
         known = {pid: found for pid in pids() if (found := stat(pid)) and not is_dead(found)}
         known.pop(me, None)
         sessions = {pid: _session(pid) for pid in known}
-        # An id that is free can be given to a stranger, so what has ended is forgotten at once.
+        # A free id can be given to a stranger, so ended processes are forgotten at once.
         starts = {pid: found[3] for pid, found in known.items()}
         self._seen = {pid: at for pid, at in self._seen.items() if starts.get(pid) == at}
         running = set(sessions.values())
@@ -433,13 +435,12 @@ def _below(tops: set[int], known: dict[int, tuple[str, int, int, int]]) -> set[i
 
 
 def adopt_orphans() -> None:
-    """Make this process inherit every orphan below it: only Linux can, `Offspring` looks for them
-    instead."""
+    """Do nothing: only Linux lets a process inherit the orphans below it. `Offspring` searches for
+    them instead."""
 
 
 def settle_groups() -> None:
-    """Prepare a process with a group of the service's to be a parent of agents: `run_as`, the only
-    source of such a group, is refused here."""
+    """Do nothing: `run_as`, the only source of a service's group, is refused on these systems."""
 
 
 def close_from(lowest: int) -> None:
@@ -462,20 +463,19 @@ def environment() -> dict[bytes, bytes]:
 
 
 def shim_arguments() -> tuple[str, ...]:
-    """Return what a shim or keeper must be told on its command line to use this module: where
-    psutil is, as it is started without the packages of the site."""
+    """Return the command-line arguments that make a shim or keeper use this module: the directory
+    of psutil, because the program is started without the packages of the site."""
     found = find_spec("psutil")
     assert found is not None and found.origin is not None
     return (os.path.dirname(os.path.dirname(found.origin)),)  # noqa: PTH120
 
 
 def forbid_reading() -> None:
-    """Make this process unreadable for others of its user: no portable interface does that."""
+    """Do nothing: no portable interface hides a process from others of its user."""
 
 
 def wipe_variables(names: Collection[str]) -> None:
-    """Overwrite variables in the memory in which the kernel gave this process its environment: its
-    place is known on Linux alone."""
+    """Do nothing: the place of the environment in memory is known on Linux alone."""
 
 
 _woken: list[int] = []
@@ -484,7 +484,7 @@ _woken: list[int] = []
 def wait_signal(numbers: Collection[int], timeout_s: float) -> int:
     """Wait for one of these signals, which are blocked. Return it, or 0 when the time is over.
 
-    macOS has no sigtimedwait(2): while this waits, the signals are let through to handlers that
+    macOS has no sigtimedwait(2). So during the wait the signals are unblocked, with handlers that
     do nothing, and Python writes their numbers to a pipe.
     """
     if not _woken:
@@ -522,8 +522,8 @@ def pipe() -> tuple[int, int]:
 
 
 def sync(fd: int) -> None:
-    """Make a file's content durable. Raises OSError. On macOS fsync(2) ends in the drive's cache,
-    and fcntl(2) with F_FULLFSYNC on the drive; some file systems refuse it."""
+    """Make a file's content durable. Raises OSError. On macOS fsync(2) writes only to the drive's
+    cache. fcntl(2) with F_FULLFSYNC writes to the drive, but some file systems refuse it."""
     import fcntl
 
     full = getattr(fcntl, "F_FULLFSYNC", None)

@@ -117,7 +117,8 @@ def short_path(directory: Path) -> Iterator[str]:
     """Yield a path of the directory that fits into a socket's address: 108 bytes on Linux, 104 on
     macOS."""
     if not system.IS_PORTABLE:
-        # Only in this process, and without a name that anybody could change.
+        # This path is valid only in this process, and contains no name that another process could
+        # change.
         fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             yield f"/proc/self/fd/{fd}"
