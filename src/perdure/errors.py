@@ -16,7 +16,7 @@ _TRANSIENT = (
     r"no route to host|is unreachable|empty reply|transfer closed|non-properly terminated|pull "
     r"function|ssl_error_syscall|unexpected eof"
 )
-"""Compiled when it is needed: most calls see no such error."""
+"""Compiled on first use, because most commands see no such error."""
 
 
 class PerdureError(Exception):
@@ -59,8 +59,8 @@ class NotFound(PerdureError):
 
 
 class Conflict(PerdureError):
-    """Another process or task is using it, such as a second perdure on the same task, or the same
-    key was used with another spec."""
+    """Another process or task is using the run or workdir, such as a second perdure on the same
+    task, or the same key was used with another spec."""
 
     exit_code = 6
 
@@ -105,7 +105,7 @@ class GitFailed(WorkspaceError):
 
     @property
     def transient(self) -> bool:
-        """Whether trying again later may help: the network or the forge did not answer."""
+        """Whether trying again later may help, because the network or the forge did not answer."""
         return bool(re.search(_TRANSIENT, self.stderr, re.IGNORECASE))
 
 
@@ -152,12 +152,12 @@ class NotVerified(PerdureError):
 
 
 class StoreAway(CapsuleError):
-    """The checkpoint store does not answer, or denies access, so it is unknown what it contains.
-    Trying again later, or its owner, may fix it."""
+    """The checkpoint store does not answer, or denies access, so its contents are unknown. Trying
+    again later may help, or the owner has to act."""
 
 
 class ForgeError(PerdureError):
-    """A forge did not do what its API was asked. The subclass says how to react: wait, ask a
+    """A forge did not carry out a request to its API. The subclass says how to react: wait, ask a
     person, or give up."""
 
     exit_code = 1

@@ -2,12 +2,12 @@
 
 Every command imports about 140 dataclasses and uses a third of them. The standard library compiles
 five or six methods for each at import. That was 105 of the 245 ms of CPU that `perdure retry` took
-to say that a run does not exist; with late generation it is 17 ms.
+to report a run that does not exist. With late generation it is 17 ms.
 
 The result is like a dataclass made by the standard library, with the same fields: `fields`,
 `replace` and `asdict` accept it, msgspec reads and writes it, and type checkers see an ordinary
 dataclass. Only `__init__` is compiled, after the first instances; the other methods are closures. A
-class with a dataclass above it, or with special annotations, gets its fields from the standard
+class that inherits from a dataclass, or has special annotations, gets its fields from the standard
 library. The decorator supports only the arguments that perdure uses.
 
 A late pattern is a regular expression that is compiled on first use. Every command that starts an
@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 MISSING = dataclasses.MISSING
 FEW = 20
-"""Number of instances of a class that are made without a compiled `__init__`. Compiling one takes
-0.2 ms, as long as it saves in 60 instances; most calls make fewer of most classes."""
+"""Number of instances of a class that are made without a compiled `__init__`. Compiling takes 0.2
+ms, as much as it saves in 60 instances. Most commands make fewer instances of most classes."""
 
 if TYPE_CHECKING:
     import re
@@ -69,12 +69,12 @@ class _LatePattern:
 
 
 _SPECIAL = late_pattern("ClassVar|InitVar|KW_ONLY")
-"""Annotations that may stand for no field, or for one of a special kind."""
+"""Annotations that may not stand for a field, or may stand for a special kind of field."""
 
 
 def _samples() -> Any:
-    """Return what the standard library gives a class and each of its fields: the mark of a field,
-    and the parameters of a class by `frozen`."""
+    """Return samples of the attributes that the standard library adds to a dataclass: the mark of a
+    field, and the parameters of a class by `frozen`."""
 
     def sample(frozen: bool) -> Any:
         kind = type("Sample", (), {"__annotations__": {"a": "int"}, "__doc__": "A sample."})
@@ -93,7 +93,7 @@ _FIELD, _PARAMS = _samples()
 def _late(cls: Any, frozen: bool, slots: bool, kw_only: bool, eq: bool) -> Any:
     cls.__doc__ = (
         cls.__doc__ or cls.__name__
-    )  # without one the standard library imports inspect for a signature
+    )  # Without a docstring, the standard library imports inspect to find the signature.
     own = set(cls.__dict__)
     made: Any = _plain(cls, slots, kw_only) or _by_library(cls, slots, kw_only, frozen)
     made.__dataclass_params__ = _PARAMS[frozen]
@@ -138,7 +138,7 @@ def _plain(cls: Any, slots: bool, kw_only: bool) -> Any:
         return None
     if any(type(kind) is not str or _SPECIAL.search(kind) for kind in written.values()):
         return None
-    # From Python 3.14 on, annotations that are not text are found elsewhere.
+    # From Python 3.14 on, annotations that are not text are stored elsewhere.
     if not written and getattr(cls, "__annotate__", None) is not None:
         return None
     made = {name: _field(cls, name, kind, kw_only) for name, kind in written.items()}
@@ -152,7 +152,7 @@ def _plain(cls: Any, slots: bool, kw_only: bool) -> Any:
 
 
 def _field(cls: Any, name: str, kind: str, kw_only: bool) -> Any:
-    """Return the field of one annotation. Its default stays, as an attribute of the class."""
+    """Return the field of one annotation. The default remains an attribute of the class."""
     given = cls.__dict__.get(name, MISSING)
     made: Any = given if isinstance(given, dataclasses.Field) else dataclasses.field(default=given)
     made.name, made.type, made._field_type = name, kind, _FIELD
@@ -171,7 +171,7 @@ def _field(cls: Any, name: str, kind: str, kw_only: bool) -> Any:
 
 
 def _slotted(cls: Any, fields: dict[str, Any]) -> Any:
-    """Return the class made once more, with slots for its fields."""
+    """Return a copy of the class that has slots for its fields."""
     inherited: set[str] = set()
     for parent in cls.__mro__[1:-1]:
         slots = parent.__dict__.get("__slots__", ())
@@ -199,8 +199,8 @@ FACTORY = _Factory()
 
 class _First:
     """A placeholder for `__init__`. It fills the first instances itself. It replaces itself with a
-    compiled one after `FEW` instances, for a call that it must refuse, and on a look at the
-    class's own `__init__`, as for its signature."""
+    compiled `__init__` after `FEW` instances, for a call with invalid arguments, and when somebody
+    reads the class's `__init__`, for example for its signature."""
 
     def __init__(self, made: Any, frozen: bool) -> None:
         self.made, self.frozen = made, frozen
@@ -252,7 +252,7 @@ def _init(made: Any, frozen: bool) -> Any:
     lines: list[str] = []
     fields = sorted(
         dataclasses.fields(made), key=lambda field: field.kw_only is True
-    )  # stable: as they were written
+    )  # Sorting is stable, so both groups keep their order.
     for field in fields:
         name, default, factory = field.name, field.default, field.default_factory
         known |= {f"default_{name}": default, f"make_{name}": factory}
@@ -284,7 +284,7 @@ def _init(made: Any, frozen: bool) -> Any:
     found: dict[str, Any] = {}
     exec(
         source, vars(sys.modules[made.__module__]), found
-    )  # the module's names, so that annotations can be resolved
+    )  # The module's names are needed to resolve annotations.
     real = found["make"](**known)
     real.__annotations__ = {field.name: field.type for field in fields if field.init} | {
         "return": None

@@ -49,10 +49,10 @@ def open_engine(
     guarded: bool = False,
     secrets: Sequence[str] = (),
 ) -> Engine:
-    """Return an engine that is ready to run attempts. `actor` is recorded for what the caller asks
-    of it. `environ` is the user's environment; agents get a part of it. `guarded`: somebody outside
-    may name repositories. `secrets` are redacted in what perdure writes, like those of the
-    environment."""
+    """Return an engine that is ready to run attempts. `actor` is recorded as the originator of the
+    caller's requests. `environ` is the user's environment; agents get a part of it. `guarded`:
+    people outside may name repositories. `secrets` are redacted in everything that perdure writes,
+    like secrets in the environment."""
     require(chosen.run_as)
     if problem := system.problem():
         raise WorkspaceError(*problem)
@@ -183,7 +183,8 @@ def open_engine(
 
 
 def _prove(environ: Mapping[str, str]) -> Prove:
-    """Return a prover that is imported when a transcript is first to be proven."""
+    """Return a prover. The module that proves transcripts is imported only when the prover is first
+    called."""
 
     def prove(driver: AgentDriver, session: str, content: bytes, name: str, home: Path) -> str:
         from perdure.agents.proof import prover
@@ -206,15 +207,15 @@ def helper_logins(
     chosen: Settings, environ: Mapping[str, str], guarded: bool
 ) -> Callable[[str], tuple[str, str] | None]:
     """Return a function that asks the user's own credential helpers for a login. `guarded`: it asks
-    only for servers that the configuration names, because somebody outside may name a repository
-    that the user can read and they cannot."""
+    only for servers that the configuration names, because a person outside may name a repository
+    that the user can read and that person cannot."""
     hosts = hosts_of(chosen, guarded)
 
     def answer(url: str) -> tuple[str, str] | None:
         from perdure.host.git import helpers
 
         # Helpers are named in a file of the user that perdure shares with the agents (`run_as`), so
-        # an agent could name its own.
+        # an agent could name a helper of its own.
         if is_separate() or (guarded and not hosts.knows(url)):
             return None
         return helpers.login(url, environ)
@@ -224,16 +225,16 @@ def helper_logins(
 
 def _no_configuration() -> Path | None:
     """Return the file that ssh reads instead of `~/.ssh/config` if agents are kept apart
-    (`run_as`), because they can write that one; otherwise None."""
+    (`run_as`), because agents can write `~/.ssh/config`; otherwise None."""
     if is_separate():
         return Path(os.devnull)
     return None
 
 
 def this_host(chosen: Settings) -> Host:
-    """Return the identity of this host among those that share the database. It leaves a run to the
-    host that has the run's files for as long as a takeover takes, and for ever without a checkpoint
-    store, because then it cannot fetch the files."""
+    """Return the identity of this host among those that share the database. This host leaves a run
+    to the host that has the run's files until a takeover is due. Without a checkpoint store it
+    never takes such a run over, because it cannot fetch the files."""
     from perdure.host import process
     from perdure.model import NOWHERE
 

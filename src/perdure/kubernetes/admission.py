@@ -1,12 +1,13 @@
-"""Decides whether one more attempt may begin: by the quotas of its namespace, and by the one writer
-of its task. Pure; `reconciler` asks, before `step` opens an attempt.
+"""Decides whether one more attempt may begin. The namespace's quotas must have room for it, and no
+other attempt may be using the task's claim. Pure; `reconciler` asks, before `step` opens an
+attempt.
 
-Kubernetes enforces both itself, so a wrong answer here costs nothing but order. Without this look
+Kubernetes enforces both itself, so a wrong answer here only affects the order. Without this check
 all TaskRuns would open an attempt at once, and the Job controller would give the room to any of
-them, with growing delays. The room goes to the oldest TaskRun that waits for it.
+them, with growing delays. With it, the oldest waiting TaskRun gets the room.
 
-A quota that an attempt can never fit into does not hold it back: the Job's own events say what is
-wrong. Quotas with scopes are left to Kubernetes.
+An attempt is not delayed by a quota into which it can never fit: the Job's own events report the
+problem. Quotas with scopes are left to Kubernetes.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ COMPUTE = {
     "limits.cpu": ("limits", "cpu"),
     "limits.memory": ("limits", "memory"),
 }
-"""The part of a container's resources that each name in a quota counts."""
+"""The field of a container's resources that each name in a quota counts."""
 LOOK_AGAIN_MS = 3_000
-"""Milliseconds after which the first in line looks again."""
+"""Time in milliseconds after which the first TaskRun in line checks again."""
 MOST_LOOK_AGAIN_MS = 60_000
 SUFFIXES = {
     "": Decimal(1),
@@ -55,7 +56,7 @@ SUFFIXES = {
 
 
 class InLine(msgspec.Struct, frozen=True, kw_only=True):
-    """The facts of a TaskRun that others need to find their place in the queue."""
+    """The facts of a TaskRun that other TaskRuns need to find their place in line."""
 
     namespace: str
     name: str
@@ -81,7 +82,8 @@ class InLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer: why no attempt may begin now (None if it may), and when to ask again."""
+    """The answer of `room`: why no attempt may begin now (None if one may), and when to ask
+    again."""
 
     held: Held | None = None
     ahead: int = 0
@@ -93,7 +95,7 @@ class Room(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def in_line(run: WantedRun, created: int) -> InLine:
-    """Return what others need to know of a TaskRun."""
+    """Return the facts that other TaskRuns need to know of this one."""
     status, spec = run.status, run.spec
     waiting = status.condition("Waiting")
     reason = waiting.reason if waiting is not None else ""
@@ -116,7 +118,7 @@ def in_line(run: WantedRun, created: int) -> InLine:
 
 
 def admitted(mine: InLine) -> InLine:
-    """Return a TaskRun in line that was let through and will open an attempt."""
+    """Return the facts of a TaskRun after it was admitted and will open an attempt."""
     return msgspec.structs.replace(
         mine, open=True, podless=True, waits=False, attempt=mine.attempt + 1
     )
@@ -159,7 +161,8 @@ def room(
 
 
 def _short(quota: Mapping[str, Any], resources: Mapping[str, Any], count: int) -> str:
-    """Return what a quota lacks for so many attempts; empty if it has room for them."""
+    """Return which amounts a quota lacks for this number of attempts; empty if it has room for
+    them."""
     spec, status = quota.get("spec") or {}, quota.get("status") or {}
     if spec.get("scopes") or spec.get("scopeSelector"):
         return ""
@@ -182,7 +185,7 @@ def _asked(name: str, resources: Mapping[str, Any]) -> Decimal | None:
         return None
     part, kind = COMPUTE[name]
     named = resources.get(part) or {}
-    # Kubernetes takes a container's limit for a request that is not given.
+    # If no request is given, Kubernetes uses the container's limit as its request.
     value = named.get(kind, (resources.get("limits") or {}).get(kind))
     if value is None:
         return None

@@ -1,8 +1,8 @@
-"""Amounts of dollars and words of a choice, as a TaskRun has them. Pure.
+"""Dollar amounts and choices (words such as `fresh-ok`), in the form that a TaskRun uses. Pure.
 
-Kubernetes' own conventions have no floats in a resource, because they do not survive every client
-unchanged, and write choices as in `FreshOk`. perdure counts in floats and writes `fresh-ok`. The
-floats and lower-case words that an earlier version wrote are read as well.
+By Kubernetes' conventions a resource has no floats, because not every client keeps them unchanged,
+and choices are written as in `FreshOk`. perdure counts in floats and writes `fresh-ok`. The floats
+and lower-case words that an earlier version wrote are read as well.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CHOICES = (
     ("policy", "onDenied"),
     ("policy", "onLeftover"),
 )
-"""Places in a TaskRun's spec whose words perdure has in another form."""
+"""Paths of the choices in a TaskRun's spec, whose words perdure writes in another form."""
 
 
 def dollars(amount: Dollars) -> float:
-    """Return an amount as a number. Raises ValueError if it is none, or is negative."""
+    """Return an amount as a number. Raises ValueError if it is not a number, or is negative."""
     if isinstance(amount, bool):
         raise ValueError("not an amount of dollars")
     if isinstance(amount, str):
@@ -41,7 +41,7 @@ def dollars(amount: Dollars) -> float:
 
 
 def dollars_or_none(amount: Any) -> float:
-    """Return an amount that others may have written as a number; 0 if it is none."""
+    """Return an untrusted amount as a number; 0 if it is not a valid amount."""
     try:
         return dollars(amount) if isinstance(amount, int | float | str) else 0.0
     except ValueError:

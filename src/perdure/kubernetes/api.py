@@ -94,7 +94,8 @@ class Api:
             raise
 
     async def is_leaving(self, namespace: str) -> bool:
-        """Return whether a namespace is being deleted; False where that may not be asked."""
+        """Return whether a namespace is being deleted or is gone; False if the account may not read
+        namespaces."""
         try:
             body = await self._send(
                 "get", "namespaces", lambda: self._client.get(_NAMESPACE, namespace)
@@ -159,8 +160,9 @@ class Api:
         it.
 
         Raises Refused with code 409 if it exists already. A 409 with the reason Conflict means that
-        others were in the way, as at a quota that many requests count on. Then nothing was created,
-        and `Away` is raised."""
+        concurrent requests collided, for example on a quota. Then nothing was created, and `Away`
+        is raised.
+        """
         try:
             found: dict[str, Any] = await self._send(
                 "create", kind, lambda: self._client.create(self._kinds[kind].from_dict(body))
@@ -189,11 +191,11 @@ class Api:
     async def delete(
         self, kind: str, namespace: str, name: str, *, uid: str, version: str = ""
     ) -> None:
-        """Delete exactly this object, and only in this version if one is given. Another object of
-        the same name is refused (409). Deletion is in the background: what the object owns is
-        deleted after it. An object that is already gone is no error."""
-        # lightkube 1.0's own `delete` takes no preconditions; the API server reads them from the
-        # query too (apimachinery, conversion.go).
+        """Delete exactly this object, and only in this version if one is given. If the name belongs
+        to another object, the request is refused (409). Deletion is in the background: the objects
+        that this one owns are deleted after it. An object that is already gone is no error."""
+        # lightkube 1.0's own `delete` takes no preconditions; the API server also reads them from
+        # the query (apimachinery, conversion.go).
         params = {"propagationPolicy": "Background", "uid": uid, "resourceVersion": version or None}
 
         async def send() -> Any:
@@ -253,8 +255,8 @@ def _passing(error: Exception) -> bool:
 @functools.cache
 def resource(group: str, version: str, kind: str, plural: str) -> type[GenericNamespacedResource]:
     """Return a kind whose objects are plain dicts. They keep fields of newer clusters that
-    lightkube's models lack. lightkube accepts one class for each kind, so callers get theirs
-    here."""
+    lightkube's models lack. lightkube accepts only one class for each kind, so all callers get it
+    from this function."""
     return create_namespaced_resource(group, version, kind, plural)
 
 

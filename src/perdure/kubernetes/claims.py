@@ -2,11 +2,12 @@
 a TaskRun that asks for that (`reconciler`).
 
 A claim is deleted only with all work on it. Every TaskRun that works on it must say `reclaim:
-Delete`. One that says `Keep` removes the label `perdure.dev/reclaim: Delete` and leaves its name on
-the claim; if it says `Delete` later, that counts, unless others have said `Keep` too. Each of them
-must have been deleted when its work was saved, and none may be left. A TaskRun marks the claim
-as its own before a pod gets it. The claim is deleted only in the version that was checked, so that
-a TaskRun that came in between does not lose it.
+Delete`. A TaskRun that says `Keep` removes the label `perdure.dev/reclaim: Delete` and records its
+uid on the claim. If it says `Delete` later, the claim may be deleted again, unless another TaskRun
+has said `Keep`, too. Each of these TaskRuns must have been deleted when its work was saved, and
+none may be left. A TaskRun marks the claim as its own before a pod gets it. The claim is deleted
+only in the version that was checked, so that a TaskRun that starts to use it in between does not
+lose it.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from perdure.kubernetes.wanted import WantedRun, wanted
 
 
 async def claimed(api: Api, memory: ClusterMemory, run: WantedRun) -> str | Held:
-    """Return the name of the claim in mode Claim. It is created if needed, or is the claim of the
-    TaskRun whose conversation is continued. Returns an empty string in the other modes, and Held if
-    the claim cannot be used.
+    """Return the name of the claim in mode Claim. If this TaskRun continues the conversation of
+    another one, that one's claim is used; otherwise it is created if needed. Returns an empty
+    string in the other modes, and Held if the claim cannot be used.
 
-    Raises Refused."""
+    Raises Refused.
+    """
     if run.spec.workspace.mode != "Claim":
         return ""
     source = run.spec.resume.from_
@@ -68,8 +70,8 @@ async def drop(api: Api, run: WantedRun, name: str) -> None:
     body = await api.get(kinds.CLAIM, run.namespace, name)
     if body is None or not is_claim(body) or not _may_go(body, run):
         return
-    # Ask the API server instead of the memory: shortly after its start an operator does not know
-    # all TaskRuns yet.
+    # Ask the API server instead of the operator's memory, which does not have all TaskRuns yet
+    # shortly after the start.
     others = [wanted(each) for each in await api.items(kinds.RUN, run.namespace)]
     if not any(each.uid != run.uid and each.lies_on(name, run.name) for each in others):
         meta = body["metadata"]
@@ -111,8 +113,8 @@ async def _marked(api: Api, run: WantedRun, name: str) -> str | Held:
 
 
 def _may_go(body: dict[str, Any], run: WantedRun) -> bool:
-    """Return whether nobody wants to keep the claim: nobody has asked for that, or only this
-    TaskRun, which now asks for the opposite."""
+    """Return whether no TaskRun wants to keep the claim: none has said `Keep`, or only this one
+    did, and now says `Delete`."""
     kept_for = (body["metadata"].get("annotations") or {}).get(manifests.KEPT_FOR)
     return _labels(body).get(manifests.RECLAIM_LABEL) == "Delete" or kept_for == run.uid
 

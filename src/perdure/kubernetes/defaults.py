@@ -56,12 +56,12 @@ def defaults_of(text: str) -> AttemptDefaults:
     """Return the defaults from JSON. Raises ValueError with the name of a field that is wrong."""
     try:
         return msgspec.json.decode(text, type=resolved(AttemptDefaults))
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except msgspec.DecodeError as error:  # includes msgspec's ValidationError
         raise ValueError(str(error)) from error
 
 
 def filled(run: WantedRun, given: AttemptDefaults) -> WantedRun:
-    """Return the TaskRun with the defaults where it names nothing itself."""
+    """Return the TaskRun with the defaults for all fields that it does not set."""
     if given == NO_DEFAULTS or run.invalid:
         return run
     spec = run.spec
@@ -96,8 +96,9 @@ def _pod(pod: Pod, given: PodDefaults) -> Pod:
 
 
 def _consistent(resources: dict[str, dict[str, Any]], pod: Pod) -> dict[str, dict[str, Any]]:
-    """Return the resources without defaults that contradict the TaskRun: a limit of its own is not
-    below a request that it does not name, nor is its request above a limit."""
+    """Return the resources without the defaults that could contradict the TaskRun: if it sets only
+    a request itself, the default limit is dropped, and if it sets only a limit, the default
+    request."""
     own = {part: pod.resources.get(part) or {} for part in ("requests", "limits")}
     pairs = (("requests", "limits"), ("limits", "requests"))
     kept = dict(resources)

@@ -1,8 +1,8 @@
-"""Whether a TaskRun may be deleted, and what is deleted with it. Pure; called by `step`.
+"""Decides whether a TaskRun may be deleted, and what is deleted with it. Pure; called by `step`.
 
-The finalizer keeps the TaskRun while work may be lost with it. It is not set where nothing could
-be: on a claim that is kept, all work stays. If its claim is to be deleted with
-it (`workspace.reclaim: Delete`), the finalizer keeps it until the claim is deleted.
+The finalizer keeps the TaskRun while its deletion could lose work. It is not set if no work could
+be lost: on a claim that is kept, all work stays. If its claim is to be deleted with it
+(`workspace.reclaim: Delete`), the finalizer keeps it until the claim is deleted.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from perdure.kubernetes.wanted import GROUP, WantedRun
 
 
 def safe(run: WantedRun, status: TaskRunStatus) -> bool:
-    """Return whether nothing would be lost with the TaskRun: all work is saved elsewhere, or stays
+    """Return whether deleting the TaskRun would lose no work: all work is saved elsewhere, or stays
     on a claim that is kept, or no attempt began.
 
     An attempt without a Job may still have done something: its Job may have come and gone while no
-    operator was watching."""
+    operator was watching.
+    """
     return kept(run) or status.workspace.saved or not status.attempt
 
 
 def kept(run: WantedRun) -> bool:
     """Return whether all work stays where it is when the TaskRun is deleted, so that the finalizer
-    would protect nothing. Nothing is known of a spec that cannot be read."""
+    would protect nothing. If the spec cannot be read, this is unknown, and the answer is False."""
     volume = run.spec.workspace
     if run.invalid:
         return False
@@ -38,8 +39,8 @@ def claim_to_go(run: WantedRun) -> str:
 
 
 def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
-    """Return a sentence that says where the work is that would be lost with the TaskRun, and what
-    to do."""
+    """Return a sentence about work that would be lost with the TaskRun: where it is, and what to
+    do."""
     where = f"is only on the claim {status.workspace.claim_name or run.claim}"
     if run.spec.workspace.mode != "Claim":
         where = "was done in a pod after its newest checkpoint"
@@ -53,7 +54,8 @@ def unsaved(run: WantedRun, status: TaskRunStatus) -> str:
 
 
 def _keep(run: WantedRun) -> str:
-    """Return how to keep the claim and let the TaskRun go; empty if there is no claim."""
+    """Return the command that keeps the claim so that the TaskRun can be deleted; empty if there is
+    no claim."""
     if run.spec.workspace.mode != "Claim":
         return ""
     patch = '{"spec":{"workspace":{"reclaim":"Keep"}}}'

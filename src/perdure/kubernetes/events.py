@@ -1,8 +1,9 @@
-"""The Events that `kubectl describe` shows of a TaskRun, for the steps that a person asks about.
-Pure; `reconciler` posts them after the write to the status that they are about.
+"""The Events that `kubectl describe` shows of a TaskRun, for the steps that people want to know
+about. Pure; `reconciler` posts an Event after it has written the status change that the Event
+reports.
 
-An event that is lost, because the operator was killed in between, is not posted later: the status
-has all that matters. An event's name is derived from its content, so no event is posted twice.
+If the operator is killed in between, the Event is not posted later: the status has all important
+facts. An event's name is derived from its content, so no event is posted twice.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from perdure.model import OutcomeKind
 
 REPORTER = "perdure-operator"
 LONGEST = 1000
-"""Maximum number of characters of a message; the API server takes 1,024."""
+"""Maximum number of characters of a message; the API server accepts 1,024."""
 PROBLEMS = ("NeedsPerson", "UnsavedWork", "Foreign")
 
 

@@ -1,10 +1,10 @@
-"""Creates what an attempt's pod needs: the recorded instructions, the order, the claim, the Job.
-Called by `reconciler`.
+"""Creates the objects that an attempt's pod needs: the recorded instructions, the order, the claim,
+the Job. Called by `reconciler`.
 
 Each of them is created once, and creating it again does no harm: the text of a version is never
 rewritten, and a name that is taken by an object of our own counts as created. If the API server
-refuses (quota, rights, an invalid pod) or something is missing, the functions return `Held`. It
-becomes a condition, and is retried later for a limited time.
+refuses (quota, permissions, an invalid pod) or something is missing, the functions return `Held`.
+It becomes a condition of the TaskRun, and the step is retried for a limited time.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ async def launch(
     attempt: AttemptStatus,
     told: manifests.Cluster,
 ) -> Held | None:
-    """Create the Job of the open attempt, and before it what its pod needs. Return Held if that
-    cannot be done."""
+    """Create the objects that the open attempt's pod needs, and then the attempt's Job. Return Held
+    if that cannot be done."""
     try:
         contexts = await _ordered(api, run, known, attempt)
         if isinstance(contexts, Held):
@@ -197,10 +197,12 @@ async def _ordered(
 async def _lost(
     api: Api, run: WantedRun, known: RememberedRun, attempt: AttemptStatus
 ) -> tuple[int, ...] | Held:
-    """Create the missing ConfigMap. Either all instructions are in Secrets, or somebody deleted it.
+    """Create the missing ConfigMap. It does not exist if all instructions are in Secrets, or if
+    somebody deleted it.
 
-    The newest text is still in the TaskRun. Older texts are not needed: the agent was given them in
-    earlier attempts."""
+    The newest text is still in the TaskRun. Older texts are not needed, because the agent got them
+    in earlier attempts.
+    """
     texts, contexts = {}, _up_to(attempt, run.secrets.keys())
     if attempt.context_version not in contexts:
         body = await api.get(kinds.RUN, run.namespace, run.name)
@@ -227,8 +229,8 @@ async def _lost(
 
 
 def _gone(run: WantedRun, there: int) -> int:
-    """Return how many versions of the instructions existed once and are gone, so that the pod
-    numbers the others correctly."""
+    """Return how many versions of the instructions have been deleted, so that the pod numbers the
+    others correctly."""
     return max(0, run.status.contexts - there)
 
 

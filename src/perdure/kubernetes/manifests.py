@@ -1,8 +1,8 @@
 """Builds the objects of an attempt: its Job, the ConfigMap with its order, its claim. Pure.
 
-Every pod has the same protection for state, secrets and rights. `spec.pod` can add to a pod but not
-weaken it: names, labels, mounts and paths that belong to perdure are ignored there (the resource's
-schema refuses them with an explanation).
+Every pod protects state, secrets and permissions in the same way. `spec.pod` can add to a pod but
+not weaken it: names, labels, mounts and paths that belong to perdure are ignored there (the
+resource's schema refuses them with an explanation).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ USER = 10001
 SIZE = "2Gi"
 """Size of a claim if neither the TaskRun nor the operator's defaults name one."""
 SLACK_S = 300
-"""Seconds that a pod may take beyond its agent and its check, to fetch and to save state."""
+"""Time in seconds that a pod may take in addition to its agent and its check, to fetch and to save
+state."""
 KEPT_S = 7 * 86_400
 NODE_GONE_S = 30
 HOME = "/home/perdure"
@@ -35,7 +36,7 @@ RECLAIM_LABEL = f"{GROUP}/reclaim"
 
 
 KEPT_FOR = f"{GROUP}/kept-for"
-"""Annotation of a claim: the uid of the one TaskRun that says that it is kept, or `several`."""
+"""Annotation of a claim: the uid of the only TaskRun that says `Keep`, or `several`."""
 
 
 class Cluster(TypedDict):
@@ -166,8 +167,8 @@ def job(
         },
     }
     if deadline:
-        # The Job has no deadline of its own: it would count the time that its pod waits for room,
-        # and delete the pod with its result.
+        # The Job has no deadline of its own. Such a deadline would include the time that the pod
+        # waits for room, and would delete the pod with its result.
         pod["activeDeadlineSeconds"] = deadline
     meta = {
         "name": record.job,
@@ -179,8 +180,8 @@ def job(
 
 
 def _deadline(spec: Spec) -> int:
-    """Return after how many seconds Kubernetes ends a pod that has not ended itself; 0 if its agent
-    or check has no time limit."""
+    """Return the time in seconds after which Kubernetes ends a pod that has not ended itself; 0 if
+    its agent or check has no time limit."""
     policy = spec.policy
     if not policy.timeout_seconds or (policy.verify and not policy.verify_timeout_seconds):
         return 0
@@ -339,7 +340,7 @@ def _order_sources(
 
 
 def _files(run: WantedRun, record: AttemptStatus) -> tuple[FileFrom, ...]:
-    """Return the task files of an attempt. Those of the spec belong to its newest instructions,
+    """Return the task files of an attempt. The files in the spec belong to the newest instructions,
     which may be newer than the attempt's."""
     if run.spec.context_version == record.context_version:
         return run.spec.files

@@ -1,9 +1,9 @@
-"""The operator's memory of the cluster. The watches and its own writes fill it; a reconcile
-reads it.
+"""The operator's memory of the cluster. It is filled by the watches and by the operator's own
+writes, and read by the reconciler.
 
-It may be out of date, and `step` allows for that. It is small: Jobs and pods are cut down
-(`snapshot`), and of a TaskRun only the needed parts are kept, without long instructions. The newer
-version of an object stays, regardless of the order in which they arrive.
+The memory may be out of date, and `step` allows for that. It is small: Jobs and pods are reduced
+(`snapshot`), and of a TaskRun only the needed parts are kept, without long instructions. Of two
+versions of an object the newer one is kept, regardless of the order in which they arrive.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class ClusterMemory:
         was = self._names.get(key, uid)
         if was != uid and was in self._runs:
             if version < self._runs[was].version:
-                return key  # a late answer about a deleted TaskRun; a new one has its name
+                # A late answer about a deleted TaskRun must not remove the new one of that name.
+                return key
             del self._runs[was]
         run = self._runs.setdefault(uid, RememberedRun())
         if version >= run.version:
@@ -117,7 +118,7 @@ class ClusterMemory:
         return self._names.get(key, "")
 
     def keep_all(self, jobs: list[JobSeen], pods: list[PodSeen]) -> None:
-        """Replace all Jobs and pods by these, which are all that exist."""
+        """Replace all Jobs and pods by this complete list."""
         for uid in {*(job.run for job in jobs), *(pod.run for pod in pods)}:
             self._runs.setdefault(sys.intern(uid), RememberedRun())
         for uid, run in list(self._runs.items()):

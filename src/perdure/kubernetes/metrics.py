@@ -170,10 +170,11 @@ class _Requests(Collector):
 async def serve(
     port: int, numbers: Numbers, ill: Callable[[], str], unready: Callable[[], str]
 ) -> tuple[web.AppRunner, int]:
-    """Start a web server on all addresses. `ill` and `unready` return what is wrong; empty if
-    nothing is.
+    """Start a web server on all addresses. `ill` and `unready` return the problem as a sentence;
+    empty if there is none.
 
-    Returns the runner, whose `cleanup` stops the server, and the port. Raises OSError."""
+    Returns the runner, whose `cleanup` stops the server, and the port. Raises OSError.
+    """
 
     def probe(ask: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
         async def answer(_: web.Request) -> web.StreamResponse:

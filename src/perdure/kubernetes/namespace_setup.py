@@ -1,9 +1,10 @@
-"""Prepares a namespace before an attempt runs in it, where an operator looks after many:
-the network policy and the account of the attempts. Called by `reconciler`.
+"""Prepares a namespace before an attempt runs in it, for an operator that is responsible for
+several namespaces: creates the network policy and the account of the attempts. Called by
+`reconciler`.
 
-In a namespace of its own the chart makes both. In other namespaces nobody would make them: agents
-would be reachable, and could reach everything. Objects that somebody else made under the same name
-are left alone.
+In the operator's own namespace the chart creates them. In other namespaces they would be missing:
+agents would be reachable, and could reach everything. Objects that somebody else made under the
+same name are left alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from perdure.lateclass import dataclass
 NAME = "perdure-attempts"
 """Name of the network policy in each namespace."""
 KNOWN_S = 60.0
-"""Seconds after which a namespace is looked at again."""
+"""Time in seconds after which a namespace is checked again."""
 
 
 @dataclass(slots=True)
@@ -33,10 +34,10 @@ class NamespaceSetup:
     policy: dict[str, Any]
     account: str
     known: dict[str, float] = field(default_factory=dict)
-    """When a namespace was last found to have it (monotonic clock, in seconds)."""
+    """When a namespace was last found to have the objects (monotonic clock, in seconds)."""
 
     async def prepare(self, api: Api, namespace: str) -> Held | None:
-        """Make what is missing. Return Held if that is refused."""
+        """Create the missing objects. Return Held if the API server refuses."""
         if time.monotonic() - self.known.get(namespace, -KNOWN_S) < KNOWN_S:
             return None
         try:

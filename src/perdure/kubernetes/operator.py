@@ -1,12 +1,12 @@
 """`perdure operator`: turns TaskRuns into Jobs and writes the results into their status.
 
-Watches (`watches`) fill a memory and a queue. Workers take TaskRuns from the queue and do
-(`reconciler`) what the pure `step` decides. All state is in the cluster: an operator that is killed
-continues from there at its next start. Two operators at once waste work but do no harm. Every ten
-minutes everything is listed again, in case a watch has lost something.
+Watches (`watches`) fill a memory and a queue. Workers take TaskRuns from the queue and carry out
+(`reconciler`) the steps that the pure module `step` decides on. All state is in the cluster: an
+operator that is killed continues from there at its next start. Two operators at once waste work but
+do no harm. Every ten minutes everything is listed again, in case a watch has lost something.
 
 The operator reports itself as unhealthy, so that it is restarted, when a watch has been silent for
-three minutes or a worker stuck for five.
+three minutes or a worker has been stuck for five.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Operator:
 
     async def _let_go(self) -> None:
         """Remove the finalizers in a namespace that is being deleted. The operator's own pod is
-        among the first objects to be deleted, and afterwards nobody would remove them."""
+        among the first objects to be deleted, and afterwards no operator is left to remove them."""
         leaving = [each for each in self._options.namespaces if await self.api.is_leaving(each)]
         for key in self.memory:
             found = self.memory.of(key)
@@ -182,7 +182,7 @@ class Operator:
                 await self.api.patch(kinds.RUN, *key, {"metadata": {"finalizers": left}})
 
     def put(self, key: Key) -> None:
-        """Queue a TaskRun to which something happened."""
+        """Queue a TaskRun after an event about it."""
         self._put.setdefault(key, time.monotonic())
         self.queue.put(key)
 
@@ -360,8 +360,8 @@ def operate(options: Options, say: Say, warn: Say) -> None:
 
 
 def namespaces(asked: Sequence[str], everywhere: bool, own: str) -> tuple[str, ...]:
-    """Return the namespaces to watch: all (empty), those named, or else the operator's own. Raises
-    UsageError."""
+    """Return the namespaces to watch: those named or, by default, the operator's own. Empty means
+    all. Raises UsageError."""
     if everywhere and asked:
         raise UsageError("--namespace and --all-namespaces exclude each other")
     if everywhere:

@@ -55,7 +55,8 @@ class Earlier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class ResumeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The conversation with which the run's first attempt begins: the one that perdure finds for
-    the task, a new one, exactly this one, or a copy of another run's, with a copy of its files."""
+    the task, a new one, the one with this id, or a copy of another run's conversation together with
+    a copy of its files."""
 
     mode: Literal["Auto", "Fresh", "Session", "Fork"] = "Auto"
     session_id: str = ""
@@ -78,7 +79,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """The task without its prompt, which is the first of the contexts."""
     contexts: tuple[int, ...]
     unlisted: int = 0
-    """Number of earlier versions of which nothing is left in the cluster."""
+    """Number of earlier versions of the instructions that no longer exist in the cluster."""
     earlier: tuple[Earlier, ...] = ()
     resume: ResumeOrder = ResumeOrder()
     files: tuple[str, ...] = ()
@@ -112,13 +113,12 @@ def encode(order: Order) -> bytes:
 
 
 def decode(content: bytes) -> Order:
-    """Decode an order that is not trusted. Raises UsageError that says what is wrong, and in which
-    field."""
+    """Decode an untrusted order. Raises UsageError, which names the field and the problem."""
     if len(content) > LONGEST:
         _refuse(f"it has {len(content):,} bytes, and may have {LONGEST:,}")
     try:
         order = msgspec.json.decode(content, type=resolved(Order))
-    except msgspec.DecodeError as error:  # ValidationError is one
+    except msgspec.DecodeError as error:  # includes msgspec's ValidationError
         _refuse(str(error))
     except (UnicodeDecodeError, RecursionError):
         _refuse("it is not JSON")

@@ -1,10 +1,10 @@
-"""How an attempt ended, and what keeps one from starting. Pure.
+"""Determines how an attempt ended, and what keeps one from starting. Pure.
 
-The answer comes from three sources, in this order. First, the result in the pod's termination
-message: the agent could have written it too, so only a result that agrees with the exit code and
-the attempt is trusted. Second, the pod's state, as the kubelet and the controllers set it: out of
-memory, evicted, past its deadline, no image. Last, missing objects: a Job that was deleted, a pod
-that is gone.
+The end is determined from three sources, in this order. First, the result in the pod's termination
+message. The agent could have written it as well, so a result is trusted only if it agrees with the
+exit code and the attempt. Second, the pod's state, as the kubelet and the controllers set it: out
+of memory, evicted, past its deadline, no image. Last, missing objects: a Job that was deleted, a
+pod that is gone.
 
 An end that the task did not cause (eviction, preemption, a lost node, a deleted pod) is
 `infrastructure`. It uses up none of the attempts, but only as many times in a row as
@@ -25,13 +25,13 @@ from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
-"""Obstacles that go away by themselves, when others have ended: they are waited for without a
+"""Obstacles that disappear when other attempts have ended. An attempt waits for this without a
 limit."""
 OVERDUE_MS = 10_000
-"""Milliseconds after its deletion was due. A pod that still exists then has lost its node, because
-a live kubelet would have removed it."""
+"""Time in milliseconds after a pod's deletion was due. If the pod still exists then, its node is
+lost, because a live kubelet would have removed it."""
 QUIET_MS = 10_000
-"""Milliseconds for which a pod that has not started is left alone."""
+"""Time in milliseconds for which a pod that has not started is left alone."""
 
 DISRUPTED = frozenset(
     {
@@ -89,7 +89,8 @@ class End:
     result: AttemptResult | None = None
     pod: PodSeen | None = None
     absent: bool = False
-    """The end was concluded from a missing object, so it needs a fresh look before it counts."""
+    """Whether the end was concluded from a missing object. Then it counts only after the objects
+    were read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +105,11 @@ def ended(
     attempt: int, job: JobSeen | None, pods: Sequence[PodSeen], *, mode: Mode, asked: bool, now: int
 ) -> End | None:
     """Return how the attempt ended; None while something of it may be running. `asked` means that a
-    person wants it to stop. `pods` are those of the attempt."""
+    person wants the attempt to stop. `pods` are those of the attempt."""
     live = [pod for pod in pods if pod.live]
     if live:
-        # Outside mode Claim, a term fences a pod that is left behind, so a pod on a lost node need
-        # not be waited for.
+        # In modes other than Claim, a pod that is left behind is fenced by its term (see
+        # `pod_state`), so a pod on a lost node need not be waited for.
         if mode == "Claim" or not all(overdue(pod, now) for pod in live):
             return None
         return _stopped(asked, "its node is lost", pod=live[-1])
@@ -142,7 +143,7 @@ def ended(
 
 
 def overdue(pod: PodSeen, now: int) -> bool:
-    """Return whether a pod should be gone by now."""
+    """Return whether a pod still exists although it should be gone by now."""
     return bool(pod.deleted) and now > pod.deleted + OVERDUE_MS
 
 
@@ -295,7 +296,7 @@ def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> 
         place = _of_place(said(pod.unscheduled, 500))
         return (
             place if place.reason != "ClaimPending" or now > pod.created + QUIET_MS else None
-        )  # creating a volume takes a while
+        )  # Creating a volume takes a while.
     if now > pod.created + QUIET_MS:
         return _of_notes(notes, "", "")
     return None
@@ -326,7 +327,7 @@ _ROOM = (
     "exceed max volume count",
     "no nodes available",
 )
-"""Words of the scheduler (kube-scheduler 1.36, framework/plugins) for nodes that are full, or are
+"""Words of the scheduler (kube-scheduler 1.36, framework/plugins) about nodes that are full, or are
 not ready at the moment."""
 
 
@@ -359,8 +360,8 @@ _WORDS = (
 
 
 def of_words(text: str) -> Held | None:
-    """Return what an error of the API server or an event means, and what to do; None if it is not
-    known."""
+    """Return the obstacle that an error of the API server or an event describes; None if its words
+    are not known."""
     lower = text.lower()
     for words, reason, what in _WORDS:
         if words in lower:

@@ -1,11 +1,11 @@
-"""Tells the objects of a TaskRun from those that only look like it. Pure; called by `step`
-and `launch`.
+"""Distinguishes the objects of a TaskRun from those that only look like its own. Pure; called by
+`step` and `launch`.
 
 Labels and names prove nothing: a copy of a pod keeps its labels, and a ConfigMap's name may already
 be taken. Jobs and ConfigMaps that the operator creates have the TaskRun as their controller; pods
-have such a Job. A claim has no owner, since the work outlives its TaskRun. It is recognized by its
-name, by perdure's labels, and because only one pod at a time can write to it. All other objects are
-ignored, reported, and left alone.
+have such a Job. A claim has no owner, because the work outlives its TaskRun. It is recognized by
+its name, by perdure's labels, and because only one pod at a time can write to it. All other objects
+are ignored, reported, and left alone.
 """
 
 from __future__ import annotations

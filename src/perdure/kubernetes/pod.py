@@ -4,8 +4,8 @@ reports how the attempt ended. Called by `perdure work --run`.
 The operator numbers the attempts, and the run's own record must use the same numbers. Attempts that
 never reached this record are therefore claimed and closed here with the outcome that the operator
 knows. An attempt that the record shows as running is taken over first: its pod is gone, because
-this pod has the volume or the checkpoint store's term. An attempt that was already begun here is
-not begun again: its outcome is reported.
+this pod has the volume, or the term in the checkpoint store (see `pod_state`). If this attempt was
+already begun here, it is not begun again, and its outcome is reported.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from perdure.workspace.task_files import FileRequest
 LOCK = "pod.lock"
 """Lock file in the state directory, held while a pod works with it."""
 GONE = "(This version of the instructions is gone.)"
-"""Placeholder for a version that neither the cluster nor the run has any more, so that later
-versions keep their numbers."""
+"""Text in place of a version of the instructions that neither the cluster nor the run has any more.
+It keeps the numbers of later versions correct."""
 UNBEGUN = "its pod was asked to end before the attempt had started"
 
 
@@ -44,11 +44,12 @@ def follow(
 ) -> AttemptResult:
     """Perform the order's attempt, unless it was performed already. Return its result.
 
-    `texts` are those of its contexts. None is a missing text, which matters only if the run does
-    not know it. `variables` are the names of additional variables for the agent, and `files` is the
-    directory with the contents of its task files.
+    `texts` are the texts of its contexts. None stands for a missing text; this is an error only if
+    the run does not have it either. `variables` are the names of additional variables for the
+    agent, and `files` is the directory with the contents of its task files.
 
-    Never raises a PerdureError or an OSError: perdure's own trouble becomes an outcome."""
+    Never raises a PerdureError or an OSError: perdure's own trouble becomes an outcome.
+    """
     engine.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         with durable.lock(engine.state / LOCK, "another pod uses this state"):
@@ -59,11 +60,12 @@ def follow(
 
 
 def outcome_of(error: Exception, engine: Engine | None = None) -> Outcome:
-    """Return trouble before an attempt as an outcome: transient, in conflict with another writer,
-    or a person's to fix.
+    """Return an error from before an attempt as an outcome: a temporary problem, a conflict with
+    another writer, or a problem for a person.
 
     For an unexpected error only its type and place are reported, because its message may contain
-    anything."""
+    anything.
+    """
     if not isinstance(error, PerdureError | OSError):
         frames = traceback.extract_tb(error.__traceback__)
         if frames:
@@ -139,7 +141,7 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
 
 def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
     """Return the run with the order's spec. The prompt, the scope of the conversation, the number
-    of attempts, and what a fork begins with stay as they are."""
+    of attempts, and the starting point of a fork stay as they are."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
     was = run.spec
     spec = replace(spec, scope=was.scope, attempts=was.attempts)
@@ -198,8 +200,8 @@ def _counted(engine: Engine, run: TaskRun, order: Order) -> TaskRun:
 
 
 def _unseen(was: Earlier | None) -> Outcome:
-    """Return the outcome of an attempt that this record does not have. Its work is not here, even
-    if it succeeded."""
+    """Return the outcome to store for an attempt that this record does not have. Its work is not
+    here, even if it succeeded."""
     lost = was is None or was.outcome in (OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED)
     kind = OutcomeKind.LOST if was is None or lost else was.outcome
     if was is not None and lost:
@@ -215,8 +217,8 @@ def _unseen(was: Earlier | None) -> Outcome:
 
 
 def _claimed(engine: Engine, run: TaskRun) -> Claim:
-    """Claim the run's next attempt, whatever state this record has: the operator decides. Raises
-    Conflict."""
+    """Claim the run's next attempt, regardless of the run's state in this record, because the
+    operator decides. Raises Conflict."""
     if run.state is not RunState.QUEUED or run.run_after > engine.store.now():
         run = engine.store.requeue(run.id, f"the operator orders attempt {run.attempt + 1}")
     claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id)

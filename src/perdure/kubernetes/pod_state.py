@@ -1,8 +1,9 @@
 """Fetches a run's state into a pod that has none: from the checkpoint store, or by adding the run.
 
-Called by `pod` before anything else of an attempt. Taking a run out of the store begins a term. The
-previous holder may then publish no more, notices that, and stops. A term begins even if the store
-has nothing of the run yet, because another pod may be about to publish it.
+Called by `pod` before anything else of an attempt. Taking a run out of the store begins a new term:
+a number in the store that names the pod that may publish the run. The previous holder can then
+publish no more, notices this, and stops. A term begins even if the store has nothing of the run
+yet, because another pod may be about to publish it.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     """Take the run out of the checkpoint store into this pod. Return None if the store has nothing
     of it.
 
-    Raises StoreAway if the store cannot be asked, and Conflict if another pod was quicker."""
+    Raises StoreAway if the store cannot be read, and Conflict if another pod has begun a newer
+    term.
+    """
     store = open_store(order.checkpoints)
     _take_place(engine, store, order.run_id)
     try:
@@ -79,11 +82,12 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
 
 
 def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
-    """Begin a term before looking for checkpoints, which fences any pod that had the run or is
-    about to publish it.
+    """Begin a term before looking for checkpoints. The term fences every other pod that has the run
+    or is about to publish it.
 
-    Otherwise a checkpoint that an older pod publishes after the look would be lost without
-    notice."""
+    Otherwise a checkpoint that an older pod publishes after the search would be lost without
+    notice.
+    """
     term, mine = store.term(run_id), machine(engine)
     if term is None or term.owner != mine:
         number = term.number + 1 if term is not None else 1
@@ -130,8 +134,8 @@ def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskR
 
 
 def _free_name(engine: Engine, order: Order) -> str:
-    """Return a name for the run that is free. A volume that outlived a TaskRun still has that
-    TaskRun's run under its name."""
+    """Return a free name for the run. The order's name may be taken: a volume that outlived a
+    TaskRun of this name still has its run."""
     taken = {row.name for row in engine.store.find(limit=100_000)}
     if order.name in taken:
         return f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}"
@@ -139,8 +143,8 @@ def _free_name(engine: Engine, order: Order) -> str:
 
 
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:
-    """Return the scope of the conversation that the order names. A conversation that perdure does
-    not know is taken in. Raises NotFound, Conflict."""
+    """Return the scope of the conversation that the order names. If perdure does not know the
+    conversation, store a session for it. Raises NotFound, Conflict."""
     wanted, agent = order.resume.session_id, spec.agent
     driver = engine.driver(agent)
     home = driver.home({**engine.environ, **spec.env})
@@ -197,8 +201,8 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
 
 
 def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
-    """Fetch another run's conversation as an own copy, from which it goes into the agent's home.
-    Raises NotFound, CapsuleError."""
+    """Fetch another run's conversation into perdure's copies, from which it is later put into the
+    agent's home. Raises NotFound, CapsuleError."""
     store, wanted = open_store(order.checkpoints), order.resume.session_id
     manifest = store.newest(find(store, order.resume.from_))[1]
     carried = next(

@@ -1,5 +1,5 @@
-"""The queue of TaskRuns to look at: each as soon as possible after an event, by one worker at a
-time, and again when its time has come.
+"""The queue of TaskRuns to reconcile. Each is processed as soon as possible after an event, by one
+worker at a time, and again at the time that its last reconcile named.
 
 A key that is put while a worker has it is processed once more afterwards. A key that is put twice
 while it waits is processed once. A key that failed comes back later, with a growing delay; once it
@@ -20,10 +20,11 @@ FIRST_S, LONGEST_S = 1.0, 300.0
 
 
 class Queue:
-    """A queue that calls `work` with each key. `work` returns after how many seconds to look again,
-    or None to wait until the key is put. An exception is a failure.
+    """A queue that calls `work` with each key. `work` returns the seconds after which to call it
+    again, or None to wait until the key is put. An exception is a failure.
 
-    Use it only in the thread of its event loop."""
+    Use it only in the thread of its event loop.
+    """
 
     def __init__(
         self,
@@ -46,7 +47,7 @@ class Queue:
 
     @property
     def slowest_s(self) -> float:
-        """Return for how many seconds the slowest worker has been busy with its key."""
+        """Return the longest time, in seconds, that a worker has been busy with its key."""
         if self._since:
             return time.monotonic() - min(self._since.values())
         return 0.0
@@ -94,7 +95,7 @@ class Queue:
             try:
                 later = await self._work(key)
                 self._failures.pop(key, None)
-            except Exception as error:  # an error of one TaskRun must not stop the others
+            except Exception as error:  # An error of one TaskRun must not stop the others.
                 count = self._failures[key] = self._failures.get(key, 0) + 1
                 later = min(FIRST_S * 2 ** min(count - 1, 12), LONGEST_S) * (
                     0.8 + 0.4 * random.random()

@@ -39,13 +39,13 @@ MOST_STEPS = 40
 TaskRun is then left alone for a while."""
 MOST_EVENTS = 5
 NO_QUOTA_S = 10.0
-"""Seconds for which a namespace without quotas is taken to have none."""
+"""Time in seconds for which a namespace without quotas is assumed to have none."""
 
 
 @dataclass(slots=True)
 class TaskRunReconciler:
     """Reconciles TaskRuns. `began` and `ended` are called with the TaskRun and the record of each
-    attempt that did. `moved` is called after each write that was accepted."""
+    attempt that has begun or ended. `moved` is called after each write that was accepted."""
 
     api: Api
     memory: ClusterMemory
@@ -180,8 +180,8 @@ class TaskRunReconciler:
             self.memory.keep(body)
 
     async def _look(self, run: WantedRun, known: RememberedRun) -> None:
-        """Read Jobs and pods, and then the TaskRun: by then its status includes the attempt of
-        every Job."""
+        """Read Jobs and pods, and then the TaskRun. In this order its status includes the attempt
+        of every Job."""
         mine = {UID_LABEL: run.uid}
         jobs = [job_seen(body) for body in await self.api.items(kinds.JOB, run.namespace, mine)]
         pods = [pod_seen(body) for body in await self.api.items(kinds.POD, run.namespace, mine)]
@@ -203,7 +203,7 @@ class TaskRunReconciler:
         return found
 
     async def _quotas(self, namespace: str) -> list[dict[str, Any]]:
-        """Return the quotas of a namespace; none where they may not be listed."""
+        """Return the quotas of a namespace; none if the account may not list them."""
         if time.monotonic() - self.free.get(namespace, -NO_QUOTA_S) < NO_QUOTA_S:
             return []
         try:
@@ -215,7 +215,7 @@ class TaskRunReconciler:
         return found
 
     async def _events(self, run: WantedRun, uid: str) -> str:
-        """Return what went wrong with an object, from the warnings among its events."""
+        """Return the messages of the warnings among an object's events."""
         try:
             found = await self.api.items(
                 kinds.EVENT, run.namespace, fields=f"involvedObject.uid={uid}"

@@ -54,7 +54,8 @@ EXIT_CODES: dict[OutcomeKind, int] = {
     OutcomeKind.WRITER_CONFLICT: 75,
     OutcomeKind.CANCELLED: 130,
 }
-"""The exit code of a pod by its attempt's outcome. The codes mean the same as at a terminal."""
+"""The exit code of a pod by its attempt's outcome. The codes mean the same as those of the command
+line."""
 
 
 class ReceiptResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +96,7 @@ class Before(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How one attempt ended. `attempt` is 0 where the order could not be read."""
+    """How one attempt ended. `attempt` is 0 if the order could not be read."""
 
     version: int = VERSION
     attempt: int
@@ -105,14 +106,14 @@ class AttemptResult(msgspec.Struct, frozen=True, kw_only=True):
     work: WorkSummary | None = None
     usage: Usage = NO_USAGE
     context_version: int = 0
-    """The newest version of the instructions that the attempt was given, by the TaskRun's
-    numbers."""
+    """The newest version of the instructions that the attempt was given, in the TaskRun's
+    numbering."""
     workspace: PlaceResult = PlaceResult()
     saved: bool = False
     """Whether nothing exists only in the pod or on its volume: all of it is in the checkpoint
     store, or clean and pushed."""
     earlier: tuple[Before, ...] = ()
-    """Earlier attempts, oldest first; the oldest are left out if there is no room."""
+    """Earlier attempts, oldest first; if there is no room for all, the oldest are left out."""
 
 
 def exit_code(result: AttemptResult) -> int:

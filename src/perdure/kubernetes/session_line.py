@@ -2,8 +2,8 @@
 
 A pod has no access to the API server, and its result comes only at its end. So it prints the
 conversation's id as soon as the agent has named it, and the operator reads the beginning of the
-log. An agent's own words are printed later, and only the first such line counts: they cannot
-replace it. Even so, the id is only shown until the result confirms it; nothing is decided by it.
+log. Only the first such line counts, and an agent's own words are printed later, so they cannot
+replace it. Until the result confirms the id, it is only shown and no decision depends on it.
 """
 
 from __future__ import annotations

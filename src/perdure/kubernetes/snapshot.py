@@ -51,7 +51,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     """The reason of the condition DisruptionTarget: the pod was evicted, preempted, or lost its
     node."""
     unscheduled: str = ""
-    """Why no node was found for it."""
+    """Reason why no node was found for it."""
     waiting: str = ""
     waiting_message: str = ""
     started: bool = False
@@ -95,9 +95,9 @@ class SessionAsked(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     """The conversation that it names; empty if it names none yet."""
     again: int
-    """When it is to be read again if it names none (ms since 1970)."""
+    """Time at which the log is read again, if it names no conversation yet (ms since 1970)."""
     wait: int
-    """How long that was after this reading, in ms."""
+    """Delay between this reading and the next one, in ms."""
 
 
 def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
@@ -179,8 +179,8 @@ def job_seen(body: dict[str, Any]) -> JobSeen | None:
 
 
 def controller(meta: dict[str, Any]) -> tuple[str, str]:
-    """Return kind and uid of an object's controller, from its owner references; empty if it has
-    none."""
+    """Return the kind and the uid of an object's controller, from its owner references; empty if it
+    has none."""
     found = (each for each in meta.get("ownerReferences") or () if each.get("controller"))
     return next(((str(each.get("kind", "")), str(each.get("uid", ""))) for each in found), ("", ""))
 

@@ -154,8 +154,8 @@ class Spec(Camel, frozen=True):
 
     @property
     def secret(self) -> SpecSource | None:
-        """Where the newest instructions are, if that is a Secret. Only the pod reads it, not the
-        operator."""
+        """The Secret that has the newest instructions, if they are in one. Only the pod reads it,
+        not the operator."""
         if self.prompt_from is not None:
             ref = self.prompt_from.secret_key_ref
         else:

@@ -1,7 +1,7 @@
 """`status` of a TaskRun: its state, and how sentences and times are written there. Pure.
 
-Only the operator should write it, but anyone with the right can write anything. Parts of a status
-that are not valid count as missing. Nothing in a status may stop the operator.
+Only the operator should write it, but anyone with permission can write anything into it. Parts of a
+status that are not valid count as missing. Nothing in a status may stop the operator.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class TaskRunStatus(Camel, frozen=True):
     """Number of attempts that used up an allowed one and are no longer in `attempts`."""
     run_after: str = ""
     completion_time: str = ""
-    """When the TaskRun came to its end; empty while it goes on."""
+    """Time at which the TaskRun ended; empty while it goes on."""
     reason: str = ""
     session_id: str = ""
     receipt: str = ""
@@ -121,7 +121,7 @@ class TaskRunStatus(Camel, frozen=True):
     conditions: tuple[StatusCondition, ...] = ()
     attempts: tuple[AttemptStatus, ...] = ()
     contexts: int = 0
-    """Number of versions of the instructions that ever existed."""
+    """Number of versions of the instructions so far, including deleted ones."""
     instructions_from: tuple[SpecSource, ...] = ()
     """The newest versions that are in Secrets. They are not recorded in the ConfigMap, because
     anyone who may write that could then choose the Secret that is read."""
@@ -142,8 +142,8 @@ class TaskRunStatus(Camel, frozen=True):
 
 
 def status_of(raw: dict[str, Any]) -> TaskRunStatus:
-    """Return the valid parts of a status. The parts are read one by one, so that an invalid one
-    does not spoil the others."""
+    """Return the valid parts of a status. The parts are read one by one, so that an invalid part
+    does not make the others unusable."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(TaskRunStatus):
         if field.encode_name in raw:

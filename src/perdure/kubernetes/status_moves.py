@@ -61,8 +61,8 @@ PHASES = {
 
 
 def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskRunStatus:
-    """Return the status with one more running attempt. Its number is in the status before anything
-    of the attempt exists."""
+    """Return the status with one more running attempt. The number is written to the status before
+    any object of the attempt exists."""
     record = AttemptStatus(
         number=number,
         job=run.job(number),
@@ -83,7 +83,7 @@ def begun(status: TaskRunStatus, number: int, run: WantedRun, now: int) -> TaskR
 def closed(
     status: TaskRunStatus, end: End, run: WantedRun, now: int, jitter: float
 ) -> TaskRunStatus:
-    """Return the status with the outcome of the open attempt, and with what follows it."""
+    """Return the status with the outcome of the open attempt, and with the state that follows."""
     record, result = status.attempts[-1], end.result
     asked = run.spec.suspend or run.deleting
     record = replace(
@@ -169,15 +169,15 @@ def settled(status: TaskRunStatus, now: int) -> TaskRunStatus:
 
 
 def reopened(status: TaskRunStatus, reason: str, now: int, more: int = 1) -> TaskRunStatus:
-    """Return the status queued again, due now, with at least so many more attempts allowed."""
+    """Return the status queued again, due now, with at least this many more attempts allowed."""
     status = _without(status, "NeedsPerson", "Waiting", now=now)
     status = allowed_more(status, more)
     return settled(replace(status, phase="Queued", run_after=stamp(now), reason=reason), now)
 
 
 def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
-    """Return the status with at least so many further attempts allowed, even if the running one
-    uses up an allowed attempt."""
+    """Return the status with at least this many further attempts allowed, not counting the one that
+    is running."""
     return replace(
         status,
         attempts_allowed=max(
@@ -187,21 +187,21 @@ def allowed_more(status: TaskRunStatus, more: int = 1) -> TaskRunStatus:
 
 
 def allowed_anew(status: TaskRunStatus, spec: Spec) -> TaskRunStatus:
-    """Return the status with all the attempts that new instructions allow. The end of a running
-    attempt calls this again, because that attempt belongs to the earlier instructions."""
+    """Return the status with all the attempts that new instructions allow. Called again when a
+    running attempt ends, because that attempt belongs to the earlier instructions."""
     return replace(status, attempts_allowed=_used_up(status) + spec.policy.attempts)
 
 
 def refused(status: TaskRunStatus, reason: str, message: str, now: int) -> TaskRunStatus:
-    """Return the status failed before an attempt could begin, with a condition that a person is
-    needed."""
+    """Return the status of a TaskRun that failed before an attempt could begin, with the condition
+    NeedsPerson."""
     status = told(_without(status, "Waiting", now=now), "NeedsPerson", reason, message, now)
     return settled(replace(status, phase="Failed", run_after="", reason=said(message)), now)
 
 
 def waits(status: TaskRunStatus, held: Held, now: int) -> TaskRunStatus:
     """Return the status with the condition Waiting. Its time is the start of the whole wait, even
-    if the reason has changed. However, a wait without a limit is not counted as part of a later
+    if the reason has changed. There is one exception: a wait without a limit is not part of a later
     wait with a limit."""
     was = status.condition("Waiting")
     if was is not None and was.reason in UNTIMED and held.reason not in UNTIMED:
@@ -231,7 +231,7 @@ def placed(status: TaskRunStatus, job: JobSeen | None, pod: PodSeen | None) -> T
 
 def named(status: TaskRunStatus, session_id: str) -> TaskRunStatus:
     """Return the status with the conversation that the open attempt works with, as its log names
-    it; unchanged if it names none."""
+    it; unchanged if the log names none."""
     if not session_id:
         return status
     record = replace(status.attempts[-1], session_id=_id(session_id))
@@ -401,7 +401,7 @@ def _filled_in(status: TaskRunStatus, result: AttemptResult | None) -> TaskRunSt
 
 def _policy(spec: Spec, kind: OutcomeKind) -> ContinuityPolicy:
     """Return the policy as `engine.attempt.finish` applies it. For a conversation that is too long,
-    strict forbids a new conversation, but not a shorter one."""
+    the policy strict forbids a new conversation, but not a compacted one."""
     if kind is not OutcomeKind.CONTEXT_EXHAUSTED:
         return spec.policy.continuity
     when, strict = spec.policy.when_full, spec.policy.continuity is ContinuityPolicy.STRICT
@@ -433,8 +433,8 @@ def _attempt(record: AttemptStatus) -> Attempt:
 
 
 def _kind(word: str) -> OutcomeKind:
-    """Return the kind of an outcome. Others can write a status, so an unknown word counts as a
-    failure."""
+    """Return the kind of an outcome. Anyone may have written the status, so an unknown word counts
+    as a failure."""
     if word in set(OutcomeKind):
         return OutcomeKind(word)
     return OutcomeKind.FAILED

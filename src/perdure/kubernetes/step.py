@@ -1,10 +1,10 @@
 """Decides the next step for one TaskRun, from what is seen of it, its Jobs and its pods.
 Level-based and pure.
 
-A step is one action; after it everything is looked at again. So it does not matter which events
-came, in which order, how often, or whether the operator died in between. The snapshot may be out of
-date. This does no harm: a write to the status names the version that it follows, and is refused if
-there is a newer one; attempt numbers only grow; a Job's name contains its attempt's number; and a
+A step is one action; after it everything is read again. So it does not matter which events came, in
+which order, how often, or whether the operator died in between. The snapshot may be out of date.
+This does no harm: a write to the status names the version that it follows, and is refused if there
+is a newer one; attempt numbers only grow; a Job's name contains its attempt's number; and a
 *missing* object counts only after a fresh look.
 
 One attempt, as steps: Record (the instructions) -> Hold (the finalizer, where it protects work) ->
@@ -58,11 +58,11 @@ class Seen:
     """Pods that have the TaskRun's labels but belong to none of its Jobs. `next_step` separates
     them from `pods`."""
     fresh: bool = False
-    """Whether Jobs and pods were read just now, and not remembered."""
+    """Whether Jobs and pods were just read, and do not come from the memory."""
     recorded: frozenset[int] | None = None
     """The recorded versions of the instructions; None if not known."""
     trouble: Held | None = None
-    """Why the last step could not be carried out."""
+    """Why the previous step could not be carried out."""
     leaving: bool | None = None
     """Whether the namespace is being deleted; None if that is not known."""
     room: Room | None = None
@@ -96,8 +96,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class AskSession:
-    """Find out from a pod's log with which conversation it works. If the log does not say so yet,
-    it is read again so many milliseconds later."""
+    """Find out from a pod's log with which conversation it works. If the log does not name one yet,
+    it is read again after `wait` milliseconds."""
 
     pod: PodSeen
     now: int
@@ -145,7 +145,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class LaunchPod:
-    """Create the Job of the open attempt, and before it what its pod needs."""
+    """Create the objects that the open attempt's pod needs, and then the attempt's Job."""
 
     record: AttemptStatus
 
@@ -240,7 +240,7 @@ def _is_over(seen: Seen, attempt: int) -> bool:
 
 def _updated(status: TaskRunStatus, run: WantedRun, now: int) -> TaskRunStatus:
     """Return the status after the newest instructions were recorded. A run that had ended continues
-    with them; a running attempt is followed by one that has them."""
+    with them; a running attempt is followed by another one that gets them."""
     first = not status.context_version
     status = replace(status, context_version=run.spec.context_version, contexts=status.contexts + 1)
     if run.spec.secret is not None:
@@ -265,7 +265,8 @@ def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
 
 
 def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
-    """Wait, for a limited time, for something that is missing before an attempt can begin."""
+    """Wait for an obstacle that keeps an attempt from beginning. After a limited time the TaskRun
+    fails."""
     run = seen.run
     if status.phase in FINAL:
         phase = "Pending"
@@ -288,7 +289,8 @@ def _since(status: TaskRunStatus, now: int) -> int:
 
 
 def _again(since: int, now: int) -> int:
-    """Return when to try again: less often the longer it has lasted."""
+    """Return when to try again, in ms since 1970. The intervals grow with the duration of the
+    wait."""
     return now + min(max(LOOK_AGAIN_MS, (now - since) // 2), MOST_LOOK_AGAIN_MS)
 
 
@@ -345,7 +347,8 @@ def _watched(
     now: int,
     jitter: float,
 ) -> Step:
-    """Report what is seen of an attempt that has not ended, and what keeps it from starting."""
+    """Write the observed state of an attempt that has not ended into the status, with the obstacle
+    if it cannot start."""
     live = [pod for pod in pods if pod.live]
     status = status_moves.placed(status, job, live[-1] if live else None)
     uid = outcomes.unexplained(job, pods, now)
@@ -382,10 +385,12 @@ def _watched(
 
 
 def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: float) -> Step:
-    """Wait for an obstacle of the open attempt. After a while an obstacle that only a person can
-    remove becomes its outcome.
+    """Wait until an obstacle of the open attempt is removed. After a limited time an obstacle that
+    only a person can remove becomes the attempt's outcome.
 
-    There is no limit for room, nor for a lost node, because its processes may still write."""
+    There is no limit for a lack of room. There is none for a lost node either, because its
+    processes may still write.
+    """
     status = status_moves.waits(status, held, now)
     since = _since(status, now)
     timed = held.reason not in UNTIMED and held.reason != "NodeLost"
@@ -486,13 +491,14 @@ def _ended(seen: Seen, status: TaskRunStatus, now: int) -> Step:
 
 
 def _leaves(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """Let a TaskRun be deleted that has no running attempt, or report its unsaved work."""
+    """Allow the deletion of a TaskRun without a running attempt, or report its unsaved work."""
     run = seen.run
     if deletion.safe(run, status):
         return Release(deletion.claim_to_go(run))
     if seen.leaving is None:
         return AskNamespace()
-    if seen.leaving:  # its claims and pods are deleted with it: there is nothing to protect
+    # The namespace's claims and pods are deleted as well, so there is nothing to protect.
+    if seen.leaving:
         return Release()
     status = status_moves.told(
         status, "UnsavedWork", "NotSaved", deletion.unsaved(run, status), now

@@ -1,5 +1,5 @@
-"""The TaskRuns of a cluster, read and written with the rights of a kubeconfig. Called by `perdure
---cluster` (kubectl perdure).
+"""The TaskRuns of a cluster, read and written with the permissions of a kubeconfig. Called by
+`perdure --cluster` (kubectl perdure).
 
 Every failure is one sentence and a next step: no configuration, no answer, no such resource, no
 permission, no such TaskRun, or a refusal in the API server's own words (which name the field).
@@ -247,7 +247,9 @@ def _configuration(kubeconfig: str, context: str) -> Any:
         ) from None
     except (
         Exception
-    ) as error:  # a file of any kind: yaml's errors, msgspec's, a missing key, another shape
+        # The file may contain anything: errors of yaml, errors of msgspec, a missing key, another
+        # structure.
+    ) as error:
         raise UsageError(
             f"the kubeconfig {path} cannot be read: {one_line(str(error), 300)}",
             "kubectl config view",
@@ -264,8 +266,9 @@ def _with_newer_login(one: Any) -> Any:
     """Return the configuration with a login program that speaks v1 of its protocol, for lightkube
     1.0.1.
 
-    lightkube knows only the two versions before v1, which differ from it in nothing that lightkube
-    uses. It does not tell the program which version it speaks."""
+    lightkube knows only the two versions before v1. They differ from v1 in nothing that lightkube
+    uses, and lightkube does not tell the program which version it expects.
+    """
     from lightkube.config.models import NameValue
 
     login = one.user.exec

@@ -93,8 +93,8 @@ def _place(engine: Engine, run: TaskRun) -> PlaceResult:
 
 
 def _saved(engine: Engine, run: TaskRun) -> bool:
-    """Return whether the pod and its volume could be deleted without loss. A pod that is about to
-    end does not ask the repository's server."""
+    """Return whether the pod and its volume could be deleted without loss. The repository's server
+    is not asked, because the pod is about to end."""
     if engine.publisher is not None and engine.publisher.settled(run.id):
         return True
     if engine.stopping() or run.workspace is None:

@@ -72,8 +72,8 @@ def phase(body: Object) -> str:
 
 
 def is_over(body: Object) -> bool:
-    """Return whether nothing more happens by itself: the status belongs to the current spec, and
-    its phase is a final one."""
+    """Return whether the TaskRun has ended: its status belongs to the current spec, and its phase
+    is a final one."""
     seen = count(body, "status.observedGeneration") >= count(body, "metadata.generation")
     return seen and not unrecorded(body) and phase(body) in OVER
 

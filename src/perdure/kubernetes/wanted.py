@@ -39,7 +39,7 @@ class WantedRun(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str]
     retry: str
     retry_attempts: int
-    """How many further attempts a retry allows."""
+    """Number of further attempts that a retry allows."""
     abandoned: bool
     spec: Spec
     invalid: str

@@ -3,9 +3,9 @@ the queue. Nothing is decided here.
 
 Only kopf's watching is used: list and watch, bookmarks, 410, reconnection after silence. Only
 `on.event` is registered, so kopf sets no finalizers or annotations, posts no events, and does no
-peering. Every byte of a watch is noticed, including bookmarks. So a watch that has gone silent can
-be distinguished from a cluster in which nothing happens (the API server sends a bookmark about once
-a minute).
+peering. The time of every received byte of a watch is recorded, including bookmarks. So a watch
+that has gone silent can be distinguished from a cluster in which nothing happens (the API server
+sends a bookmark about once a minute).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from perdure.kubernetes.status import said as shown
 from perdure.kubernetes.wanted import GROUP, PLURAL, VERSION
 
 SILENT_S = 70.0
-"""Seconds of silence after which a watch is restarted. Bookmarks come once a minute (kube-apiserver
-1.36, cacher.go)."""
+"""Time of silence after which a watch is restarted, in seconds. Bookmarks come once a minute
+(kube-apiserver 1.36, cacher.go)."""
 SERVER_S = 300
 """Maximum duration of a watch request, in seconds. The API server accepts only a whole number."""
 CHUNK = 500
@@ -43,8 +43,8 @@ class Ears:
         self.heard[what] = time.monotonic()
 
     def age_s(self, wanted: int = 3) -> float:
-        """Return for how many seconds the most silent watch has said nothing; since the start,
-        until all watches have been heard."""
+        """Return the time in seconds since the last byte of the watch that has been silent for
+        longest. Until every watch has received something, it counts from the start."""
         if len(self.heard) >= wanted:
             last = min(self.heard.values())
         else:

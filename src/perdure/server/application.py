@@ -25,7 +25,8 @@ from perdure.server.webhooks import WebhookIntake, answer
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 CHECKS_AT_ONCE = 2
-"""Maximum number of readiness checks at once. They wait only for each other."""
+"""Maximum number of readiness checks at once. They wait for each other, but for no other
+requests."""
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 
 
@@ -91,8 +92,8 @@ def application(
 
 
 def methods_at(request: Request) -> list[str]:
-    """Return all methods that the address of a request accepts. A route knows only its own, and one
-    address may have several routes."""
+    """Return all methods that the address of a request accepts. A route knows only its own methods,
+    and one address may have several routes."""
     found: set[str] = set()
     for route in request.app.routes:
         if (

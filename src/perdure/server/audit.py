@@ -7,7 +7,7 @@ from perdure.errors import NotFound
 
 
 def run_id_of(store: EngineStore, ref: str) -> str:
-    """Return the id of a run; a removed one is found by its full id. Empty for an empty `ref`.
+    """Return the id of a run; empty for an empty `ref`. A removed run is found only by its full id.
     Raises NotFound."""
     if not ref:
         return ""

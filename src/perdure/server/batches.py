@@ -32,7 +32,7 @@ class _Waiting:
 
 class Writer:
     """Writes deliveries, as a context manager; at its end the pending ones are written. `kept` is
-    called after a commit with anything new."""
+    called after a commit that has stored a new delivery."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Writer:
         self._thread.join()
 
     async def keep(self, arrived: Arrived) -> Accepted:
-        """Return when the delivery is durable. Raises what the store raises."""
+        """Store a delivery, and return when it is durable. Raises the same errors as the store."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(arrived, loop.create_future(), loop)
         self._queue.put(waiting)
@@ -86,7 +86,7 @@ class Writer:
             found = self._accept([each.arrived for each in batch])
         except Exception as error:
             if len(batch) > 1 and not isinstance(error, StoreError):
-                # One of them cannot be stored, but the others can.
+                # One delivery of the batch cannot be stored, but the others can.
                 for each in batch:
                     self._write([each])
                 return
@@ -101,7 +101,7 @@ def _tell(batch: list[_Waiting], found: Sequence[Accepted] | Exception) -> None:
     def tell() -> None:
         for at, each in enumerate(batch):
             if each.answer.done():
-                continue  # The sender has disconnected.
+                continue  # The sender has disconnected in the meantime.
             if isinstance(found, Exception):
                 each.answer.set_exception(found)
             else:

@@ -39,9 +39,9 @@ class Parts:
     checks: Callable[[], Sequence[ServiceCheck]]
     """Checks everything that a run relies on; takes a while."""
     dispatch: Callable[[], None] = lambda: None
-    """Wakes the dispatcher, as there may be a new delivery."""
+    """Wakes the dispatcher, because there may be a new delivery."""
     drive_plans: Callable[[], None] = lambda: None
-    """Wakes the driver of plans, as there is a new plan."""
+    """Wakes the driver of plans, because there is a new plan."""
     stop_plan: Callable[[str], PlanRun] | None = None
     """Stops a plan; None if this process drives none."""
     retry_plan: Callable[[str, str], PlanRun] | None = None

@@ -1,5 +1,5 @@
-"""Authentication before every route. Refuses unknown clients, and changes that a page of another
-site makes a browser send.
+"""Authentication before every route. Refuses unknown clients. Also refuses writes that a page of
+another site has made a browser send.
 
 The addresses open to anybody are listed here. Every other address needs a principal, whether it
 exists or not.
@@ -21,8 +21,8 @@ from perdure.server.problems import Problem, problem
 OPEN = frozenset({"/healthz", "/readyz", "/sign-in"})
 OPEN_BELOW = ("/webhooks/", "/static/")
 OWN_CHECKS = "/webhooks/"
-"""Prefix of addresses with their own authentication: forges sign their requests, and send no
-origin."""
+"""Prefix of addresses that authenticate their clients themselves: forges sign their requests, and
+send no header Origin."""
 SIGN_IN = "/sign-in"
 API = "/api/"
 FORM_SECRET = "x-form-secret"

@@ -3,8 +3,8 @@ the database as much as one.
 
 Every listener gets every record once, in the order of the numbers. In a database with several
 writing hosts, a number can appear after a greater one. The reader waits at a gap for the longest
-duration of a transaction, and then takes the missing one as rolled back. A listener that is too
-slow is dropped, and reconnects with the last number that it has seen.
+duration of a transaction. After that it assumes that the missing transaction was rolled back. A
+listener that is too slow is dropped, and reconnects with the last number that it has seen.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SentRecord:
 @dataclass(eq=False)
 class Listener:
     """One listener, on an event loop. `run`: the id of the only run to listen to; empty for all.
-    `over`: it was dropped, or the service is stopping."""
+    `over`: whether it was dropped, or the service is stopping."""
 
     run: str
     since: int
@@ -100,10 +100,11 @@ class Journal:
         self._listeners: set[Listener] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        """Orders a new listener before or after the check for having no listeners."""
+        """Lock that keeps a new listener from being added during the check for having no
+        listeners."""
         self._gap = (0, 0.0)
         self.newest = max(0, store.newest_record() - BACK)
-        """The number up to which all records were sent, or existed before."""
+        """The number up to which all records were sent, or existed before the start."""
         self._read, self._said = self.newest, ""
         self._rounds = Rounds("journal", self._round, LOOK_S, self._failed)
 
@@ -123,8 +124,8 @@ class Journal:
                 self._loop.call_soon_threadsafe(self._end)
 
     def listen(self, run: str = "") -> Listener | None:
-        """Return a listener for new records, or None if there are too many or the service is
-        stopping."""
+        """Return a listener for new records, or None if there are too many listeners or the service
+        is stopping."""
         with self._lock:
             self._loop = asyncio.get_running_loop()
             if self._rounds.is_over() or len(self._listeners) >= LISTENERS_MOST:

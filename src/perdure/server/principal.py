@@ -4,7 +4,8 @@ are listed in `guard`.
 A program sends its token as `Authorization: Bearer ...`. A browser signs in with a token and gets a
 cookie, which allows reading, and forms with the value of `form_secret`. Each scope includes the
 ones below: `dispatch` includes `read`, `admin` includes both. `guard` checks before the routing, so
-an address that was forgotten is closed. A route that needs more than `read` calls `authenticated`.
+an address for which nobody defined access is closed. A route that needs more than `read` calls
+`authenticated`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ COOKIE = "perdure"
 SIGNED_IN_S = 12 * 3600.0
 FAILURES_MOST = 20
 WINDOW_S = 60.0
-"""Window of the limit on wrong tokens, in seconds. After `FAILURES_MOST` of them within the window,
-from one address or of one token, further wrong ones are answered with 429. A valid token is always
-accepted, as many people may share one address."""
+"""Window of the limit on wrong tokens, in seconds. After `FAILURES_MOST` wrong tokens within the
+window, from one address or with one token, further wrong ones are answered with 429. A valid token
+is always accepted, because many people may share one address."""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
@@ -68,8 +69,8 @@ class Principal:
 
 
 def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Principal:
-    """Return the principal. Raises Problem with 401 if `Guard` has let an unknown client pass, and
-    with 403 if the scope is not sufficient."""
+    """Return the principal. Raises Problem with 401 if there is none, because `Guard` does not
+    check open addresses, and with 403 if the scope is not sufficient."""
     found = getattr(request.state, "principal", None)
     if not isinstance(found, Principal):
         raise unknown()
@@ -99,13 +100,13 @@ class Principals:
     loop."""
 
     reading: EngineStore
-    """A connection only for reading, which blocks nobody."""
+    """A connection only for reading, which blocks no writer."""
     writing: EngineStore
     say: Callable[[str], None] = lambda line: None
     _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
     _wrong: dict[str, float] = field(default_factory=dict, init=False)
-    """The time at which a token was found to be invalid, by its digest. It is not looked up again
-    for `WINDOW_S`."""
+    """The time at which a token was found to be invalid, by the token's digest. The token is not
+    looked up again for `WINDOW_S`."""
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def known(self, headers: Headers, address: str) -> Principal:
@@ -135,8 +136,8 @@ class Principals:
         return _principal(found, secret)
 
     def sign_in(self, secret: str, address: str) -> tuple[Principal, str]:
-        """Sign a browser in with a token. Returns the principal and the cookie's value. Raises what
-        `bearer` raises."""
+        """Sign a browser in with a token. Returns the principal and the cookie's value. Raises the
+        same errors as `bearer`."""
         token = self._token(secret.strip(), address)
         cookie, sha256 = new_cookie()
         self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
@@ -182,7 +183,7 @@ class Principals:
         return len(failed) >= FAILURES_MOST and time.monotonic() - failed[-FAILURES_MOST] < WINDOW_S
 
     def _note(self, key: str) -> None:
-        """Count a failure. The caller holds the lock."""
+        """Count a failed authentication. The caller holds the lock."""
         failed = [*self._failed.pop(key, [])[1 - FAILURES_MOST :], time.monotonic()]
         if len(failed) == FAILURES_MOST and key.startswith("from "):
             self.say(f"{FAILURES_MOST} invalid tokens came {key}")
@@ -191,7 +192,7 @@ class Principals:
 
 
 def _make_room(kept: dict[str, Any]) -> None:
-    """Drop the oldest entries, so that one more can be kept."""
+    """Drop the oldest entries, so that there is room for one more."""
     while len(kept) >= ADDRESSES_MOST:
         kept.pop(next(iter(kept)))
 

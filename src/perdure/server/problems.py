@@ -1,7 +1,8 @@
 """Errors as HTTP answers: `application/problem+json` (RFC 9457), with one status for each kind of
 error.
 
-`detail` is the sentence that the command line prints; `hint` says what to do next, as there.
+`detail` is the sentence that the command line prints; `hint` says what to do next, as on the
+command line.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ STATUSES: tuple[tuple[type[PerdureError], int], ...] = (
     (StoreError, 503),
     (PerdureError, 500),
 )
-"""The first match counts, so the more specific kinds come first."""
+"""HTTP statuses by kind of error. The first match counts, so more specific kinds come first."""
 
 AGAIN = {429: "60", 502: "10", 503: "10", 507: "60"}
-"""Seconds after which the client may retry."""
+"""Time in seconds after which the client may retry."""
 
 UNREAD = frozenset({401, 403, 408, 413, 415, 429})
 """Statuses of refusals before the body was read. The connection is closed, because the rest of the

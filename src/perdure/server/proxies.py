@@ -39,12 +39,12 @@ class Proxies:
         return found is None or found.is_loopback or self.has(address)
 
     def client(self, peer: str, forwarded: str) -> str:
-        """Return the address of the sender: the first one that is no proxy, from the peer backwards
-        through `X-Forwarded-For`."""
+        """Return the address of the sender: the first address that is not a proxy's, starting with
+        the peer and continuing backwards through `X-Forwarded-For`."""
         names = [name.strip() for name in forwarded.split(",") if name.strip()][-HOPS_MOST:]
         while names and self.has(peer):
             found = plain_address(names.pop())
-            if found is None:  # earlier entries cannot be trusted either
+            if found is None:  # Entries before an invalid one cannot be trusted either.
                 break
             peer = str(found)
         return peer

@@ -3,8 +3,8 @@ thread has the pool and the signals.
 
 uvicorn limits the idle time between two requests, but not the time for the head of a request.
 `Patient` does. It also makes room when there are too many connections: among those without a
-complete request, it closes the oldest one of the address with the most. So a client that holds
-hundreds of slow connections loses its own, and a health probe or a webhook finds a place.
+complete request, it closes the oldest one of the address with the most. So a client with hundreds
+of slow connections loses its own connections, and a health probe or a webhook is still accepted.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PER_ADDRESS_MOST = 100
 program on this machine."""
 DRAIN_S = 15
 STUCK_S = 30.0
-"""Time after which a connection is closed whose client reads nothing, in seconds: a stalled client
-would hold its place forever."""
+"""Time in seconds after which a connection is closed if its client reads nothing. Otherwise a
+stalled client would keep its connection forever."""
 BACKLOG = 1024
 
 
@@ -77,8 +77,8 @@ class Patient(H11Protocol):
         super().on_response_complete()
 
     def _finds_room(self) -> bool:
-        """Return whether this connection may stay. If there are too many, closes a waiting one for
-        it."""
+        """Return whether this connection may stay. If there are too many connections, close a
+        waiting one to make room."""
         others = [
             each for each in self.connections if isinstance(each, Patient) and each is not self
         ]
@@ -89,8 +89,8 @@ class Patient(H11Protocol):
         return len(others) < CONNECTIONS_MOST or self._closes_one(others)
 
     def _closes_one(self, others: list[Patient]) -> bool:
-        """Close the oldest waiting connection of the address with the most of them. Return whether
-        there was one."""
+        """Close the oldest waiting connection of the address that has the most waiting connections.
+        Return whether there was one."""
         waiting = [each for each in others if each.is_waiting]
         if not waiting:
             return False
@@ -98,7 +98,7 @@ class Patient(H11Protocol):
         oldest = min(
             (each for each in waiting if each.address == most), key=lambda each: each._since
         )
-        # Remove it from the count now, as the loop reports its end only later.
+        # Removed from the count now, because the event loop reports its end only later.
         self.connections.discard(oldest)
         oldest.transport.abort()
         return True

@@ -1,8 +1,8 @@
 """One webhook, from the socket to the inbox: `POST /webhooks/{name}`.
 
-The answer is 202 when the delivery is durable, also for a known one. It is 202 too for a delivery
-of no interest, because a forge that gets a 4xx disables the webhook (GitLab permanently). The
-answer 503 means: not stored, send it again.
+The answer is 202 when the delivery is durable, also if it was already known. It is also 202 for a
+delivery that is ignored, because a forge that gets a 4xx disables the webhook (GitLab permanently).
+The answer 503 means: not stored, send it again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from perdure.model.forge.sources import Source
 from perdure.server.batches import Writer
 
 BODY_S = 30.0
-"""Time limit for a body, in seconds. A forge itself gives up after 5 to 30 s."""
+"""Time limit for a body, in seconds. Forges themselves give up after 5 to 30 s."""
 HELD_MOST = 8 * BODY_MOST
 """Maximum number of bytes of all bodies in memory. Above it, senders are asked to retry later."""
 LARGE = 1024 * 1024
@@ -98,8 +98,8 @@ class WebhookIntake:
     ) -> Arrived:
         """Check and parse a delivery. Empties the body.
 
-        Large ones are parsed in a thread, one at a time: JSON takes ten times its size when parsed,
-        and other requests must not wait for it.
+        Large deliveries are parsed in a thread, one at a time: parsed JSON takes ten times its size
+        in memory, and other requests must not wait for the parser.
         """
         raw = bytes(body)
         body.clear()
@@ -125,7 +125,7 @@ class WebhookIntake:
 
     def _trim_now(self) -> None:
         self._trim = None
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has no such function.
         if trim is not None:
             asyncio.get_running_loop().run_in_executor(None, trim, 0)
 

@@ -1,4 +1,4 @@
-"""The audit trail: who did what."""
+"""The audit trail: the actions on runs and tokens, with their actors."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ async def _told(
         async for told in heard(listener, HEARTBEAT_S, partial(_still_known, parts, room, request)):
             yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
-        return  # The database is unavailable: a client that reconnects misses nothing.
+        return  # The database is unavailable. A client that reconnects later misses no record.
     finally:
         parts.journal.leave(listener)
 

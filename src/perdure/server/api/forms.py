@@ -68,8 +68,8 @@ GIVEN = (
     ),
     *("verify_timeout_s", "labels", "map"),
 )
-"""Fields of a task that a caller may give. A new field must be in one of the two sets, else the API
-does not start."""
+"""Fields of a task that a caller may give. A new field must be in this set or in `INTERNAL`, else
+the API does not start."""
 TYPES: dict[Any, Any] = {
     str: Line,
     int: Small,

@@ -42,8 +42,8 @@ def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    """Store and start the given plan, and return it. Raises Problem with 403 if it needs an admin,
-    PlanError, UsageError, Conflict."""
+    """Store and start the given plan, and return it. Raises Problem with 403 if the plan needs an
+    admin, PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
     wanted = read_object(said.plan, plan_defaults(chosen))
     wanted = replace(wanted, repo=said.repo or wanted.repo)

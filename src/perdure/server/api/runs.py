@@ -33,7 +33,8 @@ COLUMNS = 100
 RAW_MOST = 16 * 1024 * 1024
 """Maximum number of bytes of an agent's own output; the end is returned."""
 PATCH_MOST = 64 * 1024 * 1024
-"""Largest patch, in bytes: it is held in memory, which an agent's output must not fill."""
+"""Largest patch, in bytes. A patch is held in memory, and an agent's output must not fill the
+memory."""
 ADMIN_ONLY = frozenset({"here", "agent_args", "env", "pass_env", "verify"})
 """Fields that run the caller's own commands beside the agent, read the service's own variables, or
 allow any directory."""
@@ -61,7 +62,7 @@ def report(parts: Parts, ref: str) -> dict[str, Any]:
 
 
 def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
-    """Wake the pools, as the run may be due now, and return its report."""
+    """Wake the pools, because the run may be due now, and return the run's report."""
     ring(parts.engine.state)
     return report(parts, run.id)
 

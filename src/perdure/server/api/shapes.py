@@ -1,6 +1,6 @@
 """The fields of answers, for the document. The answers themselves are made by the code behind the
-command line's `--json`. A test compares real answers with these shapes, so that both have the same
-fields."""
+command line's `--json`. A test compares real answers with these shapes, so that answers and
+document have the same fields."""
 
 from __future__ import annotations
 

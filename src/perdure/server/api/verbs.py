@@ -51,8 +51,8 @@ class ApiCall:
 
 
 def page_of(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], Row | None]:
-    """Return the rows of one page, and the last of them if another page follows. The caller reads
-    one row more than `limit`, which shows whether there is another page."""
+    """Return the rows of one page, and its last row if another page follows. The caller reads one
+    row more than `limit`: this row shows whether there is another page."""
     shown = rows[:limit]
     if len(rows) > len(shown):
         return shown, shown[-1]
@@ -157,7 +157,7 @@ def said(found: Any, status: int = 200) -> Response:
 def _json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
-    except UnicodeEncodeError:  # A file name that is not valid text.
+    except UnicodeEncodeError:  # The file name is not valid text.
         return json.dumps(value, ensure_ascii=True).encode()
 
 

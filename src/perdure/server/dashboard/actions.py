@@ -20,7 +20,7 @@ from perdure.server.dashboard.visits import Visit
 from perdure.server.problems import Problem
 
 ROOT = Path("/")
-"""Base of relative paths: the server's working directory must not matter."""
+"""Base of relative paths. It is fixed, so that the server's working directory does not matter."""
 
 
 def retry(visit: Visit) -> Response:
@@ -59,8 +59,8 @@ def update(visit: Visit) -> Response:
 
 
 def answer(visit: Visit) -> Response:
-    """Answer a request of the run's agent. What the agent may not do by itself, only an admin
-    allows."""
+    """Answer a request of the run's agent. A call that the agent may not make by itself can be
+    allowed only by an admin."""
     given = visit.given("answer")
     if given not in tuple(AnswerKind):
         raise UsageError("expected allow, deny or text as the answer", "use the buttons")

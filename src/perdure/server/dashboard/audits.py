@@ -1,4 +1,4 @@
-"""The page of the audit trail: who did what, with filters."""
+"""The page of the audit trail: its lines, with filters."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def as_lines(visit: Visit) -> Response:
 
 
 def _names(store: EngineStore, runs: Iterable[str]) -> dict[str, str]:
-    """Return the names of the runs by their ids. Those that were removed are missing."""
+    """Return the names of the runs by their ids. Names of removed runs are missing."""
     names = {}
     for run in runs:
         with suppress(NotFound):

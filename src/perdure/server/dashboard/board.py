@@ -1,5 +1,5 @@
-"""The board: all runs, grouped by what they need. The store counts and pages the runs, even ten
-thousand; only the rows that are shown are read."""
+"""The board: all runs, grouped by what they need. The store counts the runs and divides them into
+pages. Only the rows that are shown are read, even of ten thousand runs."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _row(visit: Visit, row: BoardRow, group: str) -> dict[str, Any]:
 
 
 def _note(visit: Visit, row: BoardRow, group: str) -> str:
-    """Return the most important fact about the run now."""
+    """Return the most important fact about the run's present state."""
     if group == "asking":
         asks = [each.message for each in row.conditions if each.type in {*ASKING, "open"}]
         return one_line("; ".join(asks) or row.reason, 200)

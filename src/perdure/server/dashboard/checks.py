@@ -1,4 +1,4 @@
-"""The settings check: the results of `perdure doctor` on this machine, and the settings with their
+"""The page of checks: the results of `perdure doctor` on this machine, and the settings with their
 sources."""
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ AT_ONCE = 12
 @dataclass(frozen=True, kw_only=True)
 class PageContext:
     """Shared services. `look` is only for reading. `seed` has the default fields of a new task.
-    `checks` checks this machine, which takes a while. `dispatch` wakes the dispatcher, as there may
-    be a delivery."""
+    `checks` checks this machine, which takes a while. `dispatch` wakes the dispatcher, because
+    there may be a new delivery."""
 
     engine: Engine
     look: EngineStore
@@ -40,8 +40,8 @@ class PageContext:
 
     @cached_property
     def limiter(self) -> CapacityLimiter:
-        """Return the limit on pages made in parallel: slow pages leave the threads of webhooks and
-        health checks alone."""
+        """Return the limit on the number of pages made in parallel. It keeps slow pages from using
+        the threads of webhooks and health checks."""
         return CapacityLimiter(AT_ONCE)
 
     def ring(self) -> None:

@@ -89,7 +89,8 @@ def _lines(patch: bytes) -> Iterator[str]:
 
 
 def _name(line: str) -> str:
-    """Return the new name from `a/x b/x`; a `+++` line is more reliable if there is one."""
+    """Return the new name from a line `diff --git a/x b/x`. If the patch has a `+++` line, the name
+    in that line is more reliable."""
     return line.removeprefix("diff --git ").rpartition(" b/")[2] or line
 
 

@@ -25,7 +25,7 @@ SHOWN = 100
 
 
 def digests(visit: Visit) -> Response:
-    """Show `/digest`: the runs that ended in a span of time, and those that need somebody now."""
+    """Show `/digest`: the runs that ended in a span of time, and those that need a person now."""
     span = visit.asked("since") or "yesterday"
     if span not in SPANS:
         raise UsageError(f"There is no span {span[:40]!r}", ", ".join(SPANS))

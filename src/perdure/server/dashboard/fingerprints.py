@@ -59,7 +59,7 @@ SUGGESTED = {
     OutcomeKind.TRUNCATED: "the model's answer was cut off or empty; the run continues by itself",
     OutcomeKind.MAX_TURNS: "the agent's own limit of turns was reached: raise it, or retry",
 }
-"""Advice for those outcomes for which there is any."""
+"""Advice by outcome. Outcomes without advice are left out."""
 
 
 @dataclass(slots=True)

@@ -2,8 +2,8 @@
 the one journal.
 
 `/runs/NAME/live` sends each new line as the log shows it, with the record's number as the event's
-id; a browser that reconnects gets what it missed. `/live` only signals that something happened. The
-board then reloads itself, at most every other second.
+id; a browser that reconnects gets the lines that it missed. `/live` only signals that something
+happened. The board then reloads itself, at most every other second.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _stream(content: AsyncIterator[bytes]) -> Response:
 
 
 def _head() -> Response:
-    """Answer a HEAD request, which takes no listener's place."""
+    """Answer a HEAD request. It does not count as a listener."""
     return Response(media_type="text/event-stream", headers=HEADERS)
 
 
@@ -126,14 +126,14 @@ async def _told(
             elif not told:
                 yield HEARTBEAT
     except PerdureError:
-        return  # The database is unavailable: a client that reconnects misses nothing.
+        return  # The database is unavailable. A client that reconnects later misses no record.
     finally:
         journal.leave(listener)
 
 
 def _event(records: Sequence[Record]) -> bytes:
-    """Return the lines as one event, with a signal for the timeline beside them. Records without a
-    line make only the signal."""
+    """Return the lines as one event, followed by a signal for the timeline. Records without a line
+    cause only the signal."""
     text = part("log_lines.html", "lines", lines(records)).strip()
     if text:
         data = "".join(f"data: {line}\n" for line in text.split("\n"))

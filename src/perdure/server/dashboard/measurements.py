@@ -12,7 +12,7 @@ from perdure.errors import PerdureError
 from perdure.lateclass import dataclass
 
 FIRST_S = 1.5
-"""How long a page waits for a first measurement, in seconds."""
+"""Maximum time that a page waits for a first measurement, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class Measured:
             return self._found.get(name), name in self._under_way
 
     def now(self, name: str, measure: Callable[[], Any], fresh_s: float, now_ms: int) -> Any:
-        """Return the value, measuring first if the known one is older than `fresh_s`. Raises what
-        the measurement raises."""
+        """Return the value, measuring first if the known one is older than `fresh_s`. Raises the
+        errors of the measurement."""
         with self._lock:
             found = self._found.get(name)
         if found is None or now_ms - found.at > fresh_s * 1000:

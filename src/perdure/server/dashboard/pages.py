@@ -33,7 +33,8 @@ HEADERS = {
 
 
 def _harmless(value: Any) -> Any:
-    """Clean the value of an expression. Every one passes here before it is escaped."""
+    """Clean the value of an expression. Every value passes through this function before it is
+    escaped."""
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return clean(value)

@@ -35,7 +35,7 @@ def columns(tasks: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]
     left = list(tasks)
     while left:
         ready = [each for each in left if all(name in depth for name in each["needs"])]
-        if not ready:  # a plan with a cycle was never accepted
+        if not ready:  # A plan with a cycle was never accepted.
             ready = left
         for each in ready:
             depth[each["name"]] = 1 + max((depth.get(name, 0) for name in each["needs"]), default=0)

@@ -93,7 +93,7 @@ def do_resume(visit: Visit) -> Response:
 def _to_resume(visit: Visit) -> ConversationEntry:
     entry = visit.desk.shelf().find(visit.named("id"))
     if entry.run is None and not visit.principal.may(TokenScope.ADMIN):
-        # It continues in its own directory, which may be any.
+        # The conversation continues in its own directory, which may be any directory.
         refuse_widening({"here": "its own directory"}, visit.desk.settings)
     return entry
 

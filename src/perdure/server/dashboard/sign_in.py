@@ -17,9 +17,9 @@ from perdure.server.principal import COOKIE, SIGNED_IN_S, Principals, authentica
 from perdure.server.problems import Problem
 
 LOCAL = re.compile(r"/(?![/\\])[^\x00-\x1f\\]*")
-"""An address of this site: `//other` and `/\\other` are others'."""
+"""Pattern of an address of this site. `//other` and `/\\other` lead to another site."""
 FORM_MOST = 8192
-"""Largest form that anybody may send, in bytes."""
+"""Largest form, in bytes, that is accepted without authentication."""
 
 
 def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
@@ -73,8 +73,8 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
 
 
 def _is_secure(request: Request, public_url: str) -> bool:
-    """Return whether the browser uses https: as the proxy says, or because it used the public
-    address, which is https."""
+    """Return whether the browser uses https. It does if the proxy says so, or if it used the public
+    address and that is https."""
     public = urlsplit(public_url)
     named = request.headers.get("host", "").lower() == public.netloc.lower()
     return request.url.scheme == "https" or (public.scheme == "https" and named)

@@ -76,7 +76,7 @@ def about(visit: Visit, run: TaskRun, tab: str) -> dict[str, Any]:
 
 
 def _requests(visit: Visit, run: TaskRun) -> list[dict[str, Any]]:
-    """Return the open requests of the run's agent, as its pages show them."""
+    """Return the open requests of the run's agent, as the run's pages show them."""
     if run.state is not RunState.QUEUED or all(each.type != WAITING for each in run.conditions):
         return []
     opened = [each for each in visit.desk.look.requests(run.id) if each.state is RequestState.OPEN]
@@ -124,7 +124,7 @@ def overview(visit: Visit) -> Response:
     look = visit.desk.look
     records = look.history(run.id, limit=HISTORY)
     report = report_of(look, run, records, liveness_of(visit.desk.engine, run, look))
-    # A separate query, as `records` lacks the end of a very long history.
+    # A separate query is needed, because `records` lacks the end of a very long history.
     tail = look.latest(run.id, TAIL)
     return visit.page(
         "task.html",
@@ -139,7 +139,8 @@ def overview(visit: Visit) -> Response:
 
 
 def _by_hand(visit: Visit, run: TaskRun) -> str:
-    """Return the command that continues in the agent's own program, or an empty text."""
+    """Return the command with which a person continues in the agent's own program, or an empty
+    text."""
     if visit.desk.look.session(SessionKey(run.spec.agent, run.scope)) is not None:
         return f"perdure open {run.name}"
     return ""
@@ -173,7 +174,7 @@ def log(visit: Visit) -> Response:
 
 def _earlier(before: Sequence[Record]) -> int | None:
     """Return `after` for the previous page, or None if there is none. `before`: the records of the
-    previous page, and the one before them."""
+    previous page, preceded by one more record if there is an earlier page."""
     if not before:
         return None
     if len(before) > PAGE:
@@ -182,8 +183,8 @@ def _earlier(before: Sequence[Record]) -> int | None:
 
 
 def raw(visit: Visit) -> Response:
-    """Return `/runs/NAME/attempts/N/stdout`: the agent's own output, unchanged. As a file to save,
-    never shown as a page."""
+    """Return `/runs/NAME/attempts/N/stdout`: the agent's own output, unchanged. The browser saves
+    it as a file, and never shows it as a page."""
     run = found(visit)
     wanted = visit.named("number")
     attempt = next(

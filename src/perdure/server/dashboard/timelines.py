@@ -66,8 +66,8 @@ class Try:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """The timeline. `after` is the gap after the last attempt. `strip` is the whole as sections of
-    a line: (kind or tone, from, to), from 0 to 1000."""
+    """The timeline. `after` is the gap after the last attempt. `strip` is the whole timeline as
+    sections of a line: (kind or tone, start, end), with positions from 0 to 1000."""
 
     tries: tuple[Try, ...]
     after: Gap | None
@@ -123,7 +123,8 @@ def _gap(records: Sequence[Record], since: int, until: int, *, first: bool) -> G
 
 
 def _said_between(records: Sequence[Record], since: int) -> bool:
-    """Return whether anything but its end happened to a run after its last attempt."""
+    """Return whether anything happened to a run after its last attempt, apart from the run's
+    end."""
     return any(
         each.at >= since
         and each.attempt == 0

@@ -1,4 +1,4 @@
-"""One request of a signed-in user: what it asks for, what the user may do, and the answer."""
+"""One request of a signed-in user: its parameters, the user's permissions, and the answer."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Visit:
         return self.principal.form_secret
 
     def may(self, scope: str) -> bool:
-        """Return whether the visitor may use verbs of this scope here, which needs a sign-in."""
+        """Return whether the visitor may use verbs of this scope here. They need a sign-in."""
         return bool(self.csrf) and self.principal.may(TokenScope(scope))
 
     def asked(self, name: str) -> str:
