@@ -1,4 +1,5 @@
-"""The agents: one package for each CLI, the code that they share, perdure's copies of their
-transcripts, and the rehearsal (a scripted model server).
+"""The agents: one package for each CLI, and the code that they share.
 
-`registry` loads a driver by its name."""
+`transcripts` keeps perdure's own copies of conversations, `rehearsal` is a scripted model server,
+and `registry` loads a driver by its name.
+"""

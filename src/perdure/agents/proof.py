@@ -1,10 +1,10 @@
-"""Proof that the installed agent can go on from a transcript: a real resume in a scratch home,
+"""Proves that the installed agent can continue from a transcript: a real resume in a scratch home,
 against a rehearsed model.
 
 `wiring` passes it to the engine as `Engine.prove`; `perdure sessions repair` calls it. The agent is
-started as an attempt would start it and resumes the mended copy. Its requests to the model are
-compared with the content of the copy. Only the agent's program and the transcripts of the
-conversations that this one was forked from are read from the user's files. It uses no network but
+started as an attempt would start it and resumes the repaired copy. Its requests to the model are
+compared with the content of the copy. Of the user's files, only the agent's program and the
+transcripts of the conversations that this one was forked from are read. It uses no network but
 127.0.0.1, no token, and costs nothing. The rehearsal is strict: it refuses what the real services
 refuse.
 """

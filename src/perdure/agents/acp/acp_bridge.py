@@ -57,7 +57,8 @@ CANCEL_S = 1.0
 END_S = (3.0, 3.0)
 """Time for the agent to exit after its input was closed, and again after SIGTERM, in seconds."""
 OVER_S = (2.0, 1.0)
-"""The same for an agent that has answered, so that a run ends soon after the agent's result."""
+"""The same two times for an agent that has answered; shorter, so that a run ends soon after the
+agent's result."""
 NOT_INSTALLED = 3
 STOPPED = 143
 LOOKING = ("read", "search", "think")
@@ -186,8 +187,9 @@ class Tale:
 
 
 def asked_call(begun: dict[str, Any], asked: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and arguments of the call that a permission is asked for: as the agent announced
-    the call (`begun`), else as it asks. OpenCode asks with arguments of the permission alone."""
+    """Return name and arguments of a call for which the agent asks a permission. They are taken
+    from the announcement of the call (`begun`), else from the request: OpenCode's request has only
+    the arguments of the permission."""
     told = next((each for each in (begun, asked) if each.get("rawInput")), asked)
     given = told.get("rawInput")
     if not isinstance(given, dict) or not given:
@@ -249,7 +251,7 @@ class Ear(Tale):
         if granted:
             wanted = ("allow_once", "allow_always")
         elif self.is_approved(tool_call.tool_call_id, name, given):
-            # Never more than this one call.
+            # Grant this one call only, never more.
             granted, wanted = True, ("allow_once", "allow_once")
         else:
             wanted = ("reject_once", "reject_always")
@@ -294,8 +296,8 @@ class Ear(Tale):
         return found
 
     def is_approved(self, call: str, name: str, given: dict[str, Any]) -> bool:
-        """Return whether a person allowed this call. Its approval is used up, but an agent may ask
-        for several permissions of one call."""
+        """Return whether a person allowed this call. The approval is used up by it; an agent may
+        ask for several permissions of the same call."""
         if not self.requests:
             return False
         from perdure.agents.shared.answers import digest, use
@@ -401,8 +403,9 @@ async def converse(
 async def open_session(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
 ) -> tuple[str, Any]:
-    """Open a new conversation, or fork or continue the requested one; return its id and the agent's
-    answer. It is resumed if the agent can do this (then there is no replay), else loaded."""
+    """Open a new conversation, or fork or continue the requested one. Return its id and the agent's
+    answer. To continue a conversation, the agent resumes it if it can (then there is no replay),
+    else loads it."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     sessions = getattr(can, "session_capabilities", None)
     if getattr(sessions, "additional_directories", None):
@@ -491,8 +494,8 @@ async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> boo
 async def settle(
     agent: ClientSideConnection, session: str, opened: Any, order: dict[str, Any]
 ) -> None:
-    """Set mode and model, for every turn again. Raise if the agent does not offer them: no turn
-    runs with other settings."""
+    """Set mode and model; this is needed again in every turn. Raise if the agent does not offer
+    them, so that no turn runs with other settings."""
     if order["mode"]:
         await agent.set_session_mode(session_id=session, mode_id=order["mode"])
     if order["model"]:

@@ -1,12 +1,12 @@
 """The driver for any other agent that speaks ACP: `acp-NAME`, where PERDURE_ACP_NAME holds its
-command.
+command. Made by `acp.make`.
 
-Made by `acp.make`. perdure does not know where such an agent keeps its conversations, so it
-cannot prove from files that one went on. If the agent can load its conversations, it replays them,
-and the bridge compares the replay with what perdure knows before the prompt is sent. If it can only
-resume them, perdure relies on its word. If it can do neither, each attempt begins a new
-conversation and is given the project map. The user names further environment variables for the
-agent with `--env`.
+perdure does not know where such an agent keeps its conversations, so it cannot prove from files
+that a conversation continued. If the agent can load a conversation, it replays all of it, and the
+bridge compares the replay with perdure's own record before the prompt is sent. If the agent can
+only resume a conversation, perdure relies on the agent's word. If it can do neither, each attempt
+begins a new conversation and is given the project map. The user names further environment variables
+for the agent with `--env`.
 """
 
 from __future__ import annotations

@@ -96,7 +96,8 @@ class KnownAgent:
     fork: bool = False
     retries: int = 0
     notices: bool = False
-    """Whether it sends warnings and errors like text of the model, but without a message id."""
+    """Whether the agent sends warnings and errors like text of the model, but without a
+    message id."""
 
 
 KNOWN = {
@@ -229,8 +230,8 @@ class AcpDriver:
         return self.native.home(environ)
 
     def refuse(self, launch: Launch) -> str:
-        """Return why the launch is refused: a level that nothing enforces, or the native driver's
-        reason; empty if it is not."""
+        """Return why the launch is refused: nothing enforces its permissions level, or the native
+        driver has a reason. Empty if it is not refused."""
         if launch.spec.permissions not in self.known.allow:
             return (
                 f"{self.name} cannot be held to the level {launch.spec.permissions}: it only asks, "

@@ -1,4 +1,4 @@
-"""Calls that an agent asked for over ACP and that were not granted. Pure."""
+"""Finds the calls that an agent asked for over ACP and that were not granted. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ SUMMARY = 500
 
 
 def may_ask(level: Permissions, allow: str) -> bool:
-    """Return whether a call can be allowed by a person: the bridge does not grant all of them."""
+    """Return whether a person can allow further calls: at the level `edit`, unless the bridge
+    grants every call anyway."""
     return level is Permissions.EDIT and allow != "anything"
 
 
 def open_calls(output: bytes) -> list[OpenCall]:
-    """Return the calls of the bridge's lines that were asked for and not granted."""
+    """Return the calls in the bridge's output that the agent asked for and that were not
+    granted."""
     lines = (json_lines.read(line) for line in output.split(b"\n") if b'"asked"' in line)
     asked = [each for each in lines if each and each.get("type") == "asked"]
     return [_call(each) for each in asked if each.get("granted") is False]

@@ -131,7 +131,7 @@ class ClaudeDriver:
         name_fork=True,
         fork_at=True,
         compacts=True,
-        # Its file tools, which are all that `read` allows, need none.
+        # At the level `read` only the CLI's file tools run, and they need no temporary files.
         temporary_files=(Permissions.EDIT, Permissions.FULL),
     )
     variables = (
@@ -210,8 +210,8 @@ class ClaudeDriver:
         )
 
     def command(self, launch: Launch) -> Command:
-        """Return the command line, with the prompt on stdin, so that no flag takes it as a value
-        and none of it is read as a flag. Raise ValueError for an invalid id."""
+        """Return the command line. The prompt is passed on stdin, so that it is never taken for a
+        flag or for the value of one. Raise ValueError for an invalid id."""
         argv = [
             launch.program.path,
             "-p",
@@ -230,8 +230,9 @@ class ClaudeDriver:
         # A settings file of the user's that sets variables is passed on as it is, without hooks.
         hooked = bool(launch.requests) and HOOK.name in own.argument
         if hooked and not any(PROMPT_TOOL in each for each in launch.spec.agent_args):
-            # Without it AskUserQuestion is not offered to the model. Nobody reads the prompts: with
-            # a file as input the CLI denies them ("Stream closed"), after the hooks were asked.
+            # Without this flag AskUserQuestion is not offered to the model. Nobody reads the
+            # prompts: with a file as input the CLI denies them ("Stream closed"), after the hooks
+            # were asked.
             argv.append(f"{PROMPT_TOOL}=stdio")
         if launch.spec.model:
             argv.append(f"--model={launch.spec.model}")
@@ -249,8 +250,8 @@ class ClaudeDriver:
         notes = (own.note,) if own.note else ()
         return Command(
             argv=(*argv, *own.rest),
-            # A call that waits is run by a resume without a prompt: a prompt would follow at once,
-            # and close a further call of the agent that waits.
+            # Resume without a prompt, so that the waiting call is run. A prompt would follow the
+            # call at once, and would close a further waiting call of the agent.
             stdin=b"" if launch.parked else claude_files.sent(launch.prompt).encode(),
             env=env,
             notes=notes,

@@ -77,8 +77,8 @@ _BARRED = late_pattern(
     r"<tool_use_error>Error: No such tool available: "
     r"(Bash|Edit|NotebookEdit|Task|WebFetch|WebSearch|Write)\b"
 )
-"""Result of a call of a tool that the permissions level removed. Only real tools are listed: a call
-of a tool that never existed is not a denial."""
+"""Result of a call whose tool the permissions level removed. Only real tools are listed: a call of
+a tool that never existed is not a denial."""
 _LIMIT_HIT = "Output token limit hit"
 """Beginning of the prompt that 2.1.329 sends on its own after an answer that was cut off."""
 _QUIET = frozenset(
@@ -90,8 +90,8 @@ _QUIET = frozenset(
         "prompt_suggestion",
     }
 )
-"""Known types that say nothing about the attempt. The same is true of every subtype of `system`
-that `_system` does not match."""
+"""Known types that say nothing about the attempt. The subtypes of `system` that `_system` does not
+match say nothing either."""
 
 
 def parse(line: bytes) -> Sequence[AgentEvent]:
@@ -190,8 +190,8 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
 
 
 def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield an event where the CLI prompted the model on its own because an answer was refused or
-    cut off."""
+    """Yield an event if the CLI prompted the model on its own, because an answer was refused or cut
+    off."""
     if found.get("isSynthetic") is not True:
         return
     said = [
@@ -306,8 +306,8 @@ def _result(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _unrun(found: dict[str, Any]) -> Iterator[AgentEvent]:
-    """Yield the calls that did not run, as the result lists them. Versions that do not report the
-    decision with each call list them only here."""
+    """Yield the calls that did not run, as the result lists them. Some versions do not report the
+    decision with each call, so the result is the only place."""
     for denial in json_lines.items(found.get("permission_denials")):
         yield _not_run(denial, "tool_name", "tool_use_id", "tool_input")
     deferred = found.get("deferred_tool_use")
@@ -328,9 +328,9 @@ def _not_run(
 
 
 def open_calls(output: bytes, directory: Path) -> list[OpenCall]:
-    """Return the calls that the newest result in the output names as denied, or as put off by
-    perdure's own hook. `directory` has the ids of the latter, so that a call that a hook of the
-    repository put off is not taken for one."""
+    """Return the calls that the newest result in the output reports as denied, or as put off by
+    perdure's own hook. The hook writes the ids of the calls that it puts off into `directory`. So
+    calls that a hook of the repository put off are not returned."""
     results = [line for line in output.split(b"\n") if b'"type":"result"' in line]
     found = json_lines.read(results[-1]) if results else None
     if found is None or found.get("type") != "result":

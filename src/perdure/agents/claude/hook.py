@@ -77,8 +77,8 @@ def take(path: str) -> bool:
 
 
 def decision_for(directory: str, call: str, key: str) -> dict[str, Any] | None:
-    """Return the answer to this call, by its id, else by its digest; None if there is none. A call
-    with the right id and other arguments than those that were shown is refused."""
+    """Return the answer to this call, found by its id, else by its digest; None if there is none.
+    If the id is right but the arguments are not those that the person saw, the call is refused."""
     try:
         with open(path_of(directory, "decisions.json"), encoding="utf-8") as file:
             decisions: list[dict[str, Any]] = json.load(file)
@@ -133,8 +133,8 @@ def answered(
 
 
 def after(directory: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the output for `PostToolBatch`: what the agent is told of calls that needed a
-    permission; None if none did."""
+    """Return the output for `PostToolBatch`: a text to the agent about calls that needed a
+    permission; None if there were none."""
     told: list[str] = []
     asked = path_of(directory, "asked")
     for each in given.get("tool_calls") or []:

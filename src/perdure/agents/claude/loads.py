@@ -318,7 +318,7 @@ def _leaf(file: _File) -> str:
 
 
 def _is_said(record: _Record) -> bool:
-    """Return whether it is a user record that does not hold tool results."""
+    """Return whether a record is a user record without tool results."""
     return record.kind == "user" and not any(each.kind is ItemKind.RESULT for each in record.items)
 
 

@@ -28,7 +28,7 @@ _LARGEST = 1 << 20
 HOOK = Path(__file__).with_name("hook.py")
 QUESTION = "AskUserQuestion"
 AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) printf %s "$given" |'
-"""The shell looks for a call that needed a permission before Python is started."""
+"""Beginning of a shell command that starts Python only if a call needed a permission."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ClaudeSettings:
     problem: str = ""
     """Why the launch is impossible, in one sentence; else empty."""
     note: str = ""
-    """Which value of the user's is ignored, in one sentence; else empty."""
+    """A sentence on the user's value that is ignored; empty if none is."""
 
 
 def settings(launch: Launch) -> ClaudeSettings:
@@ -76,8 +76,8 @@ def settings(launch: Launch) -> ClaudeSettings:
 
 
 def _with_hooks(own: Any, directory: str) -> dict[str, Any]:
-    """Return the user's hooks and perdure's own. While no call was denied and no answer is there,
-    the shell ends before Python starts."""
+    """Return the user's hooks and perdure's own. Unless a call was denied or an answer has arrived,
+    the shell ends before it starts Python."""
     program = shlex.join([sys.executable, "-I", "-S", str(HOOK), directory])
     armed = shlex.quote(f"{directory}/armed")
     hooks: dict[str, Any] = dict(own) if isinstance(own, dict) else {}

@@ -349,8 +349,8 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _is_registered(pid: int, entry: dict[str, Any]) -> bool:
-    """Return whether the live process with this id is the one that registered itself: `procStart`
-    is the start of the process as Linux tells it."""
+    """Return whether the live process with this id is the one that registered itself. `procStart`
+    in the entry is the start time of the process as Linux reports it."""
     known = system.stat(pid)
     if known is None or known[0] in "ZX":
         return False

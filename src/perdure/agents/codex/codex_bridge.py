@@ -115,8 +115,8 @@ class BridgeLines:
 
 def die_with(parent: int) -> None:
     """Have this new process killed as soon as its parent ends. A server that loses its client, or
-    is asked to end, records in the thread that the user interrupted the turn on purpose; a killed
-    `exec` records nothing."""
+    is asked to end, records in the thread that the user interrupted the turn. A killed `exec`
+    records nothing, so the server is killed instead."""
     import ctypes
 
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -125,9 +125,9 @@ def die_with(parent: int) -> None:
 
 
 def guard(server: int) -> tuple[int, int]:
-    """Do the same where no kernel does it. A child kills the server when this process is gone; it
-    holds the server's input open, so that the server does not lose its client before. Return the
-    child and the descriptor that releases it."""
+    """Do the same as `die_with` on systems whose kernel cannot. A child process kills the server
+    when this process is gone. It also holds the server's input open, so that the server does not
+    lose its client before that. Return the child, and the descriptor that releases it."""
     waiting, releasing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -283,8 +283,8 @@ class Thread:
             )
 
     def wait_for(self, servers: dict[str, Any]) -> None:
-        """Wait until the user's MCP servers have started or failed, or the wait is over. Nothing is
-        printed before, because the first output line means that all long-lived processes are
+        """Wait until the user's MCP servers have started or failed, or the time is over. Nothing is
+        printed before that, because the first output line means that all long-lived processes are
         running."""
         names = {
             name
@@ -384,8 +384,9 @@ class Thread:
 
 
 def serve(thread: Thread) -> int:
-    """Run a turn for each input line, until the input ends or the server begins a turn on its own,
-    which `exec` would not see either. Return the exit code. Raise ServerRefused or Over."""
+    """Run a turn for each input line, until the input ends. Also stop when the server begins a turn
+    on its own, because `exec` would not see such a turn either. Return the exit code. Raise
+    ServerRefused or Over."""
     prompts, server, good = BridgeLines(0), thread.server, True
     poll = select.poll()
     poll.register(prompts.fd, select.POLLIN)

@@ -157,11 +157,14 @@ class CodexDriver:
         return refusals.prompt(launch) or refusals.arguments(launch, _RESERVED)
 
     def command(self, launch: Launch) -> Command:
-        """Return the command line. All flags are placed before `resume`, which takes few of them. A
-        flag of perdure's follows the user's arguments, so that none of them takes the subcommand as
-        its value. With answers of people it is the bridge's command, because `exec` asks nobody.
-        Raise ValueError for an invalid id, with which Codex would silently start a new
-        conversation."""
+        """Return the command line.
+
+        All flags are placed before `resume`, which takes few of them. The last flag before the
+        subcommand is perdure's, so that no argument of the user takes the subcommand as its value.
+        If people have answered requests, this is the command of the bridge, because `exec` asks
+        nobody. Raise ValueError for an invalid id, with which Codex would silently start a new
+        conversation.
+        """
         if launch.answers and launch.requests and (answering := _SERVER.bridged(launch)):
             return answering
         argv = [

@@ -35,7 +35,8 @@ def own_index(home: Path, session_id: str) -> Path | None:
 
 
 def _told(home: Path, session_id: str) -> Path | None:
-    """Return the path of the thread's file according to the newest index; None if it has none."""
+    """Return the path of the thread's file according to the newest index; None if the index has
+    none."""
     indexes = sorted(home.glob("state_*.sqlite"), key=lambda path: (len(path.name), path.name))
     if not indexes:
         return None

@@ -118,8 +118,8 @@ def _end(content: bytes) -> int | None:
 
 
 def _read(history: _History, content: bytes, end: int | None, *, own: bool) -> None:
-    """Read a file up to an ordinal. Later items were rolled back, unless the file is another
-    thread's."""
+    """Read the items of a file before the ordinal `end`. Later items of the thread itself (`own`)
+    were rolled back, and count as dropped; those of another thread are ignored."""
     for entry in json_lines.marked(_decodable(content), _TOLD):
         ordinal, payload = entry.get("ordinal"), entry.get("payload")
         aside = end is not None and isinstance(ordinal, int) and ordinal >= end

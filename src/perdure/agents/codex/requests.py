@@ -1,9 +1,9 @@
-"""Codex's calls that a person may allow: commands that its sandbox or its rules stopped, and
+"""Finds Codex's calls that a person may allow: commands that its sandbox or its rules stopped, and
 questions. Pure; written against 0.169.0.
 
-A call is known by what runs: the command, its directory, and that it runs without the sandbox. The
-app server asks with the same three when the model calls for it (`sandbox_permissions`). A command
-that failed in the sandbox is never asked for by Codex itself.
+A call is identified by what runs: the command, its directory, and that it runs without the sandbox.
+The app server's approval requests contain the same three if the model itself asked to run outside
+the sandbox (`sandbox_permissions`). Codex never asks for a command that failed in the sandbox.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from perdure.model.requests import OpenCall
 
 COMMANDS = {"exec_command": "cmd", "shell_command": "command"}
-"""The tools that run a command, and the name of the argument that has it."""
+"""Tools that run a command, each with the name of its argument for the command."""
 ESCALATED = "require_escalated"
 SHELLS = frozenset({"bash", "sh", "zsh"})
 _PLACES = frozenset({"/bin", "/usr/bin", "/usr/local/bin"})
@@ -29,14 +29,15 @@ _OTHERS = frozenset(
     yield_time_ms max_output_tokens timeout_ms
     """.split()
 )
-"""Arguments that a call may have: they do not change what runs."""
+"""Arguments that a call may have besides, because they do not change what runs."""
 _QUESTION = "request_user_input"
 _ASKS = "AskUserQuestion"
 """The name under which perdure keeps the questions of all agents."""
 
 
 def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
-    """Return the arguments by which a person allows a command, and the model repeats it."""
+    """Return the arguments that identify a command, for the approval by a person and for the call
+    that the model repeats."""
     return {
         COMMANDS[tool]: command,
         "workdir": os.path.normpath(directory),
@@ -45,8 +46,9 @@ def call_of(tool: str, command: str, directory: str) -> dict[str, str]:
 
 
 def asked_by_server(told: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """Return the calls, by each tool that can make them, that an approval request of the app server
-    is about; empty if it is about more than a command, or the command has another shell."""
+    """Return the calls that an approval request of the app server can be about, one for each tool
+    that runs commands. Empty if the request is about more than a command, or if another shell runs
+    the command."""
     if any(told.get(name) for name in ("networkApprovalContext", "additionalPermissions")):
         return []
     try:

@@ -32,7 +32,7 @@ _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
 """Calls that get a result: other calls are run by the service."""
 _RESULTS = frozenset(f"{name}_output" for name in _CALLS)
 BYTES_A_TOKEN = 4
-"""Assumed bytes of text in a token."""
+"""Assumed size of a token of text, in bytes."""
 _OWN_WORDS = (
     *(
         "<environment_context>",
@@ -223,8 +223,8 @@ def meta_of(content: bytes) -> dict[str, Any]:
 
 
 def parent(content: bytes) -> str:
-    """Return the id of the thread that this one was forked from, or an empty string. A resume needs
-    the parent's rollout, too."""
+    """Return the id of the thread that this one was forked from, or an empty string. To resume a
+    fork, Codex needs the parent's rollout too."""
     named = json_lines.text(meta_of(content).get("forked_from_id"))
     if is_id(named):
         return named

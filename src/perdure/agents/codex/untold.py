@@ -1,5 +1,5 @@
-"""Reads from the rollout the events about calls that Codex does not print. Pure; written against
-0.169.0.
+"""Finds calls and questions in the rollout that Codex does not print, and returns them as events.
+Pure; written against 0.169.0.
 
 `exec --json` has no line for a rejected call or for a question to the user. Both are only in the
 rollout, as the result of a `function_call`.

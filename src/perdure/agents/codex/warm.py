@@ -46,7 +46,7 @@ class CodexWarm:
         self._settings = settings
 
     def command(self, launch: Launch) -> Command | None:
-        # A kept server asks nobody, so answers to requests are given to a server of their own.
+        # A kept server asks nobody, so a launch with answers to requests gets a server of its own.
         if launch.last_word or (launch.answers and launch.requests):
             return None
         return self.bridged(launch)

@@ -243,8 +243,8 @@ class GeminiDriver:
 
 
 def _environ(given: Mapping[str, str]) -> dict[str, str]:
-    """Return the two switches, and NODE_OPTIONS with perdure's script after the task's own
-    options."""
+    """Return the variables that switch the relaunch off and trust the workdir, and NODE_OPTIONS
+    with perdure's script after the task's own options."""
     options = f"{given.get('NODE_OPTIONS', '')} --import={KEEP.as_uri()}".strip()
     return {
         "NODE_OPTIONS": options,

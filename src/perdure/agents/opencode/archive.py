@@ -180,8 +180,9 @@ class OpenCodeArchive:
         return copy
 
     def settled(self, row: Mapping[str, Any]) -> str:
-        """Return a prompt's or a finished answer's text, or a finished tool's arguments and result.
-        An import changes other fields. Of a message that gets no more parts, return its role."""
+        """Return the text of a prompt or a finished answer, or the arguments and result of a
+        finished tool: an import changes other fields. For a message that gets no more parts, return
+        its role."""
         part = row.get("data")
         kind, state = json_lines.part(part, "type"), json_lines.part(part, "state")
         if row.get("type") == "message":
@@ -199,8 +200,8 @@ class OpenCodeArchive:
         return ""
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
-        """Return the command `opencode session delete`, because an import changes no row that is
-        there. Return None for a session with subagents: they would be deleted with it."""
+        """Return the command `opencode session delete`, which is needed because an import changes
+        no existing row. Return None for a session with subagents: they would be deleted with it."""
         if _rows(home, _CHILDREN, checked(session_id)):
             return None
         return Command(argv=(program.path, "session", "delete", session_id), stdin=b"")

@@ -1,7 +1,7 @@
-"""Estimates what an answer used that a kill cut off. Pure. Read from OpenCode 1.18.33.
+"""Estimates the usage of an answer that a kill cut off. Pure. Read from OpenCode 1.18.33.
 
-A row of an answer has `tokens` of 0 until all of its tools have ended. Its request carried at least
-what the answer before it left: that one's input and output, and what was added since. The result
+The row of an answer has `tokens` of 0 until all of its tools have ended. Its request contained at
+least the input and output of the answer before it, and everything that was added since. The result
 depends only on the lines of `OpenCodeArchive.read`.
 """
 
@@ -16,8 +16,8 @@ from perdure.lateclass import dataclass
 from perdure.model import Reply, Usage
 
 BYTES_A_TOKEN = 3
-"""Bytes per token of the estimate, rounded up. Prose has about 4, source code between 3 and 4: an
-estimate that is too high ends a budget early, one that is too low lets it be overspent."""
+"""Assumed bytes of text in a token. Prose has about 4, source code between 3 and 4. An estimate
+that is too high ends a budget early; one that is too low lets the budget be overspent."""
 _STOPPED = "MessageAbortedError"
 
 
@@ -30,7 +30,8 @@ class _Story:
     carried: int = 0
     """Tokens of the answers so far, which the next request will include."""
     added: int = 0
-    """Bytes that were added since, and that the newest answer itself has said."""
+    """Size of the text that was added since that answer (`added`) and of the newest answer's own
+    text (`said`), in bytes."""
     said: int = 0
     newest: str = ""
     cut_off: bool = False
@@ -38,7 +39,7 @@ class _Story:
     def message(self, key: str, data: Any) -> None:
         if json_lines.part(data, "role") != "assistant":
             return
-        # What an answer without a count has said is in the next request all the same.
+        # The next request contains the text of an answer even if the answer has no count.
         self.added, self.said = self.added + self.said, 0
         self.newest, usage = key, step_usage(data)
         self.cut_off = _is_cut_off(data)
@@ -62,8 +63,8 @@ class _Story:
 
 
 def estimate(content: bytes, since: int) -> Reply | None:
-    """Return the newest answer with an estimated usage; None if its row has a count, if its request
-    failed, or if it is not among the lines after the first `since` bytes."""
+    """Return the newest answer with an estimated usage. None if its row has a count, if its request
+    failed, or if its row begins within the first `since` bytes."""
     lines = content.split(b"\n")
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):
@@ -91,7 +92,7 @@ def _message(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_cut_off(data: Any) -> bool:
-    """Return whether this is an answer without a count whose model was asked."""
+    """Return whether a row is an answer without a count, for which the model was asked."""
     usage, error = step_usage(data), json_lines.part(data, "error", "name")
     asked = json_lines.part(data, "time", "completed") is None or error == _STOPPED
     is_answer = json_lines.part(data, "role") == "assistant"
@@ -107,7 +108,8 @@ def _guess(story: _Story) -> Usage:
         cached=min(asked, last.input),
         estimated=True,
     )
-    # The CLI reports dollars by step: what the step before cost, in proportion.
+    # The CLI reports dollars for each step, so the cost is scaled from the step before by the
+    # number of tokens.
     if last.input:
         share = (asked + guess.output) / (last.input + last.output)
     else:

@@ -64,7 +64,7 @@ def first_reply(stage: Stage) -> Iterator[RowFinding]:
 
 
 def known_before(stage: Stage, begun: StageRun) -> RowFinding:
-    """Return how the id is known before the model has answered."""
+    """Return how the conversation's id is known before the model has answered."""
     row = "id-before-answer"
     if begun.launch.continuation.session_id:
         return RowFinding(row, True, "chosen by the caller")
@@ -126,7 +126,7 @@ def tool(stage: Stage) -> Iterator[RowFinding]:
 
 
 def the_call(ran: StageExit) -> RowFinding:
-    """Return what the model sees of a call that was killed."""
+    """Return how a call that was killed is shown to the model."""
     row = "call-after-kill"
     messages = ran.requests[-1].messages if ran.requests else ()
     call = next(

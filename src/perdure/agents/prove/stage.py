@@ -45,8 +45,8 @@ answers; OpenCode's own retries alone take 73 s."""
 SHORT_S = 45.0
 """Time limit of a turn that hangs forever on some CLIs, in seconds."""
 SETTLE_S = 10.0
-"""Time limit for a program that waits for its model to write its transcript, in seconds. Half of it
-is the limit for a leftover to end by itself."""
+"""Time limit for a program whose model does not answer to write its transcript, in seconds. Half of
+it is the limit for a leftover to end by itself."""
 GRACE_S = 5.0
 TICK_S = 0.05
 
@@ -344,8 +344,8 @@ class StageRun:
             os.kill(pid, signal.SIGKILL)
 
     def leaves_something(self) -> bool:
-        """Kill the program; return whether processes that it started live on. The shim, which would
-        end them at once, is stopped meanwhile."""
+        """Kill the program; return whether processes that it started live on. The shim would end
+        them at once, so it is stopped meanwhile."""
         shim = self.process.shim
         if shim is None:
             return False

@@ -37,9 +37,9 @@ class AnswerRecord:
     """Where the desk reports what an answer uses."""
 
     begun: Callable[[TokenCounts], None]
-    """Called with the usage in full when the first bytes were sent."""
+    """Called with the full usage when the first bytes were sent."""
     reported: Callable[[TokenCounts], None]
-    """Called with the usage that the client was told so far."""
+    """Called with the usage that was reported to the client so far."""
 
 
 _MODEL = {

@@ -188,8 +188,8 @@ class Rehearsal:
 
     @property
     def reported(self) -> dict[int, TokenCounts]:
-        """Return the usage that was reported to the client so far, by number of the request. An
-        answer that was cut off may have reported a part of it or nothing, depending on the
+        """Return the usage that was reported to the client so far, by number of the request. For an
+        answer that was cut off, a part of it or nothing may have been reported, depending on the
         dialect."""
         with self._arrived:
             return dict(self._reported)

@@ -1,8 +1,8 @@
-"""Answers of people to an agent's calls, as the programs between perdure and an agent read them.
+"""Reads people's answers to an agent's calls, for the programs between perdure and an agent.
 
-The bridges import it before they let a call run, without any other module of perdure, and with
-nothing but the standard library. The directory is the run's directory of requests, with the files
-that `agents.claude.hook` describes.
+The bridges import this module before they let a call run. It needs no other module of perdure, and
+only the standard library. The directory is the run's directory of requests, with the files that
+`agents.claude.hook` describes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def digest(tool: str, given: Any) -> str:
 
 
 def use(directory: str, *keys: str) -> bool:
-    """Return whether a person allowed the call that has one of these digests, and use the approval
-    up: the same call is not allowed a second time. A refusal wins."""
+    """Return whether a person allowed the call that has one of these digests. The approval is
+    used up: the same call is not allowed a second time. If there is also a refusal, the call is
+    refused."""
     try:
         known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -35,8 +35,8 @@ def sandboxed(output: str) -> bool:
 
 
 def main_argument(given: Any, names: Sequence[str]) -> str:
-    """Return the tool's main argument, cut to a length limit: its command, else the first text,
-    those with one of the names before all others."""
+    """Return the main argument of a tool, cut to a length limit: its command, else its first text.
+    Texts under one of the known names come before all others."""
     if not isinstance(given, dict):
         return ""
     if command := json_lines.text(given.get("command"), json_lines.COMMAND):

@@ -88,10 +88,10 @@ class Copies:
         """Append new content of the transcript to the copy; return whether the transcript was
         taken. Raise WorkspaceError (as on a full disk).
 
-        The copy is what perdure knows of the conversation. So a transcript that no longer begins
-        with it is not taken: nothing is written, and the result is False. `replace`: it is taken
-        nevertheless, because a person or perdure itself put it there; the earlier copy is moved
-        aside.
+        The copy is perdure's own record of the conversation. So a transcript that no longer begins
+        with the copy is not taken: nothing is written, and the result is False. With `replace` it
+        is taken nevertheless, because a person or perdure itself put it there; the earlier copy is
+        moved aside.
         """
         copy = self.of(driver.name, session_id)
         try:
@@ -261,7 +261,7 @@ class Copies:
         content: bytes,
         place: Path | None = None,
     ) -> tuple[Path, list[str]]:
-        """Put a mended transcript where the agent looks (or at `place`); every file of the
+        """Put a repaired transcript where the agent looks (or at `place`); every file of the
         conversation is first moved aside unchanged. Return the path and the moved files. Raise
         WorkspaceError."""
         remains = driver.remains(home, session_id)
@@ -321,12 +321,12 @@ class Copies:
 
     def _same_rows(self, driver: AgentDriver, copy: Path, transcript: Path) -> bool:
         """Return whether a conversation in an archive still begins with the rows of its copy, in
-        order; False without an archive.
+        order; False without an archive. Raise OSError.
 
-        OpenCode 1.18.33 changes a row until it is complete, so a copy from within a turn may have
-        rows that change later. Of those only kind and id are compared. A message that was not
-        complete in the copy, or had no parts yet, may have more parts by now, although another
-        process's messages come behind it. Raise OSError.
+        OpenCode 1.18.33 changes a row until it is complete, so a copy that was made during a turn
+        may have rows that change later. Only kind and id of such rows are compared. A message that
+        was not complete in the copy, or had no parts yet, may have more parts by now, even if
+        messages of another process follow it.
         """
         if driver.archive is None:
             return False
@@ -424,7 +424,7 @@ class _Row:
     message: str
     """The message to which a part belongs; empty for other rows."""
     settled: bytes
-    """Its content, once that no longer changes."""
+    """Content of the row, once it no longer changes."""
 
 
 def _rows(archive: Archive, content: bytes) -> list[_Row]:

@@ -31,7 +31,7 @@ SETTLED_NS = 2_000_000_000
 may be written again without a change of its times."""
 
 STARRED = late_pattern(rb"\*{4,}")
-"""Stars that `Redactor` writes in place of a secret, or of the part of one that is visible in
+"""Asterisks that `Redactor` writes in place of a secret, or of the visible part of a secret in
 base64."""
 
 Identity = tuple[int, int, int, int]
