@@ -77,12 +77,12 @@ class Continuation:
     checkpoint: int = 0
     """The checkpoint whose conversation is put back, on the rung `checkpoint`."""
     compact: bool = False
-    """The CLI compacts the conversation before it goes on."""
+    """Whether the CLI compacts the conversation before it continues it."""
     rolls_over: bool = False
-    """The previous conversation is whole, but too long. It is asked for a summary, and a new one
-    goes on in its place."""
+    """Whether the previous conversation is complete, but too long. It is asked for a summary, and a
+    new conversation continues in its place."""
     expired: int = 0
-    """When (ms) the conversation's lifetime had ended; 0: it has not ended."""
+    """Time (ms) at which the conversation's lifetime had ended; 0: it has not ended."""
     standing: Standing = Standing.WHOLE
     """The state in which the agent's own transcript was found, before anything replaced it."""
     shown: Shown | None = None
@@ -119,8 +119,8 @@ class Evidence:
     fork: whether its history begins with the parent's prompts, or names the parent as its
     beginning."""
     parent_kept: bool | None = None
-    """Whether a fork's parent has what it had, with nothing of this attempt written into it; None
-    if this is no fork."""
+    """Whether the parent of a fork still has its earlier content, with nothing of this attempt
+    written into it; None if this is no fork."""
     known_kept: bool | None = None
     """Whether the bytes of `last_known` are the first bytes of `before`; None if nothing was
     known."""
@@ -195,18 +195,18 @@ class Launch:
     """Marks of what is known of the conversation (see `ItemsMarked`), for an agent whose transcript
     cannot be read."""
     mark: str = ""
-    """The attempt's own mark, set as the conversation's title. For a CLI that reports a
-    conversation's id late."""
+    """The attempt's own mark. A CLI that reports a conversation's id late gets it as the
+    conversation's title."""
     last_word: bool = False
-    """The agent is asked for its last word in a fixed form, if its CLI supports that."""
+    """Whether the agent is asked for its last word in a fixed form, if its CLI supports that."""
     requests: str = ""
     """The run's directory of requests, for an agent that may ask a person; empty if it may
     not."""
     answers: bool = False
-    """The launch gives answers to requests."""
+    """Whether the launch gives answers to requests."""
     parked: tuple[str, ...] = ()
-    """Ids of calls that wait in the conversation for an answer that this launch gives. There is no
-    prompt then."""
+    """Ids of calls that wait in the conversation for an answer that this launch gives. If there are
+    any, the launch has no prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,7 +262,7 @@ class Attempt:
     outcome: Outcome | None = None
     usage: Usage = NO_USAGE
     fill: Fill | None = None
-    """How full its conversation was when it ended; None if unknown."""
+    """The fill of the attempt's conversation when it ended; None if unknown."""
     receipt: Receipt | None = None
     work: str = ""
-    """The verdict on its work when it ended (`model.work.WorkVerdict`), for lists."""
+    """The verdict on the attempt's work when it ended (`model.work.WorkVerdict`), for lists."""

@@ -9,15 +9,15 @@ from perdure.lateclass import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CopyPart:
-    """The first `size` bytes of an own copy: what a checkpoint keeps of a conversation. Copies only
-    grow, so these bytes do not change."""
+    """The first `size` bytes of an own copy, which a checkpoint keeps of a conversation. Copies
+    only grow, so these bytes do not change."""
 
     session_id: str
     name: str
     """`main` is the transcript; `beside/...` is a file next to it."""
     size: int
     sha256: str
-    """The digest of these bytes. The part is found by it, even if the copy was moved aside
+    """The digest of these bytes. The part is found by this digest, even if the copy was moved aside
     since."""
 
 
@@ -32,7 +32,7 @@ NO_WORK = frozenset(
         "it is special",
     }
 )
-"""Reasons for leaving something out of a checkpoint that mean that no work is missing."""
+"""Those reasons for leaving something out of a checkpoint that mean that no work is missing."""
 
 
 CLEAN_UP = "clean-up"
@@ -44,8 +44,8 @@ where the agent stopped."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """A workdir as a checkpoint keeps it: a commit under a ref of perdure's own. The user's HEAD,
-    index and branches are not touched."""
+    """A workdir as a checkpoint keeps it: a commit under one of perdure's own refs. The user's
+    HEAD, index and branches are not touched."""
 
     commit: str
     ref: str
@@ -55,11 +55,12 @@ class Saved:
     head: str = ""
     """The commit of the workdir's HEAD; empty without git."""
     branch: str = ""
-    """Empty without git, and for a detached HEAD."""
+    """The workdir's branch; empty without git, and for a detached HEAD."""
     changed: int = 0
     untracked: int = 0
     left_out: tuple[tuple[str, str], ...] = ()
-    """Name and reason; a directory's name ends in a slash."""
+    """Names of files and directories that were left out, each with the reason; a directory's name
+    ends in a slash."""
     unsteady: tuple[str, ...] = ()
     """Files that were written to while they were being read."""
 
@@ -72,21 +73,21 @@ class Saved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Workdir and conversation of a run, saved together. It exists only when both halves are
-    there."""
+    """Workdir and conversation of a run, saved together. A checkpoint exists only when both halves
+    are there."""
 
     run: str
     number: int
-    """Counts the checkpoints of a workdir. Several runs may share one workdir."""
+    """Number of the checkpoint among those of its workdir. Several runs may share one workdir."""
     attempt: int
     at: int
     why: str
-    """Why it was taken: `turn` (after a turn), `tool` (while the agent worked), `stop` (perdure was
-    asked to stop), `end` of the attempt, `adopted`, `restore` (before a restore), `clean-up`
-    (before a clean-up)."""
+    """Why the checkpoint was taken: `turn` (after a turn), `tool` (while the agent worked), `stop`
+    (perdure was asked to stop), `end` of the attempt, `adopted`, `restore` (before a restore),
+    `clean-up` (before a clean-up)."""
     workdir: Saved
     session_id: str = ""
-    """Empty if nothing had been said yet."""
+    """The conversation's id; empty if nothing had been said yet."""
     conversation: tuple[CopyPart, ...] = ()
     """The transcript first, then the files that belong to it, then the conversations that it goes
     on from."""

@@ -70,9 +70,9 @@ class ContinuityPolicy(StrEnum):
 
 
 class WhenFull(StrEnum):
-    """The policy for a conversation that is nearly too long for its model. `cli`: the CLI does what
-    it does by itself. `compact`: the CLI is told to compact it. `roll-over`: a new conversation
-    goes on with a summary. `stop`: the run waits for a person."""
+    """The policy for a conversation that is nearly too long for its model. `cli`: the CLI decides.
+    `compact`: the CLI is told to compact the conversation. `roll-over`: a new conversation
+    continues with a summary. `stop`: the run waits for a person."""
 
     CLI = "cli"
     COMPACT = "compact"
@@ -100,9 +100,9 @@ class Permissions(StrEnum):
 
 
 class MapWhen(StrEnum):
-    """Which prompts get the project map. `off`: none. `fallback`: those of an agent whose
-    conversation does not know the files, because it has none or has lost it. `first`: also the
-    first prompt of each conversation. `always`: all."""
+    """Which prompts get the project map. `off`: none. `fallback`: prompts in conversations that do
+    not contain the files, because the agent has no conversations or has lost this one. `first`:
+    also the first prompt of each conversation. `always`: all."""
 
     OFF = "off"
     FALLBACK = "fallback"
@@ -148,11 +148,11 @@ class Standing(StrEnum):
 
     ABSENT = "absent"
     WHOLE = "whole"
-    """It begins with all that perdure has seen; it may have grown."""
+    """The transcript begins with everything that perdure has seen; it may have grown."""
     CHANGED = "changed"
-    """Something that perdure has seen is missing or different."""
+    """A part that perdure has seen is missing or different."""
     FOREIGN = "foreign"
-    """It is another conversation: no prompt that perdure knows is in it."""
+    """The transcript is of another conversation: it contains no prompt that perdure knows."""
 
 
 PUT_BACK = frozenset({Rung.COPY, Rung.REPAIRED, Rung.CHECKPOINT})
@@ -188,8 +188,8 @@ class OnExpiry(StrEnum):
 
 class ColdCache(StrEnum):
     """The policy for a conversation that was idle for so long that the model's service has to read
-    all of it again. `resume`: it goes on. `compact`: it is compacted if that costs less.
-    `cheapest`: the cheapest way is taken. `ask`: a person is asked if another way would cost
+    all of it again. `resume`: it is continued unchanged. `compact`: it is compacted if that costs
+    less. `cheapest`: the cheapest way is taken. `ask`: a person is asked if another way would cost
     less."""
 
     RESUME = "resume"
@@ -199,7 +199,7 @@ class ColdCache(StrEnum):
 
 
 class OnEdit(StrEnum):
-    """The policy for a task file that the agent has edited when a newer version of it is given.
+    """The policy for a task file if the agent has edited it and a newer version of it is given.
     `keep`: the agent's version is kept. `replace`: the new version replaces it, after a backup.
     `merge`: both are merged."""
 
@@ -209,8 +209,9 @@ class OnEdit(StrEnum):
 
 
 class FileAction(StrEnum):
-    """The action taken on a task file. `conflict`: both sides changed it, and a person or the agent
-    has to resolve that. `dropped`: it is no longer a task file, but is left in the workdir."""
+    """The action taken on a task file. `conflict`: both sides changed the file, and a person or the
+    agent has to resolve that. `dropped`: the file is no longer a task file, but is left in the
+    workdir."""
 
     WRITTEN = "written"
     SAME = "same"

@@ -28,7 +28,7 @@ class Leftover(msgspec.Struct, frozen=True):
     command: str
     """Its command line, at most 500 characters."""
     age_s: float
-    """How long it had been running by then, in seconds."""
+    """Time that the process had been running by then, in seconds."""
     became: str = "ended"
     """Its fate: `ended` or `kept`."""
 
@@ -47,8 +47,8 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
     """How the agent says that it opened the conversation: `new`, `loaded` or `resumed`. Set only
     for agents whose transcript cannot be read."""
     replayed: int | None = None
-    """Number of known prompts, answers and tool calls that it replayed, which is all of them; null
-    if it replays nothing."""
+    """Number of known prompts, answers and tool calls that the agent replayed, which is all of
+    them; null if it replays nothing."""
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
@@ -59,7 +59,7 @@ class ItemsMarked(Event, frozen=True, tag="items_marked"):
     session_id: str
     marks: tuple[str, ...]
     ended: bool = False
-    """The turn ended, and these are all of its marks."""
+    """Whether the turn ended, so that these are all of its marks."""
 
 
 class TurnStarted(Event, frozen=True, tag="turn_started"):
@@ -71,7 +71,8 @@ class Said(Event, frozen=True, tag="said"):
 
     text: str
     aside: bool = False
-    """Said by a helper that the agent started. It is not part of the conversation itself."""
+    """Whether a helper that the agent started said this. Such text is not part of the conversation
+    itself."""
 
 
 class SaidPart(Event, frozen=True, tag="said_part"):
@@ -88,11 +89,11 @@ class ToolStarted(Event, frozen=True, tag="tool_started"):
     name: str
     summary: str = ""
     aside: bool = False
-    """Called by a helper that the agent started. The call is not part of the conversation
-    itself."""
+    """Whether a helper that the agent started made the call. Such a call is not part of the
+    conversation itself."""
     hint: str = ""
-    """The tool's effect: `reads`, `edits` (files), `runs` (a shell command) or `destroys`. It comes
-    from the agent, or from the server of the tool through the agent. Empty: not reported."""
+    """The tool's effect: `reads`, `edits` (files), `runs` (a shell command) or `destroys`. It is
+    reported by the agent, or by the tool's server through the agent. Empty: not reported."""
 
 
 class ToolEnded(Event, frozen=True, tag="tool_ended"):
@@ -119,7 +120,8 @@ class ToolDenied(Event, frozen=True, tag="tool_denied"):
     reason: str = ""
     """The explanation that the agent was given."""
     deferred: bool = False
-    """The call was put off by a hook rather than denied: the turn ended before it could run."""
+    """Whether a hook put the call off rather than denied it. The turn then ended before the call
+    could run."""
     aside: bool = False
     """As in `ToolStarted`."""
 
@@ -130,9 +132,9 @@ class QuestionAsked(Event, frozen=True, tag="question_asked"):
     tool_id: str
     text: str
     options: tuple[str, ...] = ()
-    """The answers that it offered to choose from."""
+    """The answers that the agent offered."""
     settled: bool = False
-    """The agent decided by itself and went on working."""
+    """Whether the agent decided by itself and went on working."""
 
 
 class ReplyCut(Event, frozen=True, tag="reply_cut"):
@@ -144,7 +146,7 @@ class ReplyCut(Event, frozen=True, tag="reply_cut"):
 
 
 class LastWordGiven(Event, frozen=True, tag="last_word_given"):
-    """The agent gave its last word in the form that it was asked for (`last_word`). It is the
+    """The agent gave its last word in the form that was requested (`last_word`). This is the
     agent's own account, and never makes an attempt a success."""
 
     status: str
@@ -170,9 +172,11 @@ class UsageSeen(Event, frozen=True, tag="usage_seen"):
 
 
 class ReplySeen(Event, frozen=True, tag="reply_seen"):
-    """The usage of one answer of the model so far, as the agent reports it during the turn. The
-    journal never contains this event. `UsageCounted` holds the sum, until the agent reports its
-    final figure (`UsageSeen`)."""
+    """The usage of one answer of the model so far, as the agent reports it during the turn.
+
+    The journal never contains this event. Instead, `UsageCounted` holds the sum until the agent
+    reports its final figure (`UsageSeen`).
+    """
 
     reply: Reply
 
@@ -183,14 +187,14 @@ class RequestSeen(Event, frozen=True, tag="request_seen"):
 
 
 class ContextSeen(Event, frozen=True, tag="context_seen"):
-    """How full the conversation is. `tokens` is what a request carried (0: only the window is
-    reported). `window` is what the model can take (0: not reported)."""
+    """The fill of the conversation. `tokens` is the size of a request (0: only the window is
+    reported). `window` is the size of the model's window (0: not reported)."""
 
     tokens: int = 0
     window: int = 0
     model: str = ""
     compacted: bool = False
-    """The conversation was just compacted; `tokens` is what is left."""
+    """Whether the conversation was just compacted; `tokens` is then what is left."""
 
 
 class RetrySeen(Event, frozen=True, tag="retry_seen"):
@@ -291,8 +295,8 @@ class AgentLaunched(Event, frozen=True, tag="agent_launched"):
 
 
 class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
-    """The agent's process was kept after the attempt, for the next one. `memory` is the resident
-    memory of the process and its descendants, in bytes."""
+    """The agent's process was kept after the attempt, for the next attempt. `memory` is the
+    resident memory of the process and its descendants, in bytes."""
 
     pid: int
     turn: int
@@ -300,7 +304,7 @@ class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
 
 
 class AgentLetGo(Event, frozen=True, tag="agent_let_go"):
-    """The agent's process should have been kept for the next attempt, but was not."""
+    """The agent's process should have been kept for the next attempt, but was ended."""
 
     pid: int
     turn: int
@@ -340,7 +344,7 @@ class SessionRetired(Event, frozen=True, tag="session_retired"):
 
 class Compacted(Event, frozen=True, tag="compacted"):
     """The agent compacted its conversation: `before` and `after` are its length in tokens. `asked`:
-    perdure had told it to."""
+    whether perdure had requested that."""
 
     session_id: str
     before: int
@@ -357,14 +361,14 @@ class NotCompacted(Event, frozen=True, tag="not_compacted"):
 
 
 class Summarised(Event, frozen=True, tag="summarised"):
-    """In the last turn of a conversation the agent was asked what the next one has to know. An
-    empty text means that it gave no summary."""
+    """In the last turn of a conversation, the agent was asked for a summary for the next
+    conversation. An empty text means that it gave none."""
 
     session_id: str
     text: str
     usage: Usage = Usage()
     reason: str = ""
-    """Why there is no text."""
+    """The reason if there is no text."""
 
 
 class RolledOver(Event, frozen=True, tag="rolled_over"):
@@ -427,8 +431,8 @@ class MapMissed(Event, frozen=True, tag="map_missed"):
 
 class FilesPlanned(Event, frozen=True, tag="files_planned"):
     """Task files of one version of the instructions are about to be put into the workdir. Many
-    files are split over several of these events. After a kill before `FilesPlaced`, the next
-    attempt completes them."""
+    files are split over several of these events. If a kill comes before `FilesPlaced`, the next
+    attempt completes the plan."""
 
     version: int
     files: tuple[FileChange, ...]
@@ -484,7 +488,7 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     """The number of the checkpoint that holds what was there before the restore; 0 if nothing
     was."""
     files_only: bool = False
-    """Only files were restored; the conversation was left as it was."""
+    """Whether only files were restored and the conversation was left as it was."""
     moved_from: str = ""
     """The host that had the files until then; empty if a person restored them."""
     retired: tuple[int, ...] = ()
@@ -495,12 +499,12 @@ class RunTakenIn(Event, frozen=True, tag="run_taken_in"):
     """A run was taken up from another machine, with the conversation and files of a checkpoint."""
 
     origin: str
-    """The run's id there."""
+    """The run's id on the other machine."""
     number: int
-    """The checkpoint's number there."""
+    """The checkpoint's number on the other machine."""
     source: str
     dropped: tuple[str, ...] = ()
-    """Parts of its spec that this machine does not allow."""
+    """Parts of the run's spec that this machine does not allow."""
 
 
 class PlaceLost(Event, frozen=True, tag="place_lost"):
@@ -525,8 +529,8 @@ class DriftSeen(Event, frozen=True, tag="drift_seen"):
 
 
 class TranscriptMended(Event, frozen=True, tag="transcript_mended"):
-    """A broken transcript was repaired: a copy was mended, proven to work, and put in its place.
-    The files that were there before were moved aside."""
+    """A broken transcript was repaired: a repaired copy was proven to work, and was put in its
+    place. The files that were there before were moved aside."""
 
     session_id: str
     path: str
@@ -569,7 +573,7 @@ class VerifyEnded(Event, frozen=True, tag="verify_ended"):
     """The verify command ended. `output` is the most telling part of its output."""
 
     code: int
-    """The exit code. 124: it took too long; 125: it wrote more than is kept."""
+    """The exit code. 124: the check took too long; 125: its output exceeded the limit."""
     output: str
     command: str = ""
     round: int = 0
@@ -581,8 +585,8 @@ class VerifyEnded(Event, frozen=True, tag="verify_ended"):
 
 
 class WorkSeen(Event, frozen=True, tag="work_seen"):
-    """After the attempt perdure compared the workdir, once, with what the attempt began with. The
-    fields are those of `model.work.WorkReport`."""
+    """After the attempt, perdure compared the workdir with the state that the attempt began with.
+    This happens once in each attempt. The fields are those of `model.work.WorkReport`."""
 
     against: str
     files: tuple[FileOfWork, ...] = ()
@@ -617,7 +621,7 @@ class RunReassigned(Event, frozen=True, tag="run_reassigned"):
 
 
 class SettingsChanged(Event, frozen=True, tag="settings_changed"):
-    """A person changed settings of the run other than its prompt: limits, its check, its model."""
+    """A person changed settings of the run other than its prompt: limits, the check, the model."""
 
     names: tuple[str, ...]
 
@@ -664,8 +668,8 @@ class RequestAnswered(Event, frozen=True, tag="request_answered"):
 
 
 class RequestGiven(Event, frozen=True, tag="request_given"):
-    """An attempt was given the answer to a request. `parked`: the very call waits in the
-    conversation, and is run or refused there; else the prompt tells the answer."""
+    """An attempt was given the answer to a request. `parked`: the call itself waits in the
+    conversation and is run or refused there; otherwise the prompt reports the answer."""
 
     number: int
     answer: str
@@ -687,8 +691,8 @@ class RunOpened(Event, frozen=True, tag="run_opened"):
 
 class RunTakenBack(Event, frozen=True, tag="run_taken_back"):
     """The person gave the conversation back. `turns` is the number of prompts that were added.
-    `others` are the conversations that were begun beside it. `rewound`: the person took its newest
-    part back."""
+    `others` are the conversations that were begun beside it. `rewound`: the person removed the
+    newest part of the conversation."""
 
     session_id: str
     turns: int = 0

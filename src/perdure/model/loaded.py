@@ -1,9 +1,10 @@
-"""Compares what a resume would show to the model with what the model was shown before.
+"""Compares the items that a resume would show to the model with those that the model was shown
+before.
 
 A transcript can have all its bytes and still be loaded without its newest turns: a person rewound
-it, another program wrote its own branch, or the CLI compacted it. A driver therefore reports what
-its CLI would load, as a list of items (`AgentDriver.loads`), and `compare` compares that with what
-perdure knows. Pure. Used by the engine for receipts, and by the drivers.
+it, another program wrote its own branch, or the CLI compacted it. A driver therefore reports the
+items that its CLI would load (`AgentDriver.loads`), and `compare` compares them with the known
+ones. Pure. Used by the engine for receipts, and by the drivers.
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Item:
     said: str = ""
     """The beginning of the text on one line, for quoting."""
     made_up: bool = False
-    """The agent's CLI wrote this in place of something that was never recorded: a result "outcome
-    unknown", or an answer that no model gave. It proves nothing, so `compare` ignores it."""
+    """Whether the agent's CLI wrote this in place of something that was never recorded: a result
+    "outcome unknown", or an answer that no model gave. Such an item proves nothing, so `compare`
+    ignores it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,8 @@ class Loaded:
 
 
 class Relation(StrEnum):
-    """How the loaded items relate to the known ones. If several apply, the worst."""
+    """How the loaded items relate to the known ones. If several relations apply, this is the
+    worst."""
 
     WHOLE = "whole"
     """Every known item is shown, in order."""
@@ -233,8 +236,7 @@ def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: b
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:
-    """Return the places of those known items, of the given ones, that are also in `among`, in its
-    order."""
+    """Return those of the given places whose known items are also in `among`, in the same order."""
     if not among:
         return set()
     there = _aligned([ours[at] for at in places], [each for each in among if not each.made_up])
@@ -307,7 +309,8 @@ def _same(one: Item, other: Item) -> bool:
 
 
 def _mark(each: Item) -> tuple[str, str]:
-    """Return what distinguishes an item from others: its key if it has one, else its text."""
+    """Return the part of an item that distinguishes it from others: its key if it has one, else its
+    text."""
     return (each.kind, each.key or each.digest)
 
 

@@ -102,7 +102,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """One message to one channel. Times in ms by the store's clock."""
 
     id: str
-    """The same for every try, so that a receiver recognizes a repetition."""
+    """Id of the notice, the same for every try, so that a receiver recognizes a repetition."""
     channel: str
     line: int
     """The line of the audit trail that the notice reports."""

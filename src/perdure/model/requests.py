@@ -45,11 +45,11 @@ class OpenCall:
     """The id of the call in the conversation."""
     tool: str
     input: str
-    """Its complete arguments as JSON."""
+    """The complete arguments of the call as JSON."""
     summary: str = ""
-    """Its main argument, as in `ToolStarted`."""
+    """The main argument of the call, as in `ToolStarted`."""
     parked: bool = False
-    """The call waits in the conversation; the CLI can still run it."""
+    """Whether the call waits in the conversation, so that the CLI can still run it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +71,8 @@ class AgentRequest:
     sha256: str
     """Digest of tool and arguments as the agent gave them. Only a call with this digest is run."""
     parked: bool
-    """The very call waits in the conversation. If not, the agent is told the answer in its next
-    prompt and has to make the call again."""
+    """Whether the call itself waits in the conversation. If not, the agent is told the answer in
+    its next prompt and has to make the call again."""
     asked: int
     expires: int
     state: RequestState = RequestState.OPEN

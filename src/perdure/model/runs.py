@@ -58,13 +58,13 @@ class TaskRun:
     lease_until: int = 0
     finished: int | None = None
     origin: str = ""
-    """The run's id on the machine that it came from; empty for one that began here."""
+    """The run's id on the machine that it came from; empty for a run that began here."""
     host: str = ""
-    """In a shared database: the id of the host that has its workdir and conversation. Empty if any
-    host may begin."""
+    """In a shared database: the id of the host that has the run's workdir and conversation. Empty
+    if any host may begin."""
     host_name: str = ""
     account: str = ""
-    """The account whose limits its newest attempt used; empty if unknown."""
+    """The account whose limits the newest attempt used; empty if unknown."""
 
     @property
     def scope(self) -> str:
@@ -106,14 +106,14 @@ class Parking:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One of several installations that share a database. A host works with one state directory, on
-    one machine."""
+    """One of several installations that share a database. A host is one state directory on one
+    machine."""
 
     id: str
     name: str
     patience_s: float | None = None
-    """How long (seconds) it leaves a due run to the host that has the run's files. None: for ever,
-    because it could not fetch the files."""
+    """Time, in seconds, for which this host leaves a due run to the host that has the run's files.
+    None: for ever, because this host could not fetch the files."""
 
     @property
     def label(self) -> str:

@@ -52,15 +52,16 @@ class Session:
     tasks: int = 0
     """Number of runs whose prompts it was given; further instructions of one run do not count."""
     lifetime_s: float = 0.0
-    """Seconds without use after which it expires; 0: as the settings say."""
+    """Lifetime of the session: seconds without use after which it expires; 0: as the settings
+    say."""
     expires: int = 0
     """When (ms) it expires, unless it is used before; 0: never."""
     revision: int = field(default=0, compare=False)
-    """Counts the changes stored for its key; the store sets it. A record with a smaller number is
-    older."""
+    """Number of changes stored for the session's key; set by the store. Of two records, the one
+    with the smaller number is older."""
 
     def used(self, at: int, usual_s: float = 0.0) -> Session:
-        """Return the record after a use at this time (ms). Its lifetime, or else the usual one,
+        """Return the record after a use at this time (ms). Its own lifetime, else the usual one,
         starts again."""
         lasts_s = self.lifetime_s or usual_s
         return replace(self, updated=at, expires=at + int(lasts_s * 1000) if lasts_s else 0)

@@ -22,7 +22,7 @@ class TaskSpec:
     base: str = ""
     branch: str = ""
     here: str = ""
-    """The directory to work in as it is; no worktree is made."""
+    """The directory in which the agent works directly; no worktree is made."""
     service: str = ""
     task: str = ""
     scope: str = ""
@@ -38,16 +38,16 @@ class TaskSpec:
     env: dict[str, str] = field(default_factory=dict)
     """Variables for the agent, given with --env NAME=VALUE."""
     pass_env: tuple[str, ...] = ()
-    """Names of the user's variables that the agent gets besides its own, given with --env NAME; no
-    value is stored."""
+    """Names of the user's variables that are passed to the agent in addition to its usual ones,
+    given with --env NAME; no value is stored."""
     timeout_s: float = 3600.0
-    """An attempt that takes longer is ended; 0 means no limit."""
+    """Time limit of an attempt, in seconds; 0 means no limit."""
     stall_s: float = 600.0
-    """An attempt that is silent for longer is ended (five times as long inside a tool); 0 means no
-    limit."""
+    """Time without output after which an attempt is ended, in seconds (five times as long inside a
+    tool); 0 means no limit."""
     attempts: int = 3
     budget_usd: float = 0.0
-    """All attempts together; 0 means no limit."""
+    """Budget for all attempts together, in US dollars; 0 means no limit."""
     continuity: ContinuityPolicy = ContinuityPolicy.DISCLOSE
     when_full: str = ""
     """The policy for a conversation that is nearly full (`WhenFull`). Empty: the user's setting."""
@@ -73,7 +73,7 @@ class TaskSpec:
     """Number of failed checks that go back to the agent, for each version of the instructions. They
     use up none of the attempts."""
     verify_timeout_s: float = 1800.0
-    """A check that takes longer is ended and has failed; 0 means no limit."""
+    """Time limit of a check, in seconds; a check that takes longer has failed. 0 means no limit."""
     labels: dict[str, str] = field(default_factory=dict)
     map: str = ""
     """Which prompts get the project map (see MapWhen). Empty: the user's setting."""
@@ -81,7 +81,7 @@ class TaskSpec:
     """The title of the issue or pull request that the run is about, with its number. Empty: the
     first words of the prompt. A dispatch sets this."""
     link: str = ""
-    """The http(s) address of that issue or pull request."""
+    """The http(s) address of the issue or pull request."""
     rule: str = ""
     """The `[agents.NAME]` rule that the run belongs to: it is shown as the run's role, and
     sets the author of commits and the number of runs at the same time. Only a dispatch sets
@@ -105,7 +105,8 @@ class Given:
 
     files: tuple[TaskFile, ...] = ()
     whole: bool = False
-    """These are all task files: a file given before and missing here is no longer a task file."""
+    """Whether these are all task files. A file that was given before and is missing here is then no
+    longer a task file."""
     on_edit: OnEdit = OnEdit.MERGE
 
 
@@ -121,7 +122,7 @@ class Context:
     text: str
     at: int
     given: Given = NOTHING_GIVEN
-    """The task files that came with it."""
+    """The task files that came with this version."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

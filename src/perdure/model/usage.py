@@ -51,31 +51,32 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer of the model, and its usage as far as reported. A CLI reports it several times;
-    the output tokens come last."""
+    """One answer of the model, and its usage as far as reported. A CLI reports the same answer
+    several times; the output tokens come last."""
 
     id: str
     """The service's id of the answer, or another key that distinguishes it. Empty: the answer that
     was reported last."""
     usage: Usage
     model: str = ""
-    """Empty: not reported."""
+    """Name of the model; empty if not reported."""
     hour: int = 0
     """The part of `usage.cache_write` that the cache keeps for an hour."""
     unnamed: bool = False
-    """A count of the whole conversation, from a CLI that does not name its replies. It is ignored
-    beside replies with names."""
+    """Whether this is a count of the whole conversation, from a CLI that does not name its replies.
+    Such a count is ignored if there are replies with names."""
     at: int = 0
-    """When it was written, in ms; 0: not reported."""
+    """Time at which the answer was written, in ms; 0: not reported."""
     begins: bool = False
-    """Only its beginning is reported here, so its output is still to come."""
+    """Whether only the beginning of the answer is reported here, so that its output is still to
+    come."""
     ends: bool = False
-    """Its end is reported here."""
+    """Whether the end of the answer is reported here."""
     calls: bool = False
-    """It called a tool, so the agent will ask its model again."""
+    """Whether the answer called a tool, so that the agent will ask its model again."""
 
     def merge(self, later: Reply) -> Reply:
-        """Return the combined reply: of each count, the larger one."""
+        """Return the combined reply, with the larger one of each count."""
         usage = Usage(
             max(self.usage.input, later.usage.input),
             max(self.usage.output, later.usage.output),
@@ -97,20 +98,20 @@ class Reply:
 
     @property
     def cut(self) -> bool:
-        """Return whether its beginning was reported, and its end was not."""
+        """Whether the beginning of the answer was reported, and its end was not."""
         return self.begins and not self.ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
-    """How full a conversation is: the size of its newest request, and the window of its model, in
+    """The fill of a conversation: the size of its newest request, and the window of its model, in
     tokens."""
 
     tokens: int = 0
-    """Input of the newest request, including cached parts; after a compaction, what the CLI says is
-    left. 0: there was no request, or it is unknown."""
+    """Input of the newest request, including cached parts; after a compaction, the size that the
+    CLI reports as left. 0: there was no request, or its size is unknown."""
     window: int = 0
-    """0: unknown."""
+    """Window of the model; 0: unknown."""
     model: str = ""
     source: str = ""
     """The source of `window`: `agent`, `setting` or `table`."""
@@ -130,4 +131,4 @@ class CompactAt:
     window: int = 0
     percent: int = 0
     given: bool = False
-    """The window was set by the user, so the CLI has to be told."""
+    """Whether the user set the window, so that the CLI has to be told."""

@@ -21,7 +21,7 @@ NAME = 300
 
 
 class WorkVerdict(StrEnum):
-    """The verdict on an attempt's work, by the evidence. The rules:
+    """The verdict on an attempt's work, based on evidence. The rules are in
     docs/reference/work_report.md."""
 
     DONE = "done"
@@ -62,7 +62,8 @@ class CheckOfWork(WorkPart, frozen=True):
     """`verify` or `agent`."""
     code: int | None = None
     passed: bool | None = None
-    """None: the exit code is not the check's own (as in a pipe), or its end was not seen."""
+    """Whether the check passed. None: the exit code is not the check's own (as in a pipe), or the
+    check's end was not seen."""
 
 
 class DeniedCall(WorkPart, frozen=True):
@@ -89,11 +90,12 @@ class EffectOfWork(WorkPart, frozen=True):
     command: str
     ok: bool | None = None
     possible: bool = False
-    """True if the command is only not known to be local."""
+    """Whether the effect is only possible, because the command is not known to be local."""
 
 
 class LastWordOfWork(WorkPart, frozen=True):
-    """The agent's own account, in the form that it was asked for (`last_word`). Never evidence."""
+    """The agent's own account, in the form that was requested (`last_word`). It is never
+    evidence."""
 
     status: str
     """`done`, `nothing_to_do`, `incomplete` or `blocked`."""
@@ -129,13 +131,13 @@ class WorkReport(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[CheckOfWork, ...] = ()
     denied: tuple[DeniedCall, ...] = ()
     ruled: tuple[str, ...] = ()
-    """The saved rules that decided about its calls instead of a person, in words."""
+    """The saved rules that decided about the agent's calls instead of a person, in words."""
     question: str = ""
     left: tuple[LeftProcess, ...] = ()
     effects: tuple[EffectOfWork, ...] = ()
     last_message: str = ""
     """The beginning of the agent's last words. The attempt's `result` has all of them."""
     last_word: LastWordOfWork | None = None
-    """The agent's account in a fixed form; null if it was not asked for one, or gave none."""
+    """The agent's account in a fixed form; null if none was requested or given."""
     contradictions: tuple[str, ...] = ()
     """Claims of the agent that the facts contradict, in sentences."""

@@ -65,7 +65,7 @@ class Intent:
     """The number of the issue or pull request; 0 for a branch, and for a failed check that names
     none."""
     pull: bool = False
-    """The number is a pull request's (a merge request's)."""
+    """Whether the number is that of a pull request (on GitLab, a merge request)."""
     author: str = ""
     """The login that caused the event."""
     whom: tuple[str, ...] = ()
@@ -89,9 +89,9 @@ class Intent:
     """For a comment on a line of a change: the file's path in the repository."""
     line: int = 0
     removed: bool = False
-    """The change removes the line, so its number is that in the old file."""
+    """Whether the change removes the line. The line number is then that in the old file."""
     hunk: str = ""
-    """The end of the diff hunk that the comment is on."""
+    """The last lines of the diff hunk that the comment is on."""
     comment: str = ""
     """The forge's id of the comment or review."""
     before: str = ""
@@ -104,9 +104,10 @@ class Intent:
     stops: tuple[str, ...] = ()
     """The logins that `text` tells to stop."""
     rollup: bool = False
-    """A failed check that sums up others (a suite, a workflow, a pipeline)."""
+    """Whether the failed check sums up others (a suite, a workflow, a pipeline)."""
     confidential: bool = False
-    """Only members may read it (GitLab's confidential issues and internal notes)."""
+    """Whether only members may read the issue or the note (GitLab's confidential issues and
+    internal notes)."""
     url: str = ""
     """The http(s) address of the comment, the issue or the check, for people."""
     clone_url: str = ""
@@ -135,20 +136,20 @@ class Arrived:
     event: str
     sha256: str
     body: str
-    """Empty if it is not stored, because nothing follows from it and it is large."""
+    """The raw body. Empty if it is not stored, because it is large and nothing follows from it."""
     reading: PayloadReading
     size: int = 0
-    """Bytes of the raw body; 0: the size of `body`."""
+    """Size of the raw body in bytes; 0: the size of `body`."""
 
 
 class DeliveryState(StrEnum):
     """The state of a delivery in the inbox."""
 
     RECEIVED = "received"
-    """It is stored, and its intent is still to be handled."""
+    """The delivery is stored, and its intent is still to be handled."""
     HANDLED = "handled"
     IGNORED = "ignored"
-    """Nothing follows from it."""
+    """Nothing follows from the delivery."""
     FAILED = "failed"
 
 
@@ -157,7 +158,7 @@ class Delivery:
     """A delivery in the inbox. Times in ms by the store's clock."""
 
     number: int
-    """Its number, in the order of acceptance."""
+    """Number of the delivery, in the order of acceptance."""
     source: str
     id: str
     forge: Forge
@@ -165,11 +166,11 @@ class Delivery:
     sha256: str
     state: DeliveryState
     reason: str
-    """Why it is ignored or failed, or what was done."""
+    """Why the delivery is ignored or failed, or how it was handled."""
     received: int
     updated: int
     times: int
-    """Number of times that it came."""
+    """Number of times that the delivery arrived."""
     size: int
     """Size of the raw body, in bytes."""
     kept: bool

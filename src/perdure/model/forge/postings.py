@@ -27,7 +27,8 @@ class Posting:
     said: str = ""
     """The digest of that comment's text."""
     called: str = ""
-    """The digest of the need for which a person was last called, in a separate comment."""
+    """The digest of the last request for help, for which a person was called in a separate
+    comment."""
     reaction: str = ""
     """The newest reaction that was added to the issue."""
     attempt: int = 0
@@ -52,7 +53,7 @@ class Origin:
     repository: str
     number: int
     pull: bool = False
-    """The number is that of a pull request; the run was not begun for an issue."""
+    """Whether the number is that of a pull request. The run was then not begun for an issue."""
 
 
 def labels_of(delivery: int, origin: Origin) -> dict[str, str]:

@@ -32,7 +32,7 @@ TRIGGERS = (
     ),
 )
 BEGINNING = frozenset({"assigned", "labelled", "mentioned", "review_requested"})
-"""Triggers that begin a task; all others go on with one."""
+"""Triggers that begin a task; all others continue one."""
 OWN_MARK = "<!-- perdure:"
 """The beginning of a mark in every comment that perdure makes, whichever login it uses."""
 OWN_CHECK = "perdure/"
@@ -58,23 +58,23 @@ class Rule:
     """The address to clone from: https or an absolute path, with `{repository}` for
     `owner/name`."""
     authors: tuple[str, ...] = ()
-    """Logins of the authors that it works for; empty: everybody with the required access."""
+    """Logins of the authors that the agent works for; empty: everybody with the required access."""
     access: str = ""
     """Minimum access to the repository that an author must have on the forge: `write` or `admin`.
     See `least`."""
     login: str = ""
-    """Its own login on the forge, which is assigned, mentioned, or asked for a review."""
+    """The agent's own login on the forge, which is assigned, mentioned, or asked for a review."""
     labels: tuple[str, ...] = ()
     repositories: tuple[str, ...] = ("*",)
     """Patterns for `owner/name`."""
     triggers: tuple[str, ...] = TRIGGERS
     token_file: str = ""
-    """Absolute path of the file with its token for the forge's API. If none of the three token
-    settings is given, the token of the delivery's source is used."""
+    """Absolute path of the file with the agent's token for the forge's API. If none of the three
+    token settings is given, the token of the delivery's source is used."""
     token_env: str = ""
     token_credential: str = ""
     sources: tuple[str, ...] = ()
-    """Names of the `[webhooks.NAME]` whose deliveries it takes; empty: all."""
+    """Names of the `[webhooks.NAME]` tables whose deliveries the rule takes; empty: all."""
     model: str = ""
     """For this and the next five fields, empty (or 0) means the user's setting."""
     permissions: str = ""
@@ -83,26 +83,27 @@ class Rule:
     attempts: int = 0
     verify: str = ""
     concurrency: int = 0
-    """Maximum number of its runs at the same time; 0: no limit."""
+    """Maximum number of the rule's runs at the same time; 0: no limit."""
     git_name: str = ""
-    """The author of its commits; empty: as for any run."""
+    """The author of the agent's commits; empty: as for any run."""
     git_email: str = ""
     templates: str = ""
-    """The directory of its own prompt templates; empty: perdure's."""
+    """The directory of the rule's own prompt templates; empty: perdure's."""
     report: bool = True
-    """Whether the forge is told about its runs, if there is a token: one comment, reactions, a
+    """Whether runs are reported to the forge, if there is a token: one comment, reactions, a
     status."""
     publish: str = "no"
     """The step after a success: push the `branch`, or also open a `pull` request for it. `no`:
     neither."""
     ci_attempts: int = 3
-    """Maximum number of times in a row that it is told about failed checks of its own branch,
-    without a comment by a person."""
+    """Maximum number of times in a row that the agent is told about failed checks of its own
+    branch, without a comment by a person in between."""
     confidential: bool = False
-    """Whether it also works on issues that only members may read. Its pushed branch may be
+    """Whether the agent also works on issues that only members may read. Its pushed branch may be
     public."""
     archive: str = "checkpoint"
-    """The part of a cleaned-up workdir that is kept: a `checkpoint`, or that and a `capsule`."""
+    """The form in which a cleaned-up workdir is kept: a `checkpoint`, or a checkpoint and a
+    `capsule`."""
 
     @property
     def least(self) -> str:
@@ -136,8 +137,8 @@ def wants(rule: Rule, intent: Intent) -> str:
 
 
 def is_for(rule: Rule, intent: Intent) -> bool:
-    """Return whether the agent reacts to the author there, as far as the rule itself says: not to
-    itself, nor to what perdure wrote."""
+    """Return whether the rule lets the agent react to the author of the intent. The agent never
+    reacts to its own events, or to anything that perdure wrote."""
     author = intent.author.casefold()
     known = not rule.authors or author in {name.casefold() for name in rule.authors}
     own = (

@@ -95,7 +95,7 @@ class Issue:
     updated: int
     url: str
     confidential: bool = False
-    """Only members may read it."""
+    """Whether only members may read the issue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,8 +108,8 @@ class Pull(Issue):
     """The branch to be merged, in `head_repository`."""
     head_commit: str
     head_repository: str
-    """Differs from the pull request's repository if it comes from a fork. Empty: the fork was
-    deleted."""
+    """The repository of the branch. It differs from the pull request's repository if the branch is
+    in a fork. Empty: the fork was deleted."""
     base: str
     reviewers: tuple[str, ...]
     """The logins that were asked for a review and have not given one."""
@@ -120,7 +120,7 @@ class Comment:
     """A comment on an issue or a pull request."""
 
     id: str
-    """Valid only in calls to the same forge, for the same issue."""
+    """Id of the comment. Valid only in calls to the same forge, for the same issue."""
     kind: CommentKind
     author: str
     text: str
