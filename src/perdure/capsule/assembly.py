@@ -1,10 +1,10 @@
 """Assembles a checkpoint of a run: the manifest, and the frames of its files, in a directory of its
-own.
+own. Called by `export` for a file and by `publication` for a checkpoint store.
 
-Called by `export` for a file and by `publication` for a checkpoint store. Every stream is searched
-for secrets on its way. Conversations come from perdure's own copies, as far as the checkpoint names
-them; the workdir comes as a git pack of the changes since the run began. Nothing else in an agent's
-home is read, so no credentials, settings, hooks or servers can be included.
+Every stream is searched for secrets while it is read. Conversations are taken from perdure's own
+copies, up to the length that the checkpoint records; the workdir is taken as a git pack of the
+changes since the run began. Nothing else in an agent's home is read, so no credentials, settings,
+hooks or servers can be included.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _given(
     engine: Engine, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
 ) -> Iterator[CapsuleFile]:
     """Yield the task files that a later attempt or update needs. If a secret was replaced in one,
-    its digest no longer matches its name, and the receiver does without it."""
+    its digest no longer matches its name, and the receiver ignores the file."""
     contents = Contents(engine.state)
     newest = [each.file.sha256 for each in wanted(story.contexts).values()]
     if newest:
@@ -226,8 +226,8 @@ def _given(
 def _conversations(
     engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
 ) -> Iterator[Carried]:
-    """Yield the conversations with their files. Names that a receiver would refuse are added to
-    `odd`: an agent may choose any name for a file beside its conversation."""
+    """Yield the conversations with their files. An agent may choose any name for a file beside its
+    conversation; files with names that a receiver would refuse are added to `odd` instead."""
     by_session: dict[str, list[CopyPart]] = {}
     for part in parts:
         by_session.setdefault(part.session_id, []).append(part)
@@ -249,8 +249,8 @@ def _conversations(
 
 
 def is_path(name: str) -> bool:
-    """Return whether a receiver would accept a file of this name: no credentials, settings or
-    hooks, and no path that leads out."""
+    """Return whether a receiver would accept a file of this name: a file without credentials,
+    settings or hooks, and a path that does not lead out."""
     try:
         check_path(name)
     except CapsuleError:

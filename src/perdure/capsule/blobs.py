@@ -1,8 +1,8 @@
-"""Searches the files that a checkpoint's commit has added since the run began for secrets.
+"""Searches for secrets in the files that a checkpoint's commit has added since the run began.
+Called by `export` and `publication`.
 
 Files that are unchanged since then are not searched: every receiver with the repository has them.
-All others are, including files that are only staged, and those of commits in between. Called by
-`export` and `publication`.
+All other files are searched, including files that are only staged, and those of commits in between.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST = 64 << 20
 
 
 def shown(name: str) -> str:
-    """Return a name in the tree as a person may read it."""
+    """Return a name in the tree in a form for people."""
     top, _, rest = name.partition("/")
     if rest:
         return {"worktree": rest, "index": f"{rest} (staged)"}.get(
@@ -32,8 +32,8 @@ def shown(name: str) -> str:
 def search(
     git: Git, commit: str, have: Sequence[str], scan: Scan, called: Callable[[str], str] = shown
 ) -> list[str]:
-    """Search what is new since the commits `have`. Return the files that were too large. `called`:
-    returns a file's display name for its name in the tree."""
+    """Search the files that are new since the commits `have`. Return those that were too large.
+    `called`: returns a file's display name for its name in the tree."""
     large = []
     held: list[tuple[str, str]] = []
     size = 0

@@ -2,9 +2,9 @@
 all files, in the manifest's order.
 
 Each part is a zstd frame after its length (four bytes, big-endian). Names, links, modes and times
-exist only in the manifest, so there is nothing that could mislead an unpacker. The file is written
-and read in one pass, so a pipe works; equal contents give equal bytes. docs/decisions says why it
-is neither tar nor zip.
+exist only in the manifest, so nothing else in the file can mislead an unpacker. The file is written
+and read in one pass, so a pipe works; equal contents give equal bytes. docs/decisions says why the
+format is neither tar nor zip.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`perdure export`: writes one checkpoint of a run as a capsule. The run is only read, and may be
 running meanwhile.
 
-If it contains a secret, nothing is written, unless a person has chosen what to do: `redact` (in the
-conversation and the records), `leave_out` (files of the workdir), or `allow` (everything is written
-unchanged).
+If the checkpoint contains a secret, nothing is written, unless a person has chosen how to treat it:
+`redact` (in the conversation and the records), `leave_out` (files of the workdir), or `allow`
+(everything is written unchanged).
 """
 
 from __future__ import annotations
@@ -194,9 +194,9 @@ class Packing:
         )
 
     def _base(self, git: Git, place: Workspace) -> str:
-        """Return the commit where the run began; older history is not included. If the clone was
-        made again since, its recorded beginning may be a later commit of the repository. Then the
-        run began at the merge base of that commit and the run's own HEAD."""
+        """Return the commit at which the run began; older history is not included. If the clone was
+        made again since then, its recorded beginning may be a later commit of the repository. The
+        result is then the merge base of that commit and the run's own HEAD."""
         began = self.engine.workspaces.began(place)
         if began and git.commit(began) and self.checkpoint.workdir.head:
             common = git.run(

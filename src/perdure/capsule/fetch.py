@@ -2,10 +2,10 @@
 database.
 
 The run itself (spec, instructions, attempts, journal) is taken from the database. Only files are
-taken from the store, verified like those of a capsule (`verification`). Called under a claim, so
-no other process works on the run. In a last transaction the database records that the files are
-here. After a kill before that, the next process to claim the run starts over. Files that were
-already in the workdir are saved first, as by a restore.
+taken from the store, verified like those of a capsule (`verification`). Called under a claim, so no
+other process works on the run. The last transaction records in the database that the files are on
+this host. If a kill comes before that, the next process to claim the run starts over. Files that
+were already in the workdir are saved first, as by a restore.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Encodes parts as zstd frames, for a capsule and for an object store.
 
 Each frame contains one part of at most 4 MiB, so memory is bounded on both sides. A frame may
-unfold to at most a hundred times its size. A writer ensures that too: it pads a smaller frame with
-a skippable one, which every zstd ignores. zstandard is imported late, because it comes with the
-extra `perdure[capsule]`.
+unfold to at most a hundred times its size. A writer keeps this limit by padding a smaller frame
+with a skippable one, which every zstd ignores. zstandard is imported late, because it comes with
+the extra `perdure[capsule]`.
 """
 
 from __future__ import annotations

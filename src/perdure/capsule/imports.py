@@ -1,11 +1,13 @@
-"""`perdure import`: takes in a run from a capsule or a checkpoint store, which continues here when
-a person says so.
+"""`perdure import`: takes in a run from a capsule or a checkpoint store. The run continues on this
+machine when a person retries it.
 
-Nothing is used before everything is verified (`verification`, `story`). Then the workdir is made
+Everything is verified (`verification`, `story`) before anything is used. Then the workdir is made
 and the conversations become own copies. Last, the run is stored in a final state: nothing
 dispatches it, `perdure retry` continues it. A failed import leaves nothing: a workdir that it made
-goes to the trash. The agents' homes are not changed; when the next attempt needs a conversation,
-the ladder restores its copy into the home, for the run's directory on this machine.
+goes to the trash.
+
+The agents' homes are not changed. When the next attempt needs a conversation, the ladder restores
+its copy into the home, for the run's directory on this machine.
 """
 
 from __future__ import annotations
@@ -205,8 +207,8 @@ def _planned(
 
 
 def planned_anew(engine: Engine, run: TaskRun) -> Workspace:
-    """Return the workspace of a run that began on another host: where it would have begun here, or,
-    if its repository is only on the other host, a directory of its own."""
+    """Return the workspace of a run that began on another host: the place where it would have begun
+    on this host or, if its repository is only on the other host, a directory of its own."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
         return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=base)
@@ -291,16 +293,16 @@ def _known(
     if session.state is SessionState.RETIRED or path is None:
         return session
     seen = snapshot(engine.driver(session.key.agent), path)
-    # The story was written when the checkpoint was sent, and may be newer than the checkpoint,
-    # which says what the copy contains.
+    # The story was written when the checkpoint was sent, so it may be newer than the checkpoint.
+    # Only the checkpoint says what the copy contains.
     return replace(session, snapshot=seen, context_version=manifest.context_version)
 
 
 def _run(
     was: TaskRun, run_id: str, name: str, spec: TaskSpec, place: Workspace, origin: str
 ) -> TaskRun:
-    """Return the run in a final state: one that was not final continues here when a person says
-    so."""
+    """Return the run in a final state. A run that was not final becomes `cancelled`; `perdure
+    retry` continues it here."""
     over = was.state in FINAL
     return replace(
         was,
@@ -322,8 +324,8 @@ def _run(
 def _waits(
     run: TaskRun, attempts: Sequence[Attempt], requests: Sequence[AgentRequest], now: int
 ) -> Decision | None:
-    """Return how the run waits for a person's answer, if its agent asked something. Nothing
-    dispatches it before that; a run that was over stays over."""
+    """Return the decision by which the run waits for a person's answer; None if its agent asked
+    nothing. The run is not dispatched before the answer. A run that was over is not changed."""
     asked = [each for each in requests if each.state is RequestState.OPEN]
     outcome = attempts[-1].outcome if attempts else None
     if not asked or outcome is None or run.state is not RunState.CANCELLED:

@@ -1,9 +1,8 @@
 """The manifest of a capsule: which run, which checkpoint, and which files, each in parts with their
-digests.
+digests. `assembly` makes a manifest, `container` and `objects` carry it, `verification` follows it.
 
-`assembly` makes a manifest, `container` and `objects` carry it, `verification` follows it. A
-manifest may come from anywhere and is hostile. Before it is used, `read` refuses whatever is too
-large, too deep, duplicate, not finite, or has a name that could lead out of a directory.
+A manifest may come from anywhere and is hostile. Before it is used, `read` refuses anything that is
+too large, too deep, duplicate or not finite, and any name that could lead out of a directory.
 docs/reference/capsule.md describes the format for others.
 """
 
@@ -88,7 +87,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int
     perdure: str
-    """The version of perdure that wrote it."""
+    """The version of perdure that wrote the manifest."""
     run: str
     """The run's id, the same on all machines."""
     name: str
@@ -296,7 +295,7 @@ NEVER = re.compile(
     re.IGNORECASE,
 )
 """Pattern of the agents' own files of credentials, settings, hooks and servers, which are beside
-the conversations in their homes: facts/faults 4.6."""
+the conversations in their homes."""
 
 
 def is_carried(name: str) -> bool:

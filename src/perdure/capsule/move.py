@@ -1,9 +1,9 @@
-"""`perdure move`: moves a run to a checkpoint store, or from one. A run's newest manifest in the
-store is its state; its newest term says which machine holds it.
+"""`perdure move`: moves a run to a checkpoint store, or from one.
 
+The newest manifest of a run in the store is its state; its newest term says which machine holds it.
 Any machine may take a released run. A run that another machine still holds is taken over only if
-that machine has published nothing for a while, or if a person insists; the other machine notices it
-and stops (`publication`).
+that machine has published nothing for a while, or if a person insists. The other machine notices
+the new term and stops (`publication`).
 """
 
 from __future__ import annotations

@@ -184,8 +184,8 @@ class Publishing:
         return fetch(self.engine, claim, store, store.newest(claim.run.origin or claim.run.id)[1])
 
     def _take_place(self, run: TaskRun) -> None:
-        """Take over the run's term if another machine holds it: with a shared database, the
-        database says who owns the run, and the term follows."""
+        """Take over the run's term if another machine holds it. With a shared database, the
+        database says who owns the run, and the term is changed accordingly."""
         store, key, mine = self._opened(), run.origin or run.id, machine(self.engine)
         term = store.term(key)
         if term is None or term.owner == mine:
@@ -258,7 +258,7 @@ class Publishing:
         return self._store
 
     def _look(self, run_id: str) -> None:
-        """Check whether this machine still holds the run's term, between two checkpoints too."""
+        """Check between two checkpoints whether this machine still holds the run's term."""
         if run_id not in self._lost:
             self._try(run_id, lambda run: place_of(self.engine, self._opened(), run))
 

@@ -38,8 +38,8 @@ class SecretFinding:
     line: int
     kind: str
     file: str = ""
-    """The file's name in a checkpoint's tree, if the secret is in a file of the workdir: such files
-    are never changed, only left out."""
+    """The file's name in a checkpoint's tree, if the secret is in a file of the workdir. Such a
+    file is never changed, only left out."""
 
 
 @dataclass(slots=True)

@@ -1,9 +1,9 @@
-"""The story in a capsule, which is everything about a run besides its files: spec, instructions,
-attempts with their receipts, conversations, journal.
+"""The story in a capsule: everything about a run besides its files, which is spec, instructions,
+attempts with their receipts, conversations, and journal.
 
 `told` and `journal` write it; `read` and `records` read it from untrusted sources. They check every
-value, make sure that every id agrees with the manifest, and drop what names places or processes of
-the other machine. `trust` decides which parts of the spec apply.
+value, make sure that every id agrees with the manifest, and drop all names of places or processes
+of the other machine. `trust` decides which parts of the spec apply.
 """
 
 from __future__ import annotations
@@ -172,9 +172,12 @@ def arrived(
 def arrived_requests(
     story: CapsuleStory, run_id: str, now: int, lasts_ms: int
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests as this machine stores them. An approval is worth something only where it
-    was given: one that was not used is asked for again, one that an attempt was given is over. Who
-    is asked here has the whole time to answer."""
+    """Return the requests as this machine stores them.
+
+    An approval is valid only on the machine where it was given. An approval that was not used
+    becomes an open request again; one that the newest attempt was given is superseded. The time to
+    answer starts again here.
+    """
     return tuple(
         replace(_arrived(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
         for each in story.requests

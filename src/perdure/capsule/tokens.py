@@ -28,7 +28,7 @@ class TokenShape:
     pattern: re.Pattern[bytes]
     back: int = 0
     word: bool = True
-    """Whether it is a word of at least 20 of the characters in `_WORDS`."""
+    """Whether the secret is a word of at least 20 of the characters in `_WORDS`."""
 
 
 def _shape(

@@ -1,10 +1,10 @@
-"""Decides which parts of an imported spec apply on this machine. A capsule is a stranger's file
-until a person says otherwise.
+"""Decides which parts of an imported spec apply on this machine.
 
-Without `--trust`, nothing in it may widen what an agent or perdure itself does here. Permissions
-are lowered to this machine's own setting, and never raised. Arguments and variables for the agent
-and the check command (which perdure would run in a shell) are dropped. Each change is reported, and
-recorded in the journal. A key or scope that the run shares with others elsewhere is dropped, too.
+A capsule is a stranger's file until a person says otherwise. Without `--trust`, nothing in it may
+extend the rights of an agent or of perdure itself on this machine. Permissions are lowered to this
+machine's own setting, and never raised. Arguments and variables for the agent and the check command
+(which perdure would run in a shell) are dropped. Each change is reported, and recorded in the
+journal. A key or scope that the run shares with others elsewhere is dropped, too.
 """
 
 from __future__ import annotations

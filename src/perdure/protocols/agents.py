@@ -59,22 +59,22 @@ class Abilities:
     """A launch can set the fill at which the CLI compacts the conversation (see
     `perdure.rules.context_window`)."""
     rewinds: bool = False
-    """Its records can take earlier ones back. The conversation may therefore go on from an earlier
+    """Records can take earlier ones back. The conversation may therefore continue from an earlier
     point although all bytes are still there, and `prompts` needs the file from its beginning."""
     saves_prompt_first: bool = False
-    """It saves the prompt before it reads the history. A saved prompt therefore does not show that
-    it could go on."""
+    """The CLI saves the prompt before it reads the history. A saved prompt therefore does not show
+    that the conversation could continue."""
     tells_call_ids: bool = True
-    """The ids of tool calls in its output are the same as in its transcripts."""
+    """The ids of tool calls in the CLI's output are the same as in its transcripts."""
     temporary_files: tuple[Permissions, ...] = ()
-    """The levels at which it can run no command without a directory for temporary files (TMPDIR, or
-    /tmp)."""
+    """The permissions levels at which the CLI can run no command without a directory for temporary
+    files (TMPDIR, or /tmp)."""
     sessions: bool = True
     """A later process can go on with a conversation. Without this ability each attempt begins a new
     one and gets the project map."""
     transcripts: bool = True
-    """Its conversations can be read. Without this ability only the agent's own word and its replay
-    show whether a conversation went on."""
+    """perdure can read the conversations. Without this ability only the agent's own word and its
+    replay show whether a conversation went on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,8 @@ class Folder:
     `at`."""
 
     name: str
-    """Its name below `homes/` on a volume, to which the variable is set there."""
+    """Name of the directory below `homes/` on a volume. On a volume, the variable is set to that
+    path."""
     variable: str
     usual: str
     """The path below HOME if the variable is not set."""
@@ -140,12 +141,12 @@ class Retention:
     days: float
     """Age in days, since the last write, from which conversations are removed."""
     setting: str
-    """The setting that switches it off, and where it is."""
+    """The setting that switches the clean-up off, and the place of that setting."""
 
 
 class Archive(Protocol):
-    """The database in which a CLI keeps all conversations, if they are not files of their own. This
-    only reads it; the CLI's own commands change it."""
+    """The database in which a CLI keeps all conversations, if they are not files of their own. An
+    archive only reads the database; the CLI's own commands change it."""
 
     def read(self, home: Path, session_id: str) -> bytes | None:
         """Return one conversation as lines, or None. While the conversation only grows, an earlier
@@ -159,8 +160,9 @@ class Archive(Protocol):
         ...
 
     def unheard(self, piece: bytes) -> Sequence[AgentEvent]:
-        """Return events that a piece of a conversation, read after the agent's end, shows and the
-        agent's output did not: tool calls that began and never ended."""
+        """Return the events that the conversation shows and the agent's output did not: tool calls
+        that began and never ended. `piece` is a part of the conversation, read after the agent's
+        end."""
         ...
 
     def cut_off(self, content: bytes, since: int) -> Reply | None:
@@ -170,14 +172,14 @@ class Archive(Protocol):
         ...
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
-        """Return an own copy from elsewhere as `read` will return it after a `restore` in this
-        directory."""
+        """Return an own copy from elsewhere in the form in which `read` will return it after a
+        `restore` in this directory."""
         ...
 
     def settled(self, row: Mapping[str, Any]) -> str:
-        """Return the text of one row of `read`, as soon as the CLI does not change it any more.
-        Empty until then, and for a row without text. For a message: some text as soon as it gets no
-        more parts."""
+        """Return the text of one row of `read` once the CLI does not change it any more. Empty
+        before that, and for a row without text. The row of a message gets some text once the
+        message gets no more parts."""
         ...
 
     def removal(self, program: Program, home: Path, session_id: str) -> Command | None:
@@ -196,11 +198,11 @@ class Heard:
     """The state of a kept agent in its current turn, from the lines of its output."""
 
     over: bool = False
-    """The turn has ended."""
+    """Whether the turn has ended."""
     busy: bool = False
-    """Something is running in the background that may begin a turn by itself."""
+    """Whether something is running in the background that may begin a turn by itself."""
     mark: str = ""
-    """Text that is in the transcript as soon as everything that was said is; empty if the prompt
+    """A text. Once it is in the transcript, everything that was said is there. Empty if the prompt
     alone shows that."""
 
 
@@ -221,8 +223,8 @@ class Warm(Protocol):
 
 @runtime_checkable
 class Untold(Protocol):
-    """An optional interface, for drivers whose agent's output omits denied calls and questions:
-    they are read from the transcript."""
+    """An optional interface, for drivers whose agent's output omits denied calls and questions.
+    They are then read from the transcript."""
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         """Return the denied calls and the questions since the newest prompt of a transcript.
@@ -242,8 +244,8 @@ class OpenRequest:
 
 @runtime_checkable
 class TellsRequests(Protocol):
-    """An optional interface, for drivers whose agent's output does not say when the model is asked:
-    that is read from the transcript."""
+    """An optional interface, for drivers whose agent's output does not show when the model is
+    asked. This is then read from the transcript."""
 
     def open_request(self, content: bytes) -> OpenRequest | None:
         """Return the request that was under way when the agent ended, from a piece of a transcript;
@@ -264,11 +266,11 @@ class TellsRefusals(Protocol):
 
 @runtime_checkable
 class GoesOn(Protocol):
-    """An optional interface, for drivers whose agent may go on silently after it reported the end
-    of a turn. Their conversations are in an archive."""
+    """An optional interface, for drivers whose agent may silently continue after it reported the
+    end of a turn. Their conversations are in an archive."""
 
     def goes_on(self, content: bytes) -> bool:
-        """Return whether a conversation ends with something that the agent will still answer.
+        """Return whether a conversation ends with a message that the agent will still answer.
         Pure."""
         ...
 
@@ -284,16 +286,16 @@ class Asks(Protocol):
         ...
 
     def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
-        """Return the calls that did not run for want of a permission or an answer, from the end of
-        the agent's output, or from its transcript, which is given to a driver that is `Untold`.
-        Reads the run's directory of requests."""
+        """Return the calls that did not run because a permission or an answer was missing. They are
+        read from the end of the agent's output, or from its transcript, which only a driver that is
+        `Untold` is given. Reads the run's directory of requests."""
         ...
 
 
 @runtime_checkable
 class Parks(Asks, Protocol):
     """An optional interface, for drivers whose CLI can end a turn with a call that waits for a
-    person, and run that very call in a later process."""
+    person, and run the same call in a later process."""
 
     def answered(self, content: bytes, calls: Sequence[str]) -> bool:
         """Return whether a piece of a transcript has the results of these calls. Pure."""
@@ -321,7 +323,7 @@ class AgentDriver(Protocol):
 
     def locate(self, environ: Mapping[str, str]) -> Program:
         """Return the native program, never a wrapper of it. Reads PATH. Raises AgentMissing, with a
-        hint how to install it."""
+        hint on how to install the program."""
         ...
 
     def home(self, environ: Mapping[str, str]) -> Path:
@@ -340,8 +342,8 @@ class AgentDriver(Protocol):
         ...
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
-        """Return one line of stdout (without newline) as events. Never raises: an unknown line is
-        Unrecognised."""
+        """Return the events in one line of stdout (without newline). Never raises: an unknown line
+        is Unrecognised."""
         ...
 
     def outcome(self, exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
@@ -374,8 +376,8 @@ class AgentDriver(Protocol):
         ...
 
     def spoken(self, transcript: bytes) -> Sequence[Spoken]:
-        """Return what was said in a transcript (or in a piece of one), in order, so that a person
-        can search it. Tools are left out."""
+        """Return the prompts and the agent's texts in a transcript (or in a piece of one), in
+        order, so that a person can search them. Tools are left out."""
         ...
 
     def parent(self, transcript: bytes) -> str:
@@ -384,9 +386,9 @@ class AgentDriver(Protocol):
         ...
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:
-        """Return what is wrong with a transcript and, if it can be mended, new bytes with a log of
-        every change. Pure. `name`: the file's name, which may contain what its content lost;
-        `complaint`: the agent's message when it refused the conversation."""
+        """Return the damage of a transcript and, if the transcript can be repaired, new bytes with
+        a log of every change. Pure. `name`: the file's name, which may contain facts that the
+        content lost; `complaint`: the agent's message when it refused the conversation."""
         ...
 
     def remains(self, home: Path, session_id: str) -> Sequence[Path]:
@@ -397,13 +399,13 @@ class AgentDriver(Protocol):
 
     def retention(self, home: Path) -> Retention | None:
         """Return the clean-up that the CLI does by itself when it is started without perdure; None
-        if it does none. Reads the user's settings."""
+        if there is none. Reads the user's settings."""
         ...
 
     def replies(self, transcript: bytes) -> Sequence[Reply]:
         """Return the usage of each of the model's replies in a transcript (or in a piece of one
-        that begins at a line). A reply may occur several times, each time with what was known then.
-        Empty if the CLI does not write usage. Unreadable lines are skipped."""
+        that begins at a line). A reply may occur several times, each time with the counts known at
+        that moment. Empty if the CLI does not write usage. Unreadable lines are skipped."""
         ...
 
     def total(self, transcript: bytes) -> Usage:
@@ -412,7 +414,7 @@ class AgentDriver(Protocol):
         ...
 
     def fill(self, transcript: bytes) -> Fill:
-        """Return what the newest request in a transcript carried, the number of compactions and, if
+        """Return the size of the newest request in a transcript, the number of compactions and, if
         the CLI writes them, the model and its window. Unreadable lines are skipped."""
         ...
 
@@ -431,12 +433,12 @@ class AgentDriver(Protocol):
         return ()
 
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
-        """Return the files from which this transcript goes on without repeating them, nearest
-        first: for a fork, or for a conversation that was rewound. Reads the file system."""
+        """Return the files that this transcript continues without repeating them, nearest first:
+        for a fork, or for a conversation that was rewound. Reads the file system."""
         return ()
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the command with which a person goes on with the conversation in the agent's own
+        """Return the command with which a person continues the conversation in the agent's own
         program, in the launch's directory."""
         ...
 

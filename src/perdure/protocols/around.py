@@ -1,4 +1,4 @@
-"""The interfaces of components that are informed about runs: the checkpoint store, and
+"""The interfaces of components that are notified about runs: the checkpoint store, and
 observers."""
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Publisher(Protocol):
         ...
 
     def settle(self, run_id: str) -> str:
-        """Upload the run's state after an attempt, and wait for that. Returns an error sentence, or
-        an empty string."""
+        """Upload the run's state after an attempt, and wait until this is done. Returns an error
+        sentence, or an empty string."""
         ...
 
     def settled(self, run_id: str) -> bool:
-        """Return whether the last `settle` uploaded all of the run, with no file left out."""
+        """Return whether the last `settle` uploaded the whole run, with no file left out."""
         ...
 
 

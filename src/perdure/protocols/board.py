@@ -35,18 +35,18 @@ class BoardRow:
     conditions: tuple[Condition, ...]
     workspace: Workspace
     prompt: str
-    """The beginning of its first instructions."""
+    """The beginning of the run's first instructions."""
     title: str
     """The subject of the run, cleaned and on one line: the title of its issue, or the first words
     of its prompt."""
     link: str
-    """The address of its issue or pull request; empty for a run that no forge started."""
+    """The address of the run's issue or pull request; empty for a run that no forge started."""
     role: str
-    """The rule that it works under; empty if none."""
+    """The rule that the run works under; empty if none."""
     attempts: tuple[Attempt, ...]
     """The newest attempts, in the order in which they began."""
     place: tuple[int, int]
-    """Its position in the list, to be passed as `before` for the next page."""
+    """The row's position in the list, to be passed as `before` for the next page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,5 +100,5 @@ class BoardStore(Protocol):
         ...
 
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:
-        """Return the attempts that ended since then (ms) without success, newest first."""
+        """Return the attempts that ended without success since a time (ms), newest first."""
         ...

@@ -24,12 +24,12 @@ class AtWork:
     runs: int
     lapsed: int
     lease_until: int
-    """The end (ms) of the lease that ends first, or has ended."""
+    """Time (ms) at which the first of the leases ends, or ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """Numbers of what is in the store at one moment. Removed runs are not counted."""
+    """The numbers of things in the store at one moment. Removed runs are not counted."""
 
     at: int
     """The store's clock, in ms."""
@@ -39,7 +39,7 @@ class Counts:
     """Runs that work under a rule, by rule and state."""
     due: int
     due_since: int | None
-    """Since when (ms) the longest waiting run has been due; None if no run is due."""
+    """Time (ms) since which the longest waiting run has been due; None if no run is due."""
     at_work: Sequence[AtWork]
     need_person: Mapping[str, int]
     """Runs with the condition `needs_person`, by agent."""
@@ -59,7 +59,7 @@ class Counts:
 
 
 class CountingStore(Protocol):
-    """Counts what is in the store. A count reads an index and decodes nothing."""
+    """Counts the contents of the store. A count reads an index and decodes nothing."""
 
     def counts(self) -> Counts:
         """Return all numbers, taken at one moment."""
@@ -73,7 +73,7 @@ class CountingStore(Protocol):
         ...
 
     def attempt_marks(self, run: str, attempt: int) -> Sequence[Record]:
-        """Return what perdure itself did in an attempt, oldest first and at most 200 records:
+        """Return perdure's own steps in an attempt, oldest first and at most 200 records:
         launches, checkpoints, checks, the fate of the conversation. The agent's messages are not
         among them."""
         ...

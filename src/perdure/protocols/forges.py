@@ -26,10 +26,10 @@ class ForgeApi(Protocol):
     current state, which may be newer than an event.
 
     Every call raises ForgeUnavailable (ask again, not before `retry_s`), ForgeDenied (a problem of
-    the token: a person is needed), NotFound (no such repository, issue or commit, or this login may
-    not see it) or ForgeRefused (it will never be done). No call repeats a request, and every call
-    ends within a minute. A repository is `owner/name`, on GitLab with all groups; anything else is
-    NotFound.
+    the token: a person is needed), NotFound (the repository, issue or commit does not exist, or
+    this login may not see it) or ForgeRefused (the forge will never accept the call). No call
+    repeats a request, and every call ends within a minute. A repository is `owner/name`, on GitLab
+    with all groups; anything else is NotFound.
     """
 
     @property
@@ -40,8 +40,8 @@ class ForgeApi(Protocol):
 
     @property
     def command_prefix(self) -> str:
-        """The beginning of a command to perdure in a comment there: `/`, or `/perdure ` if the
-        forge carries out some of the same names itself."""
+        """The beginning of a command to perdure in a comment on this forge: `/`, or `/perdure ` if
+        the forge has some commands of the same names itself."""
         ...
 
     def whoami(self) -> str:
@@ -55,7 +55,8 @@ class ForgeApi(Protocol):
         ...
 
     def permission(self, repository: str, login: str) -> Access:
-        """Return what a login may do there. A login that the forge does not know may do nothing."""
+        """Return the permissions of a login in the repository. A login that the forge does not know
+        has none."""
         ...
 
     def issue(self, ref: IssueRef) -> Issue:
@@ -68,19 +69,19 @@ class ForgeApi(Protocol):
         self, repository: str, *, label: str = "", assignee: str = "", since: int = 0
     ) -> Sequence[Issue]:
         """Return the open issues and pull requests with this label and this assignee that were
-        updated since (ms); at most 1,000."""
+        updated since a time (ms); at most 1,000."""
         ...
 
     def chosen_by(
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
-        """Return the login that last put on this label, assigned this login, or opened the issue
-        again. Empty if unknown; GitHub and GitLab are not asked."""
+        """Return the login that last added this label, assigned this login, or reopened the issue.
+        Empty if unknown; GitHub and GitLab are not asked."""
         ...
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
-        """Return what was said or changed since (ms), including this login's own comments, oldest
-        first. A pull request includes its reviews and their line comments."""
+        """Return the comments that were made or changed since a time (ms), including this login's
+        own, oldest first. A pull request includes its reviews and their line comments."""
         ...
 
     def find_comment(self, ref: IssueRef, marker: str) -> Comment | None:
@@ -95,8 +96,8 @@ class ForgeApi(Protocol):
         ...
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
-        """Add a reaction to the issue, or to one of its comments (not a review). Does nothing if it
-        is already there."""
+        """Add a reaction to the issue, or to one of its comments (not a review). Does nothing if
+        the reaction is already there."""
         ...
 
     def set_status(
@@ -109,8 +110,8 @@ class ForgeApi(Protocol):
         text: str = "",
         url: str = "",
     ) -> None:
-        """Set the status of a commit under a name (`context`). The newest of a name counts. The
-        text is cut at 140 characters."""
+        """Set the status of a commit under a name (`context`). The newest status of a name counts.
+        The text is cut at 140 characters."""
         ...
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
@@ -126,7 +127,7 @@ class ForgeApi(Protocol):
         self, repository: str, number: int, path: str, line: int, *, removed: bool = False
     ) -> str:
         """Return the diff of a pull request around a line, up to that line. Empty if the forge
-        sends it with the comment (all but GitLab), or has none."""
+        sends the diff with the comment (all but GitLab), or has none."""
         ...
 
     def branch(self, repository: str, name: str) -> Branch | None:
@@ -153,13 +154,14 @@ class ForgeApi(Protocol):
     def failed_deliveries(
         self, repository: str, receiver: str, *, since: int
     ) -> Sequence[FailedDelivery] | None:
-        """Return the webhooks since (ms) to an address that ends with `receiver` (`/webhooks/NAME`)
-        that were never accepted (GitLab: in the last seven days). None if this forge does not
-        report that (Gitea, Forgejo), or not to this login, or has no such webhook."""
+        """Return the webhooks since a time (ms) that the forge sent to an address ending with
+        `receiver` (`/webhooks/NAME`), and that were never accepted (GitLab: in the last seven
+        days). None if the forge does not report them (Gitea, Forgejo), does not report them to this
+        login, or has no such webhook."""
         ...
 
     def redeliver(self, repository: str, failed: FailedDelivery) -> None:
-        """Ask the forge to send it again, under the same delivery id."""
+        """Ask the forge to send a delivery again, under the same delivery id."""
         ...
 
     def close(self) -> None: ...

@@ -93,11 +93,11 @@ class RunRow:
     fill_window: int = 0
     """Tokens that the model can take; 0: unknown."""
     lease_until: int = 0
-    """When (ms) its supervisor's lease ends; 0: it has no supervisor."""
+    """Time (ms) at which the supervisor's lease ends; 0: the run has no supervisor."""
     host: str = ""
-    """The host that has its files, if several share the database."""
+    """The host that has the run's files, if several share the database."""
     role: str = ""
-    """The rule that it works under; empty if none."""
+    """The rule that the run works under; empty if none."""
     ordinal: int = 0
     """The run's number in the order of arrival, for paging through a list."""
 
@@ -136,7 +136,7 @@ class PlacedRun:
     opened: bool
     workspace: Workspace
     role: str = ""
-    """The rule that it works under; empty if none."""
+    """The rule that the run works under; empty if none."""
 
 
 class RunStore(Protocol):
@@ -161,9 +161,11 @@ class RunStore(Protocol):
     ) -> TaskRun:
         """Add a run as `queued`. If a run with the same key, an equal spec and equal files exists,
         return that one. Raises Conflict if the key exists with other content, if the name is taken,
-        or if another run is running on the workspace or scope. `deliveries` are the numbers of the
-        deliveries that ask for the run; the same transaction marks them as handled. Raises Conflict
-        if one was settled already."""
+        or if another run is running on the workspace or scope.
+
+        `deliveries` are the numbers of the deliveries that ask for the run; the same transaction
+        marks them as handled. Raises Conflict if one of them was settled already.
+        """
         ...
 
     def get(self, ref: str) -> TaskRun:
@@ -191,10 +193,13 @@ class RunStore(Protocol):
     def claim(
         self, worker: str, lease_s: float, ref: str = "", seat: Seat | None = None
     ) -> Claim | None:
-        """Claim the next due run, or the one with this id. In one step it becomes `running`, its
-        attempt number grows by one, and the attempt is stored. Returns None if nothing is due, or
-        if another running run uses its session or workspace. With a seat also if its account or
-        agent is parked, or if the account has as many running runs as the seat allows."""
+        """Claim the next due run, or the one with this id. In one step the run becomes `running`,
+        its attempt number grows by one, and the attempt is stored.
+
+        Returns None if nothing is due, or if another running run uses the run's session or
+        workspace. With a seat, also returns None if the run's account or agent is parked, or if the
+        account has as many running runs as the seat allows.
+        """
         ...
 
     def parked(self) -> Sequence[Parking]:
@@ -202,8 +207,8 @@ class RunStore(Protocol):
         ...
 
     def park(self, parking: Parking) -> None:
-        """Park an account or agent: nothing is claimed with a seat there until the given time. If
-        it is parked already, it gets the new time."""
+        """Park an account or agent: nothing is claimed with a seat there until the given time. An
+        account or agent that is parked already gets the new time."""
         ...
 
     def unpark(self, *what: str) -> None:
@@ -211,8 +216,8 @@ class RunStore(Protocol):
         ...
 
     def defer(self, run_id: str, until: int, reason: str) -> TaskRun | None:
-        """Let a queued run wait until then, without using up an attempt. Returns None if it is no
-        longer queued."""
+        """Let a queued run wait until a time, without using up an attempt. Returns None if the run
+        is no longer queued."""
         ...
 
     def seats_taken(self, account: str) -> int:
@@ -224,7 +229,7 @@ class RunStore(Protocol):
         ...
 
     def latest_attempts(self, agent: str, limit: int = 20) -> Sequence[Attempt]:
-        """Return the ended attempts of an agent, over all runs, that began last; newest first."""
+        """Return the ended attempts of an agent that began last, over all runs; newest first."""
         ...
 
     def due(self, limit: int = 50) -> Sequence[TaskRun]:
@@ -275,12 +280,12 @@ class RunStore(Protocol):
 
     def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
         """Queue a run again for a person's retry: due now, with `more` attempts allowed in addition
-        to those made. Raises Conflict while it runs, and after success."""
+        to those made. Raises Conflict while the run is running, and after success."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:
         """Change the spec of a run, except its prompt, or hand the run over to the spec's agent.
-        Workdir and history are kept. Raises Conflict while it runs."""
+        Workdir and history are kept. Raises Conflict while the run is running."""
         ...
 
     def open_run(self, run_id: str, condition: Condition, session: Session) -> TaskRun:
@@ -290,17 +295,18 @@ class RunStore(Protocol):
         ...
 
     def take_back(self, run_id: str, sessions: Sequence[Session], event: RunTakenBack) -> TaskRun:
-        """End what `open_run` began, if it did, and store the conversations' new states, retired
-        ones first."""
+        """End a person's use of the run, if `open_run` began one, and store the conversations' new
+        states, retired ones first."""
         ...
 
     def opened_beside(self, run: TaskRun) -> TaskRun | None:
-        """Return the run that a person has open and that is this run, or shares its workdir or
-        conversation; None if there is none."""
+        """Return the open run that conflicts with this one: the run itself, or a run on its workdir
+        or conversation. None if no person has such a run open."""
         ...
 
     def retitle(self, run_id: str, title: str) -> None:
-        """Change the title of a run, at any time: its issue was renamed."""
+        """Change the title of a run, for example because its issue was renamed. Allowed in every
+        state."""
         ...
 
     def request_cancel(self, run_id: str) -> TaskRun:
@@ -315,8 +321,8 @@ class RunStore(Protocol):
         ...
 
     def put_back(self, run_id: str, name: str = "", key: str = "") -> TaskRun:
-        """Put a removed run back on the list, by its full id. It gets its old name and key if they
-        are still free."""
+        """Put a removed run, given by its full id, back on the list. It gets its old name and key
+        if they are still free."""
         ...
 
     def reset(self, run_ids: Sequence[str], cause: str) -> Sequence[str]:
@@ -326,8 +332,8 @@ class RunStore(Protocol):
         ...
 
     def undo_reset(self, run_ids: Sequence[str]) -> Sequence[str]:
-        """Restore the conversations that the latest `reset` of the runs retired, unless others have
-        replaced them since. Returns their ids."""
+        """Restore the conversations that the latest `reset` of the runs retired, unless other
+        conversations have replaced them since. Returns the ids of those restored."""
         ...
 
     def placed(self) -> Sequence[PlacedRun]:
@@ -344,13 +350,13 @@ class RunStore(Protocol):
 
     def take_in(self, arrival: Arrival) -> TaskRun:
         """Store a run from another machine with everything that belongs to it, all or nothing. Its
-        state is final, so it is not claimed until a person asks for that. Raises Conflict if its
+        state is final, so it is not claimed until a person continues it. Raises Conflict if its
         name or id is taken."""
         ...
 
     def next_checkpoint(self, workspace_id: str) -> int:
-        """Return the number of the next checkpoint of this workspace, for whichever run takes
-        it."""
+        """Return the number of the next checkpoint of this workspace. The runs of a workspace share
+        the numbers."""
         ...
 
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:

@@ -31,8 +31,8 @@ class SessionStore(Protocol):
         ...
 
     def look_up(self, key: SessionKey) -> Session | None:
-        """Return the live session, or None, for display only: it may come from a cache and be
-        slightly out of date."""
+        """Return the live session, or None. Only for display: the answer may come from a cache and
+        be slightly out of date."""
         ...
 
     def lineage(self, key: SessionKey) -> Sequence[Session]:
@@ -49,8 +49,8 @@ class SessionStore(Protocol):
         ...
 
     def run_under(self, rule: str, scope: str) -> TaskRun | None:
-        """Return the newest run with this scope under a rule of the configuration, whichever agent
-        has it now; or None."""
+        """Return the newest run with this scope under a rule of the configuration, or None. The run
+        may have been handed over to another agent."""
         ...
 
     def runs_of(self, key: SessionKey) -> Sequence[TaskRun]:
@@ -61,7 +61,7 @@ class SessionStore(Protocol):
         self, since: int, until: int, agent: str = "", scope: str = ""
     ) -> Sequence[tuple[SessionKey, Attempt]]:
         """Return the attempts that ended in this span (ms, `until` excluded), with their runs'
-        keys, oldest first; of one agent and one scope, if they are given."""
+        keys, oldest first. If an agent or a scope is given, only its attempts."""
         ...
 
     def put_session(self, session: Session) -> None:
@@ -102,9 +102,9 @@ class PlanStore(Protocol):
         ...
 
     def claim_plan(self, plan: PlanRun, worker: str, lease_s: float) -> PlanRun | None:
-        """Claim the plan, if its worker and lease are still those in `plan`. Two callers that both
-        saw it without a worker, or its worker dead, therefore cannot both claim it. Returns None if
-        another worker was faster."""
+        """Claim the plan, if its worker and lease are still those in `plan`. So if two callers see
+        the plan without a worker, or with a dead one, only one of them can claim it. Returns None
+        if another worker was faster."""
         ...
 
     def renew_plan(self, plan: PlanRun, lease_s: float) -> PlanRun:
@@ -128,7 +128,7 @@ class PlanStore(Protocol):
         ...
 
     def planned(self, plan_id: str) -> Sequence[PlannedRun]:
-        """Return the tasks that were begun, in that order."""
+        """Return the tasks that were begun, in the order in which they began."""
         ...
 
 
@@ -138,8 +138,8 @@ class InboxStore(Protocol):
 
     def accept(self, arrived: Sequence[Arrived]) -> Sequence[Accepted]:
         """Store the deliveries, all in one durable transaction, as `received`, or as `ignored` if
-        nothing follows from them. One that is already stored, by either identification, is only
-        counted."""
+        nothing follows from them. A delivery that is already stored, by either identification, is
+        only counted."""
         ...
 
     def inbox(
@@ -163,18 +163,18 @@ class InboxStore(Protocol):
         ...
 
     def delay_delivery(self, number: int, reason: str) -> None:
-        """Store why a `received` delivery waits. Does nothing to one that is settled."""
+        """Store why a `received` delivery waits. Does nothing to a settled delivery."""
         ...
 
     def replay_delivery(self, number: int, reading: PayloadReading) -> Delivery:
-        """Treat a delivery as if it came now with this reading, whatever its state. Raises
+        """Treat a delivery as if it arrived now with this reading, whatever its state. Raises
         NotFound."""
         ...
 
     def thin_inbox(self, bodies_before: int, rows_before: int) -> tuple[int, int]:
         """Delete bodies and whole rows of deliveries that were settled before these times (ms).
-        Those that still wait, or failed, are kept whole. Returns the numbers of both. A deleted
-        delivery that comes again counts as new."""
+        Deliveries that still wait, or failed, are kept whole. Returns the number of deleted bodies
+        and that of deleted rows. A deleted delivery that arrives again counts as new."""
         ...
 
 
@@ -187,19 +187,19 @@ class PostingStore(Protocol):
         ...
 
     def postings_due(self, limit: int = 50) -> Sequence[Posting]:
-        """Return the postings to work on: the run changed after `seen`, or something is to be
-        retried (`tries`) and is due. Only runs on the list whose files are on this host or nowhere
-        yet, and postings that no other host holds."""
+        """Return the postings that need work: the run changed after `seen`, or a failed step
+        (`tries`) is due for a retry. Only postings that no other host holds, of runs on the list
+        whose files are on this host or nowhere yet."""
         ...
 
     def postings_waiting(self, limit: int = 50) -> Sequence[Posting]:
-        """Return the postings with a part that could not be done, the next one to be retried
+        """Return the postings with a step that could not be done, the next one to be retried
         first."""
         ...
 
     def hold_posting(self, run_id: str, lease_s: float) -> Posting | None:
-        """Reserve a posting for this host, before the forge is told anything. Returns None while
-        another host holds it, or if there is none."""
+        """Reserve a posting for this host, before anything is sent to the forge. Returns None while
+        another host holds the posting, or if there is none."""
         ...
 
     def put_posting(self, posting: Posting) -> None:
@@ -211,7 +211,7 @@ class PostingStore(Protocol):
         ...
 
     def final_words(self, run_id: str) -> str:
-        """Return what the agent said at the end of its newest turn; empty if it said nothing."""
+        """Return the agent's text at the end of its newest turn; empty if it said nothing."""
         ...
 
     def tell_run(
@@ -230,17 +230,17 @@ class NoticeStore(Protocol):
     """The outbox of notices to people. A follower of the audit trail fills it."""
 
     def notices_seen(self) -> int | None:
-        """Return the last line of the trail that was considered; None if none ever was."""
+        """Return the last line of the audit trail that was considered; None if none ever was."""
         ...
 
     def put_notices(self, before: int | None, after: int, notices: Sequence[Notice]) -> bool:
-        """Store the notices of the journal's lines from `before` (excluded) to `after` (included),
-        and `after` as the new position. Returns False, and stores nothing, if another host has
-        moved the position."""
+        """Store the notices for the lines of the audit trail from `before` (excluded) to `after`
+        (included), and `after` as the new position. Returns False, and stores nothing, if another
+        host has moved the position."""
         ...
 
     def notices_due(self, limit: int = 50) -> Sequence[Notice]:
-        """Return notices to be sent now, the longest due first."""
+        """Return the notices that have to be sent now, the longest due first."""
         ...
 
     def notices(self, limit: int = 50) -> Sequence[Notice]:
@@ -248,17 +248,17 @@ class NoticeStore(Protocol):
         ...
 
     def hold_notice(self, notice: str, lease_s: float) -> Notice | None:
-        """Reserve a due notice, by its id, for this host; None if another one has it or it was
-        sent."""
+        """Reserve a due notice, given by its id, for this host. None if another host holds it, or
+        if it was sent."""
         ...
 
     def settle_notice(self, notice: Notice) -> bool:
         """Store the state, due time, tries and reason of a notice that this host holds. Returns
-        False if it holds it no longer."""
+        False if this host no longer holds it."""
         ...
 
     def thin_notices(self, before: int) -> int:
-        """Delete notices that were sent or given up before then (ms). Returns their number."""
+        """Delete notices that were sent or given up before a time (ms). Returns their number."""
         ...
 
 
@@ -269,8 +269,8 @@ class AuditStore(Protocol):
     def audit(
         self, *, since: int = 0, actor: str = "", run: str = "", after: int = 0, limit: int = 1000
     ) -> Sequence[AuditLine]:
-        """Return lines in their order: since a time (ms), of actors that contain a text, about a
-        run (its full id), after a number."""
+        """Return lines in their order. The filters: since a time (ms), of actors that contain a
+        text, about a run (its full id), after a line number."""
         ...
 
     def audit_head(self) -> tuple[int, str]:
@@ -313,7 +313,8 @@ class TokenStore(Protocol):
         ...
 
     def signed_in(self, sha256: str) -> Token | None:
-        """Return the token of a sign-in; None if either has expired or the token was removed."""
+        """Return the token of a sign-in; None if the sign-in or the token has expired, or the token
+        was removed."""
         ...
 
     def sign_out(self, sha256: str) -> None:
@@ -322,8 +323,8 @@ class TokenStore(Protocol):
 
 
 class RequestStore(Protocol):
-    """The requests of agents to people. They are stored by `RunStore.finish`, and superseded by
-    everything that makes a run go on, or end, without their answers."""
+    """The requests of agents to people. They are stored by `RunStore.finish`. Every step that
+    continues or ends a run without their answers supersedes them."""
 
     def requests(self, run_id: str) -> Sequence[AgentRequest]:
         """Return all requests of a run, oldest first."""
