@@ -304,7 +304,7 @@ class AgentKeptWarm(Event, frozen=True, tag="agent_kept_warm"):
 
 
 class AgentLetGo(Event, frozen=True, tag="agent_let_go"):
-    """The agent's process should have been kept for the next attempt, but was ended."""
+    """The agent's process should have been kept for the next attempt, but was not."""
 
     pid: int
     turn: int
