@@ -33,8 +33,8 @@ HOW = "docs: how-to/separate-user"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentIdentity:
     """The ids that `run_as` names. `group` is the agents' own group. `service` is the group that
-    can read what is kept from agents. `home` is empty for a user without an entry in the system's
-    accounts."""
+    can read files that agents must not see. `home` is empty for a user without an entry in the
+    system's accounts."""
 
     user: int
     group: int
@@ -210,10 +210,8 @@ def dropped() -> int | None:
 
 def kept() -> int | None:
     """Return the group for a child that belongs to the service alone, such as git; None if there is
-    no such group.
-
-    With it as the real group too, such processes may inspect each other, and shells do not drop it.
-    """
+    no such group. The child gets it as the real group too, so that such processes may inspect each
+    other, and shells do not drop the group."""
     if is_separate():
         return os.getegid()
     return None

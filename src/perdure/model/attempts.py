@@ -192,8 +192,8 @@ class Launch:
     compact_at: CompactAt | None = None
     """The fill at which the CLI compacts the conversation by itself; None: the CLI decides."""
     marks: tuple[str, ...] = ()
-    """Marks of what is known of the conversation (see `ItemsMarked`), for an agent whose transcript
-    cannot be read."""
+    """Marks of the known items of the conversation (see `ItemsMarked`), for an agent whose
+    transcript cannot be read."""
     mark: str = ""
     """The attempt's own mark. A CLI that reports a conversation's id late gets it as the
     conversation's title."""

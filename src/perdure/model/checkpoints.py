@@ -38,7 +38,7 @@ NO_WORK = frozenset(
 CLEAN_UP = "clean-up"
 """`why` of a checkpoint of a workdir that is moved to the trash."""
 KEEPSAKES = ("restore", CLEAN_UP)
-"""`why` of checkpoints that save what a restore or a clean-up replaces. They say nothing about
+"""`why` of checkpoints that save the state before a restore or a clean-up. They say nothing about
 where the agent stopped."""
 
 

@@ -19,7 +19,7 @@ class RunState(StrEnum):
 
 
 class OutcomeKind(StrEnum):
-    """How an attempt ended. `lifecycle.decide` decides what follows each of them."""
+    """How an attempt ended. `lifecycle.decide` decides the next step for each kind."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -144,7 +144,7 @@ class Rung(StrEnum):
 
 
 class Standing(StrEnum):
-    """How the agent's own transcript compares with what perdure has seen of it before."""
+    """How the agent's own transcript compares with perdure's own record of it."""
 
     ABSENT = "absent"
     WHOLE = "whole"

@@ -52,9 +52,8 @@ class SessionSeen(Event, frozen=True, tag="session_seen"):
 
 
 class ItemsMarked(Event, frozen=True, tag="items_marked"):
-    """Marks of what was said in a conversation whose transcript cannot be read. A mark is
-    `prompt:`, `said:` or `tool:`, followed by a hash. A later replay of the conversation must
-    contain them."""
+    """Marks of the items in a conversation whose transcript cannot be read. A mark is `prompt:`,
+    `said:` or `tool:`, followed by a hash. A later replay of the conversation must contain them."""
 
     session_id: str
     marks: tuple[str, ...]
@@ -485,8 +484,8 @@ class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
     attempts: int
     """The number of attempts of the run when it was restored."""
     undo: int = 0
-    """The number of the checkpoint that holds what was there before the restore; 0 if nothing
-    was."""
+    """The number of the checkpoint that holds the state before the restore; 0 if there was nothing
+    to save."""
     files_only: bool = False
     """Whether only files were restored and the conversation was left as it was."""
     moved_from: str = ""

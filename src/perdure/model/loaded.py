@@ -29,7 +29,7 @@ class ItemKind(StrEnum):
     CALL = "call"
     RESULT = "result"
     SUMMARY = "summary"
-    """The text that replaces what a CLI compacted."""
+    """The text that replaces the items that a CLI compacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def call(key: str, name: str, given: object, said: str = "") -> Item:
 
 
 def compare(known: Iterable[Item], loaded: Loaded) -> Comparison:
-    """Compare the known items with what a resume would load now."""
+    """Compare the known items with the items that a resume would load now."""
     ours = [each for each in known if not each.made_up]
     theirs = [each for each in loaded.items if not each.made_up]
     places = _aligned(ours, theirs)

@@ -94,7 +94,7 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parking:
-    """A time before which nothing is launched on `what` (an account, or an agent). `model`: only
+    """A time before which nothing is launched on an account, or on an agent (`what`). `model`: only
     runs of this model are affected; empty: all."""
 
     what: str

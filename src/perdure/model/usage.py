@@ -32,8 +32,8 @@ class Usage:
         )
 
     def since(self, before: Usage) -> Usage:
-        """Return what was added since `before`, never negative. A counter that went down has been
-        restarted, so it is returned whole."""
+        """Return the usage since `before`, never negative. If a counter went down, it was
+        restarted, so its whole value is returned."""
         if self.input < before.input or self.output < before.output:
             return self
         return Usage(

@@ -237,7 +237,7 @@ class OpenRequest:
     """A request to the model whose answer the agent has not recorded."""
 
     added: int = 0
-    """Estimate of what the conversation has grown by since the last recorded answer, in tokens."""
+    """Estimate of the growth of the conversation since the last recorded answer, in tokens."""
     model: str = ""
     """Empty: not known."""
 
@@ -419,10 +419,13 @@ class AgentDriver(Protocol):
         ...
 
     def loads(self, transcript: bytes, bases: Sequence[bytes] = ()) -> Loaded | None:
-        """Return what a resume would show to the model from the transcript as it is now: only what
-        the CLI loads, in its order. None if that is not known for this CLI. The argument `bases`
-        has the contents of the files that the method `bases` returns. Pure; never raises.
-        Unreadable lines are skipped, as the CLI does. Call it through `transcripts.loaded`."""
+        """Return the items that a resume would show to the model from the transcript as it is now:
+        only those that the CLI loads, in its order. None if that is not known for this CLI.
+
+        The argument `bases` has the contents of the files that the method `bases` returns. Pure;
+        never raises. Unreadable lines are skipped, as the CLI does. Call it through
+        `transcripts.loaded`.
+        """
         return None
 
     def damaged(self, transcript: bytes) -> Sequence[tuple[int, int]]:

@@ -95,8 +95,8 @@ class BoardStore(Protocol):
         ...
 
     def latest_word(self, run_id: str) -> str:
-        """Return what the run's agent said or did last, as a line; empty if it has done nothing
-        yet."""
+        """Return the latest text or action of the run's agent, as a line; empty if it has done
+        nothing yet."""
         ...
 
     def failed_attempts(self, since: int, limit: int) -> Sequence[FailedAttempt]:

@@ -203,7 +203,7 @@ class RunStore(Protocol):
         ...
 
     def parked(self) -> Sequence[Parking]:
-        """Return what is parked now."""
+        """Return the accounts and agents that are parked now."""
         ...
 
     def park(self, parking: Parking) -> None:

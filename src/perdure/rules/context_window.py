@@ -73,8 +73,8 @@ def window_of(model: str, told: int, rules: FillRules) -> tuple[int, str]:
 
 
 def completed(found: Fill, known: Fill | None, model: str, rules: FillRules) -> Fill:
-    """Return the fill from a transcript, completed with what was known of the conversation before
-    (`known`) or of the requested model."""
+    """Return the fill from a transcript. Missing fields are completed from the known facts about
+    the conversation (`known`) or the requested model."""
     model = found.model or (known.model if known is not None else "") or model
     said_before = known is not None and known.source == "agent" and known.model in ("", model)
     window, source = window_of(

@@ -153,7 +153,8 @@ def verdict_of(work: dict[str, Any]) -> str:
 
 
 def changed_of(work: dict[str, Any]) -> str:
-    """Return what an attempt changed, on one line; empty if the workdir was not compared."""
+    """Return a summary of the changes of an attempt, on one line; empty if the workdir was not
+    compared."""
     if not work["observed"]:
         return ""
     files = f"{work['file_count']} file(s)"
@@ -179,7 +180,8 @@ def _ended(check: dict[str, Any]) -> str:
 
 
 def _size(size: dict[str, Any]) -> str:
-    """Return what happened to the conversation because of its size."""
+    """Return a sentence on a compaction, or another step that the size of the conversation
+    caused."""
     match size["event"]:
         case "compacted":
             # If perdure did not request the compaction, the agent or a person may have done so.
@@ -237,8 +239,7 @@ def _checks(checks: list[dict[str, Any]]) -> list[str]:
 
 
 def _files(changes: list[dict[str, Any]]) -> list[str]:
-    """Return what was done with each task file; those that a person may want to look at come
-    first."""
+    """Return the action on each task file; those that a person may want to look at come first."""
     plain = [change for change in changes if change["action"] in ("written", "same")]
     lines = []
     for change in [each for each in changes if each not in plain]:
@@ -275,7 +276,7 @@ def _drift(previous: dict[str, Any], attempt: dict[str, Any]) -> list[str]:
 
 
 def _moved(seen: dict[str, Any]) -> str:
-    """Return what something else changed in the workdir before the attempt."""
+    """Return the changes that something else made in the workdir before the attempt."""
     if seen["count"]:
         files = (
             f"{seen['count']} file(s) changed since checkpoint {seen['number']}: "

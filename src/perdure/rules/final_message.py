@@ -11,7 +11,7 @@ CUT = "\n[the rest of the message is in perdure logs]"
 
 
 def last_message(records: Iterable[Record], attempt: int = 0) -> str:
-    """Return what the agent said last, as it wrote it and not cleaned; empty if it said nothing.
+    """Return the agent's last message, unchanged and not cleaned; empty if it said nothing.
 
     The parts of a message are joined; a tool call ends it. Messages of subagents do not count.
     `attempt`: the attempt to look at; 0 means the last one that said anything. A message longer

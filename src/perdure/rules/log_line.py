@@ -68,8 +68,8 @@ SOON_MS = 2000
 
 
 def line_of(record: Record) -> str:
-    """Return a record as one line (or several, for what the agent said); empty if a person need not
-    see it."""
+    """Return a record as one line (or several, for the agent's text); empty if people need not see
+    the record."""
     match record.event:
         case AttemptStarted(continuation=asked):
             what = asked.kind if asked.kind is Start.FRESH else f"{asked.kind} {asked.session_id}"

@@ -83,7 +83,7 @@ def id_of(store: str, channel: str, line: int) -> str:
 
 
 def message_of(event: AnyEvent | None, run: TaskRun) -> str:
-    """Return what is needed, or why the run ended or waits, on one cleaned line."""
+    """Return one clean line: the need for a person, or the reason why the run ended or waits."""
     asked = [each.message for each in run.conditions if each.type in ASKING]
     if isinstance(event, RunFinished | RunQueued):
         reason = event.reason

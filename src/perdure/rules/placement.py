@@ -130,8 +130,7 @@ def planned_since(records: Sequence[Record]) -> frozenset[str]:
 
 
 def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
-    """Yield what was done with each file, with the attempt in which it was planned, oldest
-    first."""
+    """Yield the actions on each file, with the attempt in which they were planned, oldest first."""
     left = set()
     for record in records:
         if isinstance(record.event, FilesPlaced):
@@ -149,12 +148,9 @@ def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
 
 
 def action(asked: Wanted, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
-    """Return what to do with a file; None if the given content did not change. `MERGED` means that
-    a merge is to be tried.
-
-    `base`: the mark of the version given before; `there`: the mark in the workdir; `fresh`: the
-    workdir was newly made.
-    """
+    """Return the action for a file; None if the given content did not change. `MERGED` means that a
+    merge has to be tried. `base`: the mark of the version given before; `there`: the mark in the
+    workdir; `fresh`: the workdir was newly made."""
     given = mark(asked.file)
     if base == given and not (fresh and not there):
         return None

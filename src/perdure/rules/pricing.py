@@ -1,14 +1,15 @@
-"""Estimates what it costs to go on with a conversation, and whether another way would cost less.
-Pure; called by `attempt`.
+"""Estimates the cost of continuing a conversation, and whether another way would cost less. Pure;
+called by `attempt`.
 
-A model's service keeps what it has read of a conversation for minutes or an hour (the *prompt
-cache*). A conversation that was idle for longer has to be read again, at the price of a cache
-write. The first request after that is its most expensive one, and costs more the longer the
+A model's service keeps the part of a conversation that it has read for minutes or an hour (the
+*prompt cache*). A conversation that was idle for longer has to be read again, at the price of a
+cache write. The first request after that is its most expensive one, and costs more the longer the
 conversation is. The other ways cost something too: compacting reads everything once more, and a new
-conversation has to read again what the old one knew. `ways` estimates all three over the usual
-number of requests of an attempt, and `choose` picks one by the user's policy. The dollars are
-estimates from list prices and the assumptions below. They are shown as estimates, and never counted
-as spent.
+conversation has to read again what the old one knew.
+
+`ways` estimates all three over the usual number of requests of an attempt, and `choose` picks one
+by the user's policy. The dollars are estimates from list prices and the assumptions below. They are
+shown as estimates, and never counted as spent.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ continuity has a value of its own."""
 
 
 class Way(StrEnum):
-    """The ways to go on."""
+    """The ways to continue after a conversation was idle."""
 
     RESUME = "resume"
     COMPACT = "compact"
@@ -204,8 +205,8 @@ def choose(
     can_compact: bool,
     may_begin_anew: bool,
 ) -> PricedChoice:
-    """Return how to go on. By default, while the cache is warm, and if the price is unknown, the
-    conversation goes on unchanged."""
+    """Return the way to continue that the user's policy selects. By default, while the cache is
+    warm, and if the price is unknown, the conversation continues unchanged."""
     if price is None or cache.tokens <= 0:
         return PricedChoice(way=Way.RESUME)
     found = ways(cache, price)

@@ -149,8 +149,8 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
 
 
 def _by_its_word(continuation: Continuation, evidence: Evidence) -> Receipt:
-    """Judge a conversation whose transcript cannot be read: by the id, and by what the agent
-    replayed of it."""
+    """Judge a conversation whose transcript cannot be read: by its id, and by the agent's replay of
+    it."""
     if _other_id(evidence):
         return _receipt(
             Verdict.BROKEN,

@@ -53,8 +53,8 @@ def digest(tool: str, given: Any) -> str:
 
 
 def short_id(request: AgentRequest) -> str:
-    """Return the letters by which a comment on a forge names the request. They depend on the
-    call as well, so an answer to what a person saw never fits another call."""
+    """Return the letters by which a comment on a forge names the request. They also depend on the
+    call, so an answer never applies to another call than the one that the person saw."""
     cause = f"{request.run}\n{request.number}\n{request.sha256}"
     value = int.from_bytes(hashlib.sha256(cause.encode()).digest()[:8])
     letters = []
@@ -221,8 +221,8 @@ def shown_lines(request: AgentRequest) -> list[str]:
 
 
 def is_shown_whole(request: AgentRequest, clean: Callable[[str], str]) -> bool:
-    """Return whether a comment on a forge shows the whole call. `clean` removes from a comment what
-    looks like a secret: such a call is not shown as it is."""
+    """Return whether a comment on a forge shows the whole call. `clean` removes text that looks
+    like a secret from a comment; a call with such text is not shown whole."""
     text = "\n".join(shown_lines(request))
     whole = request.size == len(request.payload) and len(text) <= ON_FORGE
     return whole and clean(text) == text

@@ -1,5 +1,5 @@
-"""Finds what a turn left open although the agent reported success: denied tool calls, unanswered
-questions, answers that broke off. Pure.
+"""Finds matters that a turn left open although the agent reported success: denied tool calls,
+unanswered questions, answers that broke off. Pure.
 
 `attempt` collects the facts from the agent's events, and calls `judge` before the outcome counts.
 The agent's prose is never evidence: only calls, results and stop reasons decide.
@@ -87,8 +87,8 @@ class OpenEnds:
     acted: bool = False
 
     def complete(self, event: AgentEvent) -> AgentEvent | None:
-        """Return the event, completed with what is known of its call; None for a denial that was
-        already counted."""
+        """Return the event with the known fields of its call; None for a denial that was already
+        counted."""
         if not isinstance(event, ToolDenied):
             return event
         if event.tool_id in self.known:

@@ -711,8 +711,7 @@ class Workspaces:
 
     def _identity(self, workspace: Workspace, agent: str) -> dict[str, str]:
         """Return the author (the agent) and the committer (the user, or the agent where the user
-        has no git identity). Both stay visible in each commit, so that a person is accountable for
-        it."""
+        has no git identity). Each commit shows both, so that a person is accountable for it."""
         git = self._git()
         if workspace.backend is Backend.WORKTREE:
             git = git.at(Path(workspace.path), worktree.common_directory(workspace.repo))

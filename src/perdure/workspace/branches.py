@@ -120,11 +120,9 @@ def read(said: Any) -> Branches:
 
 
 def put_back(shelf: Shelf, backend: Backend, wanted: Branches, branch: str) -> list[str]:
-    """Recreate what is missing, except `branch`, which the caller handles. Returns notes.
-
-    In a worktree of the user's own repository nothing is made, because its branches are the user's.
-    The checkpoint still has the commits.
-    """
+    """Recreate missing branches, tags and stashes, except `branch`, which the caller handles.
+    Returns notes. In a worktree of the user's own repository nothing is made, because its branches
+    are the user's. The checkpoint still has the commits."""
     assert shelf.repository is not None
     names = [name for name in wanted.refs if name != f"refs/heads/{branch}"]
     if backend is Backend.WORKTREE:

@@ -143,7 +143,8 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Comparison
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """A run's files, in the index of a comparison repository, and what they began as."""
+    """A run's files now, in the index of a comparison repository, and the commit that they are
+    compared with."""
 
     desk: ComparisonRepository
     base: str
@@ -157,8 +158,8 @@ class Shot:
 
 @contextlib.contextmanager
 def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterator[Shot]:
-    """Yield the run's files and what they began as. `pinned` is the commit that the run began at.
-    Raises UsageError without git."""
+    """Yield the run's files and the commit that they are compared with. `pinned` is the commit that
+    the run began at. Raises UsageError without git."""
     with looking_alone(places, workspace, git) as looker:
         if looker is None:
             raise UsageError(

@@ -140,8 +140,8 @@ def _made(places: Places, source: RemoteSource, git: Git) -> Git:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what a killed git left. This is safe under the lock: git's children hold it too, so
-    none of them is alive."""
+    """Remove files that a killed git left. This is safe under the lock: git's children hold it too,
+    so none of them is alive."""
     for pattern in (
         "**/*.lock",
         "objects/pack/tmp_*",

@@ -34,8 +34,8 @@ from perdure.workspace.transport import RemoteSource
 def prepare(
     places: Places, workspace: Workspace, source: RemoteSource, git: Git
 ) -> tuple[bool, list[str]]:
-    """Make or reuse the workdir. Returns (created, notes). Only making needs the network, and only
-    for what is not cached."""
+    """Make or reuse the workdir. Returns (created, notes). The network is needed only to make one,
+    and only for objects that are not in the cache."""
     path = Path(workspace.path)
     if _stands(path):
         return False, []

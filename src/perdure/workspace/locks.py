@@ -32,7 +32,7 @@ def make_private(directory: Path) -> Path:
 
 
 def make_directory(directory: Path, mode: int = 0o777) -> Path:
-    """Make a directory and its parents. Raises WorkspaceError that names what is in the way."""
+    """Make a directory and its parents. Raises WorkspaceError with the file that is in the way."""
     try:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
     except OSError as error:
@@ -44,7 +44,7 @@ def make_directory(directory: Path, mode: int = 0o777) -> Path:
 
 
 def take(places: Places, workspace: Workspace, holder: str, *, brief: bool = False) -> int:
-    """Take the workspace's lock without waiting for its holder. Raises InUse with what is known of
+    """Take the workspace's lock without waiting for its holder. Raises InUse with a description of
     the holder.
 
     A short grace (`MOMENT_S`) is allowed: between fork and exec, a child of another thread or of a
@@ -180,7 +180,7 @@ def alternate(objects: Path) -> str:
 
 def clear_locks(path: Path, *locks: Path) -> list[str]:
     """Remove lock files left by a killed git, unless a git process is running in `path`. Returns
-    notes on what was done."""
+    notes on the removed files."""
     found = [lock for lock in locks if os.path.lexists(lock)]
     if not found or git_works_in(path):
         return []

@@ -91,12 +91,13 @@ class HeldFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """Result of the check of what would be lost with a workdir, as sentences for a person."""
+    """Result of the check for content that would be lost with a workdir, as sentences for a
+    person."""
 
     lost: tuple[str, ...] = ()
     """Content that is, or may be, nowhere else. While there is any, the workdir stays."""
     built: tuple[str, ...] = ()
-    """Build output that is nowhere else: it stays in the trash until a person purges it."""
+    """Build output that is saved nowhere else: it stays in the trash until a person purges it."""
     logged: tuple[str, ...] = ()
     """Commits that only the reflog of an isolated workdir has, to be saved before it is removed."""
     checkpoint: int = 0
@@ -111,8 +112,8 @@ class Proof:
 def unsaved(
     places: Places, workspace: Workspace, git: Git, elsewhere: Callable[[], Git]
 ) -> list[str]:
-    """Return what would be lost with the workdir if it had no checkpoints, a sentence each; empty
-    if everything is saved. Never raises."""
+    """Return a sentence for each part of the workdir that would be lost with it if it had no
+    checkpoints; empty if everything is saved. Never raises."""
     found = prove(places, workspace, git, elsewhere)
     return [*found.lost, *found.built]
 
@@ -124,11 +125,9 @@ def prove(
     elsewhere: Callable[[], Git],
     held: HeldFiles | None = None,
 ) -> Proof:
-    """Prove where everything in the workdir is saved. Never raises.
-
-    `elsewhere` returns the repository in which the commits of an isolated workdir must be found.
-    `held`: what the checkpoint has that may count as a copy.
-    """
+    """Prove where everything in the workdir is saved. Never raises. `elsewhere` returns the
+    repository that must contain the commits of an isolated workdir. `held`: the content of the
+    checkpoint that may count as a copy."""
     path = Path(workspace.path)
     if path.is_symlink():
         return Proof(lost=("it is a link, not a directory",))
@@ -223,7 +222,7 @@ def _uncommitted(
     elsewhere: Callable[[], Git],
     held: HeldFiles | None,
 ) -> Iterator[str]:
-    """Yield what is neither committed nor in the checkpoint, a sentence each."""
+    """Yield a sentence for each change that is neither committed nor in the checkpoint."""
     status = looker.status()
     changed, untracked = status.changed, status.untracked
     if held is not None:
@@ -333,11 +332,11 @@ def _stands_elsewhere(
 def _unsaved_refs(
     looker: Looker, elsewhere: Callable[[], Git], held: HeldFiles | None
 ) -> tuple[list[str], list[str]]:
-    """Return a sentence for each commit of an isolated workdir's HEAD, refs and stashes that is
-    nowhere else, and the commits that only its reflog has.
+    """Return two lists: sentences on commits of an isolated workdir's HEAD, refs and stashes that
+    are nowhere else, and commits that only its reflog has.
 
     The second list is filled only with a checkpoint, beside which such commits can be saved;
-    otherwise they are among the sentences. The other repository is asked only for what the
+    otherwise they are among the sentences. The other repository is asked only for commits that the
     checkpoint lacks.
     """
     tips = {"HEAD": looker.head, **looker.repository.refs("refs")}

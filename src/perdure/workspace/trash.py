@@ -281,7 +281,8 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
 
 
 def _walk(top: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield everything below, without following links. Raises OSError for what cannot be read."""
+    """Yield everything below, without following links. Raises OSError for a directory that cannot
+    be read."""
     with os.scandir(top) as found:
         for each in found:
             status = each.stat(follow_symlinks=False)

@@ -60,7 +60,7 @@ class _Base:
 
 
 def observe(shelf: Shelf, saved: Saved, against: Against) -> WorkSeen:
-    """Compare a checkpoint with what its attempt began with. Raises GitFailed."""
+    """Compare a checkpoint with the state at the beginning of its attempt. Raises GitFailed."""
     began = _began(against)
     base, commits = _base(shelf, saved, against, began)
     unchanged = base.tree == f"{saved.head}^{{tree}}" and not (saved.changed or saved.untracked)
@@ -97,7 +97,7 @@ def _began(against: Against) -> os.stat_result | None:
 def _base(
     shelf: Shelf, saved: Saved, against: Against, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Return what to compare with, and the commits made since, newest first."""
+    """Return the commit or tree to compare with, and the commits made since, newest first."""
     if against.commit:
         words = f"checkpoint {against.number}"
         base = _Base(tree=f"{against.commit}:worktree", head=against.head, words=words)

@@ -243,8 +243,8 @@ def _discard(places: Places, workspace_id: str, leftover: Path, label: str) -> P
 def _recover(
     places: Places, workspace: Workspace, git: Git, common: Path, cut_off: bool
 ) -> list[str] | None:
-    """Clear what is in the way. Returns the notes, or None if a creation that was cut off turns out
-    to be complete."""
+    """Clear leftovers of an earlier creation. Returns notes, or None if the creation that was cut
+    off turns out to be complete."""
     path = Path(workspace.path)
     if cut_off and _is_whole(git, path, workspace):
         return None

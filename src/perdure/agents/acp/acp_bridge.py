@@ -220,8 +220,8 @@ class Ear(Tale):
         self.items = Items()
 
     def observe(self, event: Any) -> None:
-        """Process every incoming message, whether or not the library's schema knows it. Messages
-        before the prompt are a replay, or not relevant."""
+        """Process every incoming message, whether or not the library's schema knows it. A message
+        before the prompt is part of a replay, or has no meaning for the turn."""
         message = event.message
         self.heard = time.monotonic()
         if message.get("method") == "session/update":
@@ -382,7 +382,7 @@ async def converse(
         if ear.failed:
             say("error", stage=stage, code=0, message=ear.notice or "the agent reported an error")
             return 1
-        # codex-acp 2.6.0 has no refusal but one that cancels the turn.
+        # Over codex-acp 2.6.0, every refusal of a call cancels the turn.
         over = answer.stop_reason == "end_turn" or (
             answer.stop_reason == "cancelled" and ear.refused
         )

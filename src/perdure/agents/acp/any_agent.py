@@ -147,11 +147,11 @@ class AnyAcpDriver:
         return acp_requests.open_calls(output)
 
     def by_hand(self, launch: Launch) -> Command:
-        """Return the command that starts the agent: how it continues a conversation is not
-        known."""
+        """Return the command that starts the agent alone, because it is not known how the agent
+        continues a conversation."""
         return Command(argv=tuple(shlex.split(launch.program.path)), stdin=b"")
 
-    # The place and the format of its conversations are not known, so the methods below find
+    # The place and the format of the agent's conversations are not known, so the methods below find
     # nothing.
 
     def transcript(self, home: Path, session_id: str) -> Path | None:

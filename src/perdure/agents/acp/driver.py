@@ -76,7 +76,8 @@ BRIDGE = Path(__file__).with_name("acp_bridge.py")
 LABEL = "Prompt: "
 _NAME = late_pattern(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _COMMAND = late_pattern(rf"\s*(?:{LABEL}\s*)*/")
-"""Beginning of a prompt that gets the label: agents take `/word` for a command of their own."""
+"""Pattern of a prompt that gets the label. Agents take a prompt that begins with `/word` for one of
+their own commands."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 
 

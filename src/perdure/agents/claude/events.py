@@ -225,7 +225,7 @@ def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
 
 
 def _decisions(found: dict[str, Any]) -> dict[str, str]:
-    """Return the rejected calls by id, each with what rejected it: `hook` or `permissions`."""
+    """Return the rejected calls: by id, the origin of the rejection (`hook` or `permissions`)."""
     told = {
         json_lines.text(meta.get("id"), SUMMARY): meta.get("permission_decision")
         for meta in json_lines.items(found.get("tool_result_meta"))

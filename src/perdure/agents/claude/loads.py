@@ -54,7 +54,7 @@ _WORDS = frozenset(
         *("input", "tool_use_id", "is_error", "compactMetadata", "logicalParentUuid"),
     }
 )
-"""Words of the records of which one changed bit is noticed as damage."""
+"""Keys and types in the records. One changed bit in such a word is recognized as damage."""
 _ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
 
 
@@ -175,7 +175,8 @@ def _parents(records: dict[str, _Record]) -> dict[str, str]:
 
 
 def _bridged(records: dict[str, _Record], parents: dict[str, str]) -> dict[str, str]:
-    """Replace parents that cannot be reached, by the rule above."""
+    """Replace parents that cannot be reached, by the five-second rule in the docstring of this
+    module."""
     torn = {
         key
         for key, parent in parents.items()

@@ -239,8 +239,8 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill by the usage of the newest answer, or by what a compaction after it left. A
-    transcript does not contain the size of the window."""
+    """Return the fill: the usage of the newest answer, or the size that a compaction after that
+    answer reported. A transcript does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         if b'"usage"' in line or b'"compact_boundary"' in line:

@@ -61,7 +61,8 @@ TOLD = frozenset(
 
 
 APPROVALS = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")
-"""Requests of the server that are answered where a person may have been asked."""
+"""The server's requests for an approval. They are answered in runs that can ask a person; in all
+others they are refused."""
 
 
 class ServerRefused(Exception):

@@ -106,7 +106,7 @@ class CodexDriver:
         max_prompt_bytes=4 * MAX_PROMPT_CHARACTERS,
         compacts=True,
         tells_call_ids=False,
-        # Its sandbox keeps a register there (0.169.0).
+        # Codex's sandbox keeps a register there (0.169.0).
         temporary_files=(Permissions.READ, Permissions.EDIT),
     )
     variables = (

@@ -37,7 +37,7 @@ _WORDS = frozenset(
         *_RESULTS,
     }
 )
-"""Words of the records of which one changed bit is noticed as damage."""
+"""Keys and types in the records. One changed bit in such a word is recognized as damage."""
 _TOLD = (b'"response_item"', b'"compacted"', b'"thread_rolled_back"', b'"session_meta"')
 
 

@@ -29,7 +29,7 @@ _OTHERS = frozenset(
     yield_time_ms max_output_tokens timeout_ms
     """.split()
 )
-"""Arguments that a call may have besides, because they do not change what runs."""
+"""Arguments that a call may also have, because they do not change which command runs."""
 _QUESTION = "request_user_input"
 _ASKS = "AskUserQuestion"
 """The name under which perdure keeps the questions of all agents."""

@@ -352,8 +352,8 @@ def fill(content: bytes) -> Fill:
     counts: list[int] = []
     for entry in json_lines.marked(content, _TOLD):
         if entry.get("type") == "compacted":
-            # The newest count is that of the request for the summary, which included the
-            # conversation.
+            # The newest count is that of the request for the summary, and includes the conversation
+            # before it.
             compactions, held, left = compactions + 1, max(counts[-2:], default=0), 0
         elif entry.get("type") == "turn_context":
             model = json_lines.text(json_lines.part(entry, "payload", "model")) or model

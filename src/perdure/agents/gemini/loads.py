@@ -31,7 +31,7 @@ _WORDS = frozenset(
         *("functionCall", "functionResponse", "displayContent"),
     }
 )
-"""Words of the records of which one changed bit is noticed as damage."""
+"""Keys and types in the records. One changed bit in such a word is recognized as damage."""
 
 
 def loads(content: bytes) -> Loaded:

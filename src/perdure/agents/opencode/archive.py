@@ -82,8 +82,8 @@ def _rows(home: Path, question: str, *values: str) -> list[tuple[Any, ...]]:
 
 
 def directory(home: Path, session_id: str) -> Path | None:
-    """Return the directory in which the session began, which is the only one in which it can go on;
-    None if there is no such session."""
+    """Return the directory in which the session began; None if there is no such session. A session
+    can continue only in that directory."""
     rows = _rows(home, _SESSION, session_id)
     if rows:
         return Path(rows[0][1])
@@ -331,7 +331,7 @@ def spoken(content: bytes) -> Iterator[Spoken]:
 def goes_on(content: bytes) -> bool:
     """Return whether the session ends with a message that the CLI will still answer. After an
     answer that fills the window, 1.18.33 reports the end of the turn, then prompts itself for a
-    summary and goes on with that."""
+    summary and continues with the summary."""
     messages = (
         entry
         for line in reversed(content.split(b"\n"))
@@ -372,9 +372,9 @@ def fill(content: bytes) -> Fill:
 
 
 def writers(home: Path, session_id: str) -> Sequence[int]:
-    """Return the live processes whose command line names this session. The CLI registers none, so a
-    process that opened the session in another way is not found here, only through what it
-    writes."""
+    """Return the live processes whose command line names this session. The CLI keeps no register of
+    processes. A process that opened the session in another way is not found here; it is only
+    noticed when it writes."""
     found = []
     for pid in system.pids() if is_id(session_id) else ():
         try:

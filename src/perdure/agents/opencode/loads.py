@@ -28,7 +28,7 @@ _WORDS = frozenset(
         *("input", "output", "error", "finish", "summary", "synthetic", "ignored"),
     }
 )
-"""Words of the rows of which one changed bit is noticed as damage."""
+"""Keys and types in the rows. One changed bit in such a word is recognized as damage."""
 _UNFINISHED = frozenset({"pending", "running"})
 _SILENT = frozenset({"step-start", "reasoning"})
 

@@ -63,8 +63,8 @@ class RowCheck:
     asks: str
     relied: bool
     result: str
-    """`holds`; `differs`: it does not hold, and perdure does not rely on it; `broken`: it does not
-    hold, and perdure relies on it."""
+    """`holds`; `differs`: the row does not hold, and perdure does not rely on it; `broken`: the row
+    does not hold, and perdure relies on it."""
     seen: str
     detail: str
     seconds: float

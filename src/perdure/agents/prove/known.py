@@ -16,7 +16,7 @@ from perdure.lateclass import dataclass
 
 FILE = Path(__file__).with_name("known.json")
 Answers: TypeAlias = dict[str, list[str]]
-"""The result and what was seen, by row."""
+"""By row: the result, and a text on the observed behavior."""
 
 
 @dataclass(frozen=True, slots=True)

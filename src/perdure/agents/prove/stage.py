@@ -253,7 +253,7 @@ class Stage:
         return [prompt.text for prompt in self.driver.prompts(self.history(session_id) or b"")]
 
     def put_back(self, session_id: str, copy: bytes) -> None:
-        """Put perdure's own copy where a resume finds it."""
+        """Put perdure's own copy to the path where a resume finds it."""
         if self.driver.archive is None:
             kept = self.directory / "copy"
             kept.write_bytes(copy)
@@ -301,7 +301,7 @@ class StageRun:
     before: int
 
     def events(self) -> list[AgentEvent]:
-        """Return the events of the complete lines that it has printed so far."""
+        """Return the events of the complete lines that the program has printed so far."""
         try:
             said = self.process.stdout.read_bytes()
         except OSError:
@@ -315,7 +315,7 @@ class StageRun:
         )
 
     def session_id(self, told_only: bool = False) -> str:
-        """Return the conversation's id: as printed, else from the archive."""
+        """Return the conversation's id: the printed one, else the one in the archive."""
         told = next(
             (
                 event.session_id
@@ -329,7 +329,7 @@ class StageRun:
         return self.stage.driver.archive.find(self.stage.home, self.launch.mark)
 
     def asks_the_model(self) -> None:
-        """Wait for its first request to the model. Raise Unseen if there is none."""
+        """Wait for the program's first request to the model. Raise Unseen if there is none."""
         come = self.stage.until(
             lambda: len(self.stage.rehearsal.requests) > self.before or not self.process.alive(),
             PATIENCE_S,

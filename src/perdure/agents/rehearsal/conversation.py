@@ -45,7 +45,7 @@ class ScriptedConversation:
     """Number of the command that is still running according to the last tool result (Codex); else
     empty."""
     unfinished: frozenset[str] = frozenset()
-    """Calls whose result says that they are still running."""
+    """Ids of the calls whose result says that their command is still running."""
 
     @property
     def prompts(self) -> list[str]:

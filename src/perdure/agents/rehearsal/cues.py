@@ -77,8 +77,8 @@ class Player(Protocol):
     conversation. Thread-safe."""
 
     def next(self, conversation: ScriptedConversation) -> Cue:
-        """Return the answer to this request. A `Cue` without a `script` means that there is
-        none."""
+        """Return the answer to this request. A `Cue` without a `script` means that there is no
+        answer."""
         ...
 
     def summary(self, conversation: ScriptedConversation) -> str:
@@ -88,8 +88,8 @@ class Player(Protocol):
 
 
 class Cues:
-    """The scripts, with the position in each one and the disturbances that have already
-    happened."""
+    """The scripts, with the current position in each, and the disturbances (such as a hang) that
+    have already happened."""
 
     def __init__(self, scripts: Sequence[Script]) -> None:
         self.scripts = tuple(scripts)

@@ -34,7 +34,7 @@ Other: TypeAlias = Callable[[str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class AnswerRecord:
-    """Where the desk reports what an answer uses."""
+    """The functions to which the desk reports the usage of an answer."""
 
     begun: Callable[[TokenCounts], None]
     """Called with the full usage when the first bytes were sent."""

@@ -1,8 +1,8 @@
-"""Finds the lines of a transcript that its CLI cannot have written: what a disk or a file system
-makes of them after a power cut.
+"""Finds lines of a transcript that its CLI cannot have written. A disk or a file system may leave
+such lines after a power cut.
 
 A driver gives the words that its CLI uses, and a test for its records. Changed text within a record
-that is otherwise complete is not found: only a copy shows that.
+that is otherwise complete is not found: only a comparison with a copy shows that.
 """
 
 from __future__ import annotations

@@ -51,8 +51,8 @@ def question(agent: str, program: Program) -> tuple[str, ...]:
 def missing(
     agent: str, home: Path, environ: Mapping[str, str], code: int = 0, said: str = ""
 ) -> Missing | None:
-    """Return what the agent lacks; None if it is logged in or this cannot be found out. `code` and
-    `said`: exit code and output of the command of `question`."""
+    """Return the prerequisite that the agent lacks; None if it is logged in or this cannot be found
+    out. `code` and `said`: exit code and output of the command that `question` returned."""
     if agent == "claude":
         return _claude(said)
     if agent == "codex":

@@ -72,11 +72,9 @@ def _same_prompts(driver: AgentDriver, path: Path, earlier: Snapshot) -> bool:
 
 
 def loaded(driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return what a resume would load from a transcript; None if the driver cannot tell (a
-    third-party driver may lack `loads`).
-
-    Reads the files that the transcript continues; an unreadable one counts as empty.
-    """
+    """Return the items that a resume would load from a transcript; None if the driver cannot tell
+    (a third-party driver may lack `loads`). Reads the files that the transcript continues; an
+    unreadable one counts as empty."""
     loads, find = getattr(driver, "loads", None), getattr(driver, "bases", None)
     if loads is None:
         return None

@@ -133,7 +133,7 @@ def alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
 
 
 def known_of(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> KnownCopy | None:
-    """Return what is known of a copy, reading the copy if necessary. None if there is no copy, or
+    """Return the facts about a copy, reading the copy if necessary. None if there is no copy, or
     (with `lines`) no complete line in it."""
     now = identity(copy)
     if now is None:
@@ -149,8 +149,8 @@ def known_of(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> Kno
 
 
 def read_known(directory: Path) -> dict[str, KnownCopy]:
-    """Return what is known of the copies; empty if the file cannot be read, so that the copies
-    themselves are read."""
+    """Return the stored facts about the copies. Empty if the file cannot be read; the copies
+    themselves are then read."""
     try:
         found = json.loads((directory / KNOWN).read_bytes())
         return {name: _from_json(entry) for name, entry in found.items()}
@@ -168,7 +168,7 @@ def _from_json(entry: dict[str, object]) -> KnownCopy:
 
 
 def write_known(directory: Path, known: dict[str, KnownCopy]) -> None:
-    """Store what is known beside the copies. Raise OSError."""
+    """Store the facts about the copies in a file beside them. Raise OSError."""
     staged = directory / f"{KNOWN}.new"
     with open(staged, "w", encoding="utf-8", opener=private) as file:
         json.dump({name: asdict(entry) for name, entry in known.items()}, file)
@@ -266,7 +266,8 @@ def _append(
 def _compare(
     file: BinaryIO, copy: Path, redactor: Redactor, lines: bool, aside: str
 ) -> KnownCopy | None:
-    """Compare both files completely: for a first copy, and in every case of doubt."""
+    """Compare both files completely: for a first copy, and whenever the stored facts are in
+    doubt."""
     raw = file.read()
     content = redactor.bytes(raw)
     content = content[: content.rfind(b"\n") + 1] if lines else content

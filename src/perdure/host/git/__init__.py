@@ -188,8 +188,8 @@ class Git:
         )
 
     def status(self, *, write_index: bool = False) -> GitStatus:
-        """Return what differs from HEAD, file by file. Submodules and nested repositories are never
-        entered."""
+        """Return the differences from HEAD, file by file. Submodules and nested repositories are
+        never entered."""
         args = (
             "--porcelain=v2",
             "--branch",

@@ -85,7 +85,7 @@ _HINTS = (
 
 
 _SSH_FAILED = "Could not read from remote repository"
-"""git's message for every failure of ssh; the reason is in the lines of ssh before it."""
+"""git's message for every failure of ssh. The reason is in ssh's own lines before this message."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,8 @@ class Ssh:
         return shlex.join(words)
 
     def check(self, environ: Mapping[str, str]) -> None:
-        """Raise UsageError if ssh, or a file that the settings name, is missing. Without a file,
-        ssh would go on silently."""
+        """Raise UsageError if ssh, or a file that the settings name, is missing. ssh itself
+        silently ignores a missing file."""
         if shutil.which("ssh", path=environ.get("PATH", os.defpath)) is None:
             raise UsageError(
                 "ssh is not installed.", "Install the OpenSSH client, or use an https address."

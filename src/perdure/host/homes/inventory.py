@@ -77,8 +77,8 @@ def side(path: Path, suffix: str) -> Path:
 
 
 def survey(top: Path, stays: Sequence[str] = ()) -> tuple[list[HomeThing], list[str]]:
-    """Return everything below a directory, and the names of what cannot or must not be moved. Both
-    are empty if there is no such directory."""
+    """Return everything below a directory, and the names of the entries that cannot or must not be
+    moved. Both are empty if there is no such directory."""
     found: list[HomeThing] = []
     left: list[str] = []
     for thing in _walk(top, ""):

@@ -60,9 +60,9 @@ class MovedDirectory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linking:
-    """One call of `home link`. `environ` is the user's own, without what perdure remembers.
-    `symlink`: put a link at the old place even if a variable would do. `tell` is called with each
-    step."""
+    """One call of `home link`. `environ` is the user's own, without the variables that perdure
+    remembers. `symlink`: put a link at the old place even if a variable would do. `tell` is called
+    with each step."""
 
     volume: Volume
     state: Path
@@ -143,8 +143,8 @@ class Linking:
         return found
 
     def _look_again(self, home: Home, now: HomeSituation, moved: MovedDirectory) -> None:
-        """Find processes that began to use the old place at the last moment, and take in what they
-        wrote."""
+        """Find processes that began to use the old place at the last moment, and take in the files
+        that they wrote."""
         for kept in map(Path, moved.kept):
             if kept.is_dir() and not kept.is_symlink() and (late := _late(self, now, kept)):
                 require_nobody(home, now.folder, [kept])
@@ -187,7 +187,8 @@ def take_in(call: Linking, now: HomeSituation) -> Taken:
 
 
 def _late(call: Linking, now: HomeSituation, kept: Path) -> Taken | None:
-    """Take in what was written to the old tree after it was copied; None if there is nothing."""
+    """Take in files that were written to the old tree after it was copied. Return None if there are
+    none."""
     stage = stage_of(now)
     merge = Merge(
         kept,
@@ -208,8 +209,8 @@ def _late(call: Linking, now: HomeSituation, kept: Path) -> Taken | None:
 
 
 def switch(now: HomeSituation, tell: Tell) -> list[str]:
-    """Move the old tree aside. If a link is to replace it, that happens in the same step. Return
-    the paths of what was moved."""
+    """Move the old tree aside. If a link replaces the tree, both happen in one step. Return the new
+    paths of the files and directories that were moved."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = []
     for each in now.beside:
@@ -279,7 +280,7 @@ def index_aside(now: HomeSituation) -> list[str]:
 
 
 def taking(now: HomeSituation) -> Path:
-    """Return the path of the record of what an unfinished call took in."""
+    """Return the path of the record in which an unfinished call lists the files that it took in."""
     return now.volume.own / f"taking-{now.folder.name.replace('/', '-')}.json"
 
 

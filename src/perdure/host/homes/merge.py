@@ -50,7 +50,7 @@ class Taken:
     conflicts: list[str] = field(default_factory=list)
     """Names of versions that were kept beside another one."""
     left: list[str] = field(default_factory=list)
-    """Names of what is not moved: sockets, pipes, locks."""
+    """Names of entries that are not moved: sockets, pipes, locks."""
 
     def add(self, other: Taken) -> None:
         self.files, self.bytes, self.same = (
@@ -80,8 +80,8 @@ class Merge:
     touched: set[Path] = field(default_factory=set)
 
     def plan(self) -> tuple[list[HomeThing], Taken]:
-        """Return what has to be copied, and a first result with what need not be. Nothing is
-        written."""
+        """Return the entries that have to be copied, and a first result that counts all others.
+        Nothing is written."""
         if not self.only:
             things, left = survey(self.source, self.stays)
         else:

@@ -20,8 +20,8 @@ from perdure.protocols import Folder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeSituation:
-    """`place` is the old place, `target` the one on the volume, `before` what perdure has recorded
-    about it."""
+    """The facts on one directory: `place` is the old place, `target` the one on the volume,
+    `before` the record of an earlier `home link`."""
 
     folder: Folder
     volume: Volume

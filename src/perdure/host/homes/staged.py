@@ -83,7 +83,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 def _write(source: int, part: Path) -> str:
     """Copy the descriptor's content into a file, write it to the disk and drop it from the page
-    cache. Return the hash of what was read."""
+    cache. Return the hash of the bytes that were read."""
     digest = hashlib.sha256()
     part.unlink(missing_ok=True)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -162,7 +162,7 @@ def _switch(now: HomeSituation) -> None:
 
 def _beside_back(before: Linked) -> list[str]:
     """Move files that were beside the directory out of it again: on the volume they are inside.
-    Return the paths of what was moved aside."""
+    Return the new paths of files that were moved aside."""
     kept = []
     for outside in map(Path, before.beside):
         inside = Path(before.place) / outside.name

@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 _LATE = {"Asking": "questions", "Probe": "probe", "run_quick": "quick"}
-"""Modules that no start of an agent needs, by what is asked of them."""
+"""Names that are imported late, each with its module. No start of an agent needs these modules."""
 
 
 def __getattr__(name: str) -> object:

@@ -108,7 +108,7 @@ def find(directory: Path) -> Process | None:
     while True:
         busy = is_locked(
             directory / "launch"
-        )  # first: once the lock is free, what the shim wrote is there
+        )  # first: once the lock is free, the shim's files are there
         if found := _recorded(directory):
             return found
         if not busy:
@@ -140,7 +140,7 @@ def launched(directory: Path) -> bool:
     written some output.
 
     A shim that is killed between the start and its record (milliseconds) leaves neither. The caller
-    has to find out from the conversation what such an agent may have done.
+    then has to find out from the conversation whether the agent did anything.
     """
     said = any(
         (directory / name).exists() and (directory / name).stat().st_size

@@ -1,7 +1,7 @@
 """Processes that an agent's commands left running when its turn was over.
 
-Called by `attempt` for agents that do not exit by themselves. If the agent did exit, its shim finds
-what outlived it.
+Called by `attempt` for agents that do not exit by themselves. For an agent that did exit, its shim
+finds the processes that outlived it.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ class Intent:
     description: str = ""
     """The description of the issue or pull request."""
     text: str = ""
-    """The text of the comment or review, or the description of what was opened; for a failed check,
-    its name."""
+    """The text of the comment or review, or the description of the new issue or pull request; for a
+    failed check, its name."""
     branch: str = ""
     """The head branch of the pull request, the branch that was deleted, or the one that was
     checked."""

@@ -1,5 +1,5 @@
-"""The record of what was reported to a forge about a run, and of what is still to be reported.
-Pure. The store keeps it; only `replies` writes it."""
+"""The record of reports to a forge about a run: those that were made, and those that are still to
+be made. Pure. The store keeps it; only `replies` writes it."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Situation:
     transcript: Snapshot | None = None
     """The agent's own transcript as it is on disk now."""
     standing: Standing = Standing.WHOLE
-    """How that transcript compares with what perdure has seen of it."""
+    """How that transcript compares with perdure's own record of it."""
     announced: bool = False
     """Whether an agent's output showed that it had opened the conversation. It may then have sent a
     request to the model."""
@@ -49,7 +49,7 @@ class Situation:
     """The edits in a repaired copy, from which the agent was proven to continue; empty if there is
     no such copy."""
     tried: frozenset[Rung] = frozenset()
-    """Rungs that failed for this conversation since it last went on."""
+    """Rungs that have failed for this conversation since it last continued."""
     writers: tuple[int, ...] = ()
     """Ids of other programs' live processes that use this conversation."""
     checkpoint: int = 0
@@ -68,7 +68,7 @@ class Situation:
     parent_copy: Snapshot | None = None
     """perdure's own copy of the transcript of the conversation to be forked."""
     parent_standing: Standing = Standing.WHOLE
-    """How the parent's transcript compares with what perdure has seen of it."""
+    """How the parent's transcript compares with perdure's own record of it."""
     parent_refused: bool = False
     """Whether the agent reported that it cannot fork the parent's conversation."""
     on_expiry: OnExpiry = OnExpiry.RESUME
@@ -131,8 +131,8 @@ def _after_expiry(at: Situation, session: Session) -> Continuation:
 
 
 def leaves(at: Situation) -> bool:
-    """Return whether the conversation is left because its lifetime has passed, although it could go
-    on."""
+    """Return whether the conversation is left because its lifetime has passed, although it could
+    continue."""
     asked = at.on_expiry is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT
     return (
         asked
@@ -213,7 +213,7 @@ def _no_copy(copy: Snapshot | None) -> str:
 
 
 def _too_long(at: Situation, session: Session) -> Continuation:
-    """Return the continuation of an intact conversation that is too long to go on unchanged."""
+    """Return the continuation of an intact conversation that is too long to continue unchanged."""
     if at.measure is Measure.COMPACT:
         reason = (
             f"its transcript is on disk; it holds {at.size}, and is compacted before it continues"

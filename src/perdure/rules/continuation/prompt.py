@@ -64,7 +64,7 @@ class Story:
     drift: str = ""
     """Changes by something else in the workdir since the agent's last turn."""
     files: str = ""
-    """Changes to the task files, as far as the agent does not know them."""
+    """Changes to the task files that the agent does not know about yet."""
     check: VerifyEnded | None = None
     """The failed check that the conversation does not know about yet."""
     map: str = ""

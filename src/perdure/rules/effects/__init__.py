@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 RUNNING, DONE, FAILED, OUTCOME_UNKNOWN = "running", "done", "failed", "unknown"
 DENIED = "denied"
 _BACKGROUND = "Command running in background"
-"""Beginning of Claude Code's answer (2.1.329) to a call whose command goes on in the background.
-Its end will not be seen."""
+"""Beginning of Claude Code's answer (2.1.329) to a call whose command continues in the background.
+The end of that command will not be seen."""
 
 
 class Effect(msgspec.Struct, frozen=True):
@@ -80,7 +80,8 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
 
 
 def effects_of(command: str) -> tuple[EffectFinding, ...]:
-    """Return what a shell command does, or may do, outside the workdir; never raises."""
+    """Return the effects that a shell command has, or may have, outside the workdir; never
+    raises."""
     from perdure.rules.effects.catalog import of_command
 
     return of_command(command)

@@ -171,7 +171,7 @@ def catalog() -> Catalog:
 
 
 def of_tool(name: str, summary: str, hint: str = "") -> tuple[EffectFinding, ...]:
-    """Return what a call of a tool does outside the workdir. `hint`: see `events.ToolStarted`."""
+    """Return the effects of a tool call outside the workdir. `hint`: see `events.ToolStarted`."""
     plain = name.lower()
     if plain in catalog().tools.shells or hint == "runs":
         return of_command(summary)
@@ -182,7 +182,7 @@ def of_tool(name: str, summary: str, hint: str = "") -> tuple[EffectFinding, ...
 
 
 def of_command(command: str) -> tuple[EffectFinding, ...]:
-    """Return what a shell command does outside the workdir, in the order of its text."""
+    """Return the effects of a shell command outside the workdir, in the order of its text."""
     return _of_command(command[: LONGEST + 1])
 
 
@@ -308,7 +308,8 @@ class _Search:
 
 
 def _started(name: str, words: Sequence[str]) -> list[tuple[str, ...] | str] | None:
-    """Return what a wrapper starts, as words or as a script; None if it is no wrapper."""
+    """Return the command that a wrapper starts, as words or as a script; None if the program is no
+    wrapper."""
     for wrapper in catalog().wrappers:
         if name not in wrapper.names:
             continue

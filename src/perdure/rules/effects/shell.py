@@ -219,7 +219,7 @@ class _Reader:
         return found
 
     def _echoed(self, node: Node) -> str | None:
-        """Return what an `echo` prints."""
+        """Return the text that an `echo` prints."""
         words = [self._word(each) for each in node.named_children]
         if node.type != "command" or words[0] not in _ECHOES:
             return None

@@ -29,9 +29,9 @@ class Forking(StrEnum):
 
 
 class Unforkable(StrEnum):
-    """The way to handle a branch whose conversation cannot be forked. Either it waits and goes on
-    in the strand itself, or it begins a new conversation, in parallel, with a brief of what was
-    said."""
+    """The way to handle a task that needs a fork of a conversation that cannot be forked. Either
+    the task waits and continues the strand itself, or it begins a new conversation, in parallel,
+    with a brief of the old one."""
 
     SERIAL = "serial"
     BRIEF = "brief"
@@ -140,8 +140,8 @@ class PlanRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEnd:
-    """The state in which a successful task left its workdir and conversation. Tasks that go on from
-    it begin there."""
+    """The state in which a successful task left its workdir and conversation. Tasks that continue
+    from this task begin there."""
 
     commit: str
     checkpoint: int

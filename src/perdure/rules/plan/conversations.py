@@ -27,12 +27,10 @@ def order(plan: Plan) -> list[PlanTask]:
 def weave(
     plan: Plan, forking: Callable[[str], Forking] = lambda agent: Forking.ANYWHERE
 ) -> dict[str, Strand]:
-    """Return which tasks share a conversation and a workdir, by the task's name. `forking` returns
-    what an agent's program can do.
-
-    Agents never share a conversation: a task of another agent begins its own, with the files of the
-    tasks that it needs.
-    """
+    """Return the strand of each task, by the task's name: it says which tasks share a
+    conversation and a workdir. `forking` returns the ability of an agent's program to fork.
+    Agents never share a conversation: a task of another agent begins its own, with the files of
+    the tasks that it needs."""
     loom = _Loom(plan, forking)
     for task in order(plan):
         loom.add(task)

@@ -201,8 +201,8 @@ def _tools(made: Draft, complaint: str) -> None:
 
 
 def _cut(made: Draft, size: int) -> None:
-    """Report the size, and cut off what is before the last record with all messages. Each resume
-    writes all messages again, so earlier records are no longer used."""
+    """Report the size, and cut off the records before the last one that has all messages. Each
+    resume writes all messages again, so earlier records are no longer used."""
     made.find(Trouble.OVERSIZE, Harm.NONE, 0, f"{size} bytes: a resume reads and holds all of it")
     full = [
         line

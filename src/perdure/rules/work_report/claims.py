@@ -84,7 +84,7 @@ take 5 ms to compile."""
 
 
 def claims_of(message: str) -> frozenset[WorkClaim]:
-    """Return what the message claims was done."""
+    """Return the claims in the message."""
     found: set[WorkClaim] = set()
     text = message[-LOOKED_AT:].replace("\u2019", "'").lower()
     if not _possible(text):

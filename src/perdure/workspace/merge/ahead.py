@@ -36,11 +36,9 @@ def ahead(
     base: str,
     since: str,
 ) -> Ahead | None:
-    """Return what is new in the base since a commit (empty: since the work began). None if nothing
-    is, and for a base that is no branch.
-
-    Raises NotFound where the base is gone, GitFailed where it cannot be fetched.
-    """
+    """Return the new commits of the base since a commit (empty: since the work began). None if
+    there are none, and for a base that is no branch. Raises NotFound where the base is gone,
+    GitFailed where it cannot be fetched."""
     if is_oid(base):
         return None
     if source is None:

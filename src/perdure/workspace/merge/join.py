@@ -68,11 +68,8 @@ def commit(places: Places, workspace: Workspace, git: Git, message: Message) -> 
 
 def merge(places: Places, workspace: Workspace, git: Git, other: str, message: Message) -> Joined:
     """Merge a commit of the same repository into HEAD. Uncommitted changes are committed first. The
-    caller holds the lock.
-
-    Raises what `commit` raises, and WorkspaceError where a file of the merge cannot be put in
-    place.
-    """
+    caller holds the lock. Raises the errors of `commit`, and WorkspaceError where a file of the
+    merge cannot be put in place."""
 
     def look() -> Joined:
         with looking_alone(places, workspace, git) as looker:

@@ -118,12 +118,10 @@ def outgoing(
     git: Git,
     ready: AbstractContextManager[None],
 ) -> Iterator[Outgoing]:
-    """Yield what there is to push, compared with the remote's current state. `ready` holds the
+    """Yield the commits to push, compared with the remote's current state. `ready` holds the
     workdir's lock: it is entered while the workdir is read and left before anything is pushed.
-
     Raises UsageError for a workdir without a repository of its own, Diverged, GitFailed where the
-    remote does not answer, and what `ready` raises.
-    """
+    remote does not answer, and any error of `ready`."""
     if workspace.backend is not Backend.ISOLATED:
         raise UsageError(
             f"{workspace.path} is not a repository of its own: its branch is already in "

@@ -81,8 +81,8 @@ def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
 
 
 def again(shelf: Shelf, look: Callable[[Shelf], _T]) -> _T:
-    """Run `look`. If git fails, discard what is remembered of earlier looks and run it once more.
-    If git still fails, the workdir's own git directory is damaged: then save only the files."""
+    """Run `look`. If git fails, discard the findings of earlier looks and run it once more. If git
+    still fails, the workdir's own git directory is damaged: then save only the files."""
     try:
         return look(shelf)
     except GitFailed as error:

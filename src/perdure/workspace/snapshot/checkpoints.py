@@ -44,8 +44,8 @@ class WorkdirCheckpoints:
         self, source: Workspace, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Make the target equal to the source's current state (files, staged and unstaged) on the
-        target's own branch. The source is only read; the target must hold no work yet. Raises what
-        `put_in_place` raises."""
+        target's own branch. The source is only read; the target must hold no work yet. Raises the
+        errors of `put_in_place`."""
         with self._shelf(source) as shelf:
             ref = f"refs/perdure/fork/{target.id}"
             commit = capture.save(shelf, ref, ignored).commit
@@ -58,7 +58,7 @@ class WorkdirCheckpoints:
         self, source: Workspace, commit: str, target: Workspace, *, ignored: str = "small"
     ) -> RestoredWorkdir:
         """Make the target equal to the source at one of its checkpoints, on the target's own
-        branch. The source is only read. Raises what `put_in_place` raises."""
+        branch. The source is only read. Raises the errors of `put_in_place`."""
         with self._shelf(source) as shelf:
             return self._grow(shelf, commit, target, ignored)
 
@@ -132,7 +132,8 @@ class WorkdirCheckpoints:
         self, workspace: Workspace, number: int, against: Against, *, ignored: str = "small"
     ) -> tuple[Saved, WorkSeen | None]:
         """Save the workdir as the last checkpoint of an attempt, as `save` does, and compare it
-        with what the attempt began with; None where git cannot compare the two."""
+        with its state at the beginning of the attempt. The comparison is None where git cannot
+        compare the two."""
         from perdure.workspace.work import observe
 
         with self._shelf(workspace) as shelf:
@@ -169,8 +170,8 @@ class WorkdirCheckpoints:
     def held(
         self, workspace: Workspace, number: int, commit: str, *, ignored: str = "small"
     ) -> HeldFiles | None:
-        """Return what checkpoint `number` holds of the workdir as it is now; None where the
-        checkpoint is missing or incomplete. Raises WorkspaceError, GitFailed."""
+        """Return the part of the workdir's current content that checkpoint `number` holds; None
+        where the checkpoint is missing or incomplete. Raises WorkspaceError, GitFailed."""
         from perdure.workspace.removal import HeldFiles
         from perdure.workspace.snapshot import restore
 

@@ -84,8 +84,8 @@ class Listing:
         return [*self.new, *(name for name in changed if name not in gone)], gone
 
     def idle(self) -> list[str]:
-        """Return what exists but was not saved, empty directories included: it is inspected again
-        at the next look."""
+        """Return names that exist but were not saved, including empty directories. They are
+        inspected again at the next look."""
         left = [name for name, _ in self.found.left_out[self.left :]]
         return [
             name.removeprefix(self.outer)
@@ -123,8 +123,8 @@ class Listing:
         return bool(self.piece.seen) and self.piece.prefix in self.known.idle
 
     def _stirred(self) -> tuple[list[str], list[str]]:
-        """Return the same as `_listed` where only the content of files can have changed; what was
-        not saved at the last look is inspected again."""
+        """Return the same as `_listed`, for a directory in which only the content of files can have
+        changed. Files that were not saved at the last look are inspected again."""
         said = self._git("diff-files", "-z", "--name-only", "--ignore-submodules=all")
         return split(said.stdout), self.known.idle.get(self.piece.prefix, [])
 

@@ -43,7 +43,7 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Placer:
-    """Writes below one directory. `notes` says what was moved to the trash, or could not be
+    """Writes below one directory. `notes` names files that were moved to the trash, or could not be
     written."""
 
     def __init__(
@@ -151,7 +151,7 @@ class Placer:
     def _disarmed(
         self, parts: list[str], change: Change, content: bytes | Path
     ) -> Iterator[tuple[list[str], Change, bytes | Path]]:
-        """Yield what to write for a file from another machine: see `disarm`."""
+        """Yield the changes for a file from another machine, made harmless: see `disarm`."""
         kind, name = disarm.kind(parts), "/".join(parts)
         aside = [*parts[:-1], parts[-1] + disarm.ASIDE]
         if kind == "hook":
@@ -291,7 +291,7 @@ class Placer:
         return aside
 
     def _end(self, fd: int, aside: str, oid: str, name: str) -> None:
-        """Delete what was moved aside if it equals what was saved; otherwise move it to the
+        """Delete a file that was moved aside if it equals the saved one; otherwise move it to the
         trash."""
         if self._digest(fd, aside) == oid:
             os.unlink(aside, dir_fd=fd)

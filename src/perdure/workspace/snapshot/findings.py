@@ -16,8 +16,8 @@ special files with their kind."""
 
 @dataclass(slots=True)
 class Piece:
-    """A directory to be saved, and what is known of it. `prefix` is its path in the whole tree,
-    empty or ending in a slash."""
+    """A directory to be saved, with the findings of earlier looks. `prefix` is its path in the
+    whole tree, empty or ending in a slash."""
 
     root: Path
     index: Path
@@ -53,6 +53,6 @@ class Findings:
     """By piece: files that were touched shortly before the look, whose modes are checked again."""
     trees: dict[str, str] = field(default_factory=dict)
     idle: dict[str, list[str]] = field(default_factory=dict)
-    """By piece: what exists but was not saved, empty directories included."""
+    """By piece: names that exist but were not saved, including empty directories."""
     settled: list[str] = field(default_factory=list)
     """Pieces whose index is younger than all their files."""

@@ -53,8 +53,8 @@ _LARGEST_INDEX = 1 << 30
 
 @dataclass(slots=True)
 class Staged:
-    """An index: its tree, and what a tree cannot hold. All fields are empty where there is no
-    index."""
+    """An index: its tree, and the entries and flags that a tree cannot hold. All fields are empty
+    where there is no index."""
 
     tree: str = ""
     stages: list[list[str]] = field(default_factory=list)
@@ -298,7 +298,7 @@ def is_state(name: str) -> bool:
 
 
 def to_json(wanted: Staged) -> dict[str, Any]:
-    """Return what a tree cannot hold, without empty parts."""
+    """Return the fields that a tree cannot hold, without empty ones."""
     parts = {
         "stages": wanted.stages,
         "intent": wanted.intent,

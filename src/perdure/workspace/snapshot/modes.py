@@ -55,8 +55,8 @@ class Rights:
         return self.noted.get(name, usual(mode, self.umask))
 
     def misfits(self, top: Path, names: Iterable[str], mask: int) -> dict[str, int]:
-        """Return those of the names whose mode differs from what these rights give here, with the
-        mode that they should have."""
+        """Return those of the names whose mode differs from the one that these rights require under
+        this umask. The values are the required modes."""
         found = {}
         for name in names:
             try:

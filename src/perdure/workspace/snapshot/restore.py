@@ -278,8 +278,8 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
 
 
 def _apart(shelf: Shelf, before: str, after: str) -> list[Change]:
-    """Return the differences, without files of the workdir's own git directory: they were saved as
-    files while git could not use it."""
+    """Return the differences, without files of the workdir's own git directory. Such files were
+    saved as ordinary files while git could not use the directory."""
     found = changes(shelf, before, after)
     own = shelf.broken or shelf.admin is not None
     return [

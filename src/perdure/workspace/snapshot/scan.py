@@ -184,7 +184,7 @@ class _Scan:
         self._update(names[half:])
 
     def _update_alone(self, name: str) -> None:
-        """Save a file that git could not read: perdure reads what it can, or leaves it out. Raises
+        """Save a file that git could not read. perdure reads it itself, or leaves it out. Raises
         GitFailed where nothing can be written."""
         path = self.piece.root / name
         self._git("update-index", "--force-remove", "-z", "--stdin", stdin=joined([name]))
@@ -219,8 +219,8 @@ class _Scan:
         return True
 
     def _directories(self, started: int) -> list[str]:
-        """Search each directory that changed since the last look for what git does not list.
-        Returns names that git cannot store."""
+        """Search each directory that changed since the last look for entries that git does not
+        list. Returns names that git cannot store."""
         seen, odd = self.piece.seen, list[str]()
         for name in [name for name in self.modes if ODD.fullmatch(name.rpartition("/")[2])]:
             del self.modes[name]

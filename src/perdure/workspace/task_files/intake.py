@@ -38,7 +38,7 @@ class FileRequest:
     whole: bool = False
     """Whether these files replace all earlier task files of the run, as with `context`."""
     tell: Callable[[str], None] = lambda text: None
-    """Called with a sentence on what was left out."""
+    """Called with a sentence that names the files that were left out."""
 
 
 @dataclass(frozen=True, slots=True)

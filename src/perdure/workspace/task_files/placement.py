@@ -103,7 +103,8 @@ def place(
 def _planned(
     at: FilePlace, now: Placement, contexts: Sequence[Context], version: int
 ) -> list[FileChange]:
-    """Return what to do with each file; backups and merges that this needs are durable."""
+    """Return the planned action for each file. The backups and merges that the actions need are
+    durable."""
     files, workdir = wanted(contexts), TaskFileWorkdir(at.workdir)
     folder = _Backups(at.backups / f"v{version}", workdir)
     changes = []
