@@ -153,7 +153,7 @@ def check_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--verify",
         metavar="COMMAND",
-        help="run in the workdir after success; its failure goes back to the agent",
+        help="command to run in the workdir after success; a failure goes back to the agent",
     )
     group.add_argument(
         "--verify-rounds",

@@ -28,12 +28,12 @@ def audit_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds_of,
         default=0.0,
         metavar="AGE",
-        help="only what was done within this time, such as 24h or 7d (default: all)",
+        help="only actions within this time, such as 24h or 7d (default: all)",
     )
     parser.add_argument(
         "--actor", default="", metavar="TEXT", help="only actors that contain this text"
     )
-    parser.add_argument("--run", default="", metavar="NAME", help="only what concerns this run")
+    parser.add_argument("--run", default="", metavar="NAME", help="only actions on this run")
     parser.add_argument(
         "--check",
         nargs="?",

@@ -114,7 +114,7 @@ def _where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust",
         action="store_true",
-        help="keep its permissions, arguments, variables and check command as they are",
+        help="keep the run's permissions, arguments, variables and check command",
     )
 
 
@@ -207,7 +207,7 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
         "name",
         nargs="?",
         default="",
-        help="the run's name or id; without one, --from lists what is there",
+        help="the run's name or id; without one, --from lists the runs that are there",
     )
     parser.add_argument(
         "--to",
@@ -226,7 +226,7 @@ def move_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--take-over",
         action="store_true",
-        help="take it over even from a machine that seems to be running it, and that then stops it",
+        help="take the run over even from a machine that seems to be running it, which then stops",
     )
     _where(parser)
     _about_secrets(parser)

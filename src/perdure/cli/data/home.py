@@ -24,7 +24,7 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         choices=["link", "status", "verify", "unlink"],
-        help="link: move to a volume; status: what is recorded; verify: whether it is true; "
+        help="link: move to a volume; status: show what is recorded; verify: check it; "
         "unlink: move back",
     )
     parser.add_argument(
@@ -59,7 +59,7 @@ def home_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-n", "--dry-run", action="store_true", help="show what would be moved, and change nothing"
     )
-    parser.add_argument("--json", action="store_true", help="as JSON, with schema_version")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def home_verb(arguments: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ def sessions_arguments(parser: argparse.ArgumentParser) -> None:
         "-a",
         "--all",
         action="store_true",
-        help="of all directories, not only of the current one",
+        help="conversations of all directories, not only of the current one",
     )
     parser.add_argument(
         "--agent", action="append", default=[], help="only of this agent; repeatable"

@@ -27,10 +27,10 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="TaskRuns of this namespace; may be repeated",
+        help="watch the TaskRuns of this namespace; repeatable",
     )
     parser.add_argument(
-        "-A", "--all-namespaces", action="store_true", help="TaskRuns of all namespaces"
+        "-A", "--all-namespaces", action="store_true", help="watch the TaskRuns of all namespaces"
     )
     parser.add_argument(
         "--image",
@@ -46,14 +46,14 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--make-service-account",
         action="store_true",
-        help="make that account in each namespace where attempts run",
+        help="create that account in each namespace where attempts run",
     )
     parser.add_argument(
         "--network-policy",
         type=_object,
         default={},
         metavar="JSON",
-        help="the spec of a NetworkPolicy that is made in each namespace where attempts run",
+        help="the spec of a NetworkPolicy to create in each namespace where attempts run",
     )
     parser.add_argument(
         "--read-logs",
@@ -64,19 +64,19 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         "--defaults",
         default="{}",
         metavar="JSON",
-        help="what TaskRuns get for `pod` and `workspace` where they name nothing themselves",
+        help="defaults for the fields `pod` and `workspace` of all TaskRuns",
     )
     parser.add_argument(
         "--port",
         type=_port,
         default=8080,
-        help="where /healthz, /readyz and /metrics answer (default: 8080); 0: any free port",
+        help="port of /healthz, /readyz and /metrics (default: 8080); 0: any free port",
     )
     parser.add_argument(
         "--workers",
         type=_workers,
         default=16,
-        help="how many TaskRuns are handled at once (default: 16)",
+        help="maximum number of TaskRuns handled at once (default: 16)",
     )
     parser.add_argument(
         "--patience",

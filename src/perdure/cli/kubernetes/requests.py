@@ -92,7 +92,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--repo-credentials",
         metavar="SECRET",
-        help="a Secret with `token`, or `username` and `password`, for its server",
+        help="a Secret with `token`, or `username` and `password`, for the repository's server",
     )
     where.add_argument(
         "--workspace",
@@ -112,7 +112,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", help="size of the claim that is made (default: the operator's, or 2Gi)"
     )
     where.add_argument(
-        "--queue", metavar="NAME", help="the local queue of Kueue that its Jobs wait in"
+        "--queue", metavar="NAME", help="the local queue of Kueue in which the TaskRun's Jobs wait"
     )
     limits = parser.add_argument_group("limits and checks")
     limit_flags(limits)
@@ -126,9 +126,9 @@ def following(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--follow",
         action="store_true",
-        help="wait until it has ended and print its log; the exit code is the TaskRun's",
+        help="wait until the TaskRun has ended, and print its log; the exit code is the TaskRun's",
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no log")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print no log")
     parser.add_argument("--json", action="store_true", help="print the TaskRun as JSON at the end")
 
 

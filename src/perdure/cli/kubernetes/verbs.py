@@ -99,7 +99,7 @@ def _where() -> argparse.ArgumentParser:
         "--kubeconfig",
         default="",
         metavar="FILE",
-        help="default: KUBECONFIG, ~/.kube/config; in a pod its account",
+        help="the kubeconfig (default: KUBECONFIG or ~/.kube/config; in a pod, its account)",
     )
     return parser
 
@@ -127,9 +127,15 @@ def printed(found: Any) -> None:
 
 
 def ls_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help="of all namespaces")
     parser.add_argument(
-        "--phase", action="append", default=[], choices=list(STATES), help="only these; repeatable"
+        "-A", "--all-namespaces", action="store_true", help="TaskRuns of all namespaces"
+    )
+    parser.add_argument(
+        "--phase",
+        action="append",
+        default=[],
+        choices=list(STATES),
+        help="only TaskRuns in this phase; repeatable",
     )
     parser.add_argument(
         "--limit", type=int, default=50, help="maximum number of TaskRuns (default: 50)"

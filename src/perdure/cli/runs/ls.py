@@ -82,7 +82,7 @@ def ls_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plan", help="only tasks of this plan")
     parser.add_argument(
-        "--since", metavar="AGE", help="only what changed within: 90s, 30m, 24h, 7d"
+        "--since", metavar="AGE", help="only runs that changed within this time: 90s, 30m, 24h, 7d"
     )
     parser.add_argument(
         "-n", "--limit", type=int, default=50, help="maximum number of runs (default: 50)"

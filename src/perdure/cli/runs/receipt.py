@@ -46,13 +46,16 @@ def receipt_arguments(parser: argparse.ArgumentParser) -> None:
         help="for verify: the signer's public key (default: the trusted keys of this host)",
     )
     parser.add_argument(
-        "--run", default="", metavar="NAME", help="for verify: fail unless it is about this run"
+        "--run",
+        default="",
+        metavar="NAME",
+        help="for verify: fail unless the receipt is about this run",
     )
     parser.add_argument(
         "--commit",
         default="",
         metavar="ID",
-        help="for verify: fail unless it is about this commit (its full id)",
+        help="for verify: fail unless the receipt is about this commit (its full id)",
     )
     parser.add_argument("--json", action="store_true", help="for verify: print the statement")
 

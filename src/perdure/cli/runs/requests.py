@@ -59,7 +59,7 @@ def _always_arguments(parser: argparse.ArgumentParser) -> None:
         dest="scope",
         choices=("run", "repository", "all"),
         default="run",
-        help="where the rule holds (default: run)",
+        help="the runs that the rule applies to (default: run)",
     )
     parser.add_argument(
         "--pattern",

@@ -90,7 +90,7 @@ def retry_arguments(parser: argparse.ArgumentParser) -> None:
     optional_name(parser, ask=True)
     parser.add_argument(
         "--agent",
-        help="hand it over to another agent: same workdir, a new conversation with a brief",
+        help="hand the run over to another agent: same workdir, a new conversation with a brief",
     )
     change_flags(parser)
     following(parser)

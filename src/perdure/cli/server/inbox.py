@@ -39,7 +39,7 @@ def inbox_arguments(parser: argparse.ArgumentParser) -> None:
             "runs"
         ),
     )
-    parser.add_argument("--state", default="", choices=STATES, help="only these")
+    parser.add_argument("--state", default="", choices=STATES, help="only deliveries in this state")
     parser.add_argument(
         "--source", default="", metavar="NAME", help="only deliveries to /webhooks/NAME"
     )

@@ -26,7 +26,13 @@ def notify_arguments(parser: argparse.ArgumentParser) -> None:
         default="ls",
         help="ls (default): what was sent and what waits; test: send a message to a channel now",
     )
-    parser.add_argument("channel", nargs="?", default="", metavar="CHANNEL", help="for test")
+    parser.add_argument(
+        "channel",
+        nargs="?",
+        default="",
+        metavar="CHANNEL",
+        help="for test: the name of the channel",
+    )
     parser.add_argument(
         "-n", "--limit", type=int, default=50, help="maximum number of notices (default: 50)"
     )
