@@ -119,7 +119,7 @@ def test_a_log_on_another_host(known: bool) -> None:
     else:
         assert (
             found.log == ""
-            and "keeps its logs at http://127.0.0.1, where perdure does not follow" in found.note
+            and "redirects a log to http://127.0.0.1, which perdure does not follow" in found.note
         )
         assert asked == []
 

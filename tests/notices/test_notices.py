@@ -214,7 +214,7 @@ def test_a_webhook_is_signed(hook: Hook, secret: str) -> None:
     with pytest.raises(NoticeRefused, match="one answered 302"):
         send(channel, notice())
     Path(secret).write_text("whsec_é")
-    with pytest.raises(NoticeRefused, match="no signing secret"):
+    with pytest.raises(NoticeRefused, match="not a signing secret"):
         send(channel, notice())
     Path(secret).unlink()
     with pytest.raises(NoticeRefused, match="is missing"):
@@ -259,7 +259,7 @@ def test_a_service_of_apprise(hook: Hook, tmp_path: Path) -> None:
     (body,) = hook.bodies
     assert body["title"].startswith("Fix login <script>") and "it broke" in body["message"]
     hook.status = 500
-    with pytest.raises(NoticeRefused, match="did not take it"):
+    with pytest.raises(NoticeRefused, match="did not accept the notice"):
         send(channel, notice())
     for text, said in (("", "holds no address"), ("nonsense://x y", "does not know")):
         file.write_text(text)

@@ -116,6 +116,6 @@ def refuse_forged(principal: Principal, headers: Headers) -> None:
     if principal.cookie and not principal.sent_form(headers.get(FORM_SECRET, "")):
         raise Problem(
             403,
-            f"A signed-in browser changes nothing here without {FORM_SECRET}",
+            f"A write by a signed-in browser needs the header {FORM_SECRET}",
             "programs send a token",
         )

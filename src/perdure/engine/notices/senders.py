@@ -54,7 +54,7 @@ def secret_of(channel: Channel) -> str:
         why = error.strerror or "it cannot be read"
         raise NoticeRefused(f"The secret in {channel.secret_file} is missing: {why}") from error
     except UnicodeDecodeError as error:
-        raise NoticeRefused(f"The secret in {channel.secret_file} is no text") from error
+        raise NoticeRefused(f"The secret in {channel.secret_file} is not text") from error
 
 
 def missing(channel: Channel) -> str:
@@ -79,7 +79,7 @@ def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
         signer = Webhook(secret_of(channel))
     except (ValueError, RuntimeError, KeyError) as error:
         raise NoticeRefused(
-            f"The secret in {channel.secret_file} is no signing secret: expected whsec_ and base64"
+            f"The secret in {channel.secret_file} is not a signing secret: expected whsec_ and base64"
         ) from error
     # The library takes the time as UTC without a zone.
     now = datetime.now(UTC).replace(microsecond=0)
@@ -179,7 +179,7 @@ def _service(channel: Channel, notice: Notice, body: NoticeBody) -> None:
         body_format=apprise.NotifyFormat.TEXT,
     )
     if not sent:
-        raise NoticeRefused(f"{channel.name} did not take it")
+        raise NoticeRefused(f"{channel.name} did not accept the notice")
 
 
 SENDERS: dict[ChannelKind, Callable[[Channel, Notice, NoticeBody], None]] = {

@@ -153,7 +153,7 @@ class HttpClient:
         if not known or (new.scheme != "https" and not is_loopback(new.hostname or "")):
             said = _one_line(f"{new.scheme}://{new.hostname}")
             raise ForgeRefused(
-                f"{self.api} keeps its logs at {said}, where perdure does not follow"
+                f"{self.api} redirects a log to {said}, which perdure does not follow"
             )
         return target, False
 
