@@ -79,7 +79,7 @@ def _webhook(channel: Channel, notice: Notice, body: NoticeBody) -> None:
         signer = Webhook(secret_of(channel))
     except (ValueError, RuntimeError, KeyError) as error:
         raise NoticeRefused(
-            f"The secret in {channel.secret_file} is not a signing secret: expected whsec_ and base64"
+            f"The secret in {channel.secret_file} is not a signing secret (whsec_ and base64)"
         ) from error
     # The library takes the time as UTC without a zone.
     now = datetime.now(UTC).replace(microsecond=0)
