@@ -31,7 +31,7 @@ COMPUTE = {
     "limits.cpu": ("limits", "cpu"),
     "limits.memory": ("limits", "memory"),
 }
-"""The field of a container's resources that each name in a quota counts."""
+"""For each name in a quota, the field of a container's resources that it counts."""
 LOOK_AGAIN_MS = 3_000
 """Time in milliseconds after which the first TaskRun in line checks again."""
 MOST_LOOK_AGAIN_MS = 60_000

@@ -29,7 +29,7 @@ LEFT_OUT = "(left out)"
 
 
 class RememberedRun(msgspec.Struct):
-    """A TaskRun and what belongs to it."""
+    """A TaskRun and the objects that belong to it."""
 
     body: bytes = b""
     version: int = 0

@@ -95,7 +95,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Why an attempt cannot proceed, and what to do about it."""
+    """An obstacle: the reason why an attempt cannot proceed, and the advice."""
 
     reason: str
     message: str
@@ -257,8 +257,8 @@ def _killed(code: int | None) -> str:
 
 
 def held(job: JobSeen | None, pods: Sequence[PodSeen], notes: str, now: int) -> Held | None:
-    """Return what keeps an attempt from starting; None if nothing does, or it has started. `notes`
-    are the messages of events about it."""
+    """Return the obstacle that keeps an attempt from starting; None if there is none, or if it has
+    started. `notes` are the messages of events about it."""
     live = [pod for pod in pods if pod.live]
     lost = next((pod for pod in live if overdue(pod, now)), None)
     if lost is not None:

@@ -99,7 +99,7 @@ def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
 
 def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_GIVEN) -> TaskRun:
     """Add the run here, with its first task files, and return it. The order says with which
-    conversation it begins. Raises what `service.submit` raises."""
+    conversation it begins. Raises the same errors as `service.submit`."""
     if order.resume.mode == "Fork":
         return _forked(engine, order, spec, given)
     service.check_task(engine, spec, Path("/"))
@@ -114,7 +114,7 @@ def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_G
 
 def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskRun:
     """Add the run as a copy of another one on this volume: its conversation and its files. Raises
-    what `fork` raises."""
+    the same errors as `fork`."""
     source = order.resume.from_
     wanted = Branching(
         prompt=spec.prompt,

@@ -44,7 +44,7 @@ class PodSeen(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     created: int = 0
     deleted: int = 0
-    """When the pod has to be gone (ms since 1970); 0 if it is not being deleted."""
+    """Time by which the pod has to be gone (ms since 1970); 0 if it is not being deleted."""
     gone: bool = False
     """Whether the object is deleted; the other fields are then as they were last seen."""
     disruption: str = ""

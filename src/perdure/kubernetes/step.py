@@ -411,7 +411,7 @@ def _stuck(seen: Seen, status: TaskRunStatus, held: Held, now: int, jitter: floa
 
 
 def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
-    """Decide what to do while no attempt is open."""
+    """Decide the next step while no attempt is open."""
     run = seen.run
     if run.retry and run.retry != status.retried:
         status = replace(status, retried=run.retry)

@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
 
 class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, AuditTrail):
-    """All of `perdure.engine.attempt.engine.Store` over one database. Threads may share it; each
-    process opens its own."""
+    """Implements `perdure.engine.attempt.engine.EngineStore` over one database. Threads may share
+    it; each process opens its own."""
 
     def add(
         self,

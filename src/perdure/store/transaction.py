@@ -308,8 +308,8 @@ class Write:
         )
 
     def seal(self) -> None:
-        """Append what this transaction did to the audit trail. The head of the trail stays locked
-        until the commit, so this must be the last statement."""
+        """Append the actions of this transaction to the audit trail. The head of the trail stays
+        locked until the commit, so this must be the last statement."""
         if not self._audited:
             return
         from msgspec.structs import asdict

@@ -252,7 +252,8 @@ def _waits_for(report: dict[str, Any]) -> str:
 
 
 def _retention(agent: str) -> Retention | None:
-    """Return the retention of the agent's own clean-up, if it has one and can be asked."""
+    """Return the retention time of the agent's own clean-up; None if it has none, or if the driver
+    cannot be loaded."""
     from perdure.agents import registry
     from perdure.errors import PerdureError
 

@@ -5,11 +5,11 @@ claims one run).
 its agent is still alive. Each ends in one `finish`, which stores exactly one outcome, one receipt
 and one decision.
 
-The steps, by module: `opening_steps` (how it starts; `start_facts` gathers what the choice depends
-on, `preparation` stores it before anything is launched), `heartbeat` (the lease), `supervision`
-(lines to events, deadlines, collisions), `event_totals` (the sum of the events), `checkpoints`
-(workdir and conversation saved together), `verification` (the task's own check), `finish`
-(evidence, receipt, decision).
+The steps, by module: `opening_steps` (how it starts; `start_facts` gathers the facts for the
+choice, `preparation` stores the start before anything is launched), `heartbeat` (the lease),
+`supervision` (lines to events, deadlines, collisions), `event_totals` (the sum of the events),
+`checkpoints` (workdir and conversation saved together), `verification` (the task's own check),
+`finish` (evidence, receipt, decision).
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class _Window:
         """Add the item of one event, if it has one."""
         match event:
             case ContextSeen(compacted=True):
-                # From here on a summary replaces what came before.
+                # A summary replaces everything that came before it.
                 self.items.clear()
             case Said(text=text, aside=False) if len(text) < MAX_TEXT // 2:
                 item = Item(ItemKind.ANSWER, "", digest(text), _title(text))
@@ -194,11 +194,11 @@ def _looks(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot, ...
 
 
 def damage_of(driver: AgentDriver, content: bytes, known: Baseline) -> int:
-    """Return the number of damaged lines that no receipt has told of yet: those behind what an
-    attempt last went on from. Pure.
+    """Return the number of damaged lines that no receipt has reported yet. They are behind the part
+    of the transcript from which an attempt last went on. Pure.
 
-    A line is not damaged if its beginning was the end of the transcript at one of perdure's looks:
-    a kill cut that record off while it was written, and the CLI went on behind it.
+    A line is not damaged if the transcript ended within it when perdure looked: a kill cut that
+    record off while it was written, and the CLI went on behind it.
     """
     before = known.went_on
     if before is not None and _is_prefix(content, before):

@@ -69,7 +69,7 @@ def fill_of(
 def size_before(
     engine: Engine, driver: AgentDriver, run: TaskRun, live: Session, at: Snapshot | None
 ) -> Size:
-    """Return the size of the conversation, and what has to be done before it can go on."""
+    """Return the size of the conversation, with the step that is needed before it can go on."""
     fill = fill_of(engine, driver, run, at, live.fill)
     if fill is None:
         return UNKNOWN
@@ -114,9 +114,9 @@ def _last(attempts: Sequence[Attempt], session_id: str) -> Attempt | None:
 def changes(
     asked: Continuation, session_id: str, was: Fill | None, now: Fill | None, *, answered: bool
 ) -> list[AnyEvent]:
-    """Return the journal events for what an attempt did to the size of its conversation. If
-    compaction was requested and did not happen, the event keeps the next attempt from requesting it
-    again."""
+    """Return the journal events about changes that an attempt made to the size of its conversation.
+    If compaction was requested and did not happen, the event keeps the next attempt from requesting
+    it again."""
     if now is None:
         return []
     times = now.compactions - (was.compactions if was is not None else 0)

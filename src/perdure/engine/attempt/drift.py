@@ -1,4 +1,5 @@
-"""Detects what somebody else changed in the workdir between two attempts, and what a restore undid.
+"""Detects changes that somebody else made in the workdir between two attempts, and changes that a
+restore undid.
 
 Called when an attempt opens. The files are compared with the checkpoint that shows how the agent
 last left them, or that a person restored since. The agent is told of the differences, because it
@@ -45,8 +46,8 @@ NO_GROUND = Ground()
 def ground_of(
     engine: Engine, run: TaskRun, asked: Continuation, records: Sequence[Record]
 ) -> Ground:
-    """Return what the attempt starts from: the newest checkpoint of the run's work, or the one
-    restored since, or the older one to which the conversation is taken back."""
+    """Return the state that the attempt starts from: the newest checkpoint of the run's work, or
+    the one restored since, or the older one to which the conversation is taken back."""
     by_number = {checkpoint.number: checkpoint for checkpoint in engine.store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:
@@ -68,7 +69,7 @@ def ground_of(
 def drift(
     engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] = ()
 ) -> DriftSeen | None:
-    """Return what differs from the checkpoint; None if nothing does, or if that cannot be
+    """Return the differences from the checkpoint; None if there are none, or if that cannot be
     determined. `placed`: names of files that perdure wrote."""
     if ground.checkpoint is None or run.workspace is None:
         return None
@@ -92,8 +93,8 @@ def drift(
 
 
 def standing(records: Sequence[Record]) -> list[Record]:
-    """Return the journal without what a restore undid: the attempts after the one whose checkpoint
-    was restored."""
+    """Return the journal without the attempts that a restore undid: those after the attempt whose
+    checkpoint was restored."""
     left: list[Record] = []
     for record in records:
         if isinstance(record.event, CheckpointRestored) and not record.event.files_only:

@@ -125,7 +125,7 @@ def _keep_on() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """The replaceable parts, and the few numbers that control them."""
+    """The replaceable parts with which attempts work, and the few numbers that control them."""
 
     store: EngineStore
     workspaces: Workspaces
@@ -150,7 +150,7 @@ class Engine:
     """Minimum interval between two checkpoints while an agent runs, in seconds; 0: only at the ends
     of turns and attempts."""
     checkpoint_ignored: str = "small"
-    """Which ignored files a checkpoint includes: `small`, `all` or `none`."""
+    """Sort of ignored files that a checkpoint includes: `small`, `all` or `none`."""
     session_lifetime_s: float = 0.0
     """Time in seconds after which an unused session expires; 0: never."""
     on_expiry: OnExpiry = OnExpiry.RESUME
@@ -252,7 +252,7 @@ class Engine:
 
 
 def leftover_policy(engine: Engine, run: TaskRun) -> OnLeftover:
-    """Return what is done with processes that the run's agent leaves running."""
+    """Return the policy for processes that the run's agent leaves running."""
     return OnLeftover(run.spec.on_leftover or engine.on_leftover)
 
 

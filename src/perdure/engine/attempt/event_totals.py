@@ -189,8 +189,8 @@ class EventTotals:
         self.final = True
 
     def count(self, reply: Reply) -> None:
-        """Add what a reply has used so far, wherever that was read. Ignored after a final figure,
-        which includes it."""
+        """Add the usage of a reply so far, from the agent's output or its transcript. It is ignored
+        after a final figure, which includes it."""
         key = reply.id or self.last_reply
         if self.final or not key or key in self.settled or (reply.unnamed and self.named):
             return
@@ -219,8 +219,8 @@ class EventTotals:
         return [*self.retries, *self.kept]
 
     def usage(self, before: Usage, model: str = "") -> Usage:
-        """Return what this attempt used: the agent's figures, and an estimate of what it has not
-        reported yet.
+        """Return the usage of this attempt: the agent's figures, plus an estimate of usage that it
+        has not reported yet.
 
         `before`: the conversation's total at its start, if the agent counts over all of it.
         `model`: the model whose price is used for replies that name none.

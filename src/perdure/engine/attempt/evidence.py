@@ -1,4 +1,4 @@
-"""Gathers what is observed of the conversation when an attempt is over: the input of
+"""Gathers the observations of the conversation when an attempt is over. They are the input of
 `receipt.judge`. Called by `finish`.
 
 A resumed conversation is compared, byte by byte, with what it was before the launch. A fork has its
@@ -21,8 +21,8 @@ from perdure.rules.lifecycle import UNUSABLE
 
 
 def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -> Evidence:
-    """Return the evidence: the conversation as it is now, compared with what it was before the
-    launch and when perdure last saw it. `outcome`: the driver's classification."""
+    """Return the evidence: the conversation as it is now, compared with its state before the launch
+    and its state when perdure last saw it. `outcome`: the driver's classification."""
     driver, asked, before = opened.driver, opened.asked, opened.attempt.before
     session, reading = watched.session, watched.reading
     judged = _judged(asked, reading.session_id)

@@ -69,7 +69,7 @@ from perdure.rules.work_report import work_report
 
 
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
-    """Store how the attempt ended and what follows. Return the run as it is then."""
+    """Store the end of the attempt and the run's next state. Return the run as it is then."""
     claim = opened.claim
     watched.reading.ends.settle(*settle_refused(engine, opened))
     outcome = judge_turn(

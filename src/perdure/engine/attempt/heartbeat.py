@@ -28,7 +28,8 @@ UNTIL, END_BY = 2 / 3, 5 / 6
 
 
 def beat(engine: Engine, claim: Claim) -> TaskRun:
-    """Renew the lease, also for the agent. Raises LostLease, StoreError."""
+    """Renew the lease, and let the agent and the attempt's other programs run on for another
+    period. Raises LostLease, StoreError."""
     asked = process.boottime()
     run = engine.store.renew(claim, engine.lease_s)
     if engine.host.id:

@@ -1,5 +1,5 @@
-"""A started attempt, as `opening_steps` passes it on: what watching, verifying and closing need of
-it, and what is released at its end."""
+"""A started attempt, as `opening_steps` returns it. It has the values that are needed to watch,
+verify and close the attempt, and the resources that are released at its end."""
 
 from __future__ import annotations
 

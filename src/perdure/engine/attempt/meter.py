@@ -50,7 +50,7 @@ class Meter:
     """Ids of replies that a fork copied from its parent."""
 
     def begin(self) -> None:
-        """Read what was there before the attempt."""
+        """Read the usage and the replies from before the attempt."""
         opened = self.opened
         session, before, driver = opened.session, opened.attempt.before, opened.driver
         self.model = (
@@ -66,7 +66,7 @@ class Meter:
             self.before = session.total if session is not None else Usage()
 
     def look(self, reading: EventTotals, *, last: bool = False) -> None:
-        """Count what is new in the transcript. `last`: the agent has ended, and its subagents'
+        """Count the new replies in the transcript. `last`: the agent has ended, and its subagents'
         transcripts are read as well."""
         path = self._transcript(last=last)
         if path is None:
@@ -81,13 +81,13 @@ class Meter:
             self.path = None
 
     def usage(self, reading: EventTotals) -> Usage:
-        """Return what the attempt has used so far, priced."""
+        """Return the usage of the attempt so far, with its price."""
         return reading.usage(self.before, self.model)
 
     def final_usage(self, reading: EventTotals, *, killed: bool) -> Usage:
-        """Return what the attempt has used, with an estimate of what its end cut off. `killed`:
-        perdure did not ask the agent to end; otherwise the agent may announce a request that it
-        does not send any more."""
+        """Return the usage of the attempt, with an estimate of the usage that its end cut off.
+        `killed`: perdure did not ask the agent to end; otherwise the agent may announce a request
+        that it does not send any more."""
         used, found = self.usage(reading), None
         # What a service refused costs nothing.
         if not reading.repeating and not reading.turn_over:
@@ -183,8 +183,8 @@ class Meter:
 
 
 def _end_of(path: Path, since: int, until: int | None = None) -> bytes:
-    """Return what a file has between two places, at most its last `PIECE` bytes; nothing if it is
-    shorter by now. Raises OSError."""
+    """Return the bytes of a file between two positions, at most the last `PIECE` of them; empty if
+    the file has become shorter. Raises OSError."""
     with path.open("rb") as file:
         end = file.seek(0, SEEK_END) if until is None else until
         file.seek(max(since, end - PIECE))

@@ -1,5 +1,5 @@
-"""Checks what a task promised beyond its instructions: files that it is to make, and conflict marks
-that must be gone.
+"""Checks the promises of a task beyond its instructions: files that it has to make, and conflict
+marks that must be gone.
 
 Checked after the agent reports success and before the task's `verify`. Anything missing is a
 failure of the attempt, so that it goes back into the same conversation. Files are read and never
@@ -20,7 +20,7 @@ SHOWN = 20
 
 
 def lacking(spec: TaskSpec, workdir: Path) -> str:
-    """Return what is missing, in a sentence for the agent; empty if nothing is."""
+    """Return a sentence for the agent about everything that is missing; empty if nothing is."""
     missing = [name for name in spec.files if not _is_there(workdir / name)]
     marked = [name for name in spec.conflicts if _is_marked(workdir / name)]
     if missing:

@@ -1,5 +1,5 @@
-"""Gathers what the agent must know about earlier attempts: the run's journal and workdir as a
-`Story` for the prompt."""
+"""Gathers the facts about earlier attempts that the agent must know, from the run's journal and
+workdir, as a `Story` for the prompt."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def story_of(
 ) -> Story:
     """Return the facts as they are now. `live`: the conversation that goes on, if one does;
     `came_from`: its directory until now; `heard`: the marks of the prompts in a transcript that
-    replaced the agent's own; `untold`: what the journal has of the conversation and its transcript
-    lacks."""
+    replaced the agent's own; `untold`: items of the conversation that the journal has and the
+    transcript lacks."""
     run = claim.run
     assert run.workspace is not None
     left = standing(records)
@@ -119,7 +119,7 @@ def story_of(
 
 
 def _unrecorded(untold: Sequence[Journaled], open_tools: Sequence[str]) -> tuple[Unrecorded, ...]:
-    """List what the agent said and did that its conversation does not have, in order.
+    """List, in order, messages and actions of the agent that are missing in its conversation.
 
     A call and its result become one entry. A call that was still running is left out, because the
     prompt names it with the interruption.
@@ -232,7 +232,7 @@ def _restored(ground: Ground) -> str:
 
 
 def _drift(seen: DriftSeen, ground: Ground) -> str:
-    """Return what differs from what the agent knows, in a sentence or two."""
+    """Return one or two sentences about changes that the agent does not know of."""
     if ground.by_itself:
         who = "these files were changed, by you or by somebody else"
     else:

@@ -90,7 +90,7 @@ def _candidates(
 
 
 def _complaint(attempts: Sequence[Attempt], session_id: str) -> str:
-    """Return what the agent reported when it last refused the conversation."""
+    """Return the agent's message from when it last refused the conversation."""
     said = (
         attempt.outcome.detail
         for attempt in reversed(attempts)

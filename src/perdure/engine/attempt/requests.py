@@ -1,4 +1,5 @@
-"""Requests of an attempt: which calls it ended with, and which answers the next one is given.
+"""Requests of an attempt: the calls with which it ended, and the answers that the next attempt is
+given.
 
 `preparation` calls `prepare` before the start is stored, `finish` calls `asked` before the end is.
 The run's directory of requests is where the agent's hook finds answers and leaves its marks.
@@ -184,7 +185,7 @@ def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[
 def asked(
     engine: Engine, opened: Opened, outcome: Outcome, ends: OpenEnds
 ) -> tuple[AgentRequest, ...]:
-    """Return the requests that the attempt ends with. `ends`: what the turn left open."""
+    """Return the requests that the attempt ends with. `ends`: the unfinished work of the turn."""
     claim, driver = opened.claim, opened.driver
     if outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return ()

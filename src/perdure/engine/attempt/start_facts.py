@@ -1,5 +1,5 @@
-"""Gathers what is known when an attempt is to start, for `continuation.choose`: transcripts,
-copies, lineage, other writers."""
+"""Gathers the facts that are known when an attempt has to start, for `continuation.choose`:
+transcripts, copies, lineage, other writers."""
 
 from __future__ import annotations
 
@@ -203,8 +203,8 @@ def _held_against(
     session: Session,
     known: Baseline,
 ) -> Decided:
-    """Return the decision with a comparison of what is known with what the agent will load from the
-    transcript."""
+    """Return the decision with the result of a comparison: the known items of the conversation, and
+    the items that the agent will load from the transcript."""
     try:
         content = _content(engine, claim, driver, home, asked)
         now = load(engine, driver, home, content)

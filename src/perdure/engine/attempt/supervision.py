@@ -124,23 +124,23 @@ class _Watch:
     used: Usage = NO_USAGE
     """Usage as it is stored."""
     reckoning: Usage = NO_USAGE
-    """Usage as calculated last. The next two fields say when, and from which revision of the
-    reading."""
+    """Usage as calculated last. The next two fields have the time of the calculation and the
+    revision of the reading."""
     reckoned: float = 0.0
     revision: int = 0
     metered: float = 0.0
     overspent: float = 0.0
-    """When the budget was spent; 0: it is not spent."""
+    """Time at which the budget was spent; 0 as long as it is not."""
     began: float = 0.0
     """When the agent printed its first line. Processes that started earlier belong to the agent
     itself and are not leftovers."""
     over: float = 0.0
-    """When its turn ended; 0: it has not."""
+    """Time at which the agent's turn ended; 0 as long as it has not."""
     surveyed: float = 0.0
     beat: float = 0.0
     renewed: float = 0.0
-    """When the lease was last renewed. The next field says when the shim was last told to let the
-    agent run."""
+    """Time at which the lease was last renewed. The next field has the time at which the shim was
+    last told to let the agent run."""
     held: float = 0.0
     looked: float = 0.0
     heard: float = 0.0
@@ -342,7 +342,8 @@ class _Watch:
             self.pending.append(OutputCapped(stream="stdout", limit=self.lines.cap))
 
     def end_over(self, now: float) -> None:
-        """End an agent whose turn is over and that does not exit, and what it left running."""
+        """End an agent that does not exit although its turn is over. Also end the processes that it
+        left running."""
         resting = self.turn is not None and not (self.turn.decided and self.turn.why)
         if resting or not self.reading.turn_over or self.reading.helpers or self.stopped:
             self.over = 0.0
@@ -499,7 +500,8 @@ def _read_to_the_end(run: _Watch) -> None:
 
 
 def _ask_the_transcript(run: _Watch) -> None:
-    """Add what the agent's output omits and its transcript has: denied calls, and questions."""
+    """Add events that the agent's transcript has and its output omits: denied calls, and
+    questions."""
     opened = run.opened
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None
@@ -514,8 +516,8 @@ def _ask_the_transcript(run: _Watch) -> None:
 
 
 def _ask_the_archive(run: _Watch, archive: Archive) -> None:
-    """Add what a killed agent had not reported yet: its conversation's id, the tools that it had
-    started, and an estimate of what its last answer used."""
+    """Add the facts that a killed agent had not reported yet: its conversation's id, the tools that
+    it had started, and an estimate of what its last answer used."""
     opened = run.opened
     resumed = opened.asked.kind is Start.RESUME
     if resumed or run.reading.session_id:

@@ -40,7 +40,7 @@ TOO_LONG, TOO_MUCH = 124, 125
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """How the command ended, and what it said."""
+    """The end of the command, and its output."""
 
     end: Exit
     said: str

@@ -68,7 +68,7 @@ class Idle:
     kept: process.Kept
     workspace: Workspace
     like: str = ""
-    """Digest of what all its turns have in common."""
+    """Digest of the settings that all its turns share."""
     session_id: str = ""
     seen: Snapshot | None = None
     """Snapshot of the conversation when the agent became idle. The agent's process knows the
@@ -144,7 +144,7 @@ class WarmAgents:
 
     def start(self, command: Command, workspace: Workspace, env: Mapping[str, str]) -> Idle:
         """Start an agent to be kept, which has had no turn yet. The caller holds the workdir's
-        lock, and has ended what was there."""
+        lock, and has ended the agent that was idle there."""
         directory = self.directory / workspace.id
         if directory.exists():
             process.end_kept(directory, self.grace_s)

@@ -117,7 +117,7 @@ def _statement(payload: bytes) -> Statement:
 
 
 def _authenticated(kind: str, payload: bytes) -> bytes:
-    """Return what DSSE signs (its pre-authentication encoding)."""
+    """Return the bytes that DSSE signs (its pre-authentication encoding)."""
     name = kind.encode()
     return b"DSSEv1 %d %b %d %b" % (len(name), name, len(payload), payload)
 

@@ -46,8 +46,8 @@ LOOKED_THROUGH = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByHand:
-    """How a person continues: the command, its directory, and the variables to add to the person's
-    environment."""
+    """The way in which a person continues: the command, its directory, and the variables to add to
+    the person's environment."""
 
     run: TaskRun
     session_id: str
@@ -75,7 +75,7 @@ class TakenBack:
     """Ids of those `others` that begin with the history of the run's conversation."""
 
     def report(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the object that `--json` prints."""
         others = [
             {"id": each.id, "fork": each.id in self.forks, "turns": each.turns, "path": each.path}
             for each in self.others

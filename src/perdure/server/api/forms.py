@@ -80,17 +80,17 @@ TYPES: dict[Any, Any] = {
 
 
 class Query(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Nothing but the address."""
+    """No fields: the address says everything."""
 
 
 class Page(Query):
-    """A part of a list."""
+    """The size of a page of a list."""
 
     limit: Limit = 50
 
 
 class RunsQuery(Page):
-    """Which runs."""
+    """Selects runs."""
 
     state: tuple[RunState, ...] = ()
     agent: Line = ""
@@ -101,7 +101,7 @@ class RunsQuery(Page):
 
 
 class RecordsQuery(Query):
-    """Which records of the journal."""
+    """Selects records of a run's journal."""
 
     after: Count = 0
     limit: Annotated[int, Meta(ge=1, le=5000)] = 1000
@@ -109,25 +109,25 @@ class RecordsQuery(Query):
 
 
 class RawQuery(Query):
-    """Which attempt's own output."""
+    """Selects the attempt whose output is returned."""
 
     attempt: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
 
 
 class DiffQuery(Query):
-    """In which form."""
+    """Options of a diff. `stat`: a summary instead of the patch."""
 
     stat: bool = False
 
 
 class SessionsQuery(Page):
-    """Which conversations."""
+    """Selects conversations."""
 
     agent: tuple[Line, ...] = ()
 
 
 class StatsQuery(Query):
-    """Which attempts are added up."""
+    """Selects the attempts for the statistics."""
 
     agent: tuple[Line, ...] = ()
     scope: Line = ""
@@ -137,7 +137,7 @@ class StatsQuery(Query):
 
 
 class InboxQuery(Page):
-    """Which deliveries."""
+    """Selects deliveries."""
 
     state: DeliveryState | None = None
     source: Line = ""
@@ -145,8 +145,8 @@ class InboxQuery(Page):
 
 
 class AuditQuery(Query):
-    """Which lines of the audit trail. `actor` is a part of its name, `run` a name or an id, `since`
-    a time in ms, `after` the number of a line."""
+    """Selects lines of the audit trail. `actor` is a part of its name, `run` a name or an id,
+    `since` a time in ms, `after` the number of a line."""
 
     since: Count = 0
     actor: Line = ""
@@ -156,13 +156,13 @@ class AuditQuery(Query):
 
 
 class RemoveQuery(Query):
-    """How a run is removed."""
+    """Options for removing a run."""
 
     force: bool = False
 
 
 class SweepQuery(Query):
-    """How far a sweep goes."""
+    """Options of a sweep."""
 
     all: bool = False
 
@@ -273,7 +273,7 @@ class ExtendedSession(Body):
 
 
 class ClosedSession(Body):
-    """Why a conversation is closed."""
+    """The reason for closing a conversation."""
 
     cause: Line = ""
 

@@ -76,7 +76,7 @@ class Verb:
     method: str
     path: str
     says: str
-    """Description in the document, one sentence."""
+    """Description in the OpenAPI document: one sentence."""
     does: Callable[[Parts, ApiCall], Any]
     answer: str = "object"
     """Name of the answer's shape (see `shapes`), or `text`."""

@@ -102,7 +102,7 @@ def stop(visit: Visit) -> Response:
 
 
 def ask_reset(visit: Visit) -> Response:
-    """Ask before a reset, and show by a dry run what would be cleared."""
+    """Ask before a reset, and show the result of a dry run."""
     run = visit.desk.look.get(visit.named("name"))
     found = reset(visit.desk.engine, Target(run=run.id), ROOT, dry=True)
     others = [each.name for each in found.runs if each.id != run.id]

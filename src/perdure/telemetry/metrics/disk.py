@@ -20,8 +20,8 @@ REST = 50
 
 @dataclass(frozen=True, slots=True)
 class DiskMeasure:
-    """The result of the latest walk: when it ended (seconds since 1970), and what it found by
-    class."""
+    """The result of the latest walk: the time of its end (seconds since 1970), and the disk usage
+    by class."""
 
     at: float
     took_s: float

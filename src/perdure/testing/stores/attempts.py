@@ -1,4 +1,4 @@
-"""Tests of what one attempt writes, and of sessions."""
+"""Tests of the writes of one attempt, and of sessions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Tests of the counts: what they count, and that reading ended attempts page by page misses
-none."""
+"""Tests of the counts. Also tests that reading ended attempts page by page misses none."""
 
 from __future__ import annotations
 
