@@ -125,7 +125,7 @@ def limit_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def policy_flags(group: argparse._ArgumentGroup) -> None:
-    """Add the flags for how the end of a turn is judged, and for what the agent has to report."""
+    """Add the flags for the policies at the end of a turn, and for the agent's last message."""
     group.add_argument("--on-denied", choices=ON_DENIED, help=DENIED)
     group.add_argument("--on-leftover", choices=ON_LEFTOVER, help=LEFT)
     group.add_argument("--last-word", choices=("off", "on"), help=WORD)

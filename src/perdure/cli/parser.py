@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, wrapped(text, columns(sys.stderr)))
 
     def _unknown(self, words: str) -> tuple[str, str]:
-        """Return what is wrong with unknown arguments, and a hint."""
+        """Return an error message about unknown arguments, and a hint."""
         first = words.split(" ")[0].partition("=")[0]
         flags = list(chain.from_iterable(action.option_strings for action in self._actions))
         if first.startswith("-"):

@@ -256,8 +256,9 @@ def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint
 def bring_back(
     engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint
 ) -> Path | None:
-    """Put the conversation back and check it: it must be exactly what the checkpoint names. Return
-    its path; None if nothing had been said. Raises WorkspaceError."""
+    """Put the conversation back, and check that the result is exactly the transcript that the
+    checkpoint names. Return its path; None if the checkpoint has no conversation. Raises
+    WorkspaceError."""
     if not checkpoint.session_id:
         return None
     main, directory = checkpoint.conversation[0], _directory(engine, run)

@@ -63,7 +63,7 @@ class DigestStore(RunStore, SessionStore, BoardStore, Protocol):
 
 
 def digest(store: DigestStore, since: int) -> Digest:
-    """Return what happened since a time (ms)."""
+    """Return the digest of the span from a time (ms since 1970) until now."""
     now = store.now()
     used: dict[str, Usage] = {}
     ended = store.ended(since, now + 1)

@@ -82,7 +82,7 @@ SIZES = (Compacted, NotCompacted, Summarised, RolledOver)
 
 
 class ReportStore(RunStore, PostingStore, Protocol):
-    """Runs, and what was posted about them on forges."""
+    """The store methods that give runs, and the postings about them on forges."""
 
 
 def report_of(
@@ -348,7 +348,7 @@ def _map(event: MapGiven | MapMissed) -> dict[str, Any]:
 
 
 def _size(event: Compacted | NotCompacted | Summarised | RolledOver) -> dict[str, Any]:
-    """Return what happened to the size of a conversation, under the event's own name."""
+    """Return the fields of an event about the size of a conversation, under the event's name."""
     return {"event": str(event.__struct_config__.tag), **plain(event)}
 
 

@@ -257,8 +257,8 @@ NO_CHANGES = Changes()
 
 
 def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANGES) -> TaskRun:
-    """Continue a run with the same instructions: take over what is still alive, else queue one more
-    attempt. Return the run.
+    """Continue a run with the same instructions: take over an attempt whose agent is still alive,
+    else queue one more attempt. Return the run.
 
     `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was
     done.
@@ -640,7 +640,7 @@ def describe(engine: Engine, ref: str) -> dict[str, Any]:
 
 
 def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
-    """Return what an attempt of a run did (0: the newest), with the verdict on it. Raises
+    """Return the work report of an attempt of a run (0: the newest), with the verdict on it. Raises
     NotFound."""
     from perdure.rules.work_report import work_report
 

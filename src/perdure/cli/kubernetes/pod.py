@@ -3,7 +3,8 @@ container's termination message and the exit code.
 
 SIGTERM ends the agent in good order, as `perdure stop` would. But the attempt is then `lost` ("its
 pod was asked to end") and not cancelled: the operator continues it elsewhere. A second SIGTERM, or
-the last seconds of the grace period, ends perdure immediately with what is saved.
+the last seconds of the grace period, ends perdure immediately, with the state that is saved by
+then.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ another."""
 ASKED = "its pod was asked to end"
 NOT_IN_TIME = "its pod was asked to end, and the agent did not end within the grace period"
 LAST_S = 3.0
-"""Time in seconds before the end of the grace period at which perdure exits with what is saved."""
+"""Time in seconds before the end of the grace period at which perdure exits with the state that is
+saved by then."""
 REST_S = 2.0
 """Time in seconds that leftover processes get to end. The pod's first process must exit before the
 kubelet kills it, because the result of a killed pod is not trusted."""

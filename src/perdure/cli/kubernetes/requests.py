@@ -435,8 +435,8 @@ def resume_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
 def _told(
     taskruns: TaskRuns, body: Object, arguments: argparse.Namespace, what: str, wish: str = ""
 ) -> int:
-    """Print what was requested; with --follow, wait for the end. `wish` is the requested retry; the
-    end counts only after the operator has acted on it. Return the exit code."""
+    """Print the request; with --follow, wait until the TaskRun has ended. `wish` is the requested
+    retry; the end counts only after the operator has acted on it. Return the exit code."""
     from perdure.engine.service import code_of
 
     name, code = body["metadata"]["name"], 0

@@ -1,4 +1,4 @@
-"""`cost`: what runs used, added up by run, agent, repository, day or label."""
+"""`cost`: adds up the tokens and costs of runs by run, agent, repository, day or label."""
 
 from __future__ import annotations
 

@@ -147,8 +147,8 @@ class Progress:
         self._say(text)
 
     def conclude(self, report: dict[str, Any], changes: str = "") -> None:
-        """Say where the result is, or what to do next, and end with the summary. `changes`: what
-        was changed in the workdir, where that is known."""
+        """Print where the result is, or what to do next, and then the summary. `changes`: the
+        changes in the workdir, if they are known."""
         self._advise(report)
         if report["state"] != "running":
             say_summary(report, changes)

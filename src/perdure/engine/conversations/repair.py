@@ -211,7 +211,7 @@ def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> 
     )
     session = found.entry.session if found.entry is not None else None
     if session is not None:
-        # The known state of the conversation is now what a person has just put there.
+        # The copy that a person has just put in place is now the known state of the conversation.
         engine.store.put_session(
             replace(session, snapshot=snapshot(driver, found.path), updated=engine.store.now())
         )

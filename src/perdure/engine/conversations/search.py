@@ -148,8 +148,8 @@ class ConversationEntry:
 
 @dataclass(frozen=True, slots=True)
 class ConversationShelf:
-    """Where conversations are searched: the store, and the homes of these agents according to the
-    environment."""
+    """The places where conversations are searched: the store, and the homes of these agents
+    according to the environment."""
 
     store: EngineStore
     drivers: Mapping[str, AgentDriver]
@@ -215,7 +215,7 @@ class ConversationShelf:
         return self.drivers[agent].home(self.environ)
 
     def spoken(self, entry: ConversationEntry, tail: int = TAIL) -> Sequence[Spoken]:
-        """Return what was said last in it; empty if its transcript is gone."""
+        """Return the last messages of a conversation; empty if its transcript is gone."""
         if entry.reader not in self.drivers:
             return ()
         driver, home = self.drivers[entry.reader], self.home(entry.reader)

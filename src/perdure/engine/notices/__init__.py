@@ -1,6 +1,7 @@
 """Notifies people about runs: by signed webhooks, by mail, and by the services that Apprise knows.
 
-`Notifier` runs beside a pool. It follows the audit trail into the outbox, and sends what is due.
+`Notifier` runs beside a pool. It follows the audit trail into the outbox, and sends the notices
+that are due.
 """
 
 from __future__ import annotations

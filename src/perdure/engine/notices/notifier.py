@@ -57,7 +57,7 @@ class Notifier:
         self._said = ""
         self._thinned = 0.0
         self._lock = OneOfHost(engine.state / "notices.lock")
-        # The last round reports what ended just before this process.
+        # The last round reports runs that ended just before this process.
         self._rounds = Rounds("notices", self._try, LOOK_S, self._failed, last=self._last)
 
     def __enter__(self) -> Notifier:
@@ -87,7 +87,7 @@ class Notifier:
             self._failed(error)
 
     def round(self) -> None:
-        """Follow the trail to its end, and send what is due. Raises StoreError."""
+        """Follow the trail to its end, and send the notices that are due. Raises StoreError."""
         while self._follow():
             pass
         for notice in self._store.notices_due():

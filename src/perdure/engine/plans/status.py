@@ -24,7 +24,7 @@ class Stand:
 
     @property
     def end(self) -> TaskEnd | None:
-        """Where the task left its workdir and conversation; None until it is done."""
+        """Place where the task left its workdir and conversation; None until the task is done."""
         if self.planned is not None:
             return self.planned.end
         return None

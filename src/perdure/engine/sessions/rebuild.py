@@ -107,7 +107,7 @@ def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
 
 @dataclass
 class _Told:
-    """Collects what the attempts of a key say about its conversations, in order."""
+    """Collects the facts about a key's conversations from the attempts of its runs, in order."""
 
     key: SessionKey
     home: str
@@ -117,7 +117,7 @@ class _Told:
     live: str = ""
 
     def run(self, run: TaskRun, attempts: Sequence[Attempt], records: Sequence[Record]) -> None:
-        """Add one run: its attempts first, then what was decided about its conversations."""
+        """Add one run: its attempts first, then the journal's decisions about its conversations."""
         if self.key.scope.startswith(TAKEN_IN) and not self.sessions:
             self._seen(self.key.scope.removeprefix(TAKEN_IN), run.created, SessionState.CONFIRMED)
         counted: set[str] = set()

@@ -39,7 +39,8 @@ class Rebuilt:
     key: SessionKey
     sessions: tuple[Session, ...]
     problem: str = ""
-    """Why they could not be stored: an attempt is running there."""
+    """Reason why the records could not be stored: an attempt is running in the scope. Empty if they
+    were."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

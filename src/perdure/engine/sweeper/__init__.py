@@ -1,4 +1,4 @@
-"""The sweeper: removes, by class and age, what is unused and saved elsewhere.
+"""The sweeper: removes, by class and age, everything that is unused and saved elsewhere.
 
 Called by `perdure gc` and, daily, by `perdure work`. The module `reset` is called by `perdure
 reset`, and `usage` by `perdure du`. `inventory` lists what exists, `verdicts` decides (pure),

@@ -1,5 +1,5 @@
-"""Lists everything that perdure has on disk, one row each, with what the store knows of it.
-Read-only. Called by `sweeps`.
+"""Lists everything that perdure has on disk, one row each, with the facts that the store has about
+it. Read-only. Called by `sweeps`.
 
 A thing is recognized by a row of the store or by its place and name below the root; anything else
 is `unknown`. Two state directories may share one root, so a workdir in which no run of this store
@@ -67,7 +67,7 @@ def inventory(engine: Engine) -> list[Row]:
 
 def unfinished(engine: Engine) -> Plans:
     """Return the scope prefix of each unfinished plan, with the plan's name. Such a plan still
-    needs what its tasks have made."""
+    needs the results of its tasks."""
     return {
         plan_scope(plan.id, ""): plan.name
         for plan in engine.store.plans(1_000_000)

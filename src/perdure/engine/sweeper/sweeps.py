@@ -234,8 +234,8 @@ def _proven(engine: Engine, row: Row) -> Row:
 
 
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
-    """Return what would be lost if the workdir were removed now. Its newest checkpoint counts as a
-    copy."""
+    """Check whether anything would be lost if the workdir were removed now. Its newest checkpoint
+    counts as a copy."""
     last = last_of(engine, workspace)
     if last is None:
         return engine.workspaces.prove(workspace)

@@ -322,8 +322,8 @@ class Dispatcher:
     def _withdraw(
         self, delivery: Delivery, intent: Intent, news: dict[str, list[Told]]
     ) -> dict[str, str]:
-        """Stop the runs whose work is taken back, gracefully. Returns what was done, by rule.
-        Raises Conflict while an attempt of such a run is still running."""
+        """Stop gracefully the runs whose work is taken back. Return a sentence for each rule about
+        what was done. Raises Conflict while an attempt of such a run is still running."""
         store, said = self._engine.store, dict[str, str]()
         if not may_withdraw(intent):
             return said
@@ -403,8 +403,8 @@ class Dispatcher:
         return True
 
     def _moved(self, run: TaskRun) -> Moved | None:
-        """Return what changed in the base branch since the agent was last informed. If it cannot be
-        fetched now, the agent is informed later."""
+        """Return the new commits of the base branch since the agent was last informed. If it cannot
+        be fetched now, the agent is informed later."""
         if run.workspace is None:
             return None
         told = (

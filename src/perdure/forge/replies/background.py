@@ -1,4 +1,5 @@
-"""The thread that reports to forges: finds what is due, and reports a few runs in parallel."""
+"""The thread that reports to forges: finds the runs that are due, and reports a few of them in
+parallel."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ TROUBLED_S = 60.0
 
 
 class Poster:
-    """Posts to the forges, as a context manager: at its end it waits for current posts, and handles
-    once more what is due. `say` gets a line for each error.
+    """Posts to the forges, as a context manager: at its end it waits for current posts, and then
+    handles the postings that are due once more. `say` gets a line for each error.
 
     Only one poster works in a state directory at a time. A second `perdure serve` takes over when
     the first has ended.
@@ -58,7 +59,7 @@ class Poster:
         self._tell(f"reports to forges failed: {error or type(error).__name__}")
 
     def _last(self) -> None:
-        """Handle once more what is due, and wait for all posts."""
+        """Handle the postings that are due once more, and wait for all of them."""
         if self._lock.is_mine():
             wait(self._flying.values())
             self._round()

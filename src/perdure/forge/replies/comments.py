@@ -1,4 +1,4 @@
-"""Updates the forge for one run: compares the wanted state with what was posted, and makes up each
+"""Updates the forge for one run: compares the wanted state with the posted one, and removes each
 difference.
 
 Every step is idempotent and stored when it is done. A step that fails does not hold back the

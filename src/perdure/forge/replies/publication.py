@@ -96,8 +96,8 @@ def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
 
 
 def _commit(engine: Engine, run: TaskRun) -> None:
-    """Commit what the agent left, and take a checkpoint of it, so that the new HEAD is not mistaken
-    for somebody else's work."""
+    """Commit the files that the agent left uncommitted, and take a checkpoint, so that the new HEAD
+    is not mistaken for somebody else's work."""
     assert run.workspace is not None
     issue = run.spec.labels.get("issue", "")
     text = (

@@ -54,7 +54,7 @@ class Account:
     pull: int = 0
     pull_url: str = ""
     held_back: str = ""
-    """Why the branch was not pushed, or has no pull request."""
+    """Reason why the branch was not pushed or has no pull request; empty if there is none."""
     page: str = ""
     """The address of its page on the dashboard."""
     receipt: str = ""
@@ -158,7 +158,8 @@ def _branch(account: Account) -> str:
 
 
 def _work(work: WorkReport | None) -> str:
-    """Return the verdict on the work, and what a reviewer should know before reading it."""
+    """Return the verdict on the work, and the facts that a reviewer should know before reading the
+    changes."""
     if work is None or work.verdict is None:
         return ""
     why = code("; ".join(work.reasons[:1]), 300)
