@@ -336,8 +336,8 @@ def _copied_prompts(engine: Engine, driver: AgentDriver, session_id: str) -> set
 
 
 def load(engine: Engine, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
-    """Return what a resume would load from a transcript, without secrets, in the same redacted form
-    as the journal."""
+    """Return the items that a resume would load from a transcript, without secrets, in the same
+    redacted form as the journal."""
     return loaded(driver, home, engine.redactor.bytes(content))
 
 

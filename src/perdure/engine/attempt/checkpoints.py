@@ -288,8 +288,8 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
 
 
 def known_before(opened: Opened, session: Session) -> Snapshot | None:
-    """Return what the transcript must begin with: what was put back for this attempt, else what
-    perdure last saw of it."""
+    """Return the content with which the transcript must begin: the content that was put back for
+    this attempt, or else its state when perdure last saw it."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
     if put_back:
         return opened.attempt.before

@@ -147,7 +147,7 @@ def _has_seen_all(opened: Opened, idle: Idle) -> bool:
         or not begins_with(opened.driver, Path(before.path), idle.seen)
     ):
         return False
-    # The prompt of this attempt is not in it yet.
+    # The conversation does not contain the prompt of this attempt yet.
     return not prompts_since(opened.driver, Path(before.path), idle.seen)
 
 

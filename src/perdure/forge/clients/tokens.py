@@ -54,7 +54,7 @@ class ForgeToken:
 def token_at(
     file: str, variable: str, credential: str, environ: Mapping[str, str]
 ) -> ForgeToken | None:
-    """Return the token that a table of the configuration names by `token_file` (absolute),
+    """Return the token that a table of the configuration names with `token_file` (absolute),
     `token_env` or `token_credential`; None if it names none."""
     if file:
         return ForgeToken(f"the file {file}", Path(file))
