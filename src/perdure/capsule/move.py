@@ -154,8 +154,8 @@ def _give_back(store: CheckpointStore, key: str, place: Term, before: Term | Non
 
 
 def find(store: CheckpointStore, ref: str) -> str:
-    """Return the run's id in the store, by its id or its name. Raises NotFound, and Conflict if two
-    runs have the name."""
+    """Return the run's id in the store. `ref` is its id or its name. Raises NotFound, and Conflict
+    if two runs have the name."""
     runs = store.runs()
     if ref in runs:
         return ref

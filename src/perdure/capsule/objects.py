@@ -42,7 +42,8 @@ _AGAIN = "is the store reachable, and are its credentials in the environment?"
 
 
 class Term(msgspec.Struct, frozen=True, kw_only=True):
-    """The right to publish a run's checkpoints, valid until there is a newer term."""
+    """The right of one machine to publish a run's checkpoints. It is valid until a newer term
+    begins."""
 
     format: int = 1
     number: int

@@ -45,7 +45,7 @@ HELD = 16 << 20
 
 
 class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
-    """The run as it was when the checkpoint was sent."""
+    """The record of the run at the time when the checkpoint was sent."""
 
     run: TaskRun
     contexts: tuple[Context, ...]

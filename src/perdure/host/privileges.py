@@ -83,7 +83,7 @@ def identity(run_as: str) -> AgentIdentity:
     )
     if 0 in (found.user, found.group, found.service):
         raise UsageError("run_as needs an ordinary user and an ordinary group, and not root's", HOW)
-    # As a member, an agent would get the group back by newgrp(1).
+    # A user who is a member could get the group back by newgrp(1), and so could an agent.
     if entry:
         groups = os.getgrouplist(found.name, found.group)
     else:

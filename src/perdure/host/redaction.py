@@ -106,7 +106,8 @@ def _forms(value: str) -> Iterator[bytes]:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield from (encode(raw), encode(raw).rstrip(b"="))
         for before in range(3):
-            # Only the letters that share no bits with the bytes before or after the secret.
+            # Keep only those base64 letters that share no bits with the bytes before or after the
+            # secret.
             yield encode(bytes(before) + raw)[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
 
 

@@ -174,9 +174,9 @@ def watch(
 
 
 def lease(now: float) -> tuple[float, float, bool]:
-    """Return until when the agent may work, when it is killed after that, and whether it must not
-    work without its supervisor; infinity if no lease was written. If that supervisor is gone, the
-    time is over now."""
+    """Return three values: until when the agent may work, when it is killed after that, and whether
+    it must not work without its supervisor. Both times are infinity if no lease was written. If the
+    agent must not work without its supervisor and that is gone, its time is over now."""
     try:
         with open("lease", "rb") as file:
             until, end_by, *follower = file.read(128).split()
@@ -224,8 +224,8 @@ def kept() -> frozenset[int]:
 
 
 def commands(tops: set[int]) -> list[int]:
-    """Return the live processes among and below these that have no children: the commands
-    themselves, without the shells around them."""
+    """Return the live processes without children, among these and the processes below them. These
+    are the commands themselves, without the shells around them."""
     parents = {pid: known[1] for pid in pids() if (known := stat(pid)) and known[0] not in "ZX"}
     family, found = {os.getpid(), *tops}, tops & set(parents)
     while more := {pid for pid, parent in parents.items() if parent in family} - family:

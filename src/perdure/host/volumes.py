@@ -25,7 +25,7 @@ NEEDED = 8 * 1024**2
 """Free space that a transaction may need, with the log that it may have to write back, in bytes."""
 FEW_FILES = 10_000
 WARN_ABOVE = 1.5
-"""Factor on the refusal threshold in bytes below which a warning is given."""
+"""A warning is given below this multiple of the refusal threshold in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

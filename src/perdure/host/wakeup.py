@@ -56,7 +56,7 @@ class Bell:
 
 
 def ring(state: Path) -> None:
-    """Ring all bells of a state directory: something has become due that no pool works on yet.
+    """Ring all bells of a state directory, because a run that no pool works on has become due.
     Never raises."""
     directory = _directory(state)
     try:

@@ -113,7 +113,7 @@ class Evidence:
     before: Snapshot | None = None
     after: Snapshot | None = None
     last_known: Snapshot | None = None
-    """The transcript as perdure last left it, from the session's record."""
+    """The state of the transcript when perdure last recorded it, from the session's record."""
     prefix_kept: bool | None = None
     """Whether the bytes of `before` are the first bytes of `after`; None without a `before`. For a
     fork: whether its history begins with the parent's prompts, or names the parent as its

@@ -606,7 +606,7 @@ class AttemptEnded(Event, frozen=True, tag="attempt_ended"):
 
 
 class RunQueued(Event, frozen=True, tag="run_queued"):
-    """The run will be tried again, at `run_after` (ms) at the earliest."""
+    """The run is queued for another attempt, at `run_after` (ms) at the earliest."""
 
     reason: str
     run_after: int
@@ -768,7 +768,7 @@ class WorkdirSwept(Event, frozen=True, tag="workdir_swept"):
 
 
 class BroughtBack(Event, frozen=True, tag="brought_back"):
-    """A workdir that had been cleaned up is there again, from the trash or from a checkpoint."""
+    """A workdir that had been cleaned up was restored from the trash or from a checkpoint."""
 
     place: str
     checkpoint: int = 0

@@ -34,7 +34,7 @@ class ItemKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing that the model is shown."""
+    """One item that the model is shown: a prompt, an answer, a call or its result."""
 
     kind: ItemKind
     key: str = ""

@@ -36,7 +36,7 @@ class NoticeEvent(StrEnum):
 
 
 USUAL = (NoticeEvent.NEEDS_YOU, NoticeEvent.OVER_BUDGET, NoticeEvent.FAILED, NoticeEvent.DONE)
-"""The events of a channel that names none."""
+"""Default events of a channel."""
 
 
 class ChannelKind(StrEnum):

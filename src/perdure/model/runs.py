@@ -68,7 +68,8 @@ class TaskRun:
 
     @property
     def scope(self) -> str:
-        """The conversation's scope: as asked, else the service's task, else this run alone."""
+        """The scope of the conversation: the requested one, else the service's task, else this run
+        alone."""
         if self.spec.scope:
             return self.spec.scope
         if self.spec.service and self.spec.task:

@@ -36,7 +36,7 @@ class Session:
     cwd: str = ""
     home: str = ""
     parent: str = ""
-    """The session that it was forked from, or that it replaces."""
+    """The session that this one was forked from, or that it replaces."""
     cause: str = ""
     """Why it was retired."""
     context_version: int = 0
@@ -50,7 +50,8 @@ class Session:
     prompts: tuple[str, ...] = ()
     """SHA-256 (first 16 hex digits) of every prompt that perdure sent to the conversation."""
     tasks: int = 0
-    """Number of runs whose prompts it was given; further instructions of one run do not count."""
+    """Number of runs whose prompts the conversation was given; further instructions of the same run
+    do not count."""
     lifetime_s: float = 0.0
     """Lifetime of the session: seconds without use after which it expires; 0: as the settings
     say."""

@@ -381,8 +381,8 @@ class AgentDriver(Protocol):
         ...
 
     def parent(self, transcript: bytes) -> str:
-        """Return the id of the parent if a fork's transcript does not repeat the parent's part;
-        otherwise an empty string."""
+        """Return the id of the parent, if the transcript of a fork does not repeat the parent's
+        conversation; otherwise an empty string."""
         ...
 
     def mend(self, copy: bytes, session_id: str, name: str = "", complaint: str = "") -> Mended:

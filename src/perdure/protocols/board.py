@@ -11,7 +11,7 @@ from perdure.model import Attempt, Condition, RunState, Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardRow:
-    """A run as a board shows it."""
+    """The fields of a run that a board shows."""
 
     id: str
     name: str

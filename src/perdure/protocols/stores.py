@@ -76,8 +76,8 @@ class SessionStore(Protocol):
         ...
 
     def identity(self) -> tuple[str, bytes]:
-        """Return an id that no other store has, and a secret that is known only to the users of
-        this store."""
+        """Return the id of this store, which no other store has, and a secret that is known only to
+        the users of this store."""
         ...
 
 

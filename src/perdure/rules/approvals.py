@@ -25,8 +25,8 @@ from perdure.rules.requests import digest
 SHELL = "Bash"
 """The tool of Claude Code that runs a shell command."""
 COMMENTARY = "description"
-"""The argument of a shell command that changes nothing: the model words it differently each
-time."""
+"""Name of the argument that only describes a shell command. It is ignored, because the model words
+it differently each time."""
 HARMLESS = frozenset({"timeout"})
 """Other arguments that a call may have besides a command that fits a pattern."""
 LONGEST = 4_000
@@ -257,7 +257,7 @@ def _pattern_words(pattern: str) -> list[str]:
 def _matches(
     pattern: Sequence[str], words: Sequence[str], fits: Callable[[str, str], bool]
 ) -> bool:
-    """Return whether the words fit. A `*` at the end stands for one or more words."""
+    """Return whether the words match the pattern. A `*` at the end stands for one or more words."""
     if not words:
         return False
     if len(pattern) > 1 and pattern[-1] == "*" and len(words) > len(pattern):

@@ -59,7 +59,7 @@ def sealed(line: AuditLine) -> AuditLine:
 
 
 def digest(text: str) -> str:
-    """Return the digest of a record's event, as it is stored."""
+    """Return the digest of the stored text of a record's event."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -25,12 +25,12 @@ from perdure.lateclass import dataclass
 from perdure.model import CompactAt, ContinuityPolicy, Fill, Measure, WhenFull
 
 WINDOWS: tuple[tuple[str, int], ...] = (
-    # modelUsage.contextWindow of Claude Code 2.1.329, one run for each model, 2026-11-21.
+    # From modelUsage.contextWindow of Claude Code 2.1.329, one run for each model, 2026-11-21.
     ("*claude-haiku-4*", 200_000),
     ("*claude-opus-4*", 200_000),
     ("*claude-sonnet-4*", 200_000),
     ("*claude-*-5*", 1_000_000),
-    # The list of models in Codex 0.169.0, 95 % of which it uses; 2026-11-21.
+    # From the list of models in Codex 0.169.0, which uses 95 % of each window; 2026-11-21.
     ("*gpt-6.1-terra*", 500_000),
     ("*gpt-daybreak-red*", 372_000),
     ("*gpt-5*", 272_000),

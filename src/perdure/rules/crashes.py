@@ -17,11 +17,12 @@ CRASHES = frozenset(
     {OutcomeKind.FAILED, OutcomeKind.TIMED_OUT, OutcomeKind.STALLED, OutcomeKind.LOST}
 )
 IN_A_ROW = 3
-"""Number of crashes of one run in a row, without any result, that end the run."""
+"""Number of consecutive crashes without any result after which a run ends."""
 AT_ONCE_MS = 10_000
 """Time after the claim, in ms, within which a crash counts as a failed start."""
 STARTS = 5
-"""Number of failed starts of one agent in a row, of at least two runs, that park the agent."""
+"""Number of consecutive failed starts of one agent, of at least two runs, after which the agent is
+parked."""
 LONG_AGO_MS = 3_600_000
 """Age in ms from which a failed start is ignored."""
 PAUSE_MS, LONGEST_PAUSE_MS = 300_000, 3_600_000
@@ -58,8 +59,8 @@ def loop(attempts: Sequence[Attempt]) -> str:
 
 
 def pause_ms(newest: Sequence[Attempt], now: int) -> int:
-    """Return for how long, in ms, nothing is to be launched on an agent; 0 if it starts. `newest`
-    are the agent's attempts over all runs, newest first."""
+    """Return the time, in ms, for which nothing is to be launched on an agent; 0 if the agent need
+    not be parked. `newest` are the agent's attempts over all runs, newest first."""
     row: list[Attempt] = []
     for attempt in newest:
         said = attempt.continuation is not None and attempt.outcome is not None

@@ -144,7 +144,7 @@ def _trace(lines: Sequence[str], at: int, indent: int) -> list[str]:
 
 
 def _fit(parts: Iterable[tuple[str, Sequence[str]]], most: int) -> str:
-    """Return as many parts as fit, the last one possibly cut after a line."""
+    """Return as many parts as fit into the limit. The last one may be cut after a line."""
     taken: list[str] = []
     room = most
     for title, lines in parts:

@@ -1,5 +1,5 @@
-"""The final message of an agent, read from the journal: what `run` prints, what a report quotes.
-Pure."""
+"""Finds the final message of an agent in the journal. `perdure run` prints it, and reports quote
+it. Pure."""
 
 from __future__ import annotations
 

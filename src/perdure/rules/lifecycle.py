@@ -136,8 +136,8 @@ _BACKOFF_CAP_S = 900.0
 _BY_SIGNAL = 128
 """Lowest exit code that stands for a signal."""
 FURTHEST_MS = 400 * 86_400_000
-"""Furthest end of a usage limit that is believed, in ms from now. A later one comes from a wrong
-clock or a misread time."""
+"""Maximum time until the end of a usage limit, in ms from now. A later end comes from a wrong clock
+or a misread time, and is ignored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

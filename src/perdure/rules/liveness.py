@@ -29,10 +29,10 @@ class Signs:
     """The signs of life of a running attempt, as seen from this host."""
 
     supervisor: bool | None
-    """Whether the supervisor is alive; None: it cannot be seen from here (another host or
+    """Whether the supervisor is alive; None if that cannot be seen from here (another host or
     container)."""
     agent: bool | None
-    """Whether the attempt's agent, its last turn or its check is alive; None: its files are on
+    """Whether the attempt's agent, its last turn or its check is alive; None if its files are on
     another host."""
     lease_over: bool
     """Whether the supervisor failed to renew the lease in time."""

@@ -57,8 +57,8 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
 
 
 def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
-    """Return the verdict on a conversation that went on, by how much of the known conversation the
-    model was shown."""
+    """Return the verdict on a conversation that continued. It depends on how much of the known
+    conversation the model was shown."""
     shown = continuation.shown
     mended = continuation.rung in (Rung.REPAIRED, Rung.CHECKPOINT) or evidence.known_kept is False
     if mended:

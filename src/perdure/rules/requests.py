@@ -31,8 +31,8 @@ WORDS = 8_000
 ID_LETTERS = "bcdfghjkmnpqrstvwxz"
 """Letters of short ids. They have no vowel, so no word of a sentence is taken for an id."""
 ID_LENGTH = 12
-"""Number of letters of a short id. An agent that looks for two calls with one id finds none: there
-are 2 * 10^15 ids."""
+"""Number of letters of a short id. There are 2 * 10^15 ids, so an agent cannot find two calls with
+the same one."""
 ON_FORGE = 2_500
 """Maximum number of characters of a call that a comment on a forge shows. A longer call cannot be
 allowed by a comment, because nobody has seen it there."""
@@ -75,8 +75,8 @@ def requests_of(
     spent: frozenset[int] = frozenset(),
 ) -> tuple[AgentRequest, ...]:
     """Return the requests that an attempt ends with. A call that a person has already allowed or
-    refused is left out: something other than a missing answer stopped it. `spent`: requests whose
-    approval let a call run, so the next such call is asked for again."""
+    refused is left out: it was not a missing answer that stopped the call. `spent`: requests whose
+    approval has let a call run; the next such call needs a new request."""
     decided = {
         each.sha256
         for each in earlier
@@ -280,7 +280,8 @@ def used_up(
 
 
 def _is_spent(request: AgentRequest, spent: frozenset[int]) -> bool:
-    """Return whether an approval was used. The answer to a question can be given again."""
+    """Return whether the answer to a request was used up. Only an approval can be; the answer to a
+    question can be given again."""
     return request.number in spent and request.answer is AnswerKind.ALLOW
 
 

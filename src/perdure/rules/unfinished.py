@@ -218,8 +218,8 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
 
 
 def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
-    """Apply the agent's last word. It never makes an attempt a success, but it is believed when it
-    says that the work is not done."""
+    """Return the outcome after the agent's last word. The last word never makes an attempt a
+    success, but it is believed when it says that the work is not done."""
     if word.status == "blocked":
         if word.questions:
             asks = f"; it asks: {_line(' '.join(word.questions))}"

@@ -34,8 +34,8 @@ _HONEST_OLD_FAULTS = (
     "missingNameBeforeEmail missingSpaceBeforeDate missingSpaceBeforeEmail badTimezone "
     "missingTaggerEntry"
 ).split()
-"""fsck errors in dates, modes and authors that are common in harmless old history (pallets/flask:
-zeroPaddedFilemode). Errors in paths must never be listed here."""
+"""Kinds of fsck errors that are allowed: errors in dates, modes and authors are common in harmless
+old history (pallets/flask: zeroPaddedFilemode). Errors in paths must never be listed here."""
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
-"""Which names are accepted, and which path each one gets on disk. Pure: reads nothing, runs
-nothing.
+"""Checks names of services, tasks, runs, agents and branches, and chooses their paths on disk.
+Pure: reads nothing, runs nothing.
 
 Names are given by people, forges and agents. Each kind of name has a grammar, and a name that does
 not fit is refused with a sentence. A valid name could still collide or surprise as a file name, so

@@ -95,7 +95,8 @@ class Proof:
     person."""
 
     lost: tuple[str, ...] = ()
-    """Content that is, or may be, nowhere else. While there is any, the workdir stays."""
+    """Content that is, or may be, saved nowhere else. While there is any, the workdir is not
+    removed."""
     built: tuple[str, ...] = ()
     """Build output that is saved nowhere else: it stays in the trash until a person purges it."""
     logged: tuple[str, ...] = ()
@@ -387,7 +388,7 @@ def _logged(admin: Path) -> list[str]:
 
 
 def _below(repository: Git, oid: str, tips: Mapping[str, object]) -> bool:
-    """Return whether one of the tips already contains the commit."""
+    """Return whether one of the commits in `tips` contains this commit in its history."""
     return any(
         repository.run("merge-base", "--is-ancestor", oid, tip, good=(0, 1, 128)).code == 0
         for tip in tips

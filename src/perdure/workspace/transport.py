@@ -39,9 +39,9 @@ def absent(error: GitFailed) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteSource:
-    """Where a cache fetches from: an address (or a local directory), the transport, the
-    credentials, and the servers that may be contacted. `helpers` is asked where a server wants a
-    login and `credentials` has none."""
+    """The source of a cache: an address (or a local directory), the transport, the credentials, and
+    the servers that may be contacted. `helpers` is called where a server wants a login and
+    `credentials` returns none."""
 
     key: str
     url: str

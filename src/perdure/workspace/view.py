@@ -58,7 +58,8 @@ class WorkdirState:
     changed: int = 0
     untracked: int = 0
     paths: tuple[str, ...] = ()
-    """The first 20 of these files, changed ones first, relative to the workdir."""
+    """Names of the first 20 changed or untracked files, changed ones first, relative to the
+    workdir."""
     in_progress: str = ""
     """`merge`, `rebase`, `cherry-pick`, `revert`, `bisect`, or empty."""
 
@@ -144,12 +145,12 @@ def again(
 
 
 def heal(places: Places, workspace: Workspace, git: Git) -> None:
-    """Look once through the view, and make it again if it is damaged."""
+    """Inspect the workdir once through the view. If the view is damaged, make it again."""
 
     def look() -> None:
         with looking_alone(places, workspace, git) as looker:
             if looker is not None:
-                # It reads the settings and the index, and lists nothing.
+                # This call reads the settings and the index, and lists nothing.
                 looker.eye.run("ls-files", "--", ".git")
 
     again(places, workspace, look, alone=True)

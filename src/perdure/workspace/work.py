@@ -119,8 +119,8 @@ def _base(
 def _by_time(
     shelf: Shelf, saved: Saved, began: os.stat_result | None
 ) -> tuple[_Base, list[CommitOfWork]]:
-    """Return the base and the new commits by commit time, because HEAD is not recorded at the start
-    in a directory of the user's."""
+    """Return the base and the new commits, determined by commit time: in a directory of the user's,
+    HEAD is not recorded at the start."""
     since = began.st_mtime if began is not None else 0.0
     # Commit times have a resolution of one second: a commit in the second of the launch counts as
     # older than the launch.

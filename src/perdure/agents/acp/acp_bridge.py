@@ -45,14 +45,15 @@ PROTOCOL = 1
 LINE_LIMIT = 1 << 30
 """Maximum length of one message of the agent, in bytes. asyncio's default is 64 KiB."""
 PIECES = 200
-"""Maximum number of pieces of one text for which every run of adjacent pieces is compared."""
+"""Maximum number of pieces of a text for which every run of adjacent pieces is compared. In a text
+of more pieces, only runs up to its end are compared."""
 QUIET_S = 0.5
 """Silence after which a replay is over, in seconds: Gemini CLI 0.61.0 sends a part of it after its
 answer to `session/load`."""
 LATE_S = 10.0
 """Time limit for the rest of a replay that lacks known items, in seconds."""
 ANNOUNCED_S = 2.0
-"""Maximum wait for the announcement of a call that a permission is asked for, in seconds."""
+"""Maximum wait for the announcement of a call for which the agent asks a permission, in seconds."""
 CANCEL_S = 1.0
 END_S = (3.0, 3.0)
 """Time for the agent to exit after its input was closed, and again after SIGTERM, in seconds."""
@@ -116,8 +117,8 @@ class Items:
         return found
 
     def possible(self) -> set[str]:
-        """Return the marks of every text that a replay may contain: a replay may merge messages, so
-        each run of adjacent pieces counts."""
+        """Return the marks of every text that a replay may contain. A replay may merge messages, so
+        each run of adjacent pieces gets a mark."""
         found: set[str] = set()
         for role, pieces in self.all:
             words = [text for _, text in pieces]
@@ -443,8 +444,8 @@ def keeps(can: Any) -> bool:
 async def take_up(
     agent: ClientSideConnection, ear: Ear, order: dict[str, Any], can: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Load the conversation, or resume it if the agent cannot load. Return the answer, and how the
-    conversation was opened. Raise Lacking or BridgeRefused."""
+    """Load the conversation, or resume it if the agent cannot load. Return the agent's answer, and
+    the way in which the conversation was opened. Raise Lacking or BridgeRefused."""
     where: dict[str, Any] = {"cwd": order["cwd"], "mcp_servers": []}
     if not getattr(can, "load_session", False):
         if not keeps(can):
@@ -475,8 +476,8 @@ async def take_up(
 
 
 async def is_missing(agent: ClientSideConnection, can: Any, session: str) -> bool:
-    """Return whether the agent's own list lacks the conversation. This is the only proof if the
-    error names no cause."""
+    """Return whether the agent's own list of conversations lacks this one. If an error names no
+    cause, this is the only proof that the conversation is missing."""
     if not getattr(getattr(can, "session_capabilities", None), "list", None):
         return False
     cursor: str | None = None

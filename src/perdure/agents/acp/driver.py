@@ -84,7 +84,7 @@ _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FU
 @dataclass(frozen=True, slots=True)
 class KnownAgent:
     """How a known agent is started and restricted. `command`: the program that speaks ACP; empty if
-    it is the native one."""
+    the agent's native program does."""
 
     command: str = ""
     words: tuple[str, ...] = ()
@@ -167,7 +167,8 @@ class AcpArchive:
         return self._own(program, self.native.restore(program, session_id, copy))
 
     def _own(self, program: Program, command: Command) -> Command:
-        """Return the command with the program's own words before its arguments."""
+        """Return a command of the native driver with the agent's own program, without the words
+        that make the program speak ACP."""
         given = shlex.split(program.path)
         if tuple(given[-len(self.words) :]) == self.words:
             own = given[: -len(self.words)]
@@ -304,9 +305,9 @@ class AcpDriver:
         return ()
 
     def _hold(self, launch: Launch) -> str:
-        """Return a pattern for the file that Gemini CLI 0.61.0 would empty if it loaded the
-        conversation again within one minute. While the file exists, the bridge waits for the next
-        minute."""
+        """Return a pattern for a file of Gemini CLI 0.61.0. While the file exists, the bridge waits
+        for the next minute: Gemini would empty the file if it loaded the same conversation twice
+        within one minute."""
         if self.native.name != "gemini":
             return ""
         return f"tmp/*/chats/session-%Y-%m-%dT%H-%M-{launch.continuation.session_id[:8]}.jsonl"

@@ -84,8 +84,8 @@ def refused_to_open(ended: TurnEnded) -> bool:
 
 
 def _by_protocol(ended: TurnEnded) -> OutcomeKind | None:
-    """Return the kind that follows from stage, code and stop reason, or None. A conversation that
-    could not be opened is not necessarily lost."""
+    """Return the kind of outcome that follows from stage, code and stop reason; None if none does.
+    A conversation that could not be opened is not necessarily lost."""
     stage, code = ended.facts.get("stage", ""), ended.facts.get("code", "")
     if stop := ended.facts.get("stop"):
         return _STOPS.get(stop, _K.FAILED)

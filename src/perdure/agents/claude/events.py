@@ -42,7 +42,7 @@ from perdure.model.requests import OpenCall
 
 SUMMARY = 500
 HOOK_FILE = 1 << 16
-"""Maximum number of characters that are read of a file of the hook."""
+"""Maximum number of characters read from a file that the hook wrote."""
 _PIECE = b'{"type":"stream_event"'
 _COUNTS = (b'"message_start"', b'"message_delta"')
 """The events of a reply that report its usage. The thousands of other events are fragments of its

@@ -65,7 +65,7 @@ class _Record:
     kind: str
     stamp: str
     message: str
-    """Id of the reply that an assistant record is a part of."""
+    """Id of the model's reply to which an assistant record belongs."""
     items: tuple[Item, ...]
     boundary: dict[str, Any] | None
     """Metadata of a compact boundary; None for other records."""
@@ -340,8 +340,8 @@ def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], 
 def _cut(
     file: _File, chain: list[_Record]
 ) -> tuple[list[_Record], tuple[_File, list[_Record]] | None]:
-    """Return the part of a chain after its newest boundary, and the file and the chain before that
-    boundary (None if there is none)."""
+    """Return the records of a chain after its newest boundary, and the file and the chain as they
+    were before that boundary (None if there is none)."""
     at = next((at for at in range(len(chain) - 1, -1, -1) if chain[at].boundary is not None), None)
     if at is None:
         return chain, None
@@ -351,7 +351,7 @@ def _cut(
 
 
 def _anchor(boundary: _Record) -> str:
-    """Return the id of the summary, behind which a boundary's kept records come."""
+    """Return the id of the summary of a boundary. The records that the boundary keeps follow it."""
     told = boundary.boundary
     return _name(json_lines.part(told, "preservedMessages", "anchorUuid")) or _name(
         json_lines.part(told, "preservedSegment", "anchorUuid")

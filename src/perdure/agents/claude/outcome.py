@@ -115,7 +115,7 @@ _STATUS = {
 }
 
 _NO_ANSWER = late_pattern(r"\s*(Prompt is too long\b|API Error: \d{3}\b|Credit balance is too low)")
-"""Errors that were observed as the agent's answer in a successful result."""
+"""Errors that the CLI was observed to report as the agent's answer in a successful result."""
 
 _ENDED = frozenset({"completed", "tool_deferred"})
 """Values of `terminal_reason` for a turn that was completed. A deferred call is judged by its own

@@ -65,8 +65,8 @@ def _written(path: Path) -> float:
 
 
 def place(home: Path, session_id: str, cwd: Path) -> Path:
-    """Return the path in the folder of the directory in which the conversation is resumed: every
-    version looks there first."""
+    """Return the path in the folder of the given directory, in which the conversation is resumed.
+    Every version looks in that folder first."""
     return home / "projects" / slug(cwd) / f"{checked(session_id)}.jsonl"
 
 

@@ -17,8 +17,7 @@ from perdure.model import Command, Launch
 from perdure.protocols import Heard
 
 COUNTED = ("--max-turns", "--max-budget-usd")
-"""Arguments whose limits count over the whole life of a process, so they cannot apply to one
-turn."""
+"""Arguments that set a limit for the whole life of a process. They cannot limit a single turn."""
 _NOT_READ = b'{"type":"user"'
 """Beginning of the lines with tool results. They are skipped without parsing, because they may be
 long. A `result` line may have its type anywhere."""

@@ -57,7 +57,7 @@ TOLD = frozenset(
     "agentMessage reasoning commandExecution fileChange mcpToolCall dynamicToolCall "
     "collabAgentToolCall webSearch imageView".split()
 )
-"""Types of the items that the agent itself caused; only these are printed."""
+"""Types of the items that come from the agent itself. Only these are printed."""
 
 
 APPROVALS = ("item/commandExecution/requestApproval", "item/fileChange/requestApproval")

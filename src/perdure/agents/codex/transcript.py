@@ -29,7 +29,7 @@ _COUNTED = (b'"token_count"', b'"token_usage_record"', b'"turn_context"')
 _REPLIED = (*_COUNTED, b'_call"')
 _ASKED = (*_COUNTED, b'"response_item"', b'"compacted"', b'"task_complete"', b'"turn_aborted"')
 _CALLS = frozenset({"function_call", "custom_tool_call", "local_shell_call"})
-"""Calls that get a result: other calls are run by the service."""
+"""Types of calls that get a result from the CLI. All other calls are run by the service."""
 _RESULTS = frozenset(f"{name}_output" for name in _CALLS)
 BYTES_A_TOKEN = 4
 """Assumed size of a token of text, in bytes."""

@@ -109,8 +109,8 @@ def known(version: str) -> bool:
 
 
 def shared(arguments: Sequence[str]) -> bool:
-    """Return whether the app server takes all these arguments of `exec`: it takes only settings and
-    features."""
+    """Return whether the app server accepts all these arguments of `exec`. It accepts only settings
+    and features."""
     left = iter(arguments)
     for argument in left:
         if argument in _SHARED_WITH_VALUE:

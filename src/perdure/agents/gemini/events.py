@@ -42,8 +42,8 @@ _DENIED = frozenset({"policy_violation", "permission_denied", "path_not_in_works
 _ASKS = "ask_user"
 _BARRED = late_pattern(
     "Path not in workspace|"
-    # A permissions level removes tools. Only real tools are listed: a call of a tool that never
-    # existed is not a denial.
+    # The permissions level removed these tools. Only real tools are listed: a call of a tool that
+    # never existed is not a denial.
     r'Tool "(run_shell_command|write_file|replace|web_fetch|google_web_search|save_memory)" not '
     r"found"
 )

@@ -171,8 +171,8 @@ class OpenCodeArchive:
         return unfinished.estimate(content, since)
 
     def moved(self, copy: bytes, directory: Path) -> bytes:
-        """Return the copy as it would be read after a restore in this directory, to which the
-        session then belongs."""
+        """Return the copy in the form that `read` returns after a restore in this directory. The
+        session then belongs to that directory."""
         first, _, rest = copy.partition(b"\n")
         head = json_lines.read(first) or {}
         if head.get("type") == "session":
@@ -259,7 +259,8 @@ def _row(content: Any) -> dict[str, Any]:
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
-    """Return the part without the mark that a tool's old output is no longer sent."""
+    """Return the part without the mark `compacted`, which the CLI adds when it no longer sends a
+    tool's old output."""
     if isinstance(time := json_lines.part(part, "state", "time"), dict):
         time.pop("compacted", None)
     return part

@@ -39,7 +39,7 @@ _DENIED = late_pattern(r"The user (has specified a rule which prevents|rejected 
 """Beginning of the error of a call that was not allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
-"""Status of the retry event for a request that was refused as too long."""
+"""Status in the retry event of a request that was refused as too long."""
 _ARGUMENTS = ("command", "filePath", "pattern", "url", "query", "description", "prompt", "name")
 _COLOURS = late_pattern(r"\x1b\[[0-9;]*m")
 

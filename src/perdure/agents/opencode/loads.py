@@ -127,7 +127,7 @@ def _reverted(
 
 
 def _behind_summary(messages: list[_Message]) -> tuple[int, int]:
-    """Return the index at which the loaded part begins, and the number of summaries."""
+    """Return the index of the first loaded message, and the number of summaries."""
     summaries = [message for message in messages if message.is_summary]
     if not summaries:
         return 0, 0

@@ -1,4 +1,4 @@
-"""The recorded answers of the agents' versions from earlier tests, in `known.json`.
+"""The recorded answers from earlier tests, for each version of an agent, in `known.json`.
 
 A program is compared with its own version if that is recorded, else with the newest recorded
 version of its agent. `python -m perdure.agents.prove REPORT.json` records the answers of a `perdure

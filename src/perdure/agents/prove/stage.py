@@ -124,8 +124,8 @@ class Stage:
         self.live_in(self.directory / "home" / self.driver.name)
 
     def live_in(self, agent_home: Path) -> None:
-        """Make this the agent's home, and write the settings there that direct the agent to the
-        rehearsal."""
+        """Make this directory the agent's home, and write settings into it that direct the agent to
+        the rehearsal."""
         self.agent_home = agent_home
         own = self.rehearsal.environ(
             self.driver.name, home=agent_home, subscription=self.subscription
@@ -215,8 +215,7 @@ class Stage:
         )
 
     def _without_permissions(self, launch: Launch) -> tuple[tuple[str, ...], dict[str, str]]:
-        """Return the command line and variables without those that differ between the permissions
-        levels."""
+        """Return the arguments and variables that are the same at every permissions level."""
         commands = [
             self.driver.command(replace(launch, spec=replace(launch.spec, permissions=level)))
             for level in Permissions

@@ -132,8 +132,8 @@ class Cues:
         return Cue(DONE, script=number)
 
     def _play(self, number: int, index: int, reply: ScriptedReply) -> tuple[Cue, bool]:
-        """Return the reply up to its first disturbance that is still due, and whether this request
-        uses the reply up."""
+        """Return the reply up to its first disturbance that has not happened yet, and whether this
+        request uses the reply up."""
         left: list[Action] = []
         for place, action in enumerate(reply.actions):
             if not isinstance(action, (Fail, Limit, Hang, Cut)):

@@ -128,8 +128,8 @@ class Gemini:
 
 
 def _limit(limit: Limit) -> dict[str, Any]:
-    """Return the error for a quota that is used up for the limit's seconds, with google.rpc
-    details."""
+    """Return the error for a quota that is used up, with the number of seconds until its end, in
+    google.rpc details."""
     delay = f"{limit.seconds:g}s"
     violation = {
         "quotaMetric": "generativelanguage.googleapis.com/generate_content_free_tier_requests",

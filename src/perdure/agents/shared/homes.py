@@ -69,8 +69,8 @@ HOMES = {
 
 
 def home_of(agent: str) -> Home:
-    """Return the agent's home; an ACP agent has the home of the agent behind it. Raise NotFound for
-    a third-party driver."""
+    """Return the agent's home. An agent over ACP has the home of its native agent. Raise NotFound
+    for a third-party driver."""
     found = HOMES.get(agent.removeprefix("acp-"))
     if found is None:
         raise NotFound(

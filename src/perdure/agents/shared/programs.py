@@ -35,7 +35,7 @@ class Package:
     name: str
     native: str
     platform: str = ""
-    """Prefix of the platform package's name; empty if it is the package's own name."""
+    """Prefix of the platform package's name; empty if the prefix is the package's own name."""
 
     @property
     def install(self) -> str:

@@ -50,7 +50,7 @@ class KnownCopy:
     """SHA-256 of the copy, in which secrets are redacted."""
     copy: Identity
     source: Identity | None = None
-    """None if the source had been written too recently."""
+    """Identity of the source; None if it had been written too recently."""
 
 
 class CopyDiverged(Exception):
@@ -236,7 +236,7 @@ def _append(
     file: BinaryIO, copy: Path, known: KnownCopy, redactor: Redactor, lines: bool
 ) -> KnownCopy | None:
     """Append the source's content after the known part. Return None if the source does not begin
-    with that part, or if a secret may cross its end."""
+    with that part, or if a secret may extend beyond its end."""
     digest = hashlib.sha256()
     if not _feed(digest, file, known.size) or digest.hexdigest() != known.raw:
         return None

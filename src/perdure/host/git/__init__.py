@@ -79,21 +79,21 @@ class GitResult:
 
     @property
     def text(self) -> str:
-        """stdout without the newline at its end, decoded as file names are."""
+        """The standard output without the newline at its end, decoded like file names."""
         return os.fsdecode(self.stdout).removesuffix("\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Git:
-    """git at one place. If `git_dir` is given, git does not search for a repository; otherwise the
-    search stops below `ceiling`."""
+    """Runs git at one place. If `git_dir` is given, git does not search for a repository; otherwise
+    the search stops below `ceiling`."""
 
     cwd: Path
     git_dir: Path | None = None
     work_tree: Path | None = None
     ceiling: Path | None = None
     keep: tuple[int, ...] = ()
-    """Descriptors that git and its children inherit."""
+    """Numbers of file descriptors that git and its children inherit."""
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
     """The source of PATH, TMPDIR and the proxies."""
     memory: Path | None = None
@@ -230,7 +230,7 @@ class Git:
 
 
 _FIT: dict[str, str] = {}
-"""Git programs that were found to be new enough, by PATH."""
+"""By PATH: the git program that was found there and is new enough."""
 
 
 def require(path: str, memory: Path | None = None) -> str:

@@ -226,7 +226,8 @@ def _loose(common: Path, name: str) -> str:
 
 
 def _packed(common: Path, name: str) -> str:
-    """Return the id of a packed ref, "" if there is a loose one: that takes precedence."""
+    """Return the id of a packed ref. Empty if there is a loose ref of this name, which takes
+    precedence."""
     if os.path.lexists(common / name):
         return ""
     packed = "\n" + (_text(common / "packed-refs", cap=_PACKED_CAP) or "")

@@ -160,7 +160,7 @@ def unfit(address: str, *, private: bool) -> str:
 def _meant(
     ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the IPv4 address that an IPv6 address embeds, otherwise the address itself."""
+    """Return the IPv4 address embedded in an IPv6 address; any other address unchanged."""
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if ip in _NAT64:

@@ -36,7 +36,7 @@ class HomeThing:
     mtime_ns: int
     size: int
     sides: tuple[str, ...] = ()
-    """Suffixes of the files that belong to it; empty files do not count."""
+    """Suffixes of the files that belong to this one (such as `-wal`); empty files do not count."""
 
     @property
     def is_file(self) -> bool:
@@ -52,7 +52,8 @@ class HomeThing:
 
     @property
     def bytes(self) -> int:
-        """Its size with all files that belong to it, in bytes; 0 for links and directories."""
+        """Size of the file with all files that belong to it, in bytes; 0 for links and
+        directories."""
         if self.is_file:
             return self.size + sum(side(self.path, suffix).stat().st_size for suffix in self.sides)
         return 0

@@ -52,7 +52,7 @@ class MovedDirectory:
 
     @property
     def line(self) -> str:
-        """The line for the user's shell, "" if none is needed."""
+        """The line to add to the user's shell configuration; empty if none is needed."""
         if self.linked.way == VARIABLE:
             return f"export {self.linked.variable}={self.linked.value}"
         return ""
@@ -122,8 +122,8 @@ class Linking:
         return moved
 
     def _merges(self, now: HomeSituation, known: Mapping[str, list[str]]) -> list[Merge]:
-        """Return the merges to do. The files beside the directory come first: they are the ones in
-        use."""
+        """Return the merges to do. Files beside the directory come first, because the agent is
+        using those."""
         stage = stage_of(now)
         stays = (*now.folder.stays, *now.folder.index)
         found = [

@@ -152,8 +152,8 @@ class Merge:
         )
 
     def _verdict(self, ours: HomeThing, there: HomeThing) -> str:
-        """Compare two versions: `same`, `later` (the target's continues ours), `earlier` (ours
-        continues the target's), or `differs`."""
+        """Compare a version (`ours`) with the one at the target. Return `same`, `later` (the
+        target's continues ours), `earlier` (ours continues the target's), or `differs`."""
         if (
             ours.size == there.size
             and ours.sides == there.sides
@@ -231,7 +231,8 @@ class Merge:
         durable.place_new(staged, place)
 
     def _keep(self, there: HomeThing, taken: Taken) -> None:
-        """Give a second name to a version that is about to lose its own."""
+        """Give a second name to the version at the target, before another version takes its
+        name."""
         kept = beside(there.path, there)
         taken.conflicts.append(str(kept.relative_to(self.target)))
         for suffix in (*there.sides, ""):
@@ -267,7 +268,7 @@ class Merge:
 
 
 def beside(place: Path, thing: HomeThing) -> Path:
-    """Return the name for a version that cannot have its own."""
+    """Return the path beside the original name for a version that cannot have the original name."""
     return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
 
 

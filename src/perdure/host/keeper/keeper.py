@@ -44,11 +44,11 @@ class Keeper:
         self.kill_at = NEVER
         self.rested = boottime()
         self.ready = 0
-        """Ticks at the agent's first output. Processes that run by then belong to the agent, not to
-        a turn."""
+        """Time of the agent's first output, in ticks. Processes that run by then belong to the
+        agent, not to a turn."""
 
     def run(self, woken: int) -> None:
-        """Run until the agent has ended, or until no turn can start one any more. `woken`: the pipe
+        """Run until the agent has ended, or until no turn can start it any more. `woken`: the pipe
         that signals write to."""
         os.set_blocking(self.control.fileno(), False)
         while self.agent.status is None and (

@@ -17,8 +17,8 @@ def ticks() -> int:
 
 @contextmanager
 def inside(directory: str | bytes) -> Iterator[None]:
-    """Change the current directory for the duration of the block: the shim's functions write
-    there."""
+    """Change the current directory during the block, because the shim's functions write into the
+    current directory."""
     here = os.open(".", os.O_RDONLY)
     try:
         os.chdir(directory)

@@ -41,8 +41,8 @@ class Process:
         self.stdout, self.stderr = directory / "stdout", directory / "stderr"
 
     def alive(self) -> bool:
-        """Return whether the shim lives, which means that the attempt has not ended. With a keeper
-        the attempt has ended once `exit.json` exists."""
+        """Return whether the attempt is still running. It is as long as its shim lives; with a
+        keeper, until `exit.json` exists or the keeper has ended."""
         self._reap()
         return self.shim is not None and self.shim.alive() and not (self.warm and self._over())
 

@@ -96,8 +96,8 @@ class Kept:
         self.control.close()
 
     def rested(self) -> bool:
-        """Return whether the agent waits for the next prompt, from the answer to `rest`. Call it
-        after the attempt's end. Also sets `memory` or `why`."""
+        """Return whether the agent waits for the next prompt, according to the keeper's answer to
+        `rest`. Call it after the attempt's end. Also sets `memory` or `why`."""
         word, _, rest = self._answer().partition(" ")
         self.memory = int(rest) if word == "resting" else self.memory
         self.why = rest if word == "ending" else self.why
@@ -228,6 +228,6 @@ def _end(directory: Path, keeper: Identity, mark: str, grace_s: float) -> None:
         if ended and not directory.exists():
             return
     end_all(mark, 0)
-    # An agent of another process may use the directory since then.
+    # Another process may have started an agent in the directory since then.
     if read_json(directory / "shim.json").get("mark", mark) == mark:
         shutil.rmtree(directory, ignore_errors=True)

@@ -166,8 +166,8 @@ def _recorded(directory: Path) -> Process | None:
 def claim(directory: Path) -> int:
     """Return the file `launch`, locked, for an attempt that has not begun. Raises Conflict."""
     fd = os.open(directory / "launch", os.O_RDWR | os.O_CREAT, 0o600)
-    # A `find` that is looking at this moment holds the lock briefly. A child that another thread is
-    # starting may have inherited the descriptor, and holds it until its exec.
+    # Another `find` may hold the lock briefly. So may a child that another thread is starting: it
+    # inherited the descriptor, and holds the lock until its exec.
     for _ in range(400):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

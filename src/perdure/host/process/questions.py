@@ -103,7 +103,8 @@ class Asking:
 
 
 def answer_questions(answer: Callable[[bytes], bytes]) -> None:
-    """Answer questions until the input ends, in the child. Its limits apply from here on."""
+    """Answer questions until the input ends. Runs in the child, and limits its memory and time from
+    here on."""
     import resource
 
     # macOS refuses a limit of the address space.

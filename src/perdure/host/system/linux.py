@@ -234,8 +234,9 @@ def holders_of_lock(path: str) -> list[int]:
 
 
 def _has_open(pid: int, wanted: os.stat_result) -> bool:
-    """Return whether the process has this file open: inode numbers are unique only within a device.
-    Return True if the process's descriptors may not be read."""
+    """Return whether the process has this file open; True if the process's descriptors may not be
+    read. The kernel's list of locks alone does not show that, because inode numbers are unique only
+    within a device."""
     try:
         descriptors = os.listdir(f"/proc/{pid}/fd")
     except PermissionError:

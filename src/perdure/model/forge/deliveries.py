@@ -17,11 +17,10 @@ class Forge(StrEnum):
 
 
 class IntentKind(StrEnum):
-    """Events from which work can follow."""
+    """Events that can lead to work."""
 
     OPENED = "opened"
-    """An issue or pull request is new; `labels`, `whom` and `mentions` are those that it was opened
-    with."""
+    """An issue or pull request was opened, with these `labels`, `whom` and `mentions`."""
     ASSIGNED = "assigned"
     LABELLED = "labelled"
     REVIEW_REQUESTED = "review_requested"

@@ -49,7 +49,7 @@ the server."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule: one agent of a team, by the name that the team gives it."""
+    """A rule for one agent of a team, under the name that the team gives the agent."""
 
     name: str
     agent: str

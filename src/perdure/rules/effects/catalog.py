@@ -198,7 +198,7 @@ def _of_command(command: str) -> tuple[EffectFinding, ...]:
 
 
 class _Search:
-    """Looks through one command, and the scripts and programs inside of it."""
+    """Collects the effects of one command, and of the scripts and programs inside of it."""
 
     def __init__(self) -> None:
         self.found: list[EffectFinding] = []
@@ -349,7 +349,7 @@ def _after(wrapper: Wrapper, words: Sequence[str]) -> list[tuple[str, ...] | str
 
 
 def _by_name(words: Sequence[str], call: Invocation) -> list[EffectFinding]:
-    """Judge a script of the agent's own or of the repository, by its name only."""
+    """Find the likely effects of a script of the agent or of the repository, from its name only."""
     named = [words[0], *[word for word in words[1:2] if re.fullmatch(r"[\w:.-]+", word)]]
     if UNKNOWN in words[0] or any(_words(each) & catalog().words.effect for each in named):
         return [_possible(SCRIPT, call)]

@@ -27,7 +27,7 @@ MOST_TANGLES = 200
 MOST_NODES = 20_000
 MOST_DEPTH = 100
 UNKNOWN = "\0"
-"""Placeholder in a word for a part that is only known when the command runs."""
+"""Placeholder for the part of a word whose value is only known when the command runs."""
 
 _CUT = late_pattern(r" \[\d+ characters more\]$")
 """The end of a command that was cut for the journal."""

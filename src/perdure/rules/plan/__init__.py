@@ -102,8 +102,8 @@ class Strand:
 
 
 class PlanState(StrEnum):
-    """The state of a plan. `open`: begun and not finished; its lease says whether a worker holds
-    it."""
+    """The state of a plan. `open`: begun and not finished; the plan's lease says whether a worker
+    holds it."""
 
     OPEN = "open"
     SUCCEEDED = "succeeded"
@@ -112,7 +112,7 @@ class PlanState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRun:
-    """A plan that was begun, as the store has it. Times in ms."""
+    """The store's record of a plan that was begun. Times in ms."""
 
     id: str
     name: str

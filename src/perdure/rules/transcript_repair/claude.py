@@ -285,8 +285,8 @@ def _without_images(made: Draft, line: TranscriptLine, block: Any) -> Any:
 
 
 def _take_out(made: Draft, gone: dict[str, Any]) -> None:
-    """Attach the children of completely removed lines to those lines' parents. `gone`: the ids of
-    the removed lines, with their parents."""
+    """Attach the children of removed lines to the parents of those lines. `gone`: the ids of the
+    removed lines, with their parents."""
     for line, record in made.records() if gone else ():
         parent, seen = record.get("parentUuid"), set[str]()
         while isinstance(parent, str) and parent in gone and parent not in seen:
@@ -298,9 +298,12 @@ def _take_out(made: Draft, gone: dict[str, Any]) -> None:
 
 
 def _chain(made: Draft) -> None:
-    """Report, and if possible fix, a line without a parent: it hides everything that was said
-    before it. The CLI's print mode never starts over in the same file, so there the parent was
-    lost. In its interactive program a person may have gone back to the beginning."""
+    """Report, and if possible fix, a line without a parent, which hides everything that was said
+    before it.
+
+    The CLI's print mode never starts over in the same file, so there the parent was lost. In its
+    interactive program a person may have gone back to the beginning.
+    """
     before: TranscriptLine | None = None
     said = False
     for line, record in made.records():

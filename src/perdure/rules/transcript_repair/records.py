@@ -49,12 +49,13 @@ class Habits:
     line."""
     is_record: Callable[[Record], bool]
     headed: bool
-    """The first line must be a record; otherwise the CLI refuses the conversation."""
+    """Whether the first line must be a record; otherwise the CLI refuses the conversation."""
     keeps_unicode: bool
-    """The CLI can read lone surrogates and broken characters; otherwise it skips the whole line."""
+    """Whether the CLI can read lone surrogates and broken characters; otherwise it skips the whole
+    line."""
     ends_torn_line: bool
-    """The CLI begins a new line before it appends to a torn one; otherwise its next record is lost
-    with it."""
+    """Whether the CLI begins a new line before it appends to a torn one; otherwise its next record
+    is lost with the torn line."""
 
 
 @dataclass(slots=True)

@@ -169,8 +169,8 @@ def _merge(
 
 
 def reason_of(name: str, messages: list[str]) -> str:
-    """Return why a file is in conflict. Each message is: number of paths, the paths, a stable short
-    type, a sentence (git-merge-tree(1))."""
+    """Return why a file is in conflict. Each message of git consists of the number of paths, the
+    paths, a stable short type, and a sentence (git-merge-tree(1))."""
     at = 0
     while at < len(messages) and messages[at].isdecimal():
         count = int(messages[at])
@@ -241,8 +241,8 @@ def planned(
 
 
 def _in_the_way(top: Path, name: str, plan: Steps) -> str:
-    """Return why a file cannot be made; empty if it can. The reason is an ignored file of that
-    name, or a path above it that is no directory."""
+    """Return why a file cannot be created; empty if it can. Either an ignored file has that name,
+    or a path above it is no directory."""
     gone = {step for step, (_, new) in plan.steps.items() if new is None}
     if plan.steps[name][0] is None and os.path.lexists(top / name):
         below = any(step.startswith(f"{name}/") for step in gone)

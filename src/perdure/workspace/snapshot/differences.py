@@ -1,8 +1,9 @@
-"""Finds what has changed in a directory since the last look, what is new, and which of it to save.
+"""Finds changed and new names in a directory since the last look, and decides which of them to
+save. `scan` calls it.
 
-`scan` calls it. git compares files and lists names; perdure walks through directories that git does
-not know. Left out are large ignored files, ignored files that a build recreates, and anything that
-is neither a file nor a link.
+git compares files and lists names; perdure walks through directories that git does not know. Left
+out are large ignored files, ignored files that a build recreates, and anything that is neither a
+file nor a link.
 """
 
 from __future__ import annotations

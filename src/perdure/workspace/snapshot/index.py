@@ -239,7 +239,8 @@ def _gather(path: Path, name: str, found: dict[str, str]) -> None:
 
 
 def commits(files: Mapping[str, str]) -> list[str]:
-    """Return the commits that an operation's files name, without which it cannot continue."""
+    """Return the commits that the files of an operation name. Without these commits the operation
+    cannot continue."""
     text = " ".join(
         base64.b64decode(content).decode("utf-8", "replace")
         for name, content in files.items()

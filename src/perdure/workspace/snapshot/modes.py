@@ -33,8 +33,8 @@ def usual(mode: int, mask: int) -> int:
 
 
 def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
-    """Return the mode to set. `mode`: an st_mode, of which only the kind of file is used; `wanted`:
-    the mode in the checkpoint; `there`: the current mode."""
+    """Return the mode to set on a file. `mode`: an st_mode, of which only the kind of file is used;
+    `wanted`: the mode in the checkpoint; `there`: the current mode."""
     withheld = _most(mode) & ~wanted
     full = (0o777 if stat.S_ISDIR(mode) or mode & 0o100 else 0o666) & ~mask | there & 0o022
     # A wide umask must not add permissions to a file whose mode withholds any.

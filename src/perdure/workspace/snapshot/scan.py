@@ -102,7 +102,8 @@ class _Scan:
             tree = before
         else:
             tree = self._git("write-tree").text
-        # With grafts no commit contains this tree, so it may be gone by the next look.
+        # The final tree has further entries (grafts). No commit contains this one, so it may be
+        # gone by the next look.
         self.found.trees[self.piece.prefix] = "" if grafts else tree
         self.found.pieces[self.piece.prefix] = self.piece.seen
         self.found.modes[self.piece.prefix] = self.modes
@@ -207,11 +208,12 @@ class _Scan:
             return int(os.fstat(probe.fileno()).st_mtime)
 
     def _settle(self, clock: int) -> bool:
-        """Date the index to the second in which this look began (`clock`), if it was written
-        earlier. Return whether it was.
+        """Set the modification time of the index to the second in which this look began (`clock`),
+        if the index is older. Return whether it was.
 
-        git reads a file again unless it is older than the index, in whole seconds. This look found
-        every such file unchanged, and a change since then has a time of that second or later.
+        git reads a file again unless the file is older than the index, in whole seconds. This look
+        found every such file unchanged. A file that is changed later gets a time of that second or
+        later, so git will read it.
         """
         if clock <= 0 or self.piece.index.stat().st_mtime >= clock:
             return False
@@ -378,7 +380,7 @@ def _is_there(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # Behind an unreadable directory.
+        return True  # A directory above it is unreadable.
     return True
 
 

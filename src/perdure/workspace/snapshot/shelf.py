@@ -72,7 +72,7 @@ class Shelf:
     objects: Path
     """Directory that objects are written to."""
     eye: Git
-    """Git on the workdir's files, with perdure's own git directory."""
+    """Git that works on the workdir's files with a git directory of perdure's own."""
     refs: Git
     """The repository whose refs name the checkpoints."""
     form: str

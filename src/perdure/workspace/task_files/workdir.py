@@ -206,8 +206,8 @@ def _fill(
 
 
 def _rights(before: int, executable: bool) -> int:
-    """Return the mode for a file that replaces another. Read and write permissions stay. If the
-    file becomes executable, all who may read it may run it."""
+    """Return the mode for a file that replaces another. Read and write permissions are kept. If the
+    new file is executable, everybody who may read it may also run it."""
     if not executable:
         return before & 0o666
     if before & 0o100:
