@@ -35,7 +35,8 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
     driver = engine.driver(run.spec.agent)
     if manifest.agent != run.spec.agent:
         raise CapsuleError(
-            f"the published checkpoint of {run.name} is by {manifest.agent}, not {run.spec.agent}",
+            f"the published checkpoint of {run.name} was made with the agent {manifest.agent}, but "
+            f"the run has the agent {run.spec.agent}",
             f"perdure show {run.name}",
         )
     home = driver.home({**engine.environ, **run.spec.env})

@@ -192,7 +192,7 @@ class CheckpointStore:
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
-                        "perdure why NAME: what happened to the run",
+                        "perdure why NAME",
                     ) from error
             except (NotSupportedError, NotImplementedError):
                 # Without conditional writes a race of some milliseconds remains:
@@ -200,7 +200,7 @@ class CheckpointStore:
                 if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
-                        "perdure why NAME: what happened to the run",
+                        "perdure why NAME",
                     ) from None
                 obstore.put(self.store, key, content)
 

@@ -174,8 +174,8 @@ def check_pattern(pattern: str, decision: Literal["allow", "deny"]) -> None:
         words[1] not in _GIT or any(each.startswith(_GIT_RUNNERS) for each in words)
     ):
         raise ValueError(
-            "git runs other programs, so a pattern for it needs as its second word a subcommand "
-            "that does not, such as push, and no option that names a program"
+            "git can run other programs: the second word of a pattern for git must be a subcommand "
+            "that does not, such as push, and no option may name a program"
         )
     if any(each.startswith("-") and _WILDCARD.search(each.partition("=")[0]) for each in words):
         raise ValueError("the name of an option in a pattern is written out, without * ? [")

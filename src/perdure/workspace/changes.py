@@ -165,7 +165,7 @@ def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterato
             raise UsageError(
                 f"{workspace.path} is not in a git repository, so there is nothing to compare it "
                 "with.",
-                "Look at the directory.",
+                "Inspect the directory itself.",
             )
         with desk(places, looker) as made:
             common = looker.head

@@ -408,7 +408,7 @@ def _collect(
                 key.data.extend(chunk)
             if len(out) > cap:
                 raise GitSaidTooMuch(
-                    f"git said more than {cap} bytes and was ended.",
+                    f"git wrote more than {cap} bytes of output and was ended.",
                     argv=tuple(argv),
                     code=-signal.SIGKILL,
                 )

@@ -101,7 +101,7 @@ class HomeSituation:
             owner = source.stat().st_uid
             raise Conflict(
                 f"{source} belongs to another user (uid {owner}).",
-                "Run it as that user: perdure does not change owners.",
+                "Run the command as that user: perdure does not change owners.",
             )
 
 

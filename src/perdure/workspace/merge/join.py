@@ -184,7 +184,7 @@ def _merge(
             told = "; ".join(f"{name}: {reason}" for name, reason in steps.refused[:10])
             raise WorkspaceError(
                 f"The merge into {workspace.path} cannot be applied: {told}",
-                "Move that away, then try again.",
+                "Move those files away, then try again.",
             )
         oid = commit_of(made, looker, tree, message, other)
         with placed(made, looker, tree, steps):

@@ -126,7 +126,7 @@ def outgoing(
         raise UsageError(
             f"{workspace.path} is not a repository of its own: its branch is already in "
             f"{workspace.repo}.",
-            "Use it there.",
+            "Use the branch there.",
         )
     with opened(places, source, git) as (cache, fault):
         if fault is not None:

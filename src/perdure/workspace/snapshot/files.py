@@ -96,8 +96,8 @@ class Placer:
             raise WorkspaceError(
                 f"{self._shelf.top} could not be restored completely: {name or 'a file'}: "
                 f"{error.strerror}.",
-                "Nothing is lost. Free some space or check its permissions, then try again: it "
-                "continues where it was.",
+                "Nothing is lost. Free some space or check its permissions, then try again: the "
+                "restore continues where it stopped.",
             ) from error
 
     def _set(self, name: str, change: Callable[[int], int]) -> None:

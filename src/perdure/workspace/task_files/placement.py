@@ -95,8 +95,8 @@ def place(
             name = "a file"
         raise WorkspaceError(
             f"The task files could not be put into {at.workdir}: {name}: {error.strerror}.",
-            "Nothing is lost. Free some space or check its permissions; then perdure retry "
-            "continues where it was.",
+            "Nothing is lost. Free some space or check its permissions. Then perdure retry "
+            "continues where it stopped.",
         ) from error
 
 
