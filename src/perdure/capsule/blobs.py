@@ -20,7 +20,7 @@ LARGEST = 64 << 20
 
 
 def shown(name: str) -> str:
-    """Return a name in the tree in a form for people."""
+    """Return the display name for a name in the tree."""
     top, _, rest = name.partition("/")
     if rest:
         return {"worktree": rest, "index": f"{rest} (staged)"}.get(

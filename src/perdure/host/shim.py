@@ -46,7 +46,8 @@ import time
 if __name__ == "__main__":  # started by its path, with the standard library alone
     TOP = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.append(TOP)
-    # The environment is the agent's: a run's own setting must not choose the back end of this one.
+    # This process has the agent's environment. A setting in it must not choose the back end that is
+    # used here.
     os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
         # Where psutil is. The agent gets the environment without this variable.

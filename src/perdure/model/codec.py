@@ -33,8 +33,8 @@ def decode(text: str | bytes, kind: type[T]) -> T:
 
 
 def resolved(kind: T) -> T:
-    """Return the type itself, once msgspec has inspected it; one thread at a time does that. The
-    type may be anything hashable that msgspec reads."""
+    """Return the type itself, after msgspec has inspected it. Only one thread at a time lets
+    msgspec inspect a type. The type may be anything hashable that msgspec reads."""
     if kind not in _known:
         with _looking:
             msgspec.json.Decoder(kind)

@@ -475,7 +475,7 @@ class CopyMissed(Event, frozen=True, tag="copy_missed"):
 
 
 class CheckpointRestored(Event, frozen=True, tag="checkpoint_restored"):
-    """A person restored workdir and conversation from a checkpoint, or a run went on from the
+    """A person restored workdir and conversation from a checkpoint, or a run continued from the
     checkpoint on another host."""
 
     number: int
@@ -683,7 +683,7 @@ class RequestSuperseded(Event, frozen=True, tag="request_superseded"):
 
 
 class RunOpened(Event, frozen=True, tag="run_opened"):
-    """A person took over the run's conversation, to go on in the agent's own program."""
+    """A person took over the run's conversation, to continue it in the agent's own program."""
 
     session_id: str
 

@@ -95,7 +95,7 @@ class NoticeState(StrEnum):
     WAITING = "waiting"
     SENT = "sent"
     GIVEN_UP = "given_up"
-    """It could not be sent for a week, or its channel is no longer in the configuration."""
+    """The notice could not be sent for a week, or its channel is no longer in the configuration."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

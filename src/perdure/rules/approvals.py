@@ -32,8 +32,8 @@ HARMLESS = frozenset({"timeout"})
 LONGEST = 4_000
 """Maximum number of characters of a command that a pattern allows."""
 _PLAIN = late_pattern(r"(?:[\w@%+=:,./-]|'[^'\n]*'|\"[^\"$`\\\n!]*\"|[ \t])+", re.ASCII)
-"""A command of literal words alone: nothing that the shell expands, joins or redirects. Each
-alternative begins with other characters, so a search never goes back."""
+"""Pattern of a command of literal words alone: nothing that the shell expands, joins or redirects.
+Each alternative begins with other characters, so a search never backtracks."""
 _WILDCARD = late_pattern(r"[*?[]")
 _PARTS = late_pattern(r"[/=:,@]")
 _REMOTE = late_pattern(r"[^/:]*@[^/:]+:")

@@ -42,8 +42,8 @@ def make_bare(git: Git, directory: Path, form: str) -> None:
 
 
 def is_whole(directory: Path) -> bool:
-    """Return whether the files without which git takes the directory for no repository have their
-    content: a kill or a power cut while they are written may leave them empty, or full of zeros."""
+    """Return whether all files that git requires in a repository have their content. A kill or a
+    power cut while they are written may leave them empty, or full of zeros."""
     head, config = read(directory / "HEAD"), read(directory / "config")
     return bool(head.strip("\0\n ")) and config.startswith("[core]\n")
 

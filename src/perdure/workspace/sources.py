@@ -1,8 +1,7 @@
-"""The files of a workdir that are the project's own: what git tracks, and what is new and not
-ignored.
+"""Lists the project's own files in a workdir: tracked files, and new ones that are not ignored.
+Used by the project map.
 
-Used by the project map. Without git, hidden directories and those that a build recreates are
-skipped.
+Without git, hidden directories and those that a build recreates are skipped.
 """
 
 from __future__ import annotations

@@ -268,7 +268,7 @@ def trouble(entry: Entry, inside: Sequence[int] = ()) -> str:
         for path, status in _walk(entry.path):
             if status.st_dev != device:
                 return f"another volume is mounted at {path}"
-            # The change time (ctime), which no program can set, unlike the modification time.
+            # Compare the change time (ctime): unlike the modification time, no program can set it.
             if (
                 entry.at
                 and stat.S_ISREG(status.st_mode)

@@ -368,7 +368,7 @@ def writers(home: Path, session_id: str) -> Sequence[int]:
 
 
 def _same_home(pid: int, home: Path) -> bool:
-    """Return whether the process has the same home; True if its environment cannot be read."""
+    """Return whether the process uses this home; True if its environment cannot be read."""
     try:
         environ = dict(
             pair.split(b"=", 1) for pair in system.variables(pid).split(b"\0") if b"=" in pair

@@ -252,7 +252,7 @@ class Stage:
         return [prompt.text for prompt in self.driver.prompts(self.history(session_id) or b"")]
 
     def put_back(self, session_id: str, copy: bytes) -> None:
-        """Put perdure's own copy to the path where a resume finds it."""
+        """Write perdure's own copy to the path where a resume finds it."""
         if self.driver.archive is None:
             kept = self.directory / "copy"
             kept.write_bytes(copy)

@@ -35,8 +35,8 @@ class ScriptedConversation:
     side: bool = False
     """Whether the request is outside of the conversation: a title, a summary, a subagent."""
     summary: str = ""
-    """For a side request for a summary with which the conversation then continues: the format that
-    the CLI expects, with `{}` in place of the text."""
+    """Format of a summary that the CLI expects, with `{}` in place of the text. Set only for a side
+    request for a summary with which the conversation continues."""
     streamed: bool = True
     model: str = ""
     shell: str = ""

@@ -35,8 +35,8 @@ def claude(home: Path) -> Retention | None:
 
 
 def gemini(home: Path) -> Retention | None:
-    """Return the retention by `general.sessionRetention`; None if it is disabled. It is on by
-    default. It also removes every conversation that was ever resumed."""
+    """Return the retention by `general.sessionRetention`; None if it is disabled. The CLI's
+    clean-up is on by default. It also removes every conversation that was ever resumed."""
     kept = json_lines.part(_settings(home), "general", "sessionRetention")
     if json_lines.part(kept, "enabled") is False:
         return None

@@ -209,8 +209,8 @@ def unchanged(path: Path, before: os.stat_result, after: os.stat_result) -> None
 
 
 def signature(top: Path) -> frozenset[tuple[str, int, int, int]]:
-    """Return names, kinds, sizes and times of everything below. If it differs later, something was
-    written."""
+    """Return names, kinds, sizes and times of everything below. If the result differs later,
+    something was written."""
     return frozenset(
         (
             thing.name,

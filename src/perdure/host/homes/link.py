@@ -219,8 +219,9 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
             each.symlink_to(now.target / each.name)
         tell(f"aside {each.name}")
     for each in map(Path, now.linked.beside if now.linked.way == LINK else ()):
-        # Even if the volume has no such file yet: Claude Code 2.1.329 creates it through the link.
-        # Without the link, the first login in a new container would be written beside the volume.
+        # Make the link even if the volume has no such file yet: Claude Code 2.1.329 creates the
+        # file through the link. Without the link, the first login in a new container would be
+        # written beside the volume.
         if not os.path.lexists(each):
             each.symlink_to(now.target / each.name)
     if now.linked.way == VARIABLE:

@@ -112,8 +112,8 @@ def volume_at(
 
 
 def is_mount(path: Path) -> bool:
-    """Return whether the path is a mount point. The kernel's list, unlike `is_mount`, also has
-    directories that are bound from the same file system."""
+    """Return whether the path is a mount point. Unlike `Path.is_mount`, the kernel's list of mounts
+    also has directories that are bound from the same file system."""
     try:
         known = system.mounts()
     except OSError:

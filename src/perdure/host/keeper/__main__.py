@@ -47,7 +47,8 @@ if __name__ == "__main__":
             os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         )
     )
-    # The environment is the agent's: a run's own setting must not choose the back end of this one.
+    # This process has the agent's environment. A setting in it must not choose the back end that is
+    # used here.
     os.environ.pop("PERDURE_HOST", None)
     if len(sys.argv) > 2:
         # Where psutil is. The agent gets the environment without this variable.

@@ -9,11 +9,8 @@ from pathlib import Path
 
 def spawn_detached(argv: Sequence[str], log: Path) -> int:
     """Start `argv` in a session of its own, with no terminal and this process's environment. Return
-    its pid.
-
-    Standard input is empty, all output goes to `log` (0600). This process does not wait for it:
-    init inherits it later.
-    """
+    its pid. Standard input is empty, all output goes to `log` (0600). This process does not wait
+    for the new one: init inherits it later."""
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     files = [

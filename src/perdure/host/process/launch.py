@@ -1,7 +1,7 @@
 """Starts an agent under its shim, and finds it again after its supervisor died.
 
 Everything depends on the lock on the file `launch`. The starter takes it and the shim inherits it,
-so there is no moment at which an agent is started, starting or alive and the lock is free.
+so the lock is never free while an agent is starting or alive.
 """
 
 from __future__ import annotations

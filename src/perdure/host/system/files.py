@@ -80,7 +80,7 @@ def _fsync(path: str) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        return  # gone, or closed to its owner: git and agents write what they can read
+        return  # gone, or its owner may not open it; git and agents write only readable files
     try:
         os.fsync(fd)
     finally:

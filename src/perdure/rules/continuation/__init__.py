@@ -80,7 +80,7 @@ class Situation:
     heard: bool = False
     """Whether an earlier attempt of this run has reached the model."""
     measure: Measure = Measure.NONE
-    """The step that is needed before the conversation goes on, because of its size."""
+    """The step that is needed before the conversation continues, because of its size."""
     size: str = ""
     """The fill of the conversation, as part of a sentence."""
     handed_over: str = ""
@@ -316,8 +316,8 @@ def _keeping_none(at: Situation) -> Continuation:
 
 
 def _fork(at: Situation, fork_id: str) -> Continuation:
-    """Return the fork of a conversation. The parent is only read: it may belong to another run that
-    goes on with it."""
+    """Return the continuation that forks a conversation. The parent is only read, because another
+    run may continue it."""
     usable = at.parent_standing not in UNFIT
     there = usable and at.parent is not None and at.parent.turns > 0
     copied = at.parent_copy is not None and at.parent_copy.turns > 0

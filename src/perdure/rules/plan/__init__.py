@@ -87,7 +87,7 @@ class Strand:
     goes_on: str = ""
     """The previous task in the same conversation and workdir."""
     forks: str = ""
-    """The task at whose end its conversation is forked for this task."""
+    """The task whose conversation this task forks, at the end of that task."""
     files_of: str = ""
     """The task whose files a new workdir begins with. Empty if this task continues in an existing
     workdir, or begins at the plan's base."""
@@ -127,7 +127,7 @@ class PlanRun:
     state: PlanState = PlanState.OPEN
     reason: str = ""
     verified: bool = False
-    """Whether the plan's own check has passed in the result."""
+    """Whether the plan's own check has passed in the final workdir."""
     created: int = 0
     updated: int = 0
     worker: str = ""

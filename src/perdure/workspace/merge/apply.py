@@ -209,8 +209,8 @@ def planned(
     before: Mapping[str, Entry],
     after: Mapping[str, Entry],
 ) -> Steps:
-    """Sort the paths that the merge changes: to be changed, already done, or refused because they
-    hold other work."""
+    """Divide the paths that the merge changes into those to be changed, those that are already
+    done, and those that are refused because they hold other work."""
     plan = Steps(signs={name: _sign(looker.top / name) for name, _ in differing(before, after)})
     on_disk = made.entries(made.photograph(looker))
     for name, new in differing(before, after):

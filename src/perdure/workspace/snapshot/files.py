@@ -2,11 +2,13 @@
 changes their content.
 
 `restore` calls it with the differences between the tree that was just saved and the wanted one.
-Directories are opened one by one and links are never followed, so what an agent put in the way
-cannot lead outside. A file to be removed is moved aside first, and deleted only if its bytes are
-those in the saved tree; otherwise it goes to the trash. At every moment a path has the old file or
-the new one, except that for an instant a file may exist only beside it under a name `.perdure-*`.
-After a kill the next run saves and removes such a file like any other.
+Directories are opened one by one and links are never followed, so nothing that an agent put in the
+way leads outside. A file to be removed is moved aside first, and deleted only if its bytes are
+those in the saved tree; otherwise it goes to the trash.
+
+At every moment a path has the old file or the new one. There is one exception: for an instant, a
+file may exist only beside its path, under a name `.perdure-*`. After a kill the next run saves and
+removes such a file like any other.
 """
 
 from __future__ import annotations
