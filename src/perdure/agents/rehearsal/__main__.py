@@ -26,7 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)"
     )
-    parser.add_argument("--port-file", type=Path, help="file to write the port to, once it listens")
+    parser.add_argument(
+        "--port-file", type=Path, help="file to write the port to, once the server listens"
+    )
     parser.add_argument(
         "--record", type=Path, help="file to append every request to, as JSON lines"
     )
