@@ -205,6 +205,10 @@ REPORT = {
     "policy": "what may happen when the conversation is lost",
     "context_version": "the newest version of the instructions; 1 is the prompt",
     "contexts": "all versions of the instructions, oldest first",
+    "messages": (
+        "what was [told](../how-to/tell.md) to the running agent, oldest first: `version`, `text`, "
+        "`told`, `delivered`, `how` (`turn`, `boundary`, `prompt`), `attempt`, `received`"
+    ),
     "retired_contexts": (
         "versions of the instructions that a restore retired: see "
         "[checkpoints](../how-to/checkpoints.md)"

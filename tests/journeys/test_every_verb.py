@@ -31,6 +31,7 @@ MORE_WORDS: dict[str, tuple[str, ...]] = {
     "export": ("-o", "x.capsule"),
     "fork": ("More.",),
     "move": ("--to", "file:///nowhere"),
+    "tell": ("More.",),
     "update": ("More.",),
 }
 """Further arguments that a verb needs besides a run's name."""

@@ -265,6 +265,11 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
         serving.until(lambda: one.rehearsal.requests, "the agent has asked")
         assert serving.ask("POST", "/api/v1/runs/task/retry", token, {})[0] == 409
         assert serving.ask("DELETE", "/api/v1/runs/task", token)[0] == 409
+        for _ in range(2):
+            message = {"prompt": "Use tabs.", "key": "k"}
+            status, said = serving.ask("POST", "/api/v1/runs/task/tell", token, message)
+            (told,) = fits(said, "Run")["messages"]
+            assert (status, told["text"], told["version"]) == (200, "Use tabs.", 2)
         status, said = serving.ask("POST", "/api/v1/runs/task/stop", token)
         assert status == 200, said
         events.until("run_finished")
@@ -272,6 +277,9 @@ def test_a_run_at_work_is_stopped_and_goes_on(machine: Callable[[str], Machine])
             fits(serving.ask("GET", "/api/v1/runs/task", token)[1], "Run")["state"] == "cancelled"
         )
         assert serving.ask("POST", "/api/v1/runs/task/stop", token)[0] == 409
+        assert serving.ask("POST", "/api/v1/runs/task/tell", token, message)[0] == 200
+        message["key"] = "another"
+        assert serving.ask("POST", "/api/v1/runs/task/tell", token, message)[0] == 409
         assert serving.ask("POST", "/api/v1/runs/task/resume", token, {})[0] == 200
         events.until("run_finished")
     found = serving.ask("GET", "/api/v1/runs/task", token)[1]

@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "run": ("runs.run", "start a task: an agent, a prompt, a workdir of its own"),
     "retry": ("runs.run", "continue a task where it stopped"),
     "update": ("runs.run", "give a task new instructions, in the same conversation"),
+    "tell": ("runs.tell", "tell a running agent something, without ending its turn"),
     "resume": ("runs.resume", "continue any conversation, including ones you started yourself"),
     "fork": ("runs.fork", "start a run from the conversation and files of another run"),
     "ls": ("runs.ls", "list runs"),
@@ -110,7 +111,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
-    ("Work", "run retry update stop attach", "fork resume wait"),
+    ("Work", "run retry update tell stop attach", "fork resume wait"),
     ("Answer", "requests", "approve deny answer"),
     ("Look", "ls show logs why diff top", "digest receipt cost sessions map audit"),
     ("Take over", "apply open path", "take-back"),
@@ -130,8 +131,8 @@ ALIASES = {
     "log": "logs",
     "cancel": "stop",
     "kill": "stop",
-    "send": "update",
-    "tell": "update",
+    "send": "tell",
+    "steer": "tell",
     "watch": "top",
     "cd": "path",
     "clean": "gc",
@@ -160,8 +161,8 @@ GUESSES = {
 """Hints for words that are not verbs and whose most similar verb is not what was meant."""
 
 HOLDS_SECRETS = frozenset(
-    "run retry update approve deny answer resume fork plan work serve operator move export import "
-    "top _drive".split()
+    "run retry update tell approve deny answer resume fork plan work serve operator move export "
+    "import top _drive".split()
 )
 """Verbs whose process has tokens and passwords in memory while agents of the same user are
 running."""

@@ -41,6 +41,7 @@ from perdure.rules.continuation.instructions import retired
 from perdure.rules.effects import Effect, ledger
 from perdure.rules.final_message import last_message
 from perdure.rules.liveness import Liveness
+from perdure.rules.messages import states
 from perdure.rules.placement import changes_of
 from perdure.rules.run_titles import role_of_run, title_of_run
 from perdure.rules.text import LISTED_PROMPT
@@ -148,6 +149,7 @@ def run_report(
         "context_version": run.context_version,
         "contexts": [plain(context) for context in contexts],
         "retired_contexts": sorted(retired(records)),
+        "messages": [plain(each) for each in states(contexts, records)],
         "workspace": _workspace(run.workspace, checkpoints),
         "attempts_allowed": run.attempts_allowed,
         "attempts": shown,
@@ -191,7 +193,15 @@ def why_of(report: dict[str, Any]) -> dict[str, Any]:
     """Return the part of a run's report that `perdure why --json` prints."""
     waits = {
         key: report[key]
-        for key in ("state", "liveness", "reason", "run_after", "conditions", "posting")
+        for key in (
+            "state",
+            "liveness",
+            "reason",
+            "run_after",
+            "conditions",
+            "posting",
+            "messages",
+        )
     }
     attempts = [{key: attempt[key] for key in WHY} for attempt in report["attempts"]]
     return {"schema_version": SCHEMA_VERSION, "name": report["name"], **waits, "attempts": attempts}

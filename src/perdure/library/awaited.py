@@ -198,6 +198,10 @@ class AsyncRunner:
         run = await asyncio.to_thread(self._runner._instruct, ref, prompt, asked, changes)
         return await self.follow(run.id)
 
+    async def tell(self, ref: str, message: str, *, key: str = "") -> RunResult:
+        """See `Runner.tell`."""
+        return await asyncio.to_thread(partial(self._runner.tell, ref, message, key=key))
+
     async def resume(
         self, which: str, prompt: str = "", **options: Unpack[TaskOptions]
     ) -> RunResult:

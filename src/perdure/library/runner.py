@@ -257,6 +257,13 @@ class Runner:
         asked = self._asked(files, context, on_edit)
         return self.follow(self._instruct(ref, prompt, asked, changes_of(policies, "update")).id)
 
+    def tell(self, ref: str, message: str, *, key: str = "") -> RunResult:
+        """Tell the running agent something, without ending its turn. The same key and message are
+        told once. Raises UsageError, NotFound, and Conflict for a run that is not running."""
+        from perdure.engine.steering import tell
+
+        return self._seen(tell(self._engine, ref, message, key).run)
+
     def _instruct(
         self, ref: str, prompt: str, asked: FileRequest | None, changes: service.Changes
     ) -> TaskRun:

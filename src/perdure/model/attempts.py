@@ -207,6 +207,9 @@ class Launch:
     parked: tuple[str, ...] = ()
     """Ids of calls that wait in the conversation for an answer that this launch gives. If there are
     any, the launch has no prompt."""
+    messages: str = ""
+    """The attempt's directory of messages, for an agent whose turn can take one; empty if it cannot
+    (see `TakesMessages`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +253,8 @@ class Attempt:
     context_version: int
     worker: str
     started: int
+    messages: int = 0
+    """Number of versions, the newest ones up to `context_version`, that the running turn took."""
     directory: str = ""
     """The directory of its logs and of the files that identify its process."""
     continuation: Continuation | None = None

@@ -266,7 +266,21 @@ class RunSubmitted(Event, frozen=True, tag="run_submitted"):
 
 
 class ContextAdded(Event, frozen=True, tag="context_added"):
-    """The run got new instructions."""
+    """The run got new instructions. `message`: they were told to the running attempt."""
+
+    version: int
+    message: bool = False
+
+
+class MessageDelivered(Event, frozen=True, tag="message_delivered"):
+    """The agent's CLI was given a message. `how`: `turn`, `boundary` or `prompt`."""
+
+    version: int
+    how: str
+
+
+class MessageReceived(Event, frozen=True, tag="message_received"):
+    """A message is in the conversation, so the model has it."""
 
     version: int
 
@@ -794,6 +808,8 @@ class RunFinished(Event, frozen=True, tag="run_finished"):
 RunEvent = (
     RunSubmitted
     | ContextAdded
+    | MessageDelivered
+    | MessageReceived
     | AttemptClaimed
     | AttemptStarted
     | AgentLaunched

@@ -123,6 +123,8 @@ class Context:
     at: int
     given: Given = NOTHING_GIVEN
     """The task files that came with this version."""
+    message: str = ""
+    """The key of a message that was told to a running attempt; empty for other instructions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

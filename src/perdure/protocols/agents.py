@@ -302,6 +302,18 @@ class Parks(Asks, Protocol):
         ...
 
 
+@runtime_checkable
+class TakesMessages(Protocol):
+    """An optional interface, for drivers whose CLI can be given a message while its turn runs. A
+    launch with `messages` takes those that are placed in this directory, in order and each once
+    (see `perdure.engine.attempt.messages`)."""
+
+    def messages(self, content: bytes) -> Sequence[str]:
+        """Return what came into the turns of a piece of a transcript in this way, in order. One
+        text may have several messages. Pure."""
+        ...
+
+
 class AgentDriver(Protocol):
     """Translates between perdure and one agent CLI. It starts nothing, decides nothing and stores
     nothing.

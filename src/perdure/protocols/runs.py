@@ -255,9 +255,11 @@ class RunStore(Protocol):
         events: Sequence[AnyEvent],
         session: Session | None = None,
         usage: Usage | None = None,
+        received: int = 0,
     ) -> None:
         """Append events under the claim, and store the session and the attempt's usage so far if
-        they are given."""
+        they are given. `received`: the running turn took the messages up to this version, which is
+        then the attempt's context version."""
         ...
 
     def finish(self, claim: Claim, ending: Ending) -> TaskRun:
@@ -273,9 +275,12 @@ class RunStore(Protocol):
         given: Given = NOTHING_GIVEN,
         deliveries: Sequence[int] = (),
         events: Sequence[AnyEvent] = (),
+        message: str = "",
     ) -> TaskRun:
         """Append a context version with its files, and the given events. A run in a final state
-        becomes `queued` and may try once more. `deliveries` as in `add`."""
+        becomes `queued` and may try once more. `deliveries` as in `add`. `message`: the key of a
+        message for the running attempt; one with the same key and text is appended once. Raises
+        Conflict for the same key with another text."""
         ...
 
     def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:

@@ -16,6 +16,7 @@ from perdure.model.events import (
     CleanedUp,
     CollisionSeen,
     Compacted,
+    ContextAdded,
     CopyMissed,
     CopyRestored,
     DriftSeen,
@@ -25,6 +26,8 @@ from perdure.model.events import (
     LimitSeen,
     MapGiven,
     MapMissed,
+    MessageDelivered,
+    MessageReceived,
     NotCompacted,
     NotPublished,
     OutputCapped,
@@ -61,6 +64,7 @@ from perdure.model.events import (
     WorkSeen,
     WritesLost,
 )
+from perdure.rules.messages import GIVEN
 from perdure.rules.text import clean, clock, one_line, receipt_words, soon, tokens
 
 SOON_MS = 2000
@@ -132,6 +136,12 @@ def line_of(record: Record) -> str:
                 f"  the prompt holds a project map of about {tokens(size)} tokens: {mapped} "
                 f"file(s){more}"
             )
+        case ContextAdded(version=version, message=True):
+            return f"message {version} was told"
+        case MessageDelivered(version=version, how=how):
+            return f"  message {version} was {GIVEN.get(how, 'given')}"
+        case MessageReceived(version=version):
+            return f"  message {version} is in the conversation"
         case MapMissed(reason=reason):
             return f"  no project map could be made: {one_line(reason, 200)}"
         case Compacted(before=before, after=after):

@@ -162,15 +162,24 @@ def settle(
     return run_of(row)
 
 
-def instruct(write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN) -> TaskRun:
+def instruct(
+    write: Write, run_id: str, text: str, given: Given = NOTHING_GIVEN, message: str = ""
+) -> TaskRun:
     """Append a version of the instructions, and queue the run if its state is final. Raises
-    NotFound."""
+    NotFound, and Conflict if the key of a message is taken by another one."""
     from perdure.model.events import ContextAdded
 
     run = run_of(write.named(run_id))
+    known = write.one("message", run=run.id, message=message) if message else None
+    if known is not None:
+        if known["text"] != text:
+            raise Conflict(
+                f"{run.name} was told another message with this key", "choose another --key"
+            )
+        return run
     version = run.context_version + 1
-    write.put_context(run.id, Context(version, text, write.now, given))
-    write.note(run.id, 0, [ContextAdded(version=version)])
+    write.put_context(run.id, Context(version, text, write.now, given, message))
+    write.note(run.id, 0, [ContextAdded(version=version, message=bool(message))])
     row = write.one(
         "instruct",
         id=run.id,

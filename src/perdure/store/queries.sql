@@ -198,13 +198,16 @@ SELECT * FROM runs WHERE state = 'running' ORDER BY ordinal;
 SELECT * FROM runs WHERE state = 'running' AND lease_until <= :now ORDER BY lease_until, ordinal;
 
 -- name: add_context
-INSERT INTO contexts (run, version, at, text, given) VALUES (:run, :version, :at, :text, :given);
+INSERT INTO contexts (run, version, at, text, given, message) VALUES (:run, :version, :at, :text, :given, :message);
+
+-- name: message
+SELECT text FROM contexts WHERE run = :run AND message = :message;
 
 -- name: first_context
 SELECT given FROM contexts WHERE run = :run AND version = 1;
 
 -- name: contexts
-SELECT version, text, at, given FROM contexts WHERE run = :run ORDER BY version;
+SELECT version, text, at, given, message FROM contexts WHERE run = :run ORDER BY version;
 
 -- name: add_attempt
 INSERT INTO attempts (run, number, started, body) VALUES (:run, :number, :started, :body);

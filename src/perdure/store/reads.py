@@ -138,7 +138,7 @@ class StoreReads:
 
     def contexts(self, run_id: str) -> Sequence[Context]:
         return [
-            Context(row["version"], row["text"], row["at"], given_of(row))
+            Context(row["version"], row["text"], row["at"], given_of(row), row["message"])
             for row in self._rows("contexts", run=run_id)
         ]
 

@@ -231,10 +231,13 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
         events: Sequence[AnyEvent],
         session: Session | None = None,
         usage: Usage | None = None,
+        received: int = 0,
     ) -> None:
         with self._write(claim) as write:
             run = held(write, claim)
             write.note(run.id, claim.attempt, write.told_by_callers(events))
+            if received:
+                write.receive(claim, received)
             if usage is not None:
                 write.put_attempt(replace(write.attempt(claim), usage=usage))
             if session is not None:
@@ -292,10 +295,11 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
         given: Given = NOTHING_GIVEN,
         deliveries: Sequence[int] = (),
         events: Sequence[AnyEvent] = (),
+        message: str = "",
     ) -> TaskRun:
         with self._write() as write:
             settle_deliveries(write, deliveries, run_of(write.named(run_id)).name)
-            run = instruct(write, run_id, text, given)
+            run = instruct(write, run_id, text, given, message)
             write.note(run.id, 0, events)
             return run
 

@@ -127,6 +127,14 @@ class Write:
         del values["started"]
         self.do("put_attempt", **values)
 
+    def receive(self, claim: Claim, version: int) -> None:
+        """Store that the running turn took the messages up to this version."""
+        attempt = self.attempt(claim)
+        more = version - attempt.context_version
+        if more > 0:
+            changed = replace(attempt, context_version=version, messages=attempt.messages + more)
+            self.put_attempt(changed)
+
     def put_context(self, run_id: str, context: Context) -> None:
         """Append a version of the instructions."""
         from perdure.model.codec import encode
@@ -142,6 +150,7 @@ class Write:
             at=context.at,
             text=context.text,
             given=given,
+            message=context.message,
         )
 
     def put_session(self, session: Session) -> None:

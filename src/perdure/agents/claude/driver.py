@@ -322,6 +322,9 @@ class ClaudeDriver:
     def answered(self, content: bytes, calls: Sequence[str]) -> bool:
         return claude_files.answered(content, calls)
 
+    def messages(self, content: bytes) -> Sequence[str]:
+        return tuple(claude_files.messages(content))
+
     def by_hand(self, launch: Launch) -> Command:
         """Return the interactive command, with the same guard against the CLI's clean-up as an
         attempt has."""

@@ -26,6 +26,7 @@ NEEDED = {"cleanupPeriodDays": KEPT_DAYS}
 conversation older than 30 days, also those of other programs."""
 _LARGEST = 1 << 20
 HOOK = Path(__file__).with_name("hook.py")
+MESSAGE_HOOK = Path(__file__).with_name("message_hook.py")
 QUESTION = "AskUserQuestion"
 AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) printf %s "$given" |'
 """Beginning of a shell command that starts Python only if a call needed a permission."""
@@ -71,23 +72,38 @@ def settings(launch: Launch) -> ClaudeSettings:
     if not (enough and "cleanupPeriodDays" in merged):
         merged = {**merged, **NEEDED}
     if launch.requests:
-        merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), launch.requests)}
+        merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), _asking(launch.requests))}
+    if launch.messages:
+        merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), _taking(launch.messages))}
     return ClaudeSettings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
 
 
-def _with_hooks(own: Any, directory: str) -> dict[str, Any]:
-    """Return the user's hooks and perdure's own. Unless a call was denied or an answer has arrived,
-    the shell ends before it starts Python."""
+def _asking(directory: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the hooks for requests to a person: matcher and command, by event. Unless a call was
+    denied or an answer has arrived, the shell ends before it starts Python."""
     program = shlex.join([sys.executable, "-I", "-S", str(HOOK), directory])
     armed = shlex.quote(f"{directory}/armed")
-    hooks: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
-    ours = {
+    return {
         "PreToolUse": [
             (QUESTION, program),
             (f"^(?!{QUESTION}$).*", f"[ -e {armed} ] || exit 0; exec {program}"),
         ],
         "PostToolBatch": [("", f"{AFTER} {program};; esac")],
     }
+
+
+def _taking(directory: str) -> dict[str, list[tuple[str, str]]]:
+    """Return the hooks that take messages for the running turn. While there is none, the shell
+    ends before Python starts."""
+    program = shlex.join([sys.executable, "-I", "-S", str(MESSAGE_HOOK), directory])
+    armed = shlex.quote(f"{directory}/armed")
+    command = f"[ -e {armed} ] || exit 0; exec {program}"
+    return {"PostToolBatch": [("", command)], "Stop": [("", command)]}
+
+
+def _with_hooks(own: Any, ours: dict[str, list[tuple[str, str]]]) -> dict[str, Any]:
+    """Return the user's hooks and these."""
+    hooks: dict[str, Any] = dict(own) if isinstance(own, dict) else {}
     for event, entries in ours.items():
         there = hooks.get(event)
         added = [

@@ -19,6 +19,8 @@ from perdure.host import system
 from perdure.model import Conversation, Fill, Reply, Usage
 from perdure.protocols import Prompt, Spoken
 
+TELLING = ("PostToolBatch", "Stop")
+"""Events of the hooks that give the agent a message."""
 _SLUG_LIMIT = 200
 _FIRST = 500
 _OWN_WORDS = (
@@ -134,6 +136,18 @@ def answered(content: bytes, calls: Sequence[str]) -> bool:
         blocks = json_lines.items(json_lines.part(entry, "message", "content"))
         left -= {str(block.get("tool_use_id")) for block in blocks}
     return not left
+
+
+def messages(content: bytes) -> Iterator[str]:
+    """Yield what hooks told the agent after tool calls and before the end of a turn (2.1.329)."""
+    for line in content.split(b"\n"):
+        entry = json_lines.read(line) if b'"hook_additional_context"' in line else None
+        told = entry.get("attachment") if entry is not None else None
+        if entry is None or entry.get("isSidechain") or not isinstance(told, dict):
+            continue
+        if told.get("type") == "hook_additional_context" and told.get("hookEvent") in TELLING:
+            texts = told.get("content")
+            yield from (each for each in texts or () if isinstance(each, str))
 
 
 def prompt_of(entry: dict[str, Any]) -> str:

@@ -38,8 +38,8 @@ class ClaudeWarm:
         ):
             return None
         # A turn that ends with a call that waits must end the process, so a kept agent is not asked
-        # to put calls off.
-        once = self._command(replace(launch, requests=""))
+        # to put calls off. The directory of messages is an attempt's own.
+        once = self._command(replace(launch, requests="", messages=""))
         prompt = {"type": "user", "message": {"role": "user", "content": once.stdin.decode()}}
         argv = (*once.argv[:2], "--input-format=stream-json", *once.argv[2:])
         return replace(once, argv=argv, stdin=json.dumps(prompt).encode() + b"\n")

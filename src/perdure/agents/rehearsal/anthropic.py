@@ -72,6 +72,7 @@ class Anthropic:
             streamed=bool(body.get("stream")),
             model=str(body.get("model", "")),
             shell="Bash",
+            added=tuple(chain.from_iterable(_added(raw) for raw in items(body, "messages"))),
         )
 
     def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
@@ -195,6 +196,18 @@ def _messages(raw: dict[str, Any]) -> Iterator[ChatMessage]:
             yield ChatMessage(
                 "tool_result", _result_text(block.get("content")), str(block.get("tool_use_id", ""))
             )
+
+
+def _added(raw: dict[str, Any]) -> Iterator[str]:
+    """Yield the texts of a message that `_messages` leaves out."""
+    content = raw.get("content")
+    if raw.get("role") == "system" and isinstance(content, str):
+        yield content
+        return
+    for block in items(raw, "content"):
+        text = str(block.get("text", ""))
+        if raw.get("role") == "system" or (text.strip() and _REMINDER.fullmatch(text)):
+            yield text
 
 
 def _call_text(block: dict[str, Any]) -> str:

@@ -44,6 +44,9 @@ class ScriptedConversation:
     waiting: str = ""
     """Number of the command that is still running according to the last tool result (Codex); else
     empty."""
+    added: tuple[str, ...] = ()
+    """Texts that the CLI itself added between the messages: reminders, the words of hooks (Claude
+    Code)."""
     unfinished: frozenset[str] = frozenset()
     """Ids of the calls whose result says that their command is still running."""
 

@@ -68,6 +68,8 @@ class Request:
     is also None for `Done.` after the last reply."""
     model: str = ""
     """Name of the requested model."""
+    added: tuple[str, ...] = ()
+    """Texts that the CLI itself added to the messages."""
 
     @property
     def side(self) -> bool:
@@ -319,6 +321,7 @@ class Rehearsal:
             script=cue.script,
             reply=cue.reply,
             model=said.model,
+            added=said.added,
         )
         self._all.append(request)
         if self._file is not None:

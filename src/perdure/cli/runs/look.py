@@ -128,11 +128,25 @@ def show_verb(arguments: argparse.Namespace) -> int:
         _say(f"  WARNING   {missed}", "bad")
     for attempt in report["attempts"]:
         _say(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
+    for line in _messages(report):
+        _say(f"  {line}")
     newest = report["attempts"][-1]["work"] if report["attempts"] else None
     for label, text in worked(newest) if newest is not None else ():
         if label != "says":
             _say(f"  {label:9} {text}")
     return 0
+
+
+def _messages(report: Mapping[str, Any]) -> list[str]:
+    """Return a line for each message that was told to the running agent."""
+    if not report["messages"]:
+        return []
+    from perdure.rules.messages import MessageState, described
+
+    states = [MessageState(**each) for each in report["messages"]]
+    return [
+        f"message {each.version}  {described(each)}: {one_line(each.text, 80)}" for each in states
+    ]
 
 
 def _agent_pid(report: Mapping[str, Any]) -> int:
@@ -190,6 +204,8 @@ def why_verb(arguments: argparse.Namespace) -> int:
         _say(f"\nforge       {line}")
     if there := _waits_for(report):
         _say(f"\nhost        {there}")
+    for line in _messages(report):
+        _say(f"\n{line}")
     missed = missed_checkpoint(report)
     if missed:
         _say(f"\nWARNING     {missed}")

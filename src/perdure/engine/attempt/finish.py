@@ -20,6 +20,7 @@ from perdure.engine.attempt.context_fill import Sized, changes, size_after
 from perdure.engine.attempt.engine import HISTORY, Engine, redacted
 from perdure.engine.attempt.evidence import gather
 from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.messages import received_by_prompt
 from perdure.engine.attempt.preparation import total_of
 from perdure.engine.attempt.promises import lacking
 from perdure.engine.attempt.requests import asked, settle_refused
@@ -91,6 +92,8 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     evidence = replace(evidence, compactions=sized.compactions)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
+    if evidence.prompt_found:
+        events += received_by_prompt(engine, claim)
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     # A lost machine explains a damaged transcript: the next attempt finds out what can still be
     # used. A refusal keeps the agent's own message.

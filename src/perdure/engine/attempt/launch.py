@@ -13,6 +13,7 @@ from perdure.engine.attempt.context_fill import fill_of, rules_of
 from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of
 from perdure.engine.attempt.heartbeat import beat
 from perdure.engine.attempt.marks import known_marks
+from perdure.engine.attempt.message_places import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.engine.attempt.warm_agents import Idle, likeness
@@ -30,6 +31,7 @@ from perdure.model import (
     Start,
 )
 from perdure.model.events import AgentLaunched, SessionPinned
+from perdure.protocols import TakesMessages
 from perdure.rules.context_window import compact_at
 
 if TYPE_CHECKING:
@@ -81,8 +83,16 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         else "",
         answers=opened.answers,
         parked=opened.parked,
+        messages=_messages(opened),
         last_word=(run.spec.last_word or engine.last_word) == "on",
     )
+
+
+def _messages(opened: Opened) -> str:
+    """Return the directory of messages, for an agent whose turn may take them."""
+    if isinstance(opened.driver, TakesMessages):
+        return str(messages_of(opened.directory))
+    return ""
 
 
 def _marks(engine: Engine, opened: Opened) -> tuple[str, ...]:
@@ -176,6 +186,10 @@ def _alone(engine: Engine, opened: Opened) -> process.Process:
     assert opened.launch is not None
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
+    told = opened.launch.messages
+    if told and any(told in argument for argument in command.argv):
+        # The directory exists for a turn that takes messages, and for no other.
+        Path(told).mkdir(exist_ok=True, mode=0o700)
     return process.start(
         _over(command, opened.env),
         directory=opened.directory,

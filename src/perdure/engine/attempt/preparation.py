@@ -8,6 +8,7 @@ prompt is written, and the start is stored.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,8 +36,14 @@ from perdure.model import (
     Start,
     Usage,
 )
-from perdure.model.events import CopyRestored, Record, SessionExpired, TranscriptMended
-from perdure.protocols import AgentDriver, Begun
+from perdure.model.events import (
+    CopyRestored,
+    MessageDelivered,
+    Record,
+    SessionExpired,
+    TranscriptMended,
+)
+from perdure.protocols import AgentDriver, Begun, TakesMessages
 from perdure.rules.continuation.instructions import counting
 from perdure.rules.continuation.prompt import prompt
 from perdure.rules.placement import planned_since
@@ -101,6 +108,7 @@ def begin(
         ground=ground,
         drift=seen,
         untold=decided.untold,
+        told=_told(driver, before) if heard is not None else (),
     )
     news = any(each.version > story.given for each in story.contexts)
     answers = answers_for(
@@ -146,6 +154,13 @@ def begin(
             answers=answers.requests,
         ),
     )
+    given = [
+        MessageDelivered(each.version, "prompt")
+        for each in story.contexts
+        if each.message and each.version > story.given
+    ]
+    if given:
+        engine.store.record(claim, given)
     return Opened(
         claim=claim,
         attempt=attempt,
@@ -318,6 +333,13 @@ def _heard(
     if before is None or asked.rung not in PUT_BACK:
         return None
     return frozenset(prompts_since(driver, Path(before.path), None))
+
+
+def _told(driver: AgentDriver, before: Snapshot | None) -> Sequence[str]:
+    """Return the messages that came into the turns of a transcript."""
+    if before is None or not isinstance(driver, TakesMessages):
+        return ()
+    return driver.messages(Path(before.path).read_bytes())
 
 
 def _came_from(driver: AgentDriver, home: Path, asked: Continuation, live: Session | None) -> str:

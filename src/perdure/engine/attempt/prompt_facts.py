@@ -66,11 +66,12 @@ def story_of(
     ground: Ground = NO_GROUND,
     drift: DriftSeen | None = None,
     untold: Sequence[Journaled] = (),
+    told: Sequence[str] = (),
 ) -> Story:
     """Return the facts as they are now. `live`: the conversation that goes on, if one does;
     `came_from`: its directory until now; `heard`: the marks of the prompts in a transcript that
     replaced the agent's own; `untold`: items of the conversation that the journal has and the
-    transcript lacks."""
+    transcript lacks; `told`: the messages that came into the turns of the replaced transcript."""
     run = claim.run
     assert run.workspace is not None
     left = standing(records)
@@ -86,14 +87,19 @@ def story_of(
     looks = asked.kind is Start.REBUILD or bool(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
     )
+    contexts = [
+        each
+        for each in counting(engine.store.contexts(run.id), records)
+        if each.version <= run.context_version
+    ]
     given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
+    if heard is not None:
+        from perdure.rules.messages import newest_in
+
+        given = newest_in(contexts, given, told)
     found = [each for each in ledger(records) if each.outcome != DENIED]
     return Story(
-        contexts=tuple(
-            each
-            for each in counting(engine.store.contexts(run.id), records)
-            if each.version <= run.context_version
-        ),
+        contexts=tuple(contexts),
         given=given,
         previous=ended[-1].outcome if ended else None,
         open_tools=open_tools,
@@ -350,7 +356,11 @@ def _given(
         came = copied and any(
             attempt.session_id == live.id and not attempt.directory for attempt in ended
         )
-        known = [attempt.context_version for attempt in ended if _prompt(attempt) in heard]
+        known = [
+            attempt.context_version - attempt.messages
+            for attempt in ended
+            if _prompt(attempt) in heard
+        ]
         return max([*known, live.context_version if came else 0])
     told = [
         a.context_version

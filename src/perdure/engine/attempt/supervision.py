@@ -18,6 +18,7 @@ from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of, reda
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL, beat
 from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.messages import MessageWatch
 from perdure.engine.attempt.meter import Meter
 from perdure.engine.attempt.preparation import parent_of, total_of
 from perdure.engine.attempt.requests import resumed_calls
@@ -115,6 +116,7 @@ class _Watch:
     skip: int
     checkpoints: Checkpointing
     meter: Meter
+    messages: MessageWatch
     reading: EventTotals = field(default_factory=EventTotals)
     joiner: Joiner = field(default_factory=Joiner)
     pending: list[AnyEvent] = field(default_factory=list)
@@ -317,8 +319,10 @@ class _Watch:
             self.stop("stopped")
         if now - self.beat >= self.engine.lease_s / BEATS:
             self.beat = now
-            if beat(self.engine, self.opened.claim).cancel_requested:
+            beaten = beat(self.engine, self.opened.claim)
+            if beaten.cancel_requested:
                 self.stop("stopped")
+            self.messages.hear(beaten.context_version)
             self.renewed, self.held = now, 0.0
         self.hold(now)
         self.end_over(now)
@@ -335,6 +339,7 @@ class _Watch:
         if now - self.looked >= COLLISION_CHECK_S:
             self.looked = now
             self.look_for_others()
+        self.messages.look(now)
         self.meter.look(self.reading)
         self.keep_budget(now)
         if self.lines.capped and not self.capped:
@@ -430,11 +435,13 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         _already_written(engine, opened),
         checkpoints,
         meter,
+        MessageWatch(engine, opened),
         beat=now,
         renewed=now,
         heard=now,
         metered=now,
     )
+    run.messages.begin()
     run.budget = left(engine, opened.claim.run, opened.attempt.number)
     if opened.idle is not None:
         run.turn = Turn(engine, opened, opened.idle)
@@ -493,6 +500,7 @@ def _read_to_the_end(run: _Watch) -> None:
     _ask_the_transcript(run)
     if run.opened.driver.archive is not None:
         _ask_the_archive(run, run.opened.driver.archive)
+    run.messages.look(0.0, last=True)
     run.meter.look(run.reading, last=True)
     if (used := run.meter.usage(run.reading)) != run.used:
         run.store_usage(used)

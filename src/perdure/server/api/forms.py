@@ -195,6 +195,13 @@ class Update(Body):
     last_word: Literal["off", "on"] | None = None
 
 
+class MessageForm(Body):
+    """A message for the running agent. The same `key` and prompt are the same message."""
+
+    prompt: Some
+    key: Annotated[str, Meta(max_length=200)] = ""
+
+
 class RequestAnswerForm(Body):
     """An answer to a request; request 0 is the only open one."""
 

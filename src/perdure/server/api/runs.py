@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from perdure.config import Settings
 from perdure.config.files import LIMITS
-from perdure.engine import checkpoints, service
+from perdure.engine import checkpoints, service, steering
 from perdure.engine.conversations import Branching, fork
 from perdure.engine.report import report_of, row_of, why_of
 from perdure.engine.service import liveness_of
@@ -230,6 +230,12 @@ def updated(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return ready(parts, run)
 
 
+def told(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    """Accept a message; a run that ended in the same moment goes on with it."""
+    done = steering.tell(parts.engine, asked.at["run"], asked.body.prompt, asked.body.key)
+    return ready(parts, done.run)
+
+
 def stopped(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return report(parts, service.stop(parts.engine, asked.at["run"]).id)
 
@@ -355,6 +361,16 @@ VERBS = (
         answer="Run",
         scope=DISPATCH,
         body=forms.Update,
+    ),
+    Verb(
+        method="POST",
+        path=f"{RUN}/tell",
+        says="Tells the running agent something, without ending its turn; its state is in "
+        "`messages`.",
+        does=told,
+        answer="Run",
+        scope=DISPATCH,
+        body=forms.MessageForm,
     ),
     Verb(
         method="POST",

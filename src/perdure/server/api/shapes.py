@@ -28,6 +28,7 @@ from perdure.model.forge.postings import Posting
 from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport, WorkVerdict
 from perdure.rules.liveness import Liveness
+from perdure.rules.messages import MessageState
 
 
 class Shape(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -209,6 +210,7 @@ class Run(Answer):
     context_version: int
     contexts: list[Context]
     retired_contexts: list[int]
+    messages: list[MessageState]
     workspace: WorkspaceOfRun
     attempts_allowed: int
     attempts: list[AttemptOfRun]
@@ -237,6 +239,7 @@ class Why(Answer):
     run_after: int
     conditions: list[Condition]
     posting: Posting | None
+    messages: list[MessageState]
     attempts: list[AttemptWhy]
 
 

@@ -70,6 +70,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
         act("/new", dispatch, actions.new, actions.ask_new),
         act("/runs/{name}/retry", dispatch, actions.retry),
         act("/runs/{name}/update", dispatch, actions.update, actions.ask_update),
+        act("/runs/{name}/tell", dispatch, actions.tell, actions.ask_tell),
         act("/runs/{name}/answer", dispatch, actions.answer),
         act("/runs/{name}/stop", dispatch, actions.stop, actions.ask_stop),
         act("/runs/{name}/fork", dispatch, sessions.do_fork, sessions.ask_fork),

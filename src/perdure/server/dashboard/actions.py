@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from starlette.responses import Response
 
-from perdure.engine import service
+from perdure.engine import service, steering
 from perdure.engine.checkpoints import restore
 from perdure.engine.sweeper import Target, reset
 from perdure.errors import NotFound, UsageError
@@ -56,6 +56,27 @@ def update(visit: Visit) -> Response:
     run = service.update(visit.desk.engine, visit.named("name"), visit.given("prompt").strip())
     visit.desk.ring()
     return visit.to(f"/runs/{run.name}", "updated")
+
+
+def ask_tell(visit: Visit) -> Response:
+    run = visit.desk.look.get(visit.named("name"))
+    return ask(
+        visit,
+        f"Tell {run.name} something",
+        yes="Tell",
+        back=f"/runs/{run.name}",
+        consequences=[
+            "The agent gets it while it works, if its CLI can take it; else when it has ended "
+            "its turn."
+        ],
+        fields=[Field("prompt", "A message for the running agent", "text", needed=True)],
+    )
+
+
+def tell(visit: Visit) -> Response:
+    run = steering.tell(visit.desk.engine, visit.named("name"), visit.given("prompt").strip()).run
+    visit.desk.ring()
+    return visit.to(f"/runs/{run.name}", "told")
 
 
 def answer(visit: Visit) -> Response:

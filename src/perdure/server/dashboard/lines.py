@@ -51,7 +51,7 @@ def _text(record: Record) -> str:
             return f"{one_line(name, 40)}  {one_line(summary, 400)}".rstrip()
         case CheckpointTaken(number=number, changed=changed, untracked=new):
             return f"checkpoint {number}: {changed} changed, {new} new"
-        case ContextAdded(version=version):
+        case ContextAdded(version=version, message=False):
             return f"instructions, version {version}"
         case AttemptEnded(outcome=outcome, receipt=receipt):
             if outcome.detail:

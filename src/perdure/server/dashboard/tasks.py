@@ -21,6 +21,7 @@ from perdure.model.requests import RequestState
 from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.continuation.instructions import retired
 from perdure.rules.liveness import Liveness, advice
+from perdure.rules.messages import described, states
 from perdure.rules.requests import ASKING, WAITING, options_of, payload_lines, questions
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
 from perdure.rules.text import visible
@@ -109,6 +110,7 @@ def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
     can = set()
     if visit.may("dispatch") and not opened:
         can |= {"update"}
+        can |= {"tell"} if run.state is RunState.RUNNING else set()
         can |= {"stop"} if at_work else {"fork"}
         can |= {"retry"} if run.state not in (RunState.RUNNING, RunState.SUCCEEDED) else set()
         can |= {"restore"} if run.state is not RunState.RUNNING else set()
@@ -245,11 +247,14 @@ def checkpoints(visit: Visit) -> Response:
 def instructions(visit: Visit) -> Response:
     """Show `/runs/NAME/instructions`: every version, newest first."""
     run = found(visit)
+    contexts = visit.desk.look.contexts(run.id)
+    records = visit.desk.look.history(run.id, limit=100_000)
     return visit.page(
         "instructions.html",
         **about(visit, run, "instructions"),
-        contexts=list(reversed(visit.desk.look.contexts(run.id))),
-        retired=retired(visit.desk.look.history(run.id, limit=100_000)),
+        contexts=list(reversed(contexts)),
+        retired=retired(records),
+        told={each.version: described(each) for each in states(contexts, records)},
         spec=[
             (name, value)
             for name, value in plain(run.spec).items()

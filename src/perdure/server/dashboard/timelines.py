@@ -136,7 +136,7 @@ def _said_between(records: Sequence[Record], since: int) -> bool:
 
 def _line(record: Record) -> str:
     match record.event:
-        case ContextAdded(version=version):
+        case ContextAdded(version=version, message=False):
             if version > 1:
                 return f"new instructions, version {version}"
             return ""

@@ -35,6 +35,7 @@ PLACES = (
 TOLD = {
     "retried": "It continues where it stopped as soon as a worker is free.",
     "updated": "The new instructions are saved; the conversation continues with them.",
+    "told": "The message is saved; the page shows when the agent has it.",
     "stopped": "It is stopping.",
     "answered": "The answer is saved; the run continues as soon as a worker is free.",
     "forked": "This is the fork. Its parent is unchanged.",

@@ -255,6 +255,35 @@ class Persons:
             claimed(store, run)
             assert [attempt.context_version for attempt in store.attempts(run.id)] == [1, 2]
 
+    def test_a_message_is_accepted_once(self, store: Store) -> None:
+        """The same key and text append one version; the same key with another text is a conflict. A
+        message that comes when the run has ended is its new instructions."""
+        run = submit(store, TaskSpec(prompt="x", attempts=1))
+        claim = claimed(store, run)
+        for _ in range(2):
+            assert store.update(run.id, "use tabs", message="k1").context_version == 2
+        with pytest.raises(Conflict):
+            store.update(run.id, "other", message="k1")
+        assert [each.message for each in store.contexts(run.id)] == ["", "k1"]
+        assert store.finish(claim, SUCCESS).state is RunState.QUEUED
+        store.finish(claimed(store, run), SUCCESS)
+        late = store.update(run.id, "use spaces", message="k2")
+        assert (late.state, late.context_version) == (RunState.QUEUED, 3)
+        assert store.update(run.id, "use tabs", message="k1").context_version == 3
+
+    def test_a_message_that_the_turn_took_needs_no_attempt(self, store: Store) -> None:
+        """The attempt's context version follows what was received, and never goes back, so its end
+        is final."""
+        run = submit(store, TaskSpec(prompt="x", attempts=1))
+        claim = claimed(store, run)
+        store.update(run.id, "use tabs", message="k1")
+        store.update(run.id, "use two", message="k2")
+        store.record(claim, [], received=3)
+        store.record(claim, [], received=2)
+        (attempt,) = store.attempts(run.id)
+        assert (attempt.context_version, attempt.messages) == (3, 2)
+        assert store.finish(claim, SUCCESS).state is RunState.SUCCEEDED
+
     def test_stopped_stays_stopped(self, store: Store) -> None:
         """A cancelled attempt ends the run even if newer instructions came; a requested stop takes
         precedence over another try."""

@@ -1,0 +1,87 @@
+"""Steering: a person tells a running agent something, without ending its turn. Called by every
+interface.
+
+A message is stored as a version of the run's instructions before anything else happens, so it
+cannot be lost: the running turn takes it where the agent's CLI can, else the next attempt's prompt
+has it, at once when the turn has ended.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from perdure.engine.attempt import Engine
+from perdure.engine.attempt.message_places import place
+from perdure.engine.service import SCOPE, check_prompt
+from perdure.errors import Conflict, UsageError
+from perdure.host.wakeup import ring
+from perdure.lateclass import dataclass
+from perdure.model import Attempt, Context, RunState, TaskRun
+from perdure.rules.messages import LONGEST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """A message that was accepted."""
+
+    run: TaskRun
+    """The run after that. One that ended in the same moment is queued: the message is its new
+    instructions."""
+    version: int
+    into_turn: bool
+    """Whether the running turn takes it; else it is given to the next attempt."""
+    known: bool = False
+    """Whether a message with this key was accepted before."""
+
+
+def tell(engine: Engine, ref: str, text: str, key: str = "") -> Told:
+    """Accept a message for the running attempt of a run. The same key and text are the same
+    message. Raises UsageError, NotFound, Conflict if the run is not running."""
+    run = engine.store.get(ref)
+    check_message(text, LONGEST)
+    if key and not SCOPE.fullmatch(key):
+        raise UsageError("--key must be one line of at most 200 characters")
+    known = [each for each in engine.store.contexts(run.id) if key and each.message == key]
+    if not known:
+        if (moved := engine.moved_to(run.id)).exists():
+            raise Conflict(
+                f"{run.name} was moved to {moved.read_text(encoding='utf-8').strip()}",
+                f"tell it where it was taken up: perdure show {run.name}",
+            )
+        if run.state is not RunState.RUNNING:
+            raise Conflict(
+                f"{run.name} is not running ({run.state}), so nothing can be told to its agent",
+                f'perdure update {run.name} "..."',
+            )
+    key = key or uuid.uuid4().hex
+    run = engine.store.update(run.id, text, message=key)
+    contexts = engine.store.contexts(run.id)
+    version = next(each.version for each in contexts if each.message == key)
+    attempts = engine.store.attempts(run.id)
+    taken = _placed_messages(attempts[-1], contexts) if run.state is RunState.RUNNING else ()
+    ring(engine.state)
+    return Told(run=run, version=version, into_turn=version in taken, known=bool(known))
+
+
+def _placed_messages(attempt: Attempt, contexts: Sequence[Context]) -> Sequence[int]:
+    """Place the messages for the running turn, and return the versions that it takes. A message
+    that cannot be placed now is placed by the attempt's supervisor."""
+    if not attempt.directory or attempt.ended is not None:
+        return ()
+    try:
+        return place(Path(attempt.directory), contexts, attempt.context_version)
+    except OSError:
+        return ()
+
+
+def check_message(text: str, limit: int) -> None:
+    """Raise UsageError for a message that is empty, not valid text, or too long."""
+    if not text.strip():
+        raise UsageError("the message is empty", 'perdure tell NAME "your message"')
+    if len(text.encode("utf-8", "surrogatepass")) > limit:
+        raise UsageError(
+            f"the message is longer than {limit // 1024} KiB", "perdure update takes longer text"
+        )
+    check_prompt(text, limit)

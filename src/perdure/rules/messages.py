@@ -1,0 +1,124 @@
+"""Messages that a person tells a running attempt: which ones its turn may take, their words for the
+agent, and what is known of each. Pure.
+
+A message is a version of the run's instructions. `perdure.engine.attempt.messages` puts it where
+the agent's CLI finds it. If the running turn does not take it, it is given like any other new
+instructions: in the prompt of the next attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from perdure.model import Context
+from perdure.model.events import MessageDelivered, MessageReceived, Record
+
+LONGEST = 64 * 1024
+"""Maximum length of a message, in bytes of UTF-8. `perdure update` takes longer instructions."""
+INTO_TURN = 8_000
+"""Maximum length of the messages that a turn takes at once, in UTF-16 units. Claude Code 2.1.329
+replaces the output of a hook with the name of a file if it has more than 10,000."""
+
+
+class MessageState(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a message. Times are in ms; 0: not yet."""
+
+    version: int
+    """The version of the instructions that it is."""
+    text: str
+    told: int
+    delivered: int = 0
+    """When it was last given to the agent's CLI."""
+    how: str = ""
+    """How it was given: `turn` (into the running turn), `boundary` (when the turn was about to end)
+    or `prompt` (with the prompt of the next attempt)."""
+    attempt: int = 0
+    """The attempt that it was last given to."""
+    received: int = 0
+    """When it was seen in the conversation, so that the model has it."""
+
+
+def length(text: str) -> int:
+    """Return the length of a text in UTF-16 units."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def pending(contexts: Iterable[Context], known: int) -> tuple[Context, ...]:
+    """Return the messages that follow the version `known` without a gap, oldest first, as far as a
+    turn can take them. Other new instructions, and a message that is too long, wait for the next
+    attempt, and so does everything after them."""
+    found: list[Context] = []
+    room = INTO_TURN
+    for each in sorted(contexts, key=lambda context: context.version):
+        if each.version <= known:
+            continue
+        room -= length(words(each))
+        if not each.message or room < 0:
+            break
+        found.append(each)
+    return tuple(found)
+
+
+def words(context: Context) -> str:
+    """Return a message in the form in which a running turn gets it. The number makes it different
+    from every other message of the run."""
+    return (
+        f"The user sent a new message while you were working (message {context.version}):\n"
+        f"{context.text}\n\nAddress it as you continue this turn."
+    )
+
+
+def newest_in(contexts: Iterable[Context], known: int, texts: Sequence[str]) -> int:
+    """Return the newest version that the conversation has, if it had `known` before. `texts`: what
+    came into its turns from hooks."""
+    for each in sorted(contexts, key=lambda context: context.version):
+        if each.version <= known:
+            continue
+        if not each.message or not any(words(each) in text for text in texts):
+            break
+        known = each.version
+    return known
+
+
+def states(contexts: Iterable[Context], records: Iterable[Record]) -> tuple[MessageState, ...]:
+    """Return what is known of each message of a run, oldest first."""
+    found = {
+        each.version: MessageState(version=each.version, text=each.text, told=each.at)
+        for each in contexts
+        if each.message
+    }
+    for record in records:
+        event = record.event
+        if not isinstance(event, MessageDelivered | MessageReceived):
+            continue
+        known = found.get(event.version)
+        if known is None:
+            continue
+        if isinstance(event, MessageDelivered):
+            changed = msgspec.structs.replace(
+                known, delivered=record.at, how=event.how, attempt=record.attempt
+            )
+        else:
+            changed = msgspec.structs.replace(known, received=known.received or record.at)
+        found[event.version] = changed
+    return tuple(found[version] for version in sorted(found))
+
+
+GIVEN = {
+    "turn": "given to the running turn",
+    "boundary": "given at the end of the running turn, which went on",
+    "prompt": "given with the prompt of the next attempt",
+}
+"""How a message was given to the agent, by `MessageState.how`."""
+
+
+def described(state: MessageState) -> str:
+    """Return in words how far a message has come."""
+    if not state.delivered and not state.received:
+        return "told; the agent does not have it yet"
+    given = f"{GIVEN.get(state.how, 'given')} (attempt {state.attempt})"
+    if state.received:
+        return f"{given}; the model has it"
+    return f"{given}; not seen in the conversation yet"

@@ -1,0 +1,240 @@
+"""Messages that a person tells a running agent, on the real agents: into the running turn where the
+CLI takes one, else with the next prompt of the same conversation. The model server's record shows
+that each arrives exactly once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import perdure
+from perdure.agents.rehearsal.server import Request
+from tests.journeys.stage import Stage
+
+MakeStage = Callable[..., Stage]
+pytestmark = pytest.mark.journey
+CLAUDE = pytest.mark.parametrize("agent", ["claude"], indirect=True)
+BOTH = pytest.mark.parametrize("agent", ["claude", "codex"], indirect=True)
+
+WAITS = "run until test -e go; do sleep 0.05; done; echo one > one.txt\n"
+LATER = "run until test -e later; do sleep 0.05; done; echo two > two.txt\n"
+ONE_TOOL = f"by history\n{WAITS}---\nsay It is done.\n---\nsay It is done as you said.\n"
+TWO_TOOLS = f"by history\n{WAITS}---\n{LATER}---\nsay It is done.\n---\nsay As you said.\n"
+
+
+def begun(stage: Stage) -> subprocess.Popen[str]:
+    """Start a run in the background and wait until its agent is in its first tool."""
+    words = ("--agent", stage.agent, "--permissions", "full", "--name", "task")
+    started = stage.start("run", "--repo", str(stage.repo), *words, "Write the files.")
+    stage.rehearsal.wait_for(1)
+    in_tool(stage, 1)
+    return started
+
+
+def in_tool(stage: Stage, count: int) -> None:
+    stdout = stage.attempt_directory(1) / "stdout"
+    stage.until(
+        lambda: any(
+            stdout.read_bytes().count(mark) >= count
+            for mark in (b'"type":"tool_use","id"', b'"item.started"')
+        ),
+        f"the agent is in tool {count}",
+    )
+
+
+def workdir(stage: Stage) -> Path:
+    return Path(stage.show()["workspace"]["path"])
+
+
+def tell(stage: Stage, text: str, *words: str) -> str:
+    done = stage.perdure("tell", "task", text, *words)
+    assert done.code == 0, done.err
+    assert done.out == ""
+    return done.err
+
+
+def shown_to_model(request: Request, text: str) -> int:
+    """Return how often the model finds the text in a request."""
+    texts = [*(message.text for message in request.messages), *request.added]
+    return sum(each.count(text) for each in texts)
+
+
+def kinds(stage: Stage) -> list[tuple[int, str, Any]]:
+    """Return the records about messages: attempt, kind and version."""
+    lines = stage.perdure("logs", "task", "--json").out.splitlines()
+    records = [json.loads(line) for line in lines]
+    return [
+        (each["attempt"], each["event"]["kind"], each["event"]["version"])
+        for each in records
+        if each["event"]["kind"].startswith("message_") or each["event"].get("message") is True
+    ]
+
+
+@CLAUDE
+def test_a_message_reaches_the_model_within_the_running_turn(stage: MakeStage, agent: str) -> None:
+    """Told while a tool runs: the model has it with the result of that tool, in the same attempt,
+    once. The journal and every report say when it was told, delivered and received."""
+    here = stage(TWO_TOOLS)
+    started = begun(here)
+    words = tell(here, "Use tabs\x1b[31m, not spaces.", "--key", "k1")
+    assert "message 2 goes into the running turn" in words
+    assert "accepted before" in tell(here, "Use tabs\x1b[31m, not spaces.", "--key", "k1")
+    (here.state and workdir(here) / "go").touch()
+    here.rehearsal.wait_for(2)
+    here.until(lambda: here.show()["messages"][0]["received"], "the message is received")
+    assert shown_to_model(here.rehearsal.requests[1], "Use tabs\x1b[31m, not spaces.") == 1
+    (workdir(here) / "later").touch()
+    done = here.finish(started)
+    assert done.code == 0, done.err
+
+    report = here.show()
+    (attempt,) = report["attempts"]
+    assert attempt["receipt"]["verdict"] == "native" or attempt["continuation"] == "fresh"
+    assert (report["context_version"], attempt["context_version"]) == (2, 2)
+    assert shown_to_model(here.rehearsal.last, "Use tabs") == 1
+    assert kinds(here) == [
+        (0, "context_added", 2),
+        (1, "message_delivered", 2),
+        (1, "message_received", 2),
+    ]
+    (message,) = report["messages"]
+    assert (message["how"], message["attempt"], message["version"]) == ("turn", 1, 2)
+    assert message["told"] <= message["delivered"] <= message["received"]
+    assert here.perdure("why", "task", "--json").json["messages"] == report["messages"]
+    for verb in ("show", "why"):
+        shown = here.perdure(verb, "task").out
+        assert "given to the running turn (attempt 1); the model has it" in shown
+        assert "\x1b" not in shown
+    assert "message 2 is in the conversation" in here.perdure("logs", "task").out
+    here.nothing_survives()
+
+
+@CLAUDE
+def test_a_message_before_the_end_of_a_turn_goes_on_with_it(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """Told while the model answers for the last time: the agent does not end its turn, but goes on
+    with the message in the same process."""
+    told = tmp_path / "told"
+    here = stage(f"by history\nhold {told}\nsay It is done.\n---\nsay As you said.\n")
+    words = ("--agent", here.agent, "--name", "task")
+    started = here.start("run", "--repo", str(here.repo), *words, "Write the files.")
+    here.rehearsal.wait_for(1)
+    here.attempt_directory(1)
+    tell(here, "Also write a test.")
+    told.touch()
+    assert here.finish(started).code == 0
+    report = here.show()
+    assert len(report["attempts"]) == 1
+    assert [each["how"] for each in report["messages"]] == ["boundary"]
+    assert shown_to_model(here.rehearsal.last, "Also write a test.") == 1
+    assert len(here.rehearsal.requests) == 2
+
+
+@pytest.mark.parametrize("agent", ["codex"], indirect=True)
+def test_a_message_is_in_the_next_prompt_if_no_turn_takes_it(stage: MakeStage, agent: str) -> None:
+    """`codex exec` takes nothing into its turn: perdure goes on in the same conversation as soon as
+    the turn has ended."""
+    here = stage(ONE_TOOL)
+    started = begun(here)
+    assert "as soon as its turn ends" in tell(here, "Use tabs.")
+    (workdir(here) / "go").touch()
+    done = here.finish(started)
+    assert done.code == 0, done.err
+    report = here.show()
+    assert [each["continuation"] for each in report["attempts"]] == ["fresh", "resume"]
+    assert report["attempts"][1]["receipt"]["verdict"] == "native"
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    assert kinds(here) == [
+        (0, "context_added", 2),
+        (2, "message_delivered", 2),
+        (2, "message_received", 2),
+    ]
+
+
+@BOTH
+def test_two_messages_arrive_in_order_and_once(stage: MakeStage, agent: str) -> None:
+    """Two messages, told one after the other in the middle of a tool call."""
+    here = stage(ONE_TOOL)
+    started = begun(here)
+    tell(here, "First this: one.")
+    with perdure.open(cwd=here.repo, environ=here.environ) as runner:
+        assert runner.tell("task", "Then this: two.").state == "running"
+    (workdir(here) / "go").touch()
+    assert here.finish(started).code == 0
+    last = here.rehearsal.last
+    whole = "\n".join([*(each.text for each in last.messages), *last.added])
+    assert (whole.count("First this"), whole.count("Then this")) == (1, 1)
+    assert whole.index("First this") < whole.index("Then this")
+    assert [each["received"] > 0 for each in here.show()["messages"]] == [True, True]
+
+
+@BOTH
+def test_a_message_survives_the_death_of_everything(stage: MakeStage, agent: str) -> None:
+    """Agent, shim and perdure are killed directly after `tell` returned: the next attempt has the
+    message in its prompt, once."""
+    here = stage(ONE_TOOL)
+    started = begun(here)
+    place = workdir(here)
+    tell(here, "Use tabs.")
+    here.lose_machine(started)
+    (place / "go").touch()
+    done = here.perdure("retry", "task")
+    assert done.code == 0, done.err
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    (message,) = here.show()["messages"]
+    assert (message["how"], message["attempt"]) == ("prompt", 2)
+    assert message["received"]
+    here.nothing_survives()
+
+
+@CLAUDE
+def test_a_message_that_the_turn_has_is_not_told_again(stage: MakeStage, agent: str) -> None:
+    """Everything is killed after the model has the message: the conversation that goes on has it,
+    and the next prompt does not repeat it."""
+    here = stage(TWO_TOOLS)
+    started = begun(here)
+    place = workdir(here)
+    tell(here, "Use tabs.")
+    (place / "go").touch()
+    here.rehearsal.wait_for(2)
+    in_tool(here, 2)
+    here.lose_machine(started)
+    (place / "later").touch()
+    done = here.perdure("retry", "task")
+    assert done.code == 0, done.err
+    assert shown_to_model(here.rehearsal.last, "Use tabs.") == 1
+    report = here.show()
+    assert report["attempts"][-1]["receipt"]["verdict"] == "native"
+    assert [each["attempt"] for each in report["messages"]] == [1]
+    assert report["messages"][0]["received"]
+
+
+@CLAUDE
+def test_only_a_running_agent_is_told_something(stage: MakeStage, agent: str) -> None:
+    """A message that cannot be taken is refused with one sentence and the next command, and
+    nothing is stored."""
+    here = stage("say It is done.\n")
+    assert here.perdure("tell", "task", "x").code == 5
+    run = here.perdure("run", "--repo", str(here.repo), "--name", "task", "Do it.")
+    assert run.code == 0, run.err
+    ended = here.perdure("tell", "task", "More.")
+    assert ended.code == 6
+    assert ended.err.splitlines() == [
+        "perdure: task is not running (succeeded), so nothing can be told to its agent",
+        '  perdure update task "..."',
+    ]
+    for text, sentence in (
+        (" \n", "the message is empty"),
+        ("x" * (1 << 20), "the message is longer than 64 KiB"),
+        ("a\0b", "NUL"),
+    ):
+        refused = here.perdure("tell", "task", prompt=text)
+        assert refused.code == 2
+        assert sentence in refused.err
+    assert here.show()["context_version"] == 1
