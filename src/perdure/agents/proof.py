@@ -158,8 +158,8 @@ class _Trial:
             started.kill()
 
     def missing(self, told: str) -> str:
-        """Return an error that quotes the first text of the copy that the model was not sent; empty
-        if it was sent all of them in order. The beginning of a compacted conversation may be
+        """Return an error that quotes the first text of the copy that did not reach the model;
+        empty if all texts reached it in order. The beginning of a compacted conversation may be
         missing."""
         spoken = [
             words for each in self.driver.spoken(self.content) if (words := _plain(each.text))

@@ -73,8 +73,8 @@ class Gathering:
     def add(
         self, name: str, source: Readable, *, place: str = "", size: int = GROWING
     ) -> CapsuleFile:
-        """Add a stream and return its file. With `place`, the stream's name in the table of
-        findings, it is searched for secrets, which are redacted unless the scan keeps them."""
+        """Add a stream and return its file. A stream with a `place` (its name in the table of
+        findings) is searched for secrets. They are redacted unless the scan keeps them."""
         if place:
             pieces = self.scan.over(place, source)
         else:

@@ -55,9 +55,7 @@ def there(url: str) -> list[There]:
 
 def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
     """Publish the run's newest checkpoint and release the run: no further attempt starts here.
-
-    Raises Conflict while it is running, or if another machine has taken it up.
-    """
+    Raises Conflict while the run is running, or if another machine has taken it up."""
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be moved")
     if run.state is RunState.RUNNING:

@@ -126,8 +126,8 @@ def publish(
 
 
 def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
-    """Return whether a checkpoint contains everything that the run's newest attempt left: it was
-    taken at the attempt's end, and includes all work."""
+    """Return whether a checkpoint contains everything that the run's newest attempt left. Such a
+    checkpoint was taken at the attempt's end, and includes all work."""
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 

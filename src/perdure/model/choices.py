@@ -61,7 +61,7 @@ class Verdict(StrEnum):
 
 
 class ContinuityPolicy(StrEnum):
-    """The policy for a lost conversation: stop (`strict`), go on with a brief and say so
+    """The policy for a lost conversation: stop (`strict`), continue with a brief and say so
     (`disclose`), or start a new conversation (`fresh-ok`)."""
 
     STRICT = "strict"
@@ -171,7 +171,7 @@ class OnDenied(StrEnum):
 
 class OnLeftover(StrEnum):
     """The policy for processes that are still running when the agent's turn is over. `end`: they
-    are ended. `keep`: they go on running. `wait`: the attempt goes on until they end."""
+    are ended. `keep`: they continue to run. `wait`: the attempt continues until they end."""
 
     END = "end"
     KEEP = "keep"
@@ -180,7 +180,7 @@ class OnLeftover(StrEnum):
 
 class OnExpiry(StrEnum):
     """The policy for a session whose lifetime has passed and whose transcript still exists.
-    `resume`: the conversation goes on. `rebuild`: a new one begins with a brief."""
+    `resume`: the conversation continues. `rebuild`: a new one begins with a brief."""
 
     RESUME = "resume"
     REBUILD = "rebuild"

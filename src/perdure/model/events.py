@@ -746,8 +746,8 @@ class BaseMoved(Event, frozen=True, tag="base_moved"):
 
 
 class ChecksFailed(Event, frozen=True, tag="checks_failed"):
-    """The agent was told that checks of a commit of its branch have failed. `rollup`: the failure
-    is that of a whole suite, workflow or pipeline, whatever its checks are called."""
+    """The agent was told that checks of a commit of its branch have failed. `rollup`: whether this
+    is the failure of a whole suite, workflow or pipeline, instead of a single check."""
 
     commit: str
     checks: tuple[str, ...] = ()

@@ -210,10 +210,10 @@ class Warm(Protocol):
     """Lets one process of a CLI serve several attempts. Pure."""
 
     def command(self, launch: Launch) -> Command | None:
-        """Return the command whose process carries out the launch and then goes on reading prompts.
-        It ends by itself when its input is closed and its turn is over. `stdin` is the first
-        prompt; a later turn gets that of its own launch. Returns None if this launch needs a
-        process of its own. Raises ValueError for a bad id."""
+        """Return the command whose process carries out the launch and then continues to read
+        prompts. The process ends by itself when its input is closed and its turn is over. `stdin`
+        is the first prompt; a later turn gets that of its own launch. Returns None if this launch
+        needs a process of its own. Raises ValueError for a bad id."""
         ...
 
     def hear(self, line: bytes, so_far: Heard) -> Heard:

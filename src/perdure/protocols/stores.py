@@ -71,8 +71,8 @@ class SessionStore(Protocol):
 
     def amend_sessions(self, sessions: Sequence[Session]) -> None:
         """Store sessions that were read before (or new ones, with `revision` 0), retired ones
-        first, all or nothing. Raises Conflict if one was changed since, or if an attempt is running
-        in its scope."""
+        first, all or nothing. Raises Conflict if one of them was changed since it was read, or if
+        an attempt is running in its scope."""
         ...
 
     def identity(self) -> tuple[str, bytes]:

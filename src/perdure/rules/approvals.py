@@ -68,8 +68,8 @@ _GIT = frozenset(
     "add blame branch checkout cherry-pick clean commit describe diff fetch log ls-files ls-remote "
     "merge mv pull push reset restore rev-parse revert rm show stash status switch tag".split()
 )
-"""Subcommands of git that a pattern may have: they run no program that an argument names, and no
-alias can replace them. Options such as `--exec` are for `_GIT_RUNNERS`."""
+"""Subcommands of git that a pattern may have. They run no program that an argument names, and no
+alias can replace them. `_GIT_RUNNERS` excludes options that name a program, such as `--exec`."""
 _GIT_RUNNERS = ("--ex", "--rec", "--upl")
 """Beginnings of options of git that name a program."""
 

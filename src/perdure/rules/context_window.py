@@ -120,8 +120,8 @@ def asks_for_person(continuity: ContinuityPolicy, following: Measure) -> bool:
 
 
 def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) -> CompactAt | None:
-    """Return the level at which a launched CLI is to compact; None: the CLI's own level. `now`: a
-    level below the current fill, so that the CLI compacts at once."""
+    """Return the level at which a launched CLI compacts its conversation; None: the CLI's own
+    level. `now`: return a level below the current fill, so that the CLI compacts at once."""
     if not now and rules.policy is not WhenFull.COMPACT:
         return None
     if fill is not None and fill.window:

@@ -74,7 +74,8 @@ def lines_of(text: str) -> list[str]:
 
 def excerpt(text: str, most: int = MOST) -> str:
     """Return at most `most` characters of an already cleaned text (no escapes, no control
-    characters). A text that fits is returned whole; of others, the most telling parts."""
+    characters). A text that fits is returned whole; of a longer one, only the most telling
+    parts."""
     lines = lines_of(text)
     whole = "\n".join(lines).strip("\n")
     if len(whole) <= most:

@@ -157,8 +157,8 @@ def priced(usage: Usage, model: str, hour: int = 0) -> Usage:
 
 
 def lifetime_s(agent: str, *, hour: bool) -> float:
-    """Return how long a service keeps what it has read, in seconds after its last use. `hour`: the
-    longer of Anthropic's two times is paid for.
+    """Return how long a service keeps the part of a conversation that it has read, in seconds after
+    its last use. `hour`: the longer of Anthropic's two times is paid for.
 
     Anthropic: 5 minutes, or an hour (platform.claude.com/docs/en/build-with-claude/prompt-caching);
     Claude Code asks for an hour with a subscription, and with a key if ENABLE_PROMPT_CACHING_1H is

@@ -136,8 +136,9 @@ def options_of(question: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def waiting(outcome: Outcome, requests: Sequence[AgentRequest], name: str, now: int) -> Decision:
-    """Return the decision after an attempt that ended with requests: the run waits until those that
-    are open expire. Answers make it due earlier, and so do saved rules that answered all."""
+    """Return the decision after an attempt that ended with requests: the run waits until the
+    open ones expire. It is due earlier when a person answers them, or if saved rules have
+    answered all."""
     requests = [each for each in requests if each.state is RequestState.OPEN]
     if not requests:
         reason = "saved rules answered what the agent asked"
@@ -270,8 +271,8 @@ def due(
 def used_up(
     requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
 ) -> tuple[AgentRequest, ...]:
-    """Return the calls that wait in the conversation although the newest attempt used their
-    approval: it was killed before they had a result, and they must not run again."""
+    """Return the calls that still wait in the conversation although the newest attempt used their
+    approval. That attempt was killed before the calls had a result, and they must not run again."""
     return tuple(
         each
         for each in requests

@@ -51,8 +51,9 @@ LOOKING = frozenset(
         "write_todos",
     }
 )
-"""Tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that does not
-exist). An agent that goes on with only these has not answered its own question."""
+"""Tools that change nothing, in lower case (`invalid` is OpenCode's name for a tool that does
+not exist). An agent that uses only these tools after a question has not answered the question
+itself."""
 
 
 @dataclass(slots=True)

@@ -404,8 +404,8 @@ class Workspaces:
 
     def merge(self, workspace: Workspace, agent: str, commit: str, text: str) -> Joined:
         """Merge a commit of the same repository into the workdir's HEAD, as the agent. Conflicts
-        stay marked in the files. The caller holds the workdir's lock. Raises what `commit` raises,
-        and WorkspaceError where a file cannot be put in place."""
+        stay marked in the files. The caller holds the workdir's lock. Raises the errors of
+        `commit`, and WorkspaceError where a file cannot be put in place."""
         from perdure.workspace.merge import join
         from perdure.workspace.merge.apply import Message
 
@@ -566,10 +566,9 @@ class Workspaces:
 
     def put_away(self, workspace: Workspace, about: Mapping[str, Any]) -> Path | None:
         """Move the workdir into the trash and return its new path; None if there is no workdir. The
-        caller holds its lock.
-
-        `about` is stored with it: `why`, `verb`, `runs`, and `unsaved` (what exists nowhere else).
-        An entry without `unsaved` is never purged automatically."""
+        caller holds its lock. `about` is stored with it: `why`, `verb`, `runs`, and `unsaved`
+        (content that exists nowhere else). An entry without `unsaved` is never purged
+        automatically."""
         from perdure.workspace import removal
 
         self._ready()

@@ -212,12 +212,10 @@ def find(directories: Sequence[Path], name: str) -> Entry:
 
 
 def restore(entry: Entry) -> list[Path]:
-    """Move the parts back to where they were, and return those paths. Files that are no part of the
-    entry stay in it.
-
-    If an admin directory had to get another name, the link from the worktree to it is updated.
-    Raises Conflict if something is in the way, NotFound where the original path is not known.
-    """
+    """Move the parts back to their original paths, and return those paths. Files that are no part
+    of the entry stay in it. If an admin directory had to get another name, the link from the
+    worktree to it is updated. Raises Conflict if something is in the way, NotFound where the
+    original path is not known."""
     there = {
         label: Path(place)
         for label, place in entry.parts.items()

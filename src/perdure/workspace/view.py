@@ -298,9 +298,9 @@ def _lock(places: Places, workspace: Workspace) -> Path:
 
 
 def _turn(eye: Git, directory: Path, objects: Path, head: str) -> None:
-    """Point the view at a commit. Its index keeps what it knows of unchanged files, so that the
-    next inspection reads few of them. None of it has to be durable: git refuses a damaged view, and
-    then it is made again."""
+    """Point the view at a commit. The index of the view keeps the state of unchanged files, so that
+    the next inspection reads few of them. Nothing here has to be durable: git refuses a damaged
+    view, and the view is then made again."""
     if not (directory / "made").exists():
         shutil.rmtree(directory, ignore_errors=True)
         make_private(directory.parent)

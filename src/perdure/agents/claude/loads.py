@@ -43,8 +43,9 @@ _UNKNOWN = "[Tool call interrupted: the session ended before this call's result 
 _SYNTHETIC = "<synthetic>"
 """Name of the model in records that the CLI itself wrote."""
 _BRIDGED_MS = 5000
-"""Largest gap to a lost parent that is bridged, in milliseconds. A gap of five seconds was observed
-to be bridged, one of seven was not."""
+"""Maximum time between a record whose parent is lost and the record written last before it, in
+milliseconds. A longer gap is not bridged: five seconds were observed to be bridged, seven were
+not."""
 _NO_RESPONSE = "No response requested."
 _WORDS = frozenset(
     {

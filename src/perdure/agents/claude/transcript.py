@@ -151,8 +151,9 @@ def messages(content: bytes) -> Iterator[str]:
 
 
 def prompt_of(entry: dict[str, Any]) -> str:
-    """Return the text of a prompt; empty for all other lines. A prompt that came while the agent
-    worked is an attachment; so is one for a conversation in which a call waits (2.1.329)."""
+    """Return the text of a prompt; empty for all other lines. Two kinds of prompts are recorded as
+    attachments: one that came while the agent worked, and one for a conversation in which a call
+    waits (2.1.329)."""
     queued = entry.get("attachment") if entry.get("type") == "attachment" else None
     if json_lines.part(queued, "type") == "queued_command" and not entry.get("isSidechain"):
         words = json_lines.part(queued, "prompt")
@@ -276,8 +277,8 @@ def fill(content: bytes) -> Fill:
 
 
 def carried_by(entry: dict[str, Any]) -> int:
-    """Return the number of tokens of the request that an answer belongs to, as the answer counts
-    them; 0 for answers that the CLI itself wrote."""
+    """Return the size of the request for an answer, in tokens, as the answer reports it; 0 for
+    answers that the CLI itself wrote."""
     used = json_lines.part(entry, "message", "usage")
     names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
     return sum(json_lines.whole(json_lines.part(used, name)) for name in names)

@@ -45,8 +45,8 @@ SERVERS_S = 10.0
 """Maximum wait for the user's MCP servers before the first turn, in seconds. A server that starts
 later would look like a leftover of the turn."""
 TICKS_S = 0.03
-"""Wait after the MCP servers are up, in seconds: more than the resolution of process start times,
-so that their processes are older than the first output line."""
+"""Wait after the MCP servers have started, in seconds. It is longer than the resolution of process
+start times, so that these processes are older than the first output line."""
 WIDTH = {"readOnly": 0, "workspaceWrite": 1, "dangerFullAccess": 2}
 MODES = {
     "read-only": "readOnly",

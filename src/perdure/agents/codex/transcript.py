@@ -346,8 +346,8 @@ def _output(item: Any) -> str:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill by the newest count of one request; after a compaction, or after a request
-    that was refused as too long, by Codex's own estimate."""
+    """Return the fill: the newest count of one request. After a compaction, or after a request that
+    was refused as too long, it is Codex's own estimate."""
     tokens, window, model, compactions, held, left = 0, 0, "", 0, 0, 0
     counts: list[int] = []
     for entry in json_lines.marked(content, _TOLD):

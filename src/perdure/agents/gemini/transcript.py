@@ -33,8 +33,8 @@ _FIRST = 500
 _STARTED = late_pattern(r"(\d{4}-\d{2}-\d{2}T\d{2}):(\d{2})")
 _LABEL = "Prompt: "
 _COMMAND = late_pattern(rf"\s*(?:{_LABEL}\s*)*(?:[/?]|<session_context>|<hook_context>)")
-"""Beginning of a prompt that gets the label: a prompt that a resume would drop, or one that already
-begins with the label and such a prompt."""
+"""Pattern of a prompt that gets the label: one that a resume would drop, or such a prompt that
+already has the label before it."""
 _IGNORED = late_pattern(r"\s*(?:[/?]|<session_context>|<hook_context>)")
 _ACKNOWLEDGED = "Got it. Thanks for the additional context!"
 _FLAGS = (b"--resume", b"-r", b"--session-id")
@@ -90,11 +90,9 @@ def _rank(path: Path) -> tuple[bool, float, str]:
 
 
 def place(home: Path, session_id: str, cwd: Path, copy: Path) -> Path:
-    """Return the path in the project folder of the directory in which the conversation is resumed,
-    named by the minute in which it began.
-
-    Raise ValueError if the copy is not the conversation with this id.
-    """
+    """Return the path in the folder of the directory's project, in which the conversation is
+    resumed. The file is named by the minute in which the conversation began. Raise ValueError if
+    the copy is not the conversation with this id."""
     checked(session_id)
     with copy.open("rb") as file:
         head = json_lines.read(file.readline())
@@ -159,11 +157,8 @@ def belongings(transcript: Path) -> Sequence[Path]:
 
 def prompts(content: bytes) -> Iterator[Prompt]:
     """Yield the prompts that are in the conversation at the end of these records, in order; prompts
-    that were rolled back are skipped.
-
-    Prompts that the CLI condensed into a summary are included, because the conversation went on
-    from them.
-    """
+    that were rolled back are skipped. Prompts that the CLI condensed into a summary are included,
+    because the conversation continued from them."""
     said: dict[str, str] = {}
     alive: set[str] = set()
     condensed: set[str] = set()

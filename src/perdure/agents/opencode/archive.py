@@ -346,8 +346,8 @@ def goes_on(content: bytes) -> bool:
 
 
 def fill(content: bytes) -> Fill:
-    """Return the fill by the newest answer that has a count, or right after a compaction by the
-    length of its summary. The database does not contain the size of the window."""
+    """Return the fill: the count of the newest answer that has one or, right after a compaction,
+    the length of its summary. The database does not contain the size of the window."""
     tokens, model, compactions, held, left = 0, "", 0, 0, 0
     for line in content.split(b"\n"):
         if b'"tokens"' in line and b'"message"' in line:

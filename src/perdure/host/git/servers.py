@@ -72,12 +72,10 @@ class Hosts:
             )
 
     def settings(self, url: str, environ: Mapping[str, str]) -> list[tuple[str, str]]:
-        """Return git's settings for one call to an address: no redirects, certificate check, proxy,
-        and the addresses of the name.
-
-        Raises UsageError like `check`, and for a name that resolves to a forbidden address;
-        GitFailed if it does not resolve.
-        """
+        """Return git's settings for one call to an address: they forbid redirects, require a
+        certificate check, name the proxy, and fix the addresses of the name. Raises UsageError like
+        `check`, and for a name that resolves to a forbidden address; GitFailed if it does not
+        resolve."""
         self.check(url)
         parts = parts_of(url)
         scheme, host = parts.scheme, parts.hostname or ""

@@ -250,8 +250,8 @@ class Merge:
         staged.replace(place)
 
     def _aim(self, link: HomeThing) -> bytes:
-        """Return the destination of a link at its new place. A link out of the home still leads to
-        the same place; a link into it leads into the copy."""
+        """Return the destination that a link gets at its new place. A link out of the home still
+        leads to the same place; a link into the home leads into the copy."""
         told = link.path.readlink()
         inside = self.source.resolve()
         if told.is_absolute():

@@ -67,10 +67,8 @@ class Process:
 
     def wait(self, timeout_s: float | None = None) -> Exit | None:
         """Return how the agent ended, or None if it has not within `timeout_s` (None: no limit).
-
-        Returns only when nothing of the attempt runs. If the shim was killed, what it leaves behind
-        is ended here and the cause is `lost`.
-        """
+        Returns only when nothing of the attempt runs. If the shim was killed, this call ends the
+        processes that it left behind, and the cause is `lost`."""
         held = self.shim.open() if self.shim else None
         if held is not None:
             try:

@@ -86,11 +86,10 @@ def start(
 
 
 def hold(directory: Path, until: float, end_by: float, *, followed: bool = False) -> None:
-    """Set how long the attempt's agent may work without further word, and when it is killed after
-    that (seconds on the boot clock). With `followed` it is ended as soon as this process is gone.
-
-    The shim enforces it even if the caller dies. May be called before `start`.
-    """
+    """Set two times for the attempt's agent, in seconds on the boot clock: until when it may work
+    without a new call, and when it is killed after that. With `followed` the agent is ended as soon
+    as this process is gone. The shim enforces this even if the caller dies. May be called before
+    `start`."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     mine = stat("self") if followed else None
     follower = f" {os.getpid()} {mine[3]} {namespace()}" if mine else ""
@@ -201,8 +200,9 @@ def is_locked(path: Path) -> bool:
 def spawn(
     directory: Path, env: Mapping[str, str], launch_fd: int, other_fd: int | None, program: Path
 ) -> int:
-    """Start the shim or the keeper in a session of its own, and return its pid. All signals are
-    blocked until it is ready for those that it handles. Raises OSError."""
+    """Start the shim or the keeper in a session of its own, and return its pid. It starts with all
+    signals blocked, so that none ends it before it is ready for those that it handles. Raises
+    OSError."""
     files: list[tuple[Any, ...]] = [
         (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
         (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),

@@ -87,8 +87,8 @@ def age(start: int) -> float:
 
 
 def boot_id() -> str:
-    """Return the kernel's id of the current boot where sysctl(3) has one. Elsewhere a constant:
-    start times are wall time there, and identify a process across boots."""
+    """Return the kernel's id of the current boot where sysctl(3) has one. Elsewhere return a
+    constant: start times are wall time on such systems, and identify a process across boots."""
     import ctypes
 
     with contextlib.suppress(AttributeError, OSError):

@@ -72,8 +72,9 @@ class OwnerChannel:
             return b"", []
         end = _HEAD + int.from_bytes(self._read[:_HEAD], "big")
         message, self._read = self._read[_HEAD:end], self._read[end:]
-        # The kernel hands out descriptors with the first byte of their message at the earliest, and
-        # a sender waits for the answer to a message with descriptors.
+        # Descriptors arrive with the first byte of their message at the earliest, and a sender
+        # waits for the answer to a message with descriptors. So all that are here belong to this
+        # message.
         passed, self._descriptors = self._descriptors, []
         return message, passed
 

@@ -136,8 +136,8 @@ def _tools(made: Draft, session_id: str) -> None:
 
 
 def _last_words(said: list[tuple[TranscriptLine, Record]]) -> list[tuple[int, str]]:
-    """Return the last line that is not a tool result, and the last one of another message. They
-    show whether the conversation went on after a call. Several lines may be one message."""
+    """Return the last line that is not a tool result, and the last one of another message (several
+    lines may be one message). They show whether the conversation continued after a call."""
     last: list[tuple[int, str]] = []
     for line, record in reversed(said):
         own = text(part(record, "message", "id"))

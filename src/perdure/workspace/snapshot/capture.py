@@ -109,10 +109,11 @@ def _is_full(error: GitFailed) -> bool:
 
 @contextlib.contextmanager
 def looked(shelf: Shelf, policy: str, *, kept: bool = False) -> Iterator[tuple[Look, Path]]:
-    """Yield a look at the workdir as it is now, and the directory with its indexes. The look's
-    `commit` is that of the last checkpoint, even if files have changed since.
+    """Yield a look at the workdir as it is now, and the directory with its indexes.
 
-    The directory is removed afterwards unless it was kept. `kept`: the caller intends to keep it.
+    The look's `commit` is that of the last checkpoint, even if files have changed since. The
+    directory is removed afterwards unless the look was kept. `kept`: whether the caller intends to
+    keep the look.
     """
     looks = shelf.directory / "looks"
     looks.mkdir(exist_ok=True)

@@ -141,8 +141,8 @@ class Listing:
             self._file(name)
 
     def _walk(self, directory: str, *, sure: bool = False) -> None:
-        """Add all files below a directory that is not in the index. Directories that can be
-        rebuilt become suspects instead, except `directory` itself if `sure`."""
+        """Add all files below a directory that is not in the index. A directory that can be rebuilt
+        is not entered but added to the suspects, except `directory` itself if `sure`."""
         waiting = [(directory, sure)]
         while waiting:
             here, certain = waiting.pop()

@@ -234,8 +234,8 @@ class Shelf:
         self.receive(self, [commit, *there], "--window=0")
 
     def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
-        """Copy what the revisions reach from a shelf to where this one keeps checkpoints, as one
-        pack. Raises GitFailed.
+        """Copy all objects that the revisions reach from a shelf to where this one keeps
+        checkpoints, as one pack. Raises GitFailed.
 
         git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39,
         builtin/pack-objects.c). The shelf and the user's repository may be on different file
