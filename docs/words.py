@@ -151,6 +151,8 @@ SETTINGS = {
     ),
     "agents": "tables `[agents.NAME]`: which [deliveries](../how-to/webhooks.md#let-agents-work) become work, and whose; as a variable: "
     "the same as JSON",
+    "openid": "table `[openid]`: the provider by which people [sign in](../how-to/team.md#sign-in-by-openid-connect) to the dashboard; as a variable: "
+    "the same as JSON; never in a repository's file",
     "notify": "tables `[notify.NAME]`: where people are [told of runs](../how-to/notify.md), and of which; as a variable: "
     "the same as JSON; never in a repository's file",
     "webhooks": "tables `[webhooks.NAME]`: who may send [webhooks](../how-to/webhooks.md), and where their secrets are; as a variable "
@@ -164,6 +166,7 @@ PLACES = {
 }
 
 VARIABLES = {
+    "PERDURE_TOKEN": "for `perdure whoami --server`: the token, if no `--token-file` is given",
     "PERDURE_GIT_TOKEN": (
         "a token for fetching by https; given to git by an askpass program for one call, never to "
         "the agent"

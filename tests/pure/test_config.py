@@ -148,6 +148,10 @@ def test_every_setting_can_come_from_each_source(place: Place) -> None:
             '"labels": ["agent"]}}'
         ),
         "webhooks": "shop=gitea:/s,$OLD lab=$LAB",
+        "openid": (
+            '{"issuer": "https://id.example.com", "client_id": "perdure", '
+            '"rules": [{"claim": "email", "value": "*@example.com", "scope": "read"}]}'
+        ),
         "notify": '{"chat": {"service_file": "/chat", "quiet": "22:00-07:00"}}',
     }
     assert set(values) == set(READERS)

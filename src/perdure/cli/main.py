@@ -84,6 +84,7 @@ VERBS: dict[str, tuple[str, str]] = {
     ),
     "audit": ("data.audit", "show who did what, and check that nothing of it was changed"),
     "token": ("server.token", "create, list and revoke API tokens"),
+    "whoami": ("server.whoami", "show who you are to this machine, or to a server"),
     "notify": ("server.notify", "list who was told of what; test a channel"),
     "inbox": ("server.inbox", "list webhook deliveries, show one, or process one again"),
     "plan": (
@@ -118,7 +119,7 @@ GROUPS: tuple[tuple[str, str, str], ...] = (
     ("Time", "restore", "checkpoints export import move"),
     ("Plans", "plan", ""),
     ("Tidy", "rm gc", "reset trash du"),
-    ("Serve", "serve", "work token inbox notify operator entrypoint"),
+    ("Serve", "serve", "work token whoami inbox notify operator entrypoint"),
     ("Set up", "doctor config demo", "agents prove key home completion"),
 )
 """All verbs, by group: a heading, the verbs that `perdure --help` shows, and those that only

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from perdure.model.forge.rules import Rule
     from perdure.model.forge.sources import Source
     from perdure.model.notices import Channel
+    from perdure.model.openid import OpenIdProvider
 
 DAY = 86400.0
 
@@ -169,5 +170,7 @@ class Settings:
     """Rules that assign agents to intents: see `model.forge.rules`."""
     notify: tuple[Channel, ...] = ()
     """Channels that notify people about runs: see `model.notices`."""
+    openid: OpenIdProvider | None = None
+    """The provider by which people sign in to the dashboard: see `model.openid`."""
     origin: Mapping[str, str] = field(default_factory=dict)
     """The source of each setting that is not a default."""

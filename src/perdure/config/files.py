@@ -51,6 +51,7 @@ NOT_FOR_PROJECTS = frozenset(
         "webhooks",
         "agents",
         "notify",
+        "openid",
     }
 ) | {name for name in READERS if name.startswith((*(f"{table}_" for table in TABLES), "warm"))}
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.model.forge.rules import Rule
     from perdure.model.forge.sources import Source
     from perdure.model.notices import Channel
+    from perdure.model.openid import OpenIdProvider
 
 
 def _path(value: Any) -> Path:
@@ -236,6 +237,16 @@ def _channels(value: Any) -> tuple[Channel, ...]:
     return channels(value)
 
 
+def _provider(value: Any) -> OpenIdProvider | None:
+    from perdure.model.openid import provider
+    from perdure.rules.access import limits_of
+
+    found = provider(value)
+    for rule in found.rules if found is not None else ():
+        limits_of(rule.repositories, rule.labels)
+    return found
+
+
 def _one_of(*choices: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in choices:
@@ -319,6 +330,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "webhooks": _sources,
     "agents": _rules,
     "notify": _channels,
+    "openid": _provider,
 }
 
 DURATIONS = frozenset(name for name, read in READERS.items() if read in (_seconds, _lease))

@@ -68,6 +68,9 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """Only runs with all of these labels."""
     roles: tuple[str, ...] = ()
     """Only runs with one of these roles."""
+    links: bool = False
+    """Whether messages have links that allow or refuse an agent's call. Everybody who gets a
+    message can use them."""
     quiet: str = ""
     """Hours of the day in which nothing is sent, in the machine's local time: `22:00-07:00`."""
 
@@ -136,6 +139,20 @@ class NoticeRun(msgspec.Struct, frozen=True, kw_only=True):
     """The address of its page on the dashboard; empty if `serve_public_url` is not set."""
 
 
+class NoticeAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The links for a call that an agent wants to make. Each can be used once, until `expires`
+    (ms)."""
+
+    request: int
+    tool: str
+    call: str
+    """The main argument of the call, on one line."""
+    allow: str
+    """Address of the page that allows the call; empty if it can only be refused."""
+    deny: str
+    expires: int
+
+
 class NoticeData(msgspec.Struct, frozen=True, kw_only=True):
     """The content of a notice."""
 
@@ -144,6 +161,8 @@ class NoticeData(msgspec.Struct, frozen=True, kw_only=True):
     """The need, or the reason for the end; may be empty."""
     until: int
     """For `waiting`: the time (ms) until which the run waits; else 0."""
+    answers: tuple[NoticeAnswer, ...] = ()
+    """For `needs_you`, if the channel has links: the calls that wait for an answer."""
 
 
 class NoticeBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,7 +196,7 @@ ALSO = {
     ChannelKind.MAIL: ("password_file", "from", "to"),
     ChannelKind.SERVICE: (),
 }
-COMMON = ("events", "labels", "roles", "quiet")
+COMMON = ("events", "labels", "roles", "links", "quiet")
 
 
 def _channel(name: str, table: object) -> Channel:
@@ -198,6 +217,7 @@ def _channel(name: str, table: object) -> Channel:
         events=_events(name, table.get("events")),
         labels=_labels(name, table.get("labels", {})),
         roles=_texts(f"roles of {name}", table.get("roles", [])),
+        links=_links(name, table.get("links", False)),
         quiet=_quiet(name, table.get("quiet", "")),
     )
     return msgspec.structs.replace(found, **_place(name, kind, table))
@@ -258,6 +278,12 @@ def _labels(name: str, value: object) -> tuple[tuple[str, str], ...]:
     if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value.values()):
         raise ValueError(f'labels of {name} must be a table such as {{team = "web"}}')
     return tuple((str(key), str(each)) for key, each in value.items())
+
+
+def _links(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"links of {name} must be true or false")
+    return value
 
 
 def _quiet(name: str, value: object) -> str:

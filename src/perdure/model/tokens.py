@@ -9,9 +9,11 @@ from perdure.lateclass import dataclass
 
 class TokenScope(StrEnum):
     """The permissions of a token's bearer. Each scope includes those before it. `read`: look.
-    `dispatch`: have agents work. `admin`: also remove things and restore them."""
+    `answer`: also answer agents' questions and refuse their calls. `dispatch`: also have agents
+    work. `admin`: also remove things and restore them, and allow calls."""
 
     READ = "read"
+    ANSWER = "answer"
     DISPATCH = "dispatch"
     ADMIN = "admin"
 
@@ -28,3 +30,10 @@ class Token:
     """When (ms) it expires; 0: never."""
     used: int = 0
     """When (ms) it was last used, to the hour; 0: never."""
+    repositories: tuple[str, ...] = ()
+    """Patterns of the repositories that it is limited to (see `rules.access`); empty: all."""
+    labels: tuple[str, ...] = ()
+    """Labels that a run must have, as NAME=PATTERN; empty: none."""
+    kind: str = "token"
+    """`openid` for a person who signed in at a provider instead of with a token; `name` is then the
+    person's."""

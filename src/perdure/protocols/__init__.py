@@ -28,7 +28,7 @@ from perdure.protocols.agents import (
     Warm,
 )
 from perdure.protocols.around import Observer, Publisher
-from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt
+from perdure.protocols.board import BoardRow, BoardStore, FailedAttempt, RunMarks
 from perdure.protocols.counts import AtWork, CountingStore, Counts
 from perdure.protocols.forges import ForgeApi
 from perdure.protocols.runs import Arrival, Begun, Ending, PlacedRun, RunRow, RunStore
@@ -75,6 +75,7 @@ __all__ = [
     "Publisher",
     "RequestStore",
     "Retention",
+    "RunMarks",
     "RunRow",
     "RunStore",
     "SessionStore",

@@ -60,6 +60,19 @@ class FailedAttempt:
     attempt: Attempt
 
 
+@dataclass(frozen=True, slots=True)
+class RunMarks:
+    """The properties of a run that the limits of a token are compared with."""
+
+    id: str
+    name: str
+    agent: str
+    role: str
+    repo: str
+    """The address or path of its repository; empty if it has none."""
+    labels: Mapping[str, str]
+
+
 class BoardStore(Protocol):
     """Lists of runs. `asking` has the runs that need a person or are open to one. Each other list
     is named after a state, and has the runs in that state that are not on `asking`. `words` are
@@ -80,6 +93,14 @@ class BoardStore(Protocol):
 
     def board_counts(self, *, agent: str = "", words: str = "") -> Mapping[str, int]:
         """Return the number of runs on each list."""
+        ...
+
+    def board_found(self, *, agent: str = "", words: str = "") -> Sequence[tuple[str, str]]:
+        """Return the id and the list of each run that `board_counts` counts."""
+        ...
+
+    def run_marks(self) -> Sequence[RunMarks]:
+        """Return the marks of all runs, also of removed ones, newest first."""
         ...
 
     def board_asking(self) -> int:

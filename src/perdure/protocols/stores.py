@@ -308,13 +308,26 @@ class TokenStore(Protocol):
         """Remove a token and end all sign-ins with it. Raises NotFound."""
         ...
 
+    def note_refusal(self, actor: str, what: str) -> None:
+        """Add to the audit trail that a request of this actor was refused."""
+        ...
+
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
         """Store a sign-in with a token, under the digest of the browser's own secret."""
         ...
 
+    def sign_in_person(self, person: Token, sha256: str, lasts_s: float) -> None:
+        """Store the sign-in of a person (`kind` is `openid`) under the digest of the browser's own
+        secret, with the person's scope and limits."""
+        ...
+
     def signed_in(self, sha256: str) -> Token | None:
-        """Return the token of a sign-in; None if the sign-in or the token has expired, or the token
-        was removed."""
+        """Return the token or person of a sign-in; None if the sign-in or the token has expired, or
+        the token was removed."""
+        ...
+
+    def sign_out_person(self, person: str) -> int:
+        """End all sign-ins of a person, and return their number."""
         ...
 
     def sign_out(self, sha256: str) -> None:

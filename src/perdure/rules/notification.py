@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, time, timedelta
+from itertools import chain
 
 from perdure.model import OutcomeKind, RunState, TaskRun, Usage
 from perdure.model.codec import encode
@@ -12,6 +13,7 @@ from perdure.model.events import AnyEvent, RunFinished, RunQueued
 from perdure.model.notices import (
     Channel,
     Notice,
+    NoticeAnswer,
     NoticeBody,
     NoticeData,
     NoticeEvent,
@@ -142,8 +144,16 @@ def text_of(notice: Notice, body: NoticeBody) -> str:
         f"perdure show {run.name}",
         run.page,
         run.link,
+        *chain.from_iterable(map(_links_of, body.data.answers)),
     ]
     return "\n".join(clean(line) for line in lines if line)
+
+
+def _links_of(answer: NoticeAnswer) -> list[str]:
+    """Return the lines about a call that can be answered by a link."""
+    lines = [f"The agent wants to call {answer.tool}: {answer.call}"]
+    lines += [f"Allow it once: {answer.allow}"] if answer.allow else []
+    return [*lines, f"Refuse it: {answer.deny}"]
 
 
 def due_at(channel: Channel, now: datetime) -> datetime:

@@ -38,6 +38,8 @@ class Parts:
     """Default fields of a new task, from the settings of this machine."""
     checks: Callable[[], Sequence[ServiceCheck]]
     """Checks everything that a run relies on; takes a while."""
+    say: Callable[[str], None] = lambda line: None
+    """Writes a line to the service's log."""
     dispatch: Callable[[], None] = lambda: None
     """Wakes the dispatcher, because there may be a new delivery."""
     drive_plans: Callable[[], None] = lambda: None

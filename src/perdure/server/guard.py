@@ -12,14 +12,14 @@ from urllib.parse import SplitResult, quote, urlsplit
 from anyio import CapacityLimiter, to_thread
 from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perdure.errors import PerdureError
 from perdure.server.principal import Principal, Principals, unknown
 from perdure.server.problems import Problem, problem
 
-OPEN = frozenset({"/healthz", "/readyz", "/sign-in"})
-OPEN_BELOW = ("/webhooks/", "/static/")
+OPEN = frozenset({"/healthz", "/readyz", "/sign-in", "/sign-in/openid", "/sign-in/openid/back"})
+OPEN_BELOW = ("/webhooks/", "/static/", "/link/")
 OWN_CHECKS = "/webhooks/"
 """Prefix of addresses that authenticate their clients themselves: forges sign their requests, and
 send no header Origin."""
@@ -55,7 +55,22 @@ class Guard:
         except PerdureError as error:
             await self._refused(scope, headers, error)(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, self._noting_refusals(scope, send))
+
+    def _noting_refusals(self, scope: Scope, send: Send) -> Send:
+        """Return a `send` that adds a refused request of a known client to the audit trail."""
+        principal = scope.get("state", {}).get("principal")
+        if not isinstance(principal, Principal) or self.principals is None:
+            return send
+        note = self.principals.note_refusal
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 403:
+                what = f"{scope['method']} {scope['path']}"
+                await to_thread.run_sync(note, principal, what, limiter=self._looks)
+            await send(message)
+
+        return sending
 
     async def _principal(self, scope: Scope, headers: Headers) -> Principal:
         if self.principals is None:

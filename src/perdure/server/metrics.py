@@ -1,4 +1,4 @@
-"""`GET /metrics`, for Prometheus, with a token of the scope `read`."""
+"""`GET /metrics`, for Prometheus, with a token of the scope `read` without limits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.server.context import Parts
+from perdure.server.principal import authenticated
 from perdure.telemetry.metrics.exposition import MetricsPage
 
 
@@ -19,6 +20,7 @@ def metrics(parts: Parts) -> Route:
     meter = MetricsPage(replace(parts.engine, store=parts.store), version("perdure"))
 
     async def scrape(request: Request) -> Response:
+        authenticated(request)
         text, content_type = await run_in_threadpool(
             meter.exposition, request.headers.get("accept", "")
         )

@@ -3,9 +3,10 @@ are listed in `guard`.
 
 A program sends its token as `Authorization: Bearer ...`. A browser signs in with a token and gets a
 cookie, which allows reading, and forms with the value of `form_secret`. Each scope includes the
-ones below: `dispatch` includes `read`, `admin` includes both. `guard` checks before the routing, so
-an address for which nobody defined access is closed. A route that needs more than `read` calls
-`authenticated`.
+ones below: `dispatch` includes `answer`, which includes `read`; `admin` includes all. `guard`
+checks before the routing, so an address for which nobody defined access is
+closed. Every route calls
+`authenticated`, which compares scope and limits.
 """
 
 from __future__ import annotations
@@ -24,8 +25,12 @@ from starlette.requests import Request, cookie_parser
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import PerdureError
+from perdure.host.actors import actor
 from perdure.lateclass import dataclass
 from perdure.model import Token, TokenScope
+from perdure.rules.access import AccessLimits, limits_of
+from perdure.rules.text import one_line
+from perdure.server.limits import Reach, whole_server
 from perdure.server.problems import Problem
 from perdure.server.tokens import LONGEST, digest, new_cookie
 
@@ -39,6 +44,8 @@ is always accepted, because many people may share one address."""
 ADDRESSES_MOST = 4096
 USED_EVERY_MS = 3_600_000
 ALL = tuple(TokenScope)
+WHAT_MOST = 200
+"""Longest description of a refused request, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,27 @@ class Principal:
     name: str
     scopes: frozenset[TokenScope]
     cookie: str = field(default="", repr=False)
+    limits: AccessLimits = AccessLimits()
+    expires: int = 0
+    """When (ms) the token expires; 0: never."""
+    kind: str = "token"
+    """`openid` for a person who signed in at a provider."""
+
+    @property
+    def actor(self) -> str:
+        """Return the actor of everything that the client does."""
+        return actor(self.kind, self.name)
+
+    @property
+    def scope(self) -> TokenScope:
+        """Return the greatest scope."""
+        return max(self.scopes, key=ALL.index)
+
+    @property
+    def may_widen(self) -> bool:
+        """Return whether the client may go beyond the owner's settings: an admin of the whole
+        server. Commands of a limited admin would not keep to its limits."""
+        return self.may(TokenScope.ADMIN) and not self.limits
 
     def may(self, scope: TokenScope) -> bool:
         return scope in self.scopes
@@ -68,19 +96,23 @@ class Principal:
         )
 
 
-def authenticated(request: Request, scope: TokenScope = TokenScope.READ) -> Principal:
+def authenticated(
+    request: Request, scope: TokenScope = TokenScope.READ, reach: Reach = Reach.WHOLE
+) -> Principal:
     """Return the principal. Raises Problem with 401 if there is none, because `Guard` does not
-    check open addresses, and with 403 if the scope is not sufficient."""
+    check open addresses, and with 403 if the scope is not sufficient, or the route shows more than
+    the limits of the token."""
     found = getattr(request.state, "principal", None)
     if not isinstance(found, Principal):
         raise unknown()
     if not found.may(scope):
-        has = max(found.scopes, key=ALL.index)
         raise Problem(
             403,
-            f"This needs the scope {scope}, and the token {found.name!r} has {has}",
+            f"This needs the scope {scope}, and the token {found.name!r} has {found.scope}",
             f"perdure token new NAME --scope {scope}",
         )
+    if found.limits and reach is Reach.WHOLE:
+        raise whole_server(found.limits)
     return found
 
 
@@ -143,9 +175,28 @@ class Principals:
         self.writing.sign_in(token.name, sha256, SIGNED_IN_S)
         return _principal(token, cookie), cookie
 
+    def sign_in_person(self, person: Token) -> str:
+        """Sign the browser of a person in, whom a provider has named. Returns the cookie's value.
+        Raises StoreError."""
+        cookie, sha256 = new_cookie()
+        self.writing.sign_in_person(person, sha256, SIGNED_IN_S)
+        return cookie
+
     def sign_out(self, principal: Principal) -> None:
         """Invalidate the cookie."""
         self.writing.sign_out(digest(principal.cookie))
+
+    def note_refusal(self, principal: Principal, what: str) -> None:
+        """Add a refused request to the audit trail, unless the same client had many within the
+        window."""
+        with self._lock:
+            key = f"refused {principal.actor}"
+            many = self._is_many(key)
+            if not many:
+                self._note(key)
+        if not many:
+            with suppress(PerdureError):  # A full disk must not change the answer.
+                self.writing.note_refusal(principal.actor, one_line(what, WHAT_MOST))
 
     def _token(self, secret: str, address: str) -> Token:
         given = digest(secret[: LONGEST + 1])
@@ -198,4 +249,11 @@ def _make_room(kept: dict[str, Any]) -> None:
 
 
 def _principal(token: Token, cookie: str = "") -> Principal:
-    return Principal(token.name, frozenset(ALL[: ALL.index(token.scope) + 1]), cookie)
+    return Principal(
+        token.name,
+        frozenset(ALL[: ALL.index(token.scope) + 1]),
+        cookie,
+        limits_of(token.repositories, token.labels),
+        token.expires,
+        token.kind,
+    )

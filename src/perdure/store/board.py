@@ -3,6 +3,7 @@ thousand runs cost no more than a hundred."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from perdure.store.reads import StoreReads
 from perdure.store.rows import Row, event_of, noun_of
 
 if TYPE_CHECKING:
-    from perdure.protocols import BoardRow, FailedAttempt
+    from perdure.protocols import BoardRow, FailedAttempt, RunMarks
 
 NEWEST = (2**62, 2**62)
 ASKING = "asking"
@@ -69,6 +70,13 @@ class Boards(StoreReads):
             found[ASKING] += row["many"]
         return found
 
+    def board_found(self, *, agent: str = "", words: str = "") -> Sequence[tuple[str, str]]:
+        rows = self._rows("board_found", agent=agent, words=pattern(words))
+        return [(row["id"], ASKING if row["asks"] else row["state"]) for row in rows]
+
+    def run_marks(self) -> Sequence[RunMarks]:
+        return [marks_of(row) for row in self._rows("run_marks")]
+
     def board_asking(self) -> int:
         return sum(row["many"] for row in self._rows("board_asking_counts"))
 
@@ -111,6 +119,17 @@ def pattern(words: str) -> str:
         return ""
     escaped = words.lower().replace("!", "!!").replace("%", "!%").replace("_", "!_")
     return f"%{escaped}%"
+
+
+def marks_of(row: Row) -> RunMarks:
+    """Return what limits look at, without decoding the whole task."""
+    from perdure.protocols import RunMarks
+
+    spec, place = json.loads(row["spec"]), json.loads(row["workspace"])
+    repo = spec.get("repo") or place.get("repo") or ""
+    return RunMarks(
+        row["id"], row["name"], row["agent"], row["rule"], repo, spec.get("labels") or {}
+    )
 
 
 def _row_of(row: Row, attempts: Sequence[Attempt]) -> BoardRow:

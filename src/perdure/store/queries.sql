@@ -531,6 +531,19 @@ WHERE runs.removed IS NULL
        OR LOWER(runs.title) LIKE :words ESCAPE '!')
 GROUP BY runs.state, asks;
 
+-- name: board_found
+-- As `board_matching`, run by run.
+SELECT runs.id, runs.state, CASE WHEN runs.opened = 1 OR runs.conditions LIKE '%"type":"needs_%' THEN 1 ELSE 0 END AS asks
+FROM runs JOIN contexts AS first ON first.run = runs.id AND first.version = 1
+WHERE runs.removed IS NULL
+  AND (:agent = '' OR runs.agent = :agent OR runs.rule = :agent)
+  AND (:words = '' OR LOWER(runs.name) LIKE :words ESCAPE '!' OR LOWER(runs.place) LIKE :words ESCAPE '!'
+       OR LOWER(runs.scope) LIKE :words ESCAPE '!' OR LOWER(first.text) LIKE :words ESCAPE '!'
+       OR LOWER(runs.title) LIKE :words ESCAPE '!');
+
+-- name: run_marks
+SELECT id, name, agent, rule, spec, workspace FROM runs ORDER BY ordinal DESC;
+
 -- name: board_agents
 -- By way of the index that counts have.
 SELECT DISTINCT agent FROM (SELECT state, agent FROM runs WHERE removed IS NULL GROUP BY state, agent) AS counted ORDER BY agent;
@@ -551,15 +564,16 @@ SELECT run, seq, attempt, at, event, actor FROM records WHERE run = :run AND kin
 ORDER BY seq DESC LIMIT 1;
 
 -- name: add_token
-INSERT INTO tokens (name, sha256, scope, created, expires) VALUES (:name, :sha256, :scope, :now, :expires)
+INSERT INTO tokens (name, sha256, scope, created, expires, repositories, labels)
+VALUES (:name, :sha256, :scope, :now, :expires, :repositories, :labels)
 ON CONFLICT DO NOTHING
 RETURNING *;
 
 -- name: tokens
-SELECT name, scope, created, expires, used FROM tokens ORDER BY ordinal;
+SELECT name, scope, created, expires, used, repositories, labels FROM tokens ORDER BY ordinal;
 
 -- name: token_of
-SELECT name, scope, created, expires, used FROM tokens WHERE sha256 = :sha256 AND (expires = 0 OR expires > :now);
+SELECT name, scope, created, expires, used, repositories, labels FROM tokens WHERE sha256 = :sha256 AND (expires = 0 OR expires > :now);
 
 -- name: use_token
 UPDATE tokens SET used = :now WHERE name = :name AND used < :before;
@@ -572,9 +586,26 @@ INSERT INTO sign_ins (sha256, token, created, expires) VALUES (:sha256, :token, 
 
 -- name: signed_in
 -- A sign-in lives as long as its token does.
-SELECT tokens.name, tokens.scope, tokens.created, tokens.expires, tokens.used
+SELECT tokens.name, tokens.scope, tokens.created, tokens.expires, tokens.used, tokens.repositories, tokens.labels
 FROM sign_ins JOIN tokens ON tokens.name = sign_ins.token
 WHERE sign_ins.sha256 = :sha256 AND sign_ins.expires > :now AND (tokens.expires = 0 OR tokens.expires > :now);
+
+-- name: sign_in_person
+INSERT INTO openid_sign_ins (sha256, person, scope, repositories, labels, created, expires)
+VALUES (:sha256, :person, :scope, :repositories, :labels, :now, :expires);
+
+-- name: signed_in_person
+SELECT person AS name, scope, created, expires, 0 AS used, repositories, labels FROM openid_sign_ins
+WHERE sha256 = :sha256 AND expires > :now;
+
+-- name: sign_out_person
+DELETE FROM openid_sign_ins WHERE sha256 = :sha256;
+
+-- name: sign_out_everywhere
+DELETE FROM openid_sign_ins WHERE person = :person RETURNING sha256;
+
+-- name: forget_people
+DELETE FROM openid_sign_ins WHERE expires <= :now;
 
 -- name: sign_out
 DELETE FROM sign_ins WHERE sha256 = :sha256;

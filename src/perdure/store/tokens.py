@@ -3,7 +3,9 @@ never their secrets."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from perdure.errors import Conflict, NotFound
 from perdure.host.actors import actor
@@ -27,6 +29,8 @@ class StoredTokens(Notices):
                 sha256=sha256,
                 scope=token.scope.value,
                 expires=token.expires,
+                repositories=json.dumps(token.repositories),
+                labels=json.dumps(token.labels),
                 now=write.now,
             )
             if row is None:
@@ -36,7 +40,7 @@ class StoredTokens(Notices):
                 )
             # A sign-in may remain from the moment when an earlier token of this name was removed.
             write.do("sign_out_token", token=token.name)
-            write.deed("token_added", f"{token.name} ({token.scope.value})")
+            write.deed("token_added", _named(token))
             return _token_of(row)
 
     def tokens(self) -> Sequence[Token]:
@@ -58,6 +62,10 @@ class StoredTokens(Notices):
             write.deed("token_removed", name)
             return _token_of(row)
 
+    def note_refusal(self, actor: str, what: str) -> None:
+        with self._write() as write:
+            write.deed("refused", what, actor)
+
     def sign_in(self, name: str, sha256: str, lasts_s: float) -> None:
         with self._write() as write:
             write.do("forget_sign_ins", now=write.now)
@@ -70,12 +78,42 @@ class StoredTokens(Notices):
                 expires=write.now + int(lasts_s * 1000),
             )
 
+    def sign_in_person(self, person: Token, sha256: str, lasts_s: float) -> None:
+        with self._write() as write:
+            write.do("forget_people", now=write.now)
+            write.deed("signed_in", _named(person), actor(person.kind, person.name))
+            write.do(
+                "sign_in_person",
+                sha256=sha256,
+                person=person.name,
+                scope=person.scope.value,
+                repositories=json.dumps(person.repositories),
+                labels=json.dumps(person.labels),
+                now=write.now,
+                expires=write.now + int(lasts_s * 1000),
+            )
+
     def signed_in(self, sha256: str) -> Token | None:
-        return _first(self._rows("signed_in", sha256=sha256, now=self.now()))
+        now = self.now()
+        found = _first(self._rows("signed_in", sha256=sha256, now=now))
+        if found is not None:
+            return found
+        person = _first(self._rows("signed_in_person", sha256=sha256, now=now))
+        if person is None:
+            return None
+        return replace(person, kind="openid")
 
     def sign_out(self, sha256: str) -> None:
         with self._write() as write:
             write.do("sign_out", sha256=sha256)
+            write.do("sign_out_person", sha256=sha256)
+
+    def sign_out_person(self, person: str) -> int:
+        with self._write() as write:
+            ended = len(write.all("sign_out_everywhere", person=person))
+            if ended:
+                write.deed("signed_out", person)
+            return ended
 
 
 def _first(rows: list[Row]) -> Token | None:
@@ -91,4 +129,14 @@ def _token_of(row: Row) -> Token:
         created=row["created"],
         expires=row["expires"],
         used=row["used"],
+        repositories=tuple(json.loads(row["repositories"])),
+        labels=tuple(json.loads(row["labels"])),
     )
+
+
+def _named(token: Token) -> str:
+    """Return a token's name with its scope and limits, for the audit trail."""
+    limits = ", ".join((*token.repositories, *token.labels))
+    if limits:
+        return f"{token.name} ({token.scope.value}, limited to {limits})"
+    return f"{token.name} ({token.scope.value})"

@@ -142,11 +142,16 @@ def notifier(engine: Engine, chosen: Settings) -> Notifier:
     library that is not installed."""
     from perdure.cli.server.notify import check_libraries
     from perdure.engine.notices import Notifier
+    from perdure.engine.notices.links import linking
 
     check_libraries(chosen.notify)
     public = chosen.serve_public_url
     return Notifier(
-        engine, chosen.notify, say, lambda name: f"{public}/runs/{name}" if public else ""
+        engine,
+        chosen.notify,
+        say,
+        lambda name: f"{public}/runs/{name}" if public else "",
+        linked=linking(engine, public),
     )
 
 

@@ -126,7 +126,7 @@ def _serve(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
         wipe_variables(secret_variables(chosen))
-        held = [*clients.held(), *chain.from_iterable(secrets.values())]
+        held = [*clients.held(), *chain.from_iterable(secrets.values()), *_of_openid(chosen)]
         engine = open_pool(chosen, wishes, guarded=True, secrets=held)
         stack.callback(engine.store.close)
         engine.workspaces.ask_also(clients.login_at)
@@ -160,6 +160,7 @@ def _serve(
             principals=principals,
             journal=journal,
             seed=_seed(chosen),
+            say=say,
             checks=lambda: [
                 ServiceCheck(each.topic, each.state, each.message)
                 for each in examine(chosen, [], serving=True)
@@ -212,6 +213,18 @@ def secret_variables(chosen: Settings) -> frozenset[str]:
     return frozenset(
         tokens | set(chain.from_iterable(source.variables for source in chosen.webhooks))
     ) - {""}
+
+
+def _of_openid(chosen: Settings) -> list[str]:
+    """Return the secret for the provider of sign-ins, if there is one. Raises ConfigError."""
+    if chosen.openid is None:
+        return []
+    from perdure.server.openid import ready, secret_in
+
+    ready(chosen.openid, chosen.serve_public_url)
+    if not chosen.openid.secret_file:
+        return []
+    return [secret_in(chosen.openid.secret_file)]
 
 
 def _dispatching(

@@ -13,9 +13,12 @@ from typing import Any
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.runs.ls import table
 from perdure.cli.text import age, clean, clock
-from perdure.errors import UsageError
+from perdure.engine.attempt.engine import EngineStore
+from perdure.errors import NotFound, UsageError
 from perdure.model import Token, TokenScope
 
+OPENID = "openid:"
+"""Beginning of the name of a person who signed in at a provider of OpenID Connect."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -35,8 +38,23 @@ def token_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[str(each) for each in TokenScope],
         default=str(TokenScope.READ),
         help=(
-            "for new: read (default); dispatch: also start agents; admin: also remove and restore"
+            "for new: read (default); answer: also answer agents' questions and refuse calls; "
+            "dispatch: also start agents; admin: also allow calls, remove and restore"
         ),
+    )
+    parser.add_argument(
+        "--repository",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="for new: only runs in matching repositories, such as 'shop/*'; repeatable",
+    )
+    parser.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=PATTERN",
+        help="for new: only runs with this label; several must all match",
     )
     parser.add_argument(
         "--expires",
@@ -55,6 +73,9 @@ def token_verb(arguments: argparse.Namespace) -> int:
     if arguments.what == "rm":
         store = open_engine(settings()).store
         for name in arguments.name:
+            if name.startswith(OPENID):
+                _sign_out(store, name.removeprefix(OPENID))
+                continue
             print(f"the token {clean(store.remove_token(name).name)} is revoked")
         return 0
     store = open_to_read(settings())
@@ -64,14 +85,25 @@ def token_verb(arguments: argparse.Namespace) -> int:
             json.dumps({"schema_version": 1, "tokens": [asdict(each) for each in found]}, indent=2)
         )
         return 0
-    table(("NAME", "SCOPE", "MADE", "USED", "EXPIRES"), [_line(each, now) for each in found])
+    table(
+        ("NAME", "SCOPE", "LIMITS", "MADE", "USED", "EXPIRES"),
+        [_line(each, now) for each in found],
+    )
     if not found and sys.stdout.isatty():
         print("no tokens yet; make one with: perdure token new NAME")
     return 0
 
 
+def _sign_out(store: EngineStore, person: str) -> None:
+    """End the sign-ins of a person who signed in at a provider. Raises NotFound."""
+    if not store.sign_out_person(person):
+        raise NotFound(f"{person!r} is not signed in", "perdure audit --actor openid:")
+    print(f"{clean(person)} is signed out everywhere")
+
+
 def _new(arguments: argparse.Namespace) -> int:
     from perdure.model.durations import duration
+    from perdure.rules.access import limits_of
     from perdure.server.tokens import new_token
 
     if len(arguments.name) != 1 or not NAME.fullmatch(arguments.name[0]):
@@ -87,10 +119,19 @@ def _new(arguments: argparse.Namespace) -> int:
             expires = 0
     except ValueError as error:
         raise UsageError(f"--expires {arguments.expires}: {error}") from None
+    try:
+        limits_of(arguments.repository, arguments.label)
+    except ValueError as error:
+        raise UsageError(str(error), "perdure token new NAME --repository 'shop/*'") from None
     secret, sha256 = new_token()
     made = store.add_token(
         Token(
-            name=arguments.name[0], scope=TokenScope(arguments.scope), created=0, expires=expires
+            name=arguments.name[0],
+            scope=TokenScope(arguments.scope),
+            created=0,
+            expires=expires,
+            repositories=tuple(arguments.repository),
+            labels=tuple(arguments.label),
         ),
         sha256,
     )
@@ -100,10 +141,18 @@ def _new(arguments: argparse.Namespace) -> int:
         return 0
     print(secret)
     print(
-        f"this is shown once; send it as: Authorization: Bearer TOKEN; it may {made.scope}",
+        f"this is shown once; send it as: Authorization: Bearer TOKEN; it may {made.scope}"
+        f"{_within(made)}",
         file=sys.stderr,
     )
     return 0
+
+
+def _within(token: Token) -> str:
+    limits = ", ".join((*token.repositories, *token.labels))
+    if limits:
+        return f" within {clean(limits)}"
+    return ""
 
 
 def _line(token: Token, now: int) -> tuple[str, ...]:
@@ -115,6 +164,7 @@ def _line(token: Token, now: int) -> tuple[str, ...]:
     return (
         clean(token.name),
         token.scope.value,
+        clean(", ".join((*token.repositories, *token.labels))) or "none",
         age(token.created, now),
         age(token.used, now) if token.used else "never",
         expires,

@@ -39,7 +39,8 @@ Page = Callable[[str], str]
 
 class Notifier:
     """Sends notices to people, as a context manager. `page` returns the address of a run's page,
-    `say` gets a line if a channel fails. `deliver` sends a notice, or raises NoticeRefused."""
+    `say` gets a line if a channel fails. `linked` adds the links of a channel to a notice.
+    `deliver` sends a notice, or raises NoticeRefused."""
 
     def __init__(
         self,
@@ -48,9 +49,10 @@ class Notifier:
         say: Callable[[str], None],
         page: Page = lambda name: "",
         deliver: Callable[[Channel, Notice], None] = send,
+        linked: Callable[[Channel, Notice], Notice] = lambda channel, notice: notice,
     ) -> None:
         self._engine, self._channels, self._say, self._page = engine, tuple(channels), say, page
-        self._deliver = deliver
+        self._deliver, self._linked = deliver, linked
         self._by_name = {channel.name: channel for channel in channels}
         self._store = engine.store
         self._identity = ""
@@ -179,7 +181,7 @@ class Notifier:
             self._settle(notice, NoticeState.GIVEN_UP, "the channel is no longer configured")
             return
         try:
-            self._deliver(channel, notice)
+            self._deliver(channel, self._linked(channel, notice))
         except PartlyRefused as error:
             self._settle(notice, NoticeState.SENT, str(error))
             self._tell(str(error))

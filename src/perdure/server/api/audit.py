@@ -10,6 +10,7 @@ from perdure.server.api import forms
 from perdure.server.api.verbs import ApiCall, Verb, page_of
 from perdure.server.audit import run_id_of
 from perdure.server.context import Parts
+from perdure.server.limits import Reach
 
 
 def lines(parts: Parts, asked: ApiCall) -> dict[str, Any]:
@@ -36,5 +37,6 @@ VERBS = (
         does=lines,
         answer="Audit",
         query=forms.AuditQuery,
+        reach=Reach.LIST,
     ),
 )

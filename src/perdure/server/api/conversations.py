@@ -104,7 +104,7 @@ def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> dict[str
         permissions = chosen.permissions
     else:
         permissions = said.permissions
-    if not asked.who.may(TokenScope.ADMIN):
+    if not asked.who.may_widen:
         # A conversation without a run continues in its own directory, which may be any directory.
         if entry.run is None and not said.repo:
             here = "its own directory"

@@ -17,11 +17,13 @@ from starlette.responses import Response, StreamingResponse
 
 from perdure.errors import PerdureError
 from perdure.model.events import Record
+from perdure.rules.access import AccessLimits
 from perdure.server.api.forms import LARGEST
 from perdure.server.api.verbs import ApiContext
 from perdure.server.context import Parts
 from perdure.server.guard import address_of
 from perdure.server.journal import Listener, event, heard
+from perdure.server.limits import Reach, store_of, visible
 from perdure.server.principal import authenticated
 from perdure.server.problems import Problem
 
@@ -38,10 +40,11 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
     record."""
 
     async def streamed(request: Request) -> Response:
-        authenticated(request)
         ref = request.path_params.get("run", "")
+        who = authenticated(request, reach=Reach.RUN if ref else Reach.LIST)
+        store = store_of(parts.store, who.limits)
         if ref:
-            run = (await to_thread.run_sync(parts.store.get, ref, limiter=room.limiter)).id
+            run = (await to_thread.run_sync(store.get, ref, limiter=room.limiter)).id
         else:
             run = ""
         after = _after(request)
@@ -57,7 +60,7 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
         else:
             begin = listener.since
         return StreamingResponse(
-            _told(parts, room, request, listener, begin), media_type="text/event-stream"
+            _told(parts, room, request, listener, begin, who.limits), media_type="text/event-stream"
         )
 
     return streamed
@@ -74,7 +77,12 @@ def _after(request: Request) -> int:
 
 
 async def _told(
-    parts: Parts, room: ApiContext, request: Request, listener: Listener, after: int
+    parts: Parts,
+    room: ApiContext,
+    request: Request,
+    listener: Listener,
+    after: int,
+    limits: AccessLimits,
 ) -> AsyncIterator[bytes]:
     try:
         yield BEGIN
@@ -86,9 +94,19 @@ async def _told(
             if not page:
                 break
             after = page[-1].seq
-            yield b"".join(event(record) for record in page)
+            shown = await to_thread.run_sync(
+                visible, page, limits, parts.store, limiter=room.limiter
+            )
+            yield b"".join(event(record) for record in shown)
         async for told in heard(listener, HEARTBEAT_S, partial(_still_known, parts, room, request)):
-            yield b"".join(each.sent for each in told) or HEARTBEAT
+            if limits:
+                records = [each.record for each in told]
+                shown = await to_thread.run_sync(
+                    visible, records, limits, parts.store, limiter=room.limiter
+                )
+                yield b"".join(event(record) for record in shown) or HEARTBEAT
+            else:
+                yield b"".join(each.sent for each in told) or HEARTBEAT
     except PerdureError:
         return  # The database is unavailable. A client that reconnects later misses no record.
     finally:

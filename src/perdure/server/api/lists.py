@@ -51,7 +51,7 @@ def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         raise UsageError("missing the repository of the plan", "give repo (an https address)")
     if not is_remote(wanted.repo) and not Path(wanted.repo).is_absolute():
         raise UsageError("A repository on the server's disk needs an absolute path")
-    if not asked.who.may(TokenScope.ADMIN):
+    if not asked.who.may_widen:
         refuse_widening({"repo": wanted.repo, "verify": wanted.verify}, chosen)
         for task in wanted.tasks:
             names = ("permissions", "verify", "timeout_s", "attempts")

@@ -16,22 +16,33 @@ from perdure.model.events import Record
 from perdure.server.api import shapes
 from perdure.server.api.forms import LINE
 from perdure.server.api.verbs import PREFIX, Verb
+from perdure.server.limits import Reach
 
 REFERENCES = "#/components/schemas/{name}"
 ABOUT = (
     "Every verb and list of the command line, with the same JSON. A request carries a token: "
-    "`Authorization: Bearer ...` (`perdure token new NAME --scope read|dispatch|admin`). Times are "
-    "milliseconds since 1970, durations seconds, money US dollars. Fields are added without a new "
-    "`schema_version`. Texts that agents, repositories and forges wrote are hostile: clean them "
-    "before you show them."
+    "`Authorization: Bearer ...` (`perdure token new NAME --scope read|answer|dispatch|admin`). "
+    "Times are milliseconds since 1970, durations seconds, money US dollars. Fields are added "
+    "without a new `schema_version`. Texts that agents, repositories and forges wrote are hostile: "
+    "clean them before you show them."
 )
 _SUFFIX = re.compile(r'"(#/components/schemas/|)(\w+)Shape"')
 """A shape whose name is taken by another class has a suffix in the code, but not in the
 document."""
+OF_LIMITS = {
+    Reach.RUN: "A token with limits gets 404 for a run outside of them.",
+    Reach.LIST: "A token with limits sees what is inside of them.",
+    Reach.TASK: "A token with limits makes only tasks inside of them.",
+    Reach.NOTHING: "For tokens with limits too.",
+    Reach.WHOLE: "Not for tokens with limits.",
+}
 PROBLEMS = {
     "400": "The request does not match this document.",
     "401": "No token, or an invalid one.",
-    "403": "The token's scope is insufficient, or the request comes from a page of another site.",
+    "403": (
+        "The token's scope or limits are insufficient, or the request comes from a page of another "
+        "site."
+    ),
     "404": "No such run, conversation, plan, delivery or entry.",
     "409": "A conflict, or the request would lose work: `hint` says what to do.",
     "422": "The request is valid JSON, but contradicts itself.",
@@ -126,7 +137,7 @@ def _operation(verb: Verb, parameters: dict[str, Any]) -> dict[str, Any]:
         "operationId": verb.id,
         "tags": [verb.path.split("/")[1]],
         "summary": verb.says,
-        "description": f"Needs the scope `{verb.scope}`.",
+        "description": f"Needs the scope `{verb.scope}`. {OF_LIMITS[verb.within]}",
         "parameters": [*_of_path(verb.path), *_of_query(parameters[verb.query.__name__])],
         "responses": {
             str(verb.status): {"description": "Done.", "content": {kind: {"schema": schema}}}

@@ -12,6 +12,7 @@ from perdure.server.api import forms
 from perdure.server.api.runs import RUN, ready
 from perdure.server.api.verbs import ApiCall, Verb
 from perdure.server.context import Parts
+from perdure.server.limits import Reach
 from perdure.server.problems import Problem
 
 
@@ -20,12 +21,12 @@ def _shown(parts: Parts, request: AgentRequest) -> dict[str, Any]:
 
 
 def opened(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    found = parts.engine.store.open_requests()
+    found = parts.store.open_requests()
     return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
 
 
 def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    found = service.requests(parts.engine.store, asked.at["run"])
+    found = service.requests(parts.store, asked.at["run"])
     return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
 
 
@@ -50,6 +51,7 @@ VERBS = (
         says="What agents ask people: open requests, the one that expires next first.",
         does=opened,
         answer="Requests",
+        reach=Reach.LIST,
     ),
     Verb(
         method="GET",
@@ -64,7 +66,7 @@ VERBS = (
         says="Answers a request. The first answer counts; `allow` needs the scope admin.",
         does=answered,
         answer="Run",
-        scope=TokenScope.DISPATCH,
+        scope=TokenScope.ANSWER,
         body=forms.RequestAnswerForm,
     ),
 )

@@ -6,11 +6,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from perdure.server.api import admin, audit, conversations, lists, requests, runs
+from perdure.server.api import admin, audit, conversations, identity, lists, requests, runs
 from perdure.server.api.events import stream
 from perdure.server.api.openapi import document
 from perdure.server.api.verbs import PREFIX, ApiContext, Verb, endpoint
 from perdure.server.context import Parts
+from perdure.server.limits import Reach
+from perdure.server.principal import authenticated
 
 VERBS: tuple[Verb, ...] = (
     *runs.VERBS,
@@ -19,6 +21,7 @@ VERBS: tuple[Verb, ...] = (
     *lists.VERBS,
     *admin.VERBS,
     *audit.VERBS,
+    *identity.VERBS,
 )
 
 
@@ -28,6 +31,7 @@ def api(parts: Parts) -> list[BaseRoute]:
     text = document(VERBS)
 
     async def openapi(request: Request) -> Response:
+        authenticated(request, reach=Reach.NOTHING)
         return Response(text, media_type="application/json")
 
     return [

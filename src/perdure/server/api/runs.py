@@ -24,6 +24,7 @@ from perdure.rules.text import visible
 from perdure.server.api import forms
 from perdure.server.api.verbs import ApiCall, Raw, Verb, page_of
 from perdure.server.context import Parts
+from perdure.server.limits import Reach, refuse_outside
 from perdure.server.principal import Principal
 from perdure.server.problems import Problem
 from perdure.workspace.identity import is_remote
@@ -104,7 +105,7 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
         for each in fields(TaskSpec)
         if getattr(given, each.name, UNSET) is not UNSET
     }
-    if not who.may(TokenScope.ADMIN):
+    if not who.may_widen:
         refuse_widening(said, settings)
     if own := sorted(OWN_LABELS & said.get("labels", {}).keys()):
         raise UsageError(
@@ -119,6 +120,9 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
         raise UsageError("A repository on the server's disk needs an absolute path")
     if (here := said.get("here", "")) and not Path(here).is_absolute():
         raise UsageError("A directory on the server's disk needs an absolute path")
+    if who.limits:
+        said["labels"] = {**who.limits.own_labels, **said.get("labels", {})}
+        refuse_outside(who.limits, said.get("repo", ""), said["labels"])
     usual = replace(parts.seed, agent=settings.agent)
     if said.get("here") or said.get("service"):
         usual = replace(usual, backend="", base="")
@@ -215,7 +219,7 @@ def retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
         for each in fields(service.Changes)
         if (value := getattr(asked.body, each.name)) is not None
     }
-    if not asked.who.may(TokenScope.ADMIN):
+    if not asked.who.may_widen:
         refuse_widening(given, parts.settings)
     return ready(
         parts,
@@ -288,6 +292,7 @@ VERBS = (
         does=listed,
         answer="Runs",
         query=forms.RunsQuery,
+        reach=Reach.LIST,
     ),
     Verb(
         method="POST",
@@ -298,6 +303,7 @@ VERBS = (
         scope=DISPATCH,
         body=forms.Submit,
         status=201,
+        reach=Reach.TASK,
     ),
     Verb(
         method="GET",

@@ -19,6 +19,7 @@ from perdure.model import (
     Rung,
     RunState,
     Start,
+    TokenScope,
     Usage,
     Verdict,
 )
@@ -72,6 +73,18 @@ class Runs(Answer):
 
     runs: list[RunOfList]
     next: str | None
+
+
+class Caller(Answer):
+    """`expires`: when (ms) the token expires; 0: never. Empty `repositories` and `labels`: no
+    limits."""
+
+    actor: str
+    name: str
+    scope: TokenScope
+    repositories: list[str]
+    labels: list[str]
+    expires: int
 
 
 class RequestOfRun(Shape):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,12 +20,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from perdure.forge.webhooks.payload import object_of
-from perdure.host.actors import acting, actor
+from perdure.host.actors import acting
 from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.model.codec import resolved
 from perdure.server.api.forms import Query
 from perdure.server.context import Parts
+from perdure.server.limits import Reach, store_of
 from perdure.server.principal import Principal, authenticated
 from perdure.server.problems import Problem
 
@@ -86,6 +87,13 @@ class Verb:
     status: int = 200
     walks: bool = False
     """Whether it searches the whole disk."""
+    reach: Reach | None = None
+    """How it keeps to the limits of a token; None: as `Reach.of` its path."""
+
+    @property
+    def within(self) -> Reach:
+        """Return how it keeps to the limits of a token."""
+        return self.reach or Reach.of(self.path)
 
     @property
     def id(self) -> str:
@@ -122,7 +130,7 @@ def endpoint(
     """Return the endpoint for Starlette."""
 
     async def answered(request: Request) -> Response:
-        who = authenticated(request, verb.scope)
+        who = authenticated(request, verb.scope, verb.within)
         at = {name: _part(value) for name, value in request.path_params.items()}
         query = _converted(
             _plain(request.query_params, verb.query), verb.query, "query", strict=False
@@ -141,8 +149,12 @@ def endpoint(
 
 
 def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
-    """Perform the request as the token's owner."""
-    with acting(actor("token", asked.who.name)):
+    """Perform the request as the token's owner, with the store as the token sees it."""
+    with acting(asked.who.actor):
+        if asked.who.limits:
+            parts = replace(parts, store=store_of(parts.store, asked.who.limits))
+            if verb.within is Reach.RUN:
+                asked = replace(asked, at={**asked.at, "run": parts.store.get(asked.at["run"]).id})
         return verb.does(parts, asked)
 
 

@@ -30,6 +30,7 @@ from perdure.server.dashboard import (
     digests,
     disk,
     inbox,
+    links,
     live,
     plans,
     records,
@@ -41,6 +42,7 @@ from perdure.server.dashboard.context import PageContext
 from perdure.server.dashboard.endpoints import acting, looking
 from perdure.server.dashboard.measurements import Measured
 from perdure.server.dashboard.pages import HERE, Static
+from perdure.server.limits import Reach
 
 
 def routes(parts: Parts) -> list[BaseRoute]:
@@ -58,7 +60,7 @@ def routes(parts: Parts) -> list[BaseRoute]:
     act = partial(acting, desk)
     dispatch, admin = TokenScope.DISPATCH, TokenScope.ADMIN
     return [
-        look("/", board.board),
+        look("/", board.board, Reach.LIST),
         look("/runs/{name}", tasks.overview),
         look("/runs/{name}/log", tasks.log),
         look("/runs/{name}/diff", tasks.diff),
@@ -67,17 +69,17 @@ def routes(parts: Parts) -> list[BaseRoute]:
         look("/runs/{name}/instructions", tasks.instructions),
         look("/runs/{name}/report.json", tasks.as_json),
         look("/runs/{name}/attempts/{number}/stdout", tasks.raw),
-        act("/new", dispatch, actions.new, actions.ask_new),
+        act("/new", dispatch, actions.new, actions.ask_new, Reach.TASK),
         act("/runs/{name}/retry", dispatch, actions.retry),
         act("/runs/{name}/update", dispatch, actions.update, actions.ask_update),
         act("/runs/{name}/tell", dispatch, actions.tell, actions.ask_tell),
-        act("/runs/{name}/answer", dispatch, actions.answer),
+        act("/runs/{name}/answer", TokenScope.ANSWER, actions.answer),
         act("/runs/{name}/stop", dispatch, actions.stop, actions.ask_stop),
         act("/runs/{name}/fork", dispatch, sessions.do_fork, sessions.ask_fork),
         act("/runs/{name}/restore/{number}", dispatch, actions.do_restore, actions.ask_restore),
-        act("/runs/{name}/reset", admin, actions.do_reset, actions.ask_reset),
+        act("/runs/{name}/reset", admin, actions.do_reset, actions.ask_reset, Reach.WHOLE),
         act("/runs/{name}/remove", admin, actions.remove, actions.ask_remove),
-        look("/digest", digests.digests),
+        look("/digest", digests.digests, Reach.LIST),
         look("/sessions", sessions.sessions),
         look("/sessions/{id}", sessions.session),
         act("/sessions/{id}/resume", dispatch, sessions.do_resume, sessions.ask_resume),
@@ -92,9 +94,28 @@ def routes(parts: Parts) -> list[BaseRoute]:
         look("/inbox/{number}", inbox.delivery),
         act("/inbox/{number}/replay", dispatch, inbox.replay, inbox.ask_replay),
         look("/checks", checks.checks),
-        look("/audit", audits.audit),
-        look("/audit.jsonl", audits.as_lines),
+        look("/audit", audits.audit, Reach.LIST),
+        look("/audit.jsonl", audits.as_lines, Reach.LIST),
         *live.routes(desk, parts.journal, parts.principals),
-        *sign_in.routes(parts.principals, parts.settings.serve_public_url),
+        *_doors(parts),
+        links.route(desk),
         Mount("/static", Static(directory=HERE / "static")),
+    ]
+
+
+def _doors(parts: Parts) -> list[BaseRoute]:
+    """Return the routes for signing in and out: with a token, and at a provider if one is set."""
+    chosen = parts.settings.openid
+    public = parts.settings.serve_public_url
+    if chosen is None:
+        return sign_in.routes(parts.principals, public)
+    from perdure.server.dashboard import openid_sign_in
+    from perdure.server.openid import Provider
+
+    sign_ins = openid_sign_in.SignIns(
+        Provider(chosen, parts.settings.ca_file), parts.principals, public, parts.say
+    )
+    return [
+        *sign_in.routes(parts.principals, public, sign_ins.name),
+        *openid_sign_in.routes(sign_ins),
     ]

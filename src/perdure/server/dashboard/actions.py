@@ -265,6 +265,6 @@ def new(visit: Visit) -> Response:
 
 
 def _repositories(visit: Visit) -> str:
-    if visit.may("admin"):
+    if visit.principal.may_widen:
         return "a path on the server, or an address"
     return "an https address"

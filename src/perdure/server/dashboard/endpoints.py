@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 from anyio import to_thread
@@ -11,11 +12,12 @@ from starlette.routing import Route
 
 from perdure.errors import PerdureError
 from perdure.host.actors import acting as acting_as
-from perdure.host.actors import actor
+from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.server.api.verbs import body_of
 from perdure.server.dashboard.context import PageContext
 from perdure.server.dashboard.visits import Answer, Visit
+from perdure.server.limits import Reach, store_of
 from perdure.server.principal import authenticated
 from perdure.server.problems import Problem, status_of
 
@@ -24,60 +26,81 @@ BODY_MOST = 1024 * 1024
 FIELDS_MOST = 32
 
 
-def looking(desk: PageContext, path: str, answer: Answer) -> Route:
-    """Return the route of a page that needs the scope `read`."""
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The requirements of a page: a scope, and how it keeps to the limits of a token."""
+
+    scope: TokenScope
+    reach: Reach
+
+
+def looking(desk: PageContext, path: str, answer: Answer, reach: Reach | None = None) -> Route:
+    """Return the route of a page that needs the scope `read`. `reach`: default as `Reach.of` its
+    path."""
+    need = Need(TokenScope.READ, reach or Reach.of(path))
 
     async def page(request: Request) -> Response:
         return await to_thread.run_sync(
-            _answered, desk, request, TokenScope.READ, answer, {}, limiter=desk.limiter
+            _answered, desk, request, need, answer, {}, limiter=desk.limiter
         )
 
     return Route(path, page, methods=["GET"])
 
 
 def acting(
-    desk: PageContext, path: str, scope: TokenScope, act: Answer, question: Answer | None = None
+    desk: PageContext,
+    path: str,
+    scope: TokenScope,
+    act: Answer,
+    question: Answer | None = None,
+    reach: Reach | None = None,
 ) -> Route:
     """Return the route of an action by a form, and of the page that asks first, if there is one."""
+    need = Need(scope, reach or Reach.of(path))
 
     async def page(request: Request) -> Response:
         if request.method != "POST":
             assert question is not None
             return await to_thread.run_sync(
-                _answered, desk, request, scope, question, {}, limiter=desk.limiter
+                _answered, desk, request, need, question, {}, limiter=desk.limiter
             )
         try:
             form = await read_form(request)
         except Problem as problem:
             return await to_thread.run_sync(_trouble, desk, request, problem, limiter=desk.limiter)
         return await to_thread.run_sync(
-            _answered, desk, request, scope, act, form, limiter=desk.limiter
+            _answered, desk, request, need, act, form, limiter=desk.limiter
         )
 
     return Route(path, page, methods=["GET", "POST"] if question is not None else ["POST"])
 
 
 def _answered(
-    desk: PageContext, request: Request, scope: TokenScope, answer: Answer, form: dict[str, str]
+    desk: PageContext, request: Request, need: Need, answer: Answer, form: dict[str, str]
 ) -> Response:
     try:
-        principal = authenticated(request, scope)
+        principal = authenticated(request, need.scope, need.reach)
         if request.method == "POST" and not principal.sent_form(form.get("csrf", "")):
             raise Problem(
                 403,
                 "The form does not come from a page that was made for you",
                 "reload the page, and send it again",
             )
-        with acting_as(actor("token", principal.name)):
-            return answer(_visit(desk, request, form))
+        visit = _visit(desk, request, form)
+        if principal.limits and need.reach is Reach.RUN:
+            visit.desk.look.get(visit.named("name"))
+        with acting_as(principal.actor):
+            return answer(visit)
     except PerdureError as error:
         return _trouble(desk, request, error)
 
 
 def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
-    return Visit(
-        desk=desk, request=request, principal=authenticated(request), now=desk.look.now(), form=form
-    )
+    """Return the visit, with the store as the visitor's token sees it."""
+    principal = authenticated(request, reach=Reach.NOTHING)
+    if principal.limits:
+        desk = replace(desk, look=store_of(desk.look, principal.limits))
+    return Visit(desk=desk, request=request, principal=principal, now=desk.look.now(), form=form)
 
 
 def _trouble(desk: PageContext, request: Request, error: PerdureError) -> Response:

@@ -23,6 +23,7 @@ from perdure.server.dashboard.lines import lines
 from perdure.server.dashboard.pages import HEADERS, part
 from perdure.server.guard import address_of
 from perdure.server.journal import Journal, Listener, heard
+from perdure.server.limits import Reach, store_of
 from perdure.server.principal import Principals, authenticated
 from perdure.server.problems import Problem
 
@@ -40,7 +41,7 @@ def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[
     """Return the routes of the two streams."""
 
     async def nudges(request: Request) -> Response:
-        authenticated(request)
+        authenticated(request, reach=Reach.NOTHING)
         if request.method == "HEAD":
             return _head()
         return _stream(
@@ -48,9 +49,9 @@ def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[
         )
 
     async def log(request: Request) -> Response:
-        authenticated(request)
+        who = authenticated(request, reach=Reach.RUN)
         run = await to_thread.run_sync(
-            desk.look.get, request.path_params["name"], limiter=desk.limiter
+            store_of(desk.look, who.limits).get, request.path_params["name"], limiter=desk.limiter
         )
         after = _after(request)
         if request.method == "HEAD":

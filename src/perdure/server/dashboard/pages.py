@@ -7,6 +7,7 @@ as SVG.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,11 @@ class Static(StaticFiles):
         return answer
 
 
-def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
+def page(
+    template: str, status: int = 200, headers: Mapping[str, str] = HEADERS, **values: Any
+) -> HTMLResponse:
     """Return a rendered template as a response."""
-    return HTMLResponse(PAGES.get_template(template).render(values), status, HEADERS)
+    return HTMLResponse(PAGES.get_template(template).render(values), status, headers)
 
 
 def part(template: str, macro: str, *values: Any) -> str:

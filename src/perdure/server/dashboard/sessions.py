@@ -10,7 +10,7 @@ from urllib.parse import quote
 from starlette.responses import Response
 
 from perdure.engine.conversations import Branching, ConversationEntry, ResumeRequest, fork, resume
-from perdure.model import Permissions, TokenScope
+from perdure.model import Permissions
 from perdure.rules.run_titles import worker_of
 from perdure.server.api.runs import refuse_widening
 from perdure.server.dashboard.confirmation import Field, ask
@@ -92,7 +92,7 @@ def do_resume(visit: Visit) -> Response:
 
 def _to_resume(visit: Visit) -> ConversationEntry:
     entry = visit.desk.shelf().find(visit.named("id"))
-    if entry.run is None and not visit.principal.may(TokenScope.ADMIN):
+    if entry.run is None and not visit.principal.may_widen:
         # The conversation continues in its own directory, which may be any directory.
         refuse_widening({"here": "its own directory"}, visit.desk.settings)
     return entry

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from perdure.server.dashboard.endpoints import read_form
 from perdure.server.dashboard.pages import HEADERS, page
+from perdure.server.limits import Reach
 from perdure.server.principal import COOKIE, SIGNED_IN_S, Principals, authenticated
 from perdure.server.problems import Problem
 
@@ -22,13 +23,13 @@ FORM_MOST = 8192
 """Largest form, in bytes, that is accepted without authentication."""
 
 
-def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
+def routes(principals: Principals, public_url: str = "", provider: str = "") -> list[BaseRoute]:
     """Return the routes of `/sign-in` and `/sign-out`. `public_url`: the address at which people
-    reach the server."""
+    reach the server. `provider`: the name of the OpenID Connect provider, if there is one."""
 
     async def sign_in(request: Request) -> Response:
         if request.method != "POST":
-            return _door(request.query_params.get("next", "/"))
+            return door(request.query_params.get("next", "/"), provider=provider)
         form: dict[str, str] = {}
         try:
             form = await read_form(request, FORM_MOST)
@@ -39,20 +40,13 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
                 wrong = "That token is not known here, or it has expired."
             else:
                 wrong = str(problem)
-            return _door(form.get("next", "/"), wrong, problem.status)
-        answer = RedirectResponse(_local(form.get("next", "/")), 303, HEADERS)
-        answer.set_cookie(
-            COOKIE,
-            cookie,
-            max_age=int(SIGNED_IN_S),
-            httponly=True,
-            samesite="strict",
-            secure=_is_secure(request, public_url),
-        )
+            return door(form.get("next", "/"), wrong, problem.status, provider)
+        answer = RedirectResponse(local(form.get("next", "/")), 303, HEADERS)
+        set_cookie(answer, cookie, request, public_url)
         return answer
 
     async def sign_out(request: Request) -> Response:
-        principal = authenticated(request)
+        principal = authenticated(request, reach=Reach.NOTHING)
         if not principal.sent_form((await read_form(request)).get("csrf", "")):
             raise Problem(
                 403,
@@ -62,7 +56,7 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
         await run_in_threadpool(principals.sign_out, principal)
         answer = RedirectResponse("/sign-in", 303, HEADERS)
         answer.delete_cookie(
-            COOKIE, httponly=True, samesite="strict", secure=_is_secure(request, public_url)
+            COOKIE, httponly=True, samesite="strict", secure=is_secure(request, public_url)
         )
         return answer
 
@@ -72,7 +66,19 @@ def routes(principals: Principals, public_url: str = "") -> list[BaseRoute]:
     ]
 
 
-def _is_secure(request: Request, public_url: str) -> bool:
+def set_cookie(answer: Response, cookie: str, request: Request, public_url: str) -> None:
+    """Give a signed-in browser its cookie."""
+    answer.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int(SIGNED_IN_S),
+        httponly=True,
+        samesite="strict",
+        secure=is_secure(request, public_url),
+    )
+
+
+def is_secure(request: Request, public_url: str) -> bool:
     """Return whether the browser uses https. It does if the proxy says so, or if it used the public
     address and that is https."""
     public = urlsplit(public_url)
@@ -80,11 +86,13 @@ def _is_secure(request: Request, public_url: str) -> bool:
     return request.url.scheme == "https" or (public.scheme == "https" and named)
 
 
-def _door(next: str, sentence: str = "", status: int = 200) -> Response:
-    return page("sign_in.html", status, next=_local(next), sentence=sentence)
+def door(next: str, sentence: str = "", status: int = 200, provider: str = "") -> Response:
+    """Return the page for signing in, with what went wrong."""
+    return page("sign_in.html", status, next=local(next), sentence=sentence, provider=provider)
 
 
-def _local(next: str) -> str:
+def local(next: str) -> str:
+    """Return an address of this site: the given one, or the board's."""
     if LOCAL.fullmatch(next):
         return next
     return "/"

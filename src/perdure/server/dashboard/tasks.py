@@ -115,7 +115,7 @@ def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
         can |= {"retry"} if run.state not in (RunState.RUNNING, RunState.SUCCEEDED) else set()
         can |= {"restore"} if run.state is not RunState.RUNNING else set()
     if visit.may("admin") and not opened and run.state is not RunState.RUNNING:
-        can |= {"reset"}
+        can |= {"reset"} if not visit.principal.limits else set()
         can |= {"rm"} if not at_work else set()
     return frozenset(can)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -32,6 +32,8 @@ PLACES = (
     ("/checks", "Checks", "h"),
     ("/audit", "Audit", "a"),
 )
+LIMITED_PLACES = frozenset({"/", "/digest", "/audit"})
+"""The sections that keep to the limits of a token. The others are about the whole server."""
 TOLD = {
     "retried": "It continues where it stopped as soon as a worker is free.",
     "updated": "The new instructions are saved; the conversation continues with them.",
@@ -63,7 +65,12 @@ class Visit:
     now: int
     form: Mapping[str, str] = field(default_factory=dict)
 
-    places: ClassVar = PLACES
+    @property
+    def places(self) -> tuple[tuple[str, str, str], ...]:
+        """Return the sections that the visitor may see."""
+        if self.principal.limits:
+            return tuple(each for each in PLACES if each[0] in LIMITED_PLACES)
+        return PLACES
 
     @property
     def name(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
 from perdure.model.events import Said
 from perdure.testing.stores.samples import (
@@ -29,7 +31,8 @@ SEEN = ending(
 
 
 class BoardSuite:
-    """`board`, `board_counts`, `board_agents`, `latest_word`, `failed_attempts`."""
+    """`board`, `board_counts`, `board_found`, `run_marks`, `board_agents`, `latest_word`,
+    `failed_attempts`."""
 
     def test_each_run_is_on_one_list(self, store: Store) -> None:
         """A run that needs a person is on the list `asking` and on no other. A collision alone does
@@ -62,6 +65,21 @@ class BoardSuite:
         assert {
             group: many for group, many in store.board_counts(words="DONE").items() if many
         } == {"succeeded": 1}
+        listed = Counter(group for _, group in store.board_found())
+        assert listed == {"asking": 2, "queued": 1, "running": 1, "succeeded": 2}
+        assert store.board_found(words="DONE") == [(ended["done"].id, "succeeded")]
+        marks = {each.id: each.name for each in store.run_marks()}
+        assert {"waits", "works", *ended} - {"gone"} <= set(marks.values())
+        assert len(marks) == 7 and ended["gone"].id in marks, "a removed run has marks too"
+
+    def test_the_marks_of_a_run(self, store: Store) -> None:
+        """A run has its repository and its labels, by which the limits of a token find it."""
+        labels = {"team": "red", "x": 'a "quoted" b'}
+        repo = "https://git.example.com/shop/web.git"
+        run = submit(store, TaskSpec(prompt="x", repo=repo, labels=labels), name="one")
+        (found,) = store.run_marks()
+        assert (found.id, found.name, found.agent, found.role) == (run.id, "one", "claude", "")
+        assert (found.repo, found.labels) == (repo, labels)
 
     def test_pages_have_all_and_nothing_twice(self, store: Store) -> None:
         """Pages that each start below the previous page's last row together contain all runs once,

@@ -25,7 +25,7 @@ def token(name: str, scope: TokenScope = TokenScope.READ, expires: int = 0) -> T
 
 class TokenSuite:
     """`add_token`, `tokens`, `token_of`, `use_token`, `remove_token`, `sign_in`, `signed_in`,
-    `sign_out`."""
+    `sign_out`, `note_refusal`."""
 
     def test_a_token_is_known_by_its_digest(self, store: Store) -> None:
         """A token is found only by the digest of its secret; tokens are listed in the order of
@@ -40,6 +40,18 @@ class TokenSuite:
             and store.token_of(digest("ci")) is None
             and store.token_of("") is None
         )
+
+    def test_a_token_keeps_its_limits(self, store: Store) -> None:
+        """A token and a sign-in with it have the limits that the token was made with."""
+        wanted = Token(
+            name="team", scope=TokenScope.ANSWER, created=0, repositories=("shop/*", "a/b"),
+            labels=("team=red", "kind=*"),
+        )  # fmt: skip
+        made = store.add_token(wanted, digest("one"))
+        store.sign_in("team", digest("cookie"), LONG_S)
+        assert (made.repositories, made.labels) == (wanted.repositories, wanted.labels)
+        assert list(store.tokens()) == [made] == [store.token_of(digest("one"))]
+        assert store.signed_in(digest("cookie")) == made
 
     def test_a_token_has_its_name_to_itself(self, store: Store) -> None:
         """A second token with the same name or secret is refused, and the first one stays
@@ -84,6 +96,25 @@ class TokenSuite:
         store.sign_out(digest("a"))
         assert store.signed_in(digest("a")) is None and store.signed_in(digest("b")) == made
         assert store.token_of(digest("b")) is None, "a browser's secret is no token"
+
+    def test_a_person_signs_in_without_a_token(self, store: Store) -> None:
+        """The sign-in of a person has the scope and limits of the person. It ends at its time, by
+        signing out, or with all others of the person."""
+        person = Token(
+            name="ada@example.com", scope=TokenScope.ANSWER, created=0, repositories=("shop/*",),
+            labels=("team=red",), kind="openid",
+        )  # fmt: skip
+        for cookie in ("a", "b", "c"):
+            store.sign_in_person(person, digest(cookie), LONG_S)
+        store.sign_in_person(person, digest("late"), -1.0)
+        found = store.signed_in(digest("a"))
+        assert found is not None and store.signed_in(digest("late")) is None
+        assert (found.name, found.kind, found.scope) == (person.name, "openid", person.scope)
+        assert (found.repositories, found.labels) == (person.repositories, person.labels)
+        store.sign_out(digest("a"))
+        assert store.signed_in(digest("a")) is None and store.tokens() == []
+        assert store.sign_out_person("bob") == 0
+        assert store.sign_out_person(person.name) >= 2 and store.signed_in(digest("b")) is None
 
     def test_a_use_is_written_down(self, store: Store) -> None:
         """A use is stored at most once an hour, and never for a removed token."""

@@ -1,0 +1,118 @@
+"""`whoami`: who the caller is to this machine, and to a server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from perdure.cli.compose import settings
+from perdure.cli.text import clean, clock
+from perdure.errors import ConfigError, NotFound, PerdureError, UsageError
+from perdure.host.actors import local_person
+
+TOKEN = "PERDURE_TOKEN"
+TIMEOUT_S = 30.0
+ANSWER_MOST = 1 << 20
+"""Largest answer of a server, in bytes."""
+
+
+def whoami_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--server", default="", metavar="URL", help="ask this `perdure serve` instead"
+    )
+    parser.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help=f"with --server: file with the token (default: the variable {TOKEN})",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def whoami_verb(arguments: argparse.Namespace) -> int:
+    if arguments.server:
+        found = _of_server(arguments.server, _token(arguments.token_file))
+    elif arguments.token_file:
+        raise UsageError("--token-file needs --server", "perdure whoami --server URL")
+    else:
+        found = _of_machine()
+    if arguments.json:
+        print(json.dumps({"schema_version": 1, **found}, indent=2))
+        return 0
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name:<{width}}  {clean(_text(name, value))}")
+    return 0
+
+
+def _of_machine() -> dict[str, Any]:
+    """Return the user of the command line. A user who can write to the state may do everything."""
+    state = Path(settings().state)
+    scope = "admin" if os.access(state, os.W_OK) or not state.exists() else "none"
+    return {
+        "actor": local_person(),
+        "scope": scope,
+        "repositories": [],
+        "labels": [],
+        "expires": 0,
+        "state": str(state),
+    }
+
+
+def _of_server(url: str, token: str) -> dict[str, Any]:
+    """Ask a server. No redirect is followed, as it could send the token elsewhere. Raises
+    UsageError, NotFound, PerdureError."""
+    from http.client import HTTPConnection, HTTPException, HTTPSConnection
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"expected the address of a server, got {url!r}", "--server https://host")
+    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = kind(parts.hostname, parts.port, timeout=TIMEOUT_S)
+    try:
+        connection.request(
+            "GET",
+            f"{parts.path.rstrip('/')}/api/v1/whoami",
+            headers={"Authorization": f"Bearer {token}", "Accept": "application/json"},
+        )
+        answer = connection.getresponse()
+        status, body = answer.status, answer.read(ANSWER_MOST)
+    except (OSError, HTTPException) as error:
+        raise PerdureError(f"{url} does not answer: {error}", "check the address") from None
+    finally:
+        connection.close()
+    if status == 401:
+        raise NotFound(
+            f"{url} does not know this token, or it has expired", "perdure token new NAME"
+        )
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = None
+    if status != 200 or not isinstance(found, dict) or "actor" not in found:
+        raise PerdureError(f"{url} answered {status}, not as perdure does", "check the address")
+    found.pop("schema_version", None)
+    return found
+
+
+def _token(file: str) -> str:
+    """Return the token from a file or the variable. Raises UsageError, ConfigError."""
+    try:
+        found = Path(file).read_text().strip() if file else os.environ.get(TOKEN, "").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"the token in {file} cannot be read: {error}"]) from None
+    if not found or not found.isascii() or not found.isprintable():
+        raise UsageError("missing the token", f"--token-file FILE, or the variable {TOKEN}")
+    return found
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "expires":
+        return clock(value) if value else "never"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "all"
+    return str(value)

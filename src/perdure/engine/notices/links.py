@@ -1,0 +1,117 @@
+"""Makes the links by which a notice can be answered, and keeps the key that signs them.
+
+The key is a file of the state directory that only perdure's user can read. Hosts that share a
+database need the same key, if one sends the notices and another serves the links.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from perdure.engine.attempt import Engine
+from perdure.errors import PerdureError, StoreError
+from perdure.model.codec import decode, encode
+from perdure.model.notices import Channel, Notice, NoticeAnswer, NoticeBody, NoticeEvent
+from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.rules.answer_links import link_to, signed
+from perdure.rules.approvals import why_not_allowed
+from perdure.rules.text import one_line
+
+KEY = "link-key"
+KEY_BYTES = 32
+LINKED_MOST = 5
+"""Maximum number of requests of one notice that have links."""
+CALL_MOST = 300
+"""Longest summary of a call in a notice, in characters."""
+
+
+def link_key(state: Path, *, make: bool = False) -> bytes:
+    """Return the key for links; empty if there is none yet. `make` makes it then. Raises
+    StoreError."""
+    path = state / KEY
+    try:
+        if not path.exists() and not make:
+            return b""
+        if not path.exists():
+            _make(path)
+        if path.stat().st_mode & 0o077:
+            raise StoreError(f"{path} can be read by others", f"chmod 600 {path}")
+        found = path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"The key {path} cannot be used: {error.strerror}") from error
+    if len(found) != KEY_BYTES:
+        raise StoreError(f"The key {path} is damaged", "remove it; older links become invalid")
+    return found
+
+
+def _make(path: Path) -> None:
+    """Make the key at once and complete, even if two processes do so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f"{KEY}.{secrets.token_hex(6)}")
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):  # Another process was first, and its key counts.
+            os.link(fresh, path)
+    finally:
+        fresh.unlink()
+
+
+def linking(engine: Engine, public_url: str) -> Callable[[Channel, Notice], Notice]:
+    """Return the function that adds links to a notice before it is sent. The links are not stored:
+    the outbox holds the notice without them."""
+
+    def linked(channel: Channel, notice: Notice) -> Notice:
+        if not channel.links or not public_url or notice.event is not NoticeEvent.NEEDS_YOU:
+            return notice
+        try:
+            answers = answers_of(engine, channel, notice.run, public_url)
+        except PerdureError:
+            return notice  # The notice itself is more important than its links.
+        if not answers:
+            return notice
+        from msgspec.structs import replace
+
+        body = decode(notice.body, NoticeBody)
+        return replace(notice, body=encode(replace(body, data=replace(body.data, answers=answers))))
+
+    return linked
+
+
+def answers_of(
+    engine: Engine, channel: Channel, run: str, public_url: str
+) -> tuple[NoticeAnswer, ...]:
+    """Return the links for the open approvals of a run. Raises StoreError."""
+    now = engine.store.now()
+    opened = [
+        each
+        for each in engine.store.requests(run)
+        if each.state is RequestState.OPEN
+        and each.kind is RequestKind.APPROVAL
+        and each.expires > now
+    ]
+    if not opened or engine.moved_to(run).exists():
+        return ()
+    key = link_key(engine.state, make=True)
+
+    def address(request: AgentRequest, answer: AnswerKind) -> str:
+        return f"{public_url}/link/{signed(link_to(request, answer, channel.name), key)}"
+
+    return tuple(
+        NoticeAnswer(
+            request=each.number,
+            tool=one_line(each.tool, CALL_MOST),
+            call=one_line(engine.redactor.text(each.summary), CALL_MOST),
+            allow="" if why_not_allowed(each) else address(each, AnswerKind.ALLOW),
+            deny=address(each, AnswerKind.DENY),
+            expires=each.expires,
+        )
+        for each in opened[:LINKED_MOST]
+    )

@@ -1,0 +1,107 @@
+"""Decides which runs a token that is limited to repositories or labels may see. Pure; used by the
+server and by the command that makes tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import product
+from urllib.parse import urlsplit
+
+import msgspec
+
+_SCP = re.compile(r"(?:[^/@:]+@)?(?P<host>[^/@:]+):(?P<path>(?!//).*)")
+_WILD = re.compile(r"[*?\[]")
+_UNPLAIN = re.compile(r"%|//|(?:^|/)\.{1,2}(?:/|$)|[\\\x00-\x20\x7f]")
+"""Parts of a path that a server or git could resolve to another path than the written one."""
+
+
+class AccessLimits(msgspec.Struct, frozen=True):
+    """The limits of a token; both empty: it sees everything.
+
+    A pattern of `repositories` is one for `owner/name`, for `host/owner/name`, or for an absolute
+    path on the server. `*` also stands for slashes, as in the rules of `[agents.NAME]`. Upper and
+    lower case differ, except in the host. `labels` are pairs of a name and a pattern of the value.
+    A run must match one of the repositories and all of the labels.
+    """
+
+    repositories: tuple[str, ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.repositories or self.labels)
+
+    def see(self, repo: str, labels: Mapping[str, str]) -> bool:
+        """Return whether a run in this repository (an address or a path) with these labels is
+        inside of the limits."""
+        return self.has_repository(repo) and self.has_labels(labels)
+
+    def has_repository(self, repo: str) -> bool:
+        if not self.repositories:
+            return True
+        names = names_of(repo)
+        pairs = product(names, self.repositories)
+        return any(fnmatchcase(name, pattern) for name, pattern in pairs)
+
+    def has_labels(self, labels: Mapping[str, str]) -> bool:
+        return all(
+            name in labels and fnmatchcase(labels[name], pattern) for name, pattern in self.labels
+        )
+
+    @property
+    def own_labels(self) -> dict[str, str]:
+        """Return the labels whose value the limits determine. A new task gets them."""
+        return {name: value for name, value in self.labels if not _WILD.search(value)}
+
+    def __str__(self) -> str:
+        parts = []
+        if self.repositories:
+            parts.append(f"repositories {', '.join(self.repositories)}")
+        if self.labels:
+            labels = ", ".join(f"{name}={pattern}" for name, pattern in self.labels)
+            parts.append(f"labels {labels}")
+        return " and ".join(parts) or "everything"
+
+
+def limits_of(repositories: Sequence[str], labels: Sequence[str]) -> AccessLimits:
+    """Return the limits. `labels`: NAME=PATTERN; without `=` any value. Raises ValueError."""
+    pairs = []
+    for each in labels:
+        name, equals, pattern = each.partition("=")
+        if not name.strip():
+            raise ValueError(f"expected a label as NAME=PATTERN, got {each!r}")
+        pairs.append((name, pattern if equals else "*"))
+    for each in repositories:
+        if not each or "://" in each or not each.isprintable():
+            raise ValueError(f"expected a pattern such as 'shop/*', got {each!r}")
+    return AccessLimits(tuple(repositories), tuple(pairs))
+
+
+def names_of(repo: str) -> tuple[str, ...]:
+    """Return the names by which a pattern may call a repository: `owner/name` and
+    `host/owner/name`, or the path. Empty for an address whose meaning is not certain."""
+    if repo.startswith("/"):
+        path = repo.rstrip("/").removesuffix(".git")
+        return () if _UNPLAIN.search(path) else (path,)
+    host, path = _parts(repo)
+    path = path.strip("/").removesuffix(".git")
+    if not host or not path or _UNPLAIN.search(path):
+        return ()
+    return (path, f"{host.lower()}/{path}")
+
+
+def _parts(repo: str) -> tuple[str, str]:
+    """Return host and path of an address; empty if it is none."""
+    if "://" in repo:
+        try:
+            parts = urlsplit(repo)
+        except ValueError:
+            return "", ""
+        if parts.scheme.lower() not in ("https", "http", "ssh") or parts.query or parts.fragment:
+            return "", ""
+        return parts.hostname or "", parts.path
+    found = _SCP.fullmatch(repo)
+    if found is None:
+        return "", ""
+    return found["host"], found["path"]

@@ -1,0 +1,85 @@
+"""Signed links that each give one answer to one request. Pure.
+
+A link is a text that only the holder of the key can make. It names the request with the digest of
+what was shown and the time at which it expires, so that it fits no other request with the same
+number, for example after an import. It is used once because the store answers a request once.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+
+import msgspec
+
+from perdure.model.codec import resolved
+from perdure.model.requests import AgentRequest, AnswerKind
+
+LONGEST = 600
+"""Longest link that is looked at, in characters."""
+KINDS = (AnswerKind.ALLOW, AnswerKind.DENY)
+"""The answers that a link can give."""
+_PURPOSE = b"perdure answer link v1\n"
+"""Beginning of what is signed, so that the key's signatures are good for nothing else."""
+_SIGNATURE = 32
+
+
+class AnswerLink(msgspec.Struct, frozen=True, array_like=True):
+    """One answer to one request, by the people of one channel. `expires` in ms."""
+
+    run: str
+    number: int
+    answer: AnswerKind
+    digest: str
+    expires: int
+    channel: str
+
+
+def link_to(request: AgentRequest, answer: AnswerKind, channel: str) -> AnswerLink:
+    """Return the link that gives this answer to the request."""
+    return AnswerLink(request.run, request.number, answer, request.sha256, request.expires, channel)
+
+
+def fits(link: AnswerLink, request: AgentRequest) -> bool:
+    """Return whether the request is the very one for which the link was made."""
+    return (link.run, link.number, link.digest, link.expires) == (
+        request.run,
+        request.number,
+        request.sha256,
+        request.expires,
+    )
+
+
+def signed(link: AnswerLink, key: bytes) -> str:
+    """Return the link as a text for an address."""
+    body = msgspec.json.encode(link)
+    return _text(body + _signature(body, key))
+
+
+def verified(text: str, key: bytes) -> AnswerLink | None:
+    """Return the link in a text; None if it was not made with this key, or was changed."""
+    if not text.isascii() or len(text) > LONGEST:
+        return None
+    try:
+        found = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    body, signature = found[:-_SIGNATURE], found[-_SIGNATURE:]
+    # One link has one spelling: base64 would ignore some bits of the last character.
+    if _text(found) != text or not hmac.compare_digest(_signature(body, key), signature):
+        return None
+    try:
+        link = msgspec.json.decode(body, type=resolved(AnswerLink))
+    except msgspec.MsgspecError:
+        return None
+    return link if link.answer in KINDS else None
+
+
+def _signature(body: bytes, key: bytes) -> bytes:
+    return hmac.digest(key, _PURPOSE + body, hashlib.sha256)
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")

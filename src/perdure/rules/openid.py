@@ -1,0 +1,96 @@
+"""Checks what an OpenID Connect provider says of a person (OpenID Connect Core 1.0, 3.1.3.7), and
+decides what the person may do. Pure; the signature is checked by the caller."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from perdure.model.openid import OpenIdProvider, OpenIdRule
+from perdure.rules.text import one_line
+
+SKEW_S = 60
+"""Maximum difference of the clocks, in seconds."""
+NAME_MOST = 150
+ALGORITHMS = (
+    *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    *("ES256", "ES384", "ES512", "Ed25519"),
+)
+"""The accepted signatures. `none` is no signature, and those of HS... are made with a secret that
+also the client has, or could be tricked into having: the public key."""
+
+
+def claims_problem(
+    claims: Mapping[str, Any], provider: OpenIdProvider, nonce: str, now_s: float
+) -> str:
+    """Return why an ID token is not for this sign-in, as a clause; empty if it is."""
+    audience = claims.get("aud")
+    several = [audience] if isinstance(audience, str) else audience
+    party = claims.get("azp", "")
+    if claims.get("iss") != provider.issuer:
+        return "it is from another issuer"
+    if not isinstance(several, list) or provider.client_id not in several:
+        return "it is for another client"
+    if (party or len(several) > 1) and party != provider.client_id:
+        return "it was given to another client"
+    if not _is_text(claims.get("sub")):
+        return "it names nobody"
+    if not _same(claims.get("nonce"), nonce):
+        return "it answers another sign-in"
+    return _time_problem(claims, now_s)
+
+
+def _time_problem(claims: Mapping[str, Any], now_s: float) -> str:
+    expires, issued = _seconds(claims.get("exp")), _seconds(claims.get("iat"))
+    begins = _seconds(claims.get("nbf", 0))
+    if expires is None or issued is None or begins is None:
+        return "its times are missing"
+    if expires <= now_s - SKEW_S:
+        return "it has expired"
+    if max(issued, begins) > now_s + SKEW_S:
+        return "it is from the future"
+    return ""
+
+
+def person_of(claims: Mapping[str, Any]) -> str:
+    """Return the name of a person: the e-mail address if the provider has verified it, else the
+    subject."""
+    mail = verified_claims(claims).get("email")
+    if _is_text(mail):
+        return one_line(str(mail), NAME_MOST)
+    return one_line(str(claims["sub"]), NAME_MOST)
+
+
+def verified_claims(claims: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the claims without an e-mail address that the provider has not verified: anybody
+    could enter somebody else's."""
+    if claims.get("email_verified") is True:
+        return claims
+    return {name: value for name, value in claims.items() if name != "email"}
+
+
+def rule_for(claims: Mapping[str, Any], provider: OpenIdProvider) -> OpenIdRule | None:
+    """Return the first rule that fits a person; None if the person may not sign in."""
+    known = verified_claims(claims)
+    return next((rule for rule in provider.rules if _fits(rule, known.get(rule.claim))), None)
+
+
+def _fits(rule: OpenIdRule, value: object) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return any(isinstance(each, str) and fnmatchcase(each, rule.value) for each in values)
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _same(value: object, expected: str) -> bool:
+    return isinstance(value, str) and hmac.compare_digest(value.encode(), expected.encode())

@@ -1,0 +1,34 @@
+"""Tells a client who it is to this server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.server.api.verbs import ApiCall, Verb
+from perdure.server.context import Parts
+from perdure.server.limits import Reach
+
+
+def whoami(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+    """Return the client's actor, scope and limits."""
+    who = asked.who
+    return {
+        "actor": who.actor,
+        "name": who.name,
+        "scope": str(who.scope),
+        "repositories": list(who.limits.repositories),
+        "labels": [f"{name}={pattern}" for name, pattern in who.limits.labels],
+        "expires": who.expires,
+    }
+
+
+VERBS = (
+    Verb(
+        method="GET",
+        path="/whoami",
+        says="Who the client is to this server: actor, scope, limits, and when it expires.",
+        does=whoami,
+        answer="Caller",
+        reach=Reach.NOTHING,
+    ),
+)

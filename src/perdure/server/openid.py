@@ -1,0 +1,260 @@
+"""Talks to the OpenID Connect provider: its configuration, its keys, and the exchange of a code for
+an ID token, whose signature is checked.
+
+Everything that the provider answers is treated as hostile: bounded in size and time, no redirect is
+followed, and only endpoints with https (or on loopback, as the issuer) are used.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from perdure.errors import ConfigError
+from perdure.host.extras import install_command
+from perdure.lateclass import dataclass
+from perdure.model.openid import OpenIdProvider
+from perdure.rules.openid import ALGORITHMS, claims_problem
+from perdure.server.problems import Problem
+
+TIMEOUT_S = 10.0
+ANSWER_MOST = 512 * 1024
+TOKEN_MOST = 64 * 1024
+FRESH_S = 3600.0
+"""Time for which the provider's configuration and keys are kept, in seconds."""
+AGAIN_S = 20.0
+"""Shortest time between two requests for the provider's keys, in seconds."""
+WELL_KNOWN = "/.well-known/openid-configuration"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_SECRET_MOST = 4096
+
+
+class ProviderAway(Exception):
+    """The provider did not answer as the protocol says. The text is for the log."""
+
+
+@dataclass
+class Provider:
+    """One provider. Thread-safe. Blocks on the network, so it must not be called on an event
+    loop."""
+
+    chosen: OpenIdProvider
+    ca_file: Path | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _found: Mapping[str, Any] = field(default_factory=dict, init=False)
+    _found_at: float = field(default=-FRESH_S, init=False)
+    _keys: Any = field(default=None, init=False)
+    _keys_at: float = field(default=-FRESH_S, init=False)
+
+    def configuration(self) -> Mapping[str, Any]:
+        """Return the provider's configuration. Raises ProviderAway."""
+        with self._lock:
+            if time.monotonic() - self._found_at < FRESH_S:
+                return self._found
+            found = self._asked(f"{self.chosen.issuer.rstrip('/')}{WELL_KNOWN}")
+            if found.get("issuer") != self.chosen.issuer:
+                raise ProviderAway("the configuration is of another issuer")
+            for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+                _endpoint(name, found.get(name))
+            self._found, self._found_at = found, time.monotonic()
+            return found
+
+    def place(self, back: str, state: str, nonce: str, challenge: str) -> str:
+        """Return the address at the provider where a person signs in. Raises ProviderAway."""
+        at = str(self.configuration()["authorization_endpoint"])
+        asked = {
+            "response_type": "code",
+            "client_id": self.chosen.client_id,
+            "redirect_uri": back,
+            "scope": " ".join(self.chosen.scopes),
+            "state": state,
+            "nonce": nonce,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        joint = "&" if "?" in at else "?"
+        return f"{at}{joint}{urlencode(asked)}"
+
+    def claims(self, code: str, back: str, verifier: str, nonce: str) -> Mapping[str, Any]:
+        """Exchange a code, and return the checked claims of the ID token. Raises
+        ProviderAway."""
+        form = {
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": back,
+            "code_verifier": verifier,
+            "client_id": self.chosen.client_id,
+        }
+        headers = {"content-type": "application/x-www-form-urlencoded"}
+        if secret := self._secret():
+            headers["authorization"] = _basic(self.chosen.client_id, secret)
+        at = str(self.configuration()["token_endpoint"])
+        found = self._asked(at, urlencode(form).encode(), headers)
+        token = found.get("id_token")
+        if not isinstance(token, str) or len(token) > TOKEN_MOST:
+            raise ProviderAway("the answer to the code has no ID token")
+        claims = self._verified(token)
+        if why := claims_problem(claims, self.chosen, nonce, time.time()):
+            raise ProviderAway(f"the ID token is refused: {why}")
+        return claims
+
+    def _verified(self, token: str) -> Mapping[str, Any]:
+        """Return the claims of a token with a valid signature. Keys that changed are fetched
+        again. Raises ProviderAway."""
+        from joserfc import jwt
+        from joserfc.errors import JoseError
+
+        for again in (False, True):
+            try:
+                keys = self._key_set(again=again)
+                claims: object = jwt.decode(token, keys, algorithms=list(ALGORITHMS)).claims
+            except (JoseError, ValueError, TypeError, KeyError) as error:
+                if again or not self._may_ask_again():
+                    raise ProviderAway(
+                        f"the signature is refused: {type(error).__name__}"
+                    ) from error
+                continue
+            if isinstance(claims, dict):
+                return claims
+            break
+        raise ProviderAway("the ID token has no claims")
+
+    def _may_ask_again(self) -> bool:
+        with self._lock:
+            return time.monotonic() - self._keys_at > AGAIN_S
+
+    def _key_set(self, *, again: bool) -> Any:
+        """Return the provider's public keys. Raises ProviderAway."""
+        from joserfc.errors import JoseError
+        from joserfc.jwk import KeySet
+
+        at = str(self.configuration()["jwks_uri"])
+        with self._lock:
+            if self._keys is not None and not again and self._is_fresh():
+                return self._keys
+            found = self._asked(at).get("keys")
+            listed = found if isinstance(found, list) else []
+            public = [each for each in listed if _is_for_signatures(each)]
+            try:
+                self._keys = KeySet.import_key_set({"keys": public})
+            except (JoseError, ValueError, TypeError, KeyError) as error:
+                raise ProviderAway("the provider's keys cannot be read") from error
+            finally:
+                self._keys_at = time.monotonic()
+            return self._keys
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._keys_at < FRESH_S
+
+    def _secret(self) -> str:
+        """Return the client's secret, read again each time so that it can be changed. Raises
+        ProviderAway."""
+        if not self.chosen.secret_file:
+            return ""
+        try:
+            return secret_in(self.chosen.secret_file)
+        except ConfigError as error:
+            raise ProviderAway(str(error)) from error
+
+    def _asked(
+        self, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any]:
+        """Return the JSON object at an address. Raises ProviderAway."""
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        if parts.scheme == "https":
+            context = ssl.create_default_context(cafile=self.ca_file)
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                host, parts.port, timeout=TIMEOUT_S, context=context
+            )
+        else:
+            connection = http.client.HTTPConnection(host, parts.port, timeout=TIMEOUT_S)
+        path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
+        sent = {"accept": "application/json", "user-agent": "perdure", **(headers or {})}
+        try:
+            connection.request("GET" if body is None else "POST", path, body, sent)
+            answer = connection.getresponse()
+            status, content = answer.status, answer.read(ANSWER_MOST + 1)
+        except (OSError, http.client.HTTPException) as error:
+            raise ProviderAway(f"{host} does not answer: {type(error).__name__}") from error
+        finally:
+            connection.close()
+        if status != 200 or len(content) > ANSWER_MOST:
+            raise ProviderAway(f"{host} answered {status} with {len(content)} bytes")
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ProviderAway(f"{host} did not answer with JSON") from error
+        if not isinstance(found, dict):
+            raise ProviderAway(f"{host} did not answer with an object")
+        return found
+
+
+def ready(chosen: OpenIdProvider, public_url: str) -> None:
+    """Check that sign-in can work as far as this machine knows. Raises ConfigError."""
+    from importlib.util import find_spec
+
+    problems = []
+    if find_spec("joserfc") is None:
+        problems.append(f"openid needs a library: {install_command('openid')}")
+    if not public_url:
+        problems.append("openid needs public_url of [serve]: the provider sends people back there")
+    if chosen.secret_file:
+        try:
+            secret_in(chosen.secret_file)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def secret_in(path: str) -> str:
+    """Return the secret in a file. Raises ConfigError."""
+    try:
+        with Path(path).open("rb") as file:
+            found = file.read(_SECRET_MOST).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"openid: the secret in {path} cannot be read: {error}"]) from None
+    if not found:
+        raise ConfigError([f"openid: the secret in {path} is empty"])
+    return found
+
+
+def refused(why: str) -> Problem:
+    """Return the answer to a sign-in that failed. The details are in the log."""
+    return Problem(403, why, "sign in again, or with a token")
+
+
+def _basic(user: str, secret: str) -> str:
+    """Return the header for a client with a secret (RFC 6749, 2.3.1: both are form-encoded)."""
+    both = f"{quote(user, safe='')}:{quote(secret, safe='')}"
+    return f"Basic {base64.b64encode(both.encode()).decode()}"
+
+
+def _endpoint(name: str, url: object) -> None:
+    """Check that an address of the configuration can be asked. Raises ProviderAway."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        _ = parts.port
+    except ValueError:
+        raise ProviderAway(f"{name} is no address") from None
+    near = parts.scheme == "http" and parts.hostname in LOOPBACK
+    if not (near or parts.scheme == "https") or not parts.hostname or parts.fragment:
+        raise ProviderAway(f"{name} is no address with https")
+    if "@" in parts.netloc or not str(url).isprintable() or " " in str(url):
+        raise ProviderAway(f"{name} is no plain address")
+
+
+def _is_for_signatures(key: object) -> bool:
+    """Return whether a key of the provider is a public one for signatures. A symmetric key would
+    be known to everybody."""
+    return isinstance(key, dict) and key.get("kty") != "oct" and key.get("use", "sig") == "sig"
