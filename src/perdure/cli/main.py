@@ -112,7 +112,7 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 
 GROUPS: tuple[tuple[str, str, str], ...] = (
-    ("Work", "run retry update tell stop attach", "fork resume wait"),
+    ("Work", "run retry update stop attach", "tell fork resume wait"),
     ("Answer", "requests", "approve deny answer"),
     ("Look", "ls show logs why diff top", "digest receipt cost sessions map audit"),
     ("Take over", "apply open path", "take-back"),
