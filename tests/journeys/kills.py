@@ -32,8 +32,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +107,9 @@ class Trial:
     native_of_those: int = 0
 
 
-def trial(seed: int, agent: str, *, warm: bool = False) -> Trial:
-    """Makes one trial in a scratch directory of its own."""
+def trial(seed: int, agent: str, *, warm: bool = False, harms: Sequence[str] = ()) -> Trial:
+    """Makes one trial in a scratch directory of its own. `harms`: the only ones that are done, in
+    every trial of an agent to which they apply."""
     dice = random.Random(seed)
     result = Trial(
         seed,
@@ -118,9 +121,10 @@ def trial(seed: int, agent: str, *, warm: bool = False) -> Trial:
     )
     if warm:
         result.turn, result.after_s = 0, dice.uniform(0.0, WARM_LATEST_S[agent])
-    elif dice.random() < HARMED:
+    elif dice.random() < HARMED or harms:
         # A machine is lost as a whole, and what its disk gives back is another matter.
-        result.victim, result.harm = "everything", dice.choice(HARMS[agent])
+        chosen = [each for each in HARMS[agent] if each in harms]
+        result.victim, result.harm = "everything", dice.choice(chosen or HARMS[agent])
     directory = Path(tempfile.mkdtemp(prefix="pk"))
     with Rehearsal(SCRIPT) as rehearsal:
         extra = {"PERDURE_WARM": "on"} if warm else {"PERDURE_CHECKPOINT_EVERY": "0.05s"}
@@ -418,6 +422,7 @@ def campaign(
     jobs: int,
     *,
     warm: bool = False,
+    harms: Sequence[str] = (),
     record: Path | None = None,
 ) -> list[Trial]:
     """Run trials until this number of kills has hit a live task, spread over the agents. Progress
@@ -433,7 +438,7 @@ def campaign(
             start = max(seen, default=-1) + 1
             numbers = [*({*range(start)} - seen), *range(start, start + max(left, jobs))]
             for result in pool.map(
-                lambda n: trial(seed + n, agents[n % len(agents)], warm=warm), numbers
+                lambda n: trial(seed + n, agents[n % len(agents)], warm=warm, harms=harms), numbers
             ):
                 done.append(result)
                 if record is not None:
@@ -529,6 +534,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="kills", description=__doc__)
     parser.add_argument("number", type=int, nargs="?", default=200)
     parser.add_argument("--agent", action="append", choices=[*LATEST_S])
+    parser.add_argument(
+        "--harm", action="append", choices=sorted({*chain.from_iterable(HARMS.values())})
+    )
     parser.add_argument("--seed", type=int, default=20_261_121)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
@@ -545,6 +553,7 @@ def main() -> int:
         arguments.seed,
         arguments.jobs,
         warm=arguments.warm,
+        harms=tuple(arguments.harm or ()),
         record=arguments.record,
     )
     print(table(trials))
