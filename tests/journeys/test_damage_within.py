@@ -7,6 +7,7 @@ No copy and no journal has what such a line held. That it is damaged can be seen
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,18 @@ import pytest
 
 from tests.finding import first_file
 from tests.journeys.stage import Stage
-from tests.journeys.test_damage import FILES, PROMPT, RUN, SELDOM, lose, reasons, retried
+from tests.journeys.test_damage import (
+    FILES,
+    PROMPT,
+    RUN,
+    SELDOM,
+    TWO_TURNS,
+    database,
+    lose,
+    reasons,
+    retried,
+    shown,
+)
 
 MakeStage = Callable[..., Stage]
 
@@ -120,3 +132,29 @@ def test_a_torn_last_record_is_no_damage(stage: MakeStage, tmp_path: Path) -> No
     done = one.perdure("update", "task", "Now the second one.", "--json")
     again = done.json["attempts"][-1]
     assert again["receipt"]["verdict"] == "native", reasons(again)
+
+
+@pytest.mark.parametrize("agent", ["opencode"], indirect=True)
+def test_a_broken_row_of_a_database_and_no_copy(stage: MakeStage) -> None:
+    """OpenCode fails on a session with such a row. Everything else of the conversation is there: a
+    note takes the place of the row, also under a strict policy."""
+    one = stage(TWO_TURNS)
+    assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
+    shutil.rmtree(one.state / "transcripts")
+    with database(one) as rows:
+        changed = rows.execute(
+            "update part set data = substr(data, 1, 30) where data like '%alder%' and "
+            "json_extract(data, '$.type') = 'tool'"
+        )
+        assert changed.rowcount == 1
+    since = len(one.rehearsal.requests)
+    done = one.perdure("update", "task", "Now the second one.", "--json")
+    assert done.code == 0, done.err
+    last = done.json["attempts"][-1]
+    assert (last["rung"], last["receipt"]["verdict"]) == ("repaired", "repaired"), reasons(last)
+    assert "replaced by a note" in reasons(last)
+    first_request = shown(one, since)
+    assert "quercus" in first_request and "The first turn is over." in first_request, first_request
+    assert "the text here cannot be read any more" in first_request
+    again = one.perdure("update", "task", "Now the third one.", "--json").json["attempts"][-1]
+    assert (again["rung"], again["receipt"]["verdict"]) == ("native", "native"), reasons(again)

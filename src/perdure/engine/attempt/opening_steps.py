@@ -112,16 +112,16 @@ def _open(engine: Engine, claim: Claim) -> Opened:
             own = {**engine.agent_environment(driver, run), **prepared.env}
             live = _summarized(engine, claim, driver, program, home, live, own, lock_fd)
         fresh = prepared.created
-        try:
-            opened = begin(
-                engine, claim, driver, program, home, decided, live, lifetime_s, fresh=fresh
-            )
-        except CopyNotInPlace:
-            copy = frozenset({Rung.COPY})
-            decided = decide(engine, claim, driver, home, live, lineage, idle, copy)
-            opened = begin(
-                engine, claim, driver, program, home, decided, live, lifetime_s, fresh=fresh
-            )
+        opened = None
+        failed: frozenset[Rung] = frozenset()
+        while opened is None:
+            try:
+                opened = begin(
+                    engine, claim, driver, program, home, decided, live, lifetime_s, fresh=fresh
+                )
+            except CopyNotInPlace as error:
+                failed |= {error.rung}
+                decided = decide(engine, claim, driver, home, live, lineage, idle, failed)
         opened.lock_fd = lock_fd
         lent, idle = idle, None
         launch.start(engine, opened, program, prepared.env, lent)

@@ -50,7 +50,11 @@ from perdure.rules.placement import planned_since
 
 
 class CopyNotInPlace(Exception):
-    """perdure's own copy was put back, and the agent would still load something else."""
+    """A copy could not take the place of what the agent would load. `rung`: the one that failed."""
+
+    def __init__(self, rung: Rung) -> None:
+        super().__init__(rung)
+        self.rung = rung
 
 
 def begin(
@@ -203,7 +207,7 @@ def _put_in_place(
             # before it.
             path = locate(driver, home, asked.session_id, directory)
             if path is None or not engine.copies.continued_by(driver, asked.session_id, path):
-                raise CopyNotInPlace
+                raise CopyNotInPlace(asked.rung)
         engine.store.record(claim, [CopyRestored(session_id=asked.session_id, path=str(put))])
     if asked.rung is Rung.REPAIRED:
         put, aside = _put_mended(engine, claim, driver, program, home, asked.session_id)
@@ -358,7 +362,7 @@ def _put_mended(
     """Put the repaired copy where the agent looks. Return its path, and the paths to which the
     replaced files were moved."""
     from perdure.engine.attempt.repair import MENDED
-    from perdure.engine.attempt.restore_transcript import take_in
+    from perdure.engine.attempt.restore_transcript import make_room, take_in
 
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)
@@ -369,13 +373,17 @@ def _put_mended(
             driver, session_id, home, Path(claim.run.workspace.path), content
         )
     else:
-        take_in(
-            engine,
-            claim.run,
-            driver,
-            driver.archive.restore(program, session_id, content),
-            directory / f"restore-{Rung.REPAIRED}",
-        )
+        restoring = directory / f"restore-{Rung.REPAIRED}"
+        there = driver.archive.read(home, session_id)
+        if there is not None:
+            removal = driver.archive.removal(program, home, session_id)
+            if removal is None:
+                raise CopyNotInPlace(Rung.REPAIRED)
+            # After a kill between the removal and the import, the next attempt finds this copy.
+            engine.copies.take(driver, session_id, mended, replace=True)
+            make_room(engine, claim.run, driver, removal, there, restoring)
+        command = driver.archive.restore(program, session_id, content)
+        take_in(engine, claim.run, driver, command, restoring)
         put = home, []
     mended.unlink()
     return put

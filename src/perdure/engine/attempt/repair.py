@@ -77,10 +77,10 @@ def _candidates(
     engine: Engine, driver: AgentDriver, home: Path, session_id: str, *, own: bool
 ) -> Iterator[RepairCandidate]:
     """Yield the files in the agent's home, then perdure's newest copy and the copies that were
-    moved aside. Yield nothing for a conversation that is still in an archive, because it cannot be
-    replaced there."""
-    if driver.archive is not None and driver.archive.read(home, session_id) is not None:
-        return
+    moved aside. For an agent with an archive, its rows are the first."""
+    rows = driver.archive.read(home, session_id) if driver.archive is not None and own else None
+    if rows is not None:
+        yield RepairCandidate(Path(session_id), rows)
     remains = driver.remains(home, session_id) if own else ()
     for path in [*remains, *versions(engine.copies.of(driver.name, session_id))]:
         try:

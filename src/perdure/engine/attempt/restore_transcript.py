@@ -49,12 +49,23 @@ def put_back(
     if there is not None and there != copy and not (exactly and there.startswith(copy)):
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
-            # An import changes no row that is there, so all rows must go first.
-            _keep_aside(there, directory)
-            removing = directory.with_name(f"{directory.name}-removal")
-            take_in(engine, run, driver, removal, removing)
+            make_room(engine, run, driver, removal, there, directory)
     take_in(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
     return home
+
+
+def make_room(
+    engine: Engine,
+    run: TaskRun,
+    driver: AgentDriver,
+    removal: Command,
+    there: bytes,
+    directory: Path,
+) -> None:
+    """Remove a conversation from an archive by the command that does so, and keep its rows aside:
+    an import changes no row that is there. `there`: the rows; `directory`: that of the import."""
+    _keep_aside(there, directory)
+    take_in(engine, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:

@@ -3,9 +3,8 @@ from perdure's own copy.
 
 OpenCode 1.18.33 closes interrupted calls by itself. A row with broken JSON makes every use of the
 session fail. If such a row is restored with OpenCode's own `import`, everything after it is
-silently lost. perdure never writes to the database, and an import does not replace existing rows,
-so damage in the database is reported and not repaired. A copy can be repaired, and is restored if
-the session is gone.
+silently lost. perdure never writes to the database, and an import does not replace existing rows.
+So OpenCode removes the session before it imports a repaired copy.
 """
 
 from __future__ import annotations
