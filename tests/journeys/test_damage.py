@@ -807,8 +807,9 @@ def test_rows_of_a_database_that_were_changed(stage: MakeStage, policy: str) -> 
 @pytest.mark.parametrize("agent", ["opencode"], indirect=True)
 def test_changed_rows_of_a_conversation_with_subagents(stage: MakeStage) -> None:
     """Restoring the conversation would make OpenCode delete those of its subagents, so its changed
-    rows stay. The agent is not started with them: a strict policy refuses before."""
-    one = stage(TWO_TURNS)
+    rows stay, also where there is an older checkpoint. The agent is not started with them: a strict
+    policy refuses before."""
+    one = stage(TWO_TURNS.replace("cat one.txt", "cat one.txt; sleep 1"), extra=OFTEN)
     assert one.perdure(*RUN, one.agent, "--continuity", "strict", PROMPT).code == 0
     session = one.show()["attempts"][0]["session_id"]
     with database(one) as rows:

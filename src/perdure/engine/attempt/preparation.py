@@ -199,6 +199,8 @@ def _put_in_place(
 
         directory = engine.attempt_directory(claim)
         restoring = directory / f"restore-{asked.rung}"
+        if asked.rung is Rung.CHECKPOINT and _keeps_rows(driver, program, home, asked.session_id):
+            raise CopyNotInPlace(asked.rung)
         put = put_back(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
         )
@@ -226,6 +228,15 @@ def _put_in_place(
         path = locate(driver, home, asked.session_id, engine.attempt_directory(claim))
         if path is not None:
             engine.copies.take(driver, asked.session_id, path, replace=True)
+
+
+def _keeps_rows(driver: AgentDriver, program: Program, home: Path, session_id: str) -> bool:
+    """Return whether an archive has the conversation and cannot remove it, because it has
+    subagents. An import would leave the rows that are newer than a checkpoint."""
+    archive = driver.archive
+    if archive is None or archive.read(home, session_id) is None:
+        return False
+    return archive.removal(program, home, session_id) is None
 
 
 def _staying(
