@@ -107,16 +107,18 @@ class Trial:
     native_of_those: int = 0
 
 
-def trial(seed: int, agent: str, *, warm: bool = False, harms: Sequence[str] = ()) -> Trial:
+def trial(
+    seed: int, agent: str, *, warm: bool = False, harms: Sequence[str] = (), late: float = 1.0
+) -> Trial:
     """Makes one trial in a scratch directory of its own. `harms`: the only ones that are done, in
-    every trial of an agent to which they apply."""
+    every trial of an agent to which they apply; `late`: factor for the latest moment of a kill."""
     dice = random.Random(seed)
     result = Trial(
         seed,
         agent,
         dice.choice(VICTIMS),
         dice.choice((1, 2)),
-        dice.uniform(0.0, LATEST_S[agent]),
+        dice.uniform(0.0, LATEST_S[agent] * late),
         warm,
     )
     if warm:
@@ -423,6 +425,7 @@ def campaign(
     *,
     warm: bool = False,
     harms: Sequence[str] = (),
+    late: float = 1.0,
     record: Path | None = None,
 ) -> list[Trial]:
     """Run trials until this number of kills has hit a live task, spread over the agents. Progress
@@ -438,7 +441,10 @@ def campaign(
             start = max(seen, default=-1) + 1
             numbers = [*({*range(start)} - seen), *range(start, start + max(left, jobs))]
             for result in pool.map(
-                lambda n: trial(seed + n, agents[n % len(agents)], warm=warm, harms=harms), numbers
+                lambda n: trial(
+                    seed + n, agents[n % len(agents)], warm=warm, harms=harms, late=late
+                ),
+                numbers,
             ):
                 done.append(result)
                 if record is not None:
@@ -538,6 +544,9 @@ def main() -> int:
         "--harm", action="append", choices=sorted({*chain.from_iterable(HARMS.values())})
     )
     parser.add_argument("--seed", type=int, default=20_261_121)
+    parser.add_argument(
+        "--late", type=float, default=1.0, help="factor for the latest moment of a kill"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
         "--warm", action="store_true", help="Claude Code and Codex, kept between the turns"
@@ -554,6 +563,7 @@ def main() -> int:
         arguments.jobs,
         warm=arguments.warm,
         harms=tuple(arguments.harm or ()),
+        late=arguments.late,
         record=arguments.record,
     )
     print(table(trials))

@@ -715,6 +715,9 @@ def test_a_refusal_after_a_person_went_on(stage: MakeStage) -> None:
     assert all(word in first_request for word in ("quercus", "alder", "The first turn is over."))
     assert third["receipt"]["verdict"] == "shortened", reasons(third)
     assert "A person's word is fagus." in reasons(third)
+    told = first_request.rpartition("user: ")[2]
+    assert "Somebody else had continued this conversation" in told, told
+    assert 'prompt "A person\'s word is fagus."' in told, told
     assert "it has all that perdure knows" not in reasons(third)
     again = one.perdure("update", "task", "Now the third one.", "--json").json["attempts"][-1]
     assert (again["rung"], again["receipt"]["verdict"]) == ("native", "native"), reasons(again)
@@ -740,7 +743,8 @@ def test_a_restore_that_was_cut_off(stage: MakeStage) -> None:
     transcript.rename(f"{transcript}.perdure-unusable.1")
     transcript.write_bytes(copy.read_bytes())
     attempts, first_request = retried(one)
-    assert "fagus" not in first_request
+    earlier, _, told = first_request.rpartition("user: ")
+    assert "fagus" not in earlier and 'prompt "A person\'s word is fagus."' in told, told
     assert attempts[-1]["receipt"]["verdict"] == "shortened", reasons(attempts[-1])
     assert "A person's word is fagus." in reasons(attempts[-1])
 

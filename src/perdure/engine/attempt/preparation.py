@@ -113,6 +113,7 @@ def begin(
         drift=seen,
         untold=decided.untold,
         told=_told(driver, before) if heard is not None else (),
+        others=decided.others,
     )
     news = any(each.version > story.given for each in story.contexts)
     answers = answers_for(

@@ -18,6 +18,7 @@ from perdure.model import (
     Attempt,
     Claim,
     Continuation,
+    Item,
     ItemKind,
     OutcomeKind,
     Rung,
@@ -36,6 +37,7 @@ from perdure.model.events import (
     VerifyEnded,
     WorkdirLost,
 )
+from perdure.model.loaded import quote
 from perdure.rules.continuation.instructions import counting, retired
 from perdure.rules.continuation.prompt import Story, Unrecorded
 from perdure.rules.effects import DENIED, OUTCOME_UNKNOWN, Effect, ledger
@@ -67,11 +69,13 @@ def story_of(
     drift: DriftSeen | None = None,
     untold: Sequence[Journaled] = (),
     told: Sequence[str] = (),
+    others: Sequence[Item] = (),
 ) -> Story:
     """Return the facts as they are now. `live`: the conversation that goes on, if one does;
     `came_from`: its directory until now; `heard`: the marks of the prompts in a transcript that
     replaced the agent's own; `untold`: items of the conversation that the journal has and the
-    transcript lacks; `told`: the messages that came into the turns of the replaced transcript."""
+    transcript lacks; `told`: the messages that came into the turns of the replaced transcript;
+    `others`: items that somebody else had added to it."""
     run = claim.run
     assert run.workspace is not None
     left = standing(records)
@@ -121,6 +125,7 @@ def story_of(
         unrecorded=_unrecorded(untold, open_tools),
         damaged=asked.shown.damaged if asked.shown is not None else 0,
         taken_back=_taken_back(asked),
+        others=tuple(map(quote, others)),
     )
 
 

@@ -40,6 +40,7 @@ from perdure.model import (
     Attempt,
     Claim,
     Continuation,
+    Item,
     Loaded,
     Measure,
     Outcome,
@@ -69,11 +70,15 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """How the attempt starts, and the journaled items of the conversation that its transcript
-    lacks."""
+    """How the attempt starts, and what is known of the conversation that its transcript lacks.
+
+    `untold`: what the journal has of it.
+    """
 
     continuation: Continuation
     untold: tuple[Journaled, ...] = ()
+    others: tuple[Item, ...] = ()
+    """Items that somebody else had added to a transcript that perdure's own copy replaces."""
 
 
 def decide(
@@ -209,11 +214,14 @@ def _held_against(
         content = _content(engine, claim, driver, home, asked)
         now = load(engine, driver, home, content)
         base = None
+        others: tuple[Item, ...] = ()
         if now is not None:
             base = _loaded_before(engine, driver, home, asked, session, content)
         if now is not None and not asked.fork_at:
             whole = base or now
-            base = _with_others(engine, claim, driver, home, asked, session, content, whole) or base
+            added = _with_others(engine, claim, driver, home, asked, session, content, whole)
+            if added is not None:
+                base, others = added, added.items[len(whole.items) :]
     except (OSError, PerdureError):
         return Decided(asked)
     if now is None:
@@ -228,7 +236,7 @@ def _held_against(
     # What a fork leaves out on purpose may be damaged.
     damage = damage_of(driver, content, known) if not asked.fork_at else 0
     shown = replace(shown_of(base, now, journal), told=told, damaged=damage)
-    return Decided(replace(asked, shown=shown), tuple(untold))
+    return Decided(replace(asked, shown=shown), tuple(untold), others)
 
 
 def _content(

@@ -15,6 +15,9 @@ from perdure.lateclass import dataclass
 from perdure.model import Context, Continuation, Outcome, OutcomeKind, Start
 from perdure.model.events import VerifyEnded
 
+OTHERS = 40
+"""Maximum number of somebody else's items that are quoted."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unrecorded:
@@ -75,6 +78,9 @@ class Story:
     """Number of damaged lines in the conversation's transcript, of which nothing else is known."""
     taken_back: int = 0
     """Number of items that somebody removed from the conversation by rewinding it."""
+    others: tuple[str, ...] = ()
+    """What somebody else had added to the conversation in a file that could not be used, in words,
+    oldest first."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
@@ -172,6 +178,7 @@ def _resumed(story: Story) -> str:
             f"{story.taken_back} newer item(s) of it are not shown to you. The files still have "
             "what was done then."
         )
+    parts.append(_others(story.others))
     if interrupted:
         parts.append(_interruption(story))
         parts.append(story.drift)
@@ -218,6 +225,20 @@ def _unrecorded(items: tuple[Unrecorded, ...]) -> str:
         else:
             ended = "it succeeded" if each.ok else "it failed"
             lines.append(f"- you ran {each.ran}; {ended}. {quoted(each.output)}")
+    return "\n".join(lines)
+
+
+def _others(items: tuple[str, ...]) -> str:
+    if not items:
+        return ""
+    lines = [
+        "Somebody else had continued this conversation, in a file that could not be used. What was "
+        "said there is not shown above; the runner knows the beginning of each item. The files may "
+        "have what was done then:"
+    ]
+    lines += [f"- {each}" for each in items[:OTHERS]]
+    if len(items) > OTHERS:
+        lines.append(f"- and {len(items) - OTHERS} more")
     return "\n".join(lines)
 
 
