@@ -70,13 +70,11 @@ class NotStarted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """How the attempt starts, and what is known of the conversation that its transcript lacks.
-
-    `untold`: what the journal has of it.
-    """
+    """How the attempt starts, and what is known of the conversation that its transcript lacks."""
 
     continuation: Continuation
     untold: tuple[Journaled, ...] = ()
+    """What the journal has of it."""
     others: tuple[Item, ...] = ()
     """Items that somebody else had added to a transcript that perdure's own copy replaces."""
 
