@@ -8,6 +8,7 @@ that is otherwise complete is not found: only a comparison with a copy shows tha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from perdure.agents.shared import json_lines
@@ -66,6 +67,7 @@ def _words(entry: dict[str, Any]) -> Iterator[str]:
                 yield from _words(each)
 
 
+@lru_cache(maxsize=4096)
 def _is_misspelled(word: str, words: frozenset[str]) -> bool:
     """Return whether one bit makes a known word of this one. New words of a later version of a CLI
     differ in more than that."""
