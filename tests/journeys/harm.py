@@ -181,6 +181,7 @@ def items_of(messages: Sequence[Any]) -> list[Item]:
 
 
 CLAIMS = ("native", "forked")
+DAMAGED = "damaged line(s) of the transcript"
 SAID = (
     "in no transcript any more",
     "newest part is missing",
@@ -188,6 +189,7 @@ SAID = (
     "does not load",
     "do not load",
     "a summary",
+    DAMAGED,
 )
 
 
@@ -282,10 +284,16 @@ def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
     begun = [
         each["started"]
         for each in report["attempts"]
-        if each["number"] < attempt["number"]
-        and (each["receipt"] or {}).get("verdict") in LEFT_BEHIND
+        if each["number"] < attempt["number"] and _leaves_behind(each["receipt"] or {})
     ]
     return max(begun, default=0)
+
+
+def _leaves_behind(receipt: dict[str, Any]) -> bool:
+    """Return whether the receipt says that a part of the conversation is not shown any more, of
+    which perdure has nothing."""
+    damaged = any(DAMAGED in each for each in receipt.get("reasons", ()))
+    return damaged or receipt.get("verdict") in LEFT_BEHIND
 
 
 LEFT_BEHIND = ("fresh", "rebuilt", "compacted", "shortened")
