@@ -74,7 +74,7 @@ class Decided:
 
     continuation: Continuation
     untold: tuple[Journaled, ...] = ()
-    """What the journal has of it."""
+    """The part that the journal has."""
     others: tuple[Item, ...] = ()
     """Items that somebody else had added to a transcript that perdure's own copy replaces."""
 

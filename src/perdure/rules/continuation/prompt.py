@@ -79,8 +79,8 @@ class Story:
     taken_back: int = 0
     """Number of items that somebody removed from the conversation by rewinding it."""
     others: tuple[str, ...] = ()
-    """What somebody else had added to the conversation in a file that could not be used, in words,
-    oldest first."""
+    """Items that somebody else had added to the conversation in a file that could not be used, in
+    words, oldest first."""
 
 
 def prompt(continuation: Continuation, story: Story) -> str:
