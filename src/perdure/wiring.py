@@ -48,11 +48,13 @@ def open_engine(
     actor: str = PERDURE,
     guarded: bool = False,
     secrets: Sequence[str] = (),
+    relay: Callable[[], str] = str,
 ) -> Engine:
     """Return an engine that is ready to run attempts. `actor` is recorded as the originator of the
     caller's requests. `environ` is the user's environment; agents get a part of it. `guarded`:
     people outside may name repositories. `secrets` are redacted in everything that perdure writes,
-    like secrets in the environment."""
+    like secrets in the environment. `relay` returns the address through which repositories are
+    fetched; an empty string means their own address."""
     require(chosen.run_as)
     if problem := system.problem():
         raise WorkspaceError(*problem)
@@ -131,6 +133,7 @@ def open_engine(
                 config=chosen.git_ssh_config or _no_configuration(),
             ),
             hosts=hosts_of(chosen, guarded),
+            relay=relay,
             empty=warm.end_in,
         ),
         warm=warm,

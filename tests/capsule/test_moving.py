@@ -736,7 +736,7 @@ def test_who_is_overtaken_while_it_publishes_knows_it(
     store = move.open_store(url)
     with pytest.raises(TakenUp):
         publish(
-            one, Overtaken(store.url, store.store), run, one.store.checkpoints(run.id)[-1], Ways()
+            one, Overtaken(store.url, store.objects), run, one.store.checkpoints(run.id)[-1], Ways()
         )
 
 

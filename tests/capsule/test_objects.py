@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from obstore.store import LocalStore, MemoryStore
 
+from perdure.capsule.buckets import DirectBucket
 from perdure.capsule.frames import frame
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, UsageError
@@ -25,9 +26,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Checkpoint
     clouds."""
     yield CheckpointStore(
         "store",
-        LocalStore(tmp_path / "store", mkdir=True)
-        if request.param == "directory"
-        else MemoryStore(),
+        DirectBucket(
+            LocalStore(tmp_path / "store", mkdir=True)
+            if request.param == "directory"
+            else MemoryStore()
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from obstore.store import from_url
 
+from perdure.capsule.buckets import DirectBucket
 from perdure.capsule.objects import CheckpointStore
 from tests.kubernetes.operators import Operator, install
 from tests.kubernetes.run import Run
@@ -130,7 +131,9 @@ class Place:
         }
         return CheckpointStore(
             self.bucket.url,
-            from_url(self.bucket.url, config=given, client_options={"allow_http": True}),
+            DirectBucket(
+                from_url(self.bucket.url, config=given, client_options={"allow_http": True})
+            ),
         )
 
     def another_operator(self) -> Operator:

@@ -118,6 +118,9 @@ class Cluster:
     extra: dict[str, str] = field(default_factory=dict)
     store_secrets: dict[str, str] = field(default_factory=dict)
     repository: dict[str, str] = field(default_factory=dict)
+    relay: bool = False
+    """Whether each pod has a relay, in a process of its own."""
+    relays: list[subprocess.Popen[bytes]] = field(default_factory=list)
     pods: list[Pod] = field(default_factory=list)
 
     @property
@@ -185,10 +188,14 @@ class Cluster:
         (place / "secrets/credentials" / KEYS[self.agent]).write_text(
             environ.pop(KEYS[self.agent]) + "\n"
         )
+        # With a relay, these Secrets are in its container alone.
+        top = place / ("relay-secrets" if self.relay else "secrets")
         for kind, secrets in (("checkpoints", self.store_secrets), ("repository", self.repository)):
             for name, value in secrets.items():
-                (place / "secrets" / kind / name).write_text(value)
+                (top / kind).mkdir(parents=True, exist_ok=True)
+                (top / kind / name).write_text(value)
         (place / "message").touch()
+        relay = self.relayed(place)
         work = [
             "work",
             "--run",
@@ -198,6 +205,7 @@ class Cluster:
             str(place / "message"),
             "--grace",
             str(grace),
+            *relay,
         ]
         entry = [
             sys.executable,
@@ -232,6 +240,27 @@ class Cluster:
         self.pods.append(Pod(started, place, attempt))
         return self.pods[-1]
 
+    def relayed(self, place: Path) -> list[str]:
+        """Start the relay of a pod, if it has one. Return the option for the agent's container."""
+        if not self.relay:
+            return []
+        at = place / "relay"
+        at.mkdir()
+        command = [sys.executable, "-m", "perdure", "work", "--as-relay", str(at)]
+        command += ["--order", str(place / "order"), "--secrets", str(place / "relay-secrets")]
+        with (place / "relay.log").open("w") as log:
+            self.relays.append(
+                subprocess.Popen(
+                    command,
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TOP / "src"), "HOME": "/"},
+                )
+            )
+        return ["--relay", str(at)]
+
     @property
     def claimed(self) -> Path:
         """Return the claim's own directory."""
@@ -264,6 +293,9 @@ class Cluster:
             if pod.started.poll() is None:
                 pod.started.kill()
             pod.started.wait()
+        for relay in self.relays:
+            relay.kill()
+            relay.wait()
 
 
 @contextlib.contextmanager

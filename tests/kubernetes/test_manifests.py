@@ -131,21 +131,64 @@ def test_where_the_state_lies(workspace: dict[str, str], state: str, checkpoints
     assert ("perdure-shared" in volumes) == (workspace["mode"] == "Shared")
 
 
-def test_secrets_are_files_and_the_queue_is_passed_on():
-    """The pod's environment contains no secret, and the Job gets Kueue's label."""
+def test_the_agent_s_container_has_the_agent_s_secret_alone():
+    """The Secrets of repository and checkpoint store are mounted in the relay's container, which
+    starts first, ends last and sees nothing that an agent can write. The agent's container can
+    only read the directory of its address."""
     body = making.taskrun(
         credentialsSecretName="keys",
         repository={"url": "https://x/y", "credentialsSecretName": "git"},
+        workspace={"mode": "Claim", "checkpoints": "s3://b/p", "checkpointsSecretName": "s3"},
+        pod={
+            "image": "mine",
+            "imagePullPolicy": "Never",
+            "resources": {"requests": {"cpu": "2", "memory": "4Gi", "example.com/gpu": "1"}},
+            "volumes": [
+                {"name": "ca", "configMap": {"name": "ca"}},
+                {"name": "shared", "emptyDir": {}},
+            ],
+            "volumeMounts": [
+                {"name": "ca", "mountPath": "/etc/ssl/certs", "readOnly": True},
+                {"name": "shared", "mountPath": "/shared"},
+            ],
+        },
     )
+    run = wanted(body)
+    pod = pod_of(
+        manifests.job(run, begun(TaskRunStatus(), 1, run, 0).attempts[-1], (1,), "c", TOLD)
+    )
+    (agent,), (relay,) = pod["containers"], pod["initContainers"]
+    seen = {each["mountPath"]: each.get("readOnly", False) for each in agent["volumeMounts"]}
+    assert "/perdure/secrets/credentials" in seen and seen["/perdure/relay"] is True
+    assert not {"/perdure/secrets/repository", "/perdure/secrets/checkpoints"} & seen.keys()
+    assert agent["args"][-2:] == ["--relay", "/perdure/relay"]
+    assert {each["mountPath"]: each.get("readOnly", False) for each in relay["volumeMounts"]} == {
+        "/perdure/order": True, "/perdure/relay": False, "/perdure/secrets/repository": True,
+        "/perdure/secrets/checkpoints": True, "/etc/ssl/certs": True,
+    }  # fmt: skip
+    assert (relay["restartPolicy"], relay["image"], relay["imagePullPolicy"]) == (
+        "Always",
+        "mine",
+        "Never",
+    )
+    assert relay["resources"] == {"requests": {"cpu": "200m", "memory": "256Mi"}}
+    assert relay["securityContext"] == agent["securityContext"]
+    assert not pod.get("shareProcessNamespace")
+
+
+def test_secrets_are_files_and_the_queue_is_passed_on():
+    """The pod's environment contains no secret, and the Job gets Kueue's label. Without a Secret
+    for repository or store there is no relay."""
+    body = making.taskrun(credentialsSecretName="keys", repository={"url": "https://x/y"})
     body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team", "other": "x"}
     run = wanted(body)
     job = manifests.job(run, begun(TaskRunStatus(), 1, run, 0).attempts[-1], (1,), run.claim, TOLD)
     container = pod_of(job)["containers"][0]
     assert "env" not in container and "envFrom" not in container
-    assert {mount["mountPath"] for mount in container["volumeMounts"]} >= {
-        "/perdure/secrets/credentials",
-        "/perdure/secrets/repository",
+    assert "/perdure/secrets/credentials" in {
+        mount["mountPath"] for mount in container["volumeMounts"]
     }
+    assert "initContainers" not in pod_of(job) and "--relay" not in container["args"]
     assert (
         job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
         and "other" not in job["metadata"]["labels"]

@@ -356,7 +356,7 @@ def test_the_operator_is_named_as_the_actor(
         "PERDURE_CLAUDE": str(agents["claude"]),
         "PERDURE_STATE": str(tmp_path / "state"),
     }
-    made = _engine(order(1), environ, Secrets())
+    made = _engine(order(1), environ, Secrets(), None)
     engine = replace(made, stopping=lambda: True, leaving="its pod was asked to end")
     follow(engine, order(1), ("First.",))
     follow(engine, order(2, (1, 2)), ("First.", "Second."))

@@ -126,6 +126,43 @@ def test_what_a_container_is_given(cluster: Cluster, namespace: str) -> None:
     assert (cluster.volume(namespace, "work") / "service/t1/mine").read_text() == "mine\n"
 
 
+def test_a_sidecar_runs_beside_the_container(cluster: Cluster, namespace: str) -> None:
+    """An init container that restarts always is started first and beside the others, is started
+    again when it ends, is asked to end after them, and does not keep the Job from completing."""
+    mount = [{"name": "both", "mountPath": "/both"}]
+    waits_for = "trap 'echo asked >> /both/said; exit 0' TERM; while :; do sleep 0.1; done"
+    beside = {
+        "name": "beside",
+        "image": "shell:test",
+        "restartPolicy": "Always",
+        "command": [
+            "sh",
+            "-c",
+            f"test -e /both/first || {{ touch /both/first; exit 1; }}; touch /both/again; {waits_for}",
+        ],
+        "volumeMounts": mount,
+    }
+    last = {**beside, "name": "last", "command": ["sh", "-c", waits_for]}
+    job(
+        cluster,
+        namespace,
+        "sidecar",
+        "while ! test -e /both/again; do sleep 0.1; done; ls /both; echo main >> /both/said",
+        container={"volumeMounts": mount},
+        initContainers=[beside, last],
+        volumes=[{"name": "both", "persistentVolumeClaim": {"claimName": "kept"}}],
+    )
+    claim(cluster, namespace, "kept")
+    assert "Complete" in ended(cluster, namespace, "sidecar"), log(cluster, namespace, "sidecar")
+    assert log(cluster, namespace, "sidecar").split() == ["again", "first"]
+    (pod,) = pods(cluster, namespace, "sidecar")
+    assert pod["status"]["phase"] == "Succeeded"
+    states = {each["name"]: each for each in pod["status"]["initContainerStatuses"]}
+    assert states["beside"]["restartCount"] == 1 and "terminated" in states["last"]["state"]
+    said = (cluster.volume(namespace, "kept") / "said").read_text().split()
+    assert said == ["main", "asked", "asked"]
+
+
 def test_what_is_missing(cluster: Cluster, namespace: str) -> None:
     """A missing image, a missing Secret, and root where it is forbidden are reported with the
     kubelet's reasons. A Secret that is created later is found."""

@@ -1,5 +1,5 @@
 """The checkpoint store: parts of capsules as objects in a directory, S3, Google Cloud or Azure.
-Uses obstore.
+Keys and their meaning; `buckets` reads and writes the objects.
 
     members/{sha256}                       a part of a file, as a zstd frame
     runs/{run}/{term}-{number}.json        a manifest, written last: what it names is all there
@@ -20,24 +20,33 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
 
 import msgspec
 
 from perdure.capsule import manifest as manifests
+from perdure.capsule.buckets import DirectBucket, Objects, RelayedBucket, TooLarge
 from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import unframe
 from perdure.capsule.manifest import CapsuleFile, Manifest, Part
-from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway, UsageError
+from perdure.errors import (
+    CapsuleError,
+    Conflict,
+    NotFound,
+    PerdureError,
+    StoreAway,
+    UsageError,
+)
+from perdure.host import relay
 from perdure.host.extras import install_command
 from perdure.lateclass import dataclass
 from perdure.model.codec import resolved
 
 SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss", "memory")
-_RUN = re.compile(r"[0-9a-f]{32}")
-_KEY = re.compile(r"(\d{6})-(\d{8})\.json")
-_TERM = re.compile(r"(\d{6})\.json")
-_LONGEST_TERM = 64 << 10
+RUN = re.compile(r"[0-9a-f]{32}")
+KEY = re.compile(r"(\d{6})-(\d{8})\.json")
+TERM = re.compile(r"(\d{6})\.json")
+LONGEST_TERM = 64 << 10
 _AGAIN = "is the store reachable, and are its credentials in the environment?"
 
 
@@ -66,27 +75,24 @@ class CheckpointStore:
     """A store of checkpoints of many runs. Every method may raise CapsuleError."""
 
     url: str
-    store: Any
+    objects: Objects
 
     def runs(self) -> list[str]:
         """Return the ids of all stored runs."""
         with _in_words(self.url):
-            import obstore
-
-            found = obstore.list_with_delimiter(self.store, prefix="runs")
-        names = [str(prefix).rstrip("/").rpartition("/")[2] for prefix in found["common_prefixes"]]
-        return sorted(name for name in names if _RUN.fullmatch(name))
+            names = self.objects.names("runs").prefixes
+        return sorted(name for name in names if RUN.fullmatch(name))
 
     def term(self, run: str) -> Term | None:
         """Return the newest term of a run, or None."""
         numbers = [
             int(found[1])
             for name in self._names(f"runs/{run}/terms")
-            if (found := _TERM.fullmatch(name))
+            if (found := TERM.fullmatch(name))
         ]
         if not numbers:
             return None
-        content = self._get(_term_key(run, max(numbers)), _LONGEST_TERM)
+        content = self._get(_term_key(run, max(numbers)), LONGEST_TERM)
         try:
             return msgspec.convert(manifests.strict_json(content), resolved(Term))
         except msgspec.ValidationError as error:
@@ -103,7 +109,7 @@ class CheckpointStore:
 
     def newest(self, run: str) -> tuple[str, Manifest]:
         """Return the name of the newest manifest, and the manifest. Raises NotFound."""
-        names = [name for name in self._names(f"runs/{run}") if _KEY.fullmatch(name)]
+        names = [name for name in self._names(f"runs/{run}") if KEY.fullmatch(name)]
         if not names:
             raise NotFound(
                 f"the checkpoint store {self.url} has no checkpoint of the run {run}",
@@ -131,20 +137,12 @@ class CheckpointStore:
     def put(self, part: Part, packed: bytes) -> None:
         """Store a part. An existing one already has the same content."""
         with _in_words(self.url):
-            import obstore
-
-            obstore.put(self.store, f"members/{part.sha256}", packed)
+            self.objects.put(f"members/{part.sha256}", packed)
 
     def has(self, part: Part) -> bool:
         """Return whether a part is stored."""
         with _in_words(self.url):
-            import obstore
-
-            try:
-                obstore.head(self.store, f"members/{part.sha256}")
-            except FileNotFoundError:
-                return False
-            return True
+            return self.objects.has(f"members/{part.sha256}")
 
     def parts(self, file: CapsuleFile) -> Iterator[bytes]:
         """Yield the contents of a file's parts, each verified: see `container.CapsuleContents`."""
@@ -157,23 +155,17 @@ class CheckpointStore:
 
     def _names(self, prefix: str) -> list[str]:
         with _in_words(self.url):
-            import obstore
-
-            found = obstore.list_with_delimiter(self.store, prefix=prefix)
-        return [str(meta["path"]).rpartition("/")[2] for meta in found["objects"]]
+            return self.objects.names(prefix).objects
 
     def _get(self, key: str, most: int) -> bytes:
         with _in_words(self.url):
-            import obstore
-
             try:
-                found = obstore.get(self.store, key)
-                if found.meta["size"] > most:
-                    raise CapsuleError(
-                        f"{key} in {self.url} is larger than it may be",
-                        "check which other program writes there",
-                    )
-                return bytes(found.bytes())
+                return self.objects.get(key, most)
+            except TooLarge as error:
+                raise CapsuleError(
+                    f"{key} in {self.url} is larger than it may be",
+                    "check which other program writes there",
+                ) from error
             except FileNotFoundError as error:
                 raise CapsuleError(
                     f"{key} is missing in {self.url}", "check whether something was deleted there"
@@ -182,37 +174,29 @@ class CheckpointStore:
     def _create(self, key: str, content: bytes) -> None:
         """Create an object. Raises Conflict if one with other content exists."""
         with _in_words(self.url):
-            import obstore
-            from obstore.exceptions import AlreadyExistsError, NotSupportedError, PreconditionError
-
             try:
-                obstore.put(self.store, key, content, mode="create")
-            except (AlreadyExistsError, PreconditionError) as error:
+                self.objects.create(key, content)
+            except FileExistsError as error:
                 # obstore retries after a 5xx answer, even if the first request had succeeded.
                 if self._get(key, manifests.LONGEST_MANIFEST) != content:
                     raise Conflict(
                         f"another machine was quicker: {key} is already there",
                         "perdure why NAME",
                     ) from error
-            except (NotSupportedError, NotImplementedError):
-                # Without conditional writes a race of some milliseconds remains:
-                # docs/reference/capsule.md.
-                if key.rpartition("/")[2] in self._names(key.rpartition("/")[0]):
-                    raise Conflict(
-                        f"another machine was quicker: {key} is already there",
-                        "perdure why NAME",
-                    ) from None
-                obstore.put(self.store, key, content)
 
 
 def open_store(url: str) -> CheckpointStore:
     """Return the store at a URL: file:///directory, s3://bucket/prefix, gs://bucket/prefix,
-    az://container/prefix.
+    az://container/prefix, or relay:///directory for the store behind the relay whose address is in
+    that directory.
 
     Raises UsageError if the URL is invalid or contains a secret, CapsuleError if the library is not
     installed or the store cannot be used.
     """
     scheme, _, rest = url.partition("://")
+    if scheme == "relay":
+        directory = Path(rest)
+        return CheckpointStore(relay.wait(directory).store, RelayedBucket(directory))
     if (
         scheme not in SCHEMES
         or (not rest and scheme != "memory")
@@ -243,8 +227,8 @@ def open_store(url: str) -> CheckpointStore:
                 )
             from urllib.parse import unquote
 
-            return CheckpointStore(url, LocalStore(unquote(rest), mkdir=True))
-        return CheckpointStore(url, from_url(url))
+            return CheckpointStore(url, DirectBucket(LocalStore(unquote(rest), mkdir=True)))
+        return CheckpointStore(url, DirectBucket(from_url(url)))
 
 
 def _term_key(run: str, number: int) -> str:
@@ -256,7 +240,7 @@ def _in_words(url: str) -> Iterator[None]:
     """Convert obstore's errors, which have many lines, to one sentence."""
     try:
         yield
-    except (UsageError, CapsuleError, Conflict, NotFound):
+    except PerdureError:
         raise
     except OSError as error:
         raise StoreAway(

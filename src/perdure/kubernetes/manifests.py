@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 from perdure.kubernetes import order as orders
+from perdure.kubernetes import sidecar
 from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
 from perdure.kubernetes.spec import FileFrom, Spec, task_spec
 from perdure.kubernetes.status import AttemptStatus
@@ -200,11 +201,12 @@ def _pod(
         for volume in pod.volumes
         if volume.get("name") not in own and "hostPath" not in volume
     ]
-    mounts += [
+    given = [
         mount
         for mount in pod.volume_mounts
         if _may(str(mount.get("mountPath", ""))) and mount.get("name") not in own
     ]
+    mounts += given
     container: dict[str, Any] = {
         "name": "perdure",
         "image": pod.image or told["image"],
@@ -219,11 +221,7 @@ def _pod(
         ],
         "terminationMessagePolicy": "File",
         "volumeMounts": mounts,
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": sidecar.RIGHTS,
     }
     if pod.resources:
         container["resources"] = pod.resources
@@ -246,6 +244,12 @@ def _pod(
         "containers": [container],
         "volumes": volumes,
     }
+    if sidecar.secrets(run.spec):
+        container["args"] += ["--relay", sidecar.AT]
+        relay = sidecar.container(run.spec, told["image"])
+        fixed = {each.get("name") for each in pod.volumes if "configMap" in each}
+        relay["volumeMounts"] += [each for each in given if each.get("name") in fixed]
+        found["initContainers"] = [relay]
     more = {
         "nodeSelector": pod.node_selector,
         "affinity": pod.affinity,
@@ -261,8 +265,8 @@ def _pod(
 def _storage(
     run: WantedRun, record: AttemptStatus, contexts: Sequence[int], claim_name: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the pod's volumes and their mounts: /data, /perdure, /tmp and home. The pod cannot
-    write anywhere else."""
+    """Return the pod's volumes, and their mounts in the agent's container: /data, /perdure, /tmp
+    and home. The agent cannot write anywhere else, and of the Secrets it has its own alone."""
     spec, volume = run.spec, run.spec.workspace
     volumes: list[dict[str, Any]] = [
         {
@@ -288,23 +292,16 @@ def _storage(
         )
         path = f"{spec.service}/.task/{spec.task}/{spec.agent}"
         mounts.append({"name": "perdure-shared", "mountPath": "/data/checkpoints", "subPath": path})
-    secrets = {
-        "credentials": spec.credentials_secret_name,
-        "repository": spec.repository.credentials_secret_name if spec.repository else "",
-        "checkpoints": volume.checkpoints_secret_name,
-    }
-    for name, secret in secrets.items():
-        if secret:
-            volumes.append(
-                {"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}}
-            )
-            mounts.append(
-                {
-                    "name": f"perdure-{name}",
-                    "mountPath": f"/perdure/secrets/{name}",
-                    "readOnly": True,
-                }
-            )
+    if spec.credentials_secret_name:
+        whole, mount = sidecar.secret_volume("credentials", spec.credentials_secret_name)
+        volumes.append(whole)
+        mounts.append(mount)
+    relayed = sidecar.secrets(spec)
+    volumes += [sidecar.secret_volume(name, secret)[0] for name, secret in relayed.items()]
+    if relayed:
+        whole, mount = sidecar.address_volume(read_only=True)
+        volumes.append(whole)
+        mounts.append(mount)
     return volumes, mounts
 
 

@@ -1,15 +1,16 @@
 """The Secrets of an attempt's pod: one directory for each, with a file for each key.
 
     credentials/    each key is a variable for the agent
-    repository/     `token`, or `username` and `password`: for git, by perdure's askpass helper; the
-                    agent is not given them
+    repository/     `token`, or `username` and `password`: for git
     checkpoints/    each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID
-                    ...); the agent is not given them
+                    ...)
 
-They are files and not variables of the pod, because variables appear in the pod's description. An
-agent that looks for them can read them all: it runs as the same user as perdure, the only one that
-a restricted pod has (docs/reference/pod.md). A value is never written down: only the names of the
-variables are stored with a run.
+In a pod with a relay, the last two are mounted in the relay's container alone, and the agent cannot
+read them. In a container with all three, an agent that looks for them can, because it runs as the
+same user as perdure (docs/reference/pod.md).
+
+They are files and not variables of the pod, because variables appear in the pod's description. A
+value is never written down: only the names of the variables are stored with a run.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
     )
     state = container.get("state") or {}
     over = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
-    held = state.get("waiting") or {}
+    held = _held(status) or state.get("waiting") or {}
     kind, owner = controller(meta)
     disruption = conditions.get("DisruptionTarget", {})
     scheduled = conditions.get("PodScheduled", {})
@@ -149,6 +149,16 @@ def pod_seen(body: dict[str, Any], gone: bool = False) -> PodSeen | None:
             message=str(over.get("message") or "")[:RESULT_BYTES],
         ),
     )
+
+
+def _held(status: dict[str, Any]) -> dict[str, Any]:
+    """Return what an init container waits for; empty if nothing holds it. Meanwhile the agent's
+    container only says that the pod is initializing."""
+    for each in status.get("initContainerStatuses") or ():
+        found: dict[str, Any] = (each.get("state") or {}).get("waiting") or {}
+        if found.get("reason"):
+            return found
+    return {}
 
 
 def job_seen(body: dict[str, Any]) -> JobSeen | None:

@@ -117,9 +117,11 @@ class Workspaces:
     `transports`: the URL schemes that may be fetched from. `credentials` is called before each
     https request; `helpers` is called if `credentials` returns nothing and the server wants a
     login. `ca_file`: the CA certificates for a self-hosted forge. `ssh`: the keys and known hosts
-    for ssh. `hosts`: the servers that may be fetched from. `most_files`: the maximum number of
-    files in a directory without git; a larger directory is not saved. `empty` ends agents that only
-    wait in a workdir; it is called with the lock held, and may raise Conflict.
+    for ssh. `hosts`: the servers that may be fetched from. `relay` returns the address on this
+    machine through which all repositories are fetched, or an empty string. `most_files`: the
+    maximum number of files in a directory without git; a larger directory is not saved. `empty`
+    ends agents that only wait in a workdir; it is called with the lock held, and may raise
+    Conflict.
     """
 
     def __init__(
@@ -133,6 +135,7 @@ class Workspaces:
         ca_file: Path | None = None,
         ssh: Ssh = OWN,
         hosts: Hosts = ANYWHERE,
+        relay: Callable[[], str] = str,
         most_files: int = shelves.MOST_FILES,
         empty: Callable[[Workspace], None] = lambda _: None,
     ) -> None:
@@ -144,6 +147,7 @@ class Workspaces:
         self._ca_file = ca_file
         self._ssh = ssh
         self._hosts = hosts
+        self._relay = relay
         self._most_files = most_files
         self._empty = empty
         self.checkpoints = WorkdirCheckpoints(self._places, self._git_at_root, self._shelf)
@@ -692,6 +696,7 @@ class Workspaces:
                 ca_file=self._ca_file,
                 hosts=self._hosts,
                 ssh=self._ssh,
+                relay=self._relay(),
             )
         return RemoteSource(key=repo, url=str(worktree.common_directory(repo)), scheme="file")
 

@@ -179,7 +179,7 @@ def _fetch(places: Places, source: RemoteSource, cache: Git, refspecs: tuple[str
         "--no-write-fetch-head",
         "--no-auto-maintenance",
     )
-    operands = ("--upload-pack=git-upload-pack", "--", source.url, *refspecs)
+    operands = ("--upload-pack=git-upload-pack", "--", source.address, *refspecs)
     scratch = make_private(places.scratch)
     try:
         source.call(

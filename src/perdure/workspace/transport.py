@@ -21,6 +21,8 @@ from perdure.lateclass import dataclass
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
 
+_REASON = re.compile(r"^remote: perdure: (.+)$", re.MULTILINE)
+"""The relay's reason for an answer, as git prints it."""
 _REACH_S = 60.0
 """Timeout for a server's first answer while a person waits, in seconds."""
 
@@ -41,7 +43,10 @@ def absent(error: GitFailed) -> bool:
 class RemoteSource:
     """The source of a cache: an address (or a local directory), the transport, the credentials, and
     the servers that may be contacted. `helpers` is called where a server wants a login and
-    `credentials` returns none."""
+    `credentials` returns none.
+
+    `relay`: the address on this machine that git contacts instead, of a process that has the
+    credentials (`perdure.host.relay`). `url` names the repository in messages even then."""
 
     key: str
     url: str
@@ -51,6 +56,12 @@ class RemoteSource:
     ca_file: Path | None = None
     hosts: Hosts = ANYWHERE
     ssh: Ssh = OWN
+    relay: str = ""
+
+    @property
+    def address(self) -> str:
+        """The address for git's command line."""
+        return self.relay or self.url
 
     @property
     def id(self) -> str:
@@ -68,7 +79,7 @@ class RemoteSource:
         server that may not be contacted."""
         told = (*settings, *self.settings(git.environ))
         login = None
-        if self.credentials is not None and self.scheme != "ssh":
+        if self.credentials is not None and self.scheme != "ssh" and not self.relay:
             login = self.credentials(self.url)
         try:
             return self._once(git, scratch, words, told, login, timeout_s)
@@ -91,7 +102,7 @@ class RemoteSource:
                 "--quiet",
                 "--upload-pack=git-upload-pack",
                 "--",
-                self.url,
+                self.address,
                 "HEAD",
                 timeout_s=_REACH_S,
             )
@@ -111,6 +122,11 @@ class RemoteSource:
         """Return the git settings for one call to the server. Raises UsageError, GitFailed."""
         if self.scheme == "file":
             return []
+        if self.relay:
+            # The relay applies the rules about servers. Without the empty proxy, git would ask a
+            # proxy of the environment for an address of this machine.
+            told = {"followRedirects": "false", "proxy": "", "curloptResolve": ""}
+            return [(f"http.{self.relay}.{name}", value) for name, value in told.items()]
         if self.scheme == "ssh":
             self.hosts.check(self.url)
             self.ssh.check(environ)
@@ -135,6 +151,29 @@ class RemoteSource:
                 asking = stack.enter_context(broker(self.url, login, scratch))
             else:
                 asking = {}
+            if self.relay:
+                return self._relayed(git, words, told, timeout_s)
             return git.run(
                 *words, allow=(self.scheme,), settings=told, env=asking, timeout_s=timeout_s
             )
+
+    def _relayed(
+        self,
+        git: Git,
+        words: tuple[str, ...],
+        told: tuple[tuple[str, str], ...],
+        timeout_s: float,
+    ) -> GitResult:
+        """Run git on the relay's address. An error names the repository's, and has the relay's
+        reason if it gave one."""
+        try:
+            return git.run(*words, allow=("http",), settings=told, timeout_s=timeout_s)
+        except GitFailed as error:
+            stderr = error.stderr.replace(self.relay, self.url)
+            reason = _REASON.search(stderr)
+            message = str(error).replace(self.relay, self.url)
+            if reason is not None:
+                message = f"git {words[0]} failed: {reason[1].rstrip('.')}."
+            raise GitFailed(
+                message, argv=error.argv, code=error.code, stderr=stderr, hint=error.hint
+            ) from error

@@ -119,6 +119,10 @@ def eat() -> NoReturn:
 
 
 def main() -> NoReturn:
+    if "--as-relay" in sys.argv:
+        from perdure.cli.main import main as perdure
+
+        sys.exit(perdure())
     attempt = Attempt(Path(sys.argv[sys.argv.index("--order") + 1]))
 
     def asked_to_go(number: int, frame: FrameType | None) -> None:

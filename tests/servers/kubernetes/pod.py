@@ -26,7 +26,7 @@ from tests.servers.kubernetes.images import Image
 from tests.servers.kubernetes.limits import limited, release
 from tests.servers.kubernetes.probes import Probes
 from tests.servers.kubernetes.started import Started
-from tests.servers.kubernetes.status import Seen, status
+from tests.servers.kubernetes.status import Seen, is_sidecar, status
 
 RETRY_S = 0.5
 
@@ -60,6 +60,7 @@ class PodLife(threading.Thread):
         self._told: Object = {}
         self._said: set[str] = set()
         self._stop_at: float | None = None
+        self._asked: list[Started] = []
         self._retry_at = 0.0
 
     def see(self, pod: Object) -> None:
@@ -107,6 +108,9 @@ class PodLife(threading.Thread):
             grace = self._grace()
             if grace is not None:
                 self._end(grace)
+            elif self.seen.has_ended(self.pod):
+                # Nothing but sidecars is left.
+                self._end(int(self.pod["spec"].get("terminationGracePeriodSeconds", 30)))
             else:
                 self._go_on()
             self._tell()
@@ -174,6 +178,16 @@ class PodLife(threading.Thread):
             mark.write_text(str(time.time()))
         return float(mark.read_text() or time.time())
 
+    def _sidecars(self) -> list[Started]:
+        """Return the running sidecars, which end after the other containers."""
+        return [
+            one
+            for container in self.pod["spec"].get("initContainers", ())
+            if is_sidecar(container)
+            for one in self.seen.starts.get(container["name"], [])
+            if one.is_running()
+        ]
+
     def _is_over(self) -> bool:
         return self.seen.phase(self.pod) in ("Succeeded", "Failed")
 
@@ -184,9 +198,13 @@ class PodLife(threading.Thread):
         running = self._running()
         if not running:
             return
+        sidecars = self._sidecars()
+        first = [one for one in running if one not in sidecars] or running
         if self._stop_at is None:
             self._stop_at = time.time() + grace
-            for one in running:
+        for one in first:
+            if one not in self._asked:
+                self._asked.append(one)
                 one.kill(signal.SIGTERM)
         self._stop_at = min(self._stop_at, time.time() + grace)
         if time.time() >= self._stop_at:
@@ -201,6 +219,13 @@ class PodLife(threading.Thread):
         policy = self.pod["spec"]["restartPolicy"]
         for container in self.pod["spec"].get("initContainers", ()):
             code = self.seen.code(container["name"])
+            if is_sidecar(container):
+                starts = self.seen.starts.get(container["name"], [])
+                if not starts or code is not None:
+                    self._start(container, again=code is not None)
+                if not self.seen.starts.get(container["name"]):
+                    return
+                continue
             if code == 0:
                 continue
             if code is None or policy != "Never":

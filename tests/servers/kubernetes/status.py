@@ -41,6 +41,14 @@ class Seen:
             return None
         return int(starts[-1].state()["terminated"]["exitCode"])
 
+    def has_ended(self, pod: Object) -> bool:
+        """Return whether all containers but the sidecars have ended, for good."""
+        codes = [self.code(each["name"]) for each in pod["spec"]["containers"]]
+        if any(code is None for code in codes):
+            return False
+        policy = pod["spec"]["restartPolicy"]
+        return policy == "Never" or (policy == "OnFailure" and not any(codes))
+
     def phase(self, pod: Object) -> str:
         spec = pod["spec"]
         names = [each["name"] for each in spec["containers"]]
@@ -57,7 +65,9 @@ class Seen:
         ):
             return "Failed"
         if spec["restartPolicy"] == "Never" and any(
-            self.code(each["name"]) for each in spec.get("initContainers", ())
+            self.code(each["name"])
+            for each in spec.get("initContainers", ())
+            if not is_sidecar(each)
         ):
             return "Failed"
         if any(code is None for code in codes):
@@ -68,22 +78,29 @@ class Seen:
         return "Failed" if any(codes) else "Succeeded"
 
 
+def is_sidecar(container: Object) -> bool:
+    """Return whether an init container keeps running beside the others (KEP 753)."""
+    return bool(container.get("restartPolicy") == "Always")
+
+
 def status(pod: Object, seen: Seen) -> Object:
     """Return the status to be written; the same as last time if nothing has changed."""
     spec, phase = pod["spec"], seen.phase(pod)
-    initial = [
-        _container(each, seen, ready=seen.code(each["name"]) == 0)
-        for each in spec.get("initContainers", ())
-    ]
+    initials = spec.get("initContainers", ())
     running = {
         each["name"]: bool(seen.starts.get(each["name"])) and seen.code(each["name"]) is None
-        for each in spec["containers"]
+        for each in (*initials, *spec["containers"])
     }
+    done = {
+        each["name"]: running[each["name"]] if is_sidecar(each) else seen.code(each["name"]) == 0
+        for each in initials
+    }
+    initial = [_container(each, seen, ready=done[each["name"]]) for each in initials]
     containers = [
         _container(each, seen, ready=running[each["name"]] and seen.probes.is_ready(each["name"]))
         for each in spec["containers"]
     ]
-    initialised = all(each["ready"] for each in initial)
+    initialised = all(each["ready"] for each in initial) or seen.has_ended(pod)
     ready = phase == "Running" and all(each["ready"] for each in containers)
     over = {"Succeeded": "PodCompleted", "Failed": "PodFailed"}.get(phase, "")
     not_ready = "" if ready else over or "ContainersNotReady"

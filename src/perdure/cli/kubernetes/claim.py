@@ -136,6 +136,7 @@ def pod_of(taskruns: TaskRuns, body: Object, command: Sequence[str]) -> Object:
         )
     job = taskruns.job(word(attempts[-1], "job"))
     spec: dict[str, Any] = copy.deepcopy(job["spec"]["template"]["spec"])
+    spec.pop("initContainers", None)
     (container,) = spec["containers"]
     container["args"] = list(command)
     if command[0] == "sleep":

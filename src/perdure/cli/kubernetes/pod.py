@@ -20,10 +20,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from perdure.cli.kubernetes.relay import through_relay
 from perdure.errors import PerdureError, UsageError
 from perdure.kubernetes import order as orders
 from perdure.kubernetes import secrets as given
@@ -184,8 +186,10 @@ def pod_verb(arguments: argparse.Namespace) -> int:
         secrets = given.read(
             arguments.secrets or arguments.order.parent / "secrets", order.spec.repo
         )
+        order, is_relayed = through_relay(order, arguments.relay)
         files = arguments.order / orders.FILES
-        result = _performed(order, texts, files, secrets, farewell)
+        relay = arguments.relay if is_relayed else None
+        result = _performed(order, texts, files, secrets, farewell, relay)
     except Exception as error:  # any error, because a pod without a result explains nothing
         result = _in_trouble(farewell.attempt, error, secrets)
     code = farewell.say(result)
@@ -216,6 +220,7 @@ def _performed(
     files: Path,
     secrets: given.Secrets,
     farewell: Farewell,
+    relay: Path | None,
 ) -> AttemptResult:
     from perdure.kubernetes.pod import follow
 
@@ -224,12 +229,16 @@ def _performed(
     # `environ`.
     os.environ.update(secrets.store)
     engine = replace(
-        _engine(order, environ, secrets), stopping=lambda: farewell.asked > 0, leaving=ASKED
+        _engine(order, environ, secrets, relay), stopping=lambda: farewell.asked > 0, leaving=ASKED
     )
     return follow(engine, order, texts, sorted(secrets.agent), files)
 
 
-def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) -> Engine:
+def _engine(
+    order: Order, environ: Mapping[str, str], secrets: given.Secrets, relay: Path | None
+) -> Engine:
+    """Return the engine of the pod. `relay` is the directory with the address of the relay that
+    fetches the repository; None if perdure itself does."""
     from perdure import wiring
     from perdure.config.files import load
     from perdure.host.actors import actor
@@ -275,7 +284,17 @@ def _engine(order: Order, environ: Mapping[str, str], secrets: given.Secrets) ->
         actor=actor("operator", f"taskrun/{order.name}"),
         guarded=False,
         secrets=secrets.values(),
+        relay=partial(_repository, relay),
     )
+
+
+def _repository(relay: Path | None) -> str:
+    """Return the address at which the relay serves the repository; empty without a relay."""
+    if relay is None:
+        return ""
+    from perdure.host.relay import read
+
+    return read(relay).url("git")
 
 
 def _tell(line: str) -> None:

@@ -70,6 +70,19 @@ def work_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --run: the secrets' directory (default: beside the order)",
     )
     parser.add_argument(
+        "--relay",
+        type=Path,
+        metavar="DIR",
+        help="with --run: the directory with the address of the pod's relay",
+    )
+    parser.add_argument(
+        "--as-relay",
+        type=Path,
+        metavar="DIR",
+        help="be the relay of a pod, which has the Secrets that the agent must not see; DIR gets "
+        "its address",
+    )
+    parser.add_argument(
         "--grace",
         type=float,
         default=30.0,
@@ -160,6 +173,10 @@ def work_verb(arguments: argparse.Namespace) -> int:
         from perdure.cli.kubernetes.pod import pod_verb
 
         return pod_verb(arguments)
+    if arguments.as_relay is not None:
+        from perdure.cli.kubernetes.relay import relay_verb
+
+        return relay_verb(arguments)
     from perdure.cli.data.housekeeping import Housekeeping
     from perdure.engine.worker import work
 

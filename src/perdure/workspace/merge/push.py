@@ -84,7 +84,11 @@ class Outgoing:
         )
         try:
             self._ask(
-                "push", *options, "--", self.source.url, f"{self.commit}:refs/heads/{self.branch}"
+                "push",
+                *options,
+                "--",
+                self.source.address,
+                f"{self.commit}:refs/heads/{self.branch}",
             )
         except GitFailed as error:
             if re.search(
@@ -98,7 +102,12 @@ class Outgoing:
         """Return the branch that the remote's HEAD names; empty where it names none. Raises
         GitFailed."""
         said = self._ask(
-            "ls-remote", "--symref", "--upload-pack=git-upload-pack", "--", self.source.url, "HEAD"
+            "ls-remote",
+            "--symref",
+            "--upload-pack=git-upload-pack",
+            "--",
+            self.source.address,
+            "HEAD",
         ).text
         found = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", said, re.MULTILINE)
         if found:

@@ -1,0 +1,217 @@
+"""Listens for the requests of the agent's container, on 127.0.0.1.
+
+    GET  /{word}/git/info/refs?service=git-upload-pack      the refs of the repository
+    POST /{word}/git/git-upload-pack                        objects of it
+    GET  /{word}/names/{prefix}                             names in the checkpoint store
+    GET, HEAD, PUT, POST /{word}/objects/{key}              an object there; POST creates one
+
+Every other request gets 404 or 403. Whoever asks is not trusted: sizes are bounded, and no part of
+a request becomes a part of an address or a file name before it has matched a grammar.
+"""
+
+from __future__ import annotations
+
+import hmac
+import http
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgspec
+
+from perdure.capsule.buckets import TooLarge
+from perdure.errors import PerdureError
+from perdure.host.relay import RelayAddress
+from perdure.kubernetes.relay.forge import PIECE, SERVICE, ForgeAnswer, ForgeTrouble, Upstream
+from perdure.kubernetes.relay.shelf import RelayRefused, RunShelf, longest
+from perdure.rules.text import one_line, tell
+
+IDLE_S = 600.0
+LONGEST_REQUEST = 1 << 30
+"""Maximum size of a request of git in bytes. A pod with many refs needs some megabytes."""
+LONGEST_LINE = 1_000
+WORDS_MOST = 1_000
+
+
+class RelayServer(ThreadingHTTPServer):
+    """The relay of one pod. `forge` and `shelf` are None for what the pod needs no credentials
+    for."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, forge: Upstream | None, shelf: RunShelf | None) -> None:
+        self.forge, self.shelf = forge, shelf
+        self.word = secrets.token_urlsafe(24)
+        super().__init__(("127.0.0.1", 0), _Requests)
+
+    def address(self) -> RelayAddress:
+        """Return the address for the agent's container."""
+        return RelayAddress(
+            port=self.server_port,
+            word=self.word,
+            repository=self.forge is not None,
+            store=self.shelf.store.url if self.shelf is not None else "",
+        )
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report an error of one request, without its details: they may contain a secret."""
+        import sys
+
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            tell(f"perdure: relay: {type(error).__name__} in a request")
+
+
+class _Requests(BaseHTTPRequestHandler):
+    """One connection of the agent's container."""
+
+    protocol_version = "HTTP/1.1"
+    timeout = IDLE_S
+    server: RelayServer
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Log nothing: the paths have the relay's word."""
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    do_HEAD = do_PUT = do_POST = do_GET  # noqa: N815
+
+    def _answer(self) -> None:
+        # A body that was not read would be taken for the next request.
+        self.close_connection = True
+        _, word, room, path = [*self.path.split("/", 3), "", "", ""][:4]
+        if not hmac.compare_digest(word.encode(), self.server.word.encode()):
+            self._say(http.HTTPStatus.NOT_FOUND, "not found")
+            return
+        try:
+            match room:
+                case "git" if self.server.forge is not None:
+                    self._git(self.server.forge, path)
+                case "names" if self.server.shelf is not None and self.command == "GET":
+                    found = self.server.shelf.names(path)
+                    self._say(http.HTTPStatus.OK, msgspec.json.encode(found))
+                case "objects" if self.server.shelf is not None:
+                    self._object(self.server.shelf, path)
+                case _:
+                    raise RelayRefused("this relay has nothing of that name")
+        except RelayRefused as error:
+            tell(one_line(f"perdure: relay: refused: {self.command} {room}/{path}", 200))
+            self._say(http.HTTPStatus.FORBIDDEN, str(error))
+        except ForgeTrouble as error:
+            tell(one_line(f"perdure: relay: {error}", 300))
+            self._say(error.status, f"perdure: {error}")
+        except FileNotFoundError:
+            self._say(http.HTTPStatus.NOT_FOUND, "not found")
+        except FileExistsError:
+            self._say(http.HTTPStatus.CONFLICT, "it exists already")
+        except TooLarge:
+            self._say(http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "it is too large")
+        except (ConnectionError, TimeoutError):
+            raise
+        except Exception as error:  # obstore has errors of its own
+            words = str(error) if isinstance(error, PerdureError) else _first(error)
+            tell(one_line(f"perdure: relay: {words}", 300))
+            self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, words)
+
+    def _git(self, forge: Upstream, path: str) -> None:
+        told = dict(self.headers.items())
+        if (self.command, path) == ("GET", f"info/refs?service={SERVICE}"):
+            self._pass(forge.refs(told))
+        elif (self.command, path) == ("POST", SERVICE):
+            self._pass(forge.pack(told, self._body(LONGEST_REQUEST)))
+        else:
+            raise RelayRefused("this relay only fetches")
+
+    def _pass(self, asked: AbstractContextManager[ForgeAnswer]) -> None:
+        """Pass the server's answer on. After its beginning was sent, an error can only break it
+        off, which git notices."""
+        with asked as answer:
+            self.send_response(http.HTTPStatus.OK)
+            self.send_header("Content-Type", one_line(answer.kind, 100))
+            self.send_header("Cache-Control", "no-cache")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.send_header("Connection", "close")
+            self.end_headers()
+            try:
+                for piece in answer.pieces:
+                    self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                self.wfile.write(b"0\r\n\r\n")
+            except Exception as error:
+                tell(one_line(f"perdure: relay: broken off: {type(error).__name__}", 300))
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+    def _object(self, shelf: RunShelf, key: str) -> None:
+        match self.command:
+            case "GET":
+                self._say(http.HTTPStatus.OK, shelf.get(key))
+            case "HEAD":
+                if not shelf.has(key):
+                    raise FileNotFoundError(key)
+                self._say(http.HTTPStatus.OK, b"")
+            case "PUT":
+                shelf.put(key, b"".join(self._body(longest(key))))
+                self._say(http.HTTPStatus.OK, b"")
+            case _:
+                shelf.create(key, b"".join(self._body(longest(key))))
+                self._say(http.HTTPStatus.OK, b"")
+
+    def _body(self, most: int) -> Iterator[bytes]:
+        """Yield the content of the request. Raises TooLarge."""
+        if (self.headers.get("Transfer-Encoding") or "").lower() == "chunked":
+            yield from self._chunks(most)
+            return
+        length = self.headers.get("Content-Length") or "0"
+        if not length.isascii() or not length.isdecimal() or int(length[:20]) > most:
+            raise TooLarge
+        left = int(length)
+        while left:
+            piece = self.rfile.read(min(left, PIECE))
+            if not piece:
+                raise ConnectionAbortedError
+            left -= len(piece)
+            yield piece
+
+    def _chunks(self, most: int) -> Iterator[bytes]:
+        """Yield the chunks of a request (RFC 9112, 7.1)."""
+        left = most
+        while size := self._size():
+            left -= size
+            if left < 0:
+                raise TooLarge
+            while size:
+                piece = self.rfile.read(min(size, PIECE))
+                if not piece:
+                    raise ConnectionAbortedError
+                size -= len(piece)
+                yield piece
+            self.rfile.readline(LONGEST_LINE)
+
+    def _size(self) -> int:
+        line = self.rfile.readline(LONGEST_LINE).partition(b";")[0].strip()
+        try:
+            return int(line[:16], 16)
+        except ValueError:
+            raise ConnectionAbortedError from None
+
+    def _say(self, status: int, content: bytes | str) -> None:
+        if isinstance(content, str):
+            kind, content = "text/plain", one_line(content, WORDS_MOST).encode()
+        else:
+            kind = "application/octet-stream"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+
+def _first(error: Exception) -> str:
+    return f"the checkpoint store cannot be used: {str(error).partition(chr(10))[0][:300]}"

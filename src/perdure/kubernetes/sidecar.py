@@ -1,0 +1,86 @@
+"""Builds the container of the relay in an attempt's pod, and its volumes. Pure.
+
+The relay has the Secrets of the repository and of the checkpoint store, which the agent's container
+does not mount. It is an init container that keeps running (a native sidecar), so it starts before
+the agent's container, ends after it, and does not keep the Job from ending.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from perdure.kubernetes.spec import Pod, Spec
+
+NAME = "relay"
+AT = "/perdure/relay"
+"""Directory with the relay's address. The agent's container can only read it."""
+ORDER = "/perdure/order"
+RIGHTS: dict[str, Any] = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""`securityContext` of every container in a pod."""
+ROOM = {"cpu": "200m", "memory": "256Mi", "ephemeral-storage": "64Mi"}
+"""Requests and limits of the relay, for those that the agent's container has. A quota may demand
+them of every container, and equal ones keep the pod's class of service."""
+
+
+def secrets(spec: Spec) -> dict[str, str]:
+    """Return the Secrets of the relay by the name of their directory; empty if the pod needs no
+    relay."""
+    found = {
+        "repository": spec.repository.credentials_secret_name if spec.repository else "",
+        "checkpoints": spec.workspace.checkpoints_secret_name,
+    }
+    return {name: secret for name, secret in found.items() if secret}
+
+
+def secret_volume(name: str, secret: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a volume with a Secret, and its mount."""
+    volume = {"name": f"perdure-{name}", "secret": {"secretName": secret, "defaultMode": 0o440}}
+    mount = {
+        "name": f"perdure-{name}",
+        "mountPath": f"/perdure/secrets/{name}",
+        "readOnly": True,
+    }
+    return volume, mount
+
+
+def address_volume(*, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the volume with the relay's address, and its mount."""
+    mount: dict[str, Any] = {"name": "perdure-relay", "mountPath": AT}
+    if read_only:
+        mount["readOnly"] = True
+    limit = {"sizeLimit": "1Mi"}
+    return {"name": "perdure-relay", "emptyDir": limit}, mount
+
+
+def container(spec: Spec, image: str) -> dict[str, Any]:
+    """Return the relay's container. It has the order, its Secrets, the directory of its address,
+    and ConfigMaps of the TaskRun's own, such as certificates; nothing that an agent can write."""
+    pod = spec.pod
+    mounts = [{"name": "perdure-order", "mountPath": ORDER, "readOnly": True}]
+    mounts.append(address_volume(read_only=False)[1])
+    mounts += [secret_volume(name, secret)[1] for name, secret in secrets(spec).items()]
+    found: dict[str, Any] = {
+        "name": NAME,
+        "image": pod.image or image,
+        "command": ["perdure", "work", "--as-relay", AT, "--order", ORDER],
+        "restartPolicy": "Always",
+        "volumeMounts": mounts,
+        "securityContext": RIGHTS,
+    }
+    if resources := _resources(pod):
+        found["resources"] = resources
+    if pod.image_pull_policy:
+        found["imagePullPolicy"] = pod.image_pull_policy
+    return found
+
+
+def _resources(pod: Pod) -> dict[str, dict[str, str]]:
+    found = {}
+    for part, amounts in pod.resources.items():
+        if part in ("requests", "limits"):
+            found[part] = {name: ROOM[name] for name in amounts if name in ROOM}
+    return {part: amounts for part, amounts in found.items() if amounts}

@@ -1,0 +1,106 @@
+"""The relay of a pod: a real agent works with a repository and a checkpoint store whose credentials
+only the process beside it has."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from perdure.model import Backend, OutcomeKind, Verdict
+from tests.kubernetes.pods import PROMPT, Ended, cluster
+from tests.servers.githttp import serving
+from tests.servers.s3 import bucket
+
+pytestmark = pytest.mark.kubernetes
+
+PASSWORD = "a-password-of-git"
+SCRIPT = (
+    "by history\nrun env > ../env.txt; cat /proc/[0-9]*/environ >> ../env.txt; echo new > new.txt; "
+    "git add new.txt; git commit -q -m new\n---\nsay Done.\n---\nrun git log --format=%s > "
+    "../log.txt\n---\nsay More.\n"
+)
+
+
+@pytest.fixture(params=["claude", "codex"])
+def agent(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def succeeded(ended: Ended) -> Ended:
+    assert ended.result.outcome.kind is OutcomeKind.SUCCEEDED, (ended.result, ended.log[-3000:])
+    return ended
+
+
+def test_an_agent_has_neither_the_repository_s_nor_the_store_s_credentials(
+    agent: str, tmp_path: Path, repository: Path
+) -> None:
+    """A repository that needs a password and an S3 bucket that needs a key are used through the
+    relay. Nothing in the agent's pod has one of the credentials: no file, no environment. The next
+    attempt, in a new pod, has the commit and the conversation from the bucket."""
+    with serving(tmp_path / "served", PASSWORD) as server, bucket() as kept:
+        server.make("r", repository)
+        spec = {"service": "", "task": "", "repo": server.url("r"), "backend": Backend.ISOLATED}
+        with cluster(
+            tmp_path / "c", agent, SCRIPT, claim=False, checkpoints=kept.url, spec=spec, relay=True
+        ) as one:
+            one.repository = {"username": "ada", "password": PASSWORD}
+            one.store_secrets = kept.environ()
+            first = succeeded(one.run(1))
+            assert first.result.saved and server.users == {"ada"}
+            second = succeeded(one.run(2, {1: PROMPT, 2: "Now more."}))
+            receipt = second.result.receipt
+            assert receipt is not None and receipt.verdict is Verdict.NATIVE
+            (log,) = (one.pods[-1].directory / "data").rglob("log.txt")
+            assert log.read_text().split() == ["new", "second", "first"]
+            for pod in one.pods:
+                for secret in (PASSWORD, kept.environ()["AWS_SECRET_ACCESS_KEY"]):
+                    found = subprocess.run(
+                        ["grep", "-rl", secret, "--exclude-dir=relay-secrets", str(pod.directory)],
+                        capture_output=True,
+                        text=True,
+                    )
+                    assert found.stdout == "", found.stdout
+            assert all("receive-pack" not in each for each in server.asked)
+
+
+def test_a_wrong_password_is_the_attempt_s_reason(tmp_path: Path, repository: Path) -> None:
+    """The server refuses the login. The result says so with the repository's address, and has
+    neither the relay's address nor the password."""
+    with serving(tmp_path / "served", PASSWORD) as server:
+        server.make("r", repository)
+        spec = {"service": "", "task": "", "repo": server.url("r"), "backend": Backend.ISOLATED}
+        with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
+            one.repository = {"token": "another-password"}
+            ended = one.run(1).result
+            assert ended.outcome.kind is OutcomeKind.CONFIG_ERROR
+            assert "the server refused the credentials" in ended.outcome.detail
+            assert "/git" not in ended.outcome.detail, ended.outcome.detail
+            assert "another-password" not in ended.outcome.detail
+
+
+def test_a_server_that_is_away_is_tried_again(tmp_path: Path, repository: Path) -> None:
+    """The server answers with 503: the attempt is lost to it, and not a person's matter. The next
+    one works when the server is back."""
+    with serving(tmp_path / "served", PASSWORD) as server:
+        server.make("r", repository)
+        spec = {"service": "", "task": "", "repo": server.url("r"), "backend": Backend.ISOLATED}
+        with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
+            one.repository = {"token": PASSWORD}
+            server.down = True
+            ended = one.run(1).result
+            assert ended.outcome.kind is OutcomeKind.OVERLOADED, ended
+            server.down = False
+            succeeded(one.run(2))
+
+
+def test_a_secret_that_is_not_valid_is_the_attempt_s_reason(tmp_path: Path) -> None:
+    """The relay reads the Secret, and the agent's container says what is wrong with it."""
+    spec = {"service": "", "task": "", "repo": "https://git.example.com/a/b"}
+    with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
+        one.repository = {"ssh-privatekey": "hush-hush"}
+        ended = one.run(1)
+        assert ended.result.outcome.kind is OutcomeKind.CONFIG_ERROR
+        assert "perdure takes `token`" in ended.result.outcome.detail
+        assert "hush-hush" not in ended.log

@@ -1,0 +1,253 @@
+"""The relay of a pod refuses everything but its few requests: it stands between a hostile agent and
+credentials."""
+
+from __future__ import annotations
+
+import http.client
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from perdure.capsule.buckets import RelayedBucket, TooLarge
+from perdure.capsule.frames import frame, part_of
+from perdure.capsule.objects import CheckpointStore, Term, open_store
+from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway
+from perdure.host import relay
+from perdure.kubernetes.relay.forge import Upstream
+from perdure.kubernetes.relay.server import RelayServer
+from perdure.kubernetes.relay.shelf import RunShelf
+from tests.capsule.making import Given, manifest
+from tests.servers.githttp import GitHttp, serving
+
+RUN, OTHER, LENDER = "0" * 32, "1" * 32, "2" * 32
+
+
+@contextmanager
+def running(
+    forge: Upstream | None, shelf: RunShelf | None, at: Path
+) -> Iterator[relay.RelayAddress]:
+    """Run a relay inside the block, with its address in a directory."""
+    server = RelayServer(forge, shelf)
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    at.mkdir(exist_ok=True)
+    relay.write(at, server.address())
+    try:
+        yield server.address()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(
+    address: relay.RelayAddress, verb: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, bytes]:
+    line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
+    try:
+        line.putrequest(verb, path, skip_host=True, skip_accept_encoding=True)
+        for name, value in {"Host": "x", "Content-Length": str(len(body)), **headers}.items():
+            line.putheader(name.replace("_", "-"), value)
+        line.endheaders(body)
+        answer = line.getresponse()
+        return answer.status, answer.read()
+    finally:
+        line.close()
+
+
+@pytest.fixture
+def forge(tmp_path: Path, repository: Path) -> Iterator[GitHttp]:
+    with serving(tmp_path / "served", "the-password") as server:
+        server.make("r", repository)
+        server.make("other", repository)
+        yield server
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    """A store with another run's checkpoint in it."""
+    made = open_store((tmp_path / "store").as_uri())
+    given = Given()
+    for run in (OTHER, LENDER):
+        made.begin(run, Term(number=1, owner="x", at=1))
+        held = manifest(given, run=run, name=f"run-{run[0]}")
+        made.publish(run, 1, 1, held)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [
+        ("POST", "/git/git-receive-pack"),
+        ("GET", "/git/info/refs?service=git-receive-pack"),
+        ("GET", "/git/info/refs"),
+        ("GET", "/git/info/refs?service=git-upload-pack&x=1"),
+        ("GET", "/git/../other.git/info/refs?service=git-upload-pack"),
+        ("GET", "/git//other.git/info/refs?service=git-upload-pack"),
+        ("GET", "/git/HEAD"),
+        ("GET", "/git/objects/info/packs"),
+        ("GET", "/git/git-upload-pack"),
+        ("PUT", "/git/git-upload-pack"),
+        ("GET", "/objects/members/" + "0" * 64),
+        ("GET", "http://127.0.0.1/git/info/refs?service=git-upload-pack"),
+    ],
+)
+def test_only_two_requests_reach_the_forge(
+    verb: str, path: str, forge: GitHttp, tmp_path: Path
+) -> None:
+    """A push, another path, another repository, a request of the protocol without smartness: all
+    are refused before anything is sent to the forge."""
+    upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
+    with running(upstream, None, tmp_path / "at") as address:
+        status, said = ask(address, verb, f"/{address.word}{path}")
+        assert status in (403, 404), said
+        assert b"the-password" not in said and forge.asked == []
+        good = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        assert ask(address, "GET", good)[0] == 200
+
+
+def test_headers_of_the_agent_s_do_not_pass(forge: GitHttp, tmp_path: Path) -> None:
+    """The login is the relay's, whatever the request says, and no header names another host."""
+    upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
+    with running(upstream, None, tmp_path / "at") as address:
+        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        told = {"Authorization": "Basic eDp5", "X_Forwarded_Host": "evil", "Cookie": "a=b"}
+        status, said = ask(address, "GET", path, **told)
+        assert status == 200 and b"service=git-upload-pack" in said
+        assert forge.users == {"ada"}
+
+
+def test_without_the_word_nothing_is_answered(forge: GitHttp, tmp_path: Path) -> None:
+    """A process that does not know the relay's word gets 404, for each path."""
+    upstream = Upstream(forge.url("r"), ("ada", "the-password"), {})
+    with running(upstream, None, tmp_path / "at") as address:
+        for word in ("", "x", address.word[:-1], address.word + "x", "%C3%A9"):
+            path = f"/{word}/git/info/refs?service=git-upload-pack"
+            assert ask(address, "GET", path)[0] == 404
+        assert forge.asked == []
+
+
+def test_a_redirect_is_not_followed(tmp_path: Path, forge: GitHttp) -> None:
+    """The server answers with 401 or is away: git gets an answer for which it asks nobody for a
+    login, with the reason."""
+    upstream = Upstream(forge.url("r"), ("ada", "wrong"), {})
+    with running(upstream, None, tmp_path / "at") as address:
+        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        assert ask(address, "GET", path) == (403, b"perdure: the server refused the credentials")
+        forge.down = True
+        assert ask(address, "GET", path)[0] == 503
+    gone = Upstream("http://127.0.0.1:1/r.git", None, {})
+    with running(gone, None, tmp_path / "at") as address:
+        path = f"/{address.word}/git/info/refs?service=git-upload-pack"
+        status, said = ask(address, "GET", path)
+        assert status == 502 and b"127.0.0.1 cannot be reached" in said
+
+
+def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: CheckpointStore) -> None:
+    """The store behind the relay keeps the promises of a store: terms, manifests, parts."""
+    at = tmp_path / "at"
+    with running(None, RunShelf(store, RUN), at):
+        own = open_store(f"relay://{at}")
+        assert own.url == store.url and own.runs() == [] and own.term(RUN) is None
+        own.begin(RUN, Term(number=1, owner="me", at=1))
+        with pytest.raises(Conflict):
+            own.begin(RUN, Term(number=1, owner="me", at=2))
+        part = part_of(b"content")
+        assert not own.has(part)
+        own.put(part, frame(b"content"))
+        assert own.has(part)
+        given = Given()
+        made = manifest(given, run=RUN)
+        for file in made.files():
+            for each, content in zip(file.parts, given.parts(file), strict=True):
+                own.put(each, frame(content))
+        own.publish(RUN, 1, 1, made)
+        assert own.newest(RUN)[1] == made == store.newest(RUN)[1]
+        assert own.runs() == [RUN]
+
+
+def test_other_runs_are_out_of_reach(tmp_path: Path, store: CheckpointStore) -> None:
+    """Another run is neither listed nor read nor written, and no key leads out of the store."""
+    at = tmp_path / "at"
+    with running(None, RunShelf(store, RUN), at) as address:
+        own = open_store(f"relay://{at}")
+        assert own.runs() == []
+        for attempt in (
+            lambda: own.term(OTHER),
+            lambda: own.newest(OTHER),
+            lambda: own.begin(OTHER, Term(number=2, owner="me", at=1)),
+            lambda: own.manifest(OTHER, "000001-00000001.json"),
+        ):
+            with pytest.raises(CapsuleError, match="refuses"):
+                attempt()
+        keys = (
+            f"runs/{OTHER}/000001-00000001.json",
+            f"runs/{RUN}/../{OTHER}/000001-00000001.json",
+            f"runs/{RUN}/%2e%2e/{OTHER}/000001-00000001.json",
+            "../../etc/passwd",
+            "members/../runs",
+            f"members/{'A' * 64}",
+            f"runs/{RUN}/terms/1.json",
+            f"runs/{RUN}/000001-00000001.json\n",
+            "",
+        )
+        for key in keys:
+            for verb in ("GET", "HEAD", "PUT", "POST"):
+                path = f"/{address.word}/objects/{key}".replace("\n", "%0A")
+                assert ask(address, verb, path)[0] == 403, (verb, key)
+        for verb in ("DELETE", "PATCH", "COPY"):
+            assert ask(address, verb, f"/{address.word}/objects/{keys[0]}")[0] == 501
+        assert store.term(OTHER).number == 1  # type: ignore[union-attr]
+
+
+def test_the_run_that_lends_its_conversation_is_only_read(
+    tmp_path: Path, store: CheckpointStore
+) -> None:
+    """resume.from names another TaskRun: its checkpoints are read, and not written."""
+    at = tmp_path / "at"
+    with running(None, RunShelf(store, RUN, "run-2"), at):
+        own = open_store(f"relay://{at}")
+        assert own.runs() == [LENDER] and own.newest(LENDER)[1].name == "run-2"
+        with pytest.raises(CapsuleError, match="refuses"):
+            own.begin(LENDER, Term(number=2, owner="me", at=1))
+        with pytest.raises(CapsuleError, match="refuses"):
+            own.newest(OTHER)
+    with running(None, RunShelf(store, RUN, "nobody"), at):
+        assert open_store(f"relay://{at}").runs() == []
+
+
+def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) -> None:
+    """A part that other runs may use cannot be replaced: content that does not have its digest is
+    refused, and so is content that unfolds to more than a part."""
+    part = part_of(b"shared by all")
+    store.put(part, frame(b"shared by all"))
+    at = tmp_path / "at"
+    with running(None, RunShelf(store, RUN), at):
+        own = RelayedBucket(at)
+        for content in (frame(b"poison"), b"no frame", b"", frame(bytes(5 << 20))):
+            with pytest.raises(CapsuleError, match="refuses"):
+                own.put(f"members/{part.sha256}", content)
+        # The relay may hang up before all of it was sent.
+        with pytest.raises((CapsuleError, OSError)):
+            own.put(f"members/{part.sha256}", bytes(6 << 20))
+        with pytest.raises(TooLarge):
+            own.get(f"members/{part.sha256}", 3)
+        with pytest.raises(FileNotFoundError):
+            own.get(f"members/{'0' * 64}", 3)
+    assert store.objects.get(f"members/{part.sha256}", 1000) == frame(b"shared by all")
+
+
+def test_a_relay_that_is_gone_is_tried_again_later(tmp_path: Path, store: CheckpointStore) -> None:
+    """While the relay is away, its store is away too, which is nobody's fault. When it is back, at
+    another port, it is found."""
+    at = tmp_path / "at"
+    with running(None, RunShelf(store, RUN), at):
+        own = open_store(f"relay://{at}")
+        assert own.term(RUN) is None
+    with pytest.raises(StoreAway):
+        own.term(RUN)
+    with running(None, RunShelf(store, RUN), at):
+        assert own.term(RUN) is None
+        with pytest.raises(NotFound):
+            own.newest(RUN)
