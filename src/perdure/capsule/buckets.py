@@ -26,7 +26,7 @@ class TooLarge(Exception):
 
 
 class KeyNames(msgspec.Struct, frozen=True, kw_only=True):
-    """What is directly below a prefix, by the last part of the name."""
+    """The names directly below a prefix, by their last part."""
 
     objects: list[str]
     prefixes: list[str]

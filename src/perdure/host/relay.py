@@ -26,7 +26,7 @@ HINT = "see the log of the container relay of this pod"
 
 
 class RelayAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """What the relay of a pod offers, and where."""
+    """The address of a relay, and the services that it offers."""
 
     port: int = 0
     word: str = ""

@@ -5,7 +5,7 @@
     GET  /{word}/names/{prefix}                             names in the checkpoint store
     GET, HEAD, PUT, POST /{word}/objects/{key}              an object there; POST creates one
 
-Every other request gets 404 or 403. Whoever asks is not trusted: sizes are bounded, and no part of
+Every other request gets 404 or 403. The client is not trusted: sizes are bounded, and no part of
 a request becomes a part of an address or a file name before it has matched a grammar.
 """
 

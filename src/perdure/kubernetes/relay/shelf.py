@@ -1,5 +1,7 @@
-"""What the relay lets a pod read and write in the checkpoint store: the terms and manifests of its
-own run, those of the run that it continues (to read), and parts of files by their content.
+"""The part of the checkpoint store that the relay lets a pod read and write.
+
+That is: the terms and manifests of its own run, those of the run that it continues (to read), and
+parts of files by their content.
 
 Parts are shared by all runs of a store. A part can be read by one that knows the digest of its
 content, and is written only if its content has that digest. So a hostile agent can damage or read
