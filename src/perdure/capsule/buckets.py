@@ -14,7 +14,6 @@ import msgspec
 
 from perdure.errors import CapsuleError, StoreAway
 from perdure.host import relay
-from perdure.lateclass import dataclass
 
 RELAY_S = 600.0
 """Timeout for an answer of the relay in seconds: it waits for the store itself."""
@@ -52,8 +51,7 @@ class Objects(Protocol):
         """Write an object that does not exist. Raises FileExistsError."""
 
 
-@dataclass(frozen=True, slots=True)
-class DirectBucket:
+class DirectBucket(msgspec.Struct, frozen=True):
     """A directory or a bucket, as a store of obstore's."""
 
     store: Any
@@ -105,8 +103,7 @@ class DirectBucket:
             obstore.put(self.store, key, content)
 
 
-@dataclass(frozen=True, slots=True)
-class RelayedBucket:
+class RelayedBucket(msgspec.Struct, frozen=True):
     """The store behind the relay of a pod. `directory` has the relay's address."""
 
     directory: Path

@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+import msgspec
+
 from perdure.host.git.servers import PORTS, proxy_of
-from perdure.lateclass import dataclass
 
 SERVICE = "git-upload-pack"
 CONNECT_S = 30.0
@@ -39,16 +40,14 @@ class ForgeTrouble(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class ForgeAnswer:
+class ForgeAnswer(msgspec.Struct, frozen=True):
     """The server's answer. `pieces` yields its content, while the connection is open."""
 
     kind: str
     pieces: Iterator[bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Upstream:
+class Upstream(msgspec.Struct, frozen=True):
     """The server of one repository. `login` is (user, secret), or None for a public one."""
 
     url: str
