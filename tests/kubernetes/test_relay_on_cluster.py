@@ -9,7 +9,7 @@ import pytest
 
 from tests.journeys.stage import said
 from tests.kubernetes.place import Place
-from tests.kubernetes.story import WORD, tell
+from tests.kubernetes.story import tell
 from tests.servers.githttp import serving
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.journey, pytest.mark.timeout(900)]
@@ -27,15 +27,16 @@ def without_itself(word: str) -> str:
 
 
 def looks_for(*secrets: str) -> str:
-    """Return the commands of an agent that looks for secrets, and abuses what it finds."""
+    """Return the commands of an agent that looks for secrets, and abuses what it finds. The words
+    of their output are not in the commands, because the model is shown both."""
     patterns = " ".join(f"-e '{without_itself(each)}'" for each in secrets)
     return "; ".join(
         (
             f"grep -rla {patterns} /perdure /data /tmp /home /proc/[0-9]*/environ 2>/dev/null",
-            "echo seen: $(ls /perdure /perdure/secrets)",
-            "touch /perdure/relay/x 2>/dev/null || echo cannot write",
+            'echo "se""en:" $(ls /perdure /perdure/secrets)',
+            'touch /perdure/relay/x 2>/dev/null || echo "can""not write"',
             f'git push -q "$(python3 -c "{PUSH}")" HEAD:refs/heads/evil 2>/dev/null '
-            "|| echo cannot push",
+            '|| echo "can""not push"',
             "echo processes: $(cat /proc/[0-9]*/cmdline | tr '\\0' ' ')",
         )
     )
@@ -71,14 +72,16 @@ def test_an_agent_that_looks_for_credentials_finds_its_own_alone(
         place.kill_pod(pod)
         story.went_on()
         words = said(story.rehearsal.last.messages)
-        _, _, found = words.partition("seen:")
-        assert "credentials" in found and "repository" not in found.partition("\n")[0], words
+        before, _, found = words.partition("seen:")
+        there = found.partition("\n")[0]
+        assert "credentials" in there and "relay" in there, words
+        assert "repository" not in there and "checkpoints" not in there, words
         assert "cannot write" in found and "cannot push" in found, words
         assert "as-relay" not in found, words
         for secret in (PASSWORD, keys["AWS_SECRET_ACCESS_KEY"]):
             assert secret not in words
-        # A file with one of them would be named before `seen:`.
-        assert "/perdure/" not in words.partition("seen:")[0].partition(WORD)[2], words
+        assert "secrets/repository" not in before and "secrets/checkpoints" not in before, words
+        assert "/environ\n" not in before, words
         assert server.users and not any("receive-pack" in each for each in server.asked)
         ended = [each for each in story.pods() if each["status"]["phase"] == "Succeeded"]
         (relay,) = ended[-1]["status"]["initContainerStatuses"]
