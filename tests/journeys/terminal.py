@@ -10,6 +10,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 from tests.journeys.stage import PATIENCE_S, Stage
 
@@ -90,6 +91,13 @@ class Terminal:
     def type(self, *keys: str) -> None:
         for key in keys:
             self.tmux("send-keys", key)
+
+    def foreground(self) -> int:
+        """Return the process group of the command that the shell is running. It is found without
+        the command's environment, which perdure lets only root read."""
+        shell = self.tmux("display-message", "-p", "#{pane_pid}").strip()
+        fields = Path(f"/proc/{shell}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[5])
 
     def modes(self) -> str:
         """The terminal's settings, and whether its full screen and hidden cursor are in use."""

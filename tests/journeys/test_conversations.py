@@ -844,7 +844,8 @@ def test_the_terminal_is_as_it_was_however_the_picker_ends(
         shown.shows("Esc leave")
         assert shown.modes() != before
         if way == "SIGTERM":
-            (picker,) = [pid for pid in one.at_home() if b"\0resume\0--all\0" in command_of(pid)]
+            picker = shown.foreground()
+            assert b"\0resume\0--all\0" in command_of(picker)
             os.kill(picker, signal.SIGTERM)
         else:
             shown.type(way)

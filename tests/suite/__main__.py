@@ -40,6 +40,7 @@ class Recorder:
     finished: set[str] = field(default_factory=set)
     obstacles: list[str] = field(default_factory=list)
     collected: int = 0
+    paths: list[str] = field(default_factory=list)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.finished.add(report.nodeid)
@@ -65,6 +66,7 @@ class Recorder:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.collected = session.testscollected
+        self.paths = list(session.config.option.file_or_dir)
         self.obstacles += [str(why) for why in (session.shouldfail, session.shouldstop) if why]
 
 
@@ -126,6 +128,8 @@ def main(words: Sequence[str]) -> int:
         return code
 
     end = time.monotonic() + chosen.rerun_s
+    # With the paths of a part, a rerun would run all of that part.
+    without_paths = [word for word in options if word not in recorder.paths]
     unstable, broken = dict[str, str](), dict[str, str]()
     for test in recorder.failures:
         print(f"rerunning {test} alone", flush=True)
@@ -133,7 +137,7 @@ def main(words: Sequence[str]) -> int:
         if seconds <= 0:
             broken[test] = f"not rerun: the time limit of all reruns is {chosen.rerun_s:g} s"
             continue
-        passed_alone, output = alone(test, options, seconds)
+        passed_alone, output = alone(test, without_paths, seconds)
         if passed_alone:
             unstable[test] = output
         else:

@@ -89,6 +89,7 @@ def test_a_part(project: Project, options: tuple[str, ...]) -> None:
     (project.path / "other/test_passing.py").write_text(PASSING)
     code, output = project.run(*options, "test_flaky.py", "other")
     assert (code, last(output)) == (0, "2 passed, 0 failed")
+    assert "1 passed" in output.partition("\n  alone:\n")[2], "the part was rerun"
 
 
 @WORKERS

@@ -75,7 +75,10 @@ def main() -> None:
     found = set()
     for process in Path("/proc").glob("[0-9]*"):
         if int(process.name) not in skipped:
-            command = read(process / "cmdline").replace(b"\0", b" ").decode(errors="replace")[:60]
+            line = read(process / "cmdline").replace(b"\0", b" ").decode(errors="replace")
+            if "tests/web/spy.py" in line:  # that of another test; it has the words to search for
+                continue
+            command = line[:60]
             for place, content in places(process):
                 found |= {
                     (process.name, command, place, each.decode())
