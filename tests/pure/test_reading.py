@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.agents import registry
-from perdure.engine.attempt.event_totals import KEPT, RETRIES_KEPT, EventTotals, Joiner
+from perdure.engine.attempt.event_totals import KEPT, RETRIES_KEPT, CutReply, EventTotals, Joiner
 from perdure.engine.attempt.evidence import unproven
 from perdure.model import Continuation, Reply, Start, Usage
 from perdure.model.events import (
@@ -287,31 +287,61 @@ def test_a_request_that_was_only_begun_is_taken_for_the_next_one() -> None:
     assert reading.usage(Usage()) == Usage(2050, 50, 1000, estimated=True)
 
 
+def missing(cut: list[CutReply]) -> Usage:
+    return sum((each.missing for each in cut), Usage())
+
+
 def test_a_request_that_a_kill_cut_off_is_estimated() -> None:
     """Its input is what the previous answer left and what came since, with the same cached part;
-    without an answer, the size of the conversation. Its output is that of the longest answer."""
+    without an answer, the size of the conversation. Its output is the mean of the answers before,
+    and at most that of a long one."""
     first = ReplySeen(Reply(id="a", usage=Usage(input=1000, output=100, cached=500)))
     begun = ReplySeen(Reply(id="b", usage=Usage(input=1200)))
     assert read(first, RequestSeen()).asking and not read(first).asking
     assert not read(first, RequestSeen(), begun).asking
     held = Reply(id="held", usage=Usage(input=700))
-    expected = Usage(input=1140, output=pricing.REPLY, cached=570, estimated=True)
-    assert read(first).cut_off([held], 40) == expected
-    assert read().cut_off([held], 0) == Usage(input=700, output=pricing.REPLY, estimated=True)
-    assert read().cut_off([], 5) == Usage(
+    expected = Usage(input=1140, output=100, cached=570, estimated=True)
+    (cut,) = read(first).cut_off([held], 40)
+    assert (cut.seen, cut.missing) == (None, expected)
+    assert cut.most == replace(expected, output=pricing.REPLY)
+    assert missing(read().cut_off([held], 0)) == Usage(
+        input=700, output=pricing.REPLY, estimated=True
+    )
+    assert missing(read().cut_off([], 5)) == Usage(
         input=pricing.FIRST_REQUEST + 5, output=pricing.REPLY, estimated=True
     )
-    assert read(first).cut_off([], None) == Usage()
+    assert missing(read(first).cut_off([], None)) == Usage()
 
 
-def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_longest() -> None:
-    """Its input was reported when it began; its output would have been reported at its end."""
+def test_a_reply_that_a_kill_cut_off_is_taken_to_be_as_long_as_the_others() -> None:
+    """Its input was reported when it began; its output would have been reported at its end. At most
+    it was as long as the longest."""
     whole = [reply("a", begins=True, input=1000), reply("a", ends=True, output=4000)]
     begun = reply("b", begins=True, input=1400, output=1)
-    rest = Usage(output=3999, estimated=True)
-    assert read(*whole).cut_off([], None) == Usage()
-    assert read(*whole, begun).cut_off([], None) == rest
-    assert read(*whole, begun, reply("b", ends=True, output=9)).cut_off([], None) == Usage()
+    shorter = reply("0", ends=True, output=2000)
+    assert missing(read(*whole).cut_off([], None)) == Usage()
+    (cut,) = read(shorter, *whole, begun).cut_off([], None)
+    assert cut.seen is not None and cut.seen.id == "b"
+    assert cut.missing == Usage(output=2999, estimated=True)
+    assert cut.most == Usage(output=3999, estimated=True)
+    assert missing(read(begun).cut_off([], None)) == Usage(output=pricing.REPLY - 1, estimated=True)
+    assert (
+        missing(read(*whole, begun, reply("b", ends=True, output=9)).cut_off([], None)) == Usage()
+    )
+
+
+def test_the_dearest_reply_is_the_one_with_the_highest_known_price() -> None:
+    """Replies of all turns count, also after the agent's final figure. A reply that was cut off has
+    no figure yet, and a model without a price has none at all."""
+    whole = [reply("a", begins=True, input=1_000_000), reply("a", ends=True, output=1000)]
+    cut = reply("b", begins=True, input=9_000_000)
+    after = reply("c", ends=True, input=2_000_000)
+    assert read(*whole, cut).dearest("") == 5.025
+    assert read(*whole, UsageSeen(Usage(5, 5)), cut).dearest("") == 5.025
+    assert read(*whole, after).dearest("") == 10
+    assert read(*whole).dearest("", [after.reply]) == 10
+    assert read(cut).dearest("") == 0
+    assert read(ReplySeen(Reply(id="a", usage=Usage(input=5)))).dearest("nobody's") == 0
 
 
 def test_a_transcript_that_has_a_call_shows_that_the_agent_asks_again() -> None:

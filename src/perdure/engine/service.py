@@ -42,7 +42,7 @@ from perdure.model.work import WorkReport
 from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
 from perdure.rules.approvals import why_not_allowed
-from perdure.rules.lifecycle import FINAL, NEEDS_PERSON
+from perdure.rules.lifecycle import FINAL, is_about_budget
 from perdure.rules.liveness import Liveness
 from perdure.rules.requests import WAITING, WORDS, questions
 from perdure.rules.run_names import suggest
@@ -321,9 +321,8 @@ def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:
 
 
 def _has_spent_its_budget(run: TaskRun) -> bool:
-    message = NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]
     return run.state is RunState.FAILED and any(
-        condition.message == message for condition in run.conditions
+        is_about_budget(condition.message) for condition in run.conditions
     )
 
 

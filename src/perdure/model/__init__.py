@@ -60,13 +60,23 @@ from perdure.model.runs import (
 from perdure.model.sessions import RESET, Conversation, Session, SessionKey
 from perdure.model.tasks import NOTHING_GIVEN, Context, FileChange, Given, TaskFile, TaskSpec
 from perdure.model.tokens import Token, TokenScope
-from perdure.model.usage import NO_USAGE, CompactAt, Fill, Reply, Usage
+from perdure.model.usage import (
+    NO_COSTS,
+    NO_USAGE,
+    CompactAt,
+    CutCost,
+    Fill,
+    Reply,
+    ReplyCosts,
+    Usage,
+)
 
 __all__ = [
     "CLEAN_UP",
     "KEEPSAKES",
     "NOTHING_GIVEN",
     "NOWHERE",
+    "NO_COSTS",
     "NO_USAGE",
     "PUT_BACK",
     "RESET",
@@ -85,6 +95,7 @@ __all__ = [
     "ContinuityPolicy",
     "Conversation",
     "CopyPart",
+    "CutCost",
     "Decision",
     "Evidence",
     "Exit",
@@ -111,6 +122,7 @@ __all__ = [
     "Receipt",
     "Relation",
     "Reply",
+    "ReplyCosts",
     "RunState",
     "Rung",
     "Saved",

@@ -8,7 +8,7 @@ from perdure.lateclass import dataclass
 from perdure.model.choices import OutcomeKind, Rung, Standing, Start, Verdict
 from perdure.model.loaded import Relation
 from perdure.model.tasks import TaskSpec
-from perdure.model.usage import NO_USAGE, CompactAt, Fill, Usage
+from perdure.model.usage import NO_COSTS, NO_USAGE, CompactAt, Fill, ReplyCosts, Usage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,6 +266,7 @@ class Attempt:
     ended: int | None = None
     outcome: Outcome | None = None
     usage: Usage = NO_USAGE
+    costs: ReplyCosts = NO_COSTS
     fill: Fill | None = None
     """The fill of the attempt's conversation when it ended; None if unknown."""
     receipt: Receipt | None = None

@@ -49,6 +49,30 @@ class Usage:
 NO_USAGE = Usage()
 
 
+@dataclass(frozen=True, slots=True)
+class CutCost:
+    """The cost of a reply that the agent's end cut off, in dollars."""
+
+    charged: float
+    """The best estimate, which `Usage` includes."""
+    most: float
+    """The estimate if it was a long reply."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplyCosts:
+    """The cost of single replies in one attempt, in dollars: the basis of a reserve
+    (`rules.reserve`). Zero where the model has no price."""
+
+    cut: tuple[CutCost, ...] = ()
+    """The replies that the agent's end cut off."""
+    dearest: float = 0.0
+    """The cost of the dearest reply whose figure is known."""
+
+
+NO_COSTS = ReplyCosts()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """One answer of the model, and its usage as far as reported. A CLI reports the same answer

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from perdure.lateclass import dataclass
 from perdure.model import (
+    NO_COSTS,
     NO_USAGE,
     NOTHING_GIVEN,
     Attempt,
@@ -21,6 +22,7 @@ from perdure.model import (
     Outcome,
     Parking,
     Receipt,
+    ReplyCosts,
     RunState,
     Seat,
     Session,
@@ -60,6 +62,7 @@ class Ending:
     decision: Decision
     receipt: Receipt | None = None
     usage: Usage = NO_USAGE
+    costs: ReplyCosts = NO_COSTS
     fill: Fill | None = None
     work: str = ""
     """The verdict on the attempt's work."""

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from perdure.lateclass import dataclass
 from perdure.model import Condition, ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
+from perdure.rules.reserve import NO_RESERVE, Reserve, may_have_cost
 
 
 class Trigger(StrEnum):
@@ -82,6 +83,9 @@ UNCOUNTED = FREE | {OutcomeKind.VERIFY_FAILED, OutcomeKind.NEEDS_INPUT}
 FREE_LIMIT = 20
 """Number of free attempts in a row after which the run fails: waiting longer will not help."""
 
+BUDGET_IS_SPENT = "the budget is spent"
+BUDGET_MAY_BE_SPENT = "the budget may be spent"
+
 NEEDS_PERSON = {
     OutcomeKind.AUTH_FAILED: (
         "the agent has no valid credentials: log in with the agent's own program, then perdure "
@@ -90,7 +94,7 @@ NEEDS_PERSON = {
     OutcomeKind.CONFIG_ERROR: (
         "the agent or its workdir is not set up as the run needs it: fix it, then perdure retry"
     ),
-    OutcomeKind.BUDGET_SPENT: "the budget is spent: perdure retry --budget-usd raises it",
+    OutcomeKind.BUDGET_SPENT: f"{BUDGET_IS_SPENT}: perdure retry --budget-usd raises it",
     OutcomeKind.NEEDS_INPUT: (
         "the agent waits for you: answer with perdure update; where a call was denied, allow it "
         "(--permissions, or the agent's own settings), then perdure retry"
@@ -150,6 +154,8 @@ class Tally:
     """Number of free attempts in a row, including this one."""
     allowed: int
     spent_usd: float = 0.0
+    reserve: Reserve = NO_RESERVE
+    """The possible cost of replies that were cut off, beyond `spent_usd`."""
     budget_usd: float = 0.0
     rounds: int = 0
     """Number of failed checks of the newest instructions, including this one."""
@@ -179,12 +185,14 @@ def decide(
         return Decision(state=RunState.SUCCEEDED)
     if kind is OutcomeKind.CANCELLED:
         return Decision(state=RunState.CANCELLED, reason=outcome.detail or "stopped on request")
+    if kind is OutcomeKind.BUDGET_SPENT:
+        return _ask(outcome, _budget_is_over(tally), now)
     if kind in NEEDS_PERSON:
         return _ask(outcome, NEEDS_PERSON[kind], now)
     if kind in LOST_CONVERSATION and policy is ContinuityPolicy.STRICT:
         return _ask(outcome, TOO_LONG if kind is OutcomeKind.CONTEXT_EXHAUSTED else NOT_ON, now)
-    if tally.budget_usd and tally.spent_usd >= tally.budget_usd:
-        return _ask(outcome, NEEDS_PERSON[OutcomeKind.BUDGET_SPENT], now)
+    if tally.budget_usd and tally.spent_usd + tally.reserve.usd >= tally.budget_usd:
+        return _ask(outcome, _budget_is_over(tally), now)
     if kind is OutcomeKind.VERIFY_FAILED:
         return _check_again(outcome, tally, now)
     free = kind in FREE or tally.unbegun
@@ -213,6 +221,23 @@ def _check_again(outcome: Outcome, tally: Tally, now: int) -> Decision:
         f"it went back to the agent {tally.rounds - 1} time(s), as often as verify_rounds allows"
     )
     return Decision(state=RunState.FAILED, reason=f"{_say(outcome)}; {gone_back}")
+
+
+def _budget_is_over(tally: Tally) -> str:
+    """Return a sentence that says whether the budget is spent, or may be, and what to do."""
+    left = tally.budget_usd - tally.spent_usd
+    if left <= 0 or tally.reserve.usd < left:
+        return NEEDS_PERSON[OutcomeKind.BUDGET_SPENT]
+    return (
+        f"{BUDGET_MAY_BE_SPENT}: ${tally.spent_usd:.2f} of ${tally.budget_usd:.2f} is charged, "
+        f"{may_have_cost(tally.reserve)}: perdure retry spends the rest, perdure retry "
+        f"--budget-usd raises it"
+    )
+
+
+def is_about_budget(message: str) -> bool:
+    """Return whether the message of a condition says that the budget is spent, or may be."""
+    return message.startswith((BUDGET_IS_SPENT, BUDGET_MAY_BE_SPENT))
 
 
 def _ask(outcome: Outcome, what: str, now: int) -> Decision:

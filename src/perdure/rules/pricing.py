@@ -73,8 +73,7 @@ PROGRAM = 15_000
 FIRST_REQUEST = 20_000
 """Assumed tokens of the first request of a conversation, without its prompt."""
 REPLY = 3_000
-"""Assumed tokens of a reply that was cut off, unless a longer one was seen. It is a long one, so
-that a budget holds."""
+"""Assumed tokens of a long reply, and of a reply that was cut off if no other is known."""
 SUMMARY = 4_000
 """Assumed tokens of a conversation after it was compacted."""
 BRIEF = 3_000

@@ -265,6 +265,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 outcome=ending.outcome,
                 receipt=ending.receipt,
                 usage=ending.usage,
+                costs=ending.costs,
                 fill=ending.fill,
                 work=ending.work,
                 agent_version=ending.agent_version or attempt.agent_version,

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perdure.engine.attempt.engine import HISTORY, Engine
-from perdure.model import Attempt, TaskRun, Usage
+from perdure.lateclass import dataclass
+from perdure.model import Attempt, ReplyCosts, TaskRun, Usage
 from perdure.model.events import Summarised
 from perdure.rules.pricing import cost, price_of
+from perdure.rules.reserve import Reserve, reserve
 
 LEAST = 0.000001
 """Smallest budget that can be passed to a CLI, in dollars."""
@@ -41,21 +43,57 @@ def model_of(attempt: Attempt, model: str) -> str:
     )
 
 
-def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
-    """Return what attempt `number`, or the next one, may cost, in dollars; 0: no limit. If nothing
-    is left and a person allowed one more attempt, return the full budget again.
+def reserved(attempts: Sequence[Attempt]) -> Reserve:
+    """Return what replies that were cut off may have cost beyond what was charged for them."""
+    return reserve(attempt.costs for attempt in attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """The limit of an attempt's cost."""
+
+    rest: float = 0.0
+    """The rest of the budget, in dollars; 0: no limit."""
+    costs: tuple[ReplyCosts, ...] = ()
+    """The costs of the other attempts' replies, for which a reserve is kept."""
+
+    def usd(self, dearest: float = 0.0) -> float:
+        """Return the limit, in dollars; 0: no limit. `dearest`: the cost of the attempt's dearest
+        reply so far."""
+        if not self.rest:
+            return 0.0
+        return max(self.rest - reserve(self.costs, dearest).usd, LEAST)
+
+    @property
+    def varies(self) -> bool:
+        """Return whether the limit depends on the attempt's dearest reply."""
+        return bool(self.rest) and any(each.cut for each in self.costs)
+
+
+def allowance(engine: Engine, run: TaskRun, number: int = 0) -> Allowance:
+    """Return what attempt `number`, or the next one, may cost. If nothing is left, a person has
+    allowed one more attempt: it gets what is left without the reserve, or the full budget again.
 
     The limit covers the whole attempt, also after it was adopted, so what the attempt itself has
     spent is not subtracted. The exception is its summary turn.
     """
     budget = run.spec.budget_usd
     if not budget:
-        return 0.0
+        return Allowance()
     others = [attempt for attempt in engine.store.attempts(run.id) if attempt.number != number]
     rest = budget - spent(others, run.spec.model)
+    costs = tuple(attempt.costs for attempt in others)
+    if rest - reserve(costs).usd <= LEAST:
+        costs = ()
     rest = rest if rest > LEAST else budget
     summary = dollars(spent_on_summary(engine, run, number), run.spec.model)
-    return max(rest - summary, LEAST)
+    return Allowance(max(rest - summary, LEAST), costs)
+
+
+def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
+    """Return the limit of attempt `number`, or of the next one, at its start, in dollars; 0: no
+    limit."""
+    return allowance(engine, run, number).usd()
 
 
 def spent_on_summary(engine: Engine, run: TaskRun, number: int) -> Usage:

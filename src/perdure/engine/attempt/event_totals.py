@@ -68,6 +68,16 @@ class Joiner:
         return []
 
 
+@dataclass(frozen=True, slots=True)
+class CutReply:
+    """A reply that the agent's end cut off. `seen`: what was reported of it; None: nothing was.
+    `missing`: the estimate of the rest. `most`: the same for a long reply."""
+
+    seen: Reply | None
+    missing: Usage
+    most: Usage
+
+
 @dataclass(slots=True)
 class EventTotals:
     """The sum of an attempt's events. `kept` is passed to the driver's classifier."""
@@ -97,6 +107,8 @@ class EventTotals:
     """Usage reported last for this launch alone."""
     replies: dict[str, Reply] = field(default_factory=dict)
     """Replies of the model since the agent's last final figure, by id."""
+    earlier: list[Reply] = field(default_factory=list)
+    """Replies before the agent's last final figure, which includes them."""
     settled: set[str] = field(default_factory=set)
     """Ids of the replies that a final figure includes."""
     replied: bool = False
@@ -185,6 +197,7 @@ class EventTotals:
     def settle(self) -> None:
         """Note that a final figure came: it includes every reply so far."""
         self.settled |= set(self.replies)
+        self.earlier += self.replies.values()
         self.replies = {}
         self.final = True
 
@@ -238,28 +251,39 @@ class EventTotals:
             return replace(used, estimated=True)
         return used
 
-    def cut_off(self, earlier: Sequence[Reply], added: int | None) -> Usage:
+    def cut_off(self, earlier: Sequence[Reply], added: int | None) -> list[CutReply]:
         """Return an estimate of the usage that the agent could not report before it ended: the rest
         of the replies that had begun, and a request without any report.
 
-        The input of that request is the whole conversation. Each output is assumed to be as long as
-        the longest reply, so that a budget holds.
+        The input of that request is the whole conversation. An output is assumed to be as long as
+        the replies before on the average; a long one is at least as long as the longest of them.
 
         `earlier`: replies before this attempt. `added`: tokens by which the conversation has grown
         since the last reply; None: no request was under way.
         """
         known = [*earlier, *self.replies.values()]
-        output = max(REPLY, *(reply.usage.output for reply in known), 0)
-        begun = [reply.usage.output for reply in self.replies.values() if reply.cut]
-        rest = sum(max(0, output - so_far) for so_far in begun)
+        outputs = [reply.usage.output for reply in known if not reply.cut and reply.usage.output]
+        output = sum(outputs) // len(outputs) if outputs else REPLY
+        longest = max([REPLY, *outputs])
+        found = []
+        for reply in self.replies.values():
+            if reply.cut:
+                begun = reply.usage.output
+                found.append(CutReply(reply, _rest(output, begun), _rest(longest, begun)))
         if added is None:
-            if rest:
-                return Usage(output=rest, estimated=True)
-            return NO_USAGE
+            return found
         last = known[-1].usage if known else Usage(input=FIRST_REQUEST)
         asked = last.input + last.output + added
         cached = asked * last.cached // last.input if last.input else 0
-        return Usage(input=asked, output=output + rest, cached=cached, estimated=True)
+        untold = Usage(input=asked, output=output, cached=cached, estimated=True)
+        return [*found, CutReply(None, untold, replace(untold, output=longest))]
+
+    def dearest(self, model: str, earlier: Sequence[Reply] = ()) -> float:
+        """Return the cost of the dearest reply whose figure is known, in dollars. `model`: for
+        replies that name none. `earlier`: replies before this attempt."""
+        known = [*earlier, *self.earlier, *self.replies.values()]
+        costs = [cost_of(reply, model) for reply in known if not reply.cut]
+        return max(costs, default=0.0)
 
     def _like_the_last(self) -> Usage:
         """Return an estimate for a request of which only the beginning was seen. Its input is the
@@ -271,3 +295,14 @@ class EventTotals:
             cost_usd=last.cost_usd,
             estimated=True,
         )
+
+
+def _rest(output: int, begun: int) -> Usage:
+    """Return the output that was still to come."""
+    rest = max(0, output - begun)
+    return Usage(output=rest, estimated=rest > 0)
+
+
+def cost_of(reply: Reply, model: str) -> float:
+    """Return the cost of what was reported of a reply, in dollars. `model`: if it names none."""
+    return priced(reply.usage, reply.model or model, reply.hour).cost_usd

@@ -29,6 +29,7 @@ from perdure.engine.attempt.verification import failed_checks, verify
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (
+    NO_COSTS,
     NO_USAGE,
     PUT_BACK,
     Attempt,
@@ -43,6 +44,7 @@ from perdure.model import (
     Outcome,
     OutcomeKind,
     Receipt,
+    ReplyCosts,
     Session,
     SessionState,
     Start,
@@ -129,11 +131,12 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         events += checked
     watched.meter.model = (sized.now.model if sized.now is not None else "") or watched.meter.model
     killed = watched.exit.cause in ("exited", "lost")
-    used = watched.meter.final_usage(watched.reading, killed=killed)
+    used, costs = watched.meter.final_usage(watched.reading, killed=killed)
     unasked = not watched.reading.begun and _failed_first(opened, evidence, outcome)
     if evidence.refused or unasked:
         # The request was never sent, so it has no estimated usage. Usage that the agent reported
         # still counts.
+        costs = replace(costs, cut=())
         used = watched.meter.usage(watched.reading) if watched.reading.begun else NO_USAGE
     usage = used + budget.spent_on_summary(engine, claim.run, claim.attempt)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
@@ -177,6 +180,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         requests=requests if outcome.kind is OutcomeKind.NEEDS_INPUT else (),
         receipt=receipt,
         usage=usage,
+        costs=costs,
         sessions=sessions,
         events=tuple(events),
         version=watched.reading.version,
@@ -365,6 +369,7 @@ def _finish(
     requests: tuple[AgentRequest, ...] = (),
     receipt: Receipt | None = None,
     usage: Usage | None = None,
+    costs: ReplyCosts = NO_COSTS,
     sessions: tuple[Session, ...] = (),
     events: tuple[AnyEvent, ...] = (),
     version: str = "",
@@ -384,6 +389,7 @@ def _finish(
         if attempt.number <= claim.attempt
     ]
     ended = replace(attempt, outcome=outcome, receipt=receipt, usage=spent, ended=now, fill=fill)
+    ended = replace(ended, costs=costs)
     counted = tally(claim, earlier, ended, outcome)
     policy = claim.run.spec.continuity
     if outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED:
@@ -402,6 +408,7 @@ def _finish(
         decision=decision,
         receipt=receipt,
         usage=spent,
+        costs=costs,
         fill=fill,
         work=_verdict(engine, ended, events),
         agent_version=version,
@@ -444,6 +451,7 @@ def tally(claim: Claim, earlier: list[Attempt], ended: Attempt, outcome: Outcome
         unbegun=kinds[-1] is None,
         allowed=run.attempts_allowed,
         spent_usd=budget.spent([*earlier, ended], run.spec.model),
+        reserve=budget.reserved([*earlier, ended]),
         budget_usd=run.spec.budget_usd,
         rounds=failed_checks(earlier, run.context_version)
         + (outcome.kind is OutcomeKind.VERIFY_FAILED),

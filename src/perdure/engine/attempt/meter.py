@@ -16,12 +16,12 @@ from dataclasses import field
 from os import SEEK_END
 from pathlib import Path
 
-from perdure.engine.attempt.event_totals import EventTotals
+from perdure.engine.attempt.event_totals import EventTotals, cost_of
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.preparation import total_of
 from perdure.host.process import boottime
 from perdure.lateclass import dataclass
-from perdure.model import Reply, Start, Usage
+from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
 from perdure.protocols import OpenRequest, TellsRequests
 from perdure.rules.pricing import priced
 
@@ -84,10 +84,10 @@ class Meter:
         """Return the usage of the attempt so far, with its price."""
         return reading.usage(self.before, self.model)
 
-    def final_usage(self, reading: EventTotals, *, killed: bool) -> Usage:
-        """Return the usage of the attempt, with an estimate of the usage that its end cut off.
-        `killed`: perdure did not ask the agent to end; otherwise the agent may announce a request
-        that it does not send any more."""
+    def final_usage(self, reading: EventTotals, *, killed: bool) -> tuple[Usage, ReplyCosts]:
+        """Return the usage of the attempt, with an estimate of the usage that its end cut off, and
+        the costs of its replies. `killed`: perdure did not ask the agent to end; otherwise the
+        agent may announce a request that it does not send any more."""
         used, found = self.usage(reading), None
         # What a service refused costs nothing.
         if not reading.repeating and not reading.turn_over:
@@ -95,10 +95,21 @@ class Meter:
             if found is None and killed and reading.asking:
                 found = OpenRequest()
         if found is None and not any(reply.cut for reply in reading.replies.values()):
-            return used
+            return used, ReplyCosts(dearest=self.dearest(reading))
         added = None if found is None else found.added
         model = self.model or (found.model if found is not None else "") or reading.model
-        return used + priced(reading.cut_off(self._earlier_replies(), added), model)
+        earlier, charged = self._earlier_replies(), list[CutCost]()
+        for cut in reading.cut_off(earlier, added):
+            missing = priced(cut.missing, model)
+            used = used + missing
+            seen = cost_of(cut.seen, model) if cut.seen is not None else 0.0
+            most = seen + priced(cut.most, model).cost_usd
+            charged.append(CutCost(round(seen + missing.cost_usd, 6), round(most, 6)))
+        return used, ReplyCosts(cut=tuple(charged), dearest=reading.dearest(model, earlier))
+
+    def dearest(self, reading: EventTotals) -> float:
+        """Return the cost of the attempt's dearest reply so far, in dollars."""
+        return reading.dearest(self.model or reading.model)
 
     def _open_request(self) -> OpenRequest | None:
         """Return the request that was under way at the end, where only the transcript shows it."""

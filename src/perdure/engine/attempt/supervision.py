@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from perdure.agents.transcripts import prompts_since
-from perdure.engine.attempt.budget import left
+from perdure.engine.attempt.budget import Allowance, allowance
 from perdure.engine.attempt.checkpoints import SETTLES_S, Checkpointing, copy_conversation, sent
 from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of, redacted
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
@@ -121,8 +121,9 @@ class _Watch:
     joiner: Joiner = field(default_factory=Joiner)
     pending: list[AnyEvent] = field(default_factory=list)
     others: set[int] = field(default_factory=set)
+    allowed: Allowance = field(default_factory=Allowance)
     budget: float = 0.0
-    """Maximum cost of the attempt, in dollars; 0: no limit."""
+    """Maximum cost of the attempt by now, in dollars; 0: no limit."""
     used: Usage = NO_USAGE
     """Usage as it is stored."""
     reckoning: Usage = NO_USAGE
@@ -265,6 +266,8 @@ class _Watch:
         if due and self.reading.revision != self.revision:
             self.reckoned, self.revision = now, self.reading.revision
             self.reckoning = self.meter.usage(self.reading)
+            if self.allowed.varies:
+                self.budget = self.allowed.usd(self.meter.dearest(self.reading))
         used = self.reckoning
         if used != self.used and now - self.metered >= METERED_S:
             self.metered = now
@@ -442,7 +445,8 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         metered=now,
     )
     run.messages.begin()
-    run.budget = left(engine, opened.claim.run, opened.attempt.number)
+    run.allowed = allowance(engine, opened.claim.run, opened.attempt.number)
+    run.budget = run.allowed.usd()
     if opened.idle is not None:
         run.turn = Turn(engine, opened, opened.idle)
     else:

@@ -11,6 +11,7 @@ from perdure.engine.attempt import budget as spending
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.status import standing
 from perdure.rules.plan import PlanRun
+from perdure.rules.reserve import NO_RESERVE, Reserve, may_have_cost
 
 LEAST = 0.01
 """Budget in dollars of a run that starts after concurrent tasks have spent the rest. It is not 0,
@@ -19,18 +20,35 @@ because 0 means no limit."""
 
 def spent(store: EngineStore, plan: PlanRun) -> float:
     """Return the dollars spent, as the agents report or by list prices."""
+    return _sums(store, plan)[0]
+
+
+def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
+    """Return the dollars spent, and what replies that were cut off may have cost beyond."""
     runs = [stand.run for stand in standing(store, plan).values() if stand.run is not None]
-    return sum(spending.spent(store.attempts(run.id), run.spec.model) for run in runs)
+    used, kept = 0.0, NO_RESERVE
+    for run in runs:
+        attempts = store.attempts(run.id)
+        used += spending.spent(attempts, run.spec.model)
+        kept += spending.reserved(attempts)
+    return used, kept
 
 
 def over(store: EngineStore, plan: PlanRun) -> str:
-    """Return a sentence if the budget is spent; empty if something is left or no budget is set."""
+    """Return a sentence if the budget is spent, or may be; empty if something is left or no budget
+    is set."""
     budget = plan.plan.budget_usd
-    if not budget or (used := spent(store, plan)) < budget:
+    if not budget:
         return ""
+    used, kept = _sums(store, plan)
+    if used + kept.usd < budget:
+        return ""
+    raise_it = "raise it in the file, then perdure plan retry FILE"
+    if used >= budget:
+        return f"the budget is spent: ${used:.2f} of ${budget:.2f}; {raise_it}"
     return (
-        f"the budget is spent: ${used:.2f} of ${budget:.2f}; raise it in the file, then perdure "
-        f"plan retry FILE"
+        f"the budget may be spent: ${used:.2f} of ${budget:.2f} is charged, "
+        f"{may_have_cost(kept)}; {raise_it}"
     )
 
 
@@ -40,7 +58,8 @@ def share(store: EngineStore, plan: PlanRun, own: float) -> float:
     budget = plan.plan.budget_usd
     if not budget:
         return own
-    left = max(budget - spent(store, plan), LEAST)
+    used, kept = _sums(store, plan)
+    left = max(budget - used - kept.usd, LEAST)
     if own:
         return min(own, left)
     return left
