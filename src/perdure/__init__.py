@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from perdure.model import Checkpoint as Checkpoint
     from perdure.model import Condition as Condition
     from perdure.model import ContinuityPolicy as ContinuityPolicy
+    from perdure.model import Liveness as Liveness
     from perdure.model import OnEdit as OnEdit
     from perdure.model import Outcome as Outcome
     from perdure.model import OutcomeKind as OutcomeKind
@@ -46,14 +47,13 @@ if TYPE_CHECKING:
     from perdure.model.events import AnyEvent as AnyEvent
     from perdure.model.events import Record as Record
     from perdure.protocols import Observer as Observer
-    from perdure.rules.liveness import Liveness as Liveness
     from perdure.rules.plan import PlanRun as PlanRun
     from perdure.rules.plan import PlanState as PlanState
 
 __version__ = "0.1.0"
 
-_MODEL = """Attempt Checkpoint Condition ContinuityPolicy OnEdit Outcome OutcomeKind Permissions
-Receipt RunState Session TaskRun TaskSpec Usage Verdict Workspace"""
+_MODEL = """Attempt Checkpoint Condition ContinuityPolicy Liveness OnEdit Outcome OutcomeKind
+Permissions Receipt RunState Session TaskRun TaskSpec Usage Verdict Workspace"""
 _ERRORS = """AgentMissing ConfigError Conflict NotFound PerdureError StoreError UsageError
 WorkspaceError"""
 
@@ -64,7 +64,6 @@ _PLACES = {
     **dict.fromkeys(("AnyEvent", "Record"), "model.events"),
     **dict.fromkeys(("PlanRun", "PlanState"), "rules.plan"),
     "AsyncRunner": "library.awaited",
-    "Liveness": "rules.liveness",
     "Observer": "protocols",
     "RunResult": "library.results",
     "Runner": "library.runner",

@@ -202,7 +202,7 @@ def test_a_statement_is_about_what_the_attempt_left() -> None:
         ("checkpoint 1", {"gitCommit": COMMIT}),
     ]
     assert "secret plan" not in json.dumps(made.predicate)
-    report["workspace"]["repo"] = "/srv/\udcff"
+    report.workspace.repo = "/srv/\udcff"
     odd = statement_of(report, checkpoints, 1, "edit")
     assert verify(signed(odd, KEY)).predicate["run"]["repository"] == "/srv/?"
     assert (made.run, made.attempt) == (("r", "brisk-otter"), 1)

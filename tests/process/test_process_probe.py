@@ -17,9 +17,8 @@ import pytest
 from perdure.host import process
 from perdure.host.process import Probe
 from perdure.host.process.identity import boot_id, namespace
-from perdure.model import Command, Host, RunState
+from perdure.model import Command, Host, Liveness, RunState
 from perdure.protocols import RunRow
-from perdure.rules.liveness import Liveness
 
 NOW, LATER = 1_000, 2_000
 HERE = Host("here", "box")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -19,8 +19,21 @@ from perdure import model
 from perdure import store as stores
 from perdure.engine.report import SCHEMA_VERSION, run_report
 from perdure.model import Attempt, Context, Outcome, OutcomeKind, RunState, TaskRun, TaskSpec, Usage
-from perdure.model.codec import decode, decode_event, encode, plain
-from perdure.model.events import AgentEvent, AnyEvent, Event, Record, RunEvent, Said, TurnEnded
+from perdure.model.codec import builtins, decode, decode_event, encode, plain, printed
+from perdure.model.events import (
+    AgentEvent,
+    AnyEvent,
+    Compacted,
+    Event,
+    NotCompacted,
+    Record,
+    RolledOver,
+    RunEvent,
+    Said,
+    Summarised,
+    TurnEnded,
+)
+from perdure.model.reports import AttemptOfRun, AttemptWhy
 from perdure.rules import run_names
 from perdure.testing.stores.samples import submit
 
@@ -107,7 +120,7 @@ def test_a_report_has_the_published_fields(
     run: TaskRun, attempts: list[Attempt], contexts: list[Context]
 ) -> None:
     """For any run, its report can be written as JSON and has the fields that scripts rely on."""
-    report = json.loads(json.dumps(run_report(run, attempts, contexts)))
+    report = json.loads(printed(run_report(run, attempts, contexts)))
     assert report["schema_version"] == SCHEMA_VERSION
     assert {
         "id",
@@ -140,13 +153,36 @@ def test_a_report_sums_what_the_attempts_used() -> None:
         run="1", number=1, context_version=1, worker="w", started=1, usage=Usage(10, 1, 5, 2, 0.25)
     )
     attempts = [one, replace(one, number=2, outcome=Outcome(kind=OutcomeKind.LOST))]
-    assert run_report(run, attempts, [])["usage"] == plain(Usage(20, 2, 10, 4, 0.5))
-    assert [
-        each["outcome"]["kind"]
-        for each in run_report(run, attempts, [])["attempts"]
-        if each["outcome"]
-    ] == ["lost"]
-    assert {field.name for field in fields(Usage)} == set(run_report(run, [], [])["usage"])
+    report = run_report(run, attempts, [])
+    assert report.usage == Usage(20, 2, 10, 4, 0.5)
+    assert [each.outcome.kind for each in report.attempts if each.outcome] == ["lost"]
+    assert {field.name for field in fields(Usage)} == set(builtins(report)["usage"])
+
+
+SIZES = [
+    Compacted(session_id="s", before=9, after=3, times=2, asked=True),
+    NotCompacted(session_id="s", tokens=9),
+    Summarised(session_id="s", text="t", usage=Usage(input=1), reason="r"),
+    RolledOver(session_id="s", tokens=9, window=10, cause="c"),
+]
+
+
+def test_a_report_has_all_fields_of_what_happened_to_the_size() -> None:
+    """Each entry of `sizes` is the event itself, with its name as `event` before it."""
+    run = TaskRun(
+        id="1", name="n", spec=TaskSpec(prompt="p"), state=RunState.RUNNING, created=1, updated=2
+    )
+    attempt = Attempt(run="1", number=1, context_version=1, worker="w", started=1)
+    records = [Record(run="1", seq=1, attempt=1, at=1, event=event) for event in SIZES]
+    report = builtins(run_report(run, [attempt], [], records=records))
+    expected = [{"event": each["kind"], **each} for each in map(plain, SIZES)]
+    assert json.dumps(report["attempts"][0]["sizes"]) == json.dumps(expected)
+
+
+def test_why_is_a_part_of_the_report() -> None:
+    """`why` shows fields of the report, with the same types."""
+    whole = get_type_hints(AttemptOfRun)
+    assert get_type_hints(AttemptWhy).items() <= whole.items()
 
 
 # --- names

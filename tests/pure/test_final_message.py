@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,24 @@ import pytest
 from perdure.cli.runs import summary as summaries
 from perdure.cli.runs.summary import summary
 from perdure.cli.style import fitted, is_colored, width_of, wrapped
-from perdure.model import Backend, Workspace
+from perdure.engine.report import run_report
+from perdure.model import (
+    Attempt,
+    Backend,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    Rung,
+    RunState,
+    TaskRun,
+    TaskSpec,
+    Usage,
+    Verdict,
+    Workspace,
+)
 from perdure.model.events import MAX_TEXT, AnyEvent, Record, Said, ToolEnded, ToolStarted, TurnEnded
+from perdure.model.reports import RunReport
+from perdure.model.work import FileOfWork, WorkVerdict
 from perdure.rules.final_message import last_message
 
 TOOL = (ToolStarted(tool_id="1", name="Bash"), ToolEnded(tool_id="1", ok=True))
@@ -66,36 +83,59 @@ def test_a_message_is_bounded() -> None:
     assert len(message) == MAX_TEXT and message.endswith("is in perdure logs]")
 
 
-def report(**changed: object) -> dict[str, object]:
-    usage = {"cost_usd": 0.42, "estimated": False}
-    attempts = [{"started": 1000, "ended": 135_000, "receipt": {"verdict": "native"}}]
-    return {
-        "name": "greeting",
-        "state": "succeeded",
-        "usage": usage,
-        "attempts": attempts,
-        **changed,
-    }
+RUN = TaskRun(
+    id="1",
+    name="greeting",
+    spec=TaskSpec(prompt="p"),
+    state=RunState.SUCCEEDED,
+    created=1,
+    updated=2,
+)
+
+
+def tried(verdict: Verdict, started: int, ended: int, cost: float = 0.0) -> Attempt:
+    return Attempt(
+        run="1",
+        number=1,
+        context_version=1,
+        worker="w",
+        started=started,
+        ended=ended,
+        outcome=Outcome(kind=OutcomeKind.SUCCEEDED),
+        receipt=Receipt(verdict=verdict, rung=Rung.NATIVE),
+        usage=Usage(cost_usd=cost),
+    )
+
+
+def report(
+    *attempts: Attempt, state: RunState = RunState.SUCCEEDED, verdict: WorkVerdict | None = None
+) -> RunReport:
+    found = run_report(replace(RUN, state=state), attempts, [])
+    found.verdict = verdict
+    return found
+
+
+CONTINUED = tried(Verdict.NATIVE, 1000, 135_000, 0.42)
 
 
 def test_a_run_ends_with_one_line() -> None:
     """The line has name, time, cost, changes and the receipt in words. A failed run says so.
     Without an attempt there is no time."""
-    line = summary(report(), "3 files +41 −7")
+    line = summary(report(CONTINUED), "3 files +41 −7")
     assert line == "✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued ✓"
-    fresh = {"started": 0, "ended": 2000, "receipt": {"verdict": "fresh"}}
-    doubted = report() | {"verdict": "incomplete"}
+    fresh = tried(Verdict.FRESH, 0, 2000, 0.21)
+    doubted = report(CONTINUED, verdict=WorkVerdict.INCOMPLETE)
     assert summary(doubted, "3 files +41 −7") == f"{line} · work incomplete"
-    failed = summary(report(state="failed", attempts=[fresh, fresh]))
+    failed = summary(report(fresh, fresh, state=RunState.FAILED))
     assert failed == "✗ greeting · failed · 2 attempts · 4s · $0.42 · new conversation"
-    assert summary(report(state="cancelled", attempts=[])) == "■ greeting · cancelled"
+    assert summary(report(state=RunState.CANCELLED)) == "■ greeting · cancelled"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_symbols_have_plain_letters_where_the_encoding_lacks_them(encoding: str) -> None:
     """perdure's own symbols are never written as escapes."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-    line = fitted(summary(report(), "3 files +41 −7"), stream)
+    line = fitted(summary(report(CONTINUED), "3 files +41 −7"), stream)
     assert line.encode(encoding) and line.startswith("ok greeting") and "+41 -7" in line
     assert fitted("✓", io.TextIOWrapper(io.BytesIO(), encoding="utf-8")) == "✓"
 
@@ -142,7 +182,7 @@ def test_git_counts_what_attributes_may_convert(tmp_path: Path) -> None:
     (tmp_path / ".git/info").mkdir(parents=True)
     (tmp_path / "src/below").mkdir(parents=True)
     place = Workspace(id="w", path=str(tmp_path), backend=Backend.ISOLATED)
-    listed = [{"name": "src/a.txt", "state": "changed"}]
+    listed = (FileOfWork(name="src/a.txt", state="changed"),)
     assert not summaries._converts(listed, place)
     for name, applies in (
         (".git/info/attributes", True),
@@ -153,4 +193,4 @@ def test_git_counts_what_attributes_may_convert(tmp_path: Path) -> None:
         (tmp_path / name).write_text("* text=auto\n")
         assert summaries._converts(listed, place) is applies, name
         (tmp_path / name).unlink()
-    assert not summaries._is_plain(listed[0], {"directory": str(tmp_path)}, tmp_path)
+    assert not summaries._is_plain(listed[0], str(tmp_path), tmp_path)

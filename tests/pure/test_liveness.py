@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perdure.rules.liveness import Liveness, Signs, advice, liveness
+from perdure.model import Liveness
+from perdure.rules.liveness import Signs, advice, liveness
 
 seen = st.sampled_from([True, False, None])
 signs = st.builds(

@@ -12,13 +12,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY
 from perdure.engine.attempt.workdir import cleaned_up
-from perdure.engine.report import report_of
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
@@ -30,6 +29,7 @@ from perdure.model import (
     ContinuityPolicy,
     Given,
     Launch,
+    Liveness,
     OutcomeKind,
     RunState,
     Start,
@@ -43,7 +43,6 @@ from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
 from perdure.rules.approvals import why_not_allowed
 from perdure.rules.lifecycle import FINAL, is_about_budget
-from perdure.rules.liveness import Liveness
 from perdure.rules.requests import WAITING, WORDS, questions
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
@@ -51,6 +50,7 @@ from perdure.workspace.identity import is_remote, local_path
 
 if TYPE_CHECKING:
     from perdure.host.process.probe import Running
+    from perdure.model.reports import RunReport
     from perdure.model.requests import AgentRequest
     from perdure.workspace import Applied
     from perdure.workspace.task_files import FileRequest
@@ -629,8 +629,11 @@ def _present(engine: Engine, run: TaskRun) -> Workspace:
     return place
 
 
-def describe(engine: Engine, ref: str) -> dict[str, Any]:
+def describe(engine: Engine, ref: str) -> RunReport:
     """Return the run as `--json` shows it."""
+    # Imported when a run is reported: the agent's start must not wait for it.
+    from perdure.engine.report import report_of
+
     run = engine.store.get(ref)
     liveness = liveness_of(engine, run)
     return report_of(

@@ -43,19 +43,20 @@ from perdure.model import (
     Attempt,
     Checkpoint,
     ContinuityPolicy,
+    Liveness,
     OnEdit,
     RunState,
     SessionKey,
     TaskRun,
     TaskSpec,
 )
+from perdure.model.codec import plain
 from perdure.model.events import Record
 from perdure.model.requests import AgentRequest, AnswerKind
 from perdure.model.work import WorkReport
 from perdure.protocols import Observer, RunRow
 from perdure.rules import specification
 from perdure.rules.lifecycle import FINAL
-from perdure.rules.liveness import Liveness
 from perdure.rules.log_line import line_of
 from perdure.rules.plan import Plan, PlanRun
 from perdure.wiring import open_engine
@@ -385,7 +386,7 @@ class Runner:
 
     def report(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure show NAME --json` prints."""
-        return service.describe(self._engine, ref)
+        return _json(service.describe(self._engine, ref))
 
     def work(self, ref: str, attempt: int = 0) -> WorkReport:
         """Return the work report of an attempt (0: the newest), with its verdict. Raises
@@ -395,7 +396,7 @@ class Runner:
     def why(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure why NAME --json` prints: how each attempt started, on
         what evidence, and the verdict of its receipt."""
-        return why_of(self.report(ref))
+        return _json(why_of(service.describe(self._engine, ref)))
 
     def liveness(self, ref: str) -> Liveness | None:
         """Return the liveness of a running run: `attended`, `unattended` (its agent runs on without
@@ -698,7 +699,7 @@ class Runner:
     def plan_report(self, name: str) -> dict[str, Any]:
         """Return the object that `perdure plan show NAME --json` prints. Raises NotFound."""
         plan = self._engine.store.plan(name)
-        return plans.report_of(self._engine.store, plan, service.probe_of(self._engine))
+        return _json(plans.report_of(self._engine.store, plan, service.probe_of(self._engine)))
 
 
 def changes_of(options: Mapping[str, Any], caller: str) -> service.Changes:
@@ -719,3 +720,9 @@ def changes_of(options: Mapping[str, Any], caller: str) -> service.Changes:
 
 def _words(choices: type[StrEnum]) -> str:
     return ", ".join(choices)
+
+
+def _json(report: object) -> dict[str, Any]:
+    """Return a report as the object that `--json` prints."""
+    shown: dict[str, Any] = plain(report)
+    return shown

@@ -229,3 +229,14 @@ class SessionState(StrEnum):
     PINNED = "pinned"
     CONFIRMED = "confirmed"
     RETIRED = "retired"
+
+
+class Liveness(StrEnum):
+    """Which processes of a running attempt are alive."""
+
+    ATTENDED = "attended"
+    """Its supervisor is alive."""
+    UNATTENDED = "unattended"
+    """The agent is running, but nothing records what it does or enforces its limits."""
+    INTERRUPTED = "interrupted"
+    """None of its processes is alive."""

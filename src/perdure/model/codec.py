@@ -11,6 +11,7 @@ complete. If another thread reads the same type meanwhile, the process crashes w
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import Any, TypeVar
 
@@ -53,6 +54,17 @@ def plain(value: Any) -> Any:
     """Return any noun or event as dicts, lists, strings and numbers, for output that mixes
     several."""
     return msgspec.json.decode(msgspec.json.encode(value))
+
+
+def printed(value: Any) -> str:
+    """Return a report, or an object that contains reports, as the JSON that `--json` prints:
+    indented, and in plain text."""
+    return json.dumps(builtins(value), indent=2, ensure_ascii=False)
+
+
+def builtins(value: Any) -> Any:
+    """Return the same as `plain`, but keep text that is not valid UTF-8, as a file name may be."""
+    return msgspec.to_builtins(value)
 
 
 _looking = threading.RLock()

@@ -8,20 +8,8 @@ query. `retry` and the worker pools act on the same facts.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from perdure.lateclass import dataclass
-
-
-class Liveness(StrEnum):
-    """Which processes of a running attempt are alive."""
-
-    ATTENDED = "attended"
-    """Its supervisor is alive."""
-    UNATTENDED = "unattended"
-    """The agent is running, but nothing records what it does or enforces its limits."""
-    INTERRUPTED = "interrupted"
-    """None of its processes is alive."""
+from perdure.model import Liveness
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,30 +14,13 @@ import msgspec
 
 from perdure.model import Context
 from perdure.model.events import MessageDelivered, MessageReceived, Record
+from perdure.model.messages import MessageState
 
 LONGEST = 64 * 1024
 """Maximum length of a message, in bytes of UTF-8. `perdure update` takes longer instructions."""
 INTO_TURN = 8_000
 """Maximum length of the messages that a turn takes at once, in UTF-16 units. Claude Code 2.1.329
 replaces the output of a hook with the name of a file if it has more than 10,000."""
-
-
-class MessageState(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a message. Times are in ms; 0: not yet."""
-
-    version: int
-    """The version of the instructions that it is."""
-    text: str
-    told: int
-    delivered: int = 0
-    """When it was last given to the agent's CLI."""
-    how: str = ""
-    """How it was given: `turn` (into the running turn), `boundary` (when the turn was about to end)
-    or `prompt` (with the prompt of the next attempt)."""
-    attempt: int = 0
-    """The attempt that it was last given to."""
-    received: int = 0
-    """When it was seen in the conversation, so that the model has it."""
 
 
 def length(text: str) -> int:

@@ -14,8 +14,7 @@ import time
 
 TYPE_CHECKING = False  # importing typing is too slow for `perdure ls`
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
+    from perdure.model import Fill, Usage
 
 LISTED_PROMPT = 200
 """Maximum length of a prompt in a list of runs, in characters."""
@@ -109,14 +108,14 @@ def clock(ms: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
 
 
-def filled(fill: dict[str, Any]) -> str:
+def filled(fill: Fill) -> str:
     """Return a fill in words: `163k tokens of 200k (81 %), claude-opus-5-5`."""
-    held, window = fill["tokens"], fill["window"]
+    held, window = fill.tokens, fill.window
     if window:
         of = f" of {tokens(window)} ({held * 100 // window} %)"
     else:
         of = ", of an unknown window"
-    whose = f", {one_line(fill['model'], 60)}" if fill["model"] else ""
+    whose = f", {one_line(fill.model, 60)}" if fill.model else ""
     return f"{tokens(held)} tokens{of}{whose}"
 
 
@@ -126,11 +125,11 @@ def dollars(usd: float, *, estimated: bool = False) -> str:
     return f"{about}${usd:.2f}"
 
 
-def consumption(used: Mapping[str, Any]) -> str:
-    """Return a usage in words: `≈12.3k tokens in, 950 out, ≈$0.42`. `used` is its JSON form."""
-    mark = "≈" if used["estimated"] else ""
-    spent = dollars(used["cost_usd"], estimated=used["estimated"])
-    return f"{mark}{tokens(used['input'])} tokens in, {mark}{tokens(used['output'])} out, {spent}"
+def consumption(used: Usage) -> str:
+    """Return a usage in words: `≈12.3k tokens in, 950 out, ≈$0.42`."""
+    mark = "≈" if used.estimated else ""
+    spent = dollars(used.cost_usd, estimated=used.estimated)
+    return f"{mark}{tokens(used.input)} tokens in, {mark}{tokens(used.output)} out, {spent}"
 
 
 VERDICTS = {

@@ -16,8 +16,7 @@ from perdure.cli.arguments import seconds_of
 from perdure.cli.compose import Stopper, open_to_read, settings
 from perdure.cli.parser import optional_name
 from perdure.cli.runs.look import UNATTENDED
-from perdure.model import RunState, TaskRun
-from perdure.rules.liveness import Liveness
+from perdure.model import Liveness, RunState, TaskRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -215,8 +215,8 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
         changes = changes_of(engine, report)
     title("3. perdure why: how can it be trusted?")
     previous = None
-    for attempt in report["attempts"]:
-        say(f"attempt {attempt['number']}", "strong")
+    for attempt in report.attempts:
+        say(f"attempt {attempt.number}", "strong")
         for label, text in explained(attempt, previous):
             say(f"  {label:9} {text}")
         previous = attempt
@@ -226,18 +226,18 @@ def play(scene: Scene, rehearsal: Rehearsal) -> int:
             say(f"  {message.role:11} {one_line(message.text, 150)}")
     title(f"The result, in {time.monotonic() - began:.0f} s")
     for name in ("FILES.txt", "LINES.txt"):
-        path = Path(report["workspace"]["path"]) / name
+        path = Path(report.workspace.path) / name
         if path.is_file():
             content = clean(path.read_text()).strip()
         else:
             content = "missing"
         say(f"  {name}: {content}")
-    if report["attempts"]:
-        receipt = report["attempts"][-1]["receipt"]
+    if report.attempts:
+        receipt = report.attempts[-1].receipt
     else:
         receipt = None
-    verdict = receipt["verdict"] if receipt else "none"
-    say(f"  attempts: {len(report['attempts'])}, the last one's receipt: {verdict}")
+    verdict = receipt.verdict if receipt else "none"
+    say(f"  attempts: {len(report.attempts)}, the last one's receipt: {verdict}")
     sys.stdout.flush()
     say_summary(report, changes)
     if stopper.asked:

@@ -10,6 +10,7 @@ from typing import Any
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.runs.newest import repository_of
 from perdure.model import RunState
+from perdure.model.codec import builtins
 from perdure.protocols import RunRow, RunStore
 from perdure.workspace.identity import local_path
 
@@ -33,7 +34,7 @@ def the_long_way(
 def _row(store: RunStore, row: RunRow, columns: Sequence[str]) -> dict[str, Any]:
     from perdure.engine.report import row_of
 
-    return {**{key: getattr(row, key) for key in columns}, **row_of(store, row)}
+    return {**{key: getattr(row, key) for key in columns}, **builtins(row_of(store, row))}
 
 
 def wanted(row: dict[str, Any], repo: str | None, labels: Sequence[str], plan: str | None) -> bool:

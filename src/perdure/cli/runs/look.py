@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.arguments import seconds_of
 from perdure.cli.compose import environment, open_to_read, probe, settings, this_host
@@ -25,16 +25,20 @@ from perdure.cli.text import (
 )
 from perdure.errors import NotFound, UsageError
 from perdure.host import system
+from perdure.model import Liveness
+from perdure.model.codec import printed
 from perdure.model.events import ContextAdded, Record, RunSubmitted, ToolEnded
-from perdure.rules.liveness import Liveness, advice
+from perdure.rules.liveness import advice
 from perdure.rules.log_line import line_of
 from perdure.rules.text import receipt_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from perdure.config import Settings
     from perdure.model import TaskRun
+    from perdure.model.forge.postings import Posting
+    from perdure.model.reports import AttemptOfRun, RunReport
     from perdure.protocols import Retention, RunStore
 
 PATIENCE_S = 3.0
@@ -53,7 +57,7 @@ def show_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def _report(ref: str) -> dict[str, Any]:
+def _report(ref: str) -> RunReport:
     from perdure.engine.report import report_of
 
     chosen = settings()
@@ -64,18 +68,16 @@ def _report(ref: str) -> dict[str, Any]:
     return report_of(store, store.get(run.id) if liveness is None else run, liveness=liveness)
 
 
-def shown_state(report: Mapping[str, Any]) -> str:
+def shown_state(report: RunReport) -> str:
     """Return the run's state in one word, or, if it is not attended, its liveness."""
     return str(
-        report["liveness"]
-        if report["liveness"] not in (None, Liveness.ATTENDED)
-        else report["state"]
+        report.liveness if report.liveness not in (None, Liveness.ATTENDED) else report.state
     )
 
 
-def _advice(report: Mapping[str, Any]) -> str:
-    if report["liveness"]:
-        return advice(report["name"], Liveness(report["liveness"]))
+def _advice(report: RunReport) -> str:
+    if report.liveness:
+        return advice(report.name, Liveness(report.liveness))
     return ""
 
 
@@ -92,69 +94,69 @@ def show_verb(arguments: argparse.Namespace) -> int:
 
     report = _report(arguments.name)
     if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(printed(report))
         return 0
-    place = report["workspace"]
+    place = report.workspace
     state = shown_state(report)
     if sys.stdout.isatty() and state in SYMBOLS:
         mark = f"{SYMBOLS[state]} "
     else:
         mark = ""
     _say(
-        f"{mark}{report['name']}  {state}  ({report['agent']}, {report['id'][:8]})",
+        f"{mark}{report.name}  {state}  ({report.agent}, {report.id[:8]})",
         STATES.get(state, ""),
     )
     if words := _advice(report):
         _say(f"  {words}")
-    if report["reason"]:
-        _say(f"  {one_line(report['reason'], 160)}")
-    _say(f"  workdir   {shown_path(place['path'], sys.stdout)} ({place['backend']})")
-    if report["host"]:
-        _say(f"  host      {clean(report['host'])}")
+    if report.reason:
+        _say(f"  {one_line(report.reason, 160)}")
+    _say(f"  workdir   {shown_path(place.path, sys.stdout)} ({place.backend})")
+    if report.host:
+        _say(f"  host      {clean(report.host)}")
     if pid := _agent_pid(report):
         _say(f"  process   {pid}")
-    if place["branch"]:
-        _say(f"  branch    {clean(place['branch'])}")
-    used = report["usage"]
+    if place.branch:
+        _say(f"  branch    {clean(place.branch)}")
+    used = report.usage
     _say(f"  used      {consumption(used)}")
-    if report["fill"]:
-        _say(f"  context   {filled(report['fill'])}")
-    if report["result"]:
-        _say(f"  said      {one_line(report['result'], 240)}")
-    for condition in report["conditions"]:
-        _say(f"  {condition['type']}: {one_line(condition['message'], 160)}", "warn")
+    if report.fill:
+        _say(f"  context   {filled(report.fill)}")
+    if report.result:
+        _say(f"  said      {one_line(report.result, 240)}")
+    for condition in report.conditions:
+        _say(f"  {condition.type}: {one_line(condition.message, 160)}", "warn")
     missed = missed_checkpoint(report)
     if missed:
         _say(f"  WARNING   {missed}", "bad")
-    for attempt in report["attempts"]:
-        _say(f"  attempt {attempt['number']}  {_attempt_line(attempt, shown_state(report))}")
+    for attempt in report.attempts:
+        _say(f"  attempt {attempt.number}  {_attempt_line(attempt, shown_state(report))}")
     for line in _messages(report):
         _say(f"  {line}")
-    newest = report["attempts"][-1]["work"] if report["attempts"] else None
+    newest = report.attempts[-1].work if report.attempts else None
     for label, text in worked(newest) if newest is not None else ():
         if label != "says":
             _say(f"  {label:9} {text}")
     return 0
 
 
-def _messages(report: Mapping[str, Any]) -> list[str]:
+def _messages(report: RunReport) -> list[str]:
     """Return a line for each message that was told to the running agent."""
-    if not report["messages"]:
+    if not report.messages:
         return []
-    from perdure.rules.messages import MessageState, described
+    from perdure.rules.messages import described
 
-    states = [MessageState(**each) for each in report["messages"]]
     return [
-        f"message {each.version}  {described(each)}: {one_line(each.text, 80)}" for each in states
+        f"message {each.version}  {described(each)}: {one_line(each.text, 80)}"
+        for each in report.messages
     ]
 
 
-def _agent_pid(report: Mapping[str, Any]) -> int:
+def _agent_pid(report: RunReport) -> int:
     """Return the process id of an agent that runs on this host; 0 if there is none."""
-    if report["liveness"] not in (Liveness.ATTENDED, Liveness.UNATTENDED):
+    if report.liveness not in (Liveness.ATTENDED, Liveness.UNATTENDED):
         return 0
     try:
-        mark = Path(report["attempts"][-1]["directory"]) / "agent.json"
+        mark = Path(report.attempts[-1].directory) / "agent.json"
         pid = json.loads(mark.read_text(encoding="utf-8"))["pid"]
     except (OSError, ValueError, KeyError, IndexError):
         return 0
@@ -163,18 +165,16 @@ def _agent_pid(report: Mapping[str, Any]) -> int:
     return 0
 
 
-def _attempt_line(attempt: dict[str, Any], state: str) -> str:
-    outcome, receipt = attempt["outcome"], attempt["receipt"]
+def _attempt_line(attempt: AttemptOfRun, state: str) -> str:
+    outcome, receipt = attempt.outcome, attempt.receipt
     if outcome is None:
         ended = state
     else:
-        ended = f"{outcome['kind']}" + (
-            f" ({one_line(outcome['detail'], 70)})" if outcome["detail"] else ""
-        )
-    proof = f"  {receipt_words(receipt['verdict'])}" if receipt else ""
-    verdict = attempt["work"]["verdict"]
+        ended = f"{outcome.kind}" + (f" ({one_line(outcome.detail, 70)})" if outcome.detail else "")
+    proof = f"  {receipt_words(receipt.verdict)}" if receipt else ""
+    verdict = attempt.work.verdict
     work = f"  work {verdict}" if verdict else ""
-    return f"{attempt['continuation'] or 'not started'}  {ended}{proof}{work}"
+    return f"{attempt.continuation or 'not started'}  {ended}{proof}{work}"
 
 
 def why_arguments(parser: argparse.ArgumentParser) -> None:
@@ -188,19 +188,19 @@ def why_verb(arguments: argparse.Namespace) -> int:
 
     report = _report(arguments.name)
     if arguments.json:
-        print(json.dumps(why_of(report), indent=2, ensure_ascii=False))
+        print(printed(why_of(report)))
         return 0
     _say(
-        f"{report['name']}: {shown_state(report)}; policy {report['policy']}, conversation of "
-        f"{clean(report['scope'])}"
+        f"{report.name}: {shown_state(report)}; policy {report.policy}, conversation of "
+        f"{clean(report.scope)}"
     )
     if words := _advice(report):
         _say(f"\n{shown_state(report):11} {words}")
-    if report["state"] == "queued" and report["reason"]:
-        _say(f"\nwaits       until {clock(report['run_after'])}: {one_line(report['reason'], 300)}")
-    for condition in report["conditions"]:
-        _say(f"\n{condition['type']:11} {one_line(condition['message'], 300)}")
-    for line in told(report["posting"]):
+    if report.state == "queued" and report.reason:
+        _say(f"\nwaits       until {clock(report.run_after)}: {one_line(report.reason, 300)}")
+    for condition in report.conditions:
+        _say(f"\n{condition.type:11} {one_line(condition.message, 300)}")
+    for line in told(report.posting):
         _say(f"\nforge       {line}")
     if there := _waits_for(report):
         _say(f"\nhost        {there}")
@@ -209,52 +209,52 @@ def why_verb(arguments: argparse.Namespace) -> int:
     missed = missed_checkpoint(report)
     if missed:
         _say(f"\nWARNING     {missed}")
-    previous: dict[str, Any] | None = None
-    for attempt in report["attempts"]:
-        _say(f"\nattempt {attempt['number']}  {clock(attempt['started'])}")
+    previous: AttemptOfRun | None = None
+    for attempt in report.attempts:
+        _say(f"\nattempt {attempt.number}  {clock(attempt.started)}")
         for label, text in explained(attempt, previous):
             _say(f"  {label:9} {text}")
         previous = attempt
-    if kept := _retention(report["agent"]):
+    if kept := _retention(report.agent):
         _say(
-            f"\nnote        {report['agent']} itself removes what is older than {kept.days:g} "
+            f"\nnote        {report.agent} itself removes what is older than {kept.days:g} "
             "days; perdure's copy stays (perdure doctor)"
         )
     return 0
 
 
-def told(posting: dict[str, Any] | None) -> list[str]:
+def told(posting: Posting | None) -> list[str]:
     """Return lines about a run's postings on its forge, including those that failed."""
     if posting is None:
         return []
-    if posting["comment_url"]:
-        lines = [f"reported at {one_line(posting['comment_url'], 300)}"]
+    if posting.comment_url:
+        lines = [f"reported at {one_line(posting.comment_url, 300)}"]
     else:
         lines = []
-    if posting["commit"]:
-        if posting["pull"]:
-            pull = f", pull request {posting['pull']}: {one_line(posting['pull_url'], 300)}"
+    if posting.commit:
+        if posting.pull:
+            pull = f", pull request {posting.pull}: {one_line(posting.pull_url, 300)}"
         else:
             pull = ""
-        lines.append(f"its branch was pushed as {posting['commit'][:12]}{pull}")
-    if posting["tries"]:
+        lines.append(f"its branch was pushed as {posting.commit[:12]}{pull}")
+    if posting.tries:
         lines.append(
-            f"again at {clock(posting['due'])}, after {posting['tries']} tries: "
-            f"{one_line(posting['reason'], 300)}"
+            f"again at {clock(posting.due)}, after {posting.tries} tries: "
+            f"{one_line(posting.reason, 300)}"
         )
-    elif posting["reason"]:
-        lines.append(f"given up until the run changes: {one_line(posting['reason'], 300)}")
+    elif posting.reason:
+        lines.append(f"given up until the run changes: {one_line(posting.reason, 300)}")
     return lines
 
 
-def _waits_for(report: dict[str, Any]) -> str:
+def _waits_for(report: RunReport) -> str:
     """Return which host continues a run whose files are not here, in a shared database."""
     chosen = settings()
     here = this_host(chosen)
-    if not here.id or report["host_id"] in ("", here.id):
+    if not here.id or report.host_id in ("", here.id):
         return ""
-    there = clean(report["host"])
-    if report["state"] != "queued":
+    there = clean(report.host)
+    if report.state != "queued":
         return f"its workdir and conversation are on {there}"
     if here.patience_s is None:
         return (

@@ -219,6 +219,7 @@ def _followed(
     from perdure.engine.plans.status import standing
     from perdure.engine.report import report_of
     from perdure.engine.service import probe_of
+    from perdure.model.codec import printed
 
     progress = None if arguments.quiet else PlanProgress()
     with Stopper() as stopper:
@@ -234,7 +235,7 @@ def _followed(
             plans.exit_code(engine, plan),
         )
     if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(printed(report))
     if progress:
         progress.conclude(report)
     for each in reports:

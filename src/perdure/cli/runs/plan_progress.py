@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.runs.progress import ways_home
 from perdure.cli.text import clean, consumption, dollars, one_line
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from perdure.engine.attempt import Engine
+    from perdure.model.reports import PlanReport, TaskOfPlan
     from perdure.rules.plan import PlanRun
 
 REFRESHES_S = 4
@@ -43,7 +44,7 @@ class PlanProgress:
         self._names: dict[str, str] = {}
         self._usage: dict[str, Usage] = {}
         self._lock = threading.Lock()
-        self._report: dict[str, Any] = {}
+        self._report: PlanReport | None = None
         self._read = 0.0
 
     def __enter__(self) -> PlanProgress:
@@ -82,24 +83,22 @@ class PlanProgress:
         if self._live is None and isinstance(record.event, TOLD) and (text := self._line(record)):
             self._say(text)
 
-    def conclude(self, report: dict[str, Any]) -> None:
+    def conclude(self, report: PlanReport) -> None:
         """Print the last lines: where the result is, or what to do next."""
-        name, result = report["name"], report["result"]
-        used = report["usage"]
+        name, result = report.name, report.result
+        used = report.usage
         total = consumption(used)
-        done = sum(task["state"] == "succeeded" for task in report["tasks"])
-        self._say(
-            f"{name}: {report['state']}, {done} of {len(report['tasks'])} task(s) done; {total}"
-        )
-        if report["reason"]:
-            self._say(one_line(report["reason"], 240))
-        if report["state"] == "succeeded":
-            home = ways_home(result["run"], result, result["commit"])
-            self._say(f"the result is in {clean(result['path'])}; apply it: {home}")
-        elif report["state"] == "failed":
+        done = sum(task.state == "succeeded" for task in report.tasks)
+        self._say(f"{name}: {report.state}, {done} of {len(report.tasks)} task(s) done; {total}")
+        if report.reason:
+            self._say(one_line(report.reason, 240))
+        if report.state == "succeeded":
+            home = ways_home(result.run, result, result.commit)
+            self._say(f"the result is in {clean(result.path)}; apply it: {home}")
+        elif report.state == "failed":
             self._say(f"next: perdure plan show {name}, perdure plan retry {name}")
         else:
-            self._say(f"perdure plan run {clean(report['file'])} continues")
+            self._say(f"perdure plan run {clean(report.file)} continues")
 
     def _line(self, record: Record) -> str:
         task = self._task(record.run)
@@ -151,7 +150,7 @@ class PlanProgress:
         table = Table(box=None, pad_edge=False)
         for column in ("task", "state", "attempt", "receipt", "time", "cost", ""):
             table.add_column(column, no_wrap=True, overflow="ellipsis")
-        for task in self._report.get("tasks", ()):
+        for task in self._report.tasks if self._report is not None else ():
             table.add_row(*cells(task, int(time.time() * 1000)))
         return table
 
@@ -165,29 +164,29 @@ class PlanProgress:
             self._live = None
 
 
-def cells(task: dict[str, Any], now_ms: int) -> list[str]:
+def cells(task: TaskOfPlan, now_ms: int) -> list[str]:
     """Return one task as the cells of a table row: name, state, attempts, verdict, time, cost, and
     a remark."""
-    if task["started"]:
-        took = ((task["ended"] or now_ms) - task["started"]) // 1000
+    if task.started:
+        took = ((task.ended or now_ms) - task.started) // 1000
     else:
         took = None
-    used = task["usage"]
-    if task["state"] not in ("succeeded", "running"):
-        more = task["reason"]
+    used = task.usage
+    if task.state not in ("succeeded", "running"):
+        more = task.reason
     else:
         more = ""
-    if task["conflicts"]:
-        more = f"{len(task['conflicts'])} conflict(s) {more}"
-    state = task["state"]
-    if task["liveness"] in ("interrupted", "unattended"):
-        state = task["liveness"]
+    if task.conflicts:
+        more = f"{len(task.conflicts)} conflict(s) {more}"
+    state = task.state
+    if task.liveness in ("interrupted", "unattended"):
+        state = task.liveness
     return [
-        task["name"],
+        task.name,
         state,
-        str(task["attempts"] or ""),
-        task["verdict"] or "",
+        str(task.attempts or ""),
+        task.verdict or "",
         f"{took // 60}:{took % 60:02}" if took is not None else "",
-        dollars(used["cost_usd"], estimated=used["estimated"]) if used["cost_usd"] else "",
+        dollars(used.cost_usd, estimated=used.estimated) if used.cost_usd else "",
         one_line(more, 60),
     ]

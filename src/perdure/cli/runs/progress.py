@@ -37,27 +37,29 @@ from perdure.rules.requests import WAITING
 if TYPE_CHECKING:
     from rich.live import Live
 
+    from perdure.model.reports import PlanResult, RunReport, WorkspaceOfRun
+
 SHOWN = 600
 CAUGHT_UP = 20
 
 
-def _changes_needed(report: dict[str, Any]) -> str:
+def _changes_needed(report: RunReport) -> str:
     """Return the flag without which a retry would end like the last attempt; empty if none is
     known."""
-    last = next((each["outcome"] for each in reversed(report["attempts"]) if each["outcome"]), None)
-    kind = last["kind"] if last else ""
-    if kind == OutcomeKind.CONTINUITY_LOST and report["policy"] == ContinuityPolicy.STRICT:
+    last = next((each.outcome for each in reversed(report.attempts) if each.outcome), None)
+    kind = last.kind if last else ""
+    if kind == OutcomeKind.CONTINUITY_LOST and report.policy == ContinuityPolicy.STRICT:
         return " --continuity disclose"
     if kind == OutcomeKind.BUDGET_SPENT:
         return " --budget-usd DOLLARS"
     return ""
 
 
-def ways_home(name: str, place: dict[str, Any], head: str) -> str:
+def ways_home(name: str, place: WorkspaceOfRun | PlanResult, head: str) -> str:
     """Return the commands that bring a run's changes into the user's checkout. A merge is included
     only if the branch is in the user's repository and has new commits."""
-    moved = place["backend"] == Backend.WORKTREE and head not in ("", place["base"])
-    merge = f", or git merge {clean(place['branch'])}" if moved else ""
+    moved = place.backend == Backend.WORKTREE and head not in ("", place.base)
+    merge = f", or git merge {clean(place.branch)}" if moved else ""
     return f"perdure apply {name}{merge}"
 
 
@@ -146,38 +148,38 @@ class Progress:
         """Print a line of the verb's own."""
         self._say(text)
 
-    def conclude(self, report: dict[str, Any], changes: str = "") -> None:
+    def conclude(self, report: RunReport, changes: str = "") -> None:
         """Print where the result is, or what to do next, and then the summary. `changes`: the
         changes in the workdir, if they are known."""
         self._advise(report)
-        if report["state"] != "running":
+        if report.state != "running":
             say_summary(report, changes)
 
-    def _advise(self, report: dict[str, Any]) -> None:
-        name, place = report["name"], report["workspace"]
-        if report["state"] == "succeeded":
-            there = f" on {one_line(report['host'], 100)}" if report["host"] else ""
-            self._say(f"the result is in {shown_path(place['path'], sys.stderr)}{there}")
-            if place["branch"]:
+    def _advise(self, report: RunReport) -> None:
+        name, place = report.name, report.workspace
+        if report.state == "succeeded":
+            there = f" on {one_line(report.host, 100)}" if report.host else ""
+            self._say(f"the result is in {shown_path(place.path, sys.stderr)}{there}")
+            if place.branch:
                 self._say(
                     f"look at it: perdure diff {name}; apply it: "
-                    f"{ways_home(name, place, place['head'])}"
+                    f"{ways_home(name, place, place.head)}"
                 )
-        elif waiting := [each for each in report["conditions"] if each["type"] == WAITING]:
-            self._say(one_line(waiting[0]["message"], 240))
-        elif report["state"] == "queued":
+        elif waiting := [each for each in report.conditions if each.type == WAITING]:
+            self._say(one_line(waiting[0].message, 240))
+        elif report.state == "queued":
             self._say(
-                f"{name} waits until {clock(report['run_after'])}; perdure retry {name} starts it "
+                f"{name} waits until {clock(report.run_after)}; perdure retry {name} starts it "
                 "at once"
             )
-        elif report["state"] == "running":
+        elif report.state == "running":
             self._say(
                 f"{name} is still running; perdure attach {name} follows it, perdure stop {name} "
                 "ends it"
             )
         else:
-            for condition in report["conditions"]:
-                self._say(f"{condition['type']}: {one_line(condition['message'], 240)}")
+            for condition in report.conditions:
+                self._say(f"{condition.type}: {one_line(condition.message, 240)}")
             self._say(f"next: perdure why {name}, perdure retry {name}{_changes_needed(report)}")
 
     def _count(self, record: Record) -> None:

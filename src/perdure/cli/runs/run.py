@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from perdure.config import Settings
     from perdure.model import TaskRun
+    from perdure.model.reports import RunReport
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -344,9 +345,9 @@ def followed(
             code = service.exit_code(run, service.last_outcome(engine, run))
         changes = "" if arguments.detach else changes_of(engine, report)
     if arguments.json:
-        import json
+        from perdure.model.codec import printed
 
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(printed(report))
     elif arguments.detach:
         print(run.name)
     else:
@@ -392,23 +393,23 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
     return followed(Namespace(quiet=False, detach=False, json=False), chosen, again)
 
 
-def answer(report: dict[str, Any], *, shown: bool) -> None:
+def answer(report: RunReport, *, shown: bool) -> None:
     """Print the final message of a successful run on standard output, cleaned for a terminal. If
     progress and output share a terminal, the message is there already (`shown`)."""
-    text = clean(report["result"]).strip()
-    if report["state"] != "succeeded" or not text:
+    text = clean(report.result).strip()
+    if report.state != "succeeded" or not text:
         return
     if not (shown and sys.stdout.isatty() and sys.stderr.isatty()):
         print(text, flush=True)
 
 
-def warn(report: dict[str, Any]) -> None:
+def warn(report: RunReport) -> None:
     """Warn on standard error if a promise does not hold for this run, even with --quiet."""
     from perdure.rules.explanation import missed_checkpoint
 
     text = missed_checkpoint(report)
     if text:
-        print(f"WARNING: {report['name']}: {text}", file=sys.stderr, flush=True)
+        print(f"WARNING: {report.name}: {text}", file=sys.stderr, flush=True)
 
 
 def detach(chosen: Settings, run: TaskRun) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
@@ -16,6 +16,8 @@ from perdure.rules.text import VERDICTS, span
 
 if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
+    from perdure.model.reports import RunReport
+    from perdure.model.work import FileOfWork
 
 _STAT = late_pattern(
     rb"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?\s*\Z"
@@ -25,18 +27,18 @@ DOUBTS = ("incomplete", "blocked", "refused")
 """Verdicts on the work that are shown to a person even if the run succeeded."""
 
 
-def changes_of(engine: Engine, report: dict[str, Any]) -> str:
+def changes_of(engine: Engine, report: RunReport) -> str:
     """Return what a run changed in its workdir, as `3 files +41 −7`; empty where git cannot tell,
-    or nothing was changed. `report`: the run as `--json` shows it."""
+    or nothing was changed."""
     from perdure.engine import service
 
-    place = engine.store.get(report["id"]).workspace
+    place = engine.store.get(report.id).workspace
     if place is None or place.backend is Backend.HERE:
         return ""  # changes in the user's own directory may not be the agent's
     with suppress(PerdureError, OSError):
         counted = _recorded(engine, report, place)
         if counted is None:
-            found = _STAT.search(service.diff(engine, report["id"], stat=80))
+            found = _STAT.search(service.diff(engine, report.id, stat=80))
             if found:
                 counted = tuple(int(each or 0) for each in found.groups())
             else:
@@ -49,7 +51,7 @@ def changes_of(engine: Engine, report: dict[str, Any]) -> str:
     return ""
 
 
-def _recorded(engine: Engine, report: dict[str, Any], place: Workspace) -> tuple[int, ...] | None:
+def _recorded(engine: Engine, report: RunReport, place: Workspace) -> tuple[int, ...] | None:
     """Return the numbers of changed files, added and removed lines from what is recorded of the
     attempts, so that git need not be asked; None where only git can tell.
 
@@ -57,35 +59,32 @@ def _recorded(engine: Engine, report: dict[str, Any], place: Workspace) -> tuple
     compares the workdir with the commit at which the run began. Its numbers hold for the run if
     that commit is still HEAD and nothing else wrote into the workdir.
     """
-    attempts = report["attempts"]
-    checkpoints = engine.store.checkpoints(report["id"])
+    attempts = report.attempts
+    checkpoints = engine.store.checkpoints(report.id)
     last = max(checkpoints, key=lambda each: each.number, default=None)
-    if last is None or not attempts or (last.why, last.attempt) != ("end", attempts[-1]["number"]):
+    if last is None or not attempts or (last.why, last.attempt) != ("end", attempts[-1].number):
         return None
     saved = last.workdir
     if not saved.head or saved.head != place.base or not saved.whole:
         return None
     if not (saved.changed or saved.untracked):
         return 0, 0, 0
-    first, *later = [each["work"] for each in attempts]
-    others = any(each["drift"] or each["files"] for each in attempts)
+    first, *later = [each.work for each in attempts]
+    others = any(each.drift or each.files for each in attempts)
     if others or any(each.why in KEEPSAKES for each in checkpoints):
         return None
-    if any(not each["observed"] or each["file_count"] for each in later):
+    if any(not each.observed or each.file_count for each in later):
         return None
-    if (
-        first["against"] != f"commit {place.base[:12]}"
-        or len(first["files"]) != first["file_count"]
+    if first.against != f"commit {place.base[:12]}" or len(first.files) != first.file_count:
+        return None
+    if _converts(first.files, place) or not all(
+        _is_plain(each, attempts[0].directory, Path(place.path)) for each in first.files
     ):
         return None
-    if _converts(first["files"], place) or not all(
-        _is_plain(each, attempts[0], Path(place.path)) for each in first["files"]
-    ):
-        return None
-    return first["file_count"], first["lines_added"], first["lines_removed"]
+    return first.file_count, first.lines_added, first.lines_removed
 
 
-def _converts(files: list[dict[str, Any]], place: Workspace) -> bool:
+def _converts(files: tuple[FileOfWork, ...], place: Workspace) -> bool:
     """Return whether git attributes may apply to one of these files. Because of them git may
     convert line endings before it counts lines, or count none."""
     from perdure.workspace.worktree import common_directory, git_directory
@@ -95,54 +94,54 @@ def _converts(files: list[dict[str, Any]], place: Workspace) -> bool:
     admins = [top / ".git", git_directory(top), common]
     above = set[Path]()
     for file in files:
-        above.update((top / str(file["name"])).parents)
+        above.update((top / file.name).parents)
     named = [parent / ".gitattributes" for parent in above if parent.is_relative_to(top)]
     named += [admin / "info/attributes" for admin in admins if admin is not None]
     return any(path.is_file() and path.stat().st_size for path in named)
 
 
-def _is_plain(file: dict[str, Any], attempt: dict[str, Any], top: Path) -> bool:
+def _is_plain(file: FileOfWork, directory: str, top: Path) -> bool:
     """Return whether git counts the lines of a file as the work report does. git counts a deleted
     and an added file as one renamed file. It does not count files in repositories inside the
     workdir. It also counts no file whose content differs from its commit only because of a filter
-    of the repository; such a file is older than the attempt."""
-    parts = file["name"].split("/")
-    if file["state"] not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
+    of the repository; such a file is older than the attempt. `directory`: that of the attempt."""
+    parts = file.name.split("/")
+    if file.state not in ("added", "changed") or ".git" in parts or ".gitmodules" in parts:
         return False
     try:
-        launched = (Path(attempt["directory"]) / "prompt.md").stat()
-        seen = (top / str(file["name"])).lstat()
+        launched = (Path(directory) / "prompt.md").stat()
+        seen = (top / file.name).lstat()
     except (OSError, ValueError):
         return False  # The file is gone, or its name is not UTF-8.
     return seen.st_dev == launched.st_dev and seen.st_ctime_ns >= launched.st_mtime_ns
 
 
-def summary(report: dict[str, Any], changes: str = "") -> str:
+def summary(report: RunReport, changes: str = "") -> str:
     """Return a run's state in one line, as `✓ greeting · 2m14s · $0.42 · 3 files +41 −7 · continued
     ✓`."""
-    attempts, used, state = report["attempts"], report["usage"], report["state"]
-    worked = sum((each["ended"] or each["started"]) - each["started"] for each in attempts)
-    receipt = attempts[-1]["receipt"] if attempts else None
+    attempts, used, state = report.attempts, report.usage, report.state
+    worked = sum((each.ended or each.started) - each.started for each in attempts)
+    receipt = attempts[-1].receipt if attempts else None
     words = ""
     if receipt:
-        words = VERDICTS.get(receipt["verdict"], receipt["verdict"])
-        words += " ✓" if receipt["verdict"] == "native" else ""
-    doubted = state == "succeeded" and report.get("verdict") in DOUBTS
+        words = VERDICTS.get(receipt.verdict, receipt.verdict)
+        words += " ✓" if receipt.verdict == "native" else ""
+    doubted = state == "succeeded" and report.verdict in DOUBTS
     parts = [
-        report["name"],
+        report.name,
         "" if state == "succeeded" else state,
         f"{len(attempts)} attempts" if len(attempts) > 1 else "",
         span(worked // 1000) if attempts else "",
-        dollars(used["cost_usd"], estimated=used["estimated"]) if attempts else "",
+        dollars(used.cost_usd, estimated=used.estimated) if attempts else "",
         changes,
         words,
-        f"work {report['verdict']}" if doubted else "",
+        f"work {report.verdict}" if doubted else "",
     ]
     return f"{SYMBOLS.get(state, '')} {' · '.join(part for part in parts if part)}"
 
 
-def say_summary(report: dict[str, Any], changes: str = "") -> None:
+def say_summary(report: RunReport, changes: str = "") -> None:
     """Print the summary on standard error, with the state in its color."""
     line = fitted(wrapped(summary(report, changes), columns(sys.stderr)), sys.stderr)
     with suppress(OSError):
-        print(paint(line, STATES.get(report["state"], ""), sys.stderr), file=sys.stderr, flush=True)
+        print(paint(line, STATES.get(report.state, ""), sys.stderr), file=sys.stderr, flush=True)

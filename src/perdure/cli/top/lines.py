@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from perdure.cli.top.view import Group, View
-from perdure.model import Attempt, RunState
+from perdure.model import Attempt, Liveness, RunState
 from perdure.model.events import Record
 from perdure.protocols import BoardRow
-from perdure.rules.liveness import Liveness, advice
+from perdure.rules.liveness import advice
 from perdure.rules.log_line import line_of
 from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import worker_of

@@ -11,9 +11,8 @@ from typing import Protocol
 
 from perdure.host.process import Probe
 from perdure.lateclass import dataclass
-from perdure.model import RunState
+from perdure.model import Liveness, RunState
 from perdure.protocols import BoardRow, BoardStore, RunStore
-from perdure.rules.liveness import Liveness
 
 ASKING = "asking"
 SHOWN = 100

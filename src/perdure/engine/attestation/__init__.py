@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 
 from perdure.errors import NotFound
-from perdure.model import Checkpoint
+from perdure.model import Checkpoint, Context
+from perdure.model.codec import builtins
+from perdure.model.reports import RunReport
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://perdure.dev/attestation/attempt/v1"
@@ -59,7 +61,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def statement_of(
-    report: Mapping[str, Any],
+    report: RunReport,
     checkpoints: Sequence[Checkpoint],
     number: int,
     permissions: str,
@@ -67,40 +69,39 @@ def statement_of(
     """Return the statement about an attempt (0: the newest). It includes only facts that never
     change, so the same attempt always gives the same bytes. Raises NotFound if there is no such
     attempt, or if it has not ended."""
-    attempts = report["attempts"]
-    wanted = number or (attempts[-1]["number"] if attempts else 0)
-    found = next((each for each in attempts if each["number"] == wanted), None)
+    attempts = report.attempts
+    wanted = number or (attempts[-1].number if attempts else 0)
+    found = next((each for each in attempts if each.number == wanted), None)
     if found is None:
-        raise NotFound(f"{report['name']} has no attempt {wanted}" if wanted else _none(report))
-    if found["outcome"] is None:
-        raise NotFound(
-            f"attempt {wanted} of {report['name']} has not ended, and has no receipt yet"
-        )
-    place = report["workspace"]
+        missing = f"attempt {wanted}" if wanted else "attempt yet"
+        raise NotFound(f"{report.name} has no {missing}")
+    if found.outcome is None:
+        raise NotFound(f"attempt {wanted} of {report.name} has not ended, and has no receipt yet")
+    place = report.workspace
     predicate: dict[str, Any] = {
         "run": {
-            "id": report["id"],
-            "name": report["name"],
-            "agent": report["agent"],
-            "host": report["host"],
-            "repository": place["repo"],
-            "branch": place["branch"],
-            "policy": report["policy"],
+            "id": report.id,
+            "name": report.name,
+            "agent": report.agent,
+            "host": report.host,
+            "repository": place.repo,
+            "branch": place.branch,
+            "policy": report.policy,
             "instructions": [
                 _instruction(each)
-                for each in report["contexts"]
-                if each["version"] <= found["context_version"]
+                for each in report.contexts
+                if each.version <= found.context_version
             ],
         },
-        "attempt": {key: found[key] for key in OF_ATTEMPT},
-        "continuity": found["receipt"],
-        "work": found.get("work"),
-        "checks": found["checks"],
-        "effects": found["effects"],
-        "allowed": {"permissions": permissions, "flags": found["flags"]},
+        "attempt": {key: getattr(found, key) for key in OF_ATTEMPT},
+        "continuity": found.receipt,
+        "work": found.work,
+        "checks": found.checks,
+        "effects": found.effects,
+        "allowed": {"permissions": permissions, "flags": found.flags},
     }
-    predicate = _encodable(predicate)
-    subject = _subjects(checkpoints, wanted, str(report["id"]), predicate)
+    predicate = _encodable(builtins(predicate))
+    subject = _subjects(checkpoints, wanted, report.id, predicate)
     return Statement(subject=subject, predicate=predicate)
 
 
@@ -115,15 +116,11 @@ def _encodable(value: Any) -> Any:
     return value
 
 
-def _none(report: Mapping[str, Any]) -> str:
-    return f"{report['name']} has no attempt yet"
-
-
-def _instruction(context: Mapping[str, Any]) -> dict[str, Any]:
+def _instruction(context: Context) -> dict[str, Any]:
     """Return the version and digest of instructions: not the text, because a prompt may be
     confidential."""
-    digest = hashlib.sha256(str(context["text"]).encode("utf-8", "replace")).hexdigest()
-    return {"version": context["version"], "sha256": digest}
+    digest = hashlib.sha256(context.text.encode("utf-8", "replace")).hexdigest()
+    return {"version": context.version, "sha256": digest}
 
 
 def _subjects(

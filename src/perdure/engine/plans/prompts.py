@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Final
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.budget import spent
@@ -13,14 +13,20 @@ from perdure.engine.plans.status import Stand, before, blocked, standing
 from perdure.host import process
 from perdure.host.process import Probe
 from perdure.model import NOWHERE, Attempt, Host, RunState, TaskRun, Usage
-from perdure.model.codec import plain
+from perdure.model.reports import (
+    ConflictOfTask,
+    PlanOfList,
+    PlanReport,
+    PlanResult,
+    TaskOfPlan,
+)
 from perdure.rules.plan import PlanRun, PlanState
 from perdure.rules.plan.conversations import joins, order
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 
 
-def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> dict[str, Any]:
+def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> PlanReport:
     """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: looks
     at this host's processes; without it the liveness of tasks is unknown."""
     stands = standing(store, plan)
@@ -28,47 +34,48 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
     total = Usage()
     for stand in stands.values():
         total = total + _used(store, stand)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "id": plan.id,
-        "name": plan.name,
-        "state": state_of(store, plan, probe.host if probe is not None else NOWHERE),
-        "reason": plan.reason,
-        "file": plan.file,
-        "repo": plan.seed.repo,
-        "base": plan.seed.base,
-        "jobs": plan.plan.jobs,
-        "policy": str(plan.plan.continuity),
-        "verify": plan.plan.verify,
-        "verified": plan.verified,
-        "tasks": tasks,
-        "usage": plain(total),
-        "budget_usd": plan.plan.budget_usd,
-        "spent_usd": round(spent(store, plan), 6) if plan.plan.budget_usd else 0.0,
-        "result": _result(plan, stands[order(plan.plan)[-1].name]),
-        "created": plan.created,
-        "updated": plan.updated,
-    }
+    return PlanReport(
+        schema_version=SCHEMA_VERSION,
+        id=plan.id,
+        name=plan.name,
+        state=state_of(store, plan, probe.host if probe is not None else NOWHERE),
+        reason=plan.reason,
+        file=plan.file,
+        repo=plan.seed.repo,
+        base=plan.seed.base,
+        jobs=plan.plan.jobs,
+        policy=str(plan.plan.continuity),
+        verify=plan.plan.verify,
+        verified=plan.verified,
+        tasks=tasks,
+        usage=total,
+        budget_usd=plan.plan.budget_usd,
+        spent_usd=round(spent(store, plan), 6) if plan.plan.budget_usd else 0.0,
+        result=_result(plan, stands[order(plan.plan)[-1].name]),
+        created=plan.created,
+        updated=plan.updated,
+    )
 
 
-def _result(plan: PlanRun, last: Stand) -> dict[str, Any]:
+def _result(plan: PlanRun, last: Stand) -> PlanResult:
     """Return the place of the plan's result: that of its last task."""
-    result = {
-        "task": last.task.name,
-        "path": "",
-        "branch": "",
-        "backend": "",
-        "run": "",
-        "base": plan.seed.base,
-        "commit": "",
-    }
+    result = PlanResult(
+        task=last.task.name,
+        path="",
+        branch="",
+        backend="",
+        run="",
+        base=plan.seed.base,
+        commit="",
+    )
     if last.run is not None:
-        result["run"] = last.run.name
+        result.run = last.run.name
         place = last.run.workspace
         if place is not None:
-            result |= {"path": place.path, "branch": place.branch, "backend": str(place.backend)}
+            result.path, result.branch = place.path, place.branch
+            result.backend = str(place.backend)
     if last.end is not None:
-        result["commit"] = last.end.commit
+        result.commit = last.end.commit
     return result
 
 
@@ -85,17 +92,17 @@ def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
     return "stopped"
 
 
-def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> dict[str, Any]:
+def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> PlanOfList:
     """Return a row of the list that `perdure plan ls --json` prints."""
     stands = standing(store, plan)
-    return {
-        "name": plan.name,
-        "state": state_of(store, plan, host),
-        "tasks": len(stands),
-        "done": sum(stand.end is not None for stand in stands.values()),
-        "file": plan.file,
-        "updated": plan.updated,
-    }
+    return PlanOfList(
+        name=plan.name,
+        state=state_of(store, plan, host),
+        tasks=len(stands),
+        done=sum(stand.end is not None for stand in stands.values()),
+        file=plan.file,
+        updated=plan.updated,
+    )
 
 
 def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
@@ -116,75 +123,69 @@ def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
 
 def _task(
     store: EngineStore, stand: Stand, stands: Mapping[str, Stand], probe: Probe | None
-) -> dict[str, Any]:
-    task: dict[str, Any] = {
-        "name": stand.task.name,
-        "agent": stand.task.agent,
-        "needs": list(stand.task.needs),
-        "state": words_of(stand, stands),
-        "liveness": None,
-        "reason": _why(stand, stands),
-        "conversation": stand.strand.name,
-        "how": joins(stand.strand),
-        "instead": stand.strand.instead,
-        "run": "",
-        "run_id": "",
-        "attempts": 0,
-        "session_id": "",
-        "continuation": None,
-        "verdict": None,
-        "usage": plain(_used(store, stand)),
-        "files": list(stand.task.files),
-        "changed": [],
-        "merged": [],
-        "conflicts": [],
-        "branch": "",
-        "path": "",
-        "commit": "",
-        "started": None,
-        "ended": None,
-    }
+) -> TaskOfPlan:
+    task = TaskOfPlan(
+        name=stand.task.name,
+        agent=stand.task.agent,
+        needs=list(stand.task.needs),
+        state=words_of(stand, stands),
+        liveness=None,
+        reason=_why(stand, stands),
+        conversation=stand.strand.name,
+        how=joins(stand.strand),
+        instead=stand.strand.instead,
+        run="",
+        run_id="",
+        attempts=0,
+        session_id="",
+        continuation=None,
+        verdict=None,
+        usage=_used(store, stand),
+        files=list(stand.task.files),
+        changed=[],
+        merged=[],
+        conflicts=[],
+        branch="",
+        path="",
+        commit="",
+        started=None,
+        ended=None,
+    )
     if stand.run is not None:
-        task |= _of_run(store, stand.run, probe)
-        task |= _of_attempts(store.attempts(stand.run.id))
+        _set_run(task, stand.run)
+        _set_attempts(task, store.attempts(stand.run.id))
+        if probe is not None:
+            again = partial(store.get, stand.run.id)
+            task.liveness = probe.liveness(stand.run, store.now(), again)
     if stand.planned is not None:
-        task["merged"] = list(stand.planned.merged)
-        task["conflicts"] = [
-            {"file": file, "reason": reason} for file, reason in stand.planned.conflicts
-        ]
+        task.merged = list(stand.planned.merged)
+        conflicts = stand.planned.conflicts
+        task.conflicts = [ConflictOfTask(file=file, reason=reason) for file, reason in conflicts]
     if stand.end is not None:
-        task["changed"] = [name.encode("utf-8", "replace").decode() for name in stand.end.files]
-        task["commit"] = stand.end.commit
+        task.changed = [name.encode("utf-8", "replace").decode() for name in stand.end.files]
+        task.commit = stand.end.commit
     return task
 
 
-def _of_run(store: EngineStore, run: TaskRun, probe: Probe | None) -> dict[str, Any]:
-    """Return the fields of a task that come from its run."""
-    found: dict[str, Any] = {"reason": run.reason, "run": run.name, "run_id": run.id}
+def _set_run(task: TaskOfPlan, run: TaskRun) -> None:
+    """Set the fields of a task that come from its run."""
+    task.reason, task.run, task.run_id = run.reason, run.name, run.id
     if run.workspace is not None:
-        found |= {"branch": run.workspace.branch, "path": run.workspace.path}
-    if probe is not None:
-        alive = probe.liveness(run, store.now(), partial(store.get, run.id))
-        found["liveness"] = str(alive) if alive is not None else None
-    return found
+        task.branch, task.path = run.workspace.branch, run.workspace.path
 
 
-def _of_attempts(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Return the fields of a task that come from the attempts of its run."""
+def _set_attempts(task: TaskOfPlan, attempts: Sequence[Attempt]) -> None:
+    """Set the fields of a task that come from the attempts of its run."""
     if not attempts:
-        return {}
+        return
     first, last = attempts[0], attempts[-1]
-    found: dict[str, Any] = {
-        "attempts": len(attempts),
-        "session_id": last.session_id,
-        "started": first.started,
-        "ended": last.ended,
-    }
+    task.attempts = len(attempts)
+    task.session_id = last.session_id
+    task.started, task.ended = first.started, last.ended
     if first.continuation is not None:
-        found["continuation"] = str(first.continuation.kind)
+        task.continuation = first.continuation.kind
     if last.receipt is not None:
-        found["verdict"] = str(last.receipt.verdict)
-    return found
+        task.verdict = last.receipt.verdict
 
 
 def _why(stand: Stand, stands: Mapping[str, Stand]) -> str:

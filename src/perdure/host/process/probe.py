@@ -10,8 +10,8 @@ from perdure.host.process.identity import boot_id, worker_alive
 from perdure.host.process.launch import running
 from perdure.host.system import namespace
 from perdure.lateclass import dataclass
-from perdure.model import NOWHERE, Host, RunState
-from perdure.rules.liveness import Liveness, Signs, liveness
+from perdure.model import NOWHERE, Host, Liveness, RunState
+from perdure.rules.liveness import Signs, liveness
 
 if TYPE_CHECKING:
     from collections.abc import Callable

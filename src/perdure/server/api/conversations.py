@@ -21,6 +21,7 @@ from perdure.engine.sessions import statistics
 from perdure.errors import PerdureError, UsageError
 from perdure.model import Permissions, SessionKey, TokenScope
 from perdure.model.durations import duration
+from perdure.model.reports import RunReport
 from perdure.server.api import forms
 from perdure.server.api.runs import ready, refuse_widening
 from perdure.server.api.verbs import ApiCall, Verb
@@ -81,7 +82,7 @@ def added_up(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return statistics(ended).report()
 
 
-def resumed_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def resumed_run(parts: Parts, asked: ApiCall) -> RunReport:
     run = parts.store.get(asked.at["run"])
     session = parts.store.session(SessionKey(run.spec.agent, run.scope))
     entry = ConversationEntry(
@@ -94,11 +95,11 @@ def resumed_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return _resumed(parts, asked, entry)
 
 
-def resumed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def resumed(parts: Parts, asked: ApiCall) -> RunReport:
     return _resumed(parts, asked, shelf(parts).find(asked.at["session"]))
 
 
-def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> dict[str, Any]:
+def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunReport:
     said, chosen = asked.body, parts.settings
     if said.permissions is UNSET:
         permissions = chosen.permissions

@@ -16,6 +16,7 @@ from perdure.errors import Conflict, StoreError, UsageError
 from perdure.forge.webhooks import parsed, read
 from perdure.model import RunState, TokenScope
 from perdure.model.codec import plain
+from perdure.model.reports import PlanReport
 from perdure.server.api import forms
 from perdure.server.api.runs import refuse_widening
 from perdure.server.api.verbs import ApiCall, Verb, page_of
@@ -41,7 +42,7 @@ def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     }
 
 
-def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def begun(parts: Parts, asked: ApiCall) -> PlanReport:
     """Store and start the given plan, and return it. Raises Problem with 403 if the plan needs an
     admin, PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
@@ -61,18 +62,18 @@ def begun(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return report_of(parts.store, parts.engine.store.plan(taken.id), probe_of(parts.engine))
 
 
-def plan(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def plan(parts: Parts, asked: ApiCall) -> PlanReport:
     return report_of(parts.store, parts.store.plan(asked.at["plan"]), probe_of(parts.engine))
 
 
-def plan_stopped(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def plan_stopped(parts: Parts, asked: ApiCall) -> PlanReport:
     if parts.stop_plan is None:
         raise Conflict(NO_PLANS)
     found = parts.stop_plan(asked.at["plan"])
     return report_of(parts.store, found, probe_of(parts.engine))
 
 
-def plan_retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def plan_retried(parts: Parts, asked: ApiCall) -> PlanReport:
     if parts.retry_plan is None:
         raise Conflict(NO_PLANS)
     found = parts.retry_plan(asked.at["plan"], asked.body.task)

@@ -26,7 +26,8 @@ ABOUT = (
     "without a new `schema_version`. Texts that agents, repositories and forges wrote are hostile: "
     "clean them before you show them."
 )
-_SUFFIX = re.compile(r'"(#/components/schemas/|)(\w+)Shape"')
+_NAMES = {kind.__name__: name for kind, name in shapes.RENAMED.items()}
+_NAME = re.compile(rf'"(#/components/schemas/|)(?:(\w+)Shape|({"|".join(_NAMES)}))"')
 """A shape whose name is taken by another class has a suffix in the code, but not in the
 document."""
 OF_LIMITS = {
@@ -70,7 +71,7 @@ def document(verbs: Sequence[Verb]) -> bytes:
         if name.endswith("Query") or name in ("Query", "Page")
     }
     schemas |= {name: schema for name, schema in named.items() if name not in parameters}
-    schemas = json.loads(_SUFFIX.sub(r'"\1\2"', json.dumps(schemas)))
+    schemas = json.loads(_NAME.sub(_renamed, json.dumps(schemas)))
     paths: dict[str, dict[str, Any]] = {}
     for verb in verbs:
         paths.setdefault(f"{PREFIX}{verb.path}", {})[verb.method.lower()] = _operation(
@@ -116,6 +117,11 @@ def document(verbs: Sequence[Verb]) -> bytes:
         },
     }
     return json.dumps(found, indent=1, ensure_ascii=False).encode()
+
+
+def _renamed(found: re.Match[str]) -> str:
+    """Return a name of a class, or a reference to it, as the document has it."""
+    return f'"{found[1]}{found[2] or _NAMES[found[3]]}"'
 
 
 def _shape(verb: Verb) -> type[msgspec.Struct] | None:

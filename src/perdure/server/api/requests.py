@@ -7,6 +7,7 @@ from typing import Any
 from perdure.engine import service
 from perdure.model import TokenScope
 from perdure.model.codec import plain
+from perdure.model.reports import RunReport
 from perdure.model.requests import AgentRequest, AnswerKind
 from perdure.server.api import forms
 from perdure.server.api.runs import RUN, ready
@@ -30,7 +31,7 @@ def of_run(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return {"schema_version": 1, "requests": [_shown(parts, each) for each in found]}
 
 
-def answered(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def answered(parts: Parts, asked: ApiCall) -> RunReport:
     """Store the answer; the pool goes on with the run. Only an admin may allow a call that the
     agent may not make by itself."""
     said = asked.body

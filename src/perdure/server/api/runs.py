@@ -20,6 +20,7 @@ from perdure.host.wakeup import ring
 from perdure.model import Permissions, TaskRun, TaskSpec, TokenScope
 from perdure.model.codec import plain
 from perdure.model.forge.postings import Origin, labels_of
+from perdure.model.reports import RunReport, WhyReport
 from perdure.rules.text import visible
 from perdure.server.api import forms
 from perdure.server.api.verbs import ApiCall, Raw, Verb, page_of
@@ -53,7 +54,7 @@ LIMIT_OF |= {"verify_timeout_s": "verify_timeout"}
 assert set(LIMIT_OF.values()) == LIMITS
 
 
-def report(parts: Parts, ref: str) -> dict[str, Any]:
+def report(parts: Parts, ref: str) -> RunReport:
     """Return the run as `perdure show --json` prints it."""
     run = parts.store.get(ref)
     liveness = liveness_of(parts.engine, run, parts.store)
@@ -62,7 +63,7 @@ def report(parts: Parts, ref: str) -> dict[str, Any]:
     )
 
 
-def ready(parts: Parts, run: TaskRun) -> dict[str, Any]:
+def ready(parts: Parts, run: TaskRun) -> RunReport:
     """Wake the pools, because the run may be due now, and return the run's report."""
     ring(parts.engine.state)
     return report(parts, run.id)
@@ -82,7 +83,7 @@ def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return {"runs": told, "next": str(last.ordinal) if last is not None else None}
 
 
-def submitted(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def submitted(parts: Parts, asked: ApiCall) -> RunReport:
     spec = task_of(parts, asked.body, asked.who)
     return ready(parts, service.submit(parts.engine, spec, Path("/")))
 
@@ -154,11 +155,11 @@ def refuse_widening(said: dict[str, Any], settings: Settings) -> None:
         )
 
 
-def shown(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def shown(parts: Parts, asked: ApiCall) -> RunReport:
     return report(parts, asked.at["run"])
 
 
-def why(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def why(parts: Parts, asked: ApiCall) -> WhyReport:
     return why_of(report(parts, asked.at["run"]))
 
 
@@ -213,7 +214,7 @@ def saved(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     }
 
 
-def retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def retried(parts: Parts, asked: ApiCall) -> RunReport:
     given = {
         each.name: value
         for each in fields(service.Changes)
@@ -227,24 +228,24 @@ def retried(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     )
 
 
-def updated(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def updated(parts: Parts, asked: ApiCall) -> RunReport:
     given = {name: getattr(asked.body, name) for name in service.POLICIES}
     changes = service.Changes(**given)
     run = service.update(parts.engine, asked.at["run"], asked.body.prompt, changes=changes)
     return ready(parts, run)
 
 
-def told(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def told(parts: Parts, asked: ApiCall) -> RunReport:
     """Accept a message; a run that ended in the same moment goes on with it."""
     done = steering.tell(parts.engine, asked.at["run"], asked.body.prompt, asked.body.key)
     return ready(parts, done.run)
 
 
-def stopped(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def stopped(parts: Parts, asked: ApiCall) -> RunReport:
     return report(parts, service.stop(parts.engine, asked.at["run"]).id)
 
 
-def forked(parts: Parts, asked: ApiCall) -> dict[str, Any]:
+def forked(parts: Parts, asked: ApiCall) -> RunReport:
     said = asked.body
     wanted = Branching(
         prompt=said.prompt,

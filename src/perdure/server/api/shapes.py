@@ -1,6 +1,6 @@
-"""The fields of answers, for the document. The answers themselves are made by the code behind the
-command line's `--json`. A test compares real answers with these shapes, so that answers and
-document have the same fields."""
+"""The fields of answers, for the document. Reports of runs and plans are declared in
+`model.reports`, and the document describes those classes. The other answers are made by the code
+behind the command line's `--json`; a test compares real ones with the shapes here."""
 
 from __future__ import annotations
 
@@ -10,62 +10,23 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 from perdure.model import (
     Checkpoint,
-    Condition,
-    Context,
-    FileChange,
-    Fill,
-    Outcome,
-    Receipt,
-    Rung,
     RunState,
-    Start,
     TokenScope,
-    Usage,
     Verdict,
 )
 from perdure.model.events import Record
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent
-from perdure.model.forge.postings import Posting
+from perdure.model.reports import (
+    Answer,
+    PlanOfList,
+    PlanReport,
+    RunOfList,
+    RunReport,
+    Shape,
+    TaskOfPlan,
+    WhyReport,
+)
 from perdure.model.requests import AnswerKind, RequestKind, RequestState
-from perdure.model.work import WorkReport, WorkVerdict
-from perdure.rules.liveness import Liveness
-from perdure.rules.messages import MessageState
-
-
-class Shape(Struct, forbid_unknown_fields=True, kw_only=True):
-    """An answer or a part of one."""
-
-
-class Answer(Shape):
-    """A whole answer. Fields are added without a new `schema_version`."""
-
-    schema_version: Literal[1]
-
-
-class RunOfList(Shape):
-    id: str
-    name: str
-    state: RunState
-    liveness: Liveness | None
-    agent: str
-    attempt: int
-    reason: str
-    updated: int
-    created: int
-    place: str
-    run_after: int
-    fill_tokens: int
-    fill_window: int
-    repo: str
-    branch: str
-    prompt: str
-    title: str
-    link: str
-    role: str
-    labels: dict[str, str]
-    cost_usd: float
-    estimated: bool
-    work: str
 
 
 class Runs(Answer):
@@ -135,125 +96,6 @@ class Audit(Answer):
 
     lines: list[LineOfAudit]
     next: int | None
-
-
-class WorkspaceOfRun(Shape):
-    path: str
-    repo: str
-    branch: str
-    base: str
-    backend: str
-    head: str
-
-
-class EffectOfAttempt(Shape):
-    kind: str
-    command: str
-    ok: bool | None
-    outcome: str
-    possible: bool
-    reversible: bool | None
-
-
-class CheckpointOfAttempt(Shape):
-    number: int
-    at: int
-    why: str
-    commit: str
-    ref: str
-    changed: int
-    untracked: int
-    left_out: int
-
-
-class AttemptWhy(Shape):
-    number: int
-    continuation: Start | None
-    rung: Rung | None
-    why: str
-    prices: dict[str, float]
-    session_id: str
-    lost_session_id: str
-    expired: int
-    rebuilt_sessions: list[str]
-    fill: Fill | None
-    sizes: list[dict[str, Any]]
-    agent_version: str
-    flags: dict[str, str]
-    outcome: Outcome | None
-    receipt: Receipt | None
-    effects: list[EffectOfAttempt]
-    turn: int
-    checkpoint: int
-    checkpoints: list[CheckpointOfAttempt]
-    missed_checkpoints: list[str]
-    drift: list[dict[str, Any]]
-    files: list[FileChange]
-    checks: list[dict[str, Any]]
-    work: WorkReport
-
-
-class AttemptOfRun(AttemptWhy):
-    context_version: int
-    usage: Usage
-    map: dict[str, Any] | None
-    started: int
-    ended: int | None
-    directory: str
-    result: str
-
-
-class Run(Answer):
-    id: str
-    name: str
-    title: str
-    link: str
-    role: str
-    state: RunState
-    liveness: Liveness | None
-    reason: str
-    agent: str
-    scope: str
-    key: str
-    origin: str
-    host: str
-    host_id: str
-    labels: dict[str, str]
-    policy: str
-    context_version: int
-    contexts: list[Context]
-    retired_contexts: list[int]
-    messages: list[MessageState]
-    workspace: WorkspaceOfRun
-    attempts_allowed: int
-    attempts: list[AttemptOfRun]
-    result: str
-    verdict: WorkVerdict | None
-    usage: Usage
-    fill: Fill | None
-    conditions: list[Condition]
-    missed_checkpoint: str
-    when_full: str
-    on_denied: str
-    last_word: str
-    on_leftover: str
-    created: int
-    updated: int
-    finished: int | None
-    run_after: int
-    posting: Posting | None
-
-
-class Why(Answer):
-    name: str
-    state: RunState
-    liveness: Liveness | None
-    reason: str
-    run_after: int
-    conditions: list[Condition]
-    posting: Posting | None
-    messages: list[MessageState]
-    attempts: list[AttemptWhy]
 
 
 class Records(Answer):
@@ -373,73 +215,8 @@ class Agents(Answer):
     agents: list[Agent]
 
 
-class PlanOfList(Shape):
-    name: str
-    state: str
-    tasks: int
-    done: int
-    file: str
-    updated: int
-
-
 class PlansShape(Answer):
     plans: list[PlanOfList]
-
-
-class PlanTaskShape(Shape):
-    name: str
-    agent: str
-    needs: list[str]
-    state: str
-    liveness: Liveness | None
-    reason: str
-    conversation: str
-    how: str
-    instead: str
-    run: str
-    run_id: str
-    attempts: int
-    session_id: str
-    continuation: Start | None
-    verdict: Verdict | None
-    usage: Usage
-    files: list[str]
-    changed: list[str]
-    merged: list[str]
-    conflicts: list[dict[str, str]]
-    branch: str
-    path: str
-    commit: str
-    started: int | None
-    ended: int | None
-
-
-class PlanResult(Shape):
-    task: str
-    path: str
-    branch: str
-    commit: str
-
-
-class PlanShape(Answer):
-    id: str
-    name: str
-    state: str
-    reason: str
-    file: str
-    repo: str
-    base: str
-    jobs: int
-    policy: str
-    verify: str
-    verified: bool
-    tasks: list[PlanTaskShape]
-    usage: Usage
-    budget_usd: float
-    spent_usd: float
-    result: PlanResult
-    created: int
-    updated: int
 
 
 class DeliveryOfList(Shape):
@@ -552,7 +329,19 @@ class ProblemDetails(Struct, kw_only=True):
     problems: list[str] | UnsetType = UNSET
 
 
-def named(name: str) -> type[Shape]:
+RENAMED: dict[type[Struct], str] = {
+    RunReport: "Run",
+    WhyReport: "Why",
+    PlanReport: "Plan",
+    TaskOfPlan: "PlanTask",
+}
+"""Reports that the document has known by another name from its beginning."""
+
+
+def named(name: str) -> type[Struct]:
     """Return the shape with this name in the document."""
-    found: type[Shape] = globals().get(f"{name}Shape") or globals()[name]
+    for kind, known in RENAMED.items():
+        if known == name:
+            return kind
+    found: type[Struct] = globals().get(f"{name}Shape") or globals()[name]
     return found

@@ -23,7 +23,7 @@ from perdure.forge.webhooks.payload import object_of
 from perdure.host.actors import acting
 from perdure.lateclass import dataclass
 from perdure.model import TokenScope
-from perdure.model.codec import resolved
+from perdure.model.codec import builtins, resolved
 from perdure.server.api.forms import Query
 from perdure.server.context import Parts
 from perdure.server.limits import Reach, store_of
@@ -163,14 +163,16 @@ def said(found: Any, status: int = 200) -> Response:
     if isinstance(found, Raw):
         headers = {"content-disposition": f'attachment; filename="{found.name}"'}
         return Response(found.content, status, headers, "text/plain; charset=utf-8")
-    return Response(_json({"schema_version": 1, **found}), status, media_type="application/json")
+    if isinstance(found, dict):
+        found = {"schema_version": 1, **found}
+    return Response(_json(found), status, media_type="application/json")
 
 
 def _json(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:  # The file name is not valid text.
-        return json.dumps(value, ensure_ascii=True).encode()
+        return json.dumps(builtins(value), ensure_ascii=True).encode()
 
 
 def _part(value: str) -> str:

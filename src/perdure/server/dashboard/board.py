@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from perdure.engine.service import liveness_of
 from perdure.errors import UsageError
-from perdure.model import Usage
+from perdure.model import Liveness, Usage
 from perdure.protocols import BoardRow
-from perdure.rules.liveness import Liveness, advice
+from perdure.rules.liveness import advice
 from perdure.rules.requests import ASKING
 from perdure.rules.run_titles import worker_of
 from perdure.rules.text import clock, one_line

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from starlette.responses import Response
 
 from perdure.engine.plans import report_of
 from perdure.engine.service import probe_of
+from perdure.model.reports import TaskOfPlan
 from perdure.server.dashboard.visits import Visit
 
 SHOWN = 100
@@ -26,21 +26,21 @@ def plan(visit: Visit) -> Response:
     """Show `/plans/NAME`."""
     look = visit.desk.look
     report = report_of(look, look.plan(visit.named("name")), probe_of(visit.desk.engine))
-    return visit.page("plan.html", plan=report, columns=columns(report["tasks"]), here=visit.here)
+    return visit.page("plan.html", plan=report, columns=columns(report.tasks), here=visit.here)
 
 
-def columns(tasks: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+def columns(tasks: Sequence[TaskOfPlan]) -> list[list[TaskOfPlan]]:
     """Return the tasks in columns: each is to the right of all tasks that it needs."""
     depth: dict[str, int] = {}
     left = list(tasks)
     while left:
-        ready = [each for each in left if all(name in depth for name in each["needs"])]
+        ready = [each for each in left if all(name in depth for name in each.needs)]
         if not ready:  # A plan with a cycle was never accepted.
             ready = left
         for each in ready:
-            depth[each["name"]] = 1 + max((depth.get(name, 0) for name in each["needs"]), default=0)
-        left = [each for each in left if each["name"] not in depth]
+            depth[each.name] = 1 + max((depth.get(name, 0) for name in each.needs), default=0)
+        left = [each for each in left if each.name not in depth]
     return [
-        [each for each in tasks if depth[each["name"]] == column]
+        [each for each in tasks if depth[each.name] == column]
         for column in range(1, max(depth.values(), default=0) + 1)
     ]

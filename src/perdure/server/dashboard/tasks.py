@@ -14,13 +14,13 @@ from perdure.engine import service
 from perdure.engine.report import report_of
 from perdure.engine.service import liveness_of
 from perdure.errors import NotFound
-from perdure.model import RunState, SessionKey, TaskRun, Usage
-from perdure.model.codec import plain
+from perdure.model import Liveness, RunState, SessionKey, TaskRun, Usage
+from perdure.model.codec import builtins, plain
 from perdure.model.events import Record
 from perdure.model.requests import RequestState
 from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.continuation.instructions import retired
-from perdure.rules.liveness import Liveness, advice
+from perdure.rules.liveness import advice
 from perdure.rules.messages import described, states
 from perdure.rules.requests import ASKING, WAITING, options_of, payload_lines, questions
 from perdure.rules.run_titles import role_of_run, title_of_run, worker_of
@@ -267,7 +267,6 @@ def as_json(visit: Visit) -> Response:
     """Return `/runs/NAME/report.json`, as `perdure show NAME --json` prints it."""
     run = found(visit)
     liveness = liveness_of(visit.desk.engine, run, visit.desk.look)
-    text = json.dumps(
-        report_of(visit.desk.look, run, liveness=liveness), indent=2, ensure_ascii=True
-    )
+    report = builtins(report_of(visit.desk.look, run, liveness=liveness))
+    text = json.dumps(report, indent=2, ensure_ascii=True)
     return Response(text, media_type="application/json", headers=HEADERS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
-from typing import Any
 
 from perdure.lateclass import dataclass
 from perdure.model import OutcomeKind
@@ -22,6 +21,7 @@ from perdure.model.events import (
     RunTakenBack,
     SettingsChanged,
 )
+from perdure.model.reports import AttemptOfRun, RunReport
 from perdure.rules.explanation import explained
 from perdure.rules.log_line import line_of
 from perdure.rules.text import one_line
@@ -58,7 +58,7 @@ class Gap:
 class Try:
     """An attempt as in its report, with the sentences of `perdure why` and the gap before it."""
 
-    report: dict[str, Any]
+    report: AttemptOfRun
     whys: tuple[tuple[str, str], ...]
     milliseconds: int
     gap: Gap | None = None
@@ -74,21 +74,19 @@ class Timeline:
     strip: tuple[tuple[str, float, float], ...] = field(default=())
 
 
-def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Timeline:
+def timeline(report: RunReport, records: Sequence[Record], now: int) -> Timeline:
     """Make the timeline from a run's report (`report.report_of`) and its whole journal."""
-    attempts = report["attempts"]
+    attempts = report.attempts
     tries: list[Try] = []
-    seen = report["created"]
+    seen = report.created
     for position, attempt in enumerate(attempts):
-        gap = _gap(records, seen, attempt["started"], first=position == 0)
-        seen = attempt["ended"] or now
+        gap = _gap(records, seen, attempt.started, first=position == 0)
+        seen = attempt.ended or now
         previous = attempts[position - 1] if position else None
-        tries.append(
-            Try(attempt, tuple(explained(attempt, previous)), seen - attempt["started"], gap)
-        )
-    over = report["state"] not in ("queued", "running", "pending")
-    if not attempts or attempts[-1]["ended"]:
-        after = _gap(records, seen, report["updated"] if over else now, first=not attempts)
+        tries.append(Try(attempt, tuple(explained(attempt, previous)), seen - attempt.started, gap))
+    over = report.state not in ("queued", "running", "pending")
+    if not attempts or attempts[-1].ended:
+        after = _gap(records, seen, report.updated if over else now, first=not attempts)
     else:
         after = None
     if after is not None and over and not _said_between(records, seen):
@@ -96,7 +94,7 @@ def timeline(report: dict[str, Any], records: Sequence[Record], now: int) -> Tim
     return Timeline(
         tuple(tries),
         after,
-        tuple(_strip(tries, report["created"], now if not over else report["updated"])),
+        tuple(_strip(tries, report.created, now if not over else report.updated)),
     )
 
 
@@ -157,15 +155,15 @@ def _line(record: Record) -> str:
 def _strip(tries: Sequence[Try], begin: int, end: int) -> Iterator[tuple[str, float, float]]:
     whole = max(end - begin, 1)
     for each in tries:
-        start = each.report["started"]
+        start = each.report.started
         if each.gap is not None:
             yield (
                 each.gap.kind,
                 1000 * (start - each.gap.milliseconds - begin) / whole,
                 1000 * (start - begin) / whole,
             )
-        outcome = each.report["outcome"]
-        tone = tone_of(OutcomeKind(outcome["kind"]) if outcome is not None else None)
+        outcome = each.report.outcome
+        tone = tone_of(OutcomeKind(outcome.kind) if outcome is not None else None)
         yield (
             tone,
             1000 * (start - begin) / whole,
