@@ -130,7 +130,9 @@ def test_so_many_at_once(make: Callable[..., Office]) -> None:
     claim = office.engine.store.claim("ann", 60.0, one.id, seats[0])
     assert claim is not None
     assert office.engine.store.claim("ann", 60.0, two.id, seats[1]) is None
-    assert wait_for(office.engine, two, seats[1]) and not wait_for(office.engine, eye, seats[2])
+    assert wait_for(office.engine.store, two, seats[1]) and not wait_for(
+        office.engine.store, eye, seats[2]
+    )
     assert (
         office.engine.store.get(two.id).reason
         == "waits for its turn: 1 of 1 runs of the agent dev are running"

@@ -54,16 +54,19 @@ def test_over_and_opened_again(office: Office, over: Intent) -> None:
     run = office.run()
     assert done.state is HANDLED and f"{run.name} is cleaned up" in done.reason
     assert (
-        not top.exists() and is_cleaned_up(office.engine, run) and run.state is RunState.SUCCEEDED
+        not top.exists()
+        and is_cleaned_up(office.engine.store, run)
+        and run.state is RunState.SUCCEEDED
     )
     (event,) = [
         record.event
         for record in office.engine.store.history(run.id)
         if isinstance(record.event, CleanedUp)
     ]
-    assert [entry.about["why"] for entry in sweeper.listed(office.engine)] == [
-        event.why
-    ] and event.checkpoint == 1
+    assert [
+        entry.about["why"]
+        for entry in sweeper.listed(office.engine.workspaces, office.engine.state)
+    ] == [event.why] and event.checkpoint == 1
     assert [each.why for each in office.engine.store.checkpoints(run.id)] == ["clean-up"]
     (again,) = office.told(over)
     assert again.state is HANDLED and "no longer has a workdir" in again.reason
@@ -131,10 +134,10 @@ def test_what_the_last_checkpoint_holds_is_saved(
     ]
     assert event.needed and (not event.capsule or Path(event.capsule).stat().st_size > 0)
     assert bool(event.capsule) == (archive == "capsule")
-    (entry,) = sweeper.listed(office.engine)
+    (entry,) = sweeper.listed(office.engine.workspaces, office.engine.state)
     assert entry.unsaved == () and entry.about["checkpoint"]["number"] == event.checkpoint
     if archive == "capsule":
-        sweeper.purge(office.engine, entry.id)
+        sweeper.purge(office.engine.workspaces, office.engine.state, entry.id)
     office.told(REOPENED)
     assert (top / "made.txt").read_text() == "by the agent\n" and (
         top / "build.log"
@@ -186,8 +189,8 @@ def test_back_from_its_checkpoint(office: Office) -> None:
     """The trash was purged meanwhile. The checkpoint of the clean-up restores everything."""
     top = worked(office)
     office.told(CLOSED)
-    for entry in sweeper.listed(office.engine):
-        sweeper.purge(office.engine, entry.id)
+    for entry in sweeper.listed(office.engine.workspaces, office.engine.state):
+        sweeper.purge(office.engine.workspaces, office.engine.state, entry.id)
     office.told(REOPENED)
     assert (
         top / "made.txt"
@@ -212,8 +215,8 @@ def test_cut_off_while_it_is_brought_back(office: Office, monkeypatch: pytest.Mo
     office.told(CLOSED)
     assert not top.exists()
     yard.git("branch", "-D", "perdure/dev-4")
-    for entry in sweeper.listed(office.engine):
-        sweeper.purge(office.engine, entry.id)
+    for entry in sweeper.listed(office.engine.workspaces, office.engine.state):
+        sweeper.purge(office.engine.workspaces, office.engine.state, entry.id)
 
     class Killed(BaseException): ...
 
@@ -350,7 +353,9 @@ def test_brought_back_by_another_server(office: Office, monkeypatch: pytest.Monk
     office.told(CLOSED)
 
     def twice(engine: Engine, name: str) -> None:
-        entry = next(each for each in sweeper.listed(engine) if each.id == name)
+        entry = next(
+            each for each in sweeper.listed(engine.workspaces, engine.state) if each.id == name
+        )
         monkeypatch.setattr(trash, "find", lambda *_: entry)
         restore(engine, name)
         restore(engine, name)

@@ -266,7 +266,7 @@ def test_a_checkpoint_store_that_does_not_answer_begins_nothing(
         ("First.",),
     )
     assert (result.outcome.kind, result.outcome.began) == (OutcomeKind.OVERLOADED, False)
-    assert pod_state.known(engine, RUN) is None
+    assert pod_state.known(engine.store, RUN) is None
 
 
 def run_pod(

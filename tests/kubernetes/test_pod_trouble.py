@@ -243,7 +243,7 @@ def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
     order = changed(ORDER, attempt=2, checkpoints=url)
     follow(replace(new, stopping=lambda: True), order, ("Do it.",))
     term = open_store(url).term(order.run_id)
-    assert term is not None and term.owner == machine(new)
+    assert term is not None and term.owner == machine(new.state)
     stopped = replace(old, stopping=lambda: True)
     follow(stopped, changed(ORDER, checkpoints="", state="volume"), ("Do it.",))
     assert "taken over by" in Publishing(old, url, Ways()).refused(old.store.get(order.run_id))

@@ -94,7 +94,11 @@ def bring_back(ground: Ground, run: TaskRun) -> bool:
 def empty_trash(ground: Ground) -> None:
     """Let the grace period pass. A sweep then deletes what was proven to be saved."""
     ground.sweep(days=8, many=True)
-    assert [entry.id for entry in listed(ground.engine) if entry.kind == "workdir"] == []
+    assert [
+        entry.id
+        for entry in listed(ground.engine.workspaces, ground.engine.state)
+        if entry.kind == "workdir"
+    ] == []
 
 
 def without_built(found: dict[str, tuple[int, bytes]]) -> dict[str, tuple[int, bytes]]:
@@ -118,7 +122,7 @@ def test_twenty_five_finished_workdirs(ground: Ground) -> None:
     for run, top in taken:
         assert not top.exists()
         assert bring_back(ground, run) and tree(top) == before[top]
-    assert listed(ground.engine) == []
+    assert listed(ground.engine.workspaces, ground.engine.state) == []
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -151,7 +155,7 @@ def test_a_restore_brings_back_what_is_in_the_trash_first(ground: Ground) -> Non
     before = tree(top)
     ground.sweep(days=15)
     checkpoints.restore(ground.engine, run.id, files_only=True)
-    assert tree(top) == before and listed(ground.engine) == []
+    assert tree(top) == before and listed(ground.engine.workspaces, ground.engine.state) == []
 
 
 CHANGES = {
@@ -196,7 +200,7 @@ def test_large_build_output_waits_in_the_trash(ground: Ground) -> None:
     before = tree(top)
     row = ground.row(ground.sweep(days=15), top)
     assert row.verdict is SweepVerdict.TAKE and "dist/large.whl" in row.why
-    (entry,) = listed(ground.engine)
+    (entry,) = listed(ground.engine.workspaces, ground.engine.state)
     assert any("dist/large.whl" in sentence for sentence in entry.unsaved or ())
     ground.sweep(days=400)
     assert bring_back(ground, run) and tree(top) == before

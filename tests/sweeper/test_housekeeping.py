@@ -32,7 +32,7 @@ def test_a_pool_sweeps_once_a_day(ground: Ground) -> None:
     with Housekeeping(ground.engine, replace(ground.settings, gc_workdirs=0.0), said.append):
         assert said == [] or "swept" in said[0]
     assert said == ["swept: 0 removed; look with: perdure gc --dry-run"]
-    assert not due(ground.engine)
+    assert not due(ground.engine.state)
     with Housekeeping(ground.engine, ground.settings, said.append):
         pass
     assert len(said) == 1
@@ -104,7 +104,7 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
     """Another sweep may follow at once, even while a child that another thread is starting still
     has this one's descriptors."""
-    with sweeps._alone(ground.engine):
+    with sweeps._alone(ground.engine.state):
         lock = next(
             fd
             for fd in Path("/proc/self/fd").iterdir()
@@ -116,9 +116,9 @@ def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
             pass_fds=[int(lock.name)],
         )
     with (
-        sweeps._alone(ground.engine),
+        sweeps._alone(ground.engine.state),
         pytest.raises(Conflict, match="Another sweep"),
-        sweeps._alone(ground.engine),
+        sweeps._alone(ground.engine.state),
     ):
         raise AssertionError("two at once")
     child.communicate(b"\n")

@@ -335,20 +335,20 @@ def test_only_one_sweep_at_a_time(ground: Ground) -> None:
     """A second one is refused, so that neither judges by incomplete results of the other."""
     from perdure.engine.sweeper.sweeps import _alone
 
-    with _alone(ground.engine), pytest.raises(Conflict, match="Another sweep"):
+    with _alone(ground.engine.state), pytest.raises(Conflict, match="Another sweep"):
         ground.sweep()
 
 
 def test_it_is_due_once_a_day(ground: Ground) -> None:
     """It is due before the first sweep and a day after one, and not in between."""
-    assert due(ground.engine)
+    assert due(ground.engine.state)
     sweep(ground.engine, rules_of(ground.settings))
-    assert not due(ground.engine)
+    assert not due(ground.engine.state)
     record = json.loads((ground.state / "sweep.json").read_text())
     (ground.state / "sweep.json").write_text(
         json.dumps({**record, "wall": record["wall"] - DAY_MS - 1000})
     )
-    assert due(ground.engine)
+    assert due(ground.engine.state)
 
 
 @pytest.mark.parametrize("how", ["written since", "process inside"])
@@ -386,7 +386,7 @@ def test_a_purge_follows_no_link(ground: Ground) -> None:
     (entry / "workdir/locked").mkdir(mode=0)
     from perdure.engine.sweeper import purge
 
-    purge(ground.engine, entry.name)
+    purge(ground.engine.workspaces, ground.engine.state, entry.name)
     assert not entry.exists() and (outside / "file").read_text() == "of the user\n"
 
 

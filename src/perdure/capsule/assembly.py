@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Protocol
 
+from perdure.agents.transcripts import Copies
 from perdure.capsule import story as stories
 from perdure.capsule.frames import frame, part_of
 from perdure.capsule.manifest import (
@@ -38,6 +39,7 @@ from perdure.engine.attempt import Engine
 from perdure.errors import CapsuleError
 from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
+from perdure.protocols import RunStore
 from perdure.rules.placement import digest_of, placement_of, wanted
 from perdure.workspace.task_files import Contents
 
@@ -175,8 +177,10 @@ def _gather(
     ) as lines:
         journal_file = gathering.add("journal.jsonl", lines, place="the run's journal")
     odd: list[str] = []
-    conversations = tuple(_conversations(engine, name, checkpoint.conversation, gathering, odd))
-    given = tuple(_given(engine, run, story, gathering))
+    conversations = tuple(
+        _conversations(engine.copies, name, checkpoint.conversation, gathering, odd)
+    )
+    given = tuple(_given(engine.store, engine.state, run, story, gathering))
     workdir = packing.result()
     gathering.scan.findings += packs.findings
     return Manifest(
@@ -203,17 +207,17 @@ def _gather(
 
 
 def _given(
-    engine: Engine, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
+    store: RunStore, state: Path, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
 ) -> Iterator[CapsuleFile]:
     """Yield the task files that a later attempt or update needs. If a secret was replaced in one,
     its digest no longer matches its name, and the receiver ignores the file."""
-    contents = Contents(engine.state)
+    contents = Contents(state)
     newest = [each.file.sha256 for each in wanted(story.contexts).values()]
     if newest:
         placed = [
             digest_of(mark)
             for mark in placement_of(
-                engine.store.history(run.id, limit=stories.MOST_RECORDS)
+                store.history(run.id, limit=stories.MOST_RECORDS)
             ).marks.values()
         ]
     else:
@@ -224,7 +228,7 @@ def _given(
 
 
 def _conversations(
-    engine: Engine, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
+    copies: Copies, agent: str, parts: Sequence[CopyPart], gathering: Gathering, odd: list[str]
 ) -> Iterator[Carried]:
     """Yield the conversations with their files. An agent may choose any name for a file beside its
     conversation; files with names that a receiver would refuse are added to `odd` instead."""
@@ -243,8 +247,8 @@ def _conversations(
         yield Carried(
             agent=agent,
             id=session_id,
-            main=_copy(engine, agent, main, gathering),
-            beside=tuple(_copy(engine, agent, part, gathering) for part in beside),
+            main=_copy(copies, agent, main, gathering),
+            beside=tuple(_copy(copies, agent, part, gathering) for part in beside),
         )
 
 
@@ -258,8 +262,8 @@ def is_path(name: str) -> bool:
     return True
 
 
-def _copy(engine: Engine, agent: str, part: CopyPart, gathering: Gathering) -> CapsuleFile:
-    path = engine.copies.find(agent, part)
+def _copy(copies: Copies, agent: str, part: CopyPart, gathering: Gathering) -> CapsuleFile:
+    path = copies.find(agent, part)
     if path is None:
         raise CapsuleError(
             f"the copy of conversation {part.session_id} lacks a part that the checkpoint needs",

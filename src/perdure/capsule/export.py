@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from perdure.host.git import Git
 from perdure.host.redaction import Redactor
 from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, TaskRun, Workspace
+from perdure.protocols import RunStore
 
 __all__ = ["ExportRequest", "Exported", "export"]
 
@@ -56,7 +58,7 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     CapsuleError."""
     run = engine.store.get(ref)
     engine.require_here(run, "it cannot be exported")
-    checkpoint = chosen(engine, run, wanted.at)
+    checkpoint = chosen(engine.store, run, wanted.at)
     if os.path.lexists(wanted.target):
         raise Conflict(
             f"the file {wanted.target} already exists", "choose another -o, or move the file away"
@@ -65,7 +67,8 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     with tempfile.TemporaryDirectory(prefix=".export-", dir=engine.state) as directory:
         packing = Packing(engine, run, checkpoint, leave_out=wanted.leave_out)
         gathering = Gathering(
-            Path(directory), Scan(redactor_of(engine, run), keep=not wanted.redact)
+            Path(directory),
+            Scan(redactor_of(engine.environ, engine.redactor, run), keep=not wanted.redact),
         )
         manifest = gather(engine, run, checkpoint, gathering, packing)
         findings = gathering.scan.findings
@@ -86,10 +89,10 @@ def export(engine: Engine, ref: str, wanted: ExportRequest) -> Exported:
     )
 
 
-def redactor_of(engine: Engine, run: TaskRun) -> Redactor:
+def redactor_of(environ: Mapping[str, str], redactor: Redactor, run: TaskRun) -> Redactor:
     """Return a redactor for the secrets that this perdure knows, and for those in the task's own
     environment variables."""
-    return engine.redactor.also({**run.spec.env, **engine.environ})
+    return redactor.also({**run.spec.env, **environ})
 
 
 def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: bool) -> None:
@@ -108,11 +111,11 @@ def refuse_secrets(findings: list[SecretFinding], *, redacts: bool, leaves_out: 
         )
 
 
-def chosen(engine: Engine, run: TaskRun, at: int) -> Checkpoint:
+def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
     """Return the run's checkpoint of this number, or its newest (0). Raises NotFound."""
-    found = engine.store.checkpoints(run.id)
+    found = store.checkpoints(run.id)
     if not found:
-        missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
+        missed = missed_checkpoint(store.history(run.id, limit=100_000))
         if missed:
             raise NotFound(
                 f"{run.name} has no checkpoint, because none could be taken: {missed}",

@@ -42,20 +42,22 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
     home = driver.home({**engine.environ, **run.spec.env})
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with verified(manifest, store, engine.state) as files:
-        place = planned_anew(engine, run)
+        place = planned_anew(engine.workspaces, engine.state, run)
         fd = engine.workspaces.lock(place, f"perdure fetches {run.name}")
         try:
-            number, saved, _ = make_workdir(engine, manifest, files, place, run.spec.agent)
+            number, saved, _ = make_workdir(
+                engine.store, engine.workspaces, manifest, files, place, run.spec.agent
+            )
             parts = tuple(
                 chain.from_iterable(
-                    copies_of(engine, carried, files, Path(place.path), [])
+                    copies_of(engine.driver, engine.copies, carried, files, Path(place.path), [])
                     for carried in manifest.conversations
                 )
             )
-            keep_given(engine, manifest, files)
+            keep_given(engine.state, manifest, files)
             here = replace(run, workspace=place)
             checkpoint = replace(
-                checkpoint_of(engine, manifest, here, parts, number, saved), why=WHY
+                checkpoint_of(engine.store, manifest, here, parts, number, saved), why=WHY
             )
             transcript = bring_back(engine, here, driver, home, checkpoint)
             sessions = sessions_of(engine, here, checkpoint, transcript, home)

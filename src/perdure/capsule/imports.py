@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from perdure.agents.transcripts import snapshot
+from perdure.agents.transcripts import Copies, snapshot
 from perdure.capsule import story as stories
 from perdure.capsule.container import CapsuleContents
 from perdure.capsule.manifest import CapsuleWorkdir, Carried, Manifest
@@ -48,10 +48,10 @@ from perdure.model import (
 )
 from perdure.model.events import RunTakenIn
 from perdure.model.requests import AgentRequest, RequestState
-from perdure.protocols import Arrival
+from perdure.protocols import AgentDriver, Arrival, RunStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.requests import waiting
-from perdure.workspace import PackedFacts
+from perdure.workspace import PackedFacts, Workspaces
 from perdure.workspace.task_files import LARGEST
 from perdure.workspace.task_files import Contents as GivenContents
 
@@ -88,14 +88,14 @@ class TakenIn:
 def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish: Wish) -> TakenIn:
     """Import the run. Raises CapsuleError, Conflict for names and places that are taken, NotFound,
     WorkspaceError."""
-    name = _name(engine, wish.name or manifest.name)
+    name = _name(engine.store, wish.name or manifest.name)
     engine.driver(manifest.agent)
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with verified(manifest, contents, engine.state) as files:
         if finish := getattr(contents, "end", None):
             finish()
         story = stories.read(files.path(manifest.story).read_bytes(), manifest)
-        if _is_free(engine, manifest.run):
+        if _is_free(engine.store, manifest.run):
             run_id = manifest.run
         else:
             run_id = uuid.uuid4().hex
@@ -109,17 +109,23 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
         if wish.spec is not None:
             dropped: tuple[str, ...] = ()
             spec = replace(wish.spec, prompt=story.run.spec.prompt, scope=story.run.spec.scope)
-            place = planned_anew(engine, replace(story.run, id=run_id, name=name, spec=spec))
+            place = planned_anew(
+                engine.workspaces, engine.state, replace(story.run, id=run_id, name=name, spec=spec)
+            )
         else:
             spec, dropped = granted(story.run.spec, name, wish.permissions, trusted=wish.trusted)
-            spec, place = _planned(engine, manifest, spec, name, wish)
+            spec, place = _planned(engine.workspaces, manifest, spec, name, wish)
         fd = engine.workspaces.lock(place, f"perdure import {name}")
         brought: list[Path] = []
         try:
-            number, saved, notes = make_workdir(engine, manifest, files, place, spec.agent)
+            number, saved, notes = make_workdir(
+                engine.store, engine.workspaces, manifest, files, place, spec.agent
+            )
             parts = tuple(
                 chain.from_iterable(
-                    copies_of(engine, carried, files, Path(place.path), brought)
+                    copies_of(
+                        engine.driver, engine.copies, carried, files, Path(place.path), brought
+                    )
                     for carried in manifest.conversations
                 )
             )
@@ -127,12 +133,15 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                 story, run_id, engine.store.now(), int(engine.request_expiry_s * 1000)
             )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
-            checkpoint = checkpoint_of(engine, manifest, run, parts, number, saved)
+            checkpoint = checkpoint_of(engine.store, manifest, run, parts, number, saved)
             arrival = Arrival(
                 run=run,
                 contexts=story.contexts,
                 attempts=attempts,
-                sessions=tuple(_known(engine, session, manifest, parts) for session in sessions),
+                sessions=tuple(
+                    _known(engine.driver, engine.copies, session, manifest, parts)
+                    for session in sessions
+                ),
                 records=records,
                 checkpoint=checkpoint,
                 event=RunTakenIn(
@@ -141,7 +150,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                 requests=requests,
                 waits=_waits(run, attempts, requests, engine.store.now()),
             )
-            keep_given(engine, manifest, files)
+            keep_given(engine.state, manifest, files)
             return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
         except BaseException:
             for copy in brought:
@@ -153,29 +162,29 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
             os.close(fd)
 
 
-def _name(engine: Engine, name: str) -> str:
+def _name(store: RunStore, name: str) -> str:
     if not NAME.fullmatch(name):
         raise CapsuleError(
             f"{name[:60]!r} is not a valid name of a run",
             "use up to 63 lower-case letters, digits and hyphens",
         )
-    if any(row.name == name for row in engine.store.find(limit=100_000)):
+    if any(row.name == name for row in store.find(limit=100_000)):
         raise Conflict(f"the name {name!r} is taken by another run", "choose another --name")
     return name
 
 
-def _is_free(engine: Engine, run_id: str) -> bool:
+def _is_free(store: RunStore, run_id: str) -> bool:
     """Return whether no run here has this id, not even a removed one."""
-    if engine.store.contexts(run_id):
+    if store.contexts(run_id):
         return False
     try:
-        return engine.store.get(run_id).id != run_id
+        return store.get(run_id).id != run_id
     except NotFound:
         return True
 
 
 def _planned(
-    engine: Engine, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish
+    workspaces: Workspaces, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish
 ) -> tuple[TaskSpec, Workspace]:
     """Return the spec with the run's place on this machine, and its workspace. Raises Conflict,
     NotFound, CapsuleError."""
@@ -190,7 +199,7 @@ def _planned(
         spec = replace(
             spec, repo=str(wish.repo), base=workdir.base, branch=branch, backend=Backend.WORKTREE
         )
-        place = engine.workspaces.plan(spec, name, wish.repo)
+        place = workspaces.plan(spec, name, wish.repo)
         if os.path.lexists(place.path):
             raise Conflict(
                 f"the branch {branch} already has a workdir: {place.path}",
@@ -203,21 +212,21 @@ def _planned(
     if not path.parent.is_dir():
         raise NotFound(f"there is no directory {path.parent}", "create it first")
     spec = replace(spec, here=str(path), backend="")
-    return spec, engine.workspaces.plan_new(path)
+    return spec, workspaces.plan_new(path)
 
 
-def planned_anew(engine: Engine, run: TaskRun) -> Workspace:
+def planned_anew(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
     """Return the workspace of a run that began on another host: the place where it would have begun
     on this host or, if its repository is only on the other host, a directory of its own."""
     base = run.workspace.base if run.workspace is not None else ""
     try:
-        return replace(engine.workspaces.plan(run.spec, run.name, Path("/")), base=base)
+        return replace(workspaces.plan(run.spec, run.name, Path("/")), base=base)
     except (NotFound, WorkspaceError):
         # WorkspaceError: both hosts see the same repository, and the branch is checked out at the
         # other one.
-        place = engine.state / "workdirs" / run.id
+        place = state / "workdirs" / run.id
         place.parent.mkdir(mode=0o700, exist_ok=True)
-        return engine.workspaces.plan_new(place)
+        return workspaces.plan_new(place)
 
 
 def _workdir(manifest: Manifest) -> CapsuleWorkdir:
@@ -227,23 +236,28 @@ def _workdir(manifest: Manifest) -> CapsuleWorkdir:
 
 
 def make_workdir(
-    engine: Engine, manifest: Manifest, files: VerifiedCapsule, place: Workspace, agent: str
+    store: RunStore,
+    workspaces: Workspaces,
+    manifest: Manifest,
+    files: VerifiedCapsule,
+    place: Workspace,
+    agent: str,
 ) -> tuple[int, Saved, tuple[str, ...]]:
     """Restore the workdir exactly. Return the checkpoint's number here, its workdir half, and
     notes. Raises CapsuleError."""
     workdir = _workdir(manifest)
     if place.backend is not Backend.HERE:
-        engine.workspaces.prepare(place, agent)
+        workspaces.prepare(place, agent)
     form = "sha256" if len(workdir.commit) == 64 else "sha1"
-    number = engine.store.next_checkpoint(place.id)
+    number = store.next_checkpoint(place.id)
     saved = Saved(commit="", ref="", git_dir="")
     for pack, tip in zip(workdir.packs, workdir.tips, strict=True):
         facts = PackedFacts(
             commit=tip, shallow=workdir.shallow, head=workdir.head, branch=workdir.branch, form=form
         )
         with files.path(pack).open("rb") as stream:
-            saved = engine.workspaces.checkpoints.unpack(place, stream, facts, number)
-    restored = engine.workspaces.checkpoints.put_in_place(place, workdir.commit)
+            saved = workspaces.checkpoints.unpack(place, stream, facts, number)
+    restored = workspaces.checkpoints.put_in_place(place, workdir.commit)
     if restored.differs:
         raise CapsuleError(
             f"{restored.differs[0]!r} could not be restored",
@@ -253,11 +267,16 @@ def make_workdir(
 
 
 def copies_of(
-    engine: Engine, carried: Carried, files: VerifiedCapsule, cwd: Path, brought: list[Path]
+    driver: Callable[[str], AgentDriver],
+    copies: Copies,
+    carried: Carried,
+    files: VerifiedCapsule,
+    cwd: Path,
+    brought: list[Path],
 ) -> list[CopyPart]:
     """Store the conversation as own copies and return their parts. An existing copy with more
     content is moved aside and kept."""
-    archive = engine.driver(carried.agent).archive
+    archive = driver(carried.agent).archive
     found = []
     for file in (carried.main, *carried.beside):
         part, source = CopyPart(carried.id, file.name, file.size, file.sha256), files.path(file)
@@ -265,34 +284,38 @@ def copies_of(
             content = archive.moved(source.read_bytes(), cwd)
             source.write_bytes(content)
             part = replace(part, size=len(content), sha256=hashlib.sha256(content).hexdigest())
-        if new := engine.copies.bring(carried.agent, part, source):
+        if new := copies.bring(carried.agent, part, source):
             brought.append(new)
         found.append(part)
     return found
 
 
-def keep_given(engine: Engine, manifest: Manifest, files: VerifiedCapsule) -> None:
+def keep_given(state: Path, manifest: Manifest, files: VerifiedCapsule) -> None:
     """Store the contents of task files by their digests, regardless of their names."""
-    kept = GivenContents(engine.state)
+    kept = GivenContents(state)
     for file in manifest.given:
         if file.size <= LARGEST:
             kept.put(files.path(file).read_bytes())
 
 
 def _known(
-    engine: Engine, session: Session, manifest: Manifest, parts: tuple[CopyPart, ...]
+    driver: Callable[[str], AgentDriver],
+    copies: Copies,
+    session: Session,
+    manifest: Manifest,
+    parts: tuple[CopyPart, ...],
 ) -> Session:
     """Return the session with a snapshot of its own copy here."""
     main = next(
         (part for part in parts if part.session_id == session.id and part.name == "main"), None
     )
     if main is not None:
-        path = engine.copies.find(session.key.agent, main)
+        path = copies.find(session.key.agent, main)
     else:
         path = None
     if session.state is SessionState.RETIRED or path is None:
         return session
-    seen = snapshot(engine.driver(session.key.agent), path)
+    seen = snapshot(driver(session.key.agent), path)
     # The story was written when the checkpoint was sent, so it may be newer than the checkpoint.
     # Only the checkpoint says what the copy contains.
     return replace(session, snapshot=seen, context_version=manifest.context_version)
@@ -334,7 +357,7 @@ def _waits(
 
 
 def checkpoint_of(
-    engine: Engine,
+    store: RunStore,
     manifest: Manifest,
     run: TaskRun,
     parts: tuple[CopyPart, ...],
@@ -346,7 +369,7 @@ def checkpoint_of(
         run=run.id,
         number=number,
         attempt=manifest.attempt,
-        at=engine.store.now(),
+        at=store.now(),
         why=WHY,
         workdir=saved,
         session_id=parts[0].session_id if parts else "",

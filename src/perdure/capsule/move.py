@@ -61,7 +61,7 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
     if run.state is RunState.RUNNING:
         raise Conflict(f"{run.name} is running (attempt {run.attempt})", f"perdure stop {run.name}")
     store = open_store(url)
-    manifest = publish(engine, store, run, chosen(engine, run, 0), ways)
+    manifest = publish(engine, store, run, chosen(engine.store, run, 0), ways)
     key = run.origin or run.id
     term = store.term(key)
     store.begin(
@@ -92,7 +92,7 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
     key = find(store, ref)
     manifest = store.newest(key)[1]
     term = store.term(key)
-    mine = machine(engine)
+    mine = machine(engine.state)
     now = engine.store.now()
     if term is not None:
         quiet_ms = now - max(term.at, manifest.at)

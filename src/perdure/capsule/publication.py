@@ -62,15 +62,15 @@ class TakenUp(Conflict):
         self.term = term
 
 
-def machine(engine: Engine) -> str:
+def machine(state: Path) -> str:
     """Return this machine's id."""
-    return process.machine(engine.state)
+    return process.machine(state)
 
 
 def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
     """Return the run's term, which this machine holds; begin one if there is none. Raises
     TakenUp."""
-    key, mine = run.origin or run.id, machine(engine)
+    key, mine = run.origin or run.id, machine(engine.state)
     term = store.term(key)
     if term is None:
         term = Term(number=1, owner=mine, host=socket.gethostname(), at=engine.store.now())
@@ -106,7 +106,9 @@ def publish(
             before = None
         packing = Packing(engine, run, checkpoint, leave_out=ways.leave_out, earlier=before)
         gathering = Gathering(
-            Path(directory), Scan(redactor_of(engine, run), keep=not ways.redact), known
+            Path(directory),
+            Scan(redactor_of(engine.environ, engine.redactor, run), keep=not ways.redact),
+            known,
         )
         manifest = gather(engine, run, checkpoint, gathering, packing)
         if not ways.allow:
@@ -186,7 +188,7 @@ class Publishing:
     def _take_place(self, run: TaskRun) -> None:
         """Take over the run's term if another machine holds it. With a shared database, the
         database says who owns the run, and the term is changed accordingly."""
-        store, key, mine = self._opened(), run.origin or run.id, machine(self.engine)
+        store, key, mine = self._opened(), run.origin or run.id, machine(self.engine.state)
         term = store.term(key)
         if term is None or term.owner == mine:
             return

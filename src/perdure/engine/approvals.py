@@ -16,6 +16,7 @@ from perdure.errors import Conflict, NotFound, UsageError
 from perdure.lateclass import dataclass
 from perdure.model import TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
+from perdure.protocols import RunStore
 from perdure.rules.approvals import ApprovalRule, rule_for
 from perdure.rules.requests import digest, late
 
@@ -31,7 +32,7 @@ class Always:
 
 
 def _rule_of(
-    engine: Engine, run: TaskRun, request: AgentRequest, always: Always, why: str, by: str
+    store: RunStore, run: TaskRun, request: AgentRequest, always: Always, why: str, by: str
 ) -> ApprovalRule:
     """Return the rule that answers calls like this one from now on. Raises UsageError."""
     if request.size == len(request.payload):
@@ -53,7 +54,7 @@ def _rule_of(
         rule = rule_for(decision, request.tool, given, always.pattern)
     except ValueError as error:
         raise UsageError(f"No rule can be made: {error}", "answer without --pattern") from None
-    at = datetime.fromtimestamp(engine.store.now() / 1000, UTC).isoformat(timespec="seconds")
+    at = datetime.fromtimestamp(store.now() / 1000, UTC).isoformat(timespec="seconds")
     return msgspec.structs.replace(
         rule,
         run=run.id if always.scope == "run" else "",
@@ -80,7 +81,7 @@ def answer_always(
         if ended:
             raise Conflict(late(ended[0]), hint)
         raise NotFound(f"{run.name} has no request {number}", hint)
-    rule = _rule_of(engine, run, meant, always, why, by)
+    rule = _rule_of(engine.store, run, meant, always, why, by)
     rendered(rule)
     load(engine.state)
     run, _ = service.answer(engine, run.id, number, verdict, why)

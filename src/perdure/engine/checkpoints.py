@@ -34,7 +34,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.model.events import CheckpointRestored
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.continuation.instructions import retired, retired_by
 
 
@@ -54,10 +54,10 @@ class RestoredRun:
     """Instructions that an earlier restore had retired, and that apply again."""
 
 
-def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
+def chosen(store: RunStore, run: TaskRun, number: int = 0) -> Checkpoint:
     """Return the run's checkpoint with this number, or by default the newest one that was not made
     by a restore. Raises NotFound."""
-    there = engine.store.checkpoints(run.id)
+    there = store.checkpoints(run.id)
     found = [each for each in there if (each.number == number if number else each.why != "restore")]
     if found:
         return found[-1]
@@ -66,7 +66,7 @@ def chosen(engine: Engine, run: TaskRun, number: int = 0) -> Checkpoint:
         raise NotFound(
             f"{run.name} has no checkpoint {number}", f"perdure checkpoints {run.name}: {known}"
         )
-    missed = missed_checkpoint(engine.store.history(run.id, limit=100_000))
+    missed = missed_checkpoint(store.history(run.id, limit=100_000))
     if missed:
         raise NotFound(
             f"{run.name} has no checkpoint, because none could be taken: {missed}", "perdure doctor"
@@ -86,13 +86,13 @@ def restore(engine: Engine, ref: str, number: int = 0, *, files_only: bool = Fal
         try:
             # From here on no attempt begins: one that is claimed meanwhile finds the workdir in
             # use, and waits.
-            return _restore(engine, _still_at_rest(engine, run), number, files_only)
+            return _restore(engine, _still_at_rest(engine.store, run), number, files_only)
         finally:
             os.close(fd)
 
 
 def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> RestoredRun:
-    checkpoint, before = chosen(engine, run, number), run.spec
+    checkpoint, before = chosen(engine.store, run, number), run.spec
     if files_only:
         agent = before.agent
     else:
@@ -151,12 +151,12 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     )
 
 
-def _still_at_rest(engine: Engine, run: TaskRun) -> TaskRun:
+def _still_at_rest(store: RunStore, run: TaskRun) -> TaskRun:
     """Return the run as it is now that its workdir is locked. Raises Conflict if an attempt has
     begun meanwhile, or a person has it open."""
-    now = engine.store.get(run.id)
-    service.refuse_open(engine, now)
-    if now.state is RunState.RUNNING and engine.store.attempts(run.id)[-1].continuation is not None:
+    now = store.get(run.id)
+    service.refuse_open(store, now)
+    if now.state is RunState.RUNNING and store.attempts(run.id)[-1].continuation is not None:
         raise Conflict(
             f"{run.name} is running (attempt {now.attempt}), so it cannot be restored",
             f"perdure stop {run.name}",
@@ -193,7 +193,7 @@ def _refuse(
             )
     if driver.archive is not None:
         # The agent's program never removes messages from an archive when it imports a conversation.
-        there = locate(driver, home, checkpoint.session_id, _directory(engine, run))
+        there = locate(driver, home, checkpoint.session_id, _directory(engine.state, run))
         main = checkpoint.conversation[0]
         if (
             there is not None
@@ -227,7 +227,7 @@ def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint
     home = driver.home({**engine.environ, **run.spec.env})
     session = engine.store.session(SessionKey(run.spec.agent, run.scope))
     if session is not None:
-        path = locate(driver, home, session.id, _directory(engine, run))
+        path = locate(driver, home, session.id, _directory(engine.state, run))
         if path is not None:
             engine.copies.take(driver, session.id, path)
     if session is not None:
@@ -261,7 +261,7 @@ def bring_back(
     WorkspaceError."""
     if not checkpoint.session_id:
         return None
-    main, directory = checkpoint.conversation[0], _directory(engine, run)
+    main, directory = checkpoint.conversation[0], _directory(engine.state, run)
     put_back(
         engine,
         run,
@@ -324,5 +324,5 @@ def sessions_of(
     return (*left, back)
 
 
-def _directory(engine: Engine, run: TaskRun) -> Path:
-    return engine.state / "runs" / run.id / "restore"
+def _directory(state: Path, run: TaskRun) -> Path:
+    return state / "runs" / run.id / "restore"

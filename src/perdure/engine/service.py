@@ -28,6 +28,7 @@ from perdure.model import (
     Continuation,
     ContinuityPolicy,
     Given,
+    Host,
     Launch,
     Liveness,
     OutcomeKind,
@@ -46,6 +47,7 @@ from perdure.rules.lifecycle import FINAL, is_about_budget
 from perdure.rules.requests import WAITING, WORDS, questions
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
+from perdure.workspace import Workspaces
 from perdure.workspace.identity import is_remote, local_path
 
 if TYPE_CHECKING:
@@ -89,19 +91,23 @@ def submit(
     for flag, value in (("--scope", spec.scope), ("--key", spec.key)):
         if value and not SCOPE.fullmatch(value):
             raise UsageError(f"{flag} must be one line of at most 200 characters")
-    given = take_files(engine, files)
+    given = take_files(engine.state, files)
     tries = 0
     while True:
         name = spec.name or suggest(tries)
         workspace = engine.workspaces.plan(spec, name, cwd)
         try:
-            with _with_changes(engine, spec, name, workspace) if include_changes else nullcontext():
+            with (
+                _with_changes(engine.store, engine.workspaces, spec, name, workspace)
+                if include_changes
+                else nullcontext()
+            ):
                 return engine.store.add(spec, uuid.uuid4().hex, name, workspace, given, deliveries)
         except Conflict as conflict:
             # A suggested name that is taken by chance is replaced. Every other conflict is passed
             # to the caller.
             tries += 1
-            if spec.name or tries > 20 or not _is_taken(engine, name):
+            if spec.name or tries > 20 or not _is_taken(engine.store, name):
                 raise conflict
 
 
@@ -121,7 +127,7 @@ def _check_includable(spec: TaskSpec) -> None:
 
 @contextmanager
 def _with_changes(
-    engine: Engine, spec: TaskSpec, name: str, workspace: Workspace
+    store: RunStore, workspaces: Workspaces, spec: TaskSpec, name: str, workspace: Workspace
 ) -> Iterator[None]:
     """Fill the new workdir with the uncommitted changes, then run the block, which stores the run.
     Any pool may claim a stored run, so its workdir has to be complete by then.
@@ -129,7 +135,7 @@ def _with_changes(
     Nothing is made if the key already has a run. Raises Conflict if the workdir exists,
     WorkspaceError.
     """
-    if spec.key and _is_known(engine, spec.key):
+    if spec.key and _is_known(store, spec.key):
         yield
         return
     if os.path.lexists(workspace.path):
@@ -137,15 +143,15 @@ def _with_changes(
             f"The branch {workspace.branch} already has a workdir",
             "choose another --branch or --name",
         )
-    fd = engine.workspaces.lock(workspace, f"perdure run {name}")
+    fd = workspaces.lock(workspace, f"perdure run {name}")
     try:
-        engine.workspaces.prepare(workspace, spec.agent)
+        workspaces.prepare(workspace, spec.agent)
         try:
-            source = engine.workspaces.plan_here(Path(spec.repo))
-            engine.workspaces.checkpoints.carry(source, workspace, ignored="none")
+            source = workspaces.plan_here(Path(spec.repo))
+            workspaces.checkpoints.carry(source, workspace, ignored="none")
             yield
         except BaseException:
-            engine.workspaces.put_away(
+            workspaces.put_away(
                 workspace, {"run": name, "why": "a run that was not accepted", "unsaved": []}
             )
             raise
@@ -153,9 +159,9 @@ def _with_changes(
         os.close(fd)
 
 
-def _is_known(engine: Engine, ref: str) -> bool:
+def _is_known(store: RunStore, ref: str) -> bool:
     try:
-        engine.store.get(ref)
+        store.get(ref)
     except NotFound:
         return False
     return True
@@ -199,12 +205,12 @@ def refused(engine: Engine, spec: TaskSpec, cwd: Path) -> str:
     )
 
 
-def check_reachable(engine: Engine, spec: TaskSpec) -> None:
+def check_reachable(workspaces: Workspaces, spec: TaskSpec) -> None:
     """Raise WorkspaceError or NotFound if a repository given by URL cannot be fetched. Meant for a
     caller that waits for the run. If nobody waits, the run is retried until the server is back."""
     repo = local_path(spec.repo)
     if repo and is_remote(repo):
-        engine.workspaces.reach(repo)
+        workspaces.reach(repo)
 
 
 def check_prompt(text: str, limit: int) -> None:
@@ -233,8 +239,8 @@ def check_prompt(text: str, limit: int) -> None:
         )
 
 
-def _is_taken(engine: Engine, name: str) -> bool:
-    return any(row.name == name for row in engine.store.find(limit=100_000))
+def _is_taken(store: RunStore, name: str) -> bool:
+    return any(row.name == name for row in store.find(limit=100_000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,7 +288,7 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
         ):
             return rescued
         run = rescued
-    refuse_open(engine, run)
+    refuse_open(engine.store, run)
     if why := engine.kept_from(run):
         raise Conflict(
             f"{run.name} cannot continue here: {why}",
@@ -343,7 +349,7 @@ def update(
             f"{run.name} runs on {run.host_name}: task files can only be given there",
             f"perdure update {run.name}, on that host",
         )
-    given = take_files(engine, files)
+    given = take_files(engine.state, files)
     if spec != run.spec:
         engine.store.reassign(run.id, spec)
     return engine.store.update(run.id, text, given)
@@ -431,7 +437,7 @@ def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
     """Return the run, ready for new instructions; a run that lost its supervisor is taken over
     first. Raises UsageError, Conflict."""
     check_prompt(text, engine.driver(run.spec.agent).abilities.max_prompt_bytes)
-    refuse_open(engine, run)
+    refuse_open(engine.store, run)
     return (rescue(engine, run) if run.state is RunState.RUNNING else None) or run
 
 
@@ -446,15 +452,15 @@ def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
                 f"perdure stop {run.name}",
             )
         run = rescued
-    refuse_open(engine, run)
+    refuse_open(engine.store, run)
     engine.require_here(run, so)
     return run
 
 
-def refuse_open(engine: Engine, run: TaskRun) -> None:
+def refuse_open(store: RunStore, run: TaskRun) -> None:
     """Raise Conflict while a person has the run's conversation or workdir open in the agent's own
     program."""
-    if (other := engine.store.opened_beside(run)) is not None:
+    if (other := store.opened_beside(run)) is not None:
         raise Conflict(
             f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
         )
@@ -578,7 +584,7 @@ def remove(engine: Engine, ref: str, *, force: bool = False) -> RemovedRuns:
     try:
         lost = engine.workspaces.unsaved(place)
         if not os.path.lexists(place.path):
-            gone = cleaned_up(engine, run)
+            gone = cleaned_up(engine.store, run)
         else:
             gone = None
         if gone is not None and gone.needed and not force:
@@ -641,28 +647,30 @@ def describe(engine: Engine, ref: str) -> RunReport:
     )
 
 
-def work(engine: Engine, ref: str, number: int = 0) -> WorkReport:
+def work(store: RunStore, ref: str, number: int = 0) -> WorkReport:
     """Return the work report of an attempt of a run (0: the newest), with the verdict on it. Raises
     NotFound."""
     from perdure.rules.work_report import work_report
 
-    run = engine.store.get(ref)
-    attempts = [each for each in engine.store.attempts(run.id) if number in (0, each.number)]
+    run = store.get(ref)
+    attempts = [each for each in store.attempts(run.id) if number in (0, each.number)]
     if not attempts:
         raise NotFound(f"{run.name} has no attempt {number or 1}", f"Try: perdure show {run.name}")
-    return work_report(attempts[-1], engine.store.history(run.id, limit=HISTORY))
+    return work_report(attempts[-1], store.history(run.id, limit=HISTORY))
 
 
 def liveness_of(engine: Engine, run: Running, look: RunStore | None = None) -> Liveness | None:
     """Return which part of a run, or of a row of a list, is alive; None for one that is not
     running. `look`: the store from which the run was read, if it is not the engine's."""
     store = look or engine.store
-    return probe_of(engine).liveness(run, store.now(), partial(store.get, run.id))
+    return probe_of(engine.state, engine.host).liveness(
+        run, store.now(), partial(store.get, run.id)
+    )
 
 
-def probe_of(engine: Engine) -> process.Probe:
+def probe_of(state: Path, host: Host) -> process.Probe:
     """Return the probe that checks the processes of this host's attempts."""
-    return process.Probe(engine.state, engine.host)
+    return process.Probe(state, host)
 
 
 EXIT_CODES: dict[int, str] = {
@@ -716,20 +724,20 @@ def code_of(state: RunState, last: OutcomeKind | None, asks: bool) -> int:
             return 75
 
 
-def last_outcome(engine: Engine, run: TaskRun) -> OutcomeKind | None:
+def last_outcome(store: RunStore, run: TaskRun) -> OutcomeKind | None:
     """Return the kind of the newest attempt's outcome; None if no attempt has ended."""
     outcomes: Sequence[OutcomeKind] = [
-        a.outcome.kind for a in engine.store.attempts(run.id) if a.outcome is not None
+        a.outcome.kind for a in store.attempts(run.id) if a.outcome is not None
     ]
     if outcomes:
         return outcomes[-1]
     return None
 
 
-def take_files(engine: Engine, files: FileRequest | None) -> Given:
+def take_files(state: Path, files: FileRequest | None) -> Given:
     """Store the files that a person gives with instructions."""
     if not files:
         return NOTHING_GIVEN
     from perdure.workspace.task_files import Contents, take
 
-    return take(Contents(engine.state), files)
+    return take(Contents(state), files)

@@ -8,7 +8,7 @@ the same task is refused.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from perdure.engine.attempt import Engine, perform, seat_of, take_over, wait_for
 from perdure.errors import Conflict, LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import Claim, RunState, Seat, TaskRun
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.requests import WAITING
 from perdure.rules.text import tell
@@ -61,17 +62,17 @@ def drive(engine: Engine, run_id: str) -> TaskRun:
                 f"{run.name} cannot continue here: {why}",
                 f"continue it on {run.host_name}, or set checkpoint_store on all hosts",
             )
-        engine.volumes.check([_home(engine, run)])
+        engine.volumes.check([_home(engine.driver, engine.environ, run)])
         seat = seat_of(engine, run)
-        if run.state is RunState.QUEUED and wait_for(engine, run, seat):
+        if run.state is RunState.QUEUED and wait_for(engine.store, run, seat):
             _free_seats(engine, seat)
             time.sleep(NAP_S)
             continue
         claim = engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)
-        if claim is None and run.state is RunState.QUEUED and wait_for(engine, run, seat):
+        if claim is None and run.state is RunState.QUEUED and wait_for(engine.store, run, seat):
             continue
         if claim is None:
-            raise _in_use(engine, run_id)
+            raise _in_use(engine.store, run_id)
         perform(engine, claim)
 
 
@@ -237,16 +238,16 @@ def _claimed(engine: Engine, run: TaskRun) -> Claim | None:
     with suppress(PerdureError):
         if engine.kept_from(run):
             return None
-        if engine.volumes.crowded([_home(engine, run)]):
+        if engine.volumes.crowded([_home(engine.driver, engine.environ, run)]):
             return None
         seat = seat_of(engine, run)
-    if seat is not None and wait_for(engine, run, seat):
+    if seat is not None and wait_for(engine.store, run, seat):
         return None
     return engine.store.claim(engine.worker, engine.lease_s, ref=run.id, seat=seat)
 
 
-def _home(engine: Engine, run: TaskRun) -> Path:
-    return engine.driver(run.spec.agent).home({**engine.environ, **run.spec.env})
+def _home(driver: Callable[[str], AgentDriver], environ: Mapping[str, str], run: TaskRun) -> Path:
+    return driver(run.spec.agent).home({**environ, **run.spec.env})
 
 
 def _ended_well(ended: Future[TaskRun]) -> bool:
@@ -271,13 +272,13 @@ def is_orphaned(engine: Engine, claim: Claim) -> bool:
     return not alive
 
 
-def _in_use(engine: Engine, run_id: str) -> Conflict:
-    run = engine.store.get(run_id)
+def _in_use(store: RunStore, run_id: str) -> Conflict:
+    run = store.get(run_id)
     if run.state is RunState.RUNNING:
         return Conflict(
             f"{run.name} is already running (attempt {run.attempt})", f"perdure logs -f {run.name}"
         )
-    if (other := engine.store.opened_beside(run)) is not None:
+    if (other := store.opened_beside(run)) is not None:
         return Conflict(
             f"{other.name} is open in the agent's own program", f"perdure take-back {other.name}"
         )

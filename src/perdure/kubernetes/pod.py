@@ -25,6 +25,7 @@ from perdure.kubernetes.order import Earlier, Order, missing
 from perdure.kubernetes.result import AttemptResult
 from perdure.kubernetes.termination import result_of
 from perdure.model import Claim, Outcome, OutcomeKind, RunState, TaskRun
+from perdure.protocols import RunStore
 from perdure.workspace.task_files import FileRequest
 
 LOCK = "pod.lock"
@@ -102,17 +103,17 @@ def _follow(
 ) -> AttemptResult:
     for claim in engine.store.claims():
         _taken_over(engine, claim)
-    run = pod_state.known(engine, order.run_id)
+    run = pod_state.known(engine.store, order.run_id)
     spec = pod_state.spec_of(order, texts[0] or "", variables)
     if run is None and order.checkpoints:
         run = pod_state.brought(engine, order, spec)
     if run is None:
         if texts[0] is None:
             missing(order.contexts[0])
-        first = service.take_files(engine, files if len(texts) == 1 else None)
+        first = service.take_files(engine.state, files if len(texts) == 1 else None)
         run = pod_state.added(engine, order, spec, first)
     if run.attempt < order.attempt:
-        run = _as_ordered(engine, run, order, variables)
+        run = _as_ordered(engine.store, run, order, variables)
         run = _instructed(engine, run, order, texts, files)
         run = _counted(engine, run, order)
         if engine.stopping():
@@ -139,7 +140,7 @@ def _taken_over(engine: Engine, claim: Claim) -> None:
         )
 
 
-def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
+def _as_ordered(store: RunStore, run: TaskRun, order: Order, variables: Sequence[str]) -> TaskRun:
     """Return the run with the order's spec. The prompt, the scope of the conversation, the number
     of attempts, and the starting point of a fork stay as they are."""
     spec = pod_state.spec_of(order, run.spec.prompt, variables)
@@ -151,7 +152,7 @@ def _as_ordered(engine: Engine, run: TaskRun, order: Order, variables: Sequence[
         )
     if spec == run.spec:
         return run
-    return engine.store.reassign(run.id, spec)
+    return store.reassign(run.id, spec)
 
 
 def _asked(order: Order, files: Path | None) -> FileRequest | None:
@@ -184,7 +185,7 @@ def _instructed(
             missing(order.contexts[place - order.unlisted])
         service.check_prompt(text, limit)
         newest = place == len(texts) - 1
-        given = service.take_files(engine, files if newest else None)
+        given = service.take_files(engine.state, files if newest else None)
         run = engine.store.update(run.id, text, given)
     return run
 

@@ -37,13 +37,14 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
+from perdure.protocols import RunStore
 from perdure.rules.text import tell
 
 
-def known(engine: Engine, run_id: str) -> TaskRun | None:
+def known(store: RunStore, run_id: str) -> TaskRun | None:
     """Return the run with exactly this id, or None."""
     try:
-        run = engine.store.get(run_id)
+        run = store.get(run_id)
     except NotFound:
         return None
     if run.id == run_id:
@@ -77,7 +78,7 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
         return None
     if manifest.left_out:
         tell(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}")
-    wish = Wish(source=order.checkpoints, name=_free_name(engine, order), spec=spec)
+    wish = Wish(source=order.checkpoints, name=_free_name(engine.store, order), spec=spec)
     return take_up(engine, order.run_id, order.checkpoints, wish, over=True).run
 
 
@@ -88,7 +89,7 @@ def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
     Otherwise a checkpoint that an older pod publishes after the search would be lost without
     notice.
     """
-    term, mine = store.term(run_id), machine(engine)
+    term, mine = store.term(run_id), machine(engine.state)
     if term is None or term.owner != mine:
         number = term.number + 1 if term is not None else 1
         store.begin(
@@ -106,7 +107,7 @@ def added(engine: Engine, order: Order, spec: TaskSpec, given: Given = NOTHING_G
     place = engine.workspaces.plan(spec, order.name, Path("/"))
     if order.resume.mode == "Session":
         spec = replace(spec, scope=_session(engine, order, spec, place))
-    run = engine.store.add(spec, order.run_id, _free_name(engine, order), place, given)
+    run = engine.store.add(spec, order.run_id, _free_name(engine.store, order), place, given)
     if order.resume.mode == "Fresh":
         engine.store.reset([run.id], RESET)
     return engine.store.get(run.id)
@@ -118,7 +119,7 @@ def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskR
     source = order.resume.from_
     wanted = Branching(
         prompt=spec.prompt,
-        name=_free_name(engine, order),
+        name=_free_name(engine.store, order),
         branch=spec.branch if spec.repo else "",
         id=order.run_id,
         task=spec.task,
@@ -133,10 +134,10 @@ def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskR
         ) from error
 
 
-def _free_name(engine: Engine, order: Order) -> str:
+def _free_name(store: RunStore, order: Order) -> str:
     """Return a free name for the run. The order's name may be taken: a volume that outlived a
     TaskRun of this name still has its run."""
-    taken = {row.name for row in engine.store.find(limit=100_000)}
+    taken = {row.name for row in store.find(limit=100_000)}
     if order.name in taken:
         return f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}"
     return order.name
@@ -220,4 +221,4 @@ def _fetch_conversation(engine: Engine, order: Order, place: Workspace) -> None:
         )
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with verified(manifest, store, engine.state) as files:
-        copies_of(engine, carried, files, Path(place.path), [])
+        copies_of(engine.driver, engine.copies, carried, files, Path(place.path), [])

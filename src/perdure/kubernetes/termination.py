@@ -8,10 +8,12 @@ from dataclasses import replace
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
 from perdure.errors import PerdureError
+from perdure.host.redaction import Redactor
 from perdure.kubernetes.order import Order
 from perdure.kubernetes.result import AttemptResult, Before, PlaceResult, ReceiptResult, WorkSummary
 from perdure.model import Attempt, Outcome, OutcomeKind, TaskRun
 from perdure.model.events import PlaceLost
+from perdure.protocols import RunStore
 from perdure.rules.work_report import work_report
 
 RECORDS = 1_000
@@ -26,29 +28,29 @@ def result_of(engine: Engine, order: Order, run: TaskRun) -> AttemptResult:
     text = engine.redactor.text
     return AttemptResult(
         attempt=attempt.number,
-        outcome=_outcome(engine, attempt),
+        outcome=_outcome(engine.store, engine.redactor, attempt),
         session_id=attempt.session_id,
         receipt=ReceiptResult(
             verdict=receipt.verdict, rung=receipt.rung, reasons=tuple(map(text, receipt.reasons))
         )
         if receipt
         else None,
-        work=_work(engine, attempt),
+        work=_work(engine.store, engine.redactor, attempt),
         usage=attempt.usage,
         context_version=order.contexts[
             min(max(attempt.context_version - order.unlisted, 1), len(order.contexts)) - 1
         ],
-        workspace=_place(engine, run),
+        workspace=_place(engine.store, run),
         saved=_saved(engine, run),
         earlier=tuple(_before(each) for each in attempts if each.number < attempt.number),
     )
 
 
-def _work(engine: Engine, attempt: Attempt) -> WorkSummary | None:
-    report = work_report(attempt, engine.store.history(attempt.run, limit=HISTORY))
+def _work(store: RunStore, redactor: Redactor, attempt: Attempt) -> WorkSummary | None:
+    report = work_report(attempt, store.history(attempt.run, limit=HISTORY))
     if report.verdict is None:
         return None
-    text = engine.redactor.text
+    text = redactor.text
     return WorkSummary(
         verdict=report.verdict,
         reason=text("; ".join(report.reasons[:1])),
@@ -60,16 +62,16 @@ def _work(engine: Engine, attempt: Attempt) -> WorkSummary | None:
     )
 
 
-def _outcome(engine: Engine, attempt: Attempt) -> Outcome:
+def _outcome(store: RunStore, redactor: Redactor, attempt: Attempt) -> Outcome:
     """Return the outcome from the record. An attempt that stopped because another pod has the run
     does not count as stopped by a person."""
     outcome = attempt.outcome or Outcome(kind=OutcomeKind.LOST, detail="it has no end yet")
     if outcome.kind is OutcomeKind.CANCELLED and any(
         record.attempt == attempt.number and isinstance(record.event, PlaceLost)
-        for record in engine.store.latest(attempt.run, RECORDS)
+        for record in store.latest(attempt.run, RECORDS)
     ):
         outcome = replace(outcome, kind=OutcomeKind.LOST, detail=DISPLACED)
-    return replace(outcome, detail=engine.redactor.text(outcome.detail))
+    return replace(outcome, detail=redactor.text(outcome.detail))
 
 
 def _before(attempt: Attempt) -> Before:
@@ -81,10 +83,10 @@ def _before(attempt: Attempt) -> Before:
     )
 
 
-def _place(engine: Engine, run: TaskRun) -> PlaceResult:
+def _place(store: RunStore, run: TaskRun) -> PlaceResult:
     if run.workspace is None:
         return PlaceResult()
-    taken = engine.store.checkpoints(run.id)
+    taken = store.checkpoints(run.id)
     return PlaceResult(
         path=run.workspace.path,
         branch=run.workspace.branch,

@@ -200,7 +200,7 @@ class Runner:
         return self.follow(self._begin(task, asked, include_changes).id)
 
     def _begin(self, task: TaskSpec, asked: FileRequest | None, include_changes: bool) -> TaskRun:
-        service.check_reachable(self._engine, task)
+        service.check_reachable(self._engine.workspaces, task)
         return self._accept(task, asked, include_changes)
 
     def _accept(self, task: TaskSpec, asked: FileRequest | None, include_changes: bool) -> TaskRun:
@@ -391,7 +391,7 @@ class Runner:
     def work(self, ref: str, attempt: int = 0) -> WorkReport:
         """Return the work report of an attempt (0: the newest), with its verdict. Raises
         NotFound."""
-        return service.work(self._engine, ref, attempt)
+        return service.work(self._engine.store, ref, attempt)
 
     def why(self, ref: str) -> dict[str, Any]:
         """Return the object that `perdure why NAME --json` prints: how each attempt started, on
@@ -649,7 +649,7 @@ class Runner:
         """Return the entries of the trash as `perdure trash --json` lists them."""
         from perdure.engine.sweeper import listed
 
-        return [entry.report() for entry in listed(self._engine)]
+        return [entry.report() for entry in listed(self._engine.workspaces, self._engine.state)]
 
     def trash_restore(self, entry: str) -> Sequence[Path]:
         """Restore an entry of the trash, and return the restored paths. Raises NotFound,
@@ -662,7 +662,7 @@ class Runner:
         """Permanently delete an entry of the trash. Raises NotFound."""
         from perdure.engine.sweeper import purge
 
-        purge(self._engine, entry)
+        purge(self._engine.workspaces, self._engine.state, entry)
 
     def du(self) -> DiskUsage:
         """Return how much disk perdure uses, by class, agent and repository."""
@@ -699,7 +699,11 @@ class Runner:
     def plan_report(self, name: str) -> dict[str, Any]:
         """Return the object that `perdure plan show NAME --json` prints. Raises NotFound."""
         plan = self._engine.store.plan(name)
-        return _json(plans.report_of(self._engine.store, plan, service.probe_of(self._engine)))
+        return _json(
+            plans.report_of(
+                self._engine.store, plan, service.probe_of(self._engine.state, self._engine.host)
+            )
+        )
 
 
 def changes_of(options: Mapping[str, Any], caller: str) -> service.Changes:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from perdure.capsule.imports import TakenIn, Wish
     from perdure.capsule.manifest import Manifest
     from perdure.config import Settings
-    from perdure.engine.attempt import Engine
 
 
 def export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -272,7 +271,7 @@ def move_verb(arguments: argparse.Namespace) -> int:
             print(f"  on the other machine:  perdure move {manifest.name} --from {clean(url)}")
         return 0
     if not arguments.name:
-        return _list(engine, url, arguments.json)
+        return _list(url, arguments.json)
     return _taken(
         move.take_up(
             engine, arguments.name, url, _wish(arguments, chosen, url), over=arguments.take_over
@@ -281,7 +280,7 @@ def move_verb(arguments: argparse.Namespace) -> int:
     )
 
 
-def _list(engine: Engine, url: str, as_json: bool) -> int:
+def _list(url: str, as_json: bool) -> int:
     from perdure.capsule import move
 
     found = move.there(url)

@@ -122,7 +122,7 @@ def trash_verb(arguments: argparse.Namespace) -> int:
     engine = open_engine(settings())
     if arguments.what == "purge":
         for name in arguments.id:
-            print(f"{sweeper.purge(engine, name).id} is deleted for good")
+            print(f"{sweeper.purge(engine.workspaces, engine.state, name).id} is deleted for good")
         return 0
     if arguments.what == "restore":
         for name in arguments.id:
@@ -134,7 +134,7 @@ def trash_verb(arguments: argparse.Namespace) -> int:
             for session in back.sessions:
                 print(f"the conversation {clean(session)} is active again", file=sys.stderr)
         return 0
-    _list_trash(sweeper.listed(engine), as_json=arguments.json)
+    _list_trash(sweeper.listed(engine.workspaces, engine.state), as_json=arguments.json)
     return 0
 
 

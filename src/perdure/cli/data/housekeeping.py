@@ -75,7 +75,7 @@ class Housekeeping:
             ballast.make(spare=self._settings.disk_refuse_bytes)
 
     def _sweep(self) -> None:
-        if not due(self._engine):
+        if not due(self._engine.state):
             return
         now = self._engine.store.now()
         self._engine.store.thin_inbox(now - int(self._settings.gc_inbox * 1000), now - KNOWN_MS)

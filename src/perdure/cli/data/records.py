@@ -89,7 +89,7 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
             arguments.agent[0] if arguments.agent else chosen.agent, ref, lifetime_s=length
         )
     else:
-        key = live_key(engine, shelf_of(engine.store, arguments.agent), ref)
+        key = live_key(engine.store, shelf_of(engine.store, arguments.agent), ref)
         if arguments.what == "extend":
             session = service.extend(key.agent, key.scope, length)
         else:

@@ -54,7 +54,11 @@ def map_verb(arguments: argparse.Namespace) -> int:
                 f"there is no directory {arguments.place!r}, and no run of that name", error.hint
             ) from None
         assert run.workspace is not None
-        workspace, made, prompt = run.workspace, made_before(engine, run), run.spec.prompt
+        workspace, made, prompt = (
+            run.workspace,
+            made_before(engine.store, engine.workspaces, run),
+            run.spec.prompt,
+        )
     drawn = drawn_of(engine, workspace, arguments.prompt or prompt, made, arguments.tokens or 0)
     if arguments.json:
         print(

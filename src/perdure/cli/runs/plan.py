@@ -231,8 +231,8 @@ def _followed(
         ]
         reports = [report_of(engine.store, run) for run in runs]
         report, code = (
-            plans.report_of(engine.store, plan, probe_of(engine)),
-            plans.exit_code(engine, plan),
+            plans.report_of(engine.store, plan, probe_of(engine.state, engine.host)),
+            plans.exit_code(engine.store, plan),
         )
     if arguments.json:
         print(printed(report))

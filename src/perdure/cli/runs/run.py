@@ -166,7 +166,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
         from perdure.engine import service
 
         if not arguments.detach:
-            service.check_reachable(engine, spec)
+            service.check_reachable(engine.workspaces, spec)
         run = service.submit(
             engine, spec, Path.cwd(), files_of(arguments), include_changes=arguments.include_changes
         )
@@ -342,7 +342,7 @@ def followed(
         if arguments.detach:
             code = 0
         else:
-            code = service.exit_code(run, service.last_outcome(engine, run))
+            code = service.exit_code(run, service.last_outcome(engine.store, run))
         changes = "" if arguments.detach else changes_of(engine, report)
     if arguments.json:
         from perdure.model.codec import printed

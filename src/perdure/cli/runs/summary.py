@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
     from perdure.model.reports import RunReport
     from perdure.model.work import FileOfWork
+    from perdure.protocols import RunStore
 
 _STAT = late_pattern(
     rb"(\d+) files? changed(?:, (\d+) insertions?\(\+\))?(?:, (\d+) deletions?\(-\))?\s*\Z"
@@ -36,7 +37,7 @@ def changes_of(engine: Engine, report: RunReport) -> str:
     if place is None or place.backend is Backend.HERE:
         return ""  # changes in the user's own directory may not be the agent's
     with suppress(PerdureError, OSError):
-        counted = _recorded(engine, report, place)
+        counted = _recorded(engine.store, report, place)
         if counted is None:
             found = _STAT.search(service.diff(engine, report.id, stat=80))
             if found:
@@ -51,7 +52,7 @@ def changes_of(engine: Engine, report: RunReport) -> str:
     return ""
 
 
-def _recorded(engine: Engine, report: RunReport, place: Workspace) -> tuple[int, ...] | None:
+def _recorded(store: RunStore, report: RunReport, place: Workspace) -> tuple[int, ...] | None:
     """Return the numbers of changed files, added and removed lines from what is recorded of the
     attempts, so that git need not be asked; None where only git can tell.
 
@@ -60,7 +61,7 @@ def _recorded(engine: Engine, report: RunReport, place: Workspace) -> tuple[int,
     that commit is still HEAD and nothing else wrote into the workdir.
     """
     attempts = report.attempts
-    checkpoints = engine.store.checkpoints(report.id)
+    checkpoints = store.checkpoints(report.id)
     last = max(checkpoints, key=lambda each: each.number, default=None)
     if last is None or not attempts or (last.why, last.attempt) != ("end", attempts[-1].number):
         return None

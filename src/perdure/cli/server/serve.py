@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
     from perdure.engine.attempt.engine import EngineStore
     from perdure.forge.clients.connections import Forges
+    from perdure.host.volumes import Volumes
     from perdure.model import TaskRun, TaskSpec
+    from perdure.protocols import InboxStore
     from perdure.server.sockets import Listening
 
 LOOK_S = 0.5
@@ -173,7 +175,7 @@ def _serve(
         proxies = Proxies(chosen.serve_proxies)
         served = application(
             desk,
-            lambda: _problems(engine, wishes),
+            lambda: _problems(engine.store, engine.volumes, wishes),
             chosen.serve_hosts,
             parts.principals,
             routes(parts),
@@ -287,18 +289,18 @@ def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges
         page=lambda name: (
             f"{chosen.serve_public_url}/runs/{name}" if chosen.serve_public_url else ""
         ),
-        receipt=lambda run: _receipt(engine, chosen, run),
+        receipt=lambda run: _receipt(engine.store, chosen, run),
     )
     stack.enter_context(Poster(answering, say))
 
 
-def _receipt(engine: Engine, chosen: Settings, run: TaskRun) -> str:
+def _receipt(store: EngineStore, chosen: Settings, run: TaskRun) -> str:
     """Return a run's signed receipt for its comment, empty where the settings want none."""
     if chosen.receipts not in ("comment", "both"):
         return ""
     from perdure.engine.attestation.attachment import signed_receipt
 
-    return signed_receipt(engine.store, run, chosen.state)
+    return signed_receipt(store, run, chosen.state)
 
 
 def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:
@@ -311,14 +313,14 @@ def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) ->
         time.sleep(LOOK_S)
 
 
-def _problems(engine: Engine, wishes: Wishes) -> list[str]:
+def _problems(store: InboxStore, volumes: Volumes, wishes: Wishes) -> list[str]:
     """Return the reasons why no new work can be accepted; empty if it can."""
     found = ["perdure is draining"] if wishes.draining else []
     try:
-        engine.store.inbox(limit=1)
+        store.inbox(limit=1)
     except PerdureError as error:
         found.append(str(error))
-    if why := engine.volumes.crowded():
+    if why := volumes.crowded():
         found.append(why)
     return found
 

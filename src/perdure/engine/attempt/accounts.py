@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from perdure.engine.attempt.engine import Engine, is_passed
 from perdure.lateclass import late_pattern
 from perdure.model import Attempt, Parking, Seat, TaskRun
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.crashes import pause_ms
 from perdure.rules.lifecycle import limit_end
 
@@ -67,18 +67,18 @@ def seat_of(engine: Engine, run: TaskRun) -> Seat:
     )
 
 
-def parked_for(engine: Engine, seat: Seat) -> Parking | None:
+def parked_for(store: RunStore, seat: Seat) -> Parking | None:
     """Return the parking that delays a run with this seat; None if there is none. If there are
     several, return the one that ends last."""
     found = [
         p
-        for p in engine.store.parked()
+        for p in store.parked()
         if p.what in (seat.account, seat.agent) and p.model in ("", seat.model)
     ]
     return max(found, key=lambda parking: parking.until, default=None)
 
 
-def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
+def parkings(store: RunStore, run: TaskRun, attempt: Attempt, now: int) -> tuple[Parking, ...]:
     """Return what has to be parked after an attempt: its account, until a limit that the agent
     reported has ended; its agent, if it repeatedly fails to start."""
     found: list[Parking] = []
@@ -93,7 +93,7 @@ def parkings(engine: Engine, run: TaskRun, attempt: Attempt, now: int) -> tuple[
             f"{outcome.detail or 'a usage limit'} ({run.name})"
         )
         found.append(Parking(what=run.account, model=model, until=until, reason=reason))
-    pause = pause_ms([attempt, *engine.store.latest_attempts(run.spec.agent)], now)
+    pause = pause_ms([attempt, *store.latest_attempts(run.spec.agent)], now)
     if pause:
         reason = (
             f"{run.spec.agent} does not start; next try at {_clock(now + pause)}: "
@@ -110,19 +110,19 @@ def _clock(at: int) -> str:
     return "an unknown time"
 
 
-def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
+def wait_for(store: RunStore, run: TaskRun, seat: Seat) -> bool:
     """Return whether the run has to wait before it may be claimed. If it has to, store the reason
     once, with the end of the wait if that is known."""
-    parking = parked_for(engine, seat)
+    parking = parked_for(store, seat)
     if parking is not None:
-        engine.store.defer(run.id, parking.until, f"parked: {parking.reason}")
+        store.defer(run.id, parking.until, f"parked: {parking.reason}")
         return True
-    if seat.jobs and engine.store.seats_taken(seat.account) >= seat.jobs:
+    if seat.jobs and store.seats_taken(seat.account) >= seat.jobs:
         reason = (
             f"waits for its turn: {seat.jobs} of {seat.jobs} runs of account {seat.account} are "
             f"running"
         )
-    elif seat.rule_jobs and engine.store.seats_taken_under(seat.rule) >= seat.rule_jobs:
+    elif seat.rule_jobs and store.seats_taken_under(seat.rule) >= seat.rule_jobs:
         reason = (
             f"waits for its turn: {seat.rule_jobs} of {seat.rule_jobs} runs of the agent "
             f"{seat.rule} are running"
@@ -130,7 +130,7 @@ def wait_for(engine: Engine, run: TaskRun, seat: Seat) -> bool:
     else:
         return False
     if run.reason != reason:
-        engine.store.defer(run.id, run.run_after, reason)
+        store.defer(run.id, run.run_after, reason)
     return True
 
 

@@ -14,9 +14,10 @@ from dataclasses import field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from perdure.agents.transcripts import damaged, fingerprint, loaded
+from perdure.agents.transcripts import Copies, damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
+from perdure.host.redaction import Redactor
 from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
@@ -139,15 +140,15 @@ def _title(text: str) -> str:
     return " ".join(text[: 4 * TITLE].split())[:TITLE]
 
 
-def baseline_of(engine: Engine, session: Session) -> Baseline:
+def baseline_of(store: EngineStore, session: Session) -> Baseline:
     """Read what is known of a session, from all runs that share its conversation."""
-    runs = engine.store.runs_of(session.key)
-    histories = {run.id: engine.store.history(run.id, limit=HISTORY) for run in runs}
+    runs = store.runs_of(session.key)
+    histories = {run.id: store.history(run.id, limit=HISTORY) for run in runs}
     since = max((_taken_back_at(records) for records in histories.values()), default=0)
     rewound = max((_rewound_at(each, session.id) for each in histories.values()), default=0)
     attempts = []
     for run in runs:
-        for attempt in engine.store.attempts(run.id):
+        for attempt in store.attempts(run.id):
             if attempt.session_id == session.id and attempt.outcome is not None:
                 attempts.append((run, attempt))
     # A restore takes out of the conversation what any run had said before the restore.
@@ -319,7 +320,7 @@ def standing(
     there = {fingerprint(prompt.text) for prompt in driver.prompts(content)}
     ours = set(known.prompts)
     if copied is False:
-        ours |= _copied_prompts(engine, driver, session_id)
+        ours |= _copied_prompts(engine.copies, driver, session_id)
     if there and ours and not there & ours:
         return Standing.FOREIGN
     if changed:
@@ -327,18 +328,18 @@ def standing(
     return Standing.WHOLE
 
 
-def _copied_prompts(engine: Engine, driver: AgentDriver, session_id: str) -> set[str]:
+def _copied_prompts(copies: Copies, driver: AgentDriver, session_id: str) -> set[str]:
     try:
-        content = engine.copies.of(driver.name, session_id).read_bytes()
+        content = copies.of(driver.name, session_id).read_bytes()
     except OSError:
         return set()
     return {fingerprint(prompt.text) for prompt in driver.prompts(content)}
 
 
-def load(engine: Engine, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
+def load(redactor: Redactor, driver: AgentDriver, home: Path, content: bytes) -> Loaded | None:
     """Return the items that a resume would load from a transcript, without secrets, in the same
     redacted form as the journal."""
-    return loaded(driver, home, engine.redactor.bytes(content))
+    return loaded(driver, home, redactor.bytes(content))
 
 
 def shown_of(base: Loaded | None, now: Loaded, journal: Iterable[Journaled]) -> Shown:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY
 from perdure.lateclass import dataclass
 from perdure.model import Attempt, ReplyCosts, TaskRun, Usage
 from perdure.model.events import Summarised
+from perdure.protocols import RunStore
 from perdure.rules.pricing import cost, price_of
 from perdure.rules.reserve import Reserve, reserve
 
@@ -70,7 +71,7 @@ class Allowance:
         return bool(self.rest) and any(each.cut for each in self.costs)
 
 
-def allowance(engine: Engine, run: TaskRun, number: int = 0) -> Allowance:
+def allowance(store: RunStore, run: TaskRun, number: int = 0) -> Allowance:
     """Return what attempt `number`, or the next one, may cost. If nothing is left, a person has
     allowed one more attempt: it gets what is left without the reserve, or the full budget again.
 
@@ -80,25 +81,25 @@ def allowance(engine: Engine, run: TaskRun, number: int = 0) -> Allowance:
     budget = run.spec.budget_usd
     if not budget:
         return Allowance()
-    others = [attempt for attempt in engine.store.attempts(run.id) if attempt.number != number]
+    others = [attempt for attempt in store.attempts(run.id) if attempt.number != number]
     rest = budget - spent(others, run.spec.model)
     costs = tuple(attempt.costs for attempt in others)
     if rest - reserve(costs).usd <= LEAST:
         costs = ()
     rest = rest if rest > LEAST else budget
-    summary = dollars(spent_on_summary(engine, run, number), run.spec.model)
+    summary = dollars(spent_on_summary(store, run, number), run.spec.model)
     return Allowance(max(rest - summary, LEAST), costs)
 
 
-def left(engine: Engine, run: TaskRun, number: int = 0) -> float:
+def left(store: RunStore, run: TaskRun, number: int = 0) -> float:
     """Return the limit of attempt `number`, or of the next one, at its start, in dollars; 0: no
     limit."""
-    return allowance(engine, run, number).usd()
+    return allowance(store, run, number).usd()
 
 
-def spent_on_summary(engine: Engine, run: TaskRun, number: int) -> Usage:
+def spent_on_summary(store: RunStore, run: TaskRun, number: int) -> Usage:
     """Return the usage of the summary turn that this attempt asked of the previous conversation."""
-    records = engine.store.history(run.id, limit=HISTORY)
+    records = store.history(run.id, limit=HISTORY)
     spent = (
         record.event.usage
         for record in records

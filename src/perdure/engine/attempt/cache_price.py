@@ -23,7 +23,7 @@ from perdure.model import (
     Session,
     Start,
 )
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import can_compact
 from perdure.rules.pricing import PricedChoice, PromptCache, Way, choose, lifetime_s, price_of
 
@@ -61,7 +61,7 @@ def weigh(
             lost_session_id=live.id,
             reason=reason,
         )
-    if choice.way is Way.ASK and not _answered(engine, claim):
+    if choice.way is Way.ASK and not _answered(engine.store, claim):
         return replace(
             weighed,
             kind=Start.REFUSE,
@@ -89,11 +89,11 @@ def _choice(
     )
 
 
-def _answered(engine: Engine, claim: Claim) -> bool:
+def _answered(store: RunStore, claim: Claim) -> bool:
     """Return whether the previous attempt ended with this question. Then the person's retry is the
     answer."""
     last = next(
-        (a for a in reversed(engine.store.attempts(claim.run.id)) if a.number < claim.attempt), None
+        (a for a in reversed(store.attempts(claim.run.id)) if a.number < claim.attempt), None
     )
     return (
         last is not None

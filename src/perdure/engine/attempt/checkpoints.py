@@ -16,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.agents.transcripts import begins_with, fingerprint, prompts_since
+from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
@@ -43,6 +43,8 @@ from perdure.model.events import (
     PlaceLost,
     WorkSeen,
 )
+from perdure.protocols import RunStore
+from perdure.workspace import Workspaces
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -130,7 +132,7 @@ class Checkpointing:
 
     def _last(self, why: str) -> Checkpoint:
         engine, opened = self.engine, self.opened
-        against = began_with(engine, opened)
+        against = began_with(engine.store, opened)
 
         def save(number: int) -> Saved:
             saved, self.work = engine.workspaces.checkpoints.save_last(
@@ -184,7 +186,7 @@ def take(
     """
     session, attempt = opened.session, opened.attempt
     if not copied:
-        transcript = copy_conversation(engine, opened)
+        transcript = copy_conversation(engine.copies, opened)
     elif session is not None:
         transcript = opened.transcript(session.id)
     else:
@@ -200,7 +202,7 @@ def take(
         attempt=attempt.number,
         at=at,
         why=why,
-        workdir=(save or _save(engine, opened))(number),
+        workdir=(save or _save(engine.workspaces, engine.checkpoint_ignored, opened))(number),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
         context_version=_given(opened, session, transcript),
@@ -210,19 +212,21 @@ def take(
     )
 
 
-def _save(engine: Engine, opened: Opened) -> Callable[[int], Saved]:
-    return lambda number: engine.workspaces.checkpoints.save(
-        opened.workspace, number, ignored=engine.checkpoint_ignored
+def _save(
+    workspaces: Workspaces, checkpoint_ignored: str, opened: Opened
+) -> Callable[[int], Saved]:
+    return lambda number: workspaces.checkpoints.save(
+        opened.workspace, number, ignored=checkpoint_ignored
     )
 
 
-def began_with(engine: Engine, opened: Opened) -> Against:
+def began_with(store: RunStore, opened: Opened) -> Against:
     """Return the checkpoint with which the attempt's changes are compared: the one taken at the end
     of the previous work in the workdir, or one restored since."""
     from perdure.workspace import Against
 
     run, number = opened.claim.run, opened.attempt.number
-    records = engine.store.history(run.id, limit=HISTORY)
+    records = store.history(run.id, limit=HISTORY)
     left, foreign = 0, set[str]()
     for record in records:
         event = record.event
@@ -233,11 +237,11 @@ def began_with(engine: Engine, opened: Opened) -> Against:
             foreign |= {change.name for change in event.files}
         if record.attempt == number and isinstance(event, DriftSeen):
             foreign |= set(event.paths)
-    own = engine.store.checkpoints(run.id)
+    own = store.checkpoints(run.id)
     found = next((each for each in own if each.number == left), None)
     first = min((each.number for each in own), default=1)
     if found is None and first > 1:
-        found = _of_others(engine, opened)
+        found = _of_others(store, opened)
     return Against(
         number=found.number if found is not None else 0,
         commit=found.workdir.commit if found is not None else "",
@@ -247,22 +251,22 @@ def began_with(engine: Engine, opened: Opened) -> Against:
     )
 
 
-def _of_others(engine: Engine, opened: Opened) -> Checkpoint | None:
+def _of_others(store: RunStore, opened: Opened) -> Checkpoint | None:
     """Return the newest checkpoint that another run of the same workdir took before this
     attempt."""
     own = {opened.attempt.run}
-    runs = [run.id for run in engine.store.placed() if run.workspace.id == opened.workspace.id]
+    runs = [run.id for run in store.placed() if run.workspace.id == opened.workspace.id]
     found = [
         each
         for each in chain.from_iterable(
-            engine.store.checkpoints(run_id) for run_id in runs if run_id not in own
+            store.checkpoints(run_id) for run_id in runs if run_id not in own
         )
         if each.at <= opened.attempt.started
     ]
     return max(found, key=lambda each: each.number, default=None)
 
 
-def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
+def copy_conversation(copies: Copies, opened: Opened) -> Path | None:
     """Update perdure's own copy from the agent's transcript, and return the transcript's path.
     Return None, and keep the copy as it is, if there is no transcript or if it lacks something that
     was known."""
@@ -282,7 +286,7 @@ def copy_conversation(engine: Engine, opened: Opened) -> Path | None:
         there = prompts_since(opened.driver, transcript, None)
         if there and sent(opened) not in there:
             return None
-    if engine.copies.take(opened.driver, session.id, transcript):
+    if copies.take(opened.driver, session.id, transcript):
         return transcript
     return None
 
@@ -319,15 +323,13 @@ def _given(opened: Opened, session: Session | None, transcript: Path | None) -> 
     return session.context_version
 
 
-def last_of(engine: Engine, workspace: Workspace) -> Checkpoint | None:
+def last_of(store: RunStore, workspace: Workspace) -> Checkpoint | None:
     """Return the newest checkpoint of a workdir. Removed runs are ignored, because their
     checkpoints expire by age."""
     runs = [
-        run.id
-        for run in engine.store.placed()
-        if run.removed is None and run.workspace.id == workspace.id
+        run.id for run in store.placed() if run.removed is None and run.workspace.id == workspace.id
     ]
-    found = list(chain.from_iterable(engine.store.checkpoints(run_id) for run_id in runs))
+    found = list(chain.from_iterable(store.checkpoints(run_id) for run_id in runs))
     return max(found, key=lambda each: each.number, default=None)
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY
 from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
@@ -28,7 +28,7 @@ from perdure.model import (
     WhenFull,
 )
 from perdure.model.events import AnyEvent, Compacted, NotCompacted, RolledOver, SessionRetired
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import FillRules, asks_for_person, completed, measure, told
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ class Size:
 UNKNOWN = Size()
 
 
-def rules_of(engine: Engine, run: TaskRun) -> FillRules:
+def rules_of(context: FillRules, run: TaskRun) -> FillRules:
     """Return the user's settings, with the task's own policy."""
-    return engine.context.named(run.spec.when_full)
+    return context.named(run.spec.when_full)
 
 
 def fill_of(
-    engine: Engine, driver: AgentDriver, run: TaskRun, at: Snapshot | None, known: Fill | None
+    context: FillRules, driver: AgentDriver, run: TaskRun, at: Snapshot | None, known: Fill | None
 ) -> Fill | None:
     """Return the fill of a conversation as it was when the snapshot was taken; None if there is no
     transcript. Reads the transcript."""
@@ -63,22 +63,25 @@ def fill_of(
             content = file.read(at.size)
     except FileNotFoundError:  # the workdir or the agent's home was moved
         return None
-    return completed(driver.fill(content), known, run.spec.model, rules_of(engine, run))
+    return completed(driver.fill(content), known, run.spec.model, rules_of(context, run))
 
 
 def size_before(
-    engine: Engine, driver: AgentDriver, run: TaskRun, live: Session, at: Snapshot | None
+    store: RunStore,
+    context: FillRules,
+    driver: AgentDriver,
+    run: TaskRun,
+    live: Session,
+    at: Snapshot | None,
 ) -> Size:
     """Return the size of the conversation, with the step that is needed before it can go on."""
-    fill = fill_of(engine, driver, run, at, live.fill)
+    fill = fill_of(context, driver, run, at, live.fill)
     if fill is None:
         return UNKNOWN
-    last = _last(engine.store.attempts(run.id), live.id)
+    last = _last(store.attempts(run.id), live.id)
     number = last.number if last is not None else 0
     events = [
-        record.event
-        for record in engine.store.history(run.id, limit=HISTORY)
-        if record.attempt == number
+        record.event for record in store.history(run.id, limit=HISTORY) if record.attempt == number
     ]
     refused = (
         last is not None
@@ -92,7 +95,7 @@ def size_before(
     compacted = any(isinstance(event, Compacted) for event in events)
     in_vain = any(isinstance(event, NotCompacted) for event in events) or (exhausted and compacted)
     found = measure(
-        rules_of(engine, run),
+        rules_of(context, run),
         fill,
         compacts=driver.abilities.compacts,
         exhausted=exhausted,
@@ -133,10 +136,10 @@ def changes(
 
 
 def rolled_over(
-    engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, cause: str
+    context: FillRules, driver: AgentDriver, run: TaskRun, session: Session, cause: str
 ) -> list[AnyEvent]:
     """Return the journal events for a conversation that was rolled over to a new one."""
-    held = fill_of(engine, driver, run, session.snapshot, session.fill) or session.fill or Fill()
+    held = fill_of(context, driver, run, session.snapshot, session.fill) or session.fill or Fill()
     gone = RolledOver(session_id=session.id, tokens=held.tokens, window=held.window, cause=cause)
     return [gone, SessionRetired(session_id=session.id, cause=cause)]
 
@@ -175,7 +178,7 @@ class Sized:
 
 
 def size_after(
-    engine: Engine,
+    context: FillRules,
     opened: Opened,
     session: Session | None,
     windows: Mapping[str, int],
@@ -190,8 +193,8 @@ def size_after(
     instructions are too long.
     """
     run, driver = opened.claim.run, opened.driver
-    rules, known = rules_of(engine, run), session.fill if session is not None else None
-    was = fill_of(engine, driver, run, opened.attempt.before, known)
+    rules, known = rules_of(context, run), session.fill if session is not None else None
+    was = fill_of(context, driver, run, opened.attempt.before, known)
     path = opened.transcript(session.id) if session is not None else None
     hopeless = not answered and opened.asked.kind in (Start.FRESH, Start.REBUILD)
     if path is None:

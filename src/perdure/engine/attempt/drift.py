@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from contextlib import suppress
 
-from perdure.engine.attempt.engine import Engine
 from perdure.errors import PerdureError
 from perdure.lateclass import dataclass
 from perdure.model import KEEPSAKES, Checkpoint, Continuation, Rung, TaskRun
@@ -22,6 +21,8 @@ from perdure.model.events import (
     DriftSeen,
     Record,
 )
+from perdure.protocols import RunStore
+from perdure.workspace import Workspaces
 
 SHOWN = 20
 
@@ -44,11 +45,11 @@ NO_GROUND = Ground()
 
 
 def ground_of(
-    engine: Engine, run: TaskRun, asked: Continuation, records: Sequence[Record]
+    store: RunStore, run: TaskRun, asked: Continuation, records: Sequence[Record]
 ) -> Ground:
     """Return the state that the attempt starts from: the newest checkpoint of the run's work, or
     the one restored since, or the older one to which the conversation is taken back."""
-    by_number = {checkpoint.number: checkpoint for checkpoint in engine.store.checkpoints(run.id)}
+    by_number = {checkpoint.number: checkpoint for checkpoint in store.checkpoints(run.id)}
     number, restored = 0, None
     for record in records:
         match record.event:
@@ -67,7 +68,11 @@ def ground_of(
 
 
 def drift(
-    engine: Engine, run: TaskRun, ground: Ground, placed: Container[str] = ()
+    workspaces: Workspaces,
+    checkpoint_ignored: str,
+    run: TaskRun,
+    ground: Ground,
+    placed: Container[str] = (),
 ) -> DriftSeen | None:
     """Return the differences from the checkpoint; None if there are none, or if that cannot be
     determined. `placed`: names of files that perdure wrote."""
@@ -75,11 +80,11 @@ def drift(
         return None
     saved = ground.checkpoint.workdir
     with suppress(PerdureError):
-        differing = engine.workspaces.checkpoints.drift(
-            run.workspace, saved.commit, ignored=engine.checkpoint_ignored
+        differing = workspaces.checkpoints.drift(
+            run.workspace, saved.commit, ignored=checkpoint_ignored
         )
         names = [name for name in differing if name not in placed]
-        head = engine.workspaces.head(run.workspace)
+        head = workspaces.head(run.workspace)
         moved = bool(saved.head or head) and saved.head != head
         if names or moved:
             return DriftSeen(

@@ -251,9 +251,9 @@ class Engine:
         return {**passed, **named, **run.spec.env}
 
 
-def leftover_policy(engine: Engine, run: TaskRun) -> OnLeftover:
+def leftover_policy(on_leftover: OnLeftover, run: TaskRun) -> OnLeftover:
     """Return the policy for processes that the run's agent leaves running."""
-    return OnLeftover(run.spec.on_leftover or engine.on_leftover)
+    return OnLeftover(run.spec.on_leftover or on_leftover)
 
 
 def redacted(event: EventT, redactor: Redactor) -> EventT:

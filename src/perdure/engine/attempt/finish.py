@@ -61,7 +61,7 @@ from perdure.model.events import (
     TurnEnded,
 )
 from perdure.model.requests import AgentRequest
-from perdure.protocols import Ending, TellsRefusals
+from perdure.protocols import Ending, RunStore, TellsRefusals
 from perdure.rules.context_window import asks_for_person
 from perdure.rules.crashes import loop
 from perdure.rules.lifecycle import FREE, UNCOUNTED, Tally, decide, failed_by_itself
@@ -74,13 +74,13 @@ from perdure.rules.work_report import work_report
 def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
     """Store the end of the attempt and the run's next state. Return the run as it is then."""
     claim = opened.claim
-    watched.reading.ends.settle(*settle_refused(engine, opened))
+    watched.reading.ends.settle(*settle_refused(engine.store, opened))
     outcome = judge_turn(
         opened.driver.outcome(watched.exit, watched.reading.for_classifier()),
         watched.reading.ends,
         OnDenied(claim.run.spec.on_denied or engine.on_denied),
     )
-    if _refused_again(engine, opened, watched, outcome):
+    if _refused_again(engine.store, opened, watched, outcome):
         outcome = replace(outcome, kind=OutcomeKind.SESSION_BROKEN)
     requests = asked(engine, opened, outcome, watched.reading.ends)
     if requests and requests[0].parked:
@@ -88,14 +88,18 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
     for name in ("stdout", "stderr"):
         engine.redactor.file(opened.directory / name)
     sized = size_after(
-        engine, opened, watched.session, watched.reading.windows, answered=watched.reading.answered
+        engine.context,
+        opened,
+        watched.session,
+        watched.reading.windows,
+        answered=watched.reading.answered,
     )
     evidence = gather(opened, watched, engine.copies, outcome)
     evidence = replace(evidence, compactions=sized.compactions)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
     if evidence.prompt_found:
-        events += received_by_prompt(engine, claim)
+        events += received_by_prompt(engine.store, claim)
     broken = receipt is not None and receipt.verdict is Verdict.BROKEN
     # A lost machine explains a damaged transcript: the next attempt finds out what can still be
     # used. A refusal keeps the agent's own message.
@@ -138,7 +142,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         # still counts.
         costs = replace(costs, cut=())
         used = watched.meter.usage(watched.reading) if watched.reading.begun else NO_USAGE
-    usage = used + budget.spent_on_summary(engine, claim.run, claim.attempt)
+    usage = used + budget.spent_on_summary(engine.store, claim.run, claim.attempt)
     sessions = _sessions(engine, opened, watched, outcome, receipt, evidence)
     sessions = tuple(_sized(session, sized, outcome, claim) for session in sessions)
     checkpoints.end("end")
@@ -201,11 +205,11 @@ def close_unopened(
         for attempt in engine.store.attempts(claim.run.id)
         if attempt.number == claim.attempt
     )
-    summary = budget.spent_on_summary(engine, claim.run, claim.attempt)
+    summary = budget.spent_on_summary(engine.store, claim.run, claim.attempt)
     return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
 
 
-def _refused_again(engine: Engine, opened: Opened, watched: Watched, outcome: Outcome) -> bool:
+def _refused_again(store: RunStore, opened: Opened, watched: Watched, outcome: Outcome) -> bool:
     """Return whether the agent has refused to open the conversation, in words that its driver does
     not know, in this attempt and the one before. The first refusal may have had a temporary
     cause."""
@@ -213,10 +217,10 @@ def _refused_again(engine: Engine, opened: Opened, watched: Watched, outcome: Ou
     if not isinstance(driver, TellsRefusals) or asked.kind is not Start.RESUME:
         return False
     run, number = opened.claim.run, opened.claim.attempt
-    before = next((a for a in engine.store.attempts(run.id) if a.number == number - 1), None)
+    before = next((a for a in store.attempts(run.id) if a.number == number - 1), None)
     if before is None or before.outcome is None or before.continuation is None:
         return False
-    records = engine.store.history(run.id, limit=HISTORY)
+    records = store.history(run.id, limit=HISTORY)
     earlier = [each.event for each in records if each.attempt == before.number]
     same = before.continuation.session_id == asked.session_id
     unknown = failed_by_itself(outcome) and failed_by_itself(before.outcome)
@@ -304,7 +308,7 @@ def _sessions(
             session,
             state=state,
             cause=cause,
-            tasks=session.tasks + _is_new_task(engine, opened, session, evidence),
+            tasks=session.tasks + _is_new_task(engine.store, opened, session, evidence),
             context_version=opened.attempt.context_version if given else session.context_version,
             attempts=session.attempts + bool(evidence.answered),
             cwd=opened.workspace.path if given else session.cwd,
@@ -317,14 +321,14 @@ def _sessions(
     )
 
 
-def _is_new_task(engine: Engine, opened: Opened, session: Session, evidence: Evidence) -> bool:
+def _is_new_task(store: RunStore, opened: Opened, session: Session, evidence: Evidence) -> bool:
     """Return whether the run's prompt is in this conversation for the first time."""
     run = opened.claim.run
     return bool(evidence.prompt_found) and not any(
         attempt.session_id == session.id
         and attempt.receipt is not None
         and attempt.receipt.evidence.prompt_found
-        for attempt in engine.store.attempts(run.id)
+        for attempt in store.attempts(run.id)
         if attempt.number < opened.attempt.number
     )
 
@@ -410,20 +414,20 @@ def _finish(
         usage=spent,
         costs=costs,
         fill=fill,
-        work=_verdict(engine, ended, events),
+        work=_verdict(engine.store, ended, events),
         agent_version=version,
         sessions=sessions,
         events=events,
         requests=requests,
-        parkings=parkings(engine, claim.run, ended, now),
+        parkings=parkings(engine.store, claim.run, ended, now),
     )
     return engine.store.finish(claim, ending)
 
 
-def _verdict(engine: Engine, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
+def _verdict(store: RunStore, ended: Attempt, events: tuple[AnyEvent, ...]) -> str:
     """Return the verdict on the attempt's work, from the journal including the events about to be
     stored."""
-    records = engine.store.history(ended.run, limit=HISTORY)
+    records = store.history(ended.run, limit=HISTORY)
     coming = (Record(ended.run, 0, ended.number, 0, event) for event in events)
     return str(work_report(ended, [*records, *coming]).verdict or "")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from perdure.agents.transcripts import begins_with, prompts_since
 from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.context_fill import fill_of, rules_of
-from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of
+from perdure.engine.attempt.engine import Engine, EngineStore, leftover_policy, mark_of
 from perdure.engine.attempt.heartbeat import beat
 from perdure.engine.attempt.marks import known_marks
 from perdure.engine.attempt.message_places import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
-from perdure.engine.attempt.warm_agents import Idle, likeness
+from perdure.engine.attempt.warm_agents import Idle, WarmAgents, likeness
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (
@@ -31,8 +31,8 @@ from perdure.model import (
     Start,
 )
 from perdure.model.events import AgentLaunched, SessionPinned
-from perdure.protocols import TakesMessages
-from perdure.rules.context_window import compact_at
+from perdure.protocols import RunStore, TakesMessages
+from perdure.rules.context_window import FillRules, compact_at
 
 if TYPE_CHECKING:
     from perdure.engine.attempt.live_attempt import Opened
@@ -52,16 +52,20 @@ def start(
             beat(engine, opened.claim)
         opened.launch, opened.env = launch, own
         opened.process = (
-            (_next_turn(engine, opened, idle) if idle is not None else None)
-            or _first_turn(engine, opened)
-            or _alone(engine, opened)
+            (
+                _next_turn(engine.on_leftover, engine.warm, opened, idle)
+                if idle is not None
+                else None
+            )
+            or _first_turn(engine.on_leftover, engine.warm, opened)
+            or _alone(engine.grace_s, engine.on_leftover, opened)
         )
     except BaseException:
         for each in (idle, opened.idle):
             if each is not None:
                 each.kept.end()
         raise
-    _told(engine, opened)
+    _told(engine.store, opened)
 
 
 def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
@@ -74,12 +78,14 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
         home=str(opened.home),
         program=program,
         transcript=attempt.before.path if attempt.before else "",
-        compact_at=_compact_at(engine, opened),
-        budget_usd=left(engine, run, attempt.number),
-        marks=_marks(engine, opened),
+        compact_at=_compact_at(engine.context, opened),
+        budget_usd=left(engine.store, run, attempt.number),
+        marks=_marks(engine.store, opened),
         mark=mark_of(attempt),
-        requests=str(directory_of(engine, run.id))
-        if asks(engine, opened.driver, opened.claim, program.version)
+        requests=str(directory_of(engine.state, run.id))
+        if asks(
+            engine.on_denied, engine.request_expiry_s, opened.driver, opened.claim, program.version
+        )
         else "",
         answers=opened.answers,
         parked=opened.parked,
@@ -95,26 +101,28 @@ def _messages(opened: Opened) -> str:
     return ""
 
 
-def _marks(engine: Engine, opened: Opened) -> tuple[str, ...]:
+def _marks(store: EngineStore, opened: Opened) -> tuple[str, ...]:
     resumed = opened.asked.kind is Start.RESUME and opened.session is not None
     if opened.driver.abilities.transcripts or not resumed:
         return ()
     assert opened.session is not None
-    return known_marks(engine, opened.session)
+    return known_marks(store, opened.session)
 
 
-def _compact_at(engine: Engine, opened: Opened) -> CompactAt | None:
+def _compact_at(context: FillRules, opened: Opened) -> CompactAt | None:
     """Return the level at which the CLI compacts the conversation in this launch; None if it does
     not."""
-    run, rules = opened.claim.run, rules_of(engine, opened.claim.run)
+    run, rules = opened.claim.run, rules_of(context, opened.claim.run)
     known = opened.session.fill if opened.session is not None else None
-    fill = fill_of(engine, opened.driver, run, opened.attempt.before, known)
+    fill = fill_of(context, opened.driver, run, opened.attempt.before, known)
     if opened.driver.abilities.compacts:
         return compact_at(rules, fill, run.spec.model, now=opened.asked.compact)
     return None
 
 
-def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | None:
+def _next_turn(
+    on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opened, idle: Idle
+) -> process.Process | None:
     """Give the idle agent its next turn, if it has the settings with which a new one would be
     started, and return the turn. Otherwise end the agent and return None."""
     assert opened.launch is not None
@@ -126,7 +134,7 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
         and asked.session_id == idle.session_id
         and not asked.compact
     )
-    if same and _may_be_kept(engine, opened) and _has_seen_all(opened, idle):
+    if same and _may_be_kept(on_leftover, warm, opened) and _has_seen_all(opened, idle):
         like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
         if command is not None and like == idle.like:
             timeout_s = opened.claim.run.spec.timeout_s
@@ -139,12 +147,12 @@ def _next_turn(engine: Engine, opened: Opened, idle: Idle) -> process.Process | 
     return None
 
 
-def _may_be_kept(engine: Engine, opened: Opened) -> bool:
+def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opened) -> bool:
     """Return whether the agent of this launch may be kept. An agent goes idle only if nothing of
     its turn is left running, so a run that keeps leftovers or waits for them excludes it."""
     run = opened.claim.run
-    wanted = engine.warm is not None and engine.warm.wanted(opened.driver, run)
-    return wanted and leftover_policy(engine, run) is OnLeftover.END
+    wanted = warm is not None and warm.wanted(opened.driver, run)
+    return wanted and leftover_policy(on_leftover, run) is OnLeftover.END
 
 
 def _has_seen_all(opened: Opened, idle: Idle) -> bool:
@@ -161,19 +169,21 @@ def _has_seen_all(opened: Opened, idle: Idle) -> bool:
     return not prompts_since(opened.driver, Path(before.path), idle.seen)
 
 
-def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
+def _first_turn(
+    on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opened
+) -> process.Process | None:
     """Return the first turn of an agent that is to be kept; None if none is to be kept, or this
     launch needs its own process."""
     run, driver = opened.claim.run, opened.driver
     assert opened.launch is not None
     assert opened.lock_fd is not None
-    if not _may_be_kept(engine, opened) or engine.warm is None or driver.warm is None:
+    if not _may_be_kept(on_leftover, warm, opened) or warm is None or driver.warm is None:
         return None
     command = driver.warm.command(opened.launch)
     if command is None:
         return None
     opened.notes = command.notes
-    idle = engine.warm.start(_over(command, opened.env), opened.workspace, opened.env)
+    idle = warm.start(_over(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
     first = idle.kept.turn(
         opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd
@@ -182,7 +192,7 @@ def _first_turn(engine: Engine, opened: Opened) -> process.Process | None:
     return first
 
 
-def _alone(engine: Engine, opened: Opened) -> process.Process:
+def _alone(grace_s: float, on_leftover: OnLeftover, opened: Opened) -> process.Process:
     assert opened.launch is not None
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
@@ -197,9 +207,9 @@ def _alone(engine: Engine, opened: Opened) -> process.Process:
         env=opened.env,
         mark=mark_of(opened.attempt),
         deadline_s=opened.claim.run.spec.timeout_s,
-        grace_s=engine.grace_s,
+        grace_s=grace_s,
         lock_fd=opened.lock_fd,
-        leftover=leftover_policy(engine, opened.claim.run),
+        leftover=leftover_policy(on_leftover, opened.claim.run),
     )
 
 
@@ -210,7 +220,7 @@ def _over(command: Command, own: dict[str, str]) -> Command:
     )
 
 
-def _told(engine: Engine, opened: Opened) -> None:
+def _told(store: RunStore, opened: Opened) -> None:
     assert opened.process is not None
     turn = opened.idle.kept.turns if opened.idle is not None else 1
     events: list[AgentLaunched | SessionPinned] = [
@@ -219,7 +229,7 @@ def _told(engine: Engine, opened: Opened) -> None:
     if opened.session is not None and opened.asked.kind is not Start.RESUME:
         events.append(SessionPinned(session_id=opened.session.id))
     try:
-        engine.store.record(opened.claim, events)
+        store.record(opened.claim, events)
     except PerdureError:
         # The attempt is about to be recorded as not started, so no process of it may survive.
         opened.process.kill()

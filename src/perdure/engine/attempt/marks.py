@@ -6,7 +6,7 @@ Called by `launch`; the agent's replay is compared with them before the next pro
 
 from __future__ import annotations
 
-from perdure.engine.attempt.engine import HISTORY, Engine
+from perdure.engine.attempt.engine import HISTORY, EngineStore
 from perdure.model import Session
 from perdure.model.events import ItemsMarked
 
@@ -15,19 +15,19 @@ MOST = 2000
 of it."""
 
 
-def known_marks(engine: Engine, session: Session) -> tuple[str, ...]:
+def known_marks(store: EngineStore, session: Session) -> tuple[str, ...]:
     """Return the newest marks that a replay of the conversation has to hold, oldest first.
 
     A turn that was cut off counts only with its prompt, and only if the agent answered: it is not
     known whether the agent saved the rest.
     """
     found: list[str] = []
-    for run in engine.store.runs_of(session.key):
+    for run in store.runs_of(session.key):
         turns: dict[int, ItemsMarked] = {}
-        for record in engine.store.history(run.id, limit=HISTORY):
+        for record in store.history(run.id, limit=HISTORY):
             if isinstance(record.event, ItemsMarked) and record.event.session_id == session.id:
                 turns[record.attempt] = record.event
-        for attempt in engine.store.attempts(run.id):
+        for attempt in store.attempts(run.id):
             turn = turns.get(attempt.number)
             answered = attempt.receipt is not None and attempt.receipt.evidence.answered
             if turn is not None and (turn.ended or answered):

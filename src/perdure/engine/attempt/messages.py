@@ -17,7 +17,7 @@ from perdure.engine.attempt.message_places import directory_of, place
 from perdure.lateclass import dataclass
 from perdure.model import Claim
 from perdure.model.events import AnyEvent, MessageDelivered, MessageReceived
-from perdure.protocols import TakesMessages
+from perdure.protocols import RunStore, TakesMessages
 from perdure.rules.messages import newest_in
 
 LOOK_EVERY_S = 0.2
@@ -25,12 +25,12 @@ LOOK_EVERY_S = 0.2
 HOW = ("turn", "boundary")
 
 
-def received_by_prompt(engine: Engine, claim: Claim) -> list[AnyEvent]:
+def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
     """Return the events for the messages that the attempt's prompt had, which is in the
     conversation now."""
-    if not any(each.message for each in engine.store.contexts(claim.run.id)):
+    if not any(each.message for each in store.contexts(claim.run.id)):
         return []
-    records = engine.store.history(claim.run.id, limit=HISTORY)
+    records = store.history(claim.run.id, limit=HISTORY)
     own = [each.event for each in records if each.attempt == claim.attempt]
     given = [event for event in own if isinstance(event, MessageDelivered)]
     return [MessageReceived(event.version) for event in given if event.how == "prompt"]

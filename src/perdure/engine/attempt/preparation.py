@@ -43,7 +43,8 @@ from perdure.model.events import (
     SessionExpired,
     TranscriptMended,
 )
-from perdure.protocols import AgentDriver, Begun, TakesMessages
+from perdure.protocols import AgentDriver, Begun, RunStore, TakesMessages
+from perdure.rules.context_window import FillRules
 from perdure.rules.continuation.instructions import counting
 from perdure.rules.continuation.prompt import prompt
 from perdure.rules.placement import planned_since
@@ -77,14 +78,14 @@ def begin(
     now = engine.store.now()
     directory = engine.attempt_directory(claim)
     records = engine.store.history(run.id, limit=HISTORY)
-    ground = ground_of(engine, run, asked, records)
+    ground = ground_of(engine.store, run, asked, records)
     _put_in_place(engine, claim, driver, program, home, asked, ground)
     if asked.kind is Start.FORK:
         own_id = asked.fork_id
     else:
         own_id = asked.session_id
     if live is not None:
-        live = _staying(engine, claim, driver, asked, live, own_id, now)
+        live = _staying(engine.store, engine.context, claim, driver, asked, live, own_id, now)
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     if goes_on:
         before = snapshot(driver, locate(driver, home, asked.session_id, directory))
@@ -92,12 +93,12 @@ def begin(
         before = None
     if asked.kind is Start.FORK:
         engine.copies.take_line(driver, home, asked.session_id, directory)
-    seen = drift(engine, run, ground, planned_since(records))
+    seen = drift(engine.workspaces, engine.checkpoint_ignored, run, ground, planned_since(records))
     if seen is not None:
         engine.store.record(claim, [seen])
     _place_files(engine, claim, fresh=fresh)
     records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
-    between = _turns_between(driver, live, before) + _turns_since_lost(engine, claim, live)
+    between = _turns_between(driver, live, before) + _turns_since_lost(engine.store, claim, live)
     left = _came_from(driver, home, asked, live)
     heard = _heard(driver, asked, before)
     story = story_of(
@@ -144,7 +145,7 @@ def begin(
         )
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     (directory / "prompt.md").write_text(text, encoding="utf-8", errors="surrogatepass")
-    write_decisions(engine, run.id, answers)
+    write_decisions(engine.state, run.id, answers)
     attempt = engine.store.begin(
         claim,
         Begun(
@@ -241,7 +242,8 @@ def _keeps_rows(driver: AgentDriver, program: Program, home: Path, session_id: s
 
 
 def _staying(
-    engine: Engine,
+    store: RunStore,
+    context: FillRules,
     claim: Claim,
     driver: AgentDriver,
     asked: Continuation,
@@ -255,14 +257,14 @@ def _staying(
         expired = SessionExpired(
             session_id=live.id, expired=asked.expired, continuation=str(asked.kind)
         )
-        engine.store.record(claim, [expired])
+        store.record(claim, [expired])
     if asked.kind is Start.RESUME or live.id == own_id:
         return live
     if asked.rolls_over:
-        gone = rolled_over(engine, driver, claim.run, live, asked.reason)
+        gone = rolled_over(context, driver, claim.run, live, asked.reason)
     else:
         gone = []
-    engine.store.record(
+    store.record(
         claim, gone, replace(live, state=SessionState.RETIRED, cause=asked.reason, updated=now)
     )
     return None
@@ -401,10 +403,10 @@ def _put_mended(
     return put
 
 
-def _turns_since_lost(engine: Engine, claim: Claim, live: Session | None) -> int:
+def _turns_since_lost(store: RunStore, claim: Claim, live: Session | None) -> int:
     """Return the number of prompts of somebody else that were found when the previous attempt was
     closed, if nobody saw how that one ended."""
-    ended = [each for each in engine.store.attempts(claim.run.id) if each.number < claim.attempt]
+    ended = [each for each in store.attempts(claim.run.id) if each.number < claim.attempt]
     if live is None or not ended or ended[-1].session_id != live.id or ended[-1].receipt is None:
         return 0
     return ended[-1].receipt.evidence.turns_since

@@ -15,7 +15,8 @@ from perdure.engine.attempt.engine import Engine
 from perdure.errors import PerdureError
 from perdure.model import Claim, Context, Continuation, MapWhen, Start, TaskRun, Workspace
 from perdure.model.events import MapGiven, MapMissed
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
+from perdure.workspace import Workspaces
 
 if TYPE_CHECKING:
     from perdure.engine.project_map import Drawn
@@ -51,7 +52,7 @@ def map_for(
             engine,
             run.workspace,
             "\n".join(context.text for context in contexts),
-            made_before(engine, run),
+            made_before(engine.store, engine.workspaces, run),
         )
     except (PerdureError, OSError) as error:
         engine.store.record(claim, [MapMissed(reason=engine.redactor.text(str(error)))])
@@ -85,29 +86,27 @@ def drawn_of(
     return draw(rank(project, prompt, made), tokens or engine.map_tokens)
 
 
-def made_before(engine: Engine, run: TaskRun) -> dict[str, str]:
+def made_before(store: RunStore, workspaces: Workspaces, run: TaskRun) -> dict[str, str]:
     """Return which run added which file, by file name, from the checkpoints of runs in the same
     workdir or the same plan. The earliest run wins. A run is called by its task's name, if it has
     one."""
     assert run.workspace is not None
     made: dict[str, str] = {}
     saved: dict[str, tuple[Workspace, list[tuple[int, str, str]]]] = {}
-    for other in engine.store.placed():
+    for other in store.placed():
         if other.workspace.id != run.workspace.id and _plan(other.scope) != (
             _plan(run.scope) or None
         ):
             continue
-        if other.removed is None and (checkpoints := engine.store.checkpoints(other.id)):
-            task = engine.store.get(other.id).spec.labels.get("task", other.name)
+        if other.removed is None and (checkpoints := store.checkpoints(other.id)):
+            task = store.get(other.id).spec.labels.get("task", other.name)
             found = saved.setdefault(other.workspace.id, (other.workspace, []))[1]
             found += [(each.number, each.workdir.commit, task) for each in checkpoints]
     for workspace, found in saved.values():
         # Runs may take turns in a workdir: the last checkpoint of each turn counts.
         ends = [list(turn)[-1] for _, turn in groupby(sorted(found), key=lambda each: each[2])]
         try:
-            added = engine.workspaces.checkpoints.added(
-                workspace, [commit for _, commit, _ in ends]
-            )
+            added = workspaces.checkpoints.added(workspace, [commit for _, commit, _ in ends])
         except (PerdureError, OSError):
             # The run's workdir or its checkpoints are gone, so its files have no known origin.
             continue

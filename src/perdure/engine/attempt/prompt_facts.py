@@ -120,7 +120,7 @@ def story_of(
         earlier=_earlier(engine, run, ended, asked),
         restored=_restored(ground) or _lost_workdir(records),
         drift=_drift(drift, ground) if drift is not None else "",
-        files=_files(engine, claim, given, records),
+        files=_files(engine.state, claim, given, records),
         check=_check(left, ended, live if asked.kind in (Start.RESUME, Start.FORK) else None),
         unrecorded=_unrecorded(untold, open_tools),
         damaged=asked.shown.damaged if asked.shown is not None else 0,
@@ -263,7 +263,7 @@ def _drift(seen: DriftSeen, ground: Ground) -> str:
     )
 
 
-def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) -> str:
+def _files(state: Path, claim: Claim, given: int, records: Sequence[Record]) -> str:
     """Describe the changes of task files in this attempt, and those of versions that are not yet in
     the conversation. Of each name, only the last change is included."""
     gone = retired(records)
@@ -279,7 +279,7 @@ def _files(engine: Engine, claim: Claim, given: int, records: Sequence[Record]) 
         return ""
     from perdure.workspace.task_files import Contents, told
 
-    return told(tuple(news.values()), Contents(engine.state))
+    return told(tuple(news.values()), Contents(state))
 
 
 def _check(

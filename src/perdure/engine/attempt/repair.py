@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from perdure.agents.transcripts import Copies
 from perdure.agents.transcripts.copy_file import versions
 from perdure.engine.attempt.engine import Engine
 from perdure.lateclass import dataclass
@@ -53,7 +54,7 @@ def mend(
         return None
     complaint = _complaint(engine.store.attempts(claim.run.id), session_id)
     found: list[tuple[int, Path, Mended]] = []
-    for each in _candidates(engine, driver, home, session_id, own=own):
+    for each in _candidates(engine.copies, driver, home, session_id, own=own):
         mended = driver.mend(each.content, session_id, each.path.name, complaint)
         if mended.content is not None and (turns := len(driver.prompts(mended.content))):
             found.append((turns, each.path, mended))
@@ -74,7 +75,7 @@ def mend(
 
 
 def _candidates(
-    engine: Engine, driver: AgentDriver, home: Path, session_id: str, *, own: bool
+    copies: Copies, driver: AgentDriver, home: Path, session_id: str, *, own: bool
 ) -> Iterator[RepairCandidate]:
     """Yield the files in the agent's home, then perdure's newest copy and the copies that were
     moved aside. For an agent with an archive, its rows are the first."""
@@ -82,7 +83,7 @@ def _candidates(
     if rows is not None:
         yield RepairCandidate(Path(session_id), rows)
     remains = driver.remains(home, session_id) if own else ()
-    for path in [*remains, *versions(engine.copies.of(driver.name, session_id))]:
+    for path in [*remains, *versions(copies.of(driver.name, session_id))]:
         try:
             yield RepairCandidate(path, path.read_bytes())
         except OSError:

@@ -21,7 +21,7 @@ from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
-from perdure.protocols import AgentDriver, Asks, Parks, Untold
+from perdure.protocols import AgentDriver, Asks, Parks, RequestStore, Untold
 from perdure.rules.approvals import decide
 from perdure.rules.requests import digest, due, expired, questions, requests_of, told, used_up
 from perdure.rules.unfinished import OpenEnds
@@ -46,17 +46,19 @@ class Answers:
     prompt."""
 
 
-def directory_of(engine: Engine, run_id: str) -> Path:
+def directory_of(state: Path, run_id: str) -> Path:
     """Return the run's directory of requests."""
-    return engine.state / "runs" / run_id / "requests"
+    return state / "runs" / run_id / "requests"
 
 
-def asks(engine: Engine, driver: AgentDriver, claim: Claim, version: str) -> bool:
+def asks(
+    on_denied: OnDenied, request_expiry_s: float, driver: AgentDriver, claim: Claim, version: str
+) -> bool:
     """Return whether the run's agent, of this version, may ask a person."""
     spec = claim.run.spec
-    policy = OnDenied(spec.on_denied or engine.on_denied)
+    policy = OnDenied(spec.on_denied or on_denied)
     return (
-        bool(engine.request_expiry_s)
+        bool(request_expiry_s)
         and isinstance(driver, Asks)
         and policy is OnDenied.ASK
         and spec.permissions is not Permissions.READ
@@ -79,7 +81,7 @@ def answers_for(
     requests = [expired(each, now) for each in engine.store.requests(claim.run.id)]
     if not requests:
         return Answers()
-    directory = directory_of(engine, claim.run.id)
+    directory = directory_of(engine.state, claim.run.id)
     spent = _spent(directory, requests)
     given = [
         each
@@ -132,10 +134,10 @@ def _spent(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
     )
 
 
-def write_decisions(engine: Engine, run_id: str, answers: Answers) -> None:
+def write_decisions(state: Path, run_id: str, answers: Answers) -> None:
     """Put the answers where the agent's hook finds them, and remove the marks of earlier
     attempts; those of used answers stay."""
-    directory = directory_of(engine, run_id)
+    directory = directory_of(state, run_id)
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     for name in ("asked", "parked", "armed"):
         (directory / name).unlink(missing_ok=True)
@@ -161,23 +163,21 @@ def _decision(request: AgentRequest) -> dict[str, object]:
     }
 
 
-def resumed_calls(engine: Engine, opened: Opened) -> list[ToolStarted]:
+def resumed_calls(store: RequestStore, opened: Opened) -> list[ToolStarted]:
     """Return the calls that waited in the conversation and that this attempt goes on with."""
     number = opened.attempt.number
     return [
         ToolStarted(each.call, each.tool, each.summary)
-        for each in engine.store.requests(opened.claim.run.id)
+        for each in store.requests(opened.claim.run.id)
         if each.parked and each.given == number
     ]
 
 
-def settle_refused(engine: Engine, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:
+def settle_refused(store: RequestStore, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:
     """Return the calls that a person has denied, by id and by tool and main argument. A denied call
     that did not run is not unfinished work."""
     requests = [
-        each
-        for each in engine.store.requests(opened.claim.run.id)
-        if each.answer is AnswerKind.DENY
+        each for each in store.requests(opened.claim.run.id) if each.answer is AnswerKind.DENY
     ]
     return {each.call for each in requests}, {(each.tool, each.summary) for each in requests}
 
@@ -189,10 +189,12 @@ def asked(
     claim, driver = opened.claim, opened.driver
     if outcome.kind is not OutcomeKind.NEEDS_INPUT:
         return ()
-    if not asks(engine, driver, claim, opened.attempt.agent_version):
+    if not asks(
+        engine.on_denied, engine.request_expiry_s, driver, claim, opened.attempt.agent_version
+    ):
         return ()
     assert isinstance(driver, Asks)
-    directory = directory_of(engine, claim.run.id)
+    directory = directory_of(engine.state, claim.run.id)
     ids = ends.open_ids()
     calls = [
         each

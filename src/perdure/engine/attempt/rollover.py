@@ -34,7 +34,7 @@ from perdure.model import (
     Usage,
 )
 from perdure.model.events import AttemptStarted, Record, Said, Summarised
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import HANDOVER
 
 TURN = "summary"
@@ -56,7 +56,7 @@ def ask(
 ) -> Session:
     """Ask for the summary, store the answer, and return the session as it is then. Raises
     NotStarted if a person's stop or the supervisor's end interrupted it."""
-    launch = _launch(engine, claim, program, home, live)
+    launch = _launch(engine.store, claim, program, home, live)
     if why_not := driver.refuse(launch):
         engine.store.record(claim, [Summarised(session_id=live.id, text="", reason=why_not)])
         return live
@@ -97,7 +97,7 @@ def ask(
     return live
 
 
-def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Session) -> Launch:
+def _launch(store: RunStore, claim: Claim, program: Program, home: Path, live: Session) -> Launch:
     assert claim.run.workspace is not None
     return Launch(
         spec=replace(claim.run.spec, permissions=Permissions.READ, prompt=HANDOVER),
@@ -106,7 +106,7 @@ def _launch(engine: Engine, claim: Claim, program: Program, home: Path, live: Se
         cwd=claim.run.workspace.path,
         home=str(home),
         program=program,
-        budget_usd=left(engine, claim.run),
+        budget_usd=left(store, claim.run),
         mark=mark_of_number(claim.run.id, claim.attempt),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from glob import escape
 from pathlib import Path
 
-from perdure.agents.transcripts import fingerprint, locate, snapshot
+from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
 from perdure.agents.transcripts.copies import UNUSABLE as MOVED
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt import cache_price
@@ -34,6 +34,7 @@ from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.errors import PerdureError
 from perdure.host import process
+from perdure.host.redaction import Redactor
 from perdure.lateclass import dataclass
 from perdure.model import (
     RESET,
@@ -54,7 +55,7 @@ from perdure.model import (
     Verdict,
 )
 from perdure.model.events import CheckpointRestored, CollisionSeen
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.context_window import told
 from perdure.rules.continuation import UNFIT, Situation, choose, leaves
 from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
@@ -106,12 +107,12 @@ def decide(
     else:
         path = None
     transcript = snapshot(driver, path)
-    known = baseline_of(engine, live) if live else NOTHING_KNOWN
-    copy = _copy(engine, claim, driver, home, live.id) if live else None
+    known = baseline_of(engine.store, live) if live else NOTHING_KNOWN
+    copy = _copy(engine.copies, claim, driver, home, live.id) if live else None
     tried = failed
     doubted: frozenset[Rung] = frozenset()
     if live:
-        since = _since_restore(engine, run.id)
+        since = _since_restore(engine.store, run.id)
         archived = driver.archive is not None
         tried |= _rungs_tried(since, live.id, transcript, copy, archived=archived)
         doubted = _rungs_doubted(since, live.id, transcript, copy)
@@ -145,7 +146,7 @@ def decide(
         handed_over=_other_agent(engine.store.attempts(run.id), run.spec.agent),
     )
     if live:
-        size = size_before(engine, driver, run, live, situation.transcript)
+        size = size_before(engine.store, engine.context, driver, run, live, situation.transcript)
     else:
         size = UNKNOWN
     if size.fill is not None:
@@ -169,7 +170,7 @@ def decide(
         situation = replace(situation, tried=tried)
         continuation = choose(situation)
     if live and lost and continuation.kind is not Start.RESUME and Rung.CHECKPOINT not in tried:
-        older = _older(engine, run.id, driver, live)
+        older = _older(engine.store, engine.copies, run.id, driver, live)
         if older:
             continuation = choose(replace(situation, checkpoint=older))
     if live and size.fill is not None and cache_price.goes_on(continuation):
@@ -210,11 +211,13 @@ def _held_against(
     the items that the agent will load from the transcript."""
     try:
         content = _content(engine, claim, driver, home, asked)
-        now = load(engine, driver, home, content)
+        now = load(engine.redactor, driver, home, content)
         base = None
         others: tuple[Item, ...] = ()
         if now is not None:
-            base = _loaded_before(engine, driver, home, asked, session, content)
+            base = _loaded_before(
+                engine.copies, engine.redactor, driver, home, asked, session, content
+            )
         if now is not None and not asked.fork_at:
             whole = base or now
             added = _with_others(engine, claim, driver, home, asked, session, content, whole)
@@ -259,7 +262,8 @@ def _content(
 
 
 def _loaded_before(
-    engine: Engine,
+    copies: Copies,
+    redactor: Redactor,
     driver: AgentDriver,
     home: Path,
     asked: Continuation,
@@ -269,14 +273,14 @@ def _loaded_before(
     """Return what the agent would have loaded when perdure last saw the transcript; None if nothing
     changed."""
     if asked.rung in (Rung.REPAIRED, Rung.CHECKPOINT):
-        copy = engine.copies.of(driver.name, asked.session_id)
+        copy = copies.of(driver.name, asked.session_id)
         if copy.is_file():
-            return load(engine, driver, home, copy.read_bytes())
+            return load(redactor, driver, home, copy.read_bytes())
         return None
     seen = session.snapshot
     if asked.rung is Rung.COPY or seen is None or seen.size >= len(content):
         return None
-    return load(engine, driver, home, content[: seen.size])
+    return load(redactor, driver, home, content[: seen.size])
 
 
 def _with_others(
@@ -300,11 +304,11 @@ def _with_others(
     # Gemini CLI 0.61.0 replaces all messages of a transcript that it cannot read, and a restore may
     # have been cut off. Therefore the transcripts that were given to refusing agents are searched,
     # too.
-    for given in _given_in_vain(_since_restore(engine, claim.run.id), asked.session_id):
+    for given in _given_in_vain(_since_restore(engine.store, claim.run.id), asked.session_id):
         found += _still_there(given, path)
     for each in dict.fromkeys(found):
-        strange = _strange(engine, driver, each, content, session.prompts)
-        there = load(engine, driver, home, each) if strange else None
+        strange = _strange(engine.redactor, driver, each, content, session.prompts)
+        there = load(engine.redactor, driver, home, each) if strange else None
         base = with_added(known, there, strange) if there is not None else None
         if base is not None:
             return base
@@ -324,14 +328,14 @@ def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
 
 
 def _strange(
-    engine: Engine, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
+    redactor: Redactor, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
 ) -> frozenset[str]:
     """Return the marks of prompts in a transcript that are from another program and not in the
     copy. `prompts`: the marks of the prompts that perdure sent."""
     # The copy is redacted, while perdure's marks of sent prompts are of the original text. So both
     # marks of each prompt are compared.
     sent = [fingerprint(each.text) for each in driver.prompts(found)]
-    there = [fingerprint(each.text) for each in driver.prompts(engine.redactor.bytes(found))]
+    there = [fingerprint(each.text) for each in driver.prompts(redactor.bytes(found))]
     kept = {fingerprint(each.text) for each in driver.prompts(copy)}
     ours = kept.union(prompts)
     strange = [mark for mark, own in zip(there, sent, strict=False) if not ours & {mark, own}]
@@ -396,7 +400,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
     records = engine.store.sessions(spec.forks)
     session = next((each for each in records if each.key.agent == driver.name), None)
     if session is not None:
-        known = baseline_of(engine, session)
+        known = baseline_of(engine.store, session)
     else:
         known = NOTHING_KNOWN
     found = standing(engine, driver, home, spec.forks, path, known)
@@ -430,11 +434,11 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
 
 
 def _copy(
-    engine: Engine, claim: Claim, driver: AgentDriver, home: Path, session_id: str
+    copies: Copies, claim: Claim, driver: AgentDriver, home: Path, session_id: str
 ) -> Snapshot | None:
     """Return a snapshot of perdure's own copy; None if the copy is too damaged to tell where it
     belongs."""
-    copy = engine.copies.of(driver.name, session_id)
+    copy = copies.of(driver.name, session_id)
     try:
         if driver.archive is None and claim.run.workspace is not None and copy.exists():
             driver.place(home, session_id, Path(claim.run.workspace.path), copy)
@@ -443,10 +447,10 @@ def _copy(
     return snapshot(driver, copy)
 
 
-def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
+def _since_restore(store: RunStore, run_id: str) -> Sequence[Attempt]:
     """Return the attempts since the last restore: earlier ones say nothing about the restored
     conversation."""
-    events = [record.event for record in engine.store.history(run_id, limit=HISTORY)]
+    events = [record.event for record in store.history(run_id, limit=HISTORY)]
     last = max(
         (
             event.attempts
@@ -455,18 +459,18 @@ def _since_restore(engine: Engine, run_id: str) -> Sequence[Attempt]:
         ),
         default=0,
     )
-    return [attempt for attempt in engine.store.attempts(run_id) if attempt.number > last]
+    return [attempt for attempt in store.attempts(run_id) if attempt.number > last]
 
 
-def _older(engine: Engine, run_id: str, driver: AgentDriver, live: Session) -> int:
+def _older(store: RunStore, copies: Copies, run_id: str, driver: AgentDriver, live: Session) -> int:
     """Return the newest checkpoint whose conversation differs from the newest copy and has a prompt
     in it; 0 if there is none."""
-    newest = engine.copies.parts(driver, live.id)[:1]
-    for checkpoint in reversed(engine.store.checkpoints(run_id)):
+    newest = copies.parts(driver, live.id)[:1]
+    for checkpoint in reversed(store.checkpoints(run_id)):
         main = checkpoint.conversation[:1]
         if checkpoint.session_id != live.id or not main or main == newest:
             continue
-        path = engine.copies.find(driver.name, main[0])
+        path = copies.find(driver.name, main[0])
         if path is not None and driver.prompts(path.read_bytes()[: main[0].size]):
             return checkpoint.number
     return 0

@@ -54,7 +54,7 @@ from perdure.model.events import (
     ToolEnded,
     UsageCounted,
 )
-from perdure.protocols import Archive, GoesOn, Untold
+from perdure.protocols import Archive, GoesOn, RunStore, Untold
 
 TICK_S = 0.04
 RECKONED_S = 0.1
@@ -236,7 +236,7 @@ class _Watch:
         contains the prompt."""
         session = self.opened.session
         try:
-            transcript = copy_conversation(self.engine, self.opened)
+            transcript = copy_conversation(self.engine.copies, self.opened)
         except PerdureError as error:
             # A full disk is no reason to stop an agent that can go on: the copy is tried again at
             # the end of the attempt.
@@ -332,7 +332,10 @@ class _Watch:
         patience = self.opened.claim.run.spec.stall_s * (
             TOOL_PATIENCE if self.reading.open_tools else 1
         )
-        if self.over and leftover_policy(self.engine, self.opened.claim.run) is OnLeftover.WAIT:
+        if (
+            self.over
+            and leftover_policy(self.engine.on_leftover, self.opened.claim.run) is OnLeftover.WAIT
+        ):
             patience = 0.0
         if patience and now - self.heard > patience:
             self.stop("stalled")
@@ -357,7 +360,7 @@ class _Watch:
             self.over = 0.0
             return
         self.over = self.over or now
-        policy = leftover_policy(self.engine, self.opened.claim.run)
+        policy = leftover_policy(self.engine.on_leftover, self.opened.claim.run)
         if now - self.over < OVER_S or now - self.surveyed < LEFT_EVERY_S:
             return
         self.surveyed = now
@@ -435,7 +438,7 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         engine,
         opened,
         lines,
-        _already_written(engine, opened),
+        _already_written(engine.store, opened),
         checkpoints,
         meter,
         MessageWatch(engine, opened),
@@ -445,13 +448,13 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         metered=now,
     )
     run.messages.begin()
-    run.allowed = allowance(engine, opened.claim.run, opened.attempt.number)
+    run.allowed = allowance(engine.store, opened.claim.run, opened.attempt.number)
     run.budget = run.allowed.usd()
     if opened.idle is not None:
         run.turn = Turn(engine, opened, opened.idle)
     else:
         run.turn = None
-    for call in resumed_calls(engine, opened):
+    for call in resumed_calls(engine.store, opened):
         # The CLI prints only the result of a call that waited in the conversation. So perdure adds
         # the beginning of the call before the first line in every reading, so that an adopted
         # attempt counts the same events.
@@ -476,7 +479,7 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
     if run.turn is not None:
         run.pending.append(run.turn.ended(end))
     if opened.process is not None:
-        keep = leftover_policy(engine, opened.claim.run) is OnLeftover.KEEP
+        keep = leftover_policy(engine.on_leftover, opened.claim.run) is OnLeftover.KEEP
         found, count = opened.process.left_behind()
         run.tell_left(found, count, keep=keep)
     _read_to_the_end(run)
@@ -549,11 +552,11 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
         run.reading.absorb(ReplySeen(reply))
 
 
-def _already_written(engine: Engine, opened: Opened) -> int:
+def _already_written(store: RunStore, opened: Opened) -> int:
     """Return how many events of this attempt's agent are already in the journal."""
     if not opened.adopted:
         return 0
-    records = engine.store.history(opened.claim.run.id, limit=1_000_000)
+    records = store.history(opened.claim.run.id, limit=1_000_000)
     return sum(
         record.attempt == opened.claim.attempt and is_agents(record.event) for record in records
     )

@@ -18,7 +18,7 @@ from perdure.engine.attempt.heartbeat import followed
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.errors import PerdureError
 from perdure.host import process
-from perdure.host.redaction import TELLING
+from perdure.host.redaction import TELLING, Redactor
 from perdure.lateclass import dataclass
 from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind, TaskRun
 from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
@@ -160,7 +160,7 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
         output_cap=LOG_CAP,
     )
     end, _ = followed(engine, opened.claim, running)
-    return _Checked(end, said_in(engine, directory, end), process.boottime() - began)
+    return _Checked(end, said_in(engine.redactor, directory, end), process.boottime() - began)
 
 
 def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
@@ -188,13 +188,13 @@ def _directory(opened: Opened) -> Path:
     return directory
 
 
-def said_in(engine: Engine, directory: Path, end: Exit) -> str:
+def said_in(redactor: Redactor, directory: Path, end: Exit) -> str:
     """Return the output of a command that has ended, safe to show. The text is redacted once more,
     because an escape sequence in the middle of a secret hides the secret in the file but not in the
     text."""
     for name in ("stdout", "stderr"):
-        engine.redactor.file(directory / name)
-    return engine.redactor.text(_read(directory / "stdout") or end.stderr_tail)
+        redactor.file(directory / name)
+    return redactor.text(_read(directory / "stdout") or end.stderr_tail)
 
 
 def _read(log: Path) -> str:

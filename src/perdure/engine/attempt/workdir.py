@@ -23,6 +23,7 @@ from perdure.model.events import (
     WorkdirLost,
     WorkdirSwept,
 )
+from perdure.protocols import RunStore
 from perdure.workspace.locks import make_private, write
 
 MARK = "half-back"
@@ -30,11 +31,11 @@ MARK = "half-back"
 files are restored."""
 
 
-def cleaned_up(engine: Engine, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
+def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None:
     """Return the event of the clean-up that removed the workdir; None if it was brought back or
     reset since."""
     ended = (CleanedUp, WorkdirSwept, BroughtBack, RunReset)
-    told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
+    told = [record.event for record in store.history(run.id, limit=HISTORY)]
     last = next((event for event in reversed(told) if isinstance(event, ended)), None)
     if isinstance(last, CleanedUp | WorkdirSwept):
         return last
@@ -48,18 +49,18 @@ def bring_back(engine: Engine, run: TaskRun) -> bool:
     If killed in between, the next call completes it. Raises WorkspaceError, GitFailed, and Conflict
     while a process uses it.
     """
-    place, mark = run.workspace, _mark(engine, run)
+    place, mark = run.workspace, _mark(engine.state, run)
     if place is None or (os.path.lexists(place.path) and not mark.exists()):
         return False
-    gone = cleaned_up(engine, run)
+    gone = cleaned_up(engine.store, run)
     if gone is not None and _taken_back(engine, run, place):
         return True
-    lost = gone is None and _worked_here(engine, run, place)
+    lost = gone is None and _worked_here(engine.store, run, place)
     checkpoint = None
     if gone is not None:
-        checkpoint = _checkpoint(engine, run, place, gone.checkpoint)
+        checkpoint = _checkpoint(engine.store, run, place, gone.checkpoint)
     elif lost:
-        checkpoint = _newest(engine, run, place)
+        checkpoint = _newest(engine.store, run, place)
     if checkpoint is None:
         mark.unlink(missing_ok=True)
         if lost:
@@ -102,7 +103,7 @@ def take_back(engine: Engine, run: TaskRun) -> bool:
     """Bring the workdir back from the trash, if a clean-up moved it there, and return whether it
     did. Checkpoints are not used. The caller holds its lock. Raises WorkspaceError."""
     place = run.workspace
-    if place is None or os.path.lexists(place.path) or cleaned_up(engine, run) is None:
+    if place is None or os.path.lexists(place.path) or cleaned_up(engine.store, run) is None:
         return False
     return _taken_back(engine, run, place)
 
@@ -111,42 +112,42 @@ def _taken_back(engine: Engine, run: TaskRun, place: Workspace) -> bool:
     if not engine.workspaces.take_back(place, run.id):
         return False
     engine.store.tell_run(run.id, [BroughtBack(place=place.path)])
-    _mark(engine, run).unlink(missing_ok=True)
+    _mark(engine.state, run).unlink(missing_ok=True)
     return True
 
 
-def _checkpoint(engine: Engine, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
+def _checkpoint(store: RunStore, run: TaskRun, place: Workspace, number: int) -> Checkpoint | None:
     """Return the checkpoint of the workdir with this number, which another run in the same workdir
     may have taken; None if there is none."""
-    own = [each for each in engine.store.checkpoints(run.id) if each.number == number]
-    found = own or [each for each in engine.store.checkpoints() if each.number == number]
+    own = [each for each in store.checkpoints(run.id) if each.number == number]
+    found = own or [each for each in store.checkpoints() if each.number == number]
     return next(
         (each for each in found if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")),
         None,
     )
 
 
-def _worked_here(engine: Engine, run: TaskRun, place: Workspace) -> bool:
+def _worked_here(store: RunStore, run: TaskRun, place: Workspace) -> bool:
     """Return whether an attempt of the run used the workdir, and no reset cleared it since."""
     if place.backend is Backend.HERE:
         return False
     reset = 0
-    for record in engine.store.history(run.id, limit=HISTORY):
+    for record in store.history(run.id, limit=HISTORY):
         if isinstance(record.event, RunReset):
             reset = record.at
-    begun = [each for each in engine.store.attempts(run.id) if each.continuation is not None]
+    begun = [each for each in store.attempts(run.id) if each.continuation is not None]
     return any(each.started >= reset for each in begun)
 
 
-def _newest(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None:
+def _newest(store: RunStore, run: TaskRun, place: Workspace) -> Checkpoint | None:
     """Return the run's newest checkpoint of this workdir, or the restored one if a restore came
     last."""
     mine = [
         each
-        for each in engine.store.checkpoints(run.id)
+        for each in store.checkpoints(run.id)
         if each.workdir.ref.rpartition("/")[0].endswith(f"/{place.id}")
     ]
-    for record in reversed(engine.store.history(run.id, limit=HISTORY)):
+    for record in reversed(store.history(run.id, limit=HISTORY)):
         match record.event:
             case CheckpointRestored(number=number):
                 return next((each for each in mine if each.number == number), None)
@@ -158,5 +159,5 @@ def _newest(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | None
     return max(taken, key=lambda each: each.number, default=None)
 
 
-def _mark(engine: Engine, run: TaskRun) -> Path:
-    return engine.state / "runs" / run.id / MARK
+def _mark(state: Path, run: TaskRun) -> Path:
+    return state / "runs" / run.id / MARK

@@ -33,9 +33,10 @@ from perdure.model import (
     TaskSpec,
     Workspace,
 )
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore, SessionStore
 from perdure.rules.run_names import suggest
 from perdure.rules.run_titles import title_of_run
+from perdure.workspace import Workspaces
 
 GO_ON = (
     "Go on with the task above in this copy of the working directory. Look first at what is "
@@ -72,13 +73,13 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     parent = service.at_rest(engine, engine.store.get(ref), "there is no single state to fork")
     driver = engine.driver(parent.spec.agent)
     if wanted.checkpoint:
-        checkpoint = checkpoints.chosen(engine, parent, wanted.checkpoint)
+        checkpoint = checkpoints.chosen(engine.store, parent, wanted.checkpoint)
     else:
         checkpoint = None
-    session = _session(engine, parent, checkpoint)
+    session = _session(engine.store, parent, checkpoint)
     prompt = wanted.prompt or GO_ON
     service.check_prompt(prompt, driver.abilities.max_prompt_bytes)
-    name = _name(engine, wanted.name)
+    name = _name(engine.store, wanted.name)
     spec = replace(
         parent.spec,
         prompt=prompt,
@@ -98,10 +99,10 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
     fd = engine.workspaces.lock(source, f"perdure fork {parent.name}")
     try:
         head = checkpoint.workdir.head if checkpoint is not None else ""
-        spec = _placed(engine, spec, source, wanted.branch, wanted.task or name, head)
+        spec = _placed(engine.workspaces, spec, source, wanted.branch, wanted.task or name, head)
         target = engine.workspaces.plan(spec, name, Path(source.path))
         if wanted.id:
-            _clear(engine, target, name)
+            _clear(engine.store, engine.workspaces, target, name)
         _refuse(engine, driver, session, spec, target)
         named = (wanted.id or uuid.uuid4().hex, name)
         return _make(engine, spec, named, source, target, checkpoint, wanted.given)
@@ -109,14 +110,12 @@ def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
         os.close(fd)
 
 
-def _session(engine: Engine, parent: TaskRun, checkpoint: Checkpoint | None) -> Session:
+def _session(store: SessionStore, parent: TaskRun, checkpoint: Checkpoint | None) -> Session:
     """Return the conversation to fork. Raises NotFound."""
     key = SessionKey(parent.spec.agent, parent.scope)
-    live = engine.store.session(key)
+    live = store.session(key)
     if checkpoint is not None and (live is None or checkpoint.session_id != live.id):
-        lineage = [
-            session for session in engine.store.lineage(key) if session.id == checkpoint.session_id
-        ]
+        lineage = [session for session in store.lineage(key) if session.id == checkpoint.session_id]
         live = lineage[-1] if lineage else None
     if live is None:
         if checkpoint is not None:
@@ -166,7 +165,7 @@ def _turn_of(engine: Engine, driver: AgentDriver, parent: TaskRun, checkpoint: C
     return len(driver.prompts(path.read_bytes()[: main.size]))
 
 
-def _name(engine: Engine, wanted: str) -> str:
+def _name(store: RunStore, wanted: str) -> str:
     """Return a free name. Raises Conflict if the requested one is taken, UsageError if it is not
     valid."""
     if wanted and not service.NAME.fullmatch(wanted):
@@ -174,7 +173,7 @@ def _name(engine: Engine, wanted: str) -> str:
             f"{wanted!r} is not a valid name of a run",
             "use up to 63 lower-case letters, digits and hyphens",
         )
-    taken = {row.name for row in engine.store.find(limit=100_000)}
+    taken = {row.name for row in store.find(limit=100_000)}
     if wanted in taken:
         raise Conflict(f"The name {wanted!r} is taken by another run", "choose another --name")
     tries = 0
@@ -195,7 +194,7 @@ def _source(parent: TaskRun) -> Workspace:
 
 
 def _placed(
-    engine: Engine, spec: TaskSpec, source: Workspace, branch: str, task: str, head: str
+    workspaces: Workspaces, spec: TaskSpec, source: Workspace, branch: str, task: str, head: str
 ) -> TaskSpec:
     """Return the specification with the place of the fork: a new branch from the source's HEAD; a
     task of a service gets a new task. Raises UsageError."""
@@ -205,7 +204,7 @@ def _placed(
                 "a task of a service has no repository, and no branch", "leave --branch out"
             )
         return replace(spec, task=task)
-    head = head or engine.workspaces.state(source).head
+    head = head or workspaces.state(source).head
     if not head:
         raise UsageError(
             f"{source.path} is not in a git repository, so a second workdir cannot be made"
@@ -214,7 +213,7 @@ def _placed(
         # The new clone begins at the same commit as the parent's, because its repository has that
         # commit. The parent's own commits exist nowhere else, so they are copied together with its
         # files.
-        base = engine.workspaces.began(source) or source.base
+        base = workspaces.began(source) or source.base
         return replace(
             spec, repo=source.repo, base=base, branch=branch, here="", backend=Backend.ISOLATED
         )
@@ -228,15 +227,15 @@ def _placed(
     )
 
 
-def _clear(engine: Engine, target: Workspace, name: str) -> None:
+def _clear(store: RunStore, workspaces: Workspaces, target: Workspace, name: str) -> None:
     """Move a workdir that belongs to no run into the trash: a fork was killed before its run was
     added. Raises Conflict if another process has the workdir."""
-    fd = engine.workspaces.lock(target, f"perdure fork as {name}")
+    fd = workspaces.lock(target, f"perdure fork as {name}")
     try:
-        runs = [run.name for run in engine.store.placed() if run.workspace.path == target.path]
+        runs = [run.name for run in store.placed() if run.workspace.path == target.path]
         if not runs and os.path.lexists(target.path):
             about = {"run": name, "why": "a fork that was cut off"}
-            engine.workspaces.put_away(target, about)
+            workspaces.put_away(target, about)
     finally:
         os.close(fd)
 

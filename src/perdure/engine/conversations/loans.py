@@ -9,7 +9,7 @@ reported and kept in the lineage, and become the run's own only if a person says
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.baseline import load
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
@@ -38,7 +39,7 @@ from perdure.model import (
     compare,
 )
 from perdure.model.events import RunTakenBack
-from perdure.protocols import AgentDriver
+from perdure.protocols import AgentDriver, RunStore, SessionStore
 
 BY_HAND = "started manually while the run was open"
 LOOKED_THROUGH = 200
@@ -105,7 +106,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
         raise WorkspaceError(
             f"The workdir {place.path} is not there", f"perdure retry {run.name} recreates it"
         )
-    if locate(driver, home, session.id, _directory(engine, run)) is None:
+    if locate(driver, home, session.id, _directory(engine.state, run)) is None:
         raise NotFound(
             f"The transcript of the conversation {session.id} is not on disk",
             f"perdure retry {run.name} restores perdure's copy",
@@ -122,7 +123,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
     env = {
         name: value
         for name, value in command.env.items()
-        if not _goes_without_saying(engine, driver, name, home)
+        if not _goes_without_saying(engine.environ, driver, name, home)
     }
     if not _is_open(run):
         message = f"a person continues it since then; perdure take-back {run.name} ends that"
@@ -159,25 +160,25 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
             f"{run.name} is still open in process {', '.join(map(str, others))}",
             "quit the agent's program first",
         )
-    own, turns, kept = _as_it_is_now(engine, driver, run, session, home)
+    own, turns, kept = _as_it_is_now(engine.store, engine.state, driver, run, session, home)
     rewound = not adopt and _rewound(engine, driver, run, session.id, home)
     if opened is not None:
-        beside = _beside(engine, driver, run, session, place, home, opened.at)
+        beside = _beside(engine.store, driver, run, session, place, home, opened.at)
     else:
         beside = []
     made = [_made_beside(engine, driver, run, own, each, home) for each in beside]
     live = own
     if adopt:
-        live = _adopted(engine, driver, run, own, adopt, made, home)
+        live = _adopted(engine.store, driver, run, own, adopt, made, home)
         own = replace(own, state=SessionState.RETIRED, cause=f"a person continued in {live.id}")
         made = [each for each in made if each.id != live.id]
     for each in {live.id} - {own.id if adopt else ""}:
         if rewound and not kept:
             # Codex began another file, or OpenCode deleted rows, so the copy cannot simply be
             # extended.
-            path = locate(driver, home, each, _directory(engine, run))
+            path = locate(driver, home, each, _directory(engine.state, run))
             engine.copies.take(driver, each, path or Path(), replace=True)
-        engine.copies.take_line(driver, home, each, _directory(engine, run))
+        engine.copies.take_line(driver, home, each, _directory(engine.state, run))
     told = RunTakenBack(
         session_id=live.id,
         turns=turns,
@@ -208,37 +209,39 @@ def _parts(engine: Engine, run: TaskRun) -> tuple[AgentDriver, Session, Path, Wo
     return driver, session, driver.home({**engine.environ, **run.spec.env}), run.workspace
 
 
-def _directory(engine: Engine, run: TaskRun) -> Path:
-    return engine.state / "runs" / run.id / "open"
+def _directory(state: Path, run: TaskRun) -> Path:
+    return state / "runs" / run.id / "open"
 
 
 def _is_open(run: TaskRun) -> bool:
     return any(condition.type == "open" for condition in run.conditions)
 
 
-def _goes_without_saying(engine: Engine, driver: AgentDriver, name: str, home: Path) -> bool:
+def _goes_without_saying(
+    environ: Mapping[str, str], driver: AgentDriver, name: str, home: Path
+) -> bool:
     """Return whether the variable that names the home can be omitted, because the agent finds the
     home without it."""
-    own = {key: value for key, value in engine.environ.items() if key != name}
+    own = {key: value for key, value in environ.items() if key != name}
     return driver.home({**own, name: "/nowhere"}) != driver.home(own) and driver.home(own) == home
 
 
 def _as_it_is_now(
-    engine: Engine, driver: AgentDriver, run: TaskRun, session: Session, home: Path
+    store: RunStore, state: Path, driver: AgentDriver, run: TaskRun, session: Session, home: Path
 ) -> tuple[Session, int, bool]:
     """Return the session with its new known state, the number of prompts added manually, and
     whether the transcript still contains everything that was known before."""
-    path = locate(driver, home, session.id, _directory(engine, run))
+    path = locate(driver, home, session.id, _directory(state, run))
     now = snapshot(driver, path)
     if path is None or now is None:
-        return replace(session, updated=engine.store.now()), 0, False
+        return replace(session, updated=store.now()), 0, False
     kept = session.snapshot is None or begins_with(driver, path, session.snapshot)
     came = prompts_since(driver, path, session.snapshot if kept else None)
     marks = tuple(mark for mark in came if mark not in session.prompts)
     taken = replace(
         session,
         state=SessionState.CONFIRMED,
-        updated=engine.store.now(),
+        updated=store.now(),
         total=driver.total(path.read_bytes()),
         snapshot=now,
         prompts=(*session.prompts, *marks),
@@ -256,11 +259,11 @@ def _rewound(
     are gone from the transcript count as taken back only if a new prompt follows.
     """
     copy = engine.copies.of(driver.name, session_id)
-    path = locate(driver, home, session_id, _directory(engine, run))
+    path = locate(driver, home, session_id, _directory(engine.state, run))
     if path is None or not copy.is_file():
         return False
-    base = load(engine, driver, home, copy.read_bytes())
-    now = load(engine, driver, home, path.read_bytes())
+    base = load(engine.redactor, driver, home, copy.read_bytes())
+    now = load(engine.redactor, driver, home, path.read_bytes())
     if base is None or now is None:
         return False
     seen = compare(base.items, now)
@@ -275,7 +278,7 @@ def _rewound(
 
 
 def _beside(
-    engine: Engine,
+    store: SessionStore,
     driver: AgentDriver,
     run: TaskRun,
     session: Session,
@@ -294,7 +297,7 @@ def _beside(
             each.parent == session.id
             or (each.cwd and Path(each.cwd).resolve() == Path(place.path).resolve())
         )
-        and not engine.store.sessions(each.id)
+        and not store.sessions(each.id)
     ]
 
 
@@ -303,7 +306,7 @@ def _made_beside(
 ) -> Session:
     """Return the record of a conversation begun beside the run's own: in the lineage of the run,
     and retired."""
-    path = locate(driver, home, each.id, _directory(engine, run))
+    path = locate(driver, home, each.id, _directory(engine.state, run))
     content = path.read_bytes() if path is not None else b""
     history = [fingerprint(prompt.text) for prompt in driver.prompts(content)]
     begins = each.parent == own.id or _shares_a_beginning(driver, run, engine, own, history, home)
@@ -335,7 +338,7 @@ def _shares_a_beginning(
 ) -> bool:
     """Return whether a history begins with the same prompt as the run's conversation. Only the
     first is compared, because a fork may leave the conversation at any turn."""
-    path = locate(driver, home, own.id, _directory(engine, run))
+    path = locate(driver, home, own.id, _directory(engine.state, run))
     if path is not None:
         first = prompts_since(driver, path, None)[:1]
     else:
@@ -344,7 +347,7 @@ def _shares_a_beginning(
 
 
 def _adopted(
-    engine: Engine,
+    store: EngineStore,
     driver: AgentDriver,
     run: TaskRun,
     own: Session,
@@ -360,7 +363,7 @@ def _adopted(
         )
     there = [
         each
-        for each in (*made, *engine.store.lineage(own.key))
+        for each in (*made, *store.lineage(own.key))
         if each.id == adopt and each.cause == BY_HAND
     ]
     if not there:
@@ -368,4 +371,4 @@ def _adopted(
             f"{adopt} was not started while {run.name} was open",
             f"perdure sessions; perdure resume {adopt} makes a run of it",
         )
-    return replace(there[0], state=SessionState.CONFIRMED, cause="", updated=engine.store.now())
+    return replace(there[0], state=SessionState.CONFIRMED, cause="", updated=store.now())

@@ -14,6 +14,7 @@ from perdure.engine.sessions import Sessions
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import Session, SessionKey
 from perdure.model.durations import duration
+from perdure.protocols import SessionStore
 
 
 def records_of(engine: Engine) -> Sessions:
@@ -27,7 +28,7 @@ def records_of(engine: Engine) -> Sessions:
     )
 
 
-def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
+def live_key(store: SessionStore, shelf: ConversationShelf, ref: str) -> SessionKey:
     """Return the key of the live session that a scope, a conversation's id (or its beginning) or a
     run's name identifies.
 
@@ -35,9 +36,7 @@ def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
     scope.
     """
     scoped = [
-        key
-        for agent in shelf.drivers
-        if engine.store.session(key := SessionKey(agent, ref)) is not None
+        key for agent in shelf.drivers if store.session(key := SessionKey(agent, ref)) is not None
     ]
     if len(scoped) > 1:
         agents = ", ".join(key.agent for key in scoped)
@@ -52,7 +51,7 @@ def live_key(engine: Engine, shelf: ConversationShelf, ref: str) -> SessionKey:
             f"perdure has no record of {ref}: it was started manually",
             "perdure resume makes a run of it",
         )
-    live = engine.store.session(session.key)
+    live = store.session(session.key)
     if live is None or live.id != session.id:
         raise Conflict(
             f"The conversation {session.id} is retired: "

@@ -8,6 +8,7 @@ the same evidence as any other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from perdure.model import (
     TaskSpec,
 )
 from perdure.protocols import AgentDriver
+from perdure.workspace import Workspaces
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +95,7 @@ def _take_in(engine: Engine, entry: ConversationEntry, wanted: ResumeRequest) ->
         )
     service.check_prompt(wanted.spec.prompt, driver.abilities.max_prompt_bytes)
     spec = replace(_placed(entry, wanted), agent=entry.agent, scope=f"session:{entry.id}")
-    _refuse(engine, driver, entry, spec)
+    _refuse(engine.workspaces, engine.environ, driver, entry, spec)
     directory = engine.state / "taken-in" / entry.id
     path = locate(driver, home, entry.id, directory)
     now = engine.store.now()
@@ -132,16 +134,22 @@ def _placed(entry: ConversationEntry, wanted: ResumeRequest) -> TaskSpec:
     return replace(wanted.spec, repo="", branch="", base="", here=entry.cwd, backend="")
 
 
-def _refuse(engine: Engine, driver: AgentDriver, entry: ConversationEntry, spec: TaskSpec) -> None:
+def _refuse(
+    workspaces: Workspaces,
+    environ: Mapping[str, str],
+    driver: AgentDriver,
+    entry: ConversationEntry,
+    spec: TaskSpec,
+) -> None:
     """Raise UsageError if the CLI cannot go on with the conversation in this place."""
-    program = driver.locate(engine.environ)
-    place = engine.workspaces.plan(spec, spec.name or "resume", Path(entry.cwd or "/"))
+    program = driver.locate(environ)
+    place = workspaces.plan(spec, spec.name or "resume", Path(entry.cwd or "/"))
     launch = Launch(
         spec=spec,
         continuation=Continuation(kind=Start.RESUME, session_id=entry.id),
         prompt=spec.prompt,
         cwd=place.path,
-        home=str(driver.home(engine.environ)),
+        home=str(driver.home(environ)),
         program=program,
     )
     if (

@@ -22,6 +22,7 @@ from perdure.engine.plans.starts import held, merged, told, workdir_of
 from perdure.engine.plans.status import Stand
 from perdure.host import process
 from perdure.model import Command, RunState, TaskRun, TaskSpec
+from perdure.protocols import PlanStore, RunStore
 from perdure.rules.continuation.prompt import quoted
 from perdure.rules.excerpt import excerpt, telling_line
 from perdure.rules.plan import PlanRun, PlanState, TaskEnd
@@ -44,9 +45,9 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             return plan
         if run.state is not RunState.SUCCEEDED:
             return _failed(
-                engine, plan, f"{last.task.name} failed at the end of the plan: {run.reason}"
+                engine.store, plan, f"{last.task.name} failed at the end of the plan: {run.reason}"
             )
-        if not _is_kept(engine, run, planned.end):
+        if not _is_kept(engine.store, run, planned.end):
             planned = replace(planned, end=keep_end(engine, plan, planned, run))
         others = {
             name: stand
@@ -54,8 +55,8 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
         }
         problem, said = "", ""
-        with held(engine, place, f"perdure plan {plan.name}: its end"):
-            _, conflicts = merged(engine, plan, place, run.spec.agent, others)
+        with held(engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: its end"):
+            _, conflicts = merged(engine.workspaces, plan, place, run.spec.agent, others)
             if conflicts:
                 problem = told(conflicts)
             elif left := lacking(
@@ -80,14 +81,14 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             )
         if planned.checks >= last.task.attempts:
             return _failed(
-                engine,
+                engine.store,
                 plan,
                 f"the result is not right after {planned.checks} correction(s): "
                 f"{telling_line(said or problem)}",
             )
         if reason := over(engine.store, plan):
             return _failed(
-                engine,
+                engine.store,
                 plan,
                 f"the result is not right ({telling_line(said or problem)}), and {reason}",
             )
@@ -96,11 +97,11 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
         engine.store.put_planned(plan, planned, told=problem)
 
 
-def _is_kept(engine: Engine, run: TaskRun, end: TaskEnd | None) -> bool:
+def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
     """Return whether the stored end belongs to the newest attempt."""
     return end is not None and any(
         each.number == end.checkpoint and each.attempt == run.attempt
-        for each in engine.store.checkpoints(run.id)
+        for each in store.checkpoints(run.id)
     )
 
 
@@ -117,7 +118,7 @@ def _check(engine: Engine, plan: PlanRun, run: TaskRun) -> tuple[str, str]:
     command = plan.plan.verify
     if not command:
         return "", ""
-    directory = _directory(engine, plan)
+    directory = _directory(engine.state, plan)
     code, output = _run(engine, plan, run, directory)
     if code == 0:
         return "", ""
@@ -149,17 +150,17 @@ def _run(engine: Engine, plan: PlanRun, run: TaskRun, directory: Path) -> tuple[
         if engine.stopping() and not stopped:
             stopped = True
             running.stop("stopped")
-    said = said_in(engine, directory, end)
+    said = said_in(engine.redactor, directory, end)
     if end.cause == "exited":
         return (end.code if end.code is not None else 128 + (end.signal or 0)), said
     return 124, f"{said}\n[{end.cause} after {run.spec.verify_timeout_s:g} s]"
 
 
-def _directory(engine: Engine, plan: PlanRun) -> Path:
+def _directory(state: Path, plan: PlanRun) -> Path:
     """Return a new directory for a check. A check that a dead process left running is killed
     first."""
     number = 1
-    while (directory := engine.state / "plans" / plan.id / f"verify-{number}").exists():
+    while (directory := state / "plans" / plan.id / f"verify-{number}").exists():
         begun = process.find(directory)
         if begun is not None:
             begun.kill()
@@ -168,5 +169,5 @@ def _directory(engine: Engine, plan: PlanRun) -> Path:
     return directory
 
 
-def _failed(engine: Engine, plan: PlanRun, reason: str) -> PlanRun:
-    return engine.store.put_plan(replace(plan, state=PlanState.FAILED, reason=reason))
+def _failed(store: PlanStore, plan: PlanRun, reason: str) -> PlanRun:
+    return store.put_plan(replace(plan, state=PlanState.FAILED, reason=reason))

@@ -19,6 +19,7 @@ from threading import Event
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
+from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.budget import over
 from perdure.engine.plans.conclusion import conclude
 from perdure.engine.plans.creation import begin, find, take_changes
@@ -73,7 +74,7 @@ def retry(
     present content of its file, as for `run`. Raises NotFound, Conflict, PlanError."""
     plan = find(engine, *changed) if changed else engine.store.plan(ref)
     if task:
-        know_failed(engine, plan, task)
+        know_failed(engine.store, plan, task)
     return _drive(
         engine,
         plan,
@@ -92,23 +93,23 @@ def resume(engine: Engine, ref: str) -> PlanRun:
     return _drive(engine, plan, plan.plan, 0, lambda plan: None, (), pooled=True)
 
 
-def exit_code(engine: Engine, plan: PlanRun) -> int:
+def exit_code(store: EngineStore, plan: PlanRun) -> int:
     """Return the exit code: 0 if all succeeded, 130 if stopped, 75 if something waits, else that of
     a failed run: 1, or 3 if a person is needed."""
     if plan.state is PlanState.SUCCEEDED:
         return 0
     runs = [
         stand.run
-        for stand in standing(engine.store, plan).values()
+        for stand in standing(store, plan).values()
         if stand.run is not None and stand.end is None
     ]
     failed = [
-        service.exit_code(run, service.last_outcome(engine, run))
+        service.exit_code(run, service.last_outcome(store, run))
         for run in runs
         if run.state is RunState.FAILED
     ]
     if failed or plan.state is PlanState.FAILED:
-        return next((code for code in failed if code != 1), 3 if over(engine.store, plan) else 1)
+        return next((code for code in failed if code != 1), 3 if over(store, plan) else 1)
     if any(run.state is RunState.CANCELLED for run in runs) or not runs:
         return 130
     return 75
@@ -165,9 +166,9 @@ def queue_again(
     return plan
 
 
-def know_failed(engine: Engine, plan: PlanRun, task: str) -> None:
+def know_failed(store: EngineStore, plan: PlanRun, task: str) -> None:
     """Raise NotFound or Conflict unless the plan has this task and it failed or was stopped."""
-    stands = standing(engine.store, plan)
+    stands = standing(store, plan)
     if task not in stands:
         raise NotFound(
             f"The plan {plan.name} has no task {task!r}", f"perdure plan show {plan.name}"

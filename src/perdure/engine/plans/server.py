@@ -125,7 +125,7 @@ class PlanDriver:
             if plan.state is PlanState.SUCCEEDED:
                 raise Conflict(f"The plan {plan.name} has succeeded: there is nothing to retry")
             if task:
-                know_failed(self._engine, plan, task)
+                know_failed(self._engine.store, plan, task)
             queue_again(self._engine, plan, (RunState.CANCELLED, RunState.FAILED), task)
             self._later.pop(plan.id, None)
         self.wake()

@@ -32,7 +32,11 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
         f"{planned.task} of the plan {plan.name}.\n"
     )
     with held(
-        engine, run.workspace, f"perdure plan {plan.name}: end of {planned.task}", looks=True
+        engine.workspaces,
+        engine.stopping,
+        run.workspace,
+        f"perdure plan {plan.name}: end of {planned.task}",
+        looks=True,
     ):
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
         if _is_grown_from(plan, planned.task):

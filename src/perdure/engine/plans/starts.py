@@ -12,7 +12,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,9 @@ from perdure.engine.plans.status import Stand
 from perdure.engine.sessions import plan_scope
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Backend, MapWhen, TaskRun, TaskSpec, Workspace
+from perdure.protocols import RunStore
 from perdure.rules.plan import PlannedRun, PlanRun, TaskEnd
+from perdure.workspace import Workspaces
 from perdure.workspace.identity import is_remote
 
 NAME_WIDTH = 63
@@ -41,7 +43,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         pass
     spec, source = _spec(plan, stand, stands)
     spec = replace(spec, budget_usd=share(engine.store, plan, spec.budget_usd))
-    name = _name(engine, spec.name)
+    name = _name(engine.store, spec.name)
     if stand.strand.goes_on and not stand.strand.merges:
         there = stands[stand.strand.goes_on].run
     else:
@@ -59,7 +61,9 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         engine.store.put_planned(plan, replace(planned, began=before.commit))
         return engine.store.add(spec, run_id, name, there.workspace)
     place = engine.workspaces.plan(spec, name, Path(spec.repo))
-    with held(engine, place, f"perdure plan {plan.name}: {stand.task.name}"):
+    with held(
+        engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: {stand.task.name}"
+    ):
         made = engine.workspaces.prepare(place, spec.agent)
         began = made.head
         if place.backend is Backend.ISOLATED and engine.workspaces.taken(place, [place.branch]):
@@ -76,12 +80,16 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         ):
             began = _grow(engine, source, source.end, place)
         head, joined = merged(
-            engine, plan, place, spec.agent, {need: stands[need] for need in stand.strand.merges}
+            engine.workspaces,
+            plan,
+            place,
+            spec.agent,
+            {need: stands[need] for need in stand.strand.merges},
         )
         planned = replace(
             planned, merged=stand.strand.merges, conflicts=joined, began=head or began
         )
-        spec = replace(spec, map=spec.map or _map(engine, stand))
+        spec = replace(spec, map=spec.map or _map(engine.map_when, stand))
         if joined:
             spec = replace(
                 spec,
@@ -121,12 +129,12 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
     )
 
 
-def _map(engine: Engine, stand: Stand) -> str:
+def _map(map_when: MapWhen, stand: Stand) -> str:
     """Return `map` for a task whose plan does not set it: `always` if its files come from another
     conversation, unless the map is off; else empty."""
     strand = stand.strand
     strange = strand.merges or (strand.files_of and not strand.forks)
-    if strange and engine.map_when is not MapWhen.OFF:
+    if strange and map_when is not MapWhen.OFF:
         return str(MapWhen.ALWAYS)
     return ""
 
@@ -182,7 +190,7 @@ def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
 
 
 def merged(
-    engine: Engine, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]
+    workspaces: Workspaces, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Merge the results of other tasks into a workdir whose lock the caller holds. Return HEAD
     (empty if there was nothing to merge) and the conflicts as (file, reason)."""
@@ -192,8 +200,8 @@ def merged(
         assert other.end is not None
         text = f"Merge {name} of the plan {plan.name}\n"
         if place.backend is Backend.ISOLATED:
-            engine.workspaces.checkpoints.bring(workdir_of(other), place, other.end.commit)
-        joined = engine.workspaces.merge(place, agent, other.end.commit, text)
+            workspaces.checkpoints.bring(workdir_of(other), place, other.end.commit)
+        joined = workspaces.merge(place, agent, other.end.commit, text)
         head, conflicts = joined.commit, conflicts | dict(joined.conflicts)
     return head, tuple(conflicts.items())
 
@@ -211,14 +219,14 @@ def told(conflicts: tuple[tuple[str, str], ...]) -> str:
     )
 
 
-def _name(engine: Engine, wanted: str) -> str:
+def _name(store: RunStore, wanted: str) -> str:
     """Return a free name for the run: the wanted one if possible."""
     digest = hashlib.sha256(wanted.encode()).hexdigest()[:6]
     if len(wanted) <= NAME_WIDTH:
         stem = wanted
     else:
         stem = f"{wanted[: NAME_WIDTH - 7]}-{digest}"
-    taken = {row.name for row in engine.store.find(limit=100_000)}
+    taken = {row.name for row in store.find(limit=100_000)}
     number, name = 1, stem
     while name in taken:
         number += 1
@@ -227,17 +235,24 @@ def _name(engine: Engine, wanted: str) -> str:
 
 
 @contextmanager
-def held(engine: Engine, place: Workspace, holder: str, *, looks: bool = False) -> Iterator[None]:
+def held(
+    workspaces: Workspaces,
+    stopping: Callable[[], bool],
+    place: Workspace,
+    holder: str,
+    *,
+    looks: bool = False,
+) -> Iterator[None]:
     """Hold the workdir's lock. With `looks`, the caller only reads, so an agent that is kept warm
     there is not ended. Raises Conflict if another process keeps the lock for longer than
     `PATIENCE_S`."""
     end = time.monotonic() + PATIENCE_S
     while True:
         try:
-            fd = engine.workspaces.lock(place, holder, at_work=looks)
+            fd = workspaces.lock(place, holder, at_work=looks)
             break
         except Conflict:
-            if time.monotonic() >= end or engine.stopping():
+            if time.monotonic() >= end or stopping():
                 raise
             time.sleep(0.1)
     try:

@@ -21,10 +21,10 @@ from perdure.engine.attempt.workdir import MARK
 from perdure.engine.sessions import plan_scope
 from perdure.engine.sweeper.verdicts import Class, Row
 from perdure.model import CLEAN_UP, Backend, Checkpoint, Session, SessionState
-from perdure.protocols import PlacedRun
+from perdure.protocols import PlacedRun, PlanStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlanState
-from perdure.workspace import Thing, trash
+from perdure.workspace import Thing, Workspaces, trash
 from perdure.workspace.contents import newest
 
 Plans = Mapping[str, str]
@@ -42,10 +42,10 @@ OWN = frozenset(
 )
 
 
-def trashes(engine: Engine) -> list[Path]:
+def trashes(workspaces: Workspaces, state: Path) -> list[Path]:
     """Return both trash directories: the root's for workdirs, and the state directory's for
     everything else. They may be on different volumes."""
-    return [engine.workspaces.trash, engine.state / "trash"]
+    return [workspaces.trash, state / "trash"]
 
 
 def inventory(engine: Engine) -> list[Row]:
@@ -54,23 +54,23 @@ def inventory(engine: Engine) -> list[Row]:
     runs = engine.store.placed()
     sessions = engine.store.sessions(limit=1_000_000)
     checkpoints = engine.store.checkpoints()
-    plans = unfinished(engine)
+    plans = unfinished(engine.store)
     return [
         *_below_root(engine.workspaces.contents(), runs, plans),
-        *_logs(engine, runs, plans),
-        *_copies(engine, runs, sessions, checkpoints, plans),
+        *_logs(engine.state, runs, plans),
+        *_copies(engine.state, runs, sessions, checkpoints, plans),
         *_checkpoints(runs, checkpoints, plans),
-        *_trash(engine),
-        *_strangers(engine),
+        *_trash(engine.workspaces, engine.state),
+        *_strangers(engine.state),
     ]
 
 
-def unfinished(engine: Engine) -> Plans:
+def unfinished(store: PlanStore) -> Plans:
     """Return the scope prefix of each unfinished plan, with the plan's name. Such a plan still
     needs the results of its tasks."""
     return {
         plan_scope(plan.id, ""): plan.name
-        for plan in engine.store.plans(1_000_000)
+        for plan in store.plans(1_000_000)
         if plan.state is not PlanState.SUCCEEDED
     }
 
@@ -173,10 +173,10 @@ def _packed(view: Path) -> bool:
     return False
 
 
-def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
+def _logs(state: Path, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[Row]:
     known = {run.id: run for run in runs}
     first = min((run.updated for run in runs), default=0)
-    for path in _entries(engine.state / "runs"):
+    for path in _entries(state / "runs"):
         run = known.get(path.name)
         if run is not None:
             yield Row(
@@ -208,7 +208,7 @@ def _logs(engine: Engine, runs: Sequence[PlacedRun], plans: Plans) -> Iterator[R
         else:
             yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
     for folder in PASSING:
-        for path in _entries(engine.state / folder):
+        for path in _entries(state / folder):
             yield Row(
                 cls=Class.LOGS, name=path.name[:8], path=str(path), key=path.name, used=newest(path)
             )
@@ -244,7 +244,7 @@ def _checkpoints(
 
 
 def _copies(
-    engine: Engine,
+    state: Path,
     runs: Sequence[PlacedRun],
     sessions: Sequence[Session],
     checkpoints: Sequence[Checkpoint],
@@ -263,7 +263,7 @@ def _copies(
     by_key: dict[tuple[str, str], list[PlacedRun]] = {}
     for run in runs:
         by_key.setdefault((run.agent, run.scope), []).append(run)
-    for agent in _entries(engine.state / "transcripts"):
+    for agent in _entries(state / "transcripts"):
         for path in _entries(agent):
             mine = owners.get((agent.name, path.name))
             if mine is None:
@@ -297,8 +297,8 @@ def _copies(
             )
 
 
-def _trash(engine: Engine) -> Iterator[Row]:
-    for directory in trashes(engine):
+def _trash(workspaces: Workspaces, state: Path) -> Iterator[Row]:
+    for directory in trashes(workspaces, state):
         for entry in trash.entries(directory):
             keep = ""
             if entry.unsaved is None:
@@ -319,8 +319,8 @@ def _trash(engine: Engine) -> Iterator[Row]:
             )
 
 
-def _strangers(engine: Engine) -> Iterator[Row]:
-    for path in _entries(engine.state):
+def _strangers(state: Path) -> Iterator[Row]:
+    for path in _entries(state):
         if path.name not in OWN:
             yield Row(cls=Class.UNKNOWN, name=path.name, path=str(path))
 

@@ -22,8 +22,8 @@ from perdure.engine.sweeper.inventory import trashes
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
 from perdure.lateclass import dataclass
 from perdure.model import RESET, Backend, RunState, Workspace
-from perdure.protocols import PlacedRun
-from perdure.workspace import trash
+from perdure.protocols import PlacedRun, RunStore
+from perdure.workspace import Workspaces, trash
 from perdure.workspace.identity import local_path
 from perdure.workspace.removal import inside
 
@@ -83,7 +83,7 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     workdir or conversation. Raises NotFound, UsageError, and Conflict if one of them is running or
     open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
-    meant = {run.id for run in _meant(engine, target, on_list, cwd)}
+    meant = {run.id for run in _meant(engine.store, target, on_list, cwd)}
     if not meant:
         raise NotFound("No run matches", "perdure ls")
     places = {run.workspace.id for run in on_list if run.id in meant}
@@ -100,9 +100,11 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     return found
 
 
-def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path) -> list[PlacedRun]:
+def _meant(
+    store: RunStore, target: Target, runs: Sequence[PlacedRun], cwd: Path
+) -> list[PlacedRun]:
     if target.run:
-        wanted = engine.store.get(target.run).id
+        wanted = store.get(target.run).id
         return [run for run in runs if run.id == wanted]
     if target.service and target.task:
         scope = f"task:{target.service}/{target.task}"
@@ -128,7 +130,7 @@ def _meant(engine: Engine, target: Target, runs: Sequence[PlacedRun], cwd: Path)
     return [
         run
         for run in found
-        if target.agent in ("", run.agent) or engine.store.get(run.id).spec.rule == target.agent
+        if target.agent in ("", run.agent) or store.get(run.id).spec.rule == target.agent
     ]
 
 
@@ -187,7 +189,9 @@ def reset(engine: Engine, target: Target, cwd: Path, *, dry: bool = False) -> Re
             return ResetOutcome(runs=tuple(runs), unsaved=tuple(unsaved), kept=tuple(kept))
         saved = list(
             chain.from_iterable(
-                _saved(engine, each) for path, each in workspaces.items() if lost.get(path)
+                _saved(engine.workspaces, each)
+                for path, each in workspaces.items()
+                if lost.get(path)
             )
         )
         sessions = engine.store.reset([run.id for run in runs], RESET)
@@ -227,13 +231,13 @@ def _refuse_moving(path: str, lost: Sequence[str]) -> None:
         raise Conflict(f"{path}: {busy[0]}", "end it and try again")
 
 
-def _saved(engine: Engine, workspace: Workspace) -> list[str]:
+def _saved(workspaces: Workspaces, workspace: Workspace) -> list[str]:
     """Save uncommitted files of a worktree under a rescue ref of its repository, which stays, and
     return the ref. Other workdirs are kept complete in the trash, so they need no ref."""
     if workspace.backend is not Backend.WORKTREE or not Path(workspace.path).is_dir():
         return []
     try:
-        return [engine.workspaces.rescue(workspace, "before a reset")]
+        return [workspaces.rescue(workspace, "before a reset")]
     except PerdureError:
         return []
 
@@ -251,7 +255,7 @@ class RestoredEntries:
 def restore(engine: Engine, name: str) -> RestoredEntries:
     """Undo the command that moved an entry to the trash. Raises NotFound, and Conflict if its place
     is taken."""
-    entry = trash.find(trashes(engine), name)
+    entry = trash.find(trashes(engine.workspaces, engine.state), name)
     ids = [str(each) for each in entry.about.get("runs") or []] + (
         [str(entry.about["id"])] if "id" in entry.about else []
     )
@@ -282,18 +286,18 @@ def restore(engine: Engine, name: str) -> RestoredEntries:
         return RestoredEntries(places=tuple(back))
 
 
-def listed(engine: Engine) -> list[trash.Entry]:
+def listed(workspaces: Workspaces, state: Path) -> list[trash.Entry]:
     """Return all entries of the trash, oldest first."""
     return sorted(
-        chain.from_iterable(trash.entries(directory) for directory in trashes(engine)),
+        chain.from_iterable(trash.entries(directory) for directory in trashes(workspaces, state)),
         key=lambda entry: entry.at,
     )
 
 
-def purge(engine: Engine, name: str) -> trash.Entry:
+def purge(workspaces: Workspaces, state: Path, name: str) -> trash.Entry:
     """Permanently delete an entry, whatever it contains, and return it. Called only at a person's
     request. Raises Conflict while a process works in it."""
-    entry = trash.find(trashes(engine), name)
+    entry = trash.find(trashes(workspaces, state), name)
     if pids := inside(entry.path):
         raise Conflict(f"process {pids[0]} works in {entry.path}", "end it first")
     trash.purge(entry)

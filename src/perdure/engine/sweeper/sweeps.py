@@ -41,7 +41,8 @@ from perdure.host.process.identity import boot_id
 from perdure.lateclass import dataclass
 from perdure.model import UNSAVED, Checkpoint, Workspace
 from perdure.model.events import WorkdirSwept
-from perdure.workspace import Proof, Thing, trash
+from perdure.protocols import RunStore
+from perdure.workspace import Proof, Thing, Workspaces, trash
 from perdure.workspace.locks import make_private, write
 from perdure.workspace.removal import inside
 
@@ -95,9 +96,9 @@ def here_and_now() -> Moment:
     return Moment(wall=time.time_ns() // 1_000_000, boot=process.boottime(), boot_id=boot_id())
 
 
-def due(engine: Engine) -> bool:
+def due(state: Path) -> bool:
     """Return whether the last sweep was more than a day ago, by either clock."""
-    last, now = _last(_record(engine)), here_and_now()
+    last, now = _last(_record(state)), here_and_now()
     return (
         last is None
         or abs(now.wall - last.wall) > DAY_S * 1000
@@ -105,9 +106,9 @@ def due(engine: Engine) -> bool:
     )
 
 
-def next_sweep(engine: Engine) -> int:
+def next_sweep(state: Path) -> int:
     """Return when the next daily sweep is due, in ms since 1970; 0 if there was none yet."""
-    last = _last(_record(engine))
+    last = _last(_record(state))
     if last is not None:
         return int(last.wall + DAY_S * 1000)
     return 0
@@ -127,26 +128,26 @@ def sweep(
     `accept`: the clock and the volume are correct as they are.
     """
     now = now or here_and_now()
-    with _alone(engine):
+    with _alone(engine.state):
         trouble = "" if accept else _trouble(engine, now)
         rows = [_proven(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
         rows = [stop(row, trouble) for row in brake(rows, rules)]
         if not dry:
-            for directory in trashes(engine):
+            for directory in trashes(engine.workspaces, engine.state):
                 trash.purge_rests(directory)
             rows = [_done(engine, row, now.wall) for row in rows]
-            _remember(engine, now, trouble)
+            _remember(engine.workspaces, engine.state, now, trouble)
         return Sweep(rows=tuple(rows), dry=dry, trouble=trouble)
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[None]:
-    make_private(engine.state)
+def _alone(state: Path) -> Iterator[None]:
+    make_private(state)
     try:
-        fd = os.open(engine.state / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = os.open(state / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise StoreError(
-            f"{engine.state} cannot be written: {error.strerror}", "perdure doctor"
+            f"{state} cannot be written: {error.strerror}", "perdure doctor"
         ) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -160,8 +161,8 @@ def _alone(engine: Engine) -> Iterator[None]:
         os.close(fd)
 
 
-def _record(engine: Engine) -> dict[str, object]:
-    return read_json(engine.state / "sweep.json")
+def _record(state: Path) -> dict[str, object]:
+    return read_json(state / "sweep.json")
 
 
 def _last(record: dict[str, object]) -> Moment | None:
@@ -172,7 +173,7 @@ def _last(record: dict[str, object]) -> Moment | None:
 
 
 def _trouble(engine: Engine, now: Moment) -> str:
-    record = _record(engine)
+    record = _record(engine.state)
     known = record.get("root_mark")
     if known and known != engine.workspaces.root_mark(""):
         return (
@@ -193,21 +194,21 @@ def _trouble(engine: Engine, now: Moment) -> str:
     return clock_trouble(_last(record), now)
 
 
-def _remember(engine: Engine, now: Moment, trouble: str) -> None:
+def _remember(workspaces: Workspaces, state: Path, now: Moment, trouble: str) -> None:
     """Record this sweep. If it found any trouble but a restart, record nothing: then a changed
     clock or volume is reported again until it is corrected or accepted."""
-    record = _record(engine)
+    record = _record(state)
     last = _last(record)
     unconfirmed = "restarted" in trouble
     if trouble and not unconfirmed:
         return
     first = unconfirmed and not (last is not None and last.boot_id == now.boot_id)
-    mark = engine.workspaces.root_mark(uuid.uuid4().hex)
+    mark = workspaces.root_mark(uuid.uuid4().hex)
     kept = {}
     if unconfirmed:
         kept["unconfirmed"] = now.boot if first else record.get("unconfirmed")
     write(
-        engine.state / "sweep.json",
+        state / "sweep.json",
         json.dumps({"format": 1, **asdict(now), "root_mark": mark, **kept}),
     )
 
@@ -218,11 +219,13 @@ def _proven(engine: Engine, row: Row) -> Row:
     if row.verdict is not SweepVerdict.TAKE or row.cls is Class.CHECKPOINTS:
         return row
     try:
-        if (workspace := _workspace(engine, row)) is not None:
+        if (workspace := _workspace(engine.store, row)) is not None:
             return _judged(row, _prove(engine, workspace))
         if row.cls is Class.TRASH:
-            entry = trash.find(trashes(engine), row.key)
-            if why := _unproven(engine, entry) or trash.trouble(entry, inside(entry.path)):
+            entry = trash.find(trashes(engine.workspaces, engine.state), row.key)
+            if why := _unproven(engine.store, engine.workspaces, entry) or trash.trouble(
+                entry, inside(entry.path)
+            ):
                 return replace(row, verdict=SweepVerdict.KEEP, why=why)
         elif row.path.startswith(str(engine.state / "runs")) and _shim_lives(Path(row.path)):
             return replace(
@@ -236,7 +239,7 @@ def _proven(engine: Engine, row: Row) -> Row:
 def _prove(engine: Engine, workspace: Workspace) -> Proof:
     """Check whether anything would be lost if the workdir were removed now. Its newest checkpoint
     counts as a copy."""
-    last = last_of(engine, workspace)
+    last = last_of(engine.store, workspace)
     if last is None:
         return engine.workspaces.prove(workspace)
     return engine.workspaces.prove(
@@ -259,7 +262,7 @@ def _judged(row: Row, proof: Proof) -> Row:
     return replace(row, why="; ".join(notes), bytes=size_of(Path(row.path)))
 
 
-def _unproven(engine: Engine, entry: trash.Entry) -> str:
+def _unproven(store: RunStore, workspaces: Workspaces, entry: trash.Entry) -> str:
     """Return a sentence that says why a workdir in the trash does not count as saved elsewhere;
     empty if it does. It counts if its checkpoint is complete and its run is still listed."""
     said = entry.about.get("checkpoint")
@@ -270,16 +273,16 @@ def _unproven(engine: Engine, entry: trash.Entry) -> str:
     else:
         run_id, number, commit = (None, None, None)
     run = next(
-        (each for each in engine.store.placed() if each.id == run_id and each.removed is None), None
+        (each for each in store.placed() if each.id == run_id and each.removed is None), None
     )
-    rows = engine.store.checkpoints(run.id) if run is not None else ()
+    rows = store.checkpoints(run.id) if run is not None else ()
     there = next(
         (each for each in rows if (each.number, each.workdir.commit) == (number, commit)), None
     )
     if (
         run is not None
         and there is not None
-        and engine.workspaces.checkpoints.is_kept(run.workspace, there.number, there.workdir.commit)
+        and workspaces.checkpoints.is_kept(run.workspace, there.number, there.workdir.commit)
     ):
         return ""
     return (
@@ -289,14 +292,14 @@ def _unproven(engine: Engine, entry: trash.Entry) -> str:
     )
 
 
-def _workspace(engine: Engine, row: Row) -> Workspace | None:
+def _workspace(store: RunStore, row: Row) -> Workspace | None:
     """Return the workspace of a workdir's row; None for all other rows."""
     if row.cls not in (Class.WORKDIRS, Class.ORPHANS) or not row.key:
         return None
     return next(
         (
             run.workspace
-            for run in engine.store.placed()
+            for run in store.placed()
             if run.id == row.key and run.workspace.path == row.path
         ),
         None,
@@ -329,7 +332,7 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
         "at": now,
         "unsaved": [],
     }
-    if (workspace := _workspace(engine, row)) is not None:
+    if (workspace := _workspace(engine.store, row)) is not None:
         return _take_workdir(engine, workspace, about)
     path = Path(row.path)
     if row.cls is Class.CHECKPOINTS:
@@ -343,7 +346,7 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
         )
         return None
     if row.cls is Class.TRASH:
-        trash.purge(trash.find(trashes(engine), row.key))
+        trash.purge(trash.find(trashes(engine.workspaces, engine.state), row.key))
         return None
     if path.is_relative_to(engine.state):
         kind = "copies" if row.cls is Class.COPIES else "logs"
@@ -365,7 +368,7 @@ def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | No
     """Take a last checkpoint of a workdir that is to be removed, and return it. It is kept while
     its run is on the list. Return None if the workdir had no checkpoint, or if taking one failed
     and none is needed. Raises PerdureError and OSError if the workdir must not go without one."""
-    last = last_of(engine, workspace)
+    last = last_of(engine.store, workspace)
     if last is None:
         return None
     try:
@@ -384,7 +387,7 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
     fd = engine.workspaces.lock(workspace, "perdure gc")
     try:
         runs = [run for run in engine.store.placed() if run.workspace.path == workspace.path]
-        if used := at_work(runs, unfinished(engine)):
+        if used := at_work(runs, unfinished(engine.store)):
             raise Conflict(f"it came into use during the sweep: {used}")
         proof = _prove(engine, workspace)
         if proof.lost:

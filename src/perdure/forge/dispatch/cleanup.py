@@ -18,15 +18,16 @@ from typing import Any
 
 from perdure.engine import checkpoints, service, sweeper
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.engine import HISTORY
+from perdure.engine.attempt.engine import HISTORY, EngineStore
 from perdure.engine.unsaved import WHAT
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import CLEAN_UP, UNSAVED, Backend, Checkpoint, Condition, TaskRun, Workspace
 from perdure.model.events import BroughtBack, CleanedUp, RunReset
 from perdure.model.forge.deliveries import Forge
 from perdure.model.forge.rules import Rule
+from perdure.protocols import RunStore
 from perdure.rules.lifecycle import FINAL
-from perdure.workspace import Proof
+from perdure.workspace import Proof, Workspaces
 
 VERB = CLEAN_UP
 KEPT = UNSAVED
@@ -49,7 +50,7 @@ def clean(
     place = run.workspace
     if engine.elsewhere(run):
         kept = next((each.message for each in run.conditions if each.type == KEPT), "")
-        if kept or _last(engine, run) is not None:
+        if kept or _last(engine.store, run) is not None:
             if kept:
                 return f"{run.name}: {kept}"
             return f"{run.name} is cleaned up: {why}"
@@ -64,12 +65,12 @@ def clean(
     fd = engine.workspaces.lock(place, f"the clean-up of {run.name}")
     try:
         beside = [each for each in engine.store.placed() if each.workspace.path == place.path]
-        if used := sweeper.at_work(beside, sweeper.unfinished(engine)):
+        if used := sweeper.at_work(beside, sweeper.unfinished(engine.store)):
             raise Conflict(used, f"perdure stop {run.name}")
         checkpoint = _checkpoint(engine, run, place)
-        proof = _prove(engine, place, pull, forge, checkpoint)
+        proof = _prove(engine.workspaces, engine.checkpoint_ignored, place, pull, forge, checkpoint)
         if proof.lost:
-            return _kept(engine, run, why, proof.lost)
+            return _kept(engine.store, run, why, proof.lost)
         if proof.logged:
             engine.workspaces.checkpoints.keep_commits(place, proof.logged)
         checkpoint = checkpoint or checkpoints.keep(engine, run, place, VERB)
@@ -115,27 +116,32 @@ def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | 
 
 
 def _prove(
-    engine: Engine, place: Workspace, pull: int, forge: Forge | None, checkpoint: Checkpoint | None
+    workspaces: Workspaces,
+    checkpoint_ignored: str,
+    place: Workspace,
+    pull: int,
+    forge: Forge | None,
+    checkpoint: Checkpoint | None,
 ) -> Proof:
     """Return where the workdir's content is saved. After a squash merge no branch has its commits,
     but the forge keeps them with the pull request."""
-    if pull and forge and not engine.workspaces.prove(place).saved:
+    if pull and forge and not workspaces.prove(place).saved:
         if forge is Forge.GITLAB:
             ref = f"refs/merge-requests/{pull}/head"
         else:
             ref = f"refs/pull/{pull}/head"
         with suppress(PerdureError):
-            engine.workspaces.keep_of_remote(place, ref)
+            workspaces.keep_of_remote(place, ref)
     if checkpoint is None:
-        return engine.workspaces.prove(place)
-    return engine.workspaces.prove(
-        place, checkpoint.number, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
+        return workspaces.prove(place)
+    return workspaces.prove(
+        place, checkpoint.number, checkpoint.workdir.commit, ignored=checkpoint_ignored
     )
 
 
-def _kept(engine: Engine, run: TaskRun, why: str, lost: Sequence[str]) -> str:
+def _kept(store: EngineStore, run: TaskRun, why: str, lost: Sequence[str]) -> str:
     message = f"{why}, but its workdir stays: {WHAT}{'; '.join(lost)}"
-    engine.store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=engine.store.now()))
+    store.tell_run(run.id, [], Condition(type=KEPT, message=message, at=store.now()))
     return f"{run.name}: {message}"
 
 
@@ -159,20 +165,20 @@ def end(engine: Engine, run: TaskRun) -> TaskRun:
     return service.stop(engine, run.id)
 
 
-def is_cleaned_up(engine: Engine, run: TaskRun) -> bool:
+def is_cleaned_up(store: RunStore, run: TaskRun) -> bool:
     """Return whether the run's work is over and its workdir was moved to the trash."""
-    return _gone(engine, run) is not None
+    return _gone(store, run) is not None
 
 
-def _gone(engine: Engine, run: TaskRun) -> CleanedUp | None:
+def _gone(store: RunStore, run: TaskRun) -> CleanedUp | None:
     if run.workspace is None or run.state not in FINAL or os.path.lexists(run.workspace.path):
         return None
-    return _last(engine, run)
+    return _last(store, run)
 
 
-def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
+def _last(store: RunStore, run: TaskRun) -> CleanedUp | None:
     """Return the event of the last clean-up, unless the workdir was restored or reset since."""
-    told = [record.event for record in engine.store.history(run.id, limit=HISTORY)]
+    told = [record.event for record in store.history(run.id, limit=HISTORY)]
     last = next(
         (
             event
@@ -189,15 +195,15 @@ def _last(engine: Engine, run: TaskRun) -> CleanedUp | None:
 def bring_back(engine: Engine, run: TaskRun) -> None:
     """Restore a workdir that was cleaned up, from the trash or from the checkpoint of the clean-up.
     Does nothing if the workdir is there, or if a person reset it since. Raises PerdureError."""
-    if _is_half_back(engine, run):
-        gone = _last(engine, run)
+    if _is_half_back(engine.store, run):
+        gone = _last(engine.store, run)
     else:
-        gone = _gone(engine, run)
+        gone = _gone(engine.store, run)
     if gone is None or run.workspace is None:
         return
     there = [
         each.id
-        for each in sweeper.listed(engine)
+        for each in sweeper.listed(engine.workspaces, engine.state)
         if (each.about.get("verb"), each.about.get("path")) == (VERB, run.workspace.path)
     ]
     number = 0
@@ -227,12 +233,12 @@ def bring_back(engine: Engine, run: TaskRun) -> None:
     engine.store.tell_run(run.id, [], solved=KEPT)
 
 
-def _is_half_back(engine: Engine, run: TaskRun) -> bool:
+def _is_half_back(store: RunStore, run: TaskRun) -> bool:
     """Return whether restoring the workdir from its checkpoint was interrupted, with no attempt
     since."""
     since = next((each.at for each in run.conditions if each.type == HALF_BACK), 0)
     return (
         bool(since)
         and run.state in FINAL
-        and all(each.started < since for each in engine.store.attempts(run.id)[-1:])
+        and all(each.started < since for each in store.attempts(run.id)[-1:])
     )

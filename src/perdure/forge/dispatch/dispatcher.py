@@ -374,7 +374,7 @@ class Dispatcher:
         too long."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
-        service.refuse_open(self._engine, run)
+        service.refuse_open(self._engine.store, run)
         bring_back(self._engine, run)
         moved = self._moved(run)
         rule = self._rule_of(run)
@@ -468,7 +468,7 @@ class Dispatcher:
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
-        if not asked and is_cleaned_up(self._engine, choice.run):
+        if not asked and is_cleaned_up(self._engine.store, choice.run):
             return f"{choice.run.name} has ended and was cleaned up"
         return ""
 

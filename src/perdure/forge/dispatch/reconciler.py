@@ -268,7 +268,10 @@ class Reconciler:
     ) -> Iterator[Arrived]:
         """Yield an event if the issue was closed or reopened and the run does not reflect it
         yet."""
-        over, merged = is_cleaned_up(self._engine, run), isinstance(issue, Pull) and issue.merged
+        over, merged = (
+            is_cleaned_up(self._engine.store, run),
+            isinstance(issue, Pull) and issue.merged,
+        )
         which = f"{run.id} {issue.updated}"
         for_issue = isinstance(issue, Pull) and "pull" not in run.spec.labels
         if (

@@ -51,7 +51,11 @@ def reset(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def trash(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    return {"entries": [entry.report() for entry in sweeper.listed(parts.engine)]}
+    return {
+        "entries": [
+            entry.report() for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
+        ]
+    }
 
 
 def brought_back(parts: Parts, asked: ApiCall) -> dict[str, Any]:
@@ -65,12 +69,14 @@ def brought_back(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 def purged(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     wanted = asked.at["entry"]
-    if wanted not in {entry.id for entry in sweeper.listed(parts.engine)}:
+    if wanted not in {
+        entry.id for entry in sweeper.listed(parts.engine.workspaces, parts.engine.state)
+    }:
         # Purging is final, so the beginning of an id is not enough.
         raise NotFound(
             f"There is no entry {wanted!r} in the trash", "GET /api/v1/trash lists full ids"
         )
-    return {"id": sweeper.purge(parts.engine, wanted).id}
+    return {"id": sweeper.purge(parts.engine.workspaces, parts.engine.state, wanted).id}
 
 
 ADMIN = TokenScope.ADMIN

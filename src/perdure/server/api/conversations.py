@@ -134,7 +134,7 @@ def created(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
+    key = records.live_key(parts.engine.store, shelf(parts), asked.at["session"])
     session = records.records_of(parts.engine).extend(
         key.agent, key.scope, records.lifetime(asked.body.lifetime)
     )
@@ -142,7 +142,7 @@ def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def closed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    key = records.live_key(parts.engine, shelf(parts), asked.at["session"])
+    key = records.live_key(parts.engine.store, shelf(parts), asked.at["session"])
     lineage = records.records_of(parts.engine)
     lineage.close(key.agent, key.scope, asked.body.cause)
     return records.report(lineage.lineage(key.agent, key.scope)[-1])

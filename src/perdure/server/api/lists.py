@@ -59,25 +59,33 @@ def begun(parts: Parts, asked: ApiCall) -> PlanReport:
             refuse_widening({name: getattr(task, name) for name in names}, chosen)
     taken = take(parts.engine, wanted, seed_of(chosen, Path("/")))
     parts.drive_plans()
-    return report_of(parts.store, parts.engine.store.plan(taken.id), probe_of(parts.engine))
+    return report_of(
+        parts.store,
+        parts.engine.store.plan(taken.id),
+        probe_of(parts.engine.state, parts.engine.host),
+    )
 
 
 def plan(parts: Parts, asked: ApiCall) -> PlanReport:
-    return report_of(parts.store, parts.store.plan(asked.at["plan"]), probe_of(parts.engine))
+    return report_of(
+        parts.store,
+        parts.store.plan(asked.at["plan"]),
+        probe_of(parts.engine.state, parts.engine.host),
+    )
 
 
 def plan_stopped(parts: Parts, asked: ApiCall) -> PlanReport:
     if parts.stop_plan is None:
         raise Conflict(NO_PLANS)
     found = parts.stop_plan(asked.at["plan"])
-    return report_of(parts.store, found, probe_of(parts.engine))
+    return report_of(parts.store, found, probe_of(parts.engine.state, parts.engine.host))
 
 
 def plan_retried(parts: Parts, asked: ApiCall) -> PlanReport:
     if parts.retry_plan is None:
         raise Conflict(NO_PLANS)
     found = parts.retry_plan(asked.at["plan"], asked.body.task)
-    return report_of(parts.store, found, probe_of(parts.engine))
+    return report_of(parts.store, found, probe_of(parts.engine.state, parts.engine.host))
 
 
 def deliveries(parts: Parts, asked: ApiCall) -> dict[str, Any]:

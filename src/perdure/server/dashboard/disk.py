@@ -47,7 +47,7 @@ def disk(visit: Visit) -> Response:
         rows=_rows(swept),
         reclaimable=_reclaimable(swept),
         crowded=engine.volumes.crowded(),
-        next_sweep=next_sweep(engine),
+        next_sweep=next_sweep(engine.state),
     )
 
 

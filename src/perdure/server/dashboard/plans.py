@@ -16,7 +16,7 @@ SHOWN = 100
 
 def plans(visit: Visit) -> Response:
     """Show `/plans`."""
-    look, probe = visit.desk.look, probe_of(visit.desk.engine)
+    look, probe = visit.desk.look, probe_of(visit.desk.engine.state, visit.desk.engine.host)
     return visit.page(
         "plans.html", plans=[report_of(look, each, probe) for each in look.plans(SHOWN)]
     )
@@ -25,7 +25,11 @@ def plans(visit: Visit) -> Response:
 def plan(visit: Visit) -> Response:
     """Show `/plans/NAME`."""
     look = visit.desk.look
-    report = report_of(look, look.plan(visit.named("name")), probe_of(visit.desk.engine))
+    report = report_of(
+        look,
+        look.plan(visit.named("name")),
+        probe_of(visit.desk.engine.state, visit.desk.engine.host),
+    )
     return visit.page("plan.html", plan=report, columns=columns(report.tasks), here=visit.here)
 
 
