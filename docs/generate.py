@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import dataclasses
 import inspect
 import json
 import os
@@ -176,10 +175,10 @@ def settings() -> Iterator[str]:
         "seconds, or a number with `s`, `m`, `h` or `d`.",
         "",
     )
-    fields = dataclasses.fields(config.Settings)
-    defaults = {
-        each.name: "" if each.default is dataclasses.MISSING else each.default for each in fields
-    }
+    given = config.Settings.__struct_defaults__
+    names = config.Settings.__struct_fields__
+    defaults = dict.fromkeys(names, "") | dict(zip(names[-len(given) :], given, strict=True))
+    defaults["account_jobs"] = ""
     rows = []
     for name, meaning in SETTINGS.items():
         default = PLACES.get(name) or (shown(name, defaults[name]) if defaults[name] != "" else "")

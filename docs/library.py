@@ -3,7 +3,6 @@ docstrings. Called by `generate`, never by itself."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 from collections.abc import Iterator
@@ -136,10 +135,7 @@ def noun(name: str, cls: type) -> list[str]:
 
 def names_of(cls: Any) -> list[str]:
     """The public fields and properties of a class."""
-    if dataclasses.is_dataclass(cls):
-        named = [each.name for each in dataclasses.fields(cls)]
-    else:
-        named = list(getattr(cls, "__struct_fields__", ()))
+    named = getattr(cls, "__struct_fields__", ())
     held = [name for name, each in vars(cls).items() if isinstance(each, property)]
     return [name for name in (*named, *held) if not name.startswith("_")]
 

@@ -6,10 +6,10 @@ import os
 import subprocess
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure import wiring
 from perdure.config.files import load

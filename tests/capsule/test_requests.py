@@ -3,9 +3,8 @@ approval of one machine is not valid on another."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from perdure.capsule.story import MOVED, CapsuleStory, arrived_requests
 from perdure.model import RunState, TaskRun, TaskSpec

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.engine.attempt.checkpoints import KEPT, Checkpointing, prune, take
 from perdure.errors import LostLease

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, perform
 from perdure.engine.checkpoints import restore

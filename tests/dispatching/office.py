@@ -4,13 +4,16 @@ the attempts."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from perdure.forge.dispatch import Dispatcher
 from perdure.forge.webhooks import receive
@@ -51,7 +54,7 @@ class Office:
         programs = {"PERDURE_CLAUDE": "/bin/true", "PERDURE_CODEX": "/bin/true"}
         settings = replace(self.ground.settings, agents=self.rules)
         self.engine = open_engine(settings, {**self.ground.yard.environ, **programs})
-        self.ground = replace(self.ground, engine=self.engine)
+        self.ground = dataclasses.replace(self.ground, engine=self.engine)
         self.dispatcher = Dispatcher(self.engine, self.rules, TaskSpec(prompt=""), self.said.append)
 
     def arrive(self, *intents: Intent, source: str = "hub") -> list[int]:

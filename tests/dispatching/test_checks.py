@@ -7,10 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.forge.dispatch.job_log import job_excerpt
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge

@@ -4,7 +4,8 @@ works."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.engine.attempt import seat_of, wait_for
 from perdure.model import Permissions

@@ -4,12 +4,12 @@ between marks."""
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.errors import ConfigError
 from perdure.forge.dispatch.prompts import Moved, Prompts

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.forge.webhooks.commands import answer_in, how_to
 from perdure.model import Condition, Decision, Outcome, OutcomeKind, RunState, TaskRun

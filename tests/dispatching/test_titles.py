@@ -8,9 +8,10 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from html import unescape
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.cli.runs.picker import Picker, screen
 from perdure.cli.top.lines import peek, run_line

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.forge.dispatch.loop_guard import UPDATES_MOST
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.forge.dispatch import current
 from perdure.model.forge.deliveries import DeliveryState, Forge, IntentKind

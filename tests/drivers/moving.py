@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.testing.drivers import Bench
 from perdure.testing.drivers.bench import resume

@@ -7,10 +7,10 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.agents import registry
 from perdure.agents.rehearsal import Rehearsal

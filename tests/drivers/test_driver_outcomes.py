@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.agents import registry
 from perdure.model import Exit, Outcome, OutcomeKind, Usage

@@ -10,10 +10,10 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.agents import registry
 from perdure.agents.rehearsal import Rehearsal

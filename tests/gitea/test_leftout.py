@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.forge.dispatch.omissions import with_branch, with_lines
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Forge, Intent, IntentKind

@@ -3,12 +3,13 @@ defaults, limits, bounds, sentences."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any, get_args, get_origin
 
 import msgspec
 import pytest
+from msgspec import NODEFAULT
+from msgspec.structs import fields
 
 from perdure.agents import registry
 from perdure.engine import service
@@ -73,7 +74,7 @@ BY_PATH = dict(places(schema()))
 def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
     """The test fails for a field of TaskSpec that is missing here, and for one here that TaskSpec
     no longer has."""
-    assert set(FIELDS) | set(LEFT_OUT) == {field.name for field in dataclasses.fields(TaskSpec)}
+    assert set(FIELDS) | set(LEFT_OUT) == set(TaskSpec.__struct_fields__)
     assert not set(FIELDS) & set(LEFT_OUT)
     assert [place for place in FIELDS.values() if place not in BY_PATH] == []
 
@@ -81,9 +82,7 @@ def test_every_field_of_a_task_has_its_place_or_is_left_out_by_name() -> None:
 def test_defaults_are_those_of_a_task() -> None:
     """A TaskRun without optional fields has the defaults of `perdure run`."""
     unset = {
-        field.name: field.default
-        for field in dataclasses.fields(TaskSpec)
-        if not isinstance(field.default, dataclasses._MISSING_TYPE)
+        field.name: field.default for field in fields(TaskSpec) if field.default is not NODEFAULT
     }
     for name, place in FIELDS.items():
         default = BY_PATH[place].get("default", unset.get(name))

@@ -4,7 +4,6 @@ for event loops."""
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import inspect
 import json
 import os
@@ -81,7 +80,7 @@ def test_every_verb_of_the_command_is_here() -> None:
 def test_the_fields_are_those_of_a_task() -> None:
     """A program may give every field of a task by keyword, durations also as text; `files` are the
     files to bring."""
-    fields = {field.name for field in dataclasses.fields(perdure.TaskSpec)} - {"prompt", "files"}
+    fields = set(perdure.TaskSpec.__struct_fields__) - {"prompt", "files"}
     assert set(perdure.TaskOptions.__annotations__) == fields | {
         "timeout",
         "stall",

@@ -8,11 +8,11 @@ import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.engine.attempt.opening_steps import _locked
 from perdure.errors import ForgeRefused, InUse

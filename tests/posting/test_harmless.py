@@ -4,13 +4,13 @@ with rich."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from msgspec.structs import replace
 
 from perdure.forge.replies.escapes import block, code, title
 from perdure.forge.replies.sentences import MOST, Account, comment

@@ -4,10 +4,10 @@ perdure's own code posts it, in the dialect of each forge."""
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.engine.attestation import hostkey
 from perdure.engine.attestation.attachment import signed_receipt

@@ -12,11 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.agents.prove import ROWS, SCENES, ProveResult, RowCheck, candidates, prove
 from perdure.agents.prove.known import known, read, take_over

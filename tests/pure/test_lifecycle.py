@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
 from perdure.model import ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
 from perdure.rules.lifecycle import (

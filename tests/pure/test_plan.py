@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.rules.plan import Forking, Plan, PlanError, Strand, Unforkable
 from perdure.rules.plan.checks import planned

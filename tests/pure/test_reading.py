@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.agents import registry
 from perdure.engine.attempt.event_totals import KEPT, RETRIES_KEPT, CutReply, EventTotals, Joiner

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from perdure.model import PUT_BACK, Continuation, Evidence, Rung, Snapshot, Start, Verdict
 from perdure.rules.receipt import judge

@@ -4,10 +4,10 @@ errors of honest old history are accepted."""
 from __future__ import annotations
 
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from tests.workspace.yard import Yard, make_yard

@@ -9,10 +9,10 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure import store as stores
 from perdure.errors import NotFound, StoreError, UsageError

@@ -7,8 +7,10 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.config import Settings
 from perdure.engine.attempt import Engine

@@ -8,11 +8,11 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.cli.data.housekeeping import Housekeeping
 from perdure.engine.sweeper import due, sweeps

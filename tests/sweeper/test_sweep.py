@@ -10,10 +10,10 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.engine.checkpoints import keep
 from perdure.engine.sessions import plan_scope

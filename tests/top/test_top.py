@@ -4,8 +4,9 @@ text."""
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.cli.top.screens import LogScreen
 from perdure.config.files import load

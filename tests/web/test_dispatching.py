@@ -7,11 +7,11 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.agents.rehearsal import Rehearsal
 from perdure.model.forge.deliveries import DeliveryState, Forge, Intent, IntentKind

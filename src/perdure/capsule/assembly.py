@@ -15,11 +15,12 @@ import struct
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import field
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from perdure.agents.transcripts import Copies
 from perdure.capsule import story as stories
@@ -37,7 +38,6 @@ from perdure.capsule.manifest import (
 from perdure.capsule.scan import Readable, Scan, SecretFinding
 from perdure.engine.attempt import Engine
 from perdure.errors import CapsuleError
-from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
 from perdure.protocols import RunStore
 from perdure.rules.placement import digest_of, placement_of, wanted
@@ -61,8 +61,7 @@ class Packs(Protocol):
     def __call__(self, gathering: Gathering) -> CapsuleWorkdir: ...
 
 
-@dataclass(slots=True)
-class Gathering:
+class Gathering(Struct):
     """Collects files and their frames. `known`: digests of parts that the receiver already has, so
     that they need no frame."""
 
@@ -276,8 +275,7 @@ def _copy(copies: Copies, agent: str, part: CopyPart, gathering: Gathering) -> C
         )
 
 
-@dataclass(slots=True)
-class Beginning:
+class Beginning(Struct):
     """The first `left` bytes of a stream, as a stream."""
 
     source: Readable

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from perdure.capsule import blobs, container
 from perdure.capsule.assembly import Gathering, gather
@@ -23,15 +24,13 @@ from perdure.engine.report import missed_checkpoint
 from perdure.errors import CapsuleError, Conflict, NotFound
 from perdure.host.git import Git
 from perdure.host.redaction import Redactor
-from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, TaskRun, Workspace
 from perdure.protocols import RunStore
 
 __all__ = ["ExportRequest", "Exported", "export"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRequest:
+class ExportRequest(Struct, frozen=True, kw_only=True):
     """The options of an export. `at`: the checkpoint's number (0: the newest)."""
 
     target: Path
@@ -41,8 +40,7 @@ class ExportRequest:
     allow: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class Exported(Struct, frozen=True, kw_only=True):
     """A capsule that was written. `unsearched`: files that were too large to be searched for
     secrets."""
 
@@ -136,8 +134,7 @@ def chosen(store: RunStore, run: TaskRun, at: int) -> Checkpoint:
     return found[-1]
 
 
-@dataclass(slots=True)
-class Packing:
+class Packing(Struct):
     """Packs the workdir for a capsule. `earlier`: the workdir that the receiver already has."""
 
     engine: Engine

@@ -11,9 +11,10 @@ were already in the workdir are saved first, as by a restore.
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.capsule.imports import checkpoint_of, copies_of, keep_given, make_workdir, planned_anew
 from perdure.capsule.manifest import Manifest

@@ -17,9 +17,11 @@ import os
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, snapshot
 from perdure.capsule import story as stories
@@ -30,7 +32,6 @@ from perdure.capsule.verification import VerifiedCapsule, verified
 from perdure.engine.attempt import Engine
 from perdure.engine.service import NAME
 from perdure.errors import CapsuleError, Conflict, NotFound, PerdureError, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
     Backend,
@@ -58,8 +59,7 @@ from perdure.workspace.task_files import Contents as GivenContents
 WHY = "import"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Wish(Struct, frozen=True, kw_only=True):
     """The options of an import. `into`: a new directory. `repo`: a repository that has the run's
     base."""
 
@@ -76,8 +76,7 @@ class Wish:
     stranger and is not trusted (`trust`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakenIn:
+class TakenIn(Struct, frozen=True, kw_only=True):
     """An imported run. `dropped`: parts of its spec that this machine does not allow."""
 
     run: TaskRun

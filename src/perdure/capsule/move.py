@@ -11,6 +11,7 @@ from __future__ import annotations
 import socket
 from contextlib import suppress
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.capsule.export import chosen
@@ -20,7 +21,6 @@ from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publication import Ways, machine, publish
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
-from perdure.lateclass import dataclass
 from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
 
@@ -31,8 +31,7 @@ unreachable."""
 __all__ = ["Ways", "move_to", "take_up", "there"]
 
 
-@dataclass(frozen=True, slots=True)
-class There:
+class There(Struct, frozen=True):
     """A run in a checkpoint store. `owner` is empty if it was released."""
 
     manifest: Manifest

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct
 
 from perdure.capsule import manifest as manifests
 from perdure.capsule.buckets import DirectBucket, Objects, RelayedBucket, TooLarge
@@ -39,7 +40,6 @@ from perdure.errors import (
 )
 from perdure.host import relay
 from perdure.host.extras import install_command
-from perdure.lateclass import dataclass
 from perdure.model.codec import resolved
 
 SCHEMES = ("file", "s3", "gs", "az", "azure", "abfs", "abfss", "memory")
@@ -70,8 +70,7 @@ class _Begun(Term, frozen=True, kw_only=True):
     """A random word, so that two writers never store the same bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckpointStore:
+class CheckpointStore(Struct, frozen=True):
     """A store of checkpoints of many runs. Every method may raise CapsuleError."""
 
     url: str

@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import field
 from itertools import chain
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from perdure.capsule.assembly import Gathering, gather
 from perdure.capsule.export import Packing, redactor_of, refuse_secrets
@@ -28,7 +29,6 @@ from perdure.capsule.scan import Scan
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import Checkpoint, Claim, TaskRun
 from perdure.model.events import PUBLISH, AnyEvent, CheckpointMissed, PlaceLost
 
@@ -40,8 +40,7 @@ MOST_PACKS = 24
 """Number of packs after which the whole workdir is packed again, into one pack."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ways:
+class Ways(Struct, frozen=True):
     """The treatment of secrets: redact them, leave their files out, or upload them as they are.
     Secrets that no option covers are refused."""
 
@@ -133,8 +132,7 @@ def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
-@dataclass(slots=True)
-class Publishing:
+class Publishing(Struct):
     """A `Publisher` for one checkpoint store. One thread serves all runs of this process."""
 
     engine: Engine

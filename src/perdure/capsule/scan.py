@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from perdure.capsule.tokens import LONGEST, found
 from perdure.errors import CapsuleError
 from perdure.host.redaction import NO_SECRETS, Redactor
-from perdure.lateclass import dataclass
 
 WINDOW = 4 << 20
 FROM_HERE = "value of a variable"
@@ -30,8 +30,7 @@ class Readable(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SecretFinding:
+class SecretFinding(Struct, frozen=True):
     """A secret: its place and its kind. `line` counts from 1."""
 
     place: str
@@ -42,8 +41,7 @@ class SecretFinding:
     file is never changed, only left out."""
 
 
-@dataclass(slots=True)
-class Scan:
+class Scan(Struct):
     """A search through many streams, and its findings."""
 
     redactor: Redactor = NO_SECRETS

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import IO, Any, NoReturn
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.capsule.manifest import Manifest, strict_json
 from perdure.errors import CapsuleError, UsageError

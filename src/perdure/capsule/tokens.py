@@ -14,13 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 _END = rb"(?![A-Za-z0-9_])"
 
 
-@dataclass(frozen=True, slots=True)
-class TokenShape:
+class TokenShape(Struct, frozen=True):
     """A kind of secret. `back`: maximum number of bytes by which it begins before its anchor."""
 
     name: str

@@ -9,7 +9,7 @@ journal. A key or scope that the run shares with others elsewhere is dropped, to
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 from perdure.rules.run_titles import LONGEST, link_to

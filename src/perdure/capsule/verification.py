@@ -17,10 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.capsule.container import CapsuleContents
 from perdure.capsule.manifest import CapsuleFile, Manifest
 from perdure.errors import CapsuleError
-from perdure.lateclass import dataclass
 
 MOST_BYTES = 64 << 30
 """Maximum unpacked size of a capsule, in bytes."""
@@ -28,8 +29,7 @@ LEFT_FREE = 256 << 20
 """Free space that must remain on the disk after unpacking, in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedCapsule:
+class VerifiedCapsule(Struct, frozen=True):
     """The files of a capsule on this machine, all verified."""
 
     directory: Path

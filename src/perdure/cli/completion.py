@@ -13,15 +13,14 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 SHELLS = ("bash", "zsh", "fish")
 NAMES = "perdure ls --limit 500 2>/dev/null | tail -n +2 | cut -d ' ' -f 1"
 AGENTS = 'perdure agents --json 2>/dev/null | sed -n \'s/^ *"name": "\\(.*\\)",$/\\1/p\''
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(Struct, frozen=True):
     """An argument of a verb. `kind` of its value: `none` (a switch), `one of`, `run`, `agent`,
     `file`, `directory`, `text`."""
 

@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 from perdure.cli import doctor_login
 from perdure.cli.compose import DATABASE, environment, settings
@@ -28,7 +30,6 @@ from perdure.config.passwords import without_password
 from perdure.errors import ConfigError, PerdureError
 from perdure.host import system
 from perdure.host.extras import install_command
-from perdure.lateclass import dataclass
 
 if TYPE_CHECKING:
     from perdure.protocols import Retention
@@ -42,8 +43,7 @@ UNPROVEN = (
 """The warning on every system but Linux, where perdure is not proven to work."""
 
 
-@dataclass(frozen=True, slots=True)
-class DoctorFinding:
+class DoctorFinding(Struct, frozen=True):
     """The result of one check. `state`: `ok`, `warn` (works, with a reservation) or `bad` (a run
     would fail)."""
 

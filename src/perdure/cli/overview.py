@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from perdure.cli.compose import environment, open_to_read, settings
@@ -83,7 +82,7 @@ def config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def config_verb(arguments: argparse.Namespace) -> int:
     chosen = settings()
-    names = [field.name for field in fields(chosen) if field.name != "origin"]
+    names = [name for name in chosen.__struct_fields__ if name != "origin"]
     found = {
         name: {
             "value": _plain(shown(name, getattr(chosen, name))),

@@ -10,9 +10,10 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from msgspec.structs import asdict
 
 from perdure.cli.text import clean, one_line
 from perdure.errors import UsageError, WorkspaceError

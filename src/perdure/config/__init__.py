@@ -7,11 +7,11 @@ that must not be shown.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+
 from perdure.model import (
     ColdCache,
     ContinuityPolicy,
@@ -32,8 +32,7 @@ if TYPE_CHECKING:
 DAY = 86400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(Struct, frozen=True, kw_only=True):
     """All settings of perdure. Durations are in seconds; 0 means no limit."""
 
     root: Path

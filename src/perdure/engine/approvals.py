@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
+from msgspec import Struct
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.approval_rules import load, rendered, save
 from perdure.errors import Conflict, NotFound, UsageError
-from perdure.lateclass import dataclass
 from perdure.model import TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 from perdure.protocols import RunStore
@@ -21,8 +21,7 @@ from perdure.rules.approvals import ApprovalRule, rule_for
 from perdure.rules.requests import digest, late
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Always:
+class Always(Struct, frozen=True, kw_only=True):
     """A person's request to make a rule from their answer."""
 
     scope: str = "run"

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
@@ -22,7 +24,6 @@ from perdure.engine.attempt.workdir import take_back
 from perdure.engine.report import missed_checkpoint
 from perdure.engine.unsaved import recheck
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import (
     Checkpoint,
     Context,
@@ -38,8 +39,7 @@ from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.continuation.instructions import retired, retired_by
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoredRun:
+class RestoredRun(Struct, frozen=True, kw_only=True):
     """The result of a restore. `undo` is the checkpoint of the state before; None if there was no
     workdir."""
 

@@ -9,10 +9,12 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home, check_temporary
@@ -21,7 +23,6 @@ from perdure.engine.attempt.workdir import cleaned_up
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
-from perdure.lateclass import dataclass, late_pattern
 from perdure.model import (
     NOTHING_GIVEN,
     Backend,
@@ -40,6 +41,7 @@ from perdure.model import (
 )
 from perdure.model.requests import AnswerKind, RequestKind, RequestState
 from perdure.model.work import WorkReport
+from perdure.patterns import late_pattern
 from perdure.protocols import RequestStore, RunStore
 from perdure.rules import specification
 from perdure.rules.approvals import why_not_allowed
@@ -243,8 +245,7 @@ def _is_taken(store: RunStore, name: str) -> bool:
     return any(row.name == name for row in store.find(limit=100_000))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
+class Changes(Struct, frozen=True, kw_only=True):
     """Changes of a run by a retry or an update; None: no change. All changes but `attempts` apply
     to all later attempts, and are recorded in the journal."""
 
@@ -534,8 +535,7 @@ def apply(engine: Engine, ref: str, to: Path, *, commit: bool = False) -> Applie
     return applied
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemovedRuns:
+class RemovedRuns(Struct, frozen=True, kw_only=True):
     """A run that was removed from the list. `kept`: why its workdir stays where it is, if it
     does."""
 

@@ -12,18 +12,18 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.message_places import place
 from perdure.engine.service import SCOPE, check_prompt
 from perdure.errors import Conflict, UsageError
 from perdure.host.wakeup import ring
-from perdure.lateclass import dataclass
 from perdure.model import Attempt, Context, RunState, TaskRun
 from perdure.rules.messages import LONGEST
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class Told(Struct, frozen=True, kw_only=True):
     """A message that was accepted."""
 
     run: TaskRun

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.errors import PerdureError
 from perdure.model import UNSAVED, Checkpoint, TaskRun

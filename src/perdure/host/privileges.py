@@ -23,15 +23,15 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import UsageError
 from perdure.host import system
-from perdure.lateclass import dataclass
 
 HOW = "docs: how-to/separate-user"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentIdentity:
+class AgentIdentity(Struct, frozen=True, kw_only=True):
     """The ids that `run_as` names. `group` is the agents' own group. `service` is the group that
     can read files that agents must not see. `home` is empty for a user without an entry in the
     system's accounts."""

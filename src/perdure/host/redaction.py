@@ -14,11 +14,12 @@ import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
-from perdure.lateclass import dataclass, late_pattern
+from msgspec import Struct
+
+from perdure.patterns import late_pattern
 
 TELLING = late_pattern(
     r"KEY(?!_ID$)|TOKEN(?!_(?:HOST|USER)$)|SECRET|PASSW|CREDENTIAL|AUTH(?!OR_)|COOKIE",
@@ -31,16 +32,18 @@ SHORTEST = 8
 """Minimum length of a value that is replaced, in characters. A shorter one could be any word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Redactor:
+class Redactor(Struct, frozen=True):
     """Replaces the secrets of one environment."""
 
     pattern: re.Pattern[bytes] | None = None
     reach: int = 0
     """Length of the longest form of a secret, in bytes: this many bytes before a cut may be the
     beginning of a secret that continues after it."""
-    forms: frozenset[bytes] = field(default=frozenset(), repr=False)
+    forms: frozenset[bytes] = frozenset()
     """The secrets, in every form in which they may be written."""
+
+    def __repr__(self) -> str:
+        return f"Redactor(reach={self.reach!r})"
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Redactor:

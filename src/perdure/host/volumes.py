@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import DiskFull
-from perdure.lateclass import dataclass
 
 NAME = "ballast"
 NEEDED = 8 * 1024**2
@@ -28,8 +29,7 @@ WARN_ABOVE = 1.5
 """A warning is given below this multiple of the refusal threshold in bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskRoom:
+class DiskRoom(Struct, frozen=True):
     """Free and total space of the volume that holds a path, in bytes and in files. Both are 0 on a
     volume without a limit."""
 
@@ -74,8 +74,7 @@ def room(path: Path) -> DiskRoom:
     raise FileNotFoundError(str(path))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Volumes:
+class Volumes(Struct, frozen=True, kw_only=True):
     """The thresholds, and the paths that are watched. Without paths, nothing is ever refused."""
 
     places: tuple[Path, ...] = ()
@@ -113,8 +112,7 @@ class Volumes:
         return list(dict.fromkeys(found))
 
 
-@dataclass(frozen=True, slots=True)
-class Ballast:
+class Ballast(Struct, frozen=True):
     """A file of `size` allocated bytes, in the directory of the database. Size 0 means no
     ballast."""
 

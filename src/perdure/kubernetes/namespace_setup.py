@@ -10,15 +10,15 @@ same name are left alone.
 from __future__ import annotations
 
 import time
-from dataclasses import field
 from typing import Any
+
+from msgspec import Struct, field
 
 from perdure.kubernetes import api as kinds
 from perdure.kubernetes.api import Api, Refused
 from perdure.kubernetes.manifests import MADE_BY
 from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.status import said
-from perdure.lateclass import dataclass
 
 NAME = "perdure-attempts"
 """Name of the network policy in each namespace."""
@@ -26,8 +26,7 @@ KNOWN_S = 60.0
 """Time in seconds after which a namespace is checked again."""
 
 
-@dataclass(slots=True)
-class NamespaceSetup:
+class NamespaceSetup(Struct):
     """The objects that are created in each namespace. An empty `policy` or `account` is not
     made."""
 

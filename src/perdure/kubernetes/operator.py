@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import kopf
 import stamina.instrumentation
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError as NoConfig
+from msgspec import Struct, field
 
 from perdure.errors import PerdureError, UsageError
 from perdure.kubernetes import api as kinds
@@ -40,7 +40,6 @@ from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, said
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 from perdure.kubernetes.watches import Ears, listen, registry
-from perdure.lateclass import dataclass
 
 ALL = "*"
 STUCK_S = 300.0
@@ -52,8 +51,7 @@ MOST_WOKEN = 8
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(Struct, frozen=True, kw_only=True):
     """The operator's options."""
 
     namespaces: tuple[str, ...]

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.kubernetes.result import AttemptResult, believed
 from perdure.kubernetes.snapshot import JobSeen, PodSeen
 from perdure.kubernetes.spec import Mode
 from perdure.kubernetes.status import said
-from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 UNTIMED = frozenset({"QuotaExceeded", "NoRoom", "ClaimInUse"})
@@ -80,8 +81,7 @@ CODES: dict[int, tuple[OutcomeKind, str]] = {
 """Meaning of exit codes when there is no result."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class End(Struct, frozen=True, kw_only=True):
     """How an attempt ended."""
 
     outcome: Outcome
@@ -93,8 +93,7 @@ class End:
     were read again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True):
     """An obstacle: the reason why an attempt cannot proceed, and the advice."""
 
     reason: str

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine, perform, take_over

@@ -11,8 +11,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import snapshot
 from perdure.capsule.imports import Wish, copies_of

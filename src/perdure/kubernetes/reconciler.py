@@ -13,9 +13,9 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import field
 from typing import Any
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from perdure.kubernetes import admission, events, manifests, status_moves
@@ -32,7 +32,6 @@ from perdure.kubernetes.session_line import BEGINNING, session_in
 from perdure.kubernetes.snapshot import UID_LABEL, PodSeen, SessionAsked, job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, said
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
-from perdure.lateclass import dataclass
 
 MOST_STEPS = 40
 """Maximum number of steps in a row. More means that somebody else writes the same objects; the
@@ -42,8 +41,7 @@ NO_QUOTA_S = 10.0
 """Time in seconds for which a namespace without quotas is assumed to have none."""
 
 
-@dataclass(slots=True)
-class TaskRunReconciler:
+class TaskRunReconciler(Struct):
     """Reconciles TaskRuns. `began` and `ended` are called with the TaskRun and the record of each
     attempt that has begun or ended. `moved` is called after each write that was accepted."""
 

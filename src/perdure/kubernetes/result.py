@@ -12,10 +12,10 @@ result whose outcome agrees with the exit code, which only perdure sets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.model import NO_USAGE, Outcome, OutcomeKind, Rung, Usage, Verdict
 from perdure.model.codec import resolved

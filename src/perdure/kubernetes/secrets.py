@@ -16,13 +16,13 @@ value is never written down: only the names of the variables are stored with a r
 from __future__ import annotations
 
 import re
-from dataclasses import field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from msgspec import Struct, field
+
 from perdure.errors import UsageError
 from perdure.host.redaction import TELLING, Redactor
-from perdure.lateclass import dataclass
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 LONGEST = 1 << 20
@@ -36,14 +36,16 @@ CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
 REPOSITORY_KEYS = frozenset({"token", "username", "password"})
 
 
-@dataclass(frozen=True, slots=True)
-class Secrets:
+class Secrets(Struct, frozen=True):
     """The secrets that a pod was given. None of them is shown."""
 
-    agent: dict[str, str] = field(default_factory=dict, repr=False)
-    git: dict[str, str] = field(default_factory=dict, repr=False)
+    agent: dict[str, str] = field(default_factory=dict)
+    git: dict[str, str] = field(default_factory=dict)
     """Variables for perdure: PERDURE_GIT_TOKEN, its host and its user."""
-    store: dict[str, str] = field(default_factory=dict, repr=False)
+    store: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return "Secrets()"
 
     def values(self) -> list[str]:
         """Return the values that must never be written down: those whose name says that they are

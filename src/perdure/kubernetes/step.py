@@ -14,10 +14,9 @@ AskRoom -> Tell (attempt N is in the status) -> Launch (its Job) -> Tell (its Jo
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import field
 
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from perdure.kubernetes import deletion, outcomes, ownership, status_moves
@@ -34,7 +33,6 @@ from perdure.kubernetes.status import (
     stamp,
 )
 from perdure.kubernetes.wanted import WantedRun
-from perdure.lateclass import dataclass
 from perdure.model import Outcome, OutcomeKind
 
 PATIENCE_MS = 1_800_000
@@ -46,8 +44,7 @@ LOG_AGAIN_MS = 2_000
 that an agent that never names one costs few requests."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(Struct, frozen=True, kw_only=True):
     """The known facts of a TaskRun at one moment."""
 
     run: WantedRun
@@ -75,27 +72,23 @@ class Seen:
     patience_ms: int = PATIENCE_MS
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Struct, frozen=True):
     """Do nothing until something happens, or until the time `until` (ms since 1970)."""
 
     until: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LookAgain:
+class LookAgain(Struct, frozen=True):
     """Read Jobs and pods again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """Read the events about an object."""
 
     uid: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskSession:
+class AskSession(Struct, frozen=True):
     """Find out from a pod's log with which conversation it works. If the log does not name one yet,
     it is read again after `wait` milliseconds."""
 
@@ -104,54 +97,45 @@ class AskSession:
     wait: int
 
 
-@dataclass(frozen=True, slots=True)
-class AskRoom:
+class AskRoom(Struct, frozen=True):
     """Find out whether there is room for one more attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class AskNamespace:
+class AskNamespace(Struct, frozen=True):
     """Find out whether the namespace is being deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(Struct, frozen=True):
     """Delete the TaskRun, whose time to live is over and whose work is saved."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordContext:
+class RecordContext(Struct, frozen=True):
     """Record the text of the newest instructions, unless it is recorded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(Struct, frozen=True):
     """Write this status."""
 
     status: TaskRunStatus
 
 
-@dataclass(frozen=True, slots=True)
-class HoldFinalizer:
+class HoldFinalizer(Struct, frozen=True):
     """Set the finalizer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True):
     """Remove the finalizer, and before it delete the claim if one is named."""
 
     claim: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchPod:
+class LaunchPod(Struct, frozen=True):
     """Create the objects that the open attempt's pod needs, and then the attempt's Job."""
 
     record: AttemptStatus
 
 
-@dataclass(frozen=True, slots=True)
-class StopPod:
+class StopPod(Struct, frozen=True):
     """Delete a Job and its pod. The pod ends in good order, within its grace period."""
 
     job: JobSeen
@@ -186,7 +170,7 @@ def next_step(seen: Seen, now: int, jitter: float = 0.5) -> Step:
     if run.held and not run.deleting and deletion.kept(run):
         return Release()
     own, foreign = ownership.apart(seen.pods, seen.jobs, status)
-    seen = dataclasses.replace(seen, pods=own, foreign=foreign)
+    seen = replace(seen, pods=own, foreign=foreign)
     told = status.condition("Foreign")
     if (sentence := ownership.told_of(foreign)) != (told.message if told is not None else ""):
         if seen.fresh or not sentence:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY

@@ -14,10 +14,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import replace
 from functools import partial, wraps
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, Unpack, cast, overload
+
+from msgspec.structs import replace
 
 from perdure.config import Settings
 from perdure.engine.attempt import Engine

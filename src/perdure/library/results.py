@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from perdure.lateclass import dataclass
 from perdure.model import NO_USAGE, Outcome, Receipt, RunState, TaskRun, Usage
 from perdure.model.work import WorkVerdict
 from perdure.protocols import RunStore
@@ -16,8 +14,7 @@ LOOKED_AT = 200
 """Number of newest records that are searched for the agent's final message."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResult(TaskRun):
+class RunResult(TaskRun, frozen=True, kw_only=True):
     """A snapshot of a run, with the newest attempt's outcome and receipt."""
 
     result: str = ""
@@ -60,7 +57,7 @@ def result_of_run(store: RunStore, run: TaskRun) -> RunResult:
     usage = NO_USAGE
     for attempt in attempts:
         usage = usage + attempt.usage
-    known: dict[str, Any] = {field.name: getattr(run, field.name) for field in fields(TaskRun)}
+    known: dict[str, Any] = {name: getattr(run, name) for name in TaskRun.__struct_fields__}
     return RunResult(
         **known,
         result=last_message(store.latest(run.id, LOOKED_AT), newest.number) if newest else "",

@@ -1,9 +1,8 @@
 """The nouns: everything that perdure keeps, decides on or shows is one of these classes.
 
-They are frozen standard-library dataclasses, so that the cheapest commands (`perdure ls`) import
-nothing else. `codec` writes and reads their JSON form. Times are integer milliseconds since 1970
-(UTC), durations are seconds, money is US dollars. To change a value, make a new one with
-`dataclasses.replace`. Other packages import the nouns from here.
+They are frozen `msgspec.Struct` types. `codec` writes and reads their JSON form. Times are integer
+milliseconds since 1970 (UTC), durations are seconds, money is US dollars. To change a value, make a
+new one with `msgspec.structs.replace`. Other packages import the nouns from here.
 """
 
 from __future__ import annotations

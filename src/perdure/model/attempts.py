@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from msgspec import Struct, field
 
-from perdure.lateclass import dataclass
 from perdure.model.choices import OutcomeKind, Rung, Standing, Start, Verdict
 from perdure.model.loaded import Relation
 from perdure.model.tasks import TaskSpec
 from perdure.model.usage import NO_COSTS, NO_USAGE, CompactAt, Fill, ReplyCosts, Usage
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(Struct, frozen=True, kw_only=True):
     """How an attempt ended. `until` (ms) is when a usage limit ends, if the agent named a time."""
 
     kind: OutcomeKind
@@ -29,8 +27,7 @@ class Outcome:
         return self.kind is OutcomeKind.SUCCEEDED
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class Shown(Struct, frozen=True, kw_only=True):
     """How much of the known conversation the model is shown at the start of an attempt.
 
     The unit is items: prompts, answers, tool calls and their results.
@@ -55,8 +52,7 @@ class Shown:
     held is not among the known items."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
+class Continuation(Struct, frozen=True, kw_only=True):
     """How an attempt starts, and why. `session_id` is the conversation to start, resume or fork
     from."""
 
@@ -93,8 +89,7 @@ class Continuation:
     unknown."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """The state of a transcript at one moment: enough to prove later that it only grew."""
 
     path: str
@@ -104,8 +99,7 @@ class Snapshot:
     """Number of prompts in the transcript, by perdure or anybody else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """Observations of the conversation in one attempt: the input of `receipt.judge`."""
 
     asked: str = ""
@@ -156,8 +150,7 @@ class Evidence:
     them; None: it replayed nothing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
+class Receipt(Struct, frozen=True, kw_only=True):
     """The verdict on one attempt's conversation, with the evidence for it."""
 
     verdict: Verdict
@@ -166,8 +159,7 @@ class Receipt:
     evidence: Evidence = Evidence()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
+class Program(Struct, frozen=True, kw_only=True):
     """An agent's native program on this machine. `version` is empty if it can only be found out by
     running the program."""
 
@@ -175,8 +167,7 @@ class Program:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class Launch(Struct, frozen=True, kw_only=True):
     """Everything that a driver needs to build the command of an attempt."""
 
     spec: TaskSpec
@@ -212,8 +203,7 @@ class Launch:
     (see `TakesMessages`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """A process to start. `env` has defaults for variables that the user has not set. The prompt is
     passed on `stdin`."""
 
@@ -224,8 +214,7 @@ class Command:
     """Changes that the driver made to the user's arguments, one sentence each."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exit:
+class Exit(Struct, frozen=True, kw_only=True):
     """How a process ended. `cause` is one of: `exited`, `deadline`, `stalled`, `stopped`,
     `retrying` (it repeated its requests without end), `flooded` (too much output), `lapsed` (the
     lease could not be renewed), `lost` (its end was not observed), `turn` (its turn is over and the
@@ -243,8 +232,7 @@ class Exit:
         return self.code == 0 or self.cause == "turn"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(Struct, frozen=True, kw_only=True):
     """One try of a run. `number` counts from 1 and is the fencing token: every write is conditional
     on "this is still attempt n"."""
 

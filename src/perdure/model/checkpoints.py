@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
-
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class CopyPart:
+class CopyPart(Struct, frozen=True):
     """The first `size` bytes of an own copy, which a checkpoint keeps of a conversation. Copies
     only grow, so these bytes do not change."""
 
@@ -42,8 +39,7 @@ KEEPSAKES = ("restore", CLEAN_UP)
 where the agent stopped."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Saved:
+class Saved(Struct, frozen=True, kw_only=True):
     """A workdir as a checkpoint keeps it: a commit under one of perdure's own refs. The user's
     HEAD, index and branches are not touched."""
 
@@ -71,8 +67,7 @@ class Saved:
         return all(why in NO_WORK for _, why in self.left_out)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True, kw_only=True):
     """Workdir and conversation of a run, saved together. A checkpoint exists only when both halves
     are there."""
 

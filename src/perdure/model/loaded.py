@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 SAID = 80
 """Maximum number of characters of an item that are kept for quoting."""
@@ -32,8 +32,7 @@ class ItemKind(StrEnum):
     """The text that replaces the items that a CLI compacted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(Struct, frozen=True):
     """One item that the model is shown: a prompt, an answer, a call or its result."""
 
     kind: ItemKind
@@ -51,8 +50,7 @@ class Item:
     ignores it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(Struct, frozen=True, kw_only=True):
     """The items that a resume would load from a transcript as it is now."""
 
     items: tuple[Item, ...] = ()
@@ -83,8 +81,7 @@ class Relation(StrEnum):
     """No known item is shown: it is another conversation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Struct, frozen=True, kw_only=True):
     """The result of comparing known items with loaded ones. Items that a CLI made up are not
     counted."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 
 class RequestKind(StrEnum):
@@ -37,8 +37,7 @@ class AnswerKind(StrEnum):
     TEXT = "text"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenCall:
+class OpenCall(Struct, frozen=True, kw_only=True):
     """A tool call that did not run, as the agent's CLI reports it at the end of a turn."""
 
     call: str
@@ -52,8 +51,7 @@ class OpenCall:
     """Whether the call waits in the conversation, so that the CLI can still run it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRequest:
+class AgentRequest(Struct, frozen=True, kw_only=True):
     """One request. `number` counts the requests of a run from 1."""
 
     run: str

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model.choices import Backend, RunState
 from perdure.model.tasks import TaskSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class Condition(Struct, frozen=True, kw_only=True):
     """Something about a run that a person should know: `needs_person`, `collision`, `drift`,
     `open`, `unsaved`."""
 
@@ -22,8 +22,7 @@ UNSAVED = "unsaved"
 nowhere else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workspace:
+class Workspace(Struct, frozen=True, kw_only=True):
     """A working directory. `id` and `path` depend only on its identity."""
 
     id: str
@@ -34,8 +33,7 @@ class Workspace:
     base: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskRun:
+class TaskRun(Struct, frozen=True, kw_only=True):
     """A task with its state and attempts. `attempt` is the number of the latest attempt, 0 before
     the first."""
 
@@ -77,8 +75,7 @@ class TaskRun:
         return f"run:{self.id}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seat:
+class Seat(Struct, frozen=True, kw_only=True):
     """A place among the runs that may use one account at the same time."""
 
     account: str
@@ -93,8 +90,7 @@ class Seat:
     """Maximum number of runs under the rule at the same time; 0: no limit."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parking:
+class Parking(Struct, frozen=True, kw_only=True):
     """A time before which nothing is launched on an account, or on an agent (`what`). `model`: only
     runs of this model are affected; empty: all."""
 
@@ -105,8 +101,7 @@ class Parking:
     since: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(Struct, frozen=True):
     """One of several installations that share a database. A host is one state directory on one
     machine."""
 
@@ -125,8 +120,7 @@ NOWHERE = Host("", "")
 """The host of a database that is not shared."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """The right to work on one attempt of a run, until the lease expires."""
 
     run: TaskRun
@@ -134,8 +128,7 @@ class Claim:
     worker: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """The decision after an attempt: the run's next state and, if it goes on, when and why."""
 
     state: RunState

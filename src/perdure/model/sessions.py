@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from msgspec import Struct
+from msgspec.structs import replace
 
-from perdure.lateclass import dataclass
 from perdure.model.attempts import Snapshot
 from perdure.model.choices import SessionState
 from perdure.model.usage import NO_USAGE, Fill, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class SessionKey:
+class SessionKey(Struct, frozen=True):
     """The owner of a conversation: an agent and a scope. Agents never share a conversation."""
 
     agent: str
@@ -23,8 +22,7 @@ RESET = "reset by a person"
 is not told about the old one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class Session(Struct, frozen=True, kw_only=True, eq=False):
     """perdure's record of an agent's own conversation. At most one that is not retired exists for
     each key."""
 
@@ -57,9 +55,17 @@ class Session:
     say."""
     expires: int = 0
     """When (ms) it expires, unless it is used before; 0: never."""
-    revision: int = field(default=0, compare=False)
+    revision: int = 0
     """Number of changes stored for the session's key; set by the store. Of two records, the one
     with the smaller number is older."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Session):
+            return NotImplemented
+        return _compared(self) == _compared(other)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.id))
 
     def used(self, at: int, usual_s: float = 0.0) -> Session:
         """Return the record after a use at this time (ms). Its own lifetime, else the usual one,
@@ -68,8 +74,12 @@ class Session:
         return replace(self, updated=at, expires=at + int(lasts_s * 1000) if lasts_s else 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conversation:
+def _compared(session: Session) -> list[object]:
+    """Return the values that make two records equal: all but `revision`, which the store sets."""
+    return [getattr(session, name) for name in session.__struct_fields__ if name != "revision"]
+
+
+class Conversation(Struct, frozen=True, kw_only=True):
     """A conversation as an agent's own files show it, no matter who began it."""
 
     id: str

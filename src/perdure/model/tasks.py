@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from msgspec import Struct, field
 
-from perdure.lateclass import dataclass
 from perdure.model.choices import ContinuityPolicy, FileAction, OnEdit, Permissions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskSpec:
+class TaskSpec(Struct, frozen=True, kw_only=True):
     """A task as a person asks for it. Immutable. The command line, the HTTP API and the TaskRun
     resource use the same struct."""
 
@@ -88,8 +86,7 @@ class TaskSpec:
     this."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskFile:
+class TaskFile(Struct, frozen=True):
     """A file that a person gave for the workdir. Its bytes are kept below `{state}/given`."""
 
     name: str
@@ -99,8 +96,7 @@ class TaskFile:
     executable: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """The task files that came with one version of the instructions."""
 
     files: tuple[TaskFile, ...] = ()
@@ -113,8 +109,7 @@ class Given:
 NOTHING_GIVEN = Given()
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(Struct, frozen=True):
     """One version of the instructions of a run. Version 1 is the prompt; each update appends
     one."""
 
@@ -127,8 +122,7 @@ class Context:
     """The key of a message that was told to a running attempt; empty for other instructions."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileChange:
+class FileChange(Struct, frozen=True, kw_only=True):
     """A change of one task file in the workdir. File contents are given as SHA-256, followed by
     `+x` if the file is executable; empty: no such file."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 
 class TokenScope(StrEnum):
@@ -18,8 +18,7 @@ class TokenScope(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
+class Token(Struct, frozen=True, kw_only=True):
     """A token for `perdure serve`, with its scope. The secret itself is not stored, only its
     SHA-256."""
 

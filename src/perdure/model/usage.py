@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """Tokens and dollars. `cached` and `cache_write` are parts of `input`, as the model's service
     reports them.
 
@@ -49,8 +48,7 @@ class Usage:
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class CutCost:
+class CutCost(Struct, frozen=True):
     """The cost of a reply that the agent's end cut off, in dollars."""
 
     charged: float
@@ -59,8 +57,7 @@ class CutCost:
     """The estimate if it was a long reply."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyCosts:
+class ReplyCosts(Struct, frozen=True, kw_only=True):
     """The cost of single replies in one attempt, in dollars: the basis of a reserve
     (`rules.reserve`). Zero where the model has no price."""
 
@@ -73,8 +70,7 @@ class ReplyCosts:
 NO_COSTS = ReplyCosts()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """One answer of the model, and its usage as far as reported. A CLI reports the same answer
     several times; the output tokens come last."""
 
@@ -126,8 +122,7 @@ class Reply:
         return self.begins and not self.ends
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fill:
+class Fill(Struct, frozen=True, kw_only=True):
     """The fill of a conversation: the size of its newest request, and the window of its model, in
     tokens."""
 
@@ -146,8 +141,7 @@ class Fill:
     left: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompactAt:
+class CompactAt(Struct, frozen=True, kw_only=True):
     """The fill at which a CLI is told to compact its conversation, in tokens. 0: not known; then
     `percent` of the window applies."""
 

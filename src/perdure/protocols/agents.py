@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import (
     Command,
     Conversation,
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
     from perdure.rules.transcript_repair import Mended
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
+class Abilities(Struct, frozen=True, kw_only=True):
     """The abilities of a CLI. perdure checks this before it relies on an ability."""
 
     choose_id: bool
@@ -77,8 +77,7 @@ class Abilities:
     replay show whether a conversation went on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Folder:
+class Folder(Struct, frozen=True, kw_only=True):
     """One directory of an agent's home: `{value of the variable, else HOME/usual}/inner`. See
     `at`."""
 
@@ -110,8 +109,7 @@ class Folder:
         return self.root(environ) / self.inner
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Home:
+class Home(Struct, frozen=True, kw_only=True):
     """The directories of an agent's home, so that it can be kept on a volume."""
 
     folders: tuple[Folder, ...]
@@ -119,23 +117,20 @@ class Home:
     """Names of the agent's process: the file name of the program, or of its script."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True):
     """One prompt of a person (or of perdure) in a transcript."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
+class Spoken(Struct, frozen=True):
     """One thing said in a conversation, by a person (or perdure) or by the agent."""
 
     by_agent: bool
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Retention:
+class Retention(Struct, frozen=True):
     """The clean-up that a CLI does by itself when it is started without perdure."""
 
     days: float
@@ -193,8 +188,7 @@ class Archive(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class Heard(Struct, frozen=True, kw_only=True):
     """The state of a kept agent in its current turn, from the lines of its output."""
 
     over: bool = False
@@ -232,8 +226,7 @@ class Untold(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenRequest:
+class OpenRequest(Struct, frozen=True, kw_only=True):
     """A request to the model whose answer the agent has not recorded."""
 
     added: int = 0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Attempt, Condition, RunState, Workspace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BoardRow:
+class BoardRow(Struct, frozen=True, kw_only=True):
     """The fields of a run that a board shows."""
 
     id: str
@@ -49,8 +49,7 @@ class BoardRow:
     """The row's position in the list, to be passed as `before` for the next page."""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedAttempt:
+class FailedAttempt(Struct, frozen=True):
     """An attempt that did not succeed, with the current state of its run. `name` is empty if the
     run was removed from the list."""
 
@@ -60,8 +59,7 @@ class FailedAttempt:
     attempt: Attempt
 
 
-@dataclass(frozen=True, slots=True)
-class RunMarks:
+class RunMarks(Struct, frozen=True):
     """The properties of a run that the limits of a token are compared with."""
 
     id: str

@@ -6,15 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Attempt, RunState, SessionKey, SessionState
 
 if TYPE_CHECKING:
     from perdure.model.events import Record
 
 
-@dataclass(frozen=True, slots=True)
-class AtWork:
+class AtWork(Struct, frozen=True):
     """The running runs of an agent on a host: their number, and the number whose lease was not
     renewed."""
 
@@ -27,8 +27,7 @@ class AtWork:
     """Time (ms) at which the first of the leases ends, or ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class Counts(Struct, frozen=True, kw_only=True):
     """The numbers of things in the store at one moment. Removed runs are not counted."""
 
     at: int

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import (
     NO_COSTS,
     NO_USAGE,
@@ -38,8 +39,7 @@ if TYPE_CHECKING:
     from perdure.model.requests import AgentRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
+class Begun(Struct, frozen=True, kw_only=True):
     """The data that is stored before the launch of an attempt."""
 
     continuation: Continuation
@@ -54,8 +54,7 @@ class Begun:
     """Requests whose answers the attempt is given."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(Struct, frozen=True, kw_only=True):
     """The data that `finish` stores, all or nothing."""
 
     outcome: Outcome
@@ -76,8 +75,7 @@ class Ending:
     """Accounts and agents to be parked because of limits or failures in this attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunRow:
+class RunRow(Struct, frozen=True):
     """A run as a list shows it, read from plain columns without decoding JSON."""
 
     id: str
@@ -105,8 +103,7 @@ class RunRow:
     """The run's number in the order of arrival, for paging through a list."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(Struct, frozen=True, kw_only=True):
     """A run from another machine, ready to be stored: checked, with a workspace of this machine,
     and in a final state."""
 
@@ -124,8 +121,7 @@ class Arrival:
     """How the run waits for a person's answer, if its agent asked something."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedRun:
+class PlacedRun(Struct, frozen=True):
     """A run and its workdir, for clean-ups. `removed`: when (ms) it was removed from the list."""
 
     id: str

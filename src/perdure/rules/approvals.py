@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from perdure.lateclass import late_pattern
 from perdure.model.requests import AgentRequest, RequestKind
+from perdure.patterns import late_pattern
 from perdure.rules.requests import digest
 
 SHELL = "Bash"

@@ -18,10 +18,11 @@ The decisions describe how this was found out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.model import CompactAt, ContinuityPolicy, Fill, Measure, WhenFull
 
 WINDOWS: tuple[tuple[str, int], ...] = (
@@ -42,8 +43,7 @@ WINDOWS: tuple[tuple[str, int], ...] = (
 not report the window."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FillRules:
+class FillRules(Struct, frozen=True, kw_only=True):
     """The user's settings. A conversation is full at `percent` of the window."""
 
     policy: WhenFull = WhenFull.COMPACT

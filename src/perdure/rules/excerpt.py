@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 MOST = 6000
 """Maximum number of characters of an excerpt."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Condition, ContinuityPolicy, Decision, Outcome, OutcomeKind, RunState
 from perdure.rules.reserve import NO_RESERVE, Reserve, may_have_cost
 
@@ -144,8 +145,7 @@ FURTHEST_MS = 400 * 86_400_000
 or a misread time, and is ignored."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class Tally(Struct, frozen=True, kw_only=True):
     """Counts over the attempts so far, including this one."""
 
     counted: int

@@ -8,12 +8,12 @@ query. `retry` and the worker pools act on the same facts.
 
 from __future__ import annotations
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Liveness
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signs:
+class Signs(Struct, frozen=True, kw_only=True):
     """The signs of life of a running attempt, as seen from this host."""
 
     supervisor: bool | None

@@ -9,10 +9,11 @@ empty if there is no file, and `?` for something that is not a regular file.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field, replace
 from types import MappingProxyType
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from perdure.model import Context, FileAction, FileChange, OnEdit, TaskFile
 from perdure.model.events import (
     CheckpointRestored,
@@ -29,8 +30,7 @@ DELETED = "it had been deleted"
 CHANGED_MEANWHILE = "it changed while the files were written, and was left as it is"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """The newest given version of a task file."""
 
     file: TaskFile
@@ -38,8 +38,7 @@ class Wanted:
     on_edit: OnEdit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(Struct, frozen=True, kw_only=True):
     """The files in the workdir according to the journal. `version` is the newest version whose
     files are all there."""
 

@@ -14,17 +14,17 @@ shown as estimates, and never counted as spent.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import cache
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.model import ColdCache, Usage
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
+class Price(Struct, frozen=True):
     """US dollars per million tokens: for input, for cached input, for input written to the cache
     for 5 minutes, and for output."""
 
@@ -93,8 +93,7 @@ class Way(StrEnum):
     ASK = "ask"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PromptCache:
+class PromptCache(Struct, frozen=True, kw_only=True):
     """The prompt cache of a conversation when an attempt is about to start."""
 
     tokens: int
@@ -108,8 +107,7 @@ class PromptCache:
         return self.idle_s >= self.lifetime_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PricedChoice:
+class PricedChoice(Struct, frozen=True, kw_only=True):
     """The chosen way to go on, and the cost of each way over the attempt, in dollars."""
 
     way: Way

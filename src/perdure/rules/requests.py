@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
+
+from msgspec.structs import replace
 
 from perdure.model import Condition, Decision, Outcome, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import chain
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import ReplyCosts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reserve:
+class Reserve(Struct, frozen=True, kw_only=True):
     """The possible cost of replies that were cut off, beyond their estimates, in dollars."""
 
     replies: int = 0

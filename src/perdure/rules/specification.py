@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import msgspec
+from msgspec.structs import replace
 
 from perdure.errors import UsageError
 from perdure.model import (
@@ -63,8 +63,8 @@ def check(spec: TaskSpec) -> TaskSpec:
     return replace(
         spec,
         **{
-            each.name: _field(each.name, getattr(spec, each.name), kinds[each.name])
-            for each in fields(TaskSpec)
+            each: _field(each, getattr(spec, each), kinds[each])
+            for each in TaskSpec.__struct_fields__
         },
     )
 

@@ -8,10 +8,11 @@ The agent's prose is never evidence: only calls, results and stop reasons decide
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import field, replace
 from itertools import chain
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from perdure.model import OnDenied, Outcome, OutcomeKind
 from perdure.model.events import (
     AgentEvent,
@@ -56,8 +57,7 @@ not exist). An agent that uses only these tools after a question has not answere
 itself."""
 
 
-@dataclass(slots=True)
-class OpenEnds:
+class OpenEnds(Struct):
     """The facts of an attempt, collected event by event."""
 
     calls: dict[str, tuple[str, str]] = field(default_factory=dict)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 
+from msgspec import Struct
+
 from perdure.errors import StoreError
-from perdure.lateclass import dataclass
 from perdure.model.forge.deliveries import Accepted, Arrived
 
 MOST = 100
@@ -23,8 +24,7 @@ MOST = 100
 MOST_BYTES = 32 * 1024**2
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
+class _Waiting(Struct, frozen=True):
     arrived: Arrived
     answer: asyncio.Future[Accepted]
     loop: asyncio.AbstractEventLoop

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
+
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
-from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
 from perdure.rules.plan import PlanRun
 from perdure.server.journal import Journal
 from perdure.server.principal import Principals
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceCheck:
+class ServiceCheck(Struct, frozen=True):
     """Result of one check. `state`: `ok`, `warn` (works with restrictions) or `bad` (a run would
     fail)."""
 
@@ -24,8 +24,7 @@ class ServiceCheck:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(Struct, frozen=True, kw_only=True):
     """Shared services. `engine` is for verbs that act, `store` for reading: a separate connection,
     which blocks no writer."""
 

@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import field
 from types import TracebackType
+
+from msgspec import Struct, field
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import PerdureError
 from perdure.host.rounds import Rounds
-from perdure.lateclass import dataclass
 from perdure.model.codec import encode
 from perdure.model.events import Record
 
@@ -37,16 +37,14 @@ BEHIND_MOST = 2000
 LISTENERS_MOST = 256
 
 
-@dataclass(frozen=True, slots=True)
-class SentRecord:
+class SentRecord(Struct, frozen=True):
     """A record with its encoded event. The reading thread encodes it once for all listeners."""
 
     record: Record
     sent: bytes
 
 
-@dataclass(eq=False)
-class Listener:
+class Listener(Struct, eq=False):
     """One listener, on an event loop. `run`: the id of the only run to listen to; empty for all.
     `over`: whether it was dropped, or the service is stopping."""
 

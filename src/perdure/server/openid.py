@@ -14,14 +14,14 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from msgspec import Struct, field
+
 from perdure.errors import ConfigError
 from perdure.host.extras import install_command
-from perdure.lateclass import dataclass
 from perdure.model.openid import OpenIdProvider
 from perdure.rules.openid import ALGORITHMS, claims_problem
 from perdure.server.problems import Problem
@@ -42,18 +42,17 @@ class ProviderAway(Exception):
     """The provider did not answer as the protocol says. The text is for the log."""
 
 
-@dataclass
-class Provider:
+class Provider(Struct):
     """One provider. Thread-safe. Blocks on the network, so it must not be called on an event
     loop."""
 
     chosen: OpenIdProvider
     ca_file: Path | None = None
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _found: Mapping[str, Any] = field(default_factory=dict, init=False)
-    _found_at: float = field(default=-FRESH_S, init=False)
-    _keys: Any = field(default=None, init=False)
-    _keys_at: float = field(default=-FRESH_S, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _found: Mapping[str, Any] = field(default_factory=dict)
+    _found_at: float = -FRESH_S
+    _keys: Any = None
+    _keys_at: float = -FRESH_S
 
     def configuration(self) -> Mapping[str, Any]:
         """Return the provider's configuration. Raises ProviderAway."""

@@ -17,16 +17,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import field
 from typing import Any
 
+from msgspec import Struct, field
 from starlette.datastructures import Headers
 from starlette.requests import Request, cookie_parser
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import PerdureError
 from perdure.host.actors import actor
-from perdure.lateclass import dataclass
 from perdure.model import Token, TokenScope
 from perdure.rules.access import AccessLimits, limits_of
 from perdure.rules.text import one_line
@@ -48,14 +47,13 @@ WHAT_MOST = 200
 """Longest description of a refused request, in characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """The authenticated client. `name` is the name of the token. `cookie` is the secret of a
     signed-in browser; empty for a program."""
 
     name: str
     scopes: frozenset[TokenScope]
-    cookie: str = field(default="", repr=False)
+    cookie: str = ""
     limits: AccessLimits = AccessLimits()
     expires: int = 0
     """When (ms) the token expires; 0: never."""
@@ -77,6 +75,9 @@ class Principal:
         """Return whether the client may go beyond the owner's settings: an admin of the whole
         server. Commands of a limited admin would not keep to its limits."""
         return self.may(TokenScope.ADMIN) and not self.limits
+
+    def __repr__(self) -> str:
+        return f"Principal(name={self.name!r}, scopes={self.scopes!r})"
 
     def may(self, scope: TokenScope) -> bool:
         return scope in self.scopes
@@ -126,8 +127,7 @@ def unknown() -> Problem:
     )
 
 
-@dataclass
-class Principals:
+class Principals(Struct):
     """Authenticates clients. Thread-safe. Blocks on the store, so it must not be called on an event
     loop."""
 
@@ -135,11 +135,11 @@ class Principals:
     """A connection only for reading, which blocks no writer."""
     writing: EngineStore
     say: Callable[[str], None] = lambda line: None
-    _failed: dict[str, list[float]] = field(default_factory=dict, init=False)
-    _wrong: dict[str, float] = field(default_factory=dict, init=False)
+    _failed: dict[str, list[float]] = field(default_factory=dict)
+    _wrong: dict[str, float] = field(default_factory=dict)
     """The time at which a token was found to be invalid, by the token's digest. The token is not
     looked up again for `WINDOW_S`."""
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def known(self, headers: Headers, address: str) -> Principal:
         """Return the principal of the token or cookie in the headers of a request. Raises Problem

@@ -11,17 +11,16 @@ import asyncio
 import ctypes
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from functools import partial
 
 from anyio import CapacityLimiter, to_thread
+from msgspec import Struct
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from perdure.errors import PerdureError
 from perdure.forge.webhooks import DeliveryRefused, check_type, receive, too_large
 from perdure.forge.webhooks.intake import BODY_MOST
-from perdure.lateclass import dataclass
 from perdure.model.forge.deliveries import Arrived
 from perdure.model.forge.sources import Source
 from perdure.server.batches import Writer
@@ -37,18 +36,17 @@ TRIM_AFTER_S = 1.0
 LINE_EVERY_S = 1.0
 
 
-@dataclass
-class WebhookIntake:
+class WebhookIntake(Struct):
     """Accepts webhooks of all sources. `say` gets a line for each refusal, at most one a second."""
 
     sources: Mapping[str, tuple[Source, tuple[str, ...]]]
     writer: Writer
     say: Callable[[str], None]
     body_s: float = BODY_S
-    held: int = field(default=0, init=False)
-    said: float = field(default=0.0, init=False)
-    _large: CapacityLimiter | None = field(default=None, init=False)
-    _trim: asyncio.TimerHandle | None = field(default=None, init=False)
+    held: int = 0
+    said: float = 0.0
+    _large: CapacityLimiter | None = None
+    _trim: asyncio.TimerHandle | None = None
 
     async def post(self, request: Request) -> Response:
         """Answer one webhook."""

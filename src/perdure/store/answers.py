@@ -4,7 +4,8 @@ one is stored and the other is refused with a sentence."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, NotFound
 from perdure.model import RunState, TaskRun

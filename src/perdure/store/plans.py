@@ -7,9 +7,10 @@ record of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.store.fence import instruct

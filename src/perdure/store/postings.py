@@ -4,8 +4,9 @@ nothing is lost if an event was missed."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.errors import LostLease
 from perdure.model import Condition, TaskRun

@@ -5,7 +5,8 @@ one, superseded when the run goes on or ends without them. Called by `fence`, `s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.errors import LostLease
 from perdure.model import RunState, TaskRun

@@ -180,7 +180,7 @@ def session_values(session: Session) -> dict[str, Any]:
 
 def session_of(row: Row) -> Session:
     """Return the session in a row of `sessions`."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     return replace(noun_of(row["body"], Session), revision=row["revision"])
 

@@ -12,8 +12,9 @@ attempt, no transition that the state machine does not have.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.errors import Conflict
 from perdure.model import (
@@ -340,9 +341,9 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 write.note(run.id, 0, [RunReassigned(before=run.spec.agent, after=spec.agent)])
             else:
                 names = tuple(
-                    each.name
-                    for each in fields(spec)
-                    if getattr(spec, each.name) != getattr(run.spec, each.name)
+                    each
+                    for each in spec.__struct_fields__
+                    if getattr(spec, each) != getattr(run.spec, each)
                 )
                 write.note(run.id, 0, [SettingsChanged(names=names)])
             return run_of(row)

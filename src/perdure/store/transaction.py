@@ -4,8 +4,9 @@ Records that are written."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
 
 from perdure.errors import Conflict
 from perdure.host.actors import PERDURE

@@ -23,15 +23,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.errors import NotFound, PerdureError, WorkspaceError
 from perdure.host.git import Git, on_disk
 from perdure.host.git.servers import ANYWHERE, Hosts
 from perdure.host.git.ssh import OWN, Ssh
-from perdure.lateclass import dataclass
 from perdure.model import Backend, TaskSpec, Workspace
 from perdure.workspace import layout, locks, names, worktree
 from perdure.workspace.identity import Places, check_name, is_remote, parse_remote
@@ -99,8 +100,7 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(Struct, frozen=True, kw_only=True):
     """A workdir that is ready. `head` is empty without git. `env` holds the agent's environment
     variables for the author and committer of its commits."""
 

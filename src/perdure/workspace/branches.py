@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import field
 from typing import Any
+
+from msgspec import Struct, field
 
 from perdure.errors import GitFailed
 from perdure.host.git import Git
-from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Backend
+from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.shelf import FATAL, Shelf
 
 MOST = 500
@@ -28,8 +29,7 @@ _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FORMAT = "--format=%(objectname) %(objecttype) %(*objectname) %(*objecttype) %(refname)"
 
 
-@dataclass(slots=True)
-class Branches:
+class Branches(Struct):
     """Refs and their commits; stashes (commit and message), newest first."""
 
     refs: dict[str, str] = field(default_factory=dict)

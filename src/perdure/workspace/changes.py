@@ -14,12 +14,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.errors import GitSaidTooMuch, UsageError
 from perdure.host.git import Git, GitResult
-from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import alternate, is_real_directory, make_private, write
@@ -40,8 +41,7 @@ Entry = tuple[str, str]
 """Mode and object id of one path in a tree."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonRepository:
+class ComparisonRepository(Struct, frozen=True, kw_only=True):
     """A temporary bare git repository for comparing trees (a *desk*). It writes objects and an
     index into its own directory, and borrows all other objects."""
 
@@ -141,8 +141,7 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Comparison
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shot:
+class Shot(Struct, frozen=True, kw_only=True):
     """A run's files now, in the index of a comparison repository, and the commit that they are
     compared with."""
 

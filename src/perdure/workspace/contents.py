@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import WorkspaceError
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory, read, write
 
@@ -22,8 +24,7 @@ _ID = late_pattern(r"[a-z2-7]{26}")
 OWN = frozenset({"work", "repos", "views", "shelves", "locks", "trash", "tmp", "warm"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Thing:
+class Thing(Struct, frozen=True, kw_only=True):
     """One thing below the root. `kind`: `workdir`, `view`, `shelf`, `cache`, `scratch` or
     `unknown`. `id` is that of the workspace or the cache."""
 

@@ -17,9 +17,11 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+
 from perdure.errors import UsageError
 from perdure.host.git.servers import PORTS
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 
 _NAME = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BRANCH = late_pattern(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")
@@ -38,8 +40,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 """Hosts for which http is allowed: traffic to this machine exposes nothing on a network."""
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(Struct, frozen=True):
     """All paths below the root. No other module composes such a path."""
 
     root: Path
@@ -100,8 +101,7 @@ class Places:
         return self.own / "tmp"
 
 
-@dataclass(frozen=True, slots=True)
-class Remote:
+class Remote(Struct, frozen=True):
     """A repository behind a URL. `key` is the same for all spellings of one address. `scheme` is
     the transport."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.errors import NotFound, UsageError, WorkspaceError
 from perdure.host.git import Git, on_disk

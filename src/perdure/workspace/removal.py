@@ -13,18 +13,20 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.errors import PerdureError, UsageError
 from perdure.host import system
 from perdure.host.git import Git
-from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
+from perdure.patterns import late_pattern
 from perdure.workspace import trash
 from perdure.workspace.changes import desk, entries
 from perdure.workspace.identity import Places
@@ -57,8 +59,7 @@ directories."""
 _OID = late_pattern(r"[0-9a-f]{40,64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldFiles:
+class HeldFiles(Struct, frozen=True, kw_only=True):
     """The part of a workdir's current content that a checkpoint holds. Names are relative to the
     workdir, as on disk."""
 
@@ -89,8 +90,7 @@ class HeldFiles:
         return frozenset(found)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class Proof(Struct, frozen=True, kw_only=True):
     """Result of the check for content that would be lost with a workdir, as sentences for a
     person."""
 

@@ -12,12 +12,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import GitFailed, NotFound, WorkspaceError
 from perdure.host.git import Git, GitResult
 from perdure.host.git.output import wants_login
 from perdure.host.git.servers import ANYWHERE, Hosts
 from perdure.host.git.ssh import OWN, Ssh
-from perdure.lateclass import dataclass
 from perdure.workspace.askpass import Credentials, broker
 from perdure.workspace.identity import identify
 
@@ -39,8 +40,7 @@ def absent(error: GitFailed) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteSource:
+class RemoteSource(Struct, frozen=True, kw_only=True):
     """The source of a cache: an address (or a local directory), the transport, the credentials, and
     the servers that may be contacted. `helpers` is called where a server wants a login and
     `credentials` returns none.

@@ -19,13 +19,13 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from perdure.errors import Conflict, NotFound, PerdureError, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, is_real_directory, make_private, sync, write
 
@@ -37,8 +37,7 @@ SETTLED_MS = 60_000
 """Time after the move, in ms, from which a write shows that a process still uses the files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(Struct, frozen=True, kw_only=True):
     """One entry. If `unsaved` is None, its origin is not known and it is never purged
     automatically."""
 

@@ -20,13 +20,14 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.host.git import Git, GitStatus, on_disk
-from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import alternate, held, is_real_directory, make_private, put, read
@@ -48,8 +49,7 @@ _IN_PROGRESS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkdirState:
+class WorkdirState(Struct, frozen=True, kw_only=True):
     """A workdir as it is now. Without git, `head` and `branch` are empty and every file counts as
     untracked."""
 
@@ -156,8 +156,7 @@ def heal(places: Places, workspace: Workspace, git: Git) -> None:
     again(places, workspace, look, alone=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Looker:
+class Looker(Struct, frozen=True, kw_only=True):
     """Git access to a workdir. `repository` runs on the workdir's own git directory. `eye` is the
     git used for inspecting: a view, if `own`."""
 

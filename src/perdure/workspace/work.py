@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import GitFailed
-from perdure.lateclass import dataclass
 from perdure.model import Saved
 from perdure.model.events import WorkSeen
 from perdure.model.work import COMMITS, FILES, NAME, CommitOfWork, FileOfWork
@@ -36,8 +37,7 @@ _LINK = "160000"
 _STATES = {"A": "added", "D": "deleted"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Against:
+class Against(Struct, frozen=True, kw_only=True):
     """The state that an attempt began with. `commit` is that of a checkpoint; empty where the
     workdir had none."""
 
@@ -50,8 +50,7 @@ class Against:
     """Names of files that were written by others before the launch: task files, and drift."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
+class _Base(Struct, frozen=True, kw_only=True):
     tree: str
     head: str
     words: str

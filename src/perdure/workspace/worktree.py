@@ -16,8 +16,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.errors import GitFailed, UsageError, WorkspaceError
 from perdure.host.git import Git, on_disk

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from perdure.errors import AgentMissing
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 if TYPE_CHECKING:
     from perdure.protocols import AgentDriver

@@ -24,10 +24,12 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.agents.acp import events as acp_events
 from perdure.agents.acp import outcome
@@ -38,7 +40,6 @@ from perdure.agents.shared import json_lines, programs
 from perdure.errors import AgentMissing
 from perdure.host import system
 from perdure.host.extras import install_command
-from perdure.lateclass import dataclass, late_pattern
 from perdure.model import (
     Command,
     Continuation,
@@ -58,6 +59,7 @@ from perdure.model import (
 )
 from perdure.model.events import AgentEvent
 from perdure.model.requests import OpenCall
+from perdure.patterns import late_pattern
 from perdure.protocols import (
     Abilities,
     AgentDriver,
@@ -81,8 +83,7 @@ their own commands."""
 _OWN = {Permissions.READ: "nothing", Permissions.EDIT: "nothing", Permissions.FULL: "anything"}
 
 
-@dataclass(frozen=True, slots=True)
-class KnownAgent:
+class KnownAgent(Struct, frozen=True):
     """How a known agent is started and restricted. `command`: the program that speaks ACP; empty if
     the agent's native program does."""
 
@@ -128,8 +129,7 @@ KNOWN = {
 documented for 0.100.0, not run by the tests."""
 
 
-@dataclass(frozen=True, slots=True)
-class AcpArchive:
+class AcpArchive(Struct, frozen=True):
     """The native driver's `Archive`. To restore, it runs the agent's program without the arguments
     that make it speak ACP."""
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from perdure.agents.claude import transcript
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import last_word, main_argument, question
-from perdure.lateclass import late_pattern
 from perdure.model import Reply, Usage
 from perdure.model.events import (
     AgentEvent,
@@ -39,6 +39,7 @@ from perdure.model.events import (
     WritesLost,
 )
 from perdure.model.requests import OpenCall
+from perdure.patterns import late_pattern
 
 SUMMARY = 500
 HOOK_FILE = 1 << 16

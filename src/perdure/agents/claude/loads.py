@@ -32,9 +32,10 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
 
+from msgspec import Struct
+
 from perdure.agents.claude import transcript
 from perdure.agents.shared import damage, json_lines
-from perdure.lateclass import dataclass
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
@@ -59,8 +60,7 @@ _WORDS = frozenset(
 _ARGUMENTS = ("command", "file_path", "pattern", "url", "query", "description", "prompt")
 
 
-@dataclass(slots=True, eq=False)
-class _Record:
+class _Record(Struct, eq=False):
     key: str
     parent: str
     kind: str
@@ -76,8 +76,7 @@ class _Record:
     """Whether it is an API error, which the CLI prints but never sends."""
 
 
-@dataclass(slots=True, eq=False)
-class _File:
+class _File(Struct, eq=False):
     """The records by id, in file order."""
 
     records: dict[str, _Record]

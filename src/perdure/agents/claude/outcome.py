@@ -19,7 +19,6 @@ from perdure.agents.shared.endings import (
     rule,
 )
 from perdure.agents.shared.resets import resets_at
-from perdure.lateclass import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import (
     AgentEvent,
@@ -29,6 +28,7 @@ from perdure.model.events import (
     TurnEnded,
     TurnStarted,
 )
+from perdure.patterns import late_pattern
 
 _K = OutcomeKind
 

@@ -16,7 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Launch
 
 FLAG = "--settings"
@@ -32,8 +33,7 @@ AFTER = 'given=$(cat); case "$given" in *"Tool permission request failed"*) prin
 """Beginning of a shell command that starts Python only if a call needed a permission."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaudeSettings:
+class ClaudeSettings(Struct, frozen=True):
     """The settings argument of a launch, and the other arguments."""
 
     argument: str

@@ -11,7 +11,6 @@ from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import last_word
-from perdure.lateclass import late_pattern
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -26,6 +25,7 @@ from perdure.model.events import (
     Unrecognised,
     UsageSeen,
 )
+from perdure.patterns import late_pattern
 
 SUMMARY = 500
 _NO_TOOLS = frozenset({"agent_message", "reasoning", "error", "todo_list", "plan", "user_message"})

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from perdure.agents.codex.transcript import prompt_of
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question, sandboxed
-from perdure.lateclass import late_pattern
 from perdure.model.events import AgentEvent, QuestionAsked, ToolDenied
+from perdure.patterns import late_pattern
 
 SUMMARY = 500
 _ASKS = "request_user_input"

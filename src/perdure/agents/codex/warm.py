@@ -13,15 +13,16 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import LAST_WORD
 from perdure.agents.shared.ids import checked
 from perdure.host import system
-from perdure.lateclass import late_pattern
 from perdure.model import Command, Launch, Permissions, Rung, Start
+from perdure.patterns import late_pattern
 from perdure.protocols import Heard
 
 BRIDGE = Path(__file__).with_name("codex_bridge.py")

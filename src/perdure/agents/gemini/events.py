@@ -12,7 +12,6 @@ from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import main_argument, question
-from perdure.lateclass import late_pattern
 from perdure.model import Usage
 from perdure.model.events import (
     AgentEvent,
@@ -28,6 +27,7 @@ from perdure.model.events import (
     Unrecognised,
     UsageSeen,
 )
+from perdure.patterns import late_pattern
 
 SUMMARY = 500
 _ENDED = frozenset({"STOP", "FINISH_REASON_UNSPECIFIED"})

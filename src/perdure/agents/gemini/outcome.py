@@ -20,9 +20,9 @@ from perdure.agents.shared.endings import (
     rule,
 )
 from perdure.agents.shared.resets import resets_at
-from perdure.lateclass import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
 from perdure.model.events import AgentEvent, TurnEnded
+from perdure.patterns import late_pattern
 
 _K = OutcomeKind
 

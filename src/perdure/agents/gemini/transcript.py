@@ -25,8 +25,8 @@ from typing import Any
 from perdure.agents.shared import json_lines, listing_order
 from perdure.agents.shared.ids import checked, is_id
 from perdure.host import system
-from perdure.lateclass import late_pattern
 from perdure.model import Conversation, Fill, Reply, Usage
+from perdure.patterns import late_pattern
 from perdure.protocols import Prompt, Spoken
 
 _FIRST = 500

@@ -23,9 +23,9 @@ from perdure.agents.opencode import unfinished
 from perdure.agents.opencode.events import begun
 from perdure.agents.shared import json_lines
 from perdure.host import system
-from perdure.lateclass import late_pattern
 from perdure.model import Command, Conversation, Fill, Program, Reply
 from perdure.model.events import AgentEvent
+from perdure.patterns import late_pattern
 from perdure.protocols import Prompt, Spoken
 
 PATIENCE_S = 10.0

@@ -13,7 +13,6 @@ from typing import Any
 
 from perdure.agents.shared import json_lines
 from perdure.agents.shared.calls import question
-from perdure.lateclass import late_pattern
 from perdure.model import Reply, Usage
 from perdure.model.events import (
     AgentEvent,
@@ -29,6 +28,7 @@ from perdure.model.events import (
     Unrecognised,
     UsageSeen,
 )
+from perdure.patterns import late_pattern
 
 SUMMARY = 500
 _REASONS = {"length": "max_tokens", "content-filter": "refusal"}

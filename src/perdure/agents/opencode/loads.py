@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
+from msgspec import Struct
+
 from perdure.agents.shared import damage, json_lines
-from perdure.lateclass import dataclass
 from perdure.model import Item, ItemKind, Loaded
 from perdure.model.loaded import call, item
 
@@ -33,8 +34,7 @@ _UNFINISHED = frozenset({"pending", "running"})
 _SILENT = frozenset({"step-start", "reasoning"})
 
 
-@dataclass(slots=True, eq=False)
-class _Message:
+class _Message(Struct, eq=False):
     key: str
     info: dict[str, Any]
     parts: list[tuple[str, dict[str, Any]]]

@@ -7,12 +7,13 @@ depends only on the lines of `OpenCodeArchive.read`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.opencode.events import step_usage
 from perdure.agents.shared import json_lines
-from perdure.lateclass import dataclass
 from perdure.model import Reply, Usage
 
 BYTES_A_TOKEN = 3
@@ -21,8 +22,7 @@ that is too high ends a budget early; one that is too low lets the budget be ove
 _STOPPED = "MessageAbortedError"
 
 
-@dataclass(slots=True)
-class _Story:
+class _Story(Struct):
     """The conversation as far as it was read."""
 
     before: Usage = Usage()

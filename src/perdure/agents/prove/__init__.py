@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.agents import registry
 from perdure.agents.prove import kills, scenes
 from perdure.agents.prove.known import FILE, known
@@ -27,7 +29,6 @@ from perdure.agents.prove.stage import Interrupted, Stage, Unseen
 from perdure.agents.rehearsal import Rehearsal, agents
 from perdure.errors import AgentMissing, UsageError
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import Program
 from perdure.protocols import AgentDriver
 
@@ -46,16 +47,14 @@ SCENES: tuple[ProveScene, ...] = (*scenes.SCENES, *kills.SCENES)
 HOLDS, DIFFERS, BROKEN = "holds", "differs", "broken"
 
 
-@dataclass(frozen=True, slots=True)
-class ProveCandidate:
+class ProveCandidate(Struct, frozen=True):
     """A program to test, with its driver."""
 
     driver: AgentDriver
     program: Program
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowCheck:
+class RowCheck(Struct, frozen=True, kw_only=True):
     """The answer of one row. `known` is the answer recorded for the version `ProveResult.known`, if
     it differs from this one."""
 
@@ -72,8 +71,7 @@ class RowCheck:
     known: tuple[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProveResult:
+class ProveResult(Struct, frozen=True, kw_only=True):
     """The answers of one program, in the order of ROWS."""
 
     agent: str

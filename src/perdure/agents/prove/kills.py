@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.agents.prove.rows import RowFinding
 from perdure.agents.prove.scenes import (

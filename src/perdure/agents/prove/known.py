@@ -12,15 +12,14 @@ import re
 from pathlib import Path
 from typing import TypeAlias
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 FILE = Path(__file__).with_name("known.json")
 Answers: TypeAlias = dict[str, list[str]]
 """By row: the result, and a text on the observed behavior."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownAnswers:
+class KnownAnswers(Struct, frozen=True):
     """The recorded answers of one version."""
 
     version: str

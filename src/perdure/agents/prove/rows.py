@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.protocols import Abilities
 
 
-@dataclass(frozen=True, slots=True)
-class ProveRow:
+class ProveRow(Struct, frozen=True):
     """One question. `relied`: whether perdure relies on a yes, for an agent with these
     abilities."""
 
@@ -23,8 +23,7 @@ class ProveRow:
     relied: Callable[[Abilities], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class RowFinding:
+class RowFinding(Struct, frozen=True):
     """One answer. The text of `seen` is the same in every run; that of `detail` may differ."""
 
     row: str

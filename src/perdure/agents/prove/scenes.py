@@ -10,15 +10,16 @@ import shutil
 import string
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.agents.prove.rows import RowFinding
 from perdure.agents.prove.stage import PATIENCE_S, SHORT_S, Stage, StageExit, ended, resume
 from perdure.agents.transcripts import fingerprint
-from perdure.lateclass import dataclass
 from perdure.model import Continuation, OutcomeKind, Rung, Start
 from perdure.model.events import ItemsMarked, SessionSeen, Unrecognised
 
@@ -28,8 +29,7 @@ TWO = "say The word is plum.\n---\nsay Plum.\n---\nsay Plum, again."
 ASKED, ANSWERED, AGAIN = "tell me a word", "The word is plum.", "which word was it?"
 
 
-@dataclass(frozen=True, slots=True)
-class ProveScene:
+class ProveScene(Struct, frozen=True):
     """`rows`: ids of the rows that it answers. `quick`: also played by `--quick`."""
 
     rows: tuple[str, ...]

@@ -14,14 +14,15 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field, replace
 from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from perdure.agents.rehearsal import Rehearsal, Request
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import (
     Command,
     Continuation,
@@ -63,8 +64,7 @@ class Unseen(Exception):
     compared between versions."""
 
 
-@dataclass(frozen=True, slots=True)
-class StageExit:
+class StageExit(Struct, frozen=True):
     """The result of one run of the agent's program."""
 
     session_id: str
@@ -101,8 +101,7 @@ class StageExit:
         return sum((event.usage for event in seen), Usage())
 
 
-@dataclass
-class Stage:
+class Stage(Struct):
     """The environment of one scene. `agent_home` is the directory in which the agent is configured
     to keep its conversations."""
 
@@ -290,8 +289,7 @@ class Stage:
         return True
 
 
-@dataclass(frozen=True)
-class StageRun:
+class StageRun(Struct, frozen=True):
     """A run of the agent's program that was started."""
 
     stage: Stage

@@ -6,9 +6,10 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import chain
 from typing import Any
+
+from msgspec.structs import replace
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
 from perdure.agents.rehearsal.cues import Cue

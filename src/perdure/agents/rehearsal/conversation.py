@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 
+from msgspec import Struct
+
 from perdure.agents.rehearsal.script import Mark
-from perdure.lateclass import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
+class ChatMessage(Struct, frozen=True):
     """One message or tool call. `role` is user, assistant, tool_call or tool_result."""
 
     role: str
@@ -25,8 +25,7 @@ class ChatMessage:
     """The id that connects a tool_call with its tool_result."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedConversation:
+class ScriptedConversation(Struct, frozen=True):
     """The content of one request to the model."""
 
     messages: tuple[ChatMessage, ...]

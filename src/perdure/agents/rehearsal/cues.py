@@ -21,6 +21,8 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from perdure.agents.rehearsal.conversation import ScriptedConversation
 from perdure.agents.rehearsal.script import (
     Action,
@@ -37,11 +39,9 @@ from perdure.agents.rehearsal.script import (
     Stop,
     TokenCounts,
 )
-from perdure.lateclass import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Cue:
+class Cue(Struct, frozen=True):
     """The answer to one request: a failure, or actions to send."""
 
     actions: tuple[Action, ...] = ()

@@ -19,11 +19,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from perdure.agents.rehearsal.conversation import ScriptedConversation
 from perdure.agents.rehearsal.cues import Cue
 from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
 from perdure.agents.rehearsal.wire import Dialect, Refusal, Step
-from perdure.lateclass import dataclass
 
 Answer: TypeAlias = Callable[
     [str, dict[str, str], dict[str, Any]],
@@ -32,8 +33,7 @@ Answer: TypeAlias = Callable[
 Other: TypeAlias = Callable[[str, str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerRecord:
+class AnswerRecord(Struct, frozen=True):
     """The functions to which the desk reports the usage of an answer."""
 
     begun: Callable[[TokenCounts], None]

@@ -40,16 +40,16 @@ import re
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from perdure.errors import UsageError
-from perdure.lateclass import dataclass
 
 
 class ScriptError(UsageError):
     """A script cannot be read; the sentence names the line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Say:
+class Say(Struct, frozen=True):
     text: str
 
     def pieces(self, most: int = 12) -> list[str]:
@@ -59,8 +59,7 @@ class Say:
         return ["".join(words[at : at + step]) for at in range(0, len(words), step)]
 
 
-@dataclass(frozen=True, slots=True)
-class RunTool:
+class RunTool(Struct, frozen=True):
     command: str
     """The shell command; for another tool its name and its arguments as JSON, in the form of a
     history."""
@@ -74,34 +73,28 @@ class RunTool:
         return given
 
 
-@dataclass(frozen=True, slots=True)
-class Nothing:
+class Nothing(Struct, frozen=True):
     """An answer without any content."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slow:
+class Slow(Struct, frozen=True):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True):
     file: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hang:
+class Hang(Struct, frozen=True):
     times: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     times: int = 1
     clean: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     status: int
     times: int = 1
     words: str = ""
@@ -110,14 +103,12 @@ class Fail:
     """The conversation is too long for the model."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(Struct, frozen=True):
     seconds: float
     times: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(Struct, frozen=True):
     """The usage that a reply reports. The numbers are sent unchanged, each in the provider's own
     field."""
 
@@ -126,8 +117,7 @@ class TokenCounts:
     cached: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     reason: str
 
 
@@ -138,8 +128,7 @@ Mark: TypeAlias = tuple[str, str]
 """The trace of a reply in a history: ("say", text) or ("run", command)."""
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedReply:
+class ScriptedReply(Struct, frozen=True):
     actions: tuple[Action, ...]
 
     @property
@@ -148,8 +137,7 @@ class ScriptedReply:
         return marks(self.actions)
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(Struct, frozen=True):
     replies: tuple[ScriptedReply, ...]
     match: str = ""
     by_history: bool = False

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from msgspec import Struct
+
 from perdure.agents.rehearsal import agents, rules
 from perdure.agents.rehearsal.anthropic import Anthropic
 from perdure.agents.rehearsal.chat import Chat
@@ -29,7 +31,6 @@ from perdure.agents.rehearsal.gemini import Gemini
 from perdure.agents.rehearsal.openai import OpenAI
 from perdure.agents.rehearsal.script import Fail, Say, Script, TokenCounts, parse
 from perdure.agents.rehearsal.wire import Dialect
-from perdure.lateclass import dataclass
 
 DIALECTS: dict[str, Dialect] = {
     "/v1/messages": Anthropic(),
@@ -46,8 +47,7 @@ VERBS: dict[str, Dialect] = {
 SIDE = Cue((Say("A rehearsal."),))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """One request as it arrived."""
 
     number: int

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import field
 from typing import Any, Protocol, TypeAlias
+
+from msgspec import Struct, field
 
 from perdure.agents.rehearsal.conversation import ScriptedConversation
 from perdure.agents.rehearsal.cues import Cue
 from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, TokenCounts
-from perdure.lateclass import dataclass
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
 """Bytes to send, or an action between them. Nothing follows a Hang or a Cut. `TokenCounts`: the
 usage reported so far."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """An HTTP error as the provider sends it."""
 
     status: int

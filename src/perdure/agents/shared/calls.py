@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.agents.shared import json_lines
-from perdure.lateclass import late_pattern
 from perdure.model.events import LastWordGiven, QuestionAsked
+from perdure.patterns import late_pattern
 
 SUMMARY = 500
 MOST = 20

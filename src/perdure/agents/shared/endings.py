@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.agents.shared import json_lines
-from perdure.lateclass import late_pattern
 from perdure.model import Exit, Outcome, OutcomeKind
+from perdure.patterns import late_pattern
 
 DETAIL = 600
 """Maximum length of an outcome's detail, in characters."""

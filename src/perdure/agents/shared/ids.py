@@ -7,7 +7,7 @@ takes it for a title.
 
 from __future__ import annotations
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 _UUID = late_pattern(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from perdure.agents.shared import json_lines
-from perdure.lateclass import dataclass
 from perdure.model import Program
 
 _GEMINI_VARIABLES = (
@@ -30,8 +31,7 @@ _GEMINI_VARIABLES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(Struct, frozen=True):
     """A missing prerequisite of the agent, and its remedy. `certain`: a run would certainly
     fail."""
 

@@ -13,17 +13,18 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.agents.shared import json_lines
 from perdure.errors import AgentMissing
-from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Program
+from perdure.patterns import late_pattern
 
 _MACHINES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 _NUMBER = late_pattern(r"\d+\.\d+\.\d+[\w.+]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Package:
+class Package(Struct, frozen=True):
     """How an agent is installed. `variable` names the environment variable with its path; `scope`
     is its npm scope, or `node_modules` if it has none; `native` is a glob for the program inside
     the platform package, empty if the agent is only a script. The platform package is named

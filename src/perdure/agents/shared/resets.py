@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 _EPOCH = late_pattern(r"limit reached\|(\d{10})(?!\d)")
 _CLOCK = late_pattern(

@@ -21,6 +21,8 @@ from itertools import chain
 from pathlib import Path
 from threading import get_ident
 
+from msgspec import Struct
+
 from perdure.agents.transcripts.copy_file import (
     CHUNK,
     CopyDiverged,
@@ -39,7 +41,6 @@ from perdure.agents.transcripts.copy_file import (
 )
 from perdure.errors import WorkspaceError
 from perdure.host.redaction import NO_SECRETS, Redactor
-from perdure.lateclass import dataclass
 from perdure.model import CopyPart
 from perdure.protocols import AgentDriver, Archive
 
@@ -65,8 +66,7 @@ def locate(driver: AgentDriver, home: Path, session_id: str, directory: Path) ->
     return staged.replace(path)
 
 
-@dataclass(frozen=True, slots=True)
-class Copies:
+class Copies(Struct, frozen=True):
     """The store of copies below one directory."""
 
     directory: Path
@@ -415,8 +415,7 @@ class Copies:
                 staged.unlink()
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
+class _Row(Struct, frozen=True):
     """A row of a conversation in an archive."""
 
     kind: str

@@ -17,12 +17,14 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec import Struct
+from msgspec.structs import asdict
+
 from perdure.host.redaction import Redactor
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 
 CHUNK = 1 << 20
 KNOWN = "known.json"
@@ -39,8 +41,7 @@ Identity = tuple[int, int, int, int]
 touched."""
 
 
-@dataclass(frozen=True, slots=True)
-class KnownCopy:
+class KnownCopy(Struct, frozen=True):
     """Facts about a copy of `size` bytes. `copy` and `source` identify the files at that time."""
 
     size: int

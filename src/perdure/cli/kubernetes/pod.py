@@ -19,11 +19,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.cli.kubernetes.relay import through_relay
 from perdure.errors import PerdureError, UsageError

@@ -18,10 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from perdure.cli.style import fitted, paint, wrapped
 from perdure.cli.text import clean, columns, one_line, shown_path
 from perdure.errors import AgentMissing, UsageError
-from perdure.lateclass import dataclass
 from perdure.model import Permissions, RunState, TaskSpec, Verdict
 from perdure.rules.log_line import line_of
 
@@ -123,8 +124,7 @@ def _fits(path: Path) -> bool:
     return "claude" not in path.name or "musl" not in path.parent.name
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(Struct, frozen=True):
     """The directories and the agent of the demonstration."""
 
     scratch: Path

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from perdure.cli.runs import keys
 from perdure.cli.text import age, at_home, clean, dollars, one_line
 from perdure.errors import PerdureError
-from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
 from perdure.rules.run_titles import worker_of
 
@@ -33,8 +33,7 @@ FRAME = 6
 keys."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Picker:
+class Picker(Struct, kw_only=True):
     """The state of the picker: the visible list, and the choice."""
 
     load: Callable[[bool], Sequence[ConversationEntry]]

@@ -13,10 +13,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.cli.compose import open_engine, settings
 from perdure.cli.text import one_line

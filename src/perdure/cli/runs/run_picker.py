@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from perdure.cli.runs import keys
 from perdure.cli.text import age, cut, one_line
-from perdure.lateclass import dataclass
 from perdure.model import TaskRun
 
 FRAME = 3
@@ -19,8 +20,7 @@ FRAME = 3
 HELP = "Up/Down move   Enter choose   type to search   Esc leave"
 
 
-@dataclass(slots=True, kw_only=True)
-class RunPicker:
+class RunPicker(Struct, kw_only=True):
     """The state of the list: the runs, the search, and the choice."""
 
     verb: str

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from perdure.cli.style import STATES, SYMBOLS, fitted, paint, wrapped
 from perdure.cli.text import columns, dollars
 from perdure.errors import PerdureError
-from perdure.lateclass import late_pattern
 from perdure.model import KEEPSAKES, Backend, Workspace
+from perdure.patterns import late_pattern
 from perdure.rules.text import VERDICTS, span
 
 if TYPE_CHECKING:

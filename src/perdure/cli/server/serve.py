@@ -13,9 +13,10 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.cli.compose import open_to_read, settings
 from perdure.cli.runs.pool import Wishes, notifier, open_pool, say

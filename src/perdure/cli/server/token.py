@@ -7,8 +7,9 @@ import argparse
 import json
 import re
 import sys
-from dataclasses import asdict
 from typing import Any
+
+from msgspec.structs import asdict
 
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.runs.ls import table

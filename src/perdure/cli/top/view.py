@@ -4,13 +4,13 @@ terminal."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from functools import partial
 from itertools import chain
 from typing import Protocol
 
+from msgspec import Struct, field
+
 from perdure.host.process import Probe
-from perdure.lateclass import dataclass
 from perdure.model import Liveness, RunState
 from perdure.protocols import BoardRow, BoardStore, RunStore
 
@@ -23,8 +23,7 @@ class Looked(RunStore, BoardStore, Protocol):
     """The parts of a store that the board reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """A heading and its runs. `lists` are the lists of the store that it combines."""
 
     name: str
@@ -42,8 +41,7 @@ GROUPS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """The contents of the board. `words` has the latest message of each running agent, by the run's
     id."""
 

@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 
 from perdure.engine.attempt.engine import Engine, is_passed
-from perdure.lateclass import late_pattern
 from perdure.model import Attempt, Parking, Seat, TaskRun
+from perdure.patterns import late_pattern
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.crashes import pause_ms
 from perdure.rules.lifecycle import limit_end

@@ -15,8 +15,8 @@ import msgspec
 
 from perdure.errors import ConfigError, UsageError
 from perdure.host.homes import durable
-from perdure.lateclass import late_pattern
 from perdure.model.codec import resolved
+from perdure.patterns import late_pattern
 from perdure.rules.approvals import ApprovalRule
 
 HEAD = """\

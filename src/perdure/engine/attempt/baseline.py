@@ -10,15 +10,16 @@ is launched.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import field, replace
 from hashlib import sha256
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, damaged, fingerprint, loaded
 from perdure.agents.transcripts.copy_file import prefix
 from perdure.engine.attempt.engine import HISTORY, Engine, EngineStore
 from perdure.host.redaction import Redactor
-from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
     Comparison,
@@ -65,8 +66,7 @@ TITLE = 80
 """Number of characters of an item's text that are kept to be quoted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Journaled:
+class Journaled(Struct, frozen=True, kw_only=True):
     """One item of a conversation as perdure's journal has it."""
 
     item: Item
@@ -81,8 +81,7 @@ class Journaled:
     """Whether a person has taken the conversation back since then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Baseline:
+class Baseline(Struct, frozen=True, kw_only=True):
     """Everything known of one conversation, except its transcripts."""
 
     snapshots: tuple[Snapshot, ...] = ()
@@ -103,8 +102,7 @@ class Baseline:
 UNKNOWN = Baseline()
 
 
-@dataclass(slots=True)
-class _Window:
+class _Window(Struct):
     """Collects the journal items of a conversation since its last summary."""
 
     items: list[Journaled] = field(default_factory=list)

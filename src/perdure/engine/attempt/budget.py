@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from perdure.engine.attempt.engine import HISTORY
-from perdure.lateclass import dataclass
 from perdure.model import Attempt, ReplyCosts, TaskRun, Usage
 from perdure.model.events import Summarised
 from perdure.protocols import RunStore
@@ -49,8 +50,7 @@ def reserved(attempts: Sequence[Attempt]) -> Reserve:
     return reserve(attempt.costs for attempt in attempts)
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(Struct, frozen=True):
     """The limit of an attempt's cost."""
 
     rest: float = 0.0

@@ -8,7 +8,7 @@ by a person after that is the answer: the conversation is resumed.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from perdure.engine.attempt.engine import Engine
 from perdure.model import (

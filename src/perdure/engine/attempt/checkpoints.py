@@ -11,17 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import field, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import (
     CLEAN_UP,
     KEEPSAKES,
@@ -63,8 +64,7 @@ KEPT = 10
 keepsakes of restores."""
 
 
-@dataclass(slots=True)
-class Checkpointing:
+class Checkpointing(Struct):
     """The checkpoints of one attempt, one at a time. Used by one thread."""
 
     engine: Engine

@@ -7,12 +7,13 @@ and `continuation`. The transcript decides, whatever the agent reported.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.engine.attempt.engine import HISTORY
-from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
     Continuation,
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
     from perdure.engine.attempt.live_attempt import Opened
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(Struct, frozen=True):
     """A conversation's size before an attempt, and the step that follows from it."""
 
     measure: Measure = Measure.NONE
@@ -144,8 +144,7 @@ def rolled_over(
     return [gone, SessionRetired(session_id=session.id, cause=cause)]
 
 
-@dataclass(frozen=True, slots=True)
-class Sized:
+class Sized(Struct, frozen=True):
     """The size of a conversation after an attempt."""
 
     was: Fill | None

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from contextlib import suppress
 
+from msgspec import Struct
+
 from perdure.errors import PerdureError
-from perdure.lateclass import dataclass
 from perdure.model import KEEPSAKES, Checkpoint, Continuation, Rung, TaskRun
 from perdure.model.events import (
     AttemptStarted,
@@ -27,8 +28,7 @@ from perdure.workspace import Workspaces
 SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ground:
+class Ground(Struct, frozen=True):
     """The state that an attempt starts from: the checkpoint to compare with, and the restore since
     the previous attempt, if there was one."""
 

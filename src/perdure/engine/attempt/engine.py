@@ -4,12 +4,13 @@ passed down."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+
+from msgspec import Struct, field
 
 from perdure.agents.transcripts import Copies
 from perdure.engine.attempt.warm_agents import WarmAgents
@@ -17,7 +18,6 @@ from perdure.errors import Conflict
 from perdure.host.homes.remembered import Remembered
 from perdure.host.redaction import NO_SECRETS, Redactor
 from perdure.host.volumes import Volumes
-from perdure.lateclass import dataclass
 from perdure.model import (
     NOWHERE,
     Attempt,
@@ -123,8 +123,7 @@ def _keep_on() -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class Engine(Struct, frozen=True, kw_only=True):
     """The replaceable parts with which attempts work, and the few numbers that control them."""
 
     store: EngineStore

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from perdure.model import NO_USAGE, Reply, Usage
 from perdure.model.events import (
     MAX_TEXT,
@@ -34,8 +35,7 @@ RETRIES_KEPT = 20
 TOO_LONG = 413
 
 
-@dataclass(slots=True)
-class Joiner:
+class Joiner(Struct):
     """Joins the pieces of a text to one event, and drops a count that is repeated with each part of
     an answer. The result depends only on the events, not on time, so a second reading gives the
     same result."""
@@ -68,8 +68,7 @@ class Joiner:
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class CutReply:
+class CutReply(Struct, frozen=True):
     """A reply that the agent's end cut off. `seen`: what was reported of it; None: nothing was.
     `missing`: the estimate of the rest. `most`: the same for a long reply."""
 
@@ -78,8 +77,7 @@ class CutReply:
     most: Usage
 
 
-@dataclass(slots=True)
-class EventTotals:
+class EventTotals(Struct):
     """The sum of an attempt's events. `kept` is passed to the driver's classifier."""
 
     session_id: str = ""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import begins_with, prompts_since
 from perdure.engine.attempt.budget import left

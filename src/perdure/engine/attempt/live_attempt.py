@@ -4,14 +4,14 @@ verify and close the attempt, and the resources that are released at its end."""
 from __future__ import annotations
 
 import os
-from dataclasses import field
 from pathlib import Path
 from types import TracebackType
+
+from msgspec import Struct, field
 
 from perdure.agents.transcripts import locate
 from perdure.engine.attempt.warm_agents import Idle
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import (
     Attempt,
     Claim,
@@ -23,8 +23,7 @@ from perdure.model import (
 from perdure.protocols import AgentDriver
 
 
-@dataclass(slots=True, kw_only=True)
-class Opened:
+class Opened(Struct, kw_only=True):
     """A started attempt: everything that watching and closing need."""
 
     claim: Claim

@@ -8,13 +8,14 @@ attempt ends is given to the next attempt in its prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.message_places import directory_of, place
-from perdure.lateclass import dataclass
 from perdure.model import Claim
 from perdure.model.events import AnyEvent, MessageDelivered, MessageReceived
 from perdure.protocols import RunStore, TakesMessages
@@ -36,8 +37,7 @@ def received_by_prompt(store: RunStore, claim: Claim) -> list[AnyEvent]:
     return [MessageReceived(event.version) for event in given if event.how == "prompt"]
 
 
-@dataclass(slots=True)
-class MessageWatch:
+class MessageWatch(Struct):
     """Follows the messages of one attempt into its turn."""
 
     engine: Engine

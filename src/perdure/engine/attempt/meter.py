@@ -12,15 +12,15 @@ into it by a fork, belong to other attempts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 from os import SEEK_END
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from perdure.engine.attempt.event_totals import EventTotals, cost_of
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.preparation import total_of
 from perdure.host.process import boottime
-from perdure.lateclass import dataclass
 from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
 from perdure.protocols import OpenRequest, TellsRequests
 from perdure.rules.pricing import priced
@@ -31,8 +31,7 @@ PIECE = 8 * 1024**2
 """Maximum number of bytes of a transcript that are read at once."""
 
 
-@dataclass(slots=True)
-class Meter:
+class Meter(Struct):
     """The meter of one attempt. `look` is cheap if nothing was written."""
 
     opened: Opened

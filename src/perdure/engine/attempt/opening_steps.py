@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt.context_fill import rolled_over

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from perdure.lateclass import late_pattern
 from perdure.model import TaskSpec
+from perdure.patterns import late_pattern
 
 MARK = late_pattern(rb"^(<{7}|>{7}) .*$|^={7}\r?$", re.MULTILINE)
 LARGEST = 64 << 20

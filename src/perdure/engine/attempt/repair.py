@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.agents.transcripts import Copies
 from perdure.agents.transcripts.copy_file import versions
 from perdure.engine.attempt.engine import Engine
-from perdure.lateclass import dataclass
 from perdure.model import Attempt, Claim
 from perdure.protocols import AgentDriver
 from perdure.rules.transcript_repair import Mended
@@ -30,8 +31,7 @@ UNPROVEN = 3
 """Maximum number of copies that are tested in one attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class RepairCandidate:
+class RepairCandidate(Struct, frozen=True):
     """A transcript that may be repairable."""
 
     path: Path

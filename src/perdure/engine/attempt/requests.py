@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.engine.attempt.approval_rules import load
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.errors import ConfigError
-from perdure.lateclass import dataclass
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
@@ -30,8 +31,7 @@ TAIL = 16 * 1024 * 1024
 """Number of bytes at the end of an agent's output in which its last result is looked for."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class Answers(Struct, frozen=True, kw_only=True):
     """The answers that an attempt is given."""
 
     requests: tuple[AgentRequest, ...] = ()

@@ -10,9 +10,10 @@ room left for the question, or gives no answer, perdure's own brief is used inst
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import fingerprint, locate, snapshot
 from perdure.engine.attempt.budget import left

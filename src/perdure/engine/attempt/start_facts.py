@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from glob import escape
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, fingerprint, locate, snapshot
 from perdure.agents.transcripts.copies import UNUSABLE as MOVED
@@ -35,7 +37,6 @@ from perdure.engine.attempt.warm_agents import Idle
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.host.redaction import Redactor
-from perdure.lateclass import dataclass
 from perdure.model import (
     RESET,
     Attempt,
@@ -69,8 +70,7 @@ class NotStarted(Exception):
         self.outcome = outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(Struct, frozen=True):
     """How the attempt starts, and what is known of the conversation that its transcript lacks."""
 
     continuation: Continuation
@@ -371,8 +371,7 @@ def _writers(
     return tuple(pid for pid in there if pid not in own)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Forking:
+class _Forking(Struct, frozen=True, kw_only=True):
     """The conversation to fork, and whether that is possible.
 
     `at`: the turn at which to fork. It is 0 if the CLI can fork only at the end and the

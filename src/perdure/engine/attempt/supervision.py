@@ -7,9 +7,11 @@ the start. Events that are already in the journal are counted and not written tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import get_args
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import prompts_since
 from perdure.engine.attempt.budget import Allowance, allowance
@@ -25,7 +27,6 @@ from perdure.engine.attempt.requests import resumed_calls
 from perdure.engine.attempt.turns import Turn
 from perdure.errors import PerdureError
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import (
     NO_USAGE,
     ContinuityPolicy,
@@ -86,8 +87,7 @@ TOOL_PATIENCE = 5
 """Factor by which silence during a tool call may last longer than otherwise."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Watched:
+class Watched(Struct, kw_only=True):
     """How the agent ended, and the sum of its events."""
 
     exit: Exit
@@ -108,8 +108,7 @@ def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
     return min(UNFOLLOWED_S, max(UNFOLLOWED_LEAST_S, enough))
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(Struct):
     engine: Engine
     opened: Opened
     lines: process.Lines

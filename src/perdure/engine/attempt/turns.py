@@ -10,8 +10,9 @@ released: the attempt then ends as any other, when the process does.
 from __future__ import annotations
 
 import os
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from perdure.agents.transcripts import fingerprint, prompts_since, snapshot
 from perdure.engine.attempt.engine import Engine
@@ -19,7 +20,6 @@ from perdure.engine.attempt.event_totals import EventTotals
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.engine.attempt.warm_agents import Idle, likeness
 from perdure.host import process
-from perdure.lateclass import dataclass
 from perdure.model import Exit
 from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
 from perdure.protocols import Heard
@@ -31,8 +31,7 @@ TAIL = 8 * 1024**2
 """Number of bytes at the end of a transcript that are searched for them."""
 
 
-@dataclass(slots=True)
-class Turn:
+class Turn(Struct):
     """One running turn of a kept agent."""
 
     engine: Engine

@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.engine.attempt.engine import Engine, is_passed, mark_of
 from perdure.engine.attempt.heartbeat import followed
 from perdure.engine.attempt.live_attempt import Opened
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.host.redaction import TELLING, Redactor
-from perdure.lateclass import dataclass
 from perdure.model import Attempt, Command, Exit, Outcome, OutcomeKind, TaskRun
 from perdure.model.events import AnyEvent, VerifyEnded, VerifyStarted
 from perdure.rules.excerpt import excerpt, telling_line
@@ -38,8 +39,7 @@ NO_TOOL = (126, 127)
 TOO_LONG, TOO_MUCH = 124, 125
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
+class _Checked(Struct, frozen=True):
     """The end of the command, and its output."""
 
     end: Exit

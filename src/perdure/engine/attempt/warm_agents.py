@@ -24,13 +24,14 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
 from pathlib import Path
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.errors import Conflict
 from perdure.host import process
 from perdure.host.process.child import read_json, write
-from perdure.lateclass import dataclass
 from perdure.model import (
     Backend,
     Command,
@@ -47,8 +48,7 @@ PLAN = "plan:"
 """Prefix of the scopes of plans, whose runs follow each other in one conversation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Keep:
+class Keep(Struct, frozen=True, kw_only=True):
     """Which agents are kept, and for how long. `policy`: `off`, `plans` or `on`."""
 
     policy: str = "plans"
@@ -61,8 +61,7 @@ class Keep:
     """Maximum number of idle agents."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Idle:
+class Idle(Struct, kw_only=True):
     """A kept agent, between two turns or in one of them."""
 
     kept: process.Kept

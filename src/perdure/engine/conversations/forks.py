@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import checkpoints, service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.workdir import reopen
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import (
     KEEPSAKES,
     NOTHING_GIVEN,
@@ -44,8 +45,7 @@ GO_ON = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Branching:
+class Branching(Struct, frozen=True, kw_only=True):
     """A person's request for a fork. `at`: the last turn of the parent that it keeps, counted
     from 1; 0: all of them."""
 

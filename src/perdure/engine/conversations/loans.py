@@ -10,9 +10,11 @@ reported and kept in the lineage, and become the run's own only if a person says
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import begins_with, fingerprint, locate, prompts_since, snapshot
 from perdure.engine.attempt import Engine
@@ -21,7 +23,6 @@ from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.attempt.workdir import reopen
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import (
     Condition,
     Continuation,
@@ -45,8 +46,7 @@ BY_HAND = "started manually while the run was open"
 LOOKED_THROUGH = 200
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByHand:
+class ByHand(Struct, frozen=True, kw_only=True):
     """The way in which a person continues: the command, its directory, and the variables to add to
     the person's environment."""
 
@@ -57,8 +57,7 @@ class ByHand:
     env: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TakenBack:
+class TakenBack(Struct, frozen=True, kw_only=True):
     """The result of a lent conversation."""
 
     run: TaskRun

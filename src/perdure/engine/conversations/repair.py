@@ -9,15 +9,16 @@ and the replaced file is moved aside, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import snapshot
 from perdure.engine.attempt import Engine
 from perdure.engine.conversations.search import ConversationEntry, ConversationShelf
 from perdure.errors import Conflict, NotFound, PerdureError
-from perdure.lateclass import dataclass
 from perdure.model import RunState, SessionState
 from perdure.protocols import AgentDriver
 from perdure.rules.transcript_repair import Finding, Harm, Mended, Trouble
@@ -27,8 +28,7 @@ class Unproven(PerdureError):
     """The agent did not go on from the repaired copy, so nothing was replaced."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnosis:
+class Diagnosis(Struct, frozen=True, kw_only=True):
     """The diagnosis of one conversation."""
 
     agent: str

@@ -9,15 +9,16 @@ the same evidence as any other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.conversations.search import ConversationEntry
 from perdure.errors import Conflict, NotFound, UsageError
-from perdure.lateclass import dataclass
 from perdure.model import (
     Continuation,
     Launch,
@@ -33,8 +34,7 @@ from perdure.protocols import AgentDriver
 from perdure.workspace import Workspaces
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeRequest:
+class ResumeRequest(Struct, frozen=True, kw_only=True):
     """A person's request: the prompt, and where the work is to continue (by default, in the
     directory of the conversation).
 

@@ -8,13 +8,14 @@ person names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import NotFound, UsageError
-from perdure.lateclass import dataclass
 from perdure.model import Conversation, Session, SessionState, TaskRun, Usage
 from perdure.protocols import AgentDriver, Spoken
 from perdure.rules.run_titles import role_of_run, title_of, title_of_run
@@ -26,8 +27,7 @@ TAIL = 512 * 1024
 """Number of bytes at a transcript's end that are read for a preview."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConversationEntry:
+class ConversationEntry(Struct, frozen=True, kw_only=True):
     """One conversation: as it is on disk, as perdure knows it, or both."""
 
     agent: str
@@ -146,8 +146,7 @@ class ConversationEntry:
         return report
 
 
-@dataclass(frozen=True, slots=True)
-class ConversationShelf:
+class ConversationShelf(Struct, frozen=True):
     """The places where conversations are searched: the store, and the homes of these agents
     according to the environment."""
 

@@ -8,8 +8,9 @@ to that task's number of attempts. Then the plan fails, with its evidence.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine

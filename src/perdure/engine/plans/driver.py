@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Event
+
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+
+from msgspec.structs import replace
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine
@@ -73,6 +74,7 @@ class PlanDriver:
     own. `say` is called with a line for each problem."""
 
     def __init__(self, engine: Engine, say: Callable[[str], None]) -> None:
+        self._rounds = Rounds("plans", self._round, LOOK_S, self._failed)
         self._engine = replace(engine, stopping=lambda: self._rounds.is_over() or engine.stopping())
         self._say = say
         self._driven: dict[str, threading.Thread] = {}
@@ -80,7 +82,6 @@ class PlanDriver:
         self._halted: set[str] = set()
         """Ids of plans whose threads may not begin a task now."""
         self._lock = threading.Lock()
-        self._rounds = Rounds("plans", self._round, LOOK_S, self._failed)
 
     def __enter__(self) -> PlanDriver:
         self._rounds.start()

@@ -9,7 +9,7 @@ small ignored files.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import checkpoints

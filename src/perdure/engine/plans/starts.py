@@ -14,8 +14,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.budget import share

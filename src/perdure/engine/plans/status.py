@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from msgspec import Struct
+
 from perdure.engine.attempt.engine import EngineStore
 from perdure.errors import NotFound
-from perdure.lateclass import dataclass
 from perdure.model import RunState, TaskRun
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stand:
+class Stand(Struct, frozen=True, kw_only=True):
     """The present state of one task. `run` is None before the task begins, and after a person has
     removed the run from the list."""
 

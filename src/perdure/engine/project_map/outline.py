@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
 
 
-@dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(Struct, frozen=True):
     """One thing that a file exports."""
 
     name: str
@@ -20,8 +18,7 @@ class Symbol:
     """The public methods and fields of a class, each as one line."""
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
+class Import(Struct, frozen=True):
     """One imported module, as the file writes it (`..money`, `./money`, `java.util`), and the names
     imported from it."""
 
@@ -29,8 +26,7 @@ class Import:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outline:
+class Outline(Struct, frozen=True):
     """The outline of one file."""
 
     exports: tuple[Symbol, ...] = ()
@@ -42,8 +38,7 @@ class Outline:
 NO_OUTLINE = Outline()
 
 
-@dataclass(frozen=True, slots=True)
-class OutlineFile:
+class OutlineFile(Struct, frozen=True):
     """One file of the project. `outline` is None if it was not read. `changed`: modification time
     in nanoseconds."""
 
@@ -52,8 +47,7 @@ class OutlineFile:
     changed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Project:
+class Project(Struct, frozen=True, kw_only=True):
     """The files of a directory, by their relative names."""
 
     files: Mapping[str, OutlineFile]

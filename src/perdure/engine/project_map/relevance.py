@@ -15,9 +15,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
+from msgspec import Struct
+
 from perdure.engine.project_map.outline import OutlineFile, Project
 from perdure.engine.project_map.resolver import Resolver
-from perdure.lateclass import dataclass
 
 _WORD = re.compile(r"[\w./@-]+")
 _SHAPED = re.compile(r"\w*(?:_|\d|[a-z][A-Z])\w*")
@@ -30,8 +31,7 @@ about any of them."""
 DAMPING, ROUNDS = 0.7, 20
 
 
-@dataclass(frozen=True, slots=True)
-class MapPlace:
+class MapPlace(Struct, frozen=True):
     """One file in the order of relevance."""
 
     file: OutlineFile
@@ -44,8 +44,7 @@ class MapPlace:
     made_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(Struct, frozen=True):
     """All files of the project, the most relevant first."""
 
     places: tuple[MapPlace, ...]

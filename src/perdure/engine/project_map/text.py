@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from msgspec import Struct
+
 from perdure.engine.project_map.outline import Symbol
 from perdure.engine.project_map.relevance import MapPlace, Ranked
-from perdure.lateclass import dataclass
 
 BYTES_A_TOKEN = 3
 """Bytes per token of the estimate, rounded up. Prose has about 4 bytes a token, source code between
@@ -36,8 +37,7 @@ _PLAIN = re.compile(r"[\w./+@-]+")
 _MODULE = re.compile(r"[\w./+@:-]{1,80}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(Struct, frozen=True):
     """The finished map. `shown`: the files in it. `full`: number of files with their exports.
     `left`: number of files without room."""
 

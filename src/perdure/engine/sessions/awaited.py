@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from msgspec import Struct
+
 from perdure.engine.sessions.service import Rebuilt, Sessions
 from perdure.engine.sessions.statistics import Statistics
-from perdure.lateclass import dataclass
 from perdure.model import Session
 
 
-@dataclass(frozen=True, slots=True)
-class AsyncSessions:
+class AsyncSessions(Struct, frozen=True):
     """The verbs of `Sessions`, awaited."""
 
     sessions: Sessions

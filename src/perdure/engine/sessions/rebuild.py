@@ -10,12 +10,13 @@ attempt, as always. A rebuilt record claims only that the conversation existed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from perdure.agents.transcripts import Copies, fingerprint
-from perdure.lateclass import dataclass
 from perdure.model import RESET, Attempt, Session, SessionKey, SessionState, Start, TaskRun, Verdict
 from perdure.model.events import (
     CheckpointRestored,
@@ -105,8 +106,7 @@ def _measured(session: Session, driver: AgentDriver, copies: Copies) -> Session:
         return session
 
 
-@dataclass
-class _Told:
+class _Told(Struct):
     """Collects the facts about a key's conversations from the attempts of its runs, in order."""
 
     key: SessionKey

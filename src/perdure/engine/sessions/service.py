@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies
 from perdure.engine.sessions.rebuild import RebuildStore, missing
 from perdure.engine.sessions.statistics import Statistics, statistics
 from perdure.errors import Conflict, NotFound, UsageError
-from perdure.lateclass import dataclass
 from perdure.model import Session, SessionKey, SessionState
 from perdure.protocols import AgentDriver
 
@@ -32,8 +33,7 @@ def plan_scope(plan: str, strand: str = "main") -> str:
     return f"plan:{plan}/{strand}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(Struct, frozen=True):
     """Result for one scope whose records were lost."""
 
     key: SessionKey
@@ -43,8 +43,7 @@ class Rebuilt:
     were."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sessions:
+class Sessions(Struct, frozen=True, kw_only=True):
     """Session records of one store."""
 
     store: RebuildStore

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Attempt, OutcomeKind, Rung, SessionKey, Start, Verdict
 from perdure.model.codec import plain
 
@@ -43,8 +44,7 @@ CAUSES = (*BY_RUNG.values(), BROKEN, BY_POLICY, EXPIRED, WITH_BRIEF, FRESH, REFU
 """All values that `fallback_of` may return, except the empty one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Statistics:
+class Statistics(Struct, frozen=True, kw_only=True):
     """Statistics of the attempts that ended in a period."""
 
     attempts: int

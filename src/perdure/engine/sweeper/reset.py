@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from perdure.engine.attempt import Engine
 from perdure.engine.sweeper.inventory import trashes
 from perdure.errors import Conflict, NotFound, PerdureError, UsageError, WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import RESET, Backend, RunState, Workspace
 from perdure.protocols import PlacedRun, RunStore
 from perdure.workspace import Workspaces, trash
@@ -31,8 +32,7 @@ _NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 """Pattern of a repository as forges name it: `owner/name`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(Struct, frozen=True, kw_only=True):
     """Selects the work to reset: a run, an agent's work on a branch or an issue of a repository, or
     a service's task.
 
@@ -49,8 +49,7 @@ class Target:
     task: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResetOutcome:
+class ResetOutcome(Struct, frozen=True, kw_only=True):
     """The work that a reset cleared, or would clear. `kept`: workdirs that stay, each with
     the reason."""
 
@@ -242,8 +241,7 @@ def _saved(workspaces: Workspaces, workspace: Workspace) -> list[str]:
         return []
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoredEntries:
+class RestoredEntries(Struct, frozen=True, kw_only=True):
     """The restored work. `sessions`: conversations that are live again. `run`: the name under which
     a run is on the list again."""
 

@@ -15,9 +15,11 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
@@ -38,7 +40,6 @@ from perdure.engine.sweeper.verdicts import (
 from perdure.errors import Conflict, PerdureError, StoreError
 from perdure.host import process
 from perdure.host.process.identity import boot_id
-from perdure.lateclass import dataclass
 from perdure.model import UNSAVED, Checkpoint, Workspace
 from perdure.model.events import WorkdirSwept
 from perdure.protocols import RunStore
@@ -51,8 +52,7 @@ SETTLE_S = 3600.0
 """Time after the first sweep since boot until an unconfirmed clock is trusted, in seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class Sweep(Struct, frozen=True, kw_only=True):
     """The findings and actions of one sweep. `trouble`: why nothing at all was removed."""
 
     rows: tuple[Row, ...]

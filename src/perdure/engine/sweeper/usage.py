@@ -7,20 +7,19 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from perdure.engine.attempt import Engine
-from perdure.lateclass import dataclass
 from perdure.workspace import trash
 
 BLOCK = 512
 """Size of a block in st_blocks, in bytes (stat(2))."""
 
 
-@dataclass(slots=True)
-class DiskUsage:
+class DiskUsage(Struct):
     """Bytes on disk and number of file names, by (class, agent, repository or service,
     role)."""
 

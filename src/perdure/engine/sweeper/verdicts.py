@@ -9,10 +9,10 @@ directory) affects many things at once, ordinary use only a few.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+from msgspec.structs import replace
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -44,8 +44,7 @@ class SweepVerdict(StrEnum):
     PERSON = "person"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True):
     """One thing and its verdict. `used`: time of its last use, in ms. `key`: how `sweeps` finds it
     again."""
 
@@ -64,8 +63,7 @@ class Row:
     """The path of its entry in the trash."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
+class Rules(Struct, frozen=True, kw_only=True):
     """Maximum age by class, in ms, and the maximum number of things that a sweep removes."""
 
     ages: Mapping[Class, int]
@@ -129,8 +127,7 @@ def ago(ms: int) -> str:
     return f"{max(ms, 0) // 60_000} min"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
+class Moment(Struct, frozen=True, kw_only=True):
     """A reading of both clocks. `boot`: seconds since boot, including time in suspend. `boot_id`:
     identifies the boot."""
 

@@ -10,7 +10,8 @@ deliveries.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.errors import ForgeDenied, ForgeRefused, NotFound
 from perdure.forge.clients.gitea_like import (

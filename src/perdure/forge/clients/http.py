@@ -20,12 +20,12 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl, quote, urljoin, urlsplit
 
 import httpx2
+from msgspec import Struct
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable, NotFound
 from perdure.forge.clients.deadline import Cutting
 from perdure.forge.clients.tokens import ForgeToken
 from perdure.forge.webhooks.payload import Payload, parsed, parsed_list
-from perdure.lateclass import dataclass
 
 CONNECT_S = 10.0
 SILENT_S = 20.0
@@ -51,8 +51,7 @@ _NEXT = re.compile(r'<([^<>]{1,4000})>\s*;\s*rel="?next"?')
 _REPOSITORY = re.compile(r"[\w.-]+(?:/[\w.-]+)+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class HttpAnswer:
+class HttpAnswer(Struct, frozen=True):
     """An answer before any validation."""
 
     status: int

@@ -4,29 +4,31 @@ restart. A token in a variable or a systemd credential is read once."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import ForgeDenied
-from perdure.lateclass import dataclass
 
 LONGEST = 4096
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
 """The variable in which systemd passes the directory of a service's credentials."""
 
 
-@dataclass(frozen=True, slots=True)
-class ForgeToken:
+class ForgeToken(Struct, frozen=True):
     """The access of one login to a forge. The token is never printed: `str` returns its place
     instead."""
 
     place: str
     """A description for people: `the file /path`, `the variable NAME`."""
     path: Path | None = None
-    held: str = field(default="", repr=False)
+    held: str = ""
 
     def __str__(self) -> str:
         return self.place
+
+    def __repr__(self) -> str:
+        return f"ForgeToken(place={self.place!r}, path={self.path!r})"
 
     def value(self) -> str:
         """Return the token itself. Raises ForgeDenied if there is none."""

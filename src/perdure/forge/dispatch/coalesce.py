@@ -4,7 +4,8 @@ newest content. Called by `dispatcher`."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.forge.dispatch.difference import difference
 from perdure.forge.dispatch.order import LOOKED_AT

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.errors import ForgeDenied, ForgeError, ForgeUnavailable, NotFound
 from perdure.forge.dispatch.omissions import is_placeless, with_branch, with_hunk, with_lines
-from perdure.lateclass import dataclass
 from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
 from perdure.model.forge.rules import OWN_CHECK, Rule, is_for
 from perdure.model.forge.state import Access, CheckState, Comment, Issue, IssueRef, Pull
@@ -116,8 +117,7 @@ def _is_own_pipeline(api: ForgeApi, intent: Intent) -> bool:
     return bool(broken) and all(name.startswith(OWN_CHECK) for name in broken)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wait:
+class _Wait(Struct, frozen=True):
     """A pause: nothing is asked before `until` (monotonic)."""
 
     until: float

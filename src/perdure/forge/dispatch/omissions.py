@@ -8,7 +8,7 @@ GitLab leaves out the diff. If no token is configured, only the event is known.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from perdure.errors import ForgeRefused, NotFound
 from perdure.forge.webhooks.hunks import end_of

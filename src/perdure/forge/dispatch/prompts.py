@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.errors import ConfigError, UsageError
 from perdure.forge.dispatch.difference import difference
 from perdure.forge.dispatch.omissions import located
 from perdure.forge.dispatch.outside import Marking
-from perdure.lateclass import dataclass
 from perdure.model.forge.deliveries import Delivery, Forge, Intent, IntentKind
 from perdure.model.forge.rules import Rule, branch_of, is_apart, issue_of
 from perdure.model.forge.state import Comment, CommentKind
@@ -51,8 +52,7 @@ HAPPENED = {
 Told = tuple[Delivery, Intent]
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(Struct, frozen=True):
     """New commits of the base branch that the agent's branch lacks."""
 
     branch: str
@@ -62,8 +62,7 @@ class Moved:
     subjects: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """The content of a prompt."""
 
     about: Intent

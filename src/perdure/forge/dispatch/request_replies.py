@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
+from msgspec import Struct
+
 from perdure.capsule.scan import without_secrets
 from perdure.engine import service
 from perdure.engine.attempt import Engine
@@ -22,7 +24,6 @@ from perdure.forge.dispatch.current import Current
 from perdure.forge.dispatch.selection import scope_of, takes_from
 from perdure.forge.webhooks.commands import CommentAnswer, answer_in, how_to, is_command
 from perdure.forge.webhooks.speech import LOGIN
-from perdure.lateclass import dataclass
 from perdure.model import TaskRun
 from perdure.model.forge.deliveries import Delivery, DeliveryState, Intent, IntentKind
 from perdure.model.forge.rules import Rule, is_for, issue_of
@@ -35,16 +36,14 @@ _ROBOT = re.compile(r"\[bot\]$|^(project|group)_\d+_bot")
 COMMENTS = frozenset({IntentKind.COMMENTED, IntentKind.LINE_COMMENTED, IntentKind.COMMENT_EDITED})
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyResult:
+class ReplyResult(Struct, frozen=True):
     """The result of a comment that answered a request, or was meant to."""
 
     state: DeliveryState
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(Struct, frozen=True):
     """A request that the comment may be about."""
 
     rule: Rule

@@ -7,9 +7,10 @@ agent's own branch belongs to its issue.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.model import Permissions, TaskRun, TaskSpec
 from perdure.model.forge.deliveries import Delivery, Intent
 from perdure.model.forge.postings import Origin, labels_of
@@ -20,8 +21,7 @@ NAMED = frozenset({"assigned", "mentioned", "review_requested"})
 """Triggers that name the agent."""
 
 
-@dataclass(frozen=True, slots=True)
-class RuleChoice:
+class RuleChoice(Struct, frozen=True):
     """A rule that wants a delivery. `run` is its existing run, if any."""
 
     rule: Rule

@@ -6,7 +6,8 @@ to the agent again. Called by `dispatcher`."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, NotFound
 from perdure.forge.dispatch.order import LOOKED_AT

@@ -10,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.capsule.scan import without_secrets
 from perdure.engine.attempt import Engine
@@ -29,7 +31,6 @@ from perdure.forge.replies.publication import HeldBack, published, pull_request,
 from perdure.forge.replies.sentences import Account, asking, attached, call, comment
 from perdure.forge.webhooks.speech import LOGIN
 from perdure.host.git import unreachable
-from perdure.lateclass import dataclass
 from perdure.model import Condition, RunState, SessionKey, TaskRun
 from perdure.model.events import NotPublished, Published, ToldForge
 from perdure.model.forge.postings import Origin, Posting, origin_of
@@ -62,8 +63,7 @@ CHECKS = {
 }
 
 
-@dataclass(slots=True)
-class _Waits:
+class _Waits(Struct):
     """Collects the failures of the steps of one round."""
 
     reasons: list[str] = field(default_factory=list)
@@ -78,8 +78,7 @@ class _Waits:
             self.in_s = max(self.in_s, error.retry_s)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answering:
+class Answering(Struct, frozen=True, kw_only=True):
     """The service that updates postings. `forge` returns the client for a source and a rule.
     `credentials` returns the credentials with which the rule's agent pushes."""
 
@@ -157,8 +156,7 @@ class Answering:
         return without_secrets(self.engine.redactor, text)
 
 
-@dataclass(slots=True)
-class _Answer:
+class _Answer(Struct):
     """The steps for one run."""
 
     whose: Answering
@@ -207,7 +205,7 @@ class _Answer:
 
     def _keep(self, **changes: object) -> None:
         """Store changes at once, so that they are not repeated after a kill."""
-        self.posting = replace(self.posting, **changes)  # type: ignore[arg-type]
+        self.posting = replace(self.posting, **changes)
         self.whose.engine.store.put_posting(self.posting)
 
     def _react(self, reaction: Reaction) -> None:

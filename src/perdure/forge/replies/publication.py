@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.capsule import blobs
 from perdure.capsule.scan import Scan, SecretFinding, table
@@ -20,7 +22,6 @@ from perdure.engine.attempt import Engine
 from perdure.errors import PerdureError
 from perdure.forge.replies.escapes import title
 from perdure.host.redaction import Redactor
-from perdure.lateclass import dataclass
 from perdure.model import Backend, RunState, TaskRun, Workspace
 from perdure.model.forge.postings import Origin, Posting
 from perdure.model.forge.state import IssueRef, Pull
@@ -34,8 +35,7 @@ class HeldBack(PerdureError):
     exit_code = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pushed:
+class Pushed(Struct, frozen=True, kw_only=True):
     """The published state. `commit` is empty if the run has made nothing new. `base` is read only
     when it is needed."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
+
 from perdure.forge.replies.escapes import block, code
 from perdure.forge.webhooks.commands import how_to
-from perdure.lateclass import dataclass
 from perdure.model import Attempt, RunState, TaskRun, Usage
 from perdure.model.requests import AgentRequest, RequestKind
 from perdure.model.work import WorkReport
@@ -36,8 +37,7 @@ STATES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Account:
+class Account(Struct, frozen=True, kw_only=True):
     """Everything that is reported about a run."""
 
     rule: str

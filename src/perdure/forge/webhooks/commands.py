@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from msgspec import Struct
+
 from perdure.forge.webhooks.speech import spoken, unquoted
-from perdure.lateclass import dataclass
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind
 from perdure.rules.requests import ID_LENGTH, ID_LETTERS, is_shown_whole, short_id
 
@@ -23,8 +24,7 @@ _NAMED = re.compile(rf"([{ID_LETTERS}]{{{ID_LENGTH}}})(?:\s+(.*))?", re.IGNORECA
 KINDS = {"approve": AnswerKind.ALLOW, "deny": AnswerKind.DENY, "answer": AnswerKind.TEXT}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommentAnswer:
+class CommentAnswer(Struct, frozen=True, kw_only=True):
     """The answer in a comment. `request`: the short id that it names, else empty."""
 
     answer: AnswerKind

@@ -25,9 +25,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import IO
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.errors import GitFailed, GitSaidTooMuch, WorkspaceError
 from perdure.host.git import environment as hardening
@@ -41,7 +43,6 @@ from perdure.host.git.output import (
     unreachable,
 )
 from perdure.host.privileges import kept
-from perdure.lateclass import dataclass
 
 __all__ = [
     "OLDEST",
@@ -68,8 +69,7 @@ _LOOKS = frozenset({"diff", "diff-files", "ls-files", "status"})
 """Commands that write nothing, as perdure calls them."""
 
 
-@dataclass(frozen=True, slots=True)
-class GitResult:
+class GitResult(Struct, frozen=True):
     """The result of a git process: its exit code and its two outputs as bytes (stderr: the last 64
     KiB)."""
 
@@ -83,8 +83,7 @@ class GitResult:
         return os.fsdecode(self.stdout).removesuffix("\n")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Git:
+class Git(Struct, frozen=True, kw_only=True):
     """Runs git at one place. If `git_dir` is given, git does not search for a repository; otherwise
     the search stops below `ceiling`."""
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from perdure.host.git.ssh import OWN
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 _PASSED = late_pattern(r"PATH|TMPDIR|(?i:https?_proxy|all_proxy|no_proxy)")
 

@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 _OID = late_pattern(r"[0-9a-f]{40}")
 _BRANCH = late_pattern(r"refs/heads/(?!\.)[^\x00-\x20\x7f~^:?*\[\\]+")

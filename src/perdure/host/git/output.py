@@ -11,8 +11,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import GitFailed
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 
 _STEERING = late_pattern("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
@@ -88,8 +90,7 @@ _SSH_FAILED = "Could not read from remote repository"
 """git's message for every failure of ssh. The reason is in ssh's own lines before this message."""
 
 
-@dataclass(frozen=True, slots=True)
-class GitStatus:
+class GitStatus(Struct, frozen=True):
     """The parsed `git status`. `head` is empty before the first commit, `branch` is empty on a
     detached HEAD."""
 
@@ -99,8 +100,7 @@ class GitStatus:
     untracked: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Worktree:
+class Worktree(Struct, frozen=True):
     """One entry of `git worktree list`: its directory, and the full name of its branch or ""."""
 
     path: Path

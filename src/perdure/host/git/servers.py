@@ -19,16 +19,16 @@ import re
 from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
+from msgspec import Struct
+
 from perdure.errors import GitFailed, UsageError
-from perdure.lateclass import dataclass
 
 PORTS = {"https": 443, "http": 80, "ssh": 22}
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """Prefix of IPv6 addresses that have an IPv4 address in their last 32 bits (RFC 6052)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hosts:
+class Hosts(Struct, frozen=True, kw_only=True):
     """The owner's rules about servers, each as `host` or `host:port` (see `host_of`).
 
     `only`: all other servers are refused; empty means no such list. `named`: servers that the

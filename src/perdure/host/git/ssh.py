@@ -16,8 +16,9 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import UsageError
-from perdure.lateclass import dataclass
 
 _OPTIONS = (
     "BatchMode=yes",
@@ -39,8 +40,7 @@ _OPTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ssh:
+class Ssh(Struct, frozen=True, kw_only=True):
     """The settings for ssh; by default, the user's own ssh as it is configured.
 
     `key` is used instead of the keys that ssh would try by itself. `known_hosts` replaces the

@@ -14,8 +14,9 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
+from msgspec import Struct
+
 from perdure.errors import Conflict
-from perdure.lateclass import dataclass
 
 PIECE = 1 << 20
 SIDES = ("-wal", "-journal")
@@ -23,8 +24,7 @@ SHARED_MEMORY = "-shm"
 MAGIC = b"SQLite format 3\0"
 
 
-@dataclass(frozen=True, slots=True)
-class HomeThing:
+class HomeThing(Struct, frozen=True):
     """One file (with the files that belong to it), link or directory. `name` is its path below the
     home."""
 

@@ -14,10 +14,11 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
 
 from perdure.errors import Conflict
 from perdure.host.homes import durable
@@ -28,7 +29,6 @@ from perdure.host.homes.remembered import LINK, VARIABLE, Linked, Remembered
 from perdure.host.homes.situation import HomeSituation, look
 from perdure.host.homes.staged import HomeStage
 from perdure.host.homes.volume import Volume, locked, refused
-from perdure.lateclass import dataclass
 from perdure.protocols import Folder, Home
 
 ASIDE = ".pre-perdure-"
@@ -41,8 +41,7 @@ def quiet(step: str) -> None:
     """Report nothing."""
 
 
-@dataclass(slots=True, kw_only=True)
-class MovedDirectory:
+class MovedDirectory(Struct, kw_only=True):
     """The result for one directory of a home."""
 
     linked: Linked
@@ -58,8 +57,7 @@ class MovedDirectory:
         return ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linking:
+class Linking(Struct, frozen=True, kw_only=True):
     """One call of `home link`. `environ` is the user's own, without the variables that perdure
     remembers. `symlink`: put a link at the old place even if a variable would do. `tell` is called
     with each step."""

@@ -17,8 +17,9 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import field
 from pathlib import Path
+
+from msgspec import Struct, field
 
 from perdure.host.homes import durable
 from perdure.host.homes.inventory import (
@@ -32,14 +33,12 @@ from perdure.host.homes.inventory import (
     thing_at,
 )
 from perdure.host.homes.staged import HomeStage, copy_file
-from perdure.lateclass import dataclass
 
 CONFLICT = ".conflict-"
 Tell = Callable[[str], None]
 
 
-@dataclass(slots=True)
-class Taken:
+class Taken(Struct):
     """The result for the files of a tree."""
 
     files: int = 0
@@ -62,8 +61,7 @@ class Taken:
         self.left += [name for name in other.left if name not in self.left]
 
 
-@dataclass(slots=True)
-class Merge:
+class Merge(Struct):
     """The merge of one tree into another. `known`: hashes of versions that an unfinished call took
     in, by name."""
 

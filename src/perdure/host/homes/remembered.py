@@ -11,15 +11,15 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import field, replace
 from pathlib import Path
 
 import msgspec
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from perdure.errors import StoreError, WorkspaceError
 from perdure.host.homes import durable
 from perdure.host.homes.volume import LOCK, volume_at
-from perdure.lateclass import dataclass
 from perdure.model.codec import decode
 
 FILE = "homes.json"
@@ -27,8 +27,7 @@ PATIENCE_S = 600.0
 VARIABLE, LINK = "variable", "symlink"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Linked:
+class Linked(Struct, frozen=True, kw_only=True):
     """One directory of an agent's home, kept on a volume."""
 
     agent: str
@@ -65,8 +64,7 @@ class Linked:
         return self.leaving and Path(self.place).is_dir() and not Path(self.place).is_symlink()
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
+class _Note(Struct, frozen=True):
     format: int = 1
     homes: list[Linked] = field(default_factory=list)
 

@@ -10,16 +10,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import Conflict, WorkspaceError
 from perdure.host.homes.inventory import thing_at
 from perdure.host.homes.remembered import LINK, VARIABLE, Linked, Remembered
 from perdure.host.homes.volume import Volume
-from perdure.lateclass import dataclass
 from perdure.protocols import Folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HomeSituation:
+class HomeSituation(Struct, frozen=True, kw_only=True):
     """The facts on one directory: `place` is the old place, `target` the one on the volume,
     `before` the record of an earlier `home link`."""
 

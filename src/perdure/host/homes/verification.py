@@ -7,16 +7,16 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import PerdureError
 from perdure.host.homes.link import ASIDE
 from perdure.host.homes.merge import CONFLICT
 from perdure.host.homes.remembered import LINK, Linked
 from perdure.host.homes.volume import volume_at
-from perdure.lateclass import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class HomeFinding:
+class HomeFinding(Struct, frozen=True):
     """The result of one check. `state`: `ok`, `warn` (works, with a caveat) or `bad` (a
     conversation would be lost)."""
 

@@ -22,10 +22,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from perdure.errors import WorkspaceError
 from perdure.host import system
 from perdure.host.homes import durable
-from perdure.lateclass import dataclass
 
 OWN = ".perdure"
 IDENTITY = "volume.json"
@@ -33,8 +34,7 @@ LOCK = "homes.lock"
 """Name of the lock file in the state directory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Volume:
+class Volume(Struct, frozen=True):
     """An existing volume: its directory and its id."""
 
     path: Path

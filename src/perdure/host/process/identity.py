@@ -15,9 +15,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.host import system
 from perdure.host.system import Handle, is_dead, namespace, stat
-from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Host
 
 
@@ -27,8 +28,7 @@ def boot_id() -> str:
     return system.boot_id()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """One process, uniquely: a reused pid has another start time, a rebooted machine another boot
     id."""
 

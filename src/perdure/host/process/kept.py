@@ -15,16 +15,16 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from msgspec import Struct, field
 
 from perdure.host.process.child import Process, read_json, write
 from perdure.host.process.identity import Identity, boot_id
 from perdure.host.process.launch import OUTPUT_CAP, check, claim, is_locked, spawn
 from perdure.host.process.orphans import KEEPER, VARIABLE, end_all, limit_value
 from perdure.host.system import boottime, stat
-from perdure.lateclass import dataclass
 from perdure.model import Command
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ END_S = 3.0
 ends it."""
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(Struct):
     """One agent, from its owner's side. Used by one thread at a time."""
 
     directory: Path

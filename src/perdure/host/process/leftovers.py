@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from perdure.host.process.orphans import survivors
 from perdure.host.shim import describe
 from perdure.host.system import as_start, stat
-from perdure.lateclass import dataclass
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True):
     """One process that was left running."""
 
     pid: int

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 CHUNK = 4 * 1024**2
 """Maximum number of bytes that one `read` takes from the file."""

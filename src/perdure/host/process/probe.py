@@ -6,10 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec import Struct
+
 from perdure.host.process.identity import boot_id, worker_alive
 from perdure.host.process.launch import running
 from perdure.host.system import namespace
-from perdure.lateclass import dataclass
 from perdure.model import NOWHERE, Host, Liveness, RunState
 from perdure.rules.liveness import Signs, liveness
 
@@ -34,8 +35,7 @@ class Running(Protocol):
     def host(self) -> str: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(Struct, frozen=True):
     """The point of view: a host, and the state directory with the attempts of its runs."""
 
     state: Path

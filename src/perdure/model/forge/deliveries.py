@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 
 class Forge(StrEnum):
@@ -47,8 +47,7 @@ class IntentKind(StrEnum):
     BRANCH_DELETED = "branch_deleted"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Intent:
+class Intent(Struct, frozen=True, kw_only=True):
     """A request or an event on a forge. All texts come from outside. They are limited in length and
     valid Unicode without NUL, but otherwise unchanged.
 
@@ -115,16 +114,14 @@ class Intent:
     """When the issue or pull request was last changed, by the payload (ms); 0: not reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class PayloadReading:
+class PayloadReading(Struct, frozen=True):
     """The result of reading a payload: an intent, or in a few words why there is none."""
 
     intent: Intent | None
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
+class Arrived(Struct, frozen=True, kw_only=True):
     """An authenticated delivery, ready to be stored. `id` is the forge's id, `sha256` that of the
     raw body (hexadecimal)."""
 
@@ -152,8 +149,7 @@ class DeliveryState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(Struct, frozen=True, kw_only=True):
     """A delivery in the inbox. Times in ms by the store's clock."""
 
     number: int
@@ -177,8 +173,7 @@ class Delivery:
     intent: Intent | None
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The result of accepting a delivery: its number in the inbox, and whether it is new."""
 
     number: int

@@ -3,12 +3,12 @@ be made. Pure. The store keeps it; only `replies` writes it."""
 
 from __future__ import annotations
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import TaskRun
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Posting:
+class Posting(Struct, frozen=True, kw_only=True):
     """The posting of a run that a delivery began, one for each such run. Times in ms by the store's
     clock."""
 
@@ -43,8 +43,7 @@ class Posting:
     updated: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(Struct, frozen=True, kw_only=True):
     """The origin of a run according to its labels: the source, the rule, and the issue or pull
     request."""
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Permissions
 from perdure.model.durations import duration
 from perdure.model.forge.deliveries import Forge, Intent, IntentKind
@@ -47,8 +48,7 @@ _CLONE = re.compile(
 the server."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """A rule for one agent of a team, under the name that the team gives the agent."""
 
     name: str

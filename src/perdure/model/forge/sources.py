@@ -11,7 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model.forge.deliveries import Forge
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -39,8 +40,7 @@ ACTIVE_MOST = 2
 forge."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(Struct, frozen=True):
     """A source of deliveries. Its webhook is `/webhooks/{name}`."""
 
     name: str

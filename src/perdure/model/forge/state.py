@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 
 class Access(StrEnum):
@@ -66,8 +66,7 @@ class CheckVerdict(StrEnum):
     COMMENTED = "commented"
 
 
-@dataclass(frozen=True, slots=True)
-class IssueRef:
+class IssueRef(Struct, frozen=True):
     """The address of an issue or a pull request (on GitLab a merge request). GitLab numbers the two
     separately, the others together."""
 
@@ -80,8 +79,7 @@ class IssueRef:
         return f"{self.repository}#{self.number}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issue:
+class Issue(Struct, frozen=True, kw_only=True):
     """An issue, or the part that a pull request has in common with one."""
 
     ref: IssueRef
@@ -98,8 +96,7 @@ class Issue:
     """Whether only members may read the issue."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pull(Issue):
+class Pull(Issue, frozen=True, kw_only=True):
     """A pull request."""
 
     merged: bool
@@ -115,8 +112,7 @@ class Pull(Issue):
     """The logins that were asked for a review and have not given one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comment:
+class Comment(Struct, frozen=True, kw_only=True):
     """A comment on an issue or a pull request."""
 
     id: str
@@ -139,16 +135,14 @@ class Comment:
     confidential: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Branch:
+class Branch(Struct, frozen=True):
     """An existing branch."""
 
     name: str
     commit: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommitCheck:
+class CommitCheck(Struct, frozen=True, kw_only=True):
     """One status or check of a commit, the newest of its name."""
 
     name: str
@@ -158,8 +152,7 @@ class CommitCheck:
     updated: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedCheck:
+class FailedCheck(Struct, frozen=True, kw_only=True):
     """A failed check of a commit, with what is needed to repair it."""
 
     name: str
@@ -172,8 +165,7 @@ class FailedCheck:
     """Why there is no log."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailedDelivery:
+class FailedDelivery(Struct, frozen=True, kw_only=True):
     """A webhook that the forge sent and that was not accepted. `hook` and `id` are for `redeliver`;
     `delivery` is the id that the receiver sees."""
 

@@ -8,9 +8,9 @@ conversation without saying so.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec import Struct
+from msgspec.structs import replace
 
-from perdure.lateclass import dataclass
 from perdure.model import (
     Continuation,
     ContinuityPolicy,
@@ -27,8 +27,7 @@ from perdure.model import (
 WRITER_WAIT_MS = 15_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Situation:
+class Situation(Struct, frozen=True, kw_only=True):
     """Everything that the choice depends on."""
 
     policy: ContinuityPolicy

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Context, Continuation, Outcome, OutcomeKind, Start
 from perdure.model.events import VerifyEnded
 
@@ -19,8 +20,7 @@ OTHERS = 40
 """Maximum number of somebody else's items that are quoted."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unrecorded:
+class Unrecorded(Struct, frozen=True, kw_only=True):
     """Something that the agent said or did and that is missing in its conversation."""
 
     said: str = ""
@@ -31,8 +31,7 @@ class Unrecorded:
     """The beginning of its output."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class Story(Struct, frozen=True, kw_only=True):
     """Facts that the agent may need besides its instructions."""
 
     contexts: tuple[Context, ...]

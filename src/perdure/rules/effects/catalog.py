@@ -16,8 +16,8 @@ from itertools import takewhile
 
 import msgspec
 
-from perdure.lateclass import late_pattern
 from perdure.model.codec import resolved
+from perdure.patterns import late_pattern
 from perdure.rules.effects.shell import LONGEST, UNKNOWN, Invocation, read
 
 LOCAL = "local"

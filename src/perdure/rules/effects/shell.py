@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser

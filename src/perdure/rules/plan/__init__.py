@@ -6,11 +6,11 @@ problems with their lines. `conversations` decides which tasks share a conversat
 
 from __future__ import annotations
 
-from dataclasses import field
 from enum import StrEnum
 
+from msgspec import Struct, field
+
 from perdure.errors import ConfigError
-from perdure.lateclass import dataclass
 from perdure.model import ContinuityPolicy, Permissions, TaskSpec
 
 
@@ -37,8 +37,7 @@ class Unforkable(StrEnum):
     BRIEF = "brief"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanTask:
+class PlanTask(Struct, frozen=True, kw_only=True):
     """One task of a plan. The plan's own settings apply where the task has none."""
 
     name: str
@@ -58,8 +57,7 @@ class PlanTask:
     that are not in its conversation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Struct, frozen=True, kw_only=True):
     """Tasks in the order of the file."""
 
     name: str
@@ -78,8 +76,7 @@ class Plan:
         return next(task for task in self.tasks if task.name == name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strand:
+class Strand(Struct, frozen=True, kw_only=True):
     """How one task joins the conversations of a plan."""
 
     name: str
@@ -110,8 +107,7 @@ class PlanState(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRun:
+class PlanRun(Struct, frozen=True, kw_only=True):
     """The store's record of a plan that was begun. Times in ms."""
 
     id: str
@@ -138,8 +134,7 @@ class PlanRun:
     stopped."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskEnd:
+class TaskEnd(Struct, frozen=True, kw_only=True):
     """The state in which a successful task left its workdir and conversation. Tasks that continue
     from this task begin there."""
 
@@ -152,8 +147,7 @@ class TaskEnd:
     """The first of the files that differ from the task's beginning. The names are hostile."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedRun:
+class PlannedRun(Struct, frozen=True, kw_only=True):
     """A task of a plan that was begun: its run, and the origin of its files."""
 
     task: str

@@ -9,7 +9,8 @@ the strand's end instead, or begins with a brief.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from perdure.rules.plan import Forking, Plan, PlanTask, Strand, Unforkable
 

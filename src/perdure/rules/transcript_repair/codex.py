@@ -8,7 +8,7 @@ that occurs twice, or before its call, is sent as it is, and the service refuses
 
 from __future__ import annotations
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 from perdure.rules.transcript_repair.findings import Harm, Mended, Trouble, refused
 from perdure.rules.transcript_repair.records import (
     Draft,

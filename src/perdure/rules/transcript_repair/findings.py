@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
 
 
 class Trouble(StrEnum):
@@ -43,8 +43,7 @@ class Harm(StrEnum):
     """The agent, or the model's service, refuses the conversation."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One thing that is wrong. `line` counts from 1; 0 means the whole file. `what` is a sentence
     without hostile characters."""
 
@@ -54,8 +53,7 @@ class Finding:
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(Struct, frozen=True):
     """One change. `line` is the line of the original that was changed, or after which something was
     inserted."""
 
@@ -67,8 +65,7 @@ class Edit:
         return f"line {self.line}: {self.what} ({self.why})"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mended:
+class Mended(Struct, frozen=True, kw_only=True):
     """The result for one transcript."""
 
     findings: tuple[Finding, ...] = ()

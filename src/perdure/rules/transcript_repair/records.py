@@ -12,10 +12,11 @@ import codecs
 import json
 import re
 from collections.abc import Callable
-from dataclasses import field
 from typing import Any
 
-from perdure.lateclass import dataclass, late_pattern
+from msgspec import Struct, field
+
+from perdure.patterns import late_pattern
 from perdure.rules.transcript_repair.findings import Edit, Finding, Harm, Mended, Trouble
 
 TRIES = 400
@@ -27,8 +28,7 @@ _BLANK = b" \t\r\n\0"
 Record = dict[str, Any]
 
 
-@dataclass(slots=True, eq=False)
-class TranscriptLine:
+class TranscriptLine(Struct, eq=False):
     """One line, equal only to itself. `record` is None if it cannot be read. `raw` is written to
     the new file unless the record was changed."""
 
@@ -40,8 +40,7 @@ class TranscriptLine:
     dropped: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
-class Habits:
+class Habits(Struct, kw_only=True):
     """How one CLI handles damaged lines."""
 
     opening: str
@@ -58,8 +57,7 @@ class Habits:
     is lost with the torn line."""
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(Struct):
     """A transcript that is being repaired."""
 
     lines: list[TranscriptLine] = field(default_factory=list)

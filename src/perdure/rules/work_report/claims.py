@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 LOOKED_AT = 8000
 """Number of characters at the end of a message that are searched."""

@@ -11,7 +11,9 @@ import shlex
 from functools import lru_cache
 from itertools import chain
 
-from perdure.lateclass import dataclass, late_pattern
+from msgspec import Struct
+
+from perdure.patterns import late_pattern
 
 SHOWN = 300
 """Maximum number of characters of a command that are kept."""
@@ -97,8 +99,7 @@ GIT_KEEPS = frozenset(
 """git commands that do not change the files of the workdir."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
+class Ran(Struct, frozen=True):
     """A shell line with a check in it. `own`: whether the exit code of the line is that of the
     check."""
 

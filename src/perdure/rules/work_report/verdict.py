@@ -6,7 +6,8 @@ work is `unverified`.
 
 from __future__ import annotations
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Outcome, OutcomeKind
 from perdure.model.work import CheckOfWork, WorkReport, WorkVerdict
 
@@ -22,8 +23,7 @@ NEEDS_PERSON = frozenset(
 """Outcomes after which the run needs a person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(Struct, frozen=True, kw_only=True):
     """The facts that the rules use in addition to the report's own fields."""
 
     outcome: Outcome

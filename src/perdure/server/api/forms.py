@@ -3,7 +3,6 @@ refused."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from msgspec import UNSET, Meta, Struct, UnsetType, defstruct
@@ -315,7 +314,7 @@ class SweepShape(Body):
 def _submit() -> type[Struct]:
     """Return the form of a new task. Omitted fields come from the settings of the service."""
     hints = get_type_hints(TaskSpec)
-    assert {"prompt", *GIVEN} | INTERNAL == {each.name for each in fields(TaskSpec)}
+    assert {"prompt", *GIVEN} | INTERNAL == set(TaskSpec.__struct_fields__)
     kinds = {
         name: Text if name == "verify" else TYPES.get(hints[name], hints[name]) for name in GIVEN
     }

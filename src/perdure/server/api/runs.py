@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from perdure.config import Settings
 from perdure.config.files import LIMITS
@@ -102,9 +102,9 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
     Problem with 403 if it needs an admin, UsageError."""
     settings = parts.settings
     said = {
-        each.name: getattr(given, each.name)
-        for each in fields(TaskSpec)
-        if getattr(given, each.name, UNSET) is not UNSET
+        each: getattr(given, each)
+        for each in TaskSpec.__struct_fields__
+        if getattr(given, each, UNSET) is not UNSET
     }
     if not who.may_widen:
         refuse_widening(said, settings)
@@ -216,9 +216,9 @@ def saved(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 def retried(parts: Parts, asked: ApiCall) -> RunReport:
     given = {
-        each.name: value
-        for each in fields(service.Changes)
-        if (value := getattr(asked.body, each.name)) is not None
+        each: value
+        for each in service.Changes.__struct_fields__
+        if (value := getattr(asked.body, each)) is not None
     }
     if not asked.who.may_widen:
         refuse_widening(given, parts.settings)

@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import field, replace
 from typing import Any, TypeVar
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from perdure.forge.webhooks.payload import object_of
 from perdure.host.actors import acting
-from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.model.codec import builtins, resolved
 from perdure.server.api.forms import Query
@@ -41,8 +41,7 @@ PREFIX = "/api/v1"
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApiCall:
+class ApiCall(Struct, frozen=True, kw_only=True):
     """A validated request. `at`: the parameters of the path."""
 
     who: Principal
@@ -60,8 +59,7 @@ def page_of(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], Row | None]
     return shown, None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Raw:
+class Raw(Struct, frozen=True, kw_only=True):
     """An answer other than JSON: bytes from outside. A browser saves it, and never shows it as a
     page."""
 
@@ -69,8 +67,7 @@ class Raw:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verb:
+class Verb(Struct, frozen=True, kw_only=True):
     """One method of one address. `does` may wait for the store, git and the disk; it runs in a
     thread."""
 
@@ -105,12 +102,11 @@ class Verb:
         )
 
 
-@dataclass
-class ApiContext:
+class ApiContext(Struct):
     """The limits on verbs done in parallel."""
 
-    _limiter: CapacityLimiter | None = field(default=None, init=False)
-    _walks: CapacityLimiter | None = field(default=None, init=False)
+    _limiter: CapacityLimiter | None = None
+    _walks: CapacityLimiter | None = None
 
     @property
     def limiter(self) -> CapacityLimiter:

@@ -3,7 +3,6 @@ sources."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from starlette.responses import Response
@@ -22,12 +21,12 @@ def checks(visit: Visit) -> Response:
     chosen = visit.desk.settings
     settings = [
         (
-            each.name,
-            _text(shown(each.name, getattr(chosen, each.name))),
-            chosen.origin.get(each.name, ""),
+            each,
+            _text(shown(each, getattr(chosen, each))),
+            chosen.origin.get(each, ""),
         )
-        for each in fields(chosen)
-        if each.name != "origin"
+        for each in chosen.__struct_fields__
+        if each != "origin"
     ]
     return visit.page("checks.html", found=found, under_way=under_way, settings=settings)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
 from starlette.responses import Response
 
-from perdure.lateclass import dataclass
 from perdure.server.dashboard.visits import Visit
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(Struct, frozen=True):
     """A field of the form. `kind`: `line`, `text`, `choice` or `tick`."""
 
     name: str

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 from anyio import CapacityLimiter
+from msgspec import Struct
 
 from perdure.agents import registry
 from perdure.config import Settings
@@ -15,7 +16,6 @@ from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.conversations import ConversationShelf
 from perdure.errors import PerdureError
 from perdure.host.wakeup import ring
-from perdure.lateclass import dataclass
 from perdure.model import TaskSpec
 from perdure.protocols import AgentDriver
 from perdure.server.context import ServiceCheck
@@ -24,8 +24,7 @@ from perdure.server.dashboard.measurements import Measured
 AT_ONCE = 12
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageContext:
+class PageContext(Struct, frozen=True, kw_only=True, dict=True):
     """Shared services. `look` is only for reading. `seed` has the default fields of a new task.
     `checks` checks this machine, which takes a while. `dispatch` wakes the dispatcher, because
     there may be a new delivery."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import field
 from io import BytesIO
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+
 from perdure.rules.text import visible
 
 LINES = 4000
@@ -19,8 +19,7 @@ WIDE = 600
 HUNK = re.compile(r"@@ -(\d{1,9})(?:,\d{1,9})? \+(\d{1,9})(?:,\d{1,9})? @@(.*)")
 
 
-@dataclass(slots=True)
-class ChangedFile:
+class ChangedFile(Struct):
     """A changed file. `how`: `new`, `deleted`, `renamed`, `binary` or `changed`. Lines are (kind,
     old number, new number, text)."""
 
@@ -31,8 +30,7 @@ class ChangedFile:
     lines: list[tuple[str, str, str, str]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(Struct, frozen=True):
     """A parsed patch. `left`: number of lines not shown. `more`: number of files not named."""
 
     files: tuple[ChangedFile, ...]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from urllib.parse import parse_qsl
 
 from anyio import to_thread
+from msgspec import Struct
+from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from perdure.errors import PerdureError
 from perdure.host.actors import acting as acting_as
-from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.server.api.verbs import body_of
 from perdure.server.dashboard.context import PageContext
@@ -26,8 +26,7 @@ BODY_MOST = 1024 * 1024
 FIELDS_MOST = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """The requirements of a page: a scope, and how it keeps to the limits of a token."""
 
     scope: TokenScope

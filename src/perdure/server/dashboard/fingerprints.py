@@ -6,9 +6,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import field
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+
 from perdure.model import OutcomeKind, RunState
 from perdure.protocols import FailedAttempt
 from perdure.rules.lifecycle import NEEDS_PERSON
@@ -62,8 +62,7 @@ SUGGESTED = {
 """Advice by outcome. Outcomes without advice are left out."""
 
 
-@dataclass(slots=True)
-class Failure:
+class Failure(Struct):
     """A group of failed attempts. `resolved`: number of its runs that have succeeded since."""
 
     id: str

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model.events import (
     AnyEvent,
     AttemptEnded,
@@ -23,8 +24,7 @@ from perdure.rules.log_line import line_of
 from perdure.rules.text import one_line
 
 
-@dataclass(frozen=True, slots=True)
-class PageLine:
+class PageLine(Struct, frozen=True):
     """A line of the log. `kind` is its style: `said`, `tool`, `failed`, `begin`, `end`, `mark` (a
     checkpoint), `alarm` or `note`."""
 

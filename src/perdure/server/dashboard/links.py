@@ -7,6 +7,7 @@ button's, and a request is answered once.
 
 from __future__ import annotations
 
+from msgspec import Struct
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +17,6 @@ from perdure.engine import service
 from perdure.engine.notices.links import link_key
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host.actors import acting, actor
-from perdure.lateclass import dataclass
 from perdure.model import RunState, TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.answer_links import AnswerLink, fits, verified
@@ -33,8 +33,7 @@ QUIET = {**HEADERS, "referrer-policy": "no-referrer", "x-robots-tag": "noindex"}
 """The address is the secret, so it is told to no other page."""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(Struct, frozen=True):
     """A link with its run and its request, as they are now."""
 
     link: AnswerLink

@@ -5,18 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import field
 from typing import Any
 
+from msgspec import Struct, field
+
 from perdure.errors import PerdureError
-from perdure.lateclass import dataclass
 
 FIRST_S = 1.5
 """Maximum time that a page waits for a first measurement, in seconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(Struct, frozen=True):
     """A measurement: its time (ms since 1970), its duration (s), and its value, or the reason why
     there is none."""
 
@@ -26,8 +25,7 @@ class Found:
     problem: str = ""
 
 
-@dataclass
-class Measured:
+class Measured(Struct):
     """Measurements by name. Thread-safe."""
 
     _lock: threading.Condition = field(default_factory=threading.Condition)

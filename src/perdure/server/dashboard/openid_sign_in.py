@@ -17,16 +17,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import field
 from urllib.parse import urlsplit
 
 import msgspec
 from anyio import CapacityLimiter, to_thread
+from msgspec import Struct, field
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from perdure.lateclass import dataclass
 from perdure.model import Token
 from perdure.model.codec import resolved
 from perdure.rules.openid import person_of, rule_for
@@ -57,17 +56,16 @@ class SignInWay(msgspec.Struct, frozen=True, array_like=True):
     at: float
 
 
-@dataclass
-class SignIns:
+class SignIns(Struct):
     """The sign-ins of one process. A restart ends those that are under way."""
 
     provider: Provider
     principals: Principals
     public_url: str
     say: Callable[[str], None]
-    _key: bytes = field(default_factory=lambda: secrets.token_bytes(32), init=False)
-    _used: dict[str, float] = field(default_factory=dict, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _used: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def name(self) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from perdure.engine.conversations import Branching, ConversationEntry, ResumeRequest, fork, resume

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from perdure.engine.sessions.statistics import WENT_ON
-from perdure.lateclass import dataclass
 from perdure.model import Attempt, OutcomeKind, Start, Verdict
 
 NOT_ITS_FAULT = frozenset(
@@ -19,8 +20,7 @@ NOT_ITS_FAULT = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Pip:
+class Pip(Struct, frozen=True):
     """One attempt. `tone`: `live`, `good`, `pause` (ended for an outside reason), `stop` or `bad`.
     `joint` to the attempt before: `on`, `fresh`, `broken`, or `open` if not known yet."""
 

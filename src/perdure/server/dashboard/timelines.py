@@ -4,9 +4,9 @@ Pure."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+
 from perdure.model import OutcomeKind
 from perdure.model.events import (
     CancelRequested,
@@ -44,8 +44,7 @@ SOON_MS = 1500
 it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(Struct, frozen=True):
     """Time without an attempt. `kind` is `backoff` (until a set time), `person` (until a person
     decided) or `queue`."""
 
@@ -54,8 +53,7 @@ class Gap:
     lines: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(Struct, frozen=True):
     """An attempt as in its report, with the sentences of `perdure why` and the gap before it."""
 
     report: AttemptOfRun
@@ -64,8 +62,7 @@ class Try:
     gap: Gap | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
+class Timeline(Struct, frozen=True):
     """The timeline. `after` is the gap after the last attempt. `strip` is the whole timeline as
     sections of a line: (kind or tone, start, end), with positions from 0 to 1000."""
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from msgspec import Struct, field
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from perdure.errors import UsageError
-from perdure.lateclass import dataclass
 from perdure.model import TokenScope
 from perdure.server.dashboard.pages import HEADERS, page
 from perdure.server.principal import Principal
@@ -55,8 +54,7 @@ TOLD = {
 """Messages after an action. Only these can be shown, so a link cannot insert other text."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Visit:
+class Visit(Struct, frozen=True, kw_only=True, dict=True):
     """One request. `now` is the time by the store's clock, in ms."""
 
     desk: PageContext

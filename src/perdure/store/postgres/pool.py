@@ -12,15 +12,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import field
 from typing import Any
 
 import psycopg
+from msgspec import Struct, field
 from psycopg import conninfo
 from psycopg.rows import DictRow, dict_row
 
 from perdure.errors import StoreError
-from perdure.lateclass import dataclass
 from perdure.store.postgres.errors import Again, place_of, unreachable
 
 MOST = 5
@@ -54,8 +53,7 @@ WHERE current_setting('synchronous_commit') = 'off'
 transaction, it blocks the others for at most 10 s."""
 
 
-@dataclass(eq=False, slots=True)
-class PooledConnection:
+class PooledConnection(Struct, eq=False):
     """A connection, and the id under which its commits are recorded: see `database.Postgres`."""
 
     connection: psycopg.Connection[DictRow]

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.model import Session, SessionKey
 
 LARGEST = 256 * 1024
@@ -19,8 +20,7 @@ SURE_S = 600.0
 """Maximum age of a record, in seconds since it was read from the store. Use does not extend it."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRecords:
+class SessionRecords(Struct, frozen=True):
     """The names and the format of one store's sessions in Redis."""
 
     store: str

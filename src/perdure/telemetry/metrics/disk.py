@@ -9,17 +9,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
+from msgspec import Struct
+
 from perdure.engine.sweeper.usage import DiskUsage
 from perdure.errors import PerdureError
-from perdure.lateclass import dataclass
 
 EVERY_S = 600.0
 REST = 50
 """Minimum pause after a walk, as a multiple of the walk's duration."""
 
 
-@dataclass(frozen=True, slots=True)
-class DiskMeasure:
+class DiskMeasure(Struct, frozen=True):
     """The result of the latest walk: the time of its end (seconds since 1970), and the disk usage
     by class."""
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from dataclasses import field
+
+from msgspec import Struct, field
 
 from perdure.engine.sessions.statistics import (
     bought_by,
@@ -15,7 +16,6 @@ from perdure.engine.sessions.statistics import (
     fallback_of,
     was_to_go_on,
 )
-from perdure.lateclass import dataclass
 from perdure.model import Attempt
 
 BOUNDS_S = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
@@ -33,8 +33,7 @@ def agent_label(name: str) -> str:
     return "other"
 
 
-@dataclass(slots=True)
-class MetricTally:
+class MetricTally(Struct):
     """The totals of one agent since the store was created."""
 
     outcomes: Counter[str] = field(default_factory=Counter)

@@ -12,14 +12,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
+from msgspec.structs import replace
 
 from perdure.agents.rehearsal import Rehearsal
-from perdure.lateclass import dataclass
 from perdure.model import (
     Command,
     CompactAt,
@@ -37,8 +37,7 @@ from perdure.protocols import AgentDriver
 PATIENCE_S = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class BenchRun:
+class BenchRun(Struct, frozen=True):
     """One run of the CLI, as the driver reports it."""
 
     events: list[AgentEvent]
@@ -56,8 +55,7 @@ class BenchRun:
         return [event for event in self.events if isinstance(event, kinds)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class Bench(Struct, frozen=True, kw_only=True):
     """A driver, the environment of its CLI, the model server that it talks to, and the directory in
     which it works."""
 

@@ -4,9 +4,9 @@ the model."""
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.model import Continuation, Permissions, Start
 from perdure.model.events import ToolEnded, ToolStarted, TurnEnded, Unrecognised, UsageSeen

@@ -3,9 +3,8 @@ any other run."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from perdure.errors import Conflict
 from perdure.model import (

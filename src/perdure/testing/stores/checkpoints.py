@@ -3,9 +3,8 @@ one."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, LostLease
 from perdure.model import Checkpoint, CopyPart, Saved, SessionKey, SessionState, TaskRun, TaskSpec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from perdure.model import Condition, OutcomeKind, RunState, SessionState, TaskSpec
 from perdure.model.events import CollisionSeen, Said, VerifyEnded

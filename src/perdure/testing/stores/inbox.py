@@ -4,10 +4,10 @@ never thinned out."""
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, NotFound
 from perdure.model import TaskSpec

@@ -3,9 +3,8 @@ conversation."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from perdure.errors import Conflict, NotFound
 from perdure.model import Condition, SessionKey, SessionState, TaskRun, TaskSpec

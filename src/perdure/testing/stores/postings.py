@@ -3,9 +3,8 @@ held by one host at a time."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from perdure.errors import LostLease, NotFound
 from perdure.model import Condition, TaskRun, TaskSpec

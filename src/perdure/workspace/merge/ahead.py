@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.host.git import Git
-from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.clone_cache import find, opened
 from perdure.workspace.identity import Places, is_oid
@@ -18,8 +19,7 @@ NAMED = 20
 """Maximum number of commits that are named, newest first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ahead:
+class Ahead(Struct, frozen=True, kw_only=True):
     """New commits of the base: their number, and the `commit` that it is at now. `subjects` are the
     first lines of the newest ones: untrusted text."""
 

@@ -19,13 +19,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import field
 from itertools import chain
 from pathlib import Path
 
+from msgspec import Struct, field
+
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host.git import Git
-from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.changes import ComparisonRepository, Entry, desk, shot
 from perdure.workspace.identity import Places
@@ -51,8 +51,7 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """The requested commit: its text, and its author and committer (GIT_AUTHOR_NAME and the
     like)."""
 
@@ -60,8 +59,7 @@ class Message:
     env: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
+class Applied(Struct, frozen=True, kw_only=True):
     """The result of `apply`. If `refused` (path and reason) is not empty, nothing was changed."""
 
     top: str
@@ -72,8 +70,7 @@ class Applied:
     refused: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
+class Steps(Struct, frozen=True, kw_only=True):
     """Paths to change, each with its current and its new entry; None means no file."""
 
     steps: dict[str, tuple[Entry | None, Entry | None]] = field(default_factory=dict)

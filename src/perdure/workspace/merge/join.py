@@ -17,9 +17,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.host.git import Git
-from perdure.lateclass import dataclass
 from perdure.model import Workspace
 from perdure.workspace.changes import ComparisonRepository, desk
 from perdure.workspace.identity import Places
@@ -40,8 +41,7 @@ from perdure.workspace.view import Looker, again, looking_alone, seen
 MERGES_LOOKED_AT = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
+class Joined(Struct, frozen=True, kw_only=True):
     """The result of a merge: HEAD as it is now, and the files with conflicts, each with the
     reason."""
 

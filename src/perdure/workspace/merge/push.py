@@ -18,9 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from msgspec import Struct
+
 from perdure.errors import Diverged, GitFailed, UsageError
 from perdure.host.git import Git, GitResult
-from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.clone_cache import opened
 from perdure.workspace.identity import Places
@@ -39,8 +40,7 @@ objects."""
 _TIME_S = 1800.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True, kw_only=True):
     """A branch as it is to be pushed."""
 
     branch: str

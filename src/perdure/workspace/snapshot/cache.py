@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.snapshot import index as staging
@@ -28,8 +28,7 @@ LISTED = 1000
 """Maximum number of names listed as left out."""
 
 
-@dataclass(slots=True)
-class Look:
+class Look(Struct):
     """One look at a workdir: the content of its checkpoint."""
 
     worktree: str = ""

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from perdure.errors import GitFailed
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 from perdure.workspace.snapshot.shelf import Shelf
 
 ASIDE = ".imported"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 ODD = late_pattern(r"\.git%*", re.IGNORECASE)
 ODD_LINK = late_pattern(r"\.gitmodules%*", re.IGNORECASE)

@@ -21,9 +21,10 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.errors import WorkspaceError
 from perdure.host.system.files import change_mode, path_in

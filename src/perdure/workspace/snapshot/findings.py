@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
 from pathlib import Path
 
-from perdure.lateclass import dataclass
+from msgspec import Struct, field
+
 from perdure.workspace.snapshot.escapes import unescape
 
 Seen = tuple[int, list[str], list[tuple[str, str]]]
@@ -14,8 +14,7 @@ Seen = tuple[int, list[str], list[tuple[str, str]]]
 special files with their kind."""
 
 
-@dataclass(slots=True)
-class Piece:
+class Piece(Struct):
     """A directory to be saved, with the findings of earlier looks. `prefix` is its path in the
     whole tree, empty or ending in a slash."""
 
@@ -33,8 +32,7 @@ class Piece:
         return "/".join(unescape(part) for part in self.prefix.split("/"))
 
 
-@dataclass(slots=True)
-class Findings:
+class Findings(Struct):
     """Findings of a scan besides the files themselves, by names as on disk, relative to the
     workdir."""
 

@@ -14,12 +14,13 @@ import os
 import secrets
 import stat
 from collections.abc import Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from perdure.errors import Conflict
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 from perdure.workspace.locks import is_real_directory, sync
 from perdure.workspace.snapshot.shelf import Shelf, joined, split
 
@@ -51,8 +52,7 @@ _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LARGEST_INDEX = 1 << 30
 
 
-@dataclass(slots=True)
-class Staged:
+class Staged(Struct):
     """An index: its tree, and the entries and flags that a tree cannot hold. All fields are empty
     where there is no index."""
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct, field
+
 from perdure.host.system.files import umask as umask
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 
 _MODE = late_pattern(r"[0-7]{3}")
 
@@ -41,8 +42,7 @@ def given(mode: int, wanted: int, mask: int, there: int = 0) -> int:
     return full & ~(withheld | (0o022 if withheld else 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(Struct, frozen=True):
     """The modes of a checkpoint: those that do not follow from the umask, and that umask."""
 
     noted: Mapping[str, int] = field(default_factory=dict)

@@ -17,9 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from msgspec import Struct
+
 from perdure.errors import Conflict, GitFailed, WorkspaceError
 from perdure.host.git import Git
-from perdure.lateclass import dataclass, late_pattern
+from perdure.patterns import late_pattern
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import flush, make_directory, make_private, sync, write
 from perdure.workspace.snapshot.capture import copy_commit
@@ -32,8 +34,7 @@ _OID = late_pattern(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LINK = "120000"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedFacts:
+class PackedFacts(Struct, frozen=True, kw_only=True):
     """Data that must accompany a pack. `commit` differs from the requested one where files were
     left out."""
 
@@ -46,8 +47,7 @@ class PackedFacts:
     """Hash algorithm of ids: `sha1` or `sha256`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Packed:
+class Packed(Struct, frozen=True, kw_only=True):
     """A checkpoint as a pack, in git's format."""
 
     facts: PackedFacts

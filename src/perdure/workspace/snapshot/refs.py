@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import chain, product
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from perdure.host.git import Git
 from perdure.model import Backend, Workspace

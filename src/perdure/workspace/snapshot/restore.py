@@ -18,13 +18,14 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import field
 from typing import Any
+
+from msgspec import Struct, field
 
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import system
-from perdure.lateclass import dataclass, late_pattern
 from perdure.model import Backend, Saved, Workspace
+from perdure.patterns import late_pattern
 from perdure.workspace import branches
 from perdure.workspace.branches import Branches
 from perdure.workspace.identity import Places, check_branch
@@ -42,8 +43,7 @@ from perdure.workspace.snapshot.trees import Change, changes, entries, missing, 
 _OID = late_pattern(r"([0-9a-f]{40}|[0-9a-f]{64})?")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoredWorkdir:
+class RestoredWorkdir(Struct, frozen=True, kw_only=True):
     """The result of a restore. `rescue` is the previous state; None if nothing differed or there
     was nothing to save."""
 
@@ -56,8 +56,7 @@ class RestoredWorkdir:
     there."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkdirCheckpoint:
+class WorkdirCheckpoint(Struct, frozen=True, kw_only=True):
     """The workdir's part of a checkpoint, read and checked."""
 
     commit: str
@@ -238,8 +237,7 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
         return again(shelf, look)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class Compared(Struct, frozen=True, kw_only=True):
     """A workdir's current state compared with a checkpoint. Names are as on disk."""
 
     apart: tuple[str, ...]

@@ -19,13 +19,14 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import field, replace
 from pathlib import Path
 from typing import IO
 
+from msgspec import Struct, field
+from msgspec.structs import replace
+
 from perdure.errors import GitFailed, WorkspaceError
 from perdure.host.git import Git, GitResult
-from perdure.lateclass import dataclass
 from perdure.model import Backend, Workspace
 from perdure.workspace.bare import is_whole, make_bare
 from perdure.workspace.identity import Places
@@ -61,8 +62,7 @@ _SETTINGS = (
 here. Durability comes from one `flush` before a ref is written."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class Shelf(Struct, frozen=True, kw_only=True):
     """One workdir and its checkpoints. Without git, `repository` and `admin` are None, and `head`
     and `branch` are empty."""
 

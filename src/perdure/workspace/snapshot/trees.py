@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 
-from perdure.lateclass import dataclass
+from msgspec import Struct
+
 from perdure.workspace.snapshot.shelf import Shelf, split
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """How one name differs between two trees. `state`: A, D, M or T; a missing side has mode
     `000000`."""
 

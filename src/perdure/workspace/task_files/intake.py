@@ -12,8 +12,9 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
+from msgspec import Struct
+
 from perdure.errors import NotFound, UsageError
-from perdure.lateclass import dataclass
 from perdure.model import Given, OnEdit, TaskFile
 from perdure.workspace.task_files.contents import Contents
 
@@ -26,8 +27,7 @@ LONGEST_NAME = 1000
 """Maximum length of a name, in bytes; leaves room for the path of its backup."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileRequest:
+class FileRequest(Struct, frozen=True, kw_only=True):
     """The files that a person gives. `files` are `PATH` or `PATH=DEST`; `context` is a directory,
     empty for none."""
 
@@ -41,8 +41,7 @@ class FileRequest:
     """Called with a sentence that names the files that were left out."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
+class _Source(Struct, frozen=True):
     path: Path
     name: str
     flags: int

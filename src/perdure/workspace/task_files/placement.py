@@ -14,12 +14,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from perdure.errors import WorkspaceError
-from perdure.lateclass import dataclass
 from perdure.model import Context, FileAction, FileChange
 from perdure.model.events import AnyEvent, FilesPlaced, FilesPlanned, Record
 from perdure.rules.placement import (
@@ -48,8 +49,7 @@ NOT_HERE = "its content is missing on this machine"
 NO_TEXT = "the versions cannot be merged: they are not text, or too large"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FilePlace:
+class FilePlace(Struct, frozen=True, kw_only=True):
     """The workdir that the files are put into, and the directories of backups and contents. `token`
     is the run's id."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from perdure.engine.project_map.languages.tree import field, kinds, one_line, unfolded
 from perdure.engine.project_map.outline import Import, Outline, Symbol

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure.engine.attempt.engine import is_passed
-from perdure.lateclass import late_pattern
+from perdure.patterns import late_pattern
 
 CALLS = ("match", "fullmatch", "search", "findall", "split")
 TEXTS = ("", "ab12", "12", "AB 7", "x\n9")
