@@ -14,6 +14,7 @@ import msgspec
 
 from perdure.errors import CapsuleError, StoreAway
 from perdure.host import relay
+from perdure.model.codec import resolved
 
 RELAY_S = 600.0
 """Timeout for an answer of the relay in seconds: it waits for the store itself."""
@@ -110,7 +111,7 @@ class RelayedBucket(msgspec.Struct, frozen=True):
 
     def names(self, prefix: str) -> KeyNames:
         _, content = self._ask("GET", f"names/{prefix}", (200,))
-        return msgspec.json.decode(content, type=KeyNames)
+        return msgspec.json.decode(content, type=resolved(KeyNames))
 
     def get(self, key: str, most: int) -> bytes:
         status, content = self._ask("GET", f"objects/{key}", (200, 404, 413), most)

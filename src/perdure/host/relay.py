@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from perdure.errors import StoreAway, UsageError
+from perdure.model.codec import resolved
 
 FILE = "address.json"
 PATIENCE_S = 60.0
@@ -49,7 +50,7 @@ def read(directory: Path) -> RelayAddress:
     with (directory / FILE).open("rb") as file:
         content = file.read(LONGEST)
     try:
-        found = msgspec.json.decode(content, type=RelayAddress)
+        found = msgspec.json.decode(content, type=resolved(RelayAddress))
     except msgspec.DecodeError as error:  # ValidationError is one
         raise UsageError(f"the address of this pod's relay is not valid: {error}", HINT) from error
     if found.error:
