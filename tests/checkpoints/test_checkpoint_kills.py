@@ -1,7 +1,7 @@
-"""Checkpoints under SIGKILL: at any moment, every published row has both halves, and they belong
-together.
+"""Checkpoints under SIGKILL: after a kill at any moment, every published checkpoint has both
+halves, the workdir and the conversation, and the two belong together.
 
-`python -m tests.checkpoints.test_checkpoint_kills 200` does it that often and prints the counts; a
+`python -m tests.checkpoints.test_checkpoint_kills 200` kills 200 times and prints the counts; a
 sample runs in the suite.
 """
 
@@ -49,7 +49,8 @@ LINES = 20_000
 
 
 class Bench:
-    """A run with a workdir and a conversation, for taking checkpoints. Each process makes it again."""
+    """A run with a workdir and a conversation, for taking checkpoints. Each process makes its own
+    `Bench`."""
 
     def __init__(self, top: Path, workspace: Workspace, environ: dict[str, str]) -> None:
         self.workspace, self.home = workspace, top / "home"
@@ -115,7 +116,8 @@ class Bench:
         )
 
     def work(self) -> None:
-        """Write a number into both halves and save them, repeatedly, until it is killed."""
+        """Write a number into the workdir and the conversation and take a checkpoint, repeatedly,
+        until the process is killed."""
         opened, number = self.opened(), 0
         claim: Claim = opened.claim
         with contextlib.suppress(FileNotFoundError):
@@ -133,7 +135,8 @@ class Bench:
             print(number, flush=True)
 
     def look(self) -> int:
-        """Compare every row with both halves. Return how many rows there are."""
+        """Check that the workdir and the conversation of every checkpoint have the same number.
+        Return the number of checkpoints."""
         rows = self.engine.store.checkpoints("r1")
         for row in rows:
             said = self.engine.copies.find("diary", row.conversation[0])
@@ -145,8 +148,8 @@ class Bench:
                 f"{row.workdir.ref}:worktree/count.txt",
             ]
             shown = subprocess.run(["git", *at], capture_output=True, text=True, check=True).stdout
-            # The conversation is saved first, and nothing was said in between: the numbers are the
-            # same.
+            # `work` changes neither half while a checkpoint is taken, so both halves have the same
+            # number.
             assert int(shown) == turns, (
                 f"checkpoint {row.number}: {shown} in the workdir, {turns} in the conversation"
             )

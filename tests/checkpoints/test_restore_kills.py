@@ -1,8 +1,8 @@
 """A restore under SIGKILL: at any moment, the earlier content is in place or in the checkpoint that
 the restore made first, and the same restore completes when it is repeated.
 
-`python -m tests.checkpoints.test_restore_kills 200` does it that often and prints the counts; a
-sample runs in the suite.
+`python -m tests.checkpoints.test_restore_kills 200` kills 200 times and prints the counts; a sample
+runs in the suite.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ PROMPTS = ("prompt 1\nanswer\n", "prompt 1\nanswer\nprompt 2\nanswer\n")
 
 
 class Desk(Diary):
-    """The diary's agent, with the methods that a restore needs of a driver."""
+    """An agent with the transcripts of `Diary`, and with the driver methods that a restore
+    needs."""
 
     def home(self, environ: dict[str, str]) -> Path:
         return Path(environ["HOME"])
@@ -62,7 +63,7 @@ def files(place: Path, text: str) -> None:
 
 
 def standing(place: Path, transcript: Path) -> tuple[dict[str, str], str]:
-    """Return both halves in their present state."""
+    """Return the files of the workdir and the text of the conversation as they are now."""
     found = {
         str(path.relative_to(place)): path.read_text()
         for path in place.rglob("*")
@@ -73,8 +74,8 @@ def standing(place: Path, transcript: Path) -> tuple[dict[str, str], str]:
 
 
 def trial(top: Path, random_: random.Random, times: int) -> dict[str, int]:
-    """Make a run with an earlier checkpoint and later work, with both conversations known. Kill the
-    restore this often, at random moments."""
+    """Make a run with an earlier checkpoint and later work, and a known conversation for each. Kill
+    the restore this many times, at random moments."""
     yard = make_yard(top)
     engine = engine_at(top, yard.environ)
     spec = TaskSpec(

@@ -1,5 +1,5 @@
-"""The items that a resume loads, and a home at another path, on the slow CLIs, compared with the
-model server's record."""
+"""On the slow CLIs (Gemini CLI, OpenCode): compares the items that a resume loads with the requests
+that the model server recorded, and continues a conversation after its home was moved."""
 
 from __future__ import annotations
 

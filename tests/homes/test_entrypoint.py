@@ -116,8 +116,9 @@ def test_the_command_runs_with_the_homes_linked_and_its_exit_code_is_given(top: 
 
 
 def test_the_homes_are_moved_by_variables_where_that_is_asked_for(top: Path) -> None:
-    """With `--variable` the command has the agents' variables, and only OpenCode, which has none,
-    is linked. The next container without the flag has links, and the same files."""
+    """With `--variable` the command gets the variables that move the agents' homes. Only OpenCode's
+    home is linked, because OpenCode has no such variable. The next container, without the flag, has
+    links to the same files."""
     said = run(
         top,
         'echo "$CLAUDE_CONFIG_DIR $CODEX_HOME $GEMINI_CLI_HOME"; ls -A "$HOME"; '

@@ -108,7 +108,8 @@ def test_how_full_it_is_is_shown(stage: MakeStage) -> None:
 
 def test_it_is_compacted_before_the_wall(stage: MakeStage) -> None:
     """Over the limit the agent itself shortens the conversation, which continues. The receipt is
-    native and the fill lower. The model gets the summary and the new prompt."""
+    native, and the conversation is smaller than before. The model gets the summary and the new
+    prompt."""
     one = stage_at(stage, WORK + "say Two.\n---\nsay Three.")
     first = begun(one)["attempts"][0]
     session = first["session_id"]
@@ -268,7 +269,8 @@ def test_who_loses_the_run_while_it_is_asked_leaves_no_agent(stage: MakeStage) -
 
 @pytest.mark.parametrize("agent", ["claude"])
 def test_what_a_summary_cost_is_counted(stage: MakeStage) -> None:
-    """If an attempt asked for a summary and then could not begin, its cost is that of the summary."""
+    """If an attempt asked for a summary and then could not begin, its cost is that of the
+    summary."""
     one = stage_at(stage, WORK + f"say {SUMMARY}\nusage in=150000 out=9", policy="roll-over")
     begun(one)
     with perdure.open(cwd=one.repo, environ=one.environ) as runner:
@@ -298,8 +300,9 @@ def test_instructions_that_are_too_long_need_a_person(stage: MakeStage) -> None:
 def test_it_rolls_over_with_an_agent_that_compacts_only_by_itself(
     stage: MakeStage, agent: str
 ) -> None:
-    """The fill is known, and a roll-over works as with the other agents. The policy `compact`
-    leaves the conversation to the agent."""
+    """The size of the conversation is reported, and a roll-over works as with the other agents.
+    With the policy `compact`, perdure only resumes the conversation, and the agent decides when to
+    compact it."""
     script = (
         f"say The first file is written.\nusage in=90000\n---\nsay {SUMMARY}\n---\nsay Two.\nusage "
         "in=90000\n---\nsay Three."

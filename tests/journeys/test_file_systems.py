@@ -30,13 +30,15 @@ pytestmark = pytest.mark.journey
 
 @pytest.fixture(params=["claude"])
 def agent(request: pytest.FixtureRequest) -> str:
-    """The tests do not touch the differences between the CLIs."""
+    """Return the only CLI that is tested, because the CLIs do not differ in what these tests
+    check."""
     return str(request.param)
 
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Iterator[Path]:
-    """Make a directory on another file system than the stage, which is in the temporary directory."""
+    """Make a directory on another file system than the stage, which is in the temporary
+    directory."""
     other = on_another_file_system(Path(tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(dir=other) as place:
         yield Path(place)
@@ -69,8 +71,9 @@ def test_a_run_is_kept_across_file_systems(stage: MakeStage, elsewhere: Path) ->
 
 
 def test_a_run_without_checkpoints_says_so(stage: MakeStage) -> None:
-    """If no checkpoint can be taken, `doctor` tries it and reports it. The run warns at its end,
-    even with -q. `show`, `why`, `restore` and `export` give the reason."""
+    """If no checkpoint can be taken of a repository, `doctor` finds this out by a trial and reports
+    it. The run warns at its end, even with -q. `show`, `why`, `restore` and `export` give the
+    reason."""
     one = stage(TALK)
     packs = one.repo / ".git/objects/pack"
     packs.rmdir()

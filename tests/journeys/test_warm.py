@@ -54,7 +54,7 @@ def told(runner: perdure.Runner, name: str, kind: type[AnyEvent]) -> list[Any]:
 
 
 def kept(runner: perdure.Runner, name: str) -> int:
-    """The pid of the agent that was kept after this run."""
+    """Return the pid of the agent that was kept after this run."""
     pid: int = told(runner, name, AgentKeptWarm)[-1].pid
     return pid
 
@@ -75,8 +75,8 @@ def lives(pid: int) -> bool:
 
 
 def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
-    """Run one more task of the line, which must continue natively. Return which turn of its process
-    it was."""
+    """Run one more task of the scope in `LINE`, which must continue the conversation natively.
+    Return the number of the turn in the agent's process (1: a new process)."""
     assert runner.run(f"Task {name}.", name=name, **{**LINE, **fields}).state == "succeeded"
     attempts = runner.report(name)["attempts"]
     assert (attempts[-1]["receipt"] or {}).get("verdict") == "native", attempts
@@ -85,7 +85,7 @@ def goes_on(runner: perdure.Runner, name: str, **fields: Any) -> int:
 
 
 def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
-    """Three tasks of a line are three turns of one process. Each has its own output, usage and
+    """Three tasks of one scope are three turns of one process. Each has its own output, usage and
     native receipt, and the model sees all that was said. Nothing is left when the program ends."""
     one = stage(SCRIPT)
     with opened(one) as runner:
@@ -110,8 +110,8 @@ def test_one_process_serves_three_tasks(stage: MakeStage) -> None:
 
 
 def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
-    """The agent, or its keeper, is killed while it waits. The next task starts a process and
-    continues natively."""
+    """The agent, or its keeper, is killed while the agent is idle. The next task starts a process
+    and continues natively."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)
@@ -126,8 +126,8 @@ def test_an_idle_agent_that_is_killed_costs_a_start(stage: MakeStage) -> None:
 
 @pytest.mark.parametrize("agent", ["codex"], indirect=True)
 def test_the_server_below_an_idle_agent_is_killed(stage: MakeStage) -> None:
-    """A kept Codex is a server below a bridge. When the server is killed while it waits, the bridge
-    ends, and the next task starts a new agent."""
+    """A kept Codex is a server below a bridge. When the server is killed while the agent is idle,
+    the bridge ends, and the next task starts a new agent."""
     one = stage(SCRIPT)
     with opened(one) as runner:
         runner.run("Task one.", name="one", **LINE)

@@ -82,7 +82,8 @@ class Operator:
         self.full = False
 
     def hear(self, what: str) -> None:
-        """Let its watch of one kind catch up."""
+        """Update the operator's cache of one kind of object (`run`, `jobs` or pods) from the
+        cluster."""
         there = self.cluster
         if what == "run":
             self.run = copy.deepcopy(there.run)
@@ -96,8 +97,8 @@ class Operator:
             }
 
     def work(self, writes: int) -> bool:
-        """Make steps until there is nothing to do, or until it dies after this many writes. Return
-        whether there is nothing to do."""
+        """Make steps until there is nothing to do, or until the operator dies after this many
+        writes. Return whether there is nothing to do."""
         fresh, trouble, room, leaving = False, None, None, None
         sessions: dict[str, SessionAsked] = {}
         for _ in range(60):
@@ -490,7 +491,8 @@ Chaos.TestCase.settings = settings(
 
 
 class TestAnyOrder(Chaos.TestCase):
-    """In any order of events each attempt has one Job, one agent and one outcome, and the run ends."""
+    """In any order of events each attempt has one Job, one agent and one outcome, and the run
+    ends."""
 
     def runTest(self) -> None:
         """Each attempt has one Job, one agent and one outcome. Numbers grow, final states stay

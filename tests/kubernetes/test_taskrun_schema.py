@@ -92,8 +92,8 @@ def test_defaults_are_those_of_a_task() -> None:
 
 
 def test_names_and_limits_are_perdures_own() -> None:
-    """perdure accepts everything that the API server accepts: the same enums, and names no wider
-    than in the workspace and the service."""
+    """perdure accepts every choice and name that the API server accepts. The choices are the same
+    enums. The patterns of names are no wider than those of the workspace and the service."""
     words = {
         "spec.permissions": Permissions,
         "spec.onEdit": OnEdit,
@@ -274,7 +274,8 @@ def _fields(struct: Any, at: str = "") -> dict[str, Any]:
 
 
 def test_columns_and_selectable_fields_are_there() -> None:
-    """A column or a field selector of a field that the schema does not have would always be empty."""
+    """A column or a field selector of a field that the schema does not have would always be
+    empty."""
     for column in (*version()["additionalPrinterColumns"], *version()["selectableFields"]):
         path = column["jsonPath"].lstrip(".")
         assert path in BY_PATH or path == "metadata.creationTimestamp", path

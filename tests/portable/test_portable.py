@@ -99,13 +99,14 @@ def test_both_back_ends_offer_the_same() -> None:
 
 CALL = re.compile(r"^(\d+) +(\w+)\((.*)$")
 PROC = re.compile(r'^(?:AT_FDCWD, |\d+, )?"/proc[/"]')
-"""The beginning of a call whose first path is below /proc. Only that one counts, because the result
-of a call may name another path."""
+"""The beginning of a call whose first path is below /proc. Only the first path is examined, because
+the result of a call may name another path."""
 
 
 def own_calls(log: Path) -> list[str]:
-    """Return the calls of perdure's own programs in a record of strace: processes whose program is
-    this Python. The calls between fork and exec are the C library's."""
+    """Return the system calls of perdure's own processes from a log of strace. A process is
+    perdure's own if it last executed this Python. Calls between fork and exec are left out, because
+    they are made by the C library."""
     program: dict[str, bool] = {}
     found = []
     for line in log.read_text(errors="replace").splitlines():

@@ -145,7 +145,8 @@ def test_only_ever_code(words: str) -> None:
     html = [
         each.content.strip() for each in parsed(text) if each.type in ("html_block", "html_inline")
     ]
-    # Where nothing is left of the words, there is nothing to unfold.
+    # If cleaning leaves nothing of the words, the comment has no <details> element, and the mark is
+    # its only HTML.
     assert html in (
         [
             each.content.strip()

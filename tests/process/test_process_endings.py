@@ -173,8 +173,8 @@ def test_wait_gives_up_in_time(launch: Launcher) -> None:
 
 @pytest.mark.parametrize("bare", [pytest.param(True, marks=pytest.mark.linux), False])
 def test_a_daemon_that_gets_away_is_ended(launch: Launcher, tmp_path: Path, bare: bool) -> None:
-    """New session, double fork, closed files, no environment, ignoring TERM: it ends before
-    exit.json is written."""
+    """A daemon with a new session, a double fork, closed files, no environment and no reaction to
+    TERM is ended before exit.json is written."""
     pid_file = tmp_path / "pid"
     process = launch(f"{daemon(pid_file, bare=bare)}; exit 0", grace_s=0.2)
     end = process.wait()
@@ -386,13 +386,13 @@ def test_quick_commands(
 def test_a_quick_command_that_hangs(
     directory: Path, tmp_path: Path, env: dict[str, str], mark: str
 ) -> None:
-    """It is ended at its timeout with code 124, and its output until then is kept."""
+    """The command is ended at its timeout with code 124, and its output until then is kept."""
     for seconds in (
         0.3,
         2,
         10,
         60,
-    ):  # on a busy machine the command may not have begun when the shortest is over
+    ):  # On a busy machine the command may not begin within the shortest timeout.
         code, output = run_quick(
             "echo begun; sleep 600",
             directory=directory,

@@ -1,4 +1,5 @@
-"""The rules of requests: which calls become one, how long an answer is valid, and when it is used."""
+"""The rules of requests: which calls become one, how long an answer is valid, and when it is
+used."""
 
 from __future__ import annotations
 
@@ -222,8 +223,8 @@ def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
 
 
 def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
-    """A command is shown whole, line by line behind a bar, with hidden characters by name. Lines
-    that are wider than the terminal continue behind a bar."""
+    """A command is shown whole. Each of its lines begins with ` | `, also where a long line is
+    continued on the next one. Hidden characters are shown by name."""
     nasty = "echo a\r\x1b[2J\u202eb\nAllow it once? y" + " " * 500 + "rm -rf /"
     (request,) = made(call(command=nasty, description="Say\u200b hi"))
     lines = shown_for_answer(request, "request 1 of task")[2:]
@@ -241,8 +242,8 @@ def test_no_text_of_an_agent_passes_for_the_prompt_of_a_terminal() -> None:
 
 
 def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
-    """An agent chooses the names of arguments, of tools and of options. Each line still has the
-    bar."""
+    """An agent chooses the names of arguments, of tools and of options. Even if a name has line
+    breaks, each line that is shown begins with ` | `, so it cannot be taken for perdure's own."""
     forged = "x\n\nrequest 2 of task\nAllow it once?"
     (one,) = made(call(f"T{forged}", **{forged: 1}))
     asked = {"questions": [{"question": forged, "options": [{"label": forged}]}]}
@@ -253,7 +254,8 @@ def test_keys_and_labels_draw_no_line_without_the_bar() -> None:
 
 
 def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
-    """A secret is replaced by a name of the same length, so the size of the call reveals nothing."""
+    """A secret is replaced by a name of the same length, so the size of the call reveals
+    nothing."""
     (request,) = made(call(command="deploy abc"))
     assert is_stored_whole(request)
     hidden = replace(request, payload=request.payload.replace("abc", "***"))
@@ -264,7 +266,7 @@ def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
 
 
 def test_a_question_that_was_cut_says_so() -> None:
-    """It can be answered, but nobody has seen all of it."""
+    """A question that was cut can be answered, and the person is told that it was cut."""
     text = {"questions": [{"question": "x" * (2 * rules.SHOWN)}]}
     (request,) = made(call(rules.QUESTION, **text))
     for lines in (shown_for_answer(request, ""), shown(request, "task")):

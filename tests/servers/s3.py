@@ -1,9 +1,9 @@
 """An object store that speaks S3 on 127.0.0.1, as far as perdure uses it: objects in memory,
 listings, conditional writes.
 
-A test that needs a cloud's object store makes a `Bucket`, and obstore uses it with `environ()`. It
-checks no signature, but requires one: a request without credentials is refused, so that a test sees
-whether they were passed on.
+A test that needs a cloud's object store makes a `Bucket`, and obstore uses it with `environ()`. The
+server does not check signatures, but it refuses a request without credentials, so that a test sees
+whether credentials were passed on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Bucket(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.lose = 0
-        """Number of the next conditional writes that are carried out while their answer is lost."""
+        """Number of coming conditional writes that take effect although the client gets the error
+        503."""
         self.lock = threading.Lock()
         super().__init__(("127.0.0.1", 0), _Request)
         threading.Thread(target=self.serve_forever, args=(0.05,), name="s3", daemon=True).start()
@@ -41,7 +42,7 @@ class Bucket(ThreadingHTTPServer):
         return "s3://tasks"
 
     def environ(self) -> dict[str, str]:
-        """Return the variables that a client needs to find it."""
+        """Return the environment variables with which a client finds the bucket."""
         endpoint = f"http://127.0.0.1:{self.server_address[1]}"
         keys = {
             "AWS_ACCESS_KEY_ID": KEY_ID,

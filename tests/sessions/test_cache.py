@@ -31,7 +31,8 @@ SESSION = Session(
 def cached(
     path: Path, redis: RedisServer, told: list[str] | None = None, **settings: float
 ) -> Iterator[SqlStore]:
-    """Return a store as one process has it."""
+    """Yield a store with its session cache, as one process would have them. Problems of the cache
+    are appended to `told`."""
     with closing(stores.open(path)) as store:
         store.cache = session_cache.open(
             redis.url, store.identity(), (told if told is not None else []).append, **settings
@@ -41,7 +42,7 @@ def cached(
 
 @pytest.fixture
 def two(tmp_path: Path, shared_redis: RedisServer) -> Iterator[tuple[SqlStore, SqlStore]]:
-    """Return two processes' stores on one database and one Redis."""
+    """Yield the stores of two processes, on one database and one Redis."""
     with (
         cached(tmp_path / "perdure.db", shared_redis) as one,
         cached(tmp_path / "perdure.db", shared_redis) as other,
@@ -199,7 +200,8 @@ def test_the_time_to_live_begins_anew_with_each_use(
 
 @pytest.mark.parametrize("what", ["text", "forged", "moved", "list", "huge", "other store"])
 def test_what_others_put_into_redis_is_not_believed(what: str, tmp_path: Path) -> None:
-    """A record that this store did not sign is removed and reported once, and the store is asked."""
+    """A record that this store did not sign is removed and reported once, and the store is
+    asked."""
     told: list[str] = []
     with (
         server() as redis,

@@ -171,8 +171,8 @@ def test_a_collector_that_is_busy_is_asked_again(traced: MakeEngine) -> None:
 
 
 def test_where_no_collector_is(traced: MakeEngine, capfd: pytest.CaptureFixture[str]) -> None:
-    """Without a collector everything works and is stored. One sentence says that traces are lost,
-    without the address's password."""
+    """If no collector listens at the configured address, runs and attempts are still performed and
+    stored. One sentence says that traces are lost, without the address's password."""
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
     engine, found = traced(f"http://me:hunter2@127.0.0.1:{port}")
@@ -212,7 +212,8 @@ def test_who_does_not_ask_gets_none(environ: dict[str, str], said: str) -> None:
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If OpenTelemetry is not installed, a sentence says how to get it, and nothing else changes."""
+    """If OpenTelemetry is not installed, a sentence says how to get it, and nothing else
+    changes."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "path", [])

@@ -116,7 +116,8 @@ class _Sender:
             try:
                 status, said = self.serving.send("/webhooks/tea", body, headers)
             except (OSError, http.client.HTTPException, ValueError):
-                # Also when all is over: the server comes back for the last time.
+                # The server is down after a kill. It is started again even after the last kill, so
+                # the delivery is sent again even if `over` is set.
                 time.sleep(0.05)
                 continue
             if status == 202:
@@ -140,7 +141,7 @@ def campaign(one: Stage, serving: Serving, kills: int, senders: int, seed: int) 
         thread.start()
     for number in range(kills):
         time.sleep(chance.random() * 2)
-        # Each other time while an agent is at work for certain, else at any moment.
+        # Every second kill waits until an agent is running. The others happen at any moment.
         found.at_work += bool(
             serving.until(one.marked, "an agent is at work") if number % 2 == 0 else one.marked()
         )

@@ -378,8 +378,8 @@ def answer(
     via: str = "",
 ) -> tuple[TaskRun, AgentRequest]:
     """Answer a request of a run's agent; number 0 is the only open one. `via` is the comment on a
-    forge that answers. The run is due when the last one is answered. Raises UsageError, NotFound,
-    Conflict."""
+    forge that answers. The run is due when its last open request is answered. Raises UsageError,
+    NotFound, Conflict."""
     run = engine.store.get(ref)
     if (moved := engine.moved_to(run.id)).exists():
         raise Conflict(
@@ -444,7 +444,8 @@ def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
 
 def at_rest(engine: Engine, run: TaskRun, so: str) -> TaskRun:
     """Return the run if it is not running. A run that lost its supervisor is taken over first.
-    Raises Conflict if another process performs it; `so` says what cannot be done."""
+    Raises Conflict if another process performs the run. `so` completes the error message: it says
+    which request is refused, as in "it cannot be restored"."""
     if run.state is RunState.RUNNING:
         rescued = rescue(engine, run)
         if rescued is None or rescued.state is RunState.RUNNING:
@@ -637,7 +638,7 @@ def _present(engine: Engine, run: TaskRun) -> Workspace:
 
 def describe(engine: Engine, ref: str) -> RunReport:
     """Return the run as `--json` shows it."""
-    # Imported when a run is reported: the agent's start must not wait for it.
+    # Imported here, so that starting an agent does not have to wait for this import.
     from perdure.engine.report import report_of
 
     run = engine.store.get(ref)

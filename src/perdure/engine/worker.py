@@ -36,8 +36,8 @@ POOL_NAP_S = 1.0
 supervisors that died."""
 TELL_S = 60.0
 MARGIN = 0.25
-"""Fraction of a lease that must pass after its end before an attempt of another host is taken over.
-By then the shim of that host has ended the agent."""
+"""Grace period after the lease of another host has expired, as a fraction of the lease's duration.
+Only then is the attempt taken over. By then the shim of that host has ended the agent."""
 LEFT_ALONE_MS = 5_000
 """Time in milliseconds after which a due run that is still queued is assumed to have no
 supervisor."""
@@ -115,8 +115,8 @@ def rescue(engine: Engine, run: TaskRun) -> TaskRun | None:
 
 
 def follow(engine: Engine, run_id: str, show: Callable[[Record], None]) -> TaskRun:
-    """Follow a run of another supervisor to its end; `show` gets each new record. Take over if that
-    supervisor dies. Return the run."""
+    """Follow a run that another supervisor performs, to its end; `show` gets each new record. Take
+    the run over if that supervisor dies. Return the run."""
     seen = engine.store.history(run_id, limit=1_000_000)[-1].seq
     while True:
         run = engine.store.get(run_id)
@@ -149,8 +149,8 @@ def work(
 
     `once`: return when nothing is due and nothing is running. `draining`: begin nothing new, and
     return when the running attempts have ended; `engine.stopping` stops running attempts, too.
-    `patient`: wait for a database that is temporarily unusable, as is always done for a shared one.
-    Return the number of attempts worked on.
+    `patient`: wait for a database that is temporarily unusable. A pool with a shared database
+    always waits. Return the number of attempts worked on.
     """
     # Imported here because commands that follow one run do not need these modules.
     from concurrent.futures import ThreadPoolExecutor

@@ -55,7 +55,8 @@ class Seen(Struct, frozen=True, kw_only=True):
     """Pods that have the TaskRun's labels but belong to none of its Jobs. `next_step` separates
     them from `pods`."""
     fresh: bool = False
-    """Whether Jobs and pods were just read, and do not come from the memory."""
+    """Whether Jobs and pods were just read from the API server. Otherwise they come from the
+    operator's cache."""
     recorded: frozenset[int] | None = None
     """The recorded versions of the instructions; None if not known."""
     trouble: Held | None = None
@@ -213,8 +214,8 @@ def _runs(job: JobSeen) -> bool:
 
 
 def _is_over(seen: Seen, attempt: int) -> bool:
-    """Return whether a pod of an attempt has ended. Its Job will then end too, and must stay so
-    that the logs are kept."""
+    """Return whether a pod of an attempt has ended. The pod's Job will then end by itself, and is
+    not deleted, so that the logs are kept."""
     told = any(
         record.number == attempt and record.exit_code is not None
         for record in seen.run.status.attempts
@@ -249,8 +250,8 @@ def _seen(run: WantedRun, status: TaskRunStatus) -> TaskRunStatus:
 
 
 def _unable(seen: Seen, status: TaskRunStatus, trouble: Held, now: int) -> Step:
-    """Wait for an obstacle that keeps an attempt from beginning. After a limited time the TaskRun
-    fails."""
+    """Return the step for an obstacle that keeps an attempt from beginning: set the condition
+    Waiting, and try again later. After a limited time the TaskRun fails."""
     run = seen.run
     if status.phase in FINAL:
         phase = "Pending"
@@ -279,7 +280,7 @@ def _again(since: int, now: int) -> int:
 
 
 def _told(run: WantedRun, status: TaskRunStatus, until: int | None) -> Step:
-    """Write the status if it changed; otherwise rest."""
+    """Return the step that writes the status, or `Rest` if the status has not changed."""
     status = _seen(run, status)
     if status_moves.patch(run.raw_status, status):
         return Tell(status)

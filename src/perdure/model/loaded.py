@@ -78,7 +78,7 @@ class Relation(StrEnum):
     GAPS = "gaps"
     """Known items are missing in the middle, or have other content."""
     FOREIGN = "foreign"
-    """No known item is shown: it is another conversation."""
+    """No known item is shown, because the transcript is that of another conversation."""
 
 
 class Comparison(Struct, frozen=True, kw_only=True):
@@ -95,13 +95,17 @@ class Comparison(Struct, frozen=True, kw_only=True):
     missing: tuple[Item, ...] = ()
     """Known items that are neither loaded nor covered by a summary."""
     off_branch: int = 0
-    """Number of missing items that are still in the transcript, but that the CLI does not load."""
+    """Number of missing items that are still in the transcript although the CLI does not load
+    them."""
     altered: tuple[Item, ...] = ()
-    """The missing calls and results whose key is loaded with other content, as they were known."""
+    """The missing calls and results whose key is loaded, but with other content. These are the
+    known versions."""
     inserted: tuple[Item, ...] = ()
-    """Loaded items that were not known, before the last known item that is loaded."""
+    """Loaded items that are not among the known items, and come before the last known item that is
+    loaded."""
     added: tuple[Item, ...] = ()
-    """Loaded items that were not known, after the last known item that is loaded."""
+    """Loaded items that are not among the known items, and come after the last known item that is
+    loaded."""
 
     @property
     def whole(self) -> bool:
@@ -233,7 +237,8 @@ def _relation(known: int, missing: Sequence[int], *, condensed: bool, foreign: b
 
 
 def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -> set[int]:
-    """Return those of the given places whose known items are also in `among`, in the same order."""
+    """Return the indexes from `places` whose items in `ours` were also found in `among`, in the
+    same order."""
     if not among:
         return set()
     there = _aligned([ours[at] for at in places], [each for each in among if not each.made_up])
@@ -241,13 +246,13 @@ def _found(ours: Sequence[Item], places: Sequence[int], among: Sequence[Item]) -
 
 
 def _aligned(ours: Sequence[Item], theirs: Sequence[Item]) -> list[int | None]:
-    """Return the place of each known item in the other list, in rising order; None if it is
-    missing.
+    """Return for each item of `ours` its index in `theirs`, in rising order; None if the item is
+    missing there.
 
     A common beginning is matched first. After that, items that occur once on each side are the
     anchors (a patience diff), so that an "OK." that is said in every turn is not matched with the
-    wrong one. Between two anchors the first fitting item is taken, but only if a neighbor of it was
-    also matched.
+    wrong one. Between two anchors the first fitting item is taken, but only if an item beside it
+    was also matched.
     """
     start = 0
     while start < len(ours) and start < len(theirs) and _same(ours[start], theirs[start]):

@@ -196,8 +196,8 @@ class Heard(Struct, frozen=True, kw_only=True):
     busy: bool = False
     """Whether something is running in the background that may begin a turn by itself."""
     mark: str = ""
-    """A text. Once it is in the transcript, everything that was said is there. Empty if the prompt
-    alone shows that."""
+    """A text that the transcript contains as soon as the turn is completely written there. Empty if
+    the output has not shown such a text; the turn is then not taken as saved."""
 
 
 class Warm(Protocol):
@@ -218,7 +218,7 @@ class Warm(Protocol):
 @runtime_checkable
 class Untold(Protocol):
     """An optional interface, for drivers whose agent's output omits denied calls and questions.
-    They are then read from the transcript."""
+    These are then read from the transcript."""
 
     def untold(self, content: bytes) -> Sequence[AgentEvent]:
         """Return the denied calls and the questions since the newest prompt of a transcript.
@@ -237,8 +237,8 @@ class OpenRequest(Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class TellsRequests(Protocol):
-    """An optional interface, for drivers whose agent's output does not show when the model is
-    asked. This is then read from the transcript."""
+    """An optional interface, for drivers whose agent's output does not show when a request is sent
+    to the model. Open requests are then read from the transcript."""
 
     def open_request(self, content: bytes) -> OpenRequest | None:
         """Return the request that was under way when the agent ended, from a piece of a transcript;

@@ -17,13 +17,13 @@ class Publisher(Protocol):
     has taken up a run."""
 
     def refused(self, run: TaskRun) -> str:
-        """Return why no attempt may start here, in a sentence; empty if one may, or if that is
-        unknown."""
+        """Return why no attempt may start here, in a sentence; empty if an attempt may start, or if
+        that is unknown."""
         ...
 
     def available(self, run: TaskRun) -> str:
         """Return why a run whose files are on another host cannot be fetched, in a sentence; empty
-        if it can."""
+        if it can be fetched."""
         ...
 
     def fetch(self, claim: Claim) -> TaskRun:
@@ -32,8 +32,8 @@ class Publisher(Protocol):
         ...
 
     def published(self, checkpoint: Checkpoint) -> None:
-        """Note that a checkpoint is in the store. Returns at once. If several are waiting, the
-        newest is uploaded."""
+        """Queue the upload of a checkpoint that is already in the local store, and return at once.
+        If several checkpoints of a run are waiting, only the newest is uploaded."""
         ...
 
     def told(self, run_id: str) -> Sequence[AnyEvent]:
@@ -42,8 +42,8 @@ class Publisher(Protocol):
         ...
 
     def settle(self, run_id: str) -> str:
-        """Upload the run's state after an attempt, and wait until this is done. Returns an error
-        sentence, or an empty string."""
+        """Upload the run's state after an attempt, and wait until the upload is done. Returns an
+        error sentence, or an empty string."""
         ...
 
     def settled(self, run_id: str) -> bool:

@@ -55,8 +55,8 @@ class ForgeApi(Protocol):
         ...
 
     def permission(self, repository: str, login: str) -> Access:
-        """Return the permissions of a login in the repository. A login that the forge does not know
-        has none."""
+        """Return the permissions of a login in the repository. An unknown login has no
+        permissions."""
         ...
 
     def issue(self, ref: IssueRef) -> Issue:
@@ -76,7 +76,8 @@ class ForgeApi(Protocol):
         self, ref: IssueRef, *, label: str = "", assignee: str = "", reopened: bool = False
     ) -> str:
         """Return the login that last added this label, assigned this login, or reopened the issue.
-        Empty if unknown; GitHub and GitLab are not asked."""
+        Empty if that is unknown. GitHub and GitLab are not asked, so for them the result is always
+        empty."""
         ...
 
     def comments(self, ref: IssueRef, *, since: int = 0) -> Sequence[Comment]:
@@ -110,8 +111,8 @@ class ForgeApi(Protocol):
         text: str = "",
         url: str = "",
     ) -> None:
-        """Set the status of a commit under a name (`context`). The newest status of a name counts.
-        The text is cut at 140 characters."""
+        """Set the status of a commit under a name (`context`). A new status replaces the earlier
+        one of the same name. The text is cut at 140 characters."""
         ...
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:

@@ -26,12 +26,12 @@ class _Story(Struct):
     """The conversation as far as it was read."""
 
     before: Usage = Usage()
-    """Usage of the newest answer that has a count."""
+    """Usage of the newest answer whose row has token counts."""
     carried: int = 0
     """Tokens of the answers so far, which the next request will include."""
     added: int = 0
-    """Size of the text that was added since that answer (`added`) and of the newest answer's own
-    text (`said`), in bytes."""
+    """Size in bytes of the text that was added after the answer of `before`, without the newest
+    answer's own text (`said`)."""
     said: int = 0
     newest: str = ""
     cut_off: bool = False
@@ -39,7 +39,7 @@ class _Story(Struct):
     def message(self, key: str, data: Any) -> None:
         if json_lines.part(data, "role") != "assistant":
             return
-        # The next request contains the text of an answer even if the answer has no count.
+        # The next request contains the text of an answer even if its row has no token counts.
         self.added, self.said = self.added + self.said, 0
         self.newest, usage = key, step_usage(data)
         self.cut_off = _is_cut_off(data)
@@ -63,8 +63,8 @@ class _Story(Struct):
 
 
 def estimate(content: bytes, since: int) -> Reply | None:
-    """Return the newest answer with an estimated usage. None if its row has a count, if its request
-    failed, or if its row begins within the first `since` bytes."""
+    """Return the newest answer with an estimated usage. None if its row has token counts, if its
+    request failed, or if its row begins within the first `since` bytes."""
     lines = content.split(b"\n")
     newest = next((entry for line in reversed(lines) if (entry := _message(line))), {})
     if not _is_cut_off(newest.get("data")):
@@ -92,7 +92,8 @@ def _message(line: bytes) -> dict[str, Any] | None:
 
 
 def _is_cut_off(data: Any) -> bool:
-    """Return whether a row is an answer without a count, for which the model was asked."""
+    """Return whether a row is an answer that was interrupted after the request was sent to the
+    model, so that the row has no token counts."""
     usage, error = step_usage(data), json_lines.part(data, "error", "name")
     asked = json_lines.part(data, "time", "completed") is None or error == _STOPPED
     is_answer = json_lines.part(data, "role") == "assistant"

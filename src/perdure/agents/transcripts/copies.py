@@ -488,8 +488,8 @@ def _copy_new(source: Path, target: Path, size: int) -> None:
 
 
 def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
-    """Return the files that belong to a conversation, by the names of their copies, without files
-    that perdure moved aside."""
+    """Return the files that belong to a conversation, without files that perdure moved aside. Each
+    key is the name under which the file is copied."""
     found = [
         file
         for file in chain.from_iterable(_regular_files(source) for source in sources)

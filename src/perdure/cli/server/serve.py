@@ -61,7 +61,7 @@ def _jobs(text: str) -> int:
 
 def serve_verb(arguments: argparse.Namespace) -> int:
     try:
-        import perdure.forge.clients.connections  # noqa: F401 - is all there that is needed?
+        import perdure.forge.clients.connections  # noqa: F401 - is it installed?
         from perdure.server.secrets import secrets_of
         from perdure.server.sockets import address, bound, is_public
     except ModuleNotFoundError as error:
@@ -123,8 +123,8 @@ def _serve(
 
     wishes = Wishes()
     with ExitStack() as stack:
-        # Created before the engine: this removes the service's secrets from the environment, which
-        # the engine then gets.
+        # The clients are created before the engine. Their creation and `wipe_variables` remove the
+        # service's secrets from the environment, which is given to the engine afterwards.
         clients = stack.enter_context(
             forges(chosen.webhooks, chosen.agents, os.environ, chosen.ca_file)
         )
@@ -183,8 +183,8 @@ def _serve(
             proxies,
         )
         web = stack.enter_context(Listening(served, sockets, proxies))
-        # Ends before the server does, so that the server does not wait for those who listen to
-        # events.
+        # The journal is closed before the server is. Its listeners are thereby disconnected, so
+        # that the server does not wait for them.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:

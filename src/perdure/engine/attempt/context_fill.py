@@ -1,7 +1,8 @@
-"""Measures how full the conversation of an attempt is, before and after it.
+"""Measures how full the conversation of an attempt is, before and after the attempt.
 
 `start_facts` asks before an attempt, `finish` after it. The choices are made in `context_window`
-and `continuation`. The transcript decides, whatever the agent reported.
+and `continuation`. The size of a conversation is read from its transcript, even if the agent
+reported another one.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def size_before(
     live: Session,
     at: Snapshot | None,
 ) -> Size:
-    """Return the size of the conversation, with the step that is needed before it can go on."""
+    """Return the size of the conversation, with the step that is needed before the conversation can
+    continue."""
     fill = fill_of(context, driver, run, at, live.fill)
     if fill is None:
         return UNKNOWN
@@ -88,7 +90,8 @@ def size_before(
         and last.outcome is not None
         and last.outcome.kind is OutcomeKind.CONTEXT_EXHAUSTED
     )
-    # A person may have compacted it since: then it is no longer the conversation that was refused.
+    # A person may have compacted the conversation since. The refusal does not apply to the shorter
+    # conversation.
     exhausted = refused and fill.compactions == (
         last.fill.compactions if last is not None and last.fill is not None else 0
     )
@@ -119,7 +122,7 @@ def changes(
 ) -> list[AnyEvent]:
     """Return the journal events about changes that an attempt made to the size of its conversation.
     If compaction was requested and did not happen, the event keeps the next attempt from requesting
-    it again."""
+    compaction again."""
     if now is None:
         return []
     times = now.compactions - (was.compactions if was is not None else 0)
@@ -150,12 +153,12 @@ class Sized(Struct, frozen=True):
     was: Fill | None
     now: Fill | None
     following: Measure
-    """The step to take before it continues, if the attempt's last request was refused as too
-    long."""
+    """The step to take before the conversation continues, if the attempt's last request was refused
+    as too long."""
 
     @property
     def compactions(self) -> int:
-        """Number of times that the attempt compacted it."""
+        """Number of times that the attempt compacted the conversation."""
         if self.now is not None:
             return max(
                 0, self.now.compactions - (self.was.compactions if self.was is not None else 0)
@@ -163,8 +166,9 @@ class Sized(Struct, frozen=True):
         return 0
 
     def cause(self, outcome: Outcome, continuity: ContinuityPolicy) -> str:
-        """Return why it is retired; empty if it is not. It is not retired if a person has to decide
-        what becomes of it."""
+        """Return why the conversation is retired. Empty if the conversation stays in use: because
+        the model's service did not refuse it as too long, because it is compacted next, or because
+        a person has to decide how the run continues."""
         if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
             return ""
         if self.now is not None and self.now.tokens:

@@ -28,7 +28,7 @@ from perdure.rules.requests import digest, due, expired, questions, requests_of,
 from perdure.rules.unfinished import OpenEnds
 
 TAIL = 16 * 1024 * 1024
-"""Number of bytes at the end of an agent's output in which its last result is looked for."""
+"""Size of the end of an agent's output that is searched for the last result, in bytes."""
 
 
 class Answers(Struct, frozen=True, kw_only=True):
@@ -42,8 +42,8 @@ class Answers(Struct, frozen=True, kw_only=True):
     prompt: str = ""
     """Text of the answers for the prompt."""
     parked: tuple[str, ...] = field(default=())
-    """Ids of the answered calls that wait in the conversation. If there are any, the attempt has no
-    prompt."""
+    """Ids of the calls that wait in the conversation and whose requests are answered. If there are
+    any, the attempt has no prompt."""
 
 
 def directory_of(state: Path, run_id: str) -> Path:

@@ -66,8 +66,8 @@ from perdure.protocols import ForgeApi
 from perdure.rules.lifecycle import FINAL
 
 AGAIN_S = 2.0
-"""Interval between looks at the inbox without a signal, in seconds. A delivery that had to wait may
-be ready by then."""
+"""Poll interval of the inbox without a signal, in seconds. A delivery that had to wait may be ready
+by then."""
 AT_ONCE = 10_000
 TROUBLED_S = 60.0
 """Delay after an unexpected error that may be temporary, in seconds."""
@@ -211,8 +211,8 @@ class Dispatcher:
             and choice.run is not None
             and (choice.run.state is RunState.RUNNING or choice.run.id in self._held)
         ):
-            # The delivery is reported after the earlier ones. The forge's state is queried only
-            # then.
+            # The delivery is passed on after the earlier ones. Only then is the forge asked for the
+            # current state.
             self._held.add(choice.run.id)
             raise Conflict(
                 f"{choice.run.name} is running, and gets the delivery when its attempt has ended",
@@ -291,9 +291,9 @@ class Dispatcher:
         return ""
 
     def _is_off(self, delivery: Delivery, intent: Intent, choice: RuleChoice) -> str:
-        """Return why the run is not informed now, because its work was taken back; empty if it is
-        informed. What it is not told now it will be told later, so this is called only for authors
-        who may instruct it."""
+        """Return why news is not passed to the run now: the run's work was taken back. Empty if the
+        news is passed. News that is held back reaches the run later, so this is called only for
+        authors who may instruct the run."""
         run = choice.run
         if run is None or withdrawn(run) is None:
             return ""
@@ -305,8 +305,8 @@ class Dispatcher:
         return off(run)
 
     def _retitle(self, delivery: Delivery, intent: Intent) -> None:
-        """Give the runs of a renamed issue its new title, even if they are not informed of the new
-        name."""
+        """Give the runs of a renamed issue its new title, even if their agents are not told about
+        the new title."""
         for rule in self._rules:
             if takes_from(rule, delivery):
                 number = issue_of(rule, intent)
@@ -403,8 +403,8 @@ class Dispatcher:
         return True
 
     def _moved(self, run: TaskRun) -> Moved | None:
-        """Return the new commits of the base branch since the agent was last informed. If it cannot
-        be fetched now, the agent is informed later."""
+        """Return the new commits of the base branch since the agent was last told about them. If
+        the branch cannot be fetched now, the agent is told later."""
         if run.workspace is None:
             return None
         told = (
@@ -462,9 +462,10 @@ class Dispatcher:
         return False
 
     def _over(self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]) -> str:
-        """Return why a run that was cleaned up is left alone; empty if it is informed. A mere
-        comment does not restart it, unless the forge confirms that the issue is open, or the issue
-        was just reopened."""
+        """Return why a delivery is not passed to its run, which was cleaned up; empty if it is
+        passed. Comments, reviews and CI results (`QUIET`) do not restart such a run. There are two
+        exceptions: the forge was asked and has confirmed that the issue is open, or other news
+        already waits for the run, such as the reopening of the issue."""
         if choice.run is None or choice.trigger not in QUIET or choice.run.id in news:
             return ""
         asked = self._current.knows(delivery, choice.rule)
@@ -517,9 +518,9 @@ def _ended(intent: Intent) -> str:
 
 
 def _is_no_news(choice: RuleChoice, intent: Intent) -> str:
-    """Return why an existing run need not be informed, or an empty text. Gitea and Forgejo report
-    all labels and assignees whenever one changes. An issue that is opened with labels or assignees
-    arrives as several events."""
+    """Return why a delivery is not passed to the existing run; empty if it is passed. Gitea and
+    Forgejo report all labels and assignees whenever one changes. An issue that is opened with
+    labels or assignees arrives as several events."""
     run = choice.run
     if (
         run is None

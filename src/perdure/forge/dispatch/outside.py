@@ -1,9 +1,9 @@
-"""Marks text from outside in a prompt. Nobody outside can write the marks, whatever a template does
-with the text.
+"""Marks the text of people on a forge in a prompt. These people cannot write the marks themselves,
+whatever a template does with their text.
 
 A template never gets such a text itself. It gets an `Outside`, which renders as a placeholder.
-`Marking.marked` inserts the text there, between marks that are random for each prompt. A template
-that changes a placeholder (with a filter that cuts or capitalizes) is rejected.
+`Marking.marked` replaces the placeholder by the text, between marks that are random for each
+prompt. A template that changes a placeholder (with a filter that cuts or capitalizes) is rejected.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Marking:
         self._texts: list[str] = []
 
     def outside(self, text: str) -> Outside:
-        """Return the text as a template may use it."""
+        """Return an `Outside` for the text without surrounding white space. A template can insert
+        the `Outside` in place of the text."""
         text = text.strip()
         if text:
             self._texts.append(text)

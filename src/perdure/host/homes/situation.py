@@ -37,8 +37,8 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     @property
     def source(self) -> Path:
-        """The directory that the place resolves to, through any links. Raises WorkspaceError if
-        they form a circle."""
+        """The directory that the place resolves to, through any links. Raises WorkspaceError if the
+        links form a loop."""
         try:
             return self.place.resolve(strict=False)
         except (OSError, RuntimeError) as error:
@@ -62,8 +62,8 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
 
     @property
     def lost_its_link(self) -> bool:
-        """Whether the home was moved by a link earlier. In that case, a regular file beside it has
-        replaced its link, and is newer than the one on the volume."""
+        """Whether an earlier `home link` replaced this place by a link. A regular file beside the
+        place has then replaced a link too, and is newer than the file on the volume."""
         return (
             self.before is not None
             and self.before.way == LINK

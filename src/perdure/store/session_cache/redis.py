@@ -1,10 +1,11 @@
-"""The shared part of the cache, in Redis (redis-py 8): get, put, and notification of others'
-writes. It answers quickly or not at all.
+"""The shared part of the session cache, in Redis (redis-py 8): get, put, and notification of the
+writes of other processes. It answers quickly or not at all.
 
 Every request has a time limit. After a failure, a circuit breaker skips Redis for a while, so that
-a stalled server costs a fraction of a second only once. Names that could not be written meanwhile
-are "owed": they are removed from Redis before it is trusted again. Each kind of problem is reported
-once, in a sentence without the address's password, and never raised.
+a stalled server costs a fraction of a second only once. A name whose record could not be written in
+that time is remembered in `_owed`, because its record in Redis may be outdated. All such records
+are removed before the next request to Redis. Each kind of problem is reported once, in a sentence
+without the address's password, and never raised.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ AWAY_AT_MOST_S = 60.0
 """Maximum time for which the breaker stays open, in seconds. It begins with AWAY_S and doubles with
 each failure."""
 FILLING_S = 2.0
-"""Time after an unsuccessful lookup in which its caller may fill in the record, in seconds."""
+"""Time after an unsuccessful lookup in which its caller may store the record with `fill`, in
+seconds."""
 OWED = 100_000
-"""Maximum number of owed names. A name beyond that may be answered from an outdated record for
-`records.SURE_S` at most."""
+"""Maximum number of names that are remembered for removal. The outdated record of any further name
+may be used for at most `records.SURE_S`."""
 
 GET = """
 local size = redis.pcall('STRLEN', KEYS[1])
@@ -47,8 +49,8 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return {2, redis.call('GET', KEYS[1])}
 """
-"""Script of `get`. Returns 0 if there is nothing (the last caller may fill it in), 1 if the value
-is not a record, 2 with a record, whose time to live is renewed."""
+"""Script of `get`. Returns 0 if there is no record (the last caller may store one with `fill`), 1
+if the value is not a record, 2 with a record, whose time to live is renewed."""
 
 FILL = """
 if redis.pcall('GET', KEYS[2]) ~= ARGV[3] then return 0 end
@@ -56,8 +58,8 @@ redis.call('DEL', KEYS[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
-"""Script of `fill`. Writes only if the name was not written, removed or lost since it was found
-missing: otherwise the record that was read from the store may be outdated."""
+"""Script of `fill`. Writes only if the name was not written, removed or lost since `get` found no
+record. Otherwise the record that was read from the store may be outdated."""
 
 PUT = """
 redis.call('DEL', KEYS[2])
@@ -118,7 +120,7 @@ class Redis:
 
     def get(self, name: str, token: str) -> bytes | None:
         """Return the record, or None if there is none or Redis does not answer. If there is none,
-        the holder of `token` may fill it in. A value that is not a record is removed and
+        the holder of `token` may store one with `fill`. A value that is not a record is removed and
         reported."""
         found = self._ask(
             lambda: self._get(
@@ -133,14 +135,15 @@ class Redis:
         return bytes(found[1])
 
     def fill(self, name: str, record: bytes, token: str) -> None:
-        """Put in a record that was read from the store after `get` found nothing, unless the name
-        was touched since."""
+        """Store a record that was read from the database after `get` found none, unless the name
+        was written or removed since."""
         if len(record) <= LARGEST:
             self._ask(lambda: self._fill(keys=_keys(name), args=[record, self._ttl_ms, token]))
 
     def put(self, name: str, revision: int, record: bytes) -> None:
-        """Store a record that was written, unless a newer one is there, and notify the others. If
-        Redis cannot be reached, remember the name as owed."""
+        """Store a record that was written to the database, unless Redis has a newer one, and notify
+        other processes. If Redis cannot be reached, remember the name, so that its outdated record
+        is removed later."""
         if len(record) > LARGEST:
             self.drop(name)
             return
@@ -171,7 +174,8 @@ class Redis:
         return self._client.pubsub(ignore_subscribe_messages=False)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Remove the owed names, if Redis can be reached, and close the connections."""
+        """Remove the records of the remembered names, if Redis can be reached, and close the
+        connections."""
         self._ended.set()
         debtor = self._debtor
         if debtor is not None:
@@ -181,8 +185,8 @@ class Redis:
         self._client.close()
 
     def _owe(self, name: str) -> None:
-        """Remember a name that could not be written. The next request removes it, or a thread if no
-        request follows."""
+        """Remember a name whose record could not be written. The next request removes its record
+        from Redis. If no request follows, a thread does."""
         with self._turn:
             if len(self._owed) < OWED:
                 self._owed[name] = None
@@ -218,8 +222,8 @@ class Redis:
         return answer
 
     def _pay(self) -> None:
-        """Remove the owed names. They are taken off the list first, because a name may become owed
-        again meanwhile."""
+        """Remove the records of the remembered names. Each name is taken off the list first,
+        because it may be added again meanwhile."""
         while self._owed:
             with self._turn:
                 names = list(self._owed)[:1000]

@@ -1,8 +1,9 @@
-"""Remembers the findings of one look at a workdir until the next look.
+"""Caches the state of a workdir between two captures, so that unchanged files are not read again.
 
-`capture` makes looks and keeps the last one of each workdir beside its shelf, under its commit's
-id: `look.json` and the indexes with the state of each file. The cache only saves time: a look that
-cannot be read, or that belongs to another directory, is ignored.
+`capture` reads the workdir and describes the result in a `Look`. The last `Look` of each workdir is
+kept beside its shelf, in a directory with the commit's id as its name: `look.json`, and the indexes
+with the state of each file. The cache only saves time. A `Look` that cannot be read, or that
+belongs to another directory, is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LISTED = 1000
 
 
 class Look(Struct):
-    """One look at a workdir: the content of its checkpoint."""
+    """The state of a workdir as `capture` found it: the content of its checkpoint."""
 
     worktree: str = ""
     staged: Staged = field(default_factory=Staged)
@@ -86,7 +87,7 @@ class Look(Struct):
 
 
 def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
-    """Return the last look and copy its indexes into `aside`; an empty look if there is none.
+    """Return the last `Look` and copy its indexes into `aside`; an empty `Look` if none is kept.
     Whether its objects still exist is checked when the checkpoint is published."""
     place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
@@ -103,12 +104,13 @@ def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
         if path.name == "index" or path.name.startswith("piece-"):
             shutil.copy2(
                 path, aside / path.name
-            )  # copy2 keeps the index's time: git compares it with the times of the files.
+            )  # copy2 keeps the time of the index, which git compares with the times of the files.
     return known
 
 
 def keep(shelf: Shelf, look: Look, aside: Path) -> None:
-    """Move the look to its place under its commit's id, and remove earlier looks."""
+    """Move the `Look` and its indexes to the directory with its commit's id, and remove earlier
+    ones."""
     looks = shelf.directory / "looks"
     for name in ("user-index", "user-index.read"):
         (aside / name).unlink(missing_ok=True)

@@ -64,8 +64,8 @@ class WorkdirCheckpoints:
 
     def bring(self, source: Workspace, target: Workspace, commit: str) -> None:
         """Copy a commit from one isolated workdir's repository to another's; worktrees of one
-        repository share it already. The source is only read. Raises NotFound where the source does
-        not have it, WorkspaceError."""
+        repository share it already. The source is only read. Raises NotFound if the source does not
+        have the commit, and WorkspaceError."""
         from perdure.workspace.snapshot import pack
 
         if source.id != target.id and target.backend is Backend.ISOLATED:
@@ -226,7 +226,8 @@ class WorkdirCheckpoints:
             return found
 
     def list_saved(self, workspace: Workspace) -> dict[int, str]:
-        """Return the checkpoints of a workdir, which may be gone itself: commit by number."""
+        """Return the commits of a workdir's checkpoints, by checkpoint number. The workdir itself
+        may be gone."""
         return refs.numbers(self._places, workspace, self._git())
 
     def forget(self, workspace: Workspace, *numbers: int) -> None:
@@ -236,8 +237,8 @@ class WorkdirCheckpoints:
 
 
 def _check_own(shelf: Shelf) -> None:
-    """Raise WorkspaceError where an agent's repository borrows objects from anywhere but the cache:
-    they would be copied into another workdir."""
+    """Raise WorkspaceError if an agent's repository borrows objects from anywhere but the cache,
+    because those objects would be copied into another workdir."""
     from perdure.workspace.isolated import check_objects
 
     if shelf.lent is not None and shelf.borrowed is not None and shelf.borrowed.git_dir is not None:

@@ -1,10 +1,11 @@
 """Saves and restores the state in a workdir's own git directory: the index, and an operation in
 progress.
 
-`capture` reads them, `restore` puts them back. The index is copied and only the copy is read, by
-perdure's own git: nothing is written into the original, which an agent may have changed. Its
-entries become a tree. Conflicts, intent-to-add entries and flags that hide changes, which a tree
-cannot hold, are kept as text. For an operation (a merge, a rebase), its small state files are kept.
+`capture` saves the two, and `restore` puts them back. perdure's own git reads only a copy of the
+index. It writes nothing into the original, which an agent may have changed. The entries of the
+index become a tree. Conflicts, intent-to-add entries and flags that hide changes are kept as text,
+because a tree cannot hold them. For an operation (a merge, a rebase), its small state files are
+kept.
 """
 
 from __future__ import annotations
@@ -100,14 +101,14 @@ def _copy(source: Path, target: Path) -> bool:
         if not stat.S_ISREG(seen.st_mode) or seen.st_size > _LARGEST_INDEX:
             return False
         target.write_bytes(file.read(_LARGEST_INDEX))
-    # git compares a file's time with that of the index: a copy with a newer time would hide
+    # git compares a file's time with that of the index, so a copy with a newer time would hide
     # changes.
     os.utime(target, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     return True
 
 
 def staged(shelf: Shelf, copy: Path) -> Staged:
-    """Read a copy of the workdir's index. The copy is changed by this and cannot be used again."""
+    """Read a copy of the workdir's index. Reading changes the copy, so it cannot be used again."""
     found, announced = Staged(), False
     empty = shelf.put("blob", b"")
     for line in split(shelf.run("ls-files", "-z", "-v", "--stage", index=copy, lent=True).stdout):
@@ -289,8 +290,8 @@ def put_operation(admin: Path, wanted: Mapping[str, str]) -> None:
 
 
 def is_state(name: str) -> bool:
-    """Return whether a name is that of an operation's file: a checkpoint from another machine is
-    not trusted."""
+    """Return whether a file of this name belongs to an operation in progress. All other names are
+    skipped in a checkpoint, because a checkpoint from another machine is not trusted."""
     folder, _, file = name.rpartition("/")
     return (folder in _FOLDERS and _NAME.fullmatch(file) is not None) or name in (
         *_SINGLE,

@@ -1,13 +1,13 @@
 """The storage of a workdir's checkpoints, and a git that inspects the workdir without trusting it.
 
-Each workdir has a shelf: a git directory of perdure's own beside its view. It holds what a look at
-the workdir needs: an index, and attributes that turn off every conversion of content. For a workdir
-without a repository, or with one that belongs to its agent, it also holds the objects and refs of
-the checkpoints. For a workdir of the user's own repository, objects and refs are stored in that
-repository, so that its gc keeps what a checkpoint needs. They get there as a pack that gc leaves
-alone until a ref names its content.
+Each workdir has a shelf: a git directory of perdure's own beside its view. The shelf holds what git
+needs to read the workdir: an index, and attributes that turn off every conversion of content. For a
+workdir without a repository, or with one that belongs to its agent, the shelf also holds the
+objects and refs of the checkpoints. For a workdir of the user's own repository, objects and refs
+are stored in that repository, so that its gc keeps what a checkpoint needs. The objects are moved
+there as a pack, which gc does not touch until a ref names its content.
 
-`capture`, `restore` and `pack` use it, under one lock for each workdir.
+`capture`, `restore` and `pack` use the shelf, under one lock for each workdir.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from perdure.workspace.snapshot.position import common_of, place_of, standing
 from perdure.workspace.snapshot.refs import LAST, OUTSIDE, REFS, order
 
 MOST_FILES = 200_000
-"""Maximum number of files of a directory without git that is saved: a larger one may be a whole
-disk."""
+"""Maximum number of files of a directory without git that is saved. A larger directory may be a
+whole disk."""
 
 _CAP = 1 << 30
 FATAL = 128
@@ -77,7 +77,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
     """The repository whose refs name the checkpoints."""
     form: str
     shared: Path | None = None
-    """Objects directory of the user's own repository, where that keeps the checkpoints."""
+    """Objects directory of the user's own repository, if the checkpoints are kept in that
+    repository."""
     repository: Git | None = None
     admin: Path | None = None
     """The workdir's own git directory: HEAD, index, operation in progress."""
@@ -92,7 +93,7 @@ class Shelf(Struct, frozen=True, kw_only=True):
     trees: dict[str, str] = field(default_factory=dict)
     """Known trees, by commit."""
     broken: bool = False
-    """Whether there was a git directory that git cannot use: then only files can be saved and
+    """Whether there is a git directory that git cannot use. Only files can then be saved and
     restored."""
 
     def without_git(self) -> Shelf:
@@ -234,13 +235,13 @@ class Shelf(Struct, frozen=True, kw_only=True):
         self.receive(self, [commit, *there], "--window=0")
 
     def receive(self, source: Shelf, revisions: Sequence[str], *options: str) -> None:
-        """Copy all objects that the revisions reach from a shelf to where this one keeps
-        checkpoints, as one pack. Raises GitFailed.
+        """Copy all objects that are reachable from the revisions in `source` to this shelf's
+        directory for checkpoints (`kept`), as one pack. Raises GitFailed.
 
         git writes a pack to a temporary file below GIT_OBJECT_DIRECTORY, then renames it (2.39,
         builtin/pack-objects.c). The shelf and the user's repository may be on different file
-        systems, where that rename fails. So for this call git's objects directory is one beside the
-        final place.
+        systems, where that rename fails. So for this call GIT_OBJECT_DIRECTORY is a directory
+        beside the final place.
         """
         stage = self.kept / f"incoming-{secrets.token_hex(6)}"
         stage.mkdir(mode=0o700)
@@ -291,7 +292,8 @@ class Shelf(Struct, frozen=True, kw_only=True):
         if commit != last:
             if self.shared is not None:
                 self._hand_over(commit, last)
-            # The indexes of the look are on the shelf. The objects may be on another file system.
+            # The indexes that `capture` made are in the shelf's directory. The objects may be on
+            # another file system.
             flush_each(self.kept, self.directory)
         kept = f"{LAST}/{self.id}"
         orders = [
