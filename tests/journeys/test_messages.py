@@ -204,6 +204,8 @@ def test_a_message_that_the_turn_has_is_not_told_again(stage: MakeStage, agent: 
     (place / "go").touch()
     here.rehearsal.wait_for(2)
     in_tool(here, 2)
+    # Claude Code writes the message into its transcript only after its request.
+    here.until(lambda: here.show()["messages"][0]["received"], "the message is received")
     here.lose_machine(started)
     (place / "later").touch()
     done = here.perdure("retry", "task")
