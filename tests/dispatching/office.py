@@ -4,7 +4,6 @@ the attempts."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Sequence
@@ -54,7 +53,7 @@ class Office:
         programs = {"PERDURE_CLAUDE": "/bin/true", "PERDURE_CODEX": "/bin/true"}
         settings = replace(self.ground.settings, agents=self.rules)
         self.engine = open_engine(settings, {**self.ground.yard.environ, **programs})
-        self.ground = dataclasses.replace(self.ground, engine=self.engine)
+        self.ground = replace(self.ground, engine=self.engine)
         self.dispatcher = Dispatcher(self.engine, self.rules, TaskSpec(prompt=""), self.said.append)
 
     def arrive(self, *intents: Intent, source: str = "hub") -> list[int]:

@@ -105,7 +105,7 @@ def test_it_is_found_by_its_words(make: Callable[..., Office], tmp_path: Path) -
     assert LINK in peek(row, (), now).plain
     # One run.
     report = report_of(store, run)
-    assert (report["title"], report["link"], report["role"]) == (
+    assert (report.title, report.link, report.role) == (
         "#12 Fix the login page", LINK, "reviewer",
     )  # fmt: skip
     assert office.engine.committer(run) == {"GIT_AUTHOR_NAME": "reviewer (claude)"}

@@ -161,7 +161,7 @@ def test_every_verb_with_a_run_of_another_host(hosts: Pair) -> None:
     reads = {words[0] for words, done in ends.items() if not done.code}
     assert reads == {"attach", "checkpoints", "logs", "requests", "show", "wait", "why"}
     refused = {words[0]: done for words, done in ends.items() if done.code}
-    for verb in ("answer", "approve", "deny", "stop"):
+    for verb in ("answer", "approve", "deny", "stop", "tell"):
         assert refused.pop(verb).code == 6
     place = f" on {before['host']}"
     for verb, done in refused.items():

@@ -363,7 +363,7 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
     ("code", "forbidden"),
     [
         ("import perdure.store", {"msgspec", "asyncio", "subprocess", "sqlite3"}),
-        ("import perdure.store.sql", {"msgspec", "asyncio", "subprocess"}),
+        ("import perdure.store.sql", {"perdure.model.codec", "asyncio", "subprocess"}),
         (
             "from perdure import store as stores; s = stores.open({path!r}, read_only=True); assert "
             "len(s.find()) == 1; s.close()",
@@ -372,7 +372,7 @@ def test_the_settings_that_durability_rests_on(tmp_path: Path) -> None:
     ],
 )
 def test_a_list_of_runs_is_cheap(tmp_path: Path, code: str, forbidden: set[str]) -> None:
-    """The store part of `perdure ls` imports no JSON library, no event loop and no subprocess."""
+    """The store part of `perdure ls` reads no JSON of the nouns, and imports no event loop and no subprocess."""
     store = stores.open(tmp_path / "perdure.db")
     submit(store)
     store.close()

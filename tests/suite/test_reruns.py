@@ -179,7 +179,7 @@ def test_a_rerun_that_takes_too_long(project: Project) -> None:
         "if mark.exists():\n        import time; time.sleep(3600)\n    else:",
     )
     project.add(aaa=hanging, flaky=FLAKY.replace('"mark"', '"other"'))
-    code, output = project.run("--rerun-s", "3")
+    code, output = project.run("--rerun-s", "8")
     assert (code, last(output)) == (1, "0 passed, 2 failed")
     assert "KeyboardInterrupt" in output and "not rerun: the time limit" in output
 

@@ -7,9 +7,9 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.config import Settings
@@ -23,8 +23,7 @@ from tests.workspace.yard import Yard, make_yard
 DAY_MS = 86_400_000
 
 
-@dataclass
-class Ground:
+class Ground(Struct):
     """The machine. `passed`: days since the test began, on both clocks."""
 
     yard: Yard

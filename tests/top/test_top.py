@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from perdure.cli.top.screens import LogScreen
 from perdure.config.files import load
@@ -212,7 +212,7 @@ def test_stop_asks_first(store: SqlStore) -> None:
     engine = open_engine(load({"HOME": str(Path(store._database.place).parent)}, Path("/")), {})
     real = engine.store
     real.close()
-    object.__setattr__(engine, "store", store)
+    force_setattr(engine, "store", store)
 
     def stop(run_id: str) -> str:
         run = service.stop(engine, run_id)
