@@ -116,3 +116,11 @@ def test_what_no_receipt_has_told_of(tmp_path: Path) -> None:
     assert damage_of(driver, after + b"null\n", Baseline(went_on=zeroed)) == 1
     # Where the transcript is another one by now, everything in it counts.
     assert damage_of(driver, b"x\n" + after, Baseline(went_on=zeroed)) == 2
+
+
+def test_a_deep_record_is_read() -> None:
+    """A record may be nested as deeply as a reader of JSON allows."""
+    driver = registry.load("claude")
+    for depth in range(950, 1001, 5):
+        deep = b'{"type":"user","content":' * depth + b"1" + b"}" * depth + b"\n"
+        assert driver.damaged(deep) in ((), ((0, len(deep) - 1),))

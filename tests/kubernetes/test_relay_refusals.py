@@ -12,13 +12,14 @@ from threading import Thread
 import pytest
 
 from perdure.capsule.buckets import RelayedBucket, TooLarge
+from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import frame, part_of
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.errors import CapsuleError, Conflict, NotFound, StoreAway
 from perdure.host import relay
 from perdure.kubernetes.relay.forge import Upstream
 from perdure.kubernetes.relay.server import RelayServer
-from perdure.kubernetes.relay.shelf import RunShelf
+from perdure.kubernetes.relay.shelf import RelayRefused, RunShelf
 from tests.capsule.making import Given, manifest
 from tests.servers.githttp import GitHttp, serving
 
@@ -233,9 +234,39 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
             own.put(f"members/{part.sha256}", bytes(6 << 20))
         with pytest.raises(TooLarge):
             own.get(f"members/{part.sha256}", 3)
+        # A valid frame with so much behind it that no reader takes it.
+        large = frame(b"shared by all") + bytes(LONGEST_FRAME)
+        with pytest.raises(RelayRefused, match="larger"):
+            RunShelf(store, RUN).put(f"members/{part.sha256}", large)
         with pytest.raises(FileNotFoundError):
             own.get(f"members/{'0' * 64}", 3)
     assert store.objects.get(f"members/{part.sha256}", 1000) == frame(b"shared by all")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": f"{LONGEST_FRAME + 1:030}"},
+        {"Content-Length": "-1"},
+        {"Transfer-Encoding": "chunked"},
+    ],
+)
+def test_the_length_of_a_request_is_bounded(
+    tmp_path: Path, store: CheckpointStore, headers: dict[str, str]
+) -> None:
+    """A length with many zeros before it, and a negative one, are refused before the content is
+    read."""
+    with running(None, RunShelf(store, RUN), tmp_path / "at") as address:
+        line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
+        line.putrequest("PUT", f"/{address.word}/objects/members/{'0' * 64}", skip_host=True)
+        for name, value in {"Host": "x", **headers}.items():
+            line.putheader(name, value)
+        line.endheaders(b"-1\r\n" if "Transfer-Encoding" in headers else None)
+        try:
+            assert line.getresponse().status == 413
+        except (ConnectionError, http.client.RemoteDisconnected):
+            assert "Transfer-Encoding" in headers
+        line.close()
 
 
 def test_a_relay_that_is_gone_is_tried_again_later(tmp_path: Path, store: CheckpointStore) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from msgspec import Struct
 from starlette.routing import Mount, Route
 
 from perdure import store as stores
@@ -240,8 +241,7 @@ def limited(served: Serving) -> Client:
     return client(served, "shop-admin", "--scope", "admin", "--repository", "shop/*")
 
 
-@dataclass
-class _Engine:
+class _Engine(Struct):
     """Stands for the engine, which the metrics copy when the routes are made."""
 
     store: Any
@@ -344,7 +344,13 @@ def test_the_limits_hold_for_new_tasks(served: Serving) -> None:
     ):  # fmt: skip
         status, said = red.ask("POST", f"{API}/runs", {"prompt": "x", "repo": repo})
         assert status in (403, 422), (repo, said)
-    for more in ({"service": "a", "task": "b"}, {"labels": {"team": "blue"}}, {"env": {"A": "b"}}):
+    for more in (
+        {"service": "a", "task": "b"},
+        {"labels": {"team": "blue"}},
+        {"env": {"A": "b"}},
+        {"scope": "forge:triage:vault/keys#7"},
+        {"branch": "perdure/another-team"},
+    ):  # fmt: skip
         task = {"prompt": "x"} | ({} if "service" in more else {"repo": REPOSITORIES[WEB]}) | more
         status, said = red.ask("POST", f"{API}/runs", task)
         assert status == 403, (more, said)
@@ -444,6 +450,7 @@ def test_the_scope_answer(tmp_path: Path) -> None:
         ("https://git.example.com/shop/%2e%2e/vault", ()),
         ("https://git.example.com/shop//web", ()),
         ("https://git.example.com/shop/web?x=/y", ()),
+        ("https://evil.example/git.example.com/a", ("evil.example/git.example.com/a",)),
         ("file:///srv/git/web.git", ()),
         ("https://[broken/shop/web", ()),
         ("", ()),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from playwright.sync_api import sync_playwright
 
 from perdure import store as stores
 from perdure.engine.notices import Notifier
@@ -27,6 +28,7 @@ from perdure.rules.answer_links import AnswerLink, link_to, signed, verified
 from perdure.rules.notification import text_of
 from perdure.store.sql import SqlStore
 from perdure.testing.stores.requests import RESTORED, waiting
+from tests.dashboard.browsing import FLAGS
 from tests.patience import PATIENCE_S
 from tests.web.serving import Serving
 
@@ -139,9 +141,24 @@ def test_other_sites_use_no_link(served: Serving, store: SqlStore) -> None:
     """A page of another site cannot press the button."""
     run = waiting(store)
     path = link(served, request_of(store, run))
-    for headers in ({"origin": "https://evil.example.com"}, {"sec_fetch_site": "cross-site"}):
+    others = ({"origin": "https://evil.example.com"}, {"sec_fetch_site": "cross-site"})
+    for headers in (*others, {"origin": "null", "sec_fetch_site": "same-origin"}):
         assert send(served, "POST", path, **headers)[0] == 403
     assert request_of(store, run).state is RequestState.OPEN
+
+
+def test_a_link_in_a_browser(served: Serving, store: SqlStore) -> None:
+    """A person opens the link in a real browser and presses the button: the call is allowed."""
+    run = waiting(store)
+    address = f"http://127.0.0.1:{served.port}{link(served, request_of(store, run))}"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=FLAGS)
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        page.goto(address)
+        page.get_by_role("button", name="Allow once").press("Enter")
+        page.get_by_text("goes on as soon as").wait_for()
+        browser.close()
+    assert request_of(store, run).answer is ALLOW
 
 
 def test_an_expired_link(served: Serving, store: SqlStore) -> None:

@@ -88,7 +88,9 @@ def names_of(repo: str) -> tuple[str, ...]:
     path = path.strip("/").removesuffix(".git")
     if not host or not path or _UNPLAIN.search(path):
         return ()
-    return (path, f"{host.lower()}/{path}")
+    whole = f"{host.lower()}/{path}"
+    # A pattern could take a first part with a dot for the host: `https://evil/git.example.com/x`.
+    return (whole,) if "." in path.partition("/")[0] else (path, whole)
 
 
 def _parts(repo: str) -> tuple[str, str]:

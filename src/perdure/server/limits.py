@@ -129,7 +129,8 @@ class LimitedStore:
         return [each for each in self._store.journal(after, limit) if self.sees(each.run)]
 
     def open_requests(self, limit: int = 1000) -> Sequence[AgentRequest]:
-        return [each for each in self._store.open_requests(limit) if self.sees(each.run)]
+        found = self._store.open_requests(ALL)
+        return [each for each in found if self.sees(each.run)][:limit]
 
     def parked(self) -> Sequence[object]:
         """Return nothing: accounts that wait are a matter of the whole server."""
@@ -227,6 +228,20 @@ def refuse_outside(limits: AccessLimits, repo: str, labels: Mapping[str, str]) -
             403,
             f"The token is limited to {limits}, and the task has other labels",
             f"give the labels {', '.join(wanted)}",
+        )
+
+
+def refuse_shared(limits: AccessLimits, said: Mapping[str, Any]) -> None:
+    """Raise Problem with 403 for a task that names a conversation or a workdir. A run outside of
+    the limits may use the same one."""
+    names = ("scope", "service", "task", *(("branch",) if limits.labels else ()))
+    shared = [name for name in names if said.get(name)]
+    if shared:
+        raise Problem(
+            403,
+            f"The token is limited to {limits}, and other runs may use the same "
+            f"{' and '.join(shared)}",
+            f"leave out {', '.join(shared)}",
         )
 
 

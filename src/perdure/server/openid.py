@@ -144,7 +144,7 @@ class Provider(Struct):
             listed = found if isinstance(found, list) else []
             public = [each for each in listed if _is_for_signatures(each)]
             try:
-                self._keys = KeySet.import_key_set({"keys": public})
+                self._keys = KeySet.import_key_set({"keys": list(filter(_is_known, public))})
             except (JoseError, ValueError, TypeError, KeyError) as error:
                 raise ProviderAway("the provider's keys cannot be read") from error
             finally:
@@ -251,6 +251,18 @@ def _endpoint(name: str, url: object) -> None:
         raise ProviderAway(f"{name} is no address with https")
     if "@" in parts.netloc or not str(url).isprintable() or " " in str(url):
         raise ProviderAway(f"{name} is no plain address")
+
+
+def _is_known(key: dict[str, Any]) -> bool:
+    """Return whether the library can read a key. The others are ignored (RFC 7517, section 5)."""
+    from joserfc.errors import JoseError
+    from joserfc.jwk import KeySet
+
+    try:
+        KeySet.import_key_set({"keys": [key]})
+    except (JoseError, ValueError, TypeError, KeyError):
+        return False
+    return True
 
 
 def _is_for_signatures(key: object) -> bool:

@@ -57,14 +57,14 @@ def _is_sound(
 
 def _words(entry: dict[str, Any]) -> Iterator[str]:
     """Yield the keys of a record, and the values that name a type or a role."""
-    for key, value in entry.items():
-        yield key
-        if key in ("type", "role") and isinstance(value, str):
-            yield value
-        inner = [value] if isinstance(value, dict) else json_lines.items(value)
-        if key in _INSIDE:
-            for each in inner:
-                yield from _words(each)
+    left = [entry]
+    while left:
+        for key, value in left.pop().items():
+            yield key
+            if key in ("type", "role") and isinstance(value, str):
+                yield value
+            if key in _INSIDE:
+                left += [value] if isinstance(value, dict) else json_lines.items(value)
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -198,7 +199,8 @@ def _alone(grace_s: float, on_leftover: OnLeftover, opened: Opened) -> process.P
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
     told = opened.launch.messages
-    if told and any(told in argument for argument in command.argv):
+    # Settings are JSON, which writes other letters than those of ASCII as escapes.
+    if told and any(json.dumps(told)[1:-1] in argument for argument in command.argv):
         # The directory exists for a turn that takes messages, and for no other.
         Path(told).mkdir(exist_ok=True, mode=0o700)
     return process.start(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def directory_of(attempt_directory: Path) -> Path:
 
 def place(attempt_directory: Path, contexts: Iterable[Context], known: int) -> tuple[int, ...]:
     """Put the messages after the version `known` where the turn takes them, and return their
-    versions. Any number of processes may do it at once."""
+    versions. Any number of processes and threads may do it at once."""
     # A start of an agent needs no rules of messages.
     from perdure.rules.messages import pending, words
 
@@ -40,7 +41,7 @@ def place(attempt_directory: Path, contexts: Iterable[Context], known: int) -> t
         path = directory / f"{each.version}.json"
         if path.exists():
             continue
-        draft = directory / f".{each.version}-{os.getpid()}"
+        draft = directory / f".{each.version}-{os.getpid()}-{threading.get_ident()}"
         draft.write_text(json.dumps(words(each)), encoding="utf-8")
         draft.replace(path)
     if found:

@@ -8,6 +8,7 @@ attempt ends is given to the next attempt in its prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -67,7 +68,9 @@ class MessageWatch(Struct):
         """Place the messages that the turn has not taken."""
         contexts = self.engine.store.contexts(self.opened.claim.run.id)
         self.told = contexts[-1].version
-        place(self.opened.directory, contexts, self.opened.attempt.context_version)
+        # A message that cannot be placed, as on a full disk, is given with the next prompt.
+        with suppress(OSError):
+            place(self.opened.directory, contexts, self.opened.attempt.context_version)
 
     def hear(self, newest: int) -> None:
         """Take note of the newest version of the run's instructions, as a heartbeat returned it."""

@@ -103,9 +103,7 @@ class Upstream(msgspec.Struct, frozen=True):
             first = (via.hostname or "", via.port or PORTS["http"])
         line: http.client.HTTPConnection
         if scheme == "https":
-            context = ssl.create_default_context()
-            if self.ca_file is not None:
-                context.load_verify_locations(self.ca_file)
+            context = ssl.create_default_context(cafile=self.ca_file)
             line = http.client.HTTPSConnection(*first, timeout=CONNECT_S, context=context)
         else:
             line = http.client.HTTPConnection(*first, timeout=CONNECT_S)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 import http
+import re
 import secrets
 import socket
 from collections.abc import Iterator
@@ -167,7 +168,7 @@ class _Requests(BaseHTTPRequestHandler):
             yield from self._chunks(most)
             return
         length = self.headers.get("Content-Length") or "0"
-        if not length.isascii() or not length.isdecimal() or int(length[:20]) > most:
+        if not re.fullmatch("[0-9]{1,15}", length) or int(length) > most:
             raise TooLarge
         left = int(length)
         while left:
@@ -194,10 +195,9 @@ class _Requests(BaseHTTPRequestHandler):
 
     def _size(self) -> int:
         line = self.rfile.readline(LONGEST_LINE).partition(b";")[0].strip()
-        try:
-            return int(line[:16], 16)
-        except ValueError:
-            raise ConnectionAbortedError from None
+        if not re.fullmatch(rb"[0-9A-Fa-f]{1,15}", line):
+            raise ConnectionAbortedError
+        return int(line, 16)
 
     def _say(self, status: int, content: bytes | str) -> None:
         if isinstance(content, str):

@@ -48,7 +48,7 @@ class RunShelf:
             own = self._readable()
             return KeyNames(objects=[], prefixes=[each for each in stored.prefixes if each in own])
         found = _RECORDS.fullmatch(prefix)
-        if found is None or found[1] not in self._readable():
+        if found is None or not self._may_read(found[1]):
             raise RelayRefused("the names there are not this run's")
         return self.store.objects.names(prefix)
 
@@ -67,6 +67,8 @@ class RunShelf:
         part = _PART.fullmatch(key)
         if part is None:
             raise RelayRefused("only parts of files may be written again")
+        if len(content) > longest(key):
+            raise RelayRefused("the part is larger than it may be")
         try:
             unfolded = unfold(content, PART, "the part")
         except CapsuleError as error:
@@ -85,9 +87,13 @@ class RunShelf:
     def _check(self, key: str) -> None:
         """Raise RelayRefused if an object may not be read."""
         record = _RECORD.fullmatch(key)
-        if _PART.fullmatch(key) or (record and record[1] in self._readable()):
+        if _PART.fullmatch(key) or (record and self._may_read(record[1])):
             return
         raise RelayRefused("it is not this run's")
+
+    def _may_read(self, run: str) -> bool:
+        """Return whether a run's records may be read. The run's own need no search of the store."""
+        return run == self.run or run in self._readable()
 
     def _readable(self) -> frozenset[str]:
         """Return the ids of the runs that may be read. The lender is looked up when it is first

@@ -25,7 +25,7 @@ from perdure.rules.text import visible
 from perdure.server.api import forms
 from perdure.server.api.verbs import ApiCall, Raw, Verb, page_of
 from perdure.server.context import Parts
-from perdure.server.limits import Reach, refuse_outside
+from perdure.server.limits import Reach, refuse_outside, refuse_shared
 from perdure.server.principal import Principal
 from perdure.server.problems import Problem
 from perdure.workspace.identity import is_remote
@@ -124,6 +124,7 @@ def task_of(parts: Usual, given: object, who: Principal) -> TaskSpec:
     if who.limits:
         said["labels"] = {**who.limits.own_labels, **said.get("labels", {})}
         refuse_outside(who.limits, said.get("repo", ""), said["labels"])
+        refuse_shared(who.limits, said)
     usual = replace(parts.seed, agent=settings.agent)
     if said.get("here") or said.get("service"):
         usual = replace(usual, backend="", base="")

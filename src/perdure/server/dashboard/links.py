@@ -29,8 +29,9 @@ from perdure.server.dashboard.pages import HEADERS, page
 from perdure.server.problems import status_of
 
 UNKNOWN = "This link is not valid. It may have been cut off by the program that you opened it from."
-QUIET = {**HEADERS, "referrer-policy": "no-referrer", "x-robots-tag": "noindex"}
-"""The address is the secret, so it is told to no other page."""
+QUIET = {**HEADERS, "referrer-policy": "strict-origin", "x-robots-tag": "noindex"}
+"""The path is the secret, so no other page is told the path. With `no-referrer` a browser would
+send `Origin: null` with the button's request, which is refused as one of another site."""
 
 
 class Asked(Struct, frozen=True):
