@@ -115,6 +115,11 @@ class Stage(Struct):
     running: list[process.Process] = field(default_factory=list)
     marks: tuple[str, ...] = ()
     """Marks of the conversation's known items, for an agent whose transcripts cannot be read."""
+    work: Path = Path()
+    """The agent's working directory; made with the stage."""
+    agent_home: Path = Path()
+    own_environ: dict[str, str] = field(default_factory=dict)
+    """The environment of the agent's program."""
 
     def __post_init__(self) -> None:
         self.work = self.directory / "work"
