@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from perdure.capsule import manifest as manifests
 from perdure.capsule.buckets import RelayedBucket, TooLarge
 from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import frame, part_of
@@ -24,6 +25,7 @@ from tests.capsule.making import Given, manifest
 from tests.servers.githttp import GitHttp, serving
 
 RUN, OTHER, LENDER = "0" * 32, "1" * 32, "2" * 32
+NAMES = ("task", "task-00000000")
 
 
 @contextmanager
@@ -148,7 +150,7 @@ def test_a_redirect_is_not_followed(tmp_path: Path, forge: GitHttp) -> None:
 def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: CheckpointStore) -> None:
     """The store behind the relay keeps the promises of a store: terms, manifests, parts."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN), at):
+    with running(None, RunShelf(store, RUN, NAMES), at):
         own = open_store(f"relay://{at}")
         assert own.url == store.url and own.runs() == [] and own.term(RUN) is None
         own.begin(RUN, Term(number=1, owner="me", at=1))
@@ -171,7 +173,7 @@ def test_a_run_reads_and_writes_its_own_checkpoints(tmp_path: Path, store: Check
 def test_other_runs_are_out_of_reach(tmp_path: Path, store: CheckpointStore) -> None:
     """Another run is neither listed nor read nor written, and no key leads out of the store."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN), at) as address:
+    with running(None, RunShelf(store, RUN, NAMES), at) as address:
         own = open_store(f"relay://{at}")
         assert own.runs() == []
         for attempt in (
@@ -207,15 +209,29 @@ def test_the_run_that_lends_its_conversation_is_only_read(
 ) -> None:
     """resume.from names another TaskRun: its checkpoints are read, and not written."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN, "run-2"), at):
+    with running(None, RunShelf(store, RUN, NAMES, "run-2"), at):
         own = open_store(f"relay://{at}")
         assert own.runs() == [LENDER] and own.newest(LENDER)[1].name == "run-2"
         with pytest.raises(CapsuleError, match="refuses"):
             own.begin(LENDER, Term(number=2, owner="me", at=1))
         with pytest.raises(CapsuleError, match="refuses"):
             own.newest(OTHER)
-    with running(None, RunShelf(store, RUN, "nobody"), at):
+    with running(None, RunShelf(store, RUN, NAMES, "nobody"), at):
         assert open_store(f"relay://{at}").runs() == []
+
+
+@pytest.mark.parametrize(("run", "name"), [(RUN, "run-1"), (OTHER, "task")])
+def test_a_manifest_is_that_of_its_run(
+    tmp_path: Path, store: CheckpointStore, run: str, name: str
+) -> None:
+    """A checkpoint of this run cannot have the name or the id of another one: who looks for that
+    run would find this one."""
+    at = tmp_path / "at"
+    with running(None, RunShelf(store, RUN, NAMES), at):
+        content = manifests.encode(manifest(Given(), run=run, name=name))
+        with pytest.raises(CapsuleError, match="another run"):
+            RelayedBucket(at).create(f"runs/{RUN}/000001-00000001.json", content)
+    assert not store.objects.names(f"runs/{RUN}").objects
 
 
 def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) -> None:
@@ -224,7 +240,7 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
     part = part_of(b"shared by all")
     store.put(part, frame(b"shared by all"))
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN), at):
+    with running(None, RunShelf(store, RUN, NAMES), at):
         own = RelayedBucket(at)
         for content in (frame(b"poison"), b"no frame", b"", frame(bytes(5 << 20))):
             with pytest.raises(CapsuleError, match="refuses"):
@@ -237,7 +253,7 @@ def test_a_part_is_what_its_name_says(tmp_path: Path, store: CheckpointStore) ->
         # A valid frame with so much behind it that no reader takes it.
         large = frame(b"shared by all") + bytes(LONGEST_FRAME)
         with pytest.raises(RelayRefused, match="larger"):
-            RunShelf(store, RUN).put(f"members/{part.sha256}", large)
+            RunShelf(store, RUN, NAMES).put(f"members/{part.sha256}", large)
         with pytest.raises(FileNotFoundError):
             own.get(f"members/{'0' * 64}", 3)
     assert store.objects.get(f"members/{part.sha256}", 1000) == frame(b"shared by all")
@@ -256,7 +272,7 @@ def test_the_length_of_a_request_is_bounded(
 ) -> None:
     """A length with many zeros before it, and a negative one, are refused before the content is
     read."""
-    with running(None, RunShelf(store, RUN), tmp_path / "at") as address:
+    with running(None, RunShelf(store, RUN, NAMES), tmp_path / "at") as address:
         line = http.client.HTTPConnection("127.0.0.1", address.port, timeout=30)
         line.putrequest("PUT", f"/{address.word}/objects/members/{'0' * 64}", skip_host=True)
         for name, value in {"Host": "x", **headers}.items():
@@ -273,12 +289,12 @@ def test_a_relay_that_is_gone_is_tried_again_later(tmp_path: Path, store: Checkp
     """While the relay is away, its store is away too, which is nobody's fault. When it is back, at
     another port, it is found."""
     at = tmp_path / "at"
-    with running(None, RunShelf(store, RUN), at):
+    with running(None, RunShelf(store, RUN, NAMES), at):
         own = open_store(f"relay://{at}")
         assert own.term(RUN) is None
     with pytest.raises(StoreAway):
         own.term(RUN)
-    with running(None, RunShelf(store, RUN), at):
+    with running(None, RunShelf(store, RUN, NAMES), at):
         assert own.term(RUN) is None
         with pytest.raises(NotFound):
             own.newest(RUN)

@@ -16,7 +16,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from perdure.capsule.imports import checkpoint_of, copies_of, keep_given, make_workdir, planned_anew
+from perdure.capsule.imports import (
+    checkpoint_of,
+    copies_of,
+    keep_given,
+    make_workdir,
+    plan_on_this_host,
+)
 from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore
 from perdure.capsule.verification import verified
@@ -43,7 +49,7 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
     home = driver.home({**engine.environ, **run.spec.env})
     engine.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with verified(manifest, store, engine.state) as files:
-        place = planned_anew(engine.workspaces, engine.state, run)
+        place = plan_on_this_host(engine.workspaces, engine.state, run)
         fd = engine.workspaces.lock(place, f"perdure fetches {run.name}")
         try:
             number, saved, _ = make_workdir(

@@ -108,7 +108,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
         if wish.spec is not None:
             dropped: tuple[str, ...] = ()
             spec = replace(wish.spec, prompt=story.run.spec.prompt, scope=story.run.spec.scope)
-            place = planned_anew(
+            place = plan_on_this_host(
                 engine.workspaces, engine.state, replace(story.run, id=run_id, name=name, spec=spec)
             )
         else:
@@ -214,7 +214,7 @@ def _planned(
     return spec, workspaces.plan_new(path)
 
 
-def planned_anew(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
+def plan_on_this_host(workspaces: Workspaces, state: Path, run: TaskRun) -> Workspace:
     """Return the workspace of a run that began on another host: the place where it would have begun
     on this host or, if its repository is only on the other host, a directory of its own."""
     base = run.workspace.base if run.workspace is not None else ""

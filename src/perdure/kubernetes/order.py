@@ -93,6 +93,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     if one is named), or only in the checkpoint store."""
 
     @property
+    def run_names(self) -> tuple[str, str]:
+        """Return the name of the run in a pod's database, and the one that it gets if a run that
+        outlived a TaskRun of this name has it."""
+        return self.name, f"{self.name[:54].rstrip('-')}-{self.run_id[:8]}"
+
+    @property
     def run_id(self) -> str:
         """The TaskRun's uid in the form of perdure's ids: 32 hexadecimal digits."""
         return self.run.replace("-", "")

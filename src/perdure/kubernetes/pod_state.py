@@ -139,9 +139,8 @@ def _free_name(store: RunStore, order: Order) -> str:
     """Return a free name for the run. The order's name may be taken: a volume that outlived a
     TaskRun of this name still has its run."""
     taken = {row.name for row in store.find(limit=100_000)}
-    if order.name in taken:
-        return f"{order.name[:54].rstrip('-')}-{order.run_id[:8]}"
-    return order.name
+    usual, other = order.run_names
+    return other if usual in taken else usual
 
 
 def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> str:

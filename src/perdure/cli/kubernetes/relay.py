@@ -98,7 +98,8 @@ def _shelf(order: Order, secrets: given.Secrets) -> RunShelf | None:
 
     # The store's client reads these from the process.
     os.environ.update(secrets.store)
-    return RunShelf(open_store(order.checkpoints), order.run_id, order.resume.from_)
+    store = open_store(order.checkpoints)
+    return RunShelf(store, order.run_id, order.run_names, order.resume.from_)
 
 
 def through_relay(order: Order, directory: Path | None) -> tuple[Order, bool]:

@@ -21,6 +21,7 @@ from perdure.model import Claim
 from perdure.model.events import AnyEvent, MessageDelivered, MessageReceived
 from perdure.protocols import RunStore, TakesMessages
 from perdure.rules.messages import newest_in
+from perdure.workspace.locks import read
 
 LOOK_EVERY_S = 0.2
 """Interval between two looks for a message that the agent's CLI was given, in seconds."""
@@ -120,8 +121,8 @@ def _taken(directory: Path) -> list[tuple[int, str]]:
     for path in directory.glob("taken-*"):
         number = path.name.removeprefix("taken-")
         try:
-            how = path.read_text(encoding="ascii")
-        except (OSError, ValueError):
+            how = read(path, 16)
+        except OSError:
             continue
         if number.isdecimal() and how in HOW:
             found.append((int(number), how))

@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+from collections.abc import Collection
 
+from perdure.capsule import manifest as manifests
 from perdure.capsule.buckets import KeyNames
 from perdure.capsule.container import LONGEST_FRAME
 from perdure.capsule.frames import unfold
@@ -32,11 +34,14 @@ class RelayRefused(Exception):
 
 
 class RunShelf:
-    """The part of a checkpoint store that belongs to one run. `lender` is the name or the id of the
-    run whose conversation it continues; empty for none."""
+    """The part of a checkpoint store that belongs to one run. `names`: the names that the run may
+    have. `lender`: the name or the id of the run whose conversation it continues; empty for
+    none."""
 
-    def __init__(self, store: CheckpointStore, run: str, lender: str = "") -> None:
-        self.store, self.run = store, run
+    def __init__(
+        self, store: CheckpointStore, run: str, names: Collection[str], lender: str = ""
+    ) -> None:
+        self.store, self.run, self._names = store, run, names
         self._lender = lender
         self._turn = threading.Lock()
         self._lent: frozenset[str] | None = None
@@ -82,7 +87,19 @@ class RunShelf:
         record = _RECORD.fullmatch(key)
         if record is None or record[1] != self.run:
             raise RelayRefused("it is not a term or a manifest of this run")
+        if "/terms/" not in key:
+            self._check_manifest(content)
         self.store.objects.create(key, content)
+
+    def _check_manifest(self, content: bytes) -> None:
+        """Raise RelayRefused for a manifest of another run. Runs are found by the names in their
+        manifests, so a name is as good as the run that it belongs to."""
+        try:
+            found = manifests.read(content)
+        except CapsuleError as error:
+            raise RelayRefused(str(error)) from error
+        if found.run != self.run or found.name not in self._names:
+            raise RelayRefused("the manifest is that of another run")
 
     def _check(self, key: str) -> None:
         """Raise RelayRefused if an object may not be read."""
