@@ -192,6 +192,8 @@ def _kept_turns(stage: Stage, result: Trial) -> int:
     result.struck = started.poll() is None
     strike(stage, result.victim, started)
     stage.finish(started)
+    # Claude Code asks the model up to 50 ms before it writes the prompt into the transcript.
+    _note_unwritten(stage, result, _attempts(stage))
     shown = stage.perdure("show", "task", "--json")
     return int(shown.json["context_version"]) if shown.code == 0 else 0
 
