@@ -85,13 +85,21 @@ def why_no_rerun(recorder: Recorder, code: int, most: int) -> str:
     return ""
 
 
+def accept_interrupts() -> None:
+    """Undo an ignored SIGINT in the child. A shell ignores it for commands that it starts with `&`,
+    and Python would then end no test by it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def alone(test: str, options: Sequence[str], seconds: float) -> tuple[bool, str]:
     """Run one test in a pytest process without xdist. Return whether it passed, and the output."""
     # The last `-n` counts; -rP shows what a test printed also if it passed.
     words = [sys.executable, "-m", "pytest", *options, "-n", "0", "-rP", test]
     # A file, not a pipe: a process that the test left behind would keep the pipe open.
     with tempfile.TemporaryFile() as file:
-        process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            words, stdout=file, stderr=subprocess.STDOUT, preexec_fn=accept_interrupts
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@ collected."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -173,13 +174,18 @@ def test_no_reruns(project: Project) -> None:
 
 
 def test_a_rerun_that_takes_too_long(project: Project) -> None:
-    """A rerun that does not end in time counts as failed, and so do all later ones."""
+    """A rerun that does not end in time counts as failed, and so do all later ones. It is
+    interrupted even where SIGINT is ignored, as in a shell's background command."""
     hanging = FLAKY.replace(
         "if not mark.exists():",
         "if mark.exists():\n        import time; time.sleep(3600)\n    else:",
     )
     project.add(aaa=hanging, flaky=FLAKY.replace('"mark"', '"other"'))
-    code, output = project.run("--rerun-s", "8")
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code, output = project.run("--rerun-s", "8")
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert (code, last(output)) == (1, "0 passed, 2 failed")
     assert "KeyboardInterrupt" in output and "not rerun: the time limit" in output
 
