@@ -125,6 +125,29 @@ def test_what_is_of_no_interest(forge: Forge, event: str, body: bytes) -> None:
     assert reading.intent is None and reading.reason
 
 
+@pytest.mark.parametrize(
+    ("forge", "event", "name"),
+    [
+        (GITHUB, "issues", "issues_opened"),
+        (GITEA, "issues", "issues_opened"),
+        (FORGEJO, "issues", "issues_opened"),
+        (GITLAB, "Issue Hook", "issue_create"),
+    ],
+)
+def test_a_text_that_is_cut_says_so(forge: Forge, event: str, name: str) -> None:
+    """A text of more than 60,000 characters ends with the number of characters that are
+    missing."""
+
+    def lengthen(body: Any) -> None:
+        for thing in (body.get("issue", {}), body.get("object_attributes", {})):
+            thing |= {"body": "x" * 60_007, "description": "x" * 60_007}
+
+    folder = "gitea" if forge is FORGEJO else str(forge)
+    intent = read(forge, event, parsed(p.derived(folder, name, lengthen))).intent
+    assert intent is not None
+    assert intent.text == "x" * 60_000 + "\n[cut here: 7 more characters]"
+
+
 def from_a_fork(body: Any) -> None:
     """Return the pull request of a fork whose branch has the name of an agent's own branch."""
     for thing in (body.get("pull_request", {}), body.get("workflow_run", {})):
