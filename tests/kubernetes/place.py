@@ -83,7 +83,8 @@ class Place:
     def workspace(self, mode: str) -> Object:
         """Return the setting for the place of a TaskRun's state, in each of the modes."""
         if mode == "Checkpoints":
-            return {"mode": mode, "checkpoints": self.bucket.url, "checkpointsSecretName": "store"}
+            ref = {"name": "store"}
+            return {"mode": mode, "checkpoints": self.bucket.url, "checkpointsSecretRef": ref}
         if mode == "Shared":
             return {"mode": mode, "claimName": "shared"}
         return {"mode": mode, "size": "1Gi"}

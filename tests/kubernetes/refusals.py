@@ -111,8 +111,39 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         )
     },
     "a secret's name": (
-        {"repository": {"url": "https://host/a", "credentialsSecretName": "A"}},
-        "spec.repository.credentialsSecretName: Invalid",
+        {"repository": {"url": "https://host/a", "credentialsSecretRef": {"name": "A"}}},
+        "spec.repository.credentialsSecretRef.name: Invalid",
+    ),
+    "two forms of the agent's Secret": (
+        {"credentialsSecretRef": {"name": "a"}, "credentialsSecretName": "a"},
+        "spec.credentialsSecretName is the earlier form of spec.credentialsSecretRef: give one of "
+        "the two",
+    ),
+    "two forms of the repository's Secret": (
+        {
+            "repository": {
+                "url": "https://host/a",
+                "credentialsSecretRef": {"name": "a"},
+                "credentialsSecretName": "b",
+            }
+        },
+        "spec.repository.credentialsSecretName is the earlier form of "
+        "spec.repository.credentialsSecretRef: give one of the two",
+    ),
+    "two forms of the store's Secret": (
+        {
+            "workspace": {
+                "checkpoints": "s3://b",
+                "checkpointsSecretRef": {"name": "a"},
+                "checkpointsSecretName": "a",
+            }
+        },
+        "spec.workspace.checkpointsSecretName is the earlier form of "
+        "spec.workspace.checkpointsSecretRef: give one of the two",
+    ),
+    "a reference without a name": (
+        {"credentialsSecretRef": {}},
+        "spec.credentialsSecretRef.name: Required value",
     ),
     "a model with an option": ({"model": "-x"}, "spec.model: Invalid value"),
     "a permission of nobody": (
@@ -262,9 +293,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "claim",
     ),
     "a store's Secret without a store": (
+        {"workspace": {"checkpointsSecretRef": {"name": "s3"}}},
+        "spec.workspace.checkpointsSecretRef is for the store of spec.workspace.checkpoints",
+    ),
+    "a store's Secret in its earlier form without a store": (
         {"workspace": {"checkpointsSecretName": "s3"}},
-        "spec.workspace.checkpointsSecretName: Invalid value: spec.workspace.checkpointsSecretName "
-        "is for the store",
+        "spec.workspace.checkpointsSecretName is for the store of spec.workspace.checkpoints",
     ),
     "a size of nothing": ({"workspace": {"size": "0Gi"}}, "spec.workspace.size: Invalid value"),
     "a reclaim of nobody": (
@@ -345,7 +379,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     "a repository alone": {"service": None, "task": None, "repository": {"url": "https://git.example.com/a/b.git"}},
     "a service alone": {"task": None},
     "a repository of a service": {
-        "repository": {"url": "https://host/a/b", "base": "main", "branch": "fix/118", "credentialsSecretName": "git"}
+        "repository": {"url": "https://host/a/b", "base": "main", "branch": "fix/118", "credentialsSecretRef": {"name": "git"}}
     },
     "instructions of a ConfigMap": {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a.b", "key": "task.md"}}},
     "instructions of a Secret": {"prompt": None, "promptFrom": {"secretKeyRef": {"name": "a", "key": "b"}}},
@@ -369,7 +403,12 @@ TAKEN: dict[str, dict[str, Any]] = {
         }
     },
     "a claim described": {
-        "workspace": {"size": "20Gi", "storageClassName": "fast", "checkpoints": "s3://bucket/prefix", "checkpointsSecretName": "s3"}
+        "workspace": {"size": "20Gi", "storageClassName": "fast", "checkpoints": "s3://bucket/prefix", "checkpointsSecretRef": {"name": "s3"}}
+    },
+    "Secrets in their earlier form": {
+        "repository": {"url": "https://host/a/b", "credentialsSecretName": "git"},
+        "credentialsSecretName": "claude",
+        "workspace": {"checkpoints": "s3://b", "checkpointsSecretName": "s3"},
     },
     "a shared claim": {"workspace": {"mode": "Shared", "claimName": "shop"}},
     **{
@@ -383,7 +422,7 @@ TAKEN: dict[str, dict[str, Any]] = {
     "suspended from the start": {"suspend": True},
     "a pod of one's own": {
         "labels": {"team": "billing"},
-        "credentialsSecretName": "claude",
+        "credentialsSecretRef": {"name": "claude"},
         "pod": {
             "image": "registry.example.com:5000/perdure@sha256:" + "0" * 64,
             "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi", "nvidia.com/gpu": 1}},
@@ -440,8 +479,22 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "spec.repository cannot be added or removed",
     ),
     "another Secret for the repository": (
-        {"repository": {"url": "https://host/a", "credentialsSecretName": "old"}},
-        {"repository": {"credentialsSecretName": "new"}},
+        {"repository": {"url": "https://host/a", "credentialsSecretRef": {"name": "old"}}},
+        {"repository": {"credentialsSecretRef": {"name": "new"}}},
+        "",
+    ),
+    "references instead of names": (
+        {
+            "repository": {"url": "https://host/a", "credentialsSecretName": "git"},
+            "credentialsSecretName": "keys",
+            "workspace": {"checkpoints": "s3://b", "checkpointsSecretName": "s3"},
+        },
+        {
+            "repository": {"credentialsSecretName": None, "credentialsSecretRef": {"name": "git"}},
+            "credentialsSecretName": None,
+            "credentialsSecretRef": {"name": "keys"},
+            "workspace": {"checkpointsSecretName": None, "checkpointsSecretRef": {"name": "s3"}},
+        },
         "",
     ),
     "another beginning": (

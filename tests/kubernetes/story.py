@@ -53,7 +53,7 @@ class Story(Run):
             "agent": agent,
             "prompt": PROMPT,
             "permissions": "Full",
-            "credentialsSecretName": place.secret(f"{name}-model", values),
+            "credentialsSecretRef": {"name": place.secret(f"{name}-model", values)},
             "agentArgs": codex_args(self.rehearsal.url) if agent == "codex" else [],
             "workspace": place.workspace(mode),
             "pod": {"terminationGracePeriodSeconds": 15},

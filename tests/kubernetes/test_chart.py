@@ -88,9 +88,10 @@ def _leaves(values: dict[str, Any], at: str = "") -> list[str]:
 
 
 def _allowed(schema: dict[str, Any], at: str = "") -> list[str]:
+    """Return the names of the values, without those that are deprecated and so have no default."""
     found = []
     for name, below in schema["properties"].items():
-        if f"{at}{name}" != "global":
+        if f"{at}{name}" != "global" and not below.get("deprecated"):
             found += _allowed(below, f"{at}{name}.") if "properties" in below else [f"{at}{name}"]
     return found
 

@@ -44,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
                 "nodeSelector": {"a": "b"}, "tolerations": [{"key": "a", "operator": "Exists"}], "priorityClassName": "low",
                 "runtimeClassName": "gvisor", "schedulerName": "mine",
             },
-            "workspace": {"size": "1Gi", "storageClassName": "fast", "checkpoints": "s3://b/p", "checkpointsSecretName": "keys"},
+            "workspace": {"size": "1Gi", "storageClassName": "fast", "checkpoints": "s3://b/p", "checkpointsSecretRef": {"name": "keys"}},
         },
         "networkPolicy": {
             "apiServer": {"ports": [6443], "cidrs": ["10.0.0.1/32"]}, "metricsFrom": [{"namespaceSelector": {}}],

@@ -86,10 +86,10 @@ def test_flags_become_a_spec() -> None:
     )
     assert whole == {
         "prompt": "x", "service": "a", "task": "t", "agent": "codex", "model": "m", "permissions": "Read", "agentArgs": ["-v"],
-        "env": [{"name": "A", "value": "b=c"}], "credentialsSecretName": "c",
-        "repository": {"url": "https://h/r", "base": "main", "branch": "b", "credentialsSecretName": "g"},
+        "env": [{"name": "A", "value": "b=c"}], "credentialsSecretRef": {"name": "c"},
+        "repository": {"url": "https://h/r", "base": "main", "branch": "b", "credentialsSecretRef": {"name": "g"}},
         "resume": {"mode": "Session", "sessionId": "s", "from": "o"},
-        "workspace": {"mode": "Shared", "claimName": "l", "checkpoints": "s3://b", "checkpointsSecretName": "k", "size": "1Gi"},
+        "workspace": {"mode": "Shared", "claimName": "l", "checkpoints": "s3://b", "checkpointsSecretRef": {"name": "k"}, "size": "1Gi"},
         "policy": {
             "attempts": 5, "timeoutSeconds": 7200, "stallSeconds": 0, "budgetUSD": "2.5", "continuity": "Strict", "whenFull": "Stop",
             "verify": "make", "verifyRounds": 0, "verifyTimeoutSeconds": 90,

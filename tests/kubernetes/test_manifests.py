@@ -136,9 +136,13 @@ def test_the_agent_s_container_has_the_agent_s_secret_alone():
     starts first, ends last and sees nothing that an agent can write. The agent's container can
     only read the directory of its address."""
     body = making.taskrun(
-        credentialsSecretName="keys",
-        repository={"url": "https://x/y", "credentialsSecretName": "git"},
-        workspace={"mode": "Claim", "checkpoints": "s3://b/p", "checkpointsSecretName": "s3"},
+        credentialsSecretRef={"name": "keys"},
+        repository={"url": "https://x/y", "credentialsSecretRef": {"name": "git"}},
+        workspace={
+            "mode": "Claim",
+            "checkpoints": "s3://b/p",
+            "checkpointsSecretRef": {"name": "s3"},
+        },
         pod={
             "image": "mine",
             "imagePullPolicy": "Never",
@@ -179,7 +183,7 @@ def test_the_agent_s_container_has_the_agent_s_secret_alone():
 def test_secrets_are_files_and_the_queue_is_passed_on():
     """The pod's environment contains no secret, and the Job gets Kueue's label. Without a Secret
     for repository or store there is no relay."""
-    body = making.taskrun(credentialsSecretName="keys", repository={"url": "https://x/y"})
+    body = making.taskrun(credentialsSecretRef={"name": "keys"}, repository={"url": "https://x/y"})
     body["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "team", "other": "x"}
     run = wanted(body)
     job = manifests.job(run, begun(TaskRunStatus(), 1, run, 0).attempts[-1], (1,), run.claim, TOLD)
@@ -193,6 +197,38 @@ def test_secrets_are_files_and_the_queue_is_passed_on():
         job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
         and "other" not in job["metadata"]["labels"]
     )
+
+
+NAMED: dict[str, Any] = {
+    "credentialsSecretName": "keys",
+    "repository": {"url": "https://x/y", "credentialsSecretName": "git"},
+    "workspace": {"checkpoints": "s3://b/p", "checkpointsSecretName": "s3"},
+}
+REFERRED: dict[str, Any] = {
+    "credentialsSecretRef": {"name": "keys"},
+    "repository": {"url": "https://x/y", "credentialsSecretRef": {"name": "git"}},
+    "workspace": {"checkpoints": "s3://b/p", "checkpointsSecretRef": {"name": "s3"}},
+}
+
+
+def test_a_secret_s_earlier_field_means_the_same():
+    """`...SecretName` gives the same Job as `...SecretRef`, in a TaskRun and in the operator's
+    defaults. Both at once are invalid, on an API server without the rule too."""
+    jobs = []
+    for spec in (NAMED, REFERRED):
+        run = wanted(making.taskrun(**spec))
+        assert not run.invalid
+        attempt = begun(TaskRunStatus(), 1, run, 0).attempts[-1]
+        jobs.append(manifests.job(run, attempt, (1,), run.claim, TOLD))
+    assert jobs[0] == jobs[1] and "'secretName': 's3'" in str(jobs[0])
+    both = [{"credentialsSecretName": "keys"}]
+    both += [{part: REFERRED[part] | NAMED[part]} for part in ("repository", "workspace")]
+    for change in both:
+        found = wanted(making.taskrun(**REFERRED | change)).invalid
+        assert "SecretName is the earlier form of" in found
+    for where in (NAMED["workspace"], REFERRED["workspace"]):
+        given = defaults_of(msgspec.json.encode({"workspace": where}).decode())
+        assert filled(wanted(making.taskrun()), given).spec.workspace.checkpoints_secret == "s3"
 
 
 def test_instructions_of_a_secret_come_into_the_pod_from_the_secret():
@@ -305,7 +341,11 @@ GIVEN = {
         "tolerations": [{"key": "agents", "operator": "Exists"}],
         "runtimeClassName": "gvisor",
     },
-    "workspace": {"size": "3Gi", "checkpoints": "s3://b/p", "checkpointsSecretName": "keys"},
+    "workspace": {
+        "size": "3Gi",
+        "checkpoints": "s3://b/p",
+        "checkpointsSecretRef": {"name": "keys"},
+    },
     "ttlSecondsAfterFinished": 60,
 }
 
@@ -334,14 +374,22 @@ def test_what_the_operator_gives_and_a_taskrun_names_itself():
     assert found.pod.image_pull_secrets == [{"name": "mine"}, {"name": "regcred"}]
     assert (found.pod.runtime_class_name, found.pod.image_pull_policy) == ("kata", "Always")
     assert (found.workspace.size, found.workspace.checkpoints) == ("9Gi", "s3://own/p")
-    assert found.workspace.checkpoints_secret_name == ""
+    assert bare.spec.workspace.checkpoints_secret == "keys"
+    assert found.workspace.checkpoints_secret == ""
     assert found.ttl_seconds_after_finished == 0
     shared = {"mode": "Checkpoints", "checkpoints": "s3://own/p"}
     assert filled(wanted(making.taskrun(workspace=shared)), given).spec.workspace.size == ""
 
 
 @pytest.mark.parametrize(
-    "text", ["x", "[]", '{"pod": {"image": "a"}}', '{"workspace": {"size": 1}}']
+    "text",
+    [
+        "x",
+        "[]",
+        '{"pod": {"image": "a"}}',
+        '{"workspace": {"size": 1}}',
+        '{"workspace": {"checkpointsSecretRef": {"name": "a"}, "checkpointsSecretName": "a"}}',
+    ],
 )
 def test_defaults_that_cannot_be_used(text: str):
     """An invalid default is reported at the start, with its field."""

@@ -190,7 +190,7 @@ def test_what_is_missing_is_a_condition_and_has_an_end(
     api, at = cluster.api, f"/api/v1/namespaces/{runs.namespace}"
     with Operator(cluster.kubeconfig, tmp_path / "log", "-n", runs.namespace, "--patience", "40s"):
         runs.make("image", pod={"image": "nowhere/nothing:1"})
-        runs.make("secret", credentialsSecretName="keys")
+        runs.make("secret", credentialsSecretRef={"name": "keys"})
         runs.make("words", None, promptFrom={"configMapKeyRef": {"name": "words", "key": "text"}})
         for name, reason in (
             ("words", "ConfigMapMissing"),

@@ -229,7 +229,7 @@ def test_a_deletion_that_is_stuck_has_ways_out(place: Place) -> None:
     claims = place.of("v1", "persistentvolumeclaims")
     first = place.scripted("first", "works saved 0")
     first.settled()
-    store = {"checkpoints": place.bucket.url, "checkpointsSecretName": "store"}
+    store = {"checkpoints": place.bucket.url, "checkpointsSecretRef": {"name": "store"}}
     first.patch(spec={"workspace": {"reclaim": "Delete", **store}})
     first.until(lambda: first.body()["metadata"].get("finalizers"), "the change is seen")
     first.delete()

@@ -61,7 +61,7 @@ def test_an_agent_that_looks_for_credentials_finds_its_own_alone(
             task=None,
             repository={
                 "url": server.url("r"),
-                "credentialsSecretName": place.secret("forge", {"token": PASSWORD}),
+                "credentialsSecretRef": {"name": place.secret("forge", {"token": PASSWORD})},
             },
         )
         story.hangs()
@@ -94,7 +94,10 @@ def test_a_secret_of_the_relay_s_that_is_missing_is_named(place: Place) -> None:
         "keyless",
         service=None,
         task=None,
-        repository={"url": "https://git.example.com/a/b", "credentialsSecretName": "nowhere"},
+        repository={
+            "url": "https://git.example.com/a/b",
+            "credentialsSecretRef": {"name": "nowhere"},
+        },
     )
     assert 'secret "nowhere" not found' in run.waits_for("SecretMissing")["message"]
     place.secret("nowhere", {"token": "x" * 20})

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 def test_what_is_missing_is_told_and_waited_for(place: Place) -> None:
     """A missing Secret, image, volume, service account, suitable node or quota is reported with
     advice. Once it exists, the same attempt begins."""
-    secret = place.scripted("secret", credentialsSecretName="none")
+    secret = place.scripted("secret", credentialsSecretRef={"name": "none"})
     account = place.scripted("account", pod={"serviceAccountName": "none"})
     node = place.scripted("node", pod={"nodeSelector": {"disk": "fast"}})
     claim = place.scripted("claim", workspace={"mode": "Claim", "storageClassName": "none"})

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from perdure.kubernetes.spec import Camel, Pod, SpecVolume
+from perdure.kubernetes.spec import Camel, Pod, SecretRef, SpecVolume
 from perdure.kubernetes.wanted import WantedRun
 from perdure.model.codec import resolved
 
@@ -38,7 +38,9 @@ class VolumeDefaults(Camel, frozen=True, forbid_unknown_fields=True):
     size: str = ""
     storage_class_name: str = ""
     checkpoints: str = ""
+    checkpoints_secret_ref: SecretRef | None = None
     checkpoints_secret_name: str = ""
+    """The earlier form of `checkpoints_secret_ref`."""
 
 
 class AttemptDefaults(Camel, frozen=True, forbid_unknown_fields=True):
@@ -55,9 +57,17 @@ NO_DEFAULTS = AttemptDefaults()
 def defaults_of(text: str) -> AttemptDefaults:
     """Return the defaults from JSON. Raises ValueError with the name of a field that is wrong."""
     try:
-        return msgspec.json.decode(text, type=resolved(AttemptDefaults))
+        found = msgspec.json.decode(text, type=resolved(AttemptDefaults))
     except msgspec.DecodeError as error:  # includes msgspec's ValidationError
         raise ValueError(str(error)) from error
+    if found.workspace.checkpoints_secret_ref is not None and (
+        found.workspace.checkpoints_secret_name
+    ):
+        raise ValueError(
+            "workspace.checkpointsSecretName is the earlier form of checkpointsSecretRef: give one "
+            "of the two"
+        )
+    return found
 
 
 def filled(run: WantedRun, given: AttemptDefaults) -> WantedRun:
@@ -115,15 +125,19 @@ def _consistent(resources: dict[str, dict[str, Any]], pod: Pod) -> dict[str, dic
 def _volume(volume: SpecVolume, given: VolumeDefaults) -> SpecVolume:
     if volume.mode != "Claim":
         return volume
-    named = bool(volume.checkpoints)
-    return replace(
+    found = replace(
         volume,
         size=volume.size or given.size,
         storage_class_name=volume.storage_class_name or given.storage_class_name,
-        checkpoints=volume.checkpoints or given.checkpoints,
-        checkpoints_secret_name=volume.checkpoints_secret_name
-        if named
-        else given.checkpoints_secret_name,
+    )
+    if volume.checkpoints:
+        return found
+    # The Secret belongs to the store, so the two come from the same side.
+    return replace(
+        found,
+        checkpoints=given.checkpoints,
+        checkpoints_secret_ref=given.checkpoints_secret_ref,
+        checkpoints_secret_name=given.checkpoints_secret_name,
     )
 
 

@@ -292,8 +292,8 @@ def _storage(
         )
         path = f"{spec.service}/.task/{spec.task}/{spec.agent}"
         mounts.append({"name": "perdure-shared", "mountPath": "/data/checkpoints", "subPath": path})
-    if spec.credentials_secret_name:
-        whole, mount = sidecar.secret_volume("credentials", spec.credentials_secret_name)
+    if spec.credentials_secret:
+        whole, mount = sidecar.secret_volume("credentials", spec.credentials_secret)
         volumes.append(whole)
         mounts.append(mount)
     relayed = sidecar.secrets(spec)

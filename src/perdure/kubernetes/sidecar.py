@@ -30,8 +30,8 @@ def secrets(spec: Spec) -> dict[str, str]:
     """Return the Secrets of the relay by the name of their directory; empty if the pod needs no
     relay."""
     found = {
-        "repository": spec.repository.credentials_secret_name if spec.repository else "",
-        "checkpoints": spec.workspace.checkpoints_secret_name,
+        "repository": spec.repository.credentials_secret if spec.repository else "",
+        "checkpoints": spec.workspace.checkpoints_secret,
     }
     return {name: secret for name, secret in found.items() if secret}
 

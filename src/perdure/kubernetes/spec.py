@@ -56,11 +56,23 @@ class SpecSource(Camel, frozen=True):
     key: str
 
 
+class SecretRef(Camel, frozen=True):
+    """A Secret in the TaskRun's namespace."""
+
+    name: str
+
+
 class Repository(Camel, frozen=True):
     url: str
     base: str = ""
     branch: str = ""
+    credentials_secret_ref: SecretRef | None = None
     credentials_secret_name: str = ""
+
+    @property
+    def credentials_secret(self) -> str:
+        """The name of the Secret, from either field; empty for none."""
+        return _secret(self.credentials_secret_ref, self.credentials_secret_name)
 
 
 class EnvVar(Camel, frozen=True):
@@ -103,8 +115,14 @@ class SpecVolume(Camel, frozen=True):
     storage_class_name: str = ""
     size: str = ""
     checkpoints: str = ""
+    checkpoints_secret_ref: SecretRef | None = None
     checkpoints_secret_name: str = ""
     reclaim: Literal["Keep", "Delete"] = "Keep"
+
+    @property
+    def checkpoints_secret(self) -> str:
+        """The name of the store's Secret, from either field; empty for none."""
+        return _secret(self.checkpoints_secret_ref, self.checkpoints_secret_name)
 
 
 class Pod(Camel, frozen=True):
@@ -143,6 +161,7 @@ class Spec(Camel, frozen=True):
     permissions: Permissions = Permissions.EDIT
     agent_args: tuple[str, ...] = ()
     env: tuple[EnvVar, ...] = ()
+    credentials_secret_ref: SecretRef | None = None
     credentials_secret_name: str = ""
     resume: ResumeFrom = ResumeFrom()
     policy: Policy = Policy()
@@ -164,6 +183,17 @@ class Spec(Camel, frozen=True):
             return SpecSource(version=self.context_version, name=ref.name, key=ref.key)
         return None
 
+    @property
+    def credentials_secret(self) -> str:
+        """The name of the agent's Secret, from either field; empty for none."""
+        return _secret(self.credentials_secret_ref, self.credentials_secret_name)
+
+
+def _secret(ref: SecretRef | None, name: str) -> str:
+    if ref is not None:
+        return ref.name
+    return name
+
 
 def check(spec: Spec, uid: str) -> None:
     """Check the rules that every later step relies on. Raises Invalid."""
@@ -182,6 +212,7 @@ def check(spec: Spec, uid: str) -> None:
         (each.config_map_key_ref is None) == (each.secret_key_ref is None) for each in spec.files
     ):
         raise Invalid("give the content of each of files in either configMapKeyRef or secretKeyRef")
+    _check_secrets(spec)
     if not spec.service and spec.repository is None:
         raise Invalid("give repository, or service for a task without a repository")
     if spec.workspace.mode == "Shared" and not (
@@ -198,6 +229,25 @@ def check(spec: Spec, uid: str) -> None:
         raise Invalid(f"policy.budgetUSD: {error}") from error
     if spec.context_version < 1 or spec.policy.attempts < 1:
         raise Invalid("contextVersion and policy.attempts count from 1")
+
+
+def _check_secrets(spec: Spec) -> None:
+    """Check that no Secret is named in both its field and the earlier form of it. Raises
+    Invalid."""
+    pairs = [
+        ("credentialsSecret", spec.credentials_secret_ref, spec.credentials_secret_name),
+        (
+            "workspace.checkpointsSecret",
+            spec.workspace.checkpoints_secret_ref,
+            spec.workspace.checkpoints_secret_name,
+        ),
+    ]
+    if (repository := spec.repository) is not None:
+        ref, name = repository.credentials_secret_ref, repository.credentials_secret_name
+        pairs.append(("repository.credentialsSecret", ref, name))
+    for field, ref, name in pairs:
+        if ref is not None and name:
+            raise Invalid(f"{field}Name is the earlier form of {field}Ref: give one of the two")
 
 
 def task_spec(spec: Spec) -> TaskSpec:

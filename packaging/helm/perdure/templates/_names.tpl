@@ -31,7 +31,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with concat .Values.imagePullSecrets .Values.attempts.pod.imagePullSecrets | uniq }}{{ $_ := set $pod "imagePullSecrets" . }}{{ end -}}
 {{- range $name, $value := omit .Values.attempts.pod "imagePullPolicy" "imagePullSecrets" }}{{ if $value }}{{ $_ := set $pod $name $value }}{{ end }}{{ end -}}
 {{- $workspace := dict -}}
-{{- range $name, $value := .Values.attempts.workspace }}{{ if $value }}{{ $_ := set $workspace $name $value }}{{ end }}{{ end -}}
+{{- range $name, $value := omit .Values.attempts.workspace "checkpointsSecretRef" }}{{ if $value }}{{ $_ := set $workspace $name $value }}{{ end }}{{ end -}}
+{{- with .Values.attempts.workspace.checkpointsSecretRef }}{{ if .name }}{{ $_ := set $workspace "checkpointsSecretRef" . }}{{ end }}{{ end -}}
 {{- $defaults := dict "pod" $pod "workspace" $workspace -}}
 {{- if not (kindIs "invalid" .Values.attempts.ttlSecondsAfterFinished) }}{{ $_ := set $defaults "ttlSecondsAfterFinished" (int64 .Values.attempts.ttlSecondsAfterFinished) }}{{ end -}}
 {{ toJson $defaults }}

@@ -180,12 +180,12 @@ def spec_of(arguments: argparse.Namespace) -> Object:
             "permissions": _choice(arguments.permissions),
             "agentArgs": arguments.agent_arg,
             "env": [_with_value(text) for text in arguments.env],
-            "credentialsSecretName": arguments.credentials,
+            "credentialsSecretRef": {"name": arguments.credentials},
             "repository": {
                 "url": arguments.repo,
                 "base": arguments.base,
                 "branch": arguments.branch,
-                "credentialsSecretName": arguments.repo_credentials,
+                "credentialsSecretRef": {"name": arguments.repo_credentials},
             },
             "resume": {
                 "mode": "Session" if arguments.session else None,
@@ -196,7 +196,7 @@ def spec_of(arguments: argparse.Namespace) -> Object:
                 "mode": arguments.workspace,
                 "claimName": arguments.claim,
                 "checkpoints": arguments.checkpoints,
-                "checkpointsSecretName": arguments.checkpoints_credentials,
+                "checkpointsSecretRef": {"name": arguments.checkpoints_credentials},
                 "size": arguments.size,
             },
             "policy": policy,
@@ -269,6 +269,7 @@ FORKED = (
     "permissions",
     "agentArgs",
     "env",
+    "credentialsSecretRef",
     "credentialsSecretName",
     "policy",
     "labels",
@@ -293,7 +294,7 @@ def fork_verb(taskruns: TaskRuns, arguments: argparse.Namespace) -> int:
     wanted: Object = {key: spec[key] for key in FORKED if key in spec}
     wanted["prompt"] = read_prompt(arguments) if given else GO_ON
     wanted["resume"] = {"mode": "Fork", "from": arguments.name}
-    kept = ("mode", "reclaim", "checkpoints", "checkpointsSecretName")
+    kept = ("mode", "reclaim", "checkpoints", "checkpointsSecretRef", "checkpointsSecretName")
     wanted["workspace"] = {key: place[key] for key in kept if key in place}
     if "repository" in spec:
         source = {key: value for key, value in spec["repository"].items() if key != "branch"}
