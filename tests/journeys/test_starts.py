@@ -14,6 +14,7 @@ from tests.journeys.stage import Stage
 
 NOT_BEFORE_THE_LAUNCH = {
     *("asyncio", "concurrent.futures", "email", "importlib.metadata", "tomllib", "zipfile"),
+    "typing_extensions",  # perdure.cli.light_msgspec says what would load it
     *(
         "perdure.capsule",
         "perdure.forge.webhooks",

@@ -10,6 +10,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import perdure.cli.light_msgspec  # noqa: F401 - before every other import of msgspec
+
+# isort: split
 from msgspec.structs import replace
 
 from perdure import wiring
