@@ -19,7 +19,7 @@ from perdure.rules.plan import Forking, Plan, PlannedRun, PlanRun, PlanTask
 from perdure.rules.plan.conversations import weave
 from perdure.store import glance
 from perdure.store.sql import SqlStore
-from perdure.testing.stores.samples import AGAIN, FAILURE, SUCCESS, begun, claimed, submit
+from perdure.testing.stores.samples import FAILURE, SUCCESS, begun, claimed, submit
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_the_run_that_changed_last_comes_first(
     """The age that `ls` shows is the time since the last change, and the list has that order,
     whichever way it is read."""
     runs = [submit(store, name=name) for name in ("old", "middle", "new")]
-    for run, how in ((runs[2], SUCCESS), (runs[0], FAILURE), (runs[1], AGAIN)):
+    for run, how in ((runs[2], SUCCESS), (runs[0], FAILURE), (runs[1], FAILURE)):
         time.sleep(0.002)
         store.finish(claimed(store, run), how)
     short = glance.newest(str(tmp_path / "perdure.db"), (), 10)
