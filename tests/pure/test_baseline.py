@@ -139,12 +139,13 @@ def test_the_journal_tells_what_no_transcript_has() -> None:
 
 
 def test_what_the_prompt_tells_in_full() -> None:
-    """A result or an answer that was cut, in the journal or in the prompt, does not count as told
-    in full."""
+    """A result that was cut, in the journal or in the prompt, does not count as told in full. No
+    call, answer or prompt does: quoting one does not make it a part of the conversation."""
     result, answer = Item(ItemKind.RESULT, "c1"), Item(ItemKind.ANSWER, "", "x")
     assert told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 400))
     assert not told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 500))
-    assert not told_in_full(Journaled(item=answer, attempt=0, words="w" * 400))
+    assert not told_in_full(Journaled(item=answer, attempt=0, words="w"))
+    assert not told_in_full(Journaled(item=Item(ItemKind.CALL, "c1"), attempt=0, words="w"))
     assert not told_in_full(Journaled(item=P, attempt=0))
 
 

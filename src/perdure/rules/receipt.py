@@ -70,7 +70,9 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
             return Verdict.REPAIRED
         return Verdict.SHORTENED
     if shown.relation is Relation.GAPS:
-        # The agent was killed before it had saved these items. The prompt repeats all of them.
+        # An agent that is killed may not have saved the result of its last call. The prompt then
+        # quotes the result, and nothing is lost. A lost call or answer is a loss, also if the
+        # prompt describes it.
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
         if not own or shown.told != shown.unrecorded:
             return Verdict.REPAIRED

@@ -58,8 +58,6 @@ QUOTED = 8
 WHOLE_OUTPUT = 490
 """Length in characters below which a result in the journal is complete. The drivers cut results at
 500 characters."""
-WHOLE_WORDS = 300
-"""Length in characters below which the prompt quotes a command or an answer completely."""
 TOLD = 60
 """Maximum number of items that a prompt lists."""
 TITLE = 80
@@ -399,15 +397,13 @@ def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
 
 
 def told_in_full(each: Journaled) -> bool:
-    """Return whether the prompt quotes an item completely, so that nothing is lost if no transcript
-    has it (see `prompt_facts`). Pure."""
-    match each.item.kind:
-        case ItemKind.RESULT:
-            return len(each.output) < WHOLE_OUTPUT
-        case ItemKind.CALL | ItemKind.ANSWER:
-            return len(each.words) < WHOLE_WORDS
-        case _:
-            return False
+    """Return whether an item is the result of a call and the prompt quotes all of it, so that
+    nothing is lost if no transcript has it (see `prompt_facts`). Pure.
+
+    A prompt only describes a call or an answer. It does not show the model that it made the call
+    or gave the answer itself.
+    """
+    return each.item.kind is ItemKind.RESULT and len(each.output) < WHOLE_OUTPUT
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:
