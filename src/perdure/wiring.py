@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from perdure.store.sql import SqlStore
 
 DATABASE = "perdure.db"
+TRANSPORTS = frozenset({"https", "ssh"})
+"""Schemes of the addresses that repositories are fetched from. http on this machine is one too."""
 
 
 def open_to_read(chosen: Settings) -> SqlStore:
@@ -50,12 +52,14 @@ def open_engine(
     guarded: bool = False,
     secrets: Sequence[str] = (),
     relay: Callable[[], str] = str,
+    transports: frozenset[str] = TRANSPORTS,
 ) -> Engine:
     """Return an engine that is ready to run attempts. `actor` is recorded as the originator of the
     caller's requests. `environ` is the user's environment; agents get a part of it. `guarded`:
     people outside may name repositories. `secrets` are redacted in everything that perdure writes,
     like secrets in the environment. `relay` returns the address through which repositories are
-    fetched; an empty string means their own address."""
+    fetched; an empty string means their own address. `transports`: the schemes of addresses that
+    repositories may be fetched from."""
     require(chosen.run_as)
     if problem := system.problem():
         raise WorkspaceError(*problem)
@@ -135,6 +139,7 @@ def open_engine(
             ),
             hosts=hosts_of(chosen, guarded),
             relay=relay,
+            transports=transports,
             empty=warm.end_in,
         ),
         warm=warm,

@@ -244,8 +244,9 @@ class Cluster:
         """Start the relay of a pod, if it has one. Return the option for the agent's container."""
         if not self.relay:
             return []
-        at = place / "relay"
+        at, own = place / "relay", place / "relay-secrets" / "own"
         at.mkdir()
+        own.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "perdure", "work", "--as-relay", str(at)]
         command += ["--order", str(place / "order"), "--secrets", str(place / "relay-secrets")]
         with (place / "relay.log").open("w") as log:
@@ -256,7 +257,12 @@ class Cluster:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(TOP / "src"), "HOME": "/"},
+                    env={
+                        "PATH": "/usr/bin:/bin",
+                        "PYTHONPATH": str(TOP / "src"),
+                        "HOME": "/",
+                        "TMPDIR": str(own),
+                    },
                 )
             )
         return ["--relay", str(at)]

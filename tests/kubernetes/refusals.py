@@ -114,6 +114,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"repository": {"url": "https://host/a", "credentialsSecretRef": {"name": "A"}}},
         "spec.repository.credentialsSecretRef.name: Invalid",
     ),
+    "ssh without a key": (
+        {"repository": {"url": "ssh://git@host/a"}},
+        "spec.repository.credentialsSecretRef is missing: a repository by ssh needs a Secret with "
+        "ssh-privatekey and known_hosts",
+    ),
     "two forms of the agent's Secret": (
         {"credentialsSecretRef": {"name": "a"}, "credentialsSecretName": "a"},
         "spec.credentialsSecretName is the earlier form of spec.credentialsSecretRef: give one of "
@@ -381,6 +386,8 @@ TAKEN: dict[str, dict[str, Any]] = {
     "a repository of a service": {
         "repository": {"url": "https://host/a/b", "base": "main", "branch": "fix/118", "credentialsSecretRef": {"name": "git"}}
     },
+    "a forge without TLS": {"repository": {"url": "http://gitea.forge.svc:3000/a/b"}},
+    "a repository by ssh": {"repository": {"url": "git@host:a/b", "credentialsSecretRef": {"name": "git"}}},
     "instructions of a ConfigMap": {"prompt": None, "promptFrom": {"configMapKeyRef": {"name": "a.b", "key": "task.md"}}},
     "instructions of a Secret": {"prompt": None, "promptFrom": {"secretKeyRef": {"name": "a", "key": "b"}}},
     "task files": {

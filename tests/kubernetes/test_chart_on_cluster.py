@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         },
         "serviceAccount": {"name": "mine", "annotations": {"a": "b"}},
         "attempts": {
+            "repositories": {"httpHosts": ["gitea.forge.svc:3000"], "sshHosts": ["git.example.com"]},
             "image": "agents:1", "serviceAccount": {"name": "agents"}, "ttlSecondsAfterFinished": 0,
             "pod": {
                 "imagePullPolicy": "Always", "imagePullSecrets": [{"name": "other"}], "resources": {"limits": {"memory": "4Gi"}},

@@ -12,6 +12,7 @@ from perdure.model import Backend, OutcomeKind, Verdict
 from tests.kubernetes.pods import PROMPT, Ended, cluster
 from tests.servers.githttp import serving
 from tests.servers.s3 import bucket
+from tests.servers.sshd import serving as sshd_serving
 
 pytestmark = pytest.mark.kubernetes
 
@@ -104,3 +105,43 @@ def test_a_secret_that_is_not_valid_is_the_attempt_s_reason(tmp_path: Path) -> N
         assert ended.result.outcome.kind is OutcomeKind.CONFIG_ERROR
         assert "perdure takes `token`" in ended.result.outcome.detail
         assert "hush-hush" not in ended.log
+
+
+def test_an_agent_works_on_a_repository_by_ssh_without_its_key(
+    tmp_path: Path, repository: Path
+) -> None:
+    """A repository behind a real sshd is fetched through the relay, with the key and the known
+    hosts of the Secret. Nothing in the agent's pod has the key."""
+    with sshd_serving(tmp_path / "sshd") as server:
+        bare = server.top / "shop" / "r.git"
+        subprocess.run(["git", "clone", "-q", "--bare", repository, bare], check=True)
+        key = server.key.read_text()
+        spec = {"service": "", "task": "", "repo": server.url(bare), "backend": Backend.ISOLATED}
+        with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
+            one.repository = {
+                "ssh-privatekey": key,
+                "known_hosts": server.known_hosts.read_text(),
+            }
+            succeeded(one.run(1, transport="ssh"))
+            (new,) = one.claimed.rglob("new.txt")
+            assert new.read_text() == "new\n"
+            found = subprocess.run(
+                ["grep", "-rl", key.split("\n")[1], "--exclude-dir=relay-secrets", one.directory],
+                capture_output=True,
+                text=True,
+            )
+            assert found.stdout == ""
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.2:1/r.git", "ssh://git@127.0.0.2:1/r"])
+def test_without_the_operator_s_word_nothing_is_fetched(address: str, tmp_path: Path) -> None:
+    """The order has the address, but not the permission: the pod contacts no server."""
+    spec = {"service": "", "task": "", "repo": address, "backend": Backend.ISOLATED}
+    with cluster(tmp_path / "c", "claude", SCRIPT, spec=spec, relay=True) as one:
+        if address.startswith("ssh"):
+            one.repository = {"ssh-privatekey": "x", "known_hosts": "y"}
+        else:
+            one.repository = {"token": PASSWORD}
+        ended = one.run(1).result
+        assert ended.outcome.kind is OutcomeKind.CONFIG_ERROR
+        assert "Repositories are not fetched by the scheme" in ended.outcome.detail

@@ -22,6 +22,7 @@ class GitHttp:
     root: Path
     password: str
     port: int = 0
+    host: str = "127.0.0.1"
     down: bool = False
     asked: list[str] = field(default_factory=list)
     users: set[str] = field(default_factory=set)
@@ -29,7 +30,7 @@ class GitHttp:
     """Called with each request after it was carried out, before it is answered."""
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self.port}/{name}.git"
+        return f"http://{self.host}:{self.port}/{name}.git"
 
     def make(self, name: str, origin: Path) -> Path:
         """Make a bare copy of a repository that accepts pushes."""
@@ -81,9 +82,9 @@ def _answer(
 
 
 @contextmanager
-def serving(root: Path, password: str) -> Iterator[GitHttp]:
+def serving(root: Path, password: str, host: str = "127.0.0.1") -> Iterator[GitHttp]:
     """Serve inside the block."""
-    found = GitHttp(root, password)
+    found = GitHttp(root, password, host=host)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -109,7 +110,7 @@ def serving(root: Path, password: str) -> Iterator[GitHttp]:
         def handle_error(self, request: object, client_address: object) -> None:
             """Ignore the error of a client that was killed."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((host, 0), Handler)
     found.port = server.server_port
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True

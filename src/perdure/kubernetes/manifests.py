@@ -15,6 +15,7 @@ from perdure.kubernetes import sidecar
 from perdure.kubernetes.snapshot import ATTEMPT_LABEL, UID_LABEL
 from perdure.kubernetes.spec import FileFrom, Spec, task_spec
 from perdure.kubernetes.status import AttemptStatus
+from perdure.kubernetes.transports import transport_of
 from perdure.kubernetes.wanted import GROUP, KIND, VERSION, WantedRun
 from perdure.model import OutcomeKind
 
@@ -135,6 +136,7 @@ def order(
             resume=resume,
             files=tuple(each.path for each in _files(run, record)),
             on_edit=spec.on_edit,
+            transport=transport_of(spec.repository.url if spec.repository else ""),
             checkpoints=FENCED if volume.mode == "Shared" else volume.checkpoints,
             state="volume" if volume.mode == "Claim" else "checkpoints",
         )
@@ -302,6 +304,8 @@ def _storage(
         whole, mount = sidecar.address_volume(read_only=True)
         volumes.append(whole)
         mounts.append(mount)
+    if sidecar.fetches_by_ssh(spec):
+        volumes.append(sidecar.key_volume()[0])
     return volumes, mounts
 
 

@@ -38,6 +38,7 @@ from perdure.kubernetes.queue import Queue
 from perdure.kubernetes.reconciler import TaskRunReconciler
 from perdure.kubernetes.snapshot import job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, said
+from perdure.kubernetes.transports import NONE_PERMITTED, Permitted
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 from perdure.kubernetes.watches import Ears, listen, registry
 
@@ -59,6 +60,7 @@ class Options(Struct, frozen=True, kw_only=True):
     image: str
     account: str = ""
     defaults: AttemptDefaults = NO_DEFAULTS
+    permitted: Permitted = NONE_PERMITTED
     policy: dict[str, Any] = field(default_factory=dict)
     """The spec of the network policy that is made where attempts run; empty for none."""
     make_account: bool = False
@@ -106,6 +108,7 @@ class Operator:
             memory=self.memory,
             cluster=told,
             defaults=options.defaults,
+            permitted=options.permitted,
             namespaces=NamespaceSetup(options.policy, options.account * options.make_account),
             read_logs=options.read_logs,
             patience_ms=int(options.patience_s * 1000),

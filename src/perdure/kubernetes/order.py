@@ -86,6 +86,9 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Names in the workdir of the task files that come with the newest of the contexts; the content
     of the first is in `files/0`."""
     on_edit: OnEdit = OnEdit.MERGE
+    transport: Literal["", "http", "ssh"] = ""
+    """The transport of the repository that the operator permitted; empty if it needs no
+    permission. Nothing is fetched by http or ssh without it."""
     checkpoints: str = ""
     """URL of the checkpoint store; empty for none."""
     state: Literal["volume", "checkpoints"] = "volume"
@@ -97,6 +100,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         """Return the name of the run in a pod's database, and the one that it gets if a run that
         outlived a TaskRun of this name has it."""
         return self.name, f"{self.name[:54].rstrip('-')}-{self.run_id[:8]}"
+
+    @property
+    def transports(self) -> frozenset[str]:
+        """Return the schemes by which the pod may fetch the repository."""
+        return frozenset({"https", self.transport} - {""})
 
     @property
     def run_id(self) -> str:

@@ -31,6 +31,7 @@ from perdure.kubernetes.outcomes import Held
 from perdure.kubernetes.session_line import BEGINNING, session_in
 from perdure.kubernetes.snapshot import UID_LABEL, PodSeen, SessionAsked, job_seen, pod_seen
 from perdure.kubernetes.status import AttemptStatus, TaskRunStatus, said
+from perdure.kubernetes.transports import NONE_PERMITTED, Permitted, refusal
 from perdure.kubernetes.wanted import FINALIZER, WantedRun
 
 MOST_STEPS = 40
@@ -49,6 +50,7 @@ class TaskRunReconciler(Struct):
     memory: ClusterMemory
     cluster: manifests.Cluster
     defaults: AttemptDefaults = NO_DEFAULTS
+    permitted: Permitted = NONE_PERMITTED
     namespaces: NamespaceSetup | None = None
     read_logs: bool = False
     patience_ms: int = steps.PATIENCE_MS
@@ -81,6 +83,7 @@ class TaskRunReconciler(Struct):
                 notes=notes,
                 sessions=known.sessions if self.read_logs else None,
                 patience_ms=self.patience_ms,
+                forbidden=refusal(run.spec, self.permitted),
             )
             step = steps.next_step(seen, self.now(), random.random())
             match step:

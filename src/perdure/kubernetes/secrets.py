@@ -1,7 +1,8 @@
 """The Secrets of an attempt's pod: one directory for each, with a file for each key.
 
     credentials/    each key is a variable for the agent
-    repository/     `token`, or `username` and `password`: for git
+    repository/     `token`, or `username` and `password`: for git; for a repository by ssh
+                    `ssh-privatekey` and `known_hosts`
     checkpoints/    each key is a variable for the checkpoint store's client (AWS_ACCESS_KEY_ID
                     ...)
 
@@ -23,6 +24,7 @@ from msgspec import Struct, field
 
 from perdure.errors import UsageError
 from perdure.host.redaction import TELLING, Redactor
+from perdure.kubernetes.transports import transport_of
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 LONGEST = 1 << 20
@@ -34,6 +36,8 @@ OWN = "PERDURE_"
 CLOUDS = ("AWS_", "AZURE_", "GOOGLE_")
 """Beginnings of the variables that clients of checkpoint stores read."""
 REPOSITORY_KEYS = frozenset({"token", "username", "password"})
+SSH_KEY, KNOWN_HOSTS = "ssh-privatekey", "known_hosts"
+"""Keys of a Secret for ssh, as in the type kubernetes.io/ssh-auth."""
 
 
 class Secrets(Struct, frozen=True):
@@ -43,6 +47,8 @@ class Secrets(Struct, frozen=True):
     git: dict[str, str] = field(default_factory=dict)
     """Variables for perdure: PERDURE_GIT_TOKEN, its host and its user."""
     store: dict[str, str] = field(default_factory=dict)
+    ssh: dict[str, str] = field(default_factory=dict)
+    """The texts of SSH_KEY and KNOWN_HOSTS; empty unless the repository is fetched by ssh."""
 
     def __repr__(self) -> str:
         return "Secrets()"
@@ -53,7 +59,7 @@ class Secrets(Struct, frozen=True):
 
         Regions, addresses and the like are not among them, so that they stay readable in the
         agent's output."""
-        every = [*self.agent.items(), *self.store.items(), *self.git.items()]
+        every = [*self.agent.items(), *self.store.items(), *self.git.items(), *self.ssh.items()]
         plain = [
             value
             for name, value in every
@@ -91,7 +97,10 @@ def read(directory: Path, repository: str) -> Secrets:
     """Return the secrets below a directory, for a run that works on this repository. Raises
     UsageError if one is not valid; the message contains no value."""
     agent, store = _variables(directory / "credentials"), _for_store(directory / "checkpoints")
-    return Secrets(agent, _for_git(_files(directory / "repository"), repository), store)
+    own = _files(directory / "repository")
+    if transport_of(repository) == "ssh":
+        return Secrets(agent, {}, store, _for_ssh(own))
+    return Secrets(agent, _for_git(own, repository), store)
 
 
 def _variables(directory: Path) -> dict[str, str]:
@@ -139,6 +148,16 @@ def _for_git(found: dict[str, str], repository: str) -> dict[str, str]:
     else:
         user = {}
     return {"PERDURE_GIT_TOKEN": token, "PERDURE_GIT_TOKEN_HOST": host, **user}
+
+
+def _for_ssh(found: dict[str, str]) -> dict[str, str]:
+    if found and found.keys() != {SSH_KEY, KNOWN_HOSTS}:
+        raise UsageError(
+            f"the Secret for a repository by ssh needs the keys {SSH_KEY} and {KNOWN_HOSTS}, and "
+            f"has {', '.join(sorted(found))[:200]}",
+            f"{KNOWN_HOSTS} has the lines of ssh-keyscan HOST, compared with the server's own keys",
+        )
+    return found
 
 
 def _files(directory: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.kubernetes.spec import Pod, Spec
+from perdure.kubernetes.transports import transport_of
 
 NAME = "relay"
 AT = "/perdure/relay"
@@ -56,6 +57,18 @@ def address_volume(*, read_only: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"name": "perdure-relay", "emptyDir": limit}, mount
 
 
+def fetches_by_ssh(spec: Spec) -> bool:
+    """Return whether the relay fetches the repository by ssh."""
+    return spec.repository is not None and transport_of(spec.repository.url) == "ssh"
+
+
+def key_volume() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the relay's own directory for the key of ssh, in memory, and its mount. ssh refuses
+    the file of a Secret, which its group can read, if ssh's user owns the file."""
+    volume = {"name": "perdure-key", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    return volume, {"name": "perdure-key", "mountPath": "/tmp"}
+
+
 def container(spec: Spec, image: str) -> dict[str, Any]:
     """Return the relay's container. It has the order, its Secrets, the directory of its address,
     and ConfigMaps of the TaskRun's own, such as certificates; nothing that an agent can write."""
@@ -63,6 +76,8 @@ def container(spec: Spec, image: str) -> dict[str, Any]:
     mounts = [{"name": "perdure-order", "mountPath": ORDER, "readOnly": True}]
     mounts.append(address_volume(read_only=False)[1])
     mounts += [secret_volume(name, secret)[1] for name, secret in secrets(spec).items()]
+    if fetches_by_ssh(spec):
+        mounts.append(key_volume()[1])
     found: dict[str, Any] = {
         "name": NAME,
         "image": pod.image or image,

@@ -71,6 +71,8 @@ class Seen(Struct, frozen=True, kw_only=True):
     """The conversations that the logs of pods name, by the pod's uid; None if the operator reads no
     logs."""
     patience_ms: int = PATIENCE_MS
+    forbidden: str = ""
+    """Why the operator does not permit an attempt; empty if it does."""
 
 
 class Rest(Struct, frozen=True):
@@ -415,6 +417,8 @@ def _between(seen: Seen, status: TaskRunStatus, now: int) -> Step:
         return _ended(seen, status, now)
     if run.invalid:
         return Tell(_seen(run, status_moves.refused(status, "InvalidSpec", run.invalid, now)))
+    if seen.forbidden:
+        return Tell(_seen(run, status_moves.refused(status, "NotPermitted", seen.forbidden, now)))
     if run.spec.suspend:
         return _told(
             run,

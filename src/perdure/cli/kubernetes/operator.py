@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,22 @@ def operator_arguments(parser: argparse.ArgumentParser) -> None:
         help="defaults for the fields `pod` and `workspace` of all TaskRuns",
     )
     parser.add_argument(
+        "--http-host",
+        action="append",
+        type=_host,
+        default=[],
+        metavar="HOST",
+        help="permit attempts to fetch from HOST[:PORT] by http without TLS; repeatable",
+    )
+    parser.add_argument(
+        "--ssh-host",
+        action="append",
+        type=_host,
+        default=[],
+        metavar="HOST",
+        help="permit attempts to fetch from HOST[:PORT] by ssh; repeatable",
+    )
+    parser.add_argument(
         "--port",
         type=_port,
         default=8080,
@@ -109,6 +126,12 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?", text.lower()):
+        raise argparse.ArgumentTypeError("expected a server's name, or NAME:PORT")
+    return text.lower()
+
+
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 256:
         raise argparse.ArgumentTypeError("expected a whole number from 1 to 256")
@@ -136,6 +159,7 @@ def operator_verb(arguments: argparse.Namespace) -> int:
     try:
         from perdure.kubernetes.defaults import defaults_of
         from perdure.kubernetes.operator import Options, namespaces, operate
+        from perdure.kubernetes.transports import Permitted
     except ModuleNotFoundError as error:
         raise UsageError(
             f"perdure operator needs {error.name}, which is not installed",
@@ -161,6 +185,7 @@ def operator_verb(arguments: argparse.Namespace) -> int:
         image=arguments.image,
         account=arguments.service_account,
         defaults=defaults,
+        permitted=Permitted(http=frozenset(arguments.http_host), ssh=frozenset(arguments.ssh_host)),
         policy=arguments.network_policy,
         make_account=arguments.make_service_account,
         read_logs=arguments.read_logs,

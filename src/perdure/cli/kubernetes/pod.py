@@ -286,6 +286,7 @@ def _engine(
         guarded=False,
         secrets=secrets.values(),
         relay=partial(_repository, relay),
+        transports=order.transports,
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from perdure.kubernetes.relay.forge import Upstream
     from perdure.kubernetes.relay.server import RelayServer
     from perdure.kubernetes.relay.shelf import RunShelf
+    from perdure.kubernetes.relay.ssh import SshUpstream
 
 
 def relay_verb(arguments: argparse.Namespace) -> int:
@@ -71,8 +72,10 @@ def _server(directory: Path, secrets_at: Path) -> RelayServer:
     return RelayServer(_forge(order, secrets), _shelf(order, secrets))
 
 
-def _forge(order: Order, secrets: given.Secrets) -> Upstream | None:
+def _forge(order: Order, secrets: given.Secrets) -> Upstream | SshUpstream | None:
     """Return the server of the order's repository; None if there is no Secret for it."""
+    if secrets.ssh:
+        return _by_ssh(order, secrets)
     if not secrets.git:
         return None
     from perdure import wiring
@@ -80,13 +83,36 @@ def _forge(order: Order, secrets: given.Secrets) -> Upstream | None:
     from perdure.kubernetes.relay.forge import Upstream
     from perdure.workspace.identity import parse_remote
 
-    remote = parse_remote(order.spec.repo, frozenset({"https"}))
+    remote = parse_remote(order.spec.repo, order.transports)
     return Upstream(
         url=remote.url,
         login=wiring.forge_token(secrets.git)(remote.url),
         environ=dict(os.environ),
         ca_file=load(os.environ, Path("/")).ca_file,
     )
+
+
+def _by_ssh(order: Order, secrets: given.Secrets) -> SshUpstream:
+    """Return the server, with key and known hosts as files of the relay's own. Raises
+    UsageError."""
+    import tempfile
+
+    from perdure.host.git.ssh import Ssh
+    from perdure.kubernetes.relay.ssh import SshUpstream
+    from perdure.workspace.identity import parse_remote
+
+    remote = parse_remote(order.spec.repo, order.transports)
+    directory = Path(tempfile.mkdtemp(prefix="perdure-"))
+    files = {name: directory / name for name in secrets.ssh}
+    for name, file in files.items():
+        file.touch(mode=0o600)
+        # ssh cannot read a key without a line break at its end.
+        file.write_text(secrets.ssh[name] + "\n")
+    ssh = Ssh(
+        key=files[given.SSH_KEY], known_hosts=files[given.KNOWN_HOSTS], config=Path(os.devnull)
+    )
+    ssh.check(os.environ)
+    return SshUpstream(url=remote.url, ssh=ssh, environ=dict(os.environ))
 
 
 def _shelf(order: Order, secrets: given.Secrets) -> RunShelf | None:

@@ -92,7 +92,8 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument(
         "--repo-credentials",
         metavar="SECRET",
-        help="a Secret with `token`, or `username` and `password`, for the repository's server",
+        help="a Secret with `token`, or `username` and `password`, for the repository's server; "
+        "for ssh with `ssh-privatekey` and `known_hosts`",
     )
     where.add_argument(
         "--workspace",

@@ -53,6 +53,10 @@ class Ssh(Struct, frozen=True, kw_only=True):
 
     def command(self) -> str:
         """Return the command line for git, which passes it to a shell."""
+        return shlex.join(self.words())
+
+    def words(self) -> list[str]:
+        """Return the command line without a destination."""
         words = [
             "ssh",
             *(["-F", str(self.config)] if self.config else []),
@@ -64,7 +68,7 @@ class Ssh(Struct, frozen=True, kw_only=True):
             # The option takes a list of files: a name with spaces needs quotation marks inside the
             # value.
             words += [f'-oUserKnownHostsFile="{self.known_hosts}"', "-oGlobalKnownHostsFile=none"]
-        return shlex.join(words)
+        return words
 
     def check(self, environ: Mapping[str, str]) -> None:
         """Raise UsageError if ssh, or a file that the settings name, is missing. ssh itself

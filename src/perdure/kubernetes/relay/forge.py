@@ -20,11 +20,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import msgspec
 
 from perdure.host.git.servers import PORTS, proxy_of
+from perdure.host.git.upload_pack import SERVICE, SILENT_S
 
-SERVICE = "git-upload-pack"
 CONNECT_S = 30.0
-SILENT_S = 300.0
-"""Seconds that the server may be silent: it may have to pack a large repository first."""
 PIECE = 64 << 10
 _PROTOCOL = re.compile(r"version=[0-9](:[a-z0-9=:-]{0,100})?")
 _ENCODINGS = ("gzip", "deflate")

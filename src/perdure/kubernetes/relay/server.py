@@ -25,9 +25,11 @@ import msgspec
 
 from perdure.capsule.buckets import TooLarge
 from perdure.errors import PerdureError
+from perdure.host.git.upload_pack import SERVICE
 from perdure.host.relay import RelayAddress
-from perdure.kubernetes.relay.forge import PIECE, SERVICE, ForgeAnswer, ForgeTrouble, Upstream
+from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, ForgeTrouble, Upstream
 from perdure.kubernetes.relay.shelf import RelayRefused, RunShelf, longest
+from perdure.kubernetes.relay.ssh import SshUpstream
 from perdure.rules.text import one_line, tell
 
 IDLE_S = 600.0
@@ -44,7 +46,7 @@ class RelayServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, forge: Upstream | None, shelf: RunShelf | None) -> None:
+    def __init__(self, forge: Upstream | SshUpstream | None, shelf: RunShelf | None) -> None:
         self.forge, self.shelf = forge, shelf
         self.word = secrets.token_urlsafe(24)
         super().__init__(("127.0.0.1", 0), _Requests)
@@ -119,7 +121,7 @@ class _Requests(BaseHTTPRequestHandler):
             tell(one_line(f"perdure: relay: {words}", 300))
             self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, words)
 
-    def _git(self, forge: Upstream, path: str) -> None:
+    def _git(self, forge: Upstream | SshUpstream, path: str) -> None:
         told = dict(self.headers.items())
         if (self.command, path) == ("GET", f"info/refs?service={SERVICE}"):
             self._pass(forge.refs(told))

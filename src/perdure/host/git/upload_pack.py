@@ -1,0 +1,146 @@
+"""A connection by ssh to `git-upload-pack` on a server, in version 2 of git's protocol.
+
+The relay of a pod uses it to fetch for a git that speaks HTTP. In version 2 a request and its
+answer are the same over both ways (gitprotocol-v2(5)), and each request can have a connection of
+its own. Versions 0 and 1 keep a state over several requests and are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from perdure.errors import GitFailed, UsageError
+from perdure.host.git.output import failure
+from perdure.host.git.servers import host_of, parts_of
+from perdure.host.git.ssh import Ssh
+
+SERVICE = "git-upload-pack"
+VERSION = "version=2"
+"""Value of GIT_PROTOCOL."""
+SILENT_S = 300.0
+"""Seconds that the server may be silent: it may have to pack a large repository first."""
+_PIECE = 64 << 10
+_FLUSH = b"0000"
+_LONGEST_GREETING = 64 << 10
+_LONGEST_WORDS = 8 << 10
+"""Number of bytes of ssh's messages that are kept."""
+
+
+@contextmanager
+def connected(url: str, ssh: Ssh, environ: Mapping[str, str]) -> Iterator[UploadPack]:
+    """Yield a connection to a repository, whose address `parse_remote` has checked. ssh gets no
+    variable but PATH. The connection is closed at the end."""
+    with subprocess.Popen(
+        command(url, ssh),
+        env={"PATH": environ.get("PATH", os.defpath), "GIT_PROTOCOL": VERSION},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        found = UploadPack(process, host_of(url))
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+def command(url: str, ssh: Ssh) -> list[str]:
+    """Return the command line of ssh for an address `ssh://user@host/path` or `user@host:path`."""
+    parts = parts_of(url)
+    path = parts.path
+    if "://" not in url:
+        path = url.partition(":")[2]
+    elif path.startswith("/~"):
+        path = path[1:]
+    place = parts.hostname or ""
+    if parts.username:
+        place = f"{parts.username}@{place}"
+    port = ["-p", str(parts.port)] if parts.port else []
+    # The grammar of addresses has no quotation mark. git-shell demands these.
+    return [*ssh.words(), "-oSendEnv=GIT_PROTOCOL", *port, "--", place, f"{SERVICE} '{path}'"]
+
+
+class UploadPack:
+    """One connection. The functions raise GitFailed with ssh's own reason if it breaks."""
+
+    def __init__(self, process: subprocess.Popen[bytes], host: str) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        self.process, self.host = process, host
+        self._to, self._from = process.stdin, process.stdout
+        self._words = b""
+        self._reader = threading.Thread(target=self._listen, daemon=True)
+        self._reader.start()
+
+    def greeting(self) -> bytes:
+        """Return the server's first message: its version and abilities. Raises UsageError for
+        another version."""
+        found = b""
+        while True:
+            size = self._exactly(4)
+            if not re.fullmatch(rb"[0-9a-f]{4}", size) or _FLUSH < size < b"0005":
+                raise self._wrong_version()
+            found += size + self._exactly(max(int(size, 16) - 4, 0))
+            if not found[4:].startswith(b"version 2") or len(found) > _LONGEST_GREETING:
+                raise self._wrong_version()
+            if size == _FLUSH:
+                return found
+
+    def send(self, body: Iterator[bytes]) -> None:
+        """Send the only request. The server reads all of it before it answers."""
+        for piece in body:
+            try:
+                self._to.write(piece)
+            except OSError as error:
+                raise self.trouble() from error
+        try:
+            self._to.close()
+        except OSError as error:
+            raise self.trouble() from error
+
+    def read(self, size: int = _PIECE) -> bytes:
+        """Return the next bytes of the answer; empty at its end."""
+        if select.select([self._from], [], [], SILENT_S)[0]:
+            return os.read(self._from.fileno(), size)
+        self._words = f"Timeout, server {self.host} not responding.".encode()
+        self.process.kill()
+        raise self.trouble()
+
+    def trouble(self) -> GitFailed:
+        """Return the reason why the connection ended, from ssh's messages."""
+        code = self.process.wait()
+        self._reader.join()
+        return failure(("ssh",), ("ssh",), Path("/"), code, self._words)
+
+    def close(self) -> None:
+        self.process.kill()
+        with suppress(OSError):
+            self._to.close()
+
+    def _exactly(self, size: int) -> bytes:
+        found = b""
+        while len(found) < size:
+            piece = self.read(size - len(found))
+            if not piece:
+                raise self.trouble()
+            found += piece
+        return found
+
+    def _listen(self) -> None:
+        """Keep the beginning of ssh's messages, and read the rest, so that ssh never waits."""
+        assert self.process.stderr is not None
+        with suppress(OSError, ValueError):
+            while piece := os.read(self.process.stderr.fileno(), _PIECE):
+                self._words = (self._words + piece)[:_LONGEST_WORDS]
+
+    def _wrong_version(self) -> UsageError:
+        return UsageError(
+            f"{self.host} does not offer version 2 of git's protocol by ssh",
+            "a plain sshd needs AcceptEnv GIT_PROTOCOL",
+        )
