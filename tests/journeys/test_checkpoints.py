@@ -286,6 +286,26 @@ def test_a_fork_begins_at_a_checkpoint(stage: MakeStage) -> None:
     one.nothing_survives()
 
 
+def test_a_run_that_succeeded_is_retried_after_a_restore_or_a_reset(stage: MakeStage) -> None:
+    """A success is not retried. After a restore or a reset the printed `perdure retry` works: once,
+    natively after the restore, in a new conversation after the reset."""
+    one = stage(TALK)
+    one.finish(begin(one))
+    assert one.perdure("retry", "task").code == 6
+    for words, verdict, prompt in (
+        (("restore", "task"), "native", "A person took"),
+        (("reset", "task"), "fresh", "Write one.txt."),
+    ):
+        back = one.perdure(*words)
+        assert back.code == 0 and "continue: perdure retry task, or" in back.out, back.err
+        again = one.perdure("retry", "task", "--json")
+        assert again.code == 0, again.err
+        assert again.json["attempts"][-1]["receipt"]["verdict"] == verdict
+        assert prompt in one.rehearsal.prompts()[-1]
+        assert one.perdure("retry", "task").code == 6
+    one.nothing_survives()
+
+
 def test_an_older_conversation_goes_back_when_the_newest_is_of_no_use(stage: MakeStage) -> None:
     """The transcript and perdure's newest copy are both ruined, so the run continues with the
     conversation of the last checkpoint. The files stay, the prompt says so, and the receipt says

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from perdure.engine.attempt import Engine, what_may_be_parked
 from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY
-from perdure.engine.attempt.workdir import cleaned_up
+from perdure.engine.attempt.workdir import cleaned_up, is_taken_back
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host import process
@@ -270,8 +270,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     `agent` hands it over to another CLI: same workdir, a new conversation with a brief of what was
     done.
 
-    Raises Conflict while its supervisor is alive, and after success; UsageError for invalid
-    changes.
+    Raises Conflict while its supervisor is alive, and after success, unless a person restored or
+    reset the run since; UsageError for invalid changes.
     """
     run = engine.store.get(ref)
     changed_spec(run.spec, agent, changes)
@@ -295,7 +295,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
             f"{run.name} cannot continue here: {why}",
             f"perdure retry {run.name}, on {run.host_name}",
         )
-    if run.state is RunState.SUCCEEDED:
+    taken_back = run.state is RunState.SUCCEEDED and is_taken_back(engine.store, run)
+    if run.state is RunState.SUCCEEDED and not taken_back:
         raise Conflict(
             f"{run.name} has succeeded: there is nothing to retry",
             f'perdure update {run.name} "new instructions"',
@@ -312,7 +313,8 @@ def retry(engine: Engine, ref: str, agent: str = "", changes: Changes = NO_CHANG
     # A person's request overrides a known limit: if the limit still holds, the next attempt parks
     # the account again.
     engine.store.unpark(*what_may_be_parked(engine, engine.store.get(run.id)))
-    return engine.store.requeue(run.id, "requested by you", changes.attempts or 1)
+    more = changes.attempts or 1
+    return engine.store.requeue(run.id, "requested by you", more, after_success=taken_back)
 
 
 def changed_spec(spec: TaskSpec, agent: str, changes: Changes) -> TaskSpec:

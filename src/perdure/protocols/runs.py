@@ -282,9 +282,12 @@ class RunStore(Protocol):
         Conflict for the same key with another text."""
         ...
 
-    def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
+    def requeue(
+        self, run_id: str, reason: str, more: int = 1, *, after_success: bool = False
+    ) -> TaskRun:
         """Queue a run again for a person's retry: due now, with `more` attempts allowed in addition
-        to those made. Raises Conflict while the run is running, and after success."""
+        to those made. Raises Conflict while the run is running, and after success unless
+        `after_success` is set."""
         ...
 
     def reassign(self, run_id: str, spec: TaskSpec) -> TaskRun:

@@ -305,14 +305,16 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
             write.note(run.id, 0, events)
             return run
 
-    def requeue(self, run_id: str, reason: str, more: int = 1) -> TaskRun:
+    def requeue(
+        self, run_id: str, reason: str, more: int = 1, *, after_success: bool = False
+    ) -> TaskRun:
         with self._write() as write:
             run = run_of(write.named(run_id))
             if run.state is RunState.RUNNING:
                 raise Conflict(
                     f"{run.name} is running (attempt {run.attempt})", f"perdure logs -f {run.name}"
                 )
-            if run.state is RunState.SUCCEEDED:
+            if run.state is RunState.SUCCEEDED and not after_success:
                 raise Conflict(
                     f"{run.name} has succeeded: there is nothing to retry",
                     f'perdure update {run.name} "new instructions"',

@@ -223,6 +223,9 @@ def reset_verb(arguments: argparse.Namespace) -> int:
             print(f"  {label}: {one_line(line, 300)}")
     for path in cleared.trash:
         print(f"  undo with: perdure trash restore {path.name}")
+    if not arguments.dry_run:
+        for run in cleared.runs:
+            print(f'  continue: perdure retry {run.name}, or perdure update {run.name} "..."')
     return 0
 
 

@@ -15,11 +15,13 @@ from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.errors import NotFound
 from perdure.model import KEEPSAKES, Backend, Checkpoint, TaskRun, Workspace
 from perdure.model.events import (
+    AttemptEnded,
     BroughtBack,
     CheckpointRestored,
     CheckpointTaken,
     CleanedUp,
     RunReset,
+    RunResetUndone,
     WorkdirLost,
     WorkdirSwept,
 )
@@ -40,6 +42,17 @@ def cleaned_up(store: RunStore, run: TaskRun) -> CleanedUp | WorkdirSwept | None
     if isinstance(last, CleanedUp | WorkdirSwept):
         return last
     return None
+
+
+def is_taken_back(store: RunStore, run: TaskRun) -> bool:
+    """Return whether a person restored a checkpoint or reset the run after its newest attempt, so
+    that the result of that attempt is not what is there."""
+    told = [record.event for record in store.history(run.id, limit=HISTORY)]
+    turns = (AttemptEnded, CheckpointRestored, RunReset, RunResetUndone)
+    last = next((event for event in reversed(told) if isinstance(event, turns)), None)
+    if isinstance(last, CheckpointRestored):
+        return not last.moved_from
+    return isinstance(last, RunReset)
 
 
 def bring_back(engine: Engine, run: TaskRun) -> bool:

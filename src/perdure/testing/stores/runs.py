@@ -327,6 +327,8 @@ class Persons:
         with pytest.raises(Conflict, match=run.name) as done:
             store.requeue(run.id, "again")
         assert "logs" in running.value.hint and "update" in done.value.hint
+        again = store.requeue(run.id, "restored", after_success=True)
+        assert (again.state, again.reason) == (RunState.QUEUED, "restored")
 
     def test_a_stop_is_a_wish_while_running(self, store: Store) -> None:
         """A stop cancels a queued run at once, marks a running one, and leaves a final one; a
