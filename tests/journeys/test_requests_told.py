@@ -18,6 +18,9 @@ from tests.journeys.test_requests import run as begin
 
 MakeStage = Callable[..., Stage]
 pytestmark = pytest.mark.journey
+OUTSIDE = Path("/var/tmp")
+"""A directory that every user may write, and that the sandbox of Codex does not open for its tools:
+it opens the workdir, /tmp and TMPDIR."""
 STOPS = "say I cannot do that without the call. I stop here.\n"
 
 
@@ -42,7 +45,7 @@ def test_codex_runs_an_approved_command_once_in_another_process(
     approval the model makes the call again in the same conversation, and it runs outside of the
     sandbox. Another call is refused in that turn, and so is the same one a second time; perdure
     asks about both."""
-    file, other = Path("/var") / tmp_path.name, Path("/var") / f"{tmp_path.name}.other"
+    file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
     steps = [command(file), STOPS, escalated(other), escalated(file), escalated(file), STOPS]
     here = stage("---\n".join(steps))
     try:
@@ -81,7 +84,7 @@ def test_codex_is_told_a_refusal_and_an_answer(
 ) -> None:
     """A refused call does not run, also if the model makes it again, and the model reads the words.
     A question is answered in the next prompt."""
-    file = Path("/var") / tmp_path.name
+    file = OUTSIDE / tmp_path.name
     steps = [escalated(file), STOPS, escalated(file), "say Then without.\n"]
     here = stage("---\n".join([ASK_CODEX, STOPS, *steps]))
     run(here)
@@ -138,7 +141,7 @@ def test_codex_over_acp_runs_an_approved_command_once(
 ) -> None:
     """A refusal cancels the turn of this agent, but not the run: a person is asked. The approval is
     for exactly that command."""
-    file, other = Path("/var") / tmp_path.name, Path("/var") / f"{tmp_path.name}.other"
+    file, other = OUTSIDE / tmp_path.name, OUTSIDE / f"{tmp_path.name}.other"
     here = over_acp(stage, agent, "---\n".join(map(escalated, (file, file, other))))
     try:
         report = begin(here, "--agent", "acp-codex")

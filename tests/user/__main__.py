@@ -43,6 +43,8 @@ def enclose(scratch: Path) -> None:
     # The sandbox of Codex 0.169.0 makes /tmp/.codex, wherever TMPDIR is.
     mount("--bind", "/tmp", "/tmp")
     mount("--bind", scratch, PLACE)
+    # A place that the sandbox of Codex does not open for its tools, and that every user may write.
+    mount("-t", "tmpfs", "-o", "mode=1777", "perdure-test", "/var/tmp")
     accounts = PLACE / "passwd"
     entry = f"{NAME}:x:{USER}:{USER}::{PLACE / 'h'}:/bin/sh\n"
     accounts.write_text(Path("/etc/passwd").read_text() + entry)
