@@ -4,6 +4,7 @@ their lines."""
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perdure.cli.runs.plan import plan_verb
 from perdure.engine.plan_file import LARGEST, read, schema
 from perdure.errors import NotFound, PerdureError, UsageError
 from perdure.rules.plan import PlanError
@@ -237,3 +239,18 @@ def test_the_schema_is_one() -> None:
     from jsonschema import Draft202012Validator
 
     Draft202012Validator.check_schema(schema())
+
+
+@pytest.mark.parametrize(
+    ("what", "wanted", "hint"),
+    [
+        ("show", "needs a plan's name", "perdure plan ls"),
+        ("retry", "needs a plan's name", "perdure plan ls"),
+        ("run", "needs a plan file", "perdure plan --help"),
+    ],
+)
+def test_a_missing_argument_is_named_for_what_it_is(what: str, wanted: str, hint: str) -> None:
+    """`show` and `retry` take the name of a plan, the others a file."""
+    with pytest.raises(UsageError, match=wanted) as caught:
+        plan_verb(Namespace(what=what, file=None, task=None))
+    assert caught.value.hint == hint

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from perdure.cli.data import records
 from perdure.engine.sessions import Statistics, statistics
 from perdure.model import (
     Attempt,
@@ -113,3 +116,16 @@ def test_tokens_saved_are_against_cold_starts_of_the_same_agent() -> None:
     assert of(cold, dear).saved == 1100 - 5100
     other = statistics([(SessionKey("codex", "x"), cold), (KEY, warm)])
     assert other.saved is None
+
+
+def test_the_manual_shows_the_lines_that_are_printed() -> None:
+    """Every label of the sample in the manual is one that `perdure sessions stats` prints, in the
+    same order."""
+    again = attempt(Start.RESUME, Verdict.NATIVE, Rung.COPY, usage=Usage(10, 1, 5))
+    found = of(attempt(Start.FRESH, Verdict.FRESH, usage=Usage(10, 1, 0)), again)
+    printed = [f"{name:16}  {value}" for name, value in records._lines(found)]
+    page = (Path(__file__).parents[2] / "docs/how-to/sessions.md").read_text(encoding="utf-8")
+    sample = page.partition("sessions stats --since 7d\n")[2].partition("```")[0].splitlines()
+    labels = list(dict.fromkeys(line[:18].strip() for line in sample))
+    assert labels == [line[:18].strip() for line in printed]
+    assert sample[0].partition("them")[2] == printed[0].partition("them")[2]

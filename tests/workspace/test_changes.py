@@ -228,6 +228,14 @@ def test_a_commit_leaves_what_is_staged_alone(yard: Yard) -> None:
         yard.workspaces.apply(workspace, yard.repo, "claude", "message")
 
 
+def test_a_target_that_is_missing_is_named_without_flags_of_other_verbs(yard: Yard) -> None:
+    """`perdure apply` has no --here, so its hint does not name that flag."""
+    workspace = worked(yard, "worktree")
+    with pytest.raises(NotFound, match="no directory") as caught:
+        yard.workspaces.apply(workspace, yard.top / "nowhere", "claude")
+    assert "--here" not in caught.value.hint
+
+
 def test_another_repository_is_refused(yard: Yard) -> None:
     """A checkout without the commit at which the run began, and a directory without git, are
     refused."""

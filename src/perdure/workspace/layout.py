@@ -70,7 +70,7 @@ def plan_here(path: Path) -> Workspace:
     """See `Workspaces.plan_here`."""
     path = path.resolve()
     if not path.is_dir():
-        raise NotFound(f"There is no directory {path}.", "Create it first, or leave --here out.")
+        raise NotFound(f"There is no directory {path}.", "Create it first, or give another.")
     return Workspace(id=identify("here", str(path)), path=str(path), backend=Backend.HERE)
 
 

@@ -68,13 +68,14 @@ def plan_verb(arguments: argparse.Namespace) -> int:
     if arguments.task is not None and arguments.what != "retry":
         raise UsageError(f"plan {arguments.what} takes one name, not also {arguments.task!r}")
     if (arguments.file is None) != (arguments.what == "ls"):
+        hint = "perdure plan --help"
         if arguments.what == "ls":
             wanted = "takes no name"
-        elif arguments.what != "retry":
-            wanted = "needs a plan file"
+        elif arguments.what in ("show", "retry"):
+            wanted, hint = "needs a plan's name", "perdure plan ls"
         else:
-            wanted = "needs a plan's name"
-        raise UsageError(f"plan {arguments.what} {wanted}", "perdure plan --help")
+            wanted = "needs a plan file"
+        raise UsageError(f"plan {arguments.what} {wanted}", hint)
     if arguments.what in ("check", "graph"):
         return _look(arguments)
     if arguments.what in ("show", "ls"):
