@@ -161,9 +161,20 @@ def test_what_is_no_plan_is_one_sentence(tmp_path: Path, text: str, name: str, w
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """The path is in the sentence."""
-    with pytest.raises(NotFound, match="gone"):
+    """The path is in the sentence, and the hint works as it is printed."""
+    with pytest.raises(NotFound, match="gone") as caught:
         read(tmp_path / "gone.toml", DEFAULTS)
+    assert caught.value.hint.endswith("perdure plan ls")
+
+
+@pytest.mark.parametrize("wrong", ['needs = ["nobody"]', "timeuot = 3"])
+def test_the_hint_after_problems_names_the_file(tmp_path: Path, wrong: str) -> None:
+    """It can be given to a shell as it is printed, also for a name with spaces."""
+    text = f'name = "x"\n[[tasks]]\nname = "a"\nprompt = "p"\n{wrong}\n'
+    path = written(tmp_path, text, "my plan.toml")
+    with pytest.raises(PlanError) as caught:
+        read(path, DEFAULTS)
+    assert caught.value.hint.endswith(f"perdure plan check '{path}'")
 
 
 def test_names_and_commands_are_whole(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -45,7 +46,8 @@ def read(path: Path, defaults: Mapping[str, Any]) -> Plan:
     else:
         raw, line_of = _toml(text, path)
     if problems := sorted(_misfits(raw, line_of)):
-        raise PlanError([f"{path}:{line}: {problem}" for line, problem in problems], HINT)
+        hint = f"correct it, then: perdure plan check {shlex.quote(str(path))}"
+        raise PlanError([f"{path}:{line}: {problem}" for line, problem in problems], hint)
     return planned(_in_seconds(raw), line_of, str(path), defaults)
 
 
@@ -91,7 +93,9 @@ def _text(path: Path) -> str:
             )
         return content.decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"there is no file {str(path)!r}", "perdure plan check FILE") from None
+        raise NotFound(
+            f"there is no file {str(path)!r}", "for a plan by its name: perdure plan ls"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"the plan {str(path)!r} cannot be read: {error}",

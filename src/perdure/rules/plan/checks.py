@@ -3,6 +3,7 @@ line. Pure. Called by `plan_file`."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
@@ -30,7 +31,7 @@ def planned(
     if problems:
         raise PlanError(
             [f"{place}:{line}: {problem}" for line, problem in sorted(problems)],
-            "perdure plan check FILE",
+            f"correct it, then: perdure plan check {shlex.quote(place)}",
         )
     return Plan(
         name=raw["name"],
