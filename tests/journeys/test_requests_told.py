@@ -159,3 +159,98 @@ def test_codex_over_acp_runs_an_approved_command_once(
     finally:
         for each in (file, other):
             each.unlink(missing_ok=True)
+
+
+def rejected_write(file: Path, content: str = "ran\n") -> str:
+    """Return a call of OpenCode that needs a permission, because the file is outside."""
+    return call("write", filePath=str(file), content=content)
+
+
+@pytest.mark.parametrize("agent", [pytest.param("opencode", marks=pytest.mark.slow)], indirect=True)
+def test_opencode_runs_an_approved_call_once_in_another_process(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The turn ends with the call that needs a permission. After the approval exactly this call
+    runs, once: the same call a second time, and another one, are asked for again."""
+    file, other = tmp_path / "outside.txt", tmp_path / "other.txt"
+    append = call(
+        "bash", command=f"echo ran >> {file}", description="append", workdir=str(tmp_path)
+    )
+    steps = [append, append, append, rejected_write(other), "say Ok.\n"]
+    here = stage("---\n".join(steps))
+    report = run(here)
+    here.nothing_survives()
+    assert report["state"] == "queued"
+    (request,) = requests(here)
+    assert (request["state"], request["tool"], request["parked"]) == ("open", "bash", False)
+    shown = json.loads(request["payload"])
+    assert shown["command"] == f"echo ran >> {file}"
+    assert request["sha256"] == digest("bash", shown)
+    assert not file.exists()
+    done = here.perdure("approve", "task")
+    assert (done.code, file.read_text()) == (3, "ran\n"), done.err
+    here.nothing_survives()
+    prompts = [each.text for each in here.rehearsal.last.messages if each.role == "user"]
+    assert "allowed this call" in prompts[-1]
+    assert here.show()["attempts"][-1]["receipt"]["verdict"] == "native"
+    first, second = requests(here)
+    assert (first["answer"], first["given"], second["state"]) == ("allow", 2, "open")
+    assert second["sha256"] == first["sha256"]
+
+
+@pytest.mark.parametrize("agent", [pytest.param("opencode", marks=pytest.mark.slow)], indirect=True)
+def test_opencode_is_told_a_refusal_while_the_call_is_made_again(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """perdure is killed while the agent works, and the agent asks alone. The refused call does not
+    run when the model makes it again, its result has the person's words, and the turn goes on."""
+    flag, file = tmp_path / "go", tmp_path / "outside.txt"
+    write = rejected_write(file)
+    here = stage(f"hold {flag}\n{write}---\n{write}---\nsay Then without.\n")
+    words = ["--repo", str(here.repo), "--name", "task", "--agent", agent, "--attempts", "2"]
+    started = here.start("run", *words, "Do the task.")
+    here.attempt_directory(1)
+    started.kill()
+    here.finish(started)
+    assert requests(here) == []
+    flag.touch()
+
+    def taken_over() -> list[dict[str, Any]]:
+        here.perdure("work", "--once")
+        return requests(here)
+
+    (request,) = here.until(taken_over, "the request is stored")
+    assert json.loads(request["payload"]) == {"filePath": str(file), "content": "ran\n"}
+    done = here.perdure("deny", "task", "--why", "use the workdir")
+    assert (done.code, file.exists()) == (0, False), done.err
+    results = [each for each in here.rehearsal.last.messages if each.role == "tool_result"]
+    assert "A person refused this call: use the workdir" in results[-1].text
+    report = here.show()
+    assert report["state"] == "succeeded"
+    assert report["attempts"][-1]["receipt"]["verdict"] == "native"
+
+
+@pytest.mark.parametrize("agent", [pytest.param("opencode", marks=pytest.mark.slow)], indirect=True)
+def test_opencode_killed_during_an_approved_call_asks_again(
+    stage: MakeStage, agent: str, tmp_path: Path
+) -> None:
+    """The approval is used up when the call begins. After the loss of everything the model makes
+    the call again: it does not run a second time, and a person is asked."""
+    file, flag = tmp_path / "outside.txt", tmp_path / "go"
+    command = f"echo ran >> {file}; until [ -e {flag} ]; do sleep 0.1; done"
+    append = call("bash", command=command, description="append", workdir=str(tmp_path))
+    here = stage("---\n".join([append, append, append]))
+    run(here)
+    started = here.start("approve", "task")
+    here.until(file.exists, "the approved call runs")
+    here.lose_machine(started)
+
+    def asked_again() -> bool:
+        here.perdure("work", "--once")
+        return len(requests(here)) == 2
+
+    here.until(asked_again, "the call is asked for again")
+    assert file.read_text() == "ran\n"
+    first, second = requests(here)
+    assert (first["answer"], first["sha256"]) == ("allow", second["sha256"])
+    assert second["state"] == "open"

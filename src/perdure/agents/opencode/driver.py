@@ -18,9 +18,10 @@ needs a permission, and then ends with exit code 0 and without a message. So per
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.agents.opencode import archive as opencode_archive
 from perdure.agents.opencode import events as opencode_events
@@ -28,6 +29,7 @@ from perdure.agents.opencode import loads, outcome
 from perdure.agents.opencode.archive import checked
 from perdure.agents.shared import programs, refusals
 from perdure.config.home import user_home
+from perdure.host import system
 from perdure.model import (
     Command,
     Conversation,
@@ -41,9 +43,11 @@ from perdure.model import (
     Reply,
     Rung,
     Start,
+    TaskSpec,
     Usage,
 )
 from perdure.model.events import AgentEvent
+from perdure.model.requests import OpenCall
 from perdure.protocols import Abilities, Prompt, Retention, Spoken
 
 if TYPE_CHECKING:
@@ -57,6 +61,8 @@ PACKAGE = programs.Package(
     "bin/opencode",
     platform="opencode",
 )
+
+BRIDGE = Path(__file__).with_name("opencode_bridge.py")
 
 RETRIES_IN_A_ROW = 5
 """Maximum number of retries in a row. The CLI repeats the request of a broken stream at once, and
@@ -223,8 +229,9 @@ class OpenCodeDriver:
 
     def command(self, launch: Launch) -> Command:
         """Return the command line, with the prompt on stdin, because as an argument it would arrive
-        in quotes. Raise ValueError for an invalid id: with an empty one, OpenCode would silently
-        start a new session."""
+        in quotes. With answers of people it is the bridge's command, because `run` rejects every
+        call that needs a permission. Raise ValueError for an invalid id: with an empty one,
+        OpenCode would silently start a new session."""
         argv = [
             launch.program.path,
             "run",
@@ -237,7 +244,7 @@ class OpenCodeDriver:
             argv.append(f"--model={launch.spec.model}")
         permissions = _PERMISSIONS[launch.spec.permissions]
         if launch.requests:
-            # Over ACP the agent asks instead, and the bridge answers.
+            # `run` rejects such a call, which ends the turn. The bridges answer it.
             permissions = {**permissions, "external_directory": "ask"}
         env = {
             "OPENCODE_PERMISSION": json.dumps(permissions),
@@ -245,7 +252,11 @@ class OpenCodeDriver:
         }
         if launch.spec.permissions is Permissions.READ:
             env["OPENCODE_DISABLE_PROJECT_CONFIG"] = "1"
-        return Command(argv=(*argv, *launch.spec.agent_args), stdin=launch.prompt.encode(), env=env)
+        if launch.answers and launch.requests:
+            argv = [sys.executable, "-I", "-S", str(BRIDGE), json.dumps(_order(launch))]
+        else:
+            argv += launch.spec.agent_args
+        return Command(argv=tuple(argv), stdin=launch.prompt.encode(), env=env)
 
     def parse(self, line: bytes) -> Sequence[AgentEvent]:
         return opencode_events.parse(line)
@@ -310,6 +321,14 @@ class OpenCodeDriver:
     def bases(self, home: Path, transcript: bytes) -> Sequence[Path]:
         return ()
 
+    def may_ask(self, spec: TaskSpec, version: str) -> bool:
+        """Return whether a call of this run can be allowed later. The bridge does not know the
+        user's own arguments for `run`."""
+        return spec.permissions is Permissions.EDIT and not spec.agent_args
+
+    def open_calls(self, output: bytes, directory: Path, transcript: bytes) -> Sequence[OpenCall]:
+        return opencode_events.rejected_calls(output)
+
     def by_hand(self, launch: Launch) -> Command:
         argv = [launch.program.path, f"--session={checked(launch.continuation.session_id)}"]
         argv += [f"--model={launch.spec.model}"] if launch.spec.model else []
@@ -336,6 +355,22 @@ def _conversation(launch: Launch) -> list[str]:
             return [f"--session={checked(asked.session_id)}", "--fork"]
         case _:
             raise ValueError(f"OpenCode has no continuation {asked.kind} by {asked.rung}")
+
+
+def _order(launch: Launch) -> dict[str, Any]:
+    """Return the order for `opencode_bridge`."""
+    asked = launch.continuation
+    goes_on = asked.kind in (Start.RESUME, Start.FORK)
+    return {
+        "command": [launch.program.path, "serve", "--hostname=127.0.0.1", "--port=0", *_LOGS],
+        "cwd": launch.cwd,
+        "session": asked.session_id if goes_on else "",
+        "fork": asked.kind is Start.FORK,
+        "title": opencode_archive.title(launch.mark),
+        "model": launch.spec.model,
+        "requests": launch.requests,
+        "portable": system.IS_PORTABLE,
+    }
 
 
 DRIVER = OpenCodeDriver()

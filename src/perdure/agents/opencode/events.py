@@ -8,6 +8,7 @@ the CLI asks again at once.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ from perdure.model.events import (
     Unrecognised,
     UsageSeen,
 )
+from perdure.model.requests import OpenCall
 from perdure.patterns import late_pattern
 
 SUMMARY = 500
@@ -37,6 +39,8 @@ _OWN = frozenset({"bash", "edit", "task", "webfetch", "websearch", "write"})
 """Tools that a permissions level removes. A call of a tool that never existed is not a denial."""
 _DENIED = late_pattern(r"The user (has specified a rule which prevents|rejected permission)")
 """Beginning of the error of a call that was not allowed."""
+_REJECTED = late_pattern(r"The user rejected permission")
+"""Beginning of the error of a call that a person could have allowed."""
 OVERFLOW = "ContextOverflow"
 TOO_LONG = 413
 """Status in the retry event of a request that was refused as too long."""
@@ -112,10 +116,6 @@ def _tool(part: Any) -> Sequence[AgentEvent]:
         json_lines.part(state, "input"),
         json_lines.text(json_lines.part(state, "error"), SUMMARY),
     )
-    given, error = (
-        json_lines.part(state, "input"),
-        json_lines.text(json_lines.part(state, "error"), SUMMARY),
-    )
     barred = json_lines.text(json_lines.part(given, "tool"), SUMMARY)
     more: tuple[AgentEvent, ...] = ()
     if _ASKS in (started.name, json_lines.part(given, "tool")):
@@ -127,6 +127,29 @@ def _tool(part: Any) -> Sequence[AgentEvent]:
     elif json_lines.part(state, "status") == "error" and _DENIED.match(error):
         more = (ToolDenied(started.tool_id, started.name, started.summary, reason=error),)
     return (started, *more, ToolEnded(started.tool_id, ok, output, code=json_lines.exit_code(code)))
+
+
+def rejected_calls(output: bytes) -> list[OpenCall]:
+    """Return the calls in the output that were rejected because a permission was missing."""
+    lines = (json_lines.read(line) for line in output.split(b"\n") if b'"tool_use"' in line)
+    parts = [each.get("part") for each in lines if each and each.get("type") == "tool_use"]
+    return [_open_call(part) for part in parts if _is_rejected(part)]
+
+
+def _is_rejected(part: Any) -> bool:
+    error = json_lines.text(json_lines.part(part, "state", "error"), SUMMARY)
+    return json_lines.part(part, "state", "status") == "error" and bool(_REJECTED.match(error))
+
+
+def _open_call(part: Any) -> OpenCall:
+    started = begun(part)
+    given = json_lines.part(part, "state", "input")
+    return OpenCall(
+        call=started.tool_id,
+        tool=started.name,
+        input=json.dumps(given, ensure_ascii=False).encode("utf-8", "replace").decode(),
+        summary=started.summary,
+    )
 
 
 def _finish(part: Any) -> Sequence[AgentEvent]:

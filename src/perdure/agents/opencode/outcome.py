@@ -21,7 +21,7 @@ from perdure.agents.shared.endings import (
 )
 from perdure.agents.shared.resets import resets_at
 from perdure.model import Exit, Outcome, OutcomeKind
-from perdure.model.events import AgentEvent, RetrySeen, TurnEnded
+from perdure.model.events import AgentEvent, RetrySeen, ToolDenied, TurnEnded
 from perdure.patterns import late_pattern
 
 _K = OutcomeKind
@@ -78,9 +78,7 @@ _STATUS = {
 _CUT = {"length": _K.TRUNCATED, "content-filter": _K.REFUSED, "other": _K.TRUNCATED}
 
 _HELP = "opencode run [message..]"
-_REJECTED = (
-    "the agent asked for a permission and nobody could grant it: use a wider level of --permissions"
-)
+_REJECTED = "the agent asked for a permission that its level of --permissions does not give"
 
 
 def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
@@ -106,7 +104,9 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         return _failed(ended, exit)
     said = _COLOURS.sub("", exit.stderr_tail)
     if "auto-rejecting" in said:
-        return explained(ending(_K.NEEDS_INPUT, last_line(said), exit), _REJECTED)
+        denied = next((event for event in events if isinstance(event, ToolDenied)), None)
+        asked = f"{denied.name} {denied.summary}" if denied is not None else last_line(said)
+        return explained(ending(_K.NEEDS_INPUT, asked, exit), _REJECTED)
     if _HELP in said:
         return ending(
             _K.CONFIG_ERROR,

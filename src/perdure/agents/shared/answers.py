@@ -24,17 +24,31 @@ def use(directory: str, *keys: str) -> bool:
     """Return whether a person allowed the call that has one of these digests. The approval is
     used up: the same call is not allowed a second time. If there is also a refusal, the call is
     refused."""
-    try:
-        known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    decisions = [each for each in known if each["sha256"] in keys]
+    decisions = _decisions(directory, keys)
     if any(each["answer"] == "deny" for each in decisions):
         return False
     return any(
         each["answer"] == "allow" and _take(f"{directory}/used-{each['number']}")
         for each in decisions
     )
+
+
+def refusal(directory: str, *keys: str) -> str | None:
+    """Return the words with which a person refused the call that has one of these digests; None if
+    nobody did."""
+    for each in _decisions(directory, keys):
+        if each["answer"] == "deny":
+            return str(each["words"])
+    return None
+
+
+def _decisions(directory: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the answers to calls with these digests; none if they cannot be read."""
+    try:
+        known = json.loads(Path(directory, "decisions.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [each for each in known if each["sha256"] in keys]
 
 
 def _take(path: str) -> bool:

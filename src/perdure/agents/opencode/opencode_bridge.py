@@ -1,0 +1,257 @@
+"""A program that runs one turn of `opencode serve` and prints it in the format of `opencode run
+--format json`.
+
+`OpenCodeDriver` starts it by its path with `python -I -S` for an attempt that is given answers of a
+person: `opencode run` rejects every call that needs a permission. It uses only the standard
+library, and one small module of perdure. Its one argument is the order as JSON (written by
+`OpenCodeDriver.command`), the prompt is read from stdin. The server inherits this process's
+environment. Written against 1.18.33.
+
+Guarantees: no prompt is sent to another conversation than the requested one. A call that needs a
+permission runs if a person has allowed exactly this call, and the approval is used up by it. A call
+that a person has refused is rejected with the person's words, and the turn goes on, once. Every
+other call is rejected as `run` rejects it, which ends the turn. The server listens on 127.0.0.1
+with a new password, and it ends with this process.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+PR_SET_PDEATHSIG = 1
+LISTENS = "opencode server listening on http://127.0.0.1:"
+END_S = 3.0
+"""Time for the server to exit after SIGTERM, in seconds."""
+INPUT_S = 5.0
+"""Maximum wait until the arguments of a call can be read, in seconds."""
+RULES = [
+    {"permission": name, "action": "deny", "pattern": "*"}
+    for name in ("question", "plan_enter", "plan_exit")
+]
+"""Rules that `run` gives a new session."""
+
+
+class ServerFailed(Exception):
+    """The server refused a request or ended; the message has the words of `run`."""
+
+
+def die_with(parent: int) -> None:
+    """Have this new process killed as soon as its parent ends."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+class Server:
+    """The server and its HTTP API."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        password = secrets.token_urlsafe(24)
+        self.where = urlencode({"directory": order["cwd"]})
+        word = base64.b64encode(f"opencode:{password}".encode()).decode()
+        self.headers = {"Authorization": f"Basic {word}", "Content-Type": "application/json"}
+        following = None if order["portable"] else partial(die_with, os.getpid())
+        self.process = subprocess.Popen(
+            order["command"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            cwd=order["cwd"],
+            env={**os.environ, "OPENCODE_SERVER_PASSWORD": password},
+            preexec_fn=following,
+        )
+        self.port = self.find_port()
+
+    def find_port(self) -> int:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            text = line.decode("utf-8", "replace").strip()
+            if text.startswith(LISTENS):
+                return int(text.removeprefix(LISTENS))
+        raise ServerFailed("the server ended before it listened")
+
+    def open(self, method: str, path: str, content: Any = None) -> HTTPResponse:
+        connection = HTTPConnection("127.0.0.1", self.port)
+        body = None if content is None else json.dumps(content).encode()
+        connection.request(method, f"{path}?{self.where}", body, self.headers)
+        return connection.getresponse()
+
+    def call(self, method: str, path: str, content: Any = None) -> Any:
+        """Return the answer to one request. Raise ServerFailed if it is an error."""
+        response = self.open(method, path, content)
+        text = response.read()
+        if response.status >= 400:
+            raise ServerFailed(f"{method} {path}: {response.status} {text[:500]!r}")
+        return json.loads(text) if text else None
+
+    def end(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Turn:
+    """One turn of one session."""
+
+    def __init__(self, server: Server, order: dict[str, Any]) -> None:
+        self.server, self.order = server, order
+        self.session = self.open_session()
+        self.family = {self.session}
+        """The session and those of its subagents."""
+        self.approved: set[str] = set()
+        """Calls of this turn that a person has allowed. One call may need several permissions."""
+        self.refused: set[str] = set()
+        """Digests of the calls whose refusal the model has read. The turn ends with a second such
+        call, because a model could repeat it without end."""
+        self.failed = False
+
+    def open_session(self) -> str:
+        """Return the id of the session that the order names, of a fork of it, or of a new one."""
+        session = self.order["session"]
+        if not session:
+            given = {"title": self.order["title"], "permission": RULES}
+            return str(self.server.call("POST", "/session", given)["id"])
+        path = f"/session/{quote(session, safe='')}"
+        try:
+            found = self.server.call("GET", path)
+        except ServerFailed:
+            raise ServerFailed("Session not found") from None
+        if self.order["fork"]:
+            found = self.server.call("POST", f"{path}/fork", {})
+        return str(found["id"])
+
+    def say(self, kind: str, **more: Any) -> None:
+        line = {"type": kind, "timestamp": int(time.time() * 1000), "sessionID": self.session}
+        sys.stdout.write(json.dumps({**line, **more}) + "\n")
+        sys.stdout.flush()
+
+    def run(self, prompt: str) -> int:
+        """Run the turn and return the exit code."""
+        events = self.server.open("GET", "/event")
+        given: dict[str, Any] = {"parts": [{"type": "text", "text": prompt}]}
+        provider, _, model = self.order["model"].partition("/")
+        if model:
+            given["model"] = {"providerID": provider, "modelID": model}
+        began = False
+        for line in events:
+            if not line.startswith(b"data:"):
+                continue
+            event = json.loads(line[5:])
+            if not began:
+                # The stream has begun, so no event of the turn can be missed.
+                began = True
+                self.server.call("POST", f"/session/{self.session}/prompt_async", given)
+            if self.take(event["type"], event.get("properties") or {}):
+                return int(self.failed)
+        raise ServerFailed("the server ended in the middle of the turn")
+
+    def take(self, kind: str, told: dict[str, Any]) -> bool:
+        """Process one event. Return whether the turn is over."""
+        own = told.get("sessionID") == self.session
+        if kind == "session.created":
+            if told["info"].get("parentID") in self.family:
+                self.family.add(told["info"]["id"])
+        elif kind == "message.part.updated":
+            self.print_part(told["part"])
+        elif kind == "permission.asked" and told["sessionID"] in self.family:
+            self.answer(told)
+        elif kind == "question.asked" and told["sessionID"] in self.family:
+            self.server.call("POST", f"/question/{told['id']}/reject", {})
+        elif kind == "session.error" and own and told.get("error"):
+            self.failed = True
+            self.say("error", error=told["error"])
+        return kind == "session.status" and own and told["status"]["type"] == "idle"
+
+    def print_part(self, part: dict[str, Any]) -> None:
+        """Print the part if `run` prints it."""
+        if part.get("sessionID") != self.session:
+            return
+        kind = part["type"]
+        if kind == "tool" and part["state"]["status"] in ("completed", "error"):
+            self.say("tool_use", part=part)
+        elif kind in ("step-start", "step-finish"):
+            self.say(kind.replace("-", "_"), part=part)
+        elif kind == "text" and (part.get("time") or {}).get("end"):
+            self.say("text", part=part)
+
+    def answer(self, asked: dict[str, Any]) -> None:
+        """Answer the request for a permission."""
+        reply = self.reply(asked)
+        if reply == {"reply": "reject"}:
+            places = ", ".join(asked["patterns"])
+            sys.stderr.write(f"! permission requested: {asked['permission']} ({places}); ")
+            sys.stderr.write("auto-rejecting\n")
+        self.server.call("POST", f"/permission/{asked['id']}/reply", reply)
+
+    def reply(self, asked: dict[str, Any]) -> dict[str, str]:
+        from perdure.agents.shared.answers import digest, refusal, use
+
+        place = asked.get("tool") or {}
+        found = self.call_of(asked["sessionID"], place.get("messageID"), place.get("callID"))
+        if found is None:
+            return {"reply": "reject"}
+        key = digest(*found)
+        mark = f"{place['callID']} {key}"
+        if mark in self.approved or use(self.order["requests"], key):
+            self.approved.add(mark)
+            return {"reply": "once"}
+        words = refusal(self.order["requests"], key)
+        if words is None or key in self.refused:
+            return {"reply": "reject"}
+        self.refused.add(key)
+        return {"reply": "reject", "message": f"A person refused this call: {words}"}
+
+    def call_of(self, session: str, message: Any, call: Any) -> tuple[str, Any] | None:
+        """Return tool and arguments of a call; None if they cannot be read. The server may ask
+        before it has stored the arguments."""
+        end = time.monotonic() + INPUT_S
+        while message and call and time.monotonic() < end:
+            with contextlib.suppress(ServerFailed):
+                found = self.server.call("GET", f"/session/{session}/message/{message}")
+                for part in found["parts"]:
+                    is_it = part["type"] == "tool" and part.get("callID") == call
+                    if is_it and part["state"]["status"] == "running":
+                        return part["tool"], part["state"]["input"]
+            time.sleep(0.05)
+        return None
+
+
+def main(order: dict[str, Any]) -> int:
+    sys.path.append(str(Path(__file__).parents[3]))
+    prompt = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
+    try:
+        server = Server(order)
+    except OSError as error:
+        sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
+        return 126
+    except ServerFailed as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return 1
+    try:
+        return Turn(server, order).run(prompt)
+    except (ServerFailed, HTTPException, OSError) as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return 1
+    finally:
+        server.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
