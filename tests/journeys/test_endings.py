@@ -409,7 +409,7 @@ GEMINI = {
 OPENCODE = {
     "denied: outside of the workdir": Ending(
         call("write", filePath="/etc/perdure-of-a-test.txt", content="x") + STOPS,
-        **waits("does not give (write /etc/perdure", events=("tool_denied",)),
+        **waits("write /etc/perdure", events=("tool_denied",)),
     ),
     "a question": Ending(
         f"{call('question', **QUESTION)}---\nsay Which database do you want?\n",

@@ -21,7 +21,7 @@ from perdure.agents.shared.endings import (
 )
 from perdure.agents.shared.resets import resets_at
 from perdure.model import Exit, Outcome, OutcomeKind
-from perdure.model.events import AgentEvent, RetrySeen, ToolDenied, TurnEnded
+from perdure.model.events import AgentEvent, RetrySeen, TurnEnded
 from perdure.patterns import late_pattern
 
 _K = OutcomeKind
@@ -104,9 +104,7 @@ def outcome(exit: Exit, events: Sequence[AgentEvent]) -> Outcome:
         return _failed(ended, exit)
     said = _COLOURS.sub("", exit.stderr_tail)
     if "auto-rejecting" in said:
-        denied = next((event for event in events if isinstance(event, ToolDenied)), None)
-        asked = f"{denied.name} {denied.summary}" if denied is not None else last_line(said)
-        return explained(ending(_K.NEEDS_INPUT, asked, exit), _REJECTED)
+        return explained(ending(_K.NEEDS_INPUT, last_line(said), exit), _REJECTED)
     if _HELP in said:
         return ending(
             _K.CONFIG_ERROR,
