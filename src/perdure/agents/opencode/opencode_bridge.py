@@ -44,7 +44,7 @@ RULES = [
 """Rules that `run` gives a new session."""
 
 
-class ServerFailed(Exception):
+class ServeFailed(Exception):
     """The server refused a request or ended; the message has the words of `run`."""
 
 
@@ -57,7 +57,7 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
-class Server:
+class OpenCodeServer:
     """The server and its HTTP API."""
 
     def __init__(self, order: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Server:
             text = line.decode("utf-8", "replace").strip()
             if text.startswith(LISTENS):
                 return int(text.removeprefix(LISTENS))
-        raise ServerFailed("the server ended before it listened")
+        raise ServeFailed("the server ended before it listened")
 
     def open(self, method: str, path: str, content: Any = None) -> HTTPResponse:
         connection = HTTPConnection("127.0.0.1", self.port)
@@ -91,11 +91,11 @@ class Server:
         return connection.getresponse()
 
     def call(self, method: str, path: str, content: Any = None) -> Any:
-        """Return the answer to one request. Raise ServerFailed if it is an error."""
+        """Return the answer to one request. Raise ServeFailed if it is an error."""
         response = self.open(method, path, content)
         text = response.read()
         if response.status >= 400:
-            raise ServerFailed(f"{method} {path}: {response.status} {text[:500]!r}")
+            raise ServeFailed(f"{method} {path}: {response.status} {text[:500]!r}")
         return json.loads(text) if text else None
 
     def end(self) -> None:
@@ -107,10 +107,10 @@ class Server:
             self.process.wait()
 
 
-class Turn:
+class ServedTurn:
     """One turn of one session."""
 
-    def __init__(self, server: Server, order: dict[str, Any]) -> None:
+    def __init__(self, server: OpenCodeServer, order: dict[str, Any]) -> None:
         self.server, self.order = server, order
         self.session = self.open_session()
         self.family = {self.session}
@@ -131,8 +131,8 @@ class Turn:
         path = f"/session/{quote(session, safe='')}"
         try:
             found = self.server.call("GET", path)
-        except ServerFailed:
-            raise ServerFailed("Session not found") from None
+        except ServeFailed:
+            raise ServeFailed("Session not found") from None
         if self.order["fork"]:
             found = self.server.call("POST", f"{path}/fork", {})
         return str(found["id"])
@@ -160,7 +160,7 @@ class Turn:
                 self.server.call("POST", f"/session/{self.session}/prompt_async", given)
             if self.take(event["type"], event.get("properties") or {}):
                 return int(self.failed)
-        raise ServerFailed("the server ended in the middle of the turn")
+        raise ServeFailed("the server ended in the middle of the turn")
 
     def take(self, kind: str, told: dict[str, Any]) -> bool:
         """Process one event. Return whether the turn is over."""
@@ -223,7 +223,7 @@ class Turn:
         before it has stored the arguments."""
         end = time.monotonic() + INPUT_S
         while message and call and time.monotonic() < end:
-            with contextlib.suppress(ServerFailed):
+            with contextlib.suppress(ServeFailed):
                 found = self.server.call("GET", f"/session/{session}/message/{message}")
                 for part in found["parts"]:
                     is_it = part["type"] == "tool" and part.get("callID") == call
@@ -237,16 +237,16 @@ def main(order: dict[str, Any]) -> int:
     sys.path.append(str(Path(__file__).parents[3]))
     prompt = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     try:
-        server = Server(order)
+        server = OpenCodeServer(order)
     except OSError as error:
         sys.stderr.write(f"{order['command'][0]} cannot be started: {error.strerror}\n")
         return 126
-    except ServerFailed as error:
+    except ServeFailed as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
     try:
-        return Turn(server, order).run(prompt)
-    except (ServerFailed, HTTPException, OSError) as error:
+        return ServedTurn(server, order).run(prompt)
+    except (ServeFailed, HTTPException, OSError) as error:
         sys.stderr.write(f"Error: {error}\n")
         return 1
     finally:
