@@ -15,8 +15,10 @@ from msgspec.structs import replace
 from perdure.agents.claude import hook
 from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
 from perdure.cli.runs.requests import shown
+from perdure.engine import service
 from perdure.engine.attempt.approval_rules import save
 from perdure.engine.attempt.requests import _arguments, _ruled
+from perdure.errors import UsageError
 from perdure.model import Outcome, OutcomeKind, RunState
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.rules import requests as rules
@@ -301,3 +303,11 @@ def test_in_ci_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         assert can_ask()
         monkeypatch.setenv("CI", "true")
         assert not can_ask()
+
+
+def test_the_hint_of_a_wrong_answer_names_the_run() -> None:
+    """It can be followed as it is printed."""
+    (request,) = made(call())
+    with pytest.raises(UsageError, match="not a question") as caught:
+        service._check_answer("billing", request, AnswerKind.TEXT, "SQLite")
+    assert caught.value.hint == "perdure approve billing, or perdure deny billing"

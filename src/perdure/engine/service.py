@@ -394,7 +394,7 @@ def answer(
         raise UsageError(f"An answer has at most {WORDS} characters, got {len(words)}")
     asked = next((each for each in opened if each.number == number), None)
     if asked is not None:
-        _check_answer(asked, verdict, words)
+        _check_answer(run.name, asked, verdict, words)
     answered = engine.store.answer(
         run.id, number, verdict, engine.redactor.text(words), by, via=via
     )
@@ -419,21 +419,21 @@ def only_open(run: TaskRun, opened: Sequence[AgentRequest], verdict: AnswerKind)
     return (fitting or opened)[0].number
 
 
-def _check_answer(request: AgentRequest, verdict: AnswerKind, words: str) -> None:
+def _check_answer(name: str, request: AgentRequest, verdict: AnswerKind, words: str) -> None:
     question = request.kind is RequestKind.QUESTION
     if verdict is AnswerKind.TEXT and not question:
         raise UsageError(
             f"Request {request.number} asks for a call to be allowed; it is not a question",
-            "perdure approve, or perdure deny",
+            f"perdure approve {name}, or perdure deny {name}",
         )
     if verdict is AnswerKind.ALLOW and question:
         raise UsageError(
-            f"Request {request.number} is a question", 'perdure answer NAME "your answer"'
+            f"Request {request.number} is a question", f'perdure answer {name} "your answer"'
         )
     if verdict is AnswerKind.TEXT and not words.strip():
-        raise UsageError("The answer is empty", 'perdure answer NAME "your answer"')
+        raise UsageError("The answer is empty", f'perdure answer {name} "your answer"')
     if verdict is AnswerKind.ALLOW and (why := why_not_allowed(request)):
-        raise UsageError(f"The call is {why}, so it can only be refused", "perdure deny")
+        raise UsageError(f"The call is {why}, so it can only be refused", f"perdure deny {name}")
 
 
 def may_instruct(engine: Engine, run: TaskRun, text: str) -> TaskRun:
