@@ -144,3 +144,12 @@ def test_a_budget_goes_by_the_model_that_was_at_work() -> None:
     assert spent([attempt], "") == 0
     assert spent([replace(attempt, fill=Fill(model="gpt-5.5"))], "") == 5
     assert spent([replace(attempt, flags={"model": "gpt-5.4"})], "") == 2.5
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(107, "its 107 tokens"), (12_345, "its 12.3k tokens")]
+)
+def test_a_short_conversation_is_not_said_to_have_no_tokens(count: int, words: str) -> None:
+    """The reason states the number as every other surface does."""
+    chosen = choose(cold(count), OPUS, ColdCache.RESUME, can_compact=True, may_begin_anew=True)
+    assert chosen.reason.startswith(words)

@@ -22,6 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.model import ColdCache, Usage
+from perdure.rules.text import tokens
 
 
 class Price(Struct, frozen=True):
@@ -214,7 +215,7 @@ def choose(
     }
     shown = tuple((str(way), usd) for way, usd in found.items() if way in allowed)
     state = (
-        f"its {cache.tokens / 1000:.0f}k tokens are no longer in the model's cache "
+        f"its {tokens(cache.tokens)} tokens are no longer in the model's cache "
         f"({_span(cache.idle_s)} idle)"
     )
     reason = (
