@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests import forked
 from tests.spread import together
 
 if TYPE_CHECKING:
@@ -155,7 +154,6 @@ for _name in [
 ]:
     del os.environ[_name]
 sys.addaudithook(_watch)
-forked.allow()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,6 @@ from typing import Any
 from perdure.agents import registry
 from perdure.agents.rehearsal import Rehearsal
 from perdure.host.system import VARIABLE
-from tests import forked
 from tests.patience import PATIENCE_S
 from tests.spread import apart
 
@@ -119,7 +118,16 @@ class Stage:
 
     def start(self, *words: str, prompt: str | None = None) -> subprocess.Popen[str]:
         """Starts the perdure command in the background."""
-        started = forked.start(words, self.repo, self.environ)
+        command = [sys.executable, "-m", "perdure", *words]
+        started = subprocess.Popen(
+            command,
+            cwd=self.repo,
+            env=self.environ,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         assert started.stdin is not None
         # It may have ended by now without a look at it, as when its words are refused.
         with contextlib.suppress(BrokenPipeError):
