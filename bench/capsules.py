@@ -16,7 +16,7 @@ from bench.rooms import make_repository
 from perdure import wiring
 from perdure.capsule.container import opened
 from perdure.capsule.export import ExportRequest, export
-from perdure.capsule.imports import Wish, take_in
+from perdure.capsule.imports import ImportRequest, import_run
 from perdure.config.files import load
 from perdure.engine.attempt import Engine
 from perdure.model import Checkpoint, TaskRun, TaskSpec
@@ -105,7 +105,12 @@ def rows(directory: Path, files: int, megabytes: int) -> Iterator[Row]:
     def bring() -> None:
         name = f"task-{next(numbers)}"
         with capsule.open("rb") as file, opened("it", file) as read:
-            take_in(two, read.manifest, read, Wish(source="it", into=top / "in" / name, name=name))
+            import_run(
+                two,
+                read.manifest,
+                read,
+                ImportRequest(source="it", into=top / "in" / name, name=name),
+            )
 
     def unpack() -> None:
         into = top / "out" / str(next(numbers))

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import perdure
-from perdure.agents.rehearsal import Cue, Rehearsal
+from perdure.agents.rehearsal import PlannedReply, Rehearsal
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
 from perdure.agents.rehearsal.script import RunTool, Say
 from tests.journeys.stage import Stage
@@ -155,7 +155,7 @@ _FIELD = re.compile(
 
 
 class Coder:
-    """The model: a `Player`. `parts` are the tasks, as many as there are."""
+    """The model: a `ReplySource`. `parts` are the tasks, as many as there are."""
 
     def __init__(self, parts: dict[str, Part], language: Language) -> None:
         self.parts, self.language = parts, language
@@ -168,7 +168,7 @@ class Coder:
             f" Use what was made for {needs}." if needs else ""
         )
 
-    def next(self, conversation: ScriptedConversation) -> Cue:
+    def next(self, conversation: ScriptedConversation) -> PlannedReply:
         asked = [
             (place, key)
             for place, message in enumerate(conversation.messages)
@@ -176,10 +176,10 @@ class Coder:
             if message.role == "user" and self.prompt(key) in message.text
         ]
         if not asked:
-            return Cue()
+            return PlannedReply()
         place, key = asked[-1]
         if any(message.role == "tool_call" for message in conversation.messages[place:]):
-            return Cue((Say("It is written."),), script=0)
+            return PlannedReply((Say("It is written."),), script=0)
         own = self.made_up(key, key)
         used = [
             (self.parts[need], self.known(need, conversation.messages) or self.made_up(need, key))
@@ -187,7 +187,7 @@ class Coder:
         ]
         path = f"{self.language.folder}/{own.file}.{self.language.ending}"
         content = self.language.written(self.parts[key], own, used)
-        return Cue(
+        return PlannedReply(
             (RunTool(f"mkdir -p {self.language.folder} && cat > {path} <<'EOF'\n{content}EOF"),),
             script=0,
         )

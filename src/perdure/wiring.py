@@ -20,7 +20,7 @@ from perdure.errors import WorkspaceError
 from perdure.host import system
 from perdure.host.actors import PERDURE
 from perdure.host.privileges import is_separate, require
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 if TYPE_CHECKING:
     from perdure.agents.proof import Prove
@@ -70,7 +70,7 @@ def open_engine(
     from perdure.engine.attempt import Engine
     from perdure.engine.attempt.warm_agents import Keep, WarmAgents
     from perdure.host.git.ssh import Ssh
-    from perdure.host.homes.remembered import Remembered, environment
+    from perdure.host.homes.remembered import LinkedHomes, environment
     from perdure.host.process import worker_identity
     from perdure.host.redaction import Redactor
     from perdure.host.volumes import Ballast, Volumes
@@ -149,7 +149,7 @@ def open_engine(
         prove=_prove(environ),
         state=chosen.state,
         environ=environment(chosen.state, dict(environ)),
-        homes=Remembered(chosen.state),
+        homes=LinkedHomes(chosen.state),
         worker=worker_identity(host),
         host=host,
         lease_s=chosen.lease,
@@ -180,13 +180,15 @@ def open_engine(
     )
     if not chosen.checkpoint_store:
         return engine
-    from perdure.capsule.publication import Publishing, Ways
+    from perdure.capsule.publication import CheckpointPublisher, SecretOptions
 
     leave, allow = chosen.checkpoint_secrets == "leave-out", chosen.checkpoint_secrets == "allow"
     return replace(
         engine,
-        publisher=Publishing(
-            engine, chosen.checkpoint_store, Ways(redact=leave, leave_out=leave, allow=allow)
+        publisher=CheckpointPublisher(
+            engine,
+            chosen.checkpoint_store,
+            SecretOptions(redact=leave, leave_out=leave, allow=allow),
         ),
     )
 
@@ -261,7 +263,7 @@ def probe(chosen: Settings) -> Probe:
 
 
 def _tell(what: str) -> None:
-    tell(f"perdure: {what}")
+    write_stderr(f"perdure: {what}")
 
 
 def forge_token(environ: Mapping[str, str]) -> Callable[[str], tuple[str, str] | None]:

@@ -278,5 +278,5 @@ def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("kept")
     (tmp_path / "0").symlink_to(tmp_path / "victim")
     with pytest.raises(CapsuleError):
-        verification._bring(file, given, tmp_path / "0")
+        verification._fetch_file(file, given, tmp_path / "0")
     assert (tmp_path / "victim").read_text() == "kept"

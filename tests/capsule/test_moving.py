@@ -26,10 +26,10 @@ from msgspec.structs import replace
 from perdure.capsule import container, move
 from perdure.capsule.container import Capsule
 from perdure.capsule.export import ExportRequest, export
-from perdure.capsule.imports import TakenIn, Wish, take_in
+from perdure.capsule.imports import ImportRequest, ImportResult, import_run
 from perdure.capsule.manifest import CapsuleFile, Manifest
 from perdure.capsule.objects import CheckpointStore, Term
-from perdure.capsule.publication import Publishing, TakenUp, Ways, publish
+from perdure.capsule.publication import CheckpointPublisher, OwnedElsewhere, SecretOptions, publish
 from perdure.capsule.scan import SecretsFound
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
@@ -47,10 +47,12 @@ def exported(engine: Engine, run: TaskRun, target: Path, **ways: bool) -> Path:
     return export(engine, run.name, ExportRequest(target=target, **ways)).path
 
 
-def imported(engine: Engine, path: Path, **wish: Any) -> TakenIn:
+def imported(engine: Engine, path: Path, **wish: Any) -> ImportResult:
     with path.open("rb") as file:
         capsule = Capsule(file, path.name)
-        return take_in(engine, capsule.manifest, capsule, Wish(source=path.name, **wish))
+        return import_run(
+            engine, capsule.manifest, capsule, ImportRequest(source=path.name, **wish)
+        )
 
 
 def nothing_is_left(engine: Engine, into: Path) -> None:
@@ -290,7 +292,7 @@ def try_in(engine: Engine, content: bytes, into: Path) -> bool:
     does an incomplete import."""
     capsule = Capsule(io.BytesIO(content), "it")
     try:
-        take_in(engine, capsule.manifest, capsule, Wish(source="it", into=into))
+        import_run(engine, capsule.manifest, capsule, ImportRequest(source="it", into=into))
     except PerdureError as error:
         assert str(error)
         nothing_is_left(engine, into)
@@ -434,7 +436,7 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
     big = TALK + b'{"type":"system","text":"' + bytes(range(97, 123)) * 40_000 + b'"}\n'
     run = worked(one, repository, tmp_path / "agent", talk=big)
     store = move.open_store((tmp_path / "store").as_uri())
-    first = publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
+    first = publish(one, store, run, one.store.checkpoints(run.id)[-1], SecretOptions())
     members = {path.name: path.stat().st_size for path in (tmp_path / "store/members").iterdir()}
     workdir = Path(run.workspace.path)
     (workdir / "greet.py").write_text("later\n")
@@ -451,11 +453,13 @@ def test_only_what_is_new_travels(machine: Machine, repository: Path, tmp_path: 
         conversation=one.copies.parts(driver, SESSION),
     )
     one.store.add_checkpoint(checkpoint)
-    second = publish(one, store, run, checkpoint, Ways())
+    second = publish(one, store, run, checkpoint, SecretOptions())
     new = [path for path in (tmp_path / "store/members").iterdir() if path.name not in members]
     assert len(second.workdir.packs) == 2 and second.workdir.packs[0] == first.workdir.packs[0]
     assert sum(path.stat().st_size for path in new) < 40_000
-    move.take_up(two, "task", store.url, Wish(source=store.url, into=tmp_path / "here"), over=True)
+    move.move_from(
+        two, "task", store.url, ImportRequest(source=store.url, into=tmp_path / "here"), over=True
+    )
     assert prints(tmp_path / "here") == prints(workdir)
     assert two.copies.of("claude", SESSION).read_bytes() == transcript.read_bytes()
 
@@ -465,7 +469,7 @@ def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
     twice at the same time. Otherwise two manifests would have the same number, and one of them
     would be refused as if another machine had been faster."""
 
-    class Watched:
+    class SupervisionResult:
         """A store that is queried at the beginning of each upload, counts overlapping ones, and
         lets none continue."""
 
@@ -484,8 +488,10 @@ def test_several_runs_are_brought_out_by_one_process(machine: Machine) -> None:
                 self.inside[run] -= 1
             raise NotFound(f"{run} is not there")
 
-    store = Watched()
-    publishing = Publishing(replace(machine("one"), store=cast(Any, store)), "memory://", Ways())
+    store = SupervisionResult()
+    publishing = CheckpointPublisher(
+        replace(machine("one"), store=cast(Any, store)), "memory://", SecretOptions()
+    )
 
     def work(run: str) -> None:
         for _ in range(30):
@@ -509,21 +515,27 @@ def test_who_lost_its_place_publishes_nothing(
     url = (tmp_path / "store").as_uri()
     store = move.open_store(url)
     checkpoint = one.store.checkpoints(run.id)[-1]
-    publish(one, store, run, checkpoint, Ways())
-    publishing = Publishing(one, url, Ways())
+    publish(one, store, run, checkpoint, SecretOptions())
+    publishing = CheckpointPublisher(one, url, SecretOptions())
     assert publishing.refused(run) == ""
     with pytest.raises(Conflict, match="may be running"):
-        move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"))
-    move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "here"), over=True)
+        move.move_from(two, run.id, url, ImportRequest(source=url, into=tmp_path / "here"))
+    move.move_from(two, run.id, url, ImportRequest(source=url, into=tmp_path / "here"), over=True)
     names = sorted(path.name for path in (tmp_path / "store").rglob("*.json"))
-    with pytest.raises(TakenUp):
-        publish(one, store, run, checkpoint, Ways())
+    with pytest.raises(OwnedElsewhere):
+        publish(one, store, run, checkpoint, SecretOptions())
     assert "taken over by" in publishing.refused(run) and publishing.settle(run.id)
     assert sorted(path.name for path in (tmp_path / "store").rglob("*.json")) == names
-    back = move.take_up(
-        one, run.id, url, Wish(source=url, into=tmp_path / "back", name="task-2"), over=True
+    back = move.move_from(
+        one,
+        run.id,
+        url,
+        ImportRequest(source=url, into=tmp_path / "back", name="task-2"),
+        over=True,
     )
-    assert back.run.origin == run.id and Publishing(two, url, Ways()).refused(two.store.get("task"))
+    assert back.run.origin == run.id and CheckpointPublisher(two, url, SecretOptions()).refused(
+        two.store.get("task")
+    )
 
 
 def test_who_loses_the_race_leaves_nothing_and_may_try_again(
@@ -534,7 +546,7 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
     one, two, three = machine("one"), machine("two"), machine("three")
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "slow"
-    publish(one, move.open_store(url), run, one.store.checkpoints(run.id)[-1], Ways())
+    publish(one, move.open_store(url), run, one.store.checkpoints(run.id)[-1], SecretOptions())
     # The slower one waits for a lock on its new workdir: then it has seen whose the run is, and not
     # said that it is its own.
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
@@ -542,21 +554,23 @@ def test_who_loses_the_race_leaves_nothing_and_may_try_again(
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
         fcntl.flock(file, fcntl.LOCK_EX)
         slower = beside.submit(
-            move.take_up, two, run.id, url, Wish(source=url, into=into), over=True
+            move.move_from, two, run.id, url, ImportRequest(source=url, into=into), over=True
         )
         while not (into / ".git").exists():
             assert not slower.done(), slower.exception()
             time.sleep(0.01)
-        move.take_up(three, run.id, url, Wish(source=url, into=tmp_path / "quick"), over=True)
+        move.move_from(
+            three, run.id, url, ImportRequest(source=url, into=tmp_path / "quick"), over=True
+        )
         fcntl.flock(file, fcntl.LOCK_UN)
         with pytest.raises(Conflict, match="another machine"):
             slower.result()
     assert list(two.store.find()) == [] and not into.exists()
     assert prints(tmp_path / "quick") == prints(Path(run.workspace.path))
-    move.take_up(two, run.id, url, Wish(source=url, into=into), over=True)
-    assert prints(into) == prints(tmp_path / "quick") and Publishing(three, url, Ways()).refused(
-        three.store.get("task")
-    )
+    move.move_from(two, run.id, url, ImportRequest(source=url, into=into), over=True)
+    assert prints(into) == prints(tmp_path / "quick") and CheckpointPublisher(
+        three, url, SecretOptions()
+    ).refused(three.store.get("task"))
 
 
 def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
@@ -569,26 +583,28 @@ def test_who_is_taken_over_brings_nothing_out_that_is_not_seen(
     run = worked(one, repository, tmp_path / "agent")
     url, into = (tmp_path / "store").as_uri(), tmp_path / "here"
     store, newest = move.open_store(url), one.store.checkpoints(run.id)[-1]
-    publish(one, store, run, newest, Ways())
+    publish(one, store, run, newest, SecretOptions())
     (tmp_path / "taken").mkdir()
     with pytest.raises(Conflict):
-        move.take_up(two, run.id, url, Wish(source=url, into=tmp_path / "taken"), over=True)
-    publish(one, store, run, newest, Ways())
+        move.move_from(
+            two, run.id, url, ImportRequest(source=url, into=tmp_path / "taken"), over=True
+        )
+    publish(one, store, run, newest, SecretOptions())
     with pytest.raises(Conflict, match="may be running there"):
-        move.take_up(two, run.id, url, Wish(source=url, into=into))
+        move.move_from(two, run.id, url, ImportRequest(source=url, into=into))
     lock = two.workspaces.root / ".perdure/locks" / f"{two.workspaces.plan_new(into).id}.shelf.lock"
     lock.parent.mkdir(parents=True, mode=0o700)
     with lock.open("w") as file, ThreadPoolExecutor(1) as beside:
         fcntl.flock(file, fcntl.LOCK_EX)
         taking = beside.submit(
-            move.take_up, two, run.id, url, Wish(source=url, into=into), over=True
+            move.move_from, two, run.id, url, ImportRequest(source=url, into=into), over=True
         )
         try:
             while not (into / ".git").exists():
                 assert not taking.done(), taking.exception()
                 time.sleep(0.01)
-            with pytest.raises(TakenUp):
-                publish(one, store, run, newest, Ways())
+            with pytest.raises(OwnedElsewhere):
+                publish(one, store, run, newest, SecretOptions())
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
         taking.result()
@@ -602,7 +618,7 @@ def test_a_store_that_cannot_be_reached_stops_nobody(
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
     (tmp_path / "store").write_text("a file")
-    publishing = Publishing(one, (tmp_path / "store").as_uri(), Ways())
+    publishing = CheckpointPublisher(one, (tmp_path / "store").as_uri(), SecretOptions())
     assert publishing.refused(run) == ""
     assert "cannot be used" in publishing.settle(run.id)
     shutil.rmtree(tmp_path / "agent")
@@ -655,7 +671,7 @@ def test_a_clone_is_cut_where_the_run_began(
     run = worked(one, repository, tmp_path / "home", backend="isolated")
     url = (tmp_path / "store").as_uri()
     assert run.workspace is not None
-    manifest = move.move_to(one, run.id, url, Ways(allow=True))
+    manifest = move.move_to(one, run.id, url, SecretOptions(allow=True))
     assert manifest.workdir is not None and (manifest.workdir.base, manifest.workdir.shallow) == (
         began,
         (began,),
@@ -664,14 +680,14 @@ def test_a_clone_is_cut_where_the_run_began(
     git(repository, "add", "later.txt")
     git(repository, "commit", "-q", "-m", "later")
     two = machine("two")
-    wish = Wish(source=url, name="task", spec=replace(run.spec, prompt=""))
-    taken = move.take_up(two, run.id, url, wish).run
+    wish = ImportRequest(source=url, name="task", spec=replace(run.spec, prompt=""))
+    taken = move.move_from(two, run.id, url, wish).run
     assert (taken.spec, taken.scope, taken.id) == (run.spec, run.scope, run.id)
     assert (
         taken.workspace is not None
         and git(Path(taken.workspace.path), "log", "--format=%s").split("\n")[0] == "the agent's"
     )
-    again = move.move_to(two, taken.id, url, Ways(allow=True))
+    again = move.move_to(two, taken.id, url, SecretOptions(allow=True))
     assert again.workdir is not None and again.workdir.base == began
 
 
@@ -682,7 +698,7 @@ def test_only_the_end_of_an_attempt_is_all_of_it(
     could not be taken, or if one leaves work out. Build output and pipes are not work."""
     one = machine("one")
     run = worked(one, repository, tmp_path / "agent")
-    publishing = Publishing(one, (tmp_path / "store").as_uri(), Ways())
+    publishing = CheckpointPublisher(one, (tmp_path / "store").as_uri(), SecretOptions())
     assert run.workspace is not None
     place, number = Path(run.workspace.path), 1
     newest = one.store.checkpoints(run.id)[-1]
@@ -734,9 +750,13 @@ def test_who_is_overtaken_while_it_publishes_knows_it(
     run = worked(one, repository, tmp_path / "agent")
     url = (tmp_path / "store").as_uri()
     store = move.open_store(url)
-    with pytest.raises(TakenUp):
+    with pytest.raises(OwnedElsewhere):
         publish(
-            one, Overtaken(store.url, store.objects), run, one.store.checkpoints(run.id)[-1], Ways()
+            one,
+            Overtaken(store.url, store.objects),
+            run,
+            one.store.checkpoints(run.id)[-1],
+            SecretOptions(),
         )
 
 
@@ -752,9 +772,9 @@ def test_what_a_conversation_was_told_its_own_copy_says(
     assert session is not None
     run = one.store.update(run.id, "do more")
     one.store.put_session(replace(session, context_version=2))
-    publish(one, store, run, one.store.checkpoints(run.id)[-1], Ways())
-    taken = move.take_up(
-        two, run.id, store.url, Wish(source=store.url, into=tmp_path / "here"), over=True
+    publish(one, store, run, one.store.checkpoints(run.id)[-1], SecretOptions())
+    taken = move.move_from(
+        two, run.id, store.url, ImportRequest(source=store.url, into=tmp_path / "here"), over=True
     ).run
     came = two.store.session(SessionKey("claude", taken.scope))
     assert came is not None and (came.context_version, taken.context_version) == (1, 2)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
-from perdure.capsule.story import MOVED, CapsuleStory, arrived_requests
+from perdure.capsule.story import MOVED, CapsuleStory, import_requests
 from perdure.model import RunState, TaskRun, TaskSpec
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind, RequestState
 
@@ -50,6 +50,6 @@ def test_a_request_arrives(
     spec, state = TaskSpec(prompt="x"), RunState.QUEUED
     run = TaskRun(id="b" * 32, name="task", spec=spec, state=state, created=1, updated=1, attempt=2)
     story = CapsuleStory(run=run, contexts=(), attempts=(), sessions=(), requests=(request_there,))
-    (found,) = arrived_requests(story, run.id, NOW, LASTS)
+    (found,) = import_requests(story, run.id, NOW, LASTS)
     assert (found.run, found.expires) == (run.id, NOW + LASTS)
     assert (found.state, found.answer, found.words) == here

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from perdure.capsule import scan as scans
 from perdure.capsule.scan import FROM_HERE, Scan
-from perdure.capsule.tokens import found
+from perdure.capsule.tokens import find_tokens
 from perdure.host.redaction import Redactor
 
 SECRETS = {
@@ -56,7 +56,7 @@ ORDINARY = (
 def test_a_known_shape_is_found_whole(kind: str, around: str) -> None:
     """Each kind of token is found wherever it is, from its first byte to its last."""
     text = around.format(SECRETS[kind]).encode()
-    spans = [text[start:end] for name, start, end in found(text) if name == kind]
+    spans = [text[start:end] for name, start, end in find_tokens(text) if name == kind]
     assert spans, text
     if kind != "password in a URL":
         assert spans[0] == SECRETS[kind].encode()
@@ -68,14 +68,14 @@ def test_a_private_key_in_json_is_found() -> None:
     text = (
         b'{"private_key": "' + SECRETS["private key"].replace("\n", "\\n").encode() + b'", "x": 1}'
     )
-    ((_, start, end),) = found(text)
+    ((_, start, end),) = find_tokens(text)
     assert text[end : end + 2] == b'",' and text[start:].startswith(b"-----BEGIN")
 
 
 def test_ordinary_text_holds_no_secret() -> None:
     """Words that begin like tokens, hashes, placeholders, addresses and public keys are not
     findings."""
-    assert list(found(ORDINARY.encode())) == []
+    assert list(find_tokens(ORDINARY.encode())) == []
 
 
 FORMS = {
@@ -151,4 +151,4 @@ def test_the_shapes_do_not_match_their_own_source() -> None:
     """perdure's own source can be exported."""
     top = Path(__file__).parents[2]
     for path in (*top.glob("src/perdure/capsule/*.py"), Path(__file__)):
-        assert list(found(path.read_bytes())) == [], path
+        assert list(find_tokens(path.read_bytes())) == [], path

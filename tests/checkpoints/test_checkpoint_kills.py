@@ -24,9 +24,9 @@ from perdure import store as stores
 from perdure.agents.transcripts import Copies
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.checkpoints import prune, take
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.host import process
-from perdure.host.homes.remembered import Remembered
+from perdure.host.homes.remembered import LinkedHomes
 from perdure.model import (
     Backend,
     Claim,
@@ -63,12 +63,12 @@ class Bench:
             state=top / "state",
             environ=environ,
             worker=process.worker_identity(),
-            homes=Remembered(top / "state"),
+            homes=LinkedHomes(top / "state"),
         )
         self.transcript = self.home / "diaries" / f"{ID}.txt"
         self.transcript.parent.mkdir(parents=True, exist_ok=True)
 
-    def opened(self) -> Opened:
+    def opened(self) -> LiveAttempt:
         """Return the run's attempt: begun, or taken over from the process that was killed."""
         store, session = (
             self.engine.store,
@@ -105,7 +105,7 @@ class Bench:
                 ),
             )
         (attempt,) = store.attempts("r1")
-        return Opened(
+        return LiveAttempt(
             claim=claim,
             attempt=attempt,
             driver=self.driver,

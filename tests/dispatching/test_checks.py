@@ -19,7 +19,7 @@ from perdure.model.forge.rules import Rule
 from perdure.model.forge.state import CheckState
 from tests.dispatching.office import Office
 from tests.dispatching.test_payloads import send, unmarked
-from tests.dispatching.test_reconciling import DEV, Asking, asked
+from tests.dispatching.test_reconciling import DEV, ChildProcess, asked
 from tests.forges import minimal
 from tests.servers.forge import gitea, github, gitlab
 
@@ -53,14 +53,14 @@ GITLAB_LOG = (
 
 
 @pytest.fixture(params=list(Forge))
-def at(request: pytest.FixtureRequest, make: Callable[..., Office]) -> Iterator[Asking]:
+def at(request: pytest.FixtureRequest, make: Callable[..., Office]) -> Iterator[ChildProcess]:
     """Make an office whose agent has pushed a commit for issue 4, and its forge."""
     with opened(make, request.param) as found:
         yield found
 
 
 @contextmanager
-def opened(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[Asking]:
+def opened(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[ChildProcess]:
     """Make the same office for a rule, inside the block."""
     with asked(make, rule, DIALECTS[forge], forge) as found:
         state, office = found.small.state, found.office
@@ -80,14 +80,14 @@ def pushed(office: Office, commit: str) -> None:
     office.engine.store.put_posting(Posting(run=run.id, commit=commit, attempt=run.attempt))
 
 
-def red(at: Asking, **more: Any) -> list[Delivery]:
+def red(at: ChildProcess, **more: Any) -> list[Delivery]:
     return [
         send(at.office, sent)
         for sent in minimal.red(at.kind, "dev-bot", **{"commit": COMMIT, **more})
     ]
 
 
-def test_all_failed_checks_with_their_logs(at: Asking) -> None:
+def test_all_failed_checks_with_their_logs(at: ChildProcess) -> None:
     """Two failed jobs and a failed status become one update with the error of each log, redacted.
     Passed checks, perdure's own status and the rest of the log are left out."""
     state = at.small.state
@@ -125,7 +125,7 @@ def test_all_failed_checks_with_their_logs(at: Asking) -> None:
         assert left_out not in said, left_out
 
 
-def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
+def test_what_is_checked_still_is_waited_for(at: ChildProcess) -> None:
     """While other jobs of the commit are running, the agent gets no failure. When all have ended,
     it gets all failures together, once."""
     state = at.small.state
@@ -149,7 +149,7 @@ def test_what_is_checked_still_is_waited_for(at: Asking) -> None:
     assert "build" in at.office.prompts()[1] and "slow" in at.office.prompts()[1]
 
 
-def test_another_check_of_the_same_commit(at: Asking) -> None:
+def test_another_check_of_the_same_commit(at: ChildProcess) -> None:
     """If another check of the same commit fails later, the agent gets that failure without the
     earlier ones."""
     state = at.small.state
@@ -167,7 +167,7 @@ def test_another_check_of_the_same_commit(at: Asking) -> None:
     assert "it broke at night" in said and "it broke\n" not in said
 
 
-def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
+def test_a_commit_that_the_branch_has_left(at: ChildProcess) -> None:
     """A failed check of a commit that is no longer the newest of its branch is ignored."""
     at.small.state.job(REPOSITORY, COMMIT, "build")
     at.small.state.repositories[REPOSITORY].named[BRANCH] = "cd" * 20
@@ -177,7 +177,7 @@ def test_a_commit_that_the_branch_has_left(at: Asking) -> None:
     )
 
 
-def test_a_log_that_cannot_be_had(at: Asking) -> None:
+def test_a_log_that_cannot_be_had(at: ChildProcess) -> None:
     """A log that is gone or not readable for this login is no error. The agent gets the failure,
     with the reason why there is no log."""
     at.small.state.job(REPOSITORY, COMMIT, "build")

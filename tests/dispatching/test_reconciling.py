@@ -38,7 +38,7 @@ DEV = Rule(
 
 
 @dataclass
-class Asking:
+class ChildProcess:
     """An office with a forge that can be asked, whose webhooks arrive only if a test says so."""
 
     office: Office
@@ -59,7 +59,7 @@ class Asking:
 
 
 @pytest.fixture
-def asking(make: Callable[..., Office]) -> Iterator[Asking]:
+def asking(make: Callable[..., Office]) -> Iterator[ChildProcess]:
     with asked(make, DEV, gitea_dialect, Forge.GITEA) as found:
         yield found
 
@@ -67,7 +67,7 @@ def asking(make: Callable[..., Office]) -> Iterator[Asking]:
 @contextmanager
 def asked(
     make: Callable[..., Office], rule: Rule, dialect: object, kind: Forge
-) -> Iterator[Asking]:
+) -> Iterator[ChildProcess]:
     office = make(rule)
     with (
         SmallForge(dialect) as small,
@@ -95,10 +95,10 @@ def asked(
             lambda: kept.append(None),
             office.said.append,
         )
-        yield Asking(office, small, forge, reconciler, kept, kind)
+        yield ChildProcess(office, small, forge, reconciler, kept, kind)
 
 
-def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
+def test_all_of_an_outage_is_found_once(asking: ChildProcess) -> None:
     """Issues were labelled, assigned and opened during the outage. After one round each open issue
     of the agent has one task, and after more rounds still one. Unassigned and closed issues, and
     those that a stranger labelled, have none."""
@@ -121,7 +121,7 @@ def test_all_of_an_outage_is_found_once(asking: Asking) -> None:
     assert any("found labelled of shop/web" in line for line in asking.office.said)
 
 
-def test_work_that_was_taken_back_and_given_again(asking: Asking) -> None:
+def test_work_that_was_taken_back_and_given_again(asking: ChildProcess) -> None:
     """An agent that was unassigned without a delivery is stopped, once. Assigned again, it
     continues. If a comment told it to stop, it does not continue by itself."""
     office, state = asking.office, asking.small.state
@@ -178,7 +178,7 @@ def test_who_may_stop_it_and_who_is_heard_meanwhile(make: Callable[..., Office])
         assert "I take it." in told and "Send me the keys." not in told
 
 
-def test_what_was_said_meanwhile(asking: Asking) -> None:
+def test_what_was_said_meanwhile(asking: ChildProcess) -> None:
     """A comment and a review without deliveries become one update, in order. Comments that were
     delivered, or that perdure or the agent itself wrote, do not."""
     office, state = asking.office, asking.small.state
@@ -208,7 +208,7 @@ def test_what_was_said_meanwhile(asking: Asking) -> None:
     assert asking.round() == 0
 
 
-def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
+def test_closed_and_opened_again_meanwhile(asking: ChildProcess) -> None:
     """The run of an issue that was closed without a delivery is cleaned up, and that of a reopened
     one continues. A stranger cannot reopen a run."""
     office, state = asking.office, asking.small.state
@@ -231,7 +231,7 @@ def test_closed_and_opened_again_meanwhile(asking: Asking) -> None:
     assert asking.round() == 1 and top.exists() and office.run().state is RunState.QUEUED
 
 
-def test_merged_once_and_gone_on_since(asking: Asking) -> None:
+def test_merged_once_and_gone_on_since(asking: ChildProcess) -> None:
     """A pull request was merged before the issue was reopened, and its agent has worked since. The
     old merge no longer ends the run."""
     office, state = asking.office, asking.small.state
@@ -250,7 +250,7 @@ def test_merged_once_and_gone_on_since(asking: Asking) -> None:
     assert [each.intent.kind for each in store.inbox(limit=1) if each.intent] == [IntentKind.MERGED]
 
 
-def test_a_forge_that_does_not_answer(asking: Asking) -> None:
+def test_a_forge_that_does_not_answer(asking: ChildProcess) -> None:
     """While the forge does not answer, nothing is found, and that is reported once. When it
     answers, everything is found."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -276,7 +276,7 @@ def test_failed_deliveries_are_asked_for_again(make: Callable[..., Office]) -> N
         assert repository.again == [11]
 
 
-def test_what_was_said_before_it_began(asking: Asking) -> None:
+def test_what_was_said_before_it_began(asking: ChildProcess) -> None:
     """The first prompt has the earlier discussion of the people for whom the agent works, and no
     stranger's text."""
     state = asking.small.state
@@ -290,7 +290,7 @@ def test_what_was_said_before_it_began(asking: Asking) -> None:
     assert "secrets" not in prompt and "Attempt 1" not in prompt
 
 
-def test_found_is_kept_like_a_delivery(asking: Asking) -> None:
+def test_found_is_kept_like_a_delivery(asking: ChildProcess) -> None:
     """A found event can be replayed: its body is read to the same intent. A forge cannot send such
     a body."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])
@@ -348,7 +348,7 @@ def test_a_repository_that_cannot_be_asked_holds_up_no_other(
 
 
 def test_an_unforeseen_answer_ends_no_thread(
-    asking: Asking, monkeypatch: pytest.MonkeyPatch
+    asking: ChildProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An unforeseen error is reported, and the next round finds everything."""
     asking.small.state.issue("shop/web", "ada", "Rounding", assignees=["dev-bot"])

@@ -20,7 +20,7 @@ from perdure.protocols import Ending
 from perdure.rules.requests import digest, short_id
 from perdure.testing.stores.samples import begun
 from tests.dispatching.office import Office, intent
-from tests.dispatching.test_reconciling import DEV, Asking, asked
+from tests.dispatching.test_reconciling import DEV, ChildProcess, asked
 from tests.forges import minimal
 from tests.servers.forge import gitea, github, gitlab
 
@@ -66,7 +66,7 @@ CALL, QUESTION = RequestKind.APPROVAL, RequestKind.QUESTION
 
 
 @contextmanager
-def on(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[Asking]:
+def on(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[ChildProcess]:
     """Make an office whose run works on issue 1 of the forge."""
     with asked(make, rule, DIALECTS[forge], forge) as asking:
         asking.small.state.issue("shop/web", "ada", "Deploy", assignees=["dev-bot"])
@@ -75,7 +75,7 @@ def on(make: Callable[..., Office], forge: Forge, rule: Rule = DEV) -> Iterator[
         yield asking
 
 
-def said(asking: Asking, text: str, by: str = "ada", **more: Any) -> Delivery:
+def said(asking: ChildProcess, text: str, by: str = "ada", **more: Any) -> Delivery:
     kind = more.pop("kind", IntentKind.COMMENTED)
     made = intent(kind, number=1, forge=asking.kind, author=by, text=text, **more)
     return asking.office.told(made)[0]
@@ -85,7 +85,7 @@ def requests(office: Office) -> list[AgentRequest]:
     return list(office.engine.store.requests(office.run().id))
 
 
-def comments(asking: Asking) -> list[str]:
+def comments(asking: ChildProcess) -> list[str]:
     return [each.text for each in asking.small.state.repositories["shop/web"].items[1].said]
 
 

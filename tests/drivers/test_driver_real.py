@@ -17,7 +17,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.agents import registry
-from perdure.agents.rehearsal import Player, Rehearsal
+from perdure.agents.rehearsal import Rehearsal, ReplySource
 from perdure.model import OutcomeKind, Permissions
 from perdure.testing.drivers import Bench, DriverConformance
 from perdure.testing.drivers.bench import resume
@@ -36,7 +36,7 @@ def benches(agent: str, parent: str | None = None) -> Iterator[Make]:
     scratch = Path(tempfile.mkdtemp(prefix="pd", dir=parent))
     started: list[Rehearsal] = []
 
-    def make(script: str | Player, **options: bool) -> Bench:
+    def make(script: str | ReplySource, **options: bool) -> Bench:
         rehearsal = Rehearsal(script).start()
         started.append(rehearsal)
         for name in ("home", "tmp", "work"):

@@ -18,7 +18,7 @@ import pytest
 
 from perdure.agents import registry
 from perdure.agents.claude import transcript
-from perdure.agents.rehearsal import Cue
+from perdure.agents.rehearsal import PlannedReply
 from perdure.agents.rehearsal.conversation import ScriptedConversation
 from perdure.agents.rehearsal.script import Hold, Say
 from perdure.model import Continuation, ItemKind, Loaded, Permissions, Relation, Start, compare
@@ -229,14 +229,14 @@ class Crowd:
     def __init__(self, sign: Path) -> None:
         self.sign = sign
 
-    def next(self, conversation: ScriptedConversation) -> Cue:
+    def next(self, conversation: ScriptedConversation) -> PlannedReply:
         prompt = conversation.prompts[-1]
         answer = Say(f"Answer to {prompt.strip()}.")
         if "ours" in prompt:
-            return Cue((Hold(str(self.sign)), answer), script=0)
+            return PlannedReply((Hold(str(self.sign)), answer), script=0)
         if "stranger" in prompt:
             self.sign.touch()
-        return Cue((answer,), script=0)
+        return PlannedReply((answer,), script=0)
 
     def summary(self, conversation: ScriptedConversation) -> str:
         return ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from perdure.errors import DiskFull
-from perdure.host.volumes import Ballast, DiskRoom, Volumes, room
+from perdure.host.volumes import Ballast, DiskRoom, Volumes, free_space
 from tests.faults import cut, full
 from tests.faults.wall import PROGRAMS
 from tests.journeys.stage import TOP
@@ -164,7 +164,7 @@ def test_new_work_is_refused_below_both_marks(tmp_path: Path) -> None:
 def test_the_refusal_says_where_and_what_next(tmp_path: Path) -> None:
     """One sentence has the path and the numbers, exit code 7, and the commands that help. A mark of
     0 refuses nothing."""
-    there = room(tmp_path / "not" / "yet")
+    there = free_space(tmp_path / "not" / "yet")
     never, always = (
         Volumes(places=(tmp_path,), refuse=0.0),
         Volumes(places=(tmp_path,), refuse=100.1, refuse_bytes=there.size + 1),
@@ -183,7 +183,7 @@ def test_a_ballast_takes_real_space_and_never_the_last(tmp_path: Path) -> None:
     assert ballast.give_up() and ballast.path.stat().st_blocks == 0
     assert not ballast.give_up()
     assert ballast.make() and ballast.make()
-    huge = Ballast(tmp_path / "other", room(tmp_path).free)
+    huge = Ballast(tmp_path / "other", free_space(tmp_path).free)
     huge.directory.mkdir()
     assert not huge.make() and list(huge.directory.iterdir()) == []
     assert not Ballast(tmp_path / "other", 0).make()

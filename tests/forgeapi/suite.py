@@ -222,7 +222,12 @@ class ForgeSuite:
         closed = place.forge.find_pull(place.repository, head)
         assert closed is not None and not closed.open and not closed.merged
         third = place.forge.open_pull(
-            place.repository, head=head, base="main", title="Again", text="", draft=True
+            place.repository,
+            head=head,
+            base="main",
+            title="Again",
+            text="",
+            draft=True,
         )
         assert third.ref != first.ref and third.open and third.draft
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from perdure.forge.dispatch.difference import difference
 from perdure.forge.webhooks.hunks import end_of, hunk_at
-from perdure.forge.webhooks.speech import mentioned, spoken, stopped
+from perdure.forge.webhooks.speech import mentioned, stopped, visible_text
 
 OWN_WORDS = [
     "@dev-bot fix it",
@@ -78,7 +78,7 @@ def test_who_is_told_to_stop(text: str, logins: tuple[str, ...]) -> None:
 def test_what_is_left_is_said(text: str) -> None:
     """For any text, only words of the text are returned, and only logins that it names are
     mentioned."""
-    assert set(spoken(text)) <= set(text) | {" ", "\n"}
+    assert set(visible_text(text)) <= set(text) | {" ", "\n"}
     assert all(login in text for login in mentioned(text))
 
 
@@ -90,7 +90,7 @@ def test_texts_at_the_bound(piece: str) -> None:
     end counts."""
     text = f"{piece * (60_000 // len(piece))}\n\n"
     assert stopped(f"@dev-bot stop\n\n{text}") == ("dev-bot",)
-    assert set(spoken(text)) <= set(text) | {" "}
+    assert set(visible_text(text)) <= set(text) | {" "}
 
 
 @pytest.mark.parametrize(

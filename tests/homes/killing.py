@@ -25,7 +25,7 @@ from pathlib import Path
 from perdure.agents.shared.homes import HOMES
 from perdure.errors import PerdureError
 from perdure.host.homes.link import Linking
-from perdure.host.homes.remembered import Remembered
+from perdure.host.homes.remembered import LinkedHomes
 from perdure.host.homes.unlink import unlink
 from perdure.host.homes.volume import volume_at
 
@@ -253,7 +253,7 @@ def wrong_with(world: World, before: set[str], verb: str) -> Iterator[str]:
     if lost := before - world.hashes():
         yield f"{len(lost)} file(s) lost"
     place, target = world.home / ".claude", world.volume / "homes/claude"
-    note = Remembered(world.top / "state").one("claude")
+    note = LinkedHomes(world.top / "state").one("claude")
     if verb == "link":
         if missing := before - world.hashes(target):
             yield f"{len(missing)} file(s) are not on the volume"

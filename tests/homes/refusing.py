@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perdure.host.homes.remembered import Remembered
+from perdure.host.homes.remembered import LinkedHomes
 from perdure.host.homes.volume import volume_at
 from tests.homes.killing import (
     ENDED,
@@ -71,7 +71,7 @@ def play(top: Path, kind: str, way: str) -> tuple[int, int, list[str]]:
         if (
             (world.home / ".claude").is_symlink()
             or not (world.home / ".claude").is_dir()
-            or Remembered(world.top / "state").all()
+            or LinkedHomes(world.top / "state").all()
         ):
             wrong.append(f"{kind}, {number}: the home is not where it was")
         remount(world.volume, "rw", *LARGE)

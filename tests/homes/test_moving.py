@@ -17,7 +17,7 @@ from perdure.agents.shared.homes import HOMES
 from perdure.errors import Conflict, WorkspaceError
 from perdure.host.homes.link import Linking
 from perdure.host.homes.merge import CONFLICT
-from perdure.host.homes.remembered import Linked, Remembered, environment
+from perdure.host.homes.remembered import Linked, LinkedHomes, environment
 from perdure.host.homes.verification import kept_beside, verify
 from perdure.host.homes.volume import volume_at
 from tests.homes.killing import SITUATIONS, World, command, database, died_at, made, words_in, write
@@ -69,9 +69,9 @@ def test_linked_twice_is_linked_once(world: World) -> None:
     """The second call finds everything done. No file is written, and nothing more is moved aside."""
     world.link()
     before = {path: path.lstat().st_mtime_ns for path in world.top.rglob("*") if path.is_file()}
-    kept = kept_beside(*Remembered(world.top / "state").all())
+    kept = kept_beside(*LinkedHomes(world.top / "state").all())
     world.link()
-    assert kept_beside(*Remembered(world.top / "state").all()) == kept
+    assert kept_beside(*LinkedHomes(world.top / "state").all()) == kept
     after = {path: path.lstat().st_mtime_ns for path in world.top.rglob("*") if path.is_file()}
     assert {path for path in before if after.get(path) != before[path]} == {
         world.top / "state/homes.json"
@@ -95,7 +95,7 @@ def test_of_two_versions_both_are_kept_and_a_transcript_that_goes_on_keeps_its_n
     assert words_in(target(world) / "store.db") == ["three"]
     assert any(
         "two versions" in finding.message
-        for finding in verify(Remembered(world.top / "state").all()[0], world.environ)
+        for finding in verify(LinkedHomes(world.top / "state").all()[0], world.environ)
     )
 
 
@@ -156,7 +156,7 @@ def test_a_home_that_somebody_made_at_the_old_place_is_taken_in(tmp_path: Path) 
     write(world.home / ".claude/settings.json", "{}")
     assert any(
         "another home" in finding.message
-        for finding in verify(Remembered(world.top / "state").all()[0], world.environ)
+        for finding in verify(LinkedHomes(world.top / "state").all()[0], world.environ)
     )
     world.link()
     assert (target(world) / "projects/-y/stray.jsonl").read_text() == "stray\n"
@@ -208,7 +208,7 @@ def test_nothing_moves_while_somebody_has_a_file_of_it_open(world: World, where:
         sleeper.kill()
     assert not (world.home / ".claude").is_symlink()
     assert (world.home / ".claude/settings.json").exists()
-    assert Remembered(world.top / "state").all() == ()
+    assert LinkedHomes(world.top / "state").all() == ()
 
 
 def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
@@ -235,7 +235,7 @@ def test_nothing_moves_while_an_agent_lives_in_it(world: World) -> None:
 
 def test_nothing_moves_while_an_attempt_starts(world: World) -> None:
     """Between the question where a home is and the agent's start in it, no home is moved."""
-    with Remembered(world.top / "state").still(), pytest.raises(Conflict, match="just starting"):
+    with LinkedHomes(world.top / "state").still(), pytest.raises(Conflict, match="just starting"):
         world.link()
     world.link()
 
@@ -246,7 +246,7 @@ def test_a_link_that_is_gone_is_found_out_before_an_attempt(world: World) -> Non
     world.link()
     shutil.rmtree(world.home)
     world.home.mkdir()
-    note = Remembered(world.top / "state")
+    note = LinkedHomes(world.top / "state")
     if world.way == "variable":
         note.check("claude")
         return
@@ -262,7 +262,7 @@ def test_a_volume_must_be_the_one_and_be_there(world: World) -> None:
     with pytest.raises(WorkspaceError, match="a mount point"):
         volume_at(world.volume, make=True)
     world.link()
-    note = Remembered(world.top / "state")
+    note = LinkedHomes(world.top / "state")
     note.check("claude")
     note.check("acp-claude")
     world.volume.rename(world.top / "away")
@@ -384,7 +384,7 @@ def test_an_environment_that_is_copied_while_a_home_is_unlinked(tmp_path: Path) 
         variable="CLAUDE_CONFIG_DIR", value="/v/claude", was="/h/.claude",
     )  # fmt: skip
     note, environ, over = (
-        Remembered(tmp_path),
+        LinkedHomes(tmp_path),
         environment(tmp_path, {"HOME": "/h", "PATH": "/bin"}),
         threading.Event(),
     )

@@ -32,7 +32,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perdure.agents.rehearsal import Cue, Rehearsal, parse
+from perdure.agents.rehearsal import PlannedReply, Rehearsal, parse
 from tests.journeys.kills import VICTIMS, strike
 from tests.journeys.stage import Stage
 
@@ -118,7 +118,7 @@ class Target:
 
 
 class CarefulModel:
-    """A `Player`: makes the calls one after the other, and gives up where it is stopped."""
+    """A `ReplySource`: makes the calls one after the other, and gives up where it is stopped."""
 
     def __init__(self, target: Target, agent: str) -> None:
         self.target, self.agent = target, agent
@@ -126,11 +126,11 @@ class CarefulModel:
     def summary(self, conversation: ScriptedConversation) -> str:
         return ""
 
-    def next(self, conversation: ScriptedConversation) -> Cue:
+    def next(self, conversation: ScriptedConversation) -> PlannedReply:
         if conversation.side:
             return self._cue("say A task.")
         if conversation.waiting:
-            return Cue((), script=0, reply=0, waits=conversation.waiting)
+            return PlannedReply((), script=0, reply=0, waits=conversation.waiting)
         texts = [message.text for message in conversation.messages]
         refused = any(WHY in text for text in texts)
         for step in range(STEPS):
@@ -138,7 +138,7 @@ class CarefulModel:
                 return self._step(conversation, step)
         return self._cue("say All of it is done.")
 
-    def _step(self, conversation: ScriptedConversation, step: int) -> Cue:
+    def _step(self, conversation: ScriptedConversation, step: int) -> PlannedReply:
         url = self.target.url(step)
         messages = list(conversation.messages)
         users = [at for at, message in enumerate(messages) if message.role == "user"]
@@ -155,8 +155,8 @@ class CarefulModel:
             given |= {"sandbox_permissions": "require_escalated", "justification": "allowed"}
         return self._cue(f"call exec_command {json.dumps(given)}")
 
-    def _cue(self, text: str) -> Cue:
-        return Cue(parse(f"{text}\n")[0].replies[0].actions, script=0, reply=0)
+    def _cue(self, text: str) -> PlannedReply:
+        return PlannedReply(parse(f"{text}\n")[0].replies[0].actions, script=0, reply=0)
 
 
 @dataclass

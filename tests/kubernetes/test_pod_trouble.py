@@ -17,7 +17,7 @@ from msgspec.structs import replace as changed
 
 from perdure import wiring
 from perdure.capsule.objects import open_store
-from perdure.capsule.publication import Publishing, Ways, machine
+from perdure.capsule.publication import CheckpointPublisher, SecretOptions, machine
 from perdure.config.files import load
 from perdure.kubernetes.order import Order, encode
 from perdure.kubernetes.pod import follow
@@ -246,7 +246,9 @@ def test_an_older_pod_that_has_published_nothing_yet_is_fenced(
     assert term is not None and term.owner == machine(new.state)
     stopped = replace(old, stopping=lambda: True)
     follow(stopped, changed(ORDER, checkpoints="", state="volume"), ("Do it.",))
-    assert "taken over by" in Publishing(old, url, Ways()).refused(old.store.get(order.run_id))
+    assert "taken over by" in CheckpointPublisher(old, url, SecretOptions()).refused(
+        old.store.get(order.run_id)
+    )
 
 
 @pytest.mark.parametrize("value", ["postgres://ada:swordfish-1@db/x", "amqp://:swordfish-1@mq"])

@@ -12,7 +12,7 @@ from perdure.errors import StoreError
 from perdure.model import Condition, OutcomeKind, RunState, TaskSpec
 from perdure.model.events import CollisionSeen
 from perdure.telemetry.metrics.exposition import MetricsPage
-from perdure.telemetry.metrics.follower import OVERLAP_MS, Following
+from perdure.telemetry.metrics.follower import OVERLAP_MS, AttemptTallies
 from perdure.testing.stores.samples import LAPSED_S, begun, claimed, ending, submit
 from tests.metrics.lives import a_life, scraped
 
@@ -117,7 +117,7 @@ def test_the_past_is_read_in_parts_and_shown_whole(
     monkeypatch.setattr("perdure.telemetry.metrics.follower.OVERLAP_MS", 0)
     for _ in range(3):
         a_life(engine.store)
-    following, calls = Following(engine.store), 0
+    following, calls = AttemptTallies(engine.store), 0
     while not following.complete:
         following.catch_up(read_s=0)
         calls += 1
@@ -139,7 +139,7 @@ def test_many_that_ended_in_one_moment_are_read_in_parts(
         cursor.execute(
             "UPDATE attempts SET ended = ?, body = json_set(body, '$.ended', ?)", (now, now)
         )
-    following = Following(engine.store)
+    following = AttemptTallies(engine.store)
     for _ in range(5):
         following.catch_up(read_s=0)
     assert following.complete and sum(following.tallies["claude"].outcomes.values()) == 9
@@ -151,7 +151,7 @@ def test_what_is_seen_late_is_counted(engine: Engine) -> None:
     """An attempt whose end was stored after that of a later one is counted. A clock that was years
     ahead hides nothing."""
     late, early = (engine.store.get(a_life(engine.store)).id for _ in range(2))
-    following = Following(engine.store)
+    following = AttemptTallies(engine.store)
     database = engine.store._database  # type: ignore[attr-defined]
     with database.writing() as (cursor, now):
         # Not there yet when the first look is taken, as in a transaction that is still open; the

@@ -19,7 +19,7 @@ from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.forge.clients.connections import connect
 from perdure.forge.clients.tokens import ForgeToken
-from perdure.forge.replies import Answering
+from perdure.forge.replies import PostingUpdater
 from perdure.model import OutcomeKind, Receipt, RunState, TaskRun, TaskSpec, Usage, Verdict
 from perdure.model.events import AnyEvent, TurnEnded
 from perdure.model.forge.deliveries import Forge
@@ -76,7 +76,7 @@ class Bench:
         }
         return self.yard.git(*args, cwd=cwd or self.bare, env=who)
 
-    def answering(self, **rule: Any) -> Answering:
+    def answering(self, **rule: Any) -> PostingUpdater:
         return answering_of(self.engine, self.http.url("{repository}"), lambda: self.api, **rule)
 
     @contextmanager
@@ -206,9 +206,11 @@ def client(url: str, kind: Forge = Forge.GITEA) -> ForgeApi:
     return connect(kind, url, ForgeToken("the variable THE_TOKEN", held=TOKEN))
 
 
-def answering_of(engine: Engine, clone: str, api: Callable[[], ForgeApi], **rule: Any) -> Answering:
+def answering_of(
+    engine: Engine, clone: str, api: Callable[[], ForgeApi], **rule: Any
+) -> PostingUpdater:
     table = {"agent": "claude", "authors": ["ada"], "clone": clone} | rule
-    return Answering(
+    return PostingUpdater(
         engine=engine, rules={each.name: each for each in rules({"dev": table})}, forge=lambda source, name: api(),
         credentials=lambda source, name: lambda url: ("x-access-token", PASSWORD),
         page=lambda name: f"https://perdure.example.com/runs/{name}",

@@ -65,7 +65,7 @@ import os, pathlib, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (1300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 held = [os.open("/dev/null", os.O_RDONLY) for _ in range(1100)]
 from perdure.host.wakeup import Bell
-from perdure.host.process import Asking, Identity, Kept
+from perdure.host.process import ChildProcess, Identity, Kept
 from perdure.host.system.sockets import OwnerChannel
 bell = Bell(pathlib.Path(sys.argv[1]))
 bell.ring()
@@ -73,7 +73,7 @@ bell.wait(3600)
 ours, theirs = OwnerChannel.pair()
 theirs.send(b"resting 5")
 assert Kept(pathlib.Path("x"), Identity.of(os.getpid()), "mark", ours, 1.0).rested()
-with Asking("builtins:bytes") as asking:
+with ChildProcess("builtins:bytes") as asking:
     assert asking.ask(b"word") == b"word"
 print("all heard")
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perdure.engine.project_map import ANSWER, Apart, draw, rank, read
+from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 from perdure.engine.project_map.languages import LANGUAGES, outline_of
 from perdure.engine.project_map.outline import (
     NO_OUTLINE,
@@ -19,7 +19,7 @@ from perdure.engine.project_map.outline import (
     Project,
     Symbol,
 )
-from perdure.host.process import Asking
+from perdure.host.process import ChildProcess
 from perdure.host.process.questions import MOST_DEATHS
 from tests.projectmap.making import mapped
 
@@ -91,25 +91,25 @@ def test_a_file_that_its_parser_dies_of_costs_nobody_else(tmp_path: Path) -> Non
     (tmp_path / "bomb.java").write_bytes(b"a<" * 100_000)
     (tmp_path / "good.py").write_text("def g(): ...\n")
     cache = tmp_path / "cache"
-    with Asking(ANSWER) as child:
-        found = read(tmp_path, ["bomb.java", "good.py"], Apart(child), cache).files
+    with ChildProcess(ANSWER) as child:
+        found = read(tmp_path, ["bomb.java", "good.py"], ParserProcess(child), cache).files
         assert not child.over
     assert found["bomb.java"].outline == NO_OUTLINE
     outline = found["good.py"].outline
     assert outline is not None and [symbol.name for symbol in outline.exports] == ["g"]
-    with Asking("perdure.no_such_module:at_all") as never:
-        assert read(tmp_path, ["bomb.java", "good.py"], Apart(never), cache).files == found
+    with ChildProcess("perdure.no_such_module:at_all") as never:
+        assert read(tmp_path, ["bomb.java", "good.py"], ParserProcess(never), cache).files == found
         for _ in range(MOST_DEATHS):
             assert never.ask(b"") is None
-        assert never.over and Apart(never)("python", b"x = 1") is None
+        assert never.over and ParserProcess(never)("python", b"x = 1") is None
 
 
 def test_depth_is_no_danger(tmp_path: Path) -> None:
     """Ten thousand open brackets and blocks are read without recursion, in every language."""
-    with Asking(ANSWER) as child:
+    with ChildProcess(ANSWER) as child:
         for language in sorted(LANGUAGES):
             for unit in (b"(", b"{", b"[", b"class A {", b"if x:\n"):
-                assert Apart(child)(language, unit * 10_000) is not None
+                assert ParserProcess(child)(language, unit * 10_000) is not None
         assert not child.over
 
 

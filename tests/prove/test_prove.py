@@ -19,7 +19,7 @@ import pytest
 from msgspec.structs import replace
 
 from perdure.agents.prove import ROWS, SCENES, ProveResult, RowCheck, candidates, prove
-from perdure.agents.prove.known import known, read, take_over
+from perdure.agents.prove.known import read, record_answers, recorded_answers
 from perdure.cli.prove import table, verdict
 from tests.drivers import acp_proxy
 from tests.journeys.stage import native
@@ -240,19 +240,19 @@ def test_what_is_known_is_compared(scratch: Path) -> None:
         report.write_text(
             json.dumps({"agents": [{"agent": "claude", "version": version, "checks": checks}]})
         )
-        take_over(report, file)
+        record_answers(report, file)
     for version, nearest, seen in (
         ("1.9.0", "1.9.0", "nine"),
         ("1.11.0", "1.10.0", "ten"),
         ("1.8.0", "1.10.0", "ten"),
     ):
-        before = known("claude", version, file)
+        before = recorded_answers("claude", version, file)
         assert before is not None
         assert before.version == nearest
         assert before.change("resume", "holds", seen) is None
         assert before.change("resume", "broken", seen) == ["holds", seen]
         assert before.change("a new row", "holds", "x") is None
-    assert known("codex", "1.0", file) is None
+    assert recorded_answers("codex", "1.0", file) is None
     changed = replace(RESUME, result="broken", seen="another id", known=("holds", "same id"))
     shown = table(proof([changed]), 0)
     assert (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from perdure.engine.attempt.promises import lacking
+from perdure.engine.attempt.promises import missing_files_sentence
 from perdure.model import TaskSpec
 
 MARKED = "a\n<<<<<<< 0a1b\nours\n=======\ntheirs\n>>>>>>> 2c3d\n"
@@ -22,10 +22,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad").symlink_to("nowhere")
     spec = TaskSpec(prompt="", files=("dir/file", "dir", "good", "bad", "gone", "dir/file/below"))
     assert (
-        lacking(spec, tmp_path)
+        missing_files_sentence(spec, tmp_path)
         == "the task was to create 'bad', 'gone', 'dir/file/below', which does not exist"
     )
-    assert lacking(TaskSpec(prompt="", files=("dir/file",)), tmp_path) == ""
+    assert missing_files_sentence(TaskSpec(prompt="", files=("dir/file",)), tmp_path) == ""
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_marks_are_found(tmp_path: Path, text: str, marked: bool) -> None:
     """A conflict has both ends and its middle. An underlined heading, or one end alone, is text."""
     (tmp_path / "file").write_bytes(text.encode())
-    assert lacking(TaskSpec(prompt="", conflicts=("file",)), tmp_path) == (
+    assert missing_files_sentence(TaskSpec(prompt="", conflicts=("file",)), tmp_path) == (
         "conflict marks of a merge are still in 'file'" if marked else ""
     )
 
@@ -53,4 +53,9 @@ def test_odd_things_are_never_waited_for(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir()
     (tmp_path / "real").write_text(MARKED)
     (tmp_path / "link").symlink_to("real")
-    assert lacking(TaskSpec(prompt="", conflicts=("pipe", "dir", "link", "gone")), tmp_path) == ""
+    assert (
+        missing_files_sentence(
+            TaskSpec(prompt="", conflicts=("pipe", "dir", "link", "gone")), tmp_path
+        )
+        == ""
+    )

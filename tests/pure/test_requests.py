@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from perdure.agents.claude import hook
 from perdure.cli.runs.request_prompt import can_ask, shown_for_answer
-from perdure.cli.runs.requests import shown
+from perdure.cli.runs.requests import request_lines
 from perdure.engine import service
 from perdure.engine.attempt.approval_rules import save
 from perdure.engine.attempt.requests import _arguments, _ruled
@@ -97,13 +97,13 @@ def test_an_answer_is_given_to_one_attempt() -> None:
     """An answer is passed to one attempt. It is passed to the next one only if the first did not
     use it."""
     (request,) = made(call())
-    assert rules.due([request], 1, frozenset()) == ()
+    assert rules.undelivered_answers([request], 1, frozenset()) == ()
     allowed = answered(request, AnswerKind.ALLOW)
-    assert rules.due([allowed], 1, frozenset()) == (allowed,)
+    assert rules.undelivered_answers([allowed], 1, frozenset()) == (allowed,)
     given = replace(allowed, given=2)
-    assert rules.due([given], 2, frozenset()) == (given,)
-    assert rules.due([given], 2, frozenset({1})) == ()
-    assert rules.due([given], 3, frozenset()) == ()
+    assert rules.undelivered_answers([given], 2, frozenset()) == (given,)
+    assert rules.undelivered_answers([given], 2, frozenset({1})) == ()
+    assert rules.undelivered_answers([given], 3, frozenset()) == ()
 
 
 def test_a_superseded_approval_refuses_the_call() -> None:
@@ -111,10 +111,10 @@ def test_a_superseded_approval_refuses_the_call() -> None:
     before. A call that is not waiting is not mentioned."""
     (request,) = made(call())
     closed = answered(request, AnswerKind.ALLOW, state=RequestState.SUPERSEDED)
-    (given,) = rules.due([closed], 1, frozenset())
+    (given,) = rules.undelivered_answers([closed], 1, frozenset())
     assert given.answer is AnswerKind.DENY
     gone = replace(closed, parked=False)
-    assert rules.due([gone], 1, frozenset()) == ()
+    assert rules.undelivered_answers([gone], 1, frozenset()) == ()
 
 
 HOSTILE = "echo \x1b[2J\x1b]0;x\x07 \u202egnp.exe\u2066 <script>alert(1)</script>\r\nrm -rf /"
@@ -125,7 +125,7 @@ def test_a_hostile_call_is_shown_as_it_is(tool: str) -> None:
     """Escape sequences, direction marks and line breaks of a command are visible, and cannot move
     the text beside them."""
     (request,) = made(call(tool=tool, command=HOSTILE))
-    text = "\n".join(shown(request, "task"))
+    text = "\n".join(request_lines(request, "task"))
     assert not set(text) & {"\x1b", "\x07", "\r", "\u202e", "\u2066"}
     assert "^[[2J" in text
     assert "<U+202E>gnp.exe" in text
@@ -138,7 +138,7 @@ def test_a_call_of_a_megabyte_is_cut_and_can_only_be_refused() -> None:
     assert len(request.payload) == rules.SHOWN
     assert request.size > 1_000_000
     assert request.sha256 == rules.digest("Bash", {"command": "x" * 1_000_000})
-    assert "too long to be shown whole" in "\n".join(shown(request, "task"))
+    assert "too long to be shown whole" in "\n".join(request_lines(request, "task"))
 
 
 @pytest.mark.parametrize("given", ["[]", '"x"', "null", '{"questions": 7}', '{"questions": ["?"]}'])
@@ -146,7 +146,7 @@ def test_a_strange_question_is_no_crash(given: str) -> None:
     """The arguments of a question may be anything."""
     (request,) = made(OpenCall(call="t", tool=rules.QUESTION, input=given, parked=True))
     assert request.kind is RequestKind.QUESTION
-    assert shown(request, "task")
+    assert request_lines(request, "task")
     assert rules.detail(request)
 
 
@@ -220,7 +220,7 @@ def test_a_used_approval_of_a_killed_attempt_refuses_the_call() -> None:
     assert rules.used_up([used], 2, frozenset({1})) == (used,)
     assert rules.used_up([used], 2, frozenset()) == ()
     text = answered(request, AnswerKind.TEXT, given=2)
-    assert rules.due([text], 2, frozenset({1})) == (text,)
+    assert rules.undelivered_answers([text], 2, frozenset({1})) == (text,)
     assert rules.used_up([text], 2, frozenset({1})) == ()
 
 
@@ -263,7 +263,7 @@ def test_a_call_with_a_secret_is_not_allowed_unseen() -> None:
     hidden = replace(request, payload=request.payload.replace("abc", "***"))
     assert hidden.size == len(hidden.payload) and not is_stored_whole(hidden)
     assert "holds a secret" in shown_for_answer(hidden, "")[-1]
-    listed = "\n".join(shown(hidden, "task"))
+    listed = "\n".join(request_lines(hidden, "task"))
     assert "holds a secret" in listed and "perdure deny task" in listed and "approve" not in listed
 
 
@@ -271,7 +271,7 @@ def test_a_question_that_was_cut_says_so() -> None:
     """A question that was cut can be answered, and the person is told that it was cut."""
     text = {"questions": [{"question": "x" * (2 * rules.SHOWN)}]}
     (request,) = made(call(rules.QUESTION, **text))
-    for lines in (shown_for_answer(request, ""), shown(request, "task")):
+    for lines in (shown_for_answer(request, ""), request_lines(request, "task")):
         assert f"cut here, {request.size} characters in all" in "\n".join(lines)
         assert "refused" not in "\n".join(lines)
 

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from perdure.agents.rehearsal import ChatMessage, parse
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.cues import Cues, position
+from perdure.agents.rehearsal.cues import ReplyPlanner, position
 from perdure.agents.rehearsal.script import Cut, Hang, Mark, RunTool, Say, ScriptedReply
 
 NOW = ScriptedConversation((ChatMessage("user", "go"),))
 
 
-def said(cues: Cues, conversation: ScriptedConversation = NOW) -> str:
+def said(cues: ReplyPlanner, conversation: ScriptedConversation = NOW) -> str:
     """Return the next answer as one word."""
     cue = cues.next(conversation)
     if cue.failure:
@@ -46,25 +46,25 @@ def history(*lines: str) -> ScriptedConversation:
 
 def test_by_request_each_request_gets_the_next_reply():
     """The n-th request gets the n-th reply, then always `Done.`, whatever the history is."""
-    cues = Cues(parse("say a\n---\nsay b"))
+    cues = ReplyPlanner(parse("say a\n---\nsay b"))
     assert [said(cues) for _ in range(4)] == ["a", "b", "Done.", "Done."]
 
 
 def test_a_failure_does_not_use_the_reply_up():
     """After its K failures the reply is sent. A limit counts like a failure."""
-    cues = Cues(parse("fail 500 x2\nlimit 5\nsay a\n---\nfail 400\n---\nsay c"))
+    cues = ReplyPlanner(parse("fail 500 x2\nlimit 5\nsay a\n---\nfail 400\n---\nsay c"))
     assert [said(cues) for _ in range(6)] == ["fail", "fail", "limit", "a", "fail", "c"]
 
 
 def test_a_cut_happens_as_often_as_it_says():
     """The last cut uses up a reply with cuts."""
-    cues = Cues(parse("say a\ncut x2\n---\nsay b"))
+    cues = ReplyPlanner(parse("say a\ncut x2\n---\nsay b"))
     assert [said(cues) for _ in range(3)] == ["a cut", "a cut", "b"]
 
 
 def test_by_history_a_hang_happens_once():
     """The client was killed in the silence of a reply. The reply is sent again, completely."""
-    cues = Cues(parse("by history\nsay a\nhang\nrun b\n---\nsay c"))
+    cues = ReplyPlanner(parse("by history\nsay a\nhang\nrun b\n---\nsay c"))
     assert said(cues, history("user 1")) == "a hang"
     assert said(cues, history("user 1", "user 2")) == "a b"
     assert said(cues, history("user 1", "user 2", "say a", "run b")) == "c"
@@ -72,7 +72,7 @@ def test_by_history_a_hang_happens_once():
 
 def test_by_history_an_interrupted_command_is_called_again():
     """A tool call without a result, or with one that tells of a kill, counts as not done."""
-    cues = Cues(parse("by history\nsay a\nrun b\n---\nsay c"))
+    cues = ReplyPlanner(parse("by history\nsay a\nrun b\n---\nsay c"))
     assert said(cues, history("user 1", "say a", "dangling b", "user 2")) == "a b"
     assert (
         said(cues, history("user 1", "say a", "killed b", "say No response requested.", "user 2"))
@@ -83,7 +83,7 @@ def test_by_history_an_interrupted_command_is_called_again():
 
 def test_by_history_a_lost_history_starts_over():
     """A conversation without a history gets the first reply, even after others were given."""
-    cues = Cues(parse("by history\nsay a\n---\nsay b"))
+    cues = ReplyPlanner(parse("by history\nsay a\n---\nsay b"))
     assert said(cues, history("user 1", "say a")) == "b"
     assert said(cues, history("user 1")) == "a"
 
@@ -91,7 +91,10 @@ def test_by_history_a_lost_history_starts_over():
 def test_by_history_a_hole_in_the_history_is_passed_over():
     """The answer is the reply after the last one in the history, even if an earlier one is missing."""
     assert (
-        said(Cues(parse("by history\nsay a\n---\nsay b\n---\nsay c")), history("user 1", "say b"))
+        said(
+            ReplyPlanner(parse("by history\nsay a\n---\nsay b\n---\nsay c")),
+            history("user 1", "say b"),
+        )
         == "c"
     )
 
@@ -99,14 +102,14 @@ def test_by_history_a_hole_in_the_history_is_passed_over():
 def test_by_history_a_text_cut_short_does_not_count():
     """An incomplete text, which the CLI kept at an interruption, does not count as the reply, nor
     as a later reply with the same text."""
-    cues = Cues(parse("by history\nsay a long text\n---\nsay a"))
+    cues = ReplyPlanner(parse("by history\nsay a long text\n---\nsay a"))
     assert said(cues, history("user 1", "say a", "user 2")) == "a long text"
 
 
 def test_the_first_script_that_matches_answers():
     """A match may be anywhere in what the user said in the conversation. Each script counts its own
     replies."""
-    cues = Cues(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
+    cues = ReplyPlanner(parse("match red\nsay r1\n---\nsay r2\n===\nmatch blue\nsay b1"))
     red, blue = (
         history("user the red one", "say x", "user go on"),
         history("user the blue one", "say red"),
@@ -122,7 +125,7 @@ def test_the_first_script_that_matches_answers():
 
 def test_the_indices_say_what_answered():
     """Script and reply are counted from 0; after the last reply there is none."""
-    cues = Cues(parse("match x\nsay a\n===\nsay b"))
+    cues = ReplyPlanner(parse("match x\nsay a\n===\nsay b"))
     assert [(cue.script, cue.reply) for cue in (cues.next(NOW), cues.next(NOW))] == [
         (1, 0),
         (1, None),
@@ -174,5 +177,5 @@ def test_by_history_survives_any_kills(script: list[ScriptedReply], kills: list[
 def test_disturbances_end_what_is_sent():
     """After a hang or a cut nothing more of a reply is sent in the same answer."""
     for word, kind in (("hang", Hang), ("cut", Cut)):
-        cue = Cues(parse(f"say a\n{word}\nsay b")).next(NOW)
+        cue = ReplyPlanner(parse(f"say a\n{word}\nsay b")).next(NOW)
         assert cue.actions == (Say("a"), kind())

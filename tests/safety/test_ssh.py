@@ -25,7 +25,7 @@ from tests.workspace.yard import Yard, make_yard
 
 
 @dataclass(frozen=True)
-class Far:
+class SharedCache:
     """A yard whose repository is also on a server that only ssh reaches."""
 
     yard: Yard
@@ -59,7 +59,7 @@ class Far:
 
 
 @pytest.fixture
-def far(tmp_path: Path) -> Iterator[Far]:
+def far(tmp_path: Path) -> Iterator[SharedCache]:
     yard = make_yard(tmp_path)
     with serving(tmp_path / "sshd") as sshd:
         subprocess.run(
@@ -67,10 +67,10 @@ def far(tmp_path: Path) -> Iterator[Far]:
             check=True,
             env=yard.environ,
         )
-        yield Far(yard, sshd)
+        yield SharedCache(yard, sshd)
 
 
-def test_a_key_of_the_settings_fetches_and_pushes(far: Far) -> None:
+def test_a_key_of_the_settings_fetches_and_pushes(far: SharedCache) -> None:
     """With a deploy key the workdir is made and its branch is pushed. Neither the key nor its path
     is in the workdir, or available to the agent."""
     ssh = far.ssh(key=far.sshd.key)
@@ -101,7 +101,7 @@ def test_a_key_of_the_settings_fetches_and_pushes(far: Far) -> None:
         "forge:shop/web",
     ],
 )
-def test_every_spelling_of_an_address_leads_there(far: Far, spelling: str) -> None:
+def test_every_spelling_of_an_address_leads_there(far: SharedCache, spelling: str) -> None:
     """`ssh://` with a port, `user@host:` with an absolute path, and a name of the user's own ssh
     configuration all work."""
     far.sshd.configure(f"User {far.sshd.user}")
@@ -109,7 +109,7 @@ def test_every_spelling_of_an_address_leads_there(far: Far, spelling: str) -> No
     far.prepared(repo, far.ssh(key=far.sshd.key))
 
 
-def test_the_users_own_agent_is_asked(far: Far) -> None:
+def test_the_users_own_agent_is_asked(far: SharedCache) -> None:
     """Without a key in the settings the user's ssh agent is used. Neither the server nor a coding
     agent gets its socket."""
     far.sshd.configure("ForwardAgent yes", "RemoteForward 0 127.0.0.1:1")
@@ -120,7 +120,7 @@ def test_the_users_own_agent_is_asked(far: Far) -> None:
         assert not is_passed("SSH_AUTH_SOCK", (*ORDINARY, *registry.load(name).variables)), name
 
 
-def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
+def test_an_unknown_server_is_refused(far: SharedCache, tmp_path: Path) -> None:
     """perdure does not log in to a server whose key was not confirmed, and does not remember the
     key, whatever the user's configuration says."""
     far.sshd.configure("StrictHostKeyChecking no")
@@ -132,7 +132,7 @@ def test_an_unknown_server_is_refused(far: Far, tmp_path: Path) -> None:
     assert empty.read_text() == "" and "Accepted" not in far.sshd.said
 
 
-def test_a_key_that_the_server_does_not_know(far: Far) -> None:
+def test_a_key_that_the_server_does_not_know(far: SharedCache) -> None:
     """The error for a refused key is one sentence that says what to do. Afterwards the right key
     works."""
     with pytest.raises(GitFailed, match=r"Permission denied \(publickey\)") as caught:
@@ -141,7 +141,7 @@ def test_a_key_that_the_server_does_not_know(far: Far) -> None:
     far.prepared("forge:shop/web.git", far.ssh(key=far.sshd.key))
 
 
-def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
+def test_what_is_not_there(far: SharedCache, tmp_path: Path) -> None:
     """A missing repository on the server, a missing file of the settings, and an unreachable server
     each have their own sentence."""
     with pytest.raises(NotFound, match="no repository at"):
@@ -156,7 +156,7 @@ def test_what_is_not_there(far: Far, tmp_path: Path) -> None:
         far.prepared(f"ssh://{far.sshd.user}@127.0.0.1:1/shop/web", far.ssh(key=far.sshd.key))
 
 
-def test_a_repository_chooses_no_ssh(far: Far) -> None:
+def test_a_repository_chooses_no_ssh(far: SharedCache) -> None:
     """`core.sshCommand`, `ssh.variant` and a rewritten address in a repository's own configuration
     are not used."""
     fired = far.yard.top / "fired"
@@ -180,7 +180,7 @@ def test_a_repository_chooses_no_ssh(far: Far) -> None:
         "ssh://git:word@forge/o/r", "git@forge:o/../../r", "git@forge:o;id", "git@forge:o r", "git@forge:o\nr", "git@fo_rge:o/r",
     ],
 )  # fmt: skip
-def test_no_part_of_an_address_is_an_option(far: Far, repo: str) -> None:
+def test_no_part_of_an_address_is_an_option(far: SharedCache, repo: str) -> None:
     """A user, host or path that looks like an option, climbs, or names a command is refused before
     anything runs."""
     with pytest.raises((UsageError, NotFound)):
@@ -188,7 +188,7 @@ def test_no_part_of_an_address_is_an_option(far: Far, repo: str) -> None:
     assert not far.yard.root.exists() and "Accepted" not in far.sshd.said
 
 
-def test_what_somebody_outside_names_needs_the_owners_word(far: Far) -> None:
+def test_what_somebody_outside_names_needs_the_owners_word(far: SharedCache) -> None:
     """A pool that works for others fetches by ssh only from servers that the configuration names,
     because the key is the owner's."""
     ssh, spec = (
@@ -202,7 +202,7 @@ def test_what_somebody_outside_names_needs_the_owners_word(far: Far) -> None:
     assert mine.prepare(mine.plan(spec, "brave-otter", far.yard.top), "claude").created
 
 
-def test_ssh_finds_what_a_server_says(far: Far) -> None:
+def test_ssh_finds_what_a_server_says(far: SharedCache) -> None:
     """A server's message cannot control a terminal, by ssh either."""
     (far.sshd.top / "authorized").write_text(
         (far.sshd.top / "authorized")

@@ -63,9 +63,9 @@ def test_a_plan_keeps_a_reserve_for_replies_that_were_cut_off(store: SqlStore) -
     store.finish(claim, replace(FAILURE, usage=Usage(cost_usd=0.5), costs=costs))
     assert budget.spent(store, plan) == 0.5
     assert budget.share(store, plan, 0.0) == pytest.approx(0.2)
-    assert budget.over(store, plan) == ""
+    assert budget.overspent(store, plan) == ""
     small = replace(plan, plan=replace(made, budget_usd=0.7))
-    assert budget.over(store, small) == (
+    assert budget.overspent(store, small) == (
         "the budget may be spent: $0.50 of $0.70 is charged, and 1 reply that was cut off may have "
         "cost up to $0.30 more than that; raise it in the file, then perdure plan retry FILE"
     )

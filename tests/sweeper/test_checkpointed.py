@@ -78,7 +78,7 @@ def finished(ground: Ground, number: int, backend: str) -> tuple[TaskRun, Path]:
 def checkpoint(ground: Ground, run: TaskRun) -> None:
     """Take the checkpoint of an attempt's end."""
     assert run.workspace is not None
-    assert checkpoints.keep(ground.engine, run, run.workspace, "end") is not None
+    assert checkpoints.save_current(ground.engine, run, run.workspace, "end") is not None
 
 
 def bring_back(ground: Ground, run: TaskRun) -> bool:
@@ -86,7 +86,7 @@ def bring_back(ground: Ground, run: TaskRun) -> bool:
     assert run.workspace is not None
     fd = ground.engine.workspaces.lock(run.workspace, "a test")
     try:
-        return workdir.bring_back(ground.engine, ground.engine.store.get(run.id))
+        return workdir.restore_if_missing(ground.engine, ground.engine.store.get(run.id))
     finally:
         os.close(fd)
 

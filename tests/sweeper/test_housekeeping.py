@@ -104,7 +104,7 @@ def test_nothing_ends_the_housekeeping(ground: Ground) -> None:
 def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
     """Another sweep may follow at once, even while a child that another thread is starting still
     has this one's descriptors."""
-    with sweeps._alone(ground.engine.state):
+    with sweeps._sweep_lock(ground.engine.state):
         lock = next(
             fd
             for fd in Path("/proc/self/fd").iterdir()
@@ -116,9 +116,9 @@ def test_a_sweep_leaves_nothing_locked(ground: Ground) -> None:
             pass_fds=[int(lock.name)],
         )
     with (
-        sweeps._alone(ground.engine.state),
+        sweeps._sweep_lock(ground.engine.state),
         pytest.raises(Conflict, match="Another sweep"),
-        sweeps._alone(ground.engine.state),
+        sweeps._sweep_lock(ground.engine.state),
     ):
         raise AssertionError("two at once")
     child.communicate(b"\n")

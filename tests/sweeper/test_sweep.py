@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from perdure.engine.checkpoints import keep
+from perdure.engine.checkpoints import save_current
 from perdure.engine.sessions import plan_scope
 from perdure.engine.sweeper import Class, Sweep, SweepVerdict, due, here_and_now, rules_of, sweep
 from perdure.errors import Conflict
@@ -110,7 +110,7 @@ def test_what_an_unfinished_plan_needs_stays(ground: Ground) -> None:
     checked = ground.state / "plans" / plan.id / "verify-1"
     checked.mkdir(parents=True)
     for _ in range(2):
-        keep(
+        save_current(
             ground.engine,
             run,
             ground.engine.workspaces.plan(run.spec, run.name, ground.yard.repo),
@@ -333,9 +333,9 @@ def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
 
 def test_only_one_sweep_at_a_time(ground: Ground) -> None:
     """A second one is refused, so that neither judges by incomplete results of the other."""
-    from perdure.engine.sweeper.sweeps import _alone
+    from perdure.engine.sweeper.sweeps import _sweep_lock
 
-    with _alone(ground.engine.state), pytest.raises(Conflict, match="Another sweep"):
+    with _sweep_lock(ground.engine.state), pytest.raises(Conflict, match="Another sweep"):
         ground.sweep()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from textual.pilot import Pilot
 
 from perdure.cli.top.app import Board
-from perdure.cli.top.view import Looked
+from perdure.cli.top.view import ViewStore
 from perdure.host.process import Probe
 from tests.patience import PATIENCE_S
 
@@ -64,7 +64,7 @@ class Play:
 
 
 def play(
-    store: Looked,
+    store: ViewStore,
     story: Story,
     *,
     retry: Callable[[str], str] = nothing,

@@ -34,7 +34,7 @@ from perdure.server.batches import Writer
 from perdure.server.dashboard import sign_in as signing
 from perdure.server.principal import Principals
 from perdure.server.proxies import Proxies
-from perdure.server.sockets import Listening, address, bound, is_public
+from perdure.server.sockets import RunningServer, address, bound, is_public
 from perdure.server.tokens import new_token
 from perdure.server.webhooks import WebhookIntake
 from perdure.store.sql import SqlStore
@@ -82,7 +82,7 @@ def start(store: SqlStore) -> Iterator[Start]:
                 [*routes, *signing.routes(principals, public_url)],
                 Proxies(proxies),
             )
-            stack.enter_context(Listening(served, sockets, Proxies(proxies), head_s))
+            stack.enter_context(RunningServer(served, sockets, Proxies(proxies), head_s))
             return int(sockets[0].getsockname()[1])
 
         lines: list[str] = []

@@ -33,9 +33,9 @@ from perdure.server.api.verbs import AT_ONCE
 from perdure.server.application import application
 from perdure.server.batches import Writer
 from perdure.server.context import Parts
-from perdure.server.journal import Journal, Listener, SentRecord, heard
+from perdure.server.journal import Journal, Listener, SentRecord, new_records
 from perdure.server.principal import Principals
-from perdure.server.sockets import Listening, bound
+from perdure.server.sockets import RunningServer, bound
 from perdure.server.tokens import new_token
 from perdure.server.webhooks import WebhookIntake
 from perdure.testing.stores.samples import claimed, submit
@@ -80,7 +80,9 @@ class Hall:
         )  # fmt: skip
         sockets = bound("127.0.0.1", 0)
         desk = WebhookIntake({}, Writer(self.store.accept), lambda line: None)
-        stack.enter_context(Listening(application(desk, list, (), principals, api(parts)), sockets))
+        stack.enter_context(
+            RunningServer(application(desk, list, (), principals, api(parts)), sockets)
+        )
         stack.enter_context(self.journal)
         self.port = int(sockets[0].getsockname()[1])
         self.token, digest = new_token()
@@ -245,7 +247,7 @@ def test_who_is_told_much_is_asked_for_the_token_too() -> None:
 
         count = 0
         listener.tell([SentRecord(record(1), b"")])
-        async for batch in heard(listener, 0.0, known):
+        async for batch in new_records(listener, 0.0, known):
             count += len(batch)
             listener.tell([SentRecord(record(count + 1), b"")])
         return count

@@ -21,7 +21,7 @@ PASSWORD = "correct-horse-battery"
 
 
 @dataclass
-class Far:
+class SharedCache:
     """An isolated workdir of a repository behind HTTP, on the branch `perdure/dev-7`."""
 
     yard: Yard
@@ -62,7 +62,7 @@ class Far:
 
 
 @pytest.fixture
-def far(yard: Yard) -> Iterator[Far]:
+def far(yard: Yard) -> Iterator[SharedCache]:
     with serving(yard.top / "forge", PASSWORD) as http:
         bare = http.make("shop/web", yard.repo)
         spec = TaskSpec(prompt="p", repo=http.url("shop/web"), branch="perdure/dev-7")
@@ -70,10 +70,10 @@ def far(yard: Yard) -> Iterator[Far]:
         workspaces._credentials = lambda url: ("dev-bot", PASSWORD)
         workspace = workspaces.plan(spec, "brave-otter", yard.top)
         workspaces.prepare(workspace, "claude")
-        yield Far(yard, http, bare, workspace)
+        yield SharedCache(yard, http, bare, workspace)
 
 
-def test_pushed_with_its_own_password(far: Far) -> None:
+def test_pushed_with_its_own_password(far: SharedCache) -> None:
     """New commits are counted, reported and pushed unchanged. A second push has nothing left. The
     password is in no file."""
     head = far.commit("one.txt")
@@ -95,7 +95,7 @@ def test_pushed_with_its_own_password(far: Far) -> None:
         assert not path.is_file() or PASSWORD.encode() not in path.read_bytes(), path
 
 
-def test_never_by_force(far: Far, tmp_path: Path) -> None:
+def test_never_by_force(far: SharedCache, tmp_path: Path) -> None:
     """If the branch has new commits on the remote, it is not changed, and the agent can merge them.
     After the merge it is pushed."""
     far.commit("one.txt")
@@ -117,7 +117,7 @@ def test_never_by_force(far: Far, tmp_path: Path) -> None:
     assert far.push() == far.there() != theirs
 
 
-def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
+def test_moved_at_the_last_moment(far: SharedCache, tmp_path: Path) -> None:
     """Commits that arrive after the check are not overwritten either."""
     far.commit("one.txt")
     with far.yard.workspaces.outgoing(far.workspace, nullcontext(), far.credentials) as found:
@@ -131,7 +131,7 @@ def test_moved_at_the_last_moment(far: Far, tmp_path: Path) -> None:
     assert far.there() == theirs
 
 
-def test_by_none_of_the_agents_settings(far: Far) -> None:
+def test_by_none_of_the_agents_settings(far: SharedCache) -> None:
     """No other address, proxy, hook or helper in the agent's own repository is used in a push."""
     trap = far.yard.top / "trap"
     hook = far.path / ".git/hooks/pre-push"
@@ -155,7 +155,7 @@ def test_by_none_of_the_agents_settings(far: Far) -> None:
 
 
 @pytest.mark.parametrize("way", ["alternates", "link", "linked pack"])
-def test_no_objects_of_others(far: Far, way: str) -> None:
+def test_no_objects_of_others(far: SharedCache, way: str) -> None:
     """Objects that an agent borrows from another repository are not pushed."""
     far.commit("one.txt")
     objects = far.path / ".git/objects"
@@ -174,14 +174,14 @@ def test_no_objects_of_others(far: Far, way: str) -> None:
     assert far.there() == ""
 
 
-def test_where_the_agent_left_its_branch(far: Far) -> None:
+def test_where_the_agent_left_its_branch(far: SharedCache) -> None:
     """The branch is pushed, wherever HEAD is."""
     head = far.commit("one.txt")
     far.yard.git("checkout", "-q", "--detach", "HEAD~1", cwd=far.path)
     assert far.push() == head == far.there()
 
 
-def test_what_the_other_side_says(far: Far) -> None:
+def test_what_the_other_side_says(far: SharedCache) -> None:
     """The error quotes a hook that declines. A server that is down, one that refuses, and a wrong
     password are different errors."""
     hook = far.bare / "hooks/pre-receive"

@@ -40,7 +40,7 @@ from perdure.engine.attempt import Engine
 from perdure.errors import CapsuleError
 from perdure.model import Checkpoint, CopyPart, SessionKey, TaskRun
 from perdure.protocols import RunStore
-from perdure.rules.placement import digest_of, placement_of, wanted
+from perdure.rules.placement import digest_of, expected_files, placement_of
 from perdure.workspace.task_files import Contents
 
 GROWING = 256 << 10
@@ -93,7 +93,7 @@ class Gathering(Struct):
 
             # A thread compresses while this one reads and searches; only a few parts are in memory
             # at a time.
-            for content in _cut(pieces, size):
+            for content in _fixed_size_pieces(pieces, size):
                 waiting.append(beside.submit(self._frame, content, whole))
                 length += len(content)
                 if len(waiting) > AHEAD:
@@ -128,7 +128,7 @@ def _address(file: CapsuleFile) -> str:
     return f"{file.sha256}/{len(file.parts)}"
 
 
-def _cut(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
+def _fixed_size_pieces(pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
     """Yield the stream in pieces of one size; the last one may be shorter."""
     held = bytearray()
     for piece in pieces:
@@ -169,7 +169,7 @@ def _gather(
         requests=tuple(engine.store.requests(run.id)),
     )
     story_file = gathering.add(
-        "run.json", io.BytesIO(stories.told(story)), place="the run's story (run.json)"
+        "run.json", io.BytesIO(stories.encode_story(story)), place="the run's story (run.json)"
     )
     with stories.journal(
         engine.store.history(run.id, limit=stories.MOST_RECORDS), str(gathering.directory)
@@ -179,7 +179,7 @@ def _gather(
     conversations = tuple(
         _conversations(engine.copies, name, checkpoint.conversation, gathering, odd)
     )
-    given = tuple(_given(engine.store, engine.state, run, story, gathering))
+    given = tuple(_task_files(engine.store, engine.state, run, story, gathering))
     workdir = packing.result()
     gathering.scan.findings += packs.findings
     return Manifest(
@@ -205,13 +205,13 @@ def _gather(
     )
 
 
-def _given(
+def _task_files(
     store: RunStore, state: Path, run: TaskRun, story: stories.CapsuleStory, gathering: Gathering
 ) -> Iterator[CapsuleFile]:
     """Yield the task files that a later attempt or update needs. If a secret was replaced in one,
     its digest no longer matches its name, and the receiver ignores the file."""
     contents = Contents(state)
-    newest = [each.file.sha256 for each in wanted(story.contexts).values()]
+    newest = [each.file.sha256 for each in expected_files(story.contexts).values()]
     if newest:
         placed = [
             digest_of(mark)

@@ -27,7 +27,7 @@ from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore
 from perdure.capsule.verification import verified
 from perdure.engine.attempt import Engine
-from perdure.engine.checkpoints import bring_back, sessions_of
+from perdure.engine.checkpoints import restore_transcript, sessions_of
 from perdure.errors import CapsuleError
 from perdure.model import Claim, TaskRun
 from perdure.model.events import CheckpointRestored
@@ -66,7 +66,7 @@ def fetch(engine: Engine, claim: Claim, store: CheckpointStore, manifest: Manife
             checkpoint = replace(
                 checkpoint_of(engine.store, manifest, here, parts, number, saved), why=WHY
             )
-            transcript = bring_back(engine, here, driver, home, checkpoint)
+            transcript = restore_transcript(engine, here, driver, home, checkpoint)
             sessions = sessions_of(engine, here, checkpoint, transcript, home)
             event = CheckpointRestored(
                 number=number,

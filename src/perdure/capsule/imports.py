@@ -59,7 +59,7 @@ from perdure.workspace.task_files import Contents as GivenContents
 WHY = "import"
 
 
-class Wish(Struct, frozen=True, kw_only=True):
+class ImportRequest(Struct, frozen=True, kw_only=True):
     """The options of an import. `into`: a new directory. `repo`: a repository that has the run's
     base."""
 
@@ -76,7 +76,7 @@ class Wish(Struct, frozen=True, kw_only=True):
     stranger and is not trusted (`trust`)."""
 
 
-class TakenIn(Struct, frozen=True, kw_only=True):
+class ImportResult(Struct, frozen=True, kw_only=True):
     """An imported run. `dropped`: parts of its spec that this machine does not allow."""
 
     run: TaskRun
@@ -84,7 +84,9 @@ class TakenIn(Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...] = ()
 
 
-def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish: Wish) -> TakenIn:
+def import_run(
+    engine: Engine, manifest: Manifest, contents: CapsuleContents, wish: ImportRequest
+) -> ImportResult:
     """Import the run. Raises CapsuleError, Conflict for names and places that are taken, NotFound,
     WorkspaceError."""
     name = _name(engine.store, wish.name or manifest.name)
@@ -102,7 +104,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
             scope = replace(story.run, id=run_id).scope
         else:
             scope = f"run:{run_id}"
-        attempts, sessions = stories.arrived(story, run_id, engine.store.now(), scope)
+        attempts, sessions = stories.import_story(story, run_id, engine.store.now(), scope)
         with files.path(manifest.journal).open("rb") as lines:
             records = stories.records(lines, attempts)
         if wish.spec is not None:
@@ -128,7 +130,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                     for carried in manifest.conversations
                 )
             )
-            requests = stories.arrived_requests(
+            requests = stories.import_requests(
                 story, run_id, engine.store.now(), int(engine.request_expiry_s * 1000)
             )
             run = _run(story.run, run_id, name, spec, place, manifest.run)
@@ -138,7 +140,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                 contexts=story.contexts,
                 attempts=attempts,
                 sessions=tuple(
-                    _known(engine.driver, engine.copies, session, manifest, parts)
+                    _with_snapshot(engine.driver, engine.copies, session, manifest, parts)
                     for session in sessions
                 ),
                 records=records,
@@ -150,7 +152,7 @@ def take_in(engine: Engine, manifest: Manifest, contents: CapsuleContents, wish:
                 waits=_waits(run, attempts, requests, engine.store.now()),
             )
             keep_given(engine.state, manifest, files)
-            return TakenIn(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
+            return ImportResult(run=engine.store.take_in(arrival), dropped=dropped, notes=notes)
         except BaseException:
             for copy in brought:
                 copy.unlink(missing_ok=True)
@@ -183,7 +185,7 @@ def _is_free(store: RunStore, run_id: str) -> bool:
 
 
 def _planned(
-    workspaces: Workspaces, manifest: Manifest, spec: TaskSpec, name: str, wish: Wish
+    workspaces: Workspaces, manifest: Manifest, spec: TaskSpec, name: str, wish: ImportRequest
 ) -> tuple[TaskSpec, Workspace]:
     """Return the spec with the run's place on this machine, and its workspace. Raises Conflict,
     NotFound, CapsuleError."""
@@ -297,7 +299,7 @@ def keep_given(state: Path, manifest: Manifest, files: VerifiedCapsule) -> None:
             kept.put(files.path(file).read_bytes())
 
 
-def _known(
+def _with_snapshot(
     driver: Callable[[str], AgentDriver],
     copies: Copies,
     session: Session,

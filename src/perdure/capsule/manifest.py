@@ -180,9 +180,9 @@ def strict_json(content: bytes) -> Any:
         # Lone surrogates would break the database and the terminal much later.
         found = json.loads(
             content.decode("utf-8"),
-            object_pairs_hook=_once,
+            object_pairs_hook=_reject_duplicate_keys,
             parse_constant=_no_constant,
-            parse_int=_whole,
+            parse_int=_parse_integer,
         )
         json.dumps(found, ensure_ascii=False).encode("utf-8")
     except CapsuleError:
@@ -192,7 +192,7 @@ def strict_json(content: bytes) -> Any:
     return found
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         _refuse("it has a name twice")
@@ -203,7 +203,7 @@ def _no_constant(word: str) -> NoReturn:
     _refuse(f"{word} is not a number")
 
 
-def _whole(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
     if len(digits) > LONGEST_NUMBER:
         _refuse("a number in it is too long")
     return int(digits)

@@ -15,10 +15,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.capsule.export import chosen
-from perdure.capsule.imports import TakenIn, Wish, take_in
+from perdure.capsule.imports import ImportRequest, ImportResult, import_run
 from perdure.capsule.manifest import Manifest
 from perdure.capsule.objects import CheckpointStore, Term, open_store
-from perdure.capsule.publication import Ways, machine, publish
+from perdure.capsule.publication import SecretOptions, machine, publish
 from perdure.engine.attempt import Engine
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import RunState, TaskRun
@@ -28,10 +28,10 @@ QUIET_MS = 90_000
 """Time in ms without a publication after which another machine is taken to be idle or
 unreachable."""
 
-__all__ = ["Ways", "move_to", "take_up", "there"]
+__all__ = ["SecretOptions", "list_stored_runs", "move_from", "move_to"]
 
 
-class There(Struct, frozen=True):
+class StoredRun(Struct, frozen=True):
     """A run in a checkpoint store. `owner` is empty if it was released."""
 
     manifest: Manifest
@@ -39,7 +39,7 @@ class There(Struct, frozen=True):
     host: str
 
 
-def there(url: str) -> list[There]:
+def list_stored_runs(url: str) -> list[StoredRun]:
     """Return all readable runs of a checkpoint store, newest first."""
     store = open_store(url)
     found = []
@@ -48,11 +48,11 @@ def there(url: str) -> list[There]:
             manifest, term = store.newest(run)[1], store.term(run)
         except PerdureError:
             continue
-        found.append(There(manifest, term.owner if term else "", term.host if term else ""))
+        found.append(StoredRun(manifest, term.owner if term else "", term.host if term else ""))
     return sorted(found, key=lambda each: -each.manifest.at)
 
 
-def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
+def move_to(engine: Engine, ref: str, url: str, ways: SecretOptions) -> Manifest:
     """Publish the run's newest checkpoint and release the run: no further attempt starts here.
     Raises Conflict while the run is running, or if another machine has taken it up."""
     run = engine.store.get(ref)
@@ -78,7 +78,9 @@ def move_to(engine: Engine, ref: str, url: str, ways: Ways) -> Manifest:
     return manifest
 
 
-def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = False) -> TakenIn:
+def move_from(
+    engine: Engine, ref: str, url: str, wish: ImportRequest, *, over: bool = False
+) -> ImportResult:
     """Fetch a run from a checkpoint store and make it this machine's. Raises NotFound, Conflict,
     CapsuleError.
 
@@ -108,7 +110,7 @@ def take_up(engine: Engine, ref: str, url: str, wish: Wish, *, over: bool = Fals
     )
     store.begin(key, place)
     try:
-        taken = take_in(engine, store.newest(key)[1], store, wish)
+        taken = import_run(engine, store.newest(key)[1], store, wish)
         _keep(engine, store, key, place, taken.run)
     except BaseException:
         if term is None or term.owner != mine:

@@ -1,11 +1,11 @@
 """Uploads checkpoints to the checkpoint store while the agent is running, and notices when another
 machine has taken up the run.
 
-The attempt calls `Publishing.published` for each checkpoint. A thread uploads the newest one: only
-the parts that are not stored yet, and the manifest last. A machine that lost its term reports so
-once (`PlaceLost`) and publishes nothing more, and its attempt is stopped, so two agents never work
-on one run for long. A store that cannot be reached stops no attempt; failed uploads are reported.
-"""
+The attempt calls `CheckpointPublisher.published` for each checkpoint. A thread uploads the newest
+one: only the parts that are not stored yet, and the manifest last. A machine that lost its term
+reports so once (`PlaceLost`) and publishes nothing more, and its attempt is stopped, so two agents
+never work on one run for long. A store that cannot be reached stops no attempt; failed uploads are
+reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MOST_PACKS = 24
 """Number of packs after which the whole workdir is packed again, into one pack."""
 
 
-class Ways(Struct, frozen=True):
+class SecretOptions(Struct, frozen=True):
     """The treatment of secrets: redact them, leave their files out, or upload them as they are.
     Secrets that no option covers are refused."""
 
@@ -49,7 +49,7 @@ class Ways(Struct, frozen=True):
     allow: bool = False
 
 
-class TakenUp(Conflict):
+class OwnedElsewhere(Conflict):
     """Raised when the run belongs to another machine, or was released for one."""
 
     def __init__(self, term: Term, name: str) -> None:
@@ -75,12 +75,16 @@ def place_of(engine: Engine, store: CheckpointStore, run: TaskRun) -> Term:
         term = Term(number=1, owner=mine, host=socket.gethostname(), at=engine.store.now())
         store.begin(key, term)
     if term.owner != mine:
-        raise TakenUp(term, run.name)
+        raise OwnedElsewhere(term, run.name)
     return term
 
 
 def publish(
-    engine: Engine, store: CheckpointStore, run: TaskRun, checkpoint: Checkpoint, ways: Ways
+    engine: Engine,
+    store: CheckpointStore,
+    run: TaskRun,
+    checkpoint: Checkpoint,
+    ways: SecretOptions,
 ) -> Manifest:
     """Upload one checkpoint: the new parts, then its manifest, which is returned. Raises TakenUp,
     SecretsFound, CapsuleError."""
@@ -132,12 +136,12 @@ def is_all(run: TaskRun, checkpoint: Checkpoint) -> bool:
     return (checkpoint.attempt, checkpoint.why) == (run.attempt, "end") and checkpoint.workdir.whole
 
 
-class Publishing(Struct):
+class CheckpointPublisher(Struct):
     """A `Publisher` for one checkpoint store. One thread serves all runs of this process."""
 
     engine: Engine
     url: str
-    ways: Ways
+    ways: SecretOptions
     _store: CheckpointStore | None = None
     _pool: ThreadPoolExecutor | None = None
     _newest: dict[str, Checkpoint] = field(default_factory=dict)
@@ -155,7 +159,7 @@ class Publishing(Struct):
             if self.engine.host.id:
                 self._take_place(run)
             place_of(self.engine, self._opened(), run)
-        except TakenUp as taken:
+        except OwnedElsewhere as taken:
             return f"{taken}; {taken.hint.replace('URL', self.url)}"
         except PerdureError:
             return ""
@@ -210,7 +214,7 @@ class Publishing(Struct):
             self._newest[checkpoint.run] = checkpoint
             self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="publish")
             if not waiting:
-                self._pool.submit(self._bring, checkpoint.run)
+                self._pool.submit(self._upload, checkpoint.run)
 
     def told(self, run_id: str) -> tuple[AnyEvent, ...]:
         """Return the run's events since the last call: `PlaceLost`, after which the attempt must
@@ -219,7 +223,7 @@ class Publishing(Struct):
         with self._turn:
             if self._pool is not None and now - self._looked.setdefault(run_id, now) >= LOOK_S:
                 self._looked[run_id] = now
-                self._pool.submit(self._look, run_id)
+                self._pool.submit(self._check_term, run_id)
             return tuple(self._told.pop(run_id, ()))
 
     def settle(self, run_id: str) -> str:
@@ -257,12 +261,12 @@ class Publishing(Struct):
         self._store = self._store or open_store(self.url)
         return self._store
 
-    def _look(self, run_id: str) -> None:
+    def _check_term(self, run_id: str) -> None:
         """Check between two checkpoints whether this machine still holds the run's term."""
         if run_id not in self._lost:
             self._try(run_id, lambda run: place_of(self.engine, self._opened(), run))
 
-    def _bring(self, run_id: str) -> None:
+    def _upload(self, run_id: str) -> None:
         with self._turn:
             checkpoint = self._newest.pop(run_id, None)
         if checkpoint is None or run_id in self._lost:
@@ -275,7 +279,7 @@ class Publishing(Struct):
         event: AnyEvent | None = None
         try:
             step(self.engine.store.get(run_id))
-        except TakenUp as taken:
+        except OwnedElsewhere as taken:
             event = self._lost[run_id] = PlaceLost(owner=taken.term.host, term=taken.term.number)
         except Exception as error:
             event = CheckpointMissed(

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct, field
 
-from perdure.capsule.tokens import LONGEST, found
+from perdure.capsule.tokens import LONGEST, find_tokens
 from perdure.errors import CapsuleError
 from perdure.host.redaction import NO_SECRETS, Redactor
 
@@ -86,7 +86,7 @@ class Scan(Struct):
 
     def _spans(self, content: bytes) -> list[tuple[int, int, str]]:
         """Return the positions of secrets, in order, without overlaps."""
-        spans = [(start, end, kind) for kind, start, end in found(content)]
+        spans = [(start, end, kind) for kind, start, end in find_tokens(content)]
         if self.redactor.pattern is not None:
             spans += [
                 (*match.span(), FROM_HERE) for match in self.redactor.pattern.finditer(content)

@@ -1,9 +1,9 @@
 """The story in a capsule: everything about a run besides its files, which is spec, instructions,
 attempts with their receipts, conversations, and journal.
 
-`told` and `journal` write it; `read` and `records` read it from untrusted sources. They check every
-value, make sure that every id agrees with the manifest, and drop all names of places or processes
-of the other machine. `trust` decides which parts of the spec apply.
+`encode_story` and `journal` write it; `read` and `records` read it from untrusted sources. They
+check every value, make sure that every id agrees with the manifest, and drop all names of places or
+processes of the other machine. `trust` decides which parts of the spec apply.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class CapsuleStory(msgspec.Struct, frozen=True, kw_only=True):
     """The requests of its agent, oldest first."""
 
 
-def told(story: CapsuleStory) -> bytes:
+def encode_story(story: CapsuleStory) -> bytes:
     """Return the story as JSON."""
     return encode(story).encode() + b"\n"
 
@@ -146,7 +146,7 @@ def _check_texts(contexts: Sequence[Context]) -> None:
             _refuse(str(error))
 
 
-def arrived(
+def import_story(
     story: CapsuleStory, run_id: str, now: int, scope: str
 ) -> tuple[tuple[Attempt, ...], tuple[Session, ...]]:
     """Return attempts and conversations as this machine stores them: all attempts ended, all
@@ -169,7 +169,7 @@ def arrived(
     )
 
 
-def arrived_requests(
+def import_requests(
     story: CapsuleStory, run_id: str, now: int, lasts_ms: int
 ) -> tuple[AgentRequest, ...]:
     """Return the requests as this machine stores them.
@@ -179,12 +179,12 @@ def arrived_requests(
     answer starts again here.
     """
     return tuple(
-        replace(_arrived(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
+        replace(_import_request(each, story.run.attempt), run=run_id, expires=now + lasts_ms)
         for each in story.requests
     )
 
 
-def _arrived(request: AgentRequest, newest: int) -> AgentRequest:
+def _import_request(request: AgentRequest, newest: int) -> AgentRequest:
     if request.answer is not AnswerKind.ALLOW:
         return request
     if not request.given and request.state is RequestState.ANSWERED:

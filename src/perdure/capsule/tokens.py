@@ -160,7 +160,7 @@ LONGEST = 17_000
 separately."""
 
 
-def found(content: bytes) -> Iterator[tuple[str, int, int]]:
+def find_tokens(content: bytes) -> Iterator[tuple[str, int, int]]:
     """Yield every known secret in the content: its kind, start and end. They may overlap."""
     words = b"".join(_LONG.findall(b" " + content.translate(_WORDS)))
     for shape in SHAPES:

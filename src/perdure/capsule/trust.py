@@ -54,7 +54,7 @@ def granted(
         ("the check command", spec.verify),
     ):
         if value:
-            dropped.append(f"{what}: {_shown(value)}")
+            dropped.append(f"{what}: {_display_value(value)}")
     if spec.continuity is not ContinuityPolicy.FRESH_OK:
         policy = spec.continuity
     else:
@@ -80,7 +80,7 @@ def _limit(seconds: float) -> float:
     return 0.0
 
 
-def _shown(value: object) -> str:
+def _display_value(value: object) -> str:
     """Return the dropped value as text, without the values of variables."""
     if isinstance(value, dict | tuple):
         return ", ".join(value)

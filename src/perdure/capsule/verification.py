@@ -53,7 +53,7 @@ def verified(
             directory, {id(file): number for number, file in enumerate(manifest.files())}
         )
         for file in manifest.files():
-            _bring(file, contents, found.path(file))
+            _fetch_file(file, contents, found.path(file))
         yield found
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -77,7 +77,7 @@ def refuse_too_large(manifest: Manifest, near: Path) -> None:
         )
 
 
-def _bring(file: CapsuleFile, contents: CapsuleContents, place: Path) -> None:
+def _fetch_file(file: CapsuleFile, contents: CapsuleContents, place: Path) -> None:
     digest = hashlib.sha256()
     try:
         fd = os.open(

@@ -24,7 +24,7 @@ from perdure.wiring import DATABASE, open_to_read, probe, this_host
 if TYPE_CHECKING:
     from perdure.engine.attempt import Engine
     from perdure.engine.attempt.engine import EngineStore
-    from perdure.engine.conversations import ConversationShelf
+    from perdure.engine.conversations import ConversationIndex
     from perdure.protocols import Observer
 
 __all__ = [
@@ -105,11 +105,11 @@ class Stopper:
         return replace(engine, stopping=lambda: self.asked)
 
 
-def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
+def conversation_index(store: EngineStore, only: Sequence[str] = ()) -> ConversationIndex:
     """Return the shelf in which this user's conversations are found. Raises AgentMissing for an
     unknown agent."""
     from perdure.agents import registry
-    from perdure.engine.conversations import ConversationShelf
+    from perdure.engine.conversations import ConversationIndex
     from perdure.errors import PerdureError
 
     found = {}
@@ -119,4 +119,4 @@ def shelf_of(store: EngineStore, only: Sequence[str] = ()) -> ConversationShelf:
         except PerdureError:
             if only:
                 raise
-    return ConversationShelf(store, found, environment(settings()), frozenset(only))
+    return ConversationIndex(store, found, environment(settings()), frozenset(only))

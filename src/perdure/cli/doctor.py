@@ -199,7 +199,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
     seconds."""
     from perdure.agents import registry
     from perdure.engine.attempt.agent_home import check_home, check_temporary
-    from perdure.host.homes.remembered import Remembered
+    from perdure.host.homes.remembered import LinkedHomes
 
     found = 0
     for name in only or registry.names():
@@ -215,7 +215,7 @@ def _agents(chosen: Settings, only: list[str], *, ask: bool) -> Iterator[DoctorF
             continue
         found += 1
         try:
-            Remembered(chosen.state).check(name)
+            LinkedHomes(chosen.state).check(name)
         except PerdureError as error:
             yield DoctorFinding(name, "bad", str(error))
             continue
@@ -272,9 +272,9 @@ def _directory(topic: str, directory: Path, chosen: Settings) -> DoctorFinding:
     if not os.access(there, os.W_OK, effective_ids=True):
         return DoctorFinding(topic, "bad", f"{directory} cannot be made or written")
     from perdure.cli.data.clean import size
-    from perdure.host.volumes import Volumes, room
+    from perdure.host.volumes import Volumes, free_space
 
-    free = room(there).free
+    free = free_space(there).free
     volumes = Volumes(
         places=(there,),
         warn=chosen.disk_warn,

@@ -19,7 +19,7 @@ from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import HISTORY
-from perdure.engine.attempt.restore_transcript import put_back
+from perdure.engine.attempt.restore_transcript import place_transcript
 from perdure.engine.attempt.workdir import take_back
 from perdure.engine.report import missed_checkpoint
 from perdure.engine.unsaved import recheck
@@ -103,7 +103,7 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
     assert run.workspace is not None
     place = run.workspace
     take_back(engine, run)
-    undo = keep(engine, run, place, "restore")
+    undo = save_current(engine, run, place, "restore")
     engine.workspaces.prepare(place, agent)
     if agent != before.agent:
         run = engine.store.reassign(
@@ -114,13 +114,13 @@ def _restore(engine: Engine, run: TaskRun, number: int, files_only: bool) -> Res
         if files_only:
             told = None
         else:
-            told = bring_back(engine, run, driver, home, checkpoint)
+            told = restore_transcript(engine, run, driver, home, checkpoint)
         engine.workspaces.checkpoints.put_in_place(
             place, checkpoint.workdir.commit, ignored=engine.checkpoint_ignored
         )
     except (PerdureError, OSError):
         if told is not None and undo is not None and undo.session_id == checkpoint.session_id:
-            bring_back(engine, run, driver, home, undo)
+            restore_transcript(engine, run, driver, home, undo)
         if agent != before.agent:
             with suppress(Conflict):
                 engine.store.reassign(run.id, before)
@@ -217,7 +217,7 @@ def _files_alone(run: TaskRun, checkpoint: Checkpoint) -> str:
     return f"perdure restore {run.name} --at {checkpoint.number} --files restores the files only"
 
 
-def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
+def save_current(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint | None:
     """Save the current state as a checkpoint, with the conversation of the current agent, and
     return it; None if there is no workdir. The caller holds the workdir's lock, and no attempt is
     running."""
@@ -253,7 +253,7 @@ def keep(engine: Engine, run: TaskRun, place: Workspace, why: str) -> Checkpoint
     return kept
 
 
-def bring_back(
+def restore_transcript(
     engine: Engine, run: TaskRun, driver: AgentDriver, home: Path, checkpoint: Checkpoint
 ) -> Path | None:
     """Put the conversation back, and check that the result is exactly the transcript that the
@@ -262,7 +262,7 @@ def bring_back(
     if not checkpoint.session_id:
         return None
     main, directory = checkpoint.conversation[0], _directory(engine.state, run)
-    put_back(
+    place_transcript(
         engine,
         run,
         driver,

@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.message_places import place
+from perdure.engine.attempt.message_places import place_messages
 from perdure.engine.service import SCOPE, check_prompt
 from perdure.errors import Conflict, UsageError
 from perdure.host.wakeup import ring
@@ -71,7 +71,7 @@ def _placed_messages(attempt: Attempt, contexts: Sequence[Context]) -> Sequence[
     if not attempt.directory or attempt.ended is not None:
         return ()
     try:
-        return place(Path(attempt.directory), contexts, attempt.context_version)
+        return place_messages(Path(attempt.directory), contexts, attempt.context_version)
     except OSError:
         return ()
 

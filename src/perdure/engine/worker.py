@@ -19,7 +19,7 @@ from perdure.model import Claim, RunState, Seat, TaskRun
 from perdure.protocols import AgentDriver, RunStore
 from perdure.rules.lifecycle import FINAL
 from perdure.rules.requests import WAITING
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -170,7 +170,11 @@ def work(
             while (
                 not closed
                 and len(at_work) < jobs
-                and (job := _looked(engine, set(at_work.values()), told if patient else None))
+                and (
+                    job := _next_job_or_error(
+                        engine, set(at_work.values()), told if patient else None
+                    )
+                )
                 is not None
             ):
                 claim, step = job
@@ -192,10 +196,10 @@ class _Told:
         now = time.monotonic()
         if words != self._words or now - self._at >= TELL_S:
             self._words, self._at = words, now
-            tell(f"perdure: {words}")
+            write_stderr(f"perdure: {words}")
 
 
-def _looked(
+def _next_job_or_error(
     engine: Engine, mine: set[str], told: _Told | None
 ) -> tuple[Claim, Callable[[Engine, Claim], TaskRun]] | None:
     """Return the next job; None if there is none. With `told`, a transient database error is
@@ -258,7 +262,7 @@ def _ended_well(ended: Future[TaskRun]) -> bool:
     except LostLease:
         return False
     except (PerdureError, OSError) as error:
-        tell(f"perdure: {error}")
+        write_stderr(f"perdure: {error}")
         return False
     return True
 

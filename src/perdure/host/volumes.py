@@ -61,7 +61,7 @@ class DiskRoom(Struct, frozen=True):
         )
 
 
-def room(path: Path) -> DiskRoom:
+def free_space(path: Path) -> DiskRoom:
     """Return the free space at a path. For a path that does not exist, its nearest parent counts.
     Raises OSError if not even the root can be queried."""
     for each in (path, *path.parents):
@@ -87,7 +87,9 @@ class Volumes(Struct, frozen=True, kw_only=True):
         """Return why no new work may begin, as a sentence; "" if there is room."""
         for path in (*self.places, *more):
             with suppress(OSError):
-                if self.refuse and (found := room(path)).is_below(self.refuse, self.refuse_bytes):
+                if self.refuse and (found := free_space(path)).is_below(
+                    self.refuse, self.refuse_bytes
+                ):
                     return f"The disk is nearly full: only {found}"
         return ""
 
@@ -107,7 +109,7 @@ class Volumes(Struct, frozen=True, kw_only=True):
         found = []
         for path in (*self.places, *more):
             with suppress(OSError):
-                if (known := room(path)).is_below(self.warn, self.refuse_bytes * WARN_ABOVE):
+                if (known := free_space(path)).is_below(self.warn, self.refuse_bytes * WARN_ABOVE):
                     found.append(f"only {known}")
         return list(dict.fromkeys(found))
 
@@ -140,7 +142,7 @@ class Ballast(Struct, frozen=True):
 
         staged = self.path.with_name(f"{NAME}.{os.getpid()}.new")
         try:
-            found = room(self.directory)
+            found = free_space(self.directory)
             if found.free - self.size < min(spare, found.size // 10) + NEEDED:
                 return False
             fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -175,5 +177,5 @@ class Ballast(Struct, frozen=True):
     def ease(self) -> None:
         """Give the ballast up if a transaction might not find enough room."""
         with suppress(OSError):
-            if room(self.directory).free < NEEDED:
+            if free_space(self.directory).free < NEEDED:
                 self.give_up()

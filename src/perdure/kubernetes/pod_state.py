@@ -16,15 +16,15 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from perdure.agents.transcripts import snapshot
-from perdure.capsule.imports import Wish, copies_of
-from perdure.capsule.move import find, take_up
+from perdure.capsule.imports import ImportRequest, copies_of
+from perdure.capsule.move import find, move_from
 from perdure.capsule.objects import CheckpointStore, Term, open_store
 from perdure.capsule.publication import machine
 from perdure.capsule.verification import verified
 from perdure.engine import service
 from perdure.engine.attempt import Engine
-from perdure.engine.conversations import Branching, fork
-from perdure.engine.conversations.search import ConversationShelf
+from perdure.engine.conversations import ForkRequest, fork
+from perdure.engine.conversations.search import ConversationIndex
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.kubernetes.order import Order
 from perdure.model import (
@@ -39,7 +39,7 @@ from perdure.model import (
     Workspace,
 )
 from perdure.protocols import RunStore
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 
 def known(store: RunStore, run_id: str) -> TaskRun | None:
@@ -78,9 +78,9 @@ def brought(engine: Engine, order: Order, spec: TaskSpec) -> TaskRun | None:
     except NotFound:
         return None
     if manifest.left_out:
-        tell(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}")
-    wish = Wish(source=order.checkpoints, name=_free_name(engine.store, order), spec=spec)
-    return take_up(engine, order.run_id, order.checkpoints, wish, over=True).run
+        write_stderr(f"perdure: left out where it was saved: {', '.join(manifest.left_out[:20])}")
+    wish = ImportRequest(source=order.checkpoints, name=_free_name(engine.store, order), spec=spec)
+    return move_from(engine, order.run_id, order.checkpoints, wish, over=True).run
 
 
 def _take_place(engine: Engine, store: CheckpointStore, run_id: str) -> None:
@@ -118,7 +118,7 @@ def _forked(engine: Engine, order: Order, spec: TaskSpec, given: Given) -> TaskR
     """Add the run as a copy of another one on this volume: its conversation and its files. Raises
     the same errors as `fork`."""
     source = order.resume.from_
-    wanted = Branching(
+    wanted = ForkRequest(
         prompt=spec.prompt,
         name=_free_name(engine.store, order),
         branch=spec.branch if spec.repo else "",
@@ -151,7 +151,7 @@ def _session(engine: Engine, order: Order, spec: TaskSpec, place: Workspace) -> 
     home = driver.home({**engine.environ, **spec.env})
     entry = None
     with suppress(NotFound, UsageError):
-        entry = ConversationShelf(
+        entry = ConversationIndex(
             engine.store, {agent: driver}, engine.environ, only=frozenset({agent})
         ).find(wanted)
     entry = entry if entry is not None and entry.id == wanted else None

@@ -142,7 +142,7 @@ class AsyncRunner:
     async def follow(self, ref: str) -> RunResult:
         """See `Runner.follow`. If the awaiting task is cancelled, the run is first stopped
         gracefully."""
-        working = asyncio.ensure_future(_apart(partial(self._runner.follow, ref)))
+        working = asyncio.ensure_future(_in_thread(partial(self._runner.follow, ref)))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -239,7 +239,7 @@ class AsyncRunner:
     async def _driven(self, drive: Callable[[Engine], PlanRun]) -> PlanRun:
         stop, engine = threading.Event(), self._runner._engine
         listening = replace(engine, stopping=lambda: engine.stopping() or stop.is_set())
-        working = asyncio.ensure_future(_apart(partial(drive, listening)))
+        working = asyncio.ensure_future(_in_thread(partial(drive, listening)))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
@@ -262,7 +262,7 @@ class AsyncRunner:
                 await asyncio.sleep(POLL_S)
 
 
-async def _apart(work: Callable[[], T]) -> T:
+async def _in_thread(work: Callable[[], T]) -> T:
     """Run a call in a thread of its own, because it may last as long as an agent runs. The event
     loop's default pool is small (six threads on two cores): with that many runs, no thread would be
     left for other calls, not even for those that stop a run."""

@@ -67,9 +67,14 @@ from perdure.workspace.task_files import FileRequest
 if TYPE_CHECKING:
     from perdure.agents.prove import ProveResult
     from perdure.capsule.export import Exported
-    from perdure.capsule.imports import TakenIn, Wish
+    from perdure.capsule.imports import ImportRequest, ImportResult
     from perdure.capsule.manifest import Manifest
-    from perdure.engine.conversations import ByHand, ConversationEntry, ConversationShelf, TakenBack
+    from perdure.engine.conversations import (
+        ConversationEntry,
+        ConversationIndex,
+        InteractiveCommand,
+        TakeBackResult,
+    )
     from perdure.engine.sweeper import DiskUsage, ResetOutcome, Sweep
 
 POLL_S = 0.1
@@ -280,13 +285,12 @@ class Runner:
         return self.follow(self._resumed(which, prompt, options).id)
 
     def _resumed(self, which: str, prompt: str, options: Mapping[str, Any]) -> TaskRun:
-        from perdure.engine.conversations import ResumeRequest as Wanted
-        from perdure.engine.conversations import resume
+        from perdure.engine.conversations import ResumeRequest, resume
 
         given = fields_of(options, "resume")
         repo, branch = str(given.pop("repo", "")), str(given.pop("branch", ""))
         task = replace(self._task(prompt, {}, "resume"), repo="", **given)
-        wanted = Wanted(spec=specification.check(task), repo=repo, branch=branch)
+        wanted = ResumeRequest(spec=specification.check(task), repo=repo, branch=branch)
         return resume(self._engine, self._entry(which), wanted)
 
     def _entry(self, which: str) -> ConversationEntry:
@@ -306,9 +310,9 @@ class Runner:
             run=run,
         )
 
-    def _shelf(self, agents: Sequence[str]) -> ConversationShelf:
+    def _shelf(self, agents: Sequence[str]) -> ConversationIndex:
         from perdure.agents import registry
-        from perdure.engine.conversations import ConversationShelf
+        from perdure.engine.conversations import ConversationIndex
 
         found = {}
         for name in agents or registry.names():
@@ -317,7 +321,7 @@ class Runner:
             except PerdureError:
                 if agents:
                     raise
-        return ConversationShelf(self._engine.store, found, self._engine.environ, frozenset(agents))
+        return ConversationIndex(self._engine.store, found, self._engine.environ, frozenset(agents))
 
     def fork(
         self,
@@ -340,13 +344,15 @@ class Runner:
     def _forked(
         self, ref: str, prompt: str, turn: int, checkpoint: int, name: str, branch: str
     ) -> TaskRun:
-        from perdure.engine.conversations import Branching, fork
+        from perdure.engine.conversations import ForkRequest, fork
 
         if turn and checkpoint:
             raise UsageError(
                 "a fork begins at a turn or at a checkpoint", "leave one of turn, checkpoint out"
             )
-        wanted = Branching(prompt=prompt, at=turn, checkpoint=checkpoint, name=name, branch=branch)
+        wanted = ForkRequest(
+            prompt=prompt, at=turn, checkpoint=checkpoint, name=name, branch=branch
+        )
         return fork(self._engine, ref, wanted)
 
     def stop(self, ref: str) -> RunResult:
@@ -495,14 +501,14 @@ class Runner:
         UsageError, NotFound."""
         return service.apply(self._engine, ref, self._cwd / to, commit=commit)
 
-    def open(self, ref: str) -> ByHand:
+    def open(self, ref: str) -> InteractiveCommand:
         """Hand the run to a person: return the command, directory and environment variables with
         which the agent's own program continues it. No attempt starts until `take_back`."""
         from perdure.engine.conversations import open_by_hand
 
         return open_by_hand(self._engine, ref)
 
-    def take_back(self, ref: str, adopt: str = "") -> TakenBack:
+    def take_back(self, ref: str, adopt: str = "") -> TakeBackResult:
         """Take back a run that a person has open, and return what happened to its conversation.
         `adopt`: the id of a conversation, started beside the run's own, with which the run
         continues."""
@@ -534,10 +540,9 @@ class Runner:
         """Write a run's checkpoint (0: the newest) into one file, a capsule. Needs the extra
         `capsule`. Raises SecretsFound if it contains secrets that no argument covers, Conflict if
         the file exists."""
-        from perdure.capsule.export import ExportRequest as Wanted
-        from perdure.capsule.export import export
+        from perdure.capsule.export import ExportRequest, export
 
-        wanted = Wanted(
+        wanted = ExportRequest(
             target=self._cwd / file,
             at=at,
             redact=redact,
@@ -554,23 +559,25 @@ class Runner:
         repo: PathText = "",
         name: str = "",
         trust: bool = False,
-    ) -> TakenIn:
+    ) -> ImportResult:
         """Import a run from a capsule without starting it. `into`: the directory to create for it.
         `repo`: create a worktree of this repository instead. `trust`: keep its permissions,
         arguments, variables and check command. Needs the extra `capsule`. Raises CapsuleError,
         Conflict."""
         from perdure.capsule.container import opened
-        from perdure.capsule.imports import take_in
+        from perdure.capsule.imports import import_run
 
         wish = self._wish(str(file), into, repo, name, trust)
         path = self._cwd / file
         if not path.is_file():
             raise NotFound(f"there is no file {str(file)!r}", "perdure export NAME -o FILE")
         with path.open("rb") as stream, opened(str(file), stream) as capsule:
-            return take_in(self._engine, capsule.manifest, capsule, wish)
+            return import_run(self._engine, capsule.manifest, capsule, wish)
 
-    def _wish(self, source: str, into: PathText, repo: PathText, name: str, trust: bool) -> Wish:
-        from perdure.capsule.imports import Wish
+    def _wish(
+        self, source: str, into: PathText, repo: PathText, name: str, trust: bool
+    ) -> ImportRequest:
+        from perdure.capsule.imports import ImportRequest
         from perdure.workspace.identity import local_path
 
         if into and repo:
@@ -578,7 +585,7 @@ class Runner:
                 "into and repo exclude each other: a run has one workdir",
                 "leave one of them out",
             )
-        return Wish(
+        return ImportRequest(
             source=source,
             into=self._cwd / into if into else None,
             repo=(self._cwd / local_path(str(repo))).resolve() if repo else None,
@@ -600,7 +607,7 @@ class Runner:
         attempt starts here. Needs the extra `capsule`. Raises Conflict while it is running."""
         from perdure.capsule import move
 
-        ways = move.Ways(redact=redact, leave_out=leave_out, allow=allow_secrets)
+        ways = move.SecretOptions(redact=redact, leave_out=leave_out, allow=allow_secrets)
         return move.move_to(self._engine, ref, url, ways)
 
     def move_from(
@@ -613,14 +620,14 @@ class Runner:
         name: str = "",
         trust: bool = False,
         take_over: bool = False,
-    ) -> TakenIn:
+    ) -> ImportResult:
         """Fetch a run from a checkpoint store without starting it. `take_over`: also take it from a
         machine that seems to be running it; that machine then stops. Needs the extra `capsule`.
         Raises Conflict."""
         from perdure.capsule import move
 
         wish = self._wish(url, into, repo, name, trust)
-        return move.take_up(self._engine, ref, url, wish, over=take_over)
+        return move.move_from(self._engine, ref, url, wish, over=take_over)
 
     # --- clean up
 

@@ -190,10 +190,10 @@ def describe(found: Comparison) -> str:
         case Relation.FOREIGN:
             return f"none of the {found.known} known items is shown: it is another conversation"
         case _:
-            return _lacking(found)
+            return _missing_items(found)
 
 
-def _lacking(found: Comparison) -> str:
+def _missing_items(found: Comparison) -> str:
     if found.relation is Relation.SHORTENED:
         where = "at its end"
     else:

@@ -42,7 +42,7 @@ def link_to(request: AgentRequest, answer: AnswerKind, channel: str) -> AnswerLi
     return AnswerLink(request.run, request.number, answer, request.sha256, request.expires, channel)
 
 
-def fits(link: AnswerLink, request: AgentRequest) -> bool:
+def matches_request(link: AnswerLink, request: AgentRequest) -> bool:
     """Return whether the request is the very one for which the link was made."""
     return (link.run, link.number, link.digest, link.expires) == (
         request.run,

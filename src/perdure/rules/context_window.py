@@ -134,7 +134,7 @@ def compact_at(rules: FillRules, fill: Fill | None, model: str, *, now: bool) ->
     return CompactAt(tokens=tokens, window=window, percent=rules.percent, given=source == "setting")
 
 
-def told(fill: Fill) -> str:
+def describe_fill(fill: Fill) -> str:
     """Return the fill in words: `163,000 tokens of 200,000 (82 %)`."""
     if not fill.window:
         return f"{fill.tokens:,} tokens of an unknown window"

@@ -30,7 +30,7 @@ DELETED = "it had been deleted"
 CHANGED_MEANWHILE = "it changed while the files were written, and was left as it is"
 
 
-class Wanted(Struct, frozen=True):
+class ExpectedFile(Struct, frozen=True):
     """The newest given version of a task file."""
 
     file: TaskFile
@@ -75,14 +75,14 @@ def digest_of(mark: str) -> str:
     return mark.removesuffix("+x")
 
 
-def wanted(contexts: Sequence[Context]) -> dict[str, Wanted]:
+def expected_files(contexts: Sequence[Context]) -> dict[str, ExpectedFile]:
     """Return all task files according to the instructions, given oldest first."""
-    found: dict[str, Wanted] = {}
+    found: dict[str, ExpectedFile] = {}
     for context in contexts:
         if context.given.whole:
             found.clear()
         found |= {
-            file.name: Wanted(file, context.version, context.given.on_edit)
+            file.name: ExpectedFile(file, context.version, context.given.on_edit)
             for file in context.given.files
         }
     return found
@@ -146,7 +146,7 @@ def changes_of(records: Sequence[Record]) -> Iterator[tuple[int, FileChange]]:
                 )
 
 
-def action(asked: Wanted, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
+def action(asked: ExpectedFile, base: str, there: str, *, fresh: bool = False) -> FileAction | None:
     """Return the action for a file; None if the given content did not change. `MERGED` means that a
     merge has to be tried. `base`: the mark of the version given before; `there`: the mark in the
     workdir; `fresh`: the workdir was newly made."""

@@ -37,7 +37,7 @@ def judge(continuation: Continuation, evidence: Evidence) -> Receipt | None:
     if continuation.kind in (Start.FRESH, Start.REBUILD):
         return _of_new(continuation, evidence)
     if evidence.opened:
-        return _by_its_word(continuation, evidence)
+        return _without_transcripts(continuation, evidence)
     if not _touched(continuation, evidence):
         return None
     wrong = _contradictions(continuation, evidence)
@@ -150,7 +150,7 @@ def _of_new(continuation: Continuation, evidence: Evidence) -> Receipt:
     return _receipt(verdict, continuation, evidence, *notes)
 
 
-def _by_its_word(continuation: Continuation, evidence: Evidence) -> Receipt:
+def _without_transcripts(continuation: Continuation, evidence: Evidence) -> Receipt:
     """Judge a conversation whose transcript cannot be read: by its id, and by the agent's replay of
     it."""
     if _other_id(evidence):

@@ -230,7 +230,7 @@ def is_shown_whole(request: AgentRequest, clean: Callable[[str], str]) -> bool:
     return whole and clean(text) == text
 
 
-def told(requests: Sequence[AgentRequest]) -> str:
+def answers_text(requests: Sequence[AgentRequest]) -> str:
     """Return the part of the agent's next prompt that reports answers to calls that do not wait in
     the conversation; empty if there are none."""
     lines = []
@@ -252,7 +252,7 @@ def told(requests: Sequence[AgentRequest]) -> str:
     return "\n\n".join(lines)
 
 
-def due(
+def undelivered_answers(
     requests: Sequence[AgentRequest], previous: int, spent: frozenset[int]
 ) -> tuple[AgentRequest, ...]:
     """Return the requests whose answer the next attempt is given.

@@ -1,8 +1,8 @@
 """Formats text for a person, on a terminal or a page. Text from agents, repositories and networks
 is hostile, so it is cleaned before it is shown.
 
-Every surface calls this module. It imports little, so that `perdure ls` stays fast. Only `tell`
-writes anything: a log line, which every package may write.
+Every surface calls this module. It imports little, so that `perdure ls` stays fast. Only
+`write_stderr` writes anything: a log line, which every package may write.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def at_home(path: str) -> str:
     )
 
 
-def tell(line: str) -> None:
+def write_stderr(line: str) -> None:
     """Write a line to standard error. If that fails (disk full, reader gone), nothing is raised, so
     that no thread or attempt fails because of its log."""
     try:

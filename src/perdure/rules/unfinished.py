@@ -200,7 +200,7 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
     if ends.refused:
         return _with(outcome, OutcomeKind.REFUSED, _refusal(ends, ""))
     if ends.question is not None:
-        return _with(outcome, OutcomeKind.NEEDS_INPUT, asked(ends.question, ends.last))
+        return _with(outcome, OutcomeKind.NEEDS_INPUT, question_line(ends.question, ends.last))
     if ends.denied and policy is not OnDenied.REPORT:
         if policy is OnDenied.FAIL:
             kind = OutcomeKind.DENIED
@@ -214,11 +214,11 @@ def judge(outcome: Outcome, ends: OpenEnds, policy: OnDenied) -> Outcome:
     if not ends.speaks:
         return _with(outcome, OutcomeKind.TRUNCATED, "the model's last answer was empty")
     if ends.word is not None:
-        return _by_word(outcome, ends.word)
+        return _with_last_word(outcome, ends.word)
     return outcome
 
 
-def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
+def _with_last_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
     """Return the outcome after the agent's last word. The last word never makes an attempt a
     success, but it is believed when it says that the work is not done."""
     if word.status == "blocked":
@@ -234,7 +234,7 @@ def _by_word(outcome: Outcome, word: LastWordGiven) -> Outcome:
     return outcome
 
 
-def asked(question: QuestionAsked, last: str = "") -> str:
+def question_line(question: QuestionAsked, last: str = "") -> str:
     """Return the question on one line, with its options. `last` (the agent's last text) is used if
     the agent's output does not contain the question itself."""
     if question.options:

@@ -186,7 +186,7 @@ class Journal:
             each.end()
 
 
-async def heard(
+async def new_records(
     listener: Listener, heartbeat_s: float, known: Callable[[], Awaitable[bool]]
 ) -> AsyncIterator[Sequence[SentRecord]]:
     """Yield new records until the end, and an empty sequence as a heartbeat. Checks in the same

@@ -2,9 +2,10 @@
 thread has the pool and the signals.
 
 uvicorn limits the idle time between two requests, but not the time for the head of a request.
-`Patient` does. It also makes room when there are too many connections: among those without a
-complete request, it closes the oldest one of the address with the most. So a client with hundreds
-of slow connections loses its own connections, and a health probe or a webhook is still accepted.
+`StalledConnectionProtocol` does. It also makes room when there are too many connections: among
+those without a complete request, it closes the oldest one of the address with the most. So a client
+with hundreds of slow connections loses its own connections, and a health probe or a webhook is
+still accepted.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ stalled client would keep its connection forever."""
 BACKLOG = 1024
 
 
-class Patient(H11Protocol):
+class StalledConnectionProtocol(H11Protocol):
     """A connection that is closed unless the head of each request arrives within `head_s`, and the
     client reads the answers."""
 
@@ -80,7 +81,9 @@ class Patient(H11Protocol):
         """Return whether this connection may stay. If there are too many connections, close a
         waiting one to make room."""
         others = [
-            each for each in self.connections if isinstance(each, Patient) and each is not self
+            each
+            for each in self.connections
+            if isinstance(each, StalledConnectionProtocol) and each is not self
         ]
         if not self._proxies.is_near(self.address):
             same = [each for each in others if each.address == self.address]
@@ -88,7 +91,7 @@ class Patient(H11Protocol):
                 return self._closes_one(same)
         return len(others) < CONNECTIONS_MOST or self._closes_one(others)
 
-    def _closes_one(self, others: list[Patient]) -> bool:
+    def _closes_one(self, others: list[StalledConnectionProtocol]) -> bool:
         """Close the oldest waiting connection of the address that has the most waiting connections.
         Return whether there was one."""
         waiting = [each for each in others if each.is_waiting]
@@ -137,7 +140,7 @@ class Patient(H11Protocol):
             self._late = None
 
 
-class Listening:
+class RunningServer:
     """A server, as a context manager. At its end it accepts nothing new, and completes current
     requests for up to `DRAIN_S`.
 
@@ -152,7 +155,10 @@ class Listening:
         proxies: Proxies | None = None,
         head_s: float = HEAD_S,
     ) -> None:
-        protocol = cast(type[asyncio.Protocol], partial(Patient, head_s=head_s, proxies=proxies))
+        protocol = cast(
+            type[asyncio.Protocol],
+            partial(StalledConnectionProtocol, head_s=head_s, proxies=proxies),
+        )
         config = uvicorn.Config(
             app,
             http=protocol,
@@ -177,7 +183,7 @@ class Listening:
         except BaseException as error:
             self.broken = error
 
-    def __enter__(self) -> Listening:
+    def __enter__(self) -> RunningServer:
         # Listen now, and not only in the thread: clients may connect as soon as perdure says that
         # it listens.
         for each in self._sockets:

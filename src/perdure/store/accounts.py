@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from perdure.model import Attempt, Parking, Seat, TaskRun
-from perdure.store.retention import Keeping
+from perdure.store.retention import StoreWrites
 from perdure.store.rows import MAX_TIME, noun_of, run_of
 from perdure.store.transaction import Write
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from perdure.store.rows import Row
 
 
-class Accounts(Keeping):
-    """A `Keeping` that also stores accounts."""
+class Accounts(StoreWrites):
+    """A `StoreWrites` that also stores accounts."""
 
     def parked(self) -> Sequence[Parking]:
         return [_parking(row) for row in self._rows("parked", now=self.now())]

@@ -12,12 +12,12 @@ from perdure.model import RunState, TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.requests import WAITING, expired, late
 from perdure.store import requests as stored
-from perdure.store.retention import Keeping
+from perdure.store.retention import StoreWrites
 from perdure.store.rows import noun_of, run_of
 
 
-class StoredRequests(Keeping):
-    """A `Keeping` that also stores requests."""
+class StoredRequests(StoreWrites):
+    """A `StoreWrites` that also stores requests."""
 
     def requests(self, run_id: str) -> Sequence[AgentRequest]:
         return [noun_of(row["body"], AgentRequest) for row in self._rows("requests", run=run_id)]

@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from perdure.protocols import Ending
 
 
-def held(write: Write, claim: Claim) -> TaskRun:
+def require_claim(write: Write, claim: Claim) -> TaskRun:
     """Return the run, if it still belongs to the claim. This check is the fence of every claimed
     write. Raises LostLease if it fails."""
     row = write.one("held", id=claim.run.id, attempt=claim.attempt, worker=claim.worker)
     if row is None:
-        raise lost(claim)
+        raise lost_lease(claim)
     return run_of(row)
 
 
@@ -58,7 +58,7 @@ def at_rest(write: Write, run_id: str) -> TaskRun:
     return run
 
 
-def lost(claim: Claim) -> LostLease:
+def lost_lease(claim: Claim) -> LostLease:
     name = claim.run.name
     return LostLease(
         f"This worker no longer holds attempt {claim.attempt} of {name}; nothing was stored",

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from perdure.errors import Conflict, LostLease, NotFound
 from perdure.store.fence import instruct
-from perdure.store.retention import Keeping
+from perdure.store.retention import StoreWrites
 from perdure.store.rows import Row, noun_of
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ the holder of the lease writes."""
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
-class Plans(Keeping):
-    """A `Keeping` that also stores plans."""
+class Plans(StoreWrites):
+    """A `StoreWrites` that also stores plans."""
 
     def add_plan(self, plan: PlanRun) -> PlanRun:
         with self._write() as write:

@@ -30,7 +30,7 @@ from perdure.model import (
 )
 from perdure.rules.lifecycle import FINAL
 from perdure.store.dialect import Database
-from perdure.store.fence import at_rest, held, refuse_beside, settle
+from perdure.store.fence import at_rest, refuse_beside, require_claim, settle
 from perdure.store.reads import StoreReads
 from perdure.store.requests import release
 from perdure.store.rows import key_values, run_of, session_of
@@ -39,14 +39,14 @@ from perdure.store.transaction import Write
 if TYPE_CHECKING:
     from perdure.model.events import CheckpointRestored
     from perdure.protocols import Arrival, Observer
-    from perdure.store.session_cache import Lookups
+    from perdure.store.session_cache import CachedLookups
 
 
 OF_WORKDIR = (UNSAVED, "half_back")
 """Types of the conditions that concern a run's workdir."""
 
 
-class Keeping(StoreReads):
+class StoreWrites(StoreReads):
     """A `StoreReads` that can also write. `_write` is one transaction; the observers see its
     Records after the commit."""
 
@@ -57,7 +57,7 @@ class Keeping(StoreReads):
         self._observers = tuple(observers)
         self.actor = PERDURE
         """The actor that is recorded for a write if no actor was named."""
-        self.cache: Lookups | None = None
+        self.cache: CachedLookups | None = None
         """Answers `look_up`, and is updated when sessions are stored."""
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Keeping(StoreReads):
     def add_checkpoint(self, checkpoint: Checkpoint, claim: Claim | None = None) -> None:
         with self._write(claim) as write:
             if claim is not None:
-                run = held(write, claim)
+                run = require_claim(write, claim)
             else:
                 run = at_rest(write, checkpoint.run)
             write.put_checkpoint(run, checkpoint)
@@ -107,7 +107,7 @@ class Keeping(StoreReads):
         from perdure.model.codec import encode
 
         with self._write(by_itself=True) as write:
-            run = held(write, claim)
+            run = require_claim(write, claim)
             refuse_beside(write, run.id, place.id, run.spec.agent, run.scope)
             write.do(
                 "place_run",

@@ -1,12 +1,12 @@
 """The store of runs, conversations and the journal, in SQL: `perdure.protocols.RunStore` and
 `SessionStore`.
 
-Every public method is one transaction. A write under a claim first passes the fence (`fence.held`):
-the run must be running, at the claim's attempt, with the claim's worker. Otherwise LostLease is
-raised and nothing is stored. The store itself writes the Record of every change of state, in the
-same transaction. A caller's copy of such an event is dropped, so that each is stored once. The
-schema enforces the most important rules again, against bugs: no two writers, no two ends of an
-attempt, no transition that the state machine does not have.
+Every public method is one transaction. A write under a claim first passes the fence
+(`fence.require_claim`): the run must be running, at the claim's attempt, with the claim's worker.
+Otherwise LostLease is raised and nothing is stored. The store itself writes the Record of every
+change of state, in the same transaction. A caller's copy of such an event is dropped, so that each
+is stored once. The schema enforces the most important rules again, against bugs: no two writers, no
+two ends of an attempt, no transition that the state machine does not have.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from perdure.store.audit import AuditTrail
 from perdure.store.board import Boards
 from perdure.store.counts import StoreCounts
 from perdure.store.fence import (
-    held,
     instruct,
-    lost,
+    lost_lease,
     merged,
     next_state,
     refuse_beside,
     reopen,
+    require_claim,
     same_task,
     settle,
 )
@@ -163,7 +163,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 now=write.now,
             )
             if row is None:
-                raise lost(claim)
+                raise lost_lease(claim)
             write.put_attempt(replace(write.attempt(claim), worker=worker))
             write.note(claim.run.id, claim.attempt, [AttemptAdopted(worker=worker)])
             return claim_of(row)
@@ -179,7 +179,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
                 lease_until=until,
             )
             if row is None:
-                raise lost(claim)
+                raise lost_lease(claim)
             return run_of(row)
 
     def begin(self, claim: Claim, begun: Begun) -> Attempt:
@@ -187,7 +187,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
         from perdure.model.events import AttemptStarted
 
         with self._write(by_itself=True) as write:
-            run = held(write, claim)
+            run = require_claim(write, claim)
             attempt = write.attempt(claim)
             if attempt.continuation is not None:
                 raise Conflict(
@@ -235,7 +235,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
         received: int = 0,
     ) -> None:
         with self._write(claim) as write:
-            run = held(write, claim)
+            run = require_claim(write, claim)
             write.note(run.id, claim.attempt, write.told_by_callers(events))
             if received:
                 write.receive(claim, received)
@@ -251,7 +251,7 @@ class SqlStore(StoredTokens, StoredRequests, Accounts, Boards, StoreCounts, Audi
         from perdure.model.events import AttemptEnded
 
         with self._write(claim) as write:
-            run = held(write, claim)
+            run = require_claim(write, claim)
             attempt = write.attempt(claim)
             for session in ending.sessions:
                 write.put_session(session)

@@ -124,7 +124,9 @@ def entries(out: bytes) -> dict[str, Entry]:
 
 
 @contextlib.contextmanager
-def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[ComparisonRepository]:
+def comparison_repository(
+    places: Places, looker: Looker, *borrowed: Path
+) -> Iterator[ComparisonRepository]:
     """Yield a comparison repository that borrows the looker's objects and those of further
     stores."""
     view = looker.eye.git_dir
@@ -141,7 +143,7 @@ def desk(places: Places, looker: Looker, *borrowed: Path) -> Iterator[Comparison
         )
 
 
-class Shot(Struct, frozen=True, kw_only=True):
+class CapturedTree(Struct, frozen=True, kw_only=True):
     """A run's files now, in the index of a comparison repository, and the commit that they are
     compared with."""
 
@@ -156,7 +158,9 @@ class Shot(Struct, frozen=True, kw_only=True):
 
 
 @contextlib.contextmanager
-def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterator[Shot]:
+def captured_tree(
+    places: Places, workspace: Workspace, git: Git, pinned: str
+) -> Iterator[CapturedTree]:
     """Yield the run's files and the commit that they are compared with. `pinned` is the commit that
     the run began at. Raises UsageError without git."""
     with looking_alone(places, workspace, git) as looker:
@@ -166,13 +170,13 @@ def shot(places: Places, workspace: Workspace, git: Git, pinned: str) -> Iterato
                 "with.",
                 "Inspect the directory itself.",
             )
-        with desk(places, looker) as made:
+        with comparison_repository(places, looker) as made:
             common = looker.head
             if pinned not in ("", looker.head):
                 asked = made.run("merge-base", pinned, looker.head, good=(0, 1)).text
                 common = asked.partition("\n")[0]
             made.stage(looker)
-            yield Shot(desk=made, base=common or pinned)
+            yield CapturedTree(desk=made, base=common or pinned)
 
 
 def diff(
@@ -190,7 +194,7 @@ def diff(
     has more than `most` bytes."""
 
     def look() -> bytes:
-        with shot(places, workspace, git, pinned) as seen:
+        with captured_tree(places, workspace, git, pinned) as seen:
             form: tuple[str, ...]
             if stat:
                 form = (f"--stat={stat}",)

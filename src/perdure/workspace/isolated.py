@@ -37,10 +37,10 @@ def prepare(
     """Make or reuse the workdir. Returns (created, notes). The network is needed only to make one,
     and only for objects that are not in the cache."""
     path = Path(workspace.path)
-    if _stands(path):
+    if _is_workdir(path):
         return False, []
     with held(places.lock(f"{workspace.id}.making"), timeout_s=3600.0) as fd:
-        if _stands(path):
+        if _is_workdir(path):
             return False, []
         git = Git(
             cwd=places.root,
@@ -98,7 +98,7 @@ def _entries(objects: Path) -> Iterator[Path]:
         yield from (Path(directory, name) for name in (*folders, *files))
 
 
-def _stands(path: Path) -> bool:
+def _is_workdir(path: Path) -> bool:
     """Return whether the workdir exists. Raises WorkspaceError for anything else at its path, which
     is kept."""
     if is_real_directory(path / ".git") and is_real_directory(path):

@@ -28,7 +28,7 @@ from perdure.model import Backend, Workspace
 from perdure.model.checkpoints import BUILT_AGAIN, NO_WORK
 from perdure.patterns import late_pattern
 from perdure.workspace import trash
-from perdure.workspace.changes import desk, entries
+from perdure.workspace.changes import comparison_repository, entries
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import held, is_real_directory, read, read_all
 from perdure.workspace.snapshot.differences import CACHE_TAG, REBUILDABLE
@@ -235,7 +235,7 @@ def _uncommitted(
     # A nested repository (git lists it as a directory) has its own history besides its files.
     nested = any(name.endswith("/") for name in untracked)
     if not (changed or untracked) or (
-        not nested and _stands_elsewhere(places, looker, workspace, elsewhere)
+        not nested and _exists_elsewhere(places, looker, workspace, elsewhere)
     ):
         return
     if held is not None:
@@ -299,7 +299,7 @@ def _has(held: HeldFiles | None, oid: str) -> bool:
     return held is not None and held.has(oid)
 
 
-def _stands_elsewhere(
+def _exists_elsewhere(
     places: Places, looker: Looker, workspace: Workspace, elsewhere: Callable[[], Git]
 ) -> bool:
     """Return whether a single commit of the repository contains all uncommitted changes, file by
@@ -316,7 +316,7 @@ def _stands_elsewhere(
         "refs/heads",
         "refs/remotes",
     )
-    with desk(places, looker) as made:
+    with comparison_repository(places, looker) as made:
         before, now = made.entries(f"{looker.head}^{{tree}}"), made.entries(made.photograph(looker))
     wanted = {
         name: now.get(name)

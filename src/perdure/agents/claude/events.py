@@ -108,13 +108,13 @@ def parse(line: bytes) -> Sequence[AgentEvent]:
         case "system":
             return _system(found)
         case "assistant":
-            return tuple(_said(found))
+            return tuple(_assistant_message(found))
         case "user":
-            return (*_cut(found), *_tools_ended(found))
+            return (*_retried_reply(found), *_tools_ended(found))
         case "result":
             return _result(found)
         case "stream_event":
-            return _counted(found)
+            return _partial_usage(found)
         case "rate_limit_event":
             return _limit(found)
         case str() as name if name in _QUIET:
@@ -167,7 +167,7 @@ def _system(found: dict[str, Any]) -> Sequence[AgentEvent]:
             return ()
 
 
-def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _assistant_message(found: dict[str, Any]) -> Iterator[AgentEvent]:
     """Yield the events of an assistant line. An API error is skipped: the CLI prints it like the
     agent's text, and the result repeats it."""
     if found.get("is_api_error_message") is True or found.get("error") is not None:
@@ -190,7 +190,7 @@ def _said(found: dict[str, Any]) -> Iterator[AgentEvent]:
                 yield question(tool_id, block.get("input"))
 
 
-def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
+def _retried_reply(found: dict[str, Any]) -> Iterator[AgentEvent]:
     """Yield an event if the CLI prompted the model on its own, because an answer was refused or cut
     off."""
     if found.get("isSynthetic") is not True:
@@ -205,7 +205,7 @@ def _cut(found: dict[str, Any]) -> Iterator[AgentEvent]:
         yield ReplyCut("max_tokens")
 
 
-def _counted(found: dict[str, Any]) -> Sequence[AgentEvent]:
+def _partial_usage(found: dict[str, Any]) -> Sequence[AgentEvent]:
     """Return the usage of a reply so far: its input when it starts, its output when it ends."""
     event = found.get("event")
     begins = json_lines.part(event, "type") == "message_start"

@@ -161,10 +161,10 @@ def _parents(records: dict[str, _Record]) -> dict[str, str]:
     """Return the parents of all records that a resume can reach."""
     parents = {record.key: record.parent for record in records.values()}
     boundaries = [each for each in records.values() if each.boundary is not None]
-    if not any(_kept(records, each) for each in boundaries):
+    if not any(_preserved_records(records, each) for each in boundaries):
         return _bridged(records, parents)
     boundary = boundaries[-1]
-    anchor, keys = _anchor(boundary), [each.key for each in _kept(records, boundary)]
+    anchor, keys = _anchor(boundary), [each.key for each in _preserved_records(records, boundary)]
     earlier = set(itertools.takewhile(lambda key: key != boundary.key, records)) - {*keys}
     later = {key: parent for key, parent in parents.items() if key not in earlier}
     for key, parent in later.items():
@@ -326,18 +326,18 @@ def _is_said(record: _Record) -> bool:
 def _behind_boundary(file: _File, chain: list[_Record]) -> tuple[list[_Record], list[_Record], int]:
     """Return the records of a chain that the model sees, those that summaries replace, and the
     number of summaries."""
-    shown, earlier = _cut(file, chain)
+    shown, earlier = _since_boundary(file, chain)
     compactions, condensed = 0, list[_Record]()
     while earlier is not None:
         compactions += 1
-        further, earlier = _cut(*earlier)
+        further, earlier = _since_boundary(*earlier)
         condensed = [*further, *condensed]
     keys = {record.key for record in shown}
     once = {record.key: record for record in condensed if record.key not in keys}
     return shown, [*once.values()], compactions
 
 
-def _cut(
+def _since_boundary(
     file: _File, chain: list[_Record]
 ) -> tuple[list[_Record], tuple[_File, list[_Record]] | None]:
     """Return the records of a chain after its newest boundary, and the file and the chain as they
@@ -358,7 +358,7 @@ def _anchor(boundary: _Record) -> str:
     )
 
 
-def _kept(records: dict[str, _Record], boundary: _Record) -> list[_Record]:
+def _preserved_records(records: dict[str, _Record], boundary: _Record) -> list[_Record]:
     """Return the records before a boundary that the model still sees."""
     told = boundary.boundary
     names = json_lines.part(told, "preservedMessages", "uuids")
@@ -448,11 +448,11 @@ def _as_sent(shown: list[_Record]) -> tuple[list[Item], list[Item]]:
                 left_out.append(each)
             else:
                 sent.append(each)
-    sent += _made_up(sent, end)
+    sent += _completing_items(sent, end)
     return sent, left_out
 
 
-def _made_up(sent: list[Item], end: _Record | None) -> Iterator[Item]:
+def _completing_items(sent: list[Item], end: _Record | None) -> Iterator[Item]:
     """Yield the items that the CLI adds at the end to complete the request."""
     closed = {each.key for each in sent if each.kind is ItemKind.RESULT}
     dangling = [each.key for each in sent if each.kind is ItemKind.CALL and each.key not in closed]

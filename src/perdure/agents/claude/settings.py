@@ -60,7 +60,7 @@ def settings(launch: Launch) -> ClaudeSettings:
             )
         if found is None or secret:
             return ClaudeSettings(f"{FLAG}={value}", rest, problem)
-        merged = _over(merged, found)
+        merged = _merged(merged, found)
     days = merged.get("cleanupPeriodDays", KEPT_DAYS)
     enough = isinstance(days, int) and not isinstance(days, bool) and days >= KEPT_DAYS
     note = ""
@@ -72,13 +72,19 @@ def settings(launch: Launch) -> ClaudeSettings:
     if not (enough and "cleanupPeriodDays" in merged):
         merged = {**merged, **NEEDED}
     if launch.requests:
-        merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), _asking(launch.requests))}
+        merged = {
+            **merged,
+            "hooks": _with_hooks(merged.get("hooks"), _request_hooks(launch.requests)),
+        }
     if launch.messages:
-        merged = {**merged, "hooks": _with_hooks(merged.get("hooks"), _taking(launch.messages))}
+        merged = {
+            **merged,
+            "hooks": _with_hooks(merged.get("hooks"), _message_hooks(launch.messages)),
+        }
     return ClaudeSettings(f"{FLAG}={json.dumps(merged, separators=(',', ':'))}", rest, note=note)
 
 
-def _asking(directory: str) -> dict[str, list[tuple[str, str]]]:
+def _request_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
     """Return the hooks for requests to a person: matcher and command, by event. Unless a call was
     denied or an answer has arrived, the shell ends before it starts Python."""
     program = shlex.join([sys.executable, "-I", "-S", str(HOOK), directory])
@@ -92,7 +98,7 @@ def _asking(directory: str) -> dict[str, list[tuple[str, str]]]:
     }
 
 
-def _taking(directory: str) -> dict[str, list[tuple[str, str]]]:
+def _message_hooks(directory: str) -> dict[str, list[tuple[str, str]]]:
     """Return the hooks that take messages for the running turn. While there is none, the shell
     ends before Python starts."""
     program = shlex.join([sys.executable, "-I", "-S", str(MESSAGE_HOOK), directory])
@@ -165,13 +171,13 @@ def _object(text: str, what: str) -> tuple[dict[str, Any] | None, str]:
     return found, ""
 
 
-def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Return `below` overridden by `above`: objects are merged key by key, everything else is
     replaced."""
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
         merged[key] = (
-            _over(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+            _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
         )
     return merged

@@ -206,7 +206,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
         (
             json_lines.text(entry["cwd"])
             for line in content.split(b"\n")
-            if b'"cwd"' in line and (entry := _told(line))
+            if b'"cwd"' in line and (entry := _record_of(line))
         ),
         "",
     )
@@ -220,7 +220,7 @@ def _conversation(path: Path, content: bytes, whole: bool, updated: int) -> Conv
     )
 
 
-def _told(line: bytes) -> dict[str, Any] | None:
+def _record_of(line: bytes) -> dict[str, Any] | None:
     entry = json_lines.read(line)
     if entry is not None and isinstance(entry.get("cwd"), str):
         return entry

@@ -28,13 +28,13 @@ def own_index(home: Path, session_id: str) -> Path | None:
     """Return the directory for the thread's own index; None if the home's index has the right path
     for the thread, or no entry for it."""
     there = transcript.remains(home, session_id)
-    told = _told(home, session_id)
+    told = _indexed_path(home, session_id)
     if not there or told is None or any(_same(told, path) for path in there):
         return None
     return home / _OWN
 
 
-def _told(home: Path, session_id: str) -> Path | None:
+def _indexed_path(home: Path, session_id: str) -> Path | None:
     """Return the path of the thread's file according to the newest index; None if the index has
     none."""
     indexes = sorted(home.glob("state_*.sqlite"), key=lambda path: (len(path.name), path.name))

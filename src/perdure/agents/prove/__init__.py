@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from perdure.agents import registry
 from perdure.agents.prove import kills, scenes
-from perdure.agents.prove.known import FILE, known
+from perdure.agents.prove.known import FILE, recorded_answers
 from perdure.agents.prove.rows import ROWS, RowFinding
 from perdure.agents.prove.scenes import Failed, ProveScene
 from perdure.agents.prove.stage import Interrupted, Stage, Unseen
@@ -126,11 +126,11 @@ def _candidate(name: str, environ: Mapping[str, str]) -> ProveCandidate:
         driver,
         program
         if program.version
-        else Program(path=program.path, version=_told(program.path, environ)),
+        else Program(path=program.path, version=_reported_version(program.path, environ)),
     )
 
 
-def _told(path: str, environ: Mapping[str, str]) -> str:
+def _reported_version(path: str, environ: Mapping[str, str]) -> str:
     """Return the version that the program prints for `--version`; "unknown" if it prints none. Over
     ACP, `path` is a whole command, which is not run."""
     if not Path(path).exists():
@@ -251,7 +251,7 @@ def _proof(
     candidate: ProveCandidate, answers: Mapping[str, tuple[RowFinding, float]], known_file: Path
 ) -> ProveResult:
     name, version = candidate.driver.name, candidate.program.version
-    before = known(name, version, known_file)
+    before = recorded_answers(name, version, known_file)
     checks = []
     for row in ROWS.values():
         if row.id not in answers:

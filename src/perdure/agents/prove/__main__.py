@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from perdure.agents.prove.known import take_over
+from perdure.agents.prove.known import record_answers
 
 for report in sys.argv[1:]:
-    take_over(Path(report))
+    record_answers(Path(report))

@@ -16,8 +16,8 @@ from perdure.agents.prove.scenes import (
     TWO,
     Failed,
     ProveScene,
+    continuation_finding,
     first_turn,
-    went_on,
 )
 from perdure.agents.prove.stage import (
     MODELS,
@@ -26,7 +26,7 @@ from perdure.agents.prove.stage import (
     Stage,
     StageExit,
     StageRun,
-    ended,
+    describe_end,
     resume,
 )
 from perdure.model import OutcomeKind
@@ -59,7 +59,7 @@ def first_reply(stage: Stage) -> Iterator[RowFinding]:
         begun.asks_the_model()
         yield known_before(stage, begun)
         killed = kill(stage, begun, ASKED)
-    yield went_on(
+    yield continuation_finding(
         "kill-in-first-reply", killed, stage.run(AGAIN, resume(killed.session_id)), ASKED, AGAIN
     )
 
@@ -99,7 +99,7 @@ def later_reply(stage: Stage) -> Iterator[RowFinding]:
         begun.asks_the_model()
         kill(stage, begun, "and another")
     third = stage.run(AGAIN, resume(first.session_id))
-    yield went_on("kill-in-reply", first, third, ASKED, ANSWERED, "and another", AGAIN)
+    yield continuation_finding("kill-in-reply", first, third, ASKED, ANSWERED, "and another", AGAIN)
 
 
 def tool(stage: Stage) -> Iterator[RowFinding]:
@@ -113,7 +113,7 @@ def tool(stage: Stage) -> Iterator[RowFinding]:
         lived = begun.leaves_something()
         killed = conversation(begun.end())
     ran = stage.run(AGAIN, resume(killed.session_id))
-    yield went_on("kill-in-tool", killed, ran, ASKED, AGAIN)
+    yield continuation_finding("kill-in-tool", killed, ran, ASKED, AGAIN)
     yield the_call(ran)
     yield RowFinding(
         "command-after-kill", not lived, "lives on; perdure ends it" if lived else "ends with it"
@@ -192,7 +192,7 @@ def second_writer(stage: Stage) -> Iterator[RowFinding]:
         other = stage.run("me too", resume(first.session_id))
     refused = not other.requests and not other.ok
     named = other.outcome.kind is OutcomeKind.WRITER_CONFLICT
-    how = "refused" if named else f"{ended(other)}, no request"
+    how = "refused" if named else f"{describe_end(other)}, no request"
     yield RowFinding("second-writer", refused, how if refused else "let in", other.outcome.detail)
 
 
@@ -200,23 +200,23 @@ def model(stage: Stage) -> Iterator[RowFinding]:
     usual, named = MODELS.get(stage.driver.name, ("rehearsal", "some-model"))
     first = stage.run(ASKED, model=usual)
     if not first.ok:
-        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+        raise Failed(f"the first turn {describe_end(first)}", first.outcome.detail)
     second = stage.run(AGAIN, resume(first.session_id), model=named)
-    asked = _asked(second)
+    asked = _requested_model(second)
     followed = second.ok and named.endswith(asked) and bool(asked)
     if followed:
         words = "followed"
     elif second.ok:
         words = "not followed"
     else:
-        words = ended(second)
+        words = describe_end(second)
     yield RowFinding("model-on-resume", followed, words, asked)
     third = stage.run("and now?", resume(first.session_id))
-    kept = third.ok and named.endswith(_asked(third)) and bool(_asked(third))
-    yield RowFinding("model-kept", kept, "kept" if kept else "forgotten", _asked(third))
+    kept = third.ok and named.endswith(_requested_model(third)) and bool(_requested_model(third))
+    yield RowFinding("model-kept", kept, "kept" if kept else "forgotten", _requested_model(third))
 
 
-def _asked(ran: StageExit) -> str:
+def _requested_model(ran: StageExit) -> str:
     """Return the model's name in the last request, from its body or its path (Gemini)."""
     if not ran.requests:
         return ""
@@ -230,7 +230,7 @@ def flags(stage: Stage) -> Iterator[RowFinding]:
     yield RowFinding(
         "edit-allowed",
         wrote,
-        "changed" if wrote else f"not changed, {ended(first)}",
+        "changed" if wrote else f"not changed, {describe_end(first)}",
         first.outcome.detail,
     )
     second = stage.run("second", resume(first.session_id), permissions="")
@@ -238,7 +238,7 @@ def flags(stage: Stage) -> Iterator[RowFinding]:
     if second.requests:
         seen = "forgotten"
     else:
-        seen = f"cannot be asked: {ended(second)}"
+        seen = f"cannot be asked: {describe_end(second)}"
     yield RowFinding("permissions-kept", kept, "kept" if kept else seen, second.outcome.detail)
     third = stage.run("third", resume(first.session_id), permissions="read")
     changed = (stage.work / "three.txt").exists()

@@ -33,7 +33,7 @@ class KnownAnswers(Struct, frozen=True):
         return None
 
 
-def known(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
+def recorded_answers(agent: str, version: str, file: Path = FILE) -> KnownAnswers | None:
     """Return the answers to compare with, or None if none are recorded for the agent."""
     versions = read(file).get(agent, {})
     if not versions:
@@ -54,7 +54,7 @@ def _order(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def take_over(report: Path, file: Path = FILE) -> None:
+def record_answers(report: Path, file: Path = FILE) -> None:
     """Write the report's answers into the file. They replace those of the same agents and
     versions."""
     agents = read(file)

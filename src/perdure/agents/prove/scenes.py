@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.agents.prove.rows import RowFinding
-from perdure.agents.prove.stage import PATIENCE_S, SHORT_S, Stage, StageExit, ended, resume
+from perdure.agents.prove.stage import PATIENCE_S, SHORT_S, Stage, StageExit, describe_end, resume
 from perdure.agents.transcripts import fingerprint
 from perdure.model import Continuation, OutcomeKind, Rung, Start
 from perdure.model.events import ItemsMarked, SessionSeen, Unrecognised
@@ -39,19 +39,21 @@ class ProveScene(Struct, frozen=True):
     subscription: bool = False
 
 
-def went_on(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
+def continuation_finding(row: str, first: StageExit, second: StageExit, *words: str) -> RowFinding:
     """Return whether the second run continued the conversation of the first one, and all these
     words reached the model."""
     if not second.requests:
-        return RowFinding(row, False, f"{ended(second)}, no request", second.outcome.detail)
+        return RowFinding(row, False, f"{describe_end(second)}, no request", second.outcome.detail)
     if not second.reached(*words):
-        return RowFinding(row, False, f"{ended(second)}, history missing", second.outcome.detail)
+        return RowFinding(
+            row, False, f"{describe_end(second)}, history missing", second.outcome.detail
+        )
     if second.session_id != first.session_id:
         return RowFinding(row, False, "another id comes back", second.session_id)
     return RowFinding(
         row,
         second.ok,
-        "same id, whole history" if second.ok else ended(second),
+        "same id, whole history" if second.ok else describe_end(second),
         second.outcome.detail,
     )
 
@@ -60,7 +62,7 @@ def first_turn(stage: Stage) -> StageExit:
     """Run and return a first turn to continue from. Raise Failed if it does not succeed."""
     ran = stage.run(ASKED)
     if not ran.ok or not ran.session_id:
-        raise Failed(f"the first turn {ended(ran)}", ran.outcome.detail)
+        raise Failed(f"the first turn {describe_end(ran)}", ran.outcome.detail)
     return ran
 
 
@@ -78,11 +80,11 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
     yield RowFinding(
         "start",
         first.ok and stands,
-        ended(first) + ("" if stands else ", prompt not in the transcript"),
+        describe_end(first) + ("" if stands else ", prompt not in the transcript"),
         first.outcome.detail,
     )
     if not first.ok:
-        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+        raise Failed(f"the first turn {describe_end(first)}", first.outcome.detail)
     if stage.driver.abilities.choose_id:
         chosen = first.session_id == first.asked
         yield RowFinding("own-id", chosen, "taken" if chosen else "another id comes back")
@@ -90,9 +92,9 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
         yield RowFinding("own-id", False, "none can be given")
     before = stage.history(first.session_id) or b""
     second = stage.run(AGAIN, resume(first.session_id))
-    yield went_on("resume", first, second, ASKED, ANSWERED, AGAIN)
+    yield continuation_finding("resume", first, second, ASKED, ANSWERED, AGAIN)
     after = stage.history(first.session_id) or b""
-    yield grows(
+    yield append_only_finding(
         bool(before) and after.startswith(before), stage.prompts(first.session_id) == [ASKED, AGAIN]
     )
     unknown = [
@@ -109,26 +111,26 @@ def beginning(stage: Stage) -> Iterator[RowFinding]:
     yield usage(stage, first, second)
 
 
-def by_its_word(stage: Stage) -> Iterator[RowFinding]:
+def unreadable_transcripts(stage: Stage) -> Iterator[RowFinding]:
     """Test an agent whose transcripts cannot be read: whether it loads a conversation, replays it,
     and sends all of it to the model."""
     first = stage.run(ASKED)
-    yield RowFinding("start", first.ok, ended(first), first.outcome.detail)
+    yield RowFinding("start", first.ok, describe_end(first), first.outcome.detail)
     if not first.ok:
-        raise Failed(f"the first turn {ended(first)}", first.outcome.detail)
+        raise Failed(f"the first turn {describe_end(first)}", first.outcome.detail)
     if not first.session_id:
         yield RowFinding("resume", False, "offers neither to load nor to resume")
         return
     turns = [event for event in first.events if isinstance(event, ItemsMarked) and event.ended]
     stage.marks = turns[-1].marks if turns else ()
     second = stage.run(AGAIN, resume(first.session_id))
-    found = went_on("resume", first, second, ASKED, ANSWERED, AGAIN)
+    found = continuation_finding("resume", first, second, ASKED, ANSWERED, AGAIN)
     replayed = any(isinstance(event, SessionSeen) and event.replayed for event in second.events)
     how = "and replayed" if replayed else "and only claimed"
     yield replace(found, seen=f"{found.seen}, {how}") if found.holds else found
 
 
-def grows(prefix: bool, grown: bool) -> RowFinding:
+def append_only_finding(prefix: bool, grown: bool) -> RowFinding:
     if not prefix:
         return RowFinding("transcript-grows", False, "what stood there is changed")
     return RowFinding(
@@ -158,7 +160,7 @@ def by_path(stage: Stage) -> Iterator[RowFinding]:
     first = first_turn(stage)
     path = stage.driver.transcript(stage.home, first.session_id)
     second = stage.run(AGAIN, resume(first.session_id, Rung.PATH), transcript=str(path))
-    found = went_on("resume-by-path", first, second, ASKED, ANSWERED, AGAIN)
+    found = continuation_finding("resume-by-path", first, second, ASKED, ANSWERED, AGAIN)
     kept = stage.prompts(first.session_id) == [ASKED, AGAIN]
     yield found if kept else RowFinding(found.row, False, "the turn is not in the same transcript")
 
@@ -174,7 +176,7 @@ def fork(stage: Stage) -> Iterator[RowFinding]:
         yield RowFinding(
             "fork",
             False,
-            f"{ended(second)}, history missing" if second.ok else ended(second),
+            f"{describe_end(second)}, history missing" if second.ok else describe_end(second),
             second.outcome.detail,
         )
     elif second.session_id in ("", first.session_id):
@@ -198,7 +200,7 @@ def unknown_session(stage: Stage) -> Iterator[RowFinding]:
         yield RowFinding(
             "unknown-session",
             ran.outcome.kind is OutcomeKind.SESSION_MISSING,
-            ended(ran),
+            describe_end(ran),
             ran.outcome.detail,
         )
 
@@ -222,7 +224,7 @@ def moved_directory(stage: Stage) -> Iterator[RowFinding]:
     stage.work.rename(moved)
     stage.work = moved
     second = stage.run(AGAIN, resume(first.session_id), patience_s=SHORT_S)
-    yield went_on("moved-directory", first, second, ASKED, ANSWERED, AGAIN)
+    yield continuation_finding("moved-directory", first, second, ASKED, ANSWERED, AGAIN)
 
 
 def moved_home(stage: Stage) -> Iterator[RowFinding]:
@@ -231,7 +233,7 @@ def moved_home(stage: Stage) -> Iterator[RowFinding]:
     shutil.copytree(stage.agent_home, moved, symlinks=True, ignore=_not_a_file)
     shutil.rmtree(stage.agent_home, ignore_errors=True)
     stage.live_in(moved)
-    yield went_on(
+    yield continuation_finding(
         "moved-home", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
     )
 
@@ -253,7 +255,7 @@ def own_copy(stage: Stage) -> Iterator[RowFinding]:
         return
     stage.live_in(stage.directory / "empty" / stage.driver.name)
     stage.put_back(first.session_id, copy)
-    yield went_on(
+    yield continuation_finding(
         "own-copy", first, stage.run(AGAIN, resume(first.session_id)), ASKED, ANSWERED, AGAIN
     )
 
@@ -264,7 +266,7 @@ def fails(row: str, *kinds: OutcomeKind) -> Play:
 
     def play(stage: Stage) -> Iterator[RowFinding]:
         ran = stage.run("hello", patience_s=2 * PATIENCE_S)
-        yield RowFinding(row, ran.outcome.kind in kinds, ended(ran), ran.outcome.detail)
+        yield RowFinding(row, ran.outcome.kind in kinds, describe_end(ran), ran.outcome.detail)
 
     return play
 
@@ -285,7 +287,10 @@ def usage_limit(stage: Stage) -> Iterator[RowFinding]:
     else:
         when = ", without its time"
     yield RowFinding(
-        "usage-limit", limited and exact, ended(ran) + (when if limited else ""), ran.outcome.detail
+        "usage-limit",
+        limited and exact,
+        describe_end(ran) + (when if limited else ""),
+        ran.outcome.detail,
     )
 
 
@@ -360,7 +365,7 @@ SCENES = (
 )
 
 BY_ITS_WORD = (
-    ProveScene(("start", "resume"), TWO, by_its_word, quick=True),
+    ProveScene(("start", "resume"), TWO, unreadable_transcripts, quick=True),
     ProveScene(("unknown-session",), TWO, unknown_session, quick=True),
 )
 """The scenes for an agent whose transcripts cannot be read."""

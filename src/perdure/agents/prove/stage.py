@@ -402,7 +402,7 @@ def resume(session_id: str, rung: Rung = Rung.NATIVE) -> Continuation:
     return Continuation(kind=Start.RESUME, session_id=session_id, rung=rung)
 
 
-def ended(ran: StageExit) -> str:
+def describe_end(ran: StageExit) -> str:
     """Return how a run ended, in stable words."""
     if ran.outcome.kind is OutcomeKind.TIMED_OUT:
         return "never ends"

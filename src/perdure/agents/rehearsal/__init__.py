@@ -12,8 +12,17 @@ in `server`.
 from __future__ import annotations
 
 from perdure.agents.rehearsal.conversation import ChatMessage
-from perdure.agents.rehearsal.cues import Cue, Player
+from perdure.agents.rehearsal.cues import PlannedReply, ReplySource
 from perdure.agents.rehearsal.script import Script, ScriptError, parse
 from perdure.agents.rehearsal.server import Rehearsal, Request
 
-__all__ = ["ChatMessage", "Cue", "Player", "Rehearsal", "Request", "Script", "ScriptError", "parse"]
+__all__ = [
+    "ChatMessage",
+    "PlannedReply",
+    "Rehearsal",
+    "ReplySource",
+    "Request",
+    "Script",
+    "ScriptError",
+    "parse",
+]

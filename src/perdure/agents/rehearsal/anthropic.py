@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -76,7 +76,7 @@ class Anthropic:
             added=tuple(chain.from_iterable(_added(raw) for raw in items(body, "messages"))),
         )
 
-    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+    def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
         yield event(
             "message_start", {"message": _message(conversation.model, cue.tokens, [], None)}
         )
@@ -128,7 +128,7 @@ class Anthropic:
         yield cue.tokens
         yield event("message_stop", {})
 
-    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
         blocks = [
             {"type": "text", "text": each.text} if isinstance(each, Say) else _tool_use(each)
             for each in content(cue.actions)
@@ -278,7 +278,7 @@ def _tool_events(index: int, block: dict[str, Any]) -> Iterator[bytes]:
     yield event("content_block_stop", {"index": index})
 
 
-def _stop(cue: Cue) -> str:
+def _stop(cue: PlannedReply) -> str:
     return cue.stop or (
         "tool_use" if any(isinstance(action, RunTool) for action in cue.actions) else "end_turn"
     )

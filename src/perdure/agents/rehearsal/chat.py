@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -83,7 +83,7 @@ class Chat:
             shell=next((name for name in _SHELLS if name in tools), _SHELLS[0]),
         )
 
-    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+    def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
         head = _head(conversation.model, "chat.completion.chunk")
         yield _chunk(head, {"role": "assistant", "content": ""})
         calls, pace, said = 0, 0.0, False
@@ -116,7 +116,7 @@ class Chat:
         yield cue.tokens
         yield b"data: [DONE]\n\n"
 
-    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
         found = content(cue.actions)
         said = "\n".join(each.text for each in found if isinstance(each, Say))
         message: dict[str, Any] = {"role": "assistant", "content": said or None}
@@ -195,7 +195,7 @@ def _call(conversation: ScriptedConversation, run: RunTool) -> dict[str, Any]:
     return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
 
 
-def _stop(cue: Cue) -> str:
+def _stop(cue: PlannedReply) -> str:
     return cue.stop or (
         "tool_calls" if any(isinstance(action, RunTool) for action in cue.actions) else "stop"
     )

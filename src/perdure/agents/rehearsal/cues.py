@@ -41,7 +41,7 @@ from perdure.agents.rehearsal.script import (
 )
 
 
-class Cue(Struct, frozen=True):
+class PlannedReply(Struct, frozen=True):
     """The answer to one request: a failure, or actions to send."""
 
     actions: tuple[Action, ...] = ()
@@ -72,13 +72,13 @@ class Cue(Struct, frozen=True):
 DONE: tuple[Action, ...] = (Say("Done."),)
 
 
-class Player(Protocol):
-    """Chooses the answers: scripts (`Cues`), or a custom model that computes them from the
+class ReplySource(Protocol):
+    """Chooses the answers: scripts (`ReplyPlanner`), or a custom model that computes them from the
     conversation. Thread-safe."""
 
-    def next(self, conversation: ScriptedConversation) -> Cue:
-        """Return the answer to this request. A `Cue` without a `script` means that there is no
-        answer."""
+    def next(self, conversation: ScriptedConversation) -> PlannedReply:
+        """Return the answer to this request. A `PlannedReply` without a `script` means that there
+        is no answer."""
         ...
 
     def summary(self, conversation: ScriptedConversation) -> str:
@@ -87,7 +87,7 @@ class Player(Protocol):
         ...
 
 
-class Cues:
+class ReplyPlanner:
     """The scripts, with the current position in each, and the disturbances (such as a hang) that
     have already happened."""
 
@@ -97,13 +97,13 @@ class Cues:
         self._happened: dict[tuple[int, int, int], int] = {}
         self._lock = threading.Lock()
 
-    def next(self, conversation: ScriptedConversation) -> Cue:
-        """Return the answer to this request; `Cue()` if no script matches."""
+    def next(self, conversation: ScriptedConversation) -> PlannedReply:
+        """Return the answer to this request; `PlannedReply()` if no script matches."""
         for number, script in enumerate(self.scripts):
             if any(script.match in prompt for prompt in conversation.prompts) or not script.match:
                 with self._lock:
                     return self._answer(number, script, conversation)
-        return Cue()
+        return PlannedReply()
 
     def summary(self, conversation: ScriptedConversation) -> str:
         """Return the answer when the CLI asks for a summary of this conversation; empty if no
@@ -115,13 +115,15 @@ class Cues:
         )
         return next((each.summary for each in matching if each.summary), "")
 
-    def _answer(self, number: int, script: Script, conversation: ScriptedConversation) -> Cue:
+    def _answer(
+        self, number: int, script: Script, conversation: ScriptedConversation
+    ) -> PlannedReply:
         if script.by_history:
             at = position(script.replies, conversation.marks())
         else:
             at = self._next[number]
         for index in range(at, len(script.replies)):
-            cue, used_up = self._play(number, index, script.replies[index])
+            cue, used_up = self._plan_reply(number, index, script.replies[index])
             if used_up:
                 self._next[number] = index + 1
             if cue.failure or any(
@@ -129,9 +131,11 @@ class Cues:
             ):
                 return cue
         self._next[number] = len(script.replies)
-        return Cue(DONE, script=number)
+        return PlannedReply(DONE, script=number)
 
-    def _play(self, number: int, index: int, reply: ScriptedReply) -> tuple[Cue, bool]:
+    def _plan_reply(
+        self, number: int, index: int, reply: ScriptedReply
+    ) -> tuple[PlannedReply, bool]:
         """Return the reply up to its first disturbance that has not happened yet, and whether this
         request uses the reply up."""
         left: list[Action] = []
@@ -144,9 +148,11 @@ class Cues:
                 continue
             self._happened[number, index, place] = happened
             if isinstance(action, (Fail, Limit)):
-                return Cue(failure=action, script=number, reply=index), False
-            return Cue((*left, action), script=number, reply=index), happened == action.times
-        return Cue(tuple(left), script=number, reply=index), True
+                return PlannedReply(failure=action, script=number, reply=index), False
+            return PlannedReply(
+                (*left, action), script=number, reply=index
+            ), happened == action.times
+        return PlannedReply(tuple(left), script=number, reply=index), True
 
 
 def position(replies: Sequence[ScriptedReply], history: Sequence[tuple[Mark, bool]]) -> int:
@@ -157,24 +163,24 @@ def position(replies: Sequence[ScriptedReply], history: Sequence[tuple[Mark, boo
         length = 1
         for index in range(expected, len(replies)):
             marks = replies[index].marks
-            if _stands(marks, history[at:]):
+            if _matches_history(marks, history[at:]):
                 expected, length = index + 1, len(marks)
                 break
-            if index == expected and (begun := _begun(marks, history[at:])):
+            if index == expected and (begun := _matching_marks(marks, history[at:])):
                 length = begun
                 break
         at += length
     return expected
 
 
-def _stands(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> bool:
+def _matches_history(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> bool:
     return 0 < len(marks) <= len(history) and all(
         complete and _same(mark, found)
         for mark, (found, complete) in zip(marks, history, strict=False)
     )
 
 
-def _begun(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
+def _matching_marks(marks: Sequence[Mark], history: Sequence[tuple[Mark, bool]]) -> int:
     """Return how many marks at the start of the history match the beginning of the reply. The last
     one may be a text cut short."""
     length = 0

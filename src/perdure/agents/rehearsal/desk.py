@@ -22,13 +22,13 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Hang, Hold, Slow, TokenCounts
 from perdure.agents.rehearsal.wire import Dialect, Refusal, Step
 
 Answer: TypeAlias = Callable[
     [str, dict[str, str], dict[str, Any]],
-    tuple[Dialect, Cue, ScriptedConversation, "AnswerRecord"] | None,
+    tuple[Dialect, PlannedReply, ScriptedConversation, "AnswerRecord"] | None,
 ]
 Other: TypeAlias = Callable[[str, str], None]
 
@@ -63,7 +63,7 @@ _MODELS = {
 }
 
 
-class RehearsalDesk(ThreadingHTTPServer):
+class RehearsalHttpServer(ThreadingHTTPServer):
     """Listens as soon as it is created. `answer` and `other` are called from many threads."""
 
     daemon_threads = True
@@ -124,7 +124,7 @@ class RehearsalDesk(ThreadingHTTPServer):
 class _Visit(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: RehearsalDesk
+    server: RehearsalHttpServer
     connection: socket.socket
 
     def handle(self) -> None:
@@ -186,7 +186,7 @@ class _Visit(BaseHTTPRequestHandler):
     def _play(
         self,
         dialect: Dialect,
-        cue: Cue,
+        cue: PlannedReply,
         conversation: ScriptedConversation,
         record: AnswerRecord,
     ) -> None:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -72,7 +72,7 @@ class Gemini:
             tuple(messages), side=beside, streamed=self._streamed, shell=SHELL
         )
 
-    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+    def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
         pace, said = 0.0, False
         for action in cue.actions:
             if isinstance(action, Slow):
@@ -107,7 +107,7 @@ class Gemini:
         yield _sse(_response(last, cue))
         yield cue.tokens
 
-    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
         parts = [
             {"text": each.text} if isinstance(each, Say) else _call(each)
             for each in content(cue.actions)
@@ -185,7 +185,7 @@ def _call(run: RunTool) -> dict[str, Any]:
     return {"functionCall": {"name": run.tool or SHELL, "args": given}}
 
 
-def _response(parts: list[dict[str, Any]], cue: Cue) -> dict[str, Any]:
+def _response(parts: list[dict[str, Any]], cue: PlannedReply) -> dict[str, Any]:
     """Return the last event of a stream, or the complete answer."""
     tokens = cue.tokens
     usage = {

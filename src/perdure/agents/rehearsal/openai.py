@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import (
     Cut,
     Fail,
@@ -101,7 +101,7 @@ class OpenAI:
             unfinished=frozenset(chain.from_iterable(running.values())),
         )
 
-    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+    def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
         name = _id("resp")
         yield event(
             "response.created",
@@ -148,11 +148,13 @@ class OpenAI:
         yield event(f"response.{ended['status']}", {"response": ended})
         yield cue.tokens
 
-    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
         output = [_wait(cue.waits)] if cue.waits else []
         for each in content(cue.actions):
             output.append(
-                _said(_id("msg"), each.text) if isinstance(each, Say) else _call(conversation, each)
+                _message_item(_id("msg"), each.text)
+                if isinstance(each, Say)
+                else _call(conversation, each)
             )
         return _response(_id("resp"), conversation.model, cue, output)
 
@@ -196,7 +198,7 @@ class _Text:
         self.text = ""
 
     def begin(self) -> Iterator[bytes]:
-        item = {**_said(self.id, ""), "content": [], "status": "in_progress"}
+        item = {**_message_item(self.id, ""), "content": [], "status": "in_progress"}
         yield event("response.output_item.added", {"output_index": self.index, "item": item})
         yield event("response.content_part.added", {**self._place(), "part": _part("")})
 
@@ -205,7 +207,7 @@ class _Text:
         return event("response.output_text.delta", {**self._place(), "delta": piece})
 
     def end(self, output: list[dict[str, Any]]) -> Iterator[bytes]:
-        item = _said(self.id, self.text)
+        item = _message_item(self.id, self.text)
         output.append(item)
         yield event("response.output_text.done", {**self._place(), "text": self.text})
         yield event("response.content_part.done", {**self._place(), "part": _part(self.text)})
@@ -219,7 +221,7 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": []}
 
 
-def _said(id: str, text: str) -> dict[str, Any]:
+def _message_item(id: str, text: str) -> dict[str, Any]:
     return {
         "type": "message",
         "id": id,
@@ -229,7 +231,9 @@ def _said(id: str, text: str) -> dict[str, Any]:
     }
 
 
-def _response(id: str, model: str, cue: Cue | None, output: list[dict[str, Any]]) -> dict[str, Any]:
+def _response(
+    id: str, model: str, cue: PlannedReply | None, output: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Return the answer: in progress, complete, or ended early for the script's `stop` reason."""
     usage, status, reason = None, "in_progress", None
     if cue is not None:

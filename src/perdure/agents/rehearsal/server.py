@@ -25,8 +25,8 @@ from perdure.agents.rehearsal import agents, rules
 from perdure.agents.rehearsal.anthropic import Anthropic
 from perdure.agents.rehearsal.chat import Chat
 from perdure.agents.rehearsal.conversation import ChatMessage, ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue, Cues, Player
-from perdure.agents.rehearsal.desk import AnswerRecord, RehearsalDesk
+from perdure.agents.rehearsal.cues import PlannedReply, ReplyPlanner, ReplySource
+from perdure.agents.rehearsal.desk import AnswerRecord, RehearsalHttpServer
 from perdure.agents.rehearsal.gemini import Gemini
 from perdure.agents.rehearsal.openai import OpenAI
 from perdure.agents.rehearsal.script import Fail, Say, Script, TokenCounts, parse
@@ -44,7 +44,7 @@ VERBS: dict[str, Dialect] = {
 }
 """The dialects whose path ends in `/models/MODEL:VERB`."""
 
-SIDE = Cue((Say("A rehearsal."),))
+SIDE = PlannedReply((Say("A rehearsal."),))
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -106,27 +106,29 @@ class Request(Struct, frozen=True, kw_only=True):
 class Rehearsal:
     """A scripted model server. Use it as a context manager, or call `start` and `stop`.
 
-    `script`: the text of a script, parsed scripts, or a `Player` that computes its answers. `port`
-    0 lets the system choose one. `record`: a file to which every request is appended as a line of
-    JSON, flushed before the answer. `strict`: refuse a history that the real service refuses.
-    """
+    `script`: the text of a script, parsed scripts, or a `ReplySource` that computes its answers.
+    `port` 0 lets the system choose one. `record`: a file to which every request is appended as a
+    line of JSON, flushed before the answer. `strict`: refuse a history that the real service
+    refuses."""
 
     def __init__(
         self,
-        script: str | Script | Sequence[Script] | Player = "",
+        script: str | Script | Sequence[Script] | ReplySource = "",
         *,
         port: int = 0,
         record: Path | None = None,
         strict: bool = False,
     ) -> None:
-        scripts: Sequence[Script] | Player
+        scripts: Sequence[Script] | ReplySource
         if isinstance(script, str):
             scripts = parse(script)
         elif isinstance(script, Script):
             scripts = (script,)
         else:
             scripts = script
-        self._cues: Player = Cues(scripts) if isinstance(scripts, Sequence) else scripts
+        self._cues: ReplySource = (
+            ReplyPlanner(scripts) if isinstance(scripts, Sequence) else scripts
+        )
         self._wanted_port = port
         self._record = record
         self._strict = strict
@@ -135,7 +137,7 @@ class Rehearsal:
         self._reported: dict[int, TokenCounts] = {}
         self._begun: dict[int, TokenCounts] = {}
         self._arrived = threading.Condition()
-        self._desk: RehearsalDesk | None = None
+        self._desk: RehearsalHttpServer | None = None
 
     def start(self) -> Rehearsal:
         """Start to listen. Raise OSError if the port is in use or the record cannot be opened."""
@@ -144,7 +146,7 @@ class Rehearsal:
         else:
             self._file = None
         try:
-            self._desk = RehearsalDesk(self._wanted_port, self._answer, self._other)
+            self._desk = RehearsalHttpServer(self._wanted_port, self._answer, self._other)
         except OSError:
             self._close_file()
             raise
@@ -245,7 +247,7 @@ class Rehearsal:
 
     def _answer(
         self, path: str, headers: dict[str, str], body: dict[str, Any]
-    ) -> tuple[Dialect, Cue, ScriptedConversation, AnswerRecord] | None:
+    ) -> tuple[Dialect, PlannedReply, ScriptedConversation, AnswerRecord] | None:
         """Return the answer to a POST with a JSON body; None if it is not a call of the model.
         Called by the desk."""
         place = path.partition("?")[0]
@@ -261,7 +263,7 @@ class Rehearsal:
             else:
                 wrong = ""
             if wrong:
-                cue, answer = (Cue(failure=Fail(400, words=wrong)), "fail")
+                cue, answer = (PlannedReply(failure=Fail(400, words=wrong)), "fail")
             else:
                 cue, answer = self._cue(conversation)
             number = self._keep(f"POST {path}", answer, dialect.name, conversation, cue)
@@ -279,13 +281,13 @@ class Rehearsal:
         with self._arrived:
             counts[number] = tokens
 
-    def _cue(self, conversation: ScriptedConversation) -> tuple[Cue, str]:
+    def _cue(self, conversation: ScriptedConversation) -> tuple[PlannedReply, str]:
         if conversation.side:
             return (
-                Cue((Say(self._summary(conversation)),)) if conversation.summary else SIDE
+                PlannedReply((Say(self._summary(conversation)),)) if conversation.summary else SIDE
             ), "side"
         if conversation.waiting:
-            return Cue(waits=conversation.waiting), "wait"
+            return PlannedReply(waits=conversation.waiting), "wait"
         cue = self._cues.next(conversation)
         if cue.script is None:
             return cue, "unmatched"
@@ -306,10 +308,10 @@ class Rehearsal:
         answer: str,
         dialect: str = "",
         said: ScriptedConversation | None = None,
-        cue: Cue | None = None,
+        cue: PlannedReply | None = None,
     ) -> int:
         """Record a request and return its number. The caller holds the condition."""
-        said, cue = said or ScriptedConversation(()), cue or Cue()
+        said, cue = said or ScriptedConversation(()), cue or PlannedReply()
         request = Request(
             number=len(self._all) + 1,
             time=int(time.time() * 1000),

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from msgspec import Struct, field
 
 from perdure.agents.rehearsal.conversation import ScriptedConversation
-from perdure.agents.rehearsal.cues import Cue
+from perdure.agents.rehearsal.cues import PlannedReply
 from perdure.agents.rehearsal.script import Cut, Fail, Hang, Hold, Limit, Say, Slow, TokenCounts
 
 Step: TypeAlias = bytes | Slow | Hold | Hang | Cut | TokenCounts
@@ -34,12 +34,12 @@ class Dialect(Protocol):
         self, headers: Mapping[str, str], body: dict[str, Any]
     ) -> ScriptedConversation: ...
 
-    def stream(self, cue: Cue, conversation: ScriptedConversation) -> Iterator[Step]:
+    def stream(self, cue: PlannedReply, conversation: ScriptedConversation) -> Iterator[Step]:
         """Yield the reply as server-sent events. A text is sent in several events, so that a client
         sees it grow."""
         ...
 
-    def whole(self, cue: Cue, conversation: ScriptedConversation) -> dict[str, Any]:
+    def whole(self, cue: PlannedReply, conversation: ScriptedConversation) -> dict[str, Any]:
         """Return the reply as one JSON body."""
         ...
 

@@ -26,15 +26,15 @@ from msgspec import Struct
 from perdure.agents.transcripts.copy_file import (
     CHUNK,
     CopyDiverged,
-    alike,
+    append_new,
     continues,
-    grow,
-    known_of,
+    load_known,
     move_aside,
     prefix,
     private,
     private_directories,
     read_known,
+    same_redacted_text,
     sync,
     versions,
     write_known,
@@ -98,17 +98,17 @@ class Copies(Struct, frozen=True):
             if not transcript.is_file():
                 return False
             private_directories(copy.parent)
-            with _alone(copy.parent):
+            with _copy_lock(copy.parent):
                 known = read_known(copy.parent)
                 now = dict(known)
                 pairs = {
                     MAIN: transcript,
-                    **_beside(driver.belongings(transcript), transcript.parent),
+                    **_files_of_conversation(driver.belongings(transcript), transcript.parent),
                 }
                 for name, source in pairs.items():
                     main = name == MAIN
                     with suppress(FileNotFoundError):  # the agent may delete it meanwhile
-                        found = grow(
+                        found = append_new(
                             source,
                             copy.parent / name,
                             known.get(name),
@@ -137,7 +137,7 @@ class Copies(Struct, frozen=True):
         if not copy.is_file():
             return None
         try:
-            with _alone(copy.parent):
+            with _copy_lock(copy.parent):
                 known = read_known(copy.parent).get(MAIN)
                 same = continues(transcript, copy, known, self.redactor)
             return same or self._same_rows(driver, copy, transcript)
@@ -173,7 +173,7 @@ class Copies(Struct, frozen=True):
                 and (copy := self.of(driver.name, session_id)).is_file()
             ):
                 seen.add(session_id)
-                with _alone(copy.parent):
+                with _copy_lock(copy.parent):
                     found += _parts(copy.parent, session_id)
                 session_id = driver.parent(_head(copy))
         except OSError as error:
@@ -188,7 +188,7 @@ class Copies(Struct, frozen=True):
         try:
             if not parts:
                 return self.of(agent, session_id).read_bytes()
-            return self._found(agent, parts[0]).read_bytes()[: parts[0].size]
+            return self._require_part(agent, parts[0]).read_bytes()[: parts[0].size]
         except OSError as error:
             raise WorkspaceError(
                 f"the copy of conversation {session_id} cannot be read: {error}", "perdure doctor"
@@ -210,7 +210,7 @@ class Copies(Struct, frozen=True):
         place = self.of(agent, part.session_id).parent / part.name
         try:
             private_directories(place.parent)
-            with _alone(self.of(agent, part.session_id).parent):
+            with _copy_lock(self.of(agent, part.session_id).parent):
                 if self.find(agent, part) is not None:
                     return None
                 staged = place.with_name(f".{place.name[:200]}.new")
@@ -244,7 +244,7 @@ class Copies(Struct, frozen=True):
         """
         chosen = tuple(parts) or self.parts(driver, session_id)
         try:
-            files = {part: self._found(driver.name, part) for part in chosen}
+            files = {part: self._require_part(driver.name, part) for part in chosen}
             return self._put_all(driver, session_id, home, cwd, files, exactly)
         except OSError as error:
             raise WorkspaceError(
@@ -354,9 +354,9 @@ class Copies(Struct, frozen=True):
             return True
         if len(old.settled) != len(new.settled):
             return False
-        return alike(old.settled, new.settled, self.redactor)
+        return same_redacted_text(old.settled, new.settled, self.redactor)
 
-    def _found(self, agent: str, part: CopyPart) -> Path:
+    def _require_part(self, agent: str, part: CopyPart) -> Path:
         path = self.find(agent, part)
         if path is None:
             raise FileNotFoundError(f"the part of {part.size} bytes of {part.name!r} is lost")
@@ -382,7 +382,7 @@ class Copies(Struct, frozen=True):
             place = driver.place(home, each, cwd, files[part])
             olds = [old for old in dict.fromkeys((place, there or place)) if os.path.lexists(old)]
             if not (exactly and olds == [place] and self.is_exactly(place, part)):
-                self._put(files[part], part, place, olds)
+                self._write_part(files[part], part, place, olds)
             for beside, path in files.items():
                 if beside.session_id == each and beside.name != MAIN:
                     self._put_beside(
@@ -395,9 +395,9 @@ class Copies(Struct, frozen=True):
         `exactly`."""
         stays = self.is_exactly if exactly else self.begins_with
         if not stays(place, part):
-            self._put(source, part, place, [place] if os.path.lexists(place) else [])
+            self._write_part(source, part, place, [place] if os.path.lexists(place) else [])
 
-    def _put(self, source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
+    def _write_part(self, source: Path, part: CopyPart, place: Path, olds: Sequence[Path]) -> None:
         """Write the part to its place. Files in the way, and older files of the same conversation,
         are first moved aside."""
         private_directories(place.parent)
@@ -443,7 +443,7 @@ def _rows(archive: Archive, content: bytes) -> list[_Row]:
 
 def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
     known = read_known(directory)
-    main = known_of(directory / MAIN, known.get(MAIN), lines=True)
+    main = load_known(directory / MAIN, known.get(MAIN), lines=True)
     if main is None:
         return
     yield CopyPart(session_id, MAIN, main.size, main.kept)
@@ -453,7 +453,7 @@ def _parts(directory: Path, session_id: str) -> Iterator[CopyPart]:
         if UNUSABLE not in path.name
     ]
     for name in sorted(there):
-        found = known_of(directory / name, known.get(name))
+        found = load_known(directory / name, known.get(name))
         if found is not None:
             yield CopyPart(session_id, name, found.size, found.kept)
 
@@ -465,7 +465,7 @@ def _head(copy: Path) -> bytes:
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
+def _copy_lock(directory: Path) -> Iterator[None]:
     """Lock the copy: wait for other threads and processes."""
     fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -487,7 +487,7 @@ def _copy_new(source: Path, target: Path, size: int) -> None:
         os.fsync(file.fileno())
 
 
-def _beside(sources: Sequence[Path], top: Path) -> dict[str, Path]:
+def _files_of_conversation(sources: Sequence[Path], top: Path) -> dict[str, Path]:
     """Return the files that belong to a conversation, without files that perdure moved aside. Each
     key is the name under which the file is copied."""
     found = [

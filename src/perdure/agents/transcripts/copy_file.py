@@ -58,7 +58,7 @@ class CopyDiverged(Exception):
     """The source no longer begins with the content of the copy; the copy was not changed."""
 
 
-def grow(
+def append_new(
     source: Path,
     copy: Path,
     known: KnownCopy | None,
@@ -114,10 +114,12 @@ def _continues(file: BinaryIO, copy: Path, known: KnownCopy | None, redactor: Re
         return True
     old = copy.read_bytes()
     raw = file.read()
-    return len(raw) >= len(old) and alike(old, redactor.bytes(raw)[: len(old)], redactor)
+    return len(raw) >= len(old) and same_redacted_text(
+        old, redactor.bytes(raw)[: len(old)], redactor
+    )
 
 
-def alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
+def same_redacted_text(old: bytes, new: bytes, redactor: Redactor) -> bool:
     """Return whether two redacted texts of one length are the same.
 
     The environment may have other secrets now than when the copy was made. So a starred part of the
@@ -133,7 +135,7 @@ def alike(old: bytes, new: bytes, redactor: Redactor) -> bool:
     return masked == other
 
 
-def known_of(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> KnownCopy | None:
+def load_known(copy: Path, known: KnownCopy | None, *, lines: bool = False) -> KnownCopy | None:
     """Return the facts about a copy, reading the copy if necessary. None if there is no copy, or
     (with `lines`) no complete line in it."""
     now = identity(copy)

@@ -14,7 +14,7 @@ from perdure.cli.text import clean, clock
 from perdure.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
-    from perdure.capsule.imports import TakenIn, Wish
+    from perdure.capsule.imports import ImportRequest, ImportResult
     from perdure.capsule.manifest import Manifest
     from perdure.config import Settings
 
@@ -84,10 +84,10 @@ def export_verb(arguments: argparse.Namespace) -> int:
         "  searched for secrets: the conversation, the journal, the run, and every file added "
         "since the run began"
     )
-    _told("larger than what is searched", done.unsearched)
+    _print_names("larger than what is searched", done.unsearched)
     if manifest.redacted:
         print(f"  {manifest.redacted} secret(s) replaced by asterisks")
-    _told("left out", manifest.left_out)
+    _print_names("left out", manifest.left_out)
     print(f"  on the other machine:  perdure import {clean(done.path.name)}")
     return 0
 
@@ -119,14 +119,16 @@ def _where(parser: argparse.ArgumentParser) -> None:
 
 def import_verb(arguments: argparse.Namespace) -> int:
     from perdure.capsule.container import opened
-    from perdure.capsule.imports import take_in
+    from perdure.capsule.imports import import_run
 
     chosen = settings()
-    wish = _wish(arguments, chosen, arguments.file)
+    wish = _import_request(arguments, chosen, arguments.file)
     engine = open_engine(chosen)
     if arguments.file == "-":
         with opened("standard input", sys.stdin.buffer) as capsule:
-            return _taken(take_in(engine, capsule.manifest, capsule, wish), arguments.json)
+            return _print_import(
+                import_run(engine, capsule.manifest, capsule, wish), arguments.json
+            )
     path = Path(arguments.file).expanduser()
     try:
         file = path.open("rb")
@@ -138,11 +140,11 @@ def import_verb(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"{arguments.file!r} cannot be read: {error.strerror}") from error
     with file, opened(arguments.file, file) as capsule:
-        return _taken(take_in(engine, capsule.manifest, capsule, wish), arguments.json)
+        return _print_import(import_run(engine, capsule.manifest, capsule, wish), arguments.json)
 
 
-def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
-    from perdure.capsule.imports import Wish
+def _import_request(arguments: argparse.Namespace, chosen: Settings, source: str) -> ImportRequest:
+    from perdure.capsule.imports import ImportRequest
     from perdure.workspace.identity import local_path
 
     if arguments.into and arguments.repo:
@@ -150,7 +152,7 @@ def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
             "--into and --repo exclude each other: a run has one workdir",
             "leave one of them out",
         )
-    return Wish(
+    return ImportRequest(
         source=source,
         into=Path.cwd() / Path(arguments.into).expanduser() if arguments.into else None,
         repo=(Path.cwd() / Path(local_path(arguments.repo)).expanduser()).resolve()
@@ -162,7 +164,7 @@ def _wish(arguments: argparse.Namespace, chosen: Settings, source: str) -> Wish:
     )
 
 
-def _taken(taken: TakenIn, as_json: bool) -> int:
+def _print_import(taken: ImportResult, as_json: bool) -> int:
     run = taken.run
     place = run.workspace.path if run.workspace else ""
     if as_json:
@@ -251,7 +253,7 @@ def move_verb(arguments: argparse.Namespace) -> int:
     if arguments.to is not None:
         if not arguments.name:
             raise UsageError("missing the name of the run to move", f"perdure move NAME --to {url}")
-        ways = move.Ways(
+        ways = move.SecretOptions(
             redact=arguments.redact, leave_out=arguments.leave_out, allow=arguments.allow_secrets
         )
         manifest = move.move_to(engine, arguments.name, url, ways)
@@ -272,9 +274,13 @@ def move_verb(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.name:
         return _list(url, arguments.json)
-    return _taken(
-        move.take_up(
-            engine, arguments.name, url, _wish(arguments, chosen, url), over=arguments.take_over
+    return _print_import(
+        move.move_from(
+            engine,
+            arguments.name,
+            url,
+            _import_request(arguments, chosen, url),
+            over=arguments.take_over,
         ),
         arguments.json,
     )
@@ -283,7 +289,7 @@ def move_verb(arguments: argparse.Namespace) -> int:
 def _list(url: str, as_json: bool) -> int:
     from perdure.capsule import move
 
-    found = move.there(url)
+    found = move.list_stored_runs(url)
     if as_json:
         rows = [
             {**_report(each.manifest), "host": each.host, "free": not each.owner} for each in found
@@ -315,7 +321,7 @@ def _report(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _told(what: str, names: tuple[str, ...]) -> None:
+def _print_names(what: str, names: tuple[str, ...]) -> None:
     for name in names:
         print(f"  {what}: {clean(name)}")
 

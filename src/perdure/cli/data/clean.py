@@ -55,13 +55,13 @@ def gc_verb(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(swept.report(), indent=2, ensure_ascii=False))
     else:
-        _show(swept, all_rows=arguments.all)
+        _print_sweep(swept, all_rows=arguments.all)
     if swept.for_a_person:
         return NEEDS_A_PERSON
     return 0
 
 
-def _show(swept: Sweep, *, all_rows: bool) -> None:
+def _print_sweep(swept: Sweep, *, all_rows: bool) -> None:
     shown = [row for row in swept.rows if all_rows or row.verdict != "keep"]
     table(("VERDICT", "CLASS", "NAME", "SIZE", "WHY"), [_line(row, swept.dry) for row in shown])
     if swept.trouble:

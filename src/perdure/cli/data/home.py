@@ -82,7 +82,7 @@ def _link(arguments: argparse.Namespace) -> int:
     from perdure.agents.shared.homes import home_of
     from perdure.errors import UsageError
     from perdure.host.homes.link import Linking
-    from perdure.host.homes.remembered import LINK, Remembered
+    from perdure.host.homes.remembered import LINK, LinkedHomes
     from perdure.host.homes.volume import volume_at
 
     if arguments.volume is None:
@@ -90,7 +90,7 @@ def _link(arguments: argparse.Namespace) -> int:
     agents = agents_of(arguments.agents)
     volume = volume_at(arguments.volume, make=True, new=arguments.new, dry_run=arguments.dry_run)
     state = settings().state
-    remembered = Remembered(state)
+    remembered = LinkedHomes(state)
     call = Linking(
         volume=volume,
         state=state,
@@ -111,11 +111,11 @@ def _link(arguments: argparse.Namespace) -> int:
 
 def _unlink(arguments: argparse.Namespace) -> int:
     from perdure.agents.shared.homes import home_of
-    from perdure.host.homes.remembered import Remembered
+    from perdure.host.homes.remembered import LinkedHomes
     from perdure.host.homes.unlink import unlink
 
     state = settings().state
-    linked = list(dict.fromkeys(home.agent for home in Remembered(state).all()))
+    linked = list(dict.fromkeys(home.agent for home in LinkedHomes(state).all()))
     agents = [
         agent
         for agent in agents_of(arguments.agents)
@@ -193,12 +193,12 @@ def _print(moved: Sequence[MovedDirectory], arguments: argparse.Namespace, what:
 
 def _look(arguments: argparse.Namespace) -> int:
     from perdure.agents import registry
-    from perdure.host.homes.remembered import Remembered, environment
+    from perdure.host.homes.remembered import LinkedHomes, environment
     from perdure.host.homes.verification import HomeFinding, kept_beside, verify
 
     state = settings().state
     shown, bad = [], False
-    for home in Remembered(state).all():
+    for home in LinkedHomes(state).all():
         if arguments.agents and home.agent not in agents_of(arguments.agents):
             continue
         findings = list(verify(home, os.environ))

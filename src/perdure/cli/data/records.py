@@ -72,7 +72,7 @@ def _lines(found: Statistics) -> list[tuple[str, str]]:
 def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
     """`sessions create SCOPE`, `extend REF`, `close REF`: change the record of a conversation, and
     print it."""
-    from perdure.cli.compose import shelf_of
+    from perdure.cli.compose import conversation_index
     from perdure.engine.conversations.records import lifetime, live_key, records_of, report
     from perdure.errors import UsageError
 
@@ -89,7 +89,7 @@ def change(chosen: Settings, arguments: argparse.Namespace, ref: str) -> int:
             arguments.agent[0] if arguments.agent else chosen.agent, ref, lifetime_s=length
         )
     else:
-        key = live_key(engine.store, shelf_of(engine.store, arguments.agent), ref)
+        key = live_key(engine.store, conversation_index(engine.store, arguments.agent), ref)
         if arguments.what == "extend":
             session = service.extend(key.agent, key.scope, length)
         else:

@@ -13,7 +13,7 @@ from perdure.cli.text import at_home, clean, one_line
 
 if TYPE_CHECKING:
     from perdure.config import Settings
-    from perdure.engine.conversations import ConversationShelf
+    from perdure.engine.conversations import ConversationIndex
     from perdure.engine.conversations.repair import Diagnosis
 
 LISTED = 40
@@ -23,7 +23,7 @@ CHANGED = 12
 
 
 def check(
-    shelf: ConversationShelf, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
+    shelf: ConversationIndex, ids: Sequence[str], limit: int, below: Path | None, *, as_json: bool
 ) -> int:
     """Check these conversations, or those that `ls` lists. Return 1 if an agent would refuse one,
     or one silently lost a part."""
@@ -70,7 +70,7 @@ def print_findings(found: Diagnosis) -> None:
 
 
 def repair(
-    chosen: Settings, shelf: ConversationShelf, ref: str, *, write: bool, as_json: bool
+    chosen: Settings, shelf: ConversationIndex, ref: str, *, write: bool, as_json: bool
 ) -> int:
     """Print the findings, the edit log and the change of one conversation; with `write`, apply it.
     Return 1 if it cannot be repaired."""

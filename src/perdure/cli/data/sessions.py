@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perdure.cli.compose import open_to_read, settings, shelf_of
+from perdure.cli.compose import conversation_index, open_to_read, settings
 from perdure.cli.text import age, at_home, clean, clock, columns, cut, dollars, one_line, say
 from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
-    from perdure.engine.conversations import ConversationEntry, ConversationShelf
+    from perdure.engine.conversations import ConversationEntry, ConversationIndex
 
 LEAST = 8
 WHATS = ["ls", "show", "check", "repair", "stats", "rebuild", "create", "extend", "close"]
@@ -97,7 +97,7 @@ def sessions_verb(arguments: argparse.Namespace) -> int:
 
         return change(chosen, arguments, _one(arguments.id))
     store = open_to_read(chosen)
-    shelf = shelf_of(store, arguments.agent)
+    shelf = conversation_index(store, arguments.agent)
     if arguments.what == "show":
         return _show(shelf, shelf.find(_one(arguments.id)), arguments.json)
     if arguments.what == "repair":
@@ -202,7 +202,7 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
     return shortened
 
 
-def _show(shelf: ConversationShelf, entry: ConversationEntry, as_json: bool) -> int:
+def _show(shelf: ConversationIndex, entry: ConversationEntry, as_json: bool) -> int:
     line = shelf.lineage(entry)
     if as_json:
         print(

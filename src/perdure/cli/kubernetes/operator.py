@@ -16,7 +16,7 @@ from perdure.cli.runs.pool import say
 from perdure.errors import UsageError
 from perdure.host.extras import install_command
 from perdure.model.durations import duration
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -206,6 +206,6 @@ def _log(form: str, level: str) -> Callable[[str], None]:
     def write(text: str) -> None:
         at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = {"time": at, "level": level, "logger": "perdure.operator", "message": text}
-        tell(json.dumps(line, ensure_ascii=False))
+        write_stderr(json.dumps(line, ensure_ascii=False))
 
     return write

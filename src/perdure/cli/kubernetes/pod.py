@@ -300,9 +300,9 @@ def _repository(relay: Path | None) -> str:
 
 
 def _tell(line: str) -> None:
-    from perdure.rules.text import one_line, tell
+    from perdure.rules.text import one_line, write_stderr
 
-    tell(one_line(line, WIDTH))
+    write_stderr(one_line(line, WIDTH))
 
 
 def _file(directory: Path, name: str) -> bytes:

@@ -22,7 +22,7 @@ from perdure.host import relay
 from perdure.kubernetes import order as orders
 from perdure.kubernetes import secrets as given
 from perdure.kubernetes.order import Order
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 if TYPE_CHECKING:
     from perdure.kubernetes.relay.forge import Upstream
@@ -53,7 +53,7 @@ def relay_verb(arguments: argparse.Namespace) -> int:
         threading.Thread(target=server.serve_forever, name="relay", daemon=True).start()
     except (PerdureError, OSError) as error:
         address = relay.RelayAddress(error=str(error), hint=getattr(error, "hint", ""))
-        tell(f"perdure: relay: {error}")
+        write_stderr(f"perdure: relay: {error}")
     relay.write(arguments.as_relay, address)
     over.wait()
     if server is not None:

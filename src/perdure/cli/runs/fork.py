@@ -8,7 +8,7 @@ from typing import Any
 
 from perdure.cli.arguments import read_prompt
 from perdure.cli.compose import settings
-from perdure.cli.runs.run import followed, following
+from perdure.cli.runs.run import following, start_and_follow
 from perdure.model import TaskRun
 
 
@@ -50,7 +50,7 @@ def fork_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def fork_verb(arguments: argparse.Namespace) -> int:
-    from perdure.engine.conversations import Branching, fork
+    from perdure.engine.conversations import ForkRequest, fork
 
     if arguments.at:
         # For all other verbs, `--at` selects a checkpoint.
@@ -59,7 +59,7 @@ def fork_verb(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     given = arguments.prompt is not None or arguments.prompt_file is not None
-    wanted = Branching(
+    wanted = ForkRequest(
         prompt=read_prompt(arguments) if given else "",
         at=arguments.turn or arguments.at,
         checkpoint=arguments.checkpoint,
@@ -70,4 +70,4 @@ def fork_verb(arguments: argparse.Namespace) -> int:
     def begin(engine: Any) -> TaskRun:
         return fork(engine, arguments.name, wanted)
 
-    return followed(arguments, settings(), begin, new=True)
+    return start_and_follow(arguments, settings(), begin, new=True)

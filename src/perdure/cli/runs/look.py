@@ -200,7 +200,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
         _say(f"\nwaits       until {clock(report.run_after)}: {one_line(report.reason, 300)}")
     for condition in report.conditions:
         _say(f"\n{condition.type:11} {one_line(condition.message, 300)}")
-    for line in told(report.posting):
+    for line in posting_lines(report.posting):
         _say(f"\nforge       {line}")
     if there := _waits_for(report):
         _say(f"\nhost        {there}")
@@ -223,7 +223,7 @@ def why_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def told(posting: Posting | None) -> list[str]:
+def posting_lines(posting: Posting | None) -> list[str]:
     """Return lines about a run's postings on its forge, including those that failed."""
     if posting is None:
         return []

@@ -16,7 +16,7 @@ from perdure.errors import AgentMissing
 from perdure.host.privileges import drop
 
 if TYPE_CHECKING:
-    from perdure.engine.conversations import ByHand
+    from perdure.engine.conversations import InteractiveCommand
 
 
 def open_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def open_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def command_line(found: ByHand) -> str:
+def command_line(found: InteractiveCommand) -> str:
     """Return one line for a shell: the directory, the variables, the command."""
     variables = [f"{name}={shlex.quote(value)}" for name, value in found.env.items()]
     return clean(f"cd {shlex.quote(found.cwd)} && {' '.join([*variables, shlex.join(found.argv)])}")

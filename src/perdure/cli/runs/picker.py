@@ -22,7 +22,7 @@ from perdure.model import TaskSpec
 from perdure.rules.run_titles import worker_of
 
 if TYPE_CHECKING:
-    from perdure.engine.conversations import ConversationEntry, ConversationShelf
+    from perdure.engine.conversations import ConversationEntry, ConversationIndex
     from perdure.protocols import Spoken
     from perdure.workspace import Workspaces
 
@@ -314,7 +314,7 @@ def _reversed(line: str, plain: bool) -> str:
 
 
 def pick(
-    shelf: ConversationShelf, here: Path, workspaces: Workspaces, everywhere: bool = False
+    shelf: ConversationIndex, here: Path, workspaces: Workspaces, everywhere: bool = False
 ) -> ConversationEntry | None:
     """Let a person choose a conversation. Return None if they leave."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")

@@ -95,7 +95,9 @@ def _look(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(_as_json(plan, strands), indent=2, ensure_ascii=False))
     elif arguments.what == "graph":
-        print(_mermaid(plan, strands) if arguments.format == "mermaid" else _drawn(plan, strands))
+        print(
+            _mermaid(plan, strands) if arguments.format == "mermaid" else _tree_lines(plan, strands)
+        )
     else:
         talks = len({strand.name for strand in strands.values()})
         print(f"{clean(plan.name)}: {len(plan.tasks)} task(s) in {talks} conversation(s), valid")
@@ -121,7 +123,7 @@ def _forking(agent: str) -> Forking:
     return forking(registry.load(agent))
 
 
-def _drawn(plan: Plan, strands: dict[str, Strand]) -> str:
+def _tree_lines(plan: Plan, strands: dict[str, Strand]) -> str:
     """Return one line per task, in order, indented by the task's depth in the plan."""
     depth: dict[str, int] = {}
     lines = []
@@ -217,7 +219,7 @@ def _followed(
     from perdure.cli.runs.plan_progress import PlanProgress
     from perdure.cli.runs.run import warn
     from perdure.engine import plans
-    from perdure.engine.plans.status import standing
+    from perdure.engine.plans.status import task_statuses
     from perdure.engine.report import report_of
     from perdure.engine.service import probe_of
     from perdure.model.codec import printed
@@ -228,7 +230,9 @@ def _followed(
         with progress or nullcontext():
             plan = work(engine, progress.introduce(engine) if progress else lambda plan: None)
         runs = [
-            stand.run for stand in standing(engine.store, plan).values() if stand.run is not None
+            stand.run
+            for stand in task_statuses(engine.store, plan).values()
+            if stand.run is not None
         ]
         reports = [report_of(engine.store, run) for run in runs]
         report, code = (

@@ -31,7 +31,7 @@ from perdure.model.events import (
     RunQueued,
 )
 from perdure.rules.log_line import line_of
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 if TYPE_CHECKING:
     from perdure.config import Settings
@@ -99,7 +99,7 @@ def jobs_of(text: str) -> int:
 
 
 def say(text: str) -> None:
-    tell(f"perdure: {one_line(text, 300)}")
+    write_stderr(f"perdure: {one_line(text, 300)}")
 
 
 class Wishes:
@@ -189,5 +189,5 @@ def work_verb(arguments: argparse.Namespace) -> int:
         if chosen.notify:
             stack.enter_context(notifier(engine, chosen))
         done = work(engine, arguments.jobs, once=arguments.once, draining=lambda: wishes.draining)
-    tell(f"perdure: {done} attempt(s) done")
+    write_stderr(f"perdure: {done} attempt(s) done")
     return 0

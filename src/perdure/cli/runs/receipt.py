@@ -115,12 +115,12 @@ def _verify(arguments: argparse.Namespace) -> int:
     for subject in statement.subject:
         digests = ", ".join(f"{kind}:{value}" for kind, value in subject.digest.items())
         print(f"  {one_line(subject.name, 40):12} {one_line(digests, 120)}")
-    for label, text in _told(statement.predicate):
+    for label, text in _main_facts(statement.predicate):
         print(f"  {label:12} {one_line(text, 160)}")
     return 0
 
 
-def _told(predicate: dict[str, Any]) -> list[tuple[str, str]]:
+def _main_facts(predicate: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the main facts of a statement. The fields are shown as the signer wrote them."""
     continuity, work = predicate.get("continuity"), predicate.get("work")
     attempt = predicate.get("attempt")

@@ -56,7 +56,7 @@ def answer_here(engine: Engine, run_id: str) -> bool:
     try:
         for each in opened:
             _say(shown_for_answer(each, f"request {each.number} of {run.name}"))
-            answer, words = _asked(each)
+            answer, words = _read_answer(each)
             try:
                 service.answer(engine, run.id, each.number, answer, words)
             except (Conflict, UsageError) as error:
@@ -140,7 +140,7 @@ def _question_lines(request: AgentRequest) -> list[str]:
     return lines
 
 
-def _asked(request: AgentRequest) -> tuple[AnswerKind, str]:
+def _read_answer(request: AgentRequest) -> tuple[AnswerKind, str]:
     """Return the person's answer. Raises KeyboardInterrupt and EOFError if they leave."""
     if request.kind is RequestKind.QUESTION:
         texts = [_text(each) for each in questions(request)]

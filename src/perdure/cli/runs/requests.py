@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from perdure.cli.arguments import positive
 from perdure.cli.compose import open_engine, open_to_read, settings
 from perdure.cli.parser import optional_name
-from perdure.cli.runs.run import check_known, followed, following
+from perdure.cli.runs.run import check_known, following, start_and_follow
 from perdure.cli.text import clock, one_line
 from perdure.errors import UsageError
 from perdure.model.codec import plain
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
 from perdure.rules.approvals import not_whole, why_not_allowed
 from perdure.rules.requests import options_of, payload_lines, questions
-from perdure.rules.text import at_home, tell, visible
+from perdure.rules.text import at_home, visible, write_stderr
 
 if TYPE_CHECKING:
     from perdure.model import TaskRun
@@ -89,7 +89,7 @@ def requests_verb(arguments: argparse.Namespace) -> int:
     if not found:
         print("no requests" if arguments.name else "no open requests")
     for each in found:
-        print("\n".join(shown(each, store.get(each.run).name)))
+        print("\n".join(request_lines(each, store.get(each.run).name)))
     return 0
 
 
@@ -97,7 +97,7 @@ def _report(store: RunStore, request: AgentRequest) -> dict[str, Any]:
     return {"name": store.get(request.run).name, **plain(request)}
 
 
-def shown(request: AgentRequest, name: str) -> list[str]:
+def request_lines(request: AgentRequest, name: str) -> list[str]:
     """Return the lines that show a request. Everything that the agent wrote is made visible, so
     that it cannot pass for something else in a terminal."""
     lines = [f"{name}  request {request.number}  {_state(request)}"]
@@ -132,18 +132,18 @@ def _state(request: AgentRequest) -> str:
 
 
 def approve_verb(arguments: argparse.Namespace) -> int:
-    return _answered(arguments, AnswerKind.ALLOW, "")
+    return _store_answer(arguments, AnswerKind.ALLOW, "")
 
 
 def deny_verb(arguments: argparse.Namespace) -> int:
-    return _answered(arguments, AnswerKind.DENY, arguments.why)
+    return _store_answer(arguments, AnswerKind.DENY, arguments.why)
 
 
 def answer_verb(arguments: argparse.Namespace) -> int:
-    return _answered(arguments, AnswerKind.TEXT, arguments.words)
+    return _store_answer(arguments, AnswerKind.TEXT, arguments.words)
 
 
-def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> int:
+def _store_answer(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> int:
     """Store the answer, then go on with the run here, as `retry` does. A run whose files are on
     another host is left to that host."""
     check_known(arguments.name)
@@ -165,7 +165,7 @@ def _answered(arguments: argparse.Namespace, answer: AnswerKind, words: str) -> 
         found: TaskRun = engine.store.get(run.id)
         return found
 
-    return followed(arguments, chosen, begin)
+    return start_and_follow(arguments, chosen, begin)
 
 
 def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, words: str) -> TaskRun:
@@ -179,5 +179,5 @@ def _always(engine: Any, arguments: argparse.Namespace, answer: AnswerKind, word
     run, path = answer_always(
         engine, arguments.name, arguments.request, always, words, current(local_person())
     )
-    tell(f"saved a rule for such calls: {at_home(str(path))}")
+    write_stderr(f"saved a rule for such calls: {at_home(str(path))}")
     return run

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure.cli.arguments import read_prompt
-from perdure.cli.compose import open_engine, open_to_read, settings, shelf_of
+from perdure.cli.compose import conversation_index, open_engine, open_to_read, settings
 from perdure.cli.data.sessions import print_entries, project
-from perdure.cli.runs.run import followed, following
+from perdure.cli.runs.run import following, start_and_follow
 from perdure.config import Settings
 from perdure.errors import NotFound, UsageError
 from perdure.model import Permissions, RunState, TaskRun, TaskSpec
@@ -75,7 +75,7 @@ def resume_verb(arguments: argparse.Namespace) -> int:
     def begin(engine: Any) -> TaskRun:
         return resume(engine, entry, wanted)
 
-    return followed(arguments, chosen, begin, new=entry.run is None)
+    return start_and_follow(arguments, chosen, begin, new=entry.run is None)
 
 
 def _named(arguments: argparse.Namespace) -> ConversationEntry:
@@ -85,7 +85,7 @@ def _named(arguments: argparse.Namespace) -> ConversationEntry:
     from perdure.model import SessionKey
 
     store = open_to_read(settings())
-    shelf = shelf_of(store, arguments.agent)
+    shelf = conversation_index(store, arguments.agent)
     try:
         run = store.get(arguments.which)
     except NotFound:
@@ -104,7 +104,7 @@ def _picked(arguments: argparse.Namespace, chosen: Settings) -> ConversationEntr
     """Return the conversation chosen on the terminal, or None. Without a terminal, print a list of
     the candidates and raise UsageError."""
     store = open_to_read(chosen)
-    shelf = shelf_of(store, arguments.agent)
+    shelf = conversation_index(store, arguments.agent)
     here = project(Path.cwd())
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         print_entries(

@@ -176,7 +176,7 @@ def run_verb(arguments: argparse.Namespace) -> int:
             return service.retry(engine, run.id)
         return run
 
-    return followed(arguments, chosen, submit, new=True)
+    return start_and_follow(arguments, chosen, submit, new=True)
 
 
 def tell_left_out(engine: Any, run: TaskRun) -> None:
@@ -253,7 +253,7 @@ def retry_verb(arguments: argparse.Namespace) -> int:
         )
         return service.retry(engine, arguments.name, arguments.agent or "", changes)
 
-    return followed(arguments, settings(), again)
+    return start_and_follow(arguments, settings(), again)
 
 
 def update_verb(arguments: argparse.Namespace) -> int:
@@ -272,7 +272,7 @@ def update_verb(arguments: argparse.Namespace) -> int:
         )
         return service.update(engine, arguments.name, text, files_of(arguments), changes)
 
-    return followed(arguments, settings(), more, updated=True)
+    return start_and_follow(arguments, settings(), more, updated=True)
 
 
 def drive_verb(arguments: argparse.Namespace) -> int:
@@ -285,7 +285,7 @@ def drive_verb(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def followed(
+def start_and_follow(
     arguments: argparse.Namespace,
     chosen: Settings,
     begin: Callable[[Any], TaskRun],
@@ -351,7 +351,7 @@ def followed(
     elif arguments.detach:
         print(run.name)
     else:
-        answer(report, shown=progress is not None)
+        print_result(report, shown=progress is not None)
     if progress:
         progress.conclude(report, changes)
     elif not arguments.detach:
@@ -390,10 +390,10 @@ def answered_here(chosen: Settings, run: TaskRun, code: int) -> int:
         found: TaskRun = engine.store.get(run.id)
         return found
 
-    return followed(Namespace(quiet=False, detach=False, json=False), chosen, again)
+    return start_and_follow(Namespace(quiet=False, detach=False, json=False), chosen, again)
 
 
-def answer(report: RunReport, *, shown: bool) -> None:
+def print_result(report: RunReport, *, shown: bool) -> None:
     """Print the final message of a successful run on standard output, cleaned for a terminal. If
     progress and output share a terminal, the message is there already (`shown`)."""
     text = clean(report.result).strip()

@@ -21,7 +21,7 @@ HOW = "docs: how-to/separate-user"
 NAMED_MOST = 3
 
 
-def lines(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
+def exposure_sentences(chosen: Settings, held: Sequence[str] = ()) -> Iterator[str]:
     """Yield sentences about what agents can reach, and about other processes that expose one of the
     secrets in `held`."""
     yield reach(chosen)
@@ -43,7 +43,7 @@ def reach(chosen: Settings) -> str:
     # os.access checks the real ids: with `run_as` these are the ids of the agents.
     open_files = [place for place in secret_files(chosen) if os.access(place, os.R_OK)]
     if is_separate():
-        return _apart(chosen, open_files)
+        return _separate_user_sentences(chosen, open_files)
     files = len(open_files)
     secrets = f", {files} file(s) with secrets" if files else ""
     if chosen.database:
@@ -69,7 +69,7 @@ def _own_memory() -> str:
     return "They cannot read memory and environment of perdure itself"
 
 
-def _apart(chosen: Settings, open_files: Sequence[Path]) -> str:
+def _separate_user_sentences(chosen: Settings, open_files: Sequence[Path]) -> str:
     """Return the sentences for the case that `run_as` is in force."""
     holes = ""
     if open_files:

@@ -72,7 +72,7 @@ def inbox_verb(arguments: argparse.Namespace) -> int:
     if arguments.what == "replay":
         return _replay(arguments)
     if arguments.what == "tell":
-        return _tell(arguments)
+        return _post_now(arguments)
     from perdure.model.forge.deliveries import DeliveryState
 
     store = open_to_read(settings())
@@ -106,7 +106,7 @@ def _waits(name: str, each: Posting) -> tuple[str, ...]:
     return (name, clock(each.due), str(each.tries), one_line(each.reason, 200))
 
 
-def _tell(arguments: argparse.Namespace) -> int:
+def _post_now(arguments: argparse.Namespace) -> int:
     """Have `perdure serve` post the state of these runs now, without waiting until it is due."""
     store = open_engine(settings()).store
     runs = [store.get(ref) for ref in arguments.id]
@@ -150,7 +150,7 @@ def _show(arguments: argparse.Namespace) -> int:
             else:
                 label = "done"
             print(f"  {label:10} {one_line(each.reason, 300)}")
-        for name, value in _said(each.intent):
+        for name, value in _intent_lines(each.intent):
             print(f"  {name:10} {one_line(value, 300)}")
         print(
             clean(body)
@@ -160,7 +160,7 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _said(intent: Intent | None) -> list[tuple[str, str]]:
+def _intent_lines(intent: Intent | None) -> list[tuple[str, str]]:
     from perdure.model.codec import plain
 
     found = plain(intent) if intent else {}

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from perdure.host.volumes import Volumes
     from perdure.model import TaskRun, TaskSpec
     from perdure.protocols import InboxStore
-    from perdure.server.sockets import Listening
+    from perdure.server.sockets import RunningServer
 
 LOOK_S = 0.5
 
@@ -118,7 +118,7 @@ def _serve(
     from perdure.server.principal import Principals
     from perdure.server.proxies import Proxies
     from perdure.server.routes import routes
-    from perdure.server.sockets import Listening
+    from perdure.server.sockets import RunningServer
     from perdure.server.webhooks import WebhookIntake
 
     wishes = Wishes()
@@ -182,14 +182,14 @@ def _serve(
             routes(parts),
             proxies,
         )
-        web = stack.enter_context(Listening(served, sockets, proxies))
+        web = stack.enter_context(RunningServer(served, sockets, proxies))
         # The journal is closed before the server is. Its listeners are thereby disconnected, so
         # that the server does not wait for them.
         stack.enter_context(journal)
         names = ", ".join(f"/webhooks/{source.name}" for source in chosen.webhooks) or "no webhooks"
         for each in sockets:
             say(f"listening on http://{_shown(each)} ({names})")
-        for line in exposure.lines(chosen, held):
+        for line in exposure.exposure_sentences(chosen, held):
             say(line)
         if not _has_token(engine.store):
             say(
@@ -277,12 +277,12 @@ def _seed(chosen: Settings) -> TaskSpec:
 
 def _posting(stack: ExitStack, engine: Engine, chosen: Settings, clients: Forges) -> None:
     """Start to post results of deliveries to their forges."""
-    from perdure.forge.replies import Answering, Poster
+    from perdure.forge.replies import Poster, PostingUpdater
 
     def login(source: str, rule: str) -> Callable[[str], tuple[str, str] | None]:
         return lambda url: clients.login(source, rule, url)
 
-    answering = Answering(
+    answering = PostingUpdater(
         engine=engine,
         rules={rule.name: rule for rule in chosen.agents},
         forge=clients.of,
@@ -304,7 +304,7 @@ def _receipt(store: EngineStore, chosen: Settings, run: TaskRun) -> str:
     return signed_receipt(store, run, chosen.state)
 
 
-def _until_drained(engine: Engine, web: Listening, wishes: Wishes, jobs: int) -> None:
+def _until_drained(engine: Engine, web: RunningServer, wishes: Wishes, jobs: int) -> None:
     from perdure.engine.worker import work
 
     if jobs:

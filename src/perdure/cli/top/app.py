@@ -16,7 +16,7 @@ from textual.worker import get_current_worker
 
 from perdure.cli.top.lines import heading, peek, run_line
 from perdure.cli.top.screens import Act, HelpScreen, LogScreen, Question, while_there
-from perdure.cli.top.view import Looked, View, look
+from perdure.cli.top.view import View, ViewStore, load_view
 from perdure.errors import PerdureError
 from perdure.host.process import Probe
 from perdure.model.events import Record
@@ -88,7 +88,7 @@ class Board(App[None]):
 
     def __init__(
         self,
-        store: Looked,
+        store: ViewStore,
         probe: Probe,
         retry: Act,
         stop: Act,
@@ -119,8 +119,8 @@ class Board(App[None]):
         # The terminal's own colors, which are legible on light and dark backgrounds.
         self.theme = "ansi-dark"
         self.query_one("#runs").focus()
-        self._look()
-        self.set_interval(self._look_s, self._look_again)
+        self._load()
+        self.set_interval(self._look_s, self._reload)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Disable the board's keys while another screen is over it."""
@@ -136,11 +136,11 @@ class Board(App[None]):
             return ""
         return runs.get_option_at_index(runs.highlighted).id or ""
 
-    def _look_again(self) -> None:
+    def _reload(self) -> None:
         if time.monotonic() >= self._rests_until:
-            self._look()
+            self._load()
 
-    def _look(self) -> None:
+    def _load(self) -> None:
         self._peeked = self.chosen if self._peeking else ""
         words, peeked = self._words, self._peeked
         self.run_worker(
@@ -150,7 +150,7 @@ class Board(App[None]):
     def _read(self, words: str, peeked: str) -> None:
         worker, began = get_current_worker(), time.monotonic()
         try:
-            view = look(self._store, self._probe, words)
+            view = load_view(self._store, self._probe, words)
             if peeked:
                 records = list(self._store.latest(peeked, PEEKED))
             else:
@@ -160,9 +160,9 @@ class Board(App[None]):
             self.call_from_thread(while_there, self._head, clean(str(error)))
             return
         if not worker.is_cancelled:
-            self.call_from_thread(while_there, self._seen, view, records)
+            self.call_from_thread(while_there, self._apply_view, view, records)
 
-    def _seen(self, view: View, records: list[Record]) -> None:
+    def _apply_view(self, view: View, records: list[Record]) -> None:
         self.view, self._records = view, records
         self._draw()
 
@@ -186,7 +186,7 @@ class Board(App[None]):
         with self.batch_update():
             runs.clear_options()
             runs.add_options(options)
-            runs.highlighted = _place([option.id for option in options], chosen, at or 0)
+            runs.highlighted = _cursor_index([option.id for option in options], chosen, at or 0)
             runs.scroll_to(y=top, animate=False)
         counts = ", ".join(f"{group.many} {group.name}" for group in self.view.groups)
         self._head(
@@ -224,7 +224,7 @@ class Board(App[None]):
         # Restoring the cursor after a redraw is also reported as a move.
         if self._peeking and self.chosen != self._peeked:
             self._draw_panel()
-            self._look()
+            self._load()
 
     def on_option_list_option_selected(self) -> None:
         self.action_attach()
@@ -236,7 +236,7 @@ class Board(App[None]):
     def action_peek(self) -> None:
         self._peeking = not self._peeking
         self._draw_panel()
-        self._look()
+        self._load()
 
     def action_filter(self) -> None:
         line = self.query_one("#filter", Input)
@@ -245,7 +245,7 @@ class Board(App[None]):
 
     def on_input_changed(self, event: Input.Changed) -> None:
         self._words = event.value.strip()
-        self._look()
+        self._load()
 
     def on_input_submitted(self) -> None:
         self.query_one("#filter").display = bool(self._words)
@@ -258,7 +258,7 @@ class Board(App[None]):
             line.display = False
             self.query_one("#runs").focus()
         elif self.query_one("#said").display:
-            self._tell("", False)
+            self._show_message("", False)
         elif self._peeking:
             self.action_peek()
 
@@ -302,7 +302,7 @@ class Board(App[None]):
             elif text := _typed(f"{ASKED[verb]} (empty: none): "):
                 self._verb([*words, text, "--detach"])
             _typed("\nEnter returns to the board ")
-        self._look()
+        self._load()
 
     def _act(self, act: Act, run_id: str) -> None:
         """Act in a thread, because stopping an agent in good order takes a while."""
@@ -315,15 +315,15 @@ class Board(App[None]):
                     f"{str(error).rstrip('.')}; {error.hint}" if error.hint else str(error),
                     True,
                 )
-            self.call_from_thread(while_there, self._tell, clean(said), bad)
+            self.call_from_thread(while_there, self._show_message, clean(said), bad)
 
         self.run_worker(do, thread=True, group="act")
 
-    def _tell(self, said: str, bad: bool) -> None:
+    def _show_message(self, said: str, bad: bool) -> None:
         line = self.query_one("#said", Static)
         line.display = bool(said)
         line.update(Text(said, style="bold red" if bad else "bold"))
-        self._look()
+        self._load()
 
 
 def _typed(question: str) -> str:
@@ -334,7 +334,7 @@ def _typed(question: str) -> str:
         return ""
 
 
-def _place(ids: list[str | None], chosen: str, at: int) -> int | None:
+def _cursor_index(ids: list[str | None], chosen: str, at: int) -> int | None:
     """Return the new index of the cursor: its run, or else the nearest run above its old place, or
     else the first; None if there is none."""
     if chosen in ids:

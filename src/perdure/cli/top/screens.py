@@ -72,11 +72,11 @@ class LogScreen(Screen[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        self._look()
-        self.set_interval(LOOK_S, self._look)
+        self._load()
+        self.set_interval(LOOK_S, self._load)
         self.query_one(RichLog).focus()
 
-    def _look(self) -> None:
+    def _load(self) -> None:
         self.run_worker(self._read, thread=True, exclusive=True)
 
     def _read(self) -> None:

@@ -19,7 +19,7 @@ SHOWN = 100
 """Maximum number of rows of a list; the counts include all runs."""
 
 
-class Looked(RunStore, BoardStore, Protocol):
+class ViewStore(RunStore, BoardStore, Protocol):
     """The parts of a store that the board reads."""
 
 
@@ -63,7 +63,7 @@ class View(Struct, frozen=True):
         )
 
 
-def look(store: Looked, probe: Probe, words: str = "") -> View:
+def load_view(store: ViewStore, probe: Probe, words: str = "") -> View:
     """Return the board as it is now. With `words`, only runs that contain them in name, workdir,
     scope or instructions. Raises StoreError."""
     counts = store.board_counts(words=words)

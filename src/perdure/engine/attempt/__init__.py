@@ -19,12 +19,12 @@ from perdure.engine.attempt.accounts import seat_of, wait_for
 from perdure.engine.attempt.checkpoints import Checkpointing, forget
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.heartbeat import beating
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.opening_steps import open_attempt, reopen_attempt
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.errors import Conflict, GitFailed, LostLease, PerdureError, StoreError
 from perdure.model import Claim, Outcome, OutcomeKind, TaskRun
-from perdure.rules.text import tell
+from perdure.rules.text import write_stderr
 
 __all__ = [
     "Engine",
@@ -50,16 +50,16 @@ def perform(engine: Engine, claim: Claim) -> TaskRun:
 
 
 def _perform(engine: Engine, claim: Claim) -> TaskRun:
-    begun = _begun(engine, claim)
+    begun = _open_and_launch(engine, claim)
     # The modules that follow and close an attempt are imported only once its agent has started.
-    if isinstance(begun, Opened):
+    if isinstance(begun, LiveAttempt):
         return _follow(engine, begun)
     from perdure.engine.attempt.finish import close_unopened
 
     return close_unopened(engine, claim, begun)
 
 
-def _begun(engine: Engine, claim: Claim) -> Opened | Outcome:
+def _open_and_launch(engine: Engine, claim: Claim) -> LiveAttempt | Outcome:
     """Return the attempt with its agent started, or the outcome if the agent was not started."""
     try:
         return open_attempt(engine, claim)
@@ -116,7 +116,7 @@ def _take_over(engine: Engine, claim: Claim) -> TaskRun:
     return _follow(engine, opened)
 
 
-def _follow(engine: Engine, opened: Opened) -> TaskRun:
+def _follow(engine: Engine, opened: LiveAttempt) -> TaskRun:
     from perdure.engine.attempt.finish import close
     from perdure.engine.attempt.supervision import watch
 
@@ -124,7 +124,7 @@ def _follow(engine: Engine, opened: Opened) -> TaskRun:
         checkpoints = Checkpointing(engine, opened)
         run = close(engine, opened, watch(engine, opened, checkpoints), checkpoints)
     if engine.publisher is not None and (trouble := engine.publisher.settle(run.id)):
-        tell(
+        write_stderr(
             f"perdure: {run.name} was not uploaded to the checkpoint store: "
             f"{engine.redactor.text(trouble)}"
         )

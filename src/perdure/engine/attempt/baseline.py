@@ -150,7 +150,7 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     # A restore takes out of the conversation what any run had said before the restore.
     attempts = [(run, attempt) for run, attempt in attempts if attempt.started >= since]
     attempts.sort(key=lambda each: each[1].started)
-    went_on = [at for at, (_, attempt) in enumerate(attempts) if _went_on(attempt)]
+    went_on = [at for at, (_, attempt) in enumerate(attempts) if _is_confirmed(attempt)]
     first = went_on[-1] if went_on else 0
     window, announced = _Window(), False
     for at, (run, attempt) in enumerate(attempts):
@@ -174,14 +174,14 @@ def baseline_of(store: EngineStore, session: Session) -> Baseline:
     return Baseline(
         snapshots=tuple(each for each in (session.snapshot, before) if each is not None),
         went_on=before,
-        looks=_looks(session, [attempt for _, attempt in attempts]),
+        looks=_snapshots(session, [attempt for _, attempt in attempts]),
         prompts=frozenset(session.prompts),
         journal=journal,
         announced=announced,
     )
 
 
-def _looks(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot, ...]:
+def _snapshots(session: Session, attempts: Iterable[Attempt]) -> tuple[Snapshot, ...]:
     found = [session.snapshot]
     for attempt in attempts:
         found.append(attempt.before)
@@ -257,7 +257,7 @@ def without_rewound(now: Loaded, journal: Iterable[Journaled]) -> Loaded:
     return now
 
 
-def _went_on(attempt: Attempt) -> bool:
+def _is_confirmed(attempt: Attempt) -> bool:
     """Return whether the conversation was judged after the attempt, and the model had answered in
     it."""
     receipt = attempt.receipt
@@ -290,7 +290,7 @@ def _mark(attempt: Attempt) -> str:
         return ""
 
 
-def standing(
+def compare_transcript(
     engine: Engine,
     driver: AgentDriver,
     home: Path,

@@ -107,7 +107,7 @@ def _is_question(attempt: Attempt) -> bool:
     return attempt.outcome is not None and attempt.outcome.detail.startswith(ASKED)
 
 
-def goes_on(asked: Continuation) -> bool:
+def has_choice(asked: Continuation) -> bool:
     """Return whether there is a choice to make: only if the agent would resume its own conversation
     unchanged."""
     return asked.kind is Start.RESUME and asked.rung not in PUT_BACK and not asked.compact

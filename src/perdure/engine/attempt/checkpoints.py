@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since
 from perdure.engine.attempt.engine import HISTORY, Engine
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import LostLease, PerdureError, StoreError
 from perdure.host import process
 from perdure.model import (
@@ -68,7 +68,7 @@ class Checkpointing(Struct):
     """The checkpoints of one attempt, one at a time. Used by one thread."""
 
     engine: Engine
-    opened: Opened
+    opened: LiveAttempt
     begun: float = field(default_factory=process.boottime)
     """When the last checkpoint was begun."""
     took: float = 0.0
@@ -106,9 +106,9 @@ class Checkpointing(Struct):
         if self._wanted and self._taking is None and process.boottime() >= self._not_before:
             self._begin(self._wanted)
             self._wanted = ""
-        self._hear()
+        self._record_uploads()
 
-    def _hear(self) -> None:
+    def _record_uploads(self) -> None:
         """Record which uploads to the checkpoint store succeeded or failed."""
         publisher = self.engine.publisher
         if publisher is None or not (told := publisher.told(self.opened.claim.run.id)):
@@ -171,7 +171,7 @@ class Checkpointing(Struct):
 
 def take(
     engine: Engine,
-    opened: Opened,
+    opened: LiveAttempt,
     why: str,
     number: int,
     *,
@@ -205,7 +205,7 @@ def take(
         workdir=(save or _save(engine.workspaces, engine.checkpoint_ignored, opened))(number),
         session_id=session.id if session is not None and parts else "",
         conversation=parts,
-        context_version=_given(opened, session, transcript),
+        context_version=_newest_context(opened, session, transcript),
         agent=opened.claim.run.spec.agent,
         agent_version=attempt.agent_version,
         flags=dict(attempt.flags),
@@ -213,14 +213,14 @@ def take(
 
 
 def _save(
-    workspaces: Workspaces, checkpoint_ignored: str, opened: Opened
+    workspaces: Workspaces, checkpoint_ignored: str, opened: LiveAttempt
 ) -> Callable[[int], Saved]:
     return lambda number: workspaces.checkpoints.save(
         opened.workspace, number, ignored=checkpoint_ignored
     )
 
 
-def began_with(store: RunStore, opened: Opened) -> Against:
+def began_with(store: RunStore, opened: LiveAttempt) -> Against:
     """Return the checkpoint with which the attempt's changes are compared: the one taken at the end
     of the previous work in the workdir, or one restored since."""
     from perdure.workspace import Against
@@ -251,7 +251,7 @@ def began_with(store: RunStore, opened: Opened) -> Against:
     )
 
 
-def _of_others(store: RunStore, opened: Opened) -> Checkpoint | None:
+def _of_others(store: RunStore, opened: LiveAttempt) -> Checkpoint | None:
     """Return the newest checkpoint that another run of the same workdir took before this
     attempt."""
     own = {opened.attempt.run}
@@ -266,7 +266,7 @@ def _of_others(store: RunStore, opened: Opened) -> Checkpoint | None:
     return max(found, key=lambda each: each.number, default=None)
 
 
-def copy_conversation(copies: Copies, opened: Opened) -> Path | None:
+def copy_conversation(copies: Copies, opened: LiveAttempt) -> Path | None:
     """Update perdure's own copy from the agent's transcript, and return the transcript's path.
     Return None, and keep the copy as it is, if there is no transcript or if it lacks something that
     was known."""
@@ -291,7 +291,7 @@ def copy_conversation(copies: Copies, opened: Opened) -> Path | None:
     return None
 
 
-def known_before(opened: Opened, session: Session) -> Snapshot | None:
+def known_before(opened: LiveAttempt, session: Session) -> Snapshot | None:
     """Return the content with which the transcript must begin: the content that was put back for
     this attempt, or else its state when perdure last saw it."""
     put_back = opened.asked.kind is Start.RESUME and opened.asked.rung in PUT_BACK
@@ -300,14 +300,14 @@ def known_before(opened: Opened, session: Session) -> Snapshot | None:
     return session.snapshot
 
 
-def sent(opened: Opened) -> str:
+def sent(opened: LiveAttempt) -> str:
     """Return the mark of this attempt's own prompt."""
     return fingerprint(
         (opened.directory / "prompt.md").read_text(encoding="utf-8", errors="surrogatepass")
     )
 
 
-def _given(opened: Opened, session: Session | None, transcript: Path | None) -> int:
+def _newest_context(opened: LiveAttempt, session: Session | None, transcript: Path | None) -> int:
     """Return the newest version of the instructions that is in the conversation."""
     if session is None or transcript is None:
         if session is not None:

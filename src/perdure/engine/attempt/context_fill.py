@@ -31,10 +31,16 @@ from perdure.model import (
 )
 from perdure.model.events import AnyEvent, Compacted, NotCompacted, RolledOver, SessionRetired
 from perdure.protocols import AgentDriver, RunStore
-from perdure.rules.context_window import FillRules, asks_for_person, completed, measure, told
+from perdure.rules.context_window import (
+    FillRules,
+    asks_for_person,
+    completed,
+    describe_fill,
+    measure,
+)
 
 if TYPE_CHECKING:
-    from perdure.engine.attempt.live_attempt import Opened
+    from perdure.engine.attempt.live_attempt import LiveAttempt
 
 
 class Size(Struct, frozen=True):
@@ -172,7 +178,7 @@ class Sized(Struct, frozen=True):
         if outcome.kind is not OutcomeKind.CONTEXT_EXHAUSTED or self.following is Measure.COMPACT:
             return ""
         if self.now is not None and self.now.tokens:
-            held = told(self.now)
+            held = describe_fill(self.now)
         else:
             held = "an unknown size"
         if asks_for_person(continuity, self.following):
@@ -182,7 +188,7 @@ class Sized(Struct, frozen=True):
 
 def size_after(
     context: FillRules,
-    opened: Opened,
+    opened: LiveAttempt,
     session: Session | None,
     windows: Mapping[str, int],
     *,

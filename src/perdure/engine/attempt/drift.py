@@ -97,7 +97,7 @@ def drift(
     return None
 
 
-def standing(records: Sequence[Record]) -> list[Record]:
+def without_undone(records: Sequence[Record]) -> list[Record]:
     """Return the journal without the attempts that a restore undid: those after the attempt whose
     checkpoint was restored."""
     left: list[Record] = []

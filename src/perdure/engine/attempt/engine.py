@@ -15,7 +15,7 @@ from msgspec import Struct, field
 from perdure.agents.transcripts import Copies
 from perdure.engine.attempt.warm_agents import WarmAgents
 from perdure.errors import Conflict
-from perdure.host.homes.remembered import Remembered
+from perdure.host.homes.remembered import LinkedHomes
 from perdure.host.redaction import NO_SECRETS, Redactor
 from perdure.host.volumes import Volumes
 from perdure.model import (
@@ -135,7 +135,7 @@ class Engine(Struct, frozen=True, kw_only=True):
     """The user's environment, with the locations of homes that were linked to a volume; it may
     change while a supervisor lives."""
     worker: str
-    homes: Remembered
+    homes: LinkedHomes
     prove: Callable[[AgentDriver, str, bytes, str, Path], str] | None = None
     """Tests whether the agent goes on from a repaired transcript, and returns why not (see
     `perdure.agents.proof`); None: no transcript is repaired."""

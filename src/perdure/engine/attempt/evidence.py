@@ -12,20 +12,22 @@ from pathlib import Path
 
 from perdure.agents.transcripts import Copies, begins_with, fingerprint, prompts_since, snapshot
 from perdure.engine.attempt.event_totals import EventTotals
-from perdure.engine.attempt.live_attempt import Opened
-from perdure.engine.attempt.supervision import Watched
+from perdure.engine.attempt.live_attempt import LiveAttempt
+from perdure.engine.attempt.supervision import SupervisionResult
 from perdure.errors import PerdureError
 from perdure.model import Continuation, Evidence, Outcome, Session, Snapshot, Standing, Start
 from perdure.protocols import AgentDriver, Parks
 from perdure.rules.lifecycle import UNUSABLE
 
 
-def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -> Evidence:
+def collect(
+    opened: LiveAttempt, watched: SupervisionResult, copies: Copies, outcome: Outcome
+) -> Evidence:
     """Return the evidence: the conversation as it is now, compared with its state before the launch
     and its state when perdure last saw it. `outcome`: the driver's classification."""
     driver, asked, before = opened.driver, opened.asked, opened.attempt.before
     session, reading = watched.session, watched.reading
-    judged = _judged(asked, reading.session_id)
+    judged = _judged_session(asked, reading.session_id)
     path = opened.transcript(judged) if judged else None
     after = snapshot(driver, path)
     own = fingerprint(
@@ -49,7 +51,7 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
     # long after its end.
     unseen = watched.exit.cause == "lost" and (own in new or prefix_kept is True)
     unheard = asked.kind is Start.RESUME and not reading.answered
-    arrived = _arrived(opened, path, own, new)
+    arrived = _prompt_found(opened, path, own, new)
     saved = bool(arrived) and unheard and driver.abilities.saves_prompt_first
     refused = saved and outcome.kind in UNUSABLE
     if refused or (arrived and unproven(driver, asked, reading)):
@@ -68,7 +70,7 @@ def gather(opened: Opened, watched: Watched, copies: Copies, outcome: Outcome) -
         prompt_found=arrived,
         foreign_turns=0 if unseen else foreign,
         turns_since=foreign if unseen else 0,
-        turns_between=_between(opened, session, known, before),
+        turns_between=_foreign_prompts(opened, session, known, before),
         other_writers=watched.other_writers,
         writes_lost=reading.writes_lost,
         answered=reading.answered,
@@ -88,7 +90,7 @@ def unproven(driver: AgentDriver, asked: Continuation, reading: EventTotals) -> 
     return first and not reading.begun
 
 
-def _arrived(opened: Opened, path: Path | None, own: str, new: list[str]) -> bool | None:
+def _prompt_found(opened: LiveAttempt, path: Path | None, own: str, new: list[str]) -> bool | None:
     """Return whether the transcript has what the attempt was started with: its prompt, or the
     results of the calls that were answered. None if there is no transcript."""
     if path is None:
@@ -99,7 +101,7 @@ def _arrived(opened: Opened, path: Path | None, own: str, new: list[str]) -> boo
     return own in new
 
 
-def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -> bool | None:
+def _copy_kept(opened: LiveAttempt, copies: Copies, judged: str, path: Path | None) -> bool | None:
     """Return whether the transcript has everything that perdure's own copy holds; None if there is
     no transcript."""
     if path is None or not judged:
@@ -110,7 +112,7 @@ def _copy_kept(opened: Opened, copies: Copies, judged: str, path: Path | None) -
         return None
 
 
-def _judged(asked: Continuation, returned: str) -> str:
+def _judged_session(asked: Continuation, returned: str) -> str:
     """Return the id of the conversation to judge. A resumed one is judged by its own file, even if
     the agent opened another."""
     if asked.kind is Start.RESUME:
@@ -119,7 +121,7 @@ def _judged(asked: Continuation, returned: str) -> str:
 
 
 def _looked_at(
-    opened: Opened, path: Path | None, before: Snapshot | None
+    opened: LiveAttempt, path: Path | None, before: Snapshot | None
 ) -> tuple[bool | None, list[str]]:
     """Return whether the transcript begins with the earlier conversation, and the prompts that came
     after it."""
@@ -134,7 +136,7 @@ def _looked_at(
     return kept, prompts_since(opened.driver, path, before)
 
 
-def _fork(opened: Opened, path: Path, before: Snapshot) -> tuple[bool, list[str]]:
+def _fork(opened: LiveAttempt, path: Path, before: Snapshot) -> tuple[bool, list[str]]:
     driver, parent = opened.driver, Path(before.path)
     prompts = prompts_since(driver, path, None)
     if named := driver.parent(path.read_bytes()):
@@ -147,7 +149,7 @@ def _fork(opened: Opened, path: Path, before: Snapshot) -> tuple[bool, list[str]
     return prompts[:turns] == history, prompts[turns:]
 
 
-def _parent_kept(opened: Opened, before: Snapshot | None, own: str) -> bool | None:
+def _parent_kept(opened: LiveAttempt, before: Snapshot | None, own: str) -> bool | None:
     if opened.asked.kind is not Start.FORK or before is None:
         return None
     parent = opened.transcript(opened.asked.session_id)
@@ -158,8 +160,8 @@ def _parent_kept(opened: Opened, before: Snapshot | None, own: str) -> bool | No
     )
 
 
-def _between(
-    opened: Opened, session: Session | None, known: Snapshot | None, before: Snapshot | None
+def _foreign_prompts(
+    opened: LiveAttempt, session: Session | None, known: Snapshot | None, before: Snapshot | None
 ) -> int:
     """Return the number of prompts that somebody else sent between perdure's last look and this
     launch."""

@@ -19,13 +19,13 @@ from perdure.engine.attempt.accounts import parkings
 from perdure.engine.attempt.checkpoints import Checkpointing
 from perdure.engine.attempt.context_fill import Sized, changes, size_after
 from perdure.engine.attempt.engine import HISTORY, Engine, redacted
-from perdure.engine.attempt.evidence import gather
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.evidence import collect
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.messages import received_by_prompt
 from perdure.engine.attempt.preparation import total_of
-from perdure.engine.attempt.promises import lacking
+from perdure.engine.attempt.promises import missing_files_sentence
 from perdure.engine.attempt.requests import asked, settle_refused
-from perdure.engine.attempt.supervision import Watched
+from perdure.engine.attempt.supervision import SupervisionResult
 from perdure.engine.attempt.verification import failed_checks, verify
 from perdure.errors import PerdureError
 from perdure.host import process
@@ -72,7 +72,9 @@ from perdure.rules.unfinished import judge as judge_turn
 from perdure.rules.work_report import work_report
 
 
-def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpointing) -> TaskRun:
+def close(
+    engine: Engine, opened: LiveAttempt, watched: SupervisionResult, checkpoints: Checkpointing
+) -> TaskRun:
     """Store the end of the attempt and the run's next state. Return the run as it is then."""
     claim = opened.claim
     watched.reading.ends.settle(*settle_refused(engine.store, opened))
@@ -95,7 +97,7 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         watched.reading.windows,
         answered=watched.reading.answered,
     )
-    evidence = gather(opened, watched, engine.copies, outcome)
+    evidence = collect(opened, watched, engine.copies, outcome)
     evidence = replace(evidence, compactions=sized.compactions)
     receipt = judge(opened.asked, evidence)
     events: list[AnyEvent] = []
@@ -129,7 +131,9 @@ def close(engine: Engine, opened: Opened, watched: Watched, checkpoints: Checkpo
         outcome = replace(
             outcome, detail="perdure was ended before its agent had started", began=False
         )
-    if outcome.ok and (lacks := lacking(claim.run.spec, Path(opened.workspace.path))):
+    if outcome.ok and (
+        lacks := missing_files_sentence(claim.run.spec, Path(opened.workspace.path))
+    ):
         outcome = Outcome(kind=OutcomeKind.FAILED, detail=lacks, code=0)
     if outcome.ok and claim.run.spec.verify:
         outcome, checked = verify(engine, opened)
@@ -210,7 +214,9 @@ def close_unopened(
     return _finish(engine, claim, outcome, usage=stored + used + summary, following=Measure.STOP)
 
 
-def _refused_again(store: RunStore, opened: Opened, watched: Watched, outcome: Outcome) -> bool:
+def _refused_again(
+    store: RunStore, opened: LiveAttempt, watched: SupervisionResult, outcome: Outcome
+) -> bool:
     """Return whether the agent has refused to open the conversation, in words that its driver does
     not know, in this attempt and the one before. The first refusal may have had a temporary
     cause."""
@@ -233,7 +239,7 @@ def _refused_to_open(driver: TellsRefusals, events: Sequence[AnyEvent]) -> bool:
     return any(driver.refused_to_open(each) for each in events if isinstance(each, TurnEnded))
 
 
-def _refused(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
+def _refused(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> bool:
     """Return whether the agent failed before its first turn, so that nothing was done in a
     conversation that it changed. Gemini CLI 0.61.0 rewrites a transcript that it cannot read."""
     return (
@@ -244,14 +250,14 @@ def _refused(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
     )
 
 
-def _failed_first(opened: Opened, evidence: Evidence, outcome: Outcome) -> bool:
+def _failed_first(opened: LiveAttempt, evidence: Evidence, outcome: Outcome) -> bool:
     """Return whether an agent that saves the prompt first failed before it asked its model, in
     words that its driver does not know."""
     first = opened.driver.abilities.saves_prompt_first and evidence.prompt_found is None
     return first and _unused(opened, evidence) and failed_by_itself(outcome)
 
 
-def _unused(opened: Opened, evidence: Evidence) -> bool:
+def _unused(opened: LiveAttempt, evidence: Evidence) -> bool:
     """Return whether nothing shows that the agent resumed from the transcript."""
     goes_on = opened.asked.kind is Start.RESUME
     return goes_on and not evidence.answered and not evidence.prompt_found
@@ -259,8 +265,8 @@ def _unused(opened: Opened, evidence: Evidence) -> bool:
 
 def _sessions(
     engine: Engine,
-    opened: Opened,
-    watched: Watched,
+    opened: LiveAttempt,
+    watched: SupervisionResult,
     outcome: Outcome,
     receipt: Receipt | None,
     evidence: Evidence,
@@ -322,7 +328,9 @@ def _sessions(
     )
 
 
-def _is_new_task(store: RunStore, opened: Opened, session: Session, evidence: Evidence) -> bool:
+def _is_new_task(
+    store: RunStore, opened: LiveAttempt, session: Session, evidence: Evidence
+) -> bool:
     """Return whether the run's prompt is in this conversation for the first time."""
     run = opened.claim.run
     return bool(evidence.prompt_found) and not any(
@@ -345,7 +353,7 @@ def _sized(session: Session, sized: Sized, outcome: Outcome, claim: Claim) -> Se
     )
 
 
-def _collision(opened: Opened, evidence: Evidence) -> str:
+def _collision(opened: LiveAttempt, evidence: Evidence) -> str:
     if evidence.foreign_turns:
         return (
             f"{evidence.foreign_turns} foreign prompt(s) came into the conversation "

@@ -39,7 +39,9 @@ def beat(engine: Engine, claim: Claim) -> TaskRun:
     return run
 
 
-def followed(engine: Engine, claim: Claim, running: process.Process) -> tuple[Exit, bool]:
+def wait_with_heartbeat(
+    engine: Engine, claim: Claim, running: process.Process
+) -> tuple[Exit, bool]:
     """Wait for a program of the attempt other than its agent's turn, such as a check. Meanwhile,
     renew the lease and obey a stop. Return how the program ended, and whether it was asked to stop.
 

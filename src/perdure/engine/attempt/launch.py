@@ -18,7 +18,7 @@ from perdure.engine.attempt.marks import known_marks
 from perdure.engine.attempt.message_places import directory_of as messages_of
 from perdure.engine.attempt.requests import asks, directory_of
 from perdure.engine.attempt.start_facts import NotStarted
-from perdure.engine.attempt.warm_agents import Idle, WarmAgents, likeness
+from perdure.engine.attempt.warm_agents import Idle, WarmAgents, compatibility_digest
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.model import (
@@ -37,11 +37,15 @@ from perdure.protocols import RunStore, TakesMessages
 from perdure.rules.context_window import FillRules, compact_at
 
 if TYPE_CHECKING:
-    from perdure.engine.attempt.live_attempt import Opened
+    from perdure.engine.attempt.live_attempt import LiveAttempt
 
 
 def start(
-    engine: Engine, opened: Opened, program: Program, identity: dict[str, str], idle: Idle | None
+    engine: Engine,
+    opened: LiveAttempt,
+    program: Program,
+    identity: dict[str, str],
+    idle: Idle | None,
 ) -> None:
     """Start the agent, or give the idle one its turn. `idle` is either used or ended. Raises
     NotStarted, PerdureError."""
@@ -60,7 +64,7 @@ def start(
                 else None
             )
             or _first_turn(engine.on_leftover, engine.warm, opened)
-            or _alone(engine.grace_s, engine.on_leftover, opened)
+            or _start_single_turn(engine.grace_s, engine.on_leftover, opened)
         )
     except BaseException:
         for each in (idle, opened.idle):
@@ -70,7 +74,7 @@ def start(
     _told(engine.store, opened)
 
 
-def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
+def _launch(engine: Engine, opened: LiveAttempt, program: Program) -> Launch:
     run, attempt = opened.claim.run, opened.attempt
     return Launch(
         spec=run.spec,
@@ -96,14 +100,14 @@ def _launch(engine: Engine, opened: Opened, program: Program) -> Launch:
     )
 
 
-def _messages(opened: Opened) -> str:
+def _messages(opened: LiveAttempt) -> str:
     """Return the directory of messages, for an agent whose turn may take them."""
     if isinstance(opened.driver, TakesMessages):
         return str(messages_of(opened.directory))
     return ""
 
 
-def _marks(store: EngineStore, opened: Opened) -> tuple[str, ...]:
+def _marks(store: EngineStore, opened: LiveAttempt) -> tuple[str, ...]:
     resumed = opened.asked.kind is Start.RESUME and opened.session is not None
     if opened.driver.abilities.transcripts or not resumed:
         return ()
@@ -111,7 +115,7 @@ def _marks(store: EngineStore, opened: Opened) -> tuple[str, ...]:
     return known_marks(store, opened.session)
 
 
-def _compact_at(context: FillRules, opened: Opened) -> CompactAt | None:
+def _compact_at(context: FillRules, opened: LiveAttempt) -> CompactAt | None:
     """Return the level at which the CLI compacts the conversation in this launch; None if it does
     not."""
     run, rules = opened.claim.run, rules_of(context, opened.claim.run)
@@ -123,7 +127,7 @@ def _compact_at(context: FillRules, opened: Opened) -> CompactAt | None:
 
 
 def _next_turn(
-    on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opened, idle: Idle
+    on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt, idle: Idle
 ) -> process.Process | None:
     """Give the idle agent its next turn, if it has the settings with which a new one would be
     started, and return the turn. Otherwise end the agent and return None."""
@@ -137,7 +141,9 @@ def _next_turn(
         and not asked.compact
     )
     if same and _may_be_kept(on_leftover, warm, opened) and _has_seen_all(opened, idle):
-        like, command = likeness(opened.driver, opened.launch, opened.env, idle.session_id)
+        like, command = compatibility_digest(
+            opened.driver, opened.launch, opened.env, idle.session_id
+        )
         if command is not None and like == idle.like:
             timeout_s = opened.claim.run.spec.timeout_s
             served = idle.kept.turn(
@@ -149,7 +155,7 @@ def _next_turn(
     return None
 
 
-def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opened) -> bool:
+def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt) -> bool:
     """Return whether the agent of this launch may be kept. An agent goes idle only if nothing of
     its turn is left running, so a run that keeps leftovers or waits for them excludes it."""
     run = opened.claim.run
@@ -157,7 +163,7 @@ def _may_be_kept(on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opene
     return wanted and leftover_policy(on_leftover, run) is OnLeftover.END
 
 
-def _has_seen_all(opened: Opened, idle: Idle) -> bool:
+def _has_seen_all(opened: LiveAttempt, idle: Idle) -> bool:
     """Return whether nothing came into the conversation, from anybody, since the idle process
     finished its last turn."""
     before = opened.attempt.before
@@ -172,7 +178,7 @@ def _has_seen_all(opened: Opened, idle: Idle) -> bool:
 
 
 def _first_turn(
-    on_leftover: OnLeftover, warm: WarmAgents | None, opened: Opened
+    on_leftover: OnLeftover, warm: WarmAgents | None, opened: LiveAttempt
 ) -> process.Process | None:
     """Return the first turn of an agent that is to be kept; None if none is to be kept, or this
     launch needs its own process."""
@@ -185,7 +191,7 @@ def _first_turn(
     if command is None:
         return None
     opened.notes = command.notes
-    idle = warm.start(_over(command, opened.env), opened.workspace, opened.env)
+    idle = warm.start(_with_defaults(command, opened.env), opened.workspace, opened.env)
     opened.idle = idle
     first = idle.kept.turn(
         opened.directory, stdin=command.stdin, deadline_s=run.spec.timeout_s, lock_fd=opened.lock_fd
@@ -194,7 +200,9 @@ def _first_turn(
     return first
 
 
-def _alone(grace_s: float, on_leftover: OnLeftover, opened: Opened) -> process.Process:
+def _start_single_turn(
+    grace_s: float, on_leftover: OnLeftover, opened: LiveAttempt
+) -> process.Process:
     assert opened.launch is not None
     command = opened.driver.command(opened.launch)
     opened.notes = command.notes
@@ -204,7 +212,7 @@ def _alone(grace_s: float, on_leftover: OnLeftover, opened: Opened) -> process.P
         # The directory exists for a turn that takes messages, and for no other.
         Path(told).mkdir(exist_ok=True, mode=0o700)
     return process.start(
-        _over(command, opened.env),
+        _with_defaults(command, opened.env),
         directory=opened.directory,
         cwd=Path(opened.workspace.path),
         env=opened.env,
@@ -216,14 +224,14 @@ def _alone(grace_s: float, on_leftover: OnLeftover, opened: Opened) -> process.P
     )
 
 
-def _over(command: Command, own: dict[str, str]) -> Command:
+def _with_defaults(command: Command, own: dict[str, str]) -> Command:
     """Apply the driver's variables as defaults: those that the user has set win."""
     return replace(
         command, env={name: value for name, value in command.env.items() if name not in own}
     )
 
 
-def _told(store: RunStore, opened: Opened) -> None:
+def _told(store: RunStore, opened: LiveAttempt) -> None:
     assert opened.process is not None
     turn = opened.idle.kept.turns if opened.idle is not None else 1
     events: list[AgentLaunched | SessionPinned] = [

@@ -23,7 +23,7 @@ from perdure.model import (
 from perdure.protocols import AgentDriver
 
 
-class Opened(Struct, kw_only=True):
+class LiveAttempt(Struct, kw_only=True):
     """A started attempt: everything that watching and closing need."""
 
     claim: Claim
@@ -48,7 +48,7 @@ class Opened(Struct, kw_only=True):
     idle: Idle | None = None
     """The kept agent that runs this attempt as a turn; None if there is none."""
 
-    def __enter__(self) -> Opened:
+    def __enter__(self) -> LiveAttempt:
         return self
 
     def __exit__(

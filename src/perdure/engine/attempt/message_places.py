@@ -27,7 +27,9 @@ def directory_of(attempt_directory: Path) -> Path:
     return attempt_directory / "messages"
 
 
-def place(attempt_directory: Path, contexts: Iterable[Context], known: int) -> tuple[int, ...]:
+def place_messages(
+    attempt_directory: Path, contexts: Iterable[Context], known: int
+) -> tuple[int, ...]:
     """Put the messages after the version `known` where the turn takes them, and return their
     versions. Any number of processes and threads may do it at once."""
     # A start of an agent needs no rules of messages.

@@ -15,8 +15,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from perdure.engine.attempt.engine import HISTORY, Engine
-from perdure.engine.attempt.live_attempt import Opened
-from perdure.engine.attempt.message_places import directory_of, place
+from perdure.engine.attempt.live_attempt import LiveAttempt
+from perdure.engine.attempt.message_places import directory_of, place_messages
 from perdure.model import Claim
 from perdure.model.events import AnyEvent, MessageDelivered, MessageReceived
 from perdure.protocols import RunStore, TakesMessages
@@ -43,7 +43,7 @@ class MessageWatch(Struct):
     """Follows the messages of one attempt into its turn."""
 
     engine: Engine
-    opened: Opened
+    opened: LiveAttempt
     told: int = 0
     """The newest version of the run's instructions that was seen."""
     delivered: frozenset[int] = frozenset()
@@ -71,7 +71,7 @@ class MessageWatch(Struct):
         self.told = contexts[-1].version
         # A message that cannot be placed, as on a full disk, is given with the next prompt.
         with suppress(OSError):
-            place(self.opened.directory, contexts, self.opened.attempt.context_version)
+            place_messages(self.opened.directory, contexts, self.opened.attempt.context_version)
 
     def hear(self, newest: int) -> None:
         """Take note of the newest version of the run's instructions, as a heartbeat returned it."""
@@ -87,7 +87,7 @@ class MessageWatch(Struct):
         if not (directory / "armed").exists():
             return
         events: list[AnyEvent] = []
-        for version, how in _taken(directory):
+        for version, how in _accepted_by_hook(directory):
             if version not in self.delivered:
                 self.delivered |= {version}
                 events.append(MessageDelivered(version, how))
@@ -115,7 +115,7 @@ class MessageWatch(Struct):
         return newest_in(contexts, known, texts)
 
 
-def _taken(directory: Path) -> list[tuple[int, str]]:
+def _accepted_by_hook(directory: Path) -> list[tuple[int, str]]:
     """Return the versions that the hook gave to the CLI, and how."""
     found = []
     for path in directory.glob("taken-*"):
@@ -129,7 +129,7 @@ def _taken(directory: Path) -> list[tuple[int, str]]:
     return sorted(found)
 
 
-def _texts(opened: Opened) -> Sequence[str]:
+def _texts(opened: LiveAttempt) -> Sequence[str]:
     """Return what came into the turns of this attempt from hooks."""
     session, driver = opened.session, opened.driver
     path = opened.transcript(session.id) if session is not None else None

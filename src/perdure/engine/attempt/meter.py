@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from perdure.engine.attempt.event_totals import EventTotals, cost_of
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import total_of
 from perdure.host.process import boottime
 from perdure.model import CutCost, Reply, ReplyCosts, Start, Usage
@@ -34,7 +34,7 @@ PIECE = 8 * 1024**2
 class Meter(Struct):
     """The meter of one attempt. `look` is cheap if nothing was written."""
 
-    opened: Opened
+    opened: LiveAttempt
     model: str = ""
     """Newest model reported, for replies that name none."""
     before: Usage = field(default_factory=Usage)

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 from perdure.engine.attempt import launch
 from perdure.engine.attempt.agent_home import check_home, check_temporary
 from perdure.engine.attempt.engine import HISTORY, Engine
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.preparation import CopyNotInPlace, begin
 from perdure.engine.attempt.start_facts import NotStarted, decide
 from perdure.engine.attempt.warm_agents import Idle
-from perdure.engine.attempt.workdir import bring_back
+from perdure.engine.attempt.workdir import restore_if_missing
 from perdure.errors import InUse, LostLease, PerdureError
 from perdure.host import process
 from perdure.model import (
@@ -41,7 +41,7 @@ from perdure.protocols import AgentDriver
 BRIEFLY_S = 30.0
 
 
-def open_attempt(engine: Engine, claim: Claim) -> Opened:
+def open_attempt(engine: Engine, claim: Claim) -> LiveAttempt:
     """Prepare, decide, store and launch. Raises NotStarted, or a PerdureError of the workspace or
     the driver."""
     with engine.homes.still():
@@ -61,7 +61,7 @@ def _locked(engine: Engine, place: Workspace) -> int:
             time.sleep(0.05)
 
 
-def _open(engine: Engine, claim: Claim) -> Opened:
+def _open(engine: Engine, claim: Claim) -> LiveAttempt:
     claim = _brought_here(engine, claim)
     run = claim.run
     assert run.workspace is not None
@@ -96,7 +96,7 @@ def _open(engine: Engine, claim: Claim) -> Opened:
             idle = engine.warm.borrow(run.workspace, live.id if live is not None else "")
         else:
             idle = None
-        bring_back(engine, run)
+        restore_if_missing(engine, run)
         prepared = engine.workspaces.prepare(run.workspace, run.spec.agent)
         if prepared.notes:
             engine.store.record(
@@ -146,11 +146,11 @@ def _summarized(
 ) -> Session:
     """Have the agent summarize its conversation, unless it has done so before. Return the session
     as it is then."""
-    from perdure.engine.attempt.rollover import ask, told_before
+    from perdure.engine.attempt.rollover import request_summary, told_before
 
     if told_before(engine.store.history(claim.run.id, limit=HISTORY), live.id) is not None:
         return live
-    return ask(engine, claim, driver, program, home, live, own, lock_fd)
+    return request_summary(engine, claim, driver, program, home, live, own, lock_fd)
 
 
 def _lineage(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> Sequence[Session]:
@@ -194,7 +194,7 @@ def _brought_here(engine: Engine, claim: Claim) -> Claim:
     return claim
 
 
-def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
+def reopen_attempt(engine: Engine, claim: Claim) -> LiveAttempt | None:
     """Return the attempt of a dead supervisor, with its process if one was started; None if it
     never began."""
     attempt = next(a for a in engine.store.attempts(claim.run.id) if a.number == claim.attempt)
@@ -203,7 +203,7 @@ def reopen_attempt(engine: Engine, claim: Claim) -> Opened | None:
     run = claim.run
     assert run.workspace is not None
     driver = engine.driver(run.spec.agent)
-    return Opened(
+    return LiveAttempt(
         parked=tuple(
             each.call
             for each in engine.store.requests(run.id)

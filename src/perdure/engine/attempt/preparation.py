@@ -18,11 +18,11 @@ from perdure.engine.attempt.context_fill import rolled_over
 from perdure.engine.attempt.drift import Ground, drift, ground_of
 from perdure.engine.attempt.engine import HISTORY, Engine
 from perdure.engine.attempt.flags import flags_of
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.project_map import map_for
 from perdure.engine.attempt.prompt_facts import story_of
 from perdure.engine.attempt.requests import answers_for, write_decisions
-from perdure.engine.attempt.start_facts import Decided
+from perdure.engine.attempt.start_facts import StartDecision
 from perdure.model import (
     NOTHING_GIVEN,
     PUT_BACK,
@@ -65,12 +65,12 @@ def begin(
     driver: AgentDriver,
     program: Program,
     home: Path,
-    decided: Decided,
+    decided: StartDecision,
     live: Session | None,
     lifetime_s: float,
     *,
     fresh: bool,
-) -> Opened:
+) -> LiveAttempt:
     """Do everything up to the launch and return the attempt. `lifetime_s`: lifetime of the scope's
     sessions, if it has one of its own; `fresh`: the workdir was newly made. Raises
     CopyNotInPlace."""
@@ -86,7 +86,9 @@ def begin(
     else:
         own_id = asked.session_id
     if live is not None:
-        live = _staying(engine.store, engine.context, claim, driver, asked, live, own_id, now)
+        live = _session_in_use(
+            engine.store, engine.context, claim, driver, asked, live, own_id, now
+        )
     goes_on = asked.kind in (Start.RESUME, Start.FORK)
     if goes_on:
         before = snapshot(driver, locate(driver, home, asked.session_id, directory))
@@ -101,7 +103,7 @@ def begin(
     records = [*records, *engine.store.history(run.id, after=records[-1].seq)]
     between = _turns_between(driver, live, before) + _turns_since_lost(engine.store, claim, live)
     left = _came_from(driver, home, asked, live)
-    heard = _heard(driver, asked, before)
+    heard = _prompt_marks(driver, asked, before)
     story = story_of(
         engine,
         claim,
@@ -114,7 +116,7 @@ def begin(
         ground=ground,
         drift=seen,
         untold=decided.untold,
-        told=_told(driver, before) if heard is not None else (),
+        told=_turn_messages(driver, before) if heard is not None else (),
         others=decided.others,
     )
     news = any(each.version > story.given for each in story.contexts)
@@ -168,7 +170,7 @@ def begin(
     ]
     if given:
         engine.store.record(claim, given)
-    return Opened(
+    return LiveAttempt(
         claim=claim,
         attempt=attempt,
         driver=driver,
@@ -198,13 +200,13 @@ def _put_in_place(
             back = ground.checkpoint.conversation
         else:
             back = ()
-        from perdure.engine.attempt.restore_transcript import put_back
+        from perdure.engine.attempt.restore_transcript import place_transcript
 
         directory = engine.attempt_directory(claim)
         restoring = directory / f"restore-{asked.rung}"
         if asked.rung is Rung.CHECKPOINT and _keeps_rows(driver, program, home, asked.session_id):
             raise CopyNotInPlace(asked.rung)
-        put = put_back(
+        put = place_transcript(
             engine, claim.run, driver, program, home, asked.session_id, restoring, parts=back
         )
         if driver.archive is not None and asked.kind is Start.RESUME and asked.rung is Rung.COPY:
@@ -242,7 +244,7 @@ def _keeps_rows(driver: AgentDriver, program: Program, home: Path, session_id: s
     return archive.removal(program, home, session_id) is None
 
 
-def _staying(
+def _session_in_use(
     store: RunStore,
     context: FillRules,
     claim: Claim,
@@ -344,7 +346,7 @@ def total_of(driver: AgentDriver, before: Snapshot | None) -> Usage:
         return driver.total(file.read(before.size))
 
 
-def _heard(
+def _prompt_marks(
     driver: AgentDriver, asked: Continuation, before: Snapshot | None
 ) -> frozenset[str] | None:
     """Return the marks of the prompts in the transcript, if it replaced the agent's own; None if
@@ -354,7 +356,7 @@ def _heard(
     return frozenset(prompts_since(driver, Path(before.path), None))
 
 
-def _told(driver: AgentDriver, before: Snapshot | None) -> Sequence[str]:
+def _turn_messages(driver: AgentDriver, before: Snapshot | None) -> Sequence[str]:
     """Return the messages that came into the turns of a transcript."""
     if before is None or not isinstance(driver, TakesMessages):
         return ()
@@ -377,7 +379,7 @@ def _put_mended(
     """Put the repaired copy where the agent looks. Return its path, and the paths to which the
     replaced files were moved."""
     from perdure.engine.attempt.repair import MENDED
-    from perdure.engine.attempt.restore_transcript import make_room, take_in
+    from perdure.engine.attempt.restore_transcript import make_room, run_import
 
     assert claim.run.workspace is not None
     directory = engine.attempt_directory(claim)
@@ -398,7 +400,7 @@ def _put_mended(
             engine.copies.take(driver, session_id, mended, replace=True)
             make_room(engine, claim.run, driver, removal, there, restoring)
         command = driver.archive.restore(program, session_id, content)
-        take_in(engine, claim.run, driver, command, restoring)
+        run_import(engine, claim.run, driver, command, restoring)
         put = home, []
     mended.unlink()
     return put

@@ -74,14 +74,14 @@ def drawn_of(
 ) -> Drawn:
     """Return the map of a workdir as it is now. `made`: which task made a file. Raises PerdureError
     and OSError."""
-    from perdure.engine.project_map import ANSWER, Apart, draw, rank, read
+    from perdure.engine.project_map import ANSWER, ParserProcess, draw, rank, read
 
     names = engine.workspaces.sources(workspace)
-    from perdure.host.process.questions import Asking
+    from perdure.host.process.questions import ChildProcess
 
-    with Asking(ANSWER) as child:
+    with ChildProcess(ANSWER) as child:
         project = read(
-            Path(workspace.path), names, Apart(child), engine.state / "maps" / workspace.id
+            Path(workspace.path), names, ParserProcess(child), engine.state / "maps" / workspace.id
         )
     return draw(rank(project, prompt, made), tokens or engine.map_tokens)
 

@@ -19,7 +19,7 @@ LARGEST = 64 << 20
 SHOWN = 20
 
 
-def lacking(spec: TaskSpec, workdir: Path) -> str:
+def missing_files_sentence(spec: TaskSpec, workdir: Path) -> str:
     """Return a sentence for the agent about everything that is missing; empty if nothing is."""
     missing = [name for name in spec.files if not _is_there(workdir / name)]
     marked = [name for name in spec.conflicts if _is_marked(workdir / name)]

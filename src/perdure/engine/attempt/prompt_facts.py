@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from perdure.agents.transcripts import fingerprint
 from perdure.engine.attempt.baseline import Journaled
-from perdure.engine.attempt.drift import NO_GROUND, Ground, standing
+from perdure.engine.attempt.drift import NO_GROUND, Ground, without_undone
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.rollover import told_before
 from perdure.model import (
@@ -78,7 +78,7 @@ def story_of(
     `others`: items that somebody else had added to it."""
     run = claim.run
     assert run.workspace is not None
-    left = standing(records)
+    left = without_undone(records)
     there = {record.attempt for record in left if isinstance(record.event, AttemptEnded)}
     # Attempts that a restore undid are left out: they are no longer in the conversation.
     ended = [
@@ -86,7 +86,7 @@ def story_of(
         for attempt in engine.store.attempts(run.id)
         if attempt.number in there and attempt.number < claim.attempt
     ]
-    done, open_tools = _told(left)
+    done, open_tools = _recent_activity(left)
     # Looking at a large workdir takes time, and only an interrupted agent is told about it.
     looks = asked.kind is Start.REBUILD or bool(
         ended and ended[-1].outcome and not ended[-1].outcome.ok
@@ -96,7 +96,7 @@ def story_of(
         for each in counting(engine.store.contexts(run.id), records)
         if each.version <= run.context_version
     ]
-    given = _given(run, ended, live, heard, copied=asked.rung is Rung.COPY)
+    given = _newest_delivered(run, ended, live, heard, copied=asked.rung is Rung.COPY)
     if heard is not None:
         from perdure.rules.messages import newest_in
 
@@ -342,7 +342,7 @@ def named(path: str) -> str:
     return repr(short)
 
 
-def _given(
+def _newest_delivered(
     run: TaskRun,
     ended: list[Attempt],
     live: Session | None,
@@ -400,7 +400,7 @@ def _effect(effect: Effect) -> str:
     return f"attempt {effect.attempt}, {kind}: `{_short(effect.command)}` ({ended})"
 
 
-def _told(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _recent_activity(records: Sequence[Record]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the newest lines of what was said and done, and the tools that were running when the
     last attempt ended."""
     lines: list[str] = []

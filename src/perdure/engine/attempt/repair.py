@@ -38,7 +38,7 @@ class RepairCandidate(Struct, frozen=True):
     content: bytes
 
 
-def mend(
+def repair_transcript(
     engine: Engine,
     claim: Claim,
     driver: AgentDriver,
@@ -52,7 +52,7 @@ def mend(
     found in place of the agent's transcript."""
     if engine.prove is None:
         return None
-    complaint = _complaint(engine.store.attempts(claim.run.id), session_id)
+    complaint = _refusal_message(engine.store.attempts(claim.run.id), session_id)
     found: list[tuple[int, Path, Mended]] = []
     for each in _candidates(engine.copies, driver, home, session_id, own=own):
         mended = driver.mend(each.content, session_id, each.path.name, complaint)
@@ -90,7 +90,7 @@ def _candidates(
             continue
 
 
-def _complaint(attempts: Sequence[Attempt], session_id: str) -> str:
+def _refusal_message(attempts: Sequence[Attempt], session_id: str) -> str:
     """Return the agent's message from when it last refused the conversation."""
     said = (
         attempt.outcome.detail

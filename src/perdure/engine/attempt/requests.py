@@ -17,14 +17,22 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt.approval_rules import load
 from perdure.engine.attempt.engine import Engine
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import ConfigError
 from perdure.model import Claim, Continuation, OnDenied, Outcome, OutcomeKind, Permissions, Start
 from perdure.model.events import ToolStarted
 from perdure.model.requests import AgentRequest, AnswerKind, OpenCall, RequestKind, RequestState
 from perdure.protocols import AgentDriver, Asks, Parks, RequestStore, Untold
 from perdure.rules.approvals import decide
-from perdure.rules.requests import digest, due, expired, questions, requests_of, told, used_up
+from perdure.rules.requests import (
+    answers_text,
+    digest,
+    expired,
+    questions,
+    requests_of,
+    undelivered_answers,
+    used_up,
+)
 from perdure.rules.unfinished import OpenEnds
 
 TAIL = 16 * 1024 * 1024
@@ -82,10 +90,10 @@ def answers_for(
     if not requests:
         return Answers()
     directory = directory_of(engine.state, claim.run.id)
-    spent = _spent(directory, requests)
+    spent = _used_answers(directory, requests)
     given = [
         each
-        for each in due(requests, claim.attempt - 1, spent)
+        for each in undelivered_answers(requests, claim.attempt - 1, spent)
         if not each.given or engine.attempt_directory(claim).with_name(str(each.given)).exists()
     ]
     goes_on = asked.kind is Start.RESUME and isinstance(driver, Parks)
@@ -108,8 +116,8 @@ def answers_for(
         requests=tuple(given),
         used_up=used_up(requests, claim.attempt - 1, spent),
         refused=refused,
-        prompt=told(given),
-        parked=() if news or told(given) else parked,
+        prompt=answers_text(given),
+        parked=() if news or answers_text(given) else parked,
     )
 
 
@@ -127,7 +135,7 @@ def _still_parked(
             yield replace(each, parked=False)
 
 
-def _spent(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
+def _used_answers(directory: Path, requests: Iterable[AgentRequest]) -> frozenset[int]:
     """Return the numbers of the requests whose answer was used."""
     return frozenset(
         each.number for each in requests if (directory / f"used-{each.number}").exists()
@@ -163,7 +171,7 @@ def _decision(request: AgentRequest) -> dict[str, object]:
     }
 
 
-def resumed_calls(store: RequestStore, opened: Opened) -> list[ToolStarted]:
+def resumed_calls(store: RequestStore, opened: LiveAttempt) -> list[ToolStarted]:
     """Return the calls that waited in the conversation and that this attempt goes on with."""
     number = opened.attempt.number
     return [
@@ -173,7 +181,9 @@ def resumed_calls(store: RequestStore, opened: Opened) -> list[ToolStarted]:
     ]
 
 
-def settle_refused(store: RequestStore, opened: Opened) -> tuple[set[str], set[tuple[str, str]]]:
+def settle_refused(
+    store: RequestStore, opened: LiveAttempt
+) -> tuple[set[str], set[tuple[str, str]]]:
     """Return the calls that a person has denied, by id and by tool and main argument. A denied call
     that did not run is not unfinished work."""
     requests = [
@@ -183,7 +193,7 @@ def settle_refused(store: RequestStore, opened: Opened) -> tuple[set[str], set[t
 
 
 def asked(
-    engine: Engine, opened: Opened, outcome: Outcome, ends: OpenEnds
+    engine: Engine, opened: LiveAttempt, outcome: Outcome, ends: OpenEnds
 ) -> tuple[AgentRequest, ...]:
     """Return the requests that the attempt ends with. `ends`: the unfinished work of the turn."""
     claim, driver = opened.claim, opened.driver
@@ -210,7 +220,7 @@ def asked(
         # not used up.
         spent: frozenset[int] = frozenset()
     else:
-        spent = _spent(directory, earlier)
+        spent = _used_answers(directory, earlier)
     found = requests_of(
         parked or calls,
         earlier,
@@ -289,7 +299,7 @@ def _ruled(
     return tuple(answered)
 
 
-def _transcript(opened: Opened) -> bytes:
+def _transcript(opened: LiveAttempt) -> bytes:
     """Return the transcript of an agent whose output does not report denied calls."""
     session = opened.session
     path = opened.transcript(session.id) if session is not None else None

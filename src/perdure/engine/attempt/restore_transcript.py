@@ -24,7 +24,7 @@ ASIDE = "conversation-aside-{}.jsonl"
 of the removal."""
 
 
-def put_back(
+def place_transcript(
     engine: Engine,
     run: TaskRun,
     driver: AgentDriver,
@@ -50,7 +50,7 @@ def put_back(
         removal = driver.archive.removal(program, home, session_id)
         if removal is not None:
             make_room(engine, run, driver, removal, there, directory)
-    take_in(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
+    run_import(engine, run, driver, driver.archive.restore(program, session_id, copy), directory)
     return home
 
 
@@ -65,7 +65,7 @@ def make_room(
     """Remove a conversation from an archive by the command that does so, and keep its rows aside:
     an import changes no row that is there. `there`: the rows; `directory`: that of the import."""
     _keep_aside(there, directory)
-    take_in(engine, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
+    run_import(engine, run, driver, removal, directory.with_name(f"{directory.name}-removal"))
 
 
 def _keep_aside(content: bytes, directory: Path) -> None:
@@ -80,7 +80,7 @@ def _keep_aside(content: bytes, directory: Path) -> None:
     sync(aside.parent)
 
 
-def take_in(
+def run_import(
     engine: Engine, run: TaskRun, driver: AgentDriver, command: Command, directory: Path
 ) -> None:
     """Run the command that imports a conversation into an archive, to its end."""

@@ -19,7 +19,7 @@ from perdure.agents.transcripts import fingerprint, locate, snapshot
 from perdure.engine.attempt.budget import left
 from perdure.engine.attempt.engine import Engine, mark_of_number
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
-from perdure.engine.attempt.heartbeat import followed
+from perdure.engine.attempt.heartbeat import wait_with_heartbeat
 from perdure.engine.attempt.start_facts import NotStarted
 from perdure.host import process
 from perdure.model import (
@@ -45,7 +45,7 @@ LENGTH = 12_000
 """Maximum number of characters of a summary."""
 
 
-def ask(
+def request_summary(
     engine: Engine,
     claim: Claim,
     driver: AgentDriver,
@@ -74,8 +74,8 @@ def ask(
         grace_s=engine.grace_s,
         lock_fd=lock_fd,
     )
-    end, stopped = followed(engine, claim, started)
-    said, reading = _heard(driver, started)
+    end, stopped = wait_with_heartbeat(engine, claim, started)
+    said, reading = _read_summary(driver, started)
     for output in (started.stdout, started.stderr):
         engine.redactor.file(output)
     outcome = driver.outcome(end, reading.for_classifier())
@@ -112,7 +112,7 @@ def _launch(store: RunStore, claim: Claim, program: Program, home: Path, live: S
     )
 
 
-def _heard(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
+def _read_summary(driver: AgentDriver, started: process.Process) -> tuple[str, EventTotals]:
     """Return what the agent said, and the totals of its events."""
     reading, joiner, said = EventTotals(), Joiner(), list[str]()
     if started.stdout.exists():
@@ -151,14 +151,14 @@ def told_before(records: Sequence[Record], session_id: str) -> Summarised | None
     for record in reversed(records):
         if isinstance(record.event, Summarised) and record.event.session_id == session_id:
             return record.event
-        if isinstance(record.event, AttemptStarted) and _goes_on(
+        if isinstance(record.event, AttemptStarted) and _continues_session(
             record.event.continuation, session_id
         ):
             return None
     return None
 
 
-def _goes_on(asked: Continuation, session_id: str) -> bool:
+def _continues_session(asked: Continuation, session_id: str) -> bool:
     return asked.kind is Start.RESUME and asked.session_id == session_id
 
 
@@ -169,7 +169,7 @@ def end_unheard(engine: Engine, claim: Claim) -> Usage:
     if found is None:
         return Usage()
     found.kill()
-    _, reading = _heard(engine.driver(claim.run.spec.agent), found)
+    _, reading = _read_summary(engine.driver(claim.run.spec.agent), found)
     if reading.total is None:
         return reading.usage(Usage())
     return Usage()

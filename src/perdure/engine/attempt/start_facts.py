@@ -20,10 +20,10 @@ from perdure.engine.attempt.baseline import (
     Baseline,
     Journaled,
     baseline_of,
+    compare_transcript,
     damage_of,
     load,
     shown_of,
-    standing,
     told_in_full,
     unrecorded,
     with_added,
@@ -57,8 +57,8 @@ from perdure.model import (
 )
 from perdure.model.events import CheckpointRestored, CollisionSeen
 from perdure.protocols import AgentDriver, RunStore
-from perdure.rules.context_window import told
-from perdure.rules.continuation import UNFIT, Situation, choose, leaves
+from perdure.rules.context_window import describe_fill
+from perdure.rules.continuation import UNFIT, Situation, choose, is_abandoned
 from perdure.rules.lifecycle import UNUSABLE, failed_by_itself
 
 
@@ -70,7 +70,7 @@ class NotStarted(Exception):
         self.outcome = outcome
 
 
-class Decided(Struct, frozen=True):
+class StartDecision(Struct, frozen=True):
     """How the attempt starts, and what is known of the conversation that its transcript lacks."""
 
     continuation: Continuation
@@ -89,7 +89,7 @@ def decide(
     lineage: Sequence[Session],
     idle: Idle | None = None,
     failed: frozenset[Rung] = frozenset(),
-) -> Decided:
+) -> StartDecision:
     """Return how the attempt starts. `idle`: perdure's own kept agent, which waits for this attempt
     and does not count as another writer. `failed`: rungs that could not be prepared in this
     attempt.
@@ -131,7 +131,9 @@ def decide(
         parent_refused=forking.refused,
         transcript=transcript,
         standing=(
-            standing(engine, driver, home, live.id, path, known) if live else Standing.ABSENT
+            compare_transcript(engine, driver, home, live.id, path, known)
+            if live
+            else Standing.ABSENT
         ),
         announced=known.announced,
         copy=copy,
@@ -150,10 +152,10 @@ def decide(
     else:
         size = UNKNOWN
     if size.fill is not None:
-        situation = replace(situation, measure=size.measure, size=told(size.fill))
+        situation = replace(situation, measure=size.measure, size=describe_fill(size.fill))
     continuation = choose(situation)
-    if leaves(situation):
-        return Decided(continuation)
+    if is_abandoned(situation):
+        return StartDecision(continuation)
     reached = Rung.NATIVE not in situation.tried
     too_long = situation.measure in (Measure.ROLL_OVER, Measure.STOP) and reached
     lost = continuation.kind in (Start.REBUILD, Start.FRESH, Start.REFUSE) and not too_long
@@ -161,7 +163,7 @@ def decide(
         from perdure.engine.attempt import repair
 
         foreign = situation.standing is Standing.FOREIGN
-        mended = repair.mend(engine, claim, driver, home, live.id, own=not foreign)
+        mended = repair.repair_transcript(engine, claim, driver, home, live.id, own=not foreign)
         if mended is not None:
             continuation = choose(replace(situation, edits=mended.log))
     if doubted and continuation.kind is not Start.RESUME and not too_long:
@@ -173,7 +175,7 @@ def decide(
         older = _older(engine.store, engine.copies, run.id, driver, live)
         if older:
             continuation = choose(replace(situation, checkpoint=older))
-    if live and size.fill is not None and cache_price.goes_on(continuation):
+    if live and size.fill is not None and cache_price.has_choice(continuation):
         continuation = cache_price.weigh(
             engine, claim, driver, live, size.fill, continuation, situation.new_id
         )
@@ -195,7 +197,7 @@ def decide(
         return _held_against(
             engine, claim, driver, home, continuation, forking.session, forking.known
         )
-    return Decided(continuation)
+    return StartDecision(continuation)
 
 
 def _held_against(
@@ -206,7 +208,7 @@ def _held_against(
     asked: Continuation,
     session: Session,
     known: Baseline,
-) -> Decided:
+) -> StartDecision:
     """Return the decision with the result of a comparison: the known items of the conversation, and
     the items that the agent will load from the transcript."""
     try:
@@ -220,13 +222,13 @@ def _held_against(
             )
         if now is not None and not asked.fork_at:
             whole = base or now
-            added = _with_others(engine, claim, driver, home, asked, session, content, whole)
+            added = _with_foreign_items(engine, claim, driver, home, asked, session, content, whole)
             if added is not None:
                 base, others = added, added.items[len(whole.items) :]
     except (OSError, PerdureError):
-        return Decided(asked)
+        return StartDecision(asked)
     if now is None:
-        return Decided(asked)
+        return StartDecision(asked)
     # A fork at an earlier turn omits the newest part on purpose.
     journal = known.journal if not asked.fork_at else ()
     if not driver.abilities.tells_call_ids:
@@ -237,7 +239,7 @@ def _held_against(
     # What a fork leaves out on purpose may be damaged.
     damage = damage_of(driver, content, known) if not asked.fork_at else 0
     shown = replace(shown_of(base, now, journal), told=told, damaged=damage)
-    return Decided(replace(asked, shown=shown), tuple(untold), others)
+    return StartDecision(replace(asked, shown=shown), tuple(untold), others)
 
 
 def _content(
@@ -283,7 +285,7 @@ def _loaded_before(
     return load(redactor, driver, home, content[: seen.size])
 
 
-def _with_others(
+def _with_foreign_items(
     engine: Engine,
     claim: Claim,
     driver: AgentDriver,
@@ -307,7 +309,7 @@ def _with_others(
     for given in _given_in_vain(_since_restore(engine.store, claim.run.id), asked.session_id):
         found += _still_there(given, path)
     for each in dict.fromkeys(found):
-        strange = _strange(engine.redactor, driver, each, content, session.prompts)
+        strange = _foreign_marks(engine.redactor, driver, each, content, session.prompts)
         there = load(engine.redactor, driver, home, each) if strange else None
         base = with_added(known, there, strange) if there is not None else None
         if base is not None:
@@ -327,7 +329,7 @@ def _still_there(given: Snapshot, path: Path | None) -> list[bytes]:
     return []
 
 
-def _strange(
+def _foreign_marks(
     redactor: Redactor, driver: AgentDriver, found: bytes, copy: bytes, prompts: Sequence[str]
 ) -> frozenset[str]:
     """Return the marks of prompts in a transcript that are from another program and not in the
@@ -402,7 +404,7 @@ def _forking(engine: Engine, claim: Claim, driver: AgentDriver, home: Path) -> _
         known = baseline_of(engine.store, session)
     else:
         known = NOTHING_KNOWN
-    found = standing(engine, driver, home, spec.forks, path, known)
+    found = compare_transcript(engine, driver, home, spec.forks, path, known)
     stands = copy if found in UNFIT else parent or copy
     if not driver.abilities.fork_at and stands is not None and stands.turns == spec.fork_at:
         at = 0

@@ -19,7 +19,7 @@ from perdure.engine.attempt.checkpoints import SETTLES_S, Checkpointing, copy_co
 from perdure.engine.attempt.engine import Engine, leftover_policy, mark_of, redacted
 from perdure.engine.attempt.event_totals import EventTotals, Joiner
 from perdure.engine.attempt.heartbeat import BEATS, END_BY, UNTIL, beat
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.engine.attempt.messages import MessageWatch
 from perdure.engine.attempt.meter import Meter
 from perdure.engine.attempt.preparation import parent_of, total_of
@@ -87,7 +87,7 @@ TOOL_PATIENCE = 5
 """Factor by which silence during a tool call may last longer than otherwise."""
 
 
-class Watched(Struct, kw_only=True):
+class SupervisionResult(Struct, kw_only=True):
     """How the agent ended, and the sum of its events."""
 
     exit: Exit
@@ -110,7 +110,7 @@ def unfollowed_s(budget: float, spent: float, ran_s: float) -> float:
 
 class _Watch(Struct):
     engine: Engine
-    opened: Opened
+    opened: LiveAttempt
     lines: process.Lines
     skip: int
     checkpoints: Checkpointing
@@ -294,7 +294,7 @@ class _Watch(Struct):
             self.stopped = True
             self.opened.process.stop(cause)
 
-    def hold(self, now: float) -> None:
+    def extend_deadline(self, now: float) -> None:
         """Let an agent with a budget run for another short period. Called again and again while a
         supervisor follows the agent."""
         alone = self.budget and not self.opened.driver.abilities.keeps_budget
@@ -326,7 +326,7 @@ class _Watch(Struct):
                 self.stop("stopped")
             self.messages.hear(beaten.context_version)
             self.renewed, self.held = now, 0.0
-        self.hold(now)
+        self.extend_deadline(now)
         self.end_over(now)
         patience = self.opened.claim.run.spec.stall_s * (
             TOOL_PATIENCE if self.reading.open_tools else 1
@@ -399,7 +399,7 @@ class _Watch(Struct):
         event = LeftoversFound(tuple(told[:LEFT_NAMED]), max(count, len(told)))
         self.pending.append(redacted(event, self.engine.redactor))
 
-    def strangers(self, session: Session, agent: process.Process) -> set[int]:
+    def foreign_processes(self, session: Session, agent: process.Process) -> set[int]:
         """Return the processes that use the conversation and do not belong to this attempt."""
         there = set(self.opened.driver.writers(self.opened.home, session.id))
         if there:
@@ -414,10 +414,10 @@ class _Watch(Struct):
         session, agent = self.opened.session, self.opened.process
         if session is None or agent is None:
             return
-        new = self.strangers(session, agent) - self.others
+        new = self.foreign_processes(session, agent) - self.others
         # Between fork and exec a child looks like the agent, so an unknown process counts only when
         # it is seen a second time.
-        new &= self.strangers(session, agent) if new else new
+        new &= self.foreign_processes(session, agent) if new else new
         for pid in sorted(new):
             detail = f"process {pid} is on conversation {session.id} at the same time"
             self.pending.append(CollisionSeen(session_id=session.id, detail=detail))
@@ -427,7 +427,7 @@ class _Watch(Struct):
             self.stop("stopped")
 
 
-def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched:
+def watch(engine: Engine, opened: LiveAttempt, checkpoints: Checkpointing) -> SupervisionResult:
     """Follow the agent to its end, however it ends, and return how it ended. Raises LostLease."""
     now = process.boottime()
     stdout = Path(opened.attempt.directory) / "stdout"
@@ -482,7 +482,7 @@ def watch(engine: Engine, opened: Opened, checkpoints: Checkpointing) -> Watched
         found, count = opened.process.left_behind()
         run.tell_left(found, count, keep=keep)
     _read_to_the_end(run)
-    return Watched(
+    return SupervisionResult(
         exit=end,
         reading=run.reading,
         session=opened.session,
@@ -551,7 +551,7 @@ def _ask_the_archive(run: _Watch, archive: Archive) -> None:
         run.reading.absorb(ReplySeen(reply))
 
 
-def _already_written(store: RunStore, opened: Opened) -> int:
+def _already_written(store: RunStore, opened: LiveAttempt) -> int:
     """Return how many events of this attempt's agent are already in the journal."""
     if not opened.adopted:
         return 0

@@ -17,8 +17,8 @@ from msgspec import Struct, field
 from perdure.agents.transcripts import fingerprint, prompts_since, snapshot
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.attempt.event_totals import EventTotals
-from perdure.engine.attempt.live_attempt import Opened
-from perdure.engine.attempt.warm_agents import Idle, likeness
+from perdure.engine.attempt.live_attempt import LiveAttempt
+from perdure.engine.attempt.warm_agents import Idle, compatibility_digest
 from perdure.host import process
 from perdure.model import Exit
 from perdure.model.events import AgentKeptWarm, AgentLetGo, TurnEnded
@@ -35,7 +35,7 @@ class Turn(Struct):
     """One running turn of a kept agent."""
 
     engine: Engine
-    opened: Opened
+    opened: LiveAttempt
     idle: Idle
     heard: Heard = field(default_factory=Heard)
     over_at: float = 0.0
@@ -55,7 +55,7 @@ class Turn(Struct):
             return
         now = process.boottime()
         self.over_at = self.over_at or now
-        if why := self._against(reading):
+        if why := self._refusal_reason(reading):
             self._let_go(why)
         elif self._saved():
             self.decided = True
@@ -63,7 +63,7 @@ class Turn(Struct):
         elif now - self.over_at > SAVED_S:
             self._let_go("its last words are not in the transcript")
 
-    def _against(self, reading: EventTotals) -> str:
+    def _refusal_reason(self, reading: EventTotals) -> str:
         last = next(
             (event for event in reversed(reading.kept) if isinstance(event, TurnEnded)), None
         )
@@ -124,7 +124,9 @@ class Turn(Struct):
                 session.id,
                 snapshot(driver, self.opened.transcript(session.id)),
             )
-            self.idle.like, _ = likeness(driver, self.opened.launch, self.opened.env, session.id)
+            self.idle.like, _ = compatibility_digest(
+                driver, self.opened.launch, self.opened.env, session.id
+            )
             self.engine.warm.give_back(self.idle, self.engine.workspaces.lock)
             return AgentKeptWarm(pid=pid or 0, turn=kept.turns, memory=kept.memory)
         kept.end()

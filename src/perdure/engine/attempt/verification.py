@@ -16,8 +16,8 @@ from pathlib import Path
 from msgspec import Struct
 
 from perdure.engine.attempt.engine import Engine, is_passed, mark_of
-from perdure.engine.attempt.heartbeat import followed
-from perdure.engine.attempt.live_attempt import Opened
+from perdure.engine.attempt.heartbeat import wait_with_heartbeat
+from perdure.engine.attempt.live_attempt import LiveAttempt
 from perdure.errors import PerdureError
 from perdure.host import process
 from perdure.host.redaction import TELLING, Redactor
@@ -57,7 +57,7 @@ class _Checked(Struct, frozen=True):
         return 128 + (self.end.signal or 0)
 
 
-def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
+def verify(engine: Engine, opened: LiveAttempt) -> tuple[Outcome, list[AnyEvent]]:
     """Run the check to its end. Return the attempt's outcome, and the events for the journal.
 
     A stop (by a person, or because perdure itself ends) ends the check: then the attempt is
@@ -93,7 +93,7 @@ def verify(engine: Engine, opened: Opened) -> tuple[Outcome, list[AnyEvent]]:
             kind=OutcomeKind.LOST,
             detail="its host had lost the shared database for too long while its work was checked",
         ), []
-    outcome = _judged(run.spec.verify, checked)
+    outcome = _outcome_of(run.spec.verify, checked)
     failed = outcome.kind is OutcomeKind.VERIFY_FAILED
     earlier = [
         attempt
@@ -122,7 +122,7 @@ def failed_checks(attempts: Sequence[Attempt], context_version: int) -> int:
     return kinds.count(OutcomeKind.VERIFY_FAILED)
 
 
-def _judged(command: str, checked: _Checked) -> Outcome:
+def _outcome_of(command: str, checked: _Checked) -> Outcome:
     """Return the outcome of the attempt that follows from the end of the check."""
     short = " ".join(command.split())[:120]
     if checked.code == 0:
@@ -143,7 +143,7 @@ def _judged(command: str, checked: _Checked) -> Outcome:
     )
 
 
-def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
+def _run(engine: Engine, opened: LiveAttempt, directory: Path) -> _Checked:
     spec = opened.claim.run.spec
     began = process.boottime()
     running = process.start(
@@ -159,7 +159,7 @@ def _run(engine: Engine, opened: Opened, directory: Path) -> _Checked:
         lock_fd=opened.lock_fd,
         output_cap=LOG_CAP,
     )
-    end, _ = followed(engine, opened.claim, running)
+    end, _ = wait_with_heartbeat(engine, opened.claim, running)
     return _Checked(end, said_in(engine.redactor, directory, end), process.boottime() - began)
 
 
@@ -176,7 +176,7 @@ def check_environment(engine: Engine, run: TaskRun) -> dict[str, str]:
     }
 
 
-def _directory(opened: Opened) -> Path:
+def _directory(opened: LiveAttempt) -> Path:
     """Return a new directory for each check. A check that a dead supervisor had begun is killed
     first."""
     number = 1

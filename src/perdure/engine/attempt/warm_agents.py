@@ -195,7 +195,7 @@ class WarmAgents:
             each.kept.end()
 
 
-def likeness(
+def compatibility_digest(
     driver: AgentDriver, launch: Launch, env: Mapping[str, str], session_id: str
 ) -> tuple[str, Command | None]:
     """Return a digest of the settings that a process must have been started with to run this turn

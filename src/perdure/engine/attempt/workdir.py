@@ -1,9 +1,10 @@
 """Restores the workdir of a run that continues after its workdir was cleaned up or lost.
 
-`opening_steps` calls `bring_back` before each attempt, `checkpoints` before a restore; forks and
-`perdure open` call `reopen` first. The journal says whether a clean-up removed the workdir. If so,
-it is moved back from the trash, or rebuilt from the checkpoint taken of it if the trash was emptied
-meanwhile. A workdir that was lost with its machine is filled from the newest checkpoint.
+`opening_steps` calls `restore_if_missing` before each attempt, `checkpoints` before a restore;
+forks and `perdure open` call `reopen` first. The journal says whether a clean-up removed the
+workdir. If so, it is moved back from the trash, or rebuilt from the checkpoint taken of it if the
+trash was emptied meanwhile. A workdir that was lost with its machine is filled from the newest
+checkpoint.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def is_taken_back(store: RunStore, run: TaskRun) -> bool:
     return isinstance(last, RunReset)
 
 
-def bring_back(engine: Engine, run: TaskRun) -> bool:
+def restore_if_missing(engine: Engine, run: TaskRun) -> bool:
     """Bring the workdir back if a clean-up removed it or it was lost, and return whether it did.
     The caller holds its lock.
 
@@ -101,13 +102,13 @@ def bring_back(engine: Engine, run: TaskRun) -> bool:
 
 
 def reopen(engine: Engine, run: TaskRun, holder: str) -> None:
-    """Do the same as `bring_back` under the workdir's lock, for a verb that needs the workdir and
-    starts no attempt. Raises InUse too."""
+    """Do the same as `restore_if_missing` under the workdir's lock, for a verb that needs the
+    workdir and starts no attempt. Raises InUse too."""
     if run.workspace is None or os.path.lexists(run.workspace.path):
         return
     fd = engine.workspaces.lock(run.workspace, holder)
     try:
-        bring_back(engine, run)
+        restore_if_missing(engine, run)
     finally:
         os.close(fd)
 

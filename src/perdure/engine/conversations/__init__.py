@@ -9,18 +9,23 @@ is wrong with a transcript, and replaces it with a repaired copy.
 
 from __future__ import annotations
 
-from perdure.engine.conversations.forks import Branching, fork
-from perdure.engine.conversations.loans import ByHand, TakenBack, open_by_hand, take_back
+from perdure.engine.conversations.forks import ForkRequest, fork
+from perdure.engine.conversations.loans import (
+    InteractiveCommand,
+    TakeBackResult,
+    open_by_hand,
+    take_back,
+)
 from perdure.engine.conversations.resumption import ResumeRequest, resume
-from perdure.engine.conversations.search import ConversationEntry, ConversationShelf
+from perdure.engine.conversations.search import ConversationEntry, ConversationIndex
 
 __all__ = [
-    "Branching",
-    "ByHand",
     "ConversationEntry",
-    "ConversationShelf",
+    "ConversationIndex",
+    "ForkRequest",
+    "InteractiveCommand",
     "ResumeRequest",
-    "TakenBack",
+    "TakeBackResult",
     "fork",
     "open_by_hand",
     "resume",

@@ -45,7 +45,7 @@ GO_ON = (
 )
 
 
-class Branching(Struct, frozen=True, kw_only=True):
+class ForkRequest(Struct, frozen=True, kw_only=True):
     """A person's request for a fork. `at`: the last turn of the parent that it keeps, counted
     from 1; 0: all of them."""
 
@@ -67,7 +67,7 @@ class Branching(Struct, frozen=True, kw_only=True):
     """The task files that come with the prompt."""
 
 
-def fork(engine: Engine, ref: str, wanted: Branching) -> TaskRun:
+def fork(engine: Engine, ref: str, wanted: ForkRequest) -> TaskRun:
     """Make a run that begins as a fork, and return it, queued. Raises UsageError, NotFound,
     Conflict, WorkspaceError; then nothing is left behind."""
     parent = service.at_rest(engine, engine.store.get(ref), "there is no single state to fork")

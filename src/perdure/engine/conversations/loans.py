@@ -46,7 +46,7 @@ BY_HAND = "started manually while the run was open"
 LOOKED_THROUGH = 200
 
 
-class ByHand(Struct, frozen=True, kw_only=True):
+class InteractiveCommand(Struct, frozen=True, kw_only=True):
     """The way in which a person continues: the command, its directory, and the variables to add to
     the person's environment."""
 
@@ -57,7 +57,7 @@ class ByHand(Struct, frozen=True, kw_only=True):
     env: dict[str, str]
 
 
-class TakenBack(Struct, frozen=True, kw_only=True):
+class TakeBackResult(Struct, frozen=True, kw_only=True):
     """The result of a lent conversation."""
 
     run: TaskRun
@@ -92,7 +92,7 @@ class TakenBack(Struct, frozen=True, kw_only=True):
         }
 
 
-def open_by_hand(engine: Engine, ref: str) -> ByHand:
+def open_by_hand(engine: Engine, ref: str) -> InteractiveCommand:
     """Mark the run as open and return how to go on. For a run that is already open, only return it.
     Raises NotFound, Conflict, WorkspaceError."""
     run = engine.store.get(ref)
@@ -130,7 +130,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
             run.id, Condition(type="open", message=message, at=engine.store.now()), session
         )
     engine.writers(driver, home, session.id)
-    return ByHand(
+    return InteractiveCommand(
         run=run,
         session_id=session.id,
         argv=command.argv,
@@ -139,7 +139,7 @@ def open_by_hand(engine: Engine, ref: str) -> ByHand:
     )
 
 
-def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
+def take_back(engine: Engine, ref: str, adopt: str = "") -> TakeBackResult:
     """Check what a person did with the conversation, close the loan, and return the findings.
     `adopt`: the run goes on in this conversation, which was begun beside its own.
 
@@ -187,7 +187,7 @@ def take_back(engine: Engine, ref: str, adopt: str = "") -> TakenBack:
     sessions = (*made, own, live) if adopt else (*made, own)
     run = engine.store.take_back(run.id, sessions, told)
     forks = tuple(each.id for each in made if each.parent == session.id)
-    return TakenBack(
+    return TakeBackResult(
         run=run,
         session_id=live.id,
         turns=turns,

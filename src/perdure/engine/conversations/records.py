@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from perdure.engine.attempt import Engine
-from perdure.engine.conversations.search import ConversationShelf
+from perdure.engine.conversations.search import ConversationIndex
 from perdure.engine.sessions import Sessions
 from perdure.errors import Conflict, NotFound, UsageError
 from perdure.model import Session, SessionKey
@@ -28,7 +28,7 @@ def records_of(engine: Engine) -> Sessions:
     )
 
 
-def live_key(store: SessionStore, shelf: ConversationShelf, ref: str) -> SessionKey:
+def live_key(store: SessionStore, shelf: ConversationIndex, ref: str) -> SessionKey:
     """Return the key of the live session that a scope, a conversation's id (or its beginning) or a
     run's name identifies.
 

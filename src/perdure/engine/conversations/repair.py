@@ -1,5 +1,5 @@
 """Diagnoses a conversation on disk, and replaces it with a repaired copy: `perdure sessions check`
-and `mend`.
+and `repair`.
 
 A diagnosis only reads. A replacement has stricter conditions than a repair during an attempt:
 nobody may be using the conversation, the repaired copy must pass a resume of the installed agent,
@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from perdure.agents.transcripts import snapshot
 from perdure.engine.attempt import Engine
-from perdure.engine.conversations.search import ConversationEntry, ConversationShelf
+from perdure.engine.conversations.search import ConversationEntry, ConversationIndex
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.model import RunState, SessionState
 from perdure.protocols import AgentDriver
@@ -73,7 +73,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         }
 
 
-def diagnose(shelf: ConversationShelf, ref: str) -> Diagnosis:
+def diagnose(shelf: ConversationIndex, ref: str) -> Diagnosis:
     """Return the diagnosis of the conversation with this id, or with the only id that begins like
     this. A complete id is found even if its file is too damaged to be listed. Raises NotFound,
     UsageError for an ambiguous beginning."""
@@ -82,18 +82,18 @@ def diagnose(shelf: ConversationShelf, ref: str) -> Diagnosis:
     except NotFound:
         for name, driver in shelf.drivers.items():
             if driver.remains(shelf.home(name), ref):
-                return _of(shelf, name, driver, ref, None)
+                return _diagnose_file(shelf, name, driver, ref, None)
         raise
 
 
-def diagnosis(shelf: ConversationShelf, entry: ConversationEntry) -> Diagnosis:
+def diagnosis(shelf: ConversationIndex, entry: ConversationEntry) -> Diagnosis:
     """Return the diagnosis of a listed conversation."""
     name = entry.reader or entry.agent
-    return _of(shelf, name, shelf.drivers[name], entry.id, entry)
+    return _diagnose_file(shelf, name, shelf.drivers[name], entry.id, entry)
 
 
-def _of(
-    shelf: ConversationShelf,
+def _diagnose_file(
+    shelf: ConversationIndex,
     agent: str,
     driver: AgentDriver,
     session_id: str,
@@ -103,7 +103,7 @@ def _of(
     if driver.archive is not None:
         content = driver.archive.read(home, session_id)
         if content is None:
-            return _gone(agent, session_id, entry)
+            return _diagnose_missing(agent, session_id, entry)
         mended = driver.mend(content, session_id)
         if mended.content is not None:
             refusal = (
@@ -116,7 +116,7 @@ def _of(
         )
     remains = driver.remains(home, session_id)
     if not remains:
-        return _gone(agent, session_id, entry)
+        return _diagnose_missing(agent, session_id, entry)
     content = remains[0].read_bytes()
     mended = driver.mend(content, session_id, remains[0].name)
     spare, findings, refusal = _places(content, remains[1:])
@@ -138,7 +138,7 @@ def _of(
     )
 
 
-def _gone(agent: str, session_id: str, entry: ConversationEntry | None) -> Diagnosis:
+def _diagnose_missing(agent: str, session_id: str, entry: ConversationEntry | None) -> Diagnosis:
     findings: tuple[Finding, ...] = ()
     if (
         entry is not None
@@ -182,11 +182,11 @@ def _places(
     return (), (), ""
 
 
-def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> list[str]:
+def put_in_place(engine: Engine, shelf: ConversationIndex, found: Diagnosis) -> list[str]:
     """Test the repaired copy and put it in place. Return the paths to which the replaced files were
     moved. Raises Conflict while somebody uses the conversation, Unproven, WorkspaceError."""
     driver, home = shelf.drivers[found.agent], shelf.home(found.agent)
-    _alone(engine, found, driver, home)
+    _hold_workspace(engine, found, driver, home)
     assert found.path is not None
     if found.mended.content is not None:
         content = found.mended.content
@@ -219,7 +219,7 @@ def put_in_place(engine: Engine, shelf: ConversationShelf, found: Diagnosis) -> 
     return aside
 
 
-def _alone(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
+def _hold_workspace(engine: Engine, found: Diagnosis, driver: AgentDriver, home: Path) -> None:
     run = found.entry.run if found.entry is not None else None
     if run is not None and run.state is RunState.RUNNING:
         raise Conflict(f"The run {run.name} is using this conversation", f"perdure stop {run.name}")

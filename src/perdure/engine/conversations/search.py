@@ -146,7 +146,7 @@ class ConversationEntry(Struct, frozen=True, kw_only=True):
         return report
 
 
-class ConversationShelf(Struct, frozen=True):
+class ConversationIndex(Struct, frozen=True):
     """The places where conversations are searched: the store, and the homes of these agents
     according to the environment."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from perdure.engine.attempt import budget as spending
 from perdure.engine.attempt.engine import EngineStore
-from perdure.engine.plans.status import standing
+from perdure.engine.plans.status import task_statuses
 from perdure.rules.plan import PlanRun
 from perdure.rules.reserve import NO_RESERVE, Reserve, may_have_cost
 
@@ -25,7 +25,7 @@ def spent(store: EngineStore, plan: PlanRun) -> float:
 
 def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
     """Return the dollars spent, and what replies that were cut off may have cost beyond."""
-    runs = [stand.run for stand in standing(store, plan).values() if stand.run is not None]
+    runs = [stand.run for stand in task_statuses(store, plan).values() if stand.run is not None]
     used, kept = 0.0, NO_RESERVE
     for run in runs:
         attempts = store.attempts(run.id)
@@ -34,7 +34,7 @@ def _sums(store: EngineStore, plan: PlanRun) -> tuple[float, Reserve]:
     return used, kept
 
 
-def over(store: EngineStore, plan: PlanRun) -> str:
+def overspent(store: EngineStore, plan: PlanRun) -> str:
     """Return a sentence if the budget is spent, or may be; empty if something is left or no budget
     is set."""
     budget = plan.plan.budget_usd

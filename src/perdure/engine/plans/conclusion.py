@@ -14,13 +14,13 @@ from msgspec.structs import replace
 
 from perdure.engine import service
 from perdure.engine.attempt import Engine
-from perdure.engine.attempt.promises import lacking
+from perdure.engine.attempt.promises import missing_files_sentence
 from perdure.engine.attempt.verification import LOG_CAP, check_environment, said_in
-from perdure.engine.plans.budget import over
+from perdure.engine.plans.budget import overspent
 from perdure.engine.plans.follower import follow_run
 from perdure.engine.plans.shutdown import keep_end
-from perdure.engine.plans.starts import held, merged, told, workdir_of
-from perdure.engine.plans.status import Stand
+from perdure.engine.plans.starts import conflict_prompt, merged, workdir_locked, workdir_of
+from perdure.engine.plans.status import TaskStatus
 from perdure.host import process
 from perdure.model import Command, RunState, TaskRun, TaskSpec
 from perdure.protocols import PlanStore, RunStore
@@ -33,7 +33,7 @@ GRACE_S = 5.0
 TICK_S = 0.05
 
 
-def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> PlanRun:
+def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, TaskStatus]) -> PlanRun:
     """Conclude a plan whose tasks are all done. Return it as succeeded or failed, or unchanged if
     perdure was asked to stop. Raises PerdureError."""
     last = stands[order(plan.plan)[-1].name]
@@ -56,11 +56,13 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
             if name not in (last.task.name, *planned.merged) and _is_loose(name, stands)
         }
         problem, said = "", ""
-        with held(engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: its end"):
+        with workdir_locked(
+            engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: its end"
+        ):
             _, conflicts = merged(engine.workspaces, plan, place, run.spec.agent, others)
             if conflicts:
-                problem = told(conflicts)
-            elif left := lacking(
+                problem = conflict_prompt(conflicts)
+            elif left := missing_files_sentence(
                 TaskSpec(prompt="", conflicts=tuple(name for name, _ in planned.conflicts)),
                 Path(place.path),
             ):
@@ -87,7 +89,7 @@ def conclude(engine: Engine, plan: PlanRun, stands: Mapping[str, Stand]) -> Plan
                 f"the result is not right after {planned.checks} correction(s): "
                 f"{telling_line(said or problem)}",
             )
-        if reason := over(engine.store, plan):
+        if reason := overspent(engine.store, plan):
             return _failed(
                 engine.store,
                 plan,
@@ -106,7 +108,7 @@ def _is_kept(store: RunStore, run: TaskRun, end: TaskEnd | None) -> bool:
     )
 
 
-def _is_loose(name: str, stands: Mapping[str, Stand]) -> bool:
+def _is_loose(name: str, stands: Mapping[str, TaskStatus]) -> bool:
     """Return whether no other task continues or merges the result of this one."""
     return not any(
         name in (stand.strand.goes_on, *stand.strand.merges) for stand in stands.values()

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.starts import spec_of
-from perdure.engine.plans.status import Stand, standing
+from perdure.engine.plans.status import TaskStatus, task_statuses
 from perdure.engine.worker import rescue
 from perdure.errors import Conflict, NotFound
 from perdure.model import RunState, TaskRun, TaskSpec
@@ -53,7 +53,7 @@ def find(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
     wanted = replace(there, seed=_seed(plan, seed, file))
     try:
         place = engine.workspaces.plan(
-            spec_of(wanted, Stand(task=first, strand=Strand(name=first.name))),
+            spec_of(wanted, TaskStatus(task=first, strand=Strand(name=first.name))),
             plan.name,
             Path.cwd(),
         )
@@ -118,7 +118,7 @@ def _planned(engine: Engine, plan: Plan, seed: TaskSpec, file: Path) -> PlanRun:
         strands=strands,
     )
     fresh = _checked(engine, fresh)
-    stands = [Stand(task=task, strand=strands[task.name]) for task in plan.tasks]
+    stands = [TaskStatus(task=task, strand=strands[task.name]) for task in plan.tasks]
     specs = [spec_of(fresh, stand) for stand in stands]
     place = engine.workspaces.plan(specs[0], plan.name, Path.cwd())
     if taken := engine.workspaces.taken(place, dict.fromkeys(spec.branch for spec in specs)):
@@ -135,11 +135,11 @@ def _checked(engine: Engine, fresh: PlanRun) -> PlanRun:
     plan, strands = fresh.plan, fresh.strands
     for task in plan.tasks:
         service.check_task(
-            engine, spec_of(fresh, Stand(task=task, strand=strands[task.name])), Path.cwd()
+            engine, spec_of(fresh, TaskStatus(task=task, strand=strands[task.name])), Path.cwd()
         )
     first = order(plan)[0]
     place = engine.workspaces.plan(
-        spec_of(fresh, Stand(task=first, strand=strands[first.name])), plan.name, Path.cwd()
+        spec_of(fresh, TaskStatus(task=first, strand=strands[first.name])), plan.name, Path.cwd()
     )
     # All tasks share one commit: branches cloned later begin there too, even if the remote's branch
     # has moved.
@@ -153,7 +153,7 @@ def take_changes(engine: Engine, plan: PlanRun, wanted: Plan) -> PlanRun:
     if wanted == plan.plan:
         return plan
     strands = weave(wanted, lambda agent: forking(engine.driver(agent)))
-    stands = standing(engine.store, plan)
+    stands = task_statuses(engine.store, plan)
     begun = {
         name: stand
         for name, stand in stands.items()
@@ -205,13 +205,13 @@ def _assigned(engine: Engine, run: TaskRun, old: PlanTask, new: PlanTask) -> Tas
     return engine.store.reassign(run.id, replace(run.spec, **changes))
 
 
-def _is_done(stand: Stand) -> bool:
+def _is_done(stand: TaskStatus) -> bool:
     return stand.end is not None or (
         stand.run is not None and stand.run.state is RunState.SUCCEEDED
     )
 
 
-def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[str]:
+def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, TaskStatus]) -> Iterator[str]:
     for what in ("repo", "base"):
         if begun and getattr(plan.plan, what) != getattr(wanted, what):
             yield (
@@ -220,7 +220,7 @@ def _moved(plan: PlanRun, wanted: Plan, begun: Mapping[str, Stand]) -> Iterator[
             )
 
 
-def _changed(stand: Stand, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
+def _changed(stand: TaskStatus, wanted: Plan, strands: Mapping[str, Strand]) -> Iterator[str]:
     """Yield a sentence for each change in the file that comes too late, because the task has
     already begun."""
     old, name = stand.task, stand.task.name

@@ -21,13 +21,13 @@ from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
-from perdure.engine.plans.budget import over
+from perdure.engine.plans.budget import overspent
 from perdure.engine.plans.conclusion import conclude
 from perdure.engine.plans.creation import begin, find, take_changes
 from perdure.engine.plans.follower import await_run, follow_run
 from perdure.engine.plans.shutdown import keep_end
 from perdure.engine.plans.starts import start
-from perdure.engine.plans.status import Stand, blocked, ready, standing
+from perdure.engine.plans.status import TaskStatus, blocked, ready, task_statuses
 from perdure.engine.sessions import plan_scope
 from perdure.engine.worker import MARGIN
 from perdure.errors import Conflict, LostLease, NotFound
@@ -101,7 +101,7 @@ def exit_code(store: EngineStore, plan: PlanRun) -> int:
         return 0
     runs = [
         stand.run
-        for stand in standing(store, plan).values()
+        for stand in task_statuses(store, plan).values()
         if stand.run is not None and stand.end is None
     ]
     failed = [
@@ -110,13 +110,13 @@ def exit_code(store: EngineStore, plan: PlanRun) -> int:
         if run.state is RunState.FAILED
     ]
     if failed or plan.state is PlanState.FAILED:
-        return next((code for code in failed if code != 1), 3 if over(store, plan) else 1)
+        return next((code for code in failed if code != 1), 3 if overspent(store, plan) else 1)
     if any(run.state is RunState.CANCELLED for run in runs) or not runs:
         return 130
     return 75
 
 
-def again(plan: PlanRun) -> str:
+def continue_command(plan: PlanRun) -> str:
     """Return the command with which a person continues a plan. It names the plan's file or, for a
     plan received over the network, the plan."""
     if plan.file == GIVEN:
@@ -151,7 +151,7 @@ def queue_again(
 ) -> PlanRun:
     """Queue the plan's runs that ended in one of these states, or only that of one task. Return the
     plan, open again. The caller holds its lease."""
-    for stand in standing(engine.store, plan).values():
+    for stand in task_statuses(engine.store, plan).values():
         if (
             stand.failed
             and stand.run is not None
@@ -169,7 +169,7 @@ def queue_again(
 
 def know_failed(store: EngineStore, plan: PlanRun, task: str) -> None:
     """Raise NotFound or Conflict unless the plan has this task and it failed or was stopped."""
-    stands = standing(store, plan)
+    stands = task_statuses(store, plan)
     if task not in stands:
         raise NotFound(
             f"The plan {plan.name} has no task {task!r}", f"perdure plan show {plan.name}"
@@ -182,7 +182,9 @@ def know_failed(store: EngineStore, plan: PlanRun, task: str) -> None:
             f'perdure update {name} "new instructions"',
         )
     if not stands[task].failed:
-        raise Conflict(f"{task} has not failed", f"{again(plan)} continues what can continue")
+        raise Conflict(
+            f"{task} has not failed", f"{continue_command(plan)} continues what can continue"
+        )
 
 
 def _drive(
@@ -201,7 +203,7 @@ def _drive(
     _refuse_afar(engine, plan)
     plan = claimed(engine, plan)
     lost = Event()
-    engine = replace(engine, stopping=_either(engine.stopping, lost))
+    engine = replace(engine, stopping=_any_of(engine.stopping, lost))
     try:
         plan = take_changes(engine, plan, wanted)
         began(plan)
@@ -218,7 +220,7 @@ def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
     """Raise Conflict if results of tasks are on another host and cannot be moved here. Commits that
     other tasks merge or start from can never be moved."""
     branches = any(strand.files_of or strand.merges for strand in plan.strands.values())
-    for stand in standing(engine.store, plan).values():
+    for stand in task_statuses(engine.store, plan).values():
         run = stand.run
         if run is None or not engine.elsewhere(run):
             continue
@@ -228,11 +230,11 @@ def _refuse_afar(engine: Engine, plan: PlanRun) -> None:
         if why:
             raise Conflict(
                 f"The plan {plan.name} cannot continue here: {why} ({run.name})",
-                f"{again(plan)}, on {run.host_name}",
+                f"{continue_command(plan)}, on {run.host_name}",
             )
 
 
-def _either(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
+def _any_of(stopping: Callable[[], bool], lost: Event) -> Callable[[], bool]:
     return lambda: stopping() or lost.is_set()
 
 
@@ -256,7 +258,7 @@ class _Driving:
     def to_the_end(self) -> PlanRun:
         with ThreadPoolExecutor(self._jobs, thread_name_prefix="task") as threads:
             while True:
-                stands = standing(self._engine.store, self._plan)
+                stands = task_statuses(self._engine.store, self._plan)
                 if not self._troubles and not self._engine.stopping():
                     self._begin(threads, stands)
                 if not self._at_work:
@@ -273,10 +275,10 @@ class _Driving:
                 if self._troubles:
                     raise self._troubles[0]
                 return self._engine.store.plan(self._plan.id)
-        return self._settled(stands)
+        return self._conclude_if_stuck(stands)
 
-    def _begin(self, threads: ThreadPoolExecutor, stands: Mapping[str, Stand]) -> None:
-        spent = over(self._engine.store, self._plan)
+    def _begin(self, threads: ThreadPoolExecutor, stands: Mapping[str, TaskStatus]) -> None:
+        spent = overspent(self._engine.store, self._plan)
         for stand in ready(stands):
             name = stand.task.name
             if spent and not (stand.run is not None and stand.run.state is RunState.SUCCEEDED):
@@ -306,7 +308,7 @@ class _Driving:
                 self._lost.set()
                 self._troubles.insert(0, lost)
 
-    def _task(self, stand: Stand, stands: Mapping[str, Stand]) -> None:
+    def _task(self, stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> None:
         """Run one task from its start, or from its present state, to its end."""
         run = self._follow(self._engine, start(self._engine, self._plan, stand, stands).id)
         if run.state is RunState.SUCCEEDED:
@@ -317,7 +319,7 @@ class _Driving:
             )
             keep_end(self._engine, self._plan, planned, run)
 
-    def _is_forked(self, fork: Stand, stands: Mapping[str, Stand]) -> bool:
+    def _is_forked(self, fork: TaskStatus, stands: Mapping[str, TaskStatus]) -> bool:
         """Return whether the conversation may continue from which this task forks. It may once the
         fork has a conversation of its own that contains the fork's prompt. It also may if the fork
         cannot begin soon, because it failed or waits for a task that failed."""
@@ -327,7 +329,7 @@ class _Driving:
             self._engine, fork.run, plan_scope(self._plan.id, fork.strand.name)
         )
 
-    def _settled(self, stands: Mapping[str, Stand]) -> PlanRun:
+    def _conclude_if_stuck(self, stands: Mapping[str, TaskStatus]) -> PlanRun:
         """Return the plan when nothing more can start: as failed if tasks failed or the budget is
         spent, else unchanged."""
         failed = [
@@ -336,7 +338,7 @@ class _Driving:
             if stand.failed and stand.run and stand.run.state is RunState.FAILED
         ]
         if not failed:
-            return self._over()
+            return self._conclude_overspent()
         waiting = [name for name, stand in stands.items() if stand.end is None and not stand.failed]
         reason = f"{', '.join(failed)} failed" + (
             f"; {len(waiting)} task(s) wait for it" if waiting else ""
@@ -345,12 +347,12 @@ class _Driving:
             replace(self._plan, state=PlanState.FAILED, reason=reason)
         )
 
-    def _over(self) -> PlanRun:
+    def _conclude_overspent(self) -> PlanRun:
         """Return the plan, as failed if only its budget keeps it from continuing."""
         if self._engine.stopping():
             reason = ""
         else:
-            reason = over(self._engine.store, self._plan)
+            reason = overspent(self._engine.store, self._plan)
         if reason:
             return self._engine.store.put_plan(
                 replace(self._plan, state=PlanState.FAILED, reason=reason)

@@ -9,7 +9,7 @@ from typing import Final
 
 from perdure.engine.attempt.engine import EngineStore
 from perdure.engine.plans.budget import spent
-from perdure.engine.plans.status import Stand, before, blocked, standing
+from perdure.engine.plans.status import TaskStatus, blocked, dependencies, task_statuses
 from perdure.host import process
 from perdure.host.process import Probe
 from perdure.model import NOWHERE, Attempt, Host, RunState, TaskRun, Usage
@@ -29,7 +29,7 @@ SCHEMA_VERSION: Final = 1
 def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> PlanReport:
     """Return the object that `perdure plan run` and `plan show` print with --json. `probe`: looks
     at this host's processes; without it the liveness of tasks is unknown."""
-    stands = standing(store, plan)
+    stands = task_statuses(store, plan)
     tasks = [_task(store, stands[task.name], stands, probe) for task in plan.plan.tasks]
     total = Usage()
     for stand in stands.values():
@@ -57,7 +57,7 @@ def report_of(store: EngineStore, plan: PlanRun, probe: Probe | None = None) -> 
     )
 
 
-def _result(plan: PlanRun, last: Stand) -> PlanResult:
+def _result(plan: PlanRun, last: TaskStatus) -> PlanResult:
     """Return the place of the plan's result: that of its last task."""
     result = PlanResult(
         task=last.task.name,
@@ -94,7 +94,7 @@ def state_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> str:
 
 def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> PlanOfList:
     """Return a row of the list that `perdure plan ls --json` prints."""
-    stands = standing(store, plan)
+    stands = task_statuses(store, plan)
     return PlanOfList(
         name=plan.name,
         state=state_of(store, plan, host),
@@ -105,7 +105,7 @@ def row_of(store: EngineStore, plan: PlanRun, host: Host = NOWHERE) -> PlanOfLis
     )
 
 
-def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
+def words_of(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
     """Return the state of a task in one word: `waits`, `ready`, `blocked`, or the state of its
     run."""
     if stand.end is not None:
@@ -116,13 +116,13 @@ def words_of(stand: Stand, stands: Mapping[str, Stand]) -> str:
         return str(stand.run.state)
     if blocked(stand, stands):
         return "blocked"
-    if all(stands[name].end is not None for name in before(stand)):
+    if all(stands[name].end is not None for name in dependencies(stand)):
         return "ready"
     return "waits"
 
 
 def _task(
-    store: EngineStore, stand: Stand, stands: Mapping[str, Stand], probe: Probe | None
+    store: EngineStore, stand: TaskStatus, stands: Mapping[str, TaskStatus], probe: Probe | None
 ) -> TaskOfPlan:
     task = TaskOfPlan(
         name=stand.task.name,
@@ -188,16 +188,16 @@ def _set_attempts(task: TaskOfPlan, attempts: Sequence[Attempt]) -> None:
         task.verdict = last.receipt.verdict
 
 
-def _why(stand: Stand, stands: Mapping[str, Stand]) -> str:
+def _why(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
     if failed := blocked(stand, stands):
         return f"{failed} failed"
-    left = [name for name in before(stand) if stands[name].end is None]
+    left = [name for name in dependencies(stand) if stands[name].end is None]
     if left:
         return f"needs {', '.join(left)}"
     return ""
 
 
-def _used(store: EngineStore, stand: Stand) -> Usage:
+def _used(store: EngineStore, stand: TaskStatus) -> Usage:
     total = Usage()
     for attempt in store.attempts(stand.run.id) if stand.run is not None else ():
         total = total + attempt.usage

@@ -20,7 +20,7 @@ from perdure.engine import service
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.creation import begin
 from perdure.engine.plans.driver import GIVEN, claimed, know_failed, queue_again, resume
-from perdure.engine.plans.status import ready, standing
+from perdure.engine.plans.status import ready, task_statuses
 from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host import process
 from perdure.host.rounds import Rounds
@@ -111,7 +111,7 @@ class PlanDriver:
             # Stored before anything else, so that the service begins nothing more of the plan after
             # a kill.
             plan = self._engine.store.put_plan(replace(plan, stopped=self._engine.store.now()))
-            for stand in standing(self._engine.store, plan).values():
+            for stand in task_statuses(self._engine.store, plan).values():
                 if stand.run is not None and stand.run.state not in FINAL:
                     with suppress(Conflict):
                         service.stop(self._engine, stand.run.id)
@@ -182,7 +182,7 @@ class PlanDriver:
                 or self._is_held(plan)
             ):
                 continue
-            stands = standing(self._engine.store, plan)
+            stands = task_statuses(self._engine.store, plan)
             if any(True for _ in ready(stands)) or all(
                 stand.end is not None for stand in stands.values()
             ):

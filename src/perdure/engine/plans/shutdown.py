@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from perdure.agents.transcripts import locate, snapshot
 from perdure.engine import checkpoints
 from perdure.engine.attempt import Engine
-from perdure.engine.plans.starts import held
+from perdure.engine.plans.starts import workdir_locked
 from perdure.model import SessionKey, TaskRun
 from perdure.rules.plan import PlannedRun, PlanRun, TaskEnd
 from perdure.rules.plan.conversations import order
@@ -31,7 +31,7 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
         f"{planned.task}: {first}\n\nLeft uncommitted by the agent at the end of the task "
         f"{planned.task} of the plan {plan.name}.\n"
     )
-    with held(
+    with workdir_locked(
         engine.workspaces,
         engine.stopping,
         run.workspace,
@@ -40,7 +40,7 @@ def keep_end(engine: Engine, plan: PlanRun, planned: PlannedRun, run: TaskRun) -
     ):
         commit = engine.workspaces.commit(run.workspace, run.spec.agent, text)
         if _is_grown_from(plan, planned.task):
-            kept = checkpoints.keep(engine, run, run.workspace, "end")
+            kept = checkpoints.save_current(engine, run, run.workspace, "end")
         else:
             kept = None
         session_id, turns = _conversation(engine, run)

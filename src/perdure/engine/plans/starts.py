@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from perdure.engine.attempt import Engine
 from perdure.engine.plans.budget import share
-from perdure.engine.plans.status import Stand
+from perdure.engine.plans.status import TaskStatus
 from perdure.engine.sessions import plan_scope
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.model import Backend, MapWhen, TaskRun, TaskSpec, Workspace
@@ -35,7 +35,9 @@ PATIENCE_S = 30.0
 run, holds the lock briefly."""
 
 
-def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]) -> TaskRun:
+def start(
+    engine: Engine, plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
+) -> TaskRun:
     """Return the task's run: queued, or as it is if it was created before. Raises PerdureError."""
     with_key = key_of(plan, stand.task.name)
     try:
@@ -62,7 +64,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         engine.store.put_planned(plan, replace(planned, began=before.commit))
         return engine.store.add(spec, run_id, name, there.workspace)
     place = engine.workspaces.plan(spec, name, Path(spec.repo))
-    with held(
+    with workdir_locked(
         engine.workspaces, engine.stopping, place, f"perdure plan {plan.name}: {stand.task.name}"
     ):
         made = engine.workspaces.prepare(place, spec.agent)
@@ -94,7 +96,7 @@ def start(engine: Engine, plan: PlanRun, stand: Stand, stands: Mapping[str, Stan
         if joined:
             spec = replace(
                 spec,
-                prompt=f"{spec.prompt}\n\n{told(joined)}",
+                prompt=f"{spec.prompt}\n\n{conflict_prompt(joined)}",
                 conflicts=tuple(file for file, _ in joined),
             )
         engine.store.put_planned(plan, planned)
@@ -106,7 +108,7 @@ def key_of(plan: PlanRun, task: str) -> str:
     return f"plan:{plan.id}/{task}"
 
 
-def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
+def spec_of(plan: PlanRun, stand: TaskStatus) -> TaskSpec:
     """Return the task's spec without its starting point, which is not known yet."""
     task, strand = stand.task, stand.strand
     return replace(
@@ -130,7 +132,7 @@ def spec_of(plan: PlanRun, stand: Stand) -> TaskSpec:
     )
 
 
-def _map(map_when: MapWhen, stand: Stand) -> str:
+def _map(map_when: MapWhen, stand: TaskStatus) -> str:
     """Return `map` for a task whose plan does not set it: `always` if its files come from another
     conversation, unless the map is off; else empty."""
     strand = stand.strand
@@ -141,8 +143,8 @@ def _map(map_when: MapWhen, stand: Stand) -> str:
 
 
 def _spec(
-    plan: PlanRun, stand: Stand, stands: Mapping[str, Stand]
-) -> tuple[TaskSpec, Stand | None]:
+    plan: PlanRun, stand: TaskStatus, stands: Mapping[str, TaskStatus]
+) -> tuple[TaskSpec, TaskStatus | None]:
     """Return the complete spec, and the task whose files a new workdir begins with, or None."""
     spec, strand = spec_of(plan, stand), stand.strand
     if strand.goes_on:
@@ -164,7 +166,7 @@ def _is_isolated(plan: PlanRun) -> bool:
     return plan.seed.backend == Backend.ISOLATED or is_remote(plan.seed.repo)
 
 
-def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
+def _grow(engine: Engine, source: TaskStatus, end: TaskEnd, place: Workspace) -> str:
     """Give the workdir the files that the needed task had at its end, including small ignored
     files, from the checkpoint taken there. Return the commit of the workdir's HEAD."""
     if place.backend is not Backend.ISOLATED and (
@@ -191,7 +193,11 @@ def _grow(engine: Engine, source: Stand, end: TaskEnd, place: Workspace) -> str:
 
 
 def merged(
-    workspaces: Workspaces, plan: PlanRun, place: Workspace, agent: str, others: Mapping[str, Stand]
+    workspaces: Workspaces,
+    plan: PlanRun,
+    place: Workspace,
+    agent: str,
+    others: Mapping[str, TaskStatus],
 ) -> tuple[str, tuple[tuple[str, str], ...]]:
     """Merge the results of other tasks into a workdir whose lock the caller holds. Return HEAD
     (empty if there was nothing to merge) and the conflicts as (file, reason)."""
@@ -207,7 +213,7 @@ def merged(
     return head, tuple(conflicts.items())
 
 
-def told(conflicts: tuple[tuple[str, str], ...]) -> str:
+def conflict_prompt(conflicts: tuple[tuple[str, str], ...]) -> str:
     """Return the instructions for the agent that has to resolve the conflicts. File names are
     hostile, so each is quoted and on its own line."""
     lines = "\n".join(f"- {file!r}: {reason}" for file, reason in conflicts)
@@ -236,7 +242,7 @@ def _name(store: RunStore, wanted: str) -> str:
 
 
 @contextmanager
-def held(
+def workdir_locked(
     workspaces: Workspaces,
     stopping: Callable[[], bool],
     place: Workspace,
@@ -262,7 +268,7 @@ def held(
         os.close(fd)
 
 
-def workdir_of(stand: Stand) -> Workspace:
+def workdir_of(stand: TaskStatus) -> Workspace:
     """Return the task's workdir. Raises WorkspaceError if its run was removed from the list."""
     if stand.run is None or stand.run.workspace is None:
         raise WorkspaceError(

@@ -13,7 +13,7 @@ from perdure.rules.lifecycle import FINAL
 from perdure.rules.plan import PlannedRun, PlanRun, PlanTask, Strand, TaskEnd
 
 
-class Stand(Struct, frozen=True, kw_only=True):
+class TaskStatus(Struct, frozen=True, kw_only=True):
     """The present state of one task. `run` is None before the task begins, and after a person has
     removed the run from the list."""
 
@@ -39,13 +39,13 @@ class Stand(Struct, frozen=True, kw_only=True):
         )
 
 
-def standing(store: EngineStore, plan: PlanRun) -> dict[str, Stand]:
+def task_statuses(store: EngineStore, plan: PlanRun) -> dict[str, TaskStatus]:
     """Return all tasks by name, in the order of the file."""
     planned = {each.task: each for each in store.planned(plan.id)}
     stands = {}
     for task in plan.plan.tasks:
         there = planned.get(task.name)
-        stands[task.name] = Stand(
+        stands[task.name] = TaskStatus(
             task=task, strand=plan.strands[task.name], planned=there, run=_run(store, there)
         )
     return stands
@@ -60,7 +60,7 @@ def _run(store: EngineStore, planned: PlannedRun | None) -> TaskRun | None:
         return None
 
 
-def before(stand: Stand) -> tuple[str, ...]:
+def dependencies(stand: TaskStatus) -> tuple[str, ...]:
     """Return the tasks that must be done before this one begins."""
     strand = stand.strand
     return tuple(
@@ -68,9 +68,9 @@ def before(stand: Stand) -> tuple[str, ...]:
     )
 
 
-def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
+def blocked(stand: TaskStatus, stands: Mapping[str, TaskStatus]) -> str:
     """Return the failed task that keeps this one from beginning; empty if there is none."""
-    seen, left = set[str](), list(before(stand))
+    seen, left = set[str](), list(dependencies(stand))
     while left:
         name = left.pop(0)
         if (
@@ -81,11 +81,11 @@ def blocked(stand: Stand, stands: Mapping[str, Stand]) -> str:
             return name
         if name not in seen:
             seen.add(name)
-            left += before(stands[name])
+            left += dependencies(stands[name])
     return ""
 
 
-def ready(stands: Mapping[str, Stand]) -> Iterator[Stand]:
+def ready(stands: Mapping[str, TaskStatus]) -> Iterator[TaskStatus]:
     """Yield the tasks that may begin or continue now. Tasks that fork a conversation come before
     the task that continues it. The caller checks whether the forks in `Strand.lets` exist."""
     able = [
@@ -93,6 +93,6 @@ def ready(stands: Mapping[str, Stand]) -> Iterator[Stand]:
         for stand in stands.values()
         if stand.end is None
         and not stand.failed
-        and all(stands[name].end is not None for name in before(stand))
+        and all(stands[name].end is not None for name in dependencies(stand))
     ]
     yield from sorted(able, key=lambda stand: bool(stand.strand.lets))

@@ -15,9 +15,19 @@ tags are replaced, and comments and strings that are more than a name are left o
 """
 
 from perdure.engine.project_map.outline import Project
-from perdure.engine.project_map.parser import ANSWER, Apart
+from perdure.engine.project_map.parser import ANSWER, ParserProcess
 from perdure.engine.project_map.project import read
 from perdure.engine.project_map.relevance import Ranked, rank
 from perdure.engine.project_map.text import Drawn, draw, estimate
 
-__all__ = ["ANSWER", "Apart", "Drawn", "Project", "Ranked", "draw", "estimate", "rank", "read"]
+__all__ = [
+    "ANSWER",
+    "Drawn",
+    "ParserProcess",
+    "Project",
+    "Ranked",
+    "draw",
+    "estimate",
+    "rank",
+    "read",
+]

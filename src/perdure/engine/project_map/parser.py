@@ -3,7 +3,7 @@
 A tree-sitter parser has a bounded stack, but no bound in memory or time: 100 KB of `a<a<a<...` as
 Java took more than 23 GB (tree-sitter 0.26.1 with tree-sitter-java 0.23.5). So the child has limits
 of its own, and may die while parsing. `Asker` is the interface of the child; the caller starts it
-(`process.Asking`).
+(`process.ChildProcess`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWER = f"{__name__}:answer"
 
 
 class Asker(Protocol):
-    """A child process that answers questions: `process.Asking(ANSWER)`."""
+    """A child process that answers questions: `process.ChildProcess(ANSWER)`."""
 
     @property
     def over(self) -> bool: ...
@@ -28,7 +28,7 @@ class Asker(Protocol):
     def ask(self, question: bytes) -> bytes | None: ...
 
 
-class Apart:
+class ParserProcess:
     """`outline_of`, run in the child."""
 
     def __init__(self, asker: Asker) -> None:

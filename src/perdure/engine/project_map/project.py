@@ -53,8 +53,8 @@ class MapCache(msgspec.Struct, array_like=True):
 
 
 def read(directory: Path, names: Iterable[str], parse: Parse, cache: Path | None = None) -> Project:
-    """Return the project as it is now. `parse` is `Apart`, or `languages.outline_of` for trusted
-    files.
+    """Return the project as it is now. `parse` is `ParserProcess`, or `languages.outline_of` for
+    trusted files.
 
     A name is omitted if it does not exist or leads out of the directory. Raises OSError if the
     directory itself cannot be opened.

@@ -82,7 +82,7 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     workdir or conversation. Raises NotFound, UsageError, and Conflict if one of them is running or
     open."""
     on_list = [run for run in engine.store.placed() if run.removed is None]
-    meant = {run.id for run in _meant(engine.store, target, on_list, cwd)}
+    meant = {run.id for run in _matching_runs(engine.store, target, on_list, cwd)}
     if not meant:
         raise NotFound("No run matches", "perdure ls")
     places = {run.workspace.id for run in on_list if run.id in meant}
@@ -99,7 +99,7 @@ def clear(engine: Engine, target: Target, cwd: Path) -> list[PlacedRun]:
     return found
 
 
-def _meant(
+def _matching_runs(
     store: RunStore, target: Target, runs: Sequence[PlacedRun], cwd: Path
 ) -> list[PlacedRun]:
     if target.run:

@@ -128,7 +128,7 @@ def sweep(
     `accept`: the clock and the volume are correct as they are.
     """
     now = now or here_and_now()
-    with _alone(engine.state):
+    with _sweep_lock(engine.state):
         trouble = "" if accept else _trouble(engine, now)
         rows = [_proven(engine, judge(row, rules, now.wall)) for row in inventory(engine)]
         rows = [stop(row, trouble) for row in brake(rows, rules)]
@@ -141,7 +141,7 @@ def sweep(
 
 
 @contextmanager
-def _alone(state: Path) -> Iterator[None]:
+def _sweep_lock(state: Path) -> Iterator[None]:
     make_private(state)
     try:
         fd = os.open(state / "sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -319,12 +319,12 @@ def _done(engine: Engine, row: Row, now: int) -> Row:
     if row.verdict is not SweepVerdict.TAKE:
         return row
     try:
-        return replace(row, trash=str(_take(engine, row, now) or ""))
+        return replace(row, trash=str(_move_to_trash(engine, row, now) or ""))
     except (PerdureError, OSError) as error:
         return replace(row, verdict=SweepVerdict.PERSON, why=f"it could not be removed: {error}")
 
 
-def _take(engine: Engine, row: Row, now: int) -> Path | None:
+def _move_to_trash(engine: Engine, row: Row, now: int) -> Path | None:
     about: dict[str, object] = {
         "verb": "gc",
         "run": row.name,
@@ -364,7 +364,7 @@ def _take(engine: Engine, row: Row, now: int) -> Path | None:
     return engine.workspaces.put_aside(Thing(kind=thing.kind, path=path, id=thing.id), about)
 
 
-def _kept(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
+def _last_checkpoint(engine: Engine, workspace: Workspace, proof: Proof) -> Checkpoint | None:
     """Take a last checkpoint of a workdir that is to be removed, and return it. It is kept while
     its run is on the list. Return None if the workdir had no checkpoint, or if taking one failed
     and none is needed. Raises PerdureError and OSError if the workdir must not go without one."""
@@ -392,7 +392,7 @@ def _take_workdir(engine: Engine, workspace: Workspace, about: Mapping[str, obje
         proof = _prove(engine, workspace)
         if proof.lost:
             raise Conflict(f"it is not saved elsewhere any more: {'; '.join(proof.lost)}")
-        kept = _kept(engine, workspace, proof)
+        kept = _last_checkpoint(engine, workspace, proof)
         said = {**about, "unsaved": list(proof.built), "runs": [run.id for run in runs]}
         if kept is not None and proof.checkpoint:
             said["checkpoint"] = {

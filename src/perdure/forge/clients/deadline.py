@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 
-class Cutting:
+class ConnectionDeadline:
     """The connections of one client. Pass `trace` with each of its requests (extension `trace` of
     httpx2 2.16)."""
 

@@ -18,13 +18,13 @@ from perdure.forge.clients.gitea_like import (
     BROKEN,
     FAILED,
     LOGS_MOST,
-    Alike,
+    GiteaLikeClient,
+    comment_of,
     failed_status,
     pull,
     repos,
     review,
     sha,
-    told,
 )
 from perdure.forge.clients.http import part
 from perdure.forge.webhooks.payload import Payload
@@ -42,7 +42,7 @@ DRAFT = "WIP: "
 """Prefix of the title of a draft pull request (setting WORK_IN_PROGRESS_PREFIXES)."""
 
 
-class Gitea(Alike):
+class Gitea(GiteaLikeClient):
     """`perdure.protocols.ForgeApi` for Gitea."""
 
     size = "limit"
@@ -102,7 +102,7 @@ class Gitea(Alike):
                 for line in self._asking.pages(
                     f"{place}/{part(found.id)}/comments", size=self.size
                 ):
-                    yield told(line, CommentKind.LINE)
+                    yield comment_of(line, CommentKind.LINE)
 
     def failed_checks(self, repository: str, commit: str) -> Sequence[FailedCheck]:
         statuses = [each for each in self.checks(repository, commit) if each.state in FAILED]

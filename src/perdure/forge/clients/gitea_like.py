@@ -47,7 +47,7 @@ VERDICTS = {
 not been submitted yet, or was dismissed."""
 
 
-class Alike(ABC):
+class GiteaLikeClient(ABC):
     """`perdure.protocols.ForgeApi`, except for what the subclasses add."""
 
     size: str
@@ -140,7 +140,7 @@ class Alike(ABC):
 
     def _comments(self, ref: IssueRef, since: int) -> Iterator[Comment]:
         pages = self._asking.pages(f"{thread(ref)}/comments", size=self.size, since=rfc3339(since))
-        return map(told, pages)
+        return map(comment_of, pages)
 
     @abstractmethod
     def _reviews(self, ref: IssueRef, since: int) -> Iterator[Comment]: ...
@@ -151,11 +151,11 @@ class Alike(ABC):
         return next((each for each in own if marker in each.text), None)
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
-        return told(self._asking.put("POST", f"{thread(ref)}/comments", {"body": text}))
+        return comment_of(self._asking.put("POST", f"{thread(ref)}/comments", {"body": text}))
 
     def edit_comment(self, ref: IssueRef, comment: Comment, text: str) -> Comment:
         place = f"{repos(ref.repository)}/issues/comments/{part(comment.id)}"
-        return told(self._asking.put("PATCH", place, {"body": text}))
+        return comment_of(self._asking.put("PATCH", place, {"body": text}))
 
     def react(self, ref: IssueRef, reaction: Reaction, comment: Comment | None = None) -> None:
         if comment is not None and comment.kind is CommentKind.LINE and self.lines_apart:
@@ -324,7 +324,7 @@ def pull(repository: str, found: Payload) -> Pull:
     )
 
 
-def told(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
+def comment_of(found: Payload, kind: CommentKind = CommentKind.COMMENT) -> Comment:
     """Read a comment from GitHub's or Gitea's JSON."""
     line = (
         found.number("line")

@@ -16,14 +16,14 @@ from perdure.forge.clients.gitea_like import (
     BROKEN,
     FAILED,
     LOGS_MOST,
-    Alike,
+    GiteaLikeClient,
+    comment_of,
     failed_status,
     pull,
     repos,
     review,
     rfc3339,
     sha,
-    told,
 )
 from perdure.forge.clients.http import HttpClient, part
 from perdure.forge.webhooks.payload import Payload, cut
@@ -54,7 +54,7 @@ CONCLUSIONS = {
 }
 
 
-class GitHub(Alike):
+class GitHub(GiteaLikeClient):
     """`perdure.protocols.ForgeApi` for GitHub."""
 
     size = "per_page"
@@ -72,7 +72,7 @@ class GitHub(Alike):
         place = f"{repos(ref.repository)}/pulls/{ref.number}"
         yield from filter(None, map(review, self._asking.pages(f"{place}/reviews", size=self.size)))
         for each in self._asking.pages(f"{place}/comments", size=self.size, since=rfc3339(since)):
-            yield told(each, CommentKind.LINE)
+            yield comment_of(each, CommentKind.LINE)
 
     def checks(self, repository: str, commit: str) -> Sequence[CommitCheck]:
         runs = self._asking.get(

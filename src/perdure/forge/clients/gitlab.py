@@ -183,9 +183,9 @@ class GitLab:
     def _notes(self, ref: IssueRef, **query: object) -> Iterator[Comment]:
         for each in self._pages(f"{thread(ref)}/notes", **query):
             if not each.yes("system"):
-                yield self._told(ref, each)
+                yield self._comment_of(ref, each)
 
-    def _told(self, ref: IssueRef, found: Payload) -> Comment:
+    def _comment_of(self, ref: IssueRef, found: Payload) -> Comment:
         page = "merge_requests" if ref.pull else "issues"
         address = f"{self.address}/{ref.repository}/-/{page}/{ref.number}"
         line = found.name("type") == "DiffNote"
@@ -215,10 +215,12 @@ class GitLab:
         return next((each for each in own if marker in each.text), None)
 
     def comment(self, ref: IssueRef, text: str) -> Comment:
-        return self._told(ref, self._asking.put("POST", f"{thread(ref)}/notes", {"body": text}))
+        return self._comment_of(
+            ref, self._asking.put("POST", f"{thread(ref)}/notes", {"body": text})
+        )
 
     def edit_comment(self, ref: IssueRef, comment: Comment, text: str) -> Comment:
-        return self._told(
+        return self._comment_of(
             ref, self._asking.put("PUT", f"{thread(ref)}/notes/{part(comment.id)}", {"body": text})
         )
 

@@ -23,7 +23,7 @@ import httpx2
 from msgspec import Struct
 
 from perdure.errors import Conflict, ForgeDenied, ForgeRefused, ForgeUnavailable, NotFound
-from perdure.forge.clients.deadline import Cutting
+from perdure.forge.clients.deadline import ConnectionDeadline
 from perdure.forge.clients.tokens import ForgeToken
 from perdure.forge.webhooks.payload import Payload, parsed, parsed_list
 
@@ -84,7 +84,7 @@ class HttpClient:
         )
         self._lock = threading.Lock()
         self._again = 0.0
-        self._cutting = Cutting()
+        self._cutting = ConnectionDeadline()
 
     def close(self) -> None:
         self._client.close()

@@ -73,7 +73,7 @@ def clean(
             return _kept(engine.store, run, why, proof.lost)
         if proof.logged:
             engine.workspaces.checkpoints.keep_commits(place, proof.logged)
-        checkpoint = checkpoint or checkpoints.keep(engine, run, place, VERB)
+        checkpoint = checkpoint or checkpoints.save_current(engine, run, place, VERB)
         number = checkpoint.number if checkpoint is not None else 0
         if rule.archive == "capsule" and number:
             capsule = _capsule(engine, run, number)
@@ -110,7 +110,7 @@ def _checkpoint(engine: Engine, run: TaskRun, place: Workspace) -> Checkpoint | 
     """Return a checkpoint of the workdir as it is now, or None if none can be taken. Without one,
     only a repository can prove that the work is saved."""
     try:
-        return checkpoints.keep(engine, run, place, VERB)
+        return checkpoints.save_current(engine, run, place, VERB)
     except (PerdureError, OSError):
         return None
 

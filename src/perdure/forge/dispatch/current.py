@@ -81,8 +81,8 @@ def _now(intent: Intent, found: Issue, pull: Pull | None) -> Intent | str:
         pull=pull is not None,
         title=found.title,
         description=found.text,
-        whom=_both(intent.whom, asked),
-        labels=_both(intent.labels, found.labels),
+        whom=_still_reported(intent.whom, asked),
+        labels=_still_reported(intent.labels, found.labels),
         branch=pull.head if pull is not None and own else "",
         commit=pull.head_commit if pull is not None else intent.commit,
         confidential=intent.confidential or found.confidential,
@@ -284,7 +284,7 @@ def refused(api: ForgeApi | None, rule: Rule, intent: Intent) -> str:
     return f"{intent.author} is not an administrator"
 
 
-def _both(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
+def _still_reported(told: tuple[str, ...], there: tuple[str, ...]) -> tuple[str, ...]:
     """Return the names in the event that the forge still reports, ignoring case."""
     known = {each.casefold() for each in there}
     return tuple(each for each in told if each.casefold() in known)

@@ -45,12 +45,12 @@ from perdure.forge.dispatch.selection import (
 )
 from perdure.forge.dispatch.withdrawal import (
     WITHDRAWN,
+    ignored_reason,
     is_given_again,
     is_told_to_stop,
     may_withdraw,
     message,
-    missed,
-    off,
+    missed_comments,
     taken_back,
     with_changes,
     withdrawn,
@@ -132,10 +132,10 @@ class Dispatcher:
                 break
             if delivery.number in self._later:
                 continue
-            given |= self._tried([delivery], partial(self._take, delivery, news))
+            given |= self._tried([delivery], partial(self._begin_or_queue, delivery, news))
         for run_id, told in news.items():
             given |= self._tried(
-                [delivery for delivery, _ in told], partial(self._give, run_id, told)
+                [delivery for delivery, _ in told], partial(self._deliver_news, run_id, told)
             )
         if given:
             wakeup.ring(self._engine.state)
@@ -174,7 +174,7 @@ class Dispatcher:
     def _settle(self, delivery: Delivery, state: DeliveryState, reason: str) -> None:
         self._engine.store.settle_delivery(delivery.number, state, reason)
 
-    def _take(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
+    def _begin_or_queue(self, delivery: Delivery, news: dict[str, list[Told]]) -> bool:
         """Begin a task, or add the delivery to the waiting news of its run."""
         intent = delivery.intent
         if intent is not None and intent.kind in ENDING:
@@ -229,7 +229,7 @@ class Dispatcher:
                 choice = f"as of now, {choice}"
             intent = now if isinstance(now, Intent) else intent
         if intent is not None and isinstance(choice, RuleChoice):
-            over = self._over(delivery, choice, news) or overtaken(
+            over = self._closed_reason(delivery, choice, news) or overtaken(
                 self._engine.store, delivery, intent
             )
             choice = over or self._is_off(delivery, intent, choice) or choice
@@ -302,7 +302,7 @@ class Dispatcher:
         )
         if given:
             return ""
-        return off(run)
+        return ignored_reason(run)
 
     def _retitle(self, delivery: Delivery, intent: Intent) -> None:
         """Give the runs of a renamed issue its new title, even if their agents are not told about
@@ -337,7 +337,7 @@ class Dispatcher:
             if not why:
                 continue
             for each, _ in news.pop(run.id, []):
-                self._settle(each, DeliveryState.IGNORED, off(run))
+                self._settle(each, DeliveryState.IGNORED, ignored_reason(run))
             words = message(rule, why)
             known = withdrawn(run)
             if known is None or known.message != words:
@@ -369,16 +369,16 @@ class Dispatcher:
             return taken_back(store, rule, run, found)
         return ""
 
-    def _give(self, run_id: str, told: Sequence[Told]) -> bool:
+    def _deliver_news(self, run_id: str, told: Sequence[Told]) -> bool:
         """Give a run all of its waiting news as one update, or as several if a single one would be
         too long."""
         run = self._engine.store.get(run_id)
         deliveries = [delivery for delivery, _ in told]
         service.refuse_open(self._engine.store, run)
         bring_back(self._engine, run)
-        moved = self._moved(run)
+        moved = self._base_changes(run)
         rule = self._rule_of(run)
-        before = missed(
+        before = missed_comments(
             self._engine.store, run, sorted({delivery.source for delivery in deliveries})
         )
         shown, failed = self._checks.report(rule, run, merged([*before, *told]))
@@ -391,7 +391,7 @@ class Dispatcher:
             if len(told) == 1:
                 raise
             half = len(told) // 2
-            return self._give(run_id, told[:half]) | self._give(run_id, told[half:])
+            return self._deliver_news(run_id, told[:half]) | self._deliver_news(run_id, told[half:])
         events: list[AnyEvent] = [*failed]
         if moved is not None:
             events.append(
@@ -402,7 +402,7 @@ class Dispatcher:
         )
         return True
 
-    def _moved(self, run: TaskRun) -> Moved | None:
+    def _base_changes(self, run: TaskRun) -> Moved | None:
         """Return the new commits of the base branch since the agent was last told about them. If
         the branch cannot be fetched now, the agent is told later."""
         if run.workspace is None:
@@ -461,7 +461,9 @@ class Dispatcher:
         self._settle(delivery, DeliveryState.HANDLED, "; ".join(said))
         return False
 
-    def _over(self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]) -> str:
+    def _closed_reason(
+        self, delivery: Delivery, choice: RuleChoice, news: Mapping[str, object]
+    ) -> str:
         """Return why a delivery is not passed to its run, which was cleaned up; empty if it is
         passed. Comments, reviews and CI results (`QUIET`) do not restart such a run. There are two
         exceptions: the forge was asked and has confirmed that the issue is open, or other news

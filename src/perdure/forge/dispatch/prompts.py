@@ -159,7 +159,7 @@ def _event(marking: Marking, intent: Intent) -> dict[str, object]:
         "kind": intent.kind.value,
         "what": _what(intent).format(**names),
         "where": f"{thing} #{intent.number}" if intent.number else f"Branch {names['branch']}",
-        "text": marking.outside(_said(intent)),
+        "text": marking.outside(_event_text(intent)),
         "commit": marking.name(intent.commit),
     }
 
@@ -174,7 +174,7 @@ def _what(intent: Intent) -> str:
     return HAPPENED.get(intent.kind, "")
 
 
-def _said(intent: Intent) -> str:
+def _event_text(intent: Intent) -> str:
     """Return an event's text, with the place in the diff that it is about. For an edit, return only
     the difference."""
     if intent.kind is IntentKind.EDITED:

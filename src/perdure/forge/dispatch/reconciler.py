@@ -19,7 +19,7 @@ from perdure.errors import Conflict, ForgeDenied, ForgeRefused, NotFound
 from perdure.forge.dispatch.cleanup import is_cleaned_up
 from perdure.forge.dispatch.selection import scope_of_thing
 from perdure.forge.dispatch.withdrawal import UNASSIGNED, began_by, withdrawn
-from perdure.forge.webhooks.found import found
+from perdure.forge.webhooks.found import delivery_of
 from perdure.forge.webhooks.speech import mentioned, stopped
 from perdure.host.rounds import Rounds
 from perdure.model import TaskRun
@@ -397,7 +397,7 @@ def _thing(
         at=issue.updated,
     )
     mark = "!" if issue.ref.pull else ""
-    return found(source.name, forge, intent, f"{kind} {issue.ref}{mark} {which}")
+    return delivery_of(source.name, forge, intent, f"{kind} {issue.ref}{mark} {which}")
 
 
 def _branch(issue: Issue) -> str:
@@ -430,4 +430,4 @@ def _saying(source: Source, forge: Forge, issue: Issue, comment: Comment) -> Arr
         url=comment.url or issue.url,
         at=comment.updated,
     )
-    return found(source.name, forge, intent, f"said {issue.ref} {comment.kind} {comment.id}")
+    return delivery_of(source.name, forge, intent, f"said {issue.ref} {comment.kind} {comment.id}")

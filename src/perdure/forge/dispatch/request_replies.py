@@ -43,7 +43,7 @@ class ReplyResult(Struct, frozen=True):
     reason: str
 
 
-class _Asked(Struct, frozen=True):
+class _MatchingRequest(Struct, frozen=True):
     """A request that the comment may be about."""
 
     rule: Rule
@@ -89,11 +89,11 @@ class RequestReplies:
         delivery: Delivery,
         intent: Intent,
         said: CommentAnswer,
-        asked: Sequence[_Asked],
+        asked: Sequence[_MatchingRequest],
         busy: Collection[str],
     ) -> ReplyResult | None:
         opened = [each for each in asked if each.request.state is RequestState.OPEN]
-        meant = _meant(said, intent, opened)
+        meant = _matching_requests(said, intent, opened)
         if not said.command and not (meant and intent.kind is IntentKind.COMMENTED):
             return None
         now, able = self._current.of(delivery, intent, _rules(asked))
@@ -127,7 +127,7 @@ class RequestReplies:
         return ReplyResult(DeliveryState.IGNORED, problem)
 
     def _answered(
-        self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _Asked
+        self, delivery: Delivery, intent: Intent, said: CommentAnswer, asked: _MatchingRequest
     ) -> str:
         """Store the answer. If it is not accepted, return the reason as a sentence, else an empty
         text."""
@@ -156,7 +156,7 @@ class RequestReplies:
         intent: Intent,
         rule: Rule,
         problem: str,
-        opened: Sequence[_Asked],
+        opened: Sequence[_MatchingRequest],
     ) -> None:
         """Post a comment that says why the answer does not count, and which requests are open. It
         is posted once, because it has a mark that depends on the answer."""
@@ -191,7 +191,9 @@ class RequestReplies:
             return now
         return intent
 
-    def _asked(self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]) -> list[_Asked]:
+    def _asked(
+        self, delivery: Delivery, intent: Intent, rules: Sequence[Rule]
+    ) -> list[_MatchingRequest]:
         found = []
         for rule in rules:
             number = issue_of(rule, intent)
@@ -202,14 +204,14 @@ class RequestReplies:
                 run = None
             if run is not None:
                 requests = self._engine.store.requests(run.id)
-                found += [_Asked(rule, run, each) for each in requests]
+                found += [_MatchingRequest(rule, run, each) for each in requests]
         return found
 
 
 def refusal(
     login: str,
     problem: str,
-    opened: Sequence[_Asked],
+    opened: Sequence[_MatchingRequest],
     prefix: str,
     clean: Callable[[str], str],
 ) -> str:
@@ -241,11 +243,13 @@ def _via(delivery: Delivery, intent: Intent) -> str:
     return f"{delivery.source}/{intent.comment or f'delivery {delivery.number}'}"
 
 
-def _rules(asked: Sequence[_Asked]) -> list[Rule]:
+def _rules(asked: Sequence[_MatchingRequest]) -> list[Rule]:
     return list({each.rule.name: each.rule for each in asked}.values())
 
 
-def _meant(said: CommentAnswer, intent: Intent, opened: Sequence[_Asked]) -> list[_Asked]:
+def _matching_requests(
+    said: CommentAnswer, intent: Intent, opened: Sequence[_MatchingRequest]
+) -> list[_MatchingRequest]:
     """Return the open requests that the comment can be about."""
     if said.request:
         return [each for each in opened if short_id(each.request) == said.request]
@@ -267,7 +271,9 @@ def _is_before(
     return not said.request and written < request.asked
 
 
-def _unclear(said: CommentAnswer, asked: Sequence[_Asked], meant: Sequence[_Asked]) -> str:
+def _unclear(
+    said: CommentAnswer, asked: Sequence[_MatchingRequest], meant: Sequence[_MatchingRequest]
+) -> str:
     """Return why it is not clear which request is meant, as a sentence."""
     if said.request:
         over = [each.request for each in asked if short_id(each.request) == said.request]

@@ -52,11 +52,15 @@ def with_changes(store: InboxStore, delivery: Delivery, intent: Intent, run: Tas
     if intent.forge not in TOLD_WHOLE or intent.unassigned:
         return intent
     if intent.kind in (IntentKind.ASSIGNED, IntentKind.UNASSIGNED):
-        before = _before(store, delivery, intent, run, ASSIGNEES)
-        return replace(intent, unassigned=_gone(before.whom if before else (), intent.whom))
+        before = _previous_intent(store, delivery, intent, run, ASSIGNEES)
+        return replace(
+            intent, unassigned=_removed_names(before.whom if before else (), intent.whom)
+        )
     if intent.kind in (IntentKind.LABELLED, IntentKind.UNLABELLED):
-        before = _before(store, delivery, intent, run, LABELS)
-        return replace(intent, unlabelled=_gone(before.labels if before else (), intent.labels))
+        before = _previous_intent(store, delivery, intent, run, LABELS)
+        return replace(
+            intent, unlabelled=_removed_names(before.labels if before else (), intent.labels)
+        )
     return intent
 
 
@@ -70,7 +74,9 @@ def is_given_again(
         return False
     if intent.forge not in TOLD_WHOLE or trigger not in ("assigned", "labelled"):
         return True
-    before = _before(store, delivery, intent, run, ASSIGNEES if trigger == "assigned" else LABELS)
+    before = _previous_intent(
+        store, delivery, intent, run, ASSIGNEES if trigger == "assigned" else LABELS
+    )
     if before is None:
         return True
     if trigger == "assigned":
@@ -78,12 +84,12 @@ def is_given_again(
     return any(label not in before.labels for label in rule.labels if label in intent.labels)
 
 
-def _gone(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
+def _removed_names(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
     there = {each.casefold() for each in now}
     return tuple(each for each in before if each.casefold() not in there)
 
 
-def _before(
+def _previous_intent(
     store: InboxStore,
     delivery: Delivery,
     intent: Intent,
@@ -95,16 +101,16 @@ def _before(
         other = each.intent
         if other is None or other.kind not in kinds:
             continue
-        if _thing(other) == _thing(intent):
+        if _subject_of(other) == _subject_of(intent):
             return other
-    return _first(store, run)
+    return _first_intent(store, run)
 
 
-def _thing(intent: Intent) -> tuple[str, int, bool]:
+def _subject_of(intent: Intent) -> tuple[str, int, bool]:
     return intent.repository, intent.number, intent.pull
 
 
-def _first(store: InboxStore, run: TaskRun | None) -> Intent | None:
+def _first_intent(store: InboxStore, run: TaskRun | None) -> Intent | None:
     """Return the intent that began the run, or None if it is no longer known."""
     number = run.spec.labels.get("delivery", "") if run is not None else ""
     try:
@@ -148,7 +154,7 @@ def _began_by_label(store: InboxStore, rule: Rule, run: TaskRun) -> bool:
 
 def began_by(store: InboxStore, rule: Rule, run: TaskRun) -> str:
     """Return the trigger that began the run, or an empty text if it is no longer known."""
-    first = _first(store, run)
+    first = _first_intent(store, run)
     if first is not None:
         return wants(rule, first)
     return ""
@@ -168,12 +174,12 @@ def withdrawn(run: TaskRun) -> Condition | None:
     return next((each for each in run.conditions if each.type == WITHDRAWN), None)
 
 
-def off(run: TaskRun) -> str:
+def ignored_reason(run: TaskRun) -> str:
     """Return why a run whose work was taken back is not informed of comments now."""
     return f"{run.name} no longer works on it: it gets the comment when it continues"
 
 
-def missed(
+def missed_comments(
     store: InboxStore, run: TaskRun, sources: Sequence[str]
 ) -> Iterator[tuple[Delivery, Intent]]:
     """Yield, in order, the comments since the work was taken back."""
@@ -183,7 +189,11 @@ def missed(
     for source in sources:
         told = store.inbox(DeliveryState.IGNORED, source=source, limit=LOOKED_AT)
         for each in reversed(told):
-            if each.reason != off(run) or each.updated < condition.at or each.intent is None:
+            if (
+                each.reason != ignored_reason(run)
+                or each.updated < condition.at
+                or each.intent is None
+            ):
                 continue
             # A check that failed meanwhile may have been repaired by others.
             if each.intent.kind is not IntentKind.CI_FAILED:

@@ -15,6 +15,6 @@ continues and is posted once.
 from __future__ import annotations
 
 from perdure.forge.replies.background import Poster
-from perdure.forge.replies.comments import Answering
+from perdure.forge.replies.comments import PostingUpdater
 
-__all__ = ["Answering", "Poster"]
+__all__ = ["Poster", "PostingUpdater"]

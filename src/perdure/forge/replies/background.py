@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 from perdure.errors import LostLease, NotFound, PerdureError, StoreError
-from perdure.forge.replies.comments import Answering
+from perdure.forge.replies.comments import PostingUpdater
 from perdure.host.rounds import OneOfHost, Rounds
 
 LOOK_S = 1.0
@@ -27,7 +27,7 @@ class Poster:
     the first has ended.
     """
 
-    def __init__(self, answering: Answering, say: Callable[[str], None]) -> None:
+    def __init__(self, answering: PostingUpdater, say: Callable[[str], None]) -> None:
         self._answering, self._say = answering, say
         self._store = answering.engine.store
         self._lock = OneOfHost(answering.engine.state / "posting.lock")

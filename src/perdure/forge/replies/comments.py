@@ -28,7 +28,7 @@ from perdure.errors import (
     StoreError,
 )
 from perdure.forge.replies.publication import HeldBack, published, pull_request, push
-from perdure.forge.replies.sentences import Account, asking, attached, call, comment
+from perdure.forge.replies.sentences import Account, attached, call, comment, requests_text
 from perdure.forge.webhooks.speech import LOGIN
 from perdure.host.git import unreachable
 from perdure.model import Condition, RunState, SessionKey, TaskRun
@@ -63,7 +63,7 @@ CHECKS = {
 }
 
 
-class _Waits(Struct):
+class _PendingSteps(Struct):
     """Collects the failures of the steps of one round."""
 
     reasons: list[str] = field(default_factory=list)
@@ -78,7 +78,7 @@ class _Waits(Struct):
             self.in_s = max(self.in_s, error.retry_s)
 
 
-class Answering(Struct, frozen=True, kw_only=True):
+class PostingUpdater(Struct, frozen=True, kw_only=True):
     """The service that updates postings. `forge` returns the client for a source and a rule.
     `credentials` returns the credentials with which the rule's agent pushes."""
 
@@ -107,9 +107,9 @@ class Answering(Struct, frozen=True, kw_only=True):
             api = self.forge(origin.source, origin.rule)
         else:
             api = None
-        waits = _Waits()
+        waits = _PendingSteps()
         if origin is not None and rule is not None and api is not None and self._is_newest(run):
-            posting = _Answer(self, run, posting, origin, rule, api, waits).whole()
+            posting = _PostingUpdate(self, run, posting, origin, rule, api, waits).whole()
         if waits.reasons and (waits.silent or posting.tries < GIVEN_UP):
             tries = posting.tries + 1
         else:
@@ -156,16 +156,16 @@ class Answering(Struct, frozen=True, kw_only=True):
         return without_secrets(self.engine.redactor, text)
 
 
-class _Answer(Struct):
+class _PostingUpdate(Struct):
     """The steps for one run."""
 
-    whose: Answering
+    whose: PostingUpdater
     run: TaskRun
     posting: Posting
     origin: Origin
     rule: Rule
     api: ForgeApi
-    waits: _Waits
+    waits: _PendingSteps
 
     @property
     def ref(self) -> IssueRef:
@@ -359,7 +359,7 @@ class _Answer(Struct):
         if self.api.find_comment(self.ref, marker) is None:
             words = self.whose.clean(call(self.rule.name, login, needs, self._page))
             opened = [each for each in requests if each.state is RequestState.OPEN]
-            shown = asking(opened, self.api.command_prefix, self.whose.without_secrets)
+            shown = requests_text(opened, self.api.command_prefix, self.whose.without_secrets)
             # A person must see which paths a call names, so only the path of the run's workdir is
             # left out.
             path = self.run.workspace.path if self.run.workspace else ""

@@ -72,11 +72,11 @@ def push(
                 commit=found.commit,
                 base=found.default_branch() if needs_base else "",
             )
-    except _WentOn:
+    except _BranchAdvanced:
         return None
 
 
-class _WentOn(Exception):
+class _BranchAdvanced(Exception):
     """The run has continued, so the state that was to be published is outdated."""
 
 
@@ -88,7 +88,7 @@ def _ready(engine: Engine, run: TaskRun, place: Workspace) -> Iterator[None]:
     try:
         now = engine.store.get(run.id)
         if now.state is not RunState.SUCCEEDED or now.attempt != run.attempt:
-            raise _WentOn
+            raise _BranchAdvanced
         _commit(engine, run)
         yield
     finally:
@@ -109,7 +109,7 @@ def _commit(engine: Engine, run: TaskRun) -> None:
         engine.workspaces.commit(run.workspace, run.spec.agent, text, engine.committer(run))
         != before
     ):
-        checkpoints.keep(engine, run, run.workspace, "publish")
+        checkpoints.save_current(engine, run, run.workspace, "publish")
 
 
 def _search(found: Outgoing, redactor: Redactor) -> None:

@@ -99,7 +99,9 @@ def call(rule: str, login: str, needs: Sequence[str], page: str) -> str:
     return f"@{login} **{rule}** needs you: {asked}.{link}"
 
 
-def asking(requests: Sequence[AgentRequest], prefix: str, clean: Callable[[str], str]) -> str:
+def requests_text(
+    requests: Sequence[AgentRequest], prefix: str, clean: Callable[[str], str]
+) -> str:
     """Return the text about the agent's open requests, and how a comment can answer them. `prefix`
     begins a command on this forge; `clean` removes what looks like a secret."""
     return "\n\n".join(_request(each, prefix, clean) for each in requests)

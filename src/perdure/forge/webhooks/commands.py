@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from perdure.forge.webhooks.speech import spoken, unquoted
+from perdure.forge.webhooks.speech import unquoted, visible_text
 from perdure.model.requests import AgentRequest, AnswerKind, RequestKind
 from perdure.rules.requests import ID_LENGTH, ID_LETTERS, is_shown_whole, short_id
 
@@ -53,7 +53,7 @@ def answer_in(text: str) -> CommentAnswer | None:
     else:
         request, words = ("", said)
     problem = ""
-    if any(_COMMAND.fullmatch(line.rstrip()) for line in spoken(rest).splitlines()):
+    if any(_COMMAND.fullmatch(line.rstrip()) for line in visible_text(rest).splitlines()):
         problem = "A comment answers one request: write a comment for each."
     elif kind is AnswerKind.ALLOW and words:
         # Further words, such as "but not on Fridays", would be a condition that nothing checks.

@@ -16,7 +16,7 @@ FOUND = "perdure:found"
 replaced."""
 
 
-def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
+def delivery_of(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
     """Make a delivery of a found intent. `which` distinguishes several finds of the same intent:
     the same value gives the same delivery."""
     body = encode({"which": which, "intent": intent})
@@ -32,7 +32,7 @@ def found(source: str, forge: Forge, intent: Intent, which: str) -> Arrived:
     )
 
 
-def found_again(payload: Payload) -> PayloadReading:
+def repeated_delivery(payload: Payload) -> PayloadReading:
     """Return the intent in the stored body of a delivery that perdure found itself."""
     try:
         return PayloadReading(msgspec.convert(payload.value("intent"), resolved(Intent)))

@@ -52,18 +52,18 @@ def translate(event: str, payload: Payload) -> PayloadReading:
         case "issue_comment" if action in SAID:
             issue = payload.at("issue")
             kind = SAID[action] or IntentKind.COMMENTED
-            return _said(
+            return _comment_reading(
                 payload, kind, issue, payload.at("comment"), pull=bool(issue.at("pull_request"))
             )
         case "pull_request_review_comment" if action in SAID:
             kind = SAID[action] or IntentKind.LINE_COMMENTED
-            return _said(
+            return _comment_reading(
                 payload, kind, payload.at("pull_request"), payload.at("comment"), pull=True
             )
         case "pull_request_review" if action == "submitted":
             return _review(payload)
         case "pull_request_review" if action == "edited" and payload.at("changes", "body"):
-            return _said(
+            return _comment_reading(
                 payload,
                 IntentKind.COMMENT_EDITED,
                 payload.at("pull_request"),
@@ -235,7 +235,7 @@ def is_reworded(payload: Payload) -> bool:
     return bool(payload.at("changes", "title") or payload.at("changes", "body"))
 
 
-def _said(
+def _comment_reading(
     payload: Payload, kind: IntentKind, thing: Payload, comment: Payload, *, pull: bool
 ) -> PayloadReading:
     return intent(Forge.GITHUB, payload, kind, thing, pull=pull, said=comment)
@@ -245,15 +245,17 @@ def _review(payload: Payload) -> PayloadReading:
     review = payload.at("review")
     state = review.name("state").lower()
     if state == "changes_requested":
-        return _said(
+        return _comment_reading(
             payload, IntentKind.CHANGES_REQUESTED, payload.at("pull_request"), review, pull=True
         )
     if state == "commented" and review.text("body").strip():
-        return _said(
+        return _comment_reading(
             payload, IntentKind.LINE_COMMENTED, payload.at("pull_request"), review, pull=True
         )
     if state == "approved" and review.text("body").strip():
-        return _said(payload, IntentKind.APPROVED, payload.at("pull_request"), review, pull=True)
+        return _comment_reading(
+            payload, IntentKind.APPROVED, payload.at("pull_request"), review, pull=True
+        )
     return PayloadReading(None, f"nothing follows from a review that is {state or 'empty'}"[:200])
 
 

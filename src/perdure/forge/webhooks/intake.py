@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from perdure.errors import PerdureError
 from perdure.forge.webhooks import forgejo, gitea, github, gitlab
-from perdure.forge.webhooks.found import FOUND, found_again
+from perdure.forge.webhooks.found import FOUND, repeated_delivery
 from perdure.forge.webhooks.payload import Payload, parsed
 from perdure.model.forge.deliveries import Arrived, Forge, PayloadReading
 
@@ -112,7 +112,7 @@ def receive(
 def read(forge: Forge, event: str, payload: Payload) -> PayloadReading:
     """Translate a payload to an intent."""
     reading: PayloadReading = (
-        found_again(payload) if event == FOUND else MODULES[forge].translate(event, payload)
+        repeated_delivery(payload) if event == FOUND else MODULES[forge].translate(event, payload)
     )
     return reading
 

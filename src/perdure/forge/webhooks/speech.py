@@ -29,18 +29,18 @@ _INDENTED = re.compile(r" {4}| {0,3}\t")
 
 def mentioned(text: str) -> tuple[str, ...]:
     """Return the logins that a text mentions in its author's own words, each once, in order."""
-    found = (each.rstrip(".-_") for each in _MENTION.findall(spoken(text)))
+    found = (each.rstrip(".-_") for each in _MENTION.findall(visible_text(text)))
     return tuple(dict.fromkeys(found))[:LIST_MOST]
 
 
 def stopped(text: str) -> tuple[str, ...]:
     """Return the logins that a text tells to stop: `@login stop` on a separate line."""
-    found = [_STOP.fullmatch(line.rstrip()) for line in spoken(text).splitlines()]
+    found = [_STOP.fullmatch(line.rstrip()) for line in visible_text(text).splitlines()]
     logins = (match[1].rstrip(".-_") for match in found if match)
     return tuple(dict.fromkeys(logins))[:LIST_MOST]
 
 
-def spoken(text: str) -> str:
+def visible_text(text: str) -> str:
     """Return the text without quotes, code and HTML comments. Each removed line leaves an empty
     one."""
     kept = ["" if quoted or code else line for line, quoted, code in _read(text)]

@@ -1,7 +1,7 @@
 """Keeps agents' homes on a volume: moves them there without losing a file, finds them again, and
 moves them back.
 
-Called by `perdure home` and `perdure entrypoint`; the attempt asks `Remembered` where a home is.
+Called by `perdure home` and `perdure entrypoint`; the attempt asks `LinkedHomes` where a home is.
 Guarantees, even if the process is killed at any point:
 
 - No byte is ever deleted. A tree is copied, and the copy is compared and made durable. Only then is

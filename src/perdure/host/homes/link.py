@@ -24,9 +24,9 @@ from perdure.errors import Conflict
 from perdure.host.homes import durable
 from perdure.host.homes.alive import require_nobody
 from perdure.host.homes.inventory import signature
-from perdure.host.homes.merge import Merge, Taken, Tell
-from perdure.host.homes.remembered import LINK, VARIABLE, Linked, Remembered
-from perdure.host.homes.situation import HomeSituation, look
+from perdure.host.homes.merge import Merge, MergeResult, Tell
+from perdure.host.homes.remembered import LINK, VARIABLE, Linked, LinkedHomes
+from perdure.host.homes.situation import HomeSituation, read_situation
 from perdure.host.homes.staged import HomeStage
 from perdure.host.homes.volume import Volume, locked, refused
 from perdure.protocols import Folder, Home
@@ -45,7 +45,7 @@ class MovedDirectory(Struct, kw_only=True):
     """The result for one directory of a home."""
 
     linked: Linked
-    taken: Taken = field(default_factory=Taken)
+    taken: MergeResult = field(default_factory=MergeResult)
     kept: list[str] = field(default_factory=list)
     """New paths of the old tree, the files beside it and an old index."""
 
@@ -82,7 +82,7 @@ class Linking(Struct, frozen=True, kw_only=True):
             raise refused(error, self.volume.path) from error
 
     def _look(self, agent: str, folder: Folder) -> HomeSituation:
-        found = look(agent, folder, self.volume, self.state, self.environ, self.symlink)
+        found = read_situation(agent, folder, self.volume, self.state, self.environ, self.symlink)
         found.require()
         return found
 
@@ -109,7 +109,7 @@ class Linking(Struct, frozen=True, kw_only=True):
             moved.kept += index_aside(now)
             tell("index aside")
         self.volume.note_use(now.folder.name)
-        Remembered(self.state).put(now.linked)
+        LinkedHomes(self.state).put(now.linked)
         tell("noted")
         moved.kept += switch(now, tell)
         if moved.kept:
@@ -153,13 +153,13 @@ def stage_of(now: HomeSituation) -> HomeStage:
     return HomeStage(now.volume.own / "stage" / now.folder.name.replace("/", "-"))
 
 
-def take_in(call: Linking, now: HomeSituation) -> Taken:
+def take_in(call: Linking, now: HomeSituation) -> MergeResult:
     """Take in everything of the old place that the volume does not have. Raises Conflict if it is
     written to all the time."""
     known = _known(now)
     for _ in range(ROUNDS):
         before = signature(now.source)
-        taken = Taken()
+        taken = MergeResult()
         for merge in call._merges(now, known):
             things, one = merge.plan()
             call.tell("planned")
@@ -184,7 +184,7 @@ def take_in(call: Linking, now: HomeSituation) -> Taken:
     )
 
 
-def _late(call: Linking, now: HomeSituation, kept: Path) -> Taken | None:
+def _late(call: Linking, now: HomeSituation, kept: Path) -> MergeResult | None:
     """Take in files that were written to the old tree after it was copied. Return None if there are
     none."""
     stage = stage_of(now)
@@ -212,7 +212,7 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     kept = []
     for each in now.beside:
-        kept.append(str(_aside(each, stamp)))
+        kept.append(str(_rename_aside(each, stamp)))
         if now.linked.way == LINK:
             each.symlink_to(now.target / each.name)
         tell(f"aside {each.name}")
@@ -224,7 +224,7 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
             each.symlink_to(now.target / each.name)
     if now.linked.way == VARIABLE:
         if now.has_old or now.is_linked:
-            kept.append(str(_aside(now.place, stamp)))
+            kept.append(str(_rename_aside(now.place, stamp)))
     elif now.has_old:
         kept.append(str(_exchange(now, stamp)))
     elif not now.is_linked:
@@ -236,7 +236,7 @@ def switch(now: HomeSituation, tell: Tell) -> list[str]:
     return kept
 
 
-def _aside(path: Path, stamp: str) -> Path:
+def _rename_aside(path: Path, stamp: str) -> Path:
     """Rename a file or directory to an unused name in the same directory. Return the new path."""
     for number in range(100):
         suffix = f"-{number}" if number else ""
@@ -261,7 +261,7 @@ def _exchange(now: HomeSituation, stamp: str) -> Path:
         kept.unlink()
         if not durable.can_not(error):
             raise
-        kept = _aside(now.place, stamp)
+        kept = _rename_aside(now.place, stamp)
         now.place.symlink_to(now.target)
     return kept
 
@@ -275,7 +275,7 @@ def index_aside(now: HomeSituation) -> list[str]:
         for each in sorted(now.target.iterdir())
         if any(fnmatchcase(each.name, one) for one in now.folder.index)
     ]
-    return [str(_aside(each, stamp)) for each in found if ASIDE not in each.name]
+    return [str(_rename_aside(each, stamp)) for each in found if ASIDE not in each.name]
 
 
 def taking(now: HomeSituation) -> Path:

@@ -38,7 +38,7 @@ CONFLICT = ".conflict-"
 Tell = Callable[[str], None]
 
 
-class Taken(Struct):
+class MergeResult(Struct):
     """The result for the files of a tree."""
 
     files: int = 0
@@ -51,7 +51,7 @@ class Taken(Struct):
     left: list[str] = field(default_factory=list)
     """Names of entries that are not moved: sockets, pipes, locks."""
 
-    def add(self, other: Taken) -> None:
+    def add(self, other: MergeResult) -> None:
         self.files, self.bytes, self.same = (
             self.files + other.files,
             self.bytes + other.bytes,
@@ -77,7 +77,7 @@ class Merge(Struct):
     """Whether the source's version always gets the name."""
     touched: set[Path] = field(default_factory=set)
 
-    def plan(self) -> tuple[list[HomeThing], Taken]:
+    def plan(self) -> tuple[list[HomeThing], MergeResult]:
         """Return the entries that have to be copied, and a first result that counts all others.
         Nothing is written."""
         if not self.only:
@@ -89,14 +89,14 @@ class Merge(Struct):
             for name in self.only
             if (found := thing_at(self.source / name, name)) and found.is_file
         ]
-        taken = Taken(left=left)
+        taken = MergeResult(left=left)
         wanted = [thing for thing in things if not self._is_there(thing)]
         taken.same = sum(not thing.is_directory for thing in things) - sum(
             not thing.is_directory for thing in wanted
         )
         return wanted, taken
 
-    def run(self, things: Sequence[HomeThing], taken: Taken) -> Taken:
+    def run(self, things: Sequence[HomeThing], taken: MergeResult) -> MergeResult:
         """Copy, compare, put in place, and make durable. `things` and `taken` come from `plan`."""
         self.stage.require_room([thing for thing in things if thing.is_file])
         for thing in things:
@@ -120,7 +120,7 @@ class Merge(Struct):
         if there is None or self._blocked(thing.name):
             return False
         if there.kind != thing.kind:
-            return not thing.is_directory and os.path.lexists(beside(there.path, thing))
+            return not thing.is_directory and os.path.lexists(second_path(there.path, thing))
         if thing.is_directory:
             return True
         if thing.is_link and os.fsencode(there.path.readlink()) == self._aim(thing):
@@ -130,7 +130,7 @@ class Merge(Struct):
         else:
             verdict = "differs"
         return verdict in ("same", "later") or (
-            verdict == "differs" and os.path.lexists(beside(there.path, thing))
+            verdict == "differs" and os.path.lexists(second_path(there.path, thing))
         )
 
     def lands(self, thing: HomeThing) -> bool:
@@ -170,7 +170,7 @@ class Merge(Struct):
                 return "later"
         return "differs"
 
-    def _put(self, thing: HomeThing, taken: Taken) -> None:
+    def _put(self, thing: HomeThing, taken: MergeResult) -> None:
         place = self._parent(thing.name) / Path(thing.name).name
         if thing.is_directory:
             self._directory(place, thing.mode)
@@ -184,7 +184,7 @@ class Merge(Struct):
             self._keep(there, taken)
             self._replace(thing, place)
         else:
-            place = beside(place, thing)
+            place = second_path(place, thing)
             if not os.path.lexists(place):
                 self._publish(thing, place)
             taken.conflicts.append(str(place.relative_to(self.target)))
@@ -228,10 +228,10 @@ class Merge(Struct):
             durable.place_new(side(staged, suffix), side(place, suffix))
         durable.place_new(staged, place)
 
-    def _keep(self, there: HomeThing, taken: Taken) -> None:
+    def _keep(self, there: HomeThing, taken: MergeResult) -> None:
         """Give a second name to the version at the target, before another version takes its
         name."""
-        kept = beside(there.path, there)
+        kept = second_path(there.path, there)
         taken.conflicts.append(str(kept.relative_to(self.target)))
         for suffix in (*there.sides, ""):
             if not os.path.lexists(side(kept, suffix)):
@@ -265,7 +265,7 @@ class Merge(Struct):
         return os.fsencode(told if meant == inside or inside in meant.parents else meant)
 
 
-def beside(place: Path, thing: HomeThing) -> Path:
+def second_path(place: Path, thing: HomeThing) -> Path:
     """Return the path beside the original name for a version that cannot have the original name."""
     return place.with_name(f"{place.name}{CONFLICT}{thing.digest()[:12]}")
 

@@ -69,7 +69,7 @@ class _Note(Struct, frozen=True):
     homes: list[Linked] = field(default_factory=list)
 
 
-class Remembered:
+class LinkedHomes:
     """The record in this state directory. Without the file, no home is linked."""
 
     def __init__(self, state: Path) -> None:
@@ -173,7 +173,7 @@ class environment(Mapping[str, str]):  # noqa: N801
 
     def __init__(self, state: Path, own: Mapping[str, str]) -> None:
         self._own = own
-        self._note = Remembered(state)
+        self._note = LinkedHomes(state)
         self._listed = _Listed()
 
     def _set(self) -> dict[str, str]:

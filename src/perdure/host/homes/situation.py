@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from perdure.errors import Conflict, WorkspaceError
 from perdure.host.homes.inventory import thing_at
-from perdure.host.homes.remembered import LINK, VARIABLE, Linked, Remembered
+from perdure.host.homes.remembered import LINK, VARIABLE, Linked, LinkedHomes
 from perdure.host.homes.volume import Volume
 from perdure.protocols import Folder
 
@@ -105,7 +105,7 @@ class HomeSituation(Struct, frozen=True, kw_only=True):
             )
 
 
-def look(
+def read_situation(
     agent: str,
     folder: Folder,
     volume: Volume,
@@ -114,7 +114,7 @@ def look(
     symlink: bool,
 ) -> HomeSituation:
     """Return the situation for a user with this environment."""
-    before = Remembered(state).one(folder.name)
+    before = LinkedHomes(state).one(folder.name)
     value = volume.home(folder.name)
     target = value / folder.inner
     if folder.at(environ) == target:  # the user's shell has the `export` line

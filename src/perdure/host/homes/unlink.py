@@ -20,8 +20,8 @@ from perdure.host.homes.inventory import signature
 from perdure.host.homes.link import ASIDE, Linking, MovedDirectory, quiet, stage_of, take_in, taking
 from perdure.host.homes.link import switch as put_aside
 from perdure.host.homes.merge import Merge, Tell
-from perdure.host.homes.remembered import Linked, Remembered
-from perdure.host.homes.situation import HomeSituation, look
+from perdure.host.homes.remembered import Linked, LinkedHomes
+from perdure.host.homes.situation import HomeSituation, read_situation
 from perdure.host.homes.staged import HomeStage
 from perdure.host.homes.volume import locked, refused, volume_at
 from perdure.protocols import Home
@@ -39,7 +39,7 @@ def unlink(
 ) -> list[MovedDirectory]:
     """Move all linked directories of the agent's home back. Raises Conflict while a process uses
     it, WorkspaceError if the volume is missing or there is no room; then nothing was changed."""
-    note, done = Remembered(state), []
+    note, done = LinkedHomes(state), []
     for folder in home.folders:
         before = note.one(folder.name)
         if before is None:
@@ -48,7 +48,7 @@ def unlink(
         call = Linking(
             volume=volume, state=state, environ=environ, symlink=before.way != "variable", tell=tell
         )
-        now = look(
+        now = read_situation(
             agent.removeprefix("acp-"),
             folder,
             volume,
@@ -80,7 +80,7 @@ def unlink(
 
 
 def _give_back(call: Linking, home: Home, now: HomeSituation, before: Linked) -> MovedDirectory:
-    moved, note = MovedDirectory(linked=before), Remembered(call.state)
+    moved, note = MovedDirectory(linked=before), LinkedHomes(call.state)
     call.tell("checked")
     if not before.is_home_again:
         require_nobody(home, now.folder, [now.place, now.target])

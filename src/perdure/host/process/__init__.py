@@ -38,12 +38,12 @@ from perdure.host.system import boottime
 
 if TYPE_CHECKING:
     from perdure.host.process.probe import Probe
-    from perdure.host.process.questions import Asking
+    from perdure.host.process.questions import ChildProcess
     from perdure.host.process.quick import run_quick
 
 __all__ = [
     "OUTPUT_CAP",
-    "Asking",
+    "ChildProcess",
     "Identity",
     "Kept",
     "Left",
@@ -71,7 +71,7 @@ __all__ = [
     "worker_identity",
 ]
 
-_LATE = {"Asking": "questions", "Probe": "probe", "run_quick": "quick"}
+_LATE = {"ChildProcess": "questions", "Probe": "probe", "run_quick": "quick"}
 """Names that are imported late, each with its module. No start of an agent needs these modules."""
 
 

@@ -32,7 +32,7 @@ SECONDS = 5
 _LENGTH = 8
 
 
-class Asking:
+class ChildProcess:
     """The child, started with the first question, and restarted after a crash until it has crashed
     `MOST_DEATHS` times. For one thread."""
 
@@ -43,7 +43,7 @@ class Asking:
         self._child: subprocess.Popen[bytes] | None = None
         self._deaths = 0
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> ChildProcess:
         return self
 
     def __exit__(

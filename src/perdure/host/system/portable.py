@@ -109,7 +109,7 @@ def namespace() -> str:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _as_os_errors() -> Iterator[None]:
     """Raise psutil's exceptions as the corresponding OSError."""
     psutil = _psutil()
     try:
@@ -170,7 +170,7 @@ def children() -> list[int]:
 def command(pid: int, most: int = -1) -> bytes:
     """Return the words of a process's command line, each ended by NUL, up to `most` bytes. Raises
     OSError."""
-    with _told():
+    with _as_os_errors():
         words = _psutil().Process(pid).cmdline()
     whole = b"".join(os.fsencode(word) + b"\0" for word in words)
     if most < 0:
@@ -181,39 +181,39 @@ def command(pid: int, most: int = -1) -> bytes:
 def variables(pid: int) -> bytes:
     """Return the environment that a process was started with, each variable ended by NUL. Raises
     OSError. macOS shows none of its own programs' (those below /bin and /usr/bin)."""
-    with _told():
+    with _as_os_errors():
         found = _psutil().Process(pid).environ()
     return b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in found.items())
 
 
 def name(pid: int) -> str:
     """Return the short name of a process's program. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         return str(_psutil().Process(pid).name())
 
 
 def user(pid: int) -> int:
     """Return the user id of a process. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         return int(_psutil().Process(pid).uids().effective)
 
 
 def program(pid: int) -> tuple[int, int]:
     """Return device and inode of the file that a process executes. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         found = os.stat(_psutil().Process(pid).exe())
     return found.st_dev, found.st_ino
 
 
 def current_directory(pid: int) -> str:
     """Return the current directory of a process. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         return str(_psutil().Process(pid).cwd())
 
 
 def open_files(pid: int) -> Iterator[str]:
     """Yield the paths of the files that a process has open. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         found = _psutil().Process(pid).open_files()
     for each in found:
         yield each.path
@@ -221,7 +221,7 @@ def open_files(pid: int) -> Iterator[str]:
 
 def memory(pid: int) -> int:
     """Return the resident memory of a process in bytes. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         return int(_psutil().Process(pid).memory_info().rss)
 
 
@@ -252,7 +252,7 @@ def _is_same(path: str, wanted: os.stat_result) -> bool:
 
 def mounts(table: str | os.PathLike[str] = "") -> list[tuple[str, str]]:
     """Return mount point and file system type of all mounts. Raises OSError."""
-    with _told():
+    with _as_os_errors():
         found = _psutil().disk_partitions(all=True)
     return [(each.mountpoint, each.fstype) for each in found]
 
@@ -376,7 +376,7 @@ class MarkedOffspring:
         found = self._look(marks=True)
         if spared:
             known = {pid: each for pid in found if (each := stat(pid))}
-            found -= {*spared, *_below({*spared}, known)}
+            found -= {*spared, *_descendants({*spared}, known)}
         return alive or bool(found), sorted(found)
 
     def orphans(self, below: dict[int, list[int]], leader: int) -> list[int]:
@@ -407,7 +407,7 @@ class MarkedOffspring:
         mine = {pid for pid in known if pid in self._seen or sessions[pid] in self._leaders}
         if marks:
             mine |= {pid for pid in known if self._carries_mark(pid)}
-        mine |= _below({me, *mine}, known)
+        mine |= _descendants({me, *mine}, known)
         self._seen |= {pid: starts[pid] for pid in mine}
         self._leaders |= {pid: starts[pid] for pid in mine if sessions[pid] == pid}
         return mine
@@ -422,7 +422,7 @@ class MarkedOffspring:
 Offspring = MarkedOffspring
 
 
-def _below(tops: set[int], known: dict[int, tuple[str, int, int, int]]) -> set[int]:
+def _descendants(tops: set[int], known: dict[int, tuple[str, int, int, int]]) -> set[int]:
     """Return the processes that descend from these."""
     family, found = set(tops), set[int]()
     while more := {pid for pid, each in known.items() if each[1] in family} - family:

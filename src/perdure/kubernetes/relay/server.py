@@ -30,7 +30,7 @@ from perdure.host.relay import RelayAddress
 from perdure.kubernetes.relay.forge import PIECE, ForgeAnswer, ForgeTrouble, Upstream
 from perdure.kubernetes.relay.shelf import RelayRefused, RunShelf, longest
 from perdure.kubernetes.relay.ssh import SshUpstream
-from perdure.rules.text import one_line, tell
+from perdure.rules.text import one_line, write_stderr
 
 IDLE_S = 600.0
 LONGEST_REQUEST = 1 << 30
@@ -66,7 +66,7 @@ class RelayServer(ThreadingHTTPServer):
 
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
-            tell(f"perdure: relay: {type(error).__name__} in a request")
+            write_stderr(f"perdure: relay: {type(error).__name__} in a request")
 
 
 class _Requests(BaseHTTPRequestHandler):
@@ -103,10 +103,10 @@ class _Requests(BaseHTTPRequestHandler):
                 case _:
                     raise RelayRefused("this relay has nothing of that name")
         except RelayRefused as error:
-            tell(one_line(f"perdure: relay: refused: {self.command} {room}/{path}", 200))
+            write_stderr(one_line(f"perdure: relay: refused: {self.command} {room}/{path}", 200))
             self._say(http.HTTPStatus.FORBIDDEN, str(error))
         except ForgeTrouble as error:
-            tell(one_line(f"perdure: relay: {error}", 300))
+            write_stderr(one_line(f"perdure: relay: {error}", 300))
             self._say(error.status, f"perdure: {error}")
         except FileNotFoundError:
             self._say(http.HTTPStatus.NOT_FOUND, "not found")
@@ -118,7 +118,7 @@ class _Requests(BaseHTTPRequestHandler):
             raise
         except Exception as error:  # obstore has errors of its own
             words = str(error) if isinstance(error, PerdureError) else _first(error)
-            tell(one_line(f"perdure: relay: {words}", 300))
+            write_stderr(one_line(f"perdure: relay: {words}", 300))
             self._say(http.HTTPStatus.SERVICE_UNAVAILABLE, words)
 
     def _git(self, forge: Upstream | SshUpstream, path: str) -> None:
@@ -145,7 +145,7 @@ class _Requests(BaseHTTPRequestHandler):
                     self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
                 self.wfile.write(b"0\r\n\r\n")
             except Exception as error:
-                tell(one_line(f"perdure: relay: broken off: {type(error).__name__}", 300))
+                write_stderr(one_line(f"perdure: relay: broken off: {type(error).__name__}", 300))
                 with suppress(OSError):
                     self.connection.shutdown(socket.SHUT_RDWR)
 

@@ -89,7 +89,7 @@ class Situation(Struct, frozen=True, kw_only=True):
 def choose(at: Situation) -> Continuation:
     """Return how the attempt starts. Its `reason` is a sentence for `perdure why`."""
     if not at.transcripts:
-        return _by_its_word(at)
+        return _without_transcripts(at)
     if not at.sessions:
         return _keeping_none(at)
     if at.session is None:
@@ -115,7 +115,7 @@ def _after_expiry(at: Situation, session: Session) -> Continuation:
     """Return the continuation of an expired session; it always names the end of the lifetime. With
     a strict policy, an expired session never leads to a new conversation."""
     told = f"it had expired {(at.now - session.expires) / 1000:.0f} s before"
-    if leaves(at):
+    if is_abandoned(at):
         reason = f"conversation {session.id} is left: {told}, and the policy then wants a new one"
         return Continuation(
             kind=Start.REBUILD,
@@ -129,7 +129,7 @@ def _after_expiry(at: Situation, session: Session) -> Continuation:
     return replace(found, reason=f"{found.reason}; {told}", expired=session.expires)
 
 
-def leaves(at: Situation) -> bool:
+def is_abandoned(at: Situation) -> bool:
     """Return whether the conversation is left because its lifetime has passed, although it could
     continue."""
     asked = at.on_expiry is OnExpiry.REBUILD and at.policy is not ContinuityPolicy.STRICT
@@ -278,7 +278,7 @@ def _without_session(at: Situation) -> Continuation:
     return _after_loss(at, at.lost.id, at.lost.cause or "it was retired")
 
 
-def _by_its_word(at: Situation) -> Continuation:
+def _without_transcripts(at: Situation) -> Continuation:
     """Return the continuation for an agent whose conversations cannot be read. Such an agent has a
     session only if it offers to load or resume it."""
     if at.forks:
@@ -298,7 +298,7 @@ def _by_its_word(at: Situation) -> Continuation:
     told = f"the agent offers to load or resume conversation {at.session.id}"
     found = Continuation(kind=Start.RESUME, session_id=at.session.id, reason=told)
     expired = 0 < at.session.expires <= at.now
-    if expired and leaves(at):
+    if expired and is_abandoned(at):
         return _after_expiry(at, at.session)
     return found
 

@@ -57,7 +57,7 @@ def ledger(records: Iterable[Record]) -> list[Effect]:
         match record.event:
             case ToolStarted(tool_id=tool_id):
                 calls.pop((record.attempt, tool_id), None)
-                for each in _of(record.event):
+                for each in _findings_of(record.event):
                     call = calls.setdefault((record.attempt, tool_id), [])
                     call.append((len(found), each))
                     found.append(_begun(each, record))
@@ -87,7 +87,7 @@ def effects_of(command: str) -> tuple[EffectFinding, ...]:
     return of_command(command)
 
 
-def _of(call: ToolStarted) -> tuple[EffectFinding, ...]:
+def _findings_of(call: ToolStarted) -> tuple[EffectFinding, ...]:
     from perdure.rules.effects.catalog import of_tool
 
     return of_tool(call.name, call.summary, call.hint)

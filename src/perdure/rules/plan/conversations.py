@@ -32,13 +32,13 @@ def weave(
     conversation and a workdir. `forking` returns the ability of an agent's program to fork.
     Agents never share a conversation: a task of another agent begins its own, with the files of
     the tasks that it needs."""
-    loom = _Loom(plan, forking)
+    loom = _StrandPlanner(plan, forking)
     for task in order(plan):
         loom.add(task)
     return loom.woven()
 
 
-class _Loom:
+class _StrandPlanner:
     """The strands decided so far."""
 
     def __init__(self, plan: Plan, forking: Callable[[str], Forking]) -> None:

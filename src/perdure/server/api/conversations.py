@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from perdure.agents import registry
 from perdure.engine.conversations import (
     ConversationEntry,
-    ConversationShelf,
+    ConversationIndex,
     ResumeRequest,
     records,
     resume,
@@ -29,7 +29,7 @@ from perdure.server.context import Parts
 from perdure.workspace.identity import is_remote
 
 
-def shelf(parts: Parts, only: tuple[str, ...] = ()) -> ConversationShelf:
+def conversation_index(parts: Parts, only: tuple[str, ...] = ()) -> ConversationIndex:
     """Return the shelf to search for conversations. Raises AgentMissing for an unknown agent."""
     found = {}
     for name in only or registry.names():
@@ -38,25 +38,26 @@ def shelf(parts: Parts, only: tuple[str, ...] = ()) -> ConversationShelf:
         except PerdureError:
             if only:
                 raise
-    return ConversationShelf(parts.store, found, parts.engine.environ, frozenset(only))
+    return ConversationIndex(parts.store, found, parts.engine.environ, frozenset(only))
 
 
 def listed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     return {
         "sessions": [
-            entry.report() for entry in shelf(parts, asked.query.agent).entries(asked.query.limit)
+            entry.report()
+            for entry in conversation_index(parts, asked.query.agent).entries(asked.query.limit)
         ]
     }
 
 
 def shown(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    there = shelf(parts)
+    there = conversation_index(parts)
     entry = there.find(asked.at["session"])
     return {**entry.report(), "lineage": [each.report() for each in there.lineage(entry)]}
 
 
 def spoken(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    there = shelf(parts)
+    there = conversation_index(parts)
     entry = there.find(asked.at["session"])
     return {
         "session": entry.id,
@@ -96,7 +97,7 @@ def resumed_run(parts: Parts, asked: ApiCall) -> RunReport:
 
 
 def resumed(parts: Parts, asked: ApiCall) -> RunReport:
-    return _resumed(parts, asked, shelf(parts).find(asked.at["session"]))
+    return _resumed(parts, asked, conversation_index(parts).find(asked.at["session"]))
 
 
 def _resumed(parts: Parts, asked: ApiCall, entry: ConversationEntry) -> RunReport:
@@ -134,7 +135,7 @@ def created(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    key = records.live_key(parts.engine.store, shelf(parts), asked.at["session"])
+    key = records.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
     session = records.records_of(parts.engine).extend(
         key.agent, key.scope, records.lifetime(asked.body.lifetime)
     )
@@ -142,7 +143,7 @@ def extended(parts: Parts, asked: ApiCall) -> dict[str, Any]:
 
 
 def closed(parts: Parts, asked: ApiCall) -> dict[str, Any]:
-    key = records.live_key(parts.engine.store, shelf(parts), asked.at["session"])
+    key = records.live_key(parts.engine.store, conversation_index(parts), asked.at["session"])
     lineage = records.records_of(parts.engine)
     lineage.close(key.agent, key.scope, asked.body.cause)
     return records.report(lineage.lineage(key.agent, key.scope)[-1])

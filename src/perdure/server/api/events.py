@@ -22,7 +22,7 @@ from perdure.server.api.forms import LARGEST
 from perdure.server.api.verbs import ApiContext
 from perdure.server.context import Parts
 from perdure.server.guard import address_of
-from perdure.server.journal import Listener, event, heard
+from perdure.server.journal import Listener, event, new_records
 from perdure.server.limits import Reach, store_of, visible
 from perdure.server.principal import authenticated
 from perdure.server.problems import Problem
@@ -60,7 +60,8 @@ def stream(parts: Parts, room: ApiContext) -> Callable[[Request], Awaitable[Resp
         else:
             begin = listener.since
         return StreamingResponse(
-            _told(parts, room, request, listener, begin, who.limits), media_type="text/event-stream"
+            _event_bytes(parts, room, request, listener, begin, who.limits),
+            media_type="text/event-stream",
         )
 
     return streamed
@@ -76,7 +77,7 @@ def _after(request: Request) -> int:
     return int(said)
 
 
-async def _told(
+async def _event_bytes(
     parts: Parts,
     room: ApiContext,
     request: Request,
@@ -98,7 +99,9 @@ async def _told(
                 visible, page, limits, parts.store, limiter=room.limiter
             )
             yield b"".join(event(record) for record in shown)
-        async for told in heard(listener, HEARTBEAT_S, partial(_still_known, parts, room, request)):
+        async for told in new_records(
+            listener, HEARTBEAT_S, partial(_still_known, parts, room, request)
+        ):
             if limits:
                 records = [each.record for each in told]
                 shown = await to_thread.run_sync(

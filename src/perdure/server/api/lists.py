@@ -43,7 +43,7 @@ def plans(parts: Parts, asked: ApiCall) -> dict[str, Any]:
     }
 
 
-def begun(parts: Parts, asked: ApiCall) -> PlanReport:
+def submit_plan(parts: Parts, asked: ApiCall) -> PlanReport:
     """Store and start the given plan, and return it. Raises Problem with 403 if the plan needs an
     admin, PlanError, UsageError, Conflict."""
     said, chosen = asked.body, parts.settings
@@ -130,7 +130,7 @@ VERBS = (
         method="POST",
         path="/plans",
         says=("Starts a plan in the worker pool. The name makes it idempotent."),
-        does=begun,
+        does=submit_plan,
         answer="Plan",
         scope=TokenScope.DISPATCH,
         body=forms.NewPlan,

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from perdure.config import Settings
 from perdure.config.files import LIMITS
 from perdure.engine import checkpoints, service, steering
-from perdure.engine.conversations import Branching, fork
+from perdure.engine.conversations import ForkRequest, fork
 from perdure.engine.report import report_of, row_of, why_of
 from perdure.engine.service import liveness_of
 from perdure.errors import NotFound, UsageError
@@ -236,7 +236,7 @@ def updated(parts: Parts, asked: ApiCall) -> RunReport:
     return ready(parts, run)
 
 
-def told(parts: Parts, asked: ApiCall) -> RunReport:
+def send_message(parts: Parts, asked: ApiCall) -> RunReport:
     """Accept a message; a run that ended in the same moment goes on with it."""
     done = steering.tell(parts.engine, asked.at["run"], asked.body.prompt, asked.body.key)
     return ready(parts, done.run)
@@ -248,7 +248,7 @@ def stopped(parts: Parts, asked: ApiCall) -> RunReport:
 
 def forked(parts: Parts, asked: ApiCall) -> RunReport:
     said = asked.body
-    wanted = Branching(
+    wanted = ForkRequest(
         prompt=said.prompt,
         at=said.at,
         checkpoint=said.checkpoint,
@@ -375,7 +375,7 @@ VERBS = (
         path=f"{RUN}/tell",
         says="Tells the running agent something, without ending its turn; its state is in "
         "`messages`.",
-        does=told,
+        does=send_message,
         answer="Run",
         scope=DISPATCH,
         body=forms.MessageForm,

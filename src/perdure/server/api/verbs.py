@@ -139,7 +139,7 @@ def endpoint(
             _done, verb, parts, ApiCall(who=who, at=at, query=query, body=body),
             limiter=room.of(verb),
         )  # fmt: skip
-        return said(found, verb.status)
+        return response_of(found, verb.status)
 
     return answered
 
@@ -154,7 +154,7 @@ def _done(verb: Verb, parts: Parts, asked: ApiCall) -> Any:
         return verb.does(parts, asked)
 
 
-def said(found: Any, status: int = 200) -> Response:
+def response_of(found: Any, status: int = 200) -> Response:
     """Return the answer: JSON with a version, or bytes to be saved."""
     if isinstance(found, Raw):
         headers = {"content-disposition": f'attachment; filename="{found.name}"'}

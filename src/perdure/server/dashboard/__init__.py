@@ -39,7 +39,7 @@ from perdure.server.dashboard import (
     tasks,
 )
 from perdure.server.dashboard.context import PageContext
-from perdure.server.dashboard.endpoints import acting, looking
+from perdure.server.dashboard.endpoints import action_route, read_route
 from perdure.server.dashboard.measurements import Measured
 from perdure.server.dashboard.pages import HERE, Static
 from perdure.server.limits import Reach
@@ -56,8 +56,8 @@ def routes(parts: Parts) -> list[BaseRoute]:
         dispatch=parts.dispatch,
         measured=Measured(),
     )
-    look = partial(looking, desk)
-    act = partial(acting, desk)
+    look = partial(read_route, desk)
+    act = partial(action_route, desk)
     dispatch, admin = TokenScope.DISPATCH, TokenScope.ADMIN
     return [
         look("/", board.board, Reach.LIST),
@@ -97,13 +97,13 @@ def routes(parts: Parts) -> list[BaseRoute]:
         look("/audit", audits.audit, Reach.LIST),
         look("/audit.jsonl", audits.as_lines, Reach.LIST),
         *live.routes(desk, parts.journal, parts.principals),
-        *_doors(parts),
+        *_sign_in_routes(parts),
         links.route(desk),
         Mount("/static", Static(directory=HERE / "static")),
     ]
 
 
-def _doors(parts: Parts) -> list[BaseRoute]:
+def _sign_in_routes(parts: Parts) -> list[BaseRoute]:
     """Return the routes for signing in and out: with a token, and at a provider if one is set."""
     chosen = parts.settings.openid
     public = parts.settings.serve_public_url

@@ -13,7 +13,7 @@ from perdure.agents import registry
 from perdure.config import Settings
 from perdure.engine.attempt import Engine
 from perdure.engine.attempt.engine import EngineStore
-from perdure.engine.conversations import ConversationShelf
+from perdure.engine.conversations import ConversationIndex
 from perdure.errors import PerdureError
 from perdure.host.wakeup import ring
 from perdure.model import TaskSpec
@@ -47,9 +47,9 @@ class PageContext(Struct, frozen=True, kw_only=True, dict=True):
         """Tell the pools that there is work."""
         ring(self.engine.state)
 
-    def shelf(self) -> ConversationShelf:
+    def shelf(self) -> ConversationIndex:
         """Return all conversations of this machine."""
-        return ConversationShelf(self.look, _loaded(), self.engine.environ)
+        return ConversationIndex(self.look, _loaded(), self.engine.environ)
 
     @property
     def agents(self) -> list[str]:

@@ -33,20 +33,20 @@ class Need(Struct, frozen=True):
     reach: Reach
 
 
-def looking(desk: PageContext, path: str, answer: Answer, reach: Reach | None = None) -> Route:
+def read_route(desk: PageContext, path: str, answer: Answer, reach: Reach | None = None) -> Route:
     """Return the route of a page that needs the scope `read`. `reach`: default as `Reach.of` its
     path."""
     need = Need(TokenScope.READ, reach or Reach.of(path))
 
     async def page(request: Request) -> Response:
         return await to_thread.run_sync(
-            _answered, desk, request, need, answer, {}, limiter=desk.limiter
+            _respond, desk, request, need, answer, {}, limiter=desk.limiter
         )
 
     return Route(path, page, methods=["GET"])
 
 
-def acting(
+def action_route(
     desk: PageContext,
     path: str,
     scope: TokenScope,
@@ -61,20 +61,22 @@ def acting(
         if request.method != "POST":
             assert question is not None
             return await to_thread.run_sync(
-                _answered, desk, request, need, question, {}, limiter=desk.limiter
+                _respond, desk, request, need, question, {}, limiter=desk.limiter
             )
         try:
             form = await read_form(request)
         except Problem as problem:
-            return await to_thread.run_sync(_trouble, desk, request, problem, limiter=desk.limiter)
+            return await to_thread.run_sync(
+                _error_page, desk, request, problem, limiter=desk.limiter
+            )
         return await to_thread.run_sync(
-            _answered, desk, request, need, act, form, limiter=desk.limiter
+            _respond, desk, request, need, act, form, limiter=desk.limiter
         )
 
     return Route(path, page, methods=["GET", "POST"] if question is not None else ["POST"])
 
 
-def _answered(
+def _respond(
     desk: PageContext, request: Request, need: Need, answer: Answer, form: dict[str, str]
 ) -> Response:
     try:
@@ -91,7 +93,7 @@ def _answered(
         with acting_as(principal.actor):
             return answer(visit)
     except PerdureError as error:
-        return _trouble(desk, request, error)
+        return _error_page(desk, request, error)
 
 
 def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
@@ -102,7 +104,7 @@ def _visit(desk: PageContext, request: Request, form: dict[str, str]) -> Visit:
     return Visit(desk=desk, request=request, principal=principal, now=desk.look.now(), form=form)
 
 
-def _trouble(desk: PageContext, request: Request, error: PerdureError) -> Response:
+def _error_page(desk: PageContext, request: Request, error: PerdureError) -> Response:
     """Return the error as a page: the sentence, and what to do next."""
     path = request.url.path.rstrip("/")
     if request.method == "POST" or status_of(error) != 404:

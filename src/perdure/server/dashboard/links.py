@@ -19,7 +19,7 @@ from perdure.errors import Conflict, NotFound, PerdureError
 from perdure.host.actors import acting, actor
 from perdure.model import RunState, TaskRun
 from perdure.model.requests import AgentRequest, AnswerKind, RequestState
-from perdure.rules.answer_links import AnswerLink, fits, verified
+from perdure.rules.answer_links import AnswerLink, matches_request, verified
 from perdure.rules.approvals import why_not_allowed
 from perdure.rules.requests import expired, late, payload_lines
 from perdure.rules.run_titles import title_of_run
@@ -54,15 +54,15 @@ def route(desk: PageContext) -> Route:
 
 def _page(desk: PageContext, text: str, *, acts: bool) -> Response:
     try:
-        asked = _asked(desk, text)
+        asked = _request_of_link(desk, text)
         if acts:
             return _answer(desk, asked)
         return _show(asked)
     except PerdureError as error:
-        return _said(status_of(error), str(error))
+        return _sentence_page(status_of(error), str(error))
 
 
-def _asked(desk: PageContext, text: str) -> Asked:
+def _request_of_link(desk: PageContext, text: str) -> Asked:
     """Return what a link asks for. Raises NotFound for a link that was not made here, Conflict for
     one that cannot be used any more, StoreError."""
     key = link_key(desk.engine.state)
@@ -74,7 +74,7 @@ def _asked(desk: PageContext, text: str) -> Asked:
     except NotFound:
         raise Conflict("The run was removed. This link cannot be used any more.") from None
     found = [each for each in desk.look.requests(run.id) if each.number == link.number]
-    if not found or not fits(link, found[0]):
+    if not found or not matches_request(link, found[0]):
         raise Conflict("The request does not exist any more. This link cannot be used.")
     request = expired(found[0], desk.look.now())
     if request.state is not RequestState.OPEN:
@@ -112,8 +112,10 @@ def _answer(desk: PageContext, asked: Asked) -> Response:
         service.answer(desk.engine, asked.run.id, link.number, link.answer, "", via=via)
     desk.ring()
     words = "allowed, once" if link.answer is AnswerKind.ALLOW else "refused"
-    return _said(200, f"The call is {words}. {asked.run.name} goes on as soon as a worker is free.")
+    return _sentence_page(
+        200, f"The call is {words}. {asked.run.name} goes on as soon as a worker is free."
+    )
 
 
-def _said(status: int, sentence: str) -> Response:
+def _sentence_page(status: int, sentence: str) -> Response:
     return page("link.html", status, headers=QUIET, question="", sentence=sentence)

@@ -22,7 +22,7 @@ from perdure.server.dashboard.context import PageContext
 from perdure.server.dashboard.lines import lines
 from perdure.server.dashboard.pages import HEADERS, part
 from perdure.server.guard import address_of
-from perdure.server.journal import Journal, Listener, heard
+from perdure.server.journal import Journal, Listener, new_records
 from perdure.server.limits import Reach, store_of
 from perdure.server.principal import Principals, authenticated
 from perdure.server.problems import Problem
@@ -45,7 +45,7 @@ def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[
         if request.method == "HEAD":
             return _head()
         return _stream(
-            _nudged(_listener(journal), journal, partial(_known, desk, principals, request))
+            _nudged(_listener(journal), journal, partial(_is_signed_in, desk, principals, request))
         )
 
     async def log(request: Request) -> Response:
@@ -57,12 +57,12 @@ def routes(desk: PageContext, journal: Journal, principals: Principals) -> list[
         if request.method == "HEAD":
             return _head()
         return _stream(
-            _told(
+            _event_bytes(
                 desk,
                 _listener(journal, run.id),
                 journal,
                 after,
-                partial(_known, desk, principals, request),
+                partial(_is_signed_in, desk, principals, request),
             )
         )
 
@@ -99,13 +99,13 @@ def _after(request: Request) -> int:
 async def _nudged(listener: Listener, journal: Journal, known: Known) -> AsyncIterator[bytes]:
     try:
         yield BEGIN
-        async for told in heard(listener, HEARTBEAT_S, known):
+        async for told in new_records(listener, HEARTBEAT_S, known):
             yield NUDGE if told else HEARTBEAT
     finally:
         journal.leave(listener)
 
 
-async def _told(
+async def _event_bytes(
     desk: PageContext, listener: Listener, journal: Journal, after: int, known: Known
 ) -> AsyncIterator[bytes]:
     try:
@@ -119,7 +119,7 @@ async def _told(
                 break
             after = missed[-1].seq
             yield _event(missed)
-        async for told in heard(listener, HEARTBEAT_S, known):
+        async for told in new_records(listener, HEARTBEAT_S, known):
             # The page may have shown more records than the journal had sent when it began to
             # listen.
             if new := [each.record for each in told if each.record.seq > after]:
@@ -144,7 +144,7 @@ def _event(records: Sequence[Record]) -> bytes:
     return (shown + "event: changed\ndata: .\n\n").encode()
 
 
-async def _known(desk: PageContext, principals: Principals, request: Request) -> bool:
+async def _is_signed_in(desk: PageContext, principals: Principals, request: Request) -> bool:
     """Return whether the listener is still signed in."""
     try:
         await to_thread.run_sync(

@@ -31,7 +31,7 @@ from perdure.model.codec import resolved
 from perdure.rules.openid import person_of, rule_for
 from perdure.rules.text import one_line
 from perdure.server.dashboard.pages import HEADERS, page
-from perdure.server.dashboard.sign_in import door, is_secure, local, set_cookie
+from perdure.server.dashboard.sign_in import is_secure, local, set_cookie, sign_in_page
 from perdure.server.openid import Provider, ProviderAway
 from perdure.server.principal import Principals
 
@@ -144,7 +144,7 @@ def routes(sign_ins: SignIns) -> list[BaseRoute]:
             place, cookie = await to_thread.run_sync(sign_ins.begin, wanted, limiter=room())
         except ProviderAway as error:
             sign_ins.say(f"sign-in: {one_line(str(error), 300)}")
-            return door(wanted, FAILED, 502, sign_ins.name)
+            return sign_in_page(wanted, FAILED, 502, sign_ins.name)
         answer = RedirectResponse(place, 303, HEADERS)
         # Lax: the browser has to send it when the provider sends the person back.
         answer.set_cookie(
@@ -159,7 +159,7 @@ def routes(sign_ins: SignIns) -> list[BaseRoute]:
         return answer
 
     def refused(next: str, sentence: str) -> Response:
-        return _over(door(next, sentence, 403, sign_ins.name))
+        return _over(sign_in_page(next, sentence, 403, sign_ins.name))
 
     async def back(request: Request) -> Response:
         asked = request.query_params

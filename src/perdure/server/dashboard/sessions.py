@@ -9,7 +9,7 @@ from urllib.parse import quote
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from perdure.engine.conversations import Branching, ConversationEntry, ResumeRequest, fork, resume
+from perdure.engine.conversations import ConversationEntry, ForkRequest, ResumeRequest, fork, resume
 from perdure.model import Permissions
 from perdure.rules.run_titles import worker_of
 from perdure.server.api.runs import refuse_widening
@@ -131,7 +131,7 @@ def ask_fork(visit: Visit) -> Response:
 
 
 def do_fork(visit: Visit) -> Response:
-    wanted = Branching(
+    wanted = ForkRequest(
         prompt=visit.given("prompt").strip(),
         at=visit.number("at"),
         checkpoint=visit.number("checkpoint"),

@@ -29,7 +29,7 @@ def routes(principals: Principals, public_url: str = "", provider: str = "") -> 
 
     async def sign_in(request: Request) -> Response:
         if request.method != "POST":
-            return door(request.query_params.get("next", "/"), provider=provider)
+            return sign_in_page(request.query_params.get("next", "/"), provider=provider)
         form: dict[str, str] = {}
         try:
             form = await read_form(request, FORM_MOST)
@@ -40,7 +40,7 @@ def routes(principals: Principals, public_url: str = "", provider: str = "") -> 
                 wrong = "That token is not known here, or it has expired."
             else:
                 wrong = str(problem)
-            return door(form.get("next", "/"), wrong, problem.status, provider)
+            return sign_in_page(form.get("next", "/"), wrong, problem.status, provider)
         answer = RedirectResponse(local(form.get("next", "/")), 303, HEADERS)
         set_cookie(answer, cookie, request, public_url)
         return answer
@@ -86,7 +86,7 @@ def is_secure(request: Request, public_url: str) -> bool:
     return request.url.scheme == "https" or (public.scheme == "https" and named)
 
 
-def door(next: str, sentence: str = "", status: int = 200, provider: str = "") -> Response:
+def sign_in_page(next: str, sentence: str = "", status: int = 200, provider: str = "") -> Response:
     """Return the page for signing in, with what went wrong."""
     return page("sign_in.html", status, next=local(next), sentence=sentence, provider=provider)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from perdure.errors import StoreError
 from perdure.model import NOWHERE, Host
 from perdure.store.postgres.database import PATIENCE_S, Postgres
-from perdure.store.postgres.errors import Again
+from perdure.store.postgres.errors import TransactionNotStored
 from perdure.store.postgres.pool import ConnectionPool
 from perdure.store.postgres.schema import migrate
 from perdure.store.sql import SqlStore
@@ -39,7 +39,9 @@ class PostgresStore(SqlStore):
     """A `SqlStore` that survives restarts of its server."""
 
 
-def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate[SqlStore, P], R]:
+def retry_transaction(
+    method: Callable[Concatenate[SqlStore, P], R],
+) -> Callable[Concatenate[SqlStore, P], R]:
     """Wrap a method so that it is called again if its transaction was certainly not stored. After
     `PATIENCE_S` it raises StoreError."""
 
@@ -49,7 +51,7 @@ def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate
         while True:
             try:
                 return method(store, *args, **values)
-            except Again as error:
+            except TransactionNotStored as error:
                 if time.monotonic() > deadline:
                     raise StoreError(str(error), error.hint) from error
             time.sleep(pause * random.uniform(0.5, 1.0))
@@ -61,7 +63,7 @@ def again(method: Callable[Concatenate[SqlStore, P], R]) -> Callable[Concatenate
 
 for _name in dir(SqlStore):
     if not _name.startswith("_") and _name not in ("close", "problems"):
-        setattr(PostgresStore, _name, again(getattr(SqlStore, _name)))
+        setattr(PostgresStore, _name, retry_transaction(getattr(SqlStore, _name)))
 
 
 def open_store(
@@ -76,7 +78,7 @@ def open_store(
             try:
                 migrate(database)
                 return PostgresStore(database, observers, host)
-            except Again as error:
+            except TransactionNotStored as error:
                 if time.monotonic() > deadline:
                     raise StoreError(str(error), error.hint) from error
             time.sleep(0.1)

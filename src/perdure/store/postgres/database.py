@@ -2,9 +2,10 @@
 transaction was stored.
 
 A write first takes a lock that all of perdure's writers use. The lock is exclusive. Under a claim
-it is shared with the writers of other runs, and `held` locks the run's own row. So the data that a
-transaction has read remains unchanged until it commits, as on SQLite, without serialization
-failures. If PostgreSQL reports such a failure nevertheless, the transaction is repeated (`Again`).
+it is shared with the writers of other runs, and `require_claim` locks the run's own row. So the
+data that a transaction has read remains unchanged until it commits, as on SQLite, without
+serialization failures. If PostgreSQL reports such a failure nevertheless, the transaction is
+repeated (`TransactionNotStored`).
 
 If the answer to a COMMIT never arrives, the change may be stored or not. Each connection therefore
 has a row in `perdure_writers` with the number of its last transaction, written in that transaction.
@@ -85,7 +86,7 @@ class Postgres:
 
     @contextmanager
     def reading(self) -> Iterator[Cursor]:
-        with self.lines.lent() as line, self._in_words(line), self._ended(line):
+        with self.lines.lent() as line, self._in_words(line), self._rolled_back(line):
             line.connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             yield Cursor(line.connection)
             line.connection.execute("COMMIT")
@@ -95,7 +96,7 @@ class Postgres:
         if self.read_only:
             raise StoreError(f"{self.place} was opened for reading only", transient=False)
         with self.lines.lent() as line, self._in_words(line):
-            with self._ended(line):
+            with self._rolled_back(line):
                 if claimed:
                     lock = "pg_advisory_xact_lock_shared"
                 else:
@@ -115,7 +116,7 @@ class Postgres:
                 if not line.connection.broken and not line.connection.closed:
                     raise
                 self.lines.forget()
-                if not self._stands(line):
+                if not self._is_stored(line):
                     raise
 
     def problems(self) -> list[str]:
@@ -137,7 +138,7 @@ class Postgres:
     def close(self) -> None:
         self.lines.close()
 
-    def _stands(self, lost: PooledConnection) -> bool:
+    def _is_stored(self, lost: PooledConnection) -> bool:
         """Return whether the last transaction of a lost connection was stored. Raises StoreError if
         that cannot be found out."""
         lost.close()
@@ -162,7 +163,7 @@ class Postgres:
                     ) from error
 
     @contextmanager
-    def _ended(self, line: PooledConnection) -> Iterator[None]:
+    def _rolled_back(self, line: PooledConnection) -> Iterator[None]:
         """Roll back a failed transaction. Close the connection if even the rollback fails."""
         try:
             yield

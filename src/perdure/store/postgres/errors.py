@@ -29,7 +29,7 @@ HOPELESS = re.compile(
 in another language, these errors are reported too, but only after the waiting time."""
 
 
-class Again(StoreError):
+class TransactionNotStored(StoreError):
     """Nothing was stored, and the whole transaction may be tried again. The message is shown if
     there is no time left for that."""
 
@@ -60,22 +60,22 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
             transient=False,
         )
     if state == "53300":
-        return Again(
+        return TransactionNotStored(
             f"The database {place} accepts no more connections: {said}",
             "raise max_connections there, or run fewer pools",
         )
     if state in ("40001", "40P01"):
-        return Again(
+        return TransactionNotStored(
             f"Concurrent writes to the database {place} conflicted too often: {said}",
             "try again",
         )
     if state == "25006":
-        return Again(
+        return TransactionNotStored(
             f"The database {place} can only be read: {said}",
             "name the primary server, or set target_session_attrs=any",
         )
     if lost or state.startswith(TRANSIENT):
-        return Again(f"The database {place} does not answer: {said}", LATER)
+        return TransactionNotStored(f"The database {place} does not answer: {said}", LATER)
     if state == "55P03":
         return StoreError(
             f"Another process has held the database {place} for more than 30 s",
@@ -99,10 +99,11 @@ def sentence(error: psycopg.Error, place: str, *, lost: bool) -> PerdureError:
 
 
 def unreachable(error: psycopg.Error, place: str) -> StoreError:
-    """Return the error for a connection that could not be made: an `Again` if waiting may help."""
+    """Return the error for a connection that could not be made: a `TransactionNotStored` if waiting
+    may help."""
     said = _first_line(error)
     if isinstance(error, psycopg.OperationalError) and not HOPELESS.search(said):
-        return Again(f"The database {place} cannot be reached: {said}", LATER)
+        return TransactionNotStored(f"The database {place} cannot be reached: {said}", LATER)
     return StoreError(
         f"The database {place} cannot be opened: {said}",
         "check the address; the password comes from PGPASSWORD or ~/.pgpass",

@@ -20,7 +20,7 @@ from psycopg import conninfo
 from psycopg.rows import DictRow, dict_row
 
 from perdure.errors import StoreError
-from perdure.store.postgres.errors import Again, place_of, unreachable
+from perdure.store.postgres.errors import TransactionNotStored, place_of, unreachable
 
 MOST = 5
 WAIT_S = 30.0
@@ -118,7 +118,7 @@ class ConnectionPool:
         while True:
             try:
                 return self.made()
-            except Again as again:
+            except TransactionNotStored as again:
                 if time.monotonic() + pause > deadline:
                     raise StoreError(str(again), again.hint) from again
             time.sleep(pause)

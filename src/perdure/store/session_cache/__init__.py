@@ -15,6 +15,6 @@ if a writer could not reach it.
 from __future__ import annotations
 
 # `open` is used as session_cache.open.
-from perdure.store.session_cache.lookups import Lookups, open  # noqa: A004
+from perdure.store.session_cache.lookups import CachedLookups, open  # noqa: A004
 
-__all__ = ["Lookups", "open"]
+__all__ = ["CachedLookups", "open"]

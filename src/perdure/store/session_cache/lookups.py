@@ -29,7 +29,7 @@ LARGEST_MEMORY = 1024
 PING_S = 1.0
 
 
-class Far(Protocol):
+class SharedCache(Protocol):
     """The shared part: `redis.Redis`."""
 
     def get(self, name: str, token: str) -> bytes | None: ...
@@ -45,19 +45,19 @@ class Far(Protocol):
     def close(self) -> None: ...
 
 
-class Lookups:
+class CachedLookups:
     """The cache of one process over one store. Threads may share it."""
 
     def __init__(
         self,
         records: SessionRecords,
-        far: Far,
-        hear: Callable[[LookupMemory, threading.Event], None],
+        far: SharedCache,
+        hear: Callable[[LocalCache, threading.Event], None],
     ) -> None:
         """Set up the cache. `hear` follows the writes of others and updates the memory, until its
         event is set."""
         self._records, self._far, self._hear = records, far, hear
-        self._memory = LookupMemory()
+        self._memory = LocalCache()
         self._ended = threading.Event()
         self._listener: threading.Thread | None = None
         self._asked = 0
@@ -126,7 +126,7 @@ class Lookups:
             self._listener.start()
 
 
-class LookupMemory:
+class LocalCache:
     """The sessions that were looked up lately. Trusted only while the subscription works."""
 
     def __init__(self) -> None:
@@ -180,7 +180,7 @@ class LookupMemory:
 
 def open(  # noqa: A001
     url: str, identity: tuple[str, bytes], tell: Callable[[str], None], ttl_s: float = TTL_S
-) -> Lookups:
+) -> CachedLookups:
     """Return the cache at a Redis address, for the store with this identity, without connecting
     yet. Raises ConfigError if `redis` is not installed or does not accept the address."""
     try:
@@ -198,7 +198,7 @@ def open(  # noqa: A001
             "redis://host:6379/0, unix:///path",
         ) from error
 
-    def hear(memory: LookupMemory, ended: threading.Event) -> None:
+    def hear(memory: LocalCache, ended: threading.Event) -> None:
         while not ended.is_set():
             listener = far.listener()
             try:
@@ -211,10 +211,10 @@ def open(  # noqa: A001
                 memory.lost()
                 listener.close()
 
-    return Lookups(records, far, hear)
+    return CachedLookups(records, far, hear)
 
 
-def _follow(listener: Any, memory: LookupMemory, ended: threading.Event) -> None:
+def _follow(listener: Any, memory: LocalCache, ended: threading.Event) -> None:
     """Follow one subscription, until it breaks or the cache is closed."""
     pinged = time.monotonic()
     while not ended.is_set():

@@ -13,10 +13,10 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from perdure.engine.attempt.engine import Engine
 from perdure.engine.sweeper.usage import usage
-from perdure.host.volumes import DiskRoom, room
+from perdure.host.volumes import DiskRoom, free_space
 from perdure.telemetry.metrics import families
 from perdure.telemetry.metrics.disk import DiskGauges
-from perdure.telemetry.metrics.follower import Following
+from perdure.telemetry.metrics.follower import AttemptTallies
 
 OPENMETRICS = "application/openmetrics-text"
 FRESH_S = 5.0
@@ -30,7 +30,7 @@ class MetricsPage:
         self._engine = engine
         self._version = version
         self._fresh_s = fresh_s
-        self._following = Following(engine.store)
+        self._following = AttemptTallies(engine.store)
         self._disk = DiskGauges(lambda: usage(engine))
         self._turn = threading.Lock()
         self._until = 0.0
@@ -55,7 +55,7 @@ class MetricsPage:
 
     def _families(self) -> Iterable[Metric]:
         yield from families.build(self._version)
-        yield from families.standing(self._engine.store.counts())
+        yield from families.state_gauges(self._engine.store.counts())
         self._following.catch_up()
         if self._following.complete:
             yield from families.ended(self._following.tallies)
@@ -69,7 +69,7 @@ class MetricsPage:
             ("workdirs", self._engine.workspaces.root),
         ):
             with suppress(OSError):
-                found.append((name, room(path)))
+                found.append((name, free_space(path)))
         return found
 
 

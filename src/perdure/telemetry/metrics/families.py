@@ -50,7 +50,7 @@ def build(version: str) -> Iterator[Metric]:
     yield InfoMetricFamily("perdure_build", "Version of this perdure", value={"version": version})
 
 
-def standing(counts: Counts) -> Iterator[Metric]:
+def state_gauges(counts: Counts) -> Iterator[Metric]:
     """Yield the metrics of the present state."""
     agents = sorted({agent for agent, _ in counts.runs})
     runs = [(pair, counts.runs.get(pair, 0)) for pair in product(agents, RunState)]

@@ -18,7 +18,7 @@ READ_S = 2.0
 """Maximum time that one call reads, in seconds; the next call continues from there."""
 
 
-class Following:
+class AttemptTallies:
     """Keeps tallies by agent. Not thread-safe."""
 
     def __init__(self, store: EngineStore) -> None:

@@ -27,7 +27,12 @@ from msgspec import Struct, field
 from perdure.errors import Conflict, NotFound, UsageError, WorkspaceError
 from perdure.host.git import Git
 from perdure.model import Workspace
-from perdure.workspace.changes import ComparisonRepository, Entry, desk, shot
+from perdure.workspace.changes import (
+    ComparisonRepository,
+    Entry,
+    captured_tree,
+    comparison_repository,
+)
 from perdure.workspace.identity import Places
 from perdure.workspace.locks import is_real_directory
 from perdure.workspace.view import Looker, heal, looking_alone
@@ -96,14 +101,17 @@ def apply(
     """
     heal(places, workspace, git)
     heal(places, here, git)
-    with shot(places, workspace, git, pinned) as theirs, looking_alone(places, here, git) as looker:
+    with (
+        captured_tree(places, workspace, git, pinned) as theirs,
+        looking_alone(places, here, git) as looker,
+    ):
         if looker is None:
             raise NotFound(
                 f"{here.path} is not in a git repository.",
                 "Go to your checkout, or name it with --to.",
             )
         _check(looker, theirs.base, message)
-        with desk(places, looker, theirs.desk.objects) as made:
+        with comparison_repository(places, looker, theirs.desk.objects) as made:
             merged, refused = _merge(made, theirs.base, looker.head, theirs.tree())
             before = made.entries(f"{looker.head}^{{tree}}")
             if not refused:

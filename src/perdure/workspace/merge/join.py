@@ -22,7 +22,7 @@ from msgspec import Struct
 from perdure.errors import Conflict, UsageError, WorkspaceError
 from perdure.host.git import Git
 from perdure.model import Workspace
-from perdure.workspace.changes import ComparisonRepository, desk
+from perdure.workspace.changes import ComparisonRepository, comparison_repository
 from perdure.workspace.identity import Places
 from perdure.workspace.merge.apply import (
     STAGE,
@@ -119,7 +119,7 @@ def _ready(looker: Looker | None, workspace: Workspace) -> Looker:
 
 
 def _commit(places: Places, looker: Looker, message: Message) -> str:
-    with desk(places, looker) as made:
+    with comparison_repository(places, looker) as made:
         tree = made.photograph(looker)
         before, after = made.entries(f"{looker.head}^{{tree}}"), made.entries(tree)
         changed = dict(differing(before, after))
@@ -174,7 +174,7 @@ _Side = tuple[str, str] | None
 def _merge(
     places: Places, workspace: Workspace, looker: Looker, other: str, message: Message
 ) -> Joined:
-    with desk(places, looker) as made:
+    with comparison_repository(places, looker) as made:
         if not made.run("merge-base", "--is-ancestor", other, looker.head, good=(0, 1)).code:
             return Joined(commit=looker.head, conflicts=_conflicts_of(made, looker.head, other))
         tree, conflicts = _merged(made, looker.head, other)

@@ -1,9 +1,9 @@
 """Caches the state of a workdir between two captures, so that unchanged files are not read again.
 
-`capture` reads the workdir and describes the result in a `Look`. The last `Look` of each workdir is
-kept beside its shelf, in a directory with the commit's id as its name: `look.json`, and the indexes
-with the state of each file. The cache only saves time. A `Look` that cannot be read, or that
-belongs to another directory, is ignored.
+`capture` reads the workdir and describes the result in a `CapturedState`. The last `CapturedState`
+of each workdir is kept beside its shelf, in a directory with the commit's id as its name:
+`look.json`, and the indexes with the state of each file. The cache only saves time. A
+`CapturedState` that cannot be read, or that belongs to another directory, is ignored.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LISTED = 1000
 """Maximum number of names listed as left out."""
 
 
-class Look(Struct):
+class CapturedState(Struct):
     """The state of a workdir as `capture` found it: the content of its checkpoint."""
 
     worktree: str = ""
@@ -86,20 +86,20 @@ class Look(Struct):
         return json.dumps(content, indent=1, sort_keys=True).encode("ascii")
 
 
-def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
-    """Return the last `Look` and copy its indexes into `aside`; an empty `Look` if none is kept.
-    Whether its objects still exist is checked when the checkpoint is published."""
+def load_state(shelf: Shelf, looks: Path, aside: Path) -> CapturedState:
+    """Return the last `CapturedState` and copy its indexes into `aside`; an empty `CapturedState`
+    if none is kept. Whether its objects still exist is checked when the checkpoint is published."""
     place = next((path.parent for path in looks.glob("*/look.json")), looks)
     try:
         known = _read(place / "look.json")
     except (OSError, ValueError, KeyError, TypeError):
-        return Look()
+        return CapturedState()
     if (
         known.top != str(shelf.top)
         or known.commit != place.name
         or known.found.umask != modes.umask()
     ):
-        return Look()
+        return CapturedState()
     for path in place.iterdir():
         if path.name == "index" or path.name.startswith("piece-"):
             shutil.copy2(
@@ -108,9 +108,9 @@ def remembered(shelf: Shelf, looks: Path, aside: Path) -> Look:
     return known
 
 
-def keep(shelf: Shelf, look: Look, aside: Path) -> None:
-    """Move the `Look` and its indexes to the directory with its commit's id, and remove earlier
-    ones."""
+def store_state(shelf: Shelf, look: CapturedState, aside: Path) -> None:
+    """Move the `CapturedState` and its indexes to the directory with its commit's id, and remove
+    earlier ones."""
     looks = shelf.directory / "looks"
     for name in ("user-index", "user-index.read"):
         (aside / name).unlink(missing_ok=True)
@@ -125,7 +125,7 @@ def keep(shelf: Shelf, look: Look, aside: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
-def _written(look: Look) -> bytes:
+def _written(look: CapturedState) -> bytes:
     found = {
         "left_out": look.found.left_out,
         "empty": look.found.empty,
@@ -162,10 +162,10 @@ def _written(look: Look) -> bytes:
     return json.dumps({**own, "found": found, "staged": staged, "branches": ours}).encode("ascii")
 
 
-def _read(path: Path) -> Look:
+def _read(path: Path) -> CapturedState:
     content = json.loads(path.read_bytes())
     found, staged, ours = content.pop("found"), content.pop("staged"), content.pop("branches")
-    return Look(
+    return CapturedState(
         found=Findings(
             **{
                 key: found[key]

@@ -30,7 +30,7 @@ from perdure.model import Saved
 from perdure.workspace import branches
 from perdure.workspace.locks import flush
 from perdure.workspace.snapshot import index as staging
-from perdure.workspace.snapshot.cache import LISTED, Look, keep, remembered
+from perdure.workspace.snapshot.cache import LISTED, CapturedState, load_state, store_state
 from perdure.workspace.snapshot.escapes import escape
 from perdure.workspace.snapshot.findings import Piece
 from perdure.workspace.snapshot.scan import scan
@@ -62,10 +62,10 @@ def in_words(shelf: Shelf, what: str) -> Iterator[None]:
 
 
 def _save(shelf: Shelf, ref: str, policy: str) -> Saved:
-    with looked(shelf, policy, kept=True) as (look, aside):
+    with captured_state(shelf, policy, kept=True) as (look, aside):
         known = look.commit
         _commit(shelf, look)
-        keep(shelf, look, aside)
+        store_state(shelf, look, aside)
         shelf.publish(ref, look.commit, last=known)
     return Saved(
         commit=look.commit,
@@ -108,7 +108,9 @@ def _is_full(error: GitFailed) -> bool:
 
 
 @contextlib.contextmanager
-def looked(shelf: Shelf, policy: str, *, kept: bool = False) -> Iterator[tuple[Look, Path]]:
+def captured_state(
+    shelf: Shelf, policy: str, *, kept: bool = False
+) -> Iterator[tuple[CapturedState, Path]]:
     """Yield a look at the workdir as it is now, and the directory with its indexes.
 
     The look's `commit` is that of the last checkpoint, even if files have changed since. The
@@ -121,16 +123,18 @@ def looked(shelf: Shelf, policy: str, *, kept: bool = False) -> Iterator[tuple[L
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        known = remembered(shelf, looks, aside)
-        yield _look(shelf, aside, known, policy, kept=kept), aside
+        known = load_state(shelf, looks, aside)
+        yield _capture_state(shelf, aside, known, policy, kept=kept), aside
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _look(shelf: Shelf, aside: Path, known: Look, policy: str, *, kept: bool) -> Look:
+def _capture_state(
+    shelf: Shelf, aside: Path, known: CapturedState, policy: str, *, kept: bool
+) -> CapturedState:
     if known.head and known.tree:
         shelf.trees.setdefault(known.head, known.tree)
-    look = Look(
+    look = CapturedState(
         head=shelf.head,
         tree=shelf.tree,
         branch=shelf.branch,
@@ -221,7 +225,7 @@ def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
     Raises WorkspaceError where one of them is missing or incomplete, GitFailed.
     """
     with in_words(shelf, "saved"):
-        _bring(shelf, Look(head=shelf.head), list(commits))
+        _bring(shelf, CapturedState(head=shelf.head), list(commits))
         if absent := missing(shelf, list(commits)):
             raise WorkspaceError(
                 f"The commit {absent[0][:12]} of {shelf.top} could not be saved.",
@@ -238,7 +242,7 @@ def keep_commits(shelf: Shelf, commits: Sequence[str]) -> None:
         shelf.order(*(f"update refs/perdure/rescue/{shelf.id}/{oid} {oid}" for oid in kept))
 
 
-def _bring(shelf: Shelf, known: Look, wanted: list[str]) -> None:
+def _bring(shelf: Shelf, known: CapturedState, wanted: list[str]) -> None:
     """Copy the agent's objects that a checkpoint needs. They are only read, by perdure's git:
     nothing in the agent's repository is run."""
     wanted = missing(shelf, [oid for oid in dict.fromkeys(wanted) if oid])
@@ -265,7 +269,7 @@ def copy_commit(shelf: Shelf, commit: str) -> None:
     """Copy a commit, with its history, from the agent's own objects to the shelf, if it is not
     there yet. Raises NotFound."""
     if shelf.lent is not None:
-        _bring(shelf, Look(), [commit])
+        _bring(shelf, CapturedState(), [commit])
     if not shelf.commit(commit):
         raise NotFound(
             f"The commit {commit[:12]} is not in {shelf.top} any more.",
@@ -273,7 +277,7 @@ def copy_commit(shelf: Shelf, commit: str) -> None:
         )
 
 
-def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
+def _counted(shelf: Shelf, look: CapturedState) -> tuple[int, int]:
     base = look.tree or shelf.put("tree", b"")
     states = [
         change.state
@@ -283,7 +287,7 @@ def _counted(shelf: Shelf, look: Look) -> tuple[int, int]:
     return len(states) - states.count("A"), states.count("A")
 
 
-def _commit(shelf: Shelf, look: Look) -> None:
+def _commit(shelf: Shelf, look: CapturedState) -> None:
     """Write the commit, unless it would equal the last one."""
     entries = [
         ("100644", "checkpoint.json", shelf.put("blob", look.about)),

@@ -33,7 +33,7 @@ from perdure.workspace.locks import clear_locks, flush
 from perdure.workspace.snapshot import index as staging
 from perdure.workspace.snapshot import modes
 from perdure.workspace.snapshot.cache import FORMAT
-from perdure.workspace.snapshot.capture import again, in_words, looked, save
+from perdure.workspace.snapshot.capture import again, captured_state, in_words, save
 from perdure.workspace.snapshot.escapes import unescape
 from perdure.workspace.snapshot.index import Staged
 from perdure.workspace.snapshot.modes import Rights
@@ -208,7 +208,7 @@ def drift(shelf: Shelf, commit: str, policy: str) -> tuple[str, ...]:
     wanted = load(shelf, commit)
 
     def look(shelf: Shelf) -> tuple[str, ...]:
-        with looked(shelf, policy) as (now, _):
+        with captured_state(shelf, policy) as (now, _):
             differing = _apart(shelf, now.worktree, wanted.worktree)
             names = [
                 unescape(change.name, "120000" in (change.mode, change.old_mode))
@@ -259,7 +259,7 @@ def compare(shelf: Shelf, commit: str, policy: str) -> Compared:
     )
 
     def look(shelf: Shelf) -> Compared:
-        with looked(shelf, policy) as (now, _):
+        with captured_state(shelf, policy) as (now, _):
             changed = _apart(shelf, now.worktree, wanted.worktree)
             names = [
                 unescape(change.name, "120000" in (change.mode, change.old_mode))

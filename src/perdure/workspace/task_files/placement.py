@@ -27,15 +27,15 @@ from perdure.rules.placement import (
     DELETED,
     ODD,
     ODD_THERE,
+    ExpectedFile,
     Placement,
-    Wanted,
     action,
     digest_of,
+    expected_files,
     mark,
     mark_of,
     newest,
     placement_of,
-    wanted,
 )
 from perdure.workspace.task_files.contents import Contents, write
 from perdure.workspace.task_files.intake import check_name
@@ -105,7 +105,7 @@ def _planned(
 ) -> list[FileChange]:
     """Return the planned action for each file. The backups and merges that the actions need are
     durable."""
-    files, workdir = wanted(contexts), TaskFileWorkdir(at.workdir)
+    files, workdir = expected_files(contexts), TaskFileWorkdir(at.workdir)
     folder = _Backups(at.backups / f"v{version}", workdir)
     changes = []
     for name, asked in sorted(files.items()):
@@ -130,7 +130,7 @@ def _planned(
     return changes
 
 
-def _decided(at: FilePlace, folder: _Backups, bare: FileChange, asked: Wanted) -> FileChange:
+def _decided(at: FilePlace, folder: _Backups, bare: FileChange, asked: ExpectedFile) -> FileChange:
     if at.contents.get(asked.file.sha256) is None and bare.action is not FileAction.SAME:
         return replace(bare, action=FileAction.CONFLICT, why=NOT_HERE)
     match bare.action:

@@ -3,7 +3,7 @@ that it loads grammars.
 
 The parsers are tree-sitter's, from the extra `map`; they can also read broken files. Nothing here
 recurses over a file's tree, but a parser itself has no limit of memory or time. So files from
-outside must be parsed through `parser.Apart`.
+outside must be parsed through `parser.ParserProcess`.
 """
 
 from __future__ import annotations
