@@ -19,7 +19,7 @@ from perdure.model.events import Said
 from perdure.server.dashboard import tasks
 from perdure.server.dashboard.pages import CSP, HERE
 from perdure.server.dashboard.sign_in import LOCAL
-from perdure.testing.stores.samples import claimed, submit
+from perdure.testing.stores.samples import SUCCESS, claimed, submit
 from tests.dashboard.filling import fill_many
 from tests.web.serving import PATIENCE_S, Serving
 
@@ -71,6 +71,20 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Serving, 
     token = serving.token("admin")
     yield serving.start(), token
     serving.stop()
+
+
+def test_a_run_that_was_reset_after_its_success_can_be_retried(
+    served: tuple[Serving, str],
+) -> None:
+    """The page of a run that succeeded offers no retry, unless a person reset the run since."""
+    serving, token = served
+    door = Door(serving, token)
+    with closing(stores.open(serving.state / "perdure.db")) as store:
+        run = submit(store, name="done")
+        store.finish(claimed(store, run), SUCCESS)
+        assert 'action="/runs/done/retry"' not in door.ask("GET", "/runs/done")[2]
+        store.reset([run.id], "by hand")
+        assert 'action="/runs/done/retry"' in door.ask("GET", "/runs/done")[2]
 
 
 def test_signing_in_and_out(served: tuple[Serving, str]) -> None:

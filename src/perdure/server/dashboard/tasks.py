@@ -11,6 +11,7 @@ from typing import Any
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from perdure.engine import service
+from perdure.engine.attempt.workdir import is_taken_back
 from perdure.engine.report import report_of
 from perdure.engine.service import liveness_of
 from perdure.errors import NotFound
@@ -112,12 +113,18 @@ def _verbs(visit: Visit, run: TaskRun) -> frozenset[str]:
         can |= {"update"}
         can |= {"tell"} if run.state is RunState.RUNNING else set()
         can |= {"stop"} if at_work else {"fork"}
-        can |= {"retry"} if run.state not in (RunState.RUNNING, RunState.SUCCEEDED) else set()
+        can |= {"retry"} if _may_be_retried(visit, run) else set()
         can |= {"restore"} if run.state is not RunState.RUNNING else set()
     if visit.may("admin") and not opened and run.state is not RunState.RUNNING:
         can |= {"reset"} if not visit.principal.limits else set()
         can |= {"rm"} if not at_work else set()
     return frozenset(can)
+
+
+def _may_be_retried(visit: Visit, run: TaskRun) -> bool:
+    if run.state is RunState.SUCCEEDED:
+        return is_taken_back(visit.desk.look, run)
+    return run.state is not RunState.RUNNING
 
 
 def overview(visit: Visit) -> Response:
