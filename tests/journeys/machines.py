@@ -25,6 +25,7 @@ from typing import Any
 from perdure.agents.rehearsal import Rehearsal
 from tests.finding import first_file
 from tests.journeys.stage import TOP, Stage, said
+from tests.spread import SWITCH
 
 PROMPT = "Write one.txt. The magic word is quercus."
 TWO_TOOLS = """by history
@@ -114,7 +115,11 @@ def machine(
         "enter",
         *words,
     ]
-    with subprocess.Popen(command, cwd=TOP, text=True, stdout=subprocess.PIPE) as opened:
+    # A machine's disk is a separate file system anyway, and cannot be divided in its namespace.
+    environ = {name: value for name, value in os.environ.items() if name != SWITCH}
+    with subprocess.Popen(
+        command, cwd=TOP, env=environ, text=True, stdout=subprocess.PIPE
+    ) as opened:
         try:
             yield opened
         finally:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from perdure.agents.rehearsal import Rehearsal
+from tests import spread
 from tests.journeys.machines import (
     TWO_TOOLS,
     begin,
@@ -79,7 +80,7 @@ def machines(agent: str) -> Iterator[Machines]:
 def gone(one: Stage) -> None:
     """Remove a machine."""
     one.close()
-    shutil.rmtree(one.directory)
+    spread.remove(one.directory)
 
 
 def went_on(two: Stage, attempts: list[dict[str, Any]]) -> None:

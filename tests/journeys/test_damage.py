@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests import spread
 from tests.drivers.moving import VARIABLES
 from tests.finding import first_file
 from tests.journeys.by_hand import compact, go_back
@@ -597,7 +598,7 @@ def test_a_home_at_another_path(stage: MakeStage, policy: str) -> None:
     one = stage(TWO_TURNS)
     assert one.perdure(*RUN, one.agent, "--continuity", policy, PROMPT).code == 0
     moved = one.directory / "moved"
-    one.agent_home.rename(moved)
+    spread.rename(one.agent_home, moved)
     one.agent_home = moved
     one.environ[VARIABLES[one.agent]] = str(moved)
     since = len(one.rehearsal.requests)

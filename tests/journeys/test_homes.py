@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import spread
 from tests.journeys.stage import Done, Stage, said
 from tests.journeys.test_one_task import HANGS_IN_A_REPLY, RUN, went_on_natively
 
@@ -83,7 +84,7 @@ def home(stage: Stage, *words: str) -> Done:
 def container_restart(stage: Stage) -> None:
     """Delete the user's home with everything in it, and restore the volume and perdure's own files."""
     gone = stage.directory / f"gone-{len(list(stage.directory.glob('gone-*')))}"
-    stage.home.rename(gone)
+    spread.rename(stage.home, gone)
     stage.home.mkdir()
 
 

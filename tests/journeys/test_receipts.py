@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from perdure.agents.rehearsal import Rehearsal
+from tests import spread
 from tests.journeys.stage import Stage
 
 pytestmark = pytest.mark.journey
@@ -58,7 +59,7 @@ def test_a_receipt_leaves_the_machine() -> None:
         assert effects == [("push", "unknown")]
         assert "quicksilver" not in signed.out + json.dumps(statement)
         elsewhere = ["receipt", "verify", str(receipt), "--key", str(key), "--commit", head]
-        shutil.rmtree(one.home)
+        spread.remove(one.home)
         done = away(directory, *elsewhere, "--run", "task")
         assert (done.returncode, done.stdout.startswith("verified: attempt 1 of task")) == (0, True)
         assert not (directory / "away" / ".local").exists()

@@ -10,7 +10,9 @@ mounts vanish with its last process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -36,6 +38,28 @@ def apart(*directories: Path) -> None:
                 check=True,
             )
             _mounted.append(directory)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory with everything in it, also where parts of it are separate file
+    systems."""
+    for inner in [each for each in _mounted if each.is_relative_to(directory)][::-1]:
+        subprocess.run(["umount", "--lazy", str(inner)], check=True)
+        _mounted.remove(inner)
+    shutil.rmtree(directory)
+
+
+def rename(old: Path, new: Path) -> Path:
+    """Rename a directory. Copy it to its new path where that is on another file system, or where
+    the directory is a file system of its own."""
+    try:
+        return old.rename(new)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):
+            raise
+    shutil.copytree(old, new, symlinks=True)
+    remove(old)
+    return new
 
 
 def together() -> None:

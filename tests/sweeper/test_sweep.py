@@ -22,6 +22,7 @@ from perdure.errors import Conflict
 from perdure.model import Session, SessionKey, SessionState, TaskSpec
 from perdure.rules.plan import Plan, PlanRun, PlanState, PlanTask
 from perdure.workspace import trash
+from tests import spread
 from tests.sweeper.ground import DAY_MS, Ground, hashes
 
 
@@ -323,7 +324,7 @@ def test_another_volume_at_the_root_stops_everything(ground: Ground) -> None:
     logs = logs_of(ground, run.id)
     ground.sweep()
     aside = ground.yard.top / "aside"
-    ground.yard.root.rename(aside)
+    spread.rename(ground.yard.root, aside)
     swept = ground.sweep(days=400)
     assert "check that it is mounted" in swept.trouble and not swept.taken and logs.exists()
     shutil.rmtree(ground.yard.root)

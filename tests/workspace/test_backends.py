@@ -13,6 +13,7 @@ import pytest
 
 from perdure.errors import Conflict, NotFound, WorkspaceError
 from perdure.workspace import Prepared
+from tests import spread
 from tests.workspace.yard import BACKENDS, REPOSITORIES, Yard
 
 
@@ -271,7 +272,7 @@ def test_a_worktree_survives_prune_while_its_volume_is_away(yard: Yard) -> None:
     workspace = yard.plan("worktree")
     yard.workspaces.prepare(workspace, "claude")
     (Path(workspace.path) / "work.txt").write_text("hours\n")
-    yard.root.rename(yard.top / "unmounted")
+    spread.rename(yard.root, yard.top / "unmounted")
     yard.git("worktree", "prune", "--expire=now")
     (yard.top / "unmounted").rename(yard.root)
     assert not yard.workspaces.prepare(workspace, "claude").created
