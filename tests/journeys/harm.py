@@ -290,12 +290,13 @@ def _told_new(report: dict[str, Any], attempt: dict[str, Any]) -> int:
 
 
 def _leaves_behind(receipt: dict[str, Any]) -> bool:
-    """Return whether the receipt says that a part of the conversation is not shown any more, of
-    which perdure has nothing."""
-    damaged = any(DAMAGED in each for each in receipt.get("reasons", ()))
-    return damaged or receipt.get("verdict") in LEFT_BEHIND
+    """Return whether the receipt says that a part of the conversation is not shown any more."""
+    reasons = "; ".join(receipt.get("reasons", ()))
+    return any(each in reasons for each in LOSSES) or receipt.get("verdict") in LEFT_BEHIND
 
 
+LOSSES = (DAMAGED, "in no transcript any more", "a summary by the agent replaces")
+"""What reasons say of items that the model is not shown as such any more."""
 LEFT_BEHIND = ("fresh", "rebuilt", "compacted", "shortened")
 """Verdicts which say that a part of the conversation is not shown any more."""
 
