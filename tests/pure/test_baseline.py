@@ -138,15 +138,27 @@ def test_the_journal_tells_what_no_transcript_has() -> None:
     assert left.item.key == "c1" and left.item.kind is ItemKind.RESULT
 
 
-def test_what_the_prompt_tells_in_full() -> None:
-    """A result that was cut, in the journal or in the prompt, does not count as told in full. No
-    call, answer or prompt does: quoting one does not make it a part of the conversation."""
-    result, answer = Item(ItemKind.RESULT, "c1"), Item(ItemKind.ANSWER, "", "x")
-    assert told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 400))
-    assert not told_in_full(Journaled(item=result, attempt=0, words="x", output="o" * 500))
-    assert not told_in_full(Journaled(item=answer, attempt=0, words="w"))
-    assert not told_in_full(Journaled(item=Item(ItemKind.CALL, "c1"), attempt=0, words="w"))
-    assert not told_in_full(Journaled(item=P, attempt=0))
+def journaled(kind: ItemKind, words: str = "w", output: str = "") -> Journaled:
+    return Journaled(item=Item(kind, "c1", "x"), attempt=0, words=words, output=output)
+
+
+@pytest.mark.parametrize(
+    ("untold", "count"),
+    [
+        ([journaled(ItemKind.RESULT, output="o" * 400)], 1),
+        ([journaled(ItemKind.RESULT, output="o" * 500)], 0),
+        ([journaled(ItemKind.ANSWER)], 1),
+        ([journaled(ItemKind.ANSWER, words="w" * 400)], 0),
+        ([journaled(ItemKind.ANSWER), journaled(ItemKind.CALL)], 2),
+        ([journaled(ItemKind.CALL), journaled(ItemKind.RESULT)], 1),
+        ([journaled(ItemKind.CALL), journaled(ItemKind.RESULT), journaled(ItemKind.ANSWER)], 2),
+        ([journaled(ItemKind.PROMPT)], 0),
+    ],
+)
+def test_what_the_prompt_tells_in_full(untold: list[Journaled], count: int) -> None:
+    """A text that was cut, in the journal or in the prompt, does not count, nor does a call or an
+    answer before a result: the model was shown it in its history."""
+    assert told_in_full(untold) == count
 
 
 def _codex(words: str, key: str, *, attempt: int = 0) -> list[Journaled]:

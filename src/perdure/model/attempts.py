@@ -44,7 +44,8 @@ class Shown(Struct, frozen=True, kw_only=True):
     unrecorded: int = 0
     """Number of known items that are in no transcript, only in perdure's journal."""
     told: int = 0
-    """Number of unrecorded results of calls that the prompt quotes in full."""
+    """Number of unrecorded items that the prompt quotes in full in such a way that the model loses
+    nothing (`engine.attempt.baseline.told_in_full`)."""
     missing: tuple[str, ...] = ()
     """The first of the missing items, in words."""
     damaged: int = 0

@@ -70,9 +70,8 @@ def _resumed(continuation: Continuation, evidence: Evidence) -> Verdict:
             return Verdict.REPAIRED
         return Verdict.SHORTENED
     if shown.relation is Relation.GAPS:
-        # An agent that is killed may not have saved the result of its last call. The prompt then
-        # quotes the result, and nothing is lost. A lost call or answer is a loss, also if the
-        # prompt describes it.
+        # An agent that is killed may not have saved its newest items. If the prompt quotes all of
+        # them and none is missing from the history that the model had been shown, nothing is lost.
         own = continuation.rung in (Rung.NATIVE, Rung.PATH)
         if not own or shown.told != shown.unrecorded:
             return Verdict.REPAIRED

@@ -58,6 +58,8 @@ QUOTED = 8
 WHOLE_OUTPUT = 490
 """Length in characters below which a result in the journal is complete. The drivers cut results at
 500 characters."""
+WHOLE_WORDS = 300
+"""Length in characters below which the prompt quotes a command or an answer completely."""
 TOLD = 60
 """Maximum number of items that a prompt lists."""
 TITLE = 80
@@ -396,14 +398,23 @@ def unrecorded(now: Loaded, journal: Iterable[Journaled]) -> list[Journaled]:
     return [each for each in journal if _key(each.item) not in there]
 
 
-def told_in_full(each: Journaled) -> bool:
-    """Return whether an item is the result of a call and the prompt quotes all of it, so that
-    nothing is lost if no transcript has it (see `prompt_facts`). Pure.
+def told_in_full(untold: Sequence[Journaled]) -> int:
+    """Return how many of these items, which no transcript has, the prompt replaces by quoting them
+    completely (see `prompt_facts`). Pure.
 
-    A prompt only describes a call or an answer. It does not show the model that it made the call
-    or gave the answer itself.
+    A result counts if it is short enough. A call or an answer counts only if no result follows it:
+    then the agent was killed before its next request, and the model was never shown the item in its
+    history. A quotation does not replace an item of that history.
     """
-    return each.item.kind is ItemKind.RESULT and len(each.output) < WHOLE_OUTPUT
+    count = 0
+    in_history = False
+    for each in reversed(untold):
+        if each.item.kind is ItemKind.RESULT:
+            in_history = True
+            count += len(each.output) < WHOLE_OUTPUT
+        elif each.item.kind in (ItemKind.CALL, ItemKind.ANSWER) and not in_history:
+            count += len(each.words) < WHOLE_WORDS
+    return count
 
 
 def with_ids_of(now: Loaded, journal: Sequence[Journaled]) -> tuple[Journaled, ...]:

@@ -235,7 +235,7 @@ def _held_against(
         journal = with_ids_of(now, journal)
     now = without_rewound(now, journal)
     untold = unrecorded(now, journal)
-    told = sum(map(told_in_full, untold)) if len(untold) <= TOLD else 0
+    told = told_in_full(untold) if len(untold) <= TOLD else 0
     # What a fork leaves out on purpose may be damaged.
     damage = damage_of(driver, content, known) if not asked.fork_at else 0
     shown = replace(shown_of(base, now, journal), told=told, damaged=damage)
