@@ -296,7 +296,7 @@ def _leaves_behind(receipt: dict[str, Any]) -> bool:
 
 
 LOSSES = (DAMAGED, "in no transcript any more", "a summary by the agent replaces")
-"""What reasons say of items that the model is not shown as such any more."""
+"""Parts of sentences by which a receipt says that items are lost, or replaced by a summary."""
 LEFT_BEHIND = ("fresh", "rebuilt", "compacted", "shortened")
 """Verdicts which say that a part of the conversation is not shown any more."""
 
