@@ -26,7 +26,7 @@ from pathlib import Path
 from perdure import store as stores
 from perdure.errors import StoreError
 from perdure.testing.stores.samples import submit
-from perdure.host.volumes import Ballast, room
+from perdure.host.volumes import Ballast, free_space
 
 state = Path(sys.argv[1])
 ballast = Ballast(state, int(sys.argv[2]) << 20)
