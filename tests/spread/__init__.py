@@ -50,15 +50,18 @@ def remove(directory: Path) -> None:
 
 
 def rename(old: Path, new: Path) -> Path:
-    """Rename a directory. Copy it to its new path where that is on another file system, or where
-    the directory is a file system of its own."""
+    """Rename a file or directory. Copy it to its new path where that is on another file system, or
+    where the directory is a file system of its own."""
     try:
         return old.rename(new)
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EXDEV):
             raise
-    shutil.copytree(old, new, symlinks=True)
-    remove(old)
+    if old.is_dir():
+        shutil.copytree(old, new, symlinks=True)
+        remove(old)
+    else:
+        shutil.move(old, new)
     return new
 
 

@@ -231,7 +231,7 @@ def test_files_that_have_lost_their_repository_are_never_touched(yard: Yard, bac
     yard.workspaces.prepare(workspace, "claude")
     top = Path(workspace.path)
     (top / "work.txt").write_text("hours\n")
-    (top / ".git").rename(yard.top / "taken-away")
+    spread.rename(top / ".git", yard.top / "taken-away")
     with pytest.raises(WorkspaceError, match="Nothing was changed"):
         yard.workspaces.prepare(workspace, "claude")
     with pytest.raises(WorkspaceError):
@@ -291,7 +291,7 @@ def test_a_missing_repository_touches_nothing(yard: Yard) -> None:
 
 def test_a_task_directory_stays_below_its_root(yard: Yard) -> None:
     """A link in place of a service's directory is refused, because it would lead elsewhere."""
-    yard.root.mkdir()
+    yard.root.mkdir(exist_ok=True)
     (yard.root / "shop").symlink_to(yard.top / "plain")
     with pytest.raises(WorkspaceError, match="is a link"):
         yard.workspaces.prepare(yard.plan("task"), "claude")
@@ -355,7 +355,7 @@ def test_a_forgotten_worktree_is_not_linked_where_that_is_a_guess(yard: Yard, ho
         case "points elsewhere":
             (top / ".git").write_text(f"gitdir: {yard.repo}/.git/hooks/x\n")
         case "is a link":
-            (top / ".git").rename(yard.top / "pointer")
+            spread.rename(top / ".git", yard.top / "pointer")
             (top / ".git").symlink_to(yard.top / "pointer")
         case _:
             yard.git("worktree", "add", "-q", "--detach", str(yard.top / "second"))
